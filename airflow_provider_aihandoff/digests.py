@@ -1,0 +1,69 @@
+"""Canonical JSON and the SHA-256 digests made from it. Pure.
+
+A digest names content: two values have the same digest exactly when their canonical JSON has the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of ``value``: keys sorted, no spaces, ASCII only, no NaN.
+
+    ASCII, so that text which PostgreSQL or a terminal could not hold (NUL, lone surrogates) is kept exactly, as an
+    escape. Dates, decimals, UUIDs and Pydantic models become JSON as Pydantic writes them.
+
+    :raises ValueError: a number is NaN or infinite, or a value has no JSON form.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=to_jsonable_python)
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits.
+
+    :raises ValueError: as :func:`canonical_json`.
+    """
+    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+
+
+def review_components(output_digest: str, plans: Sequence[tuple[str, str]], policy: str | None) -> dict[str, Any]:
+    """What a decision is bound to, part by part, so that a stale one can be told what changed.
+
+    :param output_digest: digest of the output.
+    :param plans: ``(effect name, plan digest)`` of every intended effect, in order. A plan names its target.
+    :param policy: ``name@version`` of the policy that decides first, if there is one.
+    """
+    return {"output": output_digest, "effects": [list(pair) for pair in plans], "policy": policy}
+
+
+def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say in words which parts of two :func:`review_components` differ. Empty when none does."""
+    changes = []
+    if before["output"] != after["output"]:
+        changes.append("the output changed")
+    old, new = dict(before["effects"]), dict(after["effects"])
+    changes += [f"the effect {name!r} was removed" for name in old if name not in new]
+    changes += [f"the effect {name!r} was added" for name in new if name not in old]
+    changes += [f"the plan of the effect {name!r} changed" for name in new if name in old and old[name] != new[name]]
+    if not changes and before["effects"] != after["effects"]:
+        changes.append("the order of the effects changed")
+    if before["policy"] != after["policy"]:
+        changes.append(f"the policy changed from {before['policy']} to {after['policy']}")
+    return changes
+
+
+def effect_key(ledger_id: str, job_id: int, revision: int, name: str, plan_digest: str) -> str:
+    """The idempotency key of one effect: the same for every attempt at the same write, and for no other.
+
+    It begins with what a person can look up, and stays within the 255 characters and the alphabet that targets
+    accept in an ``Idempotency-Key`` header. The ledger's id keeps two ledgers apart, the revision and the plan keep
+    a changed request from being answered with the result of the earlier one.
+    """
+    tail = digest([ledger_id, job_id, revision, name, plan_digest])[:32]
+    return f"aih-{job_id}-r{revision}-{tail}"

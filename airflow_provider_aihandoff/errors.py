@@ -1,0 +1,90 @@
+"""The errors of the core: what happened, to which job, whether anything was written outside, and what to do."""
+
+from __future__ import annotations
+
+NOTHING_WRITTEN = "Nothing was written outside."
+
+
+class HandoffError(Exception):
+    """Base of every error that this package raises.
+
+    :param what: what happened, as a sentence.
+    :param job: the job it happened to, as :attr:`airflow_provider_aihandoff.ledger.records.Job.label`.
+    :param written: whether anything was written outside, as a sentence.
+    :param remedy: what to do next, as a sentence.
+    """
+
+    def __init__(self, what: str, *, job: str = "", written: str = NOTHING_WRITTEN, remedy: str = "") -> None:
+        self.what, self.job, self.written, self.remedy = what, job, written, remedy
+        super().__init__(" ".join(part for part in (f"{job}:" if job else "", what, written, remedy) if part))
+
+
+class LedgerSchemaError(HandoffError):
+    """The ledger's schema is missing, behind or ahead of this package."""
+
+
+class LedgerUnavailable(HandoffError):
+    """The ledger could not be reached, or the connection broke while the outcome of a commit was in doubt."""
+
+
+class JobNotFound(HandoffError):
+    """No job has this id."""
+
+
+class IllegalTransition(HandoffError):
+    """The event is not valid in the state that the job (or the effect) is in."""
+
+
+class InputChanged(HandoffError):
+    """The job key was used before with another input, and something may have been written for it."""
+
+
+class RevisionsExhausted(HandoffError):
+    """The job has had as many revisions by the model as its author allows."""
+
+
+class JobCancelled(HandoffError):
+    """The job was cancelled."""
+
+
+class JobFailed(HandoffError):
+    """The job has no output that can be used."""
+
+
+class JobNotApproved(HandoffError):
+    """An effect was to be applied before anybody approved it."""
+
+
+class PlanNotApproved(HandoffError):
+    """The plan of an effect is not the one that was approved."""
+
+
+class StaleDecision(HandoffError):
+    """A decision names a digest that is no longer the job's."""
+
+
+class PlanError(HandoffError):
+    """An effect could not be rendered to the exact request that it would send."""
+
+
+class EffectRefused(HandoffError):
+    """The target refused the write, in a way that proves that nothing was written."""
+
+
+class EffectNotNow(HandoffError):
+    """The write was not sent, or the target asked to come back later; trying again is safe.
+
+    :param retry_after: seconds that the target asked to wait, if it did.
+    """
+
+    def __init__(self, what: str, *, retry_after: float | None = None, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.retry_after = retry_after
+
+
+class EffectUnknown(HandoffError):
+    """The write may have been applied. A person must say."""
+
+
+class ClaimLost(HandoffError):
+    """Another attempt took over this effect; what this one says about it no longer counts."""

@@ -1,0 +1,224 @@
+"""The rows of the ledger as frozen values. Each field is the column of the same name in `schema.sql`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
+
+Approval = Literal["required", "not required"]
+Verdict = Literal["approve", "reject", "request changes"]
+DeciderKind = Literal["user", "policy", "timeout"]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The task instance that a job belongs to now.
+
+    :param ti_id: the id of the task instance, new after a clear; with ``try_number`` it names one attempt.
+    """
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    ti_id: str
+    try_number: int
+
+    @property
+    def actor(self) -> str:
+        """The attempt, as the history names it."""
+        index = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return f"task:{self.dag_id}/{self.run_id}/{self.task_id}{index}#{self.try_number}"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a task asks for.
+
+    :param input: the snapshot of everything that decides what the model is asked; its digest tells whether two
+        tasks with the same key ask for the same work.
+    :param request: the arguments of the request for a new revision: the input and how it is to be processed.
+    :param deadline: the absolute time until which a new revision may take.
+    """
+
+    job_type: str
+    job_key: str
+    input: dict[str, Any]
+    request: dict[str, Any]
+    conn_id: str
+    requested_by: str
+    permissions: dict[str, Any]
+    approval: Approval
+    approval_reason: str | None
+    max_revisions: int
+    deadline: datetime
+    owner: Owner
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, as the ledger has it at one moment."""
+
+    job_id: int
+    job_type: str
+    job_key: str
+    state: JobState
+    state_reason: str | None
+    input: dict[str, Any]
+    input_digest: str
+    requested_by: str
+    permissions: dict[str, Any]
+    approval: Approval
+    approval_reason: str | None
+    max_revisions: int
+    revision: int
+    review_digest: str | None
+    review_deadline: datetime | None
+    decision_id: int | None
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    ti_id: str
+    try_number: int
+    event_seq: int
+    event_hash: str
+    created_at: datetime
+    updated_at: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", JobState(self.state))
+
+    @property
+    def label(self) -> str:
+        """How messages name the job."""
+        return f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})"
+
+    @property
+    def owner(self) -> Owner:
+        """The task instance that the job belongs to now."""
+        return Owner(self.dag_id, self.run_id, self.task_id, self.map_index, self.ti_id, self.try_number)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One version of a job's output."""
+
+    revision_id: int
+    job_id: int
+    number: int
+    author: str
+    state: RevisionState
+    conn_id: str
+    request: dict[str, Any]
+    request_digest: str
+    deadline: datetime
+    submissions: int
+    unknown_submissions: int
+    submit_token: UUID | None
+    submit_lease_until: datetime | None
+    response_id: str | None
+    response_status: str | None
+    output: Any
+    output_digest: str | None
+    error: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    cost_usd: Decimal | None
+    created_at: datetime
+    submitted_at: datetime | None
+    completed_at: datetime | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", RevisionState(self.state))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An answer to one exact digest."""
+
+    decision_id: int
+    job_id: int
+    revision: int
+    verdict: Verdict
+    digest: str
+    decided_by: str
+    decided_by_kind: DeciderKind
+    comment: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class EffectPlan:
+    """One intended write, rendered.
+
+    :param name: the effect's name within its job, by default the id of the task that applies it.
+    :param kind: what sends it: ``http``, ``postgres``, or the class of the operator.
+    :param plan: the exact request. It is stored as ``shown``, where secrets are masked.
+    :param undo: the declared way back, rendered, or None.
+    """
+
+    name: str
+    kind: str
+    plan: dict[str, Any]
+    plan_digest: str
+    shown: dict[str, Any]
+    undo: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One intended write, as the ledger has it at one moment."""
+
+    effect_id: int
+    job_id: int
+    revision: int
+    name: str
+    position: int
+    kind: str
+    effect_key: str
+    state: EffectState
+    plan: dict[str, Any]
+    plan_digest: str
+    undo: dict[str, Any] | None
+    attempt: int
+    claim_token: UUID | None
+    claimed_by: str | None
+    claimed_at: datetime | None
+    external_id: str | None
+    result: dict[str, Any] | None
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", EffectState(self.state))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a job's history."""
+
+    job_id: int
+    seq: int
+    at: datetime
+    actor: str
+    event: str
+    from_state: str | None
+    to_state: str
+    reason: str | None
+    detail: dict[str, Any]
+    previous_hash: str
+    hash: str
+
+
+def columns(record: type, prefix: str = "") -> str:
+    """The column list of a record, so that a later schema may add columns beside them.
+
+    :param prefix: a table alias to put before each.
+    """
+    return ", ".join(f"{prefix}.{field.name}" if prefix else field.name for field in fields(record))

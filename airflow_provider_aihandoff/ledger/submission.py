@@ -1,0 +1,567 @@
+"""The submit and wait protocols: one job, one bill.
+
+Open or attach → intend (commit) → send → record the response id, or what became of the request → store the output.
+Every function is one short transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+from airflow_provider_aihandoff.attachment import Attachment, Step, decide_attachment
+from airflow_provider_aihandoff.digests import digest
+from airflow_provider_aihandoff.errors import (
+    HandoffError,
+    InputChanged,
+    JobCancelled,
+    JobFailed,
+    RevisionsExhausted,
+)
+from airflow_provider_aihandoff.ledger import history
+from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.ledger.effects import anything_touched, void_plans
+from airflow_provider_aihandoff.ledger.history import as_json
+from airflow_provider_aihandoff.ledger.records import Event, Job, JobSpec, Owner, Revision, columns
+from airflow_provider_aihandoff.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
+
+#: Requests of one revision that may have been accepted with nobody knowing the id. One is allowed, since a crash
+#: cannot be told from a loss; a second would break "one job, one bill".
+MAX_UNKNOWN_SUBMISSIONS = 1
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What :meth:`Submission.open` found or made.
+
+    :param superseded: the response of an older revision that still runs and that nobody needs any more.
+    """
+
+    job: Job
+    revision: Revision
+    next: Attachment
+    superseded: Revision | None = None
+
+
+@dataclass(frozen=True)
+class Intent:
+    """The permission to send one request.
+
+    :param token: proof of the permission; None when another attempt holds it, or has just got an id.
+    :param wait: seconds until the other attempt's permission ends, when there is one.
+    """
+
+    revision: Revision
+    token: UUID | None
+    wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a response that ended has left.
+
+    :param output: the parsed output, or its text; None when there is none that can be used.
+    :param error: why there is none, with the text that there was.
+    :param cost_usd: None when the price is unknown.
+    """
+
+    status: str
+    output: Any = None
+    error: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    cost_usd: Decimal | None = None
+
+
+_SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
+_INSERT_JOB = f"""
+    INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
+        approval_reason, max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq,
+        event_hash, created_at, updated_at)
+    VALUES (%(job_type)s, %(job_key)s, 'queued', %(input)s, %(input_digest)s, %(requested_by)s, %(permissions)s,
+        %(approval)s, %(approval_reason)s, %(max_revisions)s, 1, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
+        %(ti_id)s, %(try_number)s, 0, %(genesis)s, clock_timestamp(), clock_timestamp())
+    ON CONFLICT (job_type, job_key) DO NOTHING
+    RETURNING {columns(Job)}"""
+_LOCK_JOB_BY_KEY = f"""
+    SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s FOR UPDATE"""
+_INSERT_REVISION = f"""
+    INSERT INTO aihandoff.revisions
+        (job_id, number, author, state, conn_id, request, request_digest, deadline, created_at)
+    VALUES (%(job_id)s, %(number)s, 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s, %(deadline)s,
+        clock_timestamp())
+    RETURNING {columns(Revision)}"""
+_COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author = 'model'"
+_MARK_SUBMITTING = f"""
+    UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1,
+        unknown_submissions = unknown_submissions + %(orphan)s, submit_token = %(token)s,
+        submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp()
+    WHERE revision_id = %(revision_id)s
+    RETURNING {columns(Revision)}"""
+_MARK_RUNNING = f"""
+    UPDATE aihandoff.revisions SET state = 'running', response_id = %(response_id)s, response_status = %(status)s,
+        submit_token = NULL, submit_lease_until = NULL
+    WHERE revision_id = %(revision_id)s
+    RETURNING {columns(Revision)}"""
+_MARK_NOT_SENT = """
+    UPDATE aihandoff.revisions SET state = 'queued', submissions = submissions - 1, submit_token = NULL,
+        submit_lease_until = NULL
+    WHERE revision_id = %s"""
+_END_SUBMIT_LEASE = """
+    UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() WHERE revision_id = %s"""
+_STORE_OUTPUT = f"""
+    UPDATE aihandoff.revisions SET state = %(state)s, response_status = %(status)s, output = %(output)s,
+        output_digest = %(output_digest)s, error = %(error)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
+        submit_token = NULL, submit_lease_until = NULL, completed_at = clock_timestamp()
+    WHERE revision_id = %(revision_id)s
+    RETURNING {columns(Revision)}"""
+_STORE_LATE_COST = """
+    UPDATE aihandoff.revisions SET response_status = %s, usage = %s, cost_usd = %s WHERE revision_id = %s"""
+_GIVE_UP_REVISION = """
+    UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
+    WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
+
+
+def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
+    """Return one revision of a job that exists."""
+    row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
+    assert row is not None
+    return Revision(**row)
+
+
+class Submission:
+    """The steps from a task's request to a stored output, on one ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(self, spec: JobSpec) -> Opened:
+        """Create the job, or attach to the one with the same type and key. Safe to repeat.
+
+        :raises InputChanged: the key stands for other work, and something may have been written for it.
+        :raises RevisionsExhausted: a new revision is called for, and there have been ``max_revisions`` already.
+        :raises JobCancelled: the job was cancelled.
+        """
+        return self._database.transact(lambda connection: self._open(connection, spec))
+
+    def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
+        input_digest = digest(spec.input)
+        values = {
+            **vars(spec),
+            **vars(spec.owner),
+            "input": as_json(spec.input),
+            "permissions": as_json(spec.permissions),
+            "input_digest": input_digest,
+            "genesis": history.GENESIS,
+        }
+        row = connection.execute(_INSERT_JOB, values).fetchone()
+        if row is not None:
+            return self._created(connection, Job(**row), spec)
+        row = connection.execute(_LOCK_JOB_BY_KEY, [spec.job_type, spec.job_key]).fetchone()
+        assert row is not None
+        job = Job(**row)
+        step = decide_attachment(
+            job.state,
+            same_input=job.input_digest == input_digest,
+            same_run=(job.dag_id, job.run_id) == (spec.owner.dag_id, spec.owner.run_id),
+            touched=anything_touched(connection, job.job_id),
+        )
+        if step is Step.REVISE:
+            return self._revise(connection, job, spec, input_digest)
+        if step is Step.REFUSE_CANCELLED:
+            raise JobCancelled(
+                f"it was cancelled ({job.state_reason}).",
+                job=job.label,
+                remedy="A cancelled job stays cancelled. For the same work, give the task another job_key.",
+            )
+        if step is Step.REFUSE_CHANGED:
+            raise self._input_changed(connection, job, spec)
+        job = history.move(
+            connection,
+            job,
+            JobEvent.ATTACHED,
+            actor=spec.owner.actor,
+            **vars(spec.owner),
+            detail={"next": step},
+        )
+        return Opened(job, read_revision(connection, job.job_id, job.revision), Attachment(step))
+
+    def _created(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Opened:
+        line = Event(
+            job_id=job.job_id,
+            seq=1,
+            at=job.created_at,
+            actor=spec.owner.actor,
+            event=JobEvent.CREATED.value,
+            from_state=None,
+            to_state=job.state.value,
+            reason=None,
+            detail={"requested_by": spec.requested_by, "input_digest": job.input_digest},
+            previous_hash=history.GENESIS,
+            hash="",
+        )
+        job = history.begin(connection, job, line)
+        return Opened(job, self._new_revision(connection, job, spec), Attachment.SUBMIT)
+
+    @staticmethod
+    def _new_revision(connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
+        row = connection.execute(
+            _INSERT_REVISION,
+            {
+                "job_id": job.job_id,
+                "number": job.revision,
+                "conn_id": spec.conn_id,
+                "request": as_json(spec.request),
+                "request_digest": digest(spec.request),
+                "deadline": spec.deadline,
+            },
+        ).fetchone()
+        assert row is not None
+        return Revision(**row)
+
+    def _revise(self, connection: LedgerConnection, job: Job, spec: JobSpec, input_digest: str) -> Opened:
+        row = connection.execute(_COUNT_MODEL_REVISIONS, [job.job_id]).fetchone()
+        assert row is not None
+        if row["n"] >= spec.max_revisions:
+            raise RevisionsExhausted(
+                f"it is {job.state.value} ({job.state_reason}) after {row['n']} of {spec.max_revisions} revisions.",
+                job=job.label,
+                remedy="Raise max_revisions to let the model try again, or give the task another job_key.",
+            )
+        old = read_revision(connection, job.job_id, job.revision)
+        connection.execute(_GIVE_UP_REVISION, [job.job_id, job.revision])
+        void_plans(connection, job.job_id, job.revision)
+        why = (
+            "the input changed" if job.input_digest != input_digest else f"revision {old.number} was {job.state.value}"
+        )
+        job = history.move(
+            connection,
+            job,
+            JobEvent.REVISED,
+            actor=spec.owner.actor,
+            reason=why,
+            detail={"revision": old.number + 1, "input_digest": input_digest},
+            input=spec.input,
+            input_digest=input_digest,
+            revision=old.number + 1,
+            approval=spec.approval,
+            approval_reason=spec.approval_reason,
+            max_revisions=spec.max_revisions,
+            review_digest=None,
+            review_deadline=None,
+            decision_id=None,
+            **vars(spec.owner),
+        )
+        superseded = old if old.state is RevisionState.RUNNING else None
+        return Opened(job, self._new_revision(connection, job, spec), Attachment.SUBMIT, superseded)
+
+    @staticmethod
+    def _input_changed(connection: LedgerConnection, job: Job, spec: JobSpec) -> InputChanged:
+        fields = sorted(
+            name
+            for name in job.input.keys() | spec.input.keys()
+            if digest(job.input.get(name)) != digest(spec.input.get(name))
+        )
+        rows = connection.execute(
+            "SELECT name, state FROM aihandoff.effects WHERE job_id = %s AND state = ANY(%s) ORDER BY position",
+            [job.job_id, [state.value for state in TOUCHED_EFFECT_STATES]],
+        ).fetchall()
+        written = ", ".join(f"{row['name']} is {row['state']}" for row in rows)
+        return InputChanged(
+            f"this key was used for other work: {', '.join(fields)} differ, and the job is {job.state.value}.",
+            job=job.label,
+            written=f"Written outside for the earlier input: {written}." if written else "Nothing was written outside.",
+            remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",
+        )
+
+    def intend(self, job_id: int, number: int, *, actor: str, lease: timedelta) -> Intent:
+        """Write down that a request is about to be sent, and get the one permission to send it.
+
+        An earlier permission that ran out without an id means that its request may have been accepted: it is counted
+        as an unknown submission, and there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
+
+        :param lease: how long the permission holds: longer than the request may take.
+        :raises JobFailed: one more unknown submission would break the bound; the job is failed.
+        :raises JobCancelled: the job was cancelled meanwhile.
+        """
+
+        def work(connection: LedgerConnection) -> Intent | HandoffError:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if job.state is JobState.CANCELLED or revision.state is RevisionState.CANCELLED:
+                return JobCancelled("it was cancelled before the request was sent.", job=job.label)
+            if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING):
+                return Intent(revision, None)
+            at = history.now(connection)
+            if revision.submit_lease_until is not None and revision.submit_lease_until > at:
+                return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
+            orphan = revision.state is RevisionState.SUBMITTING
+            if orphan and revision.unknown_submissions >= MAX_UNKNOWN_SUBMISSIONS:
+                return self._too_many_unknown(connection, job, revision, actor)
+            if orphan:
+                job = history.move(
+                    connection,
+                    job,
+                    JobEvent.SUBMIT_UNKNOWN,
+                    actor=actor,
+                    reason="unknown submission: an earlier request may have been accepted, and may be billed",
+                    detail={"revision": number},
+                )
+            token = uuid4()
+            history.move(
+                connection,
+                job,
+                JobEvent.SUBMIT_INTENDED,
+                actor=actor,
+                detail={"revision": number, "token": str(token)},
+            )
+            row = connection.execute(
+                _MARK_SUBMITTING,
+                {"orphan": int(orphan), "token": token, "lease": lease, "revision_id": revision.revision_id},
+            ).fetchone()
+            assert row is not None
+            return Intent(Revision(**row), token)
+
+        return self._raise_after_commit(work)
+
+    def _too_many_unknown(self, connection: LedgerConnection, job: Job, revision: Revision, actor: str) -> HandoffError:
+        self._fail(
+            connection,
+            job,
+            revision,
+            actor=actor,
+            reason="unknown submission, twice: whether a response exists cannot be proved, so none is requested again",
+            error={"kind": "unknown submission"},
+        )
+        return JobFailed(
+            "two requests may have been accepted by OpenAI without an answer reaching us.",
+            job=job.label,
+            remedy="Look for responses with this job's metadata in OpenAI's logs; clear the task to ask once more.",
+        )
+
+    def submitted(
+        self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: str
+    ) -> Revision | None:
+        """Store the id of the response that was created.
+
+        :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
+            attempt took over the permission), and the response is nobody's: the caller cancels it at OpenAI.
+        """
+
+        def work(connection: LedgerConnection) -> Revision | None:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if revision.submit_token != token:
+                history.move(
+                    connection,
+                    job,
+                    JobEvent.OUTPUT_LATE,
+                    actor=actor,
+                    reason="a response was created for a revision that had been given up",
+                    detail={"revision": number, "response_id": response_id},
+                )
+                return None
+            row = connection.execute(
+                _MARK_RUNNING,
+                {"response_id": response_id, "status": status, "revision_id": revision.revision_id},
+            ).fetchone()
+            assert row is not None
+            detail = {"revision": number, "response_id": response_id}
+            history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
+            return Revision(**row)
+
+        return self._database.transact(work)
+
+    def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: str, reason: str) -> None:
+        """Record that the request was refused or never left, so that no response exists and it may be sent again."""
+
+        def work(connection: LedgerConnection) -> None:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if revision.submit_token == token:
+                connection.execute(_MARK_NOT_SENT, [revision.revision_id])
+                history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
+
+        self._database.transact(work)
+
+    def submission_lost(self, job_id: int, number: int, *, token: UUID, actor: str, reason: str) -> None:
+        """Record that the request was sent and no answer came: a response may exist. Ends the permission at once."""
+
+        def work(connection: LedgerConnection) -> None:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if revision.submit_token == token:
+                connection.execute(_END_SUBMIT_LEASE, [revision.revision_id])
+                history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason)
+
+        self._database.transact(work)
+
+    def store(self, job_id: int, number: int, output: Output, *, actor: str, reason: str | None = None) -> Job:
+        """Store what a response left, and move the job on. Stored once: a second call changes nothing.
+
+        :param reason: why there is no output, when there is none.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if revision.state in (RevisionState.COMPLETED, RevisionState.FAILED):
+                return job
+            if revision.state is RevisionState.CANCELLED or job.state is not JobState.RUNNING:
+                connection.execute(
+                    _STORE_LATE_COST,
+                    [
+                        output.status,
+                        None if output.usage is None else as_json(output.usage),
+                        output.cost_usd,
+                        revision.revision_id,
+                    ],
+                )
+                return history.move(
+                    connection,
+                    job,
+                    JobEvent.OUTPUT_LATE,
+                    actor=actor,
+                    detail={"revision": number, "status": output.status, "usage": output.usage},
+                )
+            if output.error is not None:
+                return self._fail(
+                    connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
+                )
+            stored = self._write_output(connection, revision, RevisionState.COMPLETED, output)
+            event = JobEvent.OUTPUT_STORED if job.approval == "required" else JobEvent.OUTPUT_ACCEPTED
+            detail = {"revision": number, "output_digest": stored.output_digest}
+            if event is JobEvent.OUTPUT_STORED:
+                return history.move(connection, job, event, actor=actor, detail=detail)
+            return self._accept(connection, job, stored, actor, detail)
+
+        return self._database.transact(work)
+
+    @staticmethod
+    def _accept(
+        connection: LedgerConnection, job: Job, revision: Revision, actor: str, detail: Mapping[str, Any]
+    ) -> Job:
+        """Approve by the policy that the author wrote down instead of an approval."""
+        row = connection.execute(
+            """INSERT INTO aihandoff.decisions
+                (job_id, revision, verdict, digest, decided_by, decided_by_kind, comment, created_at)
+            VALUES (%s, %s, 'approve', %s, 'approval not required', 'policy', %s, clock_timestamp())
+            RETURNING decision_id""",
+            [job.job_id, revision.number, revision.output_digest, job.approval_reason],
+        ).fetchone()
+        assert row is not None
+        return history.move(
+            connection,
+            job,
+            JobEvent.OUTPUT_ACCEPTED,
+            actor=actor,
+            reason=f"approval not required: {job.approval_reason}",
+            detail=detail,
+            decision_id=row["decision_id"],
+        )
+
+    def fail(
+        self,
+        job_id: int,
+        number: int,
+        *,
+        actor: str,
+        reason: str,
+        error: dict[str, Any],
+        status: str | None = None,
+    ) -> Job:
+        """End the revision and its job without an output. Does nothing when they have ended already."""
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if job.state not in (JobState.QUEUED, JobState.RUNNING) or revision.number != job.revision:
+                return job
+            return self._fail(
+                connection,
+                job,
+                revision,
+                actor=actor,
+                reason=reason,
+                error=error,
+                output=Output(status or revision.response_status or "", error=error),
+            )
+
+        return self._database.transact(work)
+
+    def _fail(
+        self,
+        connection: LedgerConnection,
+        job: Job,
+        revision: Revision,
+        *,
+        actor: str,
+        reason: str | None,
+        error: dict[str, Any],
+        output: Output | None = None,
+    ) -> Job:
+        self._write_output(connection, revision, RevisionState.FAILED, output or Output("", error=error))
+        detail = {"revision": revision.number, "kind": error.get("kind")}
+        return history.move(connection, job, JobEvent.FAILED, actor=actor, reason=reason, detail=detail)
+
+    @staticmethod
+    def _write_output(
+        connection: LedgerConnection, revision: Revision, state: RevisionState, output: Output
+    ) -> Revision:
+        has_output = state is RevisionState.COMPLETED
+        row = connection.execute(
+            _STORE_OUTPUT,
+            {
+                "state": state,
+                "status": output.status or None,
+                "output": as_json(output.output) if has_output else None,
+                "output_digest": digest(output.output) if has_output else None,
+                "error": None if output.error is None else as_json(output.error),
+                "usage": None if output.usage is None else as_json(output.usage),
+                "cost_usd": output.cost_usd,
+                "revision_id": revision.revision_id,
+            },
+        ).fetchone()
+        assert row is not None
+        return Revision(**row)
+
+    def request_cancel(self, job_id: int, *, owner: Owner, actor: str, reason: str) -> Revision | None:
+        """Write down that a running response is to be cancelled, if the caller still owns the job.
+
+        :return: the revision whose response is to be cancelled at OpenAI; None where there is nothing to do:
+            another attempt owns the job, or it does not run.
+        """
+
+        def work(connection: LedgerConnection) -> Revision | None:
+            job = history.lock(connection, job_id)
+            if job.owner != owner or job.state is not JobState.RUNNING:
+                return None
+            history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason)
+            return read_revision(connection, job_id, job.revision)
+
+        return self._database.transact(work)
+
+    def cancelled(self, job_id: int, number: int, *, actor: str, reason: str, status: str) -> Job:
+        """Record that the response was stopped. Does nothing when the job has moved on."""
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if job.state not in (JobState.QUEUED, JobState.RUNNING) or job.revision != number:
+                return job
+            connection.execute(_GIVE_UP_REVISION, [job_id, number])
+            return history.move(
+                connection, job, JobEvent.CANCELLED, actor=actor, reason=reason, detail={"status": status}
+            )
+
+        return self._database.transact(work)
+
+    def _raise_after_commit(self, work: Any) -> Intent:
+        """Run ``work``; raise what it returns as an error only after what it wrote is committed."""
+        result = self._database.transact(work)
+        if isinstance(result, HandoffError):
+            raise result
+        assert isinstance(result, Intent)
+        return result

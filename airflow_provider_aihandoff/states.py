@@ -1,0 +1,174 @@
+"""The state machines of jobs, revisions and effects: what may follow what, and nothing else.
+
+This is the only module that knows which transitions are valid. It is pure: it takes and returns values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  # the job exists; no response is known to run for it
+    RUNNING = "running"  # OpenAI has accepted the current revision's request
+    REVIEW = "review"  # the output is stored and waits for a decision
+    APPROVED = "approved"  # a person or a policy approved; nothing was sent yet
+    APPLYING = "applying"  # at least one effect was claimed, and not all are applied
+    COMPLETED = "completed"  # every effect is applied
+    REJECTED = "rejected"  # a person, a policy or a time-out said no
+    FAILED = "failed"  # no output that could be reviewed, or nobody decided in time
+    CANCELLED = "cancelled"  # stopped before anything was written outside
+    ROLLING_BACK = "rolling_back"  # applied effects are being undone
+    ROLLED_BACK = "rolled_back"  # every applied effect was undone
+
+
+TERMINAL_JOB_STATES = frozenset(
+    {JobState.COMPLETED, JobState.REJECTED, JobState.FAILED, JobState.CANCELLED, JobState.ROLLED_BACK}
+)
+
+
+class JobEvent(StrEnum):
+    """What can happen to a job; each one is a line in its history."""
+
+    CREATED = "created"
+    ATTACHED = "attached"  # a task (again) took the job as its own; nothing else changed
+    REVISED = "revised"  # a new revision was opened: other input, or an earlier one failed or was rejected
+    SUBMIT_INTENDED = "submit intended"  # written before the request goes out
+    SUBMIT_UNKNOWN = "submit unknown"  # the request may have been accepted, its id is not known
+    SUBMIT_REFUSED = "submit refused"  # OpenAI said no, and that trying again may help
+    SUBMITTED = "submitted"  # the response id is known
+    OUTPUT_STORED = "output stored"  # and somebody must decide
+    OUTPUT_ACCEPTED = "output accepted"  # and the author said that no approval is required
+    OUTPUT_LATE = "output late"  # a response ended that nobody waits for any more
+    FAILED = "failed"
+    PLANNED = "planned"  # the effects were rendered to the exact requests
+    PLAN_CHANGED = "plan changed"  # an approved plan is no longer the plan: ask again
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    REVIEW_EXPIRED = "review expired"  # nobody decided in time, and the author said: fail
+    CANCEL_REQUESTED = "cancel requested"  # written before OpenAI is asked to stop
+    CANCELLED = "cancelled"
+    EFFECT_CLAIMED = "effect claimed"  # written before the request goes out
+    EFFECT_RELEASED = "effect released"  # nothing was sent, or the target said: not now
+    EFFECT_REFUSED = "effect refused"  # the target said no, and that proves nothing was written
+    EFFECT_UNKNOWN = "effect unknown"  # the request may have been applied
+    EFFECT_APPLIED = "effect applied"
+    EFFECT_RESOLVED = "effect resolved"  # a person said what became of an unknown effect
+    ALL_APPLIED = "all applied"
+
+
+_S, _E = JobState, JobEvent
+
+#: (state, event) → state. Every pair that is not here is refused.
+JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
+    (_S.QUEUED, _E.REVISED): _S.QUEUED,
+    (_S.QUEUED, _E.SUBMIT_INTENDED): _S.QUEUED,
+    (_S.QUEUED, _E.SUBMIT_UNKNOWN): _S.QUEUED,
+    (_S.QUEUED, _E.SUBMIT_REFUSED): _S.QUEUED,
+    (_S.QUEUED, _E.SUBMITTED): _S.RUNNING,
+    (_S.QUEUED, _E.FAILED): _S.FAILED,
+    (_S.QUEUED, _E.CANCELLED): _S.CANCELLED,
+    (_S.RUNNING, _E.REVISED): _S.QUEUED,
+    (_S.RUNNING, _E.OUTPUT_STORED): _S.REVIEW,
+    (_S.RUNNING, _E.OUTPUT_ACCEPTED): _S.APPROVED,
+    (_S.RUNNING, _E.FAILED): _S.FAILED,
+    (_S.RUNNING, _E.CANCEL_REQUESTED): _S.RUNNING,
+    (_S.RUNNING, _E.CANCELLED): _S.CANCELLED,
+    (_S.REVIEW, _E.REVISED): _S.QUEUED,
+    (_S.REVIEW, _E.PLANNED): _S.REVIEW,
+    (_S.REVIEW, _E.APPROVED): _S.APPROVED,
+    (_S.REVIEW, _E.REJECTED): _S.REJECTED,
+    (_S.REVIEW, _E.REVIEW_EXPIRED): _S.FAILED,
+    (_S.REVIEW, _E.CANCELLED): _S.CANCELLED,
+    (_S.APPROVED, _E.REVISED): _S.QUEUED,
+    (_S.APPROVED, _E.PLANNED): _S.APPROVED,
+    (_S.APPROVED, _E.PLAN_CHANGED): _S.REVIEW,
+    (_S.APPROVED, _E.EFFECT_CLAIMED): _S.APPLYING,
+    (_S.APPROVED, _E.ALL_APPLIED): _S.COMPLETED,
+    (_S.APPROVED, _E.CANCELLED): _S.CANCELLED,
+    (_S.APPLYING, _E.EFFECT_CLAIMED): _S.APPLYING,
+    (_S.APPLYING, _E.EFFECT_RELEASED): _S.APPLYING,
+    (_S.APPLYING, _E.EFFECT_REFUSED): _S.APPLYING,
+    (_S.APPLYING, _E.EFFECT_UNKNOWN): _S.APPLYING,
+    (_S.APPLYING, _E.EFFECT_APPLIED): _S.APPLYING,
+    (_S.APPLYING, _E.EFFECT_RESOLVED): _S.APPLYING,
+    (_S.APPLYING, _E.ALL_APPLIED): _S.COMPLETED,
+    (_S.REJECTED, _E.REVISED): _S.QUEUED,
+    (_S.FAILED, _E.REVISED): _S.QUEUED,
+    **{(state, _E.ATTACHED): state for state in _S},
+    # A response that ends after its revision was given up is recorded wherever the job is by then.
+    **{(state, _E.OUTPUT_LATE): state for state in _S},
+}
+
+
+def next_job_state(state: JobState, event: JobEvent) -> JobState | None:
+    """The state that ``event`` leads to from ``state``, or None where the pair is not valid."""
+    return JOB_TRANSITIONS.get((state, event))
+
+
+class RevisionState(StrEnum):
+    """Where one version of the output stands."""
+
+    QUEUED = "queued"  # no request was sent
+    SUBMITTING = "submitting"  # a request may have been sent, its response id is not known yet
+    RUNNING = "running"  # the response id is known
+    COMPLETED = "completed"  # the output is stored
+    FAILED = "failed"  # ended without an output that can be used; what there is, is kept in `error`
+    CANCELLED = "cancelled"  # given up: the job was cancelled, or a newer revision took its place
+
+
+class EffectState(StrEnum):
+    """Where one intended write stands."""
+
+    PLANNED = "planned"  # rendered; nothing was sent
+    CLAIMED = "claimed"  # one attempt may be sending it right now
+    APPLIED = "applied"  # the target confirmed it
+    REFUSED = "refused"  # the target refused it, and that proves nothing was written
+    UNKNOWN = "unknown"  # it may have been applied: a probe or a person must say
+    VOID = "void"  # its revision was replaced before anything was sent
+
+
+#: An effect in one of these may have been written outside.
+TOUCHED_EFFECT_STATES = frozenset({EffectState.CLAIMED, EffectState.APPLIED, EffectState.UNKNOWN})
+
+
+class EffectEvent(StrEnum):
+    """What can happen to an effect."""
+
+    CLAIM = "claim"
+    RELEASE = "release"
+    REFUSE = "refuse"
+    LOSE = "lose"  # the outcome is not known
+    CONFIRM = "confirm"
+    RESOLVE_APPLIED = "resolve as applied"
+    RESOLVE_NOT_APPLIED = "resolve as not applied"
+    VOID = "void"
+
+
+_ES, _EE = EffectState, EffectEvent
+
+#: (state, event) → state. Every pair that is not here is refused.
+EFFECT_TRANSITIONS: Mapping[tuple[EffectState, EffectEvent], EffectState] = {
+    (_ES.PLANNED, _EE.CLAIM): _ES.CLAIMED,
+    (_ES.PLANNED, _EE.VOID): _ES.VOID,
+    (_ES.REFUSED, _EE.CLAIM): _ES.CLAIMED,
+    (_ES.REFUSED, _EE.VOID): _ES.VOID,
+    # An attempt that died holding the claim: the next one claims anew (a target where the same key is safe
+    # to send again), or gives it up as unknown.
+    (_ES.CLAIMED, _EE.CLAIM): _ES.CLAIMED,
+    (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,
+    (_ES.CLAIMED, _EE.REFUSE): _ES.REFUSED,
+    (_ES.CLAIMED, _EE.LOSE): _ES.UNKNOWN,
+    (_ES.CLAIMED, _EE.CONFIRM): _ES.APPLIED,
+    (_ES.UNKNOWN, _EE.CLAIM): _ES.CLAIMED,
+    (_ES.UNKNOWN, _EE.RESOLVE_APPLIED): _ES.APPLIED,
+    (_ES.UNKNOWN, _EE.RESOLVE_NOT_APPLIED): _ES.PLANNED,
+}
+
+
+def next_effect_state(state: EffectState, event: EffectEvent) -> EffectState | None:
+    """The state that ``event`` leads to from ``state``, or None where the pair is not valid."""
+    return EFFECT_TRANSITIONS.get((state, event))

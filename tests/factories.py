@@ -1,0 +1,76 @@
+"""Values that tests need often, with sensible defaults."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow_provider_aihandoff.digests import digest
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.ledger.submission import Attachment, Output
+
+OWNER = Owner("publishing", "manual__1", "draft", -1, "ti-1", 1)
+LEASE = timedelta(seconds=30)
+
+
+def in_an_hour() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=1)
+
+
+def job_spec(**changes: Any) -> JobSpec:
+    spec = JobSpec(
+        job_type="publishing",
+        job_key="post:kettle",
+        input={"model": "gpt-5.2", "input": "Write about the kettle."},
+        request={"model": "gpt-5.2", "input": "Write about the kettle."},
+        conn_id="openai_default",
+        requested_by="alice",
+        permissions={},
+        approval="required",
+        approval_reason=None,
+        max_revisions=3,
+        deadline=in_an_hour(),
+        owner=OWNER,
+    )
+    return replace(spec, **changes)
+
+
+def effect_plan(name: str = "publish", **request: Any) -> EffectPlan:
+    plan = {"method": "PUT", "url": "http://cms/posts/kettle", **request}
+    return EffectPlan(name=name, kind="http", plan=plan, plan_digest=digest(plan), shown=plan)
+
+
+def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revision:
+    opened = ledger.submission.open(spec)
+    assert opened.next is Attachment.SUBMIT
+    intent = ledger.submission.intend(opened.job.job_id, opened.job.revision, actor="test", lease=LEASE)
+    assert intent.token is not None
+    revision = ledger.submission.submitted(
+        opened.job.job_id,
+        opened.job.revision,
+        token=intent.token,
+        response_id=response_id,
+        status="queued",
+        actor="test",
+    )
+    assert revision is not None
+    return revision
+
+
+def draft(ledger: Ledger, spec: JobSpec | None = None, output: Any = "A kettle.", response_id: str = "resp_1") -> Job:
+    """A job whose output is stored."""
+    revision = submit(ledger, spec or job_spec(), response_id)
+    return ledger.submission.store(revision.job_id, revision.number, Output("completed", output), actor="test")
+
+
+def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None) -> Job:
+    return ledger.reviews.ask(
+        job.job_id, plans or [effect_plan()], policy=policy, deadline=in_an_hour(), actor="test"
+    )
+
+
+def approve(ledger: Ledger, job: Job) -> Job:
+    assert job.review_digest is not None
+    return ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, decided_by="bob")
