@@ -58,7 +58,7 @@ def decide_attachment(state: JobState, *, same_input: bool, same_run: bool, touc
     same way; another run with the same key asks the model again.
 
     :param same_input: the task asks for the work that the job was made for.
-    :param same_run: the job belongs to the task's own Dag run.
+    :param same_run: a task of the same Dag run has made or attached to the job before.
     :param touched: an effect of the job may have been written outside.
     """
     if state is JobState.CANCELLED:

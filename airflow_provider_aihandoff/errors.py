@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.ledger.records import Effect
+
 NOTHING_WRITTEN = "Nothing was written outside."
 
 
@@ -29,6 +34,10 @@ class LedgerUnavailable(HandoffError):
 
 class JobNotFound(HandoffError):
     """No job has this id."""
+
+
+class EffectNotFound(HandoffError):
+    """No effect has this id."""
 
 
 class IllegalTransition(HandoffError):
@@ -83,7 +92,14 @@ class EffectNotNow(HandoffError):
 
 
 class EffectUnknown(HandoffError):
-    """The write may have been applied. A person must say."""
+    """The write may have been applied: a probe or a person must say.
+
+    :param effect: the effect, as the ledger has it.
+    """
+
+    def __init__(self, what: str, *, effect: Effect, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.effect = effect
 
 
 class ClaimLost(HandoffError):

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 from airflow_provider_aihandoff.digests import effect_key
 from airflow_provider_aihandoff.errors import (
     ClaimLost,
+    EffectNotFound,
     EffectUnknown,
     HandoffError,
     IllegalTransition,
@@ -61,11 +62,13 @@ class Claim:
 
     :param token: fencing token; what becomes of the attempt is recorded only while it is the newest.
     :param applied: the effect is applied already: there is nothing to send, and no token.
+    :param resent: an earlier attempt may have been applied, and this one sends the same key again.
     """
 
     effect: Effect
     token: UUID | None
     applied: bool = False
+    resent: bool = False
 
 
 def anything_touched(connection: LedgerConnection, job_id: int) -> bool:
@@ -152,12 +155,28 @@ class Effects:
             )
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
             history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
-            return Claim(effect, token)
+            return Claim(effect, token, resent=abandoned)
 
         result = self._database.transact(work)
         if isinstance(result, HandoffError):
             raise result
         return result
+
+    def read(self, effect_id: int) -> Effect:
+        """Return one effect.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+        return self._database.transact(lambda connection: _read_by_id(connection, effect_id))
+
+    def complete_without_effects(self, job_id: int, *, actor: str) -> Job:
+        """Complete an approved job that intends no effect. Does nothing to a job in another state."""
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            return complete_if_applied(connection, job, actor=actor) if job.state is JobState.APPROVED else job
+
+        return self._database.transact(work)
 
     def confirm(self, claim: Claim, *, external_id: str | None, result: Mapping[str, Any] | None, actor: str) -> Effect:
         """Record that the target has applied the effect; the last one completes the job.
@@ -218,18 +237,13 @@ class Effects:
         """Record what a person found out about an effect whose outcome was not known.
 
         :param external_id: the id of the record in the target, when it was applied.
+        :raises EffectNotFound: there is none with this id.
         :raises IllegalTransition: the effect is not ``unknown``.
         """
 
         def work(connection: LedgerConnection) -> Effect:
-            row = connection.execute(_READ_EFFECT_BY_ID, [effect_id]).fetchone()
-            if row is None:
-                raise IllegalTransition(
-                    f"the ledger has no effect {effect_id}.",
-                    remedy="`airflow aihandoff effects list` shows them.",
-                )
-            job = history.lock(connection, row["job_id"])
-            effect = Effect(**connection.execute(_READ_EFFECT_BY_ID, [effect_id]).fetchone() or row)
+            job = history.lock(connection, _read_by_id(connection, effect_id).job_id)
+            effect = _read_by_id(connection, effect_id)
             event = EffectEvent.RESOLVE_APPLIED if applied else EffectEvent.RESOLVE_NOT_APPLIED
             effect = _change(connection, job, effect, event, external_id=external_id, claim_token=None, error=None)
             outcome = f"applied as {external_id}" if applied else "not applied"
@@ -257,6 +271,15 @@ def complete_if_applied(connection: LedgerConnection, job: Job, *, actor: str) -
 def _read(connection: LedgerConnection, job: Job, name: str) -> Effect | None:
     row = connection.execute(_READ_EFFECT, [job.job_id, job.revision, name]).fetchone()
     return None if row is None else Effect(**row)
+
+
+def _read_by_id(connection: LedgerConnection, effect_id: int) -> Effect:
+    row = connection.execute(_READ_EFFECT_BY_ID, [effect_id]).fetchone()
+    if row is None:
+        raise EffectNotFound(
+            f"the ledger has no effect {effect_id}.", remedy="`airflow aihandoff effects list` shows the ones it has."
+        )
+    return Effect(**row)
 
 
 def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
@@ -349,20 +372,21 @@ def unknown_error(job: str, effect: Effect) -> EffectUnknown:
             f"Then say what you found: `airflow aihandoff effects resolve {effect.effect_id} --applied EXTERNAL_ID` or "
             f"`... {effect.effect_id} --not-applied`, with --why; and clear this task."
         ),
+        effect=effect,
     )
 
 
 def _lock_claimed(connection: LedgerConnection, claim: Claim) -> tuple[Job, Effect]:
     job = history.lock(connection, claim.effect.job_id)
-    row = connection.execute(_READ_EFFECT_BY_ID, [claim.effect.effect_id]).fetchone()
-    if row is None or claim.token is None or row["claim_token"] != claim.token:
+    effect = _read_by_id(connection, claim.effect.effect_id)
+    if claim.token is None or effect.claim_token != claim.token:
         raise ClaimLost(
             f"attempt {claim.effect.attempt} at the effect {claim.effect.name!r} lost its claim to a newer attempt.",
             job=job.label,
             written="What this attempt did is not recorded; the newer attempt or a person says what is so.",
             remedy=f"See `airflow aihandoff effects show {claim.effect.effect_id}`.",
         )
-    return job, Effect(**row)
+    return job, effect
 
 
 def _change(connection: LedgerConnection, job: Job, effect: Effect, event: EffectEvent, **changes: Any) -> Effect:

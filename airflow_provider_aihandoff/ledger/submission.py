@@ -125,6 +125,16 @@ _GIVE_UP_REVISION = """
     WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
 
 
+def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
+    """Whether a task of the same Dag run has made or attached to the job before."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND starts_with(actor, %s)) AS seen",
+        [job.job_id, f"task:{owner.dag_id}/{owner.run_id}/"],
+    ).fetchone()
+    assert row is not None
+    return bool(row["seen"])
+
+
 def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
     """Return one revision of a job that exists."""
     row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
@@ -166,7 +176,7 @@ class Submission:
         step = decide_attachment(
             job.state,
             same_input=job.input_digest == input_digest,
-            same_run=(job.dag_id, job.run_id) == (spec.owner.dag_id, spec.owner.run_id),
+            same_run=_has_seen(connection, job, spec.owner),
             touched=anything_touched(connection, job.job_id),
         )
         if step is Step.REVISE:

@@ -1,0 +1,1 @@
+"""`airflow aihandoff`: the ledger from a terminal."""

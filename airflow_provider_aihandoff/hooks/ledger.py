@@ -1,0 +1,119 @@
+"""From the Airflow connection of the ledger to a :class:`Ledger`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_provider_aihandoff import settings
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_aihandoff.ledger import Ledger
+
+#: Connections that one process opens to a ledger at most, where several threads share it.
+SHARED_POOL_SIZE = 4
+
+
+class LedgerHook(BaseHook):
+    """Open the ledger that a connection of the type Postgres names.
+
+    Host, port, login, password and schema (the database) have their usual meaning; what stands in the extra and is a
+    parameter of libpq (``sslmode``, ``sslrootcert``, ``options``, ``target_session_attrs``, ...) is handed to libpq.
+
+    :param ledger_conn_id: the connection; by default ``[aihandoff] ledger_conn_id``.
+    """
+
+    conn_name_attr = "ledger_conn_id"
+    default_conn_name = "aihandoff_ledger"
+    conn_type = "postgres"
+    hook_name = "AI Handoff ledger"
+
+    def __init__(self, ledger_conn_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ledger_conn_id = ledger_conn_id or settings.text("ledger_conn_id")
+
+    def get_conn(self) -> Ledger:
+        """Open the ledger and check its schema. The caller closes it, or uses it as a context manager.
+
+        :raises AirflowNotFoundException: there is no such connection.
+        :raises LedgerUnavailable: the database cannot be reached.
+        :raises LedgerSchemaError: the schema is not the one that this package needs.
+        """
+        from airflow_provider_aihandoff.ledger import Ledger
+
+        return _checked(Ledger(self.conninfo()))
+
+    def conninfo(self) -> dict[str, Any]:
+        """libpq's connection parameters, by name."""
+        return libpq_parameters(self.get_connection(self.ledger_conn_id))
+
+
+def libpq_parameters(connection: Connection) -> dict[str, Any]:
+    """libpq's parameters of an Airflow connection of the type Postgres.
+
+    :raises ValueError: the connection is of another type.
+    """
+    from psycopg import pq
+
+    if connection.conn_type not in ("postgres", "postgresql"):
+        raise ValueError(
+            f"The ledger's connection {connection.conn_id!r} is of the type {connection.conn_type!r}; it must be "
+            "'postgres'. Nothing was written outside. Mend the connection, then retry."
+        )
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    extra = {name: value for name, value in connection.extra_dejson.items() if name in known}
+    own = {
+        "host": connection.host,
+        "port": connection.port,
+        "user": connection.login,
+        "password": connection.password,
+        "dbname": connection.schema,
+    }
+    return {**extra, **{name: value for name, value in own.items() if value}}
+
+
+_shared: dict[str, Ledger] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_ledger(ledger_conn_id: str | None = None) -> Ledger:
+    """The one ledger that the threads of a long-lived process (API server, triggerer) share; it is never closed.
+
+    :raises LedgerUnavailable: the database cannot be reached.
+    :raises LedgerSchemaError: the schema is not the one that this package needs.
+    """
+    hook = LedgerHook(ledger_conn_id)
+    return _shared.get(hook.ledger_conn_id) or _open_shared(hook.ledger_conn_id, hook.conninfo())
+
+
+async def shared_ledger_async(ledger_conn_id: str) -> Ledger:
+    """:func:`shared_ledger` for a trigger: nothing blocks the event loop."""
+    if ledger_conn_id in _shared:
+        return _shared[ledger_conn_id]
+    connection = await get_async_connection(ledger_conn_id)
+    return await asyncio.to_thread(_open_shared, ledger_conn_id, libpq_parameters(connection))
+
+
+def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any]) -> Ledger:
+    from airflow_provider_aihandoff.ledger import Ledger
+
+    with _shared_lock:
+        if ledger_conn_id not in _shared:
+            _shared[ledger_conn_id] = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE))
+        return _shared[ledger_conn_id]
+
+
+def _checked(ledger: Ledger) -> Ledger:
+    try:
+        ledger.check_schema()
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger

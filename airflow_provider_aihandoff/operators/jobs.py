@@ -1,0 +1,86 @@
+"""What the operators of one job share: how they name it, open its ledger, and fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
+
+from airflow_provider_aihandoff.errors import (
+    EffectRefused,
+    InputChanged,
+    JobCancelled,
+    JobFailed,
+    JobNotApproved,
+    JobNotFound,
+    PlanError,
+    PlanNotApproved,
+    RevisionsExhausted,
+)
+from airflow_provider_aihandoff.ledger.records import Owner
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+#: What an operator takes as its job: the operator that made it, that one's XCom, or the id.
+JobReference = Any
+
+#: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
+DEFAULT_RETRIES = 3
+
+#: Trying again cannot help here; somebody has to do something first.
+_FINAL_ERRORS = (
+    EffectRefused,
+    InputChanged,
+    JobCancelled,
+    JobFailed,
+    JobNotApproved,
+    JobNotFound,
+    PlanError,
+    PlanNotApproved,
+    RevisionsExhausted,
+)
+
+
+def job_reference(job: JobReference) -> Any:
+    """Turn the operator that makes a job into its XCom, which also makes it an upstream task."""
+    return job.output if isinstance(job, BaseOperator) else job
+
+
+def source_of(reference: Any) -> Any:
+    """What tells two references to the same job apart from others before either is resolved."""
+    return reference.operator.task_id if isinstance(reference, PlainXComArg) else reference
+
+
+def resolve_job_id(reference: Any, task_id: str) -> int:
+    """The id of the job that a rendered reference names.
+
+    :raises AirflowFailException: it names none.
+    """
+    value: Any = reference.get("job_id") if isinstance(reference, dict) else reference
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise AirflowFailException(
+            f"The argument `job` of the task {task_id!r} names no job: {reference!r}. Give it the operator that makes "
+            "the job, or a job id. Nothing was written outside."
+        ) from None
+
+
+def owner_of(context: Context) -> Owner:
+    """The attempt that runs now, as the ledger names owners."""
+    ti = context["ti"]
+    map_index = -1 if ti.map_index is None else ti.map_index
+    return Owner(ti.dag_id, ti.run_id, ti.task_id, map_index, str(ti.id), ti.try_number)
+
+
+@contextmanager
+def final_errors() -> Iterator[None]:
+    """Fail the task without a retry where a retry cannot help; leave other errors to Airflow's retries."""
+    try:
+        yield
+    except _FINAL_ERRORS as error:
+        raise AirflowFailException(str(error)) from error

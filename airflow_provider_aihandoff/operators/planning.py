@@ -1,0 +1,60 @@
+"""Renders the effects of a job to the exact requests that would be sent, before anything is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+from airflow_provider_aihandoff.errors import HandoffError, PlanError
+from airflow_provider_aihandoff.operators.jobs import job_reference, source_of
+from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_aihandoff.jobview import JobView
+    from airflow_provider_aihandoff.ledger.records import EffectPlan
+
+
+def effect_tasks(dag: Any, source: Any) -> list[Any]:
+    """The side-effect tasks of a Dag that apply the same job, in topological order.
+
+    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
+    """
+    return [task for task in dag.topological_sort() if _job_source(task) == source]
+
+
+def _job_source(task: Any) -> Any:
+    """What makes the job that a task applies; None for a task that applies none."""
+    if isinstance(task, SideEffectOperator):
+        return task.job_source
+    if isinstance(task, MappedOperator) and issubclass(task.operator_class, SideEffectOperator):
+        return source_of(job_reference(task.partial_kwargs.get("job")))
+    return None
+
+
+def plan_effects(context: Context, source: Any, job: JobView) -> list[EffectPlan]:
+    """Render every effect of the job in the context of the task that runs now.
+
+    :raises PlanError: one of them cannot be rendered; the message says which, and why.
+    """
+    plans = []
+    for task in effect_tasks(context["dag"], source):
+        if not isinstance(task, SideEffectOperator):
+            raise PlanError(
+                f"the effect {task.task_id!r} is mapped by itself, so that what it writes is not known in advance.",
+                job=f"job {job.job_id}",
+                remedy="Map the whole task group from the draft to its effects, one job each.",
+            )
+        try:
+            plans.append(task.rendered(context, job).effect_plan(job))
+        except HandoffError:
+            raise
+        except Exception as error:
+            raise PlanError(
+                f"the effect {task.task_id!r} cannot be rendered: {type(error).__name__}: {error}.",
+                job=f"job {job.job_id} ({job.job_type} {job.job_key}, revision {job.revision})",
+                remedy="Mend the templates of this task, or the output they use; then clear this task.",
+            ) from error
+    return plans

@@ -1,0 +1,454 @@
+"""The operator that asks the model: one job, one bill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.operators.jobs import DEFAULT_RETRIES, final_errors, owner_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from openai import OpenAI
+    from pydantic import BaseModel
+
+    from airflow_provider_aihandoff.ledger import Ledger
+    from airflow_provider_aihandoff.ledger.records import Approval, Job, JobSpec, Revision
+
+#: Seconds between two looks while the worker itself waits.
+_INLINE_POLL = 0.5
+
+#: Looks at a response that has ended but cannot be read yet, before the task fails and Airflow retries.
+_READ_TRIES = 8
+
+
+class OpenAIBackgroundResponseOperator(BaseOperator):
+    """Ask the model in the background, and keep the answer as a job in the ledger.
+
+    **Retry, clear, second run**: the task attaches to the job with its ``job_type`` and ``job_key``. A response that
+    runs is waited for, an output that is stored is returned; neither is paid again. A job that failed gets a new
+    revision, up to ``max_revisions``; one that was rejected gets one only from another Dag run. Another input under
+    the same key makes a new revision as long as nothing was written outside, and is an error afterwards.
+
+    **Kill**: marking the task failed cancels the response, running or deferred, and the job is cancelled. Clearing it,
+    or restarting workers and triggerers, does not.
+
+    **Deadline**: absolute, from the moment a revision is opened, and not moved by a retry or a restart.
+
+    The XCom is small: ``{"job_id", "job_type", "job_key", "revision", "response_id", "output_digest", "state",
+    "cost_usd"}``, and ``output`` while it is below ``[aihandoff] xcom_output_limit``.
+
+    :param input: text, or a list of input items (templated).
+    :param model: the model (templated).
+    :param instructions: the system message (templated).
+    :param output_type: a Pydantic model; it is sent as a strict JSON schema, and the answer is validated against it.
+        A mismatch or a refusal fails the revision, and the ledger keeps the text.
+    :param job_type: what kind of work it is; by default the id of the Dag.
+    :param job_key: what identifies this piece of work among its kind (templated); by default Dag, run, task and map
+        index, so that each run makes its own job.
+    :param requested_by: who asked (templated); by default the user who triggered the run.
+    :param permissions: what the work may touch, for reviewers and policies; recorded with the job (templated).
+    :param approval: ``required``, or ``not required`` together with ``approval_reason``.
+    :param approval_reason: why nobody has to approve; it goes on the record.
+    :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
+    :param max_revisions: how many revisions by the model a job may have.
+    :param inline_wait: how long the worker waits by itself before the task defers.
+    :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
+    :param openai_conn_id: connection of the type OpenAI.
+    :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
+
+    ``tools``, ``reasoning``, ``max_output_tokens``, ``max_tool_calls``, ``service_tier``, ``background_options``,
+    ``metadata``, ``previous_response_id``, ``prompt_cache_key``, ``prompt_cache_retention``, ``prompt_cache_options``
+    and ``safety_identifier`` are those of the Responses API (templated).
+    """
+
+    template_fields: Sequence[str] = (
+        "input",
+        "model",
+        "instructions",
+        "tools",
+        "reasoning",
+        "max_output_tokens",
+        "max_tool_calls",
+        "service_tier",
+        "background_options",
+        "metadata",
+        "previous_response_id",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "safety_identifier",
+        "response_kwargs",
+        "job_type",
+        "job_key",
+        "requested_by",
+        "permissions",
+        "approval_reason",
+        "openai_conn_id",
+        "ledger_conn_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "instructions": "md",
+        "response_kwargs": "json",
+        "permissions": "json",
+    }
+    ui_color = "#e8f3ee"
+
+    def __init__(
+        self,
+        *,
+        input: str | list[dict[str, Any]],
+        model: str,
+        instructions: str | None = None,
+        output_type: type[BaseModel] | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        reasoning: dict[str, Any] | None = None,
+        max_output_tokens: int | None = None,
+        max_tool_calls: int | None = None,
+        service_tier: str | None = None,
+        background_options: dict[str, Any] | None = None,
+        metadata: dict[str, str] | None = None,
+        previous_response_id: str | None = None,
+        prompt_cache_key: str | None = None,
+        prompt_cache_retention: str | None = None,
+        prompt_cache_options: dict[str, Any] | None = None,
+        safety_identifier: str | None = None,
+        response_kwargs: dict[str, Any] | None = None,
+        job_type: str = "{{ dag.dag_id }}",
+        job_key: str | None = None,
+        requested_by: str | None = None,
+        permissions: dict[str, Any] | None = None,
+        approval: Approval = "required",
+        approval_reason: str | None = None,
+        deadline: timedelta | datetime | None = None,
+        max_revisions: int = 3,
+        inline_wait: timedelta | None = None,
+        openai_conn_id: str = "openai_default",
+        ledger_conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"retries": DEFAULT_RETRIES, **kwargs})
+        self.input = input
+        self.model = model
+        self.instructions = instructions
+        self.output_type = output_type
+        self.tools = tools
+        self.reasoning = reasoning
+        self.max_output_tokens = max_output_tokens
+        self.max_tool_calls = max_tool_calls
+        self.service_tier = service_tier
+        self.background_options = background_options
+        self.metadata = metadata
+        self.previous_response_id = previous_response_id
+        self.prompt_cache_key = prompt_cache_key
+        self.prompt_cache_retention = prompt_cache_retention
+        self.prompt_cache_options = prompt_cache_options
+        self.safety_identifier = safety_identifier
+        self.response_kwargs = response_kwargs
+        self.job_type = job_type
+        self.job_key = job_key
+        self.requested_by = requested_by
+        self.permissions = permissions
+        self.approval = approval
+        self.approval_reason = approval_reason
+        self.deadline = deadline
+        self.max_revisions = max_revisions
+        self.inline_wait = inline_wait
+        self.openai_conn_id = openai_conn_id
+        self.ledger_conn_id = ledger_conn_id
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if self.approval not in ("required", "not required"):
+            raise ValueError(f"approval must be 'required' or 'not required', not {self.approval!r}.")
+        if self.approval == "not required" and not self.approval_reason:
+            raise ValueError("approval='not required' needs an approval_reason: it goes on the record.")
+        if self.max_revisions < 1:
+            raise ValueError(f"max_revisions must be at least 1, not {self.max_revisions}.")
+        if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
+            raise ValueError("deadline must be a timedelta, or a datetime with a time zone.")
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
+        from airflow_provider_aihandoff.attachment import Attachment
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.responses.submit import submit
+
+        owner = owner_of(context)
+        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            opened = ledger.submission.open(self._spec(context))
+            job, revision = opened.job, opened.revision
+            self.log.info("Attached to %s: %s.", job.label, opened.next)
+            self._running = (job, owner)
+            if opened.superseded is not None:
+                self._cancel_superseded(opened.superseded)
+            if opened.next is Attachment.SUBMIT:
+                deadline = revision.deadline
+                revision = submit(ledger, self._client(), job, deadline=deadline, actor=owner.actor)
+            if not self._wait_inline(revision):
+                self._defer(job, revision, ledger)
+            return self._finish(context, ledger, job.job_id)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the wait: read what the response left, store it, and return it."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+
+        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            if event["status"] in ("deadline", "gone"):
+                self._give_up(context, ledger, event)
+            return self._finish(context, ledger, int(event["job_id"]))
+
+    def on_kill(self) -> None:
+        """Cancel the response when the running task is killed: the wish is recorded first."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+
+        running = getattr(self, "_running", None)
+        if running is None:
+            return
+        job, owner = running
+        reason = "the task was killed while it ran"
+        with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            revision = ledger.submission.request_cancel(job.job_id, owner=owner, actor=owner.actor, reason=reason)
+            if revision is not None and revision.response_id is not None:
+                status = self._cancel(revision.response_id)
+                ledger.submission.cancelled(
+                    job.job_id, revision.number, actor=owner.actor, reason=reason, status=status
+                )
+
+    def _spec(self, context: Context) -> JobSpec:
+        from airflow_provider_aihandoff.ledger.records import JobSpec
+        from airflow_provider_aihandoff.responses.request import build_request, input_snapshot
+
+        owner = owner_of(context)
+        request = build_request(self._request_arguments(), self.output_type)
+        index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
+        return JobSpec(
+            job_type=self.job_type,
+            job_key=self.job_key or f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}",
+            input=input_snapshot(request),
+            request=request,
+            conn_id=self.openai_conn_id,
+            requested_by=self.requested_by or _triggered_by(context),
+            permissions=self.permissions or {},
+            approval=self.approval,
+            approval_reason=self.approval_reason,
+            max_revisions=self.max_revisions,
+            deadline=self._absolute_deadline(),
+            owner=owner,
+        )
+
+    def _request_arguments(self) -> Mapping[str, Any]:
+        names = (
+            "input",
+            "model",
+            "instructions",
+            "tools",
+            "reasoning",
+            "max_output_tokens",
+            "max_tool_calls",
+            "service_tier",
+            "background_options",
+            "metadata",
+            "previous_response_id",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "prompt_cache_options",
+            "safety_identifier",
+        )
+        return {**{name: getattr(self, name) for name in names}, **(self.response_kwargs or {})}
+
+    def _absolute_deadline(self) -> datetime:
+        if isinstance(self.deadline, datetime):
+            return self.deadline
+        return datetime.now(UTC) + (self.deadline or settings.seconds("response_deadline"))
+
+    def _client(self) -> OpenAI:
+        from airflow.providers.openai.hooks.openai import OpenAIHook
+
+        return OpenAIHook(self.openai_conn_id).conn
+
+    def _wait_inline(self, revision: Revision) -> bool:
+        """Look for a short while whether the response ends. True when there is something to finish."""
+        from airflow_provider_aihandoff.responses.outcome import terminal_status
+        from airflow_provider_aihandoff.states import RevisionState
+
+        if revision.state is not RevisionState.RUNNING or revision.response_id is None:
+            return True
+        patience = self.inline_wait if self.inline_wait is not None else settings.seconds("inline_wait")
+        until = time.monotonic() + patience.total_seconds()
+        client = self._client()
+        while time.monotonic() < until:
+            try:
+                response = client.responses.retrieve(revision.response_id)
+            except Exception as error:  # noqa: BLE001 - the trigger waits it out
+                self.log.info("Looking at %s: %s", revision.response_id, type(error).__name__)
+            else:
+                if terminal_status(response, revision.response_id):
+                    return True
+            time.sleep(_INLINE_POLL)
+        return False
+
+    def _defer(self, job: Job, revision: Revision, ledger: Ledger) -> None:
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
+
+        assert revision.response_id is not None
+        ledger.close()
+        not_before = datetime.now(UTC) + settings.seconds("min_deferral")
+        self.defer(
+            trigger=OpenAIBackgroundResponseTrigger(
+                job_id=job.job_id,
+                revision=revision.number,
+                response_id=revision.response_id,
+                openai_conn_id=revision.conn_id,
+                ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
+                deadline=revision.deadline.isoformat(),
+                not_before=not_before.isoformat(),
+                poll_interval=settings.number("poll_interval"),
+            ),
+            method_name="execute_complete",
+        )
+
+    def _finish(self, context: Context, ledger: Ledger, job_id: int) -> dict[str, Any]:
+        """Store what the response left, if nobody has, and return the XCom."""
+        from airflow_provider_aihandoff.responses.outcome import read_output
+        from airflow_provider_aihandoff.states import JobState
+
+        job = ledger.job(job_id)
+        revision = ledger.revision(job_id, job.revision)
+        actor = owner_of(context).actor
+        if job.state is JobState.RUNNING and revision.response_id is not None:
+            response = self._read(revision.response_id)
+            output, why = read_output(response, self.output_type, revision.request)
+            job = ledger.submission.store(job_id, revision.number, output, actor=actor, reason=why or None)
+            revision = ledger.revision(job_id, revision.number)
+        self._raise_unless_usable(job, revision)
+        if job.state is JobState.APPROVED and not self._has_effects():
+            job = ledger.effects.complete_without_effects(job_id, actor=actor)
+        return self._xcom(job, revision)
+
+    def _has_effects(self) -> bool:
+        from airflow_provider_aihandoff.operators.planning import effect_tasks
+
+        return bool(effect_tasks(self.get_dag(), self.task_id))
+
+    def _read(self, response_id: str) -> Any:
+        """Retrieve a response that has ended. For a while after it did, OpenAI may not find it, or answer oddly.
+
+        :raises ResponseUnreadable: it still cannot be read; Airflow's retry attaches and reads it again.
+        """
+        from airflow_provider_aihandoff.responses.backoff import backoff
+        from airflow_provider_aihandoff.responses.outcome import terminal_status
+
+        client = self._client()
+        for failures in range(1, _READ_TRIES + 1):
+            try:
+                response = client.responses.retrieve(response_id)
+                if terminal_status(response, response_id):
+                    return response
+                problem = "no answer that can be used"
+            except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job
+                problem = type(error).__name__
+            self.log.warning("Reading response %s: %s; trying again.", response_id, problem)
+            time.sleep(backoff(failures, base=1.0, cap=10.0))
+        raise ResponseUnreadable(
+            f"The response {response_id} has ended, but cannot be read ({problem}). Nothing was written outside and "
+            "nothing is lost: a retry of this task reads it again."
+        )
+
+    def _give_up(self, context: Context, ledger: Ledger, event: Mapping[str, Any]) -> None:
+        """End a revision whose deadline passed, or whose response is gone; unless it ended after all."""
+        from airflow_provider_aihandoff.states import JobState
+
+        job = ledger.job(int(event["job_id"]))
+        revision = ledger.revision(job.job_id, int(event["revision"]))
+        if job.state is not JobState.RUNNING or job.revision != revision.number or revision.response_id is None:
+            return
+        if event["status"] == "gone":
+            reason = "OpenAI does not know the response any more"
+        else:
+            reason = f"the deadline passed: {revision.deadline.isoformat()}"
+            if self._cancel(revision.response_id) in ("completed", "incomplete", "failed"):
+                return
+        ledger.submission.fail(
+            job.job_id,
+            revision.number,
+            actor=owner_of(context).actor,
+            reason=reason,
+            error={"kind": event["status"]},
+            status=revision.response_status,
+        )
+
+    def _cancel(self, response_id: str) -> str:
+        """Ask OpenAI to stop, and return the status that the response has then."""
+        client = self._client()
+        try:
+            return str(client.responses.cancel(response_id).status)
+        except Exception as error:  # noqa: BLE001 - a response that has ended may answer 400 or 409
+            self.log.info("Cancelling response %s: %s; looking at it.", response_id, type(error).__name__)
+        try:
+            return str(getattr(client.responses.retrieve(response_id), "status", "unknown"))
+        except Exception as error:  # noqa: BLE001 - recorded as not known
+            return f"unknown ({type(error).__name__})"
+
+    def _cancel_superseded(self, revision: Revision) -> None:
+        if revision.response_id is not None:
+            status = self._cancel(revision.response_id)
+            self.log.info("Response %s of the earlier input: %s.", revision.response_id, status)
+
+    def _raise_unless_usable(self, job: Job, revision: Revision) -> None:
+        from airflow_provider_aihandoff.errors import JobCancelled, JobFailed
+        from airflow_provider_aihandoff.responses.outcome import is_final
+        from airflow_provider_aihandoff.states import JobState
+
+        if job.state is JobState.CANCELLED:
+            raise JobCancelled(f"it was cancelled ({job.state_reason}).", job=job.label)
+        if job.state is JobState.FAILED and (is_final(revision.error or {}) or revision.number >= job.max_revisions):
+            raise JobFailed(
+                f"{job.state_reason}.",
+                job=job.label,
+                remedy="The ledger keeps what there was (`airflow aihandoff jobs show`). Clear the task for a new "
+                "revision, after mending the input.",
+            )
+        if job.state in (JobState.FAILED, JobState.QUEUED):
+            raise RevisionFailed(
+                f"{job.label}: {job.state_reason}. Nothing was written outside. A retry makes a new revision, at most "
+                f"{job.max_revisions} in all."
+            )
+
+    def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:
+        from airflow_provider_aihandoff.digests import canonical_json
+
+        xcom: dict[str, Any] = {
+            "job_id": job.job_id,
+            "job_type": job.job_type,
+            "job_key": job.job_key,
+            "revision": revision.number,
+            "response_id": revision.response_id,
+            "output_digest": revision.output_digest,
+            "state": job.state.value,
+            "cost_usd": None if revision.cost_usd is None else str(revision.cost_usd),
+        }
+        if len(canonical_json(revision.output)) <= settings.number("xcom_output_limit"):
+            xcom["output"] = revision.output
+        return xcom
+
+
+class ResponseUnreadable(RuntimeError):
+    """A response has ended and cannot be read yet; a retry reads it again."""
+
+
+class RevisionFailed(RuntimeError):
+    """A revision failed, and a retry may make a new one."""
+
+
+def _triggered_by(context: Context) -> str:
+    """The user who triggered the run; otherwise what did."""
+    dag_run = context["dag_run"]
+    user = getattr(dag_run, "triggering_user_name", None)
+    return str(user) if user else f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"

@@ -1,0 +1,1 @@
+"""What this package knows of OpenAI's Responses API in background mode. Imports nothing from Airflow."""

@@ -1,0 +1,35 @@
+"""What a response cost, in US dollars, from the price data that `genai-prices` ships."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: What OpenAI documents for a completion window, as a part of the standard price.
+COMPLETION_WINDOW_FACTORS: Mapping[str, Decimal] = {"2h": Decimal("0.70"), "8h": Decimal("0.60")}
+
+
+def price(response: Any, request: Mapping[str, Any]) -> Decimal | None:
+    """The price of a response; None where it is unknown: no usage, or a model without a published price.
+
+    :param request: the request that was sent, for the completion window.
+    """
+    from genai_prices import calc_price, extract_usage
+
+    if response.usage is None:
+        return None
+    body = {"model": response.model, "usage": response.usage.model_dump(mode="json")}
+    tier = getattr(response, "service_tier", None)
+    try:
+        usage = extract_usage(body, provider_id="openai", api_flavor="responses").usage
+        context = {"service_tier": tier} if tier else None
+        total = calc_price(usage, response.model, provider_id="openai", price_context=context).total_price
+    except (LookupError, ValueError) as error:
+        log.warning("The price of a response of the model %s is unknown: %s", response.model, error)
+        return None
+    window = (request.get("background_options") or {}).get("completion_window")
+    return total * COMPLETION_WINDOW_FACTORS.get(window or "", Decimal(1))

@@ -1,0 +1,29 @@
+"""The one reader of the configuration section ``[aihandoff]``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_aihandoff.options import OPTIONS, SECTION
+
+
+def text(name: str) -> str:
+    """The value of an option of the type string."""
+    value: Any = conf.get(SECTION, name, fallback=OPTIONS[name].default)
+    return str(value)
+
+
+def number(name: str) -> float:
+    """The value of an option of the type float or integer.
+
+    :raises AirflowConfigException: it is not a number.
+    """
+    return float(conf.getfloat(SECTION, name, fallback=float(OPTIONS[name].default)))
+
+
+def seconds(name: str) -> timedelta:
+    """The value of an option in seconds, as a duration."""
+    return timedelta(seconds=number(name))

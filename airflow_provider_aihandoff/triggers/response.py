@@ -1,0 +1,202 @@
+"""Waits for a background response without a worker slot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
+from airflow_provider_aihandoff.hooks.openai import forget_client, shared_client
+from airflow_provider_aihandoff.ledger.records import Owner
+from airflow_provider_aihandoff.responses.backoff import backoff, jittered
+from airflow_provider_aihandoff.responses.outcome import terminal_status
+from airflow_provider_aihandoff.states import RevisionState
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.ledger import Ledger
+
+#: Seconds one look at a response may take.
+RETRIEVE_TIMEOUT = 30.0
+
+#: How far the interval of polling stretches, and by how much each time.
+_STRETCH_LIMIT, _STRETCH = 6.0, 1.25
+
+#: Cap of the wait after errors in a row, in seconds.
+_ERROR_CAP = 60.0
+
+#: Seconds of nothing but 404 after which a response counts as gone. Right after it was created, and for about half a
+#: minute after it completed, 404 has been seen for responses that were there.
+GONE_AFTER = 180.0
+
+#: States of a task instance in which nobody waits for its response any more.
+_ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
+
+
+class OpenAIBackgroundResponseTrigger(BaseTrigger):
+    """Fire once when a response has ended, the ledger has settled it otherwise, or the deadline has passed.
+
+    It holds ids only: the worker that resumes reads the output and stores it. A triggerer that restarts runs it again
+    with the same absolute deadline. Errors, 404s and answers that make no sense are waited out until then.
+
+    The event is ``{"job_id", "revision", "status"}``, where status is OpenAI's, or ``settled``, ``deadline`` or
+    ``gone``.
+
+    :param deadline: absolute, ISO 8601.
+    :param not_before: absolute, ISO 8601; it does not fire before it, since Airflow can lose a task that resumes
+        right after it deferred.
+    :param poll_interval: seconds between the first looks at the response.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: int,
+        revision: int,
+        response_id: str,
+        openai_conn_id: str,
+        ledger_conn_id: str,
+        deadline: str,
+        not_before: str,
+        poll_interval: float,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.job_id = job_id
+        self.revision = revision
+        self.response_id = response_id
+        self.openai_conn_id = openai_conn_id
+        self.ledger_conn_id = ledger_conn_id
+        self.deadline = deadline
+        self.not_before = not_before
+        self.poll_interval = poll_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments: ids and times, no content and no secret."""
+        names = ("job_id", "revision", "response_id", "openai_conn_id", "ledger_conn_id", "deadline", "not_before")
+        kwargs = {name: getattr(self, name) for name in (*names, "poll_interval")}
+        return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, fire once, and end."""
+        status = await self._ended()
+        await asyncio.sleep(_seconds_until(self.not_before))
+        yield TriggerEvent({"job_id": self.job_id, "revision": self.revision, "status": status})
+
+    async def _ended(self) -> str:
+        interval, errors, missing_since = self.poll_interval, 0, None
+        loop = asyncio.get_running_loop()
+        while _seconds_until(self.deadline) > 0:
+            seen = await self._look()
+            if seen in ("error", "missing"):
+                errors += 1
+                wait = backoff(errors, base=self.poll_interval, cap=_ERROR_CAP)
+            else:
+                errors, wait = 0, jittered(interval)
+                interval = min(interval * _STRETCH, self.poll_interval * _STRETCH_LIMIT)
+            missing_since = (missing_since or loop.time()) if seen == "missing" else None
+            if missing_since is not None and loop.time() - missing_since > GONE_AFTER:
+                return "gone"
+            if seen not in ("error", "missing", "pending"):
+                return seen
+            await asyncio.sleep(min(wait, _seconds_until(self.deadline)))
+        return "deadline"
+
+    async def _look(self) -> str:
+        """Ask the ledger, then OpenAI. A status that ends the wait, or ``pending``, ``missing`` or ``error``."""
+        import openai
+
+        try:
+            ledger = await shared_ledger_async(self.ledger_conn_id)
+            revision = await asyncio.to_thread(ledger.revision, self.job_id, self.revision)
+            if revision.state is not RevisionState.RUNNING:
+                return "settled"
+            client = await shared_client(self.openai_conn_id)
+        except Exception as error:  # noqa: BLE001 - the wait outlives whatever is broken for a while
+            self.log.warning("Waiting for response %s: %s: %s", self.response_id, type(error).__name__, error)
+            return "error"
+        try:
+            response = await client.responses.retrieve(self.response_id, timeout=RETRIEVE_TIMEOUT)
+        except openai.NotFoundError:
+            return "missing"
+        except openai.AuthenticationError:
+            forget_client(self.openai_conn_id, client)
+            self.log.warning("OpenAI refused the credentials of %s; reading them again.", self.openai_conn_id)
+            return "error"
+        except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job
+            self.log.warning("Looking at response %s failed: %s", self.response_id, type(error).__name__)
+            return "error"
+        return terminal_status(response, self.response_id) or "pending"
+
+    async def on_kill(self) -> None:
+        """Cancel the response if somebody ended the task, and only then.
+
+        Airflow also calls this when the trigger moves to another triggerer, and after a clear while a newer attempt
+        has already adopted the response; nothing is cancelled then. The wish to cancel is recorded before OpenAI is
+        asked, so that whatever comes after it, is known to be late.
+        """
+        owner = self._owner()
+        if owner is None or await self._task_state(owner) not in _ENDED_TASK_STATES:
+            self.log.info("The task of job %s has not ended: its response goes on.", self.job_id)
+            return
+        ledger = await shared_ledger_async(self.ledger_conn_id)
+        actor, reason = owner.actor, "the task was ended while it waited"
+        revision = await asyncio.to_thread(
+            ledger.submission.request_cancel, self.job_id, owner=owner, actor=actor, reason=reason
+        )
+        if revision is not None and revision.response_id == self.response_id:
+            status = await self._cancel()
+            await asyncio.to_thread(self._record_cancelled, ledger, status, actor, reason)
+
+    def _record_cancelled(self, ledger: Ledger, status: str, actor: str, reason: str) -> None:
+        ledger.submission.cancelled(self.job_id, self.revision, actor=actor, reason=reason, status=status)
+
+    async def _cancel(self) -> str:
+        """Ask OpenAI to stop. A response that has ended answers 200, 400 or 409: what it says on a look counts."""
+        client = await shared_client(self.openai_conn_id)
+        try:
+            response = await client.responses.cancel(self.response_id, timeout=RETRIEVE_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - recorded with what is known
+            self.log.warning("Cancelling response %s: %s; looking at it.", self.response_id, type(error).__name__)
+            try:
+                response = await client.responses.retrieve(self.response_id, timeout=RETRIEVE_TIMEOUT)
+            except Exception as second:  # noqa: BLE001 - as above
+                return f"unknown ({type(second).__name__})"
+        return str(getattr(response, "status", "unknown"))
+
+    def _owner(self) -> Owner | None:
+        """The attempt that this trigger waits for, as the ledger names owners."""
+        ti = self.task_instance
+        if ti is None:
+            return None
+        return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, str(ti.id), ti.try_number)
+
+    async def _task_state(self, owner: Owner) -> str | None:
+        """The state of the task instance now, or None where it cannot be told."""
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
+
+        try:
+            answer = await task_runner.SUPERVISOR_COMMS.asend(
+                GetTaskStates(
+                    dag_id=owner.dag_id,
+                    task_ids=[owner.task_id],
+                    run_ids=[owner.run_id],
+                    map_index=owner.map_index if owner.map_index >= 0 else None,
+                )
+            )
+            if not isinstance(answer, TaskStatesResult):
+                raise TypeError(f"unexpected answer: {type(answer).__name__}")
+            states = answer.task_states[owner.run_id]
+        except Exception:  # not knowing is a reason not to cancel, and worth a traceback
+            self.log.exception("The state of the task of job %s cannot be told; nothing is cancelled.", self.job_id)
+            return None
+        name = f"{owner.task_id}_{owner.map_index}" if owner.map_index >= 0 else owner.task_id
+        state = states.get(name, states.get(owner.task_id))
+        return None if state is None else str(getattr(state, "value", state))
+
+
+def _seconds_until(moment: str) -> float:
+    return max(0.0, (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,72 @@
+"""Publishing: product copy, drafted by a model, approved by a person, put to a CMS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Param, dag, task
+from pydantic import BaseModel
+
+from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
+from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+
+
+class ProductNote(BaseModel):
+    title: str
+    tagline: str
+    body: str
+
+
+@dag(
+    schedule=None,
+    params={"slug": Param("tidewater-kettle", type="string", description="The product to write about")},
+    doc_md="""
+    Trigger it with the `slug` of a product. It reads the product's facts, drafts a note in the background, waits for
+    a person, and puts the approved text to the CMS.
+
+    **Connections**: `openai_default`, `cms` (HTTP), `aihandoff_ledger`.
+
+    **Running it again** for the same product attaches to the job that exists: nothing is paid or published twice.
+    """,
+)
+def publishing() -> None:
+    @task
+    def product_facts(params: dict[str, Any] | None = None) -> dict[str, Any]:
+        from airflow.providers.http.hooks.http import HttpHook
+
+        assert params is not None
+        facts: dict[str, Any] = HttpHook("GET", http_conn_id="cms").run(f"/products/{params['slug']}").json()
+        return facts
+
+    facts = product_facts()
+    draft = OpenAIBackgroundResponseOperator(
+        task_id="draft",
+        job_type="publishing",
+        job_key="post:{{ params.slug }}",
+        model="gpt-5.2",
+        instructions="You write product notes: warm, concrete, and true to the facts you are given.",
+        input="Write the product note for {{ ti.xcom_pull(task_ids='product_facts') | tojson }}",
+        output_type=ProductNote,
+        permissions={"writes": "cms/posts/{{ params.slug }}"},
+    )
+    approve = ApprovalSensor(task_id="approve", job=draft)
+    publish = HttpSideEffectOperator(
+        task_id="publish",
+        job=draft,
+        http_conn_id="cms",
+        method="PUT",
+        endpoint="/posts/{{ params.slug }}",
+        json={
+            "title": "{{ job.output.title }}",
+            "tagline": "{{ job.output.tagline }}",
+            "body": "{{ job.output.body }}",
+        },
+        external_id_path="$.id",
+        idempotent=True,  # the CMS honours Idempotency-Key
+        undo={"method": "DELETE", "endpoint": "/posts/{{ params.slug }}"},
+    )
+    facts >> draft >> approve >> publish
+
+
+publishing()

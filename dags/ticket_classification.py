@@ -1,0 +1,113 @@
+"""Ticket classification: a label for every open ticket; a policy approves what is plain, a person sees the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from airflow.providers.common.compat.sdk import dag, task, task_group
+from pydantic import BaseModel, Field
+
+from airflow_provider_aihandoff.jobview import JobView
+from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
+from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
+from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+
+
+class Category(StrEnum):
+    BILLING = "billing"
+    BUG = "bug"
+    HOW_TO = "how_to"
+    ACCOUNT = "account"
+    FEATURE_REQUEST = "feature_request"
+    COMPLAINT = "complaint"
+
+
+class Priority(StrEnum):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    URGENT = "urgent"
+
+
+class TicketLabel(BaseModel):
+    category: Category
+    priority: Priority
+    confidence: float = Field(ge=0, le=1)
+    sensitive: bool = Field(description="Law, privacy, safety or much money is involved")
+    suggested_reply: str
+
+
+class ConfidentAndHarmless(ApprovalPolicy):
+    name = "confident-and-harmless"
+    version = "1"
+
+    def decide(self, job: JobView, plan: Sequence[dict[str, Any]]) -> Approve | AskPerson:
+        if job.output.sensitive:
+            return AskPerson("the ticket is sensitive")
+        if job.output.confidence < 0.85:
+            return AskPerson(f"the confidence is {job.output.confidence:.2f}, below 0.85")
+        return Approve(f"the confidence is {job.output.confidence:.2f}, and the ticket is not sensitive")
+
+
+@dag(
+    schedule="@hourly",
+    start_date=datetime(2026, 1, 1),  # noqa: DTZ001  Airflow takes it as UTC
+    catchup=False,
+    max_active_runs=1,
+    doc_md="""
+    Every hour: one job for each open ticket without a label. It sets category, priority and a suggested reply in the
+    helpdesk, and never closes a ticket.
+
+    **Connections**: `openai_default`, `helpdesk` (HTTP), `aihandoff_ledger`.
+
+    **Running it again** attaches to the jobs that exist: a ticket that waits for a person is not asked about twice.
+    """,
+)
+def ticket_classification() -> None:
+    @task
+    def open_tickets() -> list[dict[str, str]]:
+        from airflow.providers.http.hooks.http import HttpHook
+
+        tickets = HttpHook("GET", http_conn_id="helpdesk").run("/tickets?status=open").json()
+        return [
+            {"ticket_id": ticket["id"], "text": f"Subject: {ticket['subject']}\n\n{ticket['body']}"}
+            for ticket in tickets
+            if ticket["category"] is None
+        ]
+
+    @task_group
+    def ticket(ticket_id: str, text: str) -> None:
+        label = OpenAIBackgroundResponseOperator(
+            task_id="label",
+            job_type="ticket",
+            job_key=ticket_id,
+            model="gpt-5-mini",
+            instructions="Label this support ticket, and suggest a reply.",
+            input=text,
+            output_type=TicketLabel,
+        )
+        approve = ApprovalSensor(task_id="approve", job=label, policy=ConfidentAndHarmless())
+        write = HttpSideEffectOperator(
+            task_id="write",
+            job=label,
+            http_conn_id="helpdesk",
+            method="PUT",
+            endpoint="/tickets/{{ job.job_key }}/label",
+            json={
+                "category": "{{ job.output.category }}",
+                "priority": "{{ job.output.priority }}",
+                "suggested_reply": "{{ job.output.suggested_reply }}",
+            },
+            external_id_path="$.id",
+            idempotent=True,  # the helpdesk honours Idempotency-Key
+        )
+        label >> approve >> write
+
+    ticket.expand_kwargs(open_tickets())
+
+
+ticket_classification()
