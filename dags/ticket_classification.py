@@ -72,7 +72,7 @@ def ticket_classification() -> None:
     def open_tickets() -> list[dict[str, str]]:
         from airflow.providers.http.hooks.http import HttpHook
 
-        tickets = HttpHook("GET", http_conn_id="helpdesk").run("/tickets?status=open").json()
+        tickets = HttpHook("GET", http_conn_id="helpdesk").run("/tickets?status=open").json()["tickets"]
         return [
             {"ticket_id": ticket["id"], "text": f"Subject: {ticket['subject']}\n\n{ticket['body']}"}
             for ticket in tickets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
 _COMMANDS = "airflow_provider_aihandoff.cli.commands"
 
@@ -20,7 +20,9 @@ _LEDGER = Arg(("--conn-id",), default=None, help="Connection of the ledger (defa
 
 
 def _action(name: str, help: str, function: str, *args: Arg) -> ActionCommand:
-    return ActionCommand(name=name, help=help, func=lazy_load_command(f"{_COMMANDS}.{function}"), args=(*args, _LEDGER))
+    return ActionCommand(
+        name=name, help=help, func=lazy_load_command(f"{_COMMANDS}.{function}"), args=(*args, _LEDGER, ARG_VERBOSE)
+    )
 
 
 def get_commands() -> list[GroupCommand]:

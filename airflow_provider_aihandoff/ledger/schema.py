@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import psycopg.errors
+from psycopg.rows import tuple_row
 
 from airflow_provider_aihandoff.errors import LedgerSchemaError
 
@@ -49,7 +50,11 @@ def current_version(connection: psycopg.Connection[Any]) -> str | None:
     """The schema version of the ledger on the other end, or None where there is no ledger."""
     try:
         with connection.transaction():
-            row = connection.execute(f"SELECT version_num FROM {VERSION_TABLE_SCHEMA}.{VERSION_TABLE}").fetchone()
+            row = (
+                connection.cursor(row_factory=tuple_row)
+                .execute(f"SELECT version_num FROM {VERSION_TABLE_SCHEMA}.{VERSION_TABLE}")
+                .fetchone()
+            )
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return None
     return None if row is None else str(row[0])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 JobReference = Any
 
 #: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
-DEFAULT_RETRIES = 3
+RETRY_DEFAULTS: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=10)}
+
+#: States of a task instance in which nobody waits for its job any more. Every other one (cleared, queued, up for
+#: retry, deferred, running) has an attempt that takes the job up again.
+ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
 
 #: Trying again cannot help here; somebody has to do something first.
 _FINAL_ERRORS = (
@@ -75,6 +80,14 @@ def owner_of(context: Context) -> Owner:
     ti = context["ti"]
     map_index = -1 if ti.map_index is None else ti.map_index
     return Owner(ti.dag_id, ti.run_id, ti.task_id, map_index, str(ti.id), ti.try_number)
+
+
+def state_among(owner: Owner, answer: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The state of a task instance in what the execution API says about its run; None where it says nothing."""
+    states = answer.get(owner.run_id, {})
+    name = f"{owner.task_id}_{owner.map_index}" if owner.map_index >= 0 else owner.task_id
+    state = states.get(name)
+    return None if state is None else str(getattr(state, "value", state))
 
 
 @contextmanager

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.operators.jobs import DEFAULT_RETRIES, final_errors, owner_of
+from airflow_provider_aihandoff.operators.jobs import (
+    ENDED_TASK_STATES,
+    RETRY_DEFAULTS,
+    final_errors,
+    owner_of,
+    state_among,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import Approval, Job, JobSpec, Revision
+    from airflow_provider_aihandoff.ledger.records import Approval, Job, JobSpec, Owner, Revision
 
 #: Seconds between two looks while the worker itself waits.
 _INLINE_POLL = 0.5
@@ -132,7 +138,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         ledger_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"retries": DEFAULT_RETRIES, **kwargs})
+        super().__init__(**{**RETRY_DEFAULTS, **kwargs})
         self.input = input
         self.model = model
         self.instructions = instructions
@@ -184,7 +190,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             opened = ledger.submission.open(self._spec(context))
             job, revision = opened.job, opened.revision
             self.log.info("Attached to %s: %s.", job.label, opened.next)
-            self._running = (job, owner)
+            self._running = (job, context["ti"], owner)
             if opened.superseded is not None:
                 self._cancel_superseded(opened.superseded)
             if opened.next is Attachment.SUBMIT:
@@ -204,14 +210,20 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             return self._finish(context, ledger, int(event["job_id"]))
 
     def on_kill(self) -> None:
-        """Cancel the response when the running task is killed: the wish is recorded first."""
+        """Cancel the response if somebody ended the running task, and only then; the wish is recorded first.
+
+        A clear, or a worker that is shut down, arrives here as well; another attempt takes the job up then.
+        """
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
         running = getattr(self, "_running", None)
         if running is None:
             return
-        job, owner = running
-        reason = "the task was killed while it ran"
+        job, ti, owner = running
+        if self._state_of(ti, owner) not in ENDED_TASK_STATES:
+            self.log.info("This task has not ended: the response of %s goes on.", job.label)
+            return
+        reason = "the task was ended while it ran"
         with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             revision = ledger.submission.request_cancel(job.job_id, owner=owner, actor=owner.actor, reason=reason)
             if revision is not None and revision.response_id is not None:
@@ -219,6 +231,18 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
                 ledger.submission.cancelled(
                     job.job_id, revision.number, actor=owner.actor, reason=reason, status=status
                 )
+
+    def _state_of(self, ti: Any, owner: Owner) -> str | None:
+        """The state of the own task instance now, or None where it cannot be told."""
+        index = owner.map_index if owner.map_index >= 0 else None
+        try:
+            states = ti.get_task_states(
+                dag_id=owner.dag_id, task_ids=[owner.task_id], run_ids=[owner.run_id], map_index=index
+            )
+        except Exception:  # not knowing is a reason not to cancel, and worth a traceback
+            self.log.exception("The state of this task cannot be told; nothing is cancelled.")
+            return None
+        return state_among(owner, states)
 
     def _spec(self, context: Context) -> JobSpec:
         from airflow_provider_aihandoff.ledger.records import JobSpec

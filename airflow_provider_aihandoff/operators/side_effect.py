@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, EffectUnknown, HandoffError, PlanError
 from airflow_provider_aihandoff.operators.jobs import (
-    DEFAULT_RETRIES,
+    RETRY_DEFAULTS,
     JobReference,
     final_errors,
     job_reference,
@@ -81,7 +81,7 @@ class SideEffectOperator(BaseOperator):
         ledger_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"retries": DEFAULT_RETRIES, **kwargs})
+        super().__init__(**{**RETRY_DEFAULTS, **kwargs})
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
         self.effect = effect

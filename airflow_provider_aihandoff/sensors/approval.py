@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.operators.jobs import (
-    DEFAULT_RETRIES,
+    RETRY_DEFAULTS,
     JobReference,
     final_errors,
     job_reference,
@@ -61,7 +61,7 @@ class ApprovalSensor(BaseSensorOperator):
         ledger_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"retries": DEFAULT_RETRIES, **kwargs})
+        super().__init__(**{**RETRY_DEFAULTS, **kwargs})
         if on_timeout not in ("reject", "fail"):
             raise ValueError(f"on_timeout must be 'reject' or 'fail', not {on_timeout!r}.")
         if on_reject not in ("skip", "fail"):

@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
 from airflow_provider_aihandoff.hooks.openai import forget_client, shared_client
 from airflow_provider_aihandoff.ledger.records import Owner
+from airflow_provider_aihandoff.operators.jobs import ENDED_TASK_STATES, state_among
 from airflow_provider_aihandoff.responses.backoff import backoff, jittered
 from airflow_provider_aihandoff.responses.outcome import terminal_status
 from airflow_provider_aihandoff.states import RevisionState
@@ -31,9 +32,6 @@ _ERROR_CAP = 60.0
 #: Seconds of nothing but 404 after which a response counts as gone. Right after it was created, and for about half a
 #: minute after it completed, 404 has been seen for responses that were there.
 GONE_AFTER = 180.0
-
-#: States of a task instance in which nobody waits for its response any more.
-_ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
 
 
 class OpenAIBackgroundResponseTrigger(BaseTrigger):
@@ -138,7 +136,7 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
         asked, so that whatever comes after it, is known to be late.
         """
         owner = self._owner()
-        if owner is None or await self._task_state(owner) not in _ENDED_TASK_STATES:
+        if owner is None or await self._task_state(owner) not in ENDED_TASK_STATES:
             self.log.info("The task of job %s has not ended: its response goes on.", self.job_id)
             return
         ledger = await shared_ledger_async(self.ledger_conn_id)
@@ -189,13 +187,10 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
             )
             if not isinstance(answer, TaskStatesResult):
                 raise TypeError(f"unexpected answer: {type(answer).__name__}")
-            states = answer.task_states[owner.run_id]
         except Exception:  # not knowing is a reason not to cancel, and worth a traceback
             self.log.exception("The state of the task of job %s cannot be told; nothing is cancelled.", self.job_id)
             return None
-        name = f"{owner.task_id}_{owner.map_index}" if owner.map_index >= 0 else owner.task_id
-        state = states.get(name, states.get(owner.task_id))
-        return None if state is None else str(getattr(state, "value", state))
+        return state_among(owner, answer.task_states)
 
 
 def _seconds_until(moment: str) -> float:
