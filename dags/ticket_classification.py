@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from airflow.providers.common.compat.sdk import dag, task, task_group
+from airflow.providers.common.compat.sdk import Param, dag, task, task_group
 from pydantic import BaseModel, Field
 
 from airflow_provider_aihandoff.jobview import JobView
@@ -58,9 +58,10 @@ class ConfidentAndHarmless(ApprovalPolicy):
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001  Airflow takes it as UTC
     catchup=False,
     max_active_runs=1,
+    params={"limit": Param(12, type="integer", minimum=1, description="The most tickets of one run")},
     doc_md="""
-    Every hour: one job for each open ticket without a label. It sets category, priority and a suggested reply in the
-    helpdesk, and never closes a ticket.
+    Every hour: one job for each open ticket without a label, the oldest first. It sets category, priority and a
+    suggested reply in the helpdesk, and never closes a ticket.
 
     **Connections**: `openai_default`, `helpdesk` (HTTP), `aihandoff_ledger`.
 
@@ -69,14 +70,15 @@ class ConfidentAndHarmless(ApprovalPolicy):
 )
 def ticket_classification() -> None:
     @task
-    def open_tickets() -> list[dict[str, str]]:
+    def open_tickets(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         from airflow.providers.http.hooks.http import HttpHook
 
+        assert params is not None
         tickets = HttpHook("GET", http_conn_id="helpdesk").run("/tickets?status=open").json()["tickets"]
+        unlabelled = [ticket for ticket in tickets if ticket["category"] is None]
         return [
             {"ticket_id": ticket["id"], "text": f"Subject: {ticket['subject']}\n\n{ticket['body']}"}
-            for ticket in tickets
-            if ticket["category"] is None
+            for ticket in unlabelled[: params["limit"]]
         ]
 
     @task_group

@@ -1,0 +1,53 @@
+# Everything that the README names. Each target brings what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LOCKED := requirements/bootstrap.txt requirements/requirements.txt
+
+.PHONY: demo demo-check demo-clean test check format lock clean help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(INSTALLED) ## Start the demo, and stop it with Ctrl-C
+	@$(BIN)/python -m demo up
+
+demo-check: $(INSTALLED) ## Run the three pipelines without a person, and compare ledger and witness
+	@$(BIN)/python -m demo check
+
+demo-clean: $(INSTALLED) ## Remove what the demo has kept
+	@$(BIN)/python -m demo clean
+
+test: check ## Run every test, the ones on a real Airflow included
+	$(BIN)/python -m pytest tests/integration tests/stack
+
+check: $(INSTALLED) ## Lint, types and unit tests: fast enough for every change
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(INSTALLED) ## Resolve the requirements anew; the files name no hosts
+	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate \
+		--custom-compile-command 'make lock' requirements/bootstrap.in -o requirements/bootstrap.txt
+	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra dev \
+		--no-emit-package airflow-provider-aihandoff --custom-compile-command 'make lock' pyproject.toml \
+		-o requirements/requirements.txt
+
+clean: ## Remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# With bytecode: without it every `airflow` command starts seconds later, and so does every task.
+$(INSTALLED): $(LOCKED) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
