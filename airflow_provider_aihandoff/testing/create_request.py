@@ -1,0 +1,198 @@
+"""The body of `POST /v1/responses`: what the real API refuses, and what the rest of the stand-in reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from airflow_provider_aihandoff.testing.api_errors import ApiError
+from airflow_provider_aihandoff.testing.faults import Faults, FaultSyntaxError, read_faults, take_markers_out
+
+_FAULTS_METADATA_KEY = "standin"
+
+_ERROR_CODES = {
+    "missing": "missing_required_parameter",
+    "too_long": "object_above_max_properties",
+    "string_too_long": "string_above_max_length",
+    "literal_error": "invalid_value",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class TextFormat(_Part):
+    """`text.format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class TextConfig(_Part):
+    """`text`."""
+
+    format: TextFormat | None = None
+
+
+class BackgroundOptions(_Part):
+    """`background_options`."""
+
+    completion_window: Literal["soonest", "2h", "8h"] = "soonest"
+
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+class CreateRequest(_Part):
+    """The parameters that the stand-in checks or reads; all others are accepted."""
+
+    model: str = Field(min_length=1)
+    input: str | list[dict[str, JsonValue]]
+    instructions: str | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    background: bool | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    text: TextConfig | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    background_options: BackgroundOptions | None = None
+
+    @property
+    def format(self) -> TextFormat:
+        """What the output must look like."""
+        return (self.text and self.text.format) or TextFormat(type="text")
+
+    @property
+    def faults(self) -> Faults:
+        """The faults that the metadata, the instructions and the input name.
+
+        Raises:
+            ApiError: 400, a word or a value is not in the vocabulary.
+        """
+        try:
+            from_metadata = (self.metadata or {}).get(_FAULTS_METADATA_KEY, "")
+            from_markers = [
+                content
+                for text in (self.instructions or "", *_texts(self.input))
+                for content in take_markers_out(text)[1]
+            ]
+            return read_faults([from_metadata, *from_markers])
+        except FaultSyntaxError as error:
+            raise ApiError(400, str(error), code="unknown_stand_in_fault") from error
+
+    @property
+    def instructions_text(self) -> str:
+        """The instructions without fault markers."""
+        return take_markers_out(self.instructions or "")[0]
+
+    @property
+    def input_text(self) -> str:
+        """What the user wrote, without fault markers: the text of every input item with the role `user`."""
+        value = self.input
+        if not isinstance(value, str):
+            value = [item for item in value if item.get("role") == "user"] or value
+        return take_markers_out("\n\n".join(_texts(value)))[0]
+
+
+def parse_create_request(body: bytes) -> CreateRequest:
+    """Read and check the body of a create.
+
+    Raises:
+        ApiError: 400, with the parameter at fault.
+    """
+    try:
+        request = CreateRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _as_api_error(error) from error
+    _check_background(request)
+    _check_format(request.format)
+    return request
+
+
+def _as_api_error(error: ValidationError) -> ApiError:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "We could not parse the JSON body of your request.")
+    nested = first["loc"][0] in {"metadata", "text", "background_options"}
+    param = ".".join(map(str, first["loc"] if nested else first["loc"][:1]))
+    if first["type"] == "missing":
+        message = f"Missing required parameter: '{param}'."
+    else:
+        message = f"Invalid value for '{param}': {first['msg']}."
+    return ApiError(400, message, param=param, code=_ERROR_CODES.get(first["type"], "invalid_type"))
+
+
+def _check_background(request: CreateRequest) -> None:
+    window = request.background_options and request.background_options.completion_window
+    if request.stream:
+        raise ApiError(400, "The stand-in does not stream.", param="stream", code="unsupported_parameter")
+    if request.background and request.store is False:
+        raise ApiError(400, "Background mode requires 'store' to be true.", param="store")
+    if window in {"2h", "8h"} and not request.background:
+        raise ApiError(
+            400,
+            f"The completion window '{window}' requires 'background' to be true.",
+            param="background_options.completion_window",
+        )
+
+
+def _check_format(text_format: TextFormat) -> None:
+    if text_format.type != "json_schema":
+        return
+    for param, value in (("name", text_format.name), ("schema", text_format.schema_)):
+        if value is None:
+            raise ApiError(
+                400,
+                f"Missing required parameter: 'text.format.{param}'.",
+                param=f"text.format.{param}",
+                code="missing_required_parameter",
+            )
+    if text_format.strict:
+        _check_strict(text_format.schema_, text_format.name, ())
+
+
+def _check_strict(schema: object, name: str | None, path: tuple[str, ...]) -> None:
+    """Refuse objects that Structured Outputs refuse: open ones, and ones with optional properties."""
+    if isinstance(schema, list):
+        for index, entry in enumerate(schema):
+            _check_strict(entry, name, (*path, str(index)))
+    if not isinstance(schema, Mapping):
+        return
+    if schema.get("type") == "object":
+        problem = _strictness_problem(schema)
+        if problem:
+            raise ApiError(
+                400,
+                f"Invalid schema for response_format '{name}': In context={path!r}, {problem}.",
+                param="text.format.schema",
+                code="invalid_json_schema",
+            )
+    for key, value in schema.items():
+        if key not in {"enum", "const", "default", "examples"}:
+            _check_strict(value, name, (*path, key))
+
+
+def _strictness_problem(schema: Mapping[str, Any]) -> str | None:
+    if schema.get("additionalProperties") is not False:
+        return "'additionalProperties' is required to be supplied and to be false"
+    missing = set(schema.get("properties", ())) - set(schema.get("required", ()))
+    if missing:
+        return f"'required' is required to include every key in properties. Missing {sorted(missing)[0]!r}"
+    return None
+
+
+def _texts(value: object) -> list[str]:
+    """The texts in an input: a string, or items whose `content` is a string or parts with a `text`."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text for entry in value for text in _texts(entry)]
+    if isinstance(value, dict):
+        return _texts(value.get("content", value.get("text")))
+    return []

@@ -1,0 +1,218 @@
+"""A stand-in for OpenAI's Responses API in background mode, over real HTTP: FOR TESTS AND DEMOS ONLY.
+
+No model is called, nothing is sent to OpenAI, and any API key is accepted. A response lives by the clock:
+`queued`, `in_progress`, then its end after a delay. `output` decides what it says, and each request chooses
+what goes wrong with the vocabulary in `faults`. As with OpenAI, responses cannot be listed and an
+`Idempotency-Key` is not honoured.
+
+The API, with OpenAI's bodies and error bodies:
+
+* `POST /v1/responses`
+* `GET /v1/responses/{id}` and `DELETE /v1/responses/{id}`
+* `POST /v1/responses/{id}/cancel`
+
+For the test that looks on:
+
+* `GET /standin/health`
+* `GET /standin/responses`: every response that was ever created, and how often it was asked for
+* `GET /standin/requests`: every request to `/v1`, in order
+* `POST /standin/reset`: forget everything
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from airflow_provider_aihandoff.testing.api_errors import ApiError, unauthorized
+from airflow_provider_aihandoff.testing.exchange import STAND_IN_NOTICE, ExchangeMiddleware, exchange_of
+from airflow_provider_aihandoff.testing.lifecycle import as_json, status_at
+from airflow_provider_aihandoff.testing.output import Responder
+from airflow_provider_aihandoff.testing.responders import DEMO_RESPONDERS
+from airflow_provider_aihandoff.testing.responses_api import CancelFinishedStatus, ResponsesApi
+from airflow_provider_aihandoff.testing.serving import HEALTH_PATH, RunningServer, serve
+from airflow_provider_aihandoff.testing.state import LoggedRequest, State
+
+DEFAULT_DELAY_SECONDS = 2.0
+
+
+class ResponseReport(BaseModel):
+    """One response, as the test that looks on sees it."""
+
+    response: dict[str, Any]
+    """The Response object, as a retrieve would show it now if no fault were injected."""
+    retrieves: int
+    cancels: int
+    deleted: bool
+
+
+class ResponsesReport(BaseModel):
+    """Everything that was created, and the number of requests of each kind, refused ones included."""
+
+    creates: int
+    retrieves: int
+    cancels: int
+    responses: list[ResponseReport]
+
+
+class OpenAIStandIn:
+    """The stand-in; `serve()` puts it on a port, and `app` is its FastAPI application.
+
+    Args:
+        delay_seconds: how long a response takes, where the request does not say.
+        cancel_finished_status: what a cancel answers after the end: 200 with the response, or an error.
+        responders: functions that decide the output, asked before the demo's own; the first that does not
+            return None wins.
+        state_file: keep responses and requests in this file, and start from what it holds.
+        clock: the time in Unix seconds; a test may bring its own.
+
+    Raises:
+        OSError: `state_file` cannot be read or written.
+        ValueError: `state_file` holds something else.
+    """
+
+    def __init__(
+        self,
+        *,
+        delay_seconds: float = DEFAULT_DELAY_SECONDS,
+        cancel_finished_status: CancelFinishedStatus = 200,
+        responders: Sequence[Responder] = (),
+        state_file: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._state = State(state_file)
+        api = ResponsesApi(
+            state=self._state,
+            clock=clock,
+            delay_seconds=delay_seconds,
+            cancel_finished_status=cancel_finished_status,
+            responders=(*responders, *DEMO_RESPONDERS),
+        )
+        self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None)
+        self.app.add_middleware(ExchangeMiddleware, state=self._state, clock=clock)
+        self.app.include_router(_api_routes(api))
+        self.app.include_router(_control_routes(self))
+        _answer_errors_like_openai(self.app)
+
+    def serve(self, host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[RunningServer]:
+        """Serve in a thread for as long as the context lasts, on a free port if `port` is 0.
+
+        Raises:
+            OSError: the address cannot be used, or the server does not answer in time.
+        """
+        return serve(self.app, host, port)
+
+    def responses(self) -> ResponsesReport:
+        """Every response that was ever created, oldest first."""
+        now = self._clock()
+        kinds = Counter((_kind(request), request.response_id) for request in self._state.requests())
+        reports = [
+            ResponseReport(
+                response=as_json(response, status_at(response, now)),
+                retrieves=kinds["retrieve", response.id],
+                cancels=kinds["cancel", response.id],
+                deleted=response.deleted,
+            )
+            for response in self._state.responses()
+        ]
+        totals = Counter(_kind(request) for request in self._state.requests())
+        return ResponsesReport(
+            creates=totals["create"],
+            retrieves=totals["retrieve"],
+            cancels=totals["cancel"],
+            responses=reports,
+        )
+
+    def requests(self) -> list[LoggedRequest]:
+        """Every request to `/v1`, in the order in which they were answered."""
+        return self._state.requests()
+
+    def reset(self) -> None:
+        """Forget all responses, requests and counted faults."""
+        self._state.reset()
+
+
+def _kind(request: LoggedRequest) -> str:
+    match request.method, request.path.removeprefix("/v1/responses").count("/"):
+        case "POST", 0:
+            return "create"
+        case "POST", 2:
+            return "cancel"
+        case "GET", 1:
+            return "retrieve"
+    return "other"
+
+
+def _require_api_key(request: Request) -> None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise unauthorized()
+
+
+def _api_routes(api: ResponsesApi) -> APIRouter:
+    router = APIRouter(prefix="/v1/responses", dependencies=[Depends(_require_api_key)])
+
+    @router.post("")
+    async def create(request: Request) -> Response:
+        return api.create(await request.body(), exchange_of(request))
+
+    @router.get("/{response_id}")
+    async def retrieve(response_id: str, request: Request) -> Response:
+        return api.retrieve(response_id, exchange_of(request))
+
+    @router.post("/{response_id}/cancel")
+    async def cancel(response_id: str, request: Request) -> Response:
+        return api.cancel(response_id, exchange_of(request))
+
+    @router.delete("/{response_id}")
+    async def delete(response_id: str, request: Request) -> Response:
+        return api.delete(response_id, exchange_of(request))
+
+    return router
+
+
+def _control_routes(stand_in: OpenAIStandIn) -> APIRouter:
+    router = APIRouter()
+
+    @router.get(HEALTH_PATH)
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "notice": STAND_IN_NOTICE}
+
+    @router.get("/standin/responses")
+    async def responses() -> ResponsesReport:
+        return stand_in.responses()
+
+    @router.get("/standin/requests")
+    async def requests() -> list[LoggedRequest]:
+        return stand_in.requests()
+
+    @router.post("/standin/reset")
+    async def reset() -> dict[str, str]:
+        stand_in.reset()
+        return {"status": "ok"}
+
+    return router
+
+
+def _answer_errors_like_openai(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(_request: Request, error: ApiError) -> Response:
+        return error.as_response()
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        message = f"{error.detail} ({request.method} {request.url.path})"
+        return ApiError(error.status_code, message, headers=error.headers).as_response()
+
+    @app.exception_handler(Exception)
+    async def failure(_request: Request, error: Exception) -> Response:
+        return ApiError(500, f"The stand-in failed: {error!r}", type="server_error").as_response()

@@ -1,0 +1,169 @@
+"""What the stand-in does for each operation of the Responses API, faults included."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.responses import JSONResponse, Response
+
+from airflow_provider_aihandoff.testing.api_errors import ApiError, injected, response_not_found
+from airflow_provider_aihandoff.testing.create_request import CreateRequest, parse_create_request
+from airflow_provider_aihandoff.testing.exchange import CutOffAnswer, Exchange, NoAnswer, html_page
+from airflow_provider_aihandoff.testing.faults import Faults
+from airflow_provider_aihandoff.testing.json_scalars import UnsupportedSchemaError
+from airflow_provider_aihandoff.testing.lifecycle import (
+    FINISHED_STATUSES,
+    StoredResponse,
+    as_json,
+    status_at,
+)
+from airflow_provider_aihandoff.testing.output import Responder, output_text
+from airflow_provider_aihandoff.testing.state import State
+
+CancelFinishedStatus = Literal[200, 400, 409]
+
+
+@dataclass(frozen=True)
+class ResponsesApi:
+    """The operations; each notes in `exchange` what the log of requests shows.
+
+    All are called on one event loop, and none gives way to another between looking and changing.
+    """
+
+    state: State
+    clock: Callable[[], float]
+    """The time, in Unix seconds."""
+    delay_seconds: float
+    """From create to end, where the request does not say."""
+    cancel_finished_status: CancelFinishedStatus
+    """HTTP status of a cancel that comes after the end."""
+    responders: Sequence[Responder]
+
+    def create(self, body: bytes, exchange: Exchange) -> Response:
+        """`POST /v1/responses`.
+
+        Raises:
+            ApiError: the request is refused, or a fault says so.
+        """
+        request = parse_create_request(body)
+        faults = request.faults
+        fault = faults.create
+        if fault is None or not self.state.take_fault(_create_fault_key(request, faults), faults.times):
+            response = self._accept(request, faults, exchange)
+            status = "queued" if response.background else status_at(response, response.accepted_at)
+            return JSONResponse(as_json(response, status))
+        exchange.fault = f"create={fault}"
+        match fault:
+            case "html":
+                return html_page()
+            case "timeout_after_accept":
+                self._accept(request, faults, exchange)
+                return NoAnswer()
+            case "drop_after_accept":
+                self._accept(request, faults, exchange)
+                return CutOffAnswer()
+        raise injected(fault)
+
+    def retrieve(self, response_id: str, exchange: Exchange) -> Response:
+        """`GET /v1/responses/{id}`.
+
+        Raises:
+            ApiError: 404, or what a fault says.
+        """
+        response = self._find(response_id, exchange)
+        status = status_at(response, self.clock())
+        answer = as_json(response, status)
+        faults = response.faults
+        due = faults.retrieve and (status in FINISHED_STATUSES or not faults.retrieve_only_when_finished)
+        if not due or not self.state.take_fault(f"retrieve {response_id}", faults.times):
+            return JSONResponse(answer)
+        exchange.fault = f"retrieve={faults.retrieve}"
+        match faults.retrieve:
+            case "html":
+                return html_page()
+            case "drop":
+                return CutOffAnswer()
+            case "null_output":
+                return JSONResponse({**answer, "output": None})
+            case "wrong_id":
+                return JSONResponse({**answer, "id": _new_id()})
+        raise injected(str(faults.retrieve))
+
+    def cancel(self, response_id: str, exchange: Exchange) -> Response:
+        """`POST /v1/responses/{id}/cancel`.
+
+        Raises:
+            ApiError: 404; 400 where the response does not run in the background; or, where it has ended, the
+                status that `cancel_finished_status` says.
+        """
+        response = self._find(response_id, exchange)
+        if not response.background:
+            raise ApiError(400, "Cannot cancel a synchronous response.")
+        if response.cancelled_at is None:
+            now = self.clock()
+            status = status_at(response, now)
+            if status in FINISHED_STATUSES:
+                if self.cancel_finished_status == 200:
+                    return JSONResponse(as_json(response, status))
+                raise ApiError(self.cancel_finished_status, f"Cannot cancel a response that is {status}.")
+            self.state.cancel(response_id, now)
+        return JSONResponse(as_json(response, "cancelled"))
+
+    def delete(self, response_id: str, exchange: Exchange) -> Response:
+        """`DELETE /v1/responses/{id}`.
+
+        Raises:
+            ApiError: 404.
+        """
+        self._find(response_id, exchange)
+        self.state.delete(response_id)
+        return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+    def _accept(self, request: CreateRequest, faults: Faults, exchange: Exchange) -> StoredResponse:
+        delay = self.delay_seconds if faults.delay is None else faults.delay
+        response = StoredResponse(
+            id=_new_id(),
+            request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            input_text=request.instructions_text + request.input_text,
+            output_text=self._output_text(request, faults),
+            faults=faults,
+            accepted_at=self.clock(),
+            delay_seconds=delay if request.background else 0,
+        )
+        self.state.accept(response)
+        exchange.response_id = response.id
+        return response
+
+    def _output_text(self, request: CreateRequest, faults: Faults) -> str:
+        if faults.text is not None:
+            return faults.text
+        try:
+            return output_text(request, self.responders)
+        except UnsupportedSchemaError as error:
+            raise ApiError(
+                400,
+                f"The stand-in cannot follow this schema: {error}",
+                param="text.format.schema",
+                code="invalid_json_schema",
+            ) from error
+
+    def _find(self, response_id: str, exchange: Exchange) -> StoredResponse:
+        exchange.response_id = response_id
+        response = self.state.find(response_id)
+        if response is None or not response.retrievable:
+            raise response_not_found(response_id)
+        return response
+
+
+def _create_fault_key(request: CreateRequest, faults: Faults) -> str:
+    """Under what a create's faults are counted: its own name for them, else its input."""
+    inputs = f"{request.instructions_text}\n{request.input_text}".encode()
+    return f"create {faults.id or hashlib.sha256(inputs).hexdigest()}"
+
+
+def _new_id() -> str:
+    return f"resp_{uuid.uuid4().hex}"

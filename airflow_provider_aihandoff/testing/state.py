@@ -1,0 +1,139 @@
+"""What the stand-in remembers: responses, requests and faults already served; optionally kept in a file.
+
+Every change is an event. With a file, each event is appended as one JSON line before it takes effect, so
+that a stand-in that was killed starts again with its responses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from airflow_provider_aihandoff.testing.lifecycle import StoredResponse
+
+
+class LoggedRequest(BaseModel):
+    """One request to `/v1`, in the order in which they were answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float
+    """Unix time, in seconds."""
+    method: str
+    path: str
+    status: int | None
+    """HTTP status; None when the client got no complete answer."""
+    response_id: str | None = None
+    """The response that was created, or asked for."""
+    fault: str | None = None
+    """The fault that was injected, such as `create=500`."""
+
+
+class State:
+    """Thread-safe. Changes are made by the methods that are named by verbs, and only by them.
+
+    Args:
+        path: the file to start from and to append to; it is made if it does not exist.
+
+    Raises:
+        OSError: the file cannot be read or written.
+        ValueError: the file is not a log of this class.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._lock = threading.RLock()
+        self._path = path
+        self._forget()
+        if path is not None:
+            path.touch()
+            self._replay(path)
+
+    def accept(self, response: StoredResponse) -> None:
+        """Store a new response."""
+        self._record({"event": "accepted", "response": response.model_dump(mode="json")})
+
+    def cancel(self, response_id: str, at: float) -> None:
+        """Note that a response was cancelled at `at` (Unix time)."""
+        self._record({"event": "cancelled", "id": response_id, "at": at})
+
+    def delete(self, response_id: str) -> None:
+        """Note that a response was deleted."""
+        self._record({"event": "deleted", "id": response_id})
+
+    def log(self, request: LoggedRequest) -> None:
+        """Append to the list of requests."""
+        self._record({"event": "request", "request": request.model_dump(mode="json")})
+
+    def take_fault(self, key: str, times: int) -> bool:
+        """Whether the fault counted under `key` is to happen once more; if so, that counts."""
+        with self._lock:
+            if self._faults_taken[key] >= times:
+                return False
+            self._record({"event": "fault", "key": key})
+            return True
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._record({"event": "reset"})
+
+    def find(self, response_id: str) -> StoredResponse | None:
+        """The response with this id, deleted or not."""
+        with self._lock:
+            return self._responses.get(response_id)
+
+    def responses(self) -> list[StoredResponse]:
+        """All responses, oldest first."""
+        with self._lock:
+            return list(self._responses.values())
+
+    def requests(self) -> list[LoggedRequest]:
+        """All requests, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    def _forget(self) -> None:
+        self._responses: dict[str, StoredResponse] = {}
+        self._requests: list[LoggedRequest] = []
+        self._faults_taken: Counter[str] = Counter()
+
+    def _record(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(event) + "\n")
+            self._apply(event)
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        match event:
+            case {"event": "accepted", "response": response}:
+                stored = StoredResponse.model_validate(response)
+                self._responses[stored.id] = stored
+            case {"event": "cancelled", "id": response_id, "at": at}:
+                self._change(response_id, cancelled_at=at)
+            case {"event": "deleted", "id": response_id}:
+                self._change(response_id, deleted=True)
+            case {"event": "request", "request": request}:
+                self._requests.append(LoggedRequest.model_validate(request))
+            case {"event": "fault", "key": key}:
+                self._faults_taken[key] += 1
+            case {"event": "reset"}:
+                self._forget()
+            case _:
+                raise ValueError(f"Not an event of the stand-in: {event}")
+
+    def _change(self, response_id: str, **changes: Any) -> None:
+        self._responses[response_id] = self._responses[response_id].model_copy(update=changes)
+
+    def _replay(self, path: Path) -> None:
+        """Apply the events in the file, and cut off a last line that a kill left unfinished."""
+        finished, newline, unfinished = path.read_bytes().rpartition(b"\n")
+        if unfinished:
+            os.truncate(path, len(finished + newline))
+        for line in finished.splitlines():
+            self._apply(json.loads(line))

@@ -1,0 +1,119 @@
+"""`python -m demo`: start the demo, check it without a person, or remove what it has kept."""
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from airflow_provider_aihandoff.states import JobState
+from demo.airflow_stack import USERS
+from demo.check import CheckFailedError, check
+from demo.local import AlreadyRunningError, LocalDemo, alone, demo_home, running_demo
+from demo.pipelines import MOST_JOBS, open_ledger, summary, trigger_new
+from demo.postgres import PostgresUnavailableError, open_postgres
+from demo.processes import ProcessFailedError
+
+WATCH_SECONDS = 1.0
+
+
+def up(home: Path) -> None:
+    """Start everything, say where to look, and stop it on Ctrl-C."""
+    started = time.monotonic()
+    with running_demo(home, report=_Steps(started)) as demo:
+        trigger_new(demo.airflow.api())
+        print(where_to_look(demo, time.monotonic() - started), flush=True)
+        watch(demo)
+
+
+def check_alone(home: Path) -> None:
+    """Run the pipelines from nothing, in a folder of its own, and compare ledger and witness."""
+    own = home / "check"
+    if own.exists():
+        clean(own)
+    steps = _Steps(time.monotonic())
+    with running_demo(own, report=steps) as demo:
+        check(demo, steps)
+
+
+def clean(home: Path) -> None:
+    """Remove everything that the demo has kept."""
+    with alone(home):
+        open_postgres(home / "postgres").destroy()
+        shutil.rmtree(home)
+    print(f"Removed {home}.")
+
+
+def watch(demo: LocalDemo) -> NoReturn:
+    """Show what the jobs do, until Ctrl-C or until something ends by itself."""
+    last: tuple[str, int] = ("", 0)
+    with open_ledger(demo) as ledger:
+        while True:
+            demo.check_alive()
+            jobs = ledger.jobs(limit=MOST_JOBS)
+            waiting = sum(job.state is JobState.REVIEW and job.review_digest is not None for job in jobs)
+            if (now := (summary(jobs), waiting)) != last:
+                print(f"{datetime.now():%H:%M:%S}  {now[0]}", flush=True)  # noqa: DTZ005  the person's own clock
+                if waiting and waiting != last[1]:
+                    print(f"          {waiting} waiting for you: {review_url(demo)}", flush=True)
+                last = now
+            time.sleep(WATCH_SECONDS)
+
+
+def where_to_look(demo: LocalDemo, seconds: float) -> str:
+    """Return the addresses and the names to log in with."""
+    openai = f"{demo.openai_url} (a stand-in: set OPENAI_API_KEY for OpenAI itself)"
+    people = ", ".join(f"{name}/{name} ({role})" for name, role in USERS.items())
+    return f"""
+The demo is up after {seconds:.0f} s.
+
+  Airflow          {demo.airflow.base_url}
+  Review page      {review_url(demo)}
+  Log in as        {people}
+  Business system  {demo.business_url} (helpdesk, CMS, channel, and the witness of every write)
+  OpenAI           {openai if demo.openai_url else "OpenAI itself, with your OPENAI_API_KEY"}
+  Data and logs    {demo.home}
+
+Ctrl-C stops everything and keeps the data; `make demo-clean` removes it.
+"""
+
+
+def review_url(demo: LocalDemo) -> str:
+    """Where a person decides, inside the Airflow UI."""
+    return f"{demo.airflow.base_url}/plugin/aihandoff"
+
+
+class _Steps:
+    """Prints each step as it begins, with the time since the start."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+
+    def __call__(self, step: str) -> None:
+        print(f"{time.monotonic() - self._started:5.1f} s  {step}", flush=True)
+
+
+def _stop_orderly(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    commands: dict[str, Callable[[Path], None]] = {"up": up, "check": check_alone, "clean": clean}
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("command", choices=commands)
+    command = commands[parser.parse_args().command]
+    signal.signal(signal.SIGTERM, _stop_orderly)
+    try:
+        command(demo_home())
+    except KeyboardInterrupt:
+        print("Stopped.")
+    except (AlreadyRunningError, CheckFailedError, PostgresUnavailableError, ProcessFailedError, TimeoutError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""`python -m demo.business`: serve the company's systems on this machine."""
+
+import argparse
+from pathlib import Path
+
+import uvicorn
+
+from demo.business.app import create_app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--log-file", type=Path, required=True, help="the witness log, which is also the memory")
+    options = parser.parse_args()
+    app = create_app(options.log_file)
+    uvicorn.run(app, host="127.0.0.1", port=options.port, access_log=False, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What the company begins with: tickets, products and sales figures. The same on every machine, on every day."""
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+LAST_WEEK = date(2026, 11, 16)
+"""The Monday of the newest week in the sales figures."""
+WEEKS = 26
+REGIONS = ("North", "East", "South", "West")
+FIRST_TICKET = 1001
+TICKETS_OPENED = datetime(2026, 11, 19, 7, 40, tzinfo=UTC)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS sales (
+    week    date    NOT NULL,
+    region  text    NOT NULL,
+    product text    NOT NULL,
+    units   integer NOT NULL,
+    revenue numeric NOT NULL,
+    PRIMARY KEY (week, region, product)
+);
+CREATE TABLE IF NOT EXISTS reports (
+    report_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    title      text        NOT NULL,
+    body       jsonb       NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+"""
+
+Sale = tuple[date, str, str, int, Decimal]
+
+
+def tickets() -> list[dict[str, Any]]:
+    """Return the helpdesk's tickets, the oldest first; none of them is labelled yet."""
+    unlabelled = {"category": None, "priority": None, "suggested_reply": None}
+    return [
+        {
+            "id": f"T-{FIRST_TICKET + number}",
+            "status": "open",
+            "opened_at": (TICKETS_OPENED + timedelta(minutes=37 * number)).isoformat(),
+            **ticket,
+            **unlabelled,
+        }
+        for number, ticket in enumerate(_read("tickets.json"))
+    ]
+
+
+def products() -> list[dict[str, Any]]:
+    """Return what the company sells: slug, name, audience, price and features."""
+    return _read("products.json")
+
+
+def sales() -> Iterator[Sale]:
+    """Return units and revenue by week, region and product, with a few things in them that a report should find.
+
+    The kettle falls after week 20, when its handles began to break; the purifier rises in the East; the last weeks
+    have the season's rush.
+    """
+    noise = random.Random(20261116)  # noqa: S311  figures, not secrets
+    for week_number in range(WEEKS):
+        week = LAST_WEEK - timedelta(weeks=WEEKS - 1 - week_number)
+        for region in REGIONS:
+            for rank, product in enumerate(products()):
+                expected = (70 + 18 * rank) * _trend(product["slug"], region, week_number)
+                units = max(0, round(noise.gauss(expected, expected * 0.07)))
+                yield week, region, product["name"], units, units * Decimal(product["price"])
+
+
+def seed_business_database(connection_kwargs: Mapping[str, Any]) -> None:
+    """Create the tables of the business database and fill in the sales figures; doing it again changes nothing."""
+    insert = (
+        "INSERT INTO sales (week, region, product, units, revenue) VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+    )
+    with psycopg.connect(**connection_kwargs) as connection, connection.cursor() as cursor:
+        cursor.execute(SCHEMA)
+        cursor.executemany(insert, list(sales()))
+
+
+def _trend(slug: str, region: str, week_number: int) -> float:
+    weight = {"North": 1.0, "East": 0.8, "South": 1.25, "West": 0.65}[region]
+    season = 1.35 if week_number >= WEEKS - 3 else 1.0
+    if slug == "tidewater-kettle" and week_number >= 20:
+        return weight * season * 0.55
+    if slug == "clearwell-purifier" and region == "East":
+        return weight * season * (1 + 0.05 * week_number)
+    return weight * season
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    return list(json.loads((Path(__file__).parent / name).read_text("utf-8")))

@@ -1,0 +1,134 @@
+"""Compares what the ledger says with what the outside systems have seen, each by its own record."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from airflow_provider_aihandoff.ledger.history import first_break
+from airflow_provider_aihandoff.ledger.records import Effect
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.states import TERMINAL_JOB_STATES, EffectState
+from demo.airflow_stack import BUSINESS_DATABASE
+from demo.local import LocalDemo
+from demo.pipelines import MOST_JOBS, open_ledger
+
+PATIENCE_SECONDS = 30
+
+
+@dataclass
+class Row:
+    """One thing that both sides have counted, and where they differ."""
+
+    what: str
+    ledger: int
+    outside: int
+    differences: list[str] = field(default_factory=list)
+
+
+def compare(demo: LocalDemo) -> list[Row]:
+    """Read both sides and compare them, row by row."""
+    with open_ledger(demo) as ledger:
+        records = [ledger.record(job.job_id) for job in ledger.jobs(limit=MOST_JOBS)]
+        ledger_id = ledger.ledger_id()
+    rows = [
+        _http_effects(records, _json(f"{demo.business_url}/witness")["requests"]),
+        _sql_effects(records, _report_ids(demo)),
+        _decisions(records),
+        _histories(records),
+        _ended(records),
+    ]
+    if demo.openai_url:
+        responses = _json(f"{demo.openai_url}/standin/responses")["responses"]
+        rows.insert(0, _responses(records, responses, ledger_id))
+    return rows
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """The rows as a table for a terminal, with every difference below it."""
+    width = max(len(row.what) for row in rows)
+    lines = [f"{'':{width}}   ledger  outside  differences"]
+    lines += [f"{row.what:{width}}  {row.ledger:7}  {row.outside:7}  {len(row.differences):11}" for row in rows]
+    lines += [f"  {row.what}: {difference}" for row in rows for difference in row.differences]
+    return "\n".join(lines)
+
+
+def _http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, Any]]) -> Row:
+    """Each applied HTTP effect was applied once, byte for byte as planned, under the id that the ledger has."""
+    applied = [request for request in requests if request["outcome"] == "APPLIED"]
+    seen = {request["idempotency_key"]: request for request in applied}
+    times = Counter(request["idempotency_key"] for request in applied)
+    effects = {effect.effect_key: effect for effect in _effects(records, "http")}
+    row = Row("HTTP writes applied", len(effects), len(applied))
+    row.differences += [f"{key} was applied {number} times" for key, number in times.items() if number > 1]
+    row.differences += [f"{key} was applied, and the ledger does not say so" for key in seen.keys() - effects.keys()]
+    row.differences += [f"{key} is applied in the ledger only" for key in effects.keys() - seen.keys()]
+    for key in effects.keys() & seen.keys():
+        effect, request = effects[key], seen[key]
+        if hashlib.sha256(effect.plan.get("body", "").encode()).hexdigest() != request["body_sha256"]:
+            row.differences.append(f"{key}: what was written is not what was approved")
+        if effect.external_id != request["record_id"]:
+            row.differences.append(f"{key}: {effect.external_id} in the ledger, {request['record_id']} outside")
+    return row
+
+
+def _sql_effects(records: Iterable[JobRecord], report_ids: set[str]) -> Row:
+    """Each applied SQL effect has its row, and each row its effect."""
+    ids = [str(effect.external_id) for effect in _effects(records, "postgres")]
+    row = Row("SQL writes applied", len(ids), len(report_ids))
+    row.differences += [f"report {name} is in the ledger only" for name in set(ids) - report_ids]
+    row.differences += [f"report {name} is in the table only" for name in report_ids - set(ids)]
+    return row
+
+
+def _responses(records: Iterable[JobRecord], responses: Iterable[Mapping[str, Any]], ledger_id: str) -> Row:
+    """Each response that was created, and is billed, belongs to one revision."""
+    known = {revision.response_id for record in records for revision in record.revisions if revision.response_id}
+    bodies = [seen["response"] for seen in responses]
+    created = {body["id"] for body in bodies if body["metadata"].get("aihandoff_ledger") == ledger_id}
+    row = Row("responses created", len(known), len(created))
+    row.differences += [f"{name} was created, and no revision has it" for name in created - known]
+    row.differences += [f"{name} is in the ledger only" for name in known - created]
+    return row
+
+
+def _decisions(records: Sequence[JobRecord]) -> Row:
+    """Whatever was applied has been approved, on the digest that the job has."""
+    touched = [record for record in records if any(e.state is EffectState.APPLIED for e in record.effects)]
+    approved = [
+        record
+        for record in touched
+        if any(d.verdict == "approve" and d.digest == record.job.review_digest for d in record.decisions)
+    ]
+    row = Row("jobs written, and approved", len(touched), len(approved))
+    row.differences += [f"{record.job.label} was written without" for record in touched if record not in approved]
+    return row
+
+
+def _histories(records: Sequence[JobRecord]) -> Row:
+    """No line of any job's history was altered."""
+    broken = [record.job.label for record in records if first_break(record.events) is not None]
+    return Row("histories, and unbroken", len(records), len(records) - len(broken), broken)
+
+
+def _ended(records: Sequence[JobRecord]) -> Row:
+    """Every job has come to an end."""
+    open_jobs = [f"{r.job.label} is {r.job.state.value}" for r in records if r.job.state not in TERMINAL_JOB_STATES]
+    return Row("jobs, and ended", len(records), len(records) - len(open_jobs), open_jobs)
+
+
+def _effects(records: Iterable[JobRecord], kind: str) -> list[Effect]:
+    return [e for record in records for e in record.effects if e.kind == kind and e.state is EffectState.APPLIED]
+
+
+def _report_ids(demo: LocalDemo) -> set[str]:
+    with demo.postgres.connect(BUSINESS_DATABASE) as connection:
+        return {str(row[0]) for row in connection.execute("SELECT report_id FROM reports").fetchall()}
+
+
+def _json(url: str) -> Any:
+    headers = {"Accept": "application/json"}
+    return httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False).raise_for_status().json()

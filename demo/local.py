@@ -1,0 +1,171 @@
+"""The whole demo on one machine: PostgreSQL, the business system, OpenAI or its stand-in, and Airflow."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from demo.airflow_stack import BUSINESS_DATABASE, AirflowStack, demo_connections
+from demo.business.seed import seed_business_database
+from demo.ports import reserved_port
+from demo.postgres import Postgres, open_postgres
+from demo.processes import ProcessSpec, Supervisor, python
+
+CHECKOUT = Path(__file__).parent.parent
+DAGS_FOLDER = CHECKOUT / "dags"
+HOME_VARIABLE = "AIHANDOFF_DEMO_HOME"
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+AIRFLOW_PORT = 8080
+BUSINESS_PORT = 8085
+OPENAI_PORT = 8086
+ANSWER_SECONDS = 6.0
+"""How long the stand-in thinks, unless a request says otherwise."""
+
+SETTINGS = {
+    # The demo's own runs are the ones that it triggers.
+    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+    # Safe with the short heartbeat of this stack, and an answer shows seconds sooner.
+    "AIRFLOW__AIHANDOFF__MIN_DEFERRAL": "2",
+    "AIRFLOW__AIHANDOFF__POLL_INTERVAL": "2",
+    "AIRFLOW__AIHANDOFF__DECISION_POLL_INTERVAL": "1",
+}
+"""What the demo wants otherwise than a deployment."""
+
+Report = Callable[[str], None]
+
+
+class AlreadyRunningError(RuntimeError):
+    """Another demo runs in the same folder."""
+
+
+@dataclass(frozen=True)
+class LocalDemo:
+    """A demo that is up and healthy."""
+
+    home: Path
+    postgres: Postgres
+    services: Supervisor
+    """`business`, and `openai` when it is the stand-in."""
+    airflow: AirflowStack
+    business_url: str
+    openai_url: str | None
+    """The stand-in, without a path; `None`: OpenAI itself."""
+
+    def check_alive(self) -> None:
+        """Raise for anything that has ended by itself.
+
+        :raises ProcessFailedError: with the end of its log.
+        """
+        self.services.check_alive()
+        self.airflow.check_alive()
+
+
+def demo_home() -> Path:
+    """Return the folder in which the demo keeps everything."""
+    return Path(os.environ.get(HOME_VARIABLE) or CHECKOUT / ".demo").absolute()
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keep other demos out of a folder.
+
+    :raises AlreadyRunningError: when one is in it.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunningError(f"A demo is running in {home} already.") from None
+        yield
+
+
+@contextmanager
+def running_demo(
+    home: Path,
+    dags_folder: Path = DAGS_FOLDER,
+    *,
+    extra_env: Mapping[str, str] | None = None,
+    answer_seconds: float = ANSWER_SECONDS,
+    report: Report = lambda step: None,
+) -> Iterator[LocalDemo]:
+    """Start everything, with the data that the folder holds; stop it when the context ends.
+
+    :param extra_env: environment variables of Airflow's components.
+    :param answer_seconds: how long the stand-in for OpenAI takes to answer.
+    :param report: is told each step as it begins.
+    :raises AlreadyRunningError: when another demo runs in the same folder.
+    """
+    with ExitStack() as closing:
+        closing.enter_context(alone(home))
+        postgres = open_postgres(home / "postgres")
+        closing.callback(postgres.stop)
+        business_port, openai_port = (
+            closing.enter_context(reserved_port(port)) for port in (BUSINESS_PORT, OPENAI_PORT)
+        )
+        services = closing.enter_context(Supervisor())
+        report("Starting PostgreSQL, the business system and the stand-in for OpenAI")
+        business_url = _start_business(services, home, business_port)
+        openai_url, api_key = _start_openai(services, home, openai_port, answer_seconds)
+        postgres.start()
+        connections = demo_connections(postgres, business_url, api_key, openai_url and f"{openai_url}/v1")
+        stack = AirflowStack(
+            home / "airflow",
+            postgres,
+            dags_folder,
+            connections=connections,
+            extra_env={**SETTINGS, **(extra_env or {})},
+            port=AIRFLOW_PORT,
+        )
+        airflow = closing.enter_context(stack)
+        report("Bringing the databases up to date")
+        postgres.create_database(BUSINESS_DATABASE)
+        seed_business_database(postgres.connection_kwargs(BUSINESS_DATABASE))
+        airflow.migrate()
+        report("Starting Airflow")
+        airflow.start()
+        services.wait_healthy()
+        airflow.wait_healthy()
+        closing.callback(report, "Stopping")
+        yield LocalDemo(home, postgres, services, airflow, business_url, openai_url)
+
+
+def _start_business(services: Supervisor, home: Path, port: int) -> str:
+    log_file = home / "business" / "witness.jsonl"
+    command = python("-m", "demo.business", f"--port={port}", f"--log-file={log_file}")
+    return _start_service(services, "business", command, home, f"http://127.0.0.1:{port}", "/")
+
+
+def _start_openai(services: Supervisor, home: Path, port: int, answer_seconds: float) -> tuple[str | None, str]:
+    """Start the stand-in unless there is a key for OpenAI itself; return where it is, and the key to use."""
+    if key := os.environ.get(API_KEY_VARIABLE):
+        return None, key
+    command = python(
+        "-m",
+        "airflow_provider_aihandoff.testing",
+        f"--port={port}",
+        f"--delay-seconds={answer_seconds}",
+        f"--state-file={home / 'openai' / 'responses.json'}",
+    )
+    url = _start_service(services, "openai", command, home, f"http://127.0.0.1:{port}", "/standin/health")
+    return url, "sk-stand-in"
+
+
+def _start_service(
+    services: Supervisor, name: str, command: tuple[str, ...], home: Path, url: str, health_path: str
+) -> str:
+    def healthy() -> bool:
+        try:
+            return httpx.get(url + health_path, timeout=2, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    (home / name).mkdir(parents=True, exist_ok=True)
+    log = home / name / f"{name}.log"
+    services.add(ProcessSpec(name, command, log, cwd=CHECKOUT, grace_seconds=3, healthy=healthy))
+    services.start(name)
+    return url

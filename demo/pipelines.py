@@ -1,0 +1,69 @@
+"""The three pipelines as a person would use them: trigger them, watch their jobs, decide as a reviewer."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Job
+from demo.airflow_api import FINISHED, AirflowApi
+from demo.airflow_stack import LEDGER_DATABASE
+from demo.local import LocalDemo
+
+PIPELINES: Mapping[str, Mapping[str, Any]] = {
+    "publishing": {"slug": "tidewater-kettle"},
+    "report_drafting": {},
+    "ticket_classification": {},
+}
+"""Each Dag, and what its first run is given."""
+API = "/aihandoff/api/v1"
+MOST_JOBS = 1000
+
+Runs = dict[str, str]
+
+
+@contextmanager
+def open_ledger(demo: LocalDemo) -> Iterator[Ledger]:
+    """Open the ledger as an onlooker, beside Airflow."""
+    with Ledger(demo.postgres.connection_kwargs(LEDGER_DATABASE)) as ledger:
+        yield ledger
+
+
+def trigger_all(api: AirflowApi) -> Runs:
+    """Start a run of each pipeline and return their ids by Dag."""
+    api.wait_for_dags(set(PIPELINES))
+    return {dag_id: api.trigger(dag_id, conf) for dag_id, conf in PIPELINES.items()}
+
+
+def trigger_new(api: AirflowApi) -> Runs:
+    """Start a run of each pipeline that has never run."""
+    api.wait_for_dags(set(PIPELINES))
+    return {dag_id: api.trigger(dag_id, conf) for dag_id, conf in PIPELINES.items() if not api.runs(dag_id)}
+
+
+def approve_what_waits(reviewer: AirflowApi) -> int:
+    """Approve, over REST, each job that waits for a decision, as a logged-in reviewer; return how many."""
+    jobs = reviewer.json("GET", f"{API}/jobs", params={"state": "review", "limit": MOST_JOBS})["jobs"]
+    ready = [job for job in jobs if job["review_digest"]]
+    for job in ready:
+        decision = {"verdict": "approve", "digest": job["review_digest"], "comment": "looks right"}
+        reviewer.json("POST", f"{API}/jobs/{job['job_id']}/decisions", json=decision)
+    return len(ready)
+
+
+def unfinished(api: AirflowApi, runs: Runs) -> list[str]:
+    """The Dags whose run has not ended."""
+    return [dag_id for dag_id, run_id in runs.items() if api.run_state(dag_id, run_id) not in FINISHED]
+
+
+def summary(jobs: list[Job]) -> str:
+    """How many jobs of each type are in each state, in one line."""
+    counts: dict[str, Counter[str]] = {}
+    for job in jobs:
+        counts.setdefault(job.job_type, Counter())[job.state.value] += 1
+    parts = (
+        f"{job_type}: {', '.join(f'{number} {state}' for state, number in sorted(states.items()))}"
+        for job_type, states in sorted(counts.items())
+    )
+    return "  |  ".join(parts) or "no jobs yet"

@@ -1,0 +1,220 @@
+"""The three pipelines on a real Airflow: with a person in a browser, through crashes, and when all is cleared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.states import JobState
+from demo.airflow_api import AirflowApi
+from demo.airflow_stack import Component
+from demo.check import finish
+from demo.comparison import as_table, compare
+from demo.local import DAGS_FOLDER, LocalDemo, running_demo
+from demo.pipelines import PIPELINES, approve_what_waits, open_ledger
+from demo.waiting import wait_until
+from tests.stack.browser import chromium_page
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDemo]:
+    dags = Path(tmp_path_factory.mktemp("dags"))
+    for folder in (DAGS_FOLDER, Path(__file__).parent / "dags"):
+        shutil.copytree(folder, dags, dirs_exist_ok=True)
+    with running_demo(Path(tmp_path_factory.mktemp("demo")), dags, answer_seconds=5) as demo:
+        demo.airflow.api().wait_for_dags({*PIPELINES, "slow_draft"})
+        yield demo
+
+
+@pytest.fixture(scope="module")
+def admin(demo: LocalDemo) -> AirflowApi:
+    return demo.airflow.api("admin")
+
+
+@pytest.fixture(scope="module")
+def ledger(demo: LocalDemo) -> Iterator[Ledger]:
+    with open_ledger(demo) as ledger:
+        yield ledger
+
+
+def job_of(ledger: Ledger, dag_id: str, run_id: str) -> int | None:
+    jobs = ledger.jobs(dag_id=dag_id, run_id=run_id)
+    return jobs[0].job_id if jobs else None
+
+
+def wait_for_state(ledger: Ledger, admin: AirflowApi, dag_id: str, run_id: str, state: JobState) -> int:
+    """Wait until the run's job is in the state (and, in review, has a plan); return its id."""
+
+    def reached() -> int | None:
+        job_id = job_of(ledger, dag_id, run_id)
+        if job_id is None:
+            return None
+        job = ledger.job(job_id)
+        return job_id if job.state is state and (state is not JobState.REVIEW or job.review_digest) else None
+
+    return wait_until(reached, f"{dag_id} to have a job that is {state.value}", 120)
+
+
+def writes(demo: LocalDemo) -> list[tuple[str, str]]:
+    """Every request but the reads that the outside systems have received."""
+    entries = outside(f"{demo.business_url}/witness")["requests"]
+    return [(entry["method"], entry["path"]) for entry in entries if entry["outcome"] != "READ"]
+
+
+def responses(demo: LocalDemo) -> list[dict[str, Any]]:
+    """Every response that the stand-in for OpenAI has created, and how often it was asked for."""
+    created: list[dict[str, Any]] = outside(f"{demo.openai_url}/standin/responses")["responses"]
+    return created
+
+
+def outside(url: str) -> Any:
+    return httpx.get(url, headers={"Accept": "application/json"}, trust_env=False).raise_for_status().json()
+
+
+def assert_no_differences(demo: LocalDemo) -> None:
+    rows = compare(demo)
+    assert not [difference for row in rows for difference in row.differences], as_table(rows)
+
+
+def test_a_person_approves_in_the_browser_and_the_write_happens(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("publishing", {"slug": "northlight-espresso"})
+    job_id = wait_for_state(ledger, admin, "publishing", run_id, JobState.REVIEW)
+    assert not writes(demo)
+    with chromium_page(demo.airflow.base_url, "bob") as page:
+        page.goto(f"{demo.airflow.base_url}/aihandoff/jobs/{job_id}")
+        assert "Northlight" in page.inner_text("main")
+        assert "/cms/posts/northlight-espresso" in page.inner_text("main")
+        page.fill("textarea[name=comment]", "Reads well")
+        page.click("button[value=approve]")
+        page.wait_for_selector("text=approved")
+    assert admin.wait_for_run("publishing", run_id) == "success"
+    record = ledger.record(job_id)
+    assert record.job.state is JobState.COMPLETED
+    assert [(d.decided_by, d.comment) for d in record.decisions] == [("bob", "Reads well")]
+    assert writes(demo) == [("PUT", "/cms/posts/northlight-espresso")]
+
+
+def test_a_rejection_skips_what_comes_after_and_clearing_the_run_asks_nobody_again(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("publishing", {"slug": "clearwell-purifier"})
+    job_id = wait_for_state(ledger, admin, "publishing", run_id, JobState.REVIEW)
+    before = (writes(demo), len(responses(demo)))
+    decision = {"verdict": "reject", "digest": ledger.job(job_id).review_digest, "comment": "too shrill"}
+    demo.airflow.api("alice").json("POST", f"/aihandoff/api/v1/jobs/{job_id}/decisions", json=decision)
+    assert admin.wait_for_run("publishing", run_id) == "success"
+    skipped = {"approve": "skipped", "publish": "skipped"}
+    assert {name: admin.task_states("publishing", run_id)[name, -1] for name in skipped} == skipped
+    admin.clear("publishing", run_id)
+    wait_until(lambda: admin.run_state("publishing", run_id) != "success", "the run to start again", 60)
+    assert admin.wait_for_run("publishing", run_id) == "success"
+    assert {name: admin.task_states("publishing", run_id)[name, -1] for name in skipped} == skipped
+    assert (writes(demo), len(responses(demo))) == before
+
+
+def start_slow_draft(demo: LocalDemo, admin: AirflowApi, ledger: Ledger, case: str) -> tuple[str, int]:
+    """Start a draft that takes ten minutes; return its run and its job when a trigger waits for it."""
+    run_id = admin.trigger("slow_draft", {"case": case})
+    admin.wait_for_task("slow_draft", run_id, "draft", {"deferred"})
+    job_id = job_of(ledger, "slow_draft", run_id)
+    assert job_id is not None
+    # The task itself does not look at the response: whoever does is the trigger.
+    wait_until(lambda: at_openai(demo, ledger, job_id)["retrieves"], "the trigger to look at the response", 60)
+    return run_id, job_id
+
+
+def at_openai(demo: LocalDemo, ledger: Ledger, job_id: int) -> dict[str, Any]:
+    """What the stand-in says about the response of the job's current revision."""
+    response_id = ledger.revision(job_id, ledger.job(job_id).revision).response_id
+    return next(seen for seen in responses(demo) if seen["response"]["id"] == response_id)
+
+
+def test_marking_a_deferred_draft_failed_cancels_its_response(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id, job_id = start_slow_draft(demo, admin, ledger, "mark-failed")
+    admin.json("PATCH", f"/api/v2/dags/slow_draft/dagRuns/{run_id}/taskInstances/draft", json={"new_state": "failed"})
+    wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 60)
+    assert at_openai(demo, ledger, job_id)["response"]["status"] == "cancelled"
+    assert "cancel requested" in [event.event for event in ledger.record(job_id).events]
+
+
+def test_neither_a_restart_of_the_triggerer_nor_a_clear_cancels_a_response(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id, job_id = start_slow_draft(demo, admin, ledger, "restart-and-clear")
+    demo.airflow.restart("triggerer")
+    demo.airflow.wait_healthy()
+    admin.clear("slow_draft", run_id)
+    wait_until(lambda: ledger.record(job_id).events[-1].event == "attached", "the new attempt to attach", 60)
+    admin.wait_for_task("slow_draft", run_id, "draft", {"deferred"})
+    assert ledger.job(job_id).state is JobState.RUNNING
+    assert at_openai(demo, ledger, job_id)["response"]["status"] in ("queued", "in_progress")
+    assert ledger.revision(job_id, 1).submissions == 1
+
+
+@pytest.mark.parametrize("victim", ["triggerer", "scheduler", "task"])
+def test_the_pipelines_end_in_the_same_table_when_something_is_killed_in_the_middle(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, victim: Component | str
+) -> None:
+    slug = {"triggerer": "tidewater-kettle", "scheduler": "beacon-lamp", "task": "drift-bottle"}[victim]
+    runs = {
+        "publishing": admin.trigger("publishing", {"slug": slug}),
+        "report_drafting": admin.trigger("report_drafting"),
+        "ticket_classification": admin.trigger("ticket_classification", {"limit": 3}),
+    }
+    wait_for_state(ledger, admin, "publishing", runs["publishing"], JobState.RUNNING)
+    kill(demo, victim)
+    finish(demo, admin, runs, report=print)
+    assert {dag_id: admin.run_state(dag_id, run_id) for dag_id, run_id in runs.items()} == dict.fromkeys(
+        runs, "success"
+    )
+    assert_no_differences(demo)
+
+
+def kill(demo: LocalDemo, victim: str) -> None:
+    """SIGKILL a component and start it again; or SIGKILL the next task that runs."""
+    if victim in ("triggerer", "scheduler"):
+        demo.airflow.kill(victim)  # type: ignore[arg-type]
+        demo.airflow.start(victim)  # type: ignore[arg-type]
+        demo.airflow.wait_healthy()
+        return
+    os.kill(wait_until(a_running_task, "a task to run", 60, every_seconds=0.02), signal.SIGKILL)
+
+
+def a_running_task() -> int | None:
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = process.read_text().replace("\0", " ")
+        except OSError:
+            continue
+        if "airflow task" in command and "publish" in command:
+            return int(process.parent.name)
+    return None
+
+
+def test_clearing_every_task_of_finished_runs_writes_nothing_and_asks_the_model_nothing(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    finished = [
+        (dag_id, run_id) for dag_id in PIPELINES for run_id, state in admin.runs(dag_id).items() if state == "success"
+    ]
+    before = (writes(demo), len(responses(demo)), as_table(compare(demo)))
+    for dag_id, run_id in finished:
+        admin.clear(dag_id, run_id)
+    for dag_id, run_id in finished:
+        assert admin.wait_for_run(dag_id, run_id, 300) == "success"
+    assert approve_what_waits(demo.airflow.api("alice")) == 0
+    assert (writes(demo), len(responses(demo)), as_table(compare(demo))) == before
