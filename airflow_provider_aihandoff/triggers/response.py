@@ -34,6 +34,10 @@ _ERROR_CAP = 60.0
 GONE_AFTER = 180.0
 
 
+#: Kept here, since the event loop keeps only weak references to tasks.
+_on_kill_tasks: set[asyncio.Task[None]] = set()
+
+
 class OpenAIBackgroundResponseTrigger(BaseTrigger):
     """Fire once when a response has ended, the ledger has settled it otherwise, or the deadline has passed.
 
@@ -134,7 +138,16 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
         Airflow also calls this when the trigger moves to another triggerer, and after a clear while a newer attempt
         has already adopted the response; nothing is cancelled then. The wish to cancel is recorded before OpenAI is
         asked, so that whatever comes after it, is known to be late.
+
+        The work runs in a task of its own: Airflow cancels a trigger anew with every heartbeat until it has ended, and
+        would cut this method off half-way.
         """
+        work = asyncio.create_task(self._cancel_if_ended())
+        _on_kill_tasks.add(work)
+        work.add_done_callback(_on_kill_tasks.discard)
+        await asyncio.shield(work)
+
+    async def _cancel_if_ended(self) -> None:
         owner = self._owner()
         if owner is None or await self._task_state(owner) not in ENDED_TASK_STATES:
             self.log.info("The task of job %s has not ended: its response goes on.", self.job_id)
