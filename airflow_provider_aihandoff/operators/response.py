@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Seconds between two looks while the worker itself waits.
 _INLINE_POLL = 0.5
 
+#: Seconds that one look at a response may take.
+RETRIEVE_TIMEOUT = 30.0
+
 #: Looks at a response that has ended but cannot be read yet, before the task fails and Airflow retries.
 _READ_TRIES = 8
 
@@ -294,7 +297,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _client(self) -> OpenAI:
         from airflow.providers.openai.hooks.openai import OpenAIHook
 
-        return OpenAIHook(self.openai_conn_id).conn
+        return OpenAIHook(self.openai_conn_id).conn.with_options(timeout=RETRIEVE_TIMEOUT)
 
     def _wait_inline(self, revision: Revision) -> bool:
         """Look for a short while whether the response ends. True when there is something to finish."""

@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.operators.jobs import (
     resolve_job_id,
     source_of,
 )
+from airflow_provider_aihandoff.operators.masking import masked
 
 if TYPE_CHECKING:
     import jinja2
@@ -132,8 +133,6 @@ class SideEffectOperator(BaseOperator):
 
     def effect_plan(self, job: JobView) -> EffectPlan:
         """The plan with its digest, and as it may be shown."""
-        from airflow.providers.common.compat.sdk import redact
-
         from airflow_provider_aihandoff.digests import canonical_json, digest
         from airflow_provider_aihandoff.ledger.records import EffectPlan
 
@@ -144,15 +143,13 @@ class SideEffectOperator(BaseOperator):
             raise PlanError(
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
             ) from error
-        shown: Any = redact(plan)
-        undo: Any = redact(self.undo)
         return EffectPlan(
             name=self.effect_name,
             kind=self.kind or type(self).__name__,
             plan=plan,
             plan_digest=digest(plan),
-            shown=shown,
-            undo=undo,
+            shown=masked(plan),
+            undo=masked(self.undo),
         )
 
     @property
@@ -193,7 +190,7 @@ class SideEffectOperator(BaseOperator):
         from airflow_provider_aihandoff.states import JobState
 
         current = ledger.job(job.job_id)
-        if current.approval == "not required" and current.state is JobState.APPROVED:
+        if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
             plans = plan_effects(context, self.job_source, job)
             ledger.reviews.ask(job.job_id, plans, policy=None, deadline=current.updated_at, actor=actor)
 

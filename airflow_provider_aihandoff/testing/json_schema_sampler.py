@@ -120,7 +120,7 @@ class _Sampler:
     def _union(self, branches: list[Any], suggestion: object, depth: int) -> Any:
         ordered = self._random.sample(branches, len(branches))
         if {"type": "number"} in branches and {"type": "string"} in branches:
-            ordered = branches  # how Pydantic writes a Decimal: the number is always right
+            ordered = list(branches)  # how Pydantic writes a Decimal: the number, which is first, is always right
         if depth >= _GROWS_TO_DEPTH:
             ordered.sort(key=lambda branch: "$ref" in json.dumps(resolve(branch, self._root)))
         if suggestion is not NO_SUGGESTION:

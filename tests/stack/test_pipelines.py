@@ -146,7 +146,7 @@ def test_marking_a_deferred_draft_failed_cancels_its_response(
 ) -> None:
     run_id, job_id = start_slow_draft(demo, admin, ledger, "mark-failed")
     admin.json("PATCH", f"/api/v2/dags/slow_draft/dagRuns/{run_id}/taskInstances/draft", json={"new_state": "failed"})
-    wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 60)
+    wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 120)
     assert at_openai(demo, ledger, job_id)["response"]["status"] == "cancelled"
     assert "cancel requested" in [event.event for event in ledger.record(job_id).events]
 

@@ -157,6 +157,18 @@ def test_the_same_seed_gives_the_same_document() -> None:
     assert sample(schema, "a") == sample(schema, "a") != sample(schema, "b")
 
 
+def test_a_recursive_document_stays_small() -> None:
+    schema = Sum.model_json_schema()
+    assert max(len(json.dumps(sample(schema, str(seed)))) for seed in range(300)) < 2000
+
+
+@given(seed=seeds, suggestion=json_values)
+def test_the_schema_itself_is_left_as_it_was(seed: str, suggestion: Any) -> None:
+    schema = {"type": "array", "items": TypeAdapter(Decimal).json_schema()}
+    sample(schema, seed, [suggestion])
+    assert schema == {"type": "array", "items": TypeAdapter(Decimal).json_schema()}
+
+
 def test_a_suggestion_that_fits_is_kept() -> None:
     zoo: dict[str, Any] = {
         "animals": [{"kind": "dog", "weight": 0.6}, {"kind": "cat", "lives": 7}],

@@ -28,6 +28,10 @@ def test_a_background_create_answers_a_queued_response_that_the_sdk_parses_stric
     assert response.created_at == Clock.now
 
 
+def test_a_create_answers_queued_however_short_the_delay(create: Callable[..., Response]) -> None:
+    assert create("[[standin: delay=0]]").status == "queued"
+
+
 def test_a_completed_response_parses_strictly(server: RunningServer, create: Callable[..., Response]) -> None:
     response_id = create("[[standin: delay=0]]").id
     assert Response.model_validate(ask(server, "GET", f"/v1/responses/{response_id}").json).status == "completed"
@@ -71,6 +75,7 @@ def test_a_missing_parameter_is_refused_in_openais_words(server: RunningServer, 
         ({"metadata": {"k": "v" * 513}}, "metadata.k", "string_above_max_length"),
         ({"metadata": {"k": 1}}, "metadata.k", "invalid_type"),
         ({"model": 5}, "model", "invalid_type"),
+        ({"background": "yes"}, "background", "invalid_type"),
         ({"service_tier": "gold"}, "service_tier", "invalid_value"),
         ({"store": False}, "store", None),
         ({"stream": True}, "stream", "unsupported_parameter"),

@@ -125,6 +125,7 @@ class TestEndings:
         assert (response.status, response.output_text) == ("completed", "")
         assert response.to_dict()["output"][0]["content"] == [{"type": "refusal", "refusal": "Not that."}]  # type: ignore[index]
         assert response.usage is not None
+        assert response.usage.output_tokens - response.usage.output_tokens_details.reasoning_tokens == 3
 
     def test_a_refusal_can_stand_alone(self, finish: Create) -> None:
         content = finish("[[standin: refusal]]").to_dict()["output"][0]["content"]  # type: ignore[index]
@@ -134,6 +135,10 @@ class TestEndings:
         schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
         text = {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}}
         assert finish("""[[standin: text='{"title": ']]""", text=text).output_text == '{"title": '
+
+    def test_an_empty_text_is_a_message_all_the_same(self, finish: Create) -> None:
+        response = finish("[[standin: text=]]")
+        assert (len(response.output), response.output_text) == (1, "")
 
     def test_usage_can_be_null(self, finish: Create) -> None:
         response = finish("[[standin: usage=null]]")

@@ -52,6 +52,18 @@ def test_the_same_input_gives_the_same_text_and_another_input_another(finish: Cr
     assert "Cats" in first
 
 
+def test_the_same_input_gives_the_same_document_and_another_input_another(finish: Create) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "number"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    text = {"format": {"type": "json_schema", "name": "number", "schema": schema, "strict": True}}
+    first, again, other = (finish(about, text=text).output_text for about in ("Cats", "Cats", "Dogs"))
+    assert first == again != other
+
+
 def test_json_mode_answers_json(finish: Create) -> None:
     assert finish("Cats, as JSON", text={"format": {"type": "json_object"}}).output_text.startswith("{")
 
@@ -78,6 +90,9 @@ def test_a_cancel_after_the_end_can_be_refused(status: int, clock: Clock) -> Non
         response = client.responses.create(model="m", input="i", background=True)
         with pytest.raises(APIStatusError) as refused:
             client.responses.cancel(response.id)
+        running = client.responses.create(model="m", input="[[standin: delay=9]]", background=True)
+        for _ in range(2):
+            assert client.responses.cancel(running.id).status == "cancelled"
     assert refused.value.status_code == status
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,8 +127,6 @@ def test_reset_forgets_everything(create: Create, client: OpenAI, server: Runnin
 
 
 def test_many_clients_at_once_each_get_their_own_response(server: RunningServer, stand_in: OpenAIStandIn) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     def create(number: int) -> str:
         body = {"model": "m", "input": f"[[standin: create=500 id=shared times=20]] {number}", "background": True}
         answer = ask(server, "POST", "/v1/responses", body)
@@ -202,10 +201,12 @@ class TestServing:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((server.host, server.port), timeout=5)
 
+    @pytest.mark.timeout(20)
     def test_a_request_without_an_answer_does_not_hold_up_the_end(self) -> None:
-        with OpenAIStandIn().serve() as server, socket.create_connection((server.host, server.port)) as hanging:
-            body = json.dumps({"model": "m", "input": "[[standin: create=timeout_after_accept]]"})
-            head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(body)}"
+        body = json.dumps({"model": "m", "input": "[[standin: create=timeout_after_accept]]"})
+        head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(body)}"
+        with socket.socket() as hanging, OpenAIStandIn().serve() as server:
+            hanging.connect((server.host, server.port))
             hanging.sendall(f"{head}\r\n\r\n{body}".encode())
             while not ask(server, "GET", "/standin/requests").json:
                 pass

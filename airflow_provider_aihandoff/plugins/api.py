@@ -1,0 +1,99 @@
+"""The jobs API: what the review pages show and do, for programs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel
+
+from airflow_provider_aihandoff.errors import JobNotApproved, StaleDecision
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.plugins import models
+from airflow_provider_aihandoff.plugins.access import (
+    LedgerDep,
+    Viewer,
+    ViewerDep,
+    check_api_origin,
+    check_may_decide,
+    check_visible,
+    visible_dag_ids,
+    visible_record,
+)
+from airflow_provider_aihandoff.plugins.links import API_PREFIX
+from airflow_provider_aihandoff.plugins.problems import AsciiJSONResponse, describe, problem_response
+from airflow_provider_aihandoff.states import JobState
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": models.Problem} for status in (401, *statuses, 503)}
+
+
+router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse)
+
+
+@router.get("/jobs", responses=_problems(422))
+def list_jobs(
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    state: Annotated[list[JobState], Query(description="Only in this state; may be given again.")] = [],  # noqa: B006
+    dag_id: str | None = None,
+    run_id: Annotated[str | None, Query(pattern=r"^[^\x00]*$")] = None,
+    after: Annotated[models.JobId | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> models.JobList:
+    """List the jobs that you may see, newest first."""
+    dag_ids = visible_dag_ids(ledger, viewer, dag_id)
+    found = ledger.summaries(states=state, dag_ids=dag_ids, run_id=run_id, after=after, limit=limit + 1)
+    jobs = found[:limit]
+    return models.JobList.model_validate({"jobs": jobs, "next": jobs[-1].job_id if len(found) > limit else None})
+
+
+@router.get("/jobs/{job_id}", responses=_problems(404, 422), response_model=models.JobRecord)
+def get_job(job_id: models.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Return everything the ledger knows of one job."""
+    return _record(ledger, viewer, job_id)
+
+
+@router.post(
+    "/jobs/{job_id}/decisions",
+    responses=_problems(403, 404, 409, 422),
+    response_model=models.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def decide(job_id: models.JobId, body: models.DecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Approve or reject exactly what you saw. The same decision, sent again, changes nothing."""
+    job = check_visible(ledger, viewer, job_id)
+    check_may_decide(viewer, job)
+    try:
+        ledger.reviews.decide(job_id, body.verdict, digest=body.digest, decided_by=viewer.name, comment=body.comment)
+    except (StaleDecision, JobNotApproved) as error:
+        return problem_response(describe(error, digest=ledger.job(job_id).review_digest))
+    return _record(ledger, viewer, job_id)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def openapi(request: Request, viewer: ViewerDep) -> Response:
+    """The description of this API, for those who are logged in."""
+    schema = {**request.app.openapi(), "servers": [{"url": request.scope["root_path"]}]}
+    return AsciiJSONResponse(schema)
+
+
+def _record(ledger: Ledger, viewer: Viewer, job_id: int) -> Response:
+    """A job as :class:`models.JobRecord` describes it, not made by it: Pydantic bounds how deep an output may nest."""
+    record = visible_record(ledger, viewer, job_id)
+    return AsciiJSONResponse(
+        {
+            "job": _fields(models.Job, record.job),
+            "revision": _fields(models.Revision, record.revision),
+            "revisions": [_fields(models.RevisionItem, revision) for revision in record.revisions],
+            "effects": [_fields(models.Effect, effect) for effect in record.effects],
+            "decisions": [_fields(models.Decision, decision) for decision in record.decisions],
+            "events": [_fields(models.Event, event) for event in record.events],
+            "may_decide": viewer.may_decide(record.job),
+        }
+    )
+
+
+def _fields(model: type[BaseModel], row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in model.model_fields}

@@ -1,0 +1,32 @@
+"""Paths of the app's own routes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+
+API_PREFIX = "/api/v1"
+
+
+def path_to(request: Request, route: str, **params: Any) -> str:
+    """The path of a route as the browser has to ask for it: under the prefix that Airflow is served at, if any.
+
+    A path and no address, since a proxy may have changed scheme and host on the way here.
+    """
+    return f"{_root(request)}{request.app.url_path_for(route, **params)}"
+
+
+def airflow_path(request: Request, path: str) -> str:
+    """A path in Airflow itself, under the prefix that it is served at, if any."""
+    prefix = str(request.scope.get("app_root_path", "")).rstrip("/")
+    return f"{prefix}{path}"
+
+
+def is_api(request: Request) -> bool:
+    """Whether the request is for the REST API, where answers are JSON."""
+    return request.url.path.removeprefix(_root(request)).startswith(f"{API_PREFIX}/")
+
+
+def _root(request: Request) -> str:
+    return str(request.scope.get("root_path", "")).rstrip("/")

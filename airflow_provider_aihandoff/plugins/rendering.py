@@ -1,0 +1,105 @@
+"""Renders the templates. Every value is escaped, and shows the characters in it that are not seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from airflow_provider_aihandoff.plugins import presentation
+from airflow_provider_aihandoff.plugins.links import path_to
+
+_HERE = Path(__file__).parent
+
+
+class Asset(NamedTuple):
+    """A file that pages use.
+
+    :param version: changes with the content, and is part of the address, so that browsers may keep the file.
+    """
+
+    content: bytes
+    media_type: str
+    version: str
+
+
+@cache
+def assets() -> Mapping[str, Asset]:
+    """The files in ``static/``: all that the app serves without a login."""
+    media_types = {"aihandoff.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
+    found = {}
+    for name, media_type in media_types.items():
+        content = (_HERE / "static" / name).read_bytes()
+        found[name] = Asset(content, media_type, hashlib.sha256(content).hexdigest()[:12])
+    return found
+
+
+def page(
+    request: Request,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    """Render a page."""
+    now = datetime.now(UTC)
+    html = (
+        _environment()
+        .get_template(template)
+        .render(
+            {
+                "path": partial(path_to, request),
+                "asset": partial(_asset_path, request),
+                "ago": partial(presentation.relative, now=now),
+                **context,
+            }
+        )
+    )
+    return HTMLResponse(html, status, dict(headers or {}))
+
+
+def _asset_path(request: Request, name: str) -> str:
+    return f"{path_to(request, 'static', name=name)}?v={assets()[name].version}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "moment": presentation.moment,
+        "label": presentation.label,
+        "pretty": presentation.pretty,
+    }
+    environment.globals |= {
+        "shape": presentation.shape,
+        "count": presentation.count,
+        "cost": presentation.cost,
+        "job_cost": presentation.job_cost,
+        "of_this_job": presentation.of_this_job,
+        "output_of": presentation.output_of,
+        "pretty_body": presentation.pretty_body,
+        "shown_request": presentation.shown_request,
+        "effect_status": presentation.effect_status,
+    }
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """What is printed, before it is escaped."""
+    return value if isinstance(value, Markup) else presentation.reveal(str(value))

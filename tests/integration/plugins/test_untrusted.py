@@ -1,0 +1,168 @@
+"""Whatever a model, an input, a target or a reviewer wrote is text on the page: it never acts, and never hides."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow_provider_aihandoff.digests import digest
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import EffectPlan, Owner
+from tests.factories import ask, draft, job_spec
+from tests.integration.plugins.conftest import Login, Page
+
+ATTACK = """x"'></textarea></title><script>alert(1)</script><img src=//evil.test onerror=alert(1)>
+<a href="javascript:alert(1)">here</a>{{ 7 * 7 }}{% raw %}<!-- <svg onload=alert(1)>"""
+
+#: What our own templates use; nothing else may appear.
+TAGS = frozenset(
+    (
+        *("html", "head", "meta", "title", "link", "body", "header", "main", "nav", "section", "article", "aside"),
+        *("h1", "h2", "h3", "h4", "p", "a", "b", "img", "span", "div", "pre", "code", "blockquote", "time"),
+        *("dl", "dt", "dd", "ol", "li", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"),
+        *("form", "input", "label", "textarea", "button"),
+    )
+)
+
+
+def _attack(name: str) -> str:
+    return f"{name} {ATTACK}"
+
+
+def _words(text: str) -> str:
+    """A text as it is compared where a heading is made of it: case and line breaks aside."""
+    return " ".join(text.split()).lower()
+
+
+def _plan(name: str) -> EffectPlan:
+    if name.startswith("sql"):
+        plan: dict[str, Any] = {
+            "database": _attack("database"),
+            "sql": _attack("statement"),
+            "parameters": {_attack("parameter"): _attack("value"), "nested": [_attack("in a list")]},
+        }
+        return EffectPlan(_attack(name), _attack("kind"), plan, digest(plan), plan, {"sql": _attack("undo sql")})
+    plan = {
+        "connection": _attack("connection"),
+        "method": _attack("method"),
+        "url": _attack("url"),
+        "headers": {_attack("header"): _attack("header value")},
+        "query": {"q": _attack("query")},
+        "body": json.dumps({_attack("body name"): _attack("body value")}),
+        _attack("further"): {"deep": _attack("further value")},
+    }
+    return EffectPlan(_attack(name), "http", plan, digest(plan), plan, {"endpoint": _attack("undo endpoint")})
+
+
+def _hostile_spec() -> Any:
+    return job_spec(
+        job_type=_attack("type"),
+        job_key=_attack("key"),
+        requested_by=_attack("requester"),
+        permissions={_attack("permission"): [_attack("permission value")]},
+        input={_attack("input name"): {"deep": _attack("input value")}},
+        request={"model": _attack("model")},
+        owner=Owner(_attack("dag"), _attack("run"), _attack("task"), 3, "ti", 1),
+    )
+
+
+_OUTPUT = {
+    _attack("output name"): _attack("output value"),
+    "list": [_attack("in a list"), {"deep": {"deeper": _attack("deeper")}}],
+    "rows": [{"a": "<i>a</i>", _attack("column"): "<b>"}, {"a": "1", _attack("column"): "2"}],
+    "long": _attack("long") + " word" * 3000,
+    "bottom": [[[[[[[[_attack("bottom")]]]]]]]],
+}
+
+
+_FIELDS = (
+    *("key", "type", "requester", "permission", "permission value", "input name", "input value", "model"),
+    *("output name", "output value", "in a list", "deeper", "column", "long"),
+    *("sql", "database", "statement", "parameter", "value", "undo sql"),
+    *("post", "connection", "method", "url", "header", "header value", "query", "further", "undo endpoint"),
+    "policy",
+)
+
+
+def _assert_harmless(html: str) -> Page:
+    page = Page(html)
+    for element in page.elements:
+        assert element.tag in TAGS
+        assert not any(name.startswith("on") or name == "style" for name in element.attributes)
+        for name in ("href", "src", "action"):
+            assert (element.attributes.get(name) or "/aihandoff/").startswith(("/aihandoff/", "#"))
+    return page
+
+
+def test_an_attack_in_any_field_is_text(login: Login, ledger: Ledger) -> None:
+    bob = login("bob")
+    job = draft(ledger, _hostile_spec(), output=_OUTPUT)
+    plans = [_plan("sql"), _plan("post")]
+    job = ask(ledger, job, *plans, policy=_attack("policy"))
+    path = f"/aihandoff/jobs/{job.job_id}"
+    page = _assert_harmless(bob.get(path).text)
+    for field in _FIELDS:
+        assert _words(_attack(field)) in _words(page.text), field
+    for field in ("body name", "body value", "bottom", "further value"):
+        assert json.dumps(_attack(field)) in page.text, field
+    _assert_harmless(bob.get("/aihandoff/").text)
+
+    stale = {"verdict": "approve", "digest": "0" * 64, "comment": _attack("comment")}
+    assert _attack("comment") in _assert_harmless(bob.post(f"{path}/decision", data=stale).text).text
+
+    bob.post(f"{path}/decision", data={**stale, "digest": job.review_digest})
+    assert _attack("comment") in _assert_harmless(bob.get(path).text).text
+
+    claim = ledger.effects.claim(job.job_id, plans[0], repeatable=False, actor=_attack("actor"))
+    ledger.effects.confirm(claim, external_id=_attack("id"), result={"r": _attack("answer")}, actor="test")
+    claim = ledger.effects.claim(job.job_id, plans[1], repeatable=False, actor=_attack("actor"))
+    ledger.effects.lose(claim, error=_attack("error"), actor="test")
+    page = _assert_harmless(bob.get(path).text)
+    for field in ("id", "actor", "error"):
+        assert _attack(field) in page.text, field
+    for tab in ("progress", "unknown", "done", "all"):
+        _assert_harmless(bob.get("/aihandoff/", params={"tab": tab}).text)
+        query = {"tab": tab, "dag_id": _attack("dag"), "run_id": _attack("run")}
+        assert _attack("run") in _assert_harmless(bob.get("/aihandoff/", params=query).text).text
+
+
+def test_characters_that_deceive_are_shown_as_what_they_are(login: Login, ledger: Ledger) -> None:
+    output = {
+        "file": "\u202egnp.exe\u202c",
+        "note": "pay\u200b 1\U000e0031 \x00 \ud800",
+        "joined": "👩\u200d💻 ❤\ufe0f",
+    }
+    job = ask(ledger, draft(ledger, output=output))
+    bob = login("bob")
+    text = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text
+    assert "[U+202E]gnp.exe[U+202C]" in text
+    assert "pay[U+200B] 1[U+E0031] [U+0000] [U+D800]" in text
+    assert "👩\u200d💻 ❤\ufe0f" in text
+    assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["revision"]["output"] == output
+
+
+def test_an_output_of_200_kb_is_shown_whole(login: Login, ledger: Ledger) -> None:
+    words = [f"word{number}" for number in range(20_000)]
+    job = ask(ledger, draft(ledger, output={"text": "\n".join(words), "list": words}))
+    bob = login("bob")
+    page = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text)
+    assert "\n".join(words) in page.text
+    assert page.buttons == ["approve", "reject"]
+    assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["revision"]["output"]["list"] == words
+
+
+def test_an_output_nested_beyond_reason_is_shown(login: Login, ledger: Ledger) -> None:
+    output: Any = "bottom"
+    for _ in range(600):
+        output = [output]
+    job = ask(ledger, draft(ledger, output=output))
+    bob = login("bob")
+    assert "bottom" in bob.get(f"/aihandoff/jobs/{job.job_id}").text
+    assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["revision"]["output"] == output
+
+
+def test_a_body_that_readers_understand_differently_is_shown_as_it_is(login: Login, ledger: Ledger) -> None:
+    body = '{"amount":1,"amount":1000}'
+    plan = {"method": "POST", "url": "http://bank", "body": body}
+    job = ask(ledger, draft(ledger), EffectPlan("pay", "http", plan, digest(plan), plan))
+    assert body in Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text).text
