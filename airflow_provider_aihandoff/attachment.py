@@ -45,6 +45,7 @@ _REVISABLE = frozenset(
         JobState.RUNNING,
         JobState.REVIEW,
         JobState.APPROVED,
+        JobState.APPLYING,
         JobState.REJECTED,
         JobState.FAILED,
     }

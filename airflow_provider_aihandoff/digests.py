@@ -17,11 +17,22 @@ def canonical_json(value: Any) -> str:
     """Return the one JSON text of ``value``: keys sorted, no spaces, ASCII only, no NaN.
 
     ASCII, so that text which PostgreSQL or a terminal could not hold (NUL, lone surrogates) is kept exactly, as an
-    escape. Dates, decimals, UUIDs and Pydantic models become JSON as Pydantic writes them.
+    escape. Dates, decimals, UUIDs and Pydantic models become JSON as Pydantic writes them; a set becomes a sorted list.
 
     :raises ValueError: a number is NaN or infinite, or a value has no JSON form.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=to_jsonable_python)
+    try:
+        # Twice, since keys that are no texts become texts only in JSON, and must be sorted as such.
+        plain = json.loads(json.dumps(value, allow_nan=False, default=_jsonable))
+    except TypeError as error:
+        raise ValueError(f"the value has no JSON form: {error}") from error
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=canonical_json)
+    return to_jsonable_python(value)
 
 
 def digest(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,26 @@ class Fields(dict[str, Any]):
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith("_") and dict.__contains__(self, name):
-            return dict.__getitem__(self, name)
+            value = dict.__getitem__(self, name)
+            return _callable(value, super().__getattribute__(name)) if name == "items" else value
         return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Any:
+        if dict.__contains__(self, name):
+            return dict.__getitem__(self, name)
         names = ", ".join(sorted(self)) or "none"
         raise AttributeError(f"no field {name!r}; there are: {names}")
+
+
+def _callable(value: Any, method: Callable[[], Any]) -> Any:
+    """The value of a field named ``items``, which can be called as the method of that name: JSON encoders call it.
+
+    None, true and false cannot be dressed up; ``tojson`` of an object with one of them under this name is an error.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    kind: Any = type(value)
+    return type(kind.__name__, (kind,), {"__call__": lambda self: method()})(value)
 
 
 def as_fields(value: Any) -> Any:

@@ -89,6 +89,10 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.APPROVED, _E.EFFECT_CLAIMED): _S.APPLYING,
     (_S.APPROVED, _E.ALL_APPLIED): _S.COMPLETED,
     (_S.APPROVED, _E.CANCELLED): _S.CANCELLED,
+    # These three only while no effect can have been written: the target refused, or a claim was released.
+    (_S.APPLYING, _E.REVISED): _S.QUEUED,
+    (_S.APPLYING, _E.PLANNED): _S.APPROVED,
+    (_S.APPLYING, _E.PLAN_CHANGED): _S.REVIEW,
     (_S.APPLYING, _E.EFFECT_CLAIMED): _S.APPLYING,
     (_S.APPLYING, _E.EFFECT_RELEASED): _S.APPLYING,
     (_S.APPLYING, _E.EFFECT_REFUSED): _S.APPLYING,

@@ -8,16 +8,26 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from psycopg import sql
 
 from airflow_provider_aihandoff.ledger import Ledger, schema
-from demo.postgres import Postgres, open_postgres
+from demo.postgres import Postgres, PostgresServer, open_postgres
 
 _numbers = count(os.getpid() * 100_000)  # unique on a server that other sessions use as well
 
 #: The data need not outlive the machine.
 SETTINGS = {"fsync": "off", "full_page_writes": "off"}
+
+#: A test that was ended may have left a connection behind, with locks.
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+_EMPTY_LEDGER = """
+    ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
+    TRUNCATE aihandoff.jobs, aihandoff.revisions, aihandoff.decisions, aihandoff.effects, aihandoff.inbox,
+        aihandoff.events RESTART IDENTITY;
+    ALTER TABLE aihandoff.events ENABLE TRIGGER USER"""
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +35,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server = open_postgres(Path(tmp_path_factory.mktemp("postgres")) / "data", SETTINGS)
     server.start()
     yield server
+    if isinstance(server, PostgresServer):
+        server.kill()  # nobody needs the checkpoint of an orderly end
     server.destroy()
 
 
@@ -37,26 +49,25 @@ def empty_conninfo(postgres: Postgres) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def ledger_template(postgres: Postgres) -> str:
-    """A database with an empty ledger, to copy: that is faster than making one."""
-    name = f"template_{next(_numbers)}"
+def ledger_database(postgres: Postgres) -> dict[str, Any]:
+    """A database with a ledger that tests share, one after the other."""
+    name = f"ledger_{next(_numbers)}"
     postgres.create_database(name)
     schema.upgrade(postgres.connection_kwargs(name))
-    return name
-
-
-@pytest.fixture
-def conninfo(postgres: Postgres, ledger_template: str) -> dict[str, Any]:
-    """A new database with an empty ledger."""
-    name = f"ledger_{next(_numbers)}"
-    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(ledger_template))
-    with postgres.connect("postgres") as connection:
-        connection.execute(copy)
     return dict(postgres.connection_kwargs(name))
 
 
 @pytest.fixture
+def conninfo(ledger_database: dict[str, Any]) -> dict[str, Any]:
+    """A database with an empty ledger."""
+    with psycopg.connect(**ledger_database) as connection:
+        connection.execute(_END_OTHERS)
+        connection.execute(_EMPTY_LEDGER)
+    return ledger_database
+
+
+@pytest.fixture
 def ledger(conninfo: dict[str, Any]) -> Iterator[Ledger]:
-    """A new, empty ledger."""
+    """An empty ledger."""
     with Ledger(conninfo, max_size=4) as opened:
         yield opened

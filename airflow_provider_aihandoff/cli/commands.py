@@ -108,7 +108,7 @@ def _print_record(record: JobRecord) -> None:
     _print([{name: getattr(effect, name) for name in names} for effect in record.current_effects], "yaml")
     times = ("seq", "at", "actor", "event", "from_state", "to_state", "reason")
     _print([{name: getattr(event, name) for name in times} for event in record.events], "table")
-    broken = first_break(record.events)
+    broken = first_break(record.events, record.job)
     print("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")
 
 

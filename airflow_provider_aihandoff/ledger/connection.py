@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from airflow_provider_aihandoff.errors import LedgerUnavailable
 
 log = logging.getLogger(__name__)
 
+_NOTHING_DONE = "Nothing was changed in the ledger, nothing was sent outside by this step."
+
 LedgerConnection = psycopg.Connection[DictRow]
 T = TypeVar("T")
 
@@ -22,6 +25,13 @@ TRANSACTION_TRIES = 5
 
 #: Seconds to wait for a connection before a transaction counts as failed.
 CONNECT_TIMEOUT = 10.0
+
+#: Seconds after which the pool begins its attempts to connect anew. It doubles the time between them, so that
+#: without this a server that was away for minutes would be found again only minutes after it is back.
+_RECONNECT_TIMEOUT = 5.0
+
+#: Seconds for which a step is tried again that must not be lost: what it records has happened outside.
+PATIENCE = 60.0
 
 _DEFAULTS: Mapping[str, Any] = {
     "application_name": "aihandoff",
@@ -49,6 +59,7 @@ class Database:
             max_size=max_size,
             num_workers=1,
             timeout=CONNECT_TIMEOUT,
+            reconnect_timeout=_RECONNECT_TIMEOUT,
             # A connection that a restarted server dropped is replaced here, before anything is sent on it.
             check=ConnectionPool.check_connection,
             open=True,
@@ -58,13 +69,15 @@ class Database:
         """Close every connection. Transactions after this fail."""
         self._pool.close()
 
-    def transact(self, work: Callable[[LedgerConnection], T]) -> T:
+    def transact(self, work: Callable[[LedgerConnection], T], *, repeatable: bool = False) -> T:
         """Run ``work`` in one transaction and return what it returns.
 
         Where the connection breaks before COMMIT was sent, the server has rolled everything back, and ``work`` runs
         again: it must do nothing but SQL. Where it breaks at COMMIT, nobody knows whether the transaction happened,
         so it is not run again: the caller's protocol reads the ledger and goes on from what it finds.
 
+        :param repeatable: ``work`` recognises that it was committed before and changes nothing then, so that it also
+            runs again where COMMIT is in doubt.
         :raises LedgerUnavailable: no connection within the tries, or the outcome of COMMIT is in doubt.
         """
         for left in range(TRANSACTION_TRIES - 1, -1, -1):
@@ -75,8 +88,8 @@ class Database:
                     return result
             except PoolTimeout as error:
                 raise LedgerUnavailable(
-                    f"the ledger's database did not accept a connection within {CONNECT_TIMEOUT:g} s.",
-                    written="Nothing was changed in the ledger, nothing was sent outside by this step.",
+                    f"the ledger's database gave no connection within {CONNECT_TIMEOUT:g} s: {self._why_not()}.",
+                    written=_NOTHING_DONE,
                     remedy="Check the ledger's connection and server, then retry the task: that is safe.",
                 ) from error
             except _BrokenBeforeCommit as broken:
@@ -84,11 +97,42 @@ class Database:
                     raise LedgerUnavailable(
                         f"the ledger's database broke the connection {TRANSACTION_TRIES} times: "
                         f"{type(broken.__cause__).__name__}.",
-                        written="Nothing was changed in the ledger, nothing was sent outside by this step.",
+                        written=_NOTHING_DONE,
                         remedy="Check the database server, then retry the task: that is safe.",
                     ) from broken.__cause__
                 log.warning("The ledger's connection broke before a commit; running the transaction again.")
+            except _BrokenAtCommit as broken:
+                if not left or not repeatable:
+                    raise LedgerUnavailable(
+                        "the ledger's connection broke during a commit, so it is not known whether the step was "
+                        "recorded.",
+                        written="Nothing was sent outside after it.",
+                        remedy="Retry the task: it reads the ledger and goes on from what it finds.",
+                    ) from broken.__cause__
+                log.warning("The ledger's connection broke during a commit; running the transaction again.")
         raise AssertionError("unreachable")
+
+    def persist(self, work: Callable[[LedgerConnection], T]) -> T:
+        """Run ``work``, which must be repeatable, and wait for a ledger that is away, since its loss would cost.
+
+        :raises LedgerUnavailable: the ledger did not come back within :data:`PATIENCE`.
+        """
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.transact(work, repeatable=True)
+            except LedgerUnavailable as error:
+                if time.monotonic() >= until:
+                    raise
+                log.warning("Recording again what must not be lost: %s", error)
+
+    def _why_not(self) -> str:
+        """What the server says to a connection outside the pool: a wrong password, a refused connection."""
+        try:
+            psycopg.connect(**self.conninfo).close()
+        except psycopg.Error as error:
+            return " ".join(str(error).split()).rstrip(".")
+        return "each of its connections is in use"
 
     @staticmethod
     def _until_commit(connection: LedgerConnection, work: Callable[[LedgerConnection], T]) -> T:
@@ -104,12 +148,12 @@ class Database:
         try:
             connection.commit()
         except psycopg.OperationalError as error:
-            raise LedgerUnavailable(
-                "the ledger's connection broke during a commit, so it is not known whether the step was recorded.",
-                written="Nothing was sent outside after it.",
-                remedy="Retry the task: it reads the ledger and goes on from what it finds.",
-            ) from error
+            raise _BrokenAtCommit from error
 
 
 class _BrokenBeforeCommit(Exception):
     """The connection broke while the transaction could still only be rolled back."""
+
+
+class _BrokenAtCommit(Exception):
+    """The connection broke when COMMIT may have been carried out."""

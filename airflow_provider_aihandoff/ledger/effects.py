@@ -40,7 +40,8 @@ _READ_EFFECT = f"""
     SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND name = %s"""
 _READ_EFFECT_BY_ID = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE effect_id = %s"
 _READ_DECISION = f"SELECT {columns(Decision)} FROM aihandoff.decisions WHERE decision_id = %s"
-_DELETE_UNSENT = "DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state = 'planned'"
+_DELETE_UNTOUCHED = """
+    DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused')"""
 _INSERT_EFFECT = """
     INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
         created_at, updated_at)
@@ -91,8 +92,8 @@ def void_plans(connection: LedgerConnection, job_id: int, revision: int) -> None
 
 
 def replace_plans(connection: LedgerConnection, job: Job, plans: Sequence[EffectPlan]) -> None:
-    """Store the plans of a job's current revision in the place of earlier ones. None of them may have been sent."""
-    connection.execute(_DELETE_UNSENT, [job.job_id, job.revision])
+    """Store the plans of a job's current revision in the place of earlier ones. None of them may have been written."""
+    connection.execute(_DELETE_UNTOUCHED, [job.job_id, job.revision])
     row = connection.execute("SELECT ledger_id FROM aihandoff.ledger").fetchone()
     assert row is not None
     for position, plan in enumerate(plans):
@@ -131,18 +132,22 @@ class Effects:
         :raises EffectUnknown: an earlier attempt may have been applied, and the target is not ``repeatable``.
         """
 
+        token, resent = uuid4(), False
+
         def work(connection: LedgerConnection) -> Claim | HandoffError:
+            nonlocal resent
             job = history.lock(connection, job_id)
             effect = _read(connection, job, plan.name)
+            if effect is not None and effect.claim_token == token:
+                return Claim(effect, token, resent=resent)
             _check_plan(job, effect, plan)
             if effect is not None and effect.state is EffectState.APPLIED:
                 return Claim(effect, None, applied=True)
             _check_approved(connection, job)
             assert effect is not None
-            abandoned = effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN)
-            if abandoned and not repeatable:
+            resent = effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN)
+            if resent and not repeatable:
                 return _hold(connection, job, effect, actor)
-            token = uuid4()
             effect = _change(
                 connection,
                 job,
@@ -155,9 +160,9 @@ class Effects:
             )
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
             history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
-            return Claim(effect, token, resent=abandoned)
+            return Claim(effect, token, resent=resent)
 
-        result = self._database.transact(work)
+        result = self._database.transact(work, repeatable=True)
         if isinstance(result, HandoffError):
             raise result
         return result
@@ -179,19 +184,21 @@ class Effects:
         return self._database.transact(work)
 
     def confirm(self, claim: Claim, *, external_id: str | None, result: Mapping[str, Any] | None, actor: str) -> Effect:
-        """Record that the target has applied the effect; the last one completes the job.
+        """Record that the target has applied the effect; the last one completes the job. Safe to repeat.
 
         :raises ClaimLost: another attempt took over; it, or a person, says what became of the effect.
         """
 
         def work(connection: LedgerConnection) -> Effect:
             job, effect = _lock_claimed(connection, claim)
+            if effect.state is EffectState.APPLIED:
+                return effect
             effect = _change(
                 connection,
                 job,
                 effect,
                 EffectEvent.CONFIRM,
-                external_id=external_id,
+                external_id=history.plain_or_none(external_id),
                 result=None if result is None else dict(result),
                 error=None,
             )
@@ -200,7 +207,7 @@ class Effects:
             complete_if_applied(connection, job, actor=actor)
             return effect
 
-        return self._database.transact(work)
+        return self._database.persist(work)
 
     def release(self, claim: Claim, *, error: str, actor: str) -> Effect:
         """Record that nothing was written and that the effect may be tried again as it is.
@@ -226,12 +233,14 @@ class Effects:
     def _end(self, claim: Claim, event: EffectEvent, job_event: JobEvent, error: str, actor: str) -> Effect:
         def work(connection: LedgerConnection) -> Effect:
             job, effect = _lock_claimed(connection, claim)
-            effect = _change(connection, job, effect, event, error=error)
+            if effect.state is next_effect_state(EffectState.CLAIMED, event):
+                return effect
+            effect = _change(connection, job, effect, event, error=history.plain(error))
             reason = f"{effect.name}: {error}"
             history.move(connection, job, job_event, actor=actor, reason=reason, detail={"attempt": effect.attempt})
             return effect
 
-        return self._database.transact(work)
+        return self._database.persist(work)
 
     def resolve(self, effect_id: int, *, external_id: str | None, applied: bool, actor: str, why: str) -> Effect:
         """Record what a person found out about an effect whose outcome was not known.
@@ -245,7 +254,8 @@ class Effects:
             job = history.lock(connection, _read_by_id(connection, effect_id).job_id)
             effect = _read_by_id(connection, effect_id)
             event = EffectEvent.RESOLVE_APPLIED if applied else EffectEvent.RESOLVE_NOT_APPLIED
-            effect = _change(connection, job, effect, event, external_id=external_id, claim_token=None, error=None)
+            external = history.plain_or_none(external_id)
+            effect = _change(connection, job, effect, event, external_id=external, claim_token=None, error=None)
             outcome = f"applied as {external_id}" if applied else "not applied"
             job = history.move(
                 connection,
@@ -378,13 +388,14 @@ def unknown_error(job: str, effect: Effect) -> EffectUnknown:
 
 def _lock_claimed(connection: LedgerConnection, claim: Claim) -> tuple[Job, Effect]:
     job = history.lock(connection, claim.effect.job_id)
-    effect = _read_by_id(connection, claim.effect.effect_id)
-    if claim.token is None or effect.claim_token != claim.token:
+    row = connection.execute(_READ_EFFECT_BY_ID, [claim.effect.effect_id]).fetchone()
+    effect = None if row is None else Effect(**row)  # none: the plan was replaced after the claim had ended
+    if effect is None or claim.token is None or effect.claim_token != claim.token:
         raise ClaimLost(
-            f"attempt {claim.effect.attempt} at the effect {claim.effect.name!r} lost its claim to a newer attempt.",
+            f"attempt {claim.effect.attempt} at the effect {claim.effect.name!r} lost its claim.",
             job=job.label,
-            written="What this attempt did is not recorded; the newer attempt or a person says what is so.",
-            remedy=f"See `airflow aihandoff effects show {claim.effect.effect_id}`.",
+            written="What this attempt did is not recorded; a newer attempt or a person says what is so.",
+            remedy=f"See `airflow aihandoff jobs show {job.job_id}`.",
         )
     return job, effect
 

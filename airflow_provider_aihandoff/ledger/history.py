@@ -33,6 +33,20 @@ def as_json(value: Any) -> Json:
     return Json(value, dumps=canonical_json)
 
 
+def plain(text: str) -> str:
+    """The text without what PostgreSQL's ``text`` cannot hold: NUL and lone surrogates, each becomes U+FFFD.
+
+    For words that people read; content is kept exactly, as JSON. An error message of a target, or a comment, must
+    not keep what happened from being recorded.
+    """
+    return text.replace("\x00", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def plain_or_none(text: str | None) -> str | None:
+    """:func:`plain`, where there is a text."""
+    return None if text is None else plain(text)
+
+
 def now(connection: LedgerConnection) -> datetime:
     """The database's clock: the one clock that every process shares."""
     row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
@@ -91,7 +105,8 @@ def move(
             written="This step wrote nothing outside.",
             remedy=f"`airflow aihandoff jobs show {job.job_id}` tells how the job came to be there.",
         )
-    line = _next_line(job, event, state.value, now(connection), actor, reason, dict(detail or {}))
+    reason = plain_or_none(reason)
+    line = _next_line(job, event, state.value, now(connection), plain(actor), reason, dict(detail or {}))
     after = replace(
         job,
         state=state,
@@ -175,11 +190,17 @@ def event_hash(line: Event) -> str:
     return hashlib.sha256(canonical_json(fields).encode("ascii")).hexdigest()
 
 
-def first_break(lines: Iterable[Event]) -> int | None:
-    """The ``seq`` of the first line of a whole history that was altered, removed or added; None if none was."""
+def first_break(lines: Iterable[Event], job: Job | None = None) -> int | None:
+    """The ``seq`` of the first line of a whole history that was altered, removed or added; None if none was.
+
+    :param job: the job, which names its newest line: without it, lines that are missing at the end stay unnoticed.
+    """
     previous, expected = GENESIS, 1
     for line in lines:
         if line.seq != expected or line.previous_hash != previous or line.hash != event_hash(line):
             return expected
         previous, expected = line.hash, expected + 1
+    if job is not None and (job.event_seq, job.event_hash) != (expected - 1, previous):
+        last = expected - 1
+        return last if last == job.event_seq else min(last, job.event_seq) + 1
     return None

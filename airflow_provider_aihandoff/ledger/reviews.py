@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_aihandoff.digests import describe_changes, digest, review_components
-from airflow_provider_aihandoff.errors import JobNotApproved, StaleDecision
+from airflow_provider_aihandoff.errors import JobNotApproved, PlanError, StaleDecision
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.ledger.effects import complete_if_applied, replace_plans
+from airflow_provider_aihandoff.ledger.effects import anything_touched, complete_if_applied, replace_plans
 from airflow_provider_aihandoff.ledger.records import DeciderKind, EffectPlan, Job, Verdict
 from airflow_provider_aihandoff.ledger.submission import read_revision
 from airflow_provider_aihandoff.states import JobEvent, JobState
@@ -24,10 +24,11 @@ _INSERT_DECISION = """
     VALUES (%(job_id)s, %(revision)s, %(verdict)s, %(digest)s, %(decided_by)s, %(kind)s, %(comment)s,
         clock_timestamp())
     RETURNING decision_id"""
-_READ_COMPONENTS = """
-    SELECT detail -> 'components' AS components FROM aihandoff.events
-    WHERE job_id = %s AND detail ->> 'digest' = %s AND event IN ('planned', 'plan changed')
-    ORDER BY seq DESC LIMIT 1"""
+_READ_PLANNED = """
+    SELECT detail FROM aihandoff.events WHERE job_id = %s AND event IN ('planned', 'plan changed') ORDER BY seq"""
+
+#: Where the plan may still change: in the last one, as long as every write was refused or never sent.
+_PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
 
 _VERDICT_EVENTS = {"approve": JobEvent.APPROVED, "reject": JobEvent.REJECTED}
 
@@ -41,18 +42,26 @@ class Reviews:
     def ask(
         self, job_id: int, plans: Sequence[EffectPlan], *, policy: str | None, deadline: datetime, actor: str
     ) -> Job:
-        """Store the plan of a job that is in review (or approved, with nothing sent), for somebody to decide on.
+        """Store the plan of a job that is in review (or approved, with nothing written), for somebody to decide on.
 
         Safe to repeat: the same plan changes nothing, and keeps its deadline. Another plan voids an approval.
 
         :param policy: ``name@version`` of the policy that is asked first, if there is one.
         :param deadline: the absolute time by which somebody must decide.
-        :return: the job as it is now; unchanged where it is neither in review nor approved.
+        :return: the job as it is now; unchanged where it is neither in review nor approved, or something was written.
+        :raises PlanError: two effects have the same name.
         """
+        names = [plan.name for plan in plans]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise PlanError(
+                f"two of its effects have the same name: {', '.join(twice)}.",
+                job=f"job {job_id}",
+                remedy="Give each task that writes for this job an `effect` of its own.",
+            )
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            if job.state not in (JobState.REVIEW, JobState.APPROVED):
+            if job.state not in _PLANNABLE or anything_touched(connection, job_id):
                 return job
             revision = read_revision(connection, job_id, job.revision)
             assert revision.output_digest is not None
@@ -67,7 +76,7 @@ class Reviews:
             event, reason = JobEvent.PLANNED, None
             if job.approval == "required":
                 changes |= {"review_deadline": deadline, "decision_id": None}
-                if job.state is JobState.APPROVED:
+                if job.state is not JobState.REVIEW:
                     event, reason = JobEvent.PLAN_CHANGED, "the plan is not the one that was approved"
             return history.move(
                 connection,
@@ -99,36 +108,17 @@ class Reviews:
         :raises JobNotApproved: the job has no plan yet to decide on.
         """
 
-        def work(connection: LedgerConnection) -> Job:
-            job = history.lock(connection, job_id)
-            if _is_repeat(connection, job, verdict, digest, decided_by):
-                return job
-            _check_digest(connection, job, digest)
-            row = connection.execute(
-                _INSERT_DECISION,
-                {
-                    "job_id": job_id,
-                    "revision": job.revision,
-                    "verdict": verdict,
-                    "digest": digest,
-                    "decided_by": decided_by,
-                    "kind": kind,
-                    "comment": comment,
-                },
-            ).fetchone()
-            assert row is not None
-            job = history.move(
+        return self._database.transact(
+            lambda connection: _decide(
                 connection,
-                job,
-                _VERDICT_EVENTS[verdict],
-                actor=decided_by if kind == "timeout" else f"{kind}:{decided_by}",
-                reason=comment,
-                detail={"digest": digest, "decision_id": row["decision_id"]},
-                decision_id=row["decision_id"],
+                history.lock(connection, job_id),
+                verdict,
+                digest=digest,
+                decided_by=history.plain(decided_by),
+                kind=kind,
+                comment=history.plain_or_none(comment),
             )
-            return complete_if_applied(connection, job, actor=f"{kind}:{decided_by}") if verdict == "approve" else job
-
-        return self._database.transact(work)
+        )
 
     def expire(self, job_id: int, *, digest: str, fail: bool) -> Job:
         """End a review whose deadline has passed, by the database's clock. Does nothing before it has.
@@ -137,24 +127,57 @@ class Reviews:
         :param fail: fail the job; otherwise it counts as rejected.
         """
 
-        def work(connection: LedgerConnection) -> bool:
+        def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
             over = job.review_deadline is not None and history.now(connection) >= job.review_deadline
-            due = over and job.state is JobState.REVIEW and job.review_digest == digest
-            if due and fail:
-                history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor="timeout", reason="nobody decided in time")
-            return due and not fail
+            if not over or job.state is not JobState.REVIEW or job.review_digest != digest:
+                return job
+            why = "nobody decided in time"
+            if fail:
+                return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor="timeout", reason=why)
+            return _decide(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
 
-        if self._database.transact(work):
-            return self.decide(
-                job_id,
-                "reject",
-                digest=digest,
-                decided_by="timeout",
-                kind="timeout",
-                comment="nobody decided in time",
-            )
-        return self._database.transact(lambda connection: history.read(connection, job_id))
+        return self._database.transact(work)
+
+
+def _decide(
+    connection: LedgerConnection,
+    job: Job,
+    verdict: Verdict,
+    *,
+    digest: str,
+    decided_by: str,
+    kind: DeciderKind,
+    comment: str | None,
+) -> Job:
+    """Record an answer on a locked job."""
+    if _is_repeat(connection, job, verdict, digest, decided_by):
+        return job
+    _check_digest(connection, job, digest)
+    row = connection.execute(
+        _INSERT_DECISION,
+        {
+            "job_id": job.job_id,
+            "revision": job.revision,
+            "verdict": verdict,
+            "digest": digest,
+            "decided_by": decided_by,
+            "kind": kind,
+            "comment": comment,
+        },
+    ).fetchone()
+    assert row is not None
+    actor = decided_by if kind == "timeout" else f"{kind}:{decided_by}"
+    job = history.move(
+        connection,
+        job,
+        _VERDICT_EVENTS[verdict],
+        actor=actor,
+        reason=comment,
+        detail={"digest": digest, "decision_id": row["decision_id"]},
+        decision_id=row["decision_id"],
+    )
+    return complete_if_applied(connection, job, actor=actor) if verdict == "approve" else job
 
 
 def _is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, decided_by: str) -> bool:
@@ -197,9 +220,8 @@ def _check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
 
 
 def _what_changed(connection: LedgerConnection, job: Job, seen: str) -> str:
-    before, now = (
-        connection.execute(_READ_COMPONENTS, [job.job_id, value]).fetchone() for value in (seen, job.review_digest)
-    )
-    if before is None or now is None:
+    planned = [row["detail"] for row in connection.execute(_READ_PLANNED, [job.job_id]).fetchall()]
+    components = {detail["digest"]: detail["components"] for detail in planned}
+    if seen not in components:
         return "the digest that you named was never this job's"
-    return "; ".join(describe_changes(before["components"], now["components"]))
+    return "; ".join(describe_changes(components[seen], components[job.review_digest]))

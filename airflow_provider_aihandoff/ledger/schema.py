@@ -72,15 +72,20 @@ def check(connection: psycopg.Connection[Any]) -> None:
         raise LedgerSchemaError(
             "the database holds no AI Handoff ledger.", remedy=f"Create it with `{UPGRADE_COMMAND}`."
         )
-    if current in _known_versions():
-        raise LedgerSchemaError(
-            f"the ledger's schema is at version {current}, this package needs {head}.",
-            remedy=f"Upgrade it with `{UPGRADE_COMMAND}`.",
-        )
+    _check_known(current)
     raise LedgerSchemaError(
-        f"the ledger's schema is at version {current}, which this package (version {head}) does not know.",
-        remedy="A newer airflow-provider-aihandoff has upgraded it: install that release here too.",
+        f"the ledger's schema is at version {current}, this package needs {head}.",
+        remedy=f"Upgrade it with `{UPGRADE_COMMAND}`.",
     )
+
+
+def _check_known(version: str) -> None:
+    if version not in _known_versions():
+        raise LedgerSchemaError(
+            f"the ledger's schema is at version {version}, which this package (version {head_version()}) does not "
+            "know.",
+            remedy="A newer airflow-provider-aihandoff has upgraded it: install that release here too.",
+        )
 
 
 def _known_versions() -> frozenset[str]:
@@ -96,6 +101,7 @@ def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tu
     :param from_migrations: reach a fresh ledger through every migration, and not from ``schema.sql``; for the test
         that compares the two.
     :return: the version before (None: there was no ledger) and the version after.
+    :raises LedgerSchemaError: the ledger is ahead of this package.
     """
     from alembic import command
 
@@ -104,9 +110,13 @@ def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tu
         assert isinstance(raw, psycopg.Connection)
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({_UPGRADE_LOCK})")
         before = current_version(raw)
+        if before is not None:
+            _check_known(before)
         config = _config()
         config.attributes["connection"] = connection
-        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {VERSION_TABLE_SCHEMA}")
+        # Not IF NOT EXISTS, which needs the right to create schemas even where there is nothing to create.
+        if connection.exec_driver_sql(f"SELECT to_regnamespace('{VERSION_TABLE_SCHEMA}')").scalar() is None:
+            connection.exec_driver_sql(f"CREATE SCHEMA {VERSION_TABLE_SCHEMA}")
         if before is None and not from_migrations:
             connection.exec_driver_sql(
                 resources.files(__package__).joinpath("schema.sql").read_text("utf-8").replace("%", "%%")

@@ -3,8 +3,8 @@
 --
 -- Content (inputs, requests, outputs, plans) is `json`, not `jsonb`: `json` keeps the exact bytes that the digest
 -- beside it was made from, and takes any text a model can write.
-
-CREATE SCHEMA IF NOT EXISTS aihandoff;
+--
+-- The schema `aihandoff` itself is there already: the upgrade creates it, unless a database administrator has.
 
 -- One row: the identity of this ledger. It is part of every effect key and of the metadata sent to OpenAI, so that
 -- two ledgers that talk to the same systems are never taken for each other.
@@ -167,3 +167,5 @@ BEGIN
 END $$;
 CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE ON aihandoff.events
     FOR EACH ROW EXECUTE FUNCTION aihandoff.refuse_change();
+CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON aihandoff.events
+    FOR EACH STATEMENT EXECUTE FUNCTION aihandoff.refuse_change();

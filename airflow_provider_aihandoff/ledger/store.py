@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +15,71 @@ from airflow_provider_aihandoff.ledger.effects import Effects
 from airflow_provider_aihandoff.ledger.records import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.ledger.reviews import Reviews
 from airflow_provider_aihandoff.ledger.submission import Submission, read_revision
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.states import TERMINAL_JOB_STATES, JobState
+
+#: Which jobs a list is about: empty or NULL parameters leave out nothing.
+_JOB_FILTER = """
+    (%(states)s::text[] = '{}' OR state = ANY(%(states)s))
+    AND (%(dag_id)s::text IS NULL OR dag_id = %(dag_id)s)
+    AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))"""
+
+#: The Dags that have a job, found by skipping from one to the next in the index, however many jobs each has.
+_DAG_IDS = """
+    WITH RECURSIVE found AS (
+        (SELECT dag_id FROM aihandoff.jobs ORDER BY dag_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT dag_id FROM aihandoff.jobs WHERE dag_id > found.dag_id ORDER BY dag_id LIMIT 1)
+        FROM found WHERE found.dag_id IS NOT NULL
+    )
+    SELECT dag_id FROM found WHERE dag_id IS NOT NULL"""
+
+_COUNT_OPEN = f"""
+    SELECT state AS what, count(*) AS jobs FROM aihandoff.jobs
+    WHERE state = ANY(%(open_states)s) AND {_JOB_FILTER} GROUP BY state
+    UNION ALL
+    SELECT 'unknown effects', count(*) FROM aihandoff.jobs
+    WHERE job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown') AND {_JOB_FILTER}"""
+
+_OPEN_STATES = [state.value for state in JobState if state not in TERMINAL_JOB_STATES]
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """One line of a list of jobs: what it is, without its content.
+
+    :param cost_usd: of all its revisions, as far as their price is known; None when none was billed or has a price.
+    :param unpriced: how many of its revisions were billed at a price that is unknown.
+    :param effects: how many writes the current revision intends.
+    :param unknown_effects: how many writes, of any revision, may have been applied.
+    """
+
+    job_id: int
+    job_type: str
+    job_key: str
+    state: JobState
+    state_reason: str | None
+    requested_by: str
+    revision: int
+    review_digest: str | None
+    review_deadline: datetime | None
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    created_at: datetime
+    updated_at: datetime
+    cost_usd: Decimal | None
+    unpriced: int
+    effects: int
+    unknown_effects: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", JobState(self.state))
+
+
+_SUMMARY_COLUMNS = columns(JobSummary)
+_SUMMARY_JOB_COLUMNS = ", ".join(field.name for field in fields(JobSummary) if field.name in Job.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -125,19 +191,72 @@ class Ledger:
         """
         query = f"""
             SELECT {columns(Job)} FROM aihandoff.jobs
-            WHERE (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
-                AND (%(dag_id)s::text IS NULL OR dag_id = %(dag_id)s)
-                AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
-                AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
+            WHERE {_JOB_FILTER}
             ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s"""
+        values = {**_filter_values(states, dag_id, run_id, dag_ids), "limit": limit}
+        return [Job(**row) for row in self._all(query, values)]
+
+    def summaries(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        unknown_effects: bool = False,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        dag_ids: Sequence[str] | None = None,
+        oldest_first: bool = False,
+        after: int | None = None,
+        limit: int = 100,
+    ) -> list[JobSummary]:
+        """Return one page of a list of jobs with what they cost and write, newest first, in one statement.
+
+        :param states: only jobs in one of these; empty for every state.
+        :param unknown_effects: only jobs with a write that may have been applied.
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        :param after: the last job of the page before.
+        """
+        query = f"""
+            SELECT {_SUMMARY_COLUMNS} FROM (
+                SELECT {_SUMMARY_JOB_COLUMNS} FROM aihandoff.jobs
+                WHERE {_JOB_FILTER}
+                    AND (%(after)s::bigint IS NULL OR job_id {">" if oldest_first else "<"} %(after)s)
+                    AND (NOT %(unknown_effects)s
+                        OR job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown'))
+                ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s
+            ) AS job
+            CROSS JOIN LATERAL (
+                SELECT sum(cost_usd) AS cost_usd,
+                    count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL AND state <> 'running')
+                        AS unpriced
+                FROM aihandoff.revisions WHERE revisions.job_id = job.job_id
+            ) AS billed
+            CROSS JOIN LATERAL (
+                SELECT count(*) FILTER (WHERE effects.revision = job.revision AND effects.state <> 'void') AS effects,
+                    count(*) FILTER (WHERE effects.state = 'unknown') AS unknown_effects
+                FROM aihandoff.effects WHERE effects.job_id = job.job_id
+            ) AS intended
+            ORDER BY job_id {"ASC" if oldest_first else "DESC"}"""
         values = {
-            "states": [state.value for state in states],
-            "dag_id": dag_id,
-            "run_id": run_id,
-            "dag_ids": None if dag_ids is None else list(dag_ids),
+            **_filter_values(states, dag_id, run_id, dag_ids),
+            "unknown_effects": unknown_effects,
+            "after": after,
             "limit": limit,
         }
-        return [Job(**row) for row in self._all(query, values)]
+        return [JobSummary(**row) for row in self._all(query, values)]
+
+    def count_open(
+        self, *, dag_id: str | None = None, run_id: str | None = None, dag_ids: Sequence[str] | None = None
+    ) -> dict[str, int]:
+        """Count the jobs that have not ended by state, and under ``unknown effects`` those that may have written.
+
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        """
+        values = {**_filter_values((), dag_id, run_id, dag_ids), "open_states": _OPEN_STATES}
+        return {row["what"]: row["jobs"] for row in self._all(_COUNT_OPEN, values)}
+
+    def dag_ids(self) -> list[str]:
+        """The Dags that own at least one job."""
+        return [row["dag_id"] for row in self._all(_DAG_IDS, {})]
 
     def list_effects(self, *, states: Sequence[str] = (), limit: int = 100) -> list[Effect]:
         """Return effects, newest first.
@@ -157,3 +276,15 @@ class Ledger:
         row = self._database.transact(lambda connection: connection.execute(query).fetchone())
         assert row is not None
         return row
+
+
+def _filter_values(
+    states: Sequence[JobState], dag_id: str | None, run_id: str | None, dag_ids: Sequence[str] | None
+) -> dict[str, Any]:
+    """The parameters of :data:`_JOB_FILTER`."""
+    return {
+        "states": [state.value for state in states],
+        "dag_id": dag_id,
+        "run_id": run_id,
+        "dag_ids": None if dag_ids is None else list(dag_ids),
+    }

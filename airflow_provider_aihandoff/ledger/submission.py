@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.attachment import Attachment, Step, decide_attac
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.errors import (
     HandoffError,
+    IllegalTransition,
     InputChanged,
     JobCancelled,
     JobFailed,
@@ -96,8 +97,7 @@ _INSERT_REVISION = f"""
     RETURNING {columns(Revision)}"""
 _COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author = 'model'"
 _MARK_SUBMITTING = f"""
-    UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1,
-        unknown_submissions = unknown_submissions + %(orphan)s, submit_token = %(token)s,
+    UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
         submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp()
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
@@ -110,8 +110,11 @@ _MARK_NOT_SENT = """
     UPDATE aihandoff.revisions SET state = 'queued', submissions = submissions - 1, submit_token = NULL,
         submit_lease_until = NULL
     WHERE revision_id = %s"""
-_END_SUBMIT_LEASE = """
-    UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() WHERE revision_id = %s"""
+_MARK_UNKNOWN = f"""
+    UPDATE aihandoff.revisions SET unknown_submissions = unknown_submissions + 1, submit_token = NULL,
+        submit_lease_until = NULL
+    WHERE revision_id = %s
+    RETURNING {columns(Revision)}"""
 _STORE_OUTPUT = f"""
     UPDATE aihandoff.revisions SET state = %(state)s, response_status = %(status)s, output = %(output)s,
         output_digest = %(output_digest)s, error = %(error)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
@@ -119,7 +122,9 @@ _STORE_OUTPUT = f"""
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _STORE_LATE_COST = """
-    UPDATE aihandoff.revisions SET response_status = %s, usage = %s, cost_usd = %s WHERE revision_id = %s"""
+    UPDATE aihandoff.revisions SET response_status = %(status)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
+        completed_at = clock_timestamp()
+    WHERE revision_id = %(revision_id)s"""
 _GIVE_UP_REVISION = """
     UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
     WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
@@ -135,11 +140,33 @@ def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
     return bool(row["seen"])
 
 
+def _brings_cost(revision: Revision, output: Output) -> bool:
+    """Whether a response that was given up for lost turns out to have been billed."""
+    return revision.state is RevisionState.FAILED and revision.usage is None and output.usage is not None
+
+
 def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
     """Return one revision of a job that exists."""
     row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
     assert row is not None
     return Revision(**row)
+
+
+def _count_unknown(
+    connection: LedgerConnection, job: Job, revision: Revision, *, actor: str, reason: str
+) -> tuple[Job, Revision]:
+    """Count the request of a permission that ended, without a word on what became of it, as an unknown submission.
+
+    A permission whose end was recorded has no token any more; there is nothing to count then.
+    """
+    if revision.state is not RevisionState.SUBMITTING or revision.submit_token is None:
+        return job, revision
+    row = connection.execute(_MARK_UNKNOWN, [revision.revision_id]).fetchone()
+    assert row is not None
+    detail = {"revision": revision.number}
+    reason = f"unknown submission: {reason}; a response may exist, and may be billed"
+    job = history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)
+    return job, Revision(**row)
 
 
 class Submission:
@@ -164,6 +191,7 @@ class Submission:
             **vars(spec.owner),
             "input": as_json(spec.input),
             "permissions": as_json(spec.permissions),
+            "requested_by": history.plain(spec.requested_by),
             "input_digest": input_digest,
             "genesis": history.GENESIS,
         }
@@ -242,6 +270,9 @@ class Submission:
                 remedy="Raise max_revisions to let the model try again, or give the task another job_key.",
             )
         old = read_revision(connection, job.job_id, job.revision)
+        job, _ = _count_unknown(
+            connection, job, old, actor=spec.owner.actor, reason="its revision was replaced while it was being sent"
+        )
         connection.execute(_GIVE_UP_REVISION, [job.job_id, job.revision])
         void_plans(connection, job.job_id, job.revision)
         why = (
@@ -253,8 +284,15 @@ class Submission:
             JobEvent.REVISED,
             actor=spec.owner.actor,
             reason=why,
-            detail={"revision": old.number + 1, "input_digest": input_digest},
+            detail={
+                "revision": old.number + 1,
+                "input_digest": input_digest,
+                "requested_by": spec.requested_by,
+                "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
+            },
             input=spec.input,
+            requested_by=history.plain(spec.requested_by),
+            permissions=spec.permissions,
             input_digest=input_digest,
             revision=old.number + 1,
             approval=spec.approval,
@@ -296,31 +334,37 @@ class Submission:
         :param lease: how long the permission holds: longer than the request may take.
         :raises JobFailed: one more unknown submission would break the bound; the job is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
+        :raises InputChanged: a task with other input has taken the key over meanwhile.
         """
+        token = uuid4()
 
         def work(connection: LedgerConnection) -> Intent | HandoffError:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
-            if job.state is JobState.CANCELLED or revision.state is RevisionState.CANCELLED:
+            if revision.submit_token == token:
+                return Intent(revision, token)
+            if job.state is JobState.CANCELLED:
                 return JobCancelled("it was cancelled before the request was sent.", job=job.label)
+            if job.revision != number:
+                return InputChanged(
+                    f"revision {number} was replaced by {job.revision}: a task with other input came meanwhile.",
+                    job=job.label,
+                    remedy="Give each piece of work a job_key of its own.",
+                )
             if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING):
                 return Intent(revision, None)
             at = history.now(connection)
             if revision.submit_lease_until is not None and revision.submit_lease_until > at:
                 return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
-            orphan = revision.state is RevisionState.SUBMITTING
-            if orphan and revision.unknown_submissions >= MAX_UNKNOWN_SUBMISSIONS:
+            job, revision = _count_unknown(
+                connection,
+                job,
+                revision,
+                actor=actor,
+                reason="an attempt ended without saying what came of its request",
+            )
+            if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
-            if orphan:
-                job = history.move(
-                    connection,
-                    job,
-                    JobEvent.SUBMIT_UNKNOWN,
-                    actor=actor,
-                    reason="unknown submission: an earlier request may have been accepted, and may be billed",
-                    detail={"revision": number},
-                )
-            token = uuid4()
             history.move(
                 connection,
                 job,
@@ -330,7 +374,7 @@ class Submission:
             )
             row = connection.execute(
                 _MARK_SUBMITTING,
-                {"orphan": int(orphan), "token": token, "lease": lease, "revision_id": revision.revision_id},
+                {"token": token, "lease": lease, "revision_id": revision.revision_id},
             ).fetchone()
             assert row is not None
             return Intent(Revision(**row), token)
@@ -355,7 +399,7 @@ class Submission:
     def submitted(
         self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: str
     ) -> Revision | None:
-        """Store the id of the response that was created.
+        """Store the id of the response that was created. Safe to repeat.
 
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is nobody's: the caller cancels it at OpenAI.
@@ -364,6 +408,8 @@ class Submission:
         def work(connection: LedgerConnection) -> Revision | None:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
+            if revision.response_id == response_id:
+                return revision
             if revision.submit_token != token:
                 history.move(
                     connection,
@@ -376,14 +422,14 @@ class Submission:
                 return None
             row = connection.execute(
                 _MARK_RUNNING,
-                {"response_id": response_id, "status": status, "revision_id": revision.revision_id},
+                {"response_id": response_id, "status": history.plain(status), "revision_id": revision.revision_id},
             ).fetchone()
             assert row is not None
             detail = {"revision": number, "response_id": response_id}
             history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
             return Revision(**row)
 
-        return self._database.transact(work)
+        return self._database.persist(work)
 
     def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: str, reason: str) -> None:
         """Record that the request was refused or never left, so that no response exists and it may be sent again."""
@@ -395,7 +441,7 @@ class Submission:
                 connection.execute(_MARK_NOT_SENT, [revision.revision_id])
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
 
-        self._database.transact(work)
+        self._database.persist(work)
 
     def submission_lost(self, job_id: int, number: int, *, token: UUID, actor: str, reason: str) -> None:
         """Record that the request was sent and no answer came: a response may exist. Ends the permission at once."""
@@ -404,10 +450,9 @@ class Submission:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
-                connection.execute(_END_SUBMIT_LEASE, [revision.revision_id])
-                history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason)
+                _count_unknown(connection, job, revision, actor=actor, reason=reason)
 
-        self._database.transact(work)
+        self._database.persist(work)
 
     def store(self, job_id: int, number: int, output: Output, *, actor: str, reason: str | None = None) -> Job:
         """Store what a response left, and move the job on. Stored once: a second call changes nothing.
@@ -418,24 +463,13 @@ class Submission:
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
-            if revision.state in (RevisionState.COMPLETED, RevisionState.FAILED):
+            if revision.completed_at is not None and not _brings_cost(revision, output):
                 return job
-            if revision.state is RevisionState.CANCELLED or job.state is not JobState.RUNNING:
-                connection.execute(
-                    _STORE_LATE_COST,
-                    [
-                        output.status,
-                        None if output.usage is None else as_json(output.usage),
-                        output.cost_usd,
-                        revision.revision_id,
-                    ],
-                )
-                return history.move(
-                    connection,
-                    job,
-                    JobEvent.OUTPUT_LATE,
-                    actor=actor,
-                    detail={"revision": number, "status": output.status, "usage": output.usage},
+            if revision.state in (RevisionState.CANCELLED, RevisionState.FAILED):
+                return self._store_late(connection, job, revision, output, actor)
+            if revision.state is not RevisionState.RUNNING:
+                raise IllegalTransition(
+                    f"an output cannot be stored for a revision that is {revision.state.value}.", job=job.label
                 )
             if output.error is not None:
                 return self._fail(
@@ -449,6 +483,21 @@ class Submission:
             return self._accept(connection, job, stored, actor, detail)
 
         return self._database.transact(work)
+
+    @staticmethod
+    def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: str) -> Job:
+        """Record what a response cost that nobody waits for any more. Its output is not taken."""
+        connection.execute(
+            _STORE_LATE_COST,
+            {
+                "status": history.plain(output.status),
+                "usage": None if output.usage is None else as_json(output.usage),
+                "cost_usd": output.cost_usd,
+                "revision_id": revision.revision_id,
+            },
+        )
+        detail = {"revision": revision.number, "status": output.status, "usage": output.usage}
+        return history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, detail=detail)
 
     @staticmethod
     def _accept(
@@ -513,6 +562,9 @@ class Submission:
         error: dict[str, Any],
         output: Output | None = None,
     ) -> Job:
+        job, revision = _count_unknown(
+            connection, job, revision, actor=actor, reason="the job failed while a request was being sent"
+        )
         self._write_output(connection, revision, RevisionState.FAILED, output or Output("", error=error))
         detail = {"revision": revision.number, "kind": error.get("kind")}
         return history.move(connection, job, JobEvent.FAILED, actor=actor, reason=reason, detail=detail)
@@ -526,7 +578,7 @@ class Submission:
             _STORE_OUTPUT,
             {
                 "state": state,
-                "status": output.status or None,
+                "status": history.plain(output.status) or None,
                 "output": as_json(output.output) if has_output else None,
                 "output_digest": digest(output.output) if has_output else None,
                 "error": None if output.error is None else as_json(output.error),
@@ -561,6 +613,10 @@ class Submission:
             job = history.lock(connection, job_id)
             if job.state not in (JobState.QUEUED, JobState.RUNNING) or job.revision != number:
                 return job
+            revision = read_revision(connection, job_id, number)
+            job, _ = _count_unknown(
+                connection, job, revision, actor=actor, reason="the job was cancelled while a request was being sent"
+            )
             connection.execute(_GIVE_UP_REVISION, [job_id, number])
             return history.move(
                 connection, job, JobEvent.CANCELLED, actor=actor, reason=reason, detail={"status": status}
@@ -570,7 +626,7 @@ class Submission:
 
     def _raise_after_commit(self, work: Any) -> Intent:
         """Run ``work``; raise what it returns as an error only after what it wrote is committed."""
-        result = self._database.transact(work)
+        result = self._database.transact(work, repeatable=True)
         if isinstance(result, HandoffError):
             raise result
         assert isinstance(result, Intent)

@@ -17,6 +17,10 @@ class Sent(StrEnum):
     UNKNOWN = "unknown"  # a response may have been created
 
 
+class InvalidArguments(TypeError):
+    """The SDK has no such argument."""
+
+
 @dataclass(frozen=True)
 class SubmitFailure:
     """Why a request brought no response id.
@@ -28,6 +32,19 @@ class SubmitFailure:
     reason: str
     retry_after: float | None = None
 
+
+#: What the SDK's HTTP client raises before a request has left.
+_BEFORE_SENDING = frozenset(
+    {
+        "ConnectError",
+        "ConnectTimeout",
+        "InvalidURL",
+        "LocalProtocolError",  # such as a line break in an API key
+        "PoolTimeout",
+        "ProxyError",
+        "UnsupportedProtocol",
+    }
+)
 
 #: A gateway's words about a server behind it: that one may have accepted the request.
 _GATEWAY_STATUSES = frozenset({408, 502, 504, *range(520, 531)})
@@ -43,14 +60,16 @@ def classify(error: Exception) -> SubmitFailure:
         return _classify_status(error)
     if isinstance(error, openai.APIConnectionError):  # its subclass APITimeoutError as well
         cause = type(error.__cause__).__name__
-        # Raised before the first byte of the request has left; named, since the SDK's HTTP client is its own matter.
-        never_left = cause in {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
+        # By name, since the SDK's HTTP client is its own matter.
+        never_left = cause in _BEFORE_SENDING
         return SubmitFailure(
             Sent.NO if never_left else Sent.UNKNOWN,
             f"{type(error).__name__} ({cause}) {'before' if never_left else 'after'} the request was sent",
         )
     if isinstance(error, openai.OpenAIError) and not isinstance(error, openai.APIError):
         return SubmitFailure(Sent.NEVER, f"{type(error).__name__}: {error}")  # credentials, before anything is sent
+    if isinstance(error, (InvalidArguments, UnicodeEncodeError)):
+        return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {error}")
     return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__}: the answer could not be read")
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from airflow_provider_aihandoff.digests import canonical_json
 from airflow_provider_aihandoff.ledger.submission import Output
-from airflow_provider_aihandoff.responses.pricing import price
+from airflow_provider_aihandoff.responses.pricing import price, read_usage
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -46,7 +47,7 @@ def read_output(response: Any, output_type: type[BaseModel] | None, request: dic
 
     :param request: the request that was sent; it says how the response is priced.
     """
-    usage = None if response.usage is None else response.usage.model_dump(mode="json")
+    usage = read_usage(response)
     billed: dict[str, Any] = {"usage": usage, "cost_usd": price(response, request)}
     status = response.status
     error: dict[str, Any]
@@ -61,14 +62,21 @@ def read_output(response: Any, output_type: type[BaseModel] | None, request: dic
         return Output(status, text, **billed), ""
     else:
         try:
-            parsed = output_type.model_validate_json(text)
-        except ValidationError as mismatch:
-            problems = mismatch.errors(include_url=False, include_context=False, include_input=False)
+            parsed = output_type.model_validate_json(text).model_dump(mode="json")
+            canonical_json(parsed)  # refuses NaN and infinity, which Pydantic reads
+        except ValueError as mismatch:
+            problems = _problems(mismatch)
             error = {"kind": "mismatch", "text": text, "problems": problems}
-            why = f"the output does not match {output_type.__name__}: {mismatch.error_count()} problems"
+            why = f"the output does not match {output_type.__name__}: {len(problems)} problems"
         else:
-            return Output(status, parsed.model_dump(mode="json"), **billed), ""
+            return Output(status, parsed, **billed), ""
     return Output(status, error=error, **billed), why
+
+
+def _problems(mismatch: ValueError) -> list[Any]:
+    if isinstance(mismatch, ValidationError):
+        return mismatch.errors(include_url=False, include_context=False, include_input=False)
+    return [{"msg": str(mismatch)}]
 
 
 def _ended_badly(response: Any, text: str) -> tuple[dict[str, Any], str]:
@@ -97,7 +105,7 @@ def _final_text(response: Any) -> tuple[str, str | None]:
             continue
         for part in getattr(item, "content", None) or ():
             if getattr(part, "type", None) == "output_text":
-                texts.append(part.text)
+                texts.append(str(getattr(part, "text", None) or ""))
             elif getattr(part, "type", None) == "refusal":
-                refusal = part.refusal
+                refusal = str(getattr(part, "refusal", None) or "")
     return "".join(texts), refusal

@@ -13,6 +13,13 @@ log = logging.getLogger(__name__)
 COMPLETION_WINDOW_FACTORS: Mapping[str, Decimal] = {"2h": Decimal("0.70"), "8h": Decimal("0.60")}
 
 
+def read_usage(response: Any) -> dict[str, Any] | None:
+    """The usage that a response names, as JSON; None where it names none, or something else in its place."""
+    usage: Any = getattr(response, "usage", None)
+    dumped: Any = usage.model_dump(mode="json") if hasattr(usage, "model_dump") else usage
+    return dumped if isinstance(dumped, dict) else None
+
+
 def price(response: Any, request: Mapping[str, Any]) -> Decimal | None:
     """The price of a response; None where it is unknown: no usage, or a model without a published price.
 
@@ -20,15 +27,16 @@ def price(response: Any, request: Mapping[str, Any]) -> Decimal | None:
     """
     from genai_prices import calc_price, extract_usage
 
-    if response.usage is None:
+    usage_named = read_usage(response)
+    if usage_named is None:
         return None
-    body = {"model": response.model, "usage": response.usage.model_dump(mode="json")}
+    body = {"model": response.model, "usage": usage_named}
     tier = getattr(response, "service_tier", None)
     try:
         usage = extract_usage(body, provider_id="openai", api_flavor="responses").usage
         context = {"service_tier": tier} if tier else None
         total = calc_price(usage, response.model, provider_id="openai", price_context=context).total_price
-    except (LookupError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - an odd bill must not keep a paid output from being stored
         log.warning("The price of a response of the model %s is unknown: %s", response.model, error)
         return None
     window = (request.get("background_options") or {}).get("completion_window")

@@ -23,10 +23,11 @@ PROCESSING_ARGUMENTS = frozenset(
 )
 
 #: Arguments that the submit protocol sets itself.
-RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options"})
+RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options", "timeout"})
 
 #: How many pairs of metadata OpenAI takes, and how many of them name the job.
 MAX_METADATA = 16
+MAX_METADATA_NAME = 64
 MAX_METADATA_VALUE = 512
 OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
 
@@ -43,8 +44,14 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
     :raises RequestError: an argument is reserved, or two of them contradict each other.
     """
     request = {name: value for name, value in arguments.items() if value is not None}
-    if reserved := sorted(RESERVED_ARGUMENTS & request.keys()):
-        raise RequestError(f"{', '.join(reserved)} cannot be set: a job always runs in the background and is stored.")
+    # What stands in `extra_body` goes over what stands beside it.
+    if reserved := sorted(RESERVED_ARGUMENTS & {*request, *(request.get("extra_body") or {})}):
+        raise RequestError(
+            f"{', '.join(reserved)} cannot be set: a job always runs in the background, is stored, and is sent "
+            "within the time that the submit protocol allows."
+        )
+    if "metadata" in (request.get("extra_body") or {}):
+        raise RequestError("metadata cannot be set in extra_body: it would replace the pairs that name the job.")
     metadata = request.get("metadata", {})
     _check_metadata(metadata)
     if output_type is not None:
@@ -62,6 +69,8 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
     for name, value in metadata.items():
         if name in OWN_METADATA:
             raise RequestError(f"metadata {name!r} is reserved: it names the job.")
+        if len(name) > MAX_METADATA_NAME:
+            raise RequestError(f"the metadata name {name!r} has more than {MAX_METADATA_NAME} characters.")
         if not isinstance(value, str) or len(value) > MAX_METADATA_VALUE:
             raise RequestError(f"metadata {name!r} must be a text of at most {MAX_METADATA_VALUE} characters.")
 

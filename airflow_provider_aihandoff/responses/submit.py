@@ -6,14 +6,15 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from airflow_provider_aihandoff.errors import HandoffError, JobFailed
+from airflow_provider_aihandoff.errors import HandoffError, JobFailed, LedgerUnavailable
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job, Revision
 from airflow_provider_aihandoff.responses.backoff import backoff
-from airflow_provider_aihandoff.responses.failures import Sent, SubmitFailure, classify
+from airflow_provider_aihandoff.responses.failures import InvalidArguments, Sent, SubmitFailure, classify
 from airflow_provider_aihandoff.responses.request import submission
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ SUBMIT_TIMEOUT = 30.0
 #: How long the permission to send holds: longer than the request, so that nobody takes over one that is on its way.
 SUBMIT_LEASE = timedelta(seconds=SUBMIT_TIMEOUT + 15)
 
+#: Seconds after the permission was asked for, within which its request must leave to be over before it ends.
+_SEND_WITHIN = SUBMIT_LEASE.total_seconds() - SUBMIT_TIMEOUT
+
+_SUSPENDED = SubmitFailure(Sent.NO, "this process was suspended between the permission to send and the request")
+
 #: Requests of one attempt of the task; Airflow's retries come on top.
 SUBMIT_TRIES = 5
 
@@ -34,7 +40,7 @@ _BACKOFF_BASE, _BACKOFF_CAP = 1.0, 20.0
 
 
 class NotSubmitted(HandoffError):
-    """OpenAI did not take the request; no response exists, and trying again later may help."""
+    """OpenAI did not take the request in the tries of one attempt; trying again later may help."""
 
 
 def submit(
@@ -50,14 +56,16 @@ def submit(
 
     :param deadline: the revision's; no request is sent after it.
     :return: the revision, with its response id, or as another attempt has left it meanwhile.
-    :raises NotSubmitted: the tries are used up; no response exists.
+    :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
     :raises JobCancelled: the job was cancelled meanwhile.
+    :raises InputChanged: a task with other input has taken the key over meanwhile.
     """
     ledger_id = ledger.ledger_id()
     failures = 0
     while True:
         _check_deadline(ledger, job, deadline, actor)
+        asked = time.monotonic()
         intent = ledger.submission.intend(job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE)
         if intent.token is None:
             if not intent.wait:
@@ -66,7 +74,7 @@ def submit(
             sleep(min(intent.wait, 1.0))
             continue
         body = submission(intent.revision.request, job_id=job.job_id, revision=job.revision, ledger_id=ledger_id)
-        sent = _send(client, body)
+        sent = _send(client, body) if time.monotonic() - asked < _SEND_WITHIN else _SUSPENDED
         if not isinstance(sent, SubmitFailure):
             revision = _record(ledger, client, job, intent.token, sent, actor)
             if revision is None:
@@ -88,8 +96,10 @@ def submit(
 
 def _send(client: OpenAI, body: dict[str, Any]) -> Any | SubmitFailure:
     """POST once. The SDK's own retries are off: it would repeat a request that was accepted."""
+    create = client.with_options(max_retries=0, timeout=SUBMIT_TIMEOUT).responses.create
     try:
-        response = client.with_options(max_retries=0, timeout=SUBMIT_TIMEOUT).responses.create(**body)
+        _check_arguments(create, body)
+        response = create(**body)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must be told apart and recorded
         return classify(error)
     if not isinstance(getattr(response, "id", None), str) or not response.id:
@@ -97,16 +107,31 @@ def _send(client: OpenAI, body: dict[str, Any]) -> Any | SubmitFailure:
     return response
 
 
+def _check_arguments(create: Callable[..., Any], body: dict[str, Any]) -> None:
+    """Tell a misspelt argument apart from a ``TypeError`` that comes when the request is on its way.
+
+    :raises InvalidArguments: the SDK does not take these arguments.
+    """
+    try:
+        signature(create).bind(**body)
+    except TypeError as error:
+        raise InvalidArguments(f"{error}; what this SDK does not know goes into extra_body") from None
+
+
 def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any, actor: str) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is nobody's."""
-    revision = ledger.submission.submitted(
-        job.job_id,
-        job.revision,
-        token=token,
-        response_id=response.id,
-        status=str(response.status or "queued"),
-        actor=actor,
-    )
+    try:
+        revision = ledger.submission.submitted(
+            job.job_id,
+            job.revision,
+            token=token,
+            response_id=response.id,
+            status=str(response.status or "queued"),
+            actor=actor,
+        )
+    except LedgerUnavailable:
+        log.error("Response %s runs for %s, and the ledger cannot be told.", response.id, job.label)
+        raise
     if revision is None:
         log.warning("Response %s came for %s after it had been given up; cancelling it.", response.id, job.label)
         try:

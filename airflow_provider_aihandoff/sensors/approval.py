@@ -83,7 +83,7 @@ class ApprovalSensor(BaseSensorOperator):
         job_id = resolve_job_id(self.job, self.task_id)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = ledger.job(job_id)
-            if job.state in (JobState.REVIEW, JobState.APPROVED):
+            if job.state in (JobState.REVIEW, JobState.APPROVED, JobState.APPLYING):
                 seen = view(job, ledger.revision(job_id, job.revision))
                 plans = plan_effects(context, self.job_source, seen)
                 job = self._ask(context, ledger, job, seen, plans)

@@ -160,6 +160,8 @@ BEGIN
 END $$;
 CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE ON aihandoff.events
     FOR EACH ROW EXECUTE FUNCTION aihandoff.refuse_change();
+CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON aihandoff.events
+    FOR EACH STATEMENT EXECUTE FUNCTION aihandoff.refuse_change();
 """
 
 

@@ -1,0 +1,57 @@
+"""The privileges that docs/deployment.md names are enough for the daily work, and are no more than that."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.states import JobState
+from demo.postgres import URL_VARIABLE, Postgres
+from tests.factories import approve, ask, draft, effect_plan
+
+PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
+ROLES = """
+    CREATE ROLE ledger_owner LOGIN PASSWORD 'owner';
+    CREATE ROLE ledger_user LOGIN PASSWORD 'user';
+    CREATE DATABASE two_roles OWNER ledger_owner;
+    REVOKE ALL ON DATABASE two_roles FROM PUBLIC;
+    GRANT CONNECT ON DATABASE two_roles TO ledger_user"""
+
+
+def test_the_documented_privileges_are_enough_and_no_more(postgres: Postgres) -> None:
+    if URL_VARIABLE in os.environ:
+        pytest.skip("creates roles: only on a server of our own")
+    grants = re.search(r"```sql\n(GRANT.*?)```", PAGE.read_text(), re.DOTALL)
+    assert grants
+    with postgres.connect("postgres") as connection:
+        for statement in ROLES.split(";"):
+            connection.execute(statement)
+    database = postgres.connection_kwargs("two_roles")
+    owner = {**database, "user": "ledger_owner", "password": "owner"}
+    user = {**database, "user": "ledger_user", "password": "user"}
+    schema.upgrade(owner)
+    with psycopg.connect(**owner) as connection:
+        connection.execute(grants[1])
+
+    with Ledger(user) as ledger:
+        ledger.check_schema()
+        job = draft(ledger)
+        ask(ledger, job, effect_plan("old"), effect_plan("post"))
+        job = approve(ledger, ask(ledger, job, effect_plan("store"), effect_plan("post")))
+        for name in ("store", "post"):
+            claim = ledger.effects.claim(job.job_id, effect_plan(name), repeatable=False, actor="test")
+            ledger.effects.confirm(claim, external_id=name, result={}, actor="test")
+        assert ledger.record(job.job_id).job.state is JobState.COMPLETED
+    for refused in (
+        "DELETE FROM aihandoff.jobs",
+        "DELETE FROM aihandoff.decisions",
+        "DROP TRIGGER events_append_only ON aihandoff.events",
+        "CREATE TABLE aihandoff.more (id int)",
+    ):
+        with psycopg.connect(**user) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(refused)

@@ -1,0 +1,60 @@
+"""The core can be used and tested without Airflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import airflow_provider_aihandoff
+
+PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
+#: What is allowed to know Airflow; everything else in the package is the core.
+AIRFLOW_SIDE = {"operators", "sensors", "triggers", "hooks", "plugins", "cli", "testing", "notifiers"}
+AIRFLOW_SIDE_MODULES = {"settings", "get_provider_info"}
+#: Alembic runs these; they are no modules to import.
+SCRIPTS = {"migrations"}
+
+IMPORT_ALL = """
+import importlib, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "airflow":
+            raise ImportError(f"the core imports {name}")
+
+sys.meta_path.insert(0, Refuse())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert not [name for name in sys.modules if name.split(".")[0] == "airflow"]
+"""
+
+
+def core_modules() -> list[str]:
+    modules = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] in AIRFLOW_SIDE | AIRFLOW_SIDE_MODULES or SCRIPTS & set(parts):
+            continue
+        modules.append(".".join((PACKAGE.name, *parts)).removesuffix(".__init__"))
+    return modules
+
+
+def test_the_core_imports_nothing_from_airflow() -> None:
+    modules = core_modules()
+    assert {"ledger.store", "ledger.schema", "states", "policies", "responses.submit"} <= {
+        name.removeprefix(f"{PACKAGE.name}.") for name in modules
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, *modules], capture_output=True, text=True, check=False, cwd=PACKAGE.parent
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_modules_that_operators_import_at_the_top_bring_nothing_heavy() -> None:
+    code = (
+        "import sys, airflow_provider_aihandoff.errors, airflow_provider_aihandoff.states\n"
+        "print(sorted({'psycopg', 'openai', 'alembic', 'sqlalchemy', 'pydantic'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
