@@ -72,6 +72,10 @@ class StaleDecision(HandoffError):
     """A decision names a digest that is no longer the job's."""
 
 
+class RequestError(HandoffError):
+    """The arguments do not make a background request."""
+
+
 class PlanError(HandoffError):
     """An effect could not be rendered to the exact request that it would send."""
 

@@ -110,7 +110,7 @@ def _decisions(records: Sequence[JobRecord]) -> Row:
 
 def _histories(records: Sequence[JobRecord]) -> Row:
     """No line of any job's history was altered."""
-    broken = [record.job.label for record in records if first_break(record.events) is not None]
+    broken = [record.job.label for record in records if first_break(record.events, record.job) is not None]
     return Row("histories, and unbroken", len(records), len(records) - len(broken), broken)
 
 

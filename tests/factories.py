@@ -66,9 +66,7 @@ def draft(ledger: Ledger, spec: JobSpec | None = None, output: Any = "A kettle."
 
 
 def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None) -> Job:
-    return ledger.reviews.ask(
-        job.job_id, plans or [effect_plan()], policy=policy, deadline=in_an_hour(), actor="test"
-    )
+    return ledger.reviews.ask(job.job_id, plans or [effect_plan()], policy=policy, deadline=in_an_hour(), actor="test")
 
 
 def approve(ledger: Ledger, job: Job) -> Job:

@@ -44,6 +44,9 @@ class JobSpec:
         tasks with the same key ask for the same work.
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
     :param deadline: the absolute time until which a new revision may take.
+    :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
+        that of the input itself.
+    :param shown_request: the same for the request.
     """
 
     job_type: str
@@ -58,6 +61,18 @@ class JobSpec:
     max_revisions: int
     deadline: datetime
     owner: Owner
+    shown_input: dict[str, Any] | None = None
+    shown_request: dict[str, Any] | None = None
+
+    @property
+    def kept_input(self) -> dict[str, Any]:
+        """The input as the ledger keeps it."""
+        return self.input if self.shown_input is None else self.shown_input
+
+    @property
+    def kept_request(self) -> dict[str, Any]:
+        """The request as the ledger keeps it."""
+        return self.request if self.shown_request is None else self.shown_request
 
 
 @dataclass(frozen=True)

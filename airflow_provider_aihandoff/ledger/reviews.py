@@ -104,7 +104,8 @@ class Reviews:
 
         :param digest: the review digest that the sender saw.
         :return: the job as it is now.
-        :raises StaleDecision: the job has another digest by now, or is decided; the message says what changed.
+        :raises StaleDecision: the job has another digest by now, is decided, or the time to decide is over; the
+            message says what changed.
         :raises JobNotApproved: the job has no plan yet to decide on.
         """
 
@@ -154,6 +155,8 @@ def _decide(
     if _is_repeat(connection, job, verdict, digest, decided_by):
         return job
     _check_digest(connection, job, digest)
+    if kind == "user":
+        _check_deadline(connection, job)
     row = connection.execute(
         _INSERT_DECISION,
         {
@@ -216,6 +219,16 @@ def _check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
             job=job.label,
             written="Your decision was not recorded and writes nothing.",
             remedy="Reload the page, look at what it says now, and decide on that.",
+        )
+
+
+def _check_deadline(connection: LedgerConnection, job: Job) -> None:
+    if job.review_deadline is not None and history.now(connection) >= job.review_deadline:
+        raise StaleDecision(
+            f"the time to decide ended at {job.review_deadline.isoformat(timespec='seconds')}.",
+            job=job.label,
+            written="Your decision was not recorded and writes nothing.",
+            remedy="The job's approval task ends the review as its author has said.",
         )
 
 

@@ -189,7 +189,7 @@ class Submission:
         values = {
             **vars(spec),
             **vars(spec.owner),
-            "input": as_json(spec.input),
+            "input": as_json(spec.kept_input),
             "permissions": as_json(spec.permissions),
             "requested_by": history.plain(spec.requested_by),
             "input_digest": input_digest,
@@ -252,7 +252,7 @@ class Submission:
                 "job_id": job.job_id,
                 "number": job.revision,
                 "conn_id": spec.conn_id,
-                "request": as_json(spec.request),
+                "request": as_json(spec.kept_request),
                 "request_digest": digest(spec.request),
                 "deadline": spec.deadline,
             },
@@ -290,7 +290,7 @@ class Submission:
                 "requested_by": spec.requested_by,
                 "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
             },
-            input=spec.input,
+            input=spec.kept_input,
             requested_by=history.plain(spec.requested_by),
             permissions=spec.permissions,
             input_digest=input_digest,
@@ -310,16 +310,17 @@ class Submission:
     def _input_changed(connection: LedgerConnection, job: Job, spec: JobSpec) -> InputChanged:
         fields = sorted(
             name
-            for name in job.input.keys() | spec.input.keys()
-            if digest(job.input.get(name)) != digest(spec.input.get(name))
+            for name in job.input.keys() | spec.kept_input.keys()
+            if digest(job.input.get(name)) != digest(spec.kept_input.get(name))
         )
         rows = connection.execute(
             "SELECT name, state FROM aihandoff.effects WHERE job_id = %s AND state = ANY(%s) ORDER BY position",
             [job.job_id, [state.value for state in TOUCHED_EFFECT_STATES]],
         ).fetchall()
         written = ", ".join(f"{row['name']} is {row['state']}" for row in rows)
+        what = ", ".join(fields) or "a masked value"
         return InputChanged(
-            f"this key was used for other work: {', '.join(fields)} differ, and the job is {job.state.value}.",
+            f"this key was used for other work: {what} differ, and the job is {job.state.value}.",
             job=job.label,
             written=f"Written outside for the earlier input: {written}." if written else "Nothing was written outside.",
             remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",

@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.operators.jobs import (
     owner_of,
     state_among,
 )
+from airflow_provider_aihandoff.operators.masking import masked
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -190,7 +191,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
         owner = owner_of(context)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            opened = ledger.submission.open(self._spec(context))
+            spec = self._spec(context)
+            opened = ledger.submission.open(spec)
             job, revision = opened.job, opened.revision
             self.log.info("Attached to %s: %s.", job.label, opened.next)
             self._running = (job, context["ti"], owner)
@@ -198,7 +200,9 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
                 self._cancel_superseded(opened.superseded)
             if opened.next is Attachment.SUBMIT:
                 deadline = revision.deadline
-                revision = submit(ledger, self._client(), job, deadline=deadline, actor=owner.actor)
+                revision = submit(
+                    ledger, self._client(), job, deadline=deadline, actor=owner.actor, request=spec.request
+                )
             if not self._wait_inline(revision):
                 self._defer(job, revision, ledger)
             return self._finish(context, ledger, job.job_id)
@@ -259,6 +263,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             job_key=self.job_key or f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}",
             input=input_snapshot(request),
             request=request,
+            shown_input=masked(input_snapshot(request)),
+            shown_request=masked(request),
             conn_id=self.openai_conn_id,
             requested_by=self.requested_by or _triggered_by(context),
             permissions=self.permissions or {},

@@ -147,7 +147,8 @@ class SideEffectOperator(BaseOperator):
             name=self.effect_name,
             kind=self.kind or type(self).__name__,
             plan=plan,
-            plan_digest=digest(plan),
+            # The way back is part of what is approved.
+            plan_digest=digest([plan, self.undo]),
             shown=masked(plan),
             undo=masked(self.undo),
         )

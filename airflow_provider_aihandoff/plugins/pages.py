@@ -217,7 +217,7 @@ def _job_page(
             "comment": comment,
             "max_comment": models.MAX_COMMENT,
             "cost": job_cost(record.revisions),
-            "broken_at": first_break(record.events),
+            "broken_at": first_break(record.events, record.job),
             "run_path": _run_path(request, job),
         },
         status=status,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff.errors import RequestError
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -30,10 +32,6 @@ MAX_METADATA = 16
 MAX_METADATA_NAME = 64
 MAX_METADATA_VALUE = 512
 OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
-
-
-class RequestError(ValueError):
-    """The arguments do not make a background request."""
 
 
 def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:

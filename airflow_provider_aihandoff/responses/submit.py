@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -50,11 +50,13 @@ def submit(
     *,
     deadline: datetime,
     actor: str,
+    request: Mapping[str, Any] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, at most once at a time whatever happens, and record the answer.
 
     :param deadline: the revision's; no request is sent after it.
+    :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
     :return: the revision, with its response id, or as another attempt has left it meanwhile.
     :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
@@ -73,7 +75,9 @@ def submit(
             log.info("Another attempt may be submitting %s; waiting up to %.0f s for it.", job.label, intent.wait)
             sleep(min(intent.wait, 1.0))
             continue
-        body = submission(intent.revision.request, job_id=job.job_id, revision=job.revision, ledger_id=ledger_id)
+        body = submission(
+            request or intent.revision.request, job_id=job.job_id, revision=job.revision, ledger_id=ledger_id
+        )
         sent = _send(client, body) if time.monotonic() - asked < _SEND_WITHIN else _SUSPENDED
         if not isinstance(sent, SubmitFailure):
             revision = _record(ledger, client, job, intent.token, sent, actor)

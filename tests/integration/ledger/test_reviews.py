@@ -240,10 +240,18 @@ class TestExpire:
             connection.execute("UPDATE aihandoff.jobs SET review_deadline = clock_timestamp()")
         assert self.expire(ledger, job).state is JobState.REJECTED
 
-    def test_a_decision_that_came_first_stands(self, ledger: Ledger) -> None:
-        job = self.overdue(ledger)
+    def test_a_decision_that_came_first_stands(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        job = ask(ledger, draft(ledger))
         approved = decide(ledger, job)
-        assert self.expire(ledger, job) == approved
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.jobs SET review_deadline = clock_timestamp()")
+        assert self.expire(ledger, job).state is approved.state
+
+    def test_a_person_is_too_late_even_before_anybody_has_ended_the_review(self, ledger: Ledger) -> None:
+        job = self.overdue(ledger)
+        with pytest.raises(StaleDecision, match="the time to decide ended at"):
+            decide(ledger, job)
+        assert not decisions(ledger, job)
 
     def test_a_newer_plan_has_a_time_of_its_own(self, ledger: Ledger) -> None:
         old = self.overdue(ledger)
@@ -251,25 +259,3 @@ class TestExpire:
         asked = ledger.reviews.ask(old.job_id, newer, policy=None, deadline=PAST, actor="test")
         assert self.expire(ledger, old) == asked
         assert self.expire(ledger, asked).state is JobState.REJECTED
-
-    def test_a_decision_and_the_end_of_time_at_once_are_one_of_the_two(self, ledger: Ledger) -> None:
-        for number in range(5):
-            job = draft(ledger, job_spec(job_key=f"post:{number}"), response_id=f"resp_{number}")
-            job = ledger.reviews.ask(job.job_id, [effect_plan()], policy=None, deadline=PAST, actor="test")
-            start = threading.Barrier(2)
-
-            def person(job: Job = job, start: threading.Barrier = start) -> str:
-                start.wait(10)
-                try:
-                    return decide(ledger, job).state.value
-                except StaleDecision:
-                    return "too late"
-
-            def clock(job: Job = job, start: threading.Barrier = start) -> str:
-                start.wait(10)
-                return self.expire(ledger, job).state.value
-
-            with ThreadPoolExecutor(2) as threads:
-                ends = {future.result() for future in (threads.submit(person), threads.submit(clock))}
-            assert ends in ({"approved"}, {"too late", "rejected"})
-            assert len(decisions(ledger, job)) == 1
