@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, dag, task, task_group
+from airflow.timetables.interval import CronDataIntervalTimetable
 from pydantic import BaseModel, Field
 
 from airflow_provider_aihandoff.jobview import JobView
@@ -53,32 +54,43 @@ class ConfidentAndHarmless(ApprovalPolicy):
         return Approve(f"the confidence is {job.output.confidence:.2f}, and the ticket is not sensitive")
 
 
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
 @dag(
-    schedule="@hourly",
+    schedule=CronDataIntervalTimetable("@hourly", timezone="UTC"),
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001  Airflow takes it as UTC
     catchup=False,
     max_active_runs=1,
-    params={"limit": Param(12, type="integer", minimum=1, description="The most tickets of one run")},
+    params={
+        "opened_from": Param(None, type=["null", "string"], format="date-time", description="Instead of the interval"),
+        "opened_to": Param(None, type=["null", "string"], format="date-time", description="Instead of the interval"),
+    },
     doc_md="""
-    Every hour: one job for each open ticket without a label, the oldest first. It sets category, priority and a
-    suggested reply in the helpdesk, and never closes a ticket.
+    Every hour: one job for each open ticket that was opened in the hour before. It sets category, priority and a
+    suggested reply in the helpdesk, and never closes a ticket. A run by hand may name another interval.
 
     **Connections**: `openai_default`, `helpdesk` (HTTP), `aihandoff_ledger`.
 
-    **Running it again** attaches to the jobs that exist: a ticket that waits for a person is not asked about twice.
+    **Running it again** attaches to the jobs that exist: no ticket is paid for, asked about or labelled twice. The
+    interval makes sure that a run which is cleared sees the same tickets again.
     """,
 )
 def ticket_classification() -> None:
     @task
-    def open_tickets(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
+    def open_tickets(
+        params: dict[str, Any], data_interval_start: datetime, data_interval_end: datetime
+    ) -> list[dict[str, str]]:
         from airflow.providers.http.hooks.http import HttpHook
 
-        assert params is not None
+        start = _moment(params["opened_from"]) or data_interval_start
+        end = _moment(params["opened_to"]) or data_interval_end
         tickets = HttpHook("GET", http_conn_id="helpdesk").run("/tickets?status=open").json()["tickets"]
-        unlabelled = [ticket for ticket in tickets if ticket["category"] is None]
         return [
             {"ticket_id": ticket["id"], "text": f"Subject: {ticket['subject']}\n\n{ticket['body']}"}
-            for ticket in unlabelled[: params["limit"]]
+            for ticket in tickets
+            if start <= datetime.fromisoformat(ticket["opened_at"]) < end
         ]
 
     @task_group

@@ -14,7 +14,7 @@ from demo.local import LocalDemo
 PIPELINES: Mapping[str, Mapping[str, Any]] = {
     "publishing": {"slug": "tidewater-kettle"},
     "report_drafting": {},
-    "ticket_classification": {},
+    "ticket_classification": {"opened_from": "2026-11-19T07:00:00Z", "opened_to": "2026-11-19T15:00:00Z"},
 }
 """Each Dag, and what its first run is given."""
 API = "/aihandoff/api/v1"

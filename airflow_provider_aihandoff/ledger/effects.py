@@ -167,6 +167,14 @@ class Effects:
             raise result
         return result
 
+    def ensure_approved(self, job_id: int) -> None:
+        """Refuse what :meth:`claim` would refuse whatever the plan is.
+
+        :raises JobCancelled: the job was cancelled.
+        :raises JobNotApproved: nobody has approved the job, or somebody rejected it.
+        """
+        self._database.transact(lambda connection: _check_approved(connection, history.lock(connection, job_id)))
+
     def read(self, effect_id: int) -> Effect:
         """Return one effect.
 

@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.errors import (
     JobNotFound,
     PlanError,
     PlanNotApproved,
+    RequestError,
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.ledger.records import Owner
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 JobReference = Any
 
 #: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
-RETRY_DEFAULTS: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=10)}
+#: They stand in the signatures, where Airflow looks for them before it applies a Dag's `default_args` or maps a task.
+RETRIES = 3
+RETRY_DELAY = timedelta(seconds=10)
 
 #: States of a task instance in which nobody waits for its job any more. Every other one (cleared, queued, up for
 #: retry, deferred, running) has an attempt that takes the job up again.
@@ -46,6 +49,7 @@ _FINAL_ERRORS = (
     JobNotFound,
     PlanError,
     PlanNotApproved,
+    RequestError,
     RevisionsExhausted,
 )
 

@@ -12,7 +12,8 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.operators.jobs import (
     ENDED_TASK_STATES,
-    RETRY_DEFAULTS,
+    RETRIES,
+    RETRY_DELAY,
     final_errors,
     owner_of,
     state_among,
@@ -140,9 +141,11 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         inline_wait: timedelta | None = None,
         openai_conn_id: str = "openai_default",
         ledger_conn_id: str | None = None,
+        retries: int | None = RETRIES,
+        retry_delay: timedelta | float = RETRY_DELAY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**RETRY_DEFAULTS, **kwargs})
+        super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         self.input = input
         self.model = model
         self.instructions = instructions
@@ -382,7 +385,10 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         for failures in range(1, _READ_TRIES + 1):
             try:
                 response = client.responses.retrieve(response_id)
-                if terminal_status(response, response_id):
+                status = terminal_status(response, response_id)
+                # For a moment, a response that completed can come without its output; asking anew would pay twice.
+                has_output = status != "completed" or response.output is not None
+                if status and (has_output or failures == _READ_TRIES):
                     return response
                 problem = "no answer that can be used"
             except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, EffectUnknown, HandoffError, PlanError
 from airflow_provider_aihandoff.operators.jobs import (
-    RETRY_DEFAULTS,
+    RETRIES,
+    RETRY_DELAY,
     JobReference,
     final_errors,
     job_reference,
@@ -80,9 +82,11 @@ class SideEffectOperator(BaseOperator):
         idempotent: bool = False,
         undo: dict[str, Any] | None = None,
         ledger_conn_id: str | None = None,
+        retries: int | None = RETRIES,
+        retry_delay: timedelta | float = RETRY_DELAY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**RETRY_DEFAULTS, **kwargs})
+        super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
         self.effect = effect
@@ -243,8 +247,11 @@ class SideEffectOperator(BaseOperator):
     def _load_job(self) -> JobView:
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
-        with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            return self._view(ledger, resolve_job_id(self.job, self.task_id))
+        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            job = self._view(ledger, resolve_job_id(self.job, self.task_id))
+            if job.output is None:  # templates would fail on it, and say less
+                ledger.effects.ensure_approved(job.job_id)
+            return job
 
     @staticmethod
     def _view(ledger: Ledger, job_id: int) -> JobView:

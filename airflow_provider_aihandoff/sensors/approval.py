@@ -10,7 +10,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.operators.jobs import (
-    RETRY_DEFAULTS,
+    RETRIES,
+    RETRY_DELAY,
     JobReference,
     final_errors,
     job_reference,
@@ -59,9 +60,11 @@ class ApprovalSensor(BaseSensorOperator):
         on_timeout: Literal["reject", "fail"] = "reject",
         on_reject: Literal["skip", "fail"] = "skip",
         ledger_conn_id: str | None = None,
+        retries: int | None = RETRIES,
+        retry_delay: timedelta | float = RETRY_DELAY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**RETRY_DEFAULTS, **kwargs})
+        super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         if on_timeout not in ("reject", "fail"):
             raise ValueError(f"on_timeout must be 'reject' or 'fail', not {on_timeout!r}.")
         if on_reject not in ("skip", "fail"):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pytest
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.states import JobState
 from demo.airflow_api import AirflowApi
-from demo.airflow_stack import Component
 from demo.check import finish
 from demo.comparison import as_table, compare
 from demo.local import DAGS_FOLDER, LocalDemo, running_demo
@@ -135,6 +135,11 @@ def start_slow_draft(demo: LocalDemo, admin: AirflowApi, ledger: Ledger, case: s
     return run_id, job_id
 
 
+def mark_failed(admin: AirflowApi, run_id: str) -> None:
+    path = f"/api/v2/dags/slow_draft/dagRuns/{run_id}/taskInstances/draft"
+    admin.json("PATCH", path, json={"new_state": "failed"})
+
+
 def at_openai(demo: LocalDemo, ledger: Ledger, job_id: int) -> dict[str, Any]:
     """What the stand-in says about the response of the job's current revision."""
     response_id = ledger.revision(job_id, ledger.job(job_id).revision).response_id
@@ -145,7 +150,7 @@ def test_marking_a_deferred_draft_failed_cancels_its_response(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id, job_id = start_slow_draft(demo, admin, ledger, "mark-failed")
-    admin.json("PATCH", f"/api/v2/dags/slow_draft/dagRuns/{run_id}/taskInstances/draft", json={"new_state": "failed"})
+    mark_failed(admin, run_id)
     wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 120)
     assert at_openai(demo, ledger, job_id)["response"]["status"] == "cancelled"
     assert "cancel requested" in [event.event for event in ledger.record(job_id).events]
@@ -163,45 +168,64 @@ def test_neither_a_restart_of_the_triggerer_nor_a_clear_cancels_a_response(
     assert ledger.job(job_id).state is JobState.RUNNING
     assert at_openai(demo, ledger, job_id)["response"]["status"] in ("queued", "in_progress")
     assert ledger.revision(job_id, 1).submissions == 1
+    mark_failed(admin, run_id)
+    wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 120)
 
 
-@pytest.mark.parametrize("victim", ["triggerer", "scheduler", "task"])
+#: What is killed, and what the pipelines work on meanwhile: the same work twice would be attached to.
+VICTIMS = {
+    "triggerer": ("tidewater-kettle", "2026-11-19T07:00:00Z", "2026-11-19T09:00:00Z"),
+    "scheduler": ("beacon-lamp", "2026-11-19T09:00:00Z", "2026-11-19T11:00:00Z"),
+    "task": ("drift-bottle", "2026-11-19T11:00:00Z", "2026-11-19T13:00:00Z"),
+}
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
 def test_the_pipelines_end_in_the_same_table_when_something_is_killed_in_the_middle(
-    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, victim: Component | str
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, victim: str
 ) -> None:
-    slug = {"triggerer": "tidewater-kettle", "scheduler": "beacon-lamp", "task": "drift-bottle"}[victim]
+    slug, opened_from, opened_to = VICTIMS[victim]
     runs = {
         "publishing": admin.trigger("publishing", {"slug": slug}),
         "report_drafting": admin.trigger("report_drafting"),
-        "ticket_classification": admin.trigger("ticket_classification", {"limit": 3}),
+        "ticket_classification": admin.trigger(
+            "ticket_classification", {"opened_from": opened_from, "opened_to": opened_to}
+        ),
     }
     wait_for_state(ledger, admin, "publishing", runs["publishing"], JobState.RUNNING)
-    kill(demo, victim)
-    finish(demo, admin, runs, report=print)
+    with ThreadPoolExecutor(1) as threads:
+        if victim == "task":
+            killed = threads.submit(kill_task, admin, "publishing", runs["publishing"], "publish")
+        else:
+            killed = threads.submit(kill_component, demo, victim)
+        finish(demo, admin, runs, report=print)
+        killed.result()
     assert {dag_id: admin.run_state(dag_id, run_id) for dag_id, run_id in runs.items()} == dict.fromkeys(
         runs, "success"
     )
     assert_no_differences(demo)
 
 
-def kill(demo: LocalDemo, victim: str) -> None:
-    """SIGKILL a component and start it again; or SIGKILL the next task that runs."""
-    if victim in ("triggerer", "scheduler"):
-        demo.airflow.kill(victim)  # type: ignore[arg-type]
-        demo.airflow.start(victim)  # type: ignore[arg-type]
-        demo.airflow.wait_healthy()
-        return
-    os.kill(wait_until(a_running_task, "a task to run", 60, every_seconds=0.02), signal.SIGKILL)
+def kill_component(demo: LocalDemo, component: Any) -> None:
+    """SIGKILL a component with all its processes, and start it again."""
+    demo.airflow.kill(component)
+    demo.airflow.start(component)
+    demo.airflow.wait_healthy()
 
 
-def a_running_task() -> int | None:
+def kill_task(admin: AirflowApi, dag_id: str, run_id: str, task_id: str) -> None:
+    """SIGKILL the process of a task as soon as there is one."""
+    title = next(f"airflow worker -- {ti.id}" for ti in admin.task_instances(dag_id, run_id) if ti.task_id == task_id)
+    os.kill(wait_until(lambda: process_titled(title), f"{task_id} to run", 300, every_seconds=0.02), signal.SIGKILL)
+
+
+def process_titled(title: str) -> int | None:
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            command = process.read_text().replace("\0", " ")
+            if process.read_text().rstrip("\0 ").endswith(title):
+                return int(process.parent.name)
         except OSError:
             continue
-        if "airflow task" in command and "publish" in command:
-            return int(process.parent.name)
     return None
 
 

@@ -1,0 +1,91 @@
+"""A business system for tests: a real HTTP server in a thread, which answers as it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a target answers; without a status it hangs up after it has read the request."""
+
+    status: int | None
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+DROP = Answer(None)
+
+
+@dataclass(frozen=True)
+class Received:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Target:
+    """A business system that keeps every request that it gets, and answers as it is told to; otherwise 201."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.answers: list[Answer] = []
+        self.hold: threading.Event | None = None
+        """While it is set to an event that has not happened, no answer comes."""
+        self.port = 0
+
+    def next(self) -> Answer:
+        return self.answers.pop(0) if self.answers else Answer(201, {"id": f"rec-{len(self.received)}"})
+
+
+def _handler(target: Target) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            target.received.append(Received(self.command, self.path, dict(self.headers), body))
+            answer, hold = target.next(), target.hold
+            if hold is not None:
+                hold.wait(30)
+            self.close_connection = True
+            if answer.status is None:
+                return
+            content = b"" if answer.body is None else json.dumps(answer.body).encode()
+            self.send_response(answer.status)
+            for name, value in {"Content-Length": str(len(content)), **answer.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815  the names of the base class
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+@contextmanager
+def serve() -> Iterator[Target]:
+    target = Target()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(target))
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that gave up
+    target.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+    thread.start()
+    yield target
+    server.shutdown()
+    server.server_close()
