@@ -85,14 +85,7 @@ class EffectRefused(HandoffError):
 
 
 class EffectNotNow(HandoffError):
-    """The write was not sent, or the target asked to come back later; trying again is safe.
-
-    :param retry_after: seconds that the target asked to wait, if it did.
-    """
-
-    def __init__(self, what: str, *, retry_after: float | None = None, **kwargs: str) -> None:
-        super().__init__(what, **kwargs)
-        self.retry_after = retry_after
+    """The write was not sent, or the target asked to come back later; trying again is safe."""
 
 
 class EffectUnknown(HandoffError):

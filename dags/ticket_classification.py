@@ -80,12 +80,17 @@ def _moment(text: str | None) -> datetime | None:
 def ticket_classification() -> None:
     @task
     def open_tickets(
-        params: dict[str, Any], data_interval_start: datetime, data_interval_end: datetime
+        params: dict[str, Any] | None = None,
+        data_interval_start: datetime | None = None,
+        data_interval_end: datetime | None = None,
     ) -> list[dict[str, str]]:
         from airflow.providers.http.hooks.http import HttpHook
 
+        assert params is not None
         start = _moment(params["opened_from"]) or data_interval_start
         end = _moment(params["opened_to"]) or data_interval_end
+        if start is None or end is None:
+            raise ValueError("A run without a data interval needs opened_from and opened_to. Nothing was done.")
         tickets = HttpHook("GET", http_conn_id="helpdesk").run("/tickets?status=open").json()["tickets"]
         return [
             {"ticket_id": ticket["id"], "text": f"Subject: {ticket['subject']}\n\n{ticket['body']}"}

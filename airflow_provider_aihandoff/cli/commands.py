@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from dataclasses import asdict
 from functools import wraps
 from typing import Any
 
+import yaml
 from airflow.cli.simple_table import AirflowConsole
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.utils.cli import suppress_logs_and_warning
@@ -23,7 +25,6 @@ from airflow_provider_aihandoff.ledger import Ledger, schema
 from airflow_provider_aihandoff.ledger.history import first_break
 from airflow_provider_aihandoff.ledger.records import Verdict
 from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.states import EffectState, JobState
 
 Command = Callable[[Namespace], None]
 
@@ -54,7 +55,14 @@ def _who() -> str:
 
 
 def _print(rows: list[dict[str, Any]], output: str) -> None:
-    AirflowConsole().print_as(data=to_jsonable_python(rows), output=output)
+    """Print rows; as JSON or YAML with the types that they have, which Airflow's console makes texts of."""
+    data = to_jsonable_python(rows)
+    if output == "json":
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
+    else:
+        AirflowConsole().print_as(data=data, output=output)
 
 
 @_command
@@ -79,9 +87,8 @@ def db_check(args: Namespace) -> None:
 @_command
 def jobs_list(args: Namespace) -> None:
     """List jobs, newest first."""
-    states = [JobState(state) for state in args.state]
     with _ledger(args) as ledger:
-        jobs = ledger.jobs(states=states, dag_id=args.dag_id, limit=args.limit)
+        jobs = ledger.jobs(states=args.state, dag_id=args.dag_id, limit=args.limit)
     names = ("job_id", "job_type", "job_key", "state", "revision", "requested_by", "dag_id", "run_id", "state_reason")
     _print([{name: getattr(job, name) for name in names} for job in jobs], args.output)
 
@@ -133,9 +140,8 @@ def _decide(args: Namespace, verdict: Verdict) -> None:
 @_command
 def effects_list(args: Namespace) -> None:
     """List effects, newest first."""
-    states = [EffectState(state).value for state in args.state]
     with _ledger(args) as ledger:
-        effects = ledger.list_effects(states=states, limit=args.limit)
+        effects = ledger.list_effects(states=args.state, limit=args.limit)
     names = ("effect_id", "job_id", "name", "kind", "state", "attempt", "external_id", "error")
     _print([{name: getattr(effect, name) for name in names} for effect in effects], args.output)
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
+from airflow_provider_aihandoff.states import EffectState, JobState
+
 _COMMANDS = "airflow_provider_aihandoff.cli.commands"
 
 _JOB = Arg(("job_id",), type=int, help="Id of the job")
 _EFFECT = Arg(("effect_id",), type=int, help="Id of the effect")
-_STATE = Arg(("--state",), action="append", default=[], help="Only in this state; may be given again")
+_JOB_STATE = Arg(
+    ("--state",), action="append", default=[], choices=list(JobState), help="Only in this state; may be given again"
+)
+_EFFECT_STATE = Arg(
+    ("--state",), action="append", default=[], choices=list(EffectState), help="Only in this state; may be given again"
+)
 _DAG = Arg(("--dag-id",), default=None, help="Only of this Dag")
 _LIMIT = Arg(("--limit",), type=int, default=50, help="How many at most (default: 50)")
 _OUTPUT = Arg(
@@ -16,7 +23,9 @@ _OUTPUT = Arg(
 )
 _DIGEST = Arg(("--digest",), required=True, help="The digest that you looked at, as `jobs show` prints it")
 _COMMENT = Arg(("--comment",), default=None, help="Why; goes on the record")
-_LEDGER = Arg(("--conn-id",), default=None, help="Connection of the ledger (default: [aihandoff] ledger_conn_id)")
+_LEDGER = Arg(
+    ("--conn-id",), default=None, help="Connection of the ledger (default: ledger_conn_id in the section aihandoff)"
+)
 
 
 def _action(name: str, help: str, function: str, *args: Arg) -> ActionCommand:
@@ -44,7 +53,7 @@ def get_commands() -> list[GroupCommand]:
                     name="jobs",
                     help="Jobs",
                     subcommands=(
-                        _action("list", "List jobs, newest first", "jobs_list", _STATE, _DAG, _LIMIT, _OUTPUT),
+                        _action("list", "List jobs, newest first", "jobs_list", _JOB_STATE, _DAG, _LIMIT, _OUTPUT),
                         _action("show", "Show all that is known of a job", "jobs_show", _JOB, _OUTPUT),
                     ),
                 ),
@@ -54,7 +63,7 @@ def get_commands() -> list[GroupCommand]:
                     name="effects",
                     help="Writes to outside systems",
                     subcommands=(
-                        _action("list", "List effects, newest first", "effects_list", _STATE, _LIMIT, _OUTPUT),
+                        _action("list", "List effects, newest first", "effects_list", _EFFECT_STATE, _LIMIT, _OUTPUT),
                         _action("show", "Show one effect", "effects_show", _EFFECT, _OUTPUT),
                         _action(
                             "resolve",

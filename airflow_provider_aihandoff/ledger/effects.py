@@ -319,7 +319,7 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
             remedy="Clear the approval task of this run, so that the plan is rendered and asked about again.",
         )
     if effect.plan_digest != plan.plan_digest:
-        changed = ", ".join(_differing(effect.plan, plan.shown)) or "a masked value"
+        changed = ", ".join(_differing(effect, plan)) or "a masked value"
         raise PlanNotApproved(
             f"the effect {plan.name!r} is not what was approved: {changed} differ.",
             job=job.label,
@@ -335,7 +335,9 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
         )
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _differing(effect: Effect, plan: EffectPlan) -> list[str]:
+    """The parts of a plan that are not as they were stored."""
+    old, new = {**effect.plan, "undo": effect.undo}, {**plan.shown, "undo": plan.undo}
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 

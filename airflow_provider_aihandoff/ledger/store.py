@@ -34,14 +34,18 @@ _DAG_IDS = """
     )
     SELECT dag_id FROM found WHERE dag_id IS NOT NULL"""
 
-_COUNT_OPEN = f"""
-    SELECT state AS what, count(*) AS jobs FROM aihandoff.jobs
-    WHERE state = ANY(%(open_states)s) AND {_JOB_FILTER} GROUP BY state
-    UNION ALL
-    SELECT 'unknown effects', count(*) FROM aihandoff.jobs
-    WHERE job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown') AND {_JOB_FILTER}"""
+_OPEN_STATES = tuple(state.value for state in JobState if state not in TERMINAL_JOB_STATES)
 
-_OPEN_STATES = [state.value for state in JobState if state not in TERMINAL_JOB_STATES]
+_WITH_UNKNOWN_EFFECT = "job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown')"
+
+#: One state at a time, so that each is counted in its partial index.
+_COUNT_OPEN = " UNION ALL ".join(
+    f"SELECT '{what}' AS what, count(*) AS jobs FROM aihandoff.jobs WHERE {condition} AND {_JOB_FILTER}"
+    for what, condition in [
+        *((state, f"state = '{state}'") for state in _OPEN_STATES),
+        ("unknown effects", _WITH_UNKNOWN_EFFECT),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -220,8 +224,7 @@ class Ledger:
                 SELECT {_SUMMARY_JOB_COLUMNS} FROM aihandoff.jobs
                 WHERE {_JOB_FILTER}
                     AND (%(after)s::bigint IS NULL OR job_id {">" if oldest_first else "<"} %(after)s)
-                    AND (NOT %(unknown_effects)s
-                        OR job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown'))
+                    AND {_WITH_UNKNOWN_EFFECT if unknown_effects else "true"}
                 ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s
             ) AS job
             CROSS JOIN LATERAL (
@@ -236,12 +239,7 @@ class Ledger:
                 FROM aihandoff.effects WHERE effects.job_id = job.job_id
             ) AS intended
             ORDER BY job_id {"ASC" if oldest_first else "DESC"}"""
-        values = {
-            **_filter_values(states, dag_id, run_id, dag_ids),
-            "unknown_effects": unknown_effects,
-            "after": after,
-            "limit": limit,
-        }
+        values = {**_filter_values(states, dag_id, run_id, dag_ids), "after": after, "limit": limit}
         return [JobSummary(**row) for row in self._all(query, values)]
 
     def count_open(
@@ -251,8 +249,8 @@ class Ledger:
 
         :param dag_ids: only jobs of these Dags; None for every Dag.
         """
-        values = {**_filter_values((), dag_id, run_id, dag_ids), "open_states": _OPEN_STATES}
-        return {row["what"]: row["jobs"] for row in self._all(_COUNT_OPEN, values)}
+        rows = self._all(_COUNT_OPEN, _filter_values((), dag_id, run_id, dag_ids))
+        return {row["what"]: row["jobs"] for row in rows}
 
     def dag_ids(self) -> list[str]:
         """The Dags that own at least one job."""
@@ -283,7 +281,7 @@ def _filter_values(
 ) -> dict[str, Any]:
     """The parameters of :data:`_JOB_FILTER`."""
     return {
-        "states": [state.value for state in states],
+        "states": [str(state) for state in states],
         "dag_id": dag_id,
         "run_id": run_id,
         "dag_ids": None if dag_ids is None else list(dag_ids),

@@ -95,6 +95,9 @@ _INSERT_REVISION = f"""
     VALUES (%(job_id)s, %(number)s, 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s, %(deadline)s,
         clock_timestamp())
     RETURNING {columns(Revision)}"""
+_REFRESH_UNSENT = """
+    UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s
+    WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued'"""
 _COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author = 'model'"
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
@@ -128,6 +131,17 @@ _STORE_LATE_COST = """
 _GIVE_UP_REVISION = """
     UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
     WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
+
+
+def _revision_values(job: Job, spec: JobSpec) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "number": job.revision,
+        "conn_id": spec.conn_id,
+        "request": as_json(spec.kept_request),
+        "request_digest": digest(spec.request),
+        "deadline": spec.deadline,
+    }
 
 
 def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
@@ -225,6 +239,8 @@ class Submission:
             **vars(spec.owner),
             detail={"next": step},
         )
+        # How it is processed, and over which connection, may have changed since: a request not sent yet is the newest.
+        connection.execute(_REFRESH_UNSENT, _revision_values(job, spec))
         return Opened(job, read_revision(connection, job.job_id, job.revision), Attachment(step))
 
     def _created(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Opened:
@@ -246,17 +262,7 @@ class Submission:
 
     @staticmethod
     def _new_revision(connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
-        row = connection.execute(
-            _INSERT_REVISION,
-            {
-                "job_id": job.job_id,
-                "number": job.revision,
-                "conn_id": spec.conn_id,
-                "request": as_json(spec.kept_request),
-                "request_digest": digest(spec.request),
-                "deadline": spec.deadline,
-            },
-        ).fetchone()
+        row = connection.execute(_INSERT_REVISION, _revision_values(job, spec)).fetchone()
         assert row is not None
         return Revision(**row)
 

@@ -134,7 +134,9 @@ class HttpSideEffectOperator(SideEffectOperator):
             return Applied(self._external_id(response), {"status": status})
         said = f"the target of the effect {self.effect_name!r} answered {status} {response.reason}"
         if status in _NOT_NOW_STATUSES:
-            raise EffectNotNow(f"{said}.", retry_after=_retry_after(response), remedy="A retry is safe.")
+            wait = response.headers.get("Retry-After")
+            when = f" and asked to come back after {wait}" if wait else ""
+            raise EffectNotNow(f"{said}{when}.", remedy="A retry is safe.")
         if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
             raise EffectRefused(
                 f"{said}.", remedy="Mend the cause at the target; then clear this task, which sends the same request."
@@ -173,10 +175,3 @@ def _never_connected(error: Exception) -> bool:
 
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(reason, (ConnectTimeoutError, NewConnectionError))
-
-
-def _retry_after(response: Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "")))
-    except ValueError:
-        return None

@@ -30,7 +30,8 @@ class PostgresSideEffectOperator(SideEffectOperator):
     """Run one SQL statement, with a marker of the effect key in the same transaction: exactly once.
 
     An attempt that finds the marker knows that the statement was committed, and reads its external id; so a crash at
-    any instruction is resolved by trying again, and no target of this kind ends as ``unknown``.
+    any instruction is resolved by trying again: an effect that broke off at the commit is ``unknown`` only until the
+    task's retry has looked for the marker.
 
     :param postgres_conn_id: connection of the type Postgres: the target database.
     :param sql: one statement, with parameters as ``%(name)s``. It is not templated: text by a model has no business

@@ -44,7 +44,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     **Retry, clear, second run**: the task attaches to the job with its ``job_type`` and ``job_key``. A response that
     runs is waited for, an output that is stored is returned; neither is paid again. A job that failed gets a new
     revision, up to ``max_revisions``; one that was rejected gets one only from another Dag run. Another input under
-    the same key makes a new revision as long as nothing was written outside, and is an error afterwards.
+    the same key makes a new revision until something was written outside or the job is completed, and is an error
+    afterwards.
 
     **Kill**: marking the task failed cancels the response, running or deferred, and the job is cancelled. Clearing it,
     or restarting workers and triggerers, does not.
@@ -200,11 +201,16 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             self.log.info("Attached to %s: %s.", job.label, opened.next)
             self._running = (job, context["ti"], owner)
             if opened.superseded is not None:
-                self._cancel_superseded(opened.superseded)
+                self._cancel_superseded(ledger, opened.superseded, owner.actor)
             if opened.next is Attachment.SUBMIT:
                 deadline = revision.deadline
                 revision = submit(
-                    ledger, self._client(), job, deadline=deadline, actor=owner.actor, request=spec.request
+                    ledger,
+                    self._client(revision.conn_id),
+                    job,
+                    deadline=deadline,
+                    actor=owner.actor,
+                    request=spec.request,
                 )
             if not self._wait_inline(revision):
                 self._defer(job, revision, ledger)
@@ -225,6 +231,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         A clear, or a worker that is shut down, arrives here as well; another attempt takes the job up then.
         """
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.responses.stopped import record_cancelled
 
         running = getattr(self, "_running", None)
         if running is None:
@@ -237,10 +244,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             revision = ledger.submission.request_cancel(job.job_id, owner=owner, actor=owner.actor, reason=reason)
             if revision is not None and revision.response_id is not None:
-                status = self._cancel(revision.response_id)
-                ledger.submission.cancelled(
-                    job.job_id, revision.number, actor=owner.actor, reason=reason, status=status
-                )
+                response = self._cancel(revision)
+                record_cancelled(ledger, revision, response, actor=owner.actor, reason=reason)
 
     def _state_of(self, ti: Any, owner: Owner) -> str | None:
         """The state of the own task instance now, or None where it cannot be told."""
@@ -303,10 +308,12 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             return self.deadline
         return datetime.now(UTC) + (self.deadline or settings.seconds("response_deadline"))
 
-    def _client(self) -> OpenAI:
+    @staticmethod
+    def _client(conn_id: str) -> OpenAI:
+        """A client for the connection that a revision was, or is, submitted over."""
         from airflow.providers.openai.hooks.openai import OpenAIHook
 
-        return OpenAIHook(self.openai_conn_id).conn.with_options(timeout=RETRIEVE_TIMEOUT)
+        return OpenAIHook(conn_id).conn.with_options(timeout=RETRIEVE_TIMEOUT)
 
     def _wait_inline(self, revision: Revision) -> bool:
         """Look for a short while whether the response ends. True when there is something to finish."""
@@ -317,7 +324,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             return True
         patience = self.inline_wait if self.inline_wait is not None else settings.seconds("inline_wait")
         until = time.monotonic() + patience.total_seconds()
-        client = self._client()
+        client = self._client(revision.conn_id)
         while time.monotonic() < until:
             try:
                 response = client.responses.retrieve(revision.response_id)
@@ -359,7 +366,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         revision = ledger.revision(job_id, job.revision)
         actor = owner_of(context).actor
         if job.state is JobState.RUNNING and revision.response_id is not None:
-            response = self._read(revision.response_id)
+            response = self._read(revision)
             output, why = read_output(response, self.output_type, revision.request)
             job = ledger.submission.store(job_id, revision.number, output, actor=actor, reason=why or None)
             revision = ledger.revision(job_id, revision.number)
@@ -373,7 +380,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
         return bool(effect_tasks(self.get_dag(), self.task_id))
 
-    def _read(self, response_id: str) -> Any:
+    def _read(self, revision: Revision) -> Any:
         """Retrieve a response that has ended. For a while after it did, OpenAI may not find it, or answer oddly.
 
         :raises ResponseUnreadable: it still cannot be read; Airflow's retry attaches and reads it again.
@@ -381,7 +388,9 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         from airflow_provider_aihandoff.responses.backoff import backoff
         from airflow_provider_aihandoff.responses.outcome import terminal_status
 
-        client = self._client()
+        assert revision.response_id is not None
+        response_id = revision.response_id
+        client = self._client(revision.conn_id)
         for failures in range(1, _READ_TRIES + 1):
             try:
                 response = client.responses.retrieve(response_id)
@@ -402,43 +411,46 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def _give_up(self, context: Context, ledger: Ledger, event: Mapping[str, Any]) -> None:
         """End a revision whose deadline passed, or whose response is gone; unless it ended after all."""
+        from airflow_provider_aihandoff.responses.stopped import record_cost, status_of
         from airflow_provider_aihandoff.states import JobState
 
         job = ledger.job(int(event["job_id"]))
         revision = ledger.revision(job.job_id, int(event["revision"]))
         if job.state is not JobState.RUNNING or job.revision != revision.number or revision.response_id is None:
             return
+        response = None
         if event["status"] == "gone":
             reason = "OpenAI does not know the response any more"
         else:
             reason = f"the deadline passed: {revision.deadline.isoformat()}"
-            if self._cancel(revision.response_id) in ("completed", "incomplete", "failed"):
+            response = self._cancel(revision)
+            if status_of(response) in ("completed", "incomplete", "failed"):
                 return
+        actor, error = owner_of(context).actor, {"kind": event["status"]}
         ledger.submission.fail(
-            job.job_id,
-            revision.number,
-            actor=owner_of(context).actor,
-            reason=reason,
-            error={"kind": event["status"]},
-            status=revision.response_status,
+            job.job_id, revision.number, actor=actor, reason=reason, error=error, status=revision.response_status
         )
+        record_cost(ledger, revision, response, actor=actor)
 
-    def _cancel(self, response_id: str) -> str:
-        """Ask OpenAI to stop, and return the status that the response has then."""
-        client = self._client()
+    def _cancel(self, revision: Revision) -> Any:
+        """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing."""
+        assert revision.response_id is not None
+        client = self._client(revision.conn_id)
         try:
-            return str(client.responses.cancel(response_id).status)
+            return client.responses.cancel(revision.response_id)
         except Exception as error:  # noqa: BLE001 - a response that has ended may answer 400 or 409
-            self.log.info("Cancelling response %s: %s; looking at it.", response_id, type(error).__name__)
+            self.log.info("Cancelling response %s: %s; looking at it.", revision.response_id, type(error).__name__)
         try:
-            return str(getattr(client.responses.retrieve(response_id), "status", "unknown"))
+            return client.responses.retrieve(revision.response_id)
         except Exception as error:  # noqa: BLE001 - recorded as not known
-            return f"unknown ({type(error).__name__})"
+            self.log.warning("Looking at response %s: %s.", revision.response_id, type(error).__name__)
+            return None
 
-    def _cancel_superseded(self, revision: Revision) -> None:
-        if revision.response_id is not None:
-            status = self._cancel(revision.response_id)
-            self.log.info("Response %s of the earlier input: %s.", revision.response_id, status)
+    def _cancel_superseded(self, ledger: Ledger, revision: Revision, actor: str) -> None:
+        """Stop the response of an input that was replaced, and record what it has cost."""
+        from airflow_provider_aihandoff.responses.stopped import record_cost
+
+        record_cost(ledger, revision, self._cancel(revision), actor=actor)
 
     def _raise_unless_usable(self, job: Job, revision: Revision) -> None:
         from airflow_provider_aihandoff.errors import JobCancelled, JobFailed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -15,10 +15,8 @@ from airflow_provider_aihandoff.ledger.records import Owner
 from airflow_provider_aihandoff.operators.jobs import ENDED_TASK_STATES, state_among
 from airflow_provider_aihandoff.responses.backoff import backoff, jittered
 from airflow_provider_aihandoff.responses.outcome import terminal_status
+from airflow_provider_aihandoff.responses.stopped import record_cancelled
 from airflow_provider_aihandoff.states import RevisionState
-
-if TYPE_CHECKING:
-    from airflow_provider_aihandoff.ledger import Ledger
 
 #: Seconds one look at a response may take.
 RETRIEVE_TIMEOUT = 30.0
@@ -158,24 +156,24 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
             ledger.submission.request_cancel, self.job_id, owner=owner, actor=actor, reason=reason
         )
         if revision is not None and revision.response_id == self.response_id:
-            status = await self._cancel()
-            await asyncio.to_thread(self._record_cancelled, ledger, status, actor, reason)
+            response = await self._cancel()
+            await asyncio.to_thread(record_cancelled, ledger, revision, response, actor=actor, reason=reason)
 
-    def _record_cancelled(self, ledger: Ledger, status: str, actor: str, reason: str) -> None:
-        ledger.submission.cancelled(self.job_id, self.revision, actor=actor, reason=reason, status=status)
+    async def _cancel(self) -> Any:
+        """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing.
 
-    async def _cancel(self) -> str:
-        """Ask OpenAI to stop. A response that has ended answers 200, 400 or 409: what it says on a look counts."""
+        A response that has ended answers 200, 400 or 409: what it says on a look counts.
+        """
         client = await shared_client(self.openai_conn_id)
         try:
-            response = await client.responses.cancel(self.response_id, timeout=RETRIEVE_TIMEOUT)
+            return await client.responses.cancel(self.response_id, timeout=RETRIEVE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - recorded with what is known
             self.log.warning("Cancelling response %s: %s; looking at it.", self.response_id, type(error).__name__)
-            try:
-                response = await client.responses.retrieve(self.response_id, timeout=RETRIEVE_TIMEOUT)
-            except Exception as second:  # noqa: BLE001 - as above
-                return f"unknown ({type(second).__name__})"
-        return str(getattr(response, "status", "unknown"))
+        try:
+            return await client.responses.retrieve(self.response_id, timeout=RETRIEVE_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.log.warning("Looking at response %s: %s.", self.response_id, type(error).__name__)
+            return None
 
     def _owner(self) -> Owner | None:
         """The attempt that this trigger waits for, as the ledger names owners."""

@@ -198,6 +198,7 @@ def test_the_pipelines_end_in_the_same_table_when_something_is_killed_in_the_mid
             killed = threads.submit(kill_task, admin, "publishing", runs["publishing"], "publish")
         else:
             killed = threads.submit(kill_component, demo, victim)
+            killed.result()
         finish(demo, admin, runs, report=print)
         killed.result()
     assert {dag_id: admin.run_state(dag_id, run_id) for dag_id, run_id in runs.items()} == dict.fromkeys(
