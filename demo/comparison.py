@@ -35,15 +35,15 @@ def compare(demo: LocalDemo) -> list[Row]:
         records = [ledger.record(job.job_id) for job in ledger.jobs(limit=MOST_JOBS)]
         ledger_id = ledger.ledger_id()
     rows = [
-        _http_effects(records, _json(f"{demo.business_url}/witness")["requests"]),
-        _sql_effects(records, _report_ids(demo)),
-        _decisions(records),
-        _histories(records),
-        _ended(records),
+        http_effects(records, _json(f"{demo.business_url}/witness")["requests"]),
+        sql_effects(records, _report_ids(demo)),
+        decisions_made(records),
+        histories_unbroken(records),
+        jobs_ended(records),
     ]
     if demo.openai_url:
         responses = _json(f"{demo.openai_url}/standin/responses")["responses"]
-        rows.insert(0, _responses(records, responses, ledger_id))
+        rows[:0] = responses_created(records, responses, ledger_id)
     return rows
 
 
@@ -56,7 +56,7 @@ def as_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, Any]]) -> Row:
+def http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, Any]]) -> Row:
     """Each applied HTTP effect was applied once, byte for byte as planned, under the id that the ledger has."""
     applied = [request for request in requests if request["outcome"] == "APPLIED"]
     seen = {request["idempotency_key"]: request for request in applied}
@@ -75,7 +75,7 @@ def _http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, 
     return row
 
 
-def _sql_effects(records: Iterable[JobRecord], report_ids: set[str]) -> Row:
+def sql_effects(records: Iterable[JobRecord], report_ids: set[str]) -> Row:
     """Each applied SQL effect has its row, and each row its effect."""
     ids = [str(effect.external_id) for effect in _effects(records, "postgres")]
     row = Row("SQL writes applied", len(ids), len(report_ids))
@@ -84,18 +84,33 @@ def _sql_effects(records: Iterable[JobRecord], report_ids: set[str]) -> Row:
     return row
 
 
-def _responses(records: Iterable[JobRecord], responses: Iterable[Mapping[str, Any]], ledger_id: str) -> Row:
-    """Each response that was created, and is billed, belongs to one revision."""
-    known = {revision.response_id for record in records for revision in record.revisions if revision.response_id}
-    bodies = [seen["response"] for seen in responses]
-    created = {body["id"] for body in bodies if body["metadata"].get("aihandoff_ledger") == ledger_id}
-    row = Row("responses created", len(known), len(created))
-    row.differences += [f"{name} was created, and no revision has it" for name in created - known]
-    row.differences += [f"{name} is in the ledger only" for name in known - created]
-    return row
+def responses_created(
+    records: Sequence[JobRecord], responses: Iterable[Mapping[str, Any]], ledger_id: str
+) -> list[Row]:
+    """Each response that was created, and is billed, belongs to one revision, or the ledger warns of it.
+
+    A worker that is killed after OpenAI has accepted a request, and before the id was recorded, leaves an orphan. The
+    revision says then that there may be one: an unknown submission.
+    """
+    revisions = [revision for record in records for revision in record.revisions]
+    known = {revision.response_id for revision in revisions if revision.response_id}
+    warned = Counter({(r.job_id, r.number): r.unknown_submissions for r in revisions if r.unknown_submissions})
+    own = [seen["response"] for seen in responses if seen["response"]["metadata"].get("aihandoff_ledger") == ledger_id]
+    created = {body["id"]: _names(body["metadata"]) for body in own}
+    orphans = Counter(name for response_id, name in created.items() if response_id not in known)
+    submitted = Row("responses with a revision", len(known), len(created) - orphans.total())
+    submitted.differences += [f"{name} is in the ledger only" for name in known - created.keys()]
+    unknown = Row("orphans, and warned of", warned.total(), orphans.total())
+    unknown.differences += [f"job {job}, revision {number}: an orphan" for job, number in orphans - warned]
+    return [submitted, unknown]
 
 
-def _decisions(records: Sequence[JobRecord]) -> Row:
+def _names(metadata: Mapping[str, str]) -> tuple[int, int]:
+    """The job and the revision that a response was requested for."""
+    return int(metadata["aihandoff_job"]), int(metadata["aihandoff_revision"])
+
+
+def decisions_made(records: Sequence[JobRecord]) -> Row:
     """Whatever was applied has been approved, on the digest that the job has."""
     touched = [record for record in records if any(e.state is EffectState.APPLIED for e in record.effects)]
     approved = [
@@ -108,13 +123,13 @@ def _decisions(records: Sequence[JobRecord]) -> Row:
     return row
 
 
-def _histories(records: Sequence[JobRecord]) -> Row:
+def histories_unbroken(records: Sequence[JobRecord]) -> Row:
     """No line of any job's history was altered."""
     broken = [record.job.label for record in records if first_break(record.events, record.job) is not None]
     return Row("histories, and unbroken", len(records), len(records) - len(broken), broken)
 
 
-def _ended(records: Sequence[JobRecord]) -> Row:
+def jobs_ended(records: Sequence[JobRecord]) -> Row:
     """Every job has come to an end."""
     open_jobs = [f"{r.job.label} is {r.job.state.value}" for r in records if r.job.state not in TERMINAL_JOB_STATES]
     return Row("jobs, and ended", len(records), len(records) - len(open_jobs), open_jobs)
