@@ -22,9 +22,11 @@ from starlette.middleware.base import RequestResponseEndpoint
 
 from airflow_provider_aihandoff.hooks import ledger as ledger_hook
 from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.ledger.store import JobRecord
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from demo.postgres import Postgres
+from tests.factories import draft, job_spec
 from tests.integration.operators.dag_runs import Dags, Define, Run
 from tests.integration.operators.target import Target, serve
 from tests.integration.operators.tasks import NOTE
@@ -72,8 +74,8 @@ def dags(airflow: None, connections: None) -> Dags:
 def run(dags: Dags) -> RunDag:
     """Make a Dag and run it."""
 
-    def run(define: Define, dag_id: str = "", *, conf: dict[str, Any] | None = None, **arguments: Any) -> Run:
-        return dags.run(dags.make(define, dag_id, **arguments), conf=conf)
+    def run(define: Define, **arguments: Any) -> Run:
+        return dags.run(dags.make(define, **arguments))
 
     return run
 
@@ -187,3 +189,15 @@ def connections(
 def record(ledger: Ledger) -> Callable[[], JobRecord]:
     """Everything the ledger knows of its first job."""
     return lambda: ledger.record(1)
+
+
+@pytest.fixture
+def review(ledger: Ledger) -> Job:
+    """The first job, whose note waits for a decision: what a task that asks the model leaves."""
+    return draft(ledger, output=NOTE)
+
+
+@pytest.fixture
+def accepted(ledger: Ledger) -> Job:
+    """The first job, whose note needs no approval."""
+    return draft(ledger, job_spec(approval="not required", approval_reason="it is a test"), output=NOTE)

@@ -48,11 +48,12 @@ class Dags:
     def __init__(self) -> None:
         self.errors: dict[str, list[BaseException]] = defaultdict(list)
 
-    def make(self, define: Define, dag_id: str = "", **arguments: Any) -> DAG:
+    def make(self, define: Define, **arguments: Any) -> DAG:
         """A Dag with the tasks that `define` makes, in Airflow's database."""
-        hooks = dict.fromkeys(("on_failure_callback", "on_retry_callback", "on_skipped_callback"), [self._remember])
+        # A task that is tried again is tried again at once.
+        hooks = {name: [self._remember] for name in ("on_failure_callback", "on_retry_callback")}
         with DAG(
-            dag_id or f"dag_{next(_numbers)}",
+            f"dag_{next(_numbers)}",
             schedule=None,
             start_date=datetime(2026, 1, 1, tzinfo=UTC),
             default_args={"retry_delay": timedelta(0), **hooks, **arguments.pop("default_args", {})},
@@ -64,16 +65,17 @@ class Dags:
         SerializedDagModel.write_dag(lazy, bundle_name="dags-folder")
         return dag
 
-    def run(self, dag: DAG, *, again: Run | None = None, conf: dict[str, Any] | None = None) -> Run:
+    def run(self, dag: DAG, *, again: Run | None = None) -> Run:
         """Run every task of a Dag to its end.
 
         :param again: the run of which every task is cleared first.
         """
         self.errors.clear()
-        at = None if again is None else datetime.fromisoformat(again.run_id.removeprefix("manual__"))
-        number = next(_numbers)
-        at = at or datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number)
-        dag_run = dag.test(logical_date=at, run_after=at, run_conf=conf)
+        if again is None:
+            at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=next(_numbers))
+        else:
+            at = datetime.fromisoformat(again.run_id.removeprefix("manual__"))
+        dag_run = dag.test(logical_date=at, run_after=at)
         tasks = {_name(ti): ti for ti in dag_run.get_task_instances()}
         with settings.Session() as session:
             rows = session.query(XComModel).filter_by(dag_id=dag.dag_id, run_id=dag_run.run_id, key="return_value")

@@ -44,8 +44,8 @@ def ask_unapproved(task_id: str = "draft", **arguments: Any) -> OpenAIBackground
     return ask(task_id, **{"approval": "not required", "approval_reason": "it is a test", **arguments})
 
 
-def publish(draft: Any, task_id: str = "publish", **arguments: Any) -> HttpSideEffectOperator:
-    """A task that puts the note to the CMS."""
+def publish(draft: Any = 1, task_id: str = "publish", **arguments: Any) -> HttpSideEffectOperator:
+    """A task that puts the note of a job, by default the first, to the CMS."""
     defaults: dict[str, Any] = {
         "http_conn_id": "cms",
         "method": "PUT",
@@ -56,8 +56,8 @@ def publish(draft: Any, task_id: str = "publish", **arguments: Any) -> HttpSideE
     return HttpSideEffectOperator(task_id=task_id, job=draft, **{**defaults, **arguments})
 
 
-def store(draft: Any, task_id: str = "store", **arguments: Any) -> PostgresSideEffectOperator:
-    """A task that writes the note into a table."""
+def store(draft: Any = 1, task_id: str = "store", **arguments: Any) -> PostgresSideEffectOperator:
+    """A task that writes the note of a job, by default the first, into a table."""
     defaults: dict[str, Any] = {
         "postgres_conn_id": "sales_db",
         "sql": "INSERT INTO reports (title) VALUES (%(title)s) RETURNING report_id",

@@ -398,7 +398,9 @@ class TestFailure:
     ) -> None:
         monkeypatch.setattr("airflow_provider_aihandoff.responses.backoff.backoff", lambda *_, **__: 0.0)
 
-        done = run(lambda: ask(metadata=fault(f"{words} times=3 when=finished")))
+        monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", fires("completed"))
+
+        done = run(lambda: ask(metadata=fault(f"{words} times=3 when=finished"), inline_wait=timedelta(0)))
 
         assert (done.states, done.tries) == ({"draft": "success"}, {"draft": 1})
         assert record().revision.output == NOTE
@@ -512,7 +514,7 @@ class TestWaiting:
 
 
 class TestKill:
-    @pytest.mark.parametrize("state", ["failed", "success", "skipped", "removed", "upstream_failed"])
+    @pytest.mark.parametrize("state", ["failed", "success"])
     def test_a_task_that_was_ended_while_it_ran_cancels_its_response(
         self, killed: Callable[[Any], None], record: Record, stand_in: OpenAIStandIn, state: str
     ) -> None:
@@ -522,7 +524,7 @@ class TestKill:
         assert "cancel requested" in [event.event for event in record().events]
         assert stand_in.responses().responses[0].response["status"] == "cancelled"
 
-    @pytest.mark.parametrize("state", ["running", "queued", "up_for_retry", "deferred", None, RuntimeError("no word")])
+    @pytest.mark.parametrize("state", ["running", "queued", None, RuntimeError("no word")])
     def test_a_clear_or_the_end_of_a_worker_lets_the_response_go_on(
         self, killed: Callable[[Any], None], record: Record, stand_in: OpenAIStandIn, state: Any
     ) -> None:
@@ -569,7 +571,7 @@ def test_secrets_of_a_request_are_sent_and_kept_nowhere(
     with caplog.at_level(logging.DEBUG):
         done = run(
             lambda: ask(
-                input="Ask with of-a-connection.",
+                input="Ask with {{ conn.mcp.password }}.",
                 tools=[
                     {"type": "mcp", "server_label": "a", "server_url": "http://a", "authorization": "{{ named() }}"},
                     {"type": "mcp", "server_label": "{{ conn.mcp.password }}", "server_url": "http://b"},
@@ -583,6 +585,7 @@ def test_secrets_of_a_request_are_sent_and_kept_nowhere(
     first, second = sent(stand_in)["tools"]
     assert done.states == {"draft": "success"}
     assert (first["authorization"], second["server_label"]) == ("only-by-its-name", "of-a-connection")
+    assert sent(stand_in)["input"] == "Ask with of-a-connection."
     assert "of-a-header" in model.headers
     kept = {
         "ledger": everything_in(psycopg.connect(**conninfo), "aihandoff"),
@@ -591,12 +594,10 @@ def test_secrets_of_a_request_are_sent_and_kept_nowhere(
         **everything_in_airflow(),
     }
     assert "Ask with" in kept["ledger"]
+    assert "Ask with" in kept["rendered_task_instance_fields"]
     assert "Attached to job" in kept["logs"]
     secrets = ("only-by-its-name", "of-a-header", "of-a-connection", API_KEY)
-    assert {(name, secret) for name in kept for secret in secrets if secret in kept[name]} == {
-        # Written down by the author, in the text of the Dag.
-        ("serialized_dag", "of-a-connection")
-    }
+    assert [(name, secret) for name in kept for secret in secrets if secret in kept[name]] == []
 
 
 def everything_in(connection: psycopg.Connection[Any], schema: str) -> str:

@@ -177,18 +177,18 @@ def test_the_schema_is_for_those_who_are_logged_in(stranger: TestClient, login: 
 def test_everything_works_under_a_path_prefix(
     airflow: FastAPI, login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(airflow, "root_path", "/work/flow")
+    monkeypatch.setattr(airflow, "root_path", "/team/flow")
     job = ask(ledger, draft(ledger))
     bob = login("bob")
-    page = Page(bob.get(f"/work/flow/aihandoff/jobs/{job.job_id}", headers={"Sec-Fetch-Dest": "document"}).text)
+    page = Page(bob.get(f"/team/flow/aihandoff/jobs/{job.job_id}", headers={"Sec-Fetch-Dest": "document"}).text)
     addresses = [
         address
         for item in (*page.all("a"), *page.all("link"), *page.all("img"), *page.all("form"))
         if not (address := item.get("href") or item.get("src") or item.get("action") or "").startswith("#")
     ]
     assert addresses
-    assert all(address.startswith(("/work/flow/aihandoff/", "/work/flow/dags/")) for address in addresses)
+    assert all(address.startswith(("/team/flow/aihandoff/", "/team/flow/dags/")) for address in addresses)
     posted = bob.post(page.all("form")[0]["action"], data=_decision(job))
-    assert posted.headers["location"] == f"/work/flow/aihandoff/jobs/{job.job_id}"
+    assert posted.headers["location"] == f"/team/flow/aihandoff/jobs/{job.job_id}"
     bob.cookies.clear()
-    assert bob.get("/work/flow/aihandoff/").headers["location"].startswith("/work/flow/api/v2/auth/login?next=%2Fwork")
+    assert bob.get("/team/flow/aihandoff/").headers["location"].startswith("/team/flow/api/v2/auth/login?next=%2Fteam")

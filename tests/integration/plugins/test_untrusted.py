@@ -153,7 +153,7 @@ def test_an_output_of_200_kb_is_shown_whole(login: Login, ledger: Ledger) -> Non
 
 def test_an_output_nested_beyond_reason_is_shown(login: Login, ledger: Ledger) -> None:
     output: Any = "bottom"
-    for _ in range(600):
+    for _ in range(900):
         output = [output]
     job = ask(ledger, draft(ledger, output=output))
     bob = login("bob")

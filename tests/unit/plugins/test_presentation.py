@@ -18,6 +18,8 @@ from airflow_provider_aihandoff.plugins.presentation import (
     dollars,
     in_schema_order,
     label,
+    of_this_job,
+    pretty,
     pretty_body,
     relative,
     reveal,
@@ -156,6 +158,17 @@ def test_a_body_reads_as_the_same_json(value: Any) -> None:
     assert json.loads(pretty_body(body)) == value
 
 
+def test_what_nests_too_deeply_to_be_indented_stands_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dumps(value: Any, **options: Any) -> str:
+        if "indent" in options:
+            raise RecursionError  # where Python's own stack is shorter than what the JSON parser takes
+        return in_one_line(value, **options)
+
+    in_one_line = json.dumps
+    monkeypatch.setattr(json, "dumps", dumps)
+    assert pretty([["é"]]) == '[["é"]]'
+
+
 @pytest.mark.parametrize("body", ['{"a":1,"a":2}', "[1e400]", "[1.10]", "[NaN]", "{", "text", "", "[" * 100_000])
 def test_a_body_that_would_be_shown_as_another_is_shown_as_it_is(body: str) -> None:
     assert pretty_body(body) == body
@@ -190,6 +203,14 @@ def test_no_part_of_a_request_is_left_out(plan: dict[str, Any]) -> None:
         if value not in ({}, "", None):
             part = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             assert json.dumps(part)[1:-1] in text or json.dumps(value) in text, name
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("it changed.", "This job changed."), ("its plan changed.", "This job's plan changed."), ("item", "item")],
+)
+def test_an_error_speaks_of_this_job(what: str, said: str) -> None:
+    assert of_this_job(what) == said
 
 
 def test_every_state_of_a_job_is_said_in_words() -> None:

@@ -1,0 +1,400 @@
+"""Writes over HTTP: exactly what was approved, at most once, and what every answer of a target means."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Effect, Job
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
+from tests.factories import job_spec, submit
+from tests.integration.operators.conftest import RunDag
+from tests.integration.operators.dag_runs import Dags
+from tests.integration.operators.target import DROP, Answer, Target
+from tests.integration.operators.tasks import NOTE, Policy, ask, ask_unapproved, publish
+
+Record = Callable[[], JobRecord]
+EffectOf = Callable[[], Effect]
+
+
+@pytest.fixture
+def effect(record: Record) -> EffectOf:
+    """The only effect of the only job."""
+
+    def read() -> Effect:
+        (only,) = record().current_effects
+        return only
+
+    return read
+
+
+class TestRequest:
+    @pytest.mark.usefixtures("review")
+    def test_the_bytes_that_are_sent_are_those_of_the_plan_that_was_approved(
+        self, run: RunDag, effect: EffectOf, target: Target
+    ) -> None:
+        policy = Policy()
+
+        def define() -> None:
+            approve = ApprovalSensor(task_id="approve", job=1, policy=policy)
+            headers, query = {"X-Team": "shop"}, {"notify": "no", "title": "{{ job.output.title }}"}
+            approve >> publish(headers=headers, query=query)
+
+        run(define)
+
+        (received,) = target.received
+        ((_, (plan,)),) = policy.asked
+        assert plan == effect().plan
+        assert received.body == plan["body"].encode()
+        assert received.json == NOTE
+        assert (received.method, received.path) == ("PUT", "/posts/kettle?notify=no&title=Kettle")
+        assert plan["url"] == f"http://127.0.0.1:{target.port}/posts/kettle"
+        assert received.headers["X-Team"] == "shop"
+        assert received.headers["Content-Type"] == "application/json"
+        assert received.headers["Idempotency-Key"] == effect().effect_key
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_body_can_be_a_text_that_renders_to_json(self, run: RunDag, target: Target) -> None:
+        run(lambda: publish(json='{"note": {{ job.output | tojson }}, "key": {{ job.job_key | tojson }}}'))
+        assert target.received[0].json == {"note": NOTE, "key": "post:kettle"}
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_text_that_does_not_render_to_json_is_refused_with_the_remedy(self, run: RunDag, target: Target) -> None:
+        done = run(lambda: publish(json='{"body": "{{ job.output.body }}"}'))
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+        assert "did not render to JSON" in done.error("publish")
+        assert "| tojson" in done.error("publish")
+        assert target.received == []
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_request_without_a_body_has_none(self, run: RunDag, target: Target) -> None:
+        run(lambda: publish(json=None, method="DELETE"))
+        assert (target.received[0].method, target.received[0].body) == ("DELETE", b"")
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_secret_header_is_sent_and_masked_in_the_ledger(
+        self, run: RunDag, effect: EffectOf, target: Target
+    ) -> None:
+        run(lambda: publish(headers={"Authorization": "Bearer {{ secret() }}"}), user_defined_macros=SECRET)
+
+        assert target.received[0].headers["Authorization"] == "Bearer s3cret-of-a-macro"
+        assert effect().plan["headers"] == {"Authorization": "***"}
+
+    def test_a_method_that_does_not_write_is_refused_when_the_dag_is_parsed(self) -> None:
+        with pytest.raises(ValueError, match="an effect writes"):
+            publish(1, method="GET")
+
+
+SECRET = {"secret": lambda: "s3cret-of-a-macro"}
+
+
+@pytest.mark.usefixtures("accepted")
+class TestExternalId:
+    @pytest.mark.parametrize(
+        ("arguments", "answer", "external_id"),
+        [
+            ({"external_id_path": "$.id"}, Answer(201, {"id": 7}), "7"),
+            ({"external_id_path": "$.data[0].key"}, Answer(200, {"data": [{"key": "K-1"}]}), "K-1"),
+            (
+                {"external_id_path": None, "external_id_header": "Location"},
+                Answer(201, None, {"Location": "/posts/7"}),
+                "/posts/7",
+            ),
+            ({"external_id_path": "$.nothing"}, Answer(200, {"id": 7}), None),
+            ({"external_id_path": "$.id"}, Answer(204), None),
+            ({"external_id_path": None}, Answer(200, {"id": 7}), None),
+        ],
+    )
+    def test_it_comes_from_the_answer_where_the_author_says(
+        self,
+        run: RunDag,
+        effect: EffectOf,
+        target: Target,
+        arguments: dict[str, Any],
+        answer: Answer,
+        external_id: str | None,
+    ) -> None:
+        target.answers = [answer]
+
+        done = run(lambda: publish(**arguments))
+
+        assert (effect().state, effect().external_id) == (EffectState.APPLIED, external_id)
+        assert done.xcoms["publish"] == {
+            "job_id": 1,
+            "effect_id": effect().effect_id,
+            "effect_key": effect().effect_key,
+            "external_id": external_id,
+            "state": "applied",
+        }
+
+
+@pytest.mark.usefixtures("accepted")
+class TestStatus:
+    @pytest.mark.parametrize("status", [302, 307, 400, 401, 404, 422])
+    def test_these_prove_that_nothing_was_written(
+        self, run: RunDag, record: Record, effect: EffectOf, target: Target, status: int
+    ) -> None:
+        target.answers = [Answer(status, {"no": 1}, {"Location": f"http://127.0.0.1:{target.port}/elsewhere"})]
+
+        done = run(publish)
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+        assert f"answered {status}" in done.error("publish")
+        assert "Nothing was written outside." in done.error("publish")
+        assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
+        assert len(target.received) == 1
+
+    @pytest.mark.parametrize("status", [408, 409, 500, 502])
+    def test_these_do_not_say_and_are_not_sent_again(
+        self, run: RunDag, effect: EffectOf, target: Target, status: int
+    ) -> None:
+        target.answers = [Answer(status)]
+
+        done = run(publish)
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+        assert effect().state is EffectState.UNKNOWN
+        assert f"answered {status}" in done.error("publish")
+        assert len(target.received) == 1
+
+    @pytest.mark.parametrize("status", [425, 429, 503])
+    def test_these_ask_to_come_back_and_the_retry_applies_the_effect_with_the_same_key(
+        self, run: RunDag, effect: EffectOf, target: Target, status: int
+    ) -> None:
+        target.answers = [Answer(status, None, {"Retry-After": "1"}), Answer(status)]
+
+        done = run(publish)
+
+        assert (done.states["publish"], done.tries["publish"]) == ("success", 3)
+        assert (effect().state, effect().attempt) == (EffectState.APPLIED, 3)
+        assert {received.headers["Idempotency-Key"] for received in target.received} == {effect().effect_key}
+        assert len({received.body for received in target.received}) == 1
+
+    def test_a_refused_effect_is_sent_again_when_its_task_is_cleared(
+        self, dags: Dags, effect: EffectOf, target: Target
+    ) -> None:
+        target.answers = [Answer(422)]
+        dag = dags.make(publish)
+        first = dags.run(dag)
+
+        again = dags.run(dag, again=first)
+
+        assert again.states["publish"] == "success"
+        assert (effect().state, len(target.received)) == (EffectState.APPLIED, 2)
+        assert len({received.headers["Idempotency-Key"] for received in target.received}) == 1
+
+
+@pytest.mark.usefixtures("accepted")
+class TestBroken:
+    def test_a_target_that_takes_no_connection_is_tried_again(
+        self, run: RunDag, effect: EffectOf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        cms = {"conn_type": "http", "host": "127.0.0.1", "port": port, "schema": "http"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(cms))
+
+        done = run(lambda: publish(retries=2))
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 3)
+        assert "no connection to the target" in done.error("publish")
+        assert (effect().state, effect().attempt) == (EffectState.PLANNED, 3)
+
+    @pytest.mark.parametrize("how", ["drop", "time-out"])
+    def test_no_answer_after_the_request_left_is_unknown_and_says_what_to_check_and_how_to_resolve_it(
+        self, dags: Dags, record: Record, effect: EffectOf, target: Target, ledger: Ledger, how: str
+    ) -> None:
+        target.answers = [DROP]
+        target.hold = threading.Event() if how == "time-out" else None
+        dag = dags.make(lambda: publish(timeout=0.3 if how == "time-out" else 30))
+
+        first = dags.run(dag)
+        target.hold and target.hold.set()
+        again = dags.run(dag, again=first)
+
+        assert effect().state is EffectState.UNKNOWN
+        for done in (first, again):
+            assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+            message = done.error("publish")
+            assert "may have been applied" in message
+            assert f"Look in the target for the effect key {effect().effect_key}" in message
+            assert f"airflow aihandoff effects resolve {effect().effect_id} --applied EXTERNAL_ID" in message
+        assert len(target.received) == 1
+
+        ledger.effects.resolve(effect().effect_id, external_id="rec-1", applied=True, actor="bob", why="it is there")
+        resolved = dags.run(dag, again=first)
+
+        assert resolved.xcoms["publish"]["external_id"] == "rec-1"
+        assert (record().job.state, len(target.received)) == (JobState.COMPLETED, 1)
+
+    def test_an_idempotent_target_gets_it_again_with_the_same_key(
+        self, run: RunDag, effect: EffectOf, target: Target
+    ) -> None:
+        target.answers = [DROP, Answer(502), Answer(200, {"id": "rec-1"})]
+
+        done = run(lambda: publish(idempotent=True))
+
+        assert (done.states["publish"], done.tries["publish"]) == ("success", 3)
+        assert (effect().state, effect().external_id, effect().attempt) == (EffectState.APPLIED, "rec-1", 3)
+        assert [received.headers["Idempotency-Key"] for received in target.received] == [effect().effect_key] * 3
+        assert len({received.body for received in target.received}) == 1
+
+    @pytest.mark.parametrize("status", [422, 503])
+    def test_a_refusal_of_what_was_sent_again_proves_nothing_about_the_first(
+        self, run: RunDag, effect: EffectOf, target: Target, status: int
+    ) -> None:
+        target.answers = [DROP, Answer(status)]
+
+        done = run(lambda: publish(idempotent=True, retries=1))
+
+        assert done.states["publish"] == "failed"
+        assert effect().state is EffectState.UNKNOWN
+        assert "an earlier attempt was lost" in done.error("publish")
+
+
+class TestApproval:
+    @pytest.fixture
+    def drafted(self, run: RunDag, ledger: Ledger, review: Job) -> str:
+        """A job in review, asked about; its digest."""
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ApprovalTrigger, "run", breaks)
+            run(lambda: ApprovalSensor(task_id="approve", job=1) >> publish())
+        digest = ledger.job(1).review_digest
+        assert digest is not None
+        return digest
+
+    def test_what_nobody_approved_is_not_sent(self, run: RunDag, drafted: str, target: Target) -> None:
+        done = run(lambda: publish())
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+        assert "it is review, and nobody has approved" in done.error("publish")
+        assert target.received == []
+
+    def test_what_somebody_rejected_is_not_sent(
+        self, run: RunDag, drafted: str, ledger: Ledger, target: Target
+    ) -> None:
+        ledger.reviews.decide(1, "reject", digest=drafted, decided_by="bob")
+
+        done = run(lambda: publish())
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+        assert "it is rejected, and nobody has approved" in done.error("publish")
+        assert target.received == []
+
+    def test_what_was_cancelled_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:
+        submit(ledger, job_spec())
+        ledger.submission.cancelled(1, 1, actor="bob", reason="not needed", status="cancelled")
+
+        done = run(lambda: [publish(), publish(1, "plain", json={"a": 1})])
+
+        for name in ("publish", "plain"):
+            assert (done.states[name], done.tries[name]) == ("failed", 1)
+            assert "it was cancelled (not needed)" in done.error(name)
+        assert target.received == []
+
+    @pytest.mark.parametrize(
+        ("changes", "what"),
+        [
+            ({"json": {"title": "Another"}}, "body"),
+            ({"endpoint": "/posts/pot"}, "url"),
+            ({"method": "POST"}, "method"),
+            ({"headers": {"X-Team": "pots"}}, "headers"),
+            ({"query": {"notify": "all"}}, "query"),
+            ({"undo": {"method": "DELETE"}}, "undo"),
+        ],
+    )
+    def test_a_plan_that_is_not_the_approved_one_is_not_sent(
+        self, run: RunDag, drafted: str, ledger: Ledger, target: Target, changes: dict[str, Any], what: str
+    ) -> None:
+        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+
+        done = run(lambda: publish(1, **changes))
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+        assert f"is not what was approved: {what} differ" in done.error("publish")
+        assert target.received == []
+
+    def test_another_target_under_the_same_connection_id_is_another_plan(
+        self, run: RunDag, drafted: str, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+        cms = {"conn_type": "http", "host": "localhost", "port": target.port, "schema": "http"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(cms))
+
+        done = run(lambda: publish())
+
+        assert "url differ" in done.error("publish")
+        assert target.received == []
+
+    def test_an_effect_that_is_no_part_of_the_approved_plan_is_not_sent(
+        self, run: RunDag, drafted: str, ledger: Ledger, target: Target
+    ) -> None:
+        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+        done = run(lambda: publish(1, "smuggled"))
+        assert "is not part of the plan that was approved" in done.error("smuggled")
+        assert target.received == []
+
+    def test_what_was_approved_is_sent_by_whoever_comes_with_exactly_that(
+        self, run: RunDag, drafted: str, ledger: Ledger, target: Target
+    ) -> None:
+        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+        run(lambda: publish())
+        assert len(target.received) == 1
+
+
+async def breaks(self: ApprovalTrigger) -> Any:
+    """A trigger's `run` that breaks off."""
+    raise RuntimeError("the triggerer is gone")
+    yield
+
+
+class TestAgain:
+    def test_a_cleared_run_sends_nothing_and_gives_the_same_result(
+        self, dags: Dags, record: Record, target: Target
+    ) -> None:
+        def define() -> None:
+            draft = ask()
+            draft >> ApprovalSensor(task_id="approve", job=draft, policy=Policy()) >> publish(draft)
+
+        dag = dags.make(define)
+        first = dags.run(dag)
+
+        again = dags.run(dag, again=first)
+
+        assert again.states == first.states
+        assert again.xcoms["publish"] == first.xcoms["publish"]
+        assert (len(target.received), len(record().decisions)) == (1, 1)
+
+    def test_another_run_with_the_same_key_sends_nothing(self, run: RunDag, target: Target) -> None:
+        define = lambda: publish(ask_unapproved())  # noqa: E731
+        first, second = run(define), run(define)
+        assert first.xcoms["publish"] == second.xcoms["publish"]
+        assert len(target.received) == 1
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_second_effect_goes_on_where_the_first_is_applied(
+        self, dags: Dags, record: Record, target: Target
+    ) -> None:
+        def define() -> None:
+            publish(1, "one") >> publish(1, "two", endpoint="/two")
+
+        target.answers = [Answer(201, {"id": 1}), Answer(422)]
+        dag = dags.make(define)
+        first = dags.run(dag)
+
+        again = dags.run(dag, again=first)
+
+        assert (first.states["two"], again.states["two"]) == ("failed", "success")
+        assert [received.path for received in target.received] == ["/posts/kettle", "/two", "/two"]
+        assert record().job.state is JobState.COMPLETED
