@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Connections that one process opens to a ledger at most, where several threads share it.
 SHARED_POOL_SIZE = 4
 
+#: Seconds that its threads wait for a connection: they also answer others, who have nothing to do with the ledger.
+SHARED_TIMEOUT = 3.0
+
 
 class LedgerHook(BaseHook):
     """Open the ledger that a connection of the type Postgres names.
@@ -104,10 +107,13 @@ async def shared_ledger_async(ledger_conn_id: str) -> Ledger:
 def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any]) -> Ledger:
     from airflow_provider_aihandoff.ledger import Ledger
 
+    # Outside the lock: while the server is away, nobody queues behind somebody else's wait for it.
+    opened = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT))
     with _shared_lock:
-        if ledger_conn_id not in _shared:
-            _shared[ledger_conn_id] = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE))
-        return _shared[ledger_conn_id]
+        kept = _shared.setdefault(ledger_conn_id, opened)
+    if kept is not opened:
+        opened.close()
+    return kept
 
 
 def _checked(ledger: Ledger) -> Ledger:

@@ -48,9 +48,11 @@ class Database:
 
     :param conninfo: libpq's connection parameters by name; no value needs quoting.
     :param max_size: the most connections it opens. It opens none before the first transaction.
+    :param timeout: seconds to wait for a connection; by default :data:`CONNECT_TIMEOUT`.
     """
 
-    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1) -> None:
+    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
+        self._timeout = CONNECT_TIMEOUT if timeout is None else timeout
         self.conninfo = {**_DEFAULTS, **conninfo}
         self._pool: ConnectionPool[LedgerConnection] = ConnectionPool(
             kwargs={**self.conninfo, "row_factory": dict_row},
@@ -58,7 +60,7 @@ class Database:
             min_size=0,
             max_size=max_size,
             num_workers=1,
-            timeout=CONNECT_TIMEOUT,
+            timeout=self._timeout,
             reconnect_timeout=_RECONNECT_TIMEOUT,
             # A connection that a restarted server dropped is replaced here, before anything is sent on it.
             check=ConnectionPool.check_connection,
@@ -88,7 +90,7 @@ class Database:
                     return result
             except PoolTimeout as error:
                 raise LedgerUnavailable(
-                    f"the ledger's database gave no connection within {CONNECT_TIMEOUT:g} s: {self._why_not()}.",
+                    f"the ledger's database gave no connection within {self._timeout:g} s: {self._why_not()}.",
                     written=_NOTHING_DONE,
                     remedy="Check the ledger's connection and server, then retry the task: that is safe.",
                 ) from error

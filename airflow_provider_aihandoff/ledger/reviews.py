@@ -40,7 +40,14 @@ class Reviews:
         self._database = database
 
     def ask(
-        self, job_id: int, plans: Sequence[EffectPlan], *, policy: str | None, deadline: datetime, actor: str
+        self,
+        job_id: int,
+        plans: Sequence[EffectPlan],
+        *,
+        policy: str | None,
+        deadline: datetime,
+        actor: str,
+        reason: str | None = None,
     ) -> Job:
         """Store the plan of a job that is in review (or approved, with nothing written), for somebody to decide on.
 
@@ -48,6 +55,7 @@ class Reviews:
 
         :param policy: ``name@version`` of the policy that is asked first, if there is one.
         :param deadline: the absolute time by which somebody must decide.
+        :param reason: why a person is asked, in words that the reviewer reads.
         :return: the job as it is now; unchanged where it is neither in review nor approved, or something was written.
         :raises PlanError: two effects have the same name.
         """
@@ -73,17 +81,17 @@ class Reviews:
                 return job
             replace_plans(connection, job, plans)
             changes: dict[str, Any] = {"review_digest": new_digest}
-            event, reason = JobEvent.PLANNED, None
+            event, why = JobEvent.PLANNED, reason
             if job.approval == "required":
                 changes |= {"review_deadline": deadline, "decision_id": None}
                 if job.state is not JobState.REVIEW:
-                    event, reason = JobEvent.PLAN_CHANGED, "the plan is not the one that was approved"
+                    event, why = JobEvent.PLAN_CHANGED, "the plan is not the one that was approved"
             return history.move(
                 connection,
                 job,
                 event,
                 actor=actor,
-                reason=reason,
+                reason=why,
                 detail={"digest": new_digest, "components": components},
                 **changes,
             )

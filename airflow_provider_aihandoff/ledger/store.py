@@ -112,10 +112,11 @@ class Ledger:
 
     :param conninfo: libpq's connection parameters by name (``host``, ``password``, ``sslmode``, ...).
     :param max_size: the most connections that it opens.
+    :param timeout: seconds to wait for a connection; by default :data:`connection.CONNECT_TIMEOUT`.
     """
 
-    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1) -> None:
-        self._database = Database(conninfo, max_size=max_size)
+    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
+        self._database = Database(conninfo, max_size=max_size, timeout=timeout)
         self.submission = Submission(self._database)
         self.reviews = Reviews(self._database)
         self.effects = Effects(self._database)

@@ -104,6 +104,8 @@ class ApprovalSensor(BaseSensorOperator):
         from airflow_provider_aihandoff.policies import Approve, AskPerson
         from airflow_provider_aihandoff.states import JobState
 
+        verdict = AskPerson("no policy") if self.policy is None else self._ask_policy(seen, plans)
+        asks = isinstance(verdict, AskPerson) and self.policy is not None
         before = job.review_digest
         job = ledger.reviews.ask(
             job.job_id,
@@ -111,11 +113,11 @@ class ApprovalSensor(BaseSensorOperator):
             policy=None if self.policy is None else self.policy.label,
             deadline=datetime.now(UTC) + timedelta(seconds=self.timeout),
             actor=owner_of(context).actor,
+            reason=f"a person decides: {verdict.reason}" if asks else None,
         )
         if job.state is not JobState.REVIEW:
             return job
         assert job.review_digest is not None
-        verdict = AskPerson("no policy") if self.policy is None else self._ask_policy(seen, plans)
         if isinstance(verdict, Approve) and self.policy is not None:
             return ledger.reviews.decide(
                 job.job_id,

@@ -195,6 +195,7 @@ class TestPlan:
             first = publish(draft, "z_first", effect="named", undo={"method": "DELETE"})
             approve = ApprovalSensor(task_id="approve", job=draft, policy=Policy())
             draft >> approve >> first >> store(draft, "m_middle") >> last
+            draft >> other  # so that the job looked at below is the first one of the ledger
             approve >> publish(other, "of_another_job")
 
         run(define)
