@@ -17,7 +17,6 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {
                 "integration-name": _INTEGRATION,
-                "external-doc-url": "https://pypi.org/project/airflow-provider-aihandoff/",
                 "tags": ["software"],
             }
         ],

@@ -1,0 +1,54 @@
+"""What Airflow reads of the provider is what the package has."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module, metadata, resources
+from typing import Any
+
+import jsonschema
+import pytest
+
+import airflow_provider_aihandoff
+from airflow_provider_aihandoff.get_provider_info import get_provider_info
+
+INFO = get_provider_info()
+MODULES = [
+    module
+    for kind in ("operators", "sensors", "hooks", "triggers")
+    for entry in INFO[kind]
+    for module in entry["python-modules"]
+]
+
+
+def test_airflow_accepts_it() -> None:
+    schema: Any = json.loads(resources.files("airflow").joinpath("provider_info.schema.json").read_text("utf-8"))
+    jsonschema.validate(INFO, schema)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_that_it_names_is_there(module: str) -> None:
+    assert import_module(module).__doc__
+
+
+def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
+    private = {"jobs", "masking", "planning", "openai"}  # shared by the modules that Dag authors import
+    found = {
+        f"airflow_provider_aihandoff.{folder}.{file.name.removesuffix('.py')}"
+        for folder in ("operators", "sensors", "hooks", "triggers")
+        for file in resources.files("airflow_provider_aihandoff").joinpath(folder).iterdir()
+        if file.name.endswith(".py") and file.name != "__init__.py"
+    }
+    assert {name for name in found if name.rsplit(".", 1)[1] not in private} == set(MODULES)
+
+
+@pytest.mark.parametrize("group", ["apache_airflow_provider", "airflow.plugins"])
+def test_its_entry_points_load(group: str) -> None:
+    own = [
+        point for point in metadata.entry_points(group=group) if point.value.startswith("airflow_provider_aihandoff")
+    ]
+    assert [callable(point.load()) for point in own] == [True]
+
+
+def test_the_version_is_the_one_of_the_package() -> None:
+    assert metadata.version("airflow-provider-aihandoff") == airflow_provider_aihandoff.__version__
