@@ -38,6 +38,26 @@ RETRIEVE_TIMEOUT = 30.0
 _READ_TRIES = 8
 
 
+#: Arguments that are sent to the Responses API under the same name.
+REQUEST_FIELDS = (
+    "input",
+    "model",
+    "instructions",
+    "tools",
+    "reasoning",
+    "max_output_tokens",
+    "max_tool_calls",
+    "service_tier",
+    "background_options",
+    "metadata",
+    "previous_response_id",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "safety_identifier",
+)
+
+
 class OpenAIBackgroundResponseOperator(BaseOperator):
     """Ask the model in the background, and keep the answer as a job in the ledger.
 
@@ -80,21 +100,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        "input",
-        "model",
-        "instructions",
-        "tools",
-        "reasoning",
-        "max_output_tokens",
-        "max_tool_calls",
-        "service_tier",
-        "background_options",
-        "metadata",
-        "previous_response_id",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "prompt_cache_options",
-        "safety_identifier",
+        *REQUEST_FIELDS,
         "response_kwargs",
         "job_type",
         "job_key",
@@ -284,24 +290,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         )
 
     def _request_arguments(self) -> Mapping[str, Any]:
-        names = (
-            "input",
-            "model",
-            "instructions",
-            "tools",
-            "reasoning",
-            "max_output_tokens",
-            "max_tool_calls",
-            "service_tier",
-            "background_options",
-            "metadata",
-            "previous_response_id",
-            "prompt_cache_key",
-            "prompt_cache_retention",
-            "prompt_cache_options",
-            "safety_identifier",
-        )
-        return {**{name: getattr(self, name) for name in names}, **(self.response_kwargs or {})}
+        return {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
 
     def _absolute_deadline(self) -> datetime:
         if isinstance(self.deadline, datetime):
