@@ -19,7 +19,7 @@ import requests
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger, schema
 from airflow_provider_aihandoff.ledger.records import EffectPlan, JobSpec, Owner
-from airflow_provider_aihandoff.ledger.submission import Output
+from airflow_provider_aihandoff.ledger.revisions import Output
 from demo.ports import free_port
 from demo.postgres import open_postgres
 from demo.processes import ProcessSpec, Supervisor, python
@@ -111,7 +111,7 @@ def approved(ledger: Ledger, target: str, index: int, body: str) -> tuple[int, E
     assert intent.token is not None
     where = {"token": intent.token, "response_id": f"resp_{index}", "status": "queued", "actor": "benchmark"}
     ledger.submission.submitted(job.job_id, 1, **where)  # type: ignore[arg-type]
-    ledger.submission.store(job.job_id, 1, Output("completed", "text"), actor="benchmark")
+    ledger.outputs.store(job.job_id, 1, Output("completed", "text"), actor="benchmark")
     request = {"method": "POST", "url": target, "body": body}
     plan = EffectPlan("post", "http", request, digest(request), request)
     job = ledger.reviews.ask(job.job_id, [plan], policy=None, deadline=spec.deadline, actor="benchmark")

@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow_provider_aihandoff.attachment import Attachment
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, JobSpec, Owner, Revision
-from airflow_provider_aihandoff.ledger.submission import Attachment, Output
+from airflow_provider_aihandoff.ledger.revisions import Output
 
 OWNER = Owner("publishing", "manual__1", "draft", -1, "ti-1", 1)
 LEASE = timedelta(seconds=30)
@@ -62,7 +63,7 @@ def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revisi
 def draft(ledger: Ledger, spec: JobSpec | None = None, output: Any = "A kettle.", response_id: str = "resp_1") -> Job:
     """A job whose output is stored."""
     revision = submit(ledger, spec or job_spec(), response_id)
-    return ledger.submission.store(revision.job_id, revision.number, Output("completed", output), actor="test")
+    return ledger.outputs.store(revision.job_id, revision.number, Output("completed", output), actor="test")
 
 
 def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None) -> Job:

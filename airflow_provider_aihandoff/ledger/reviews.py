@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.effects import anything_touched, complete_if_applied, replace_plans
 from airflow_provider_aihandoff.ledger.records import DeciderKind, EffectPlan, Job, Verdict
-from airflow_provider_aihandoff.ledger.submission import read_revision
+from airflow_provider_aihandoff.ledger.revisions import read_revision
 from airflow_provider_aihandoff.states import JobEvent, JobState
 
 _INSERT_DECISION = """

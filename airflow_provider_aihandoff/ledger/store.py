@@ -12,9 +12,11 @@ from typing import Any, Self
 from airflow_provider_aihandoff.ledger import history, schema
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.effects import Effects
+from airflow_provider_aihandoff.ledger.outputs import Outputs
 from airflow_provider_aihandoff.ledger.records import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.ledger.reviews import Reviews
-from airflow_provider_aihandoff.ledger.submission import Submission, read_revision
+from airflow_provider_aihandoff.ledger.revisions import read_revision
+from airflow_provider_aihandoff.ledger.submission import Submission
 from airflow_provider_aihandoff.states import TERMINAL_JOB_STATES, JobState
 
 #: Which jobs a list is about: empty or NULL parameters leave out nothing.
@@ -118,6 +120,7 @@ class Ledger:
     def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
         self._database = Database(conninfo, max_size=max_size, timeout=timeout)
         self.submission = Submission(self._database)
+        self.outputs = Outputs(self._database)
         self.reviews = Reviews(self._database)
         self.effects = Effects(self._database)
 

@@ -1,15 +1,13 @@
 """The submit and wait protocols: one job, one bill.
 
-Open or attach → intend (commit) → send → record the response id, or what became of the request → store the output.
+Open or attach → intend (commit) → send → record the response id, or what became of the request.
 Every function is one short transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +15,6 @@ from airflow_provider_aihandoff.attachment import Attachment, Step, decide_attac
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.errors import (
     HandoffError,
-    IllegalTransition,
     InputChanged,
     JobCancelled,
     JobFailed,
@@ -28,6 +25,7 @@ from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnect
 from airflow_provider_aihandoff.ledger.effects import anything_touched, void_plans
 from airflow_provider_aihandoff.ledger.history import as_json
 from airflow_provider_aihandoff.ledger.records import Event, Job, JobSpec, Owner, Revision, columns
+from airflow_provider_aihandoff.ledger.revisions import count_unknown, fail_revision, give_up, read_revision
 from airflow_provider_aihandoff.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
 
 #: Requests of one revision that may have been accepted with nobody knowing the id. One is allowed, since a crash
@@ -61,23 +59,6 @@ class Intent:
     wait: float = 0.0
 
 
-@dataclass(frozen=True)
-class Output:
-    """What a response that ended has left.
-
-    :param output: the parsed output, or its text; None when there is none that can be used.
-    :param error: why there is none, with the text that there was.
-    :param cost_usd: None when the price is unknown.
-    """
-
-    status: str
-    output: Any = None
-    error: dict[str, Any] | None = None
-    usage: dict[str, Any] | None = None
-    cost_usd: Decimal | None = None
-
-
-_SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
 _INSERT_JOB = f"""
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
         approval_reason, max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq,
@@ -113,24 +94,6 @@ _MARK_NOT_SENT = """
     UPDATE aihandoff.revisions SET state = 'queued', submissions = submissions - 1, submit_token = NULL,
         submit_lease_until = NULL
     WHERE revision_id = %s"""
-_MARK_UNKNOWN = f"""
-    UPDATE aihandoff.revisions SET unknown_submissions = unknown_submissions + 1, submit_token = NULL,
-        submit_lease_until = NULL
-    WHERE revision_id = %s
-    RETURNING {columns(Revision)}"""
-_STORE_OUTPUT = f"""
-    UPDATE aihandoff.revisions SET state = %(state)s, response_status = %(status)s, output = %(output)s,
-        output_digest = %(output_digest)s, error = %(error)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
-        submit_token = NULL, submit_lease_until = NULL, completed_at = clock_timestamp()
-    WHERE revision_id = %(revision_id)s
-    RETURNING {columns(Revision)}"""
-_STORE_LATE_COST = """
-    UPDATE aihandoff.revisions SET response_status = %(status)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
-        completed_at = clock_timestamp()
-    WHERE revision_id = %(revision_id)s"""
-_GIVE_UP_REVISION = """
-    UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
-    WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
 
 
 def _revision_values(job: Job, spec: JobSpec) -> dict[str, Any]:
@@ -152,35 +115,6 @@ def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
     ).fetchone()
     assert row is not None
     return bool(row["seen"])
-
-
-def _brings_cost(revision: Revision, output: Output) -> bool:
-    """Whether a response that was given up for lost turns out to have been billed."""
-    return revision.state is RevisionState.FAILED and revision.usage is None and output.usage is not None
-
-
-def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
-    """Return one revision of a job that exists."""
-    row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
-    assert row is not None
-    return Revision(**row)
-
-
-def _count_unknown(
-    connection: LedgerConnection, job: Job, revision: Revision, *, actor: str, reason: str
-) -> tuple[Job, Revision]:
-    """Count the request of a permission that ended, without a word on what became of it, as an unknown submission.
-
-    A permission whose end was recorded has no token any more; there is nothing to count then.
-    """
-    if revision.state is not RevisionState.SUBMITTING or revision.submit_token is None:
-        return job, revision
-    row = connection.execute(_MARK_UNKNOWN, [revision.revision_id]).fetchone()
-    assert row is not None
-    detail = {"revision": revision.number}
-    reason = f"unknown submission: {reason}; a response may exist, and may be billed"
-    job = history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)
-    return job, Revision(**row)
 
 
 class Submission:
@@ -276,10 +210,10 @@ class Submission:
                 remedy="Raise max_revisions to let the model try again, or give the task another job_key.",
             )
         old = read_revision(connection, job.job_id, job.revision)
-        job, _ = _count_unknown(
+        job, _ = count_unknown(
             connection, job, old, actor=spec.owner.actor, reason="its revision was replaced while it was being sent"
         )
-        connection.execute(_GIVE_UP_REVISION, [job.job_id, job.revision])
+        give_up(connection, job.job_id, job.revision)
         void_plans(connection, job.job_id, job.revision)
         why = (
             "the input changed" if job.input_digest != input_digest else f"revision {old.number} was {job.state.value}"
@@ -363,7 +297,7 @@ class Submission:
             at = history.now(connection)
             if revision.submit_lease_until is not None and revision.submit_lease_until > at:
                 return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
-            job, revision = _count_unknown(
+            job, revision = count_unknown(
                 connection,
                 job,
                 revision,
@@ -389,7 +323,7 @@ class Submission:
         return self._raise_after_commit(work)
 
     def _too_many_unknown(self, connection: LedgerConnection, job: Job, revision: Revision, actor: str) -> HandoffError:
-        self._fail(
+        fail_revision(
             connection,
             job,
             revision,
@@ -457,179 +391,9 @@ class Submission:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
-                _count_unknown(connection, job, revision, actor=actor, reason=reason)
+                count_unknown(connection, job, revision, actor=actor, reason=reason)
 
         self._database.persist(work)
-
-    def store(self, job_id: int, number: int, output: Output, *, actor: str, reason: str | None = None) -> Job:
-        """Store what a response left, and move the job on. Stored once: a second call changes nothing.
-
-        :param reason: why there is no output, when there is none.
-        """
-
-        def work(connection: LedgerConnection) -> Job:
-            job = history.lock(connection, job_id)
-            revision = read_revision(connection, job_id, number)
-            if revision.completed_at is not None and not _brings_cost(revision, output):
-                return job
-            if revision.state in (RevisionState.CANCELLED, RevisionState.FAILED):
-                return self._store_late(connection, job, revision, output, actor)
-            if revision.state is not RevisionState.RUNNING:
-                raise IllegalTransition(
-                    f"an output cannot be stored for a revision that is {revision.state.value}.", job=job.label
-                )
-            if output.error is not None:
-                return self._fail(
-                    connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
-                )
-            stored = self._write_output(connection, revision, RevisionState.COMPLETED, output)
-            event = JobEvent.OUTPUT_STORED if job.approval == "required" else JobEvent.OUTPUT_ACCEPTED
-            detail = {"revision": number, "output_digest": stored.output_digest}
-            if event is JobEvent.OUTPUT_STORED:
-                return history.move(connection, job, event, actor=actor, detail=detail)
-            return self._accept(connection, job, stored, actor, detail)
-
-        return self._database.transact(work)
-
-    @staticmethod
-    def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: str) -> Job:
-        """Record what a response cost that nobody waits for any more. Its output is not taken."""
-        connection.execute(
-            _STORE_LATE_COST,
-            {
-                "status": history.plain(output.status),
-                "usage": None if output.usage is None else as_json(output.usage),
-                "cost_usd": output.cost_usd,
-                "revision_id": revision.revision_id,
-            },
-        )
-        detail = {"revision": revision.number, "status": output.status, "usage": output.usage}
-        return history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, detail=detail)
-
-    @staticmethod
-    def _accept(
-        connection: LedgerConnection, job: Job, revision: Revision, actor: str, detail: Mapping[str, Any]
-    ) -> Job:
-        """Approve by the policy that the author wrote down instead of an approval."""
-        row = connection.execute(
-            """INSERT INTO aihandoff.decisions
-                (job_id, revision, verdict, digest, decided_by, decided_by_kind, comment, created_at)
-            VALUES (%s, %s, 'approve', %s, 'approval not required', 'policy', %s, clock_timestamp())
-            RETURNING decision_id""",
-            [job.job_id, revision.number, revision.output_digest, job.approval_reason],
-        ).fetchone()
-        assert row is not None
-        return history.move(
-            connection,
-            job,
-            JobEvent.OUTPUT_ACCEPTED,
-            actor=actor,
-            reason=f"approval not required: {job.approval_reason}",
-            detail=detail,
-            decision_id=row["decision_id"],
-        )
-
-    def fail(
-        self,
-        job_id: int,
-        number: int,
-        *,
-        actor: str,
-        reason: str,
-        error: dict[str, Any],
-        status: str | None = None,
-    ) -> Job:
-        """End the revision and its job without an output. Does nothing when they have ended already."""
-
-        def work(connection: LedgerConnection) -> Job:
-            job = history.lock(connection, job_id)
-            revision = read_revision(connection, job_id, number)
-            if job.state not in (JobState.QUEUED, JobState.RUNNING) or revision.number != job.revision:
-                return job
-            return self._fail(
-                connection,
-                job,
-                revision,
-                actor=actor,
-                reason=reason,
-                error=error,
-                output=Output(status or revision.response_status or "", error=error),
-            )
-
-        return self._database.transact(work)
-
-    def _fail(
-        self,
-        connection: LedgerConnection,
-        job: Job,
-        revision: Revision,
-        *,
-        actor: str,
-        reason: str | None,
-        error: dict[str, Any],
-        output: Output | None = None,
-    ) -> Job:
-        job, revision = _count_unknown(
-            connection, job, revision, actor=actor, reason="the job failed while a request was being sent"
-        )
-        self._write_output(connection, revision, RevisionState.FAILED, output or Output("", error=error))
-        detail = {"revision": revision.number, "kind": error.get("kind")}
-        return history.move(connection, job, JobEvent.FAILED, actor=actor, reason=reason, detail=detail)
-
-    @staticmethod
-    def _write_output(
-        connection: LedgerConnection, revision: Revision, state: RevisionState, output: Output
-    ) -> Revision:
-        has_output = state is RevisionState.COMPLETED
-        row = connection.execute(
-            _STORE_OUTPUT,
-            {
-                "state": state,
-                "status": history.plain(output.status) or None,
-                "output": as_json(output.output) if has_output else None,
-                "output_digest": digest(output.output) if has_output else None,
-                "error": None if output.error is None else as_json(output.error),
-                "usage": None if output.usage is None else as_json(output.usage),
-                "cost_usd": output.cost_usd,
-                "revision_id": revision.revision_id,
-            },
-        ).fetchone()
-        assert row is not None
-        return Revision(**row)
-
-    def request_cancel(self, job_id: int, *, owner: Owner, actor: str, reason: str) -> Revision | None:
-        """Write down that a running response is to be cancelled, if the caller still owns the job.
-
-        :return: the revision whose response is to be cancelled at OpenAI; None where there is nothing to do:
-            another attempt owns the job, or it does not run.
-        """
-
-        def work(connection: LedgerConnection) -> Revision | None:
-            job = history.lock(connection, job_id)
-            if job.owner != owner or job.state is not JobState.RUNNING:
-                return None
-            history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason)
-            return read_revision(connection, job_id, job.revision)
-
-        return self._database.transact(work)
-
-    def cancelled(self, job_id: int, number: int, *, actor: str, reason: str, status: str) -> Job:
-        """Record that the response was stopped. Does nothing when the job has moved on."""
-
-        def work(connection: LedgerConnection) -> Job:
-            job = history.lock(connection, job_id)
-            if job.state not in (JobState.QUEUED, JobState.RUNNING) or job.revision != number:
-                return job
-            revision = read_revision(connection, job_id, number)
-            job, _ = _count_unknown(
-                connection, job, revision, actor=actor, reason="the job was cancelled while a request was being sent"
-            )
-            connection.execute(_GIVE_UP_REVISION, [job_id, number])
-            return history.move(
-                connection, job, JobEvent.CANCELLED, actor=actor, reason=reason, detail={"status": status}
-            )
-
-        return self._database.transact(work)
 
     def _raise_after_commit(self, work: Any) -> Intent:
         """Run ``work``; raise what it returns as an error only after what it wrote is committed."""

@@ -248,7 +248,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             return
         reason = "the task was ended while it ran"
         with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            revision = ledger.submission.request_cancel(job.job_id, owner=owner, actor=owner.actor, reason=reason)
+            revision = ledger.outputs.request_cancel(job.job_id, owner=owner, actor=owner.actor, reason=reason)
             if revision is not None and revision.response_id is not None:
                 response = self._cancel(revision)
                 record_cancelled(ledger, revision, response, actor=owner.actor, reason=reason)
@@ -357,7 +357,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         if job.state is JobState.RUNNING and revision.response_id is not None:
             response = self._read(revision)
             output, why = read_output(response, self.output_type, revision.request)
-            job = ledger.submission.store(job_id, revision.number, output, actor=actor, reason=why or None)
+            job = ledger.outputs.store(job_id, revision.number, output, actor=actor, reason=why or None)
             revision = ledger.revision(job_id, revision.number)
         self._raise_unless_usable(job, revision)
         if job.state is JobState.APPROVED and not self._has_effects():
@@ -416,7 +416,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             if status_of(response) in ("completed", "incomplete", "failed"):
                 return
         actor, error = owner_of(context).actor, {"kind": event["status"]}
-        ledger.submission.fail(
+        ledger.outputs.fail(
             job.job_id, revision.number, actor=actor, reason=reason, error=error, status=revision.response_status
         )
         record_cost(ledger, revision, response, actor=actor)

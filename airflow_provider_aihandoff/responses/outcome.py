@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from airflow_provider_aihandoff.digests import canonical_json
-from airflow_provider_aihandoff.ledger.submission import Output
+from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.responses.pricing import price, read_usage
 
 if TYPE_CHECKING:

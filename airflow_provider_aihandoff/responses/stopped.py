@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Revision
-from airflow_provider_aihandoff.ledger.submission import Output
+from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.responses.outcome import terminal_status
 from airflow_provider_aihandoff.responses.pricing import price, read_usage
 
@@ -21,7 +21,7 @@ def record_cancelled(ledger: Ledger, revision: Revision, response: Any, *, actor
 
     :param response: what OpenAI said last about the response; None where it said nothing.
     """
-    ledger.submission.cancelled(
+    ledger.outputs.cancelled(
         revision.job_id, revision.number, actor=actor, reason=reason, status=status_of(response)
     )
     record_cost(ledger, revision, response, actor=actor)
@@ -32,4 +32,4 @@ def record_cost(ledger: Ledger, revision: Revision, response: Any, *, actor: str
     if revision.response_id is None or terminal_status(response, revision.response_id) is None:
         return
     output = Output(status_of(response), usage=read_usage(response), cost_usd=price(response, revision.request))
-    ledger.submission.store(revision.job_id, revision.number, output, actor=actor)
+    ledger.outputs.store(revision.job_id, revision.number, output, actor=actor)

@@ -153,7 +153,7 @@ def _record_failure(ledger: Ledger, job: Job, token: UUID, failure: SubmitFailur
     ledger.submission.not_submitted(job.job_id, job.revision, **where)
     if failure.sent is Sent.NEVER:
         error = {"kind": "refused request", "message": failure.reason}
-        ledger.submission.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)
+        ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)
         raise JobFailed(
             f"OpenAI refused the request: {failure.reason}.",
             job=job.label,
@@ -165,5 +165,5 @@ def _check_deadline(ledger: Ledger, job: Job, deadline: datetime, actor: str) ->
     if datetime.now(UTC) < deadline:
         return
     reason = f"the deadline passed before a request was accepted: {deadline.isoformat()}"
-    ledger.submission.fail(job.job_id, job.revision, actor=actor, reason=reason, error={"kind": "deadline"})
+    ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=reason, error={"kind": "deadline"})
     raise JobFailed(f"{reason}.", job=job.label, remedy="Clear the task to make a new revision with a new deadline.")

@@ -153,7 +153,7 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
         ledger = await shared_ledger_async(self.ledger_conn_id)
         actor, reason = owner.actor, "the task was ended while it waited"
         revision = await asyncio.to_thread(
-            ledger.submission.request_cancel, self.job_id, owner=owner, actor=actor, reason=reason
+            ledger.outputs.request_cancel, self.job_id, owner=owner, actor=actor, reason=reason
         )
         if revision is not None and revision.response_id == self.response_id:
             response = await self._cancel()

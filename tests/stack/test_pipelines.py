@@ -169,7 +169,7 @@ def test_neither_a_restart_of_the_triggerer_nor_a_clear_cancels_a_response(
     assert at_openai(demo, ledger, job_id)["response"]["status"] in ("queued", "in_progress")
     assert ledger.revision(job_id, 1).submissions == 1
     # Ended in the ledger, so that no test after this one finds a job that still runs.
-    ledger.submission.cancelled(job_id, 1, actor="test", reason="the test is over", status="in_progress")
+    ledger.outputs.cancelled(job_id, 1, actor="test", reason="the test is over", status="in_progress")
     assert admin.wait_for_run("slow_draft", run_id) == "failed"
 
 

@@ -78,7 +78,7 @@ class TestRefusal:
 
     def test_for_a_cancelled_job_nothing_is_claimed(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.submission.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
         with pytest.raises(JobCancelled, match="enough"):
             claim(ledger, job)
 

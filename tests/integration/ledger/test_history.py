@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.errors import HandoffError
 from airflow_provider_aihandoff.ledger import Ledger, history
 from airflow_provider_aihandoff.ledger.history import first_break
 from airflow_provider_aihandoff.ledger.records import EffectPlan, Job
-from airflow_provider_aihandoff.ledger.submission import Output
+from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.states import JOB_TRANSITIONS, JobEvent, JobState
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, in_an_hour, job_spec
 
@@ -140,7 +140,7 @@ class TestMove:
     @pytest.mark.parametrize("text", ["nul \x00", "lone \ud800", "pair \ud83d\ude00", "x" * 1_000_000])
     def test_words_of_any_kind_can_be_the_reason_and_keep_the_chain(self, ledger: Ledger, text: str) -> None:
         job = ledger.submission.open(job_spec(requested_by=text)).job
-        ledger.submission.fail(job.job_id, 1, actor=f"actor {text}", reason=text, error={"text": text})
+        ledger.outputs.fail(job.job_id, 1, actor=f"actor {text}", reason=text, error={"text": text})
         assert broken_at(ledger, job) is None
         assert digest(ledger.revision(job.job_id, 1).error) == digest({"text": text})
 
@@ -213,14 +213,14 @@ class Steps:
     def store(self) -> None:
         number = self.ledger.job(self.job.job_id).revision
         usage = {"input_tokens": 1}
-        self.ledger.submission.store(self.job.job_id, number, Output("completed", "x", usage=usage), actor="test")
+        self.ledger.outputs.store(self.job.job_id, number, Output("completed", "x", usage=usage), actor="test")
 
     def store_first(self) -> None:
-        self.ledger.submission.store(self.job.job_id, 1, Output("failed", error={"kind": "failed"}), actor="test")
+        self.ledger.outputs.store(self.job.job_id, 1, Output("failed", error={"kind": "failed"}), actor="test")
 
     def fail(self) -> None:
         number = self.ledger.job(self.job.job_id).revision
-        self.ledger.submission.fail(self.job.job_id, number, actor="test", reason="?", error={"kind": "failed"})
+        self.ledger.outputs.fail(self.job.job_id, number, actor="test", reason="?", error={"kind": "failed"})
 
     def ask(self) -> None:
         ask(self.ledger, self.job, effect_plan("a"), effect_plan("b"))

@@ -106,7 +106,7 @@ class TestAsk:
     def test_a_job_that_waits_for_no_decision_is_left_alone(self, ledger: Ledger, state: JobState) -> None:
         job = ledger.submission.open(job_spec()).job
         if state is JobState.REJECTED:
-            intent = ledger.submission.fail(job.job_id, 1, actor="test", reason="x", error={})
+            intent = ledger.outputs.fail(job.job_id, 1, actor="test", reason="x", error={})
             assert intent.state is JobState.FAILED
         assert ask(ledger, job).review_digest is None
 

@@ -24,7 +24,8 @@ from airflow_provider_aihandoff.errors import (
 )
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job, Revision
-from airflow_provider_aihandoff.ledger.submission import Intent, Output
+from airflow_provider_aihandoff.ledger.revisions import Output
+from airflow_provider_aihandoff.ledger.submission import Intent
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
 
@@ -64,7 +65,7 @@ def created(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp_1
 
 
 def fail(ledger: Ledger, job: Job) -> Job:
-    return ledger.submission.fail(
+    return ledger.outputs.fail(
         job.job_id, job.revision, actor="test", reason="it did not work", error={"kind": "failed"}
     )
 
@@ -186,7 +187,7 @@ class TestRevise:
     @pytest.mark.parametrize("spec", [{}, {"input": OTHER_INPUT}, {"owner": OTHER_RUN}])
     def test_a_cancelled_job_stays_cancelled(self, ledger: Ledger, spec: dict[str, Any]) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.submission.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
         with pytest.raises(JobCancelled, match=r"enough.*another job_key"):
             ledger.submission.open(job_spec(**spec))
 
@@ -252,7 +253,7 @@ class TestIntent:
 
     def test_nothing_is_sent_for_a_job_that_was_cancelled(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.submission.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
         with pytest.raises(JobCancelled):
             intend(ledger, job)
 
@@ -297,7 +298,7 @@ class TestResponse:
         elif end == "failed":
             fail(ledger, job)
         else:
-            ledger.submission.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+            ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
         assert revision(ledger, job).unknown_submissions == 1
         assert "submit unknown" in events(ledger, job)
 
@@ -310,7 +311,7 @@ class TestResponse:
 class TestStore:
     def test_an_output_is_stored_once(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        again = ledger.submission.store(job.job_id, 1, Output("completed", "Another."), actor="test")
+        again = ledger.outputs.store(job.job_id, 1, Output("completed", "Another."), actor="test")
         assert again == job
         assert revision(ledger, job).output == "A kettle."
         assert revision(ledger, job).output_digest == digest("A kettle.")
@@ -318,7 +319,7 @@ class TestStore:
     def test_two_that_store_at_once_store_one_output(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         jobs = at_once(
-            8, lambda: ledger.submission.store(running.job_id, 1, Output("completed", "A kettle."), actor="test")
+            8, lambda: ledger.outputs.store(running.job_id, 1, Output("completed", "A kettle."), actor="test")
         )
         assert {job.state for job in jobs} == {JobState.REVIEW}
         assert events(ledger, jobs[0]).count("output stored") == 1
@@ -326,7 +327,7 @@ class TestStore:
     def test_a_response_without_a_usable_output_fails_the_job_and_keeps_what_there_was(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         output = Output("completed", None, {"kind": "mismatch", "text": "{"}, USAGE, Decimal("0.25"))
-        job = ledger.submission.store(running.job_id, 1, output, actor="test", reason="it does not match")
+        job = ledger.outputs.store(running.job_id, 1, output, actor="test", reason="it does not match")
         assert (job.state, job.state_reason) == (JobState.FAILED, "it does not match")
         stored = revision(ledger, job)
         assert (stored.error, stored.usage, stored.cost_usd) == (
@@ -347,10 +348,10 @@ class TestStore:
 
     def test_a_late_output_is_recorded_once_with_its_cost_and_changes_nothing(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
-        job = ledger.submission.cancelled(running.job_id, 1, actor="test", reason="enough", status="cancelled")
+        job = ledger.outputs.cancelled(running.job_id, 1, actor="test", reason="enough", status="cancelled")
         late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
         for _ in range(2):
-            assert ledger.submission.store(job.job_id, 1, late, actor="test").state is JobState.CANCELLED
+            assert ledger.outputs.store(job.job_id, 1, late, actor="test").state is JobState.CANCELLED
         stored = revision(ledger, job)
         assert (stored.state, stored.output) == (RevisionState.CANCELLED, None)
         assert (stored.usage, stored.cost_usd) == (USAGE, Decimal("0.25"))
@@ -359,7 +360,7 @@ class TestStore:
     def test_a_late_output_of_an_older_revision_leaves_the_newer_one_alone(self, ledger: Ledger) -> None:
         submit(ledger, job_spec())
         job = ledger.submission.open(job_spec(input=OTHER_INPUT)).job
-        after = ledger.submission.store(job.job_id, 1, Output("completed", "Old.", usage=USAGE), actor="test")
+        after = ledger.outputs.store(job.job_id, 1, Output("completed", "Old.", usage=USAGE), actor="test")
         assert (after.state, after.revision) == (JobState.QUEUED, 2)
         assert revision(ledger, job, 2).output is None
 
@@ -367,14 +368,14 @@ class TestStore:
         running = submit(ledger, job_spec())
         job = fail(ledger, ledger.job(running.job_id))
         late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
-        ledger.submission.store(job.job_id, 1, late, actor="test")
+        ledger.outputs.store(job.job_id, 1, late, actor="test")
         stored = revision(ledger, job)
         assert (stored.state, stored.output, stored.cost_usd) == (RevisionState.FAILED, None, Decimal("0.25"))
 
     def test_an_output_for_a_request_that_was_never_sent_is_refused(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         with pytest.raises(IllegalTransition, match="queued"):
-            ledger.submission.store(job.job_id, 1, Output("completed", "?"), actor="test")
+            ledger.outputs.store(job.job_id, 1, Output("completed", "?"), actor="test")
 
 
 class TestEnd:
@@ -391,16 +392,16 @@ class TestEnd:
         running = submit(ledger, job_spec())
         ledger.submission.open(job_spec(owner=OTHER_RUN))
         where: dict[str, Any] = {"actor": "test", "reason": "killed"}
-        assert ledger.submission.request_cancel(running.job_id, owner=OWNER, **where) is None
-        asked = ledger.submission.request_cancel(running.job_id, owner=OTHER_RUN, **where)
+        assert ledger.outputs.request_cancel(running.job_id, owner=OWNER, **where) is None
+        asked = ledger.outputs.request_cancel(running.job_id, owner=OTHER_RUN, **where)
         assert asked is not None
         assert asked.response_id == "resp_1"
 
     def test_a_job_in_review_has_no_response_to_cancel(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        assert ledger.submission.request_cancel(job.job_id, owner=OWNER, actor="test", reason="killed") is None
+        assert ledger.outputs.request_cancel(job.job_id, owner=OWNER, actor="test", reason="killed") is None
 
     def test_a_cancellation_that_comes_late_changes_nothing(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        after = ledger.submission.cancelled(job.job_id, 1, actor="test", reason="killed", status="completed")
+        after = ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="killed", status="completed")
         assert after == job

@@ -294,7 +294,7 @@ class TestApproval:
 
     def test_what_was_cancelled_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:
         submit(ledger, job_spec())
-        ledger.submission.cancelled(1, 1, actor="bob", reason="not needed", status="cancelled")
+        ledger.outputs.cancelled(1, 1, actor="bob", reason="not needed", status="cancelled")
 
         done = run(lambda: [publish(), publish(1, "plain", json={"a": 1})])
 

@@ -164,7 +164,7 @@ class TestRun:
         self, wait_for: Submit, ledger: Ledger, stand_in: OpenAIStandIn
     ) -> None:
         waiting = wait_for("stuck=queued")
-        ledger.submission.fail(waiting.job.job_id, 1, actor="test", reason="enough", error={"kind": "test"})
+        ledger.outputs.fail(waiting.job.job_id, 1, actor="test", reason="enough", error={"kind": "test"})
 
         (event,) = await events(waiting.trigger())
 

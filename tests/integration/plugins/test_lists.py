@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.ledger.submission import Output
+from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.plugins import pages
 from airflow_provider_aihandoff.plugins.presentation import cost, job_cost
 from airflow_provider_aihandoff.states import JobState
@@ -128,7 +128,7 @@ def _price(ledger: Ledger, key: str, *costs: str | None) -> Job:
             error=None if last else {"kind": "failed"},
             cost_usd=None if price is None else Decimal(price),
         )
-        job = ledger.submission.store(revision.job_id, revision.number, output, actor="test")
+        job = ledger.outputs.store(revision.job_id, revision.number, output, actor="test")
     assert job is not None
     return job
 

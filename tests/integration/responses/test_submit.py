@@ -261,7 +261,7 @@ class TestMeanwhile:
         self.meanwhile(
             ledger,
             monkeypatch,
-            lambda: ledger.submission.cancelled(job.job_id, 1, actor="bob", reason="enough", status="unknown"),
+            lambda: ledger.outputs.cancelled(job.job_id, 1, actor="bob", reason="enough", status="unknown"),
         )
         with pytest.raises(JobCancelled):
             send(job)
