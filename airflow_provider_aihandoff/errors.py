@@ -40,6 +40,14 @@ class EffectNotFound(HandoffError):
     """No effect has this id."""
 
 
+class WebhookNotFound(HandoffError):
+    """The inbox has no webhook with this id."""
+
+
+class WebhookSettled(HandoffError):
+    """The webhook has done what it could do; there is nothing to replay or to discard."""
+
+
 class IllegalTransition(HandoffError):
     """The event is not valid in the state that the job (or the effect) is in."""
 

@@ -28,8 +28,46 @@ OPTIONS: Mapping[str, Option] = {
         "3",
         "Seconds for which a worker waits for a response by itself before the task defers.",
     ),
-    "poll_interval": Option("float", "5", "Seconds between two looks at a response; grows to six times as much."),
-    "decision_poll_interval": Option("float", "2", "Seconds between two looks at whether somebody has decided."),
+    "poll_interval": Option(
+        "float",
+        "5",
+        "Seconds between two looks at a response while webhooks are silent; grows to six times as much.",
+    ),
+    "poll_interval_with_webhooks": Option(
+        "float",
+        "300",
+        "Seconds between two looks at a response while webhooks arrive on its connection.",
+    ),
+    "webhook_silence": Option(
+        "float",
+        "120",
+        "Seconds without a webhook after which a connection counts as silent, and its responses are looked at again.",
+    ),
+    "poll_rate": Option("float", "10", "Looks at responses a second, at most, for each triggerer and ledger."),
+    "sweep_interval": Option(
+        "float",
+        "10",
+        "Seconds between two looks at the ledger for all that waits in a triggerer. A change is seen at once when it "
+        "is notified; this is for notifications that get lost.",
+    ),
+    "orphan_wait": Option(
+        "float",
+        "30",
+        "Seconds to wait for a webhook that brings the response of a request whose answer was lost, before the request "
+        "is sent once more.",
+    ),
+    "webhook_conn_ids": Option(
+        "string",
+        "openai_default",
+        "OpenAI connections whose webhooks are taken, separated by commas; the path of the receiver ends with one.",
+    ),
+    "webhook_body_limit": Option("integer", "65536", "Bytes of the largest webhook that is read."),
+    "inbox_retention": Option(
+        "float",
+        "2592000",
+        "Seconds for which the inbox remembers a webhook, to recognise it when it is delivered again: well above the "
+        "72 hours for which OpenAI does so.",
+    ),
     "min_deferral": Option(
         "float",
         "8",

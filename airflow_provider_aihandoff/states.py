@@ -40,6 +40,7 @@ class JobEvent(StrEnum):
     SUBMIT_UNKNOWN = "submit unknown"  # the request may have been accepted, its id is not known
     SUBMIT_REFUSED = "submit refused"  # OpenAI said no, and that trying again may help
     SUBMITTED = "submitted"  # the response id is known
+    RESPONSE_ENDED = "response ended"  # OpenAI says so by webhook; the output is still there
     OUTPUT_STORED = "output stored"  # and somebody must decide
     OUTPUT_ACCEPTED = "output accepted"  # and the author said that no approval is required
     OUTPUT_LATE = "output late"  # a response ended that nobody waits for any more
@@ -72,6 +73,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.QUEUED, _E.FAILED): _S.FAILED,
     (_S.QUEUED, _E.CANCELLED): _S.CANCELLED,
     (_S.RUNNING, _E.REVISED): _S.QUEUED,
+    (_S.RUNNING, _E.RESPONSE_ENDED): _S.RUNNING,
     (_S.RUNNING, _E.OUTPUT_STORED): _S.REVIEW,
     (_S.RUNNING, _E.OUTPUT_ACCEPTED): _S.APPROVED,
     (_S.RUNNING, _E.FAILED): _S.FAILED,
@@ -108,6 +110,24 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
 }
 
 
+#: The events that may end somebody's wait: whoever waits for a response, or for a decision, is told of them.
+WAKING_JOB_EVENTS = frozenset(
+    {
+        JobEvent.REVISED,
+        JobEvent.RESPONSE_ENDED,
+        JobEvent.OUTPUT_STORED,
+        JobEvent.OUTPUT_ACCEPTED,
+        JobEvent.FAILED,
+        JobEvent.PLANNED,
+        JobEvent.PLAN_CHANGED,
+        JobEvent.APPROVED,
+        JobEvent.REJECTED,
+        JobEvent.REVIEW_EXPIRED,
+        JobEvent.CANCELLED,
+    }
+)
+
+
 def next_job_state(state: JobState, event: JobEvent) -> JobState | None:
     """The state that ``event`` leads to from ``state``, or None where the pair is not valid."""
     return JOB_TRANSITIONS.get((state, event))
@@ -122,6 +142,22 @@ class RevisionState(StrEnum):
     COMPLETED = "completed"  # the output is stored
     FAILED = "failed"  # ended without an output that can be used; what there is, is kept in `error`
     CANCELLED = "cancelled"  # given up: the job was cancelled, or a newer revision took its place
+
+
+#: What OpenAI calls a response that has ended.
+ENDED_RESPONSE_STATUSES = frozenset({"completed", "failed", "cancelled", "incomplete"})
+
+
+class Disposition(StrEnum):
+    """What became of a webhook that was accepted. Each has exactly one; none is dropped."""
+
+    APPLIED = "applied"  # it said that a response which a job waits for has ended
+    DUPLICATE = "duplicate"  # the same was known already: by another webhook, or because somebody looked
+    LATE = "late"  # its response had been given up before
+    QUARANTINED = "quarantined"  # no revision has its response id, not yet or not at all
+    IGNORED = "ignored"  # of a type that is not about the end of a response
+    FOREIGN = "foreign"  # its response belongs to another application, or another ledger
+    DISCARDED = "discarded"  # a person said that it means nothing
 
 
 class EffectState(StrEnum):

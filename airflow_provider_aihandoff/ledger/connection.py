@@ -17,8 +17,12 @@ log = logging.getLogger(__name__)
 
 _NOTHING_DONE = "Nothing was changed in the ledger, nothing was sent outside by this step."
 
-LedgerConnection = psycopg.Connection[DictRow]
 T = TypeVar("T")
+
+#: The channel on which the ids of jobs are sent whose wait may be over.
+WAKE_CHANNEL = "aihandoff"
+
+_WAKE = f"SELECT pg_notify('{WAKE_CHANNEL}', job_id::text) FROM unnest(%s::bigint[]) AS job_id"
 
 #: Tries of one transaction, the first included, while the server restarts.
 TRANSACTION_TRIES = 5
@@ -43,6 +47,14 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
+class LedgerConnection(psycopg.Connection[DictRow]):
+    """A connection that remembers which jobs its transaction moved in a way that somebody may wait for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.woken: set[int] = set()
+
+
 class Database:
     """A small pool of connections to one ledger, safe to share between threads.
 
@@ -56,7 +68,7 @@ class Database:
         self.conninfo = {**_DEFAULTS, **conninfo}
         self._pool: ConnectionPool[LedgerConnection] = ConnectionPool(
             kwargs={**self.conninfo, "row_factory": dict_row},
-            connection_class=psycopg.Connection[DictRow],
+            connection_class=LedgerConnection,
             min_size=0,
             max_size=max_size,
             num_workers=1,
@@ -85,8 +97,10 @@ class Database:
         for left in range(TRANSACTION_TRIES - 1, -1, -1):
             try:
                 with self._pool.connection() as connection:
+                    connection.woken.clear()
                     result = self._until_commit(connection, work)
                     self._commit(connection)
+                    self._wake(connection)
                     return result
             except PoolTimeout as error:
                 raise LedgerUnavailable(
@@ -151,6 +165,23 @@ class Database:
             connection.commit()
         except psycopg.OperationalError as error:
             raise _BrokenAtCommit from error
+
+    @staticmethod
+    def _wake(connection: LedgerConnection) -> None:
+        """Tell whoever waits. After the commit, since inside it, PostgreSQL takes the commits one by one.
+
+        A message that gets lost costs seconds: those who wait also look at the ledger from time to time.
+        """
+        if not connection.woken:
+            return
+        try:
+            connection.autocommit = True
+            connection.execute(_WAKE, [sorted(connection.woken)])
+        except psycopg.Error as error:
+            log.warning("Nobody was told of a change in the ledger (%s); it is seen later.", type(error).__name__)
+        finally:
+            if not connection.closed:
+                connection.autocommit = False
 
 
 class _BrokenBeforeCommit(Exception):

@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.digests import canonical_json
 from airflow_provider_aihandoff.errors import IllegalTransition, JobNotFound
 from airflow_provider_aihandoff.ledger.connection import LedgerConnection
 from airflow_provider_aihandoff.ledger.records import Event, Job, columns
-from airflow_provider_aihandoff.states import JobEvent, next_job_state
+from airflow_provider_aihandoff.states import WAKING_JOB_EVENTS, JobEvent, next_job_state
 
 GENESIS = "0" * 64
 
@@ -118,6 +118,8 @@ def move(
     )
     _store(connection, before=job, after=after)
     append(connection, line)
+    if event in WAKING_JOB_EVENTS:
+        connection.woken.add(job.job_id)
     return after
 
 

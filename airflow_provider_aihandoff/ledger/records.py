@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
-from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.states import Disposition, EffectState, JobState, RevisionState
 
 Approval = Literal["required", "not required"]
 Verdict = Literal["approve", "reject", "request changes"]
 DeciderKind = Literal["user", "policy", "timeout"]
+OnTimeout = Literal["reject", "fail"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Job:
     event_hash: str
     created_at: datetime
     updated_at: datetime
+    review_on_timeout: OnTimeout | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
@@ -229,6 +231,34 @@ class Event:
     detail: dict[str, Any]
     previous_hash: str
     hash: str
+
+
+@dataclass(frozen=True)
+class InboxEntry:
+    """One webhook that was accepted, however often it was delivered.
+
+    :param deliveries: how often it came.
+    :param looks: how often OpenAI was asked about its response.
+    :param look_at: when to ask next; None where there is nothing to ask.
+    :param note: what came of it, in words.
+    """
+
+    webhook_id: str
+    conn_id: str
+    event_type: str
+    response_id: str | None
+    body: dict[str, Any]
+    disposition: Disposition
+    job_id: int | None
+    deliveries: int
+    received_at: datetime
+    updated_at: datetime
+    looks: int
+    look_at: datetime | None
+    note: str | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "disposition", Disposition(self.disposition))
 
 
 def columns(record: type, prefix: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,11 +14,19 @@ from airflow_provider_aihandoff.ledger.history import as_json
 from airflow_provider_aihandoff.ledger.records import Job, Revision, columns
 from airflow_provider_aihandoff.states import JobEvent, RevisionState
 
+#: The kinds of error of a revision that was given up before its response had ended.
+GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
+
 _SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
+_MARK_RUNNING = f"""
+    UPDATE aihandoff.revisions SET state = 'running', response_id = %(response_id)s, response_status = %(status)s,
+        unknown_submissions = unknown_submissions - %(found)s, submit_token = NULL, submit_lease_until = NULL
+    WHERE revision_id = %(revision_id)s
+    RETURNING {columns(Revision)}"""
 _MARK_UNKNOWN = f"""
     UPDATE aihandoff.revisions SET unknown_submissions = unknown_submissions + 1, submit_token = NULL,
-        submit_lease_until = NULL
-    WHERE revision_id = %s
+        submit_lease_until = clock_timestamp() + %(wait)s
+    WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _STORE_OUTPUT = f"""
     UPDATE aihandoff.revisions SET state = %(state)s, response_status = %(status)s, output = %(output)s,
@@ -53,16 +62,53 @@ def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Rev
     return Revision(**row)
 
 
+def was_given_up(revision: Revision) -> bool:
+    """Whether the revision ended without waiting for its response to end."""
+    if revision.state is RevisionState.CANCELLED:
+        return True
+    return revision.state is RevisionState.FAILED and (revision.error or {}).get("kind") in GIVEN_UP_KINDS
+
+
+def mark_running(
+    connection: LedgerConnection, revision: Revision, response_id: str, status: str, *, found: bool = False
+) -> Revision:
+    """Store the id of the response that runs for a revision.
+
+    :param found: it is the response of a request whose answer was lost: if that one was counted as unknown, it is
+        known now. While another attempt may be sending, nobody can say which of the two requests it answers.
+    """
+    counted = found and revision.unknown_submissions > 0 and revision.submit_token is None
+    row = connection.execute(
+        _MARK_RUNNING,
+        {
+            "response_id": response_id,
+            "status": history.plain(status),
+            "found": int(counted),
+            "revision_id": revision.revision_id,
+        },
+    ).fetchone()
+    assert row is not None
+    return Revision(**row)
+
+
 def count_unknown(
-    connection: LedgerConnection, job: Job, revision: Revision, *, actor: str, reason: str
+    connection: LedgerConnection,
+    job: Job,
+    revision: Revision,
+    *,
+    actor: str,
+    reason: str,
+    wait: timedelta = timedelta(0),
 ) -> tuple[Job, Revision]:
     """Count the request of a permission that ended, without a word on what became of it, as an unknown submission.
 
     A permission whose end was recorded has no token any more; there is nothing to count then.
+
+    :param wait: for how long nobody may send again, so that a webhook can bring the response that may exist.
     """
     if revision.state is not RevisionState.SUBMITTING or revision.submit_token is None:
         return job, revision
-    row = connection.execute(_MARK_UNKNOWN, [revision.revision_id]).fetchone()
+    row = connection.execute(_MARK_UNKNOWN, {"wait": wait, "revision_id": revision.revision_id}).fetchone()
     assert row is not None
     detail = {"revision": revision.number}
     reason = f"unknown submission: {reason}; a response may exist, and may be billed"

@@ -45,6 +45,7 @@ CREATE TABLE aihandoff.jobs (
     event_hash text NOT NULL,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
+    review_on_timeout text CHECK (review_on_timeout IN ('reject', 'fail')), -- how its author wants a review to expire
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -131,20 +132,25 @@ CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'un
 
 -- Every webhook delivery that was accepted.
 CREATE TABLE aihandoff.inbox (
-    webhook_id text PRIMARY KEY,     -- the header of that name: the key that duplicates share
+    webhook_id text PRIMARY KEY,     -- the header of that name: the key that repeated deliveries share
     conn_id text NOT NULL,
     event_type text NOT NULL,
     response_id text,
     body json NOT NULL,
     disposition text NOT NULL CHECK (disposition IN (
-        'received', 'applied', 'duplicate', 'late', 'quarantined', 'ignored', 'foreign', 'discarded')),
+        'applied', 'duplicate', 'late', 'quarantined', 'ignored', 'foreign', 'discarded')),
     job_id bigint REFERENCES aihandoff.jobs,
     deliveries integer NOT NULL DEFAULT 1,
     received_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL
+    updated_at timestamptz NOT NULL,
+    looks integer NOT NULL DEFAULT 0, -- how often OpenAI was asked about its response
+    look_at timestamptz,              -- when to ask (again); null: there is nothing to ask
+    note text                         -- what came of it, in words
 );
 CREATE INDEX inbox_quarantined ON aihandoff.inbox (response_id) WHERE disposition = 'quarantined';
+CREATE INDEX inbox_due ON aihandoff.inbox (look_at) WHERE look_at IS NOT NULL;
 CREATE INDEX inbox_by_age ON aihandoff.inbox (received_at);
+CREATE INDEX inbox_by_connection ON aihandoff.inbox (conn_id, received_at);
 
 -- The history of a job: append-only, each line hashed together with the one before it.
 CREATE TABLE aihandoff.events (

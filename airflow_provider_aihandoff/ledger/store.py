@@ -12,6 +12,7 @@ from typing import Any, Self
 from airflow_provider_aihandoff.ledger import history, schema
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.effects import Effects
+from airflow_provider_aihandoff.ledger.inbox import Inbox
 from airflow_provider_aihandoff.ledger.outputs import Outputs
 from airflow_provider_aihandoff.ledger.records import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.ledger.reviews import Reviews
@@ -121,6 +122,7 @@ class Ledger:
         self._database = Database(conninfo, max_size=max_size, timeout=timeout)
         self.submission = Submission(self._database)
         self.outputs = Outputs(self._database)
+        self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database)
         self.effects = Effects(self._database)
 

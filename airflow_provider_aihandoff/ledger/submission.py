@@ -24,8 +24,15 @@ from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.effects import anything_touched, void_plans
 from airflow_provider_aihandoff.ledger.history import as_json
+from airflow_provider_aihandoff.ledger.inbox import adopt_early, lock_response
 from airflow_provider_aihandoff.ledger.records import Event, Job, JobSpec, Owner, Revision, columns
-from airflow_provider_aihandoff.ledger.revisions import count_unknown, fail_revision, give_up, read_revision
+from airflow_provider_aihandoff.ledger.revisions import (
+    count_unknown,
+    fail_revision,
+    give_up,
+    mark_running,
+    read_revision,
+)
 from airflow_provider_aihandoff.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
 
 #: Requests of one revision that may have been accepted with nobody knowing the id. One is allowed, since a crash
@@ -83,11 +90,6 @@ _COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE jo
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
         submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp()
-    WHERE revision_id = %(revision_id)s
-    RETURNING {columns(Revision)}"""
-_MARK_RUNNING = f"""
-    UPDATE aihandoff.revisions SET state = 'running', response_id = %(response_id)s, response_status = %(status)s,
-        submit_token = NULL, submit_lease_until = NULL
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
@@ -266,13 +268,17 @@ class Submission:
             remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",
         )
 
-    def intend(self, job_id: int, number: int, *, actor: str, lease: timedelta) -> Intent:
+    def intend(
+        self, job_id: int, number: int, *, actor: str, lease: timedelta, orphan_wait: timedelta = timedelta(0)
+    ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
         An earlier permission that ran out without an id means that its request may have been accepted: it is counted
         as an unknown submission, and there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
 
         :param lease: how long the permission holds: longer than the request may take.
+        :param orphan_wait: how long a webhook may take to bring the response of a request whose answer was lost,
+            before one more request is sent.
         :raises JobFailed: one more unknown submission would break the bound; the job is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
         :raises InputChanged: a task with other input has taken the key over meanwhile.
@@ -297,15 +303,19 @@ class Submission:
             at = history.now(connection)
             if revision.submit_lease_until is not None and revision.submit_lease_until > at:
                 return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
+            counted = revision.unknown_submissions
             job, revision = count_unknown(
                 connection,
                 job,
                 revision,
                 actor=actor,
                 reason="an attempt ended without saying what came of its request",
+                wait=orphan_wait,
             )
             if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
+            if revision.unknown_submissions > counted and orphan_wait:
+                return Intent(revision, None, orphan_wait.total_seconds())
             history.move(
                 connection,
                 job,
@@ -340,13 +350,14 @@ class Submission:
     def submitted(
         self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: str
     ) -> Revision | None:
-        """Store the id of the response that was created. Safe to repeat.
+        """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is nobody's: the caller cancels it at OpenAI.
         """
 
         def work(connection: LedgerConnection) -> Revision | None:
+            lock_response(connection, response_id)
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.response_id == response_id:
@@ -361,14 +372,11 @@ class Submission:
                     detail={"revision": number, "response_id": response_id},
                 )
                 return None
-            row = connection.execute(
-                _MARK_RUNNING,
-                {"response_id": response_id, "status": history.plain(status), "revision_id": revision.revision_id},
-            ).fetchone()
-            assert row is not None
+            revision = mark_running(connection, revision, response_id, status)
             detail = {"revision": number, "response_id": response_id}
-            history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
-            return Revision(**row)
+            job = history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
+            adopt_early(connection, job, revision)
+            return revision
 
         return self._database.persist(work)
 
@@ -384,14 +392,26 @@ class Submission:
 
         self._database.persist(work)
 
-    def submission_lost(self, job_id: int, number: int, *, token: UUID, actor: str, reason: str) -> None:
-        """Record that the request was sent and no answer came: a response may exist. Ends the permission at once."""
+    def submission_lost(
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        actor: str,
+        reason: str,
+        orphan_wait: timedelta = timedelta(0),
+    ) -> None:
+        """Record that the request was sent and no answer came: a response may exist. Ends the permission at once.
+
+        :param orphan_wait: as in :meth:`intend`.
+        """
 
         def work(connection: LedgerConnection) -> None:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
-                count_unknown(connection, job, revision, actor=actor, reason=reason)
+                count_unknown(connection, job, revision, actor=actor, reason=reason, wait=orphan_wait)
 
         self._database.persist(work)
 

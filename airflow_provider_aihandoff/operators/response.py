@@ -217,6 +217,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
                     deadline=deadline,
                     actor=owner.actor,
                     request=spec.request,
+                    orphan_wait=settings.seconds("orphan_wait"),
                 )
             if not self._wait_inline(revision):
                 self._defer(job, revision, ledger)

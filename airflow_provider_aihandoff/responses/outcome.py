@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from airflow_provider_aihandoff.digests import canonical_json
 from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.responses.pricing import price, read_usage
+from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PENDING_STATUSES = frozenset({"queued", "in_progress"})
-TERMINAL_STATUSES = frozenset({"completed", "failed", "cancelled", "incomplete"})
 
 #: Error codes and reasons with which the same request would end the same way.
 FINAL_ERROR_CODES = frozenset({"invalid_prompt", "content_filter", "refusal", "image_content_policy_violation"})
@@ -35,7 +35,7 @@ def terminal_status(response: Any, response_id: str) -> str | None:
         log.warning("Asked for the response %s, got something else; asking again.", response_id)
         return None
     status = getattr(response, "status", None)
-    if status in TERMINAL_STATUSES:
+    if status in ENDED_RESPONSE_STATUSES:
         return str(status)
     if status not in PENDING_STATUSES:
         log.warning("The response %s has a status that is not known here: %r; waiting on.", response_id, status)

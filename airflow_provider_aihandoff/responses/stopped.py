@@ -21,9 +21,7 @@ def record_cancelled(ledger: Ledger, revision: Revision, response: Any, *, actor
 
     :param response: what OpenAI said last about the response; None where it said nothing.
     """
-    ledger.outputs.cancelled(
-        revision.job_id, revision.number, actor=actor, reason=reason, status=status_of(response)
-    )
+    ledger.outputs.cancelled(revision.job_id, revision.number, actor=actor, reason=reason, status=status_of(response))
     record_cost(ledger, revision, response, actor=actor)
 
 

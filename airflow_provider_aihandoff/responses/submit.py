@@ -51,12 +51,14 @@ def submit(
     deadline: datetime,
     actor: str,
     request: Mapping[str, Any] | None = None,
+    orphan_wait: timedelta = timedelta(0),
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, at most once at a time whatever happens, and record the answer.
 
     :param deadline: the revision's; no request is sent after it.
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
+    :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before asking once more.
     :return: the revision, with its response id, or as another attempt has left it meanwhile.
     :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
@@ -68,11 +70,13 @@ def submit(
     while True:
         _check_deadline(ledger, job, deadline, actor)
         asked = time.monotonic()
-        intent = ledger.submission.intend(job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE)
+        intent = ledger.submission.intend(
+            job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE, orphan_wait=orphan_wait
+        )
         if intent.token is None:
             if not intent.wait:
                 return intent.revision
-            log.info("Another attempt may be submitting %s; waiting up to %.0f s for it.", job.label, intent.wait)
+            log.info("A request for %s may be on its way; waiting up to %.0f s for its answer.", job.label, intent.wait)
             sleep(min(intent.wait, 1.0))
             continue
         body = submission(
@@ -85,7 +89,7 @@ def submit(
                 continue
             return revision
         failures += 1
-        _record_failure(ledger, job, intent.token, sent, actor)
+        _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(
                 f"OpenAI did not take the request in {failures} tries: {sent.reason}.",
@@ -145,10 +149,12 @@ def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any
     return revision
 
 
-def _record_failure(ledger: Ledger, job: Job, token: UUID, failure: SubmitFailure, actor: str) -> None:
+def _record_failure(
+    ledger: Ledger, job: Job, token: UUID, failure: SubmitFailure, actor: str, orphan_wait: timedelta
+) -> None:
     where: dict[str, Any] = {"token": token, "actor": actor, "reason": failure.reason}
     if failure.sent is Sent.UNKNOWN:
-        ledger.submission.submission_lost(job.job_id, job.revision, **where)
+        ledger.submission.submission_lost(job.job_id, job.revision, orphan_wait=orphan_wait, **where)
         return
     ledger.submission.not_submitted(job.job_id, job.revision, **where)
     if failure.sent is Sent.NEVER:
