@@ -31,7 +31,6 @@ SETTINGS = {
     # Safe with the short heartbeat of this stack, and an answer shows seconds sooner.
     "AIRFLOW__AIHANDOFF__MIN_DEFERRAL": "2",
     "AIRFLOW__AIHANDOFF__POLL_INTERVAL": "2",
-    "AIRFLOW__AIHANDOFF__DECISION_POLL_INTERVAL": "1",
 }
 """What the demo wants otherwise than a deployment."""
 

@@ -100,8 +100,15 @@ async def shared_ledger_async(ledger_conn_id: str) -> Ledger:
     """:func:`shared_ledger` for a trigger: nothing blocks the event loop."""
     if ledger_conn_id in _shared:
         return _shared[ledger_conn_id]
-    connection = await get_async_connection(ledger_conn_id)
-    return await asyncio.to_thread(_open_shared, ledger_conn_id, libpq_parameters(connection))
+    return await asyncio.to_thread(_open_shared, ledger_conn_id, await conninfo_async(ledger_conn_id))
+
+
+async def conninfo_async(ledger_conn_id: str) -> dict[str, Any]:
+    """libpq's connection parameters, by name, for a trigger.
+
+    :raises AirflowNotFoundException: there is no such connection.
+    """
+    return libpq_parameters(await get_async_connection(ledger_conn_id))
 
 
 def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any]) -> Ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -46,16 +47,17 @@ def head_version() -> str:
     return head
 
 
+_READ_VERSION = f"SELECT version_num FROM {VERSION_TABLE_SCHEMA}.{VERSION_TABLE}"
+
+_NO_LEDGER = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
+
+
 def current_version(connection: psycopg.Connection[Any]) -> str | None:
     """The schema version of the ledger on the other end, or None where there is no ledger."""
     try:
         with connection.transaction():
-            row = (
-                connection.cursor(row_factory=tuple_row)
-                .execute(f"SELECT version_num FROM {VERSION_TABLE_SCHEMA}.{VERSION_TABLE}")
-                .fetchone()
-            )
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            row = connection.cursor(row_factory=tuple_row).execute(_READ_VERSION).fetchone()
+    except _NO_LEDGER:
         return None
     return None if row is None else str(row[0])
 
@@ -65,7 +67,22 @@ def check(connection: psycopg.Connection[Any]) -> None:
 
     :raises LedgerSchemaError: it has not; the message says what is missing and the command to run.
     """
-    current, head = current_version(connection), head_version()
+    _check_version(current_version(connection))
+
+
+async def check_async(connection: psycopg.AsyncConnection[Any]) -> None:
+    """:func:`check`, on a connection in autocommit mode."""
+    try:
+        cursor = await connection.cursor(row_factory=tuple_row).execute(_READ_VERSION)
+        row = await cursor.fetchone()
+    except _NO_LEDGER:
+        row = None
+    # In a thread: the version that is needed is read from files, the first time.
+    await asyncio.to_thread(_check_version, None if row is None else str(row[0]))
+
+
+def _check_version(current: str | None) -> None:
+    head = head_version()
     if current == head:
         return
     if current is None:

@@ -159,7 +159,6 @@ class ApprovalSensor(BaseSensorOperator):
                 ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
                 deadline=job.review_deadline.isoformat(),
                 not_before=not_before.isoformat(),
-                poll_interval=settings.number("decision_poll_interval"),
             ),
             method_name="execute",
         )

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
-from airflow_provider_aihandoff.hooks.openai import forget_client, shared_client
+from airflow_provider_aihandoff.hooks.openai import shared_client
 from airflow_provider_aihandoff.ledger.records import Owner
 from airflow_provider_aihandoff.operators.jobs import ENDED_TASK_STATES, state_among
-from airflow_provider_aihandoff.responses.backoff import backoff, jittered
-from airflow_provider_aihandoff.responses.outcome import terminal_status
 from airflow_provider_aihandoff.responses.stopped import record_cancelled
-from airflow_provider_aihandoff.states import RevisionState
-
-#: Seconds one look at a response may take.
-RETRIEVE_TIMEOUT = 30.0
-
-#: How far the interval of polling stretches, and by how much each time.
-_STRETCH_LIMIT, _STRETCH = 6.0, 1.25
-
-#: Cap of the wait after errors in a row, in seconds.
-_ERROR_CAP = 60.0
-
-#: Seconds of nothing but 404 after which a response counts as gone. Right after it was created, and for about half a
-#: minute after it completed, 404 has been seen for responses that were there.
-GONE_AFTER = 180.0
-
+from airflow_provider_aihandoff.triggers.hub import hub_for
+from airflow_provider_aihandoff.triggers.polling import RETRIEVE_TIMEOUT
+from airflow_provider_aihandoff.triggers.waits import ResponseWait, seconds_until
 
 #: Kept here, since the event loop keeps only weak references to tasks.
 _on_kill_tasks: set[asyncio.Task[None]] = set()
@@ -39,8 +24,9 @@ _on_kill_tasks: set[asyncio.Task[None]] = set()
 class OpenAIBackgroundResponseTrigger(BaseTrigger):
     """Fire once when a response has ended, the ledger has settled it otherwise, or the deadline has passed.
 
-    It holds ids only: the worker that resumes reads the output and stores it. A triggerer that restarts runs it again
-    with the same absolute deadline. Errors, 404s and answers that make no sense are waited out until then.
+    It holds ids only: the worker that resumes reads the output and stores it. All that wait in one process share a
+    hub, which follows the ledger, where webhooks arrive, and asks OpenAI beside that. A triggerer that restarts runs it
+    again with the same absolute deadline. Errors, 404s and answers that make no sense are waited out until then.
 
     The event is ``{"job_id", "revision", "status"}``, where status is OpenAI's, or ``settled``, ``deadline`` or
     ``gone``.
@@ -48,7 +34,7 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
     :param deadline: absolute, ISO 8601.
     :param not_before: absolute, ISO 8601; it does not fire before it, since Airflow can lose a task that resumes
         right after it deferred.
-    :param poll_interval: seconds between the first looks at the response.
+    :param poll_interval: seconds between the first looks at the response, while no webhooks arrive.
     """
 
     def __init__(
@@ -81,54 +67,10 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, fire once, and end."""
-        status = await self._ended()
-        await asyncio.sleep(_seconds_until(self.not_before))
+        wait = ResponseWait(self.job_id, self.revision, self.response_id, self.openai_conn_id, self.poll_interval)
+        status = await hub_for(self.ledger_conn_id).wait_for(wait, self.deadline) or "deadline"
+        await asyncio.sleep(seconds_until(self.not_before))
         yield TriggerEvent({"job_id": self.job_id, "revision": self.revision, "status": status})
-
-    async def _ended(self) -> str:
-        interval, errors, missing_since = self.poll_interval, 0, None
-        loop = asyncio.get_running_loop()
-        while _seconds_until(self.deadline) > 0:
-            seen = await self._look()
-            if seen in ("error", "missing"):
-                errors += 1
-                wait = backoff(errors, base=self.poll_interval, cap=_ERROR_CAP)
-            else:
-                errors, wait = 0, jittered(interval)
-                interval = min(interval * _STRETCH, self.poll_interval * _STRETCH_LIMIT)
-            missing_since = (missing_since or loop.time()) if seen == "missing" else None
-            if missing_since is not None and loop.time() - missing_since > GONE_AFTER:
-                return "gone"
-            if seen not in ("error", "missing", "pending"):
-                return seen
-            await asyncio.sleep(min(wait, _seconds_until(self.deadline)))
-        return "deadline"
-
-    async def _look(self) -> str:
-        """Ask the ledger, then OpenAI. A status that ends the wait, or ``pending``, ``missing`` or ``error``."""
-        import openai
-
-        try:
-            ledger = await shared_ledger_async(self.ledger_conn_id)
-            revision = await asyncio.to_thread(ledger.revision, self.job_id, self.revision)
-            if revision.state is not RevisionState.RUNNING:
-                return "settled"
-            client = await shared_client(self.openai_conn_id)
-        except Exception as error:  # noqa: BLE001 - the wait outlives whatever is broken for a while
-            self.log.warning("Waiting for response %s: %s: %s", self.response_id, type(error).__name__, error)
-            return "error"
-        try:
-            response = await client.responses.retrieve(self.response_id, timeout=RETRIEVE_TIMEOUT)
-        except openai.NotFoundError:
-            return "missing"
-        except openai.AuthenticationError:
-            forget_client(self.openai_conn_id, client)
-            self.log.warning("OpenAI refused the credentials of %s; reading them again.", self.openai_conn_id)
-            return "error"
-        except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job
-            self.log.warning("Looking at response %s failed: %s", self.response_id, type(error).__name__)
-            return "error"
-        return terminal_status(response, self.response_id) or "pending"
 
     async def on_kill(self) -> None:
         """Cancel the response if somebody ended the task, and only then.
@@ -202,7 +144,3 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
             self.log.exception("The state of the task of job %s cannot be told; nothing is cancelled.", self.job_id)
             return None
         return state_among(owner, answer.task_states)
-
-
-def _seconds_until(moment: str) -> float:
-    return max(0.0, (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds())

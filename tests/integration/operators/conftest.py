@@ -47,7 +47,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "AIRFLOW__AIHANDOFF__MIN_DEFERRAL": "0",
         "AIRFLOW__AIHANDOFF__INLINE_WAIT": "5",
         "AIRFLOW__AIHANDOFF__POLL_INTERVAL": "0.05",
-        "AIRFLOW__AIHANDOFF__DECISION_POLL_INTERVAL": "0.05",
+        "AIRFLOW__AIHANDOFF__POLL_RATE": "1000",
+        "AIRFLOW__AIHANDOFF__SWEEP_INTERVAL": "1",
+        "AIRFLOW__AIHANDOFF__ORPHAN_WAIT": "0",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():

@@ -17,15 +17,16 @@ from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ErrorResponse, TaskStatesResult
 from openai import OpenAI
 
-from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
 from airflow_provider_aihandoff.hooks.openai import shared_client
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job, Owner
 from airflow_provider_aihandoff.responses.submit import submit
 from airflow_provider_aihandoff.states import JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.triggers import polling
 from airflow_provider_aihandoff.triggers import response as trigger_module
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
+from airflow_provider_aihandoff.triggers.waits import ResponseWait
 from tests.factories import OWNER, in_an_hour, job_spec
 from tests.integration.operators.target import Answer, Target
 
@@ -143,20 +144,20 @@ class TestRun:
     async def test_a_response_that_is_not_found_for_long_is_gone(
         self, wait_for: Submit, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(trigger_module, "GONE_AFTER", 0.2)
+        monkeypatch.setattr(polling, "GONE_AFTER", 0.2)
         (event,) = await events(wait_for("stuck=queued retrieve=404 times=99999").trigger())
         assert event["status"] == "gone"
 
     async def test_errors_of_another_kind_in_between_start_the_count_anew(
         self, wait_for: Submit, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(trigger_module, "GONE_AFTER", -1)
-        looks = iter(["error", "pending", "completed"])
+        monkeypatch.setattr(polling, "GONE_AFTER", -1)
+        looks = iter(["error", "pending", "completed", "completed"])
 
-        async def look(self: OpenAIBackgroundResponseTrigger) -> str:
+        async def look(wait: ResponseWait) -> str:
             return next(looks)
 
-        monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "_look", look)
+        monkeypatch.setattr(polling, "_look", look)
         (event,) = await events(wait_for().trigger())
         assert event["status"] == "completed"
 
@@ -177,23 +178,6 @@ class TestRun:
         await events(wait_for().trigger(not_before=not_before.isoformat()))
 
         assert datetime.now(UTC) >= not_before
-
-    async def test_a_ledger_that_cannot_be_reached_is_waited_for(
-        self, wait_for: Submit, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        looks = []
-
-        async def unreachable_at_first(conn_id: str) -> Ledger:
-            looks.append(conn_id)
-            if len(looks) <= 2:
-                raise ConnectionError("no ledger")
-            return await shared_ledger_async(conn_id)
-
-        monkeypatch.setattr(trigger_module, "shared_ledger_async", unreachable_at_first)
-
-        (event,) = await events(wait_for().trigger())
-
-        assert event["status"] == "completed"
 
     def test_it_survives_serialization_and_holds_ids_and_times_only(self, wait_for: Submit) -> None:
         waiting = wait_for()

@@ -1,0 +1,174 @@
+"""The one place in a triggerer where all waiting on a ledger is done, however many tasks wait.
+
+One connection listens to the ledger. A notification wakes whoever waits for that job; a sweep of all that waits is the
+truth, so that a notification that gets lost costs seconds. The poller asks OpenAI beside that: see `polling`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.hooks.ledger import conninfo_async
+from airflow_provider_aihandoff.ledger import waiting
+from airflow_provider_aihandoff.responses.backoff import backoff, jittered
+from airflow_provider_aihandoff.triggers.polling import Poller
+from airflow_provider_aihandoff.triggers.waits import ResponseWait, ReviewWait, Wait, seconds_until
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which waits that are new are gathered, before the ledger is asked about them together.
+_GATHER = 0.5
+
+#: How many waits one statement asks about: it takes milliseconds, and holds up nothing else in the loop.
+_BATCH = 1000
+
+#: Seconds after which a look at the ledger that brings no answer counts as failed.
+_LOOK_TIMEOUT = 30.0
+
+#: Between two tries to reach the ledger, in seconds. Well below the interval of the sweep: nobody is later than that.
+_RECONNECT_BASE, _RECONNECT_CAP = 0.25, 5.0
+
+SomeWait = TypeVar("SomeWait", bound=Wait)
+
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
+
+
+def hub_for(ledger_conn_id: str) -> Hub:
+    """The hub of this process and ledger."""
+    hubs = _hubs.setdefault(asyncio.get_running_loop(), {})
+    if ledger_conn_id not in hubs:
+        hubs[ledger_conn_id] = Hub(ledger_conn_id)
+    return hubs[ledger_conn_id]
+
+
+class Hub:
+    """Waits for all triggers of one process on one ledger. It works while there is a wait, and closes after the last.
+
+    It outlives whatever happens to the ledger and to OpenAI: it connects again with growing pauses, and catches up
+    from the ledger. While the ledger is away no wait ends, since the task that goes on would need it.
+    """
+
+    def __init__(self, ledger_conn_id: str) -> None:
+        self.ledger_conn_id = ledger_conn_id
+        self._waits: dict[int, set[Wait]] = {}
+        self._new: set[Wait] = set()
+        self._poller = Poller()
+        self._work: asyncio.Task[None] | None = None
+        self._failures = 0
+
+    async def wait_for(self, wait: Wait, deadline: str) -> str | None:
+        """Wait, and return what the wait ended with; None where the deadline came first.
+
+        :param deadline: absolute, ISO 8601.
+        """
+        self._add(wait)
+        try:
+            async with asyncio.timeout(seconds_until(deadline)):
+                return await wait.result()
+        except TimeoutError:
+            return None
+        finally:
+            self._remove(wait)
+
+    def _add(self, wait: Wait) -> None:
+        self._waits.setdefault(wait.job_id, set()).add(wait)
+        self._new.add(wait)
+        if isinstance(wait, ResponseWait):
+            self._poller.add(wait)
+        if self._work is None:
+            # In a context of its own: that of the first trigger would put its name on every line of the log.
+            self._work = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+
+    def _remove(self, wait: Wait) -> None:
+        self._new.discard(wait)
+        of_job = self._waits[wait.job_id]
+        of_job.discard(wait)
+        if not of_job:
+            del self._waits[wait.job_id]
+        if isinstance(wait, ResponseWait):
+            self._poller.remove(wait)
+        if not self._waits and self._work is not None:
+            self._work.cancel()
+            self._work = None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._follow())
+                    tasks.create_task(self._poller.run())
+            except* Exception:
+                log.exception("Waiting on %s broke off, and begins anew.", self.ledger_conn_id)
+            await asyncio.sleep(_RECONNECT_CAP)
+
+    async def _follow(self) -> None:
+        """Follow the ledger for ever, over as many connections as that takes."""
+        while True:
+            try:
+                connection = await waiting.listen(await conninfo_async(self.ledger_conn_id))
+                try:
+                    await self._follow_on(connection)
+                finally:
+                    self._poller.pause()
+                    await connection.close()
+            except Exception as error:  # noqa: BLE001 - the wait outlives whatever is broken for a while
+                self._failures += 1
+                pause = backoff(self._failures, base=_RECONNECT_BASE, cap=_RECONNECT_CAP)
+                # Not the message, which can name hosts and roles.
+                log.warning(
+                    "The ledger %s cannot be followed: %s. Waits go on; next try in %.1f s.",
+                    self.ledger_conn_id,
+                    type(error).__name__,
+                    pause,
+                )
+                await asyncio.sleep(pause)
+
+    async def _follow_on(self, connection: waiting.AsyncConnection) -> None:
+        loop = asyncio.get_running_loop()
+        sweep_at = loop.time()  # at once: whatever was notified while nobody listened
+        while True:
+            if loop.time() >= sweep_at:
+                await self._sweep(connection)
+                sweep_at = loop.time() + jittered(settings.number("sweep_interval"))
+            elif self._new:
+                await self._look(connection, [*self._new])
+            woken: set[int] = set()
+            async for notification in connection.notifies(timeout=_GATHER, stop_after=1):
+                woken.add(int(notification.payload))
+            await self._look(connection, [wait for job_id in woken for wait in self._waits.get(job_id, ())])
+
+    async def _sweep(self, connection: waiting.AsyncConnection) -> None:
+        await self._look(connection, [wait for of_job in self._waits.values() for wait in of_job])
+        async with asyncio.timeout(_LOOK_TIMEOUT):
+            self._poller.watch(await waiting.since_webhook(connection, self._poller.conn_ids()))
+        self._failures = 0
+        self._poller.resume()
+
+    async def _look(self, connection: waiting.AsyncConnection, waits: list[Wait]) -> None:
+        """Ask the ledger about these waits, and end the ones that are over."""
+        self._new.difference_update(waits)
+        for responses in _batches(wait for wait in waits if isinstance(wait, ResponseWait)):
+            async with asyncio.timeout(_LOOK_TIMEOUT):
+                ended = await waiting.ended_responses(connection, [(wait.job_id, wait.revision) for wait in responses])
+            for response in responses:
+                if status := ended.get((response.job_id, response.revision)):
+                    response.end(status)
+        for reviews in _batches(wait for wait in waits if isinstance(wait, ReviewWait)):
+            async with asyncio.timeout(_LOOK_TIMEOUT):
+                answered = await waiting.answered_reviews(connection, [(wait.job_id, wait.digest) for wait in reviews])
+            for review in reviews:
+                if (review.job_id, review.digest) in answered:
+                    review.end("answered")
+
+
+def _batches(waits: Iterable[SomeWait]) -> Iterator[list[SomeWait]]:
+    iterator = iter(waits)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

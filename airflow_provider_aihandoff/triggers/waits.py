@@ -1,0 +1,78 @@
+"""What a trigger waits for, as the hub keeps it: a handful of ids, and a future."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+
+
+class Wait:
+    """One trigger's wait. It ends once.
+
+    :param job_id: the job whose notifications are about it.
+    """
+
+    __slots__ = ("_ended", "job_id")
+
+    def __init__(self, job_id: int) -> None:
+        self.job_id = job_id
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or nobody waits any more."""
+        return self._ended.done()
+
+    def end(self, status: str) -> None:
+        """End the wait, if it has not ended."""
+        if not self._ended.done():
+            self._ended.set_result(status)
+
+    def result(self) -> Awaitable[str]:
+        """The status that it ends with."""
+        return self._ended
+
+
+class ResponseWait(Wait):
+    """A wait for the end of a response.
+
+    :param poll_interval: seconds between the first looks at OpenAI while webhooks are silent.
+    """
+
+    __slots__ = (
+        "conn_id",
+        "errors",
+        "interval",
+        "look_at",
+        "missing_since",
+        "poll_interval",
+        "response_id",
+        "revision",
+    )
+
+    def __init__(self, job_id: int, revision: int, response_id: str, conn_id: str, poll_interval: float) -> None:
+        super().__init__(job_id)
+        self.revision = revision
+        self.response_id = response_id
+        self.conn_id = conn_id
+        self.poll_interval = self.interval = poll_interval
+        self.errors = 0
+        self.missing_since: float | None = None
+        self.look_at = 0.0
+        """By the event loop's clock."""
+
+
+class ReviewWait(Wait):
+    """A wait for a decision on one digest."""
+
+    __slots__ = ("digest",)
+
+    def __init__(self, job_id: int, digest: str) -> None:
+        super().__init__(job_id)
+        self.digest = digest
+
+
+def seconds_until(moment: str) -> float:
+    """Seconds from now to an absolute time in ISO 8601; 0 where it is past."""
+    return max(0.0, (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds())
