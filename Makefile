@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
-.PHONY: demo demo-check demo-clean test check format lock clean help
+.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off test check format lock clean help
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 demo: $(INSTALLED) ## Start the demo, and stop it with Ctrl-C
 	@$(BIN)/python -m demo up
@@ -19,6 +19,12 @@ demo-check: $(INSTALLED) ## Run the three pipelines without a person, and compar
 
 demo-clean: $(INSTALLED) ## Remove what the demo has kept
 	@$(BIN)/python -m demo clean
+
+demo-receiver-off: ## Stop the receiver of webhooks of the demo that runs: answers are polled for
+	@$(BIN)/python -m demo receiver-off
+
+demo-receiver-on: ## Start it again
+	@$(BIN)/python -m demo receiver-on
 
 test: check ## Run every test, the ones on a real Airflow included
 	$(BIN)/python -m pytest tests/integration tests/stack

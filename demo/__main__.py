@@ -13,8 +13,8 @@ from typing import NoReturn
 from airflow_provider_aihandoff.states import JobState
 from demo.airflow_stack import USERS
 from demo.check import CheckFailedError, check
-from demo.local import AlreadyRunningError, LocalDemo, alone, demo_home, running_demo
-from demo.pipelines import MOST_JOBS, open_ledger, summary, trigger_new
+from demo.local import AlreadyRunningError, LocalDemo, alone, demo_home, receiver_switch, running_demo
+from demo.pipelines import MOST_JOBS, answers, open_ledger, summary, trigger_new
 from demo.postgres import PostgresUnavailableError, open_postgres
 from demo.processes import ProcessFailedError
 
@@ -53,15 +53,23 @@ def watch(demo: LocalDemo) -> NoReturn:
     last: tuple[str, int] = ("", 0)
     with open_ledger(demo) as ledger:
         while True:
+            demo.follow_switch()
             demo.check_alive()
             jobs = ledger.jobs(limit=MOST_JOBS)
             waiting = sum(job.state is JobState.REVIEW and job.review_digest is not None for job in jobs)
-            if (now := (summary(jobs), waiting)) != last:
+            if (now := (f"{summary(jobs)}\n          {how_answers_came(demo)}", waiting)) != last:
                 print(f"{datetime.now():%H:%M:%S}  {now[0]}", flush=True)  # noqa: DTZ005  the person's own clock
                 if waiting and waiting != last[1]:
                     print(f"          {waiting} waiting for you: {review_url(demo)}", flush=True)
                 last = now
             time.sleep(WATCH_SECONDS)
+
+
+def how_answers_came(demo: LocalDemo) -> str:
+    """How many answers came by webhook and how many by polling, in one line."""
+    by_webhook, by_polling = answers(demo)
+    receiver = "" if demo.openai_url is None else f" (the receiver is {'on' if demo.receives else 'OFF'})"
+    return f"answers: {by_webhook} by webhook, {by_polling} by polling{receiver}"
 
 
 def where_to_look(demo: LocalDemo, seconds: float) -> str:
@@ -78,6 +86,7 @@ The demo is up after {seconds:.0f} s.
   OpenAI           {openai if demo.openai_url else "OpenAI itself, with your OPENAI_API_KEY"}
   Data and logs    {demo.home}
 
+`make demo-receiver-off` stops the receiver of webhooks, and answers are polled for; `make demo-receiver-on` starts it.
 Ctrl-C stops everything and keeps the data; `make demo-clean` removes it.
 """
 
@@ -102,7 +111,13 @@ def _stop_orderly(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    commands: dict[str, Callable[[Path], None]] = {"up": up, "check": check_alone, "clean": clean}
+    commands: dict[str, Callable[[Path], None]] = {
+        "up": up,
+        "check": check_alone,
+        "clean": clean,
+        "receiver-on": lambda home: receiver_switch(home).unlink(missing_ok=True),
+        "receiver-off": lambda home: receiver_switch(home).touch(),
+    }
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("command", choices=commands)
     command = commands[parser.parse_args().command]

@@ -37,14 +37,20 @@ MONITOR_KEYS: dict[Component, tuple[str, str]] = {
 
 
 def demo_connections(
-    postgres: Postgres, business_url: str, openai_api_key: str, openai_url: str | None = None
+    postgres: Postgres,
+    business_url: str,
+    openai_api_key: str,
+    openai_url: str | None = None,
+    webhook_secret: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the Airflow connections of the demo's Dags, beside the ledger's.
 
     :param business_url: of the business system, without a path.
     :param openai_url: of the stand-in; OpenAI itself if there is none.
+    :param webhook_secret: what webhooks are signed with, if they can be received.
     """
-    openai: dict[str, Any] = {"conn_type": "openai", "password": openai_api_key}
+    extra = {"webhook_secrets": [webhook_secret]} if webhook_secret else {}
+    openai: dict[str, Any] = {"conn_type": "openai", "password": openai_api_key, "extra": extra}
     return {
         "openai_default": openai | ({"host": openai_url} if openai_url else {}),
         "sales_db": postgres_connection(postgres, BUSINESS_DATABASE),

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.ledger.records import Effect
+from airflow_provider_aihandoff.ledger.records import Effect, InboxEntry
 from airflow_provider_aihandoff.ledger.store import JobRecord
 from airflow_provider_aihandoff.states import TERMINAL_JOB_STATES, EffectState
 from demo.airflow_stack import BUSINESS_DATABASE
@@ -17,6 +17,7 @@ from demo.local import LocalDemo
 from demo.pipelines import MOST_JOBS, open_ledger
 
 PATIENCE_SECONDS = 30
+MOST_WEBHOOKS = 100_000
 
 
 @dataclass
@@ -34,6 +35,7 @@ def compare(demo: LocalDemo) -> list[Row]:
     with open_ledger(demo) as ledger:
         records = [ledger.record(job.job_id) for job in ledger.jobs(limit=MOST_JOBS)]
         ledger_id = ledger.ledger_id()
+        inbox = ledger.inbox.entries(limit=MOST_WEBHOOKS)
     rows = [
         http_effects(records, _json(f"{demo.business_url}/witness")["requests"]),
         sql_effects(records, _report_ids(demo)),
@@ -44,6 +46,7 @@ def compare(demo: LocalDemo) -> list[Row]:
     if demo.openai_url:
         responses = _json(f"{demo.openai_url}/standin/responses")["responses"]
         rows[:0] = responses_created(records, responses, ledger_id)
+        rows.append(webhooks_delivered(inbox, _json(f"{demo.openai_url}/standin/webhooks")["attempts"]))
     return rows
 
 
@@ -127,6 +130,26 @@ def histories_unbroken(records: Sequence[JobRecord]) -> Row:
     """No line of any job's history was altered."""
     broken = [record.job.label for record in records if first_break(record.events, record.job) is not None]
     return Row("histories, and unbroken", len(records), len(records) - len(broken), broken)
+
+
+def webhooks_delivered(inbox: Iterable[InboxEntry], attempts: Iterable[Mapping[str, Any]]) -> Row:
+    """Each webhook that was answered with 2xx is in the inbox, and the inbox has none that was not sent.
+
+    One whose answer got lost is delivered again, so the inbox may have counted more deliveries than were answered.
+    """
+    attempts = list(attempts)
+    answered = Counter(a["webhook_id"] for a in attempts if a["status"] is not None and 200 <= a["status"] < 300)
+    sent = {attempt["webhook_id"] for attempt in attempts}
+    counted = {entry.webhook_id: entry.deliveries for entry in inbox}
+    row = Row("webhooks in the inbox", len(counted), len(answered))
+    row.differences += [f"{name} was answered, and is not in the inbox" for name in answered.keys() - counted.keys()]
+    row.differences += [f"{name} is in the inbox, and was never sent" for name in counted.keys() - sent]
+    row.differences += [
+        f"{name} was answered {answered[name]} times, and counted {number} times"
+        for name, number in counted.items()
+        if number < answered[name]
+    ]
+    return row
 
 
 def jobs_ended(records: Sequence[JobRecord]) -> Row:

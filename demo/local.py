@@ -2,10 +2,13 @@
 
 import fcntl
 import os
+import secrets
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -22,6 +25,7 @@ API_KEY_VARIABLE = "OPENAI_API_KEY"
 AIRFLOW_PORT = 8080
 BUSINESS_PORT = 8085
 OPENAI_PORT = 8086
+RECEIVER_PORT = 8090
 ANSWER_SECONDS = 6.0
 """How long the stand-in thinks, unless a request says otherwise."""
 
@@ -31,10 +35,21 @@ SETTINGS = {
     # Safe with the short heartbeat of this stack, and an answer shows seconds sooner.
     "AIRFLOW__AIHANDOFF__MIN_DEFERRAL": "2",
     "AIRFLOW__AIHANDOFF__POLL_INTERVAL": "2",
+    # So that it shows soon when the receiver is stopped: responses are polled again.
+    "AIRFLOW__AIHANDOFF__WEBHOOK_SILENCE": "15",
 }
 """What the demo wants otherwise than a deployment."""
 
+RECEIVER = "receiver"
+
 Report = Callable[[str], None]
+
+
+class Webhooks(NamedTuple):
+    """Where the stand-in sends webhooks, and what it signs them with."""
+
+    url: str
+    secret: str
 
 
 class AlreadyRunningError(RuntimeError):
@@ -48,11 +63,31 @@ class LocalDemo:
     home: Path
     postgres: Postgres
     services: Supervisor
-    """`business`, and `openai` when it is the stand-in."""
+    """`business`; and `openai` and `receiver` when OpenAI is the stand-in, since nobody else's webhooks get here."""
     airflow: AirflowStack
     business_url: str
     openai_url: str | None
     """The stand-in, without a path; `None`: OpenAI itself."""
+
+    @property
+    def receives(self) -> bool:
+        """Whether the receiver of webhooks runs."""
+        return self.openai_url is not None and self.services.is_running(RECEIVER)
+
+    def start_receiver(self) -> None:
+        """Start the receiver of webhooks, and wait until it takes them."""
+        self.services.start(RECEIVER)
+        self.services.wait_healthy(RECEIVER)
+
+    def stop_receiver(self) -> None:
+        """Stop the receiver of webhooks: the triggerer polls instead, and webhooks are delivered later."""
+        self.services.stop(RECEIVER)
+
+    def follow_switch(self) -> None:
+        """Start or stop the receiver, as `make demo-receiver-on` and `make demo-receiver-off` ask for."""
+        wanted = not receiver_switch(self.home).exists()
+        if self.openai_url is not None and wanted != self.receives:
+            (self.start_receiver if wanted else self.stop_receiver)()
 
     def check_alive(self) -> None:
         """Raise for anything that has ended by itself.
@@ -61,6 +96,11 @@ class LocalDemo:
         """
         self.services.check_alive()
         self.airflow.check_alive()
+
+
+def receiver_switch(home: Path) -> Path:
+    """The file that keeps the receiver of webhooks switched off while it exists."""
+    return home / "receiver-off"
 
 
 def demo_home() -> Path:
@@ -103,15 +143,21 @@ def running_demo(
         closing.enter_context(alone(home))
         postgres = open_postgres(home / "postgres")
         closing.callback(postgres.stop)
-        business_port, openai_port = (
-            closing.enter_context(reserved_port(port)) for port in (BUSINESS_PORT, OPENAI_PORT)
+        business_port, openai_port, receiver_port = (
+            closing.enter_context(reserved_port(port)) for port in (BUSINESS_PORT, OPENAI_PORT, RECEIVER_PORT)
         )
+        receiver_switch(home).unlink(missing_ok=True)
+        receiver_url = f"http://127.0.0.1:{receiver_port}/aihandoff"
+        webhook_secret = _webhook_secret(home)
         services = closing.enter_context(Supervisor())
         report("Starting PostgreSQL, the business system and the stand-in for OpenAI")
         business_url = _start_business(services, home, business_port)
-        openai_url, api_key = _start_openai(services, home, openai_port, answer_seconds)
+        sends = Webhooks(f"{receiver_url}/webhooks/openai/openai_default", webhook_secret)
+        openai_url, api_key = _start_openai(services, home, openai_port, answer_seconds, sends)
         postgres.start()
-        connections = demo_connections(postgres, business_url, api_key, openai_url and f"{openai_url}/v1")
+        connections = demo_connections(
+            postgres, business_url, api_key, openai_url and f"{openai_url}/v1", webhook_secret if openai_url else None
+        )
         stack = AirflowStack(
             home / "airflow",
             postgres,
@@ -127,6 +173,8 @@ def running_demo(
         airflow.migrate()
         report("Starting Airflow")
         airflow.start()
+        if openai_url is not None:
+            _start_receiver(services, home, receiver_port, receiver_url, airflow.env)
         services.wait_healthy()
         airflow.wait_healthy()
         closing.callback(report, "Stopping")
@@ -139,7 +187,9 @@ def _start_business(services: Supervisor, home: Path, port: int) -> str:
     return _start_service(services, "business", command, home, f"http://127.0.0.1:{port}", "/")
 
 
-def _start_openai(services: Supervisor, home: Path, port: int, answer_seconds: float) -> tuple[str | None, str]:
+def _start_openai(
+    services: Supervisor, home: Path, port: int, answer_seconds: float, webhooks: Webhooks
+) -> tuple[str | None, str]:
     """Start the stand-in unless there is a key for OpenAI itself; return where it is, and the key to use."""
     if key := os.environ.get(API_KEY_VARIABLE):
         return None, key
@@ -149,13 +199,36 @@ def _start_openai(services: Supervisor, home: Path, port: int, answer_seconds: f
         f"--port={port}",
         f"--delay-seconds={answer_seconds}",
         f"--state-file={home / 'openai' / 'responses.json'}",
+        f"--webhook-url={webhooks.url}",
     )
-    url = _start_service(services, "openai", command, home, f"http://127.0.0.1:{port}", "/standin/health")
+    env = {**os.environ, "AIHANDOFF_STANDIN_WEBHOOK_SECRETS": webhooks.secret}
+    url = _start_service(services, "openai", command, home, f"http://127.0.0.1:{port}", "/standin/health", env)
     return url, "sk-stand-in"
 
 
+def _start_receiver(services: Supervisor, home: Path, port: int, url: str, env: Mapping[str, str]) -> None:
+    """Start the receiver by itself, so that it can be stopped while the API server goes on."""
+    command = python("-m", "airflow", "aihandoff", "webhooks", "serve", f"--port={port}")
+    _start_service(services, RECEIVER, command, home, url, "/health", env)
+
+
+def _webhook_secret(home: Path) -> str:
+    """The secret that webhooks are signed with: generated once."""
+    file = home / "webhook-secret"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(f"whsec_{b64encode(secrets.token_bytes(32)).decode()}")
+    return file.read_text()
+
+
 def _start_service(
-    services: Supervisor, name: str, command: tuple[str, ...], home: Path, url: str, health_path: str
+    services: Supervisor,
+    name: str,
+    command: tuple[str, ...],
+    home: Path,
+    url: str,
+    health_path: str,
+    env: Mapping[str, str] | None = None,
 ) -> str:
     def healthy() -> bool:
         try:
@@ -165,6 +238,6 @@ def _start_service(
 
     (home / name).mkdir(parents=True, exist_ok=True)
     log = home / name / f"{name}.log"
-    services.add(ProcessSpec(name, command, log, cwd=CHECKOUT, grace_seconds=3, healthy=healthy))
+    services.add(ProcessSpec(name, command, log, env=env, cwd=CHECKOUT, grace_seconds=3, healthy=healthy))
     services.start(name)
     return url

@@ -20,6 +20,12 @@ PIPELINES: Mapping[str, Mapping[str, Any]] = {
 API = "/aihandoff/api/v1"
 MOST_JOBS = 1000
 
+_ANSWERS = """
+    SELECT count(*) FILTER (WHERE told), count(*) FILTER (WHERE NOT told) FROM (
+        SELECT EXISTS (
+            SELECT FROM aihandoff.inbox AS i WHERE i.response_id = r.response_id AND disposition = 'applied') AS told
+        FROM aihandoff.revisions AS r WHERE completed_at IS NOT NULL AND response_id IS NOT NULL) AS ended"""
+
 Runs = dict[str, str]
 
 
@@ -55,6 +61,14 @@ def approve_what_waits(reviewer: AirflowApi) -> int:
 def unfinished(api: AirflowApi, runs: Runs) -> list[str]:
     """The Dags whose run has not ended."""
     return [dag_id for dag_id, run_id in runs.items() if api.run_state(dag_id, run_id) not in FINISHED]
+
+
+def answers(demo: LocalDemo) -> tuple[int, int]:
+    """How many responses ended by a webhook, and how many by a look at OpenAI."""
+    with demo.postgres.connect(LEDGER_DATABASE) as connection:
+        row = connection.execute(_ANSWERS).fetchone()
+    assert row is not None
+    return row[0], row[1]
 
 
 def summary(jobs: list[Job]) -> str:
