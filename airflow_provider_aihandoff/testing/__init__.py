@@ -6,7 +6,8 @@ It needs the extra `airflow-provider-aihandoff[testing]`. In a test::
         client = OpenAI(base_url=server.base_url, api_key="any")
 
 From a shell: ``python -m airflow_provider_aihandoff.testing --help``, which also lists the faults that a
-request can ask for.
+request can ask for. With `webhook_url` and `webhook_secrets` (`--webhook-url`, `--webhook-secret`) it also sends
+signed webhooks when responses end.
 """
 
 from airflow_provider_aihandoff.testing.json_scalars import UnsupportedSchemaError
@@ -19,6 +20,7 @@ from airflow_provider_aihandoff.testing.openai_server import (
 from airflow_provider_aihandoff.testing.output import Responder, ResponderRequest
 from airflow_provider_aihandoff.testing.serving import RunningServer
 from airflow_provider_aihandoff.testing.state import LoggedRequest
+from airflow_provider_aihandoff.testing.webhook_events import WebhookAttempt, WebhooksReport
 
 __all__ = [
     "LoggedRequest",
@@ -29,5 +31,7 @@ __all__ = [
     "ResponsesReport",
     "RunningServer",
     "UnsupportedSchemaError",
+    "WebhookAttempt",
+    "WebhooksReport",
     "sample",
 ]

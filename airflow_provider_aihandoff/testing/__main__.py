@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from airflow_provider_aihandoff.testing import faults
 from airflow_provider_aihandoff.testing.openai_server import DEFAULT_DELAY_SECONDS, OpenAIStandIn
 from airflow_provider_aihandoff.testing.serving import bind, run
+
+_SECRETS_VARIABLE = "AIHANDOFF_STANDIN_WEBHOOK_SECRETS"
 
 _NOTICE = (
     "A STAND-IN for OpenAI's Responses API, for tests and demos only. This is NOT OpenAI: no model is called, "
@@ -55,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="keep responses and requests in this file, and start from what it holds",
     )
+    parser.add_argument("--webhook-url", metavar="URL", help="send webhooks there when background responses end")
+    parser.add_argument(
+        "--webhook-secret",
+        action="append",
+        default=[],
+        metavar="SECRET",
+        help="sign webhooks with this; repeat it to sign with several. Other users of the machine see what stands "
+        f"here; {_SECRETS_VARIABLE} in the environment, with spaces in between, is read as well",
+    )
     parser.add_argument(
         "--log-level",
         choices=("critical", "error", "warning", "info", "debug"),
@@ -66,12 +78,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until SIGINT or SIGTERM; the first line on standard output ends with the base URL."""
-    options = _parser().parse_args(arguments)
-    stand_in = OpenAIStandIn(
-        delay_seconds=options.delay_seconds,
-        cancel_finished_status=options.cancel_finished_status,
-        state_file=options.state_file,
-    )
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        stand_in = OpenAIStandIn(
+            delay_seconds=options.delay_seconds,
+            cancel_finished_status=options.cancel_finished_status,
+            state_file=options.state_file,
+            webhook_url=options.webhook_url,
+            webhook_secrets=[*options.webhook_secret, *os.environ.get(_SECRETS_VARIABLE, "").split()],
+        )
+    except ValueError as error:
+        parser.error(str(error))
     listener, running = bind(options.host, options.port)
     sys.stdout.write(f"{_NOTICE} Listening on {running.base_url}\n")
     sys.stdout.flush()

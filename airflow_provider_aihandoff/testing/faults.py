@@ -31,6 +31,16 @@ times                  a count (1)                  how often ``create`` and ``r
                                                     then all is well; creates are counted together when
                                                     they carry the same ``id`` or the same input, retrieves
                                                     are counted for each response
+webhook                none                         the webhook is never sent
+webhook                duplicate                    sent twice at once, with the same ``webhook-id``
+webhook                again                        a second event for the same end, with a ``webhook-id``
+                                                    and an event id of its own, at once with the first
+webhook                early                        the response ends at once, and the create is not
+                                                    answered before the webhook was, at most 5 seconds
+webhook                forged, stale                one more delivery before the right one, with the same
+                                                    ``webhook-id``: with a wrong signature, or 10 minutes
+                                                    old and signed correctly for that time
+webhook_delay          seconds                      from the end of the response to its webhooks
 id                     any                          counts creates together whose inputs differ
 when                   any, finished                ``finished``: only retrieves of a finished response are
                                                     at fault; default ``any``, and ``finished`` for
@@ -38,7 +48,8 @@ when                   any, finished                ``finished``: only retrieves
 =====================  ===========================  ====================================================
 
 ``html`` is a page of HTML with status 200. ``refusal``, ``unknown_status`` and ``complete_after_cancel`` can
-stand alone, without ``=``.
+stand alone, without ``=``. What is said of webhooks matters where the stand-in was started with a URL for
+them.
 """
 
 from __future__ import annotations
@@ -51,6 +62,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 CreateFault = Literal["400", "429", "429_quota", "500", "503", "html", "timeout_after_accept", "drop_after_accept"]
 RetrieveFault = Literal["404", "429", "500", "503", "html", "null_output", "wrong_id", "drop"]
+WebhookFault = Literal["none", "duplicate", "again", "early", "forged", "stale"]
 
 _VALUE_OF_A_LONE_WORD = {
     "refusal": "I'm sorry, but I can't help with that.",
@@ -85,6 +97,8 @@ class Faults(BaseModel):
     create: CreateFault | None = None
     retrieve: RetrieveFault | None = None
     times: int = Field(default=1, ge=1)
+    webhook: WebhookFault | None = None
+    webhook_delay: float = Field(default=0, ge=0, allow_inf_nan=False)
     id: str | None = None
     when: Literal["any", "finished"] | None = None
 

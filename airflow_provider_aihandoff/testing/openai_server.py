@@ -11,11 +11,18 @@ The API, with OpenAI's bodies and error bodies:
 * `GET /v1/responses/{id}` and `DELETE /v1/responses/{id}`
 * `POST /v1/responses/{id}/cancel`
 
+With a URL for them, webhooks say how each background response ended, signed by the Standard Webhooks
+specification and repeated until they are answered with a 2xx. They are due at the end of the response by the
+stand-in's clock; their timestamp is the machine's.
+
 For the test that looks on:
 
 * `GET /standin/health`
 * `GET /standin/responses`: every response that was ever created, and how often it was asked for
 * `GET /standin/requests`: every request to `/v1`, in order
+* `GET /standin/webhooks`: every attempt to deliver a webhook, and how many are still to be sent
+* `POST /standin/webhooks`: send one event now, such as `{"type": "response.completed", "data": {"id": "resp_1"}}`;
+  the answer tells the HTTP status that it got
 * `POST /standin/reset`: forget everything
 """
 
@@ -24,7 +31,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +47,9 @@ from airflow_provider_aihandoff.testing.responders import DEMO_RESPONDERS
 from airflow_provider_aihandoff.testing.responses_api import CancelFinishedStatus, ResponsesApi
 from airflow_provider_aihandoff.testing.serving import HEALTH_PATH, RunningServer, serve
 from airflow_provider_aihandoff.testing.state import LoggedRequest, State
+from airflow_provider_aihandoff.testing.webhook_endpoint import WebhookEndpoint
+from airflow_provider_aihandoff.testing.webhook_events import DirectEvent, WebhookAttempt, WebhooksReport
+from airflow_provider_aihandoff.testing.webhooks import WebhookDispatcher
 
 DEFAULT_DELAY_SECONDS = 2.0
 
@@ -72,11 +82,13 @@ class OpenAIStandIn:
         responders: functions that decide the output, asked before the demo's own; the first that does not
             return None wins.
         state_file: keep responses and requests in this file, and start from what it holds.
+        webhook_url: where webhooks are sent; none are without it.
+        webhook_secrets: what they are signed with, each with all of them: `whsec_` and base64.
         clock: the time in Unix seconds; a test may bring its own.
 
     Raises:
         OSError: `state_file` cannot be read or written.
-        ValueError: `state_file` holds something else.
+        ValueError: `state_file` holds something else; `webhook_url` is no URL, or comes without a secret.
     """
 
     def __init__(
@@ -86,21 +98,27 @@ class OpenAIStandIn:
         cancel_finished_status: CancelFinishedStatus = 200,
         responders: Sequence[Responder] = (),
         state_file: Path | None = None,
+        webhook_url: str | None = None,
+        webhook_secrets: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
+        endpoint = None if webhook_url is None else WebhookEndpoint(webhook_url, webhook_secrets)
         self._state = State(state_file)
+        self._webhooks = WebhookDispatcher(self._state, clock, endpoint)
         api = ResponsesApi(
             state=self._state,
             clock=clock,
             delay_seconds=delay_seconds,
             cancel_finished_status=cancel_finished_status,
             responders=(*responders, *DEMO_RESPONDERS),
+            schedule_webhooks=self._webhooks.schedule,
         )
-        self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None)
+        self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(ExchangeMiddleware, state=self._state, clock=clock)
-        self.app.include_router(_api_routes(api))
+        self.app.include_router(_api_routes(api, self._webhooks))
         self.app.include_router(_control_routes(self))
+        self.app.include_router(_webhook_routes(self._webhooks))
         _answer_errors_like_openai(self.app)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[RunningServer]:
@@ -136,9 +154,16 @@ class OpenAIStandIn:
         """Every request to `/v1`, in the order in which they were answered."""
         return self._state.requests()
 
+    def webhooks(self) -> WebhooksReport:
+        """Every attempt to deliver a webhook, in the order in which they ended, and what is still to be sent."""
+        return self._webhooks.report()
+
     def reset(self) -> None:
-        """Forget all responses, requests and counted faults."""
+        """Forget all responses, requests, webhooks and counted faults; a webhook under way still arrives."""
         self._state.reset()
+
+    def _lifespan(self, _app: FastAPI) -> AbstractAsyncContextManager[None]:
+        return self._webhooks.running()
 
 
 def _kind(request: LoggedRequest) -> str:
@@ -158,12 +183,15 @@ def _require_api_key(request: Request) -> None:
         raise unauthorized()
 
 
-def _api_routes(api: ResponsesApi) -> APIRouter:
+def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher) -> APIRouter:
     router = APIRouter(prefix="/v1/responses", dependencies=[Depends(_require_api_key)])
 
     @router.post("")
     async def create(request: Request) -> Response:
-        return api.create(await request.body(), exchange_of(request))
+        exchange = exchange_of(request)
+        answer = api.create(await request.body(), exchange)
+        await webhooks.hold_back(exchange.response_id)
+        return answer
 
     @router.get("/{response_id}")
     async def retrieve(response_id: str, request: Request) -> Response:
@@ -199,6 +227,23 @@ def _control_routes(stand_in: OpenAIStandIn) -> APIRouter:
     async def reset() -> dict[str, str]:
         stand_in.reset()
         return {"status": "ok"}
+
+    return router
+
+
+def _webhook_routes(webhooks: WebhookDispatcher) -> APIRouter:
+    router = APIRouter(prefix="/standin/webhooks")
+
+    @router.get("")
+    async def report() -> WebhooksReport:
+        return webhooks.report()
+
+    @router.post("")
+    async def send(event: DirectEvent) -> WebhookAttempt:
+        try:
+            return await webhooks.send_now(event)
+        except LookupError as error:
+            raise ApiError(409, str(error)) from error
 
     return router
 

@@ -42,6 +42,8 @@ class ResponsesApi:
     cancel_finished_status: CancelFinishedStatus
     """HTTP status of a cancel that comes after the end."""
     responders: Sequence[Responder]
+    schedule_webhooks: Callable[[StoredResponse], None]
+    """Called with each new response, and with each whose end has changed."""
 
     def create(self, body: bytes, exchange: Exchange) -> Response:
         """`POST /v1/responses`.
@@ -110,7 +112,7 @@ class ResponsesApi:
                 if self.cancel_finished_status == 200:
                     return JSONResponse(as_json(response, status))
                 raise ApiError(self.cancel_finished_status, f"Cannot cancel a response that is {status}.")
-            self.state.cancel(response_id, now)
+            self.schedule_webhooks(self.state.cancel(response_id, now))
         return JSONResponse(as_json(response, "cancelled"))
 
     def delete(self, response_id: str, exchange: Exchange) -> Response:
@@ -125,6 +127,8 @@ class ResponsesApi:
 
     def _accept(self, request: CreateRequest, faults: Faults, exchange: Exchange) -> StoredResponse:
         delay = self.delay_seconds if faults.delay is None else faults.delay
+        if not request.background or faults.webhook == "early":
+            delay = 0
         response = StoredResponse(
             id=_new_id(),
             request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
@@ -132,10 +136,11 @@ class ResponsesApi:
             output_text=self._output_text(request, faults),
             faults=faults,
             accepted_at=self.clock(),
-            delay_seconds=delay if request.background else 0,
+            delay_seconds=delay,
         )
         self.state.accept(response)
         exchange.response_id = response.id
+        self.schedule_webhooks(response)
         return response
 
     def _output_text(self, request: CreateRequest, faults: Faults) -> str:

@@ -1,4 +1,4 @@
-"""What the stand-in remembers: responses, requests and faults already served; optionally kept in a file.
+"""What the stand-in remembers: responses, requests, webhooks and faults already served; optionally in a file.
 
 Every change is an event. With a file, each event is appended as one JSON line before it takes effect, so
 that a stand-in that was killed starts again with its responses.
@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_aihandoff.testing.lifecycle import StoredResponse
+from airflow_provider_aihandoff.testing.webhook_events import Kind, WebhookAttempt
 
 
 class LoggedRequest(BaseModel):
@@ -58,9 +59,11 @@ class State:
         """Store a new response."""
         self._record({"event": "accepted", "response": response.model_dump(mode="json")})
 
-    def cancel(self, response_id: str, at: float) -> None:
-        """Note that a response was cancelled at `at` (Unix time)."""
-        self._record({"event": "cancelled", "id": response_id, "at": at})
+    def cancel(self, response_id: str, at: float) -> StoredResponse:
+        """Note that a response was cancelled at `at` (Unix time); the response as it is now."""
+        with self._lock:
+            self._record({"event": "cancelled", "id": response_id, "at": at})
+            return self._responses[response_id]
 
     def delete(self, response_id: str) -> None:
         """Note that a response was deleted."""
@@ -69,6 +72,12 @@ class State:
     def log(self, request: LoggedRequest) -> None:
         """Append to the list of requests."""
         self._record({"event": "request", "request": request.model_dump(mode="json")})
+
+    def log_webhook(self, attempt: WebhookAttempt) -> None:
+        """Append to the list of webhooks, unless the response was forgotten while the webhook was under way."""
+        with self._lock:
+            if attempt.kind == "direct" or attempt.response_id in self._responses:
+                self._record({"event": "webhook", "attempt": attempt.model_dump(mode="json")})
 
     def take_fault(self, key: str, times: int) -> bool:
         """Whether the fault counted under `key` is to happen once more; if so, that counts."""
@@ -97,10 +106,28 @@ class State:
         with self._lock:
             return list(self._requests)
 
+    def webhooks(self) -> list[WebhookAttempt]:
+        """All attempts to deliver a webhook, oldest first."""
+        with self._lock:
+            return list(self._webhooks)
+
+    def webhook_attempts(self, webhook_id: str, kind: Kind) -> int:
+        """How often this webhook was sent."""
+        with self._lock:
+            return self._webhook_attempts[webhook_id, kind]
+
+    def is_sent(self, webhook_id: str, kind: Kind) -> bool:
+        """Whether this webhook needs no other attempt."""
+        with self._lock:
+            return (webhook_id, kind) in self._webhooks_sent
+
     def _forget(self) -> None:
         self._responses: dict[str, StoredResponse] = {}
         self._requests: list[LoggedRequest] = []
         self._faults_taken: Counter[str] = Counter()
+        self._webhooks: list[WebhookAttempt] = []
+        self._webhook_attempts: Counter[tuple[str, Kind]] = Counter()
+        self._webhooks_sent: set[tuple[str, Kind]] = set()
 
     def _record(self, event: dict[str, Any]) -> None:
         with self._lock:
@@ -122,10 +149,19 @@ class State:
                 self._requests.append(LoggedRequest.model_validate(request))
             case {"event": "fault", "key": key}:
                 self._faults_taken[key] += 1
+            case {"event": "webhook", "attempt": attempt}:
+                self._apply_webhook(WebhookAttempt.model_validate(attempt))
             case {"event": "reset"}:
                 self._forget()
             case _:
                 raise ValueError(f"Not an event of the stand-in: {event}")
+
+    def _apply_webhook(self, attempt: WebhookAttempt) -> None:
+        self._webhooks.append(attempt)
+        name = attempt.webhook_id, attempt.kind
+        self._webhook_attempts[name] += 1
+        if attempt.last:
+            self._webhooks_sent.add(name)
 
     def _change(self, response_id: str, **changes: Any) -> None:
         self._responses[response_id] = self._responses[response_id].model_copy(update=changes)

@@ -240,7 +240,16 @@ class TestProcess:
         shown = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "120"})
         assert "This is NOT OpenAI" in shown.stdout
         assert "complete_after_cancel" in shown.stdout
-        for flag in ("--host", "--port", "--delay-seconds", "--cancel-finished-status", "--state-file", "--log-level"):
+        for flag in (
+            "--host",
+            "--port",
+            "--delay-seconds",
+            "--cancel-finished-status",
+            "--state-file",
+            "--webhook-url",
+            "--webhook-secret",
+            "--log-level",
+        ):
             assert flag in shown.stdout
 
     def test_a_delay_that_is_no_time_is_refused(self) -> None:
