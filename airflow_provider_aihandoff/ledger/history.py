@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import sql
 from psycopg.types.json import Json
 
 from airflow_provider_aihandoff.digests import canonical_json
@@ -21,11 +20,16 @@ GENESIS = "0" * 64
 
 _LOCK_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s FOR UPDATE"
 _READ_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s"
-_INSERT_EVENT = """
+#: One statement for both, so that no line is written for a job that another process has moved.
+_MOVE = """
+    WITH moved AS (UPDATE aihandoff.jobs SET {} WHERE job_id = %(job_id)s AND state = %(was)s
+        AND event_seq = %(seq)s - 1 RETURNING job_id)
     INSERT INTO aihandoff.events
         (job_id, seq, at, actor, event, from_state, to_state, reason, detail, previous_hash, hash)
-    VALUES (%(job_id)s, %(seq)s, %(at)s, %(actor)s, %(event)s, %(from_state)s, %(to_state)s, %(reason)s,
-        %(detail)s, %(previous_hash)s, %(hash)s)"""
+    SELECT job_id, %(seq)s, %(at)s, %(actor)s, %(event)s, %(from_state)s, %(to_state)s, %(reason)s, %(detail)s,
+        %(previous_hash)s, %(hash)s
+    FROM moved"""
+_JSON_COLUMNS = frozenset({"input", "permissions"})
 
 
 def as_json(value: Any) -> Json:
@@ -116,8 +120,7 @@ def move(
         updated_at=line.at,
         **changes,
     )
-    _store(connection, before=job, after=after)
-    append(connection, line)
+    _store(connection, before=job, after=after, line=line)
     if event in WAKING_JOB_EVENTS:
         connection.woken.add(job.job_id)
     return after
@@ -127,8 +130,7 @@ def begin(connection: LedgerConnection, job: Job, line: Event) -> Job:
     """Write the first line of a job that was just inserted, and return the job as it is now."""
     line = replace(line, hash=event_hash(line))
     after = replace(job, event_seq=line.seq, event_hash=line.hash)
-    _store(connection, before=job, after=after)
-    append(connection, line)
+    _store(connection, before=job, after=after, line=line)
     return after
 
 
@@ -157,26 +159,15 @@ def _next_line(
     return replace(line, hash=event_hash(line))
 
 
-def append(connection: LedgerConnection, line: Event) -> None:
-    """Write one line of history."""
-    connection.execute(_INSERT_EVENT, {**asdict(line), "detail": as_json(line.detail)})
-
-
-def _store(connection: LedgerConnection, *, before: Job, after: Job) -> None:
-    """Write the columns that differ, if the row still is in the state and at the event that was read."""
-    old, new = asdict(before), asdict(after)
+def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event) -> None:
+    """Write the columns that differ, and the line; if the row still is in the state and at the event that was read."""
+    old, new = vars(before), vars(after)
     changed = {name: new[name] for name in new if new[name] != old[name]}
-    for name in ("input", "permissions"):
-        if name in changed:
-            changed[name] = as_json(changed[name])
-    statement = sql.SQL("UPDATE aihandoff.jobs SET {} WHERE job_id = {} AND state = {} AND event_seq = {}").format(
-        sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in changed),
-        sql.Placeholder("where_id"),
-        sql.Placeholder("where_state"),
-        sql.Placeholder("where_seq"),
-    )
-    where = {"where_id": before.job_id, "where_state": before.state, "where_seq": before.event_seq}
-    if connection.execute(statement, {**changed, **where}).rowcount != 1:
+    # The names are those of the record's fields.
+    assignments = ", ".join(f"{name} = %(new_{name})s" for name in changed)
+    values = {f"new_{name}": as_json(value) if name in _JSON_COLUMNS else value for name, value in changed.items()}
+    values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
+    if connection.execute(_MOVE.format(assignments), values).rowcount != 1:
         raise IllegalTransition(
             "another process moved the job at the same time.",
             job=before.label,
@@ -187,7 +178,7 @@ def _store(connection: LedgerConnection, *, before: Job, after: Job) -> None:
 
 def event_hash(line: Event) -> str:
     """SHA-256 over every field of the line and the hash of the line before it."""
-    fields = {name: value for name, value in asdict(line).items() if name != "hash"}
+    fields = {name: value for name, value in vars(line).items() if name != "hash"}
     fields["at"] = line.at.astimezone(UTC).isoformat(timespec="microseconds")
     return hashlib.sha256(canonical_json(fields).encode("ascii")).hexdigest()
 
