@@ -34,10 +34,14 @@ CONNECT_TIMEOUT = 10.0
 #: without this a server that was away for minutes would be found again only minutes after it is back.
 _RECONNECT_TIMEOUT = 5.0
 
+#: Seconds for which a connection that worked is used again without asking the server first.
+_TRUSTED = 1.0
+
 #: Seconds for which a step is tried again that must not be lost: what it records has happened outside.
 PATIENCE = 60.0
 
-_DEFAULTS: Mapping[str, Any] = {
+#: Of every connection to the ledger, unless its Airflow connection says otherwise.
+CONNECTION_DEFAULTS: Mapping[str, Any] = {
     "application_name": "aihandoff",
     "connect_timeout": 5,
     # A peer that vanished is noticed in about a minute, not after the two hours of the system's default.
@@ -53,6 +57,8 @@ class LedgerConnection(psycopg.Connection[DictRow]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.woken: set[int] = set()
+        self.worked_at = float("-inf")
+        """When a transaction was last committed on it, by the monotonic clock."""
 
 
 class Database:
@@ -65,7 +71,8 @@ class Database:
 
     def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
         self._timeout = CONNECT_TIMEOUT if timeout is None else timeout
-        self.conninfo = {**_DEFAULTS, **conninfo}
+        self._broke_at = float("-inf")
+        self.conninfo = {**CONNECTION_DEFAULTS, **conninfo}
         self._pool: ConnectionPool[LedgerConnection] = ConnectionPool(
             kwargs={**self.conninfo, "row_factory": dict_row},
             connection_class=LedgerConnection,
@@ -75,7 +82,7 @@ class Database:
             timeout=self._timeout,
             reconnect_timeout=_RECONNECT_TIMEOUT,
             # A connection that a restarted server dropped is replaced here, before anything is sent on it.
-            check=ConnectionPool.check_connection,
+            check=self._check,
             open=True,
         )
 
@@ -100,6 +107,7 @@ class Database:
                     connection.woken.clear()
                     result = self._until_commit(connection, work)
                     self._commit(connection)
+                    connection.worked_at = time.monotonic()
                     self._wake(connection)
                     return result
             except PoolTimeout as error:
@@ -109,6 +117,7 @@ class Database:
                     remedy="Check the ledger's connection and server, then retry the task: that is safe.",
                 ) from error
             except _BrokenBeforeCommit as broken:
+                self._broke_at = time.monotonic()
                 if not left:
                     raise LedgerUnavailable(
                         f"the ledger's database broke the connection {TRANSACTION_TRIES} times: "
@@ -118,6 +127,7 @@ class Database:
                     ) from broken.__cause__
                 log.warning("The ledger's connection broke before a commit; running the transaction again.")
             except _BrokenAtCommit as broken:
+                self._broke_at = time.monotonic()
                 if not left or not repeatable:
                     raise LedgerUnavailable(
                         "the ledger's connection broke during a commit, so it is not known whether the step was "
@@ -141,6 +151,11 @@ class Database:
                 if time.monotonic() >= until:
                     raise
                 log.warning("Recording again what must not be lost: %s", error)
+
+    def _check(self, connection: LedgerConnection) -> None:
+        """Ask the server, unless the connection worked a moment ago, and since any of them broke."""
+        if connection.worked_at < max(self._broke_at, time.monotonic() - _TRUSTED):
+            ConnectionPool.check_connection(connection)
 
     def _why_not(self) -> str:
         """What the server says to a connection outside the pool: a wrong password, a refused connection."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -26,6 +27,14 @@ def database(empty_conninfo: dict[str, Any]) -> Iterator[Database]:
     with psycopg.connect(**empty_conninfo) as connection:
         connection.execute("CREATE TABLE tries (id int GENERATED ALWAYS AS IDENTITY, note text)")
     opened = Database(empty_conninfo, max_size=2)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def several(empty_conninfo: dict[str, Any]) -> Iterator[Database]:
+    """A pool of eight connections."""
+    opened = Database(empty_conninfo, max_size=8)
     yield opened
     opened.close()
 
@@ -219,8 +228,9 @@ class TestBrokenConnections:
         assert len(runs) == 1
 
     def test_an_idle_connection_that_was_cut_off_is_replaced_unnoticed(
-        self, conninfo: dict[str, Any], database: Database
+        self, conninfo: dict[str, Any], database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(connection_module, "_TRUSTED", 0)
         pids: list[int] = []
         database.transact(lambda connection: pids.append(connection.info.backend_pid))
         with psycopg.connect(**conninfo, autocommit=True) as other:
@@ -233,6 +243,28 @@ class TestBrokenConnections:
 
         database.transact(work)
         assert (len(runs), count(database)) == (1, 1)
+
+    def test_after_one_connection_broke_none_is_trusted(self, conninfo: dict[str, Any], several: Database) -> None:
+        barrier = threading.Barrier(8)
+
+        def work(connection: LedgerConnection) -> int:
+            barrier.wait()
+            return connection.info.backend_pid
+
+        with ThreadPoolExecutor(8) as threads:
+            pids = list(threads.map(lambda _: several.transact(work), range(8)))
+        with psycopg.connect(**conninfo, autocommit=True) as other:
+            for pid in pids:
+                other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        runs: list[int] = []
+
+        def count_runs(connection: LedgerConnection) -> None:
+            runs.append(1)
+            connection.execute("SELECT 1")
+
+        several.transact(count_runs)  # more connections are dead than it has tries
+        assert len(set(pids)) == 8
+        assert len(runs) == 2
 
     def test_a_pool_whose_connections_are_all_busy_says_so(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
