@@ -71,7 +71,6 @@ class Database:
 
     def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
         self._timeout = CONNECT_TIMEOUT if timeout is None else timeout
-        self._broke_at = float("-inf")
         self.conninfo = {**CONNECTION_DEFAULTS, **conninfo}
         self._pool: ConnectionPool[LedgerConnection] = ConnectionPool(
             kwargs={**self.conninfo, "row_factory": dict_row},
@@ -81,8 +80,6 @@ class Database:
             num_workers=1,
             timeout=self._timeout,
             reconnect_timeout=_RECONNECT_TIMEOUT,
-            # A connection that a restarted server dropped is replaced here, before anything is sent on it.
-            check=self._check,
             open=True,
         )
 
@@ -104,6 +101,7 @@ class Database:
         for left in range(TRANSACTION_TRIES - 1, -1, -1):
             try:
                 with self._pool.connection() as connection:
+                    self._check(connection)
                     connection.woken.clear()
                     result = self._until_commit(connection, work)
                     self._commit(connection)
@@ -117,7 +115,7 @@ class Database:
                     remedy="Check the ledger's connection and server, then retry the task: that is safe.",
                 ) from error
             except _BrokenBeforeCommit as broken:
-                self._broke_at = time.monotonic()
+                self._pool.drain()  # the others did not survive either: a server restarts as a whole
                 if not left:
                     raise LedgerUnavailable(
                         f"the ledger's database broke the connection {TRANSACTION_TRIES} times: "
@@ -125,9 +123,9 @@ class Database:
                         written=_NOTHING_DONE,
                         remedy="Check the database server, then retry the task: that is safe.",
                     ) from broken.__cause__
-                log.warning("The ledger's connection broke before a commit; running the transaction again.")
+                log.info("The ledger's connection broke before a commit; running the transaction again.")
             except _BrokenAtCommit as broken:
-                self._broke_at = time.monotonic()
+                self._pool.drain()  # the others did not survive either: a server restarts as a whole
                 if not left or not repeatable:
                     raise LedgerUnavailable(
                         "the ledger's connection broke during a commit, so it is not known whether the step was "
@@ -152,10 +150,18 @@ class Database:
                     raise
                 log.warning("Recording again what must not be lost: %s", error)
 
-    def _check(self, connection: LedgerConnection) -> None:
-        """Ask the server, unless the connection worked a moment ago, and since any of them broke."""
-        if connection.worked_at < max(self._broke_at, time.monotonic() - _TRUSTED):
+    @staticmethod
+    def _check(connection: LedgerConnection) -> None:
+        """Find out whether the connection still works, unless it did a moment ago.
+
+        Not by the pool, which pauses for longer and longer while it meets dead connections.
+        """
+        if time.monotonic() - connection.worked_at < _TRUSTED:
+            return
+        try:
             ConnectionPool.check_connection(connection)
+        except psycopg.OperationalError as error:
+            raise _BrokenBeforeCommit from error
 
     def _why_not(self) -> str:
         """What the server says to a connection outside the pool: a wrong password, a refused connection."""

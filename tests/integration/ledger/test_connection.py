@@ -244,7 +244,9 @@ class TestBrokenConnections:
         database.transact(work)
         assert (len(runs), count(database)) == (1, 1)
 
-    def test_after_one_connection_broke_none_is_trusted(self, conninfo: dict[str, Any], several: Database) -> None:
+    def test_after_one_connection_broke_the_others_are_replaced_too(
+        self, conninfo: dict[str, Any], several: Database
+    ) -> None:
         barrier = threading.Barrier(8)
 
         def work(connection: LedgerConnection) -> int:
