@@ -1,6 +1,6 @@
 """For testing Dags: a stand-in for OpenAI's Responses API in background mode, over real HTTP. NOT OpenAI.
 
-It needs the extra `airflow-provider-aihandoff[testing]`. In a test::
+In a test::
 
     with OpenAIStandIn(delay_seconds=0.1).serve() as server:
         client = OpenAI(base_url=server.base_url, api_key="any")
