@@ -40,7 +40,7 @@ class JobEvent(StrEnum):
     SUBMIT_UNKNOWN = "submit unknown"  # the request may have been accepted, its id is not known
     SUBMIT_REFUSED = "submit refused"  # OpenAI said no, and that trying again may help
     SUBMITTED = "submitted"  # the response id is known
-    RESPONSE_ENDED = "response ended"  # OpenAI says so by webhook; the output is still there
+    RESPONSE_ENDED = "response ended"  # OpenAI says so, by webhook or when asked; the output is still there
     OUTPUT_STORED = "output stored"  # and somebody must decide
     OUTPUT_ACCEPTED = "output accepted"  # and the author said that no approval is required
     OUTPUT_LATE = "output late"  # a response ended that nobody waits for any more

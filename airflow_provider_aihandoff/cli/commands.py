@@ -2,70 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import wraps
-from typing import Any
 
-import yaml
-from airflow.cli.simple_table import AirflowConsole
-from airflow.providers.common.compat.sdk import AirflowException
-from airflow.utils.cli import suppress_logs_and_warning
-from airflow.utils.providers_configuration_loader import providers_configuration_loaded
-from pydantic_core import to_jsonable_python
-
-from airflow_provider_aihandoff.errors import HandoffError
+from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows, who
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.ledger import schema
 from airflow_provider_aihandoff.ledger.history import first_break
 from airflow_provider_aihandoff.ledger.records import Verdict
 from airflow_provider_aihandoff.ledger.store import JobRecord
 
-Command = Callable[[Namespace], None]
 
-
-def _command(function: Command) -> Command:
-    """End with one line and the exit code 1 where the command cannot do what it was asked for."""
-
-    @wraps(function)
-    def run(args: Namespace) -> None:
-        try:
-            function(args)
-        except (HandoffError, AirflowException, ValueError) as error:
-            sys.exit(f"aihandoff: {error}")
-
-    wrapped: Command = suppress_logs_and_warning(providers_configuration_loaded(run))
-    return wrapped
-
-
-@contextmanager
-def _ledger(args: Namespace) -> Iterator[Ledger]:
-    with LedgerHook(args.conn_id).get_conn() as ledger:
-        yield ledger
-
-
-def _who() -> str:
-    """The person at the terminal, as the operating system knows them."""
-    return f"cli:{getpass.getuser()}"
-
-
-def _print(rows: list[dict[str, Any]], output: str) -> None:
-    """Print rows; as JSON or YAML with the types that they have, which Airflow's console makes texts of."""
-    data = to_jsonable_python(rows)
-    if output == "json":
-        print(json.dumps(data, indent=2, ensure_ascii=False))
-    elif output == "yaml":
-        print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
-    else:
-        AirflowConsole().print_as(data=data, output=output)
-
-
-@_command
+@command
 def db_upgrade(args: Namespace) -> None:
     """Create the ledger's schema, or bring it up to date."""
     before, after = schema.upgrade(LedgerHook(args.conn_id).conninfo())
@@ -77,31 +26,31 @@ def db_upgrade(args: Namespace) -> None:
         print(f"Upgraded the ledger's schema from version {before} to {after}.")
 
 
-@_command
+@command
 def db_check(args: Namespace) -> None:
     """Say whether the ledger's schema is the one that is needed."""
-    with _ledger(args):
+    with open_ledger(args):
         print(f"The ledger's schema is at version {schema.head_version()}, as needed.")
 
 
-@_command
+@command
 def jobs_list(args: Namespace) -> None:
     """List jobs, newest first."""
-    with _ledger(args) as ledger:
+    with open_ledger(args) as ledger:
         jobs = ledger.jobs(states=args.state, dag_id=args.dag_id, limit=args.limit)
     names = ("job_id", "job_type", "job_key", "state", "revision", "requested_by", "dag_id", "run_id", "state_reason")
-    _print([{name: getattr(job, name) for name in names} for job in jobs], args.output)
+    print_rows([{name: getattr(job, name) for name in names} for job in jobs], args.output)
 
 
-@_command
+@command
 def jobs_show(args: Namespace) -> None:
     """Show all that is known of a job."""
-    with _ledger(args) as ledger:
+    with open_ledger(args) as ledger:
         record = ledger.record(args.job_id)
     if args.output == "table":
         _print_record(record)
     else:
-        _print([asdict(record)], args.output)
+        print_rows([asdict(record)], args.output)
 
 
 def _print_record(record: JobRecord) -> None:
@@ -110,58 +59,58 @@ def _print_record(record: JobRecord) -> None:
     print(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
     print(f"asked by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
     print(f"digest to decide on: {job.review_digest or 'none yet'}")
-    _print([{"output": revision.output, "error": revision.error}], "yaml")
+    print_rows([{"output": revision.output, "error": revision.error}], "yaml")
     names = ("effect_id", "name", "state", "attempt", "external_id", "effect_key", "plan", "error")
-    _print([{name: getattr(effect, name) for name in names} for effect in record.current_effects], "yaml")
+    print_rows([{name: getattr(effect, name) for name in names} for effect in record.current_effects], "yaml")
     times = ("seq", "at", "actor", "event", "from_state", "to_state", "reason")
-    _print([{name: getattr(event, name) for name in times} for event in record.events], "table")
+    print_rows([{name: getattr(event, name) for name in times} for event in record.events], "table")
     broken = first_break(record.events, record.job)
     print("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")
 
 
-@_command
+@command
 def approve(args: Namespace) -> None:
     """Approve what a job would write."""
     _decide(args, "approve")
 
 
-@_command
+@command
 def reject(args: Namespace) -> None:
     """Reject what a job would write."""
     _decide(args, "reject")
 
 
 def _decide(args: Namespace, verdict: Verdict) -> None:
-    with _ledger(args) as ledger:
-        job = ledger.reviews.decide(args.job_id, verdict, digest=args.digest, decided_by=_who(), comment=args.comment)
+    with open_ledger(args) as ledger:
+        job = ledger.reviews.decide(args.job_id, verdict, digest=args.digest, decided_by=who(), comment=args.comment)
     print(f"{job.label}: {job.state.value}.")
 
 
-@_command
+@command
 def effects_list(args: Namespace) -> None:
     """List effects, newest first."""
-    with _ledger(args) as ledger:
+    with open_ledger(args) as ledger:
         effects = ledger.list_effects(states=args.state, limit=args.limit)
     names = ("effect_id", "job_id", "name", "kind", "state", "attempt", "external_id", "error")
-    _print([{name: getattr(effect, name) for name in names} for effect in effects], args.output)
+    print_rows([{name: getattr(effect, name) for name in names} for effect in effects], args.output)
 
 
-@_command
+@command
 def effects_show(args: Namespace) -> None:
     """Show one effect."""
-    with _ledger(args) as ledger:
+    with open_ledger(args) as ledger:
         effect = ledger.effects.read(args.effect_id)
-    _print([asdict(effect)], "yaml" if args.output == "table" else args.output)
+    print_rows([asdict(effect)], "yaml" if args.output == "table" else args.output)
 
 
-@_command
+@command
 def effects_resolve(args: Namespace) -> None:
     """Record what became of an effect whose outcome was not known."""
     applied = args.applied is not None
     if applied == args.not_applied:
         sys.exit("aihandoff: give either --applied EXTERNAL_ID or --not-applied.")
-    with _ledger(args) as ledger:
+    with open_ledger(args) as ledger:
         effect = ledger.effects.resolve(
-            args.effect_id, applied=applied, external_id=args.applied, actor=_who(), why=args.why
+            args.effect_id, applied=applied, external_id=args.applied, actor=who(), why=args.why
         )
     print(f"Effect {effect.effect_id} ({effect.name}) is {effect.state.value}. Clear its task to go on.")

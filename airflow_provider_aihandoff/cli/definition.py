@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
-from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
 
 _COMMANDS = "airflow_provider_aihandoff.cli.commands"
+_INBOX = "airflow_provider_aihandoff.cli.inbox"
+_RECONCILE = "airflow_provider_aihandoff.cli.reconcile"
+_WEBHOOKS = "airflow_provider_aihandoff.cli.webhooks"
 
 _JOB = Arg(("job_id",), type=int, help="Id of the job")
 _EFFECT = Arg(("effect_id",), type=int, help="Id of the effect")
+_WEBHOOK = Arg(("webhook_id",), help="Id of the webhook")
 _JOB_STATE = Arg(
     ("--state",), action="append", default=[], choices=list(JobState), help="Only in this state; may be given again"
 )
 _EFFECT_STATE = Arg(
     ("--state",), action="append", default=[], choices=list(EffectState), help="Only in this state; may be given again"
+)
+_DISPOSITION = Arg(
+    ("--disposition",), action="append", default=[], choices=list(Disposition), help="Only these; may be given again"
 )
 _DAG = Arg(("--dag-id",), default=None, help="Only of this Dag")
 _LIMIT = Arg(("--limit",), type=int, default=50, help="How many at most (default: 50)")
@@ -28,9 +35,9 @@ _LEDGER = Arg(
 )
 
 
-def _action(name: str, help: str, function: str, *args: Arg) -> ActionCommand:
+def _action(name: str, help: str, function: str, *args: Arg, module: str = _COMMANDS) -> ActionCommand:
     return ActionCommand(
-        name=name, help=help, func=lazy_load_command(f"{_COMMANDS}.{function}"), args=(*args, _LEDGER, ARG_VERBOSE)
+        name=name, help=help, func=lazy_load_command(f"{module}.{function}"), args=(*args, _LEDGER, ARG_VERBOSE)
     )
 
 
@@ -73,6 +80,79 @@ def get_commands() -> list[GroupCommand]:
                             Arg(("--applied",), metavar="EXTERNAL_ID", help="It was applied, as this record"),
                             Arg(("--not-applied",), action="store_true", help="It was not applied"),
                             Arg(("--why",), required=True, help="How you know; goes on the record"),
+                        ),
+                    ),
+                ),
+                GroupCommand(
+                    name="inbox",
+                    help="Webhooks that came, and what became of each",
+                    subcommands=(
+                        _action(
+                            "list",
+                            "List webhooks, newest first",
+                            "inbox_list",
+                            _DISPOSITION,
+                            _LIMIT,
+                            _OUTPUT,
+                            module=_INBOX,
+                        ),
+                        _action("show", "Show one webhook", "inbox_show", _WEBHOOK, _OUTPUT, module=_INBOX),
+                        _action(
+                            "replay", "Look anew at one that led to nothing", "inbox_replay", _WEBHOOK, module=_INBOX
+                        ),
+                        _action(
+                            "discard",
+                            "Say that one in quarantine means nothing",
+                            "inbox_discard",
+                            _WEBHOOK,
+                            Arg(("--why",), required=True, help="How you know; is kept with it"),
+                            module=_INBOX,
+                        ),
+                        _action(
+                            "prune",
+                            "Remove old ones, except those in quarantine",
+                            "inbox_prune",
+                            Arg(
+                                ("--older-than-days",),
+                                type=float,
+                                help="At least 4 (default: inbox_retention in the section aihandoff)",
+                            ),
+                            module=_INBOX,
+                        ),
+                    ),
+                ),
+                _action(
+                    "reconcile",
+                    "Find what nobody waits for any more, and take the next step for each",
+                    "reconcile_once",
+                    Arg(("--dry-run",), action="store_true", help="Only say what would be done"),
+                    _OUTPUT,
+                    module=_RECONCILE,
+                ),
+                GroupCommand(
+                    name="webhooks",
+                    help="OpenAI's webhooks",
+                    subcommands=(
+                        _action(
+                            "serve",
+                            "Receive webhooks without an API server, at the same path as in one",
+                            "serve",
+                            Arg(("--host",), default="127.0.0.1", help="Address to listen on (default: 127.0.0.1)"),
+                            Arg(("--port",), type=int, default=8090, help="Port to listen on (default: 8090)"),
+                            Arg(
+                                ("--openai-conn-id",),
+                                action="append",
+                                help="OpenAI connection whose webhooks are taken; may be given again (default: "
+                                "webhook_conn_ids in the section aihandoff)",
+                            ),
+                            Arg(("--ssl-certfile",), help="Certificate, to serve HTTPS"),
+                            Arg(("--ssl-keyfile",), help="Key of the certificate, where it stands in another file"),
+                            Arg(
+                                ("--proxy-headers",),
+                                action="store_true",
+                                help="Believe X-Forwarded-* of the proxies that FORWARDED_ALLOW_IPS names",
+                            ),
+                            module=_WEBHOOKS,
                         ),
                     ),
                 ),

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, OpenAI
+
+#: Seconds that one request of :func:`clients` may take.
+REQUEST_TIMEOUT = 30.0
 
 #: Per event loop, since a client's connections belong to the loop that opened them.
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[AsyncOpenAI]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def clients() -> Iterator[Callable[[str], OpenAI]]:
+    """What makes the client of a connection, once each, and closes all of them at the end.
+
+    It raises ``AirflowNotFoundException`` where there is no such connection. The clients' own retries are off.
+    """
+    from airflow.providers.openai.hooks.openai import OpenAIHook
+
+    with ExitStack() as opened:
+
+        @cache
+        def client(conn_id: str) -> OpenAI:
+            made = opened.enter_context(OpenAIHook(conn_id).conn)
+            return made.with_options(max_retries=0, timeout=REQUEST_TIMEOUT)
+
+        yield client
 
 
 async def shared_client(conn_id: str) -> AsyncOpenAI:

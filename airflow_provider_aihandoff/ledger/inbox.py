@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from airflow_provider_aihandoff.errors import WebhookNotFound, WebhookSettled
+from airflow_provider_aihandoff.errors import JobNotFound, WebhookNotFound, WebhookSettled
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.records import InboxEntry, Job, Revision, columns
-from airflow_provider_aihandoff.ledger.revisions import Output, mark_running, read_revision, was_given_up
+from airflow_provider_aihandoff.ledger.revisions import Output, find_revision, mark_running, was_given_up
 from airflow_provider_aihandoff.states import (
     ENDED_RESPONSE_STATUSES,
     Disposition,
@@ -30,6 +30,9 @@ ENDING_EVENT_TYPES = {f"response.{status}": status for status in ENDED_RESPONSE_
 #: Seconds from one look at OpenAI to the next, for a webhook whose response nobody knows here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
 LOOK_AFTER = (2, 30, 120, 600, 3600)
+
+#: How much older than the revision that it names a response may seem to be: the clocks are OpenAI's and the database's.
+CLOCK_SKEW = timedelta(minutes=5)
 
 #: How many rows one statement removes: short transactions, however large the inbox is.
 _PRUNE_BATCH = 10_000
@@ -76,6 +79,7 @@ _PRUNE = f"""
         SELECT webhook_id FROM aihandoff.inbox
         WHERE received_at < clock_timestamp() - %s AND disposition <> 'quarantined'
         ORDER BY received_at LIMIT {_PRUNE_BATCH} FOR UPDATE SKIP LOCKED)"""
+_LATE_LINES = "SELECT detail FROM aihandoff.events WHERE job_id = %s AND event = %s"
 
 
 @dataclass(frozen=True)
@@ -115,15 +119,19 @@ class _Match:
 
 def lock_response(connection: LedgerConnection, response_id: str) -> None:
     """Keep others from correlating this response id until the transaction ends. Before any lock on a job."""
-    connection.execute(_LOCK_RESPONSE, [response_id])
+    connection.execute(_LOCK_RESPONSE, [history.plain(response_id)])
 
 
-def adopt_early(connection: LedgerConnection, job: Job, revision: Revision) -> Job:
-    """Apply the webhooks that came before the id of their response was known. The response is locked."""
+def adopt_early(connection: LedgerConnection, job: Job, revision: Revision) -> Revision:
+    """Apply every webhook that came before the id of its response was known. The response and the job are locked.
+
+    :return: the revision as it is now.
+    """
     match = _Match(job, revision)
-    for row in connection.execute(_LOCK_QUARANTINED, [revision.response_id]).fetchall():
-        _, match = _apply(connection, match, InboxEntry(**row))
-    return match.job
+    assert revision.response_id is not None
+    for entry in _lock_waiting(connection, revision.response_id):
+        match = _apply(connection, match, entry)
+    return match.revision
 
 
 class Inbox:
@@ -176,10 +184,9 @@ class Inbox:
                 return entry
             lock_response(connection, entry.response_id)
             match = _find(connection, entry.response_id)
-            entry = _entry(connection, _LOCK_ENTRY, webhook_id)
-            if match is None or entry.disposition is not Disposition.QUARANTINED:
-                return entry
-            return _apply(connection, match, entry)[0]
+            if match is not None:
+                adopt_early(connection, match.job, match.revision)
+            return _entry(connection, _READ_ENTRY, webhook_id)
 
         return self._database.transact(work)
 
@@ -227,26 +234,34 @@ class Inbox:
     def looked(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
         """Record that OpenAI was asked, and when to ask again: later each time, and not for ever.
 
+        Does nothing where the webhook was settled meanwhile, and there is nothing to ask any more.
+
         :param again: asking again may help.
         """
 
         def work(connection: LedgerConnection) -> InboxEntry:
             entry = _entry(connection, _LOCK_ENTRY, webhook_id)
-            looks = entry.looks + 1
-            after = timedelta(seconds=LOOK_AFTER[looks]) if again and looks < len(LOOK_AFTER) else None
-            values = {"looks": looks, "note": history.plain(note), "look_after": after, "webhook_id": webhook_id}
-            row = connection.execute(_LOOKED, values).fetchone()
-            assert row is not None
-            return InboxEntry(**row)
+            return entry if entry.look_at is None else _looked(connection, entry, note=note, again=again)
 
         return self._database.transact(work)
 
-    def adopt(self, webhook_id: str, *, job_id: int, number: int, output: Output, actor: str) -> InboxEntry:
+    def adopt(
+        self,
+        webhook_id: str,
+        *,
+        job_id: int,
+        number: int,
+        created_at: datetime | None,
+        output: Output,
+        actor: str,
+    ) -> InboxEntry:
         """Give a job the response that it asked for and whose id was lost on the way: its metadata names the revision.
 
         A revision that still waits for its id gets it. Otherwise the response is an orphan, late and billed: what it
-        cost goes on the record.
+        cost goes on the record, once. A ledger that was restored from a backup may not know the revision, or have
+        given its number to another one since: then the webhook stays in quarantine, for a person.
 
+        :param created_at: when OpenAI created the response, if it says so.
         :param output: what OpenAI says about the response.
         """
 
@@ -254,15 +269,22 @@ class Inbox:
             entry = _entry(connection, _READ_ENTRY, webhook_id)
             assert entry.response_id is not None
             lock_response(connection, entry.response_id)
-            match = _find(connection, entry.response_id) or _adopt(
-                connection, entry.response_id, job_id, number, output, actor
-            )
-            entry = _entry(connection, _LOCK_ENTRY, webhook_id)
-            if entry.disposition is not Disposition.QUARANTINED:
-                return entry
-            if match is None:
-                return _settle(connection, entry, Disposition.LATE, job_id, note="an orphan of its job")
-            return _apply(connection, match, entry)[0]
+            match = _find(connection, entry.response_id)
+            named = _named(connection, job_id, number) if match is None else match
+            waiting = _lock_waiting(connection, entry.response_id)
+            if entry.webhook_id not in [each.webhook_id for each in waiting]:
+                return _entry(connection, _READ_ENTRY, webhook_id)
+            if named is None:
+                return _looked(connection, entry, note=f"this ledger has no revision {number} of a job {job_id}")
+            if match is None and _is_older(created_at, named.revision):
+                note = f"it is older than revision {number} of job {job_id}, which it names"
+                return _looked(connection, entry, note=note)
+            match = match or _adopt(connection, named, entry.response_id, actor)
+            if match is not None:
+                adopt_early(connection, match.job, match.revision)
+            else:
+                _record_orphan(connection, named, waiting, output, actor)
+            return _entry(connection, _READ_ENTRY, webhook_id)
 
         return self._database.transact(work)
 
@@ -292,7 +314,7 @@ def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
         match = _find(connection, delivery.response_id)
     if match is None:
         return _record(connection, delivery, Disposition.QUARANTINED, look_after=LOOK_AFTER[0])
-    disposition = _disposition(match)
+    disposition = _disposition(connection, match)
     receipt = _record(
         connection,
         delivery,
@@ -342,12 +364,27 @@ def _find(connection: LedgerConnection, response_id: str) -> _Match | None:
     return _Match(Job(**row), Revision(**revision))
 
 
-def _disposition(match: _Match) -> Disposition:
+def _lock_waiting(connection: LedgerConnection, response_id: str) -> list[InboxEntry]:
+    """The webhooks in quarantine that speak of this response, oldest first."""
+    return [InboxEntry(**row) for row in connection.execute(_LOCK_QUARANTINED, [response_id]).fetchall()]
+
+
+def _disposition(connection: LedgerConnection, match: _Match) -> Disposition:
     """What a webhook about the end of this revision's response means now."""
-    if match.revision.state is RevisionState.RUNNING:
-        known = match.revision.response_status in ENDED_RESPONSE_STATUSES
+    revision = match.revision
+    if revision.state is RevisionState.RUNNING:
+        known = revision.response_status in ENDED_RESPONSE_STATUSES
         return Disposition.DUPLICATE if known else Disposition.APPLIED
-    return Disposition.LATE if was_given_up(match.revision) else Disposition.DUPLICATE
+    if not was_given_up(revision):
+        return Disposition.DUPLICATE
+    told = any("webhook_id" in line for line in _late_lines(connection, match.job, revision.response_id))
+    return Disposition.DUPLICATE if told else Disposition.LATE
+
+
+def _late_lines(connection: LedgerConnection, job: Job, response_id: str | None) -> list[dict[str, Any]]:
+    """What the history of a locked job says about a response that nobody waits for."""
+    rows = connection.execute(_LATE_LINES, [job.job_id, JobEvent.OUTPUT_LATE.value]).fetchall()
+    return [row["detail"] for row in rows if row["detail"].get("response_id") == response_id]
 
 
 def _look_for_cost(disposition: Disposition, revision: Revision) -> float | None:
@@ -377,12 +414,12 @@ def _write(
     return job, revision
 
 
-def _apply(connection: LedgerConnection, match: _Match, entry: InboxEntry) -> tuple[InboxEntry, _Match]:
+def _apply(connection: LedgerConnection, match: _Match, entry: InboxEntry) -> _Match:
     """Apply a webhook that was in quarantine, now that its revision is known."""
-    disposition = _disposition(match)
+    disposition = _disposition(connection, match)
     job, revision = _write(connection, match, disposition, entry)
-    look_after = _look_for_cost(disposition, revision)
-    return _settle(connection, entry, disposition, job.job_id, look_after=look_after), _Match(job, revision)
+    _settle(connection, entry, disposition, job.job_id, look_after=_look_for_cost(disposition, revision))
+    return _Match(job, revision)
 
 
 def _settle(
@@ -409,28 +446,70 @@ def _settle(
     return InboxEntry(**row)
 
 
-def _adopt(
-    connection: LedgerConnection, response_id: str, job_id: int, number: int, output: Output, actor: str
-) -> _Match | None:
+def _looked(connection: LedgerConnection, entry: InboxEntry, *, note: str, again: bool = False) -> InboxEntry:
+    looks = entry.looks + 1
+    after = timedelta(seconds=LOOK_AFTER[looks]) if again and looks < len(LOOK_AFTER) else None
+    values = {"looks": looks, "note": history.plain(note), "look_after": after, "webhook_id": entry.webhook_id}
+    row = connection.execute(_LOOKED, values).fetchone()
+    assert row is not None
+    return InboxEntry(**row)
+
+
+def _named(connection: LedgerConnection, job_id: int, number: int) -> _Match | None:
+    """The revision with this number and its job, locked; None where the ledger has no such."""
+    try:
+        job = history.lock(connection, job_id)
+    except JobNotFound:
+        return None
+    revision = find_revision(connection, job_id, number)
+    return None if revision is None else _Match(job, revision)
+
+
+def _is_older(created_at: datetime | None, revision: Revision) -> bool:
+    """Whether a response was there before the revision that it names: it answers another one of that number."""
+    return created_at is not None and created_at < revision.created_at - CLOCK_SKEW
+
+
+def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor: str) -> _Match | None:
     """Give the revision its response; None where it has another one, or was given up, and this one is an orphan."""
-    job = history.lock(connection, job_id)
-    revision = read_revision(connection, job_id, number)
-    waits = job.state is JobState.QUEUED and job.revision == number
-    detail: dict[str, Any] = {"revision": number, "response_id": response_id}
-    if not waits:
-        cost = {"status": output.status, "usage": output.usage, "cost_usd": output.cost_usd}
-        reason = "an orphan: the answer to the request that created it was lost"
-        history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail={**detail, **cost})
+    job, revision = named.job, named.revision
+    waits = job.state is JobState.QUEUED and job.revision == revision.number
+    # One that its worker brought too late was cancelled at OpenAI: the job waits for another.
+    if not waits or _late_lines(connection, job, response_id):
         return None
     revision = mark_running(connection, revision, response_id, "in_progress", found=True)
+    detail = {"revision": revision.number, "response_id": response_id}
     reason = "found by its webhook: the answer to the request was lost"
     return _Match(
         history.move(connection, job, JobEvent.SUBMITTED, actor=actor, reason=reason, detail=detail), revision
     )
 
 
+def _record_orphan(
+    connection: LedgerConnection, named: _Match, waiting: Sequence[InboxEntry], output: Output, actor: str
+) -> None:
+    """Write what a response has cost that its job does not wait for into the history, with the first webhook of it."""
+    job, response_id = named.job, waiting[0].response_id
+    told = any("webhook_id" in line for line in _late_lines(connection, job, response_id))
+    for entry in waiting:
+        disposition = Disposition.DUPLICATE if told else Disposition.LATE
+        _settle(connection, entry, disposition, job.job_id, note="an orphan of its job")
+        if not told:
+            detail = {
+                "revision": named.revision.number,
+                "response_id": response_id,
+                "status": output.status,
+                "usage": output.usage,
+                "cost_usd": output.cost_usd,
+                "webhook_id": entry.webhook_id,
+            }
+            reason = "an orphan: the answer to the request that created it was lost"
+            job = history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=detail)
+        told = True
+
+
 def _entry(connection: LedgerConnection, query: str, webhook_id: str) -> InboxEntry:
-    row = connection.execute(query, [webhook_id]).fetchone()
+    row = connection.execute(query, [history.plain(webhook_id)]).fetchone()
     if row is None:
         raise WebhookNotFound(
             f"the inbox has no webhook {webhook_id}.",

@@ -21,12 +21,13 @@ from airflow_provider_aihandoff.ledger.revisions import (
     read_revision,
     write_output,
 )
-from airflow_provider_aihandoff.states import JobEvent, JobState, RevisionState
+from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES, JobEvent, JobState, RevisionState
 
 _STORE_LATE_COST = """
     UPDATE aihandoff.revisions SET response_status = %(status)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
         completed_at = clock_timestamp()
     WHERE revision_id = %(revision_id)s"""
+_MARK_ENDED = "UPDATE aihandoff.revisions SET response_status = %s WHERE revision_id = %s"
 
 
 def _brings_cost(revision: Revision, output: Output) -> bool:
@@ -108,6 +109,24 @@ class Outputs:
             decision_id=row["decision_id"],
         )
 
+    def ended(self, job_id: int, number: int, *, status: str, actor: str) -> Job:
+        """Record that the response has ended, as a webhook does, and leave its output to the job's task.
+
+        Does nothing when that is known, or the job has moved on.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            running = job.revision == number and revision.state is RevisionState.RUNNING
+            if not running or revision.response_status in ENDED_RESPONSE_STATUSES:
+                return job
+            connection.execute(_MARK_ENDED, [status, revision.revision_id])
+            detail = {"revision": number, "response_id": revision.response_id, "status": status}
+            return history.move(connection, job, JobEvent.RESPONSE_ENDED, actor=actor, detail=detail)
+
+        return self._database.transact(work)
+
     def fail(
         self,
         job_id: int,
@@ -117,13 +136,19 @@ class Outputs:
         reason: str,
         error: dict[str, Any],
         status: str | None = None,
+        as_of: int | None = None,
     ) -> Job:
-        """End the revision and its job without an output. Does nothing when they have ended already."""
+        """End the revision and its job without an output. Does nothing when they have ended already.
+
+        :param as_of: the newest event of the job that the caller knows of; does nothing when there is a newer one.
+        """
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if job.state not in (JobState.QUEUED, JobState.RUNNING) or revision.number != job.revision:
+                return job
+            if as_of not in (None, job.event_seq):
                 return job
             return fail_revision(
                 connection,
@@ -137,16 +162,19 @@ class Outputs:
 
         return self._database.transact(work)
 
-    def request_cancel(self, job_id: int, *, owner: Owner, actor: str, reason: str) -> Revision | None:
-        """Write down that a running response is to be cancelled, if the caller still owns the job.
+    def request_cancel(
+        self, job_id: int, *, owner: Owner, actor: str, reason: str, as_of: int | None = None
+    ) -> Revision | None:
+        """Write down that a running response is to be cancelled, if the owner still owns the job.
 
+        :param as_of: the newest event of the job that the caller knows of; does nothing when there is a newer one.
         :return: the revision whose response is to be cancelled at OpenAI; None where there is nothing to do:
             another attempt owns the job, or it does not run.
         """
 
         def work(connection: LedgerConnection) -> Revision | None:
             job = history.lock(connection, job_id)
-            if job.owner != owner or job.state is not JobState.RUNNING:
+            if job.owner != owner or job.state is not JobState.RUNNING or as_of not in (None, job.event_seq):
                 return None
             history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason)
             return read_revision(connection, job_id, job.revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
@@ -14,6 +15,9 @@ Approval = Literal["required", "not required"]
 Verdict = Literal["approve", "reject", "request changes"]
 DeciderKind = Literal["user", "policy", "timeout"]
 OnTimeout = Literal["reject", "fail"]
+
+#: How :attr:`Owner.actor` names an attempt. Only the id of a run may hold a slash.
+_ACTOR = re.compile(r"task:([^/]+)/(.+)/([^/\[\]#]+)(?:\[(\d+)\])?#(\d+)")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,15 @@ class Owner:
         """The attempt, as the history names it."""
         index = f"[{self.map_index}]" if self.map_index >= 0 else ""
         return f"task:{self.dag_id}/{self.run_id}/{self.task_id}{index}#{self.try_number}"
+
+    @classmethod
+    def from_actor(cls, actor: str) -> Owner | None:
+        """The attempt that the history names, without the id of its task instance; None where it is no task."""
+        match = _ACTOR.fullmatch(actor)
+        if match is None:
+            return None
+        dag_id, run_id, task_id, index, try_number = match.groups()
+        return cls(dag_id, run_id, task_id, -1 if index is None else int(index), "", int(try_number))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.errors import JobNotApproved, PlanError, StaleDe
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.effects import anything_touched, complete_if_applied, replace_plans
-from airflow_provider_aihandoff.ledger.records import DeciderKind, EffectPlan, Job, Verdict
+from airflow_provider_aihandoff.ledger.records import DeciderKind, EffectPlan, Job, OnTimeout, Verdict
 from airflow_provider_aihandoff.ledger.revisions import read_revision
 from airflow_provider_aihandoff.states import JobEvent, JobState
 
@@ -48,6 +48,7 @@ class Reviews:
         deadline: datetime,
         actor: str,
         reason: str | None = None,
+        on_timeout: OnTimeout | None = None,
     ) -> Job:
         """Store the plan of a job that is in review (or approved, with nothing written), for somebody to decide on.
 
@@ -56,6 +57,7 @@ class Reviews:
         :param policy: ``name@version`` of the policy that is asked first, if there is one.
         :param deadline: the absolute time by which somebody must decide.
         :param reason: why a person is asked, in words that the reviewer reads.
+        :param on_timeout: what the end of that time means, for when no task waits for it.
         :return: the job as it is now; unchanged where it is neither in review nor approved, or something was written.
         :raises PlanError: two effects have the same name.
         """
@@ -83,7 +85,7 @@ class Reviews:
             changes: dict[str, Any] = {"review_digest": new_digest}
             event, why = JobEvent.PLANNED, reason
             if job.approval == "required":
-                changes |= {"review_deadline": deadline, "decision_id": None}
+                changes |= {"review_deadline": deadline, "review_on_timeout": on_timeout, "decision_id": None}
                 if job.state is not JobState.REVIEW:
                     event, why = JobEvent.PLAN_CHANGED, "the plan is not the one that was approved"
             return history.move(

@@ -20,7 +20,8 @@ GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
 _SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
 _MARK_RUNNING = f"""
     UPDATE aihandoff.revisions SET state = 'running', response_id = %(response_id)s, response_status = %(status)s,
-        unknown_submissions = unknown_submissions - %(found)s, submit_token = NULL, submit_lease_until = NULL
+        submissions = submissions + %(uncounted)s, unknown_submissions = unknown_submissions - %(counted)s,
+        submit_token = NULL, submit_lease_until = NULL
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_UNKNOWN = f"""
@@ -57,9 +58,15 @@ class Output:
 
 def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
     """Return one revision of a job that exists."""
+    revision = find_revision(connection, job_id, number)
+    assert revision is not None
+    return revision
+
+
+def find_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision | None:
+    """Return one revision, or None where there is no such."""
     row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
-    assert row is not None
-    return Revision(**row)
+    return None if row is None else Revision(**row)
 
 
 def was_given_up(revision: Revision) -> bool:
@@ -75,15 +82,18 @@ def mark_running(
     """Store the id of the response that runs for a revision.
 
     :param found: it is the response of a request whose answer was lost: if that one was counted as unknown, it is
-        known now. While another attempt may be sending, nobody can say which of the two requests it answers.
+        known now; if it was taken for refused, it is counted. While another attempt may be sending, nobody can say
+        which of the two requests it answers.
     """
-    counted = found and revision.unknown_submissions > 0 and revision.submit_token is None
+    lost = found and revision.submit_token is None
+    counted = lost and revision.unknown_submissions > 0
     row = connection.execute(
         _MARK_RUNNING,
         {
             "response_id": response_id,
             "status": history.plain(status),
-            "found": int(counted),
+            "uncounted": int(lost and not counted),
+            "counted": int(counted),
             "revision_id": revision.revision_id,
         },
     ).fetchone()

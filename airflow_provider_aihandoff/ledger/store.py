@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from airflow_provider_aihandoff.ledger import history, schema
+from airflow_provider_aihandoff.ledger.abandoned import Abandoned
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.effects import Effects
 from airflow_provider_aihandoff.ledger.inbox import Inbox
@@ -125,6 +126,7 @@ class Ledger:
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database)
         self.effects = Effects(self._database)
+        self.abandoned = Abandoned(self._database)
 
     def __enter__(self) -> Self:
         return self

@@ -312,10 +312,10 @@ class Submission:
                 reason="an attempt ended without saying what came of its request",
                 wait=orphan_wait,
             )
-            if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
-                return self._too_many_unknown(connection, job, revision, actor)
             if revision.unknown_submissions > counted and orphan_wait:
                 return Intent(revision, None, orphan_wait.total_seconds())
+            if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
+                return self._too_many_unknown(connection, job, revision, actor)
             history.move(
                 connection,
                 job,
@@ -352,6 +352,8 @@ class Submission:
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
+        Where the permission ran out, and nobody has asked for another one yet, this is the response that is waited for.
+
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is nobody's: the caller cancels it at OpenAI.
         """
@@ -362,7 +364,8 @@ class Submission:
             revision = read_revision(connection, job_id, number)
             if revision.response_id == response_id:
                 return revision
-            if revision.submit_token != token:
+            found = revision.submit_token is None and revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING)
+            if revision.submit_token != token and not (found and revision.unknown_submissions):
                 history.move(
                     connection,
                     job,
@@ -372,11 +375,10 @@ class Submission:
                     detail={"revision": number, "response_id": response_id},
                 )
                 return None
-            revision = mark_running(connection, revision, response_id, status)
+            revision = mark_running(connection, revision, response_id, status, found=found)
             detail = {"revision": number, "response_id": response_id}
             job = history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
-            adopt_early(connection, job, revision)
-            return revision
+            return adopt_early(connection, job, revision)
 
         return self._database.persist(work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ AsyncConnection = psycopg.AsyncConnection[DictRow]
 
 #: Returned for a revision whose end the ledger has recorded already.
 SETTLED = "settled"
+
+_JOB_ID = re.compile("[0-9]{1,19}")
 
 #: Of these revisions, the ones whose response has ended, or that nobody waits for any more.
 _ENDED_RESPONSES = """
@@ -57,6 +60,13 @@ async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
         await connection.close()
         raise
     return connection
+
+
+async def woken_jobs(connection: AsyncConnection, *, within: float) -> set[int]:
+    """Wait for a notification, for so many seconds, and return the ids of the jobs that have been notified."""
+    payloads = [notification.payload async for notification in connection.notifies(timeout=within, stop_after=1)]
+    # Whoever may connect to the database may send anything.
+    return {int(payload) for payload in payloads if _JOB_ID.fullmatch(payload)}
 
 
 async def ended_responses(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,16 @@ from airflow_provider_aihandoff.ledger.records import Owner
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_aihandoff.reconciliation import TaskState
+
+log = logging.getLogger(__name__)
+
+#: The states of one task in some runs of its Dag, as the execution API answers: ``ask(dag_id, task_id, run_ids)``.
+AskStates = Callable[[str, str, list[str]], Mapping[str, Mapping[str, Any]]]
+
+#: Runs of a Dag that are asked about at once: their ids are part of a URL.
+_RUNS_AT_ONCE = 50
 
 #: What an operator takes as its job: the operator that made it, that one's XCom, or the id.
 JobReference = Any
@@ -88,10 +100,40 @@ def owner_of(context: Context) -> Owner:
 
 def state_among(owner: Owner, answer: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The state of a task instance in what the execution API says about its run; None where it says nothing."""
-    states = answer.get(owner.run_id, {})
-    name = f"{owner.task_id}_{owner.map_index}" if owner.map_index >= 0 else owner.task_id
-    state = states.get(name)
+    state = answer.get(owner.run_id, {}).get(_name(owner))
     return None if state is None else str(getattr(state, "value", state))
+
+
+def _name(owner: Owner) -> str:
+    """How the execution API names a task instance within its run."""
+    return f"{owner.task_id}_{owner.map_index}" if owner.map_index >= 0 else owner.task_id
+
+
+def task_states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, TaskState]:
+    """What Airflow says of task instances, whichever attempt runs now; without those of which it says nothing."""
+    tasks: dict[tuple[str, str], list[Owner]] = defaultdict(list)
+    for owner in owners:
+        tasks[owner.dag_id, owner.task_id].append(owner)
+    found: dict[Owner, TaskState] = {}
+    for (dag_id, task_id), instances in tasks.items():
+        run_ids = sorted({owner.run_id for owner in instances})
+        for start in range(0, len(run_ids), _RUNS_AT_ONCE):
+            batch = run_ids[start : start + _RUNS_AT_ONCE]
+            try:
+                answer = ask(dag_id, task_id, batch)
+            except Exception as error:  # noqa: BLE001 - not knowing is an answer too: nothing is done then
+                log.warning("The states of %s.%s cannot be told: %s.", dag_id, task_id, type(error).__name__)
+                continue
+            found |= {owner: _task_state(owner, answer) for owner in instances if owner.run_id in batch}
+    return found
+
+
+def _task_state(owner: Owner, answer: Mapping[str, Mapping[str, Any]]) -> TaskState:
+    from airflow_provider_aihandoff.reconciliation import TaskState
+
+    if _name(owner) not in answer.get(owner.run_id, {}):
+        return TaskState.MISSING
+    return TaskState.ENDED if state_among(owner, answer) in ENDED_TASK_STATES else TaskState.ALIVE
 
 
 @contextmanager

@@ -401,40 +401,18 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def _give_up(self, context: Context, ledger: Ledger, event: Mapping[str, Any]) -> None:
         """End a revision whose deadline passed, or whose response is gone; unless it ended after all."""
-        from airflow_provider_aihandoff.responses.stopped import record_cost, status_of
-        from airflow_provider_aihandoff.states import JobState
+        from airflow_provider_aihandoff.responses.stopped import give_up
 
-        job = ledger.job(int(event["job_id"]))
-        revision = ledger.revision(job.job_id, int(event["revision"]))
-        if job.state is not JobState.RUNNING or job.revision != revision.number or revision.response_id is None:
-            return
-        response = None
-        if event["status"] == "gone":
-            reason = "OpenAI does not know the response any more"
-        else:
-            reason = f"the deadline passed: {revision.deadline.isoformat()}"
-            response = self._cancel(revision)
-            if status_of(response) in ("completed", "incomplete", "failed"):
-                return
-        actor, error = owner_of(context).actor, {"kind": event["status"]}
-        ledger.outputs.fail(
-            job.job_id, revision.number, actor=actor, reason=reason, error=error, status=revision.response_status
-        )
-        record_cost(ledger, revision, response, actor=actor)
+        job_id, number = int(event["job_id"]), int(event["revision"])
+        client = self._client(ledger.revision(job_id, number).conn_id)
+        give_up(ledger, client, job_id, number, why=event["status"], actor=owner_of(context).actor)
 
     def _cancel(self, revision: Revision) -> Any:
         """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing."""
+        from airflow_provider_aihandoff.responses.stopped import cancel
+
         assert revision.response_id is not None
-        client = self._client(revision.conn_id)
-        try:
-            return client.responses.cancel(revision.response_id)
-        except Exception as error:  # noqa: BLE001 - a response that has ended may answer 400 or 409
-            self.log.info("Cancelling response %s: %s; looking at it.", revision.response_id, type(error).__name__)
-        try:
-            return client.responses.retrieve(revision.response_id)
-        except Exception as error:  # noqa: BLE001 - recorded as not known
-            self.log.warning("Looking at response %s: %s.", revision.response_id, type(error).__name__)
-            return None
+        return cancel(self._client(revision.conn_id), revision.response_id)
 
     def _cancel_superseded(self, ledger: Ledger, revision: Revision, actor: str) -> None:
         """Stop the response of an input that was replaced, and record what it has cost."""

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request
 
 API_PREFIX = "/api/v1"
+WEBHOOKS_PREFIX = "/webhooks"
 
 
 def path_to(request: Request, route: str, **params: Any) -> str:
@@ -24,8 +25,8 @@ def airflow_path(request: Request, path: str) -> str:
 
 
 def is_api(request: Request) -> bool:
-    """Whether the request is for the REST API, where answers are JSON."""
-    return request.url.path.removeprefix(_root(request)).startswith(f"{API_PREFIX}/")
+    """Whether the request is for the REST API or the receiver of webhooks, where answers are JSON."""
+    return request.url.path.removeprefix(_root(request)).startswith((f"{API_PREFIX}/", f"{WEBHOOKS_PREFIX}/"))
 
 
 def _root(request: Request) -> str:

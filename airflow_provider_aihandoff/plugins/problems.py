@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -158,6 +158,11 @@ def answer(request: Request, error: Exception, *, comment: str = "") -> Response
     )
 
 
+def answer_program(request: Request, error: Exception) -> Response:
+    """Answer with a problem, where there are no pages: the receiver of webhooks, run alone."""
+    return problem_response(describe(error))
+
+
 class AsciiJSONResponse(JSONResponse):
     """JSON of anything that the ledger holds: times, amounts, and, since it escapes all but ASCII, any text."""
 
@@ -194,10 +199,13 @@ class Shield:
 
     A middleware and not an exception handler: those for ``Exception`` answer, and then raise the error on into
     Airflow's own middlewares, which can cut the answer off.
+
+    :param respond: what answers such an error.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, respond: Callable[[Request, Exception], Response] = answer) -> None:
         self._app = app
+        self._respond = respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -221,4 +229,4 @@ class Shield:
             log.exception("Answering %s %s with 500.", scope.get("method"), scope.get("path"))
             if started:
                 raise
-            await answer(Request(scope), error)(scope, receive, send_shielded)
+            await self._respond(Request(scope), error)(scope, receive, send_shielded)

@@ -14,7 +14,7 @@ class TokenBucket:
     """
 
     def __init__(self, rate: float, burst: int) -> None:
-        if rate <= 0:
+        if not rate > 0:  # nor a NaN
             raise ValueError(f"The rate must be above 0, not {rate:g}.")
         self._interval = 1 / rate
         self._tolerance = (burst - 1) * self._interval
@@ -40,9 +40,10 @@ class WebhookWatch:
         self._silence = silence
         self._arriving: frozenset[str] = frozenset()
 
-    def arrives(self, conn_id: str) -> bool:
-        """Whether webhooks arrive on this connection."""
-        return conn_id in self._arriving
+    @property
+    def arriving(self) -> frozenset[str]:
+        """The connections on which webhooks arrive."""
+        return self._arriving
 
     def update(self, since: Mapping[str, float]) -> tuple[frozenset[str], frozenset[str]]:
         """Take in how many seconds ago each connection brought its newest webhook.

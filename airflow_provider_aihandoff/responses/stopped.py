@@ -1,19 +1,76 @@
-"""Records what became of a response that was asked to stop: that nobody waits for it, and what it had cost by then."""
+"""Stops a response that nobody waits for any more, and records what it had cost by then."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Revision
 from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.responses.outcome import terminal_status
 from airflow_provider_aihandoff.responses.pricing import price, read_usage
+from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES, JobState
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+log = logging.getLogger(__name__)
+
+#: Why a response is given up: its deadline passed, or OpenAI does not know it any more.
+Why = Literal["deadline", "gone"]
+
+#: The statuses with which a response has ended by itself. A `cancelled` one has nothing to leave.
+_ENDED_BY_ITSELF = ENDED_RESPONSE_STATUSES - {"cancelled"}
 
 
 def status_of(response: Any) -> str:
     """The status of a response; ``unknown`` where OpenAI gave no answer to believe."""
     return str(getattr(response, "status", None) or "unknown")
+
+
+def ended_by_itself(response: Any, response_id: str) -> str | None:
+    """The status with which a response has ended before anybody stopped it; None where it has not."""
+    status = terminal_status(response, response_id)
+    return status if status in _ENDED_BY_ITSELF else None
+
+
+def cancel(client: OpenAI, response_id: str) -> Any:
+    """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing."""
+    try:
+        return client.responses.cancel(response_id)
+    except Exception as error:  # noqa: BLE001 - a response that has ended may answer 400 or 409
+        log.info("Cancelling response %s: %s; looking at it.", response_id, type(error).__name__)
+    try:
+        return client.responses.retrieve(response_id)
+    except Exception as error:  # noqa: BLE001 - recorded as not known
+        log.warning("Looking at response %s: %s.", response_id, type(error).__name__)
+        return None
+
+
+def give_up(ledger: Ledger, client: OpenAI, job_id: int, number: int, *, why: Why, actor: str) -> str | None:
+    """End a running revision whose deadline passed, or whose response is gone; unless it has ended after all.
+
+    :return: the status with which the response has ended by itself: then nothing is recorded, and its output is
+        still to be taken. None where the revision is given up, or has moved on.
+    """
+    job = ledger.job(job_id)
+    revision = ledger.revision(job_id, number)
+    if job.state is not JobState.RUNNING or job.revision != number or revision.response_id is None:
+        return None
+    response = None
+    if why == "gone":
+        reason = "OpenAI does not know the response any more"
+    else:
+        reason = f"the deadline passed: {revision.deadline.isoformat()}"
+        response = cancel(client, revision.response_id)
+        if status := ended_by_itself(response, revision.response_id):
+            return status
+    ledger.outputs.fail(
+        job_id, number, actor=actor, reason=reason, error={"kind": why}, status=revision.response_status
+    )
+    record_cost(ledger, revision, response, actor=actor)
+    return None
 
 
 def record_cancelled(ledger: Ledger, revision: Revision, response: Any, *, actor: str, reason: str) -> None:

@@ -114,6 +114,7 @@ class ApprovalSensor(BaseSensorOperator):
             deadline=datetime.now(UTC) + timedelta(seconds=self.timeout),
             actor=owner_of(context).actor,
             reason=f"a person decides: {verdict.reason}" if asks else None,
+            on_timeout=self.on_timeout,
         )
         if job.state is not JobState.REVIEW:
             return job

@@ -29,8 +29,11 @@ _GATHER = 0.5
 #: How many waits one statement asks about: it takes milliseconds, and holds up nothing else in the loop.
 _BATCH = 1000
 
-#: Seconds after which a look at the ledger that brings no answer counts as failed.
+#: Seconds after which a look at the ledger that brings no answer counts as failed, and so does an attempt to connect.
 _LOOK_TIMEOUT = 30.0
+
+#: Seconds that what is being closed may take: psycopg cancels a statement that is under way, and waits for that.
+_CLOSE_TIMEOUT = 30.0
 
 #: Between two tries to reach the ledger, in seconds. Well below the interval of the sweep: nobody is later than that.
 _RECONNECT_BASE, _RECONNECT_CAP = 0.25, 5.0
@@ -61,6 +64,7 @@ class Hub:
         self._new: set[Wait] = set()
         self._poller = Poller()
         self._work: asyncio.Task[None] | None = None
+        self._at_work = asyncio.Lock()
         self._failures = 0
 
     async def wait_for(self, wait: Wait, deadline: str) -> str | None:
@@ -99,20 +103,28 @@ class Hub:
             self._work = None
 
     async def _run(self) -> None:
-        while True:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._follow())
-                    tasks.create_task(self._poller.run())
-            except* Exception:
-                log.exception("Waiting on %s broke off, and begins anew.", self.ledger_conn_id)
-            await asyncio.sleep(_RECONNECT_CAP)
+        async with self._at_work:  # what was begun before, and closes now, has closed its connection
+            while True:
+                tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._poller.run())]
+                try:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT)
+                # Neither ends by itself, not even cancelled by something else than this.
+                errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+                log.error(
+                    "Waiting on %s broke off, and begins anew.", self.ledger_conn_id, exc_info=next(iter(errors), None)
+                )
+                await asyncio.sleep(_RECONNECT_CAP)
 
     async def _follow(self) -> None:
         """Follow the ledger for ever, over as many connections as that takes."""
         while True:
             try:
-                connection = await waiting.listen(await conninfo_async(self.ledger_conn_id))
+                async with asyncio.timeout(_LOOK_TIMEOUT):
+                    connection = await waiting.listen(await conninfo_async(self.ledger_conn_id))
                 try:
                     await self._follow_on(connection)
                 finally:
@@ -139,9 +151,7 @@ class Hub:
                 sweep_at = loop.time() + jittered(settings.number("sweep_interval"))
             elif self._new:
                 await self._look(connection, [*self._new])
-            woken: set[int] = set()
-            async for notification in connection.notifies(timeout=_GATHER, stop_after=1):
-                woken.add(int(notification.payload))
+            woken = await waiting.woken_jobs(connection, within=_GATHER)
             await self._look(connection, [wait for job_id in woken for wait in self._waits.get(job_id, ())])
 
     async def _sweep(self, connection: waiting.AsyncConnection) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import Mapping
+from importlib import import_module
 from itertools import count
 
 from airflow_provider_aihandoff import settings
@@ -25,6 +27,9 @@ _CONCURRENCY = 8
 
 #: How far the interval stretches while webhooks are silent, and by how much each time.
 _STRETCH_LIMIT, _STRETCH = 6.0, 1.25
+
+#: When to look at what is being looked at.
+_UNDER_WAY = math.inf
 
 #: Cap of the wait after errors in a row, in seconds.
 _ERROR_CAP = 60.0
@@ -48,9 +53,9 @@ class Poller:
         self._sooner = asyncio.Event()
         self._may_look = asyncio.Event()
         self._bucket = TokenBucket(settings.number("poll_rate"), _CONCURRENCY)
-        self._webhooks = WebhookWatch(settings.number("webhook_silence"))
+        self._silence = settings.number("webhook_silence")
+        self._webhooks = WebhookWatch(self._silence)
         self._seldom = settings.number("poll_interval_with_webhooks")
-        self._free = asyncio.Semaphore(_CONCURRENCY)
 
     def add(self, wait: ResponseWait) -> None:
         """Look at this response from now on."""
@@ -60,10 +65,14 @@ class Poller:
     def remove(self, wait: ResponseWait) -> None:
         """Look at it no longer."""
         self._waits.discard(wait)
+        self._tidy()
+        if not self._waits:
+            # Nobody waits, so that nothing arrives: that is no silence.
+            self._webhooks = WebhookWatch(self._silence)
 
     def conn_ids(self) -> list[str]:
-        """The connections of what is waited for."""
-        return sorted({wait.conn_id for wait in self._waits})
+        """The connections whose newest webhook matters: of what is waited for, and where they arrived."""
+        return sorted(self._webhooks.arriving.union(wait.conn_id for wait in self._waits))
 
     def pause(self) -> None:
         """Look at nothing: the ledger is away, and a task that goes on would need it."""
@@ -76,62 +85,95 @@ class Poller:
     def watch(self, since_webhook: Mapping[str, float]) -> None:
         """Take in how many seconds ago each connection brought its newest webhook, and look more or less often."""
         begun, silent = self._webhooks.update(since_webhook)
-        for conn_id in sorted(begun):
+        waiting, changed = {wait.conn_id for wait in self._waits}, begun | silent
+        for conn_id in sorted(begun & waiting):
             log.info("Webhooks arrive on %s: its responses are looked at seldom.", conn_id)
-        for conn_id in sorted(silent):
+        for conn_id in sorted(silent & waiting):
             log.warning("Webhooks have fallen silent on %s: its responses are looked at often.", conn_id)
         for wait in self._waits:
-            if wait.conn_id in begun | silent:
+            if wait.conn_id in changed:
                 wait.interval = wait.poll_interval
-                self._schedule(wait, jittered(self._interval(wait)))
+                if wait.look_at < _UNDER_WAY:
+                    self._schedule(wait, jittered(self._interval(wait)))
 
     async def run(self) -> None:
         """Look at whatever is due, for ever. Safe to begin anew after an error: no wait is forgotten."""
+        await asyncio.to_thread(_load_sdk)
         for wait in self._waits:
-            self._schedule(wait, jittered(self._interval(wait)))
+            if wait.look_at == _UNDER_WAY:  # it was cut off
+                self._schedule(wait, jittered(self._interval(wait)))
+        loop, free = asyncio.get_running_loop(), asyncio.Semaphore(_CONCURRENCY)
         async with asyncio.TaskGroup() as looks:
             while True:
-                wait = await self._next_due()
-                await self._may_look.wait()
-                await asyncio.sleep(self._bucket.take(asyncio.get_running_loop().time()))
-                await self._free.acquire()
-                looks.create_task(self._look_at(wait))
+                await free.acquire()
+                await self._until_due()
+                await asyncio.sleep(self._bucket.take(loop.time()))
+                if due := self._pop_due():
+                    looks.create_task(self._look_at(due, free))
+                else:  # it has ended meanwhile
+                    free.release()
 
-    async def _next_due(self) -> ResponseWait:
-        loop = asyncio.get_running_loop()
+    async def _until_due(self) -> None:
         while True:
+            await self._may_look.wait()
             self._sooner.clear()
-            pause: float | None = None
-            while self._queue:
-                at, _, wait = self._queue[0]
-                if wait in self._waits and at == wait.look_at:
-                    pause = at - loop.time()
-                    break
-                heapq.heappop(self._queue)  # it has ended, or has another time by now
+            wait = self._next()
+            pause = None if wait is None else wait.look_at - asyncio.get_running_loop().time()
             if pause is not None and pause <= 0:
-                return heapq.heappop(self._queue)[2]
+                return
             try:
                 async with asyncio.timeout(pause):
                     await self._sooner.wait()
             except TimeoutError:
                 continue
 
+    def _pop_due(self) -> ResponseWait | None:
+        wait = self._next()
+        if wait is None or wait.look_at > asyncio.get_running_loop().time() or not self._may_look.is_set():
+            return None
+        heapq.heappop(self._queue)
+        wait.look_at = _UNDER_WAY
+        return wait
+
+    def _next(self) -> ResponseWait | None:
+        """The wait that is due next."""
+        while self._queue and not self._is_current(self._queue[0]):
+            heapq.heappop(self._queue)
+        return self._queue[0][2] if self._queue else None
+
     def _schedule(self, wait: ResponseWait, seconds: float) -> None:
         wait.look_at = asyncio.get_running_loop().time() + seconds
         heapq.heappush(self._queue, (wait.look_at, next(self._order), wait))
+        self._tidy()
         if self._queue[0][2] is wait:
             self._sooner.set()
 
+    def _tidy(self) -> None:
+        """Drop the entries that are no longer current, once they are the most."""
+        if len(self._queue) > 2 * len(self._waits):
+            self._queue = [entry for entry in self._queue if self._is_current(entry)]
+            heapq.heapify(self._queue)
+
+    def _is_current(self, entry: tuple[float, int, ResponseWait]) -> bool:
+        """Whether this says when to look next: the wait may have ended, or have another time by now."""
+        at, _, wait = entry
+        return wait in self._waits and at == wait.look_at
+
     def _interval(self, wait: ResponseWait) -> float:
-        if self._webhooks.arrives(wait.conn_id):
+        if wait.conn_id in self._webhooks.arriving:
             return max(wait.poll_interval, self._seldom)
         return wait.interval
 
-    async def _look_at(self, wait: ResponseWait) -> None:
+    async def _look_at(self, wait: ResponseWait, free: asyncio.Semaphore) -> None:
+        seen = "error"
         try:
             seen = "pending" if wait.over else await _look(wait)
         finally:
-            self._free.release()
+            free.release()
+            if not wait.over:
+                self._take_in(wait, seen)
+
+    def _take_in(self, wait: ResponseWait, seen: str) -> None:
         now = asyncio.get_running_loop().time()
         wait.missing_since = (wait.missing_since or now) if seen == "missing" else None
         if wait.missing_since is not None and now - wait.missing_since > GONE_AFTER:
@@ -147,6 +189,12 @@ class Poller:
             wait.end(seen)
 
 
+def _load_sdk() -> None:
+    """Import what a look needs. In a thread: it takes seconds, and would hold up every trigger of the process."""
+    for module in ("airflow.providers.openai.hooks.openai", "openai.resources.responses"):
+        import_module(module)
+
+
 async def _look(wait: ResponseWait) -> str:
     """Ask OpenAI once. The status of a response that has ended, or ``pending``, ``missing`` or ``error``."""
     import openai
@@ -154,6 +202,7 @@ async def _look(wait: ResponseWait) -> str:
     try:
         client = await shared_client(wait.conn_id)
         response = await client.responses.retrieve(wait.response_id, timeout=RETRIEVE_TIMEOUT)
+        return terminal_status(response, wait.response_id) or "pending"
     except openai.NotFoundError:
         return "missing"
     except openai.AuthenticationError:
@@ -163,4 +212,3 @@ async def _look(wait: ResponseWait) -> str:
     except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job
         log.warning("Looking at response %s failed: %s", wait.response_id, type(error).__name__)
         return "error"
-    return terminal_status(response, wait.response_id) or "pending"

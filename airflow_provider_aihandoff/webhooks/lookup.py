@@ -7,7 +7,9 @@ response id. Somebody else's: foreign. Gone: it stays in quarantine, for a perso
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.ledger import Ledger
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 log = logging.getLogger(__name__)
+
+#: The id of a job, or the number of a revision, as metadata names it.
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 def look_up(ledger: Ledger, webhook_id: str, client: OpenAI) -> InboxEntry:
@@ -55,18 +60,32 @@ def _retrieve(client: OpenAI, response_id: str) -> Any:
 
 
 def _find_owner(ledger: Ledger, entry: InboxEntry, response: Any) -> InboxEntry:
-    metadata: Mapping[str, str] = getattr(response, "metadata", None) or {}
-    job, revision, ledger_id = (metadata.get(name, "") for name in OWN_METADATA)
-    if ledger_id != ledger.ledger_id() or not (job.isdecimal() and revision.isdecimal()):
+    metadata = getattr(response, "metadata", None)
+    named = metadata if isinstance(metadata, Mapping) else {}
+    job, revision, ledger_id = (str(named.get(name, "")) for name in OWN_METADATA)
+    if ledger_id != ledger.ledger_id() or not (_NUMBER.fullmatch(job) and _NUMBER.fullmatch(revision)):
         whose = "another ledger" if ledger_id else "another application"
         return ledger.inbox.foreign(entry.webhook_id, note=f"its response belongs to {whose}")
     # The price of a completion window is only known for a request that the ledger holds: an orphan's is the full one.
     output = Output(response.status, usage=read_usage(response), cost_usd=price(response, {}))
     found = ledger.inbox.adopt(
-        entry.webhook_id, job_id=int(job), number=int(revision), output=output, actor=f"webhook:{entry.conn_id}"
+        entry.webhook_id,
+        job_id=int(job),
+        number=int(revision),
+        created_at=_created_at(response),
+        output=output,
+        actor=f"webhook:{entry.conn_id}",
     )
-    log.warning("The response %s was lost by job %s, and found: it is %s.", entry.response_id, job, found.disposition)
+    log.warning("The response %s names job %s, which did not know it: %s.", entry.response_id, job, found.disposition)
     return found
+
+
+def _created_at(response: Any) -> datetime | None:
+    """When OpenAI says that it created a response."""
+    try:
+        return datetime.fromtimestamp(response.created_at, UTC)
+    except (AttributeError, TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 def _record_cost(ledger: Ledger, entry: InboxEntry, response: Any) -> InboxEntry:
@@ -77,4 +96,5 @@ def _record_cost(ledger: Ledger, entry: InboxEntry, response: Any) -> InboxEntry
     for revision in ledger.record(entry.job_id).revisions:
         if revision.response_id == entry.response_id:
             record_cost(ledger, revision, response, actor=f"webhook:{entry.conn_id}")
-    return ledger.inbox.looked(entry.webhook_id, note="its cost is on the record", again=False)
+    note = "OpenAI names no usage" if read_usage(response) is None else "its cost is on the record"
+    return ledger.inbox.looked(entry.webhook_id, note=note, again=False)

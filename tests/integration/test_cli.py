@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from airflow.cli.cli_parser import get_parser
+from openai import OpenAI
 
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.ledger.inbox import Delivery
+from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
+from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import approve, ask, draft, effect_plan
 
 Airflow = Callable[..., str]
@@ -126,3 +130,96 @@ def test_what_does_not_exist_is_said_in_one_line(airflow: Airflow, on_ledger: Le
         airflow("jobs", "show", 4711)
     with pytest.raises(SystemExit, match="no effect 4711"):
         airflow("effects", "show", 4711)
+
+
+def receive(ledger: Ledger, webhook_id: str, response_id: str | None) -> None:
+    body = {"type": "response.completed", "data": {"id": response_id}}
+    ledger.inbox.receive(Delivery(webhook_id, "openai_default", "response.completed", response_id, body))
+
+
+class TestInbox:
+    @pytest.fixture
+    def client(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAI]:
+        with OpenAIStandIn(delay_seconds=0).serve() as running:
+            connection = {"conn_type": "openai", "password": "sk-any", "host": running.base_url}
+            monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(connection))
+            with OpenAI(base_url=running.base_url, api_key="sk-any") as client:
+                yield client
+
+    def test_webhooks_are_listed_by_what_became_of_them(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        receive(on_ledger, "wh_1", "resp_unknown")
+        draft(on_ledger)
+        receive(on_ledger, "wh_2", "resp_1")
+        listed = json.loads(airflow("inbox", "list", "--disposition", "quarantined", "-o", "json"))
+        assert [(row["webhook_id"], row["response_id"]) for row in listed] == [("wh_1", "resp_unknown")]
+        assert len(json.loads(airflow("inbox", "list", "-o", "json"))) == 2
+        assert len(json.loads(airflow("inbox", "list", "--limit", "1", "-o", "json"))) == 1
+
+    def test_one_is_shown_with_its_body(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        receive(on_ledger, "wh_1", "resp_unknown")
+        shown = airflow("inbox", "show", "wh_1")
+        for part in ("webhook_id: wh_1", "disposition: quarantined", "id: resp_unknown"):
+            assert part in shown
+
+    def test_one_is_looked_at_anew_and_openai_is_asked(
+        self, airflow: Airflow, on_ledger: Ledger, client: OpenAI
+    ) -> None:
+        receive(on_ledger, "wh_1", client.responses.create(model="gpt-5.2", input="x", background=True).id)
+        on_ledger.inbox.discard("wh_1", actor="user:bob", why="a mistake")
+        said = airflow("inbox", "replay", "wh_1")
+        assert "wh_1 is foreign (its response belongs to another application)" in said
+        assert on_ledger.inbox.read("wh_1").disposition is Disposition.FOREIGN
+
+    def test_one_that_openai_does_not_know_is_asked_about_again(
+        self, airflow: Airflow, on_ledger: Ledger, client: OpenAI
+    ) -> None:
+        receive(on_ledger, "wh_1", "resp_nowhere")
+        assert "asked about it again after" in airflow("inbox", "replay", "wh_1")
+
+    def test_it_is_said_when_openai_is_not_asked_any_more(
+        self, airflow: Airflow, on_ledger: Ledger, client: OpenAI, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airflow_provider_aihandoff.ledger.inbox.LOOK_AFTER", (2,))
+        receive(on_ledger, "wh_1", "resp_nowhere")
+        assert "not asked about it any more" in airflow("inbox", "replay", "wh_1")
+
+    def test_one_that_has_done_its_work_is_not_looked_at_again(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        draft(on_ledger)
+        receive(on_ledger, "wh_1", "resp_1")
+        with pytest.raises(SystemExit, match="cannot be replayed"):
+            airflow("inbox", "replay", "wh_1")
+
+    def test_a_person_says_that_one_means_nothing(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        receive(on_ledger, "wh_1", None)
+        assert "discarded" in airflow("inbox", "discard", "wh_1", "--why", "a test of ours")
+        entry = on_ledger.inbox.read("wh_1")
+        assert (entry.disposition, entry.note) == (Disposition.DISCARDED, "user:cli:carol: a test of ours")
+
+    @pytest.mark.parametrize(
+        ("words", "left"),
+        [((), {"wh_now", "wh_9"}), (("--older-than-days", "8"), {"wh_now"}), (("--older-than-days", "10"), None)],
+    )
+    def test_old_ones_are_removed(
+        self, airflow: Airflow, on_ledger: Ledger, conninfo: dict[str, Any], words: Any, left: Any
+    ) -> None:
+        draft(on_ledger)
+        for webhook_id in ("wh_now", "wh_9", "wh_31"):
+            receive(on_ledger, webhook_id, "resp_1")
+        with psycopg.connect(**conninfo) as connection:
+            for days in (9, 31):
+                connection.execute(
+                    "UPDATE aihandoff.inbox SET received_at = received_at - %s * interval '1 day' "
+                    "WHERE webhook_id = %s",
+                    [days, f"wh_{days}"],
+                )
+        airflow("inbox", "prune", *words)
+        kept = {entry.webhook_id for entry in on_ledger.inbox.entries()}
+        assert kept == (left or {"wh_now", "wh_9"})
+
+    def test_none_is_removed_that_could_come_again(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        with pytest.raises(SystemExit, match="at least 345600 seconds"):
+            airflow("inbox", "prune", "--older-than-days", "3.9")
+
+    def test_what_does_not_exist_is_said_in_one_line(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        with pytest.raises(SystemExit, match="no webhook wh_0"):
+            airflow("inbox", "show", "wh_0")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.ledger.inbox import Delivery
 from airflow_provider_aihandoff.states import JobState
 from demo.postgres import URL_VARIABLE, Postgres
 from tests.factories import approve, ask, draft, effect_plan
@@ -47,6 +49,11 @@ def test_the_documented_privileges_are_enough_and_no_more(postgres: Postgres) ->
             claim = ledger.effects.claim(job.job_id, effect_plan(name), repeatable=False, actor="test")
             ledger.effects.confirm(claim, external_id=name, result={}, actor="test")
         assert ledger.record(job.job_id).job.state is JobState.COMPLETED
+        event = {"type": "response.completed", "data": {"id": "resp_1"}}
+        ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", "resp_1", event))
+        ledger.inbox.receive(Delivery("wh_2", "openai_default", "response.completed", "resp_2", event))
+        ledger.inbox.discard("wh_2", actor="alice", why="a test")
+        assert ledger.inbox.prune(timedelta(0)) == 2
     for refused in (
         "DELETE FROM aihandoff.jobs",
         "DELETE FROM aihandoff.decisions",

@@ -9,6 +9,7 @@ from airflow_provider_aihandoff.states import (
     JOB_TRANSITIONS,
     TERMINAL_JOB_STATES,
     TOUCHED_EFFECT_STATES,
+    WAKING_JOB_EVENTS,
     EffectEvent,
     EffectState,
     JobEvent,
@@ -124,6 +125,14 @@ def test_nothing_is_claimed_before_it_is_approved() -> None:
 def test_only_a_stored_output_a_decision_or_a_replaced_plan_leads_to_approved() -> None:
     into = {(state, event) for (state, event), to in JOB_TRANSITIONS.items() if to is S.APPROVED and state is not to}
     assert into == {(S.RUNNING, E.OUTPUT_ACCEPTED), (S.REVIEW, E.APPROVED), (S.APPLYING, E.PLANNED)}
+
+
+def test_whoever_waits_for_a_response_or_a_decision_is_woken_by_whatever_may_end_that_wait() -> None:
+    moves = {event for state in (S.RUNNING, S.REVIEW) for event, to in MOVES[state].items() if to is not state}
+    assert moves | {E.RESPONSE_ENDED} <= WAKING_JOB_EVENTS
+    # What is written while a request is sent, or an effect, comes often, and ends nobody's wait.
+    assert WAKING_JOB_EVENTS.isdisjoint({E.CREATED, E.ATTACHED, E.SUBMITTED, E.OUTPUT_LATE, *STAYS[S.APPLYING]})
+    assert WAKING_JOB_EVENTS.isdisjoint(STAYS[S.QUEUED] - {E.REVISED})
 
 
 def test_every_event_is_valid_somewhere_except_the_first() -> None:

@@ -5,25 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import psycopg
 import pytest
+from alembic import command
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from airflow_provider_aihandoff.errors import LedgerSchemaError
 from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.ledger.history import GENESIS, event_hash, first_break
+from airflow_provider_aihandoff.ledger.inbox import Delivery
 from airflow_provider_aihandoff.ledger.records import (
     Approval,
     DeciderKind,
     Decision,
     Effect,
     Event,
+    InboxEntry,
     Job,
+    OnTimeout,
     Revision,
     Verdict,
 )
-from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.states import Disposition, EffectState, JobState, RevisionState
 from demo.postgres import Postgres
 
 CATALOGS = {
@@ -46,6 +53,43 @@ CATALOGS = {
 }
 
 
+TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events")
+
+#: A job that runs, and one of everything else, as the first release wrote them. Its history is of one line.
+_LINE = Event(
+    job_id=1,
+    seq=1,
+    at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+    actor="task:publishing/manual__1/draft#1",
+    event="submitted",
+    from_state="queued",
+    to_state="running",
+    reason=None,
+    detail={"revision": 1},
+    previous_hash=GENESIS,
+    hash="",
+)
+ROWS_OF_0001 = f"""
+    INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
+        max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq, event_hash,
+        created_at, updated_at)
+    VALUES ('publishing', 'post:kettle', 'running', '{{"b": 1, "a": "\\u0000"}}', 'digest', 'alice', '{{}}', 'required',
+        3, 1, 'publishing', 'manual__1', 'draft', -1, 'ti-1', 1, 1, '{event_hash(_LINE)}', now(), now());
+    INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline,
+        submissions, response_id, response_status, created_at)
+    VALUES (1, 1, 'model', 'running', 'openai_default', '{{}}', 'digest', now(), 1, 'resp_1', 'queued', now());
+    INSERT INTO aihandoff.decisions (job_id, revision, verdict, digest, decided_by, decided_by_kind, created_at)
+    VALUES (1, 1, 'request changes', 'digest', 'bob', 'user', now());
+    INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest,
+        created_at, updated_at)
+    VALUES (1, 1, 'publish', 0, 'http', 'aih-1', 'void', '{{}}', 'digest', now(), now());
+    INSERT INTO aihandoff.inbox (webhook_id, conn_id, event_type, body, disposition, received_at, updated_at)
+    VALUES ('wh_0', 'openai_default', 'batch.completed', '{{}}', 'ignored', now(), now());
+    INSERT INTO aihandoff.events (job_id, seq, at, actor, event, from_state, to_state, detail, previous_hash, hash)
+    VALUES (1, 1, '{_LINE.at.isoformat()}', '{_LINE.actor}', 'submitted', 'queued', 'running', '{{"revision": 1}}',
+        '{GENESIS}', '{event_hash(_LINE)}')"""  # noqa: S608
+
+
 def catalogs(conninfo: Mapping[str, Any]) -> dict[str, list[Any]]:
     with psycopg.connect(**conninfo) as connection:
         return {name: sorted(connection.execute(query).fetchall(), key=repr) for name, query in CATALOGS.items()}
@@ -54,6 +98,25 @@ def catalogs(conninfo: Mapping[str, Any]) -> dict[str, list[Any]]:
 def run(conninfo: Mapping[str, Any], statement: str) -> None:
     with psycopg.connect(**conninfo) as connection:
         connection.execute(statement)
+
+
+def rows(conninfo: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """All that a ledger holds."""
+    with psycopg.connect(**conninfo, row_factory=dict_row) as connection:
+        return {
+            table: connection.execute(sql.SQL("SELECT * FROM aihandoff.{}").format(sql.Identifier(table))).fetchall()
+            for table in TABLES
+        }
+
+
+def upgrade_to(conninfo: Mapping[str, Any], version: str) -> None:
+    """Make a ledger as an older release left it."""
+    with schema._sqlalchemy_connection(conninfo) as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        connection.exec_driver_sql("CREATE SCHEMA aihandoff")
+        command.upgrade(config, version)
+        connection.commit()
 
 
 class TestUpgrade:
@@ -73,6 +136,29 @@ class TestUpgrade:
         assert schema.upgrade(empty_conninfo) == (head, head)
         with Ledger(empty_conninfo) as ledger:
             assert ledger.ledger_id() == ledger_id
+
+    def test_an_upgrade_from_the_first_release_keeps_what_the_ledger_holds_and_goes_on_with_it(
+        self, empty_conninfo: dict[str, Any]
+    ) -> None:
+        upgrade_to(empty_conninfo, "0001")
+        run(empty_conninfo, ROWS_OF_0001)
+        before = rows(empty_conninfo)
+        assert len(before) == len(TABLES)
+        assert all(before.values())
+        assert schema.upgrade(empty_conninfo) == ("0001", schema.head_version())
+        after = rows(empty_conninfo)
+        for table, kept in before.items():
+            assert [{name: row[name] for name in kept[0]} for row in after[table]] == kept
+        assert after["jobs"][0]["review_on_timeout"] is None
+        assert [(row["looks"], row["look_at"], row["note"]) for row in after["inbox"]] == [(0, None, None)]
+        with Ledger(empty_conninfo) as ledger:
+            ledger.check_schema()
+            job = ledger.record(1).job
+            assert first_break(ledger.record(1).events, job) is None
+            event = {"type": "response.completed", "data": {"id": "resp_1"}}
+            delivery = Delivery("wh_1", "openai_default", "response.completed", "resp_1", event)
+            assert ledger.inbox.receive(delivery).entry.disposition is Disposition.APPLIED
+            assert first_break(ledger.record(1).events, ledger.job(1)) is None
 
     def test_two_upgrades_at_once_make_one_ledger(self, empty_conninfo: dict[str, Any]) -> None:
         with ThreadPoolExecutor(2) as threads:
@@ -137,10 +223,12 @@ class TestStrictness:
         [
             ("jobs", "state", [state.value for state in JobState]),
             ("jobs", "approval", get_args(Approval)),
+            ("jobs", "review_on_timeout", get_args(OnTimeout)),
             ("revisions", "state", [state.value for state in RevisionState]),
             ("effects", "state", [state.value for state in EffectState]),
             ("decisions", "verdict", get_args(Verdict)),
             ("decisions", "decided_by_kind", get_args(DeciderKind)),
+            ("inbox", "disposition", [disposition.value for disposition in Disposition]),
         ],
     )
     def test_a_column_takes_exactly_the_values_that_the_code_knows(
@@ -162,7 +250,14 @@ class TestStrictness:
 
     @pytest.mark.parametrize(
         ("record", "table"),
-        [(Job, "jobs"), (Revision, "revisions"), (Decision, "decisions"), (Effect, "effects"), (Event, "events")],
+        [
+            (Job, "jobs"),
+            (Revision, "revisions"),
+            (Decision, "decisions"),
+            (Effect, "effects"),
+            (InboxEntry, "inbox"),
+            (Event, "events"),
+        ],
     )
     def test_a_record_has_the_columns_of_its_table(self, conninfo: dict[str, Any], record: type, table: str) -> None:
         columns = {row[1] for row in catalogs(conninfo)["columns"] if row[0] == table}

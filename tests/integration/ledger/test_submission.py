@@ -10,6 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 
 from airflow_provider_aihandoff.attachment import Attachment
@@ -28,6 +29,7 @@ from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.ledger.submission import Intent
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.integration.ledger.inboxes import adopt, deliver
 
 T = TypeVar("T")
 OVER = timedelta(0)
@@ -262,6 +264,79 @@ class TestIntent:
         ledger.submission.open(job_spec(input=OTHER_INPUT))
         with pytest.raises(InputChanged, match="revision 1 was replaced by 2"):
             intend(ledger, job, number=1)
+
+
+class TestOrphanWait:
+    """A request whose answer was lost: a webhook may bring its response, and so long nobody sends another."""
+
+    WAIT = timedelta(seconds=30)
+
+    def waiting(self, ledger: Ledger, job: Job) -> Intent:
+        return ledger.submission.intend(job.job_id, 1, actor="test", lease=LEASE, orphan_wait=self.WAIT)
+
+    def end_the_wait(self, conninfo: dict[str, Any]) -> None:
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp()")
+
+    def expired(self, ledger: Ledger, job: Job) -> None:
+        assert intend(ledger, job, OVER).token is not None
+        intent = self.waiting(ledger, job)
+        assert intent.token is None
+        assert intent.wait == self.WAIT.total_seconds()
+
+    def lost(self, ledger: Ledger, job: Job) -> None:
+        token = intend(ledger, job).token
+        assert token is not None
+        ledger.submission.submission_lost(
+            job.job_id, 1, token=token, actor="test", reason="time-out", orphan_wait=self.WAIT
+        )
+
+    @pytest.mark.parametrize("how", ["expired", "lost"])
+    def test_it_is_counted_once_and_nobody_may_send_until_the_wait_is_over(
+        self, ledger: Ledger, conninfo: dict[str, Any], how: str
+    ) -> None:
+        job = ledger.submission.open(job_spec()).job
+        getattr(self, how)(ledger, job)
+        for _ in range(3):
+            intent = self.waiting(ledger, job)
+            assert intent.token is None
+            assert 0 < intent.wait <= self.WAIT.total_seconds()
+        assert intend(ledger, job).token is None
+        self.end_the_wait(conninfo)
+        intent = self.waiting(ledger, job)
+        assert intent.token is not None
+        assert (intent.revision.submissions, intent.revision.unknown_submissions) == (2, 1)
+        assert events(ledger, job).count("submit unknown") == 1
+
+    @pytest.mark.parametrize("how", ["expired", "lost"])
+    def test_the_second_one_is_waited_for_too_and_then_the_job_fails(
+        self, ledger: Ledger, conninfo: dict[str, Any], how: str
+    ) -> None:
+        job = ledger.submission.open(job_spec()).job
+        for _ in range(2):
+            getattr(self, how)(ledger, job)
+            self.end_the_wait(conninfo)
+        with pytest.raises(JobFailed, match="two requests may have been accepted"):
+            self.waiting(ledger, job)
+        assert revision(ledger, job).unknown_submissions == 2
+
+    @pytest.mark.parametrize("how", ["expired", "lost"])
+    def test_the_wait_ends_as_soon_as_the_response_is_found(self, ledger: Ledger, how: str) -> None:
+        job = ledger.submission.open(job_spec()).job
+        getattr(self, how)(ledger, job)
+        deliver(ledger)
+        adopt(ledger, job.job_id)
+        intent = self.waiting(ledger, job)
+        assert (intent.token, intent.wait, intent.revision.state) == (None, 0.0, RevisionState.RUNNING)
+        assert (intent.revision.submissions, intent.revision.unknown_submissions) == (1, 0)
+
+    def test_a_job_that_was_cancelled_or_replaced_meanwhile_is_not_waited_for(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        self.expired(ledger, job)
+        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+        with pytest.raises(JobCancelled):
+            self.waiting(ledger, job)
+        assert revision(ledger, job).unknown_submissions == 1
 
 
 class TestResponse:

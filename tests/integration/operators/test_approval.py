@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +20,10 @@ from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.policies import Approve, AskPerson
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import EffectState, JobState
-from airflow_provider_aihandoff.triggers import approval as trigger_module
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from tests import factories
 from tests.factories import effect_plan, in_an_hour
-from tests.integration.operators.conftest import Model, RunDag
+from tests.integration.operators.conftest import Model, RunDag, postgres_connection
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.target import Answer, Target
 from tests.integration.operators.tasks import NOTE, Policy, ask, publish, store
@@ -327,7 +327,6 @@ class TestTrigger:
                 "ledger_conn_id": "aihandoff_ledger",
                 "deadline": in_an_hour().isoformat(),
                 "not_before": datetime.now(UTC).isoformat(),
-                "poll_interval": 0.01,
             }
             return ApprovalTrigger(**{**kwargs, **changes})
 
@@ -369,21 +368,26 @@ class TestTrigger:
         assert datetime.now(UTC) >= not_before
 
     async def test_a_ledger_that_cannot_be_reached_is_waited_for(
-        self, trigger: Callable[..., ApprovalTrigger], monkeypatch: pytest.MonkeyPatch
+        self,
+        trigger: Callable[..., ApprovalTrigger],
+        conninfo: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        shared, looks = trigger_module.shared_ledger_async, []
-
-        async def unreachable_at_first(conn_id: str) -> Ledger:
-            looks.append(conn_id)
-            if len(looks) <= 2:
-                raise ConnectionError("no ledger")
-            return await shared(conn_id)
-
-        monkeypatch.setattr(trigger_module, "shared_ledger_async", unreachable_at_first)
         waiting = trigger(digest="of another plan")
+        with socket.socket() as bound:  # it does not listen
+            bound.bind(("127.0.0.1", 0))
+            nobody = postgres_connection(conninfo, port=bound.getsockname()[1])
+            monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", nobody)
+            running = asyncio.create_task(self.events(waiting))
+            async with asyncio.timeout(30):
+                while "cannot be followed" not in caplog.text:  # noqa: ASYNC110  a log is no event
+                    await asyncio.sleep(0.01)
+        assert not running.done()
 
-        assert await self.events(waiting) == [{"job_id": waiting.job_id}]
-        assert len(looks) == 3
+        monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(conninfo))
+
+        assert await running == [{"job_id": waiting.job_id}]
 
     def test_it_survives_serialization(self, trigger: Callable[..., ApprovalTrigger]) -> None:
         path, kwargs = trigger().serialize()

@@ -18,11 +18,14 @@ from openai import OpenAI
 from airflow_provider_aihandoff.errors import InputChanged, JobCancelled, JobFailed, LedgerUnavailable
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.connection import LedgerConnection, _BrokenAtCommit
+from airflow_provider_aihandoff.ledger.inbox import Delivery
 from airflow_provider_aihandoff.ledger.records import Job, Revision
 from airflow_provider_aihandoff.responses import submit as submit_module
+from airflow_provider_aihandoff.responses.request import submission
 from airflow_provider_aihandoff.responses.submit import SUBMIT_TRIES, NotSubmitted, submit
-from airflow_provider_aihandoff.states import JobState, RevisionState
+from airflow_provider_aihandoff.states import Disposition, JobState, RevisionState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.webhooks.lookup import look_up
 from tests.factories import LEASE, in_an_hour, job_spec
 
 _numbers = itertools.count(1)
@@ -241,6 +244,90 @@ class TestUnknown:
         assert stand_in.responses().creates == 1
         assert events(ledger, job).count("submit intended") == 2
         assert events(ledger, job).count("submit refused") == 1
+
+
+class TestOrphan:
+    """The answer to a request was lost, and a webhook may still bring its response."""
+
+    WAIT = timedelta(seconds=30)
+
+    def orphans(self, stand_in: OpenAIStandIn) -> list[str]:
+        return [report.response["id"] for report in stand_in.responses().responses]
+
+    @pytest.mark.parametrize("fault", ["timeout_after_accept", "drop_after_accept"])
+    def test_it_is_found_by_its_webhook_and_there_is_one_response_and_one_bill(
+        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, send: Send, fault: str
+    ) -> None:
+        job = open_job(ledger, f"create={fault} delay=0")
+        looks: list[Disposition] = []
+
+        def deliver_and_look(_: float) -> None:
+            [response_id] = self.orphans(stand_in)
+            event = {"type": "response.completed", "data": {"id": response_id}}
+            ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", response_id, event))
+            looks.append(look_up(ledger, "wh_1", client.with_options(max_retries=0)).disposition)
+
+        revision = send(job, orphan_wait=self.WAIT, sleep=deliver_and_look)
+        assert looks == [Disposition.APPLIED]
+        assert stand_in.responses().creates == 1
+        assert [revision.response_id] == self.orphans(stand_in)
+        assert (revision.state, revision.response_status) == (RevisionState.RUNNING, "completed")
+        assert (revision.submissions, revision.unknown_submissions) == (1, 0)
+        assert events(ledger, job).count("submit intended") == 1
+        assert "output late" not in events(ledger, job)
+
+    def test_the_response_of_an_attempt_that_died_is_found_too(
+        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, send: Send
+    ) -> None:
+        job = open_job(ledger, "delay=0")
+        ledger.submission.intend(job.job_id, 1, actor="died", lease=timedelta(0))
+        body = submission(
+            ledger.revision(job.job_id, 1).request, job_id=job.job_id, revision=1, ledger_id=ledger.ledger_id()
+        )
+        response_id = client.responses.create(**body).id
+
+        def deliver_and_look(_: float) -> None:
+            event = {"type": "response.completed", "data": {"id": response_id}}
+            ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", response_id, event))
+            look_up(ledger, "wh_1", client)
+
+        revision = send(job, orphan_wait=self.WAIT, sleep=deliver_and_look)
+        assert (revision.response_id, revision.unknown_submissions) == (response_id, 0)
+        assert stand_in.responses().creates == 1
+
+    def test_without_a_webhook_it_is_waited_for_and_the_request_is_sent_once_more(
+        self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, conninfo: dict[str, Any]
+    ) -> None:
+        job = open_job(ledger, "create=drop_after_accept")
+        slept: list[float] = []
+
+        def wait(seconds: float) -> None:
+            slept.append(seconds)
+            assert stand_in.responses().creates == 1
+            if len(slept) == 3:
+                with psycopg.connect(**conninfo) as connection:
+                    connection.execute("UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp()")
+
+        revision = send(job, orphan_wait=self.WAIT, sleep=wait)
+        assert len(slept) == 3
+        assert slept[1:] == [1.0, 1.0]
+        assert (revision.submissions, revision.unknown_submissions) == (2, 1)
+        assert revision.response_id == self.orphans(stand_in)[1]
+
+    def test_a_webhook_that_comes_after_the_wait_leaves_the_orphan_s_cost_on_the_record(
+        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, send: Send
+    ) -> None:
+        job = open_job(ledger, "create=drop_after_accept delay=0")
+        revision = send(job)
+        orphan = self.orphans(stand_in)[0]
+        event = {"type": "response.completed", "data": {"id": orphan}}
+        ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", orphan, event))
+        assert look_up(ledger, "wh_1", client).disposition is Disposition.LATE
+        record = ledger.record(job.job_id)
+        assert record.revision == revision
+        assert record.events[-1].detail["response_id"] == orphan
+        assert record.events[-1].detail["usage"]["output_tokens"] > 0
+        assert float(record.events[-1].detail["cost_usd"]) > 0
 
 
 class TestMeanwhile:

@@ -1,0 +1,80 @@
+"""What the commands share: how they end, open the ledger, name who gave them, and print rows."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import yaml
+from airflow.cli.simple_table import AirflowConsole
+from airflow.providers.common.compat.sdk import AirflowException
+from airflow.utils.cli import suppress_logs_and_warning
+from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+from pydantic_core import to_jsonable_python
+
+from airflow_provider_aihandoff.errors import HandoffError
+from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.ledger import Ledger
+
+Command = Callable[[Namespace], None]
+
+_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
+
+
+def command(function: Command) -> Command:
+    """End with one line and the exit code 1 where the command cannot do what it was asked for."""
+
+    @wraps(function)
+    def run(args: Namespace) -> None:
+        try:
+            with _connections_of_the_database():
+                function(args)
+        except (HandoffError, AirflowException, ValueError) as error:
+            sys.exit(f"aihandoff: {error}")
+
+    wrapped: Command = suppress_logs_and_warning(providers_configuration_loaded(run))
+    return wrapped
+
+
+@contextmanager
+def _connections_of_the_database() -> Iterator[None]:
+    """Find connections in Airflow's database too, as Airflow's own commands do; without it, only elsewhere."""
+    before = os.environ.get(_CONTEXT)
+    os.environ[_CONTEXT] = "server"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_CONTEXT]
+        else:
+            os.environ[_CONTEXT] = before
+
+
+@contextmanager
+def open_ledger(args: Namespace) -> Iterator[Ledger]:
+    """The ledger that the command is about."""
+    with LedgerHook(args.conn_id).get_conn() as ledger:
+        yield ledger
+
+
+def who() -> str:
+    """The person at the terminal, as the operating system knows them."""
+    return f"cli:{getpass.getuser()}"
+
+
+def print_rows(rows: list[dict[str, Any]], output: str) -> None:
+    """Print rows; as JSON or YAML with the types that they have, which Airflow's console makes texts of."""
+    data = to_jsonable_python(rows)
+    if output == "json":
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
+    else:
+        AirflowConsole().print_as(data=data, output=output)

@@ -1,0 +1,70 @@
+"""`airflow aihandoff inbox`: the webhooks that came, and what became of each."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from datetime import timedelta
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows, who
+from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.ledger.records import InboxEntry
+from airflow_provider_aihandoff.reconciliation import check_retention
+from airflow_provider_aihandoff.states import Disposition
+from airflow_provider_aihandoff.webhooks.lookup import look_up
+
+
+@command
+def inbox_list(args: Namespace) -> None:
+    """List webhooks, newest first."""
+    with open_ledger(args) as ledger:
+        entries = ledger.inbox.entries(dispositions=args.disposition, limit=args.limit)
+    names = ("webhook_id", "received_at", "event_type", "response_id", "disposition", "job_id", "deliveries", "note")
+    print_rows([{name: getattr(entry, name) for name in names} for entry in entries], args.output)
+
+
+@command
+def inbox_show(args: Namespace) -> None:
+    """Show all that is known of a webhook."""
+    with open_ledger(args) as ledger:
+        entry = ledger.inbox.read(args.webhook_id)
+    print_rows([asdict(entry)], "yaml" if args.output == "table" else args.output)
+
+
+@command
+def inbox_replay(args: Namespace) -> None:
+    """Look at a webhook anew, and ask OpenAI about its response."""
+    with open_ledger(args) as ledger, clients() as client_for:
+        entry = ledger.inbox.replay(args.webhook_id, actor=f"user:{who()}")
+        if entry.look_at is not None:
+            entry = look_up(ledger, entry.webhook_id, client_for(entry.conn_id))
+    print(_became(entry))
+
+
+@command
+def inbox_discard(args: Namespace) -> None:
+    """Record that a webhook in quarantine means nothing."""
+    with open_ledger(args) as ledger:
+        entry = ledger.inbox.discard(args.webhook_id, actor=f"user:{who()}", why=args.why)
+    print(_became(entry))
+
+
+@command
+def inbox_prune(args: Namespace) -> None:
+    """Remove old webhooks, except those in quarantine."""
+    days = args.older_than_days
+    retention = settings.seconds("inbox_retention") if days is None else timedelta(days=days)
+    with open_ledger(args) as ledger:
+        removed = ledger.inbox.prune(check_retention(retention))
+    print(f"Removed {removed} webhooks that were received more than {retention.total_seconds() / 86400:g} days ago.")
+
+
+def _became(entry: InboxEntry) -> str:
+    said = f"Webhook {entry.webhook_id} is {entry.disposition}"
+    said += f" ({entry.note})." if entry.note else "."
+    if entry.job_id is not None:
+        said += f" It speaks of job {entry.job_id}."
+    if entry.look_at is not None:
+        return f"{said} OpenAI is asked about it again after {entry.look_at.isoformat(timespec='seconds')}."
+    return f"{said} OpenAI is not asked about it any more." if entry.disposition is Disposition.QUARANTINED else said

@@ -1,0 +1,74 @@
+"""The operator that looks after what nobody waits for any more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.operators.jobs import RETRIES, RETRY_DELAY, task_states
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class ReconcileOperator(BaseOperator):
+    """Find what nobody waits for any more, and take the one next step for each.
+
+    Responses whose task is gone, requests whose answer was lost, deadlines that passed, reviews whose time is over, and
+    webhooks that nobody could place; and it removes old webhooks from the inbox. What it does to a job is in the job's
+    history. The log names each finding, and what only a person can do.
+
+    **Retry, clear, two at once**: safe. Each step looks again at what it was decided on, and does nothing where that
+    has changed.
+
+    **Kill**: what was done until then is recorded; the next run goes on.
+
+    A step that fails is reported, and taken again by the next run; the task succeeds. It fails when the ledger cannot
+    be reached.
+
+    The XCom counts the findings by kind, and how many ``failed``.
+
+    :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id`` (templated).
+    """
+
+    template_fields: Sequence[str] = ("ledger_conn_id",)
+    ui_color = "#eeeeee"
+
+    def __init__(
+        self,
+        *,
+        ledger_conn_id: str | None = None,
+        retries: int | None = RETRIES,
+        retry_delay: timedelta | float = RETRY_DELAY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
+        self.ledger_conn_id = ledger_conn_id
+
+    def execute(self, context: Context) -> dict[str, int]:
+        """Look once, and take every step that is due."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.hooks.openai import clients
+        from airflow_provider_aihandoff.reconciliation import reconcile
+
+        def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
+            return context["ti"].get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
+
+        with LedgerHook(self.ledger_conn_id).get_conn() as ledger, clients() as client_for:
+            findings = reconcile(
+                ledger,
+                client_for=client_for,
+                states_of=partial(task_states, ask=ask),
+                inbox_retention=settings.seconds("inbox_retention"),
+            )
+        counts = Counter(finding.kind for finding in findings)
+        if failed := sum(finding.failed for finding in findings):
+            counts["failed"] = failed
+            self.log.warning("%s of %s findings could not be settled; the next run tries again.", failed, len(findings))
+        return dict(counts)

@@ -1,0 +1,60 @@
+"""The receiver of webhooks as it is, but for the ledger: it reads, verifies and answers. For `webhook_ingest`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from airflow_provider_aihandoff.ledger.inbox import Delivery, Receipt
+from airflow_provider_aihandoff.ledger.records import InboxEntry
+from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
+from airflow_provider_aihandoff.plugins.app import build_receiver
+from airflow_provider_aihandoff.plugins.webhooks import Receiver
+from airflow_provider_aihandoff.states import Disposition
+from airflow_provider_aihandoff.webhooks.intake import Intake
+
+
+class NoLedger(Intake):
+    """Takes every delivery, and keeps none."""
+
+    async def receive(self, delivery: Delivery) -> Receipt:
+        """Say that it was applied."""
+        now = datetime.now(UTC)
+        entry = InboxEntry(
+            **asdict(delivery),
+            disposition=Disposition.APPLIED,
+            job_id=None,
+            deliveries=1,
+            received_at=now,
+            updated_at=now,
+            looks=0,
+            look_at=None,
+            note=None,
+        )
+        return Receipt(entry, repeated=False)
+
+    async def check(self) -> None:
+        """There is nothing that could be away."""
+
+
+def _no_ledger() -> None:
+    raise RuntimeError("this receiver has no ledger")
+
+
+def main() -> None:
+    """Serve on 127.0.0.1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    receiver = Receiver(["openai_default"])
+    receiver._intake = NoLedger(_no_ledger)  # type: ignore[arg-type]
+    app = Starlette(routes=[Mount(URL_PREFIX, app=build_receiver(receiver))])
+    uvicorn.run(app, port=parser.parse_args().port, log_level="error", access_log=False, lifespan="off", ws="none")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""How many webhooks a second are verified, recorded and correlated, over HTTP, in a small ledger and in a large one.
+
+Run it with `.venv/bin/python -m benchmarks.webhook_ingest [jobs in the small ledger] [jobs in the large one]`. The
+server is `airflow aihandoff webhooks serve`, one process; PostgreSQL is the one from the wheel, with its durable
+defaults; the load comes over 16 connections from this process. Beside it, in the same run: the same server without a
+ledger, and the same rows written without a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import psycopg
+from standardwebhooks.webhooks import Webhook
+
+from airflow_provider_aihandoff.ledger import schema
+from benchmarks.ledger_rows import fill
+from demo.airflow_stack import postgres_connection
+from demo.guardian import descendants
+from demo.ports import free_port
+from demo.postgres import Postgres, open_postgres
+from demo.processes import ProcessSpec, Supervisor, environment, python
+from demo.waiting import wait_until
+
+CONNECTIONS = 16
+WEBHOOKS = 5_000
+SECRET = f"whsec_{b64encode(os.urandom(32)).decode()}"
+PATH = "/aihandoff/webhooks/openai/openai_default"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of the load brought.
+
+    :param cpu: seconds of CPU by who used them.
+    """
+
+    name: str
+    seconds: float
+    latencies: list[float]
+    cpu: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Webhooks a second."""
+        return len(self.latencies) / self.seconds
+
+    @property
+    def line(self) -> str:
+        """One line of the table."""
+        p50, p99 = statistics.median(self.latencies), statistics.quantiles(self.latencies, n=100)[98]
+        cpu = ", ".join(f"{who} {1000 * seconds / len(self.latencies):.2f}" for who, seconds in self.cpu.items())
+        return f"{self.name:38} {self.rate:8.0f} {1000 * p50:8.1f} {1000 * p99:8.1f}   {cpu}"
+
+
+def main() -> None:
+    """Measure, and print rates, latencies, and where the CPU went."""
+    sizes = [int(argument) for argument in sys.argv[1:3]] or [1_000, 1_000_000]
+    with tempfile.TemporaryDirectory() as folder:
+        postgres = open_postgres(Path(folder) / "postgres")
+        postgres.start()
+        try:
+            results = [bare_answers(Path(folder))]
+            for size in sizes:
+                name = f"ledger_{size}"
+                postgres.create_database(name)
+                schema.upgrade(postgres.connection_kwargs(name))
+                with postgres.connect(name) as connection:
+                    fill(connection, size, running=WEBHOOKS, prefixes=("bare", "warm", "run"))
+                results += [bare_rows(postgres, name, size), ingest(Path(folder), postgres, name, size)]
+        finally:
+            postgres.destroy()
+    report(results)
+
+
+def report(results: list[Result]) -> None:
+    """Print the table, and the ratios that count."""
+    head = f"{WEBHOOKS} webhooks, {CONNECTIONS} connections"
+    print(f"{head:38} {'a second':>8} {'p50 ms':>8} {'p99 ms':>8}   CPU ms a webhook")
+    for result in results:
+        print(result.line)
+    answers, rows_small, small, _, large = results
+    print(f"large ledger / small ledger, time a webhook    {small.rate / large.rate:5.2f}")
+    print(f"share of the same server without a ledger      {small.rate / answers.rate:5.0%}")
+    print(f"share of the same rows without a server        {small.rate / rows_small.rate:5.0%}")
+
+
+def bare_answers(folder: Path) -> Result:
+    """The same server, which verifies and answers, and records nothing."""
+    command = python("-m", "benchmarks.receiver_without_ledger")
+    with receiver(folder, command, {}) as (port, cpu):
+        return load("same server, no ledger", port, "none", cpu)
+
+
+def ingest(folder: Path, postgres: Postgres, database: str, size: int) -> Result:
+    """The real thing."""
+    ledger = {"AIRFLOW_CONN_AIHANDOFF_LEDGER": json.dumps(postgres_connection(postgres, database))}
+    command = python("-m", "airflow", "aihandoff", "webhooks", "serve")
+    with receiver(folder, command, ledger) as (port, cpu):
+        load("warm up", port, "warm", dict, number=500)
+        result = load(f"webhooks, {size:,} jobs", port, "run", lambda: {**cpu(), "postgres": postgres_cpu()})
+    with postgres.connect(database) as connection:
+        row = connection.execute("SELECT count(*) FROM aihandoff.inbox WHERE disposition = 'applied'").fetchone()
+    assert row is not None
+    assert row[0] == WEBHOOKS + 500, f"only {row[0]} webhooks were applied"
+    return result
+
+
+def bare_rows(postgres: Postgres, database: str, size: int) -> Result:
+    """The rows that a webhook writes, over as many connections as the server has, in transactions of their own."""
+    return asyncio.run(_write_rows(postgres, database, size))
+
+
+async def _write_rows(postgres: Postgres, database: str, size: int) -> Result:
+    numbers = iter(range(WEBHOOKS))
+    latencies: list[float] = []
+
+    async def write() -> None:
+        connection = await psycopg.AsyncConnection.connect(**postgres.connection_kwargs(database))
+        async with connection:
+            for number in numbers:
+                begun = time.perf_counter()
+                async with connection.pipeline():
+                    for statement in _ROWS:
+                        await connection.execute(statement, {"n": number})
+                await connection.commit()
+                latencies.append(time.perf_counter() - begun)
+
+    before, begun = _own_cpu(), time.perf_counter()
+    postgres_before = postgres_cpu()
+    await asyncio.gather(*(write() for _ in range(8)))
+    seconds = time.perf_counter() - begun
+    cpu = {"writer": _own_cpu() - before, "postgres": postgres_cpu() - postgres_before}
+    return Result(f"same rows, no server, {size:,} jobs", seconds, latencies, cpu)
+
+
+_ROWS = (
+    """INSERT INTO aihandoff.inbox
+        (webhook_id, conn_id, event_type, response_id, body, disposition, received_at, updated_at)
+    VALUES ('bare' || %(n)s, 'bare', 'response.completed', 'resp_bare_' || %(n)s, '{"object": "event"}', 'ignored',
+        now(), now())""",
+    """INSERT INTO aihandoff.events
+        (job_id, seq, at, actor, event, to_state, detail, previous_hash, hash)
+    SELECT job_id, event_seq + 1000, now(), 'bare', 'bare', 'running', '{}', repeat('0', 64), repeat('0', 64)
+    FROM aihandoff.jobs WHERE job_type = 'running' AND job_key = 'bare:' || %(n)s""",
+    "UPDATE aihandoff.jobs SET updated_at = now() WHERE job_type = 'running' AND job_key = 'bare:' || %(n)s",
+    "UPDATE aihandoff.revisions SET response_status = 'in_progress' WHERE response_id = 'resp_bare_' || %(n)s",
+)
+
+
+@contextmanager
+def receiver(
+    folder: Path, command: tuple[str, ...], extra: Mapping[str, str]
+) -> Iterator[tuple[int, Callable[[], dict[str, float]]]]:
+    """A server on a free port, and how much CPU it has used."""
+    port = free_port()
+    openai = {"conn_type": "openai", "password": "none", "extra": {"webhook_secrets": [SECRET]}}
+    settings = {
+        "AIRFLOW_HOME": str(folder / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_OPENAI_DEFAULT": json.dumps(openai),
+        **extra,
+    }
+    with Supervisor() as services:
+        env = environment(settings, drop_prefix="AIRFLOW_")
+        services.add(ProcessSpec("receiver", (*command, f"--port={port}"), folder / f"receiver-{port}.log", env=env))
+        services.start("receiver")
+        wait_until(lambda: _is_up(services, port), "the receiver", 60)
+        process = services.process("receiver")
+        yield port, lambda: {"server": sum(_cpu_of(pid) for pid in process.descendants())}
+
+
+def _is_up(services: Supervisor, port: int) -> bool:
+    services.check_alive()
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/aihandoff/health", timeout=2, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def load(name: str, port: int, kind: str, cpu: Callable[[], dict[str, float]], number: int = WEBHOOKS) -> Result:
+    """Send webhooks as fast as they are answered, each one over a connection that is kept open."""
+    requests = iter([signed(port, kind, index) for index in range(number)])
+    latencies: list[float] = []
+    before = {**cpu(), "load": _own_cpu()}
+    begun = time.perf_counter()
+    asyncio.run(_send_all(port, requests, latencies))
+    seconds = time.perf_counter() - begun
+    after = {**cpu(), "load": _own_cpu()}
+    return Result(name, seconds, latencies, {who: after[who] - before[who] for who in after})
+
+
+async def _send_all(port: int, requests: Iterator[bytes], latencies: list[float]) -> None:
+    async def send() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for request in requests:
+            begun = time.perf_counter()
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            latencies.append(time.perf_counter() - begun)
+        writer.close()
+
+    await asyncio.gather(*(send() for _ in range(CONNECTIONS)))
+
+
+def signed(port: int, kind: str, number: int) -> bytes:
+    """One request, as OpenAI would send it."""
+    webhook_id, now = f"wh_{kind}_{number}", datetime.now(UTC)
+    data = {"id": f"resp_{kind}_{number}"}
+    event = {"object": "event", "id": f"evt_{number}", "type": "response.completed", "created_at": 0, "data": data}
+    body = json.dumps(event)
+    head = {
+        "host": f"127.0.0.1:{port}",
+        "content-type": "application/json",
+        "content-length": len(body),
+        "webhook-id": webhook_id,
+        "webhook-timestamp": int(now.timestamp()),
+        "webhook-signature": Webhook(SECRET).sign(webhook_id, now, body),
+    }
+    lines = [f"POST {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", body]
+    return "\r\n".join(lines).encode()
+
+
+def _own_cpu() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+def _cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has used; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def postgres_cpu() -> float:
+    """Seconds of CPU of all servers of PostgreSQL that this process has started."""
+    return sum(_cpu_of(pid) for pid in descendants(os.getpid()) if _name(pid) == "postgres")
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""The reconciler as a task and at a terminal: what Airflow says of tasks, on a real ledger, with real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.cli.cli_parser import get_parser
+from airflow.models import Connection
+from airflow.models.taskinstance import TaskInstance
+from airflow.sdk import task
+from airflow.utils.session import create_session
+from openai import OpenAI
+
+from airflow_provider_aihandoff.cli import reconcile as cli
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Job, Owner
+from airflow_provider_aihandoff.operators.jobs import task_states
+from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
+from airflow_provider_aihandoff.reconciliation import TaskState
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+from tests.factories import OWNER, draft
+from tests.integration.operators.conftest import RunDag, postgres_connection
+from tests.integration.operators.dag_runs import Dags
+from tests.integration.reconciliation.world import World
+
+ENDED = ["failed", "success", "skipped", "removed", "upstream_failed"]
+ALIVE = ["running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule", "restarting", None]
+
+
+@pytest.fixture
+def world(ledger: Ledger, conninfo: dict[str, Any], connections: None, _served: Any) -> Iterator[World]:
+    with OpenAI(base_url=_served[2], api_key="any", max_retries=0) as client:
+        yield World(ledger, conninfo, client)
+
+
+@pytest.fixture
+def instances(dags: Dags) -> list[Owner]:
+    """The tasks of a run that has ended: `draft[0]`, `draft[1]`, and `single`."""
+
+    def define() -> None:
+        @task
+        def draft(number: int) -> int:
+            return number
+
+        draft.expand(number=[1, 2])
+        task(task_id="single")(lambda: None)()
+
+    run = dags.run(dags.make(define))
+    parts = (("draft", 0), ("draft", 1), ("single", -1))
+    return [Owner(run.dag_id, run.run_id, task_id, index, f"ti-{task_id}-{index}", 1) for task_id, index in parts]
+
+
+def put(owner: Owner, state: str | None) -> None:
+    """Bring a task instance into a state."""
+    with create_session() as session:
+        session.query(TaskInstance).filter_by(
+            dag_id=owner.dag_id, run_id=owner.run_id, task_id=owner.task_id, map_index=owner.map_index
+        ).update({"state": state})
+        session.commit()
+
+
+def running(world: World, owner: Owner, name: str) -> Job:
+    """A job of this task, whose response runs."""
+    job = world.running(name, owner=owner)
+    assert job.owner == owner
+    return job
+
+
+@pytest.fixture
+def reconcile(run: RunDag) -> Callable[[], dict[str, Any]]:
+    """Run a Dag with the operator, and return its XCom."""
+
+    def reconcile() -> dict[str, Any]:
+        ended = run(lambda: ReconcileOperator(task_id="reconcile"))
+        assert ended.states == {"reconcile": "success"}
+        found: dict[str, Any] = ended.xcoms["reconcile"]
+        return found
+
+    return reconcile
+
+
+@pytest.fixture
+def airflow_cli(airflow: None, connections: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def run(*words: str) -> str:
+        capsys.readouterr()
+        args = get_parser().parse_args(["aihandoff", *words])
+        args.func(args)
+        return capsys.readouterr().out
+
+    return run
+
+
+Reconcile = Callable[[], dict[str, Any]]
+Cli = Callable[..., str]
+
+
+class TestOperator:
+    def test_the_response_of_a_task_that_has_ended_is_stopped_and_those_beside_it_go_on(
+        self, world: World, instances: list[Owner], reconcile: Reconcile, stand_in: OpenAIStandIn
+    ) -> None:
+        jobs = [running(world, owner, f"r{number}") for number, owner in enumerate(instances)]
+        put(instances[1], "deferred")
+
+        assert reconcile() == {"abandoned response": 2}
+
+        assert [world.state(job) for job in jobs] == ["cancelled", "running", "cancelled"]
+        assert [report.cancels for report in stand_in.responses().responses] == [1, 0, 1]
+
+    @pytest.mark.parametrize("state", ALIVE)
+    def test_a_task_that_may_run_again_keeps_its_response(
+        self, world: World, instances: list[Owner], reconcile: Reconcile, state: str | None
+    ) -> None:
+        job = running(world, instances[2], "r1")
+        put(instances[2], state)
+        assert reconcile() == {}
+        assert world.state(job) == "running"
+
+    @pytest.mark.parametrize("state", ENDED)
+    def test_a_task_that_has_ended_does_not(
+        self, world: World, instances: list[Owner], reconcile: Reconcile, state: str
+    ) -> None:
+        job = running(world, instances[2], "r1")
+        put(instances[2], state)
+        assert reconcile() == {"abandoned response": 1}
+        assert world.state(job) == "cancelled"
+
+    def test_a_task_that_airflow_does_not_know_has_until_its_deadline(self, world: World, reconcile: Reconcile) -> None:
+        job = running(world, OWNER, "r1")
+        assert reconcile() == {}
+        world.pass_deadline(job, 90)
+        assert reconcile() == {"past its deadline": 1}
+
+    def test_a_connection_that_does_not_exist_is_named_and_the_task_succeeds(
+        self, world: World, reconcile: Reconcile, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        job = world.overdue(conn_id="openai_removed")
+        assert reconcile() == {"past its deadline": 1, "failed": 1}
+        assert world.state(job) == "running"
+        assert "openai_removed" in caplog.text
+
+    def test_clients_do_not_try_again_by_themselves(
+        self, world: World, reconcile: Reconcile, stand_in: OpenAIStandIn
+    ) -> None:
+        world.overdue(words="stuck=queued retrieve=500 times=99")
+        reconcile()
+        assert stand_in.responses().retrieves == 1
+
+    def test_a_ledger_that_is_not_there_fails_the_task(
+        self, run: RunDag, monkeypatch: pytest.MonkeyPatch, conninfo: dict[str, Any]
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(conninfo, schema="nowhere"))
+        ended = run(lambda: ReconcileOperator(task_id="reconcile", retries=0))
+        assert ended.states == {"reconcile": "failed"}
+        assert "nowhere" in ended.error("reconcile")
+
+    def test_an_inbox_that_would_forget_too_soon_is_not_pruned(
+        self, world: World, reconcile: Reconcile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW__AIHANDOFF__INBOX_RETENTION", "3600")
+        world.webhook("wh_1", "resp_1")
+        world.sql(
+            "UPDATE aihandoff.inbox SET disposition = 'foreign', look_at = NULL, "
+            "received_at = received_at - interval '1 day'"
+        )
+        assert reconcile() == {"old webhooks": 1, "failed": 1}
+        assert world.ledger.inbox.read("wh_1")
+
+
+class TestStates:
+    def test_the_execution_api_is_asked_once_for_many_runs_of_a_task(self) -> None:
+        asked: list[tuple[str, str, int]] = []
+
+        def ask(dag_id: str, task_id: str, run_ids: list[str]) -> dict[str, dict[str, Any]]:
+            asked.append((dag_id, task_id, len(run_ids)))
+            return {run_id: {"draft": "deferred"} for run_id in run_ids}
+
+        owners = [replace(OWNER, run_id=f"r{number}") for number in range(120)]
+        states = task_states(owners, ask)
+
+        assert set(states.values()) == {TaskState.ALIVE}
+        assert (len(states), asked) == (
+            120,
+            [("publishing", "draft", 50), ("publishing", "draft", 50), ("publishing", "draft", 20)],
+        )
+
+    def test_what_cannot_be_asked_is_left_out_and_the_others_are_not(self) -> None:
+        def ask(dag_id: str, task_id: str, run_ids: list[str]) -> dict[str, dict[str, Any]]:
+            if dag_id == "broken":
+                raise RuntimeError("no answer")
+            return {}
+
+        states = task_states([OWNER, replace(OWNER, dag_id="broken")], ask)
+        assert states == {OWNER: TaskState.MISSING}
+
+    def test_a_task_and_a_mapped_one_are_told_apart(self, instances: list[Owner]) -> None:
+        unmapped = replace(instances[0], map_index=-1)
+        states = task_states([*instances, unmapped], cli._ask_database)
+        assert [*states.values()].count(TaskState.ENDED) == 3
+        assert states[unmapped] is TaskState.MISSING
+
+
+class TestCommand:
+    def test_it_does_the_same_with_what_the_metadata_database_says(
+        self, world: World, instances: list[Owner], airflow_cli: Cli
+    ) -> None:
+        jobs = [running(world, owner, f"r{number}") for number, owner in enumerate(instances)]
+        put(instances[0], "deferred")
+        put(instances[1], None)
+
+        (found,) = json.loads(airflow_cli("reconcile", "-o", "json"))
+
+        assert (found["kind"], found["job_id"]) == ("abandoned response", jobs[2].job_id)
+        assert "cancelled" in found["done"]
+        assert [world.state(job) for job in jobs] == ["running", "running", "cancelled"]
+
+    def test_a_dry_run_changes_nothing(
+        self, world: World, instances: list[Owner], airflow_cli: Cli, stand_in: OpenAIStandIn
+    ) -> None:
+        running(world, instances[2], "r1")
+        world.webhook("wh_1", "resp_1")
+        before, asked = world.dump(), len(stand_in.requests())
+
+        found = json.loads(airflow_cli("reconcile", "--dry-run", "-o", "json"))
+
+        assert [row["kind"] for row in found] == ["webhook due", "abandoned response"]
+        assert all("done" not in row for row in found)
+        assert (world.dump(), len(stand_in.requests())) == (before, asked)
+
+    def test_it_ends_with_an_error_where_a_step_failed(
+        self, world: World, airflow_cli: Cli, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        world.overdue(conn_id="openai_removed")
+        with pytest.raises(SystemExit, match="some steps failed"):
+            airflow_cli("reconcile")
+        assert "openai_removed" in capsys.readouterr().out
+
+    def test_connections_of_the_metadata_database_are_found(
+        self, world: World, airflow_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        named = json.loads(os.environ["AIRFLOW_CONN_OPENAI_DEFAULT"])
+        monkeypatch.delenv("AIRFLOW_CONN_OPENAI_DEFAULT")
+        job = world.overdue()
+        with create_session() as session:
+            kept = Connection("openai_default", "openai", host=named["host"], password=named["password"])
+            session.add(kept)
+            session.commit()
+            try:
+                airflow_cli("reconcile")
+            finally:
+                session.delete(kept)
+                session.commit()
+        assert world.state(job) == "failed"
+
+
+def test_the_sensor_says_what_the_end_of_the_time_means(dags: Dags, ledger: Ledger) -> None:
+    def define() -> None:
+        ApprovalSensor(task_id="approve", job=job.job_id, on_timeout="fail", timeout=0.1, retries=0)
+
+    job = draft(ledger)
+    dags.run(dags.make(define))
+    assert ledger.job(job.job_id).review_on_timeout == "fail"
+
+
+def test_the_maintenance_dag_is_one_that_airflow_takes() -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    folder = Path(__file__).parents[3] / "dags"
+    bag = DagBag(str(folder / "aihandoff_reconcile.py"), load_op_links=False)
+    assert bag.import_errors == {}
+    dag = bag.dags["aihandoff_reconcile"]
+    assert (dag.catchup, dag.max_active_runs, dag.task_ids) == (False, 1, ["reconcile"])
+    assert dag.schedule == timedelta(minutes=5)
+    assert dag.doc_md
