@@ -95,21 +95,21 @@ class WaitingStack:
         self._folder = folder
         self._jobs = jobs
         self._services = Supervisor()
-        self._postgres = open_postgres(folder / "postgres")
+        self.postgres = open_postgres(folder / "postgres")
         self._openai_port = free_port()
         self.openai = httpx.Client(base_url=f"http://127.0.0.1:{self._openai_port}", trust_env=False, timeout=30)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as started:
-            started.callback(self._postgres.destroy)
-            self._postgres.start()
+            started.callback(self.postgres.destroy)
+            self.postgres.start()
             started.enter_context(self._services)
             self._start_openai()
             self.airflow = started.enter_context(self._airflow())
             self._fill_ledger()
             self.airflow.migrate()
             self._write_rows()
-            self.metadata = started.enter_context(self._postgres.connect(METADATA_DATABASE))
+            self.metadata = started.enter_context(self.postgres.connect(METADATA_DATABASE))
             self.metadata.execute(_NOTE)
             self._started = started.pop_all()
         return self
@@ -123,7 +123,7 @@ class WaitingStack:
     @contextlib.contextmanager
     def triggerer(self, pattern: str, jobs: int) -> Iterator[None]:
         """Run a new triggerer in which one task waits, with more to be released, on a ledger as it was at first."""
-        with self._postgres.connect("postgres") as connection:
+        with self.postgres.connect("postgres") as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {LEDGER_DATABASE}")
             connection.execute(f"CREATE DATABASE {LEDGER_DATABASE} TEMPLATE {FILLED_DATABASE}")
         with self.metadata.transaction():
@@ -199,7 +199,7 @@ class WaitingStack:
 
     def ledger(self) -> Ledger:
         """Open the ledger, for this program itself."""
-        return Ledger({**self._postgres.connection_kwargs(LEDGER_DATABASE), "application_name": OWN_NAME})
+        return Ledger({**self.postgres.connection_kwargs(LEDGER_DATABASE), "application_name": OWN_NAME})
 
     def openai_counts(self) -> dict[str, int]:
         """What OpenAI has been asked so far."""
@@ -239,7 +239,7 @@ class WaitingStack:
         write_dag(self._folder / "dags", self._jobs + 1)
         return AirflowStack(
             self._folder / "airflow",
-            self._postgres,
+            self.postgres,
             self._folder / "dags",
             connections=connections,
             extra_env={name: str(value) for name, value in settings.items()},
@@ -256,9 +256,9 @@ class WaitingStack:
             "jobs": self._jobs,
         }
         for name in (FILLED_DATABASE, LEDGER_DATABASE):
-            self._postgres.create_database(name)
-            schema.upgrade(self._postgres.connection_kwargs(name))
-        with self._postgres.connect(FILLED_DATABASE) as connection:
+            self.postgres.create_database(name)
+            schema.upgrade(self.postgres.connection_kwargs(name))
+        with self.postgres.connect(FILLED_DATABASE) as connection:
             psycopg.ClientCursor(connection).execute(_FILL_LEDGER, parameters)
             connection.execute("ANALYZE")
 

@@ -68,6 +68,8 @@ class LocalDemo:
     business_url: str
     openai_url: str | None
     """The stand-in, without a path; `None`: OpenAI itself."""
+    webhook_url: str
+    """Where the stand-in's webhooks are received."""
 
     @property
     def receives(self) -> bool:
@@ -178,7 +180,7 @@ def running_demo(
         services.wait_healthy()
         airflow.wait_healthy()
         closing.callback(report, "Stopping")
-        yield LocalDemo(home, postgres, services, airflow, business_url, openai_url)
+        yield LocalDemo(home, postgres, services, airflow, business_url, openai_url, sends.url)
 
 
 def _start_business(services: Supervisor, home: Path, port: int) -> str:

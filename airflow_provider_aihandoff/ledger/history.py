@@ -91,6 +91,7 @@ def move(
     actor: str,
     reason: str | None = None,
     detail: Mapping[str, Any] | None = None,
+    at: datetime | None = None,
     **changes: Any,
 ) -> Job:
     """Apply ``event`` to a locked job and append it to the history. The caller commits.
@@ -98,6 +99,7 @@ def move(
     :param reason: why, in words a person reads.
     :param detail: what belongs to the event: ids and digests, never content and never a secret.
     :param changes: further columns of the job to set.
+    :param at: the time of the line, where the database has told it since the job was locked; otherwise it is asked.
     :return: the job as it is now.
     :raises IllegalTransition: the event is not valid in the job's state.
     """
@@ -110,7 +112,7 @@ def move(
             remedy=f"`airflow aihandoff jobs show {job.job_id}` tells how the job came to be there.",
         )
     reason = plain_or_none(reason)
-    line = _next_line(job, event, state.value, now(connection), plain(actor), reason, dict(detail or {}))
+    line = _next_line(job, event, state.value, at or now(connection), plain(actor), reason, dict(detail or {}))
     after = replace(
         job,
         state=state,

@@ -323,7 +323,7 @@ def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
         look_after=_look_for_cost(disposition, match.revision),
     )
     if not receipt.repeated:
-        _write(connection, match, disposition, receipt.entry)
+        _write(connection, match, disposition, receipt.entry, at=receipt.entry.received_at)
     return receipt
 
 
@@ -393,9 +393,16 @@ def _look_for_cost(disposition: Disposition, revision: Revision) -> float | None
 
 
 def _write(
-    connection: LedgerConnection, match: _Match, disposition: Disposition, entry: InboxEntry
+    connection: LedgerConnection,
+    match: _Match,
+    disposition: Disposition,
+    entry: InboxEntry,
+    at: datetime | None = None,
 ) -> tuple[Job, Revision]:
-    """Write into the job's history what a webhook says, where it says something new."""
+    """Write into the job's history what a webhook says, where it says something new.
+
+    :param at: the time of the new line, where the database has just told it.
+    """
     job, revision = match.job, match.revision
     if disposition not in (Disposition.APPLIED, Disposition.LATE):
         return job, revision
@@ -407,7 +414,7 @@ def _write(
         "status": status,
         "webhook_id": entry.webhook_id,
     }
-    job = history.move(connection, job, event, actor=f"webhook:{entry.conn_id}", detail=detail)
+    job = history.move(connection, job, event, actor=f"webhook:{entry.conn_id}", detail=detail, at=at)
     if disposition is Disposition.APPLIED:
         connection.execute(_MARK_ENDED, [status, revision.revision_id])
         revision = replace(revision, response_status=status)

@@ -32,7 +32,15 @@ def test_every_module_that_it_names_is_there(module: str) -> None:
 
 
 def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
-    private = {"jobs", "masking", "planning", "openai", "hub", "polling", "waits"}  # shared by the modules that Dag authors import
+    private = {
+        "jobs",
+        "masking",
+        "planning",
+        "openai",
+        "hub",
+        "polling",
+        "waits",
+    }  # shared by the modules that Dag authors import
     found = {
         f"airflow_provider_aihandoff.{folder}.{file.name.removesuffix('.py')}"
         for folder in ("operators", "sensors", "hooks", "triggers")

@@ -16,7 +16,8 @@ from airflow_provider_aihandoff.states import JobState
 from tests.factories import OWNER, ask, draft, job_spec
 from tests.integration.plugins.conftest import Grant, Login, Page
 
-PUBLIC = {"/static/{name}"}
+#: The style sheet; and the receiver of webhooks, which verifies signatures instead.
+PUBLIC = {"/static/{name}", "/webhooks/openai/{conn_id}"}
 
 
 def _routes() -> list[tuple[str, str]]:
@@ -29,7 +30,7 @@ def _decision(job: Any, verdict: str = "approve") -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("method", "path"), _routes())
-def test_every_route_but_the_style_sheet_needs_a_login(
+def test_every_route_but_the_style_sheet_and_the_receiver_needs_a_login(
     stranger: TestClient, ledger: Ledger, method: str, path: str
 ) -> None:
     job = ask(ledger, draft(ledger))
