@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.inbox import Delivery, Receipt
 
 #: Threads that write to the ledger, and connections that they open to it.
-AT_ONCE = 8
+AT_ONCE = 4
 
 #: Deliveries that wait for one of the threads; more are sent away.
 MAX_WAITING = 32

@@ -293,10 +293,11 @@ class TestOneForAll:
     ) -> None:
         jobs = running(ledger, 20)
         opened: list[waiting.AsyncConnection] = []
+        too_soon: list[waiting.AsyncConnection] = []
         listen = waiting.listen
 
         async def one_at_a_time(conninfo: dict[str, Any]) -> waiting.AsyncConnection:
-            assert all(connection.closed for connection in opened)
+            too_soon.extend(connection for connection in opened if not connection.closed)
             opened.append(await listen(conninfo))
             return opened[-1]
 
@@ -314,7 +315,7 @@ class TestOneForAll:
                 await asyncio.sleep(0)
 
         await caught_up()
-        assert len(opened) == len(jobs)
+        assert (len(opened), too_soon) == (len(jobs), [])
         webhook(ledger, jobs[-1])
         assert len(await last.ended()) == 1
 
