@@ -30,14 +30,15 @@ def price(response: Any, request: Mapping[str, Any]) -> Decimal | None:
     usage_named = read_usage(response)
     if usage_named is None:
         return None
-    body = {"model": response.model, "usage": usage_named}
+    model = getattr(response, "model", None)
+    body = {"model": model, "usage": usage_named}
     tier = getattr(response, "service_tier", None)
     try:
         usage = extract_usage(body, provider_id="openai", api_flavor="responses").usage
         context = {"service_tier": tier} if tier else None
-        total = calc_price(usage, response.model, provider_id="openai", price_context=context).total_price
+        total = calc_price(usage, str(model), provider_id="openai", price_context=context).total_price
     except Exception as error:  # noqa: BLE001 - an odd bill must not keep a paid output from being stored
-        log.warning("The price of a response of the model %s is unknown: %s", response.model, error)
+        log.warning("The price of a response of the model %s is unknown: %s", model, error)
         return None
     window = (request.get("background_options") or {}).get("completion_window")
     return total * COMPLETION_WINDOW_FACTORS.get(window or "", Decimal(1))
