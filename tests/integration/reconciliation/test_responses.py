@@ -149,6 +149,24 @@ class TestPastItsDeadline:
         assert world.reconcile() == []
         assert stand_in.responses().retrieves == 0
 
+    def test_a_job_that_takes_its_output_while_openai_is_asked_is_left_alone(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
+        job = world.overdue()
+
+        def take(response_id: str) -> Any:
+            world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor="its task")
+            return SimpleNamespace(id=response_id, status="in_progress")
+
+        client = Answers()
+        client.retrieve = take  # type: ignore[method-assign]
+        world.client = client  # type: ignore[assignment]
+
+        (finding,) = world.reconcile()
+
+        assert "moved on" in str(finding.done)
+        assert (client.asked, world.state(job)) == ([], "review")
+
     def test_a_job_that_moves_on_before_its_step_is_left_alone(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.overdue()
         world.before_client = lambda: world.ledger.outputs.store(
