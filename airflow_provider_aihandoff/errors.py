@@ -93,7 +93,14 @@ class EffectRefused(HandoffError):
 
 
 class EffectNotNow(HandoffError):
-    """The write was not sent, or the target asked to come back later; trying again is safe."""
+    """The write was not sent, or the target asked to come back later; trying again is safe.
+
+    :param retry_after: seconds for which the target wants to be left alone, where it says so.
+    """
+
+    def __init__(self, what: str, *, retry_after: float | None = None, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.retry_after = retry_after
 
 
 class EffectUnknown(HandoffError):
@@ -107,5 +114,38 @@ class EffectUnknown(HandoffError):
         self.effect = effect
 
 
+class EffectBusy(HandoffError):
+    """Another attempt holds the claim, and may be sending right now.
+
+    :param effect: the effect, as the ledger has it.
+    :param seconds: how long its claim lasts, if it says nothing before.
+    """
+
+    def __init__(self, what: str, *, effect: Effect, seconds: float, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.effect = effect
+        self.seconds = seconds
+
+
+class EffectOutOfOrder(HandoffError):
+    """An effect that must come before this one is not applied."""
+
+
 class ClaimLost(HandoffError):
-    """Another attempt took over this effect; what this one says about it no longer counts."""
+    """Another attempt took over this effect, or may have; what this one says about it no longer counts."""
+
+
+class CannotCancel(HandoffError):
+    """The job has ended: there is nothing left to stop."""
+
+
+class CannotRollBack(HandoffError):
+    """The job has nothing applied that could be undone, or not now, or not all of it."""
+
+
+class JobRolledBack(HandoffError):
+    """What the job had written was taken back, or is being taken back."""
+
+
+class CannotRegenerate(HandoffError):
+    """Something is applied for the job that was not undone, so that no new revision is made."""

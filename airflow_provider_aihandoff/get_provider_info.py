@@ -33,7 +33,11 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": _INTEGRATION,
-                "python-modules": [f"{_ROOT}.triggers.response", f"{_ROOT}.triggers.approval"],
+                "python-modules": [
+                    f"{_ROOT}.triggers.response",
+                    f"{_ROOT}.triggers.approval",
+                    f"{_ROOT}.triggers.effect",
+                ],
             }
         ],
         "cli": [f"{_ROOT}.cli.definition.get_commands"],
@@ -51,6 +55,7 @@ def _options() -> dict[str, Any]:
             "default": option.default,
             "version_added": "0.1.0",
             "example": None,
+            "sensitive": option.sensitive,
         }
         for name, option in OPTIONS.items()
     }

@@ -14,6 +14,7 @@ class Option(NamedTuple):
     type: str
     default: str
     description: str
+    sensitive: bool = False
 
 
 OPTIONS: Mapping[str, Option] = {
@@ -73,6 +74,14 @@ OPTIONS: Mapping[str, Option] = {
         "8",
         "Seconds for which a task stays deferred at least. With the default configuration, Airflow can lose a task "
         "that resumes sooner; lower it together with [workers] min_heartbeat_interval.",
+    ),
+    "digest_key": Option(
+        "string",
+        "",
+        "A secret with which the digest of a plan covers the secrets in it (HMAC-SHA256). Empty: one that is kept in "
+        "the ledger, so that whoever reads the whole ledger could try secrets out. Changing it changes the digest of "
+        "plans with secrets: those that are approved and not applied are asked about anew.",
+        sensitive=True,
     ),
     "xcom_output_limit": Option(
         "integer",

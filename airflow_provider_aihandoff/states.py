@@ -20,7 +20,7 @@ class JobState(StrEnum):
     COMPLETED = "completed"  # every effect is applied
     REJECTED = "rejected"  # a person, a policy or a time-out said no
     FAILED = "failed"  # no output that could be reviewed, or nobody decided in time
-    CANCELLED = "cancelled"  # stopped before anything was written outside
+    CANCELLED = "cancelled"  # stopped: what was not sent by then never will be
     ROLLING_BACK = "rolling_back"  # applied effects are being undone
     ROLLED_BACK = "rolled_back"  # every applied effect was undone
 
@@ -57,8 +57,10 @@ class JobEvent(StrEnum):
     EFFECT_REFUSED = "effect refused"  # the target said no, and that proves nothing was written
     EFFECT_UNKNOWN = "effect unknown"  # the request may have been applied
     EFFECT_APPLIED = "effect applied"
-    EFFECT_RESOLVED = "effect resolved"  # a person said what became of an unknown effect
+    EFFECT_RESOLVED = "effect resolved"  # a probe or a person said what became of an unknown effect
     ALL_APPLIED = "all applied"
+    ROLL_BACK_STARTED = "roll back started"  # the way back of each applied effect is to be taken
+    ALL_UNDONE = "all undone"
 
 
 _S, _E = JobState, JobEvent
@@ -102,8 +104,26 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.APPLYING, _E.EFFECT_APPLIED): _S.APPLYING,
     (_S.APPLYING, _E.EFFECT_RESOLVED): _S.APPLYING,
     (_S.APPLYING, _E.ALL_APPLIED): _S.COMPLETED,
+    # A cancelled job goes on applying until it is known what became of the effects that were under way.
+    (_S.APPLYING, _E.CANCEL_REQUESTED): _S.APPLYING,
+    (_S.APPLYING, _E.CANCELLED): _S.CANCELLED,
+    # From the second and the third only where something is applied, and nothing is under way or unknown.
+    (_S.COMPLETED, _E.ROLL_BACK_STARTED): _S.ROLLING_BACK,
+    (_S.CANCELLED, _E.ROLL_BACK_STARTED): _S.ROLLING_BACK,
+    (_S.APPLYING, _E.ROLL_BACK_STARTED): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.EFFECT_CLAIMED): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.EFFECT_RELEASED): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.EFFECT_REFUSED): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.EFFECT_UNKNOWN): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.EFFECT_APPLIED): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.EFFECT_RESOLVED): _S.ROLLING_BACK,
+    (_S.ROLLING_BACK, _E.ALL_UNDONE): _S.ROLLED_BACK,
     (_S.REJECTED, _E.REVISED): _S.QUEUED,
     (_S.FAILED, _E.REVISED): _S.QUEUED,
+    # These three only where somebody asks for it in so many words, and nothing is applied that was not undone.
+    (_S.COMPLETED, _E.REVISED): _S.QUEUED,
+    (_S.CANCELLED, _E.REVISED): _S.QUEUED,
+    (_S.ROLLED_BACK, _E.REVISED): _S.QUEUED,
     **{(state, _E.ATTACHED): state for state in _S},
     # A response that ends after its revision was given up is recorded wherever the job is by then.
     **{(state, _E.OUTPUT_LATE): state for state in _S},
@@ -124,6 +144,11 @@ WAKING_JOB_EVENTS = frozenset(
         JobEvent.REJECTED,
         JobEvent.REVIEW_EXPIRED,
         JobEvent.CANCELLED,
+        JobEvent.EFFECT_RELEASED,
+        JobEvent.EFFECT_REFUSED,
+        JobEvent.EFFECT_UNKNOWN,
+        JobEvent.EFFECT_APPLIED,
+        JobEvent.EFFECT_RESOLVED,
     }
 )
 
@@ -168,7 +193,7 @@ class EffectState(StrEnum):
     APPLIED = "applied"  # the target confirmed it
     REFUSED = "refused"  # the target refused it, and that proves nothing was written
     UNKNOWN = "unknown"  # it may have been applied: a probe or a person must say
-    VOID = "void"  # its revision was replaced before anything was sent
+    VOID = "void"  # its revision was replaced, or its job cancelled, before anything was sent
 
 
 #: An effect in one of these may have been written outside.
@@ -196,14 +221,11 @@ EFFECT_TRANSITIONS: Mapping[tuple[EffectState, EffectEvent], EffectState] = {
     (_ES.PLANNED, _EE.VOID): _ES.VOID,
     (_ES.REFUSED, _EE.CLAIM): _ES.CLAIMED,
     (_ES.REFUSED, _EE.VOID): _ES.VOID,
-    # An attempt that died holding the claim: the next one claims anew (a target where the same key is safe
-    # to send again), or gives it up as unknown.
-    (_ES.CLAIMED, _EE.CLAIM): _ES.CLAIMED,
     (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,
     (_ES.CLAIMED, _EE.REFUSE): _ES.REFUSED,
     (_ES.CLAIMED, _EE.LOSE): _ES.UNKNOWN,
     (_ES.CLAIMED, _EE.CONFIRM): _ES.APPLIED,
-    (_ES.UNKNOWN, _EE.CLAIM): _ES.CLAIMED,
+    (_ES.UNKNOWN, _EE.CLAIM): _ES.CLAIMED,  # only where the target takes the same key again without writing twice
     (_ES.UNKNOWN, _EE.RESOLVE_APPLIED): _ES.APPLIED,
     (_ES.UNKNOWN, _EE.RESOLVE_NOT_APPLIED): _ES.PLANNED,
 }

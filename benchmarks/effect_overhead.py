@@ -122,7 +122,7 @@ def approved(ledger: Ledger, target: str, index: int, body: str) -> tuple[int, E
 
 def apply(ledger: Ledger, job_id: int, plan: EffectPlan) -> None:
     """The same request, claimed before and confirmed after."""
-    claim = ledger.effects.claim(job_id, plan, repeatable=True, actor="benchmark")
+    claim = ledger.effects.claim(job_id, plan, lease=timedelta(minutes=1), actor="benchmark")
     response = post(plan.plan["url"], plan.plan["body"], claim.effect.effect_key)
     ledger.effects.confirm(claim, external_id=response.json()["id"], result={"status": 201}, actor="benchmark")
 

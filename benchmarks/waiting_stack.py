@@ -231,8 +231,6 @@ class WaitingStack:
         settings = {
             "AIRFLOW__CORE__MAX_MAP_LENGTH": self._jobs + 1,
             "AIRFLOW__TRIGGERER__CAPACITY": self._jobs + 1,
-            # By default, 50 a second: 10,000 would take minutes, in which nothing is measured.
-            "AIRFLOW__TRIGGERER__MAX_TRIGGER_TO_SELECT_PER_LOOP": 1000,
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": 5,  # Airflow's default; the demo's is shorter
             "PYTHONPATH": PROJECT,
         }

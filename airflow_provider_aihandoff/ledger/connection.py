@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from airflow_provider_aihandoff.crashpoints import reached
 from airflow_provider_aihandoff.errors import LedgerUnavailable
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,9 @@ class Database:
         """Close every connection. Transactions after this fail."""
         self._pool.close()
 
-    def transact(self, work: Callable[[LedgerConnection], T], *, repeatable: bool = False) -> T:
+    def transact(
+        self, work: Callable[[LedgerConnection], T], *, repeatable: bool = False, step: str | None = None
+    ) -> T:
         """Run ``work`` in one transaction and return what it returns.
 
         Where the connection breaks before COMMIT was sent, the server has rolled everything back, and ``work`` runs
@@ -96,6 +99,7 @@ class Database:
 
         :param repeatable: ``work`` recognises that it was committed before and changes nothing then, so that it also
             runs again where COMMIT is in doubt.
+        :param step: its name among :data:`airflow_provider_aihandoff.crashpoints.STEPS`.
         :raises LedgerUnavailable: no connection within the tries, or the outcome of COMMIT is in doubt.
         """
         for left in range(TRANSACTION_TRIES - 1, -1, -1):
@@ -104,7 +108,9 @@ class Database:
                     self._check(connection)
                     connection.woken.clear()
                     result = self._until_commit(connection, work)
+                    reached(step, "before commit")
                     self._commit(connection)
+                    reached(step, "after commit")
                     connection.worked_at = time.monotonic()
                     self._wake(connection)
                     return result
@@ -136,7 +142,7 @@ class Database:
                 log.warning("The ledger's connection broke during a commit; running the transaction again.")
         raise AssertionError("unreachable")
 
-    def persist(self, work: Callable[[LedgerConnection], T]) -> T:
+    def persist(self, work: Callable[[LedgerConnection], T], *, step: str | None = None) -> T:
         """Run ``work``, which must be repeatable, and wait for a ledger that is away, since its loss would cost.
 
         :raises LedgerUnavailable: the ledger did not come back within :data:`PATIENCE`.
@@ -144,7 +150,7 @@ class Database:
         until = time.monotonic() + PATIENCE
         while True:
             try:
-                return self.transact(work, repeatable=True)
+                return self.transact(work, repeatable=True, step=step)
             except LedgerUnavailable as error:
                 if time.monotonic() >= until:
                     raise

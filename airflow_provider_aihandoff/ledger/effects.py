@@ -5,56 +5,42 @@ Every function is one short transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from airflow_provider_aihandoff.digests import effect_key
 from airflow_provider_aihandoff.errors import (
     ClaimLost,
-    EffectNotFound,
+    EffectBusy,
+    EffectOutOfOrder,
     EffectUnknown,
     HandoffError,
-    IllegalTransition,
     JobCancelled,
     JobNotApproved,
+    JobRolledBack,
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.ledger.history import as_json
-from airflow_provider_aihandoff.ledger.records import Decision, Effect, EffectPlan, Job, columns
-from airflow_provider_aihandoff.states import (
-    TOUCHED_EFFECT_STATES,
-    EffectEvent,
-    EffectState,
-    JobEvent,
-    JobState,
-    next_effect_state,
+from airflow_provider_aihandoff.ledger.plans import (
+    change_effect,
+    current_effects,
+    find_effect,
+    find_effect_by_id,
+    progress,
+    read_effect,
+    settle,
 )
+from airflow_provider_aihandoff.ledger.records import Decision, Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.states import EffectEvent, EffectState, JobEvent, JobState, next_effect_state
 
-_TOUCHED = [state.value for state in TOUCHED_EFFECT_STATES]
-
-_READ_EFFECT = f"""
-    SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND name = %s"""
-_READ_EFFECT_BY_ID = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE effect_id = %s"
 _READ_DECISION = f"SELECT {columns(Decision)} FROM aihandoff.decisions WHERE decision_id = %s"
-_DELETE_UNTOUCHED = """
-    DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused')"""
-_INSERT_EFFECT = """
-    INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
-        created_at, updated_at)
-    VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, 'planned', %(plan)s,
-        %(plan_digest)s, %(undo)s, clock_timestamp(), clock_timestamp())"""
-_UPDATE_EFFECT = f"""
-    UPDATE aihandoff.effects SET state = %(state)s, attempt = %(attempt)s, claim_token = %(claim_token)s,
-        claimed_by = %(claimed_by)s, claimed_at = CASE WHEN %(claimed)s THEN clock_timestamp() ELSE claimed_at END,
-        external_id = %(external_id)s, result = %(result)s, error = %(error)s, updated_at = clock_timestamp()
-    WHERE effect_id = %(effect_id)s
-    RETURNING {columns(Effect)}"""
-_COUNT_UNAPPLIED = """
-    SELECT count(*) AS n FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state <> 'applied'"""
+
+#: States of a job in which its plan is decided, and an effect may ask for its claim.
+_DECIDED = frozenset({JobState.APPROVED, JobState.APPLYING, JobState.COMPLETED})
+_ROLLED_BACK = frozenset({JobState.ROLLING_BACK, JobState.ROLLED_BACK})
 
 
 @dataclass(frozen=True)
@@ -72,64 +58,30 @@ class Claim:
     resent: bool = False
 
 
-def anything_touched(connection: LedgerConnection, job_id: int) -> bool:
-    """Whether any effect of the job may have been written outside."""
-    row = connection.execute(
-        "SELECT EXISTS (SELECT FROM aihandoff.effects WHERE job_id = %s AND state = ANY(%s)) AS touched",
-        [job_id, _TOUCHED],
-    ).fetchone()
-    assert row is not None
-    return bool(row["touched"])
-
-
-def void_plans(connection: LedgerConnection, job_id: int, revision: int) -> None:
-    """Void the effects of a revision that is replaced. None of them may have been sent."""
-    connection.execute(
-        """UPDATE aihandoff.effects SET state = 'void', updated_at = clock_timestamp()
-        WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused')""",
-        [job_id, revision],
-    )
-
-
-def replace_plans(connection: LedgerConnection, job: Job, plans: Sequence[EffectPlan]) -> None:
-    """Store the plans of a job's current revision in the place of earlier ones. None of them may have been written."""
-    connection.execute(_DELETE_UNTOUCHED, [job.job_id, job.revision])
-    row = connection.execute("SELECT ledger_id FROM aihandoff.ledger").fetchone()
-    assert row is not None
-    for position, plan in enumerate(plans):
-        key = effect_key(str(row["ledger_id"]), job.job_id, job.revision, plan.name, plan.plan_digest)
-        connection.execute(
-            _INSERT_EFFECT,
-            {
-                "job_id": job.job_id,
-                "revision": job.revision,
-                "name": plan.name,
-                "position": position,
-                "kind": plan.kind,
-                "effect_key": key,
-                "plan": as_json(plan.shown),
-                "plan_digest": plan.plan_digest,
-                "undo": None if plan.undo is None else as_json(plan.undo),
-            },
-        )
-
-
 class Effects:
     """The steps from an approved plan to a confirmed write, on one ledger."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, job_id: int, plan: EffectPlan, *, repeatable: bool, actor: str) -> Claim:
+    def claim(  # noqa: C901 - the protocol, in one place
+        self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: str, resend: bool = False
+    ) -> Claim:
         """Get the one permission to send an effect, if it is exactly what was approved.
 
+        Nobody else gets it before it has ended: its holder says what became of the write, or its lease is over.
+
         :param plan: what the caller is about to send.
-        :param repeatable: the target takes the same effect key again without writing twice, so that an attempt
-            whose outcome is not known may be sent again.
-        :raises JobCancelled: the job was cancelled.
+        :param lease: how long the permission holds: longer than the write may take.
+        :param resend: send an effect that may have been applied again, with the same key: for a target that takes it
+            without writing twice.
+        :raises JobCancelled: the job was cancelled, or is being cancelled.
         :raises JobNotApproved: nobody has approved the job, or somebody rejected it.
+        :raises JobRolledBack: the job was rolled back, or is being rolled back.
         :raises PlanNotApproved: the plan is not the one that was approved.
-        :raises EffectUnknown: an earlier attempt may have been applied, and the target is not ``repeatable``.
+        :raises EffectOutOfOrder: an effect that must come before this one is not applied.
+        :raises EffectBusy: another attempt holds the permission.
+        :raises EffectUnknown: an earlier attempt may have been applied, and ``resend`` is off or the job cancelled.
         """
 
         token, resent = uuid4(), False
@@ -137,18 +89,32 @@ class Effects:
         def work(connection: LedgerConnection) -> Claim | HandoffError:
             nonlocal resent
             job = history.lock(connection, job_id)
-            effect = _read(connection, job, plan.name)
+            effect = find_effect(connection, job, plan.name)
             if effect is not None and effect.claim_token == token:
                 return Claim(effect, token, resent=resent)
+            own = effect is None or effect.undoes is None
+            if own:
+                _check_rolled_back(job)
             _check_plan(job, effect, plan)
             if effect is not None and effect.state is EffectState.APPLIED:
                 return Claim(effect, None, applied=True)
-            _check_approved(connection, job)
+            if own:
+                _check_approved(connection, job)
             assert effect is not None
-            resent = effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN)
-            if resent and not repeatable:
-                return _hold(connection, job, effect, actor)
-            effect = _change(
+            if effect.state is EffectState.CLAIMED:
+                assert effect.claim_until is not None
+                left = (effect.claim_until - history.now(connection)).total_seconds()
+                if left > 0:
+                    return _busy(job, effect, left)
+                job, effect = _give_up(connection, job, effect, actor)
+            if effect.state is EffectState.UNKNOWN:
+                if not resend or job.cancelling is not None:
+                    return unknown_error(job.label, effect)
+                resent = True
+            elif job.cancelling is not None:
+                return _cancelled(job, job.cancelling)
+            _check_order(connection, job, effect)
+            effect = change_effect(
                 connection,
                 job,
                 effect,
@@ -156,13 +122,14 @@ class Effects:
                 attempt=effect.attempt + 1,
                 claim_token=token,
                 claimed_by=actor,
+                lease=lease,
                 error=None,
             )
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
             history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
             return Claim(effect, token, resent=resent)
 
-        result = self._database.transact(work, repeatable=True)
+        result = self._database.transact(work, repeatable=True, step="apply.claim")
         if isinstance(result, HandoffError):
             raise result
         return result
@@ -172,22 +139,43 @@ class Effects:
 
         :raises JobCancelled: the job was cancelled.
         :raises JobNotApproved: nobody has approved the job, or somebody rejected it.
+        :raises JobRolledBack: the job was rolled back, or is being rolled back.
         """
-        self._database.transact(lambda connection: _check_approved(connection, history.lock(connection, job_id)))
+
+        def work(connection: LedgerConnection) -> None:
+            job = history.lock(connection, job_id)
+            _check_rolled_back(job)
+            _check_approved(connection, job)
+
+        self._database.transact(work)
 
     def read(self, effect_id: int) -> Effect:
         """Return one effect.
 
         :raises EffectNotFound: there is none with this id.
         """
-        return self._database.transact(lambda connection: _read_by_id(connection, effect_id))
+        return self._database.transact(lambda connection: read_effect(connection, effect_id))
+
+    def seconds_unknown(self, effect_id: int) -> float:
+        """For how long the outcome of an effect has not been known, by the database's clock; 0 where it is known.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+
+        def work(connection: LedgerConnection) -> float:
+            effect = read_effect(connection, effect_id)
+            if effect.state is not EffectState.UNKNOWN or effect.unknown_since is None:
+                return 0.0
+            return (history.now(connection) - effect.unknown_since).total_seconds()
+
+        return self._database.transact(work)
 
     def complete_without_effects(self, job_id: int, *, actor: str) -> Job:
         """Complete an approved job that intends no effect. Does nothing to a job in another state."""
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            return complete_if_applied(connection, job, actor=actor) if job.state is JobState.APPROVED else job
+            return settle(connection, job, actor=actor) if job.state is JobState.APPROVED else job
 
         return self._database.transact(work)
 
@@ -201,7 +189,7 @@ class Effects:
             job, effect = _lock_claimed(connection, claim)
             if effect.state is EffectState.APPLIED:
                 return effect
-            effect = _change(
+            effect = change_effect(
                 connection,
                 job,
                 effect,
@@ -211,60 +199,77 @@ class Effects:
                 error=None,
             )
             detail = {"effect": effect.name, "external_id": external_id, "attempt": effect.attempt}
-            job = history.move(connection, job, JobEvent.EFFECT_APPLIED, actor=actor, detail=detail)
-            complete_if_applied(connection, job, actor=actor)
+            reason = _progress(connection, job)
+            job = history.move(connection, job, JobEvent.EFFECT_APPLIED, actor=actor, reason=reason, detail=detail)
+            settle(connection, job, actor=actor)
             return effect
 
-        return self._database.persist(work)
+        return self._database.persist(work, step="apply.confirm")
 
     def release(self, claim: Claim, *, error: str, actor: str) -> Effect:
         """Record that nothing was written and that the effect may be tried again as it is.
 
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor)
+        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release")
 
     def refuse(self, claim: Claim, *, error: str, actor: str) -> Effect:
         """Record that the target refused the effect, which proves that nothing was written.
 
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor)
+        return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor, "apply.refuse")
 
     def lose(self, claim: Claim, *, error: str, actor: str) -> Effect:
         """Record that the outcome is not known.
 
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor)
+        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose")
 
-    def _end(self, claim: Claim, event: EffectEvent, job_event: JobEvent, error: str, actor: str) -> Effect:
+    def _end(self, claim: Claim, event: EffectEvent, job_event: JobEvent, error: str, actor: str, step: str) -> Effect:
         def work(connection: LedgerConnection) -> Effect:
             job, effect = _lock_claimed(connection, claim)
             if effect.state is next_effect_state(EffectState.CLAIMED, event):
                 return effect
-            effect = _change(connection, job, effect, event, error=history.plain(error))
-            reason = f"{effect.name}: {error}"
-            history.move(connection, job, job_event, actor=actor, reason=reason, detail={"attempt": effect.attempt})
+            effect = change_effect(connection, job, effect, event, error=history.plain(error))
+            detail = {"effect": effect.name, "attempt": effect.attempt}
+            reason = f"{_progress(connection, job)}; {effect.name}: {error}"
+            job = history.move(connection, job, job_event, actor=actor, reason=reason, detail=detail)
+            settle(connection, job, actor=actor)
             return effect
 
-        return self._database.persist(work)
+        return self._database.persist(work, step=step)
 
-    def resolve(self, effect_id: int, *, external_id: str | None, applied: bool, actor: str, why: str) -> Effect:
-        """Record what a person found out about an effect whose outcome was not known.
+    def resolve(
+        self,
+        effect_id: int,
+        *,
+        external_id: str | None,
+        applied: bool,
+        actor: str,
+        why: str,
+        attempt: int | None = None,
+    ) -> Effect:
+        """Record what a probe or a person found out about an effect whose outcome was not known.
+
+        A task that waits for it goes on by itself.
 
         :param external_id: the id of the record in the target, when it was applied.
+        :param attempt: the attempt that was looked for; does nothing where there was another one since.
         :raises EffectNotFound: there is none with this id.
         :raises IllegalTransition: the effect is not ``unknown``.
         """
 
         def work(connection: LedgerConnection) -> Effect:
-            job = history.lock(connection, _read_by_id(connection, effect_id).job_id)
-            effect = _read_by_id(connection, effect_id)
+            job = history.lock(connection, read_effect(connection, effect_id).job_id)
+            effect = read_effect(connection, effect_id)
+            if attempt is not None and (effect.attempt != attempt or effect.state is not EffectState.UNKNOWN):
+                return effect
             event = EffectEvent.RESOLVE_APPLIED if applied else EffectEvent.RESOLVE_NOT_APPLIED
             external = history.plain_or_none(external_id)
-            effect = _change(connection, job, effect, event, external_id=external, claim_token=None, error=None)
-            outcome = f"applied as {external_id}" if applied else "not applied"
+            effect = change_effect(connection, job, effect, event, external_id=external, claim_token=None, error=None)
+            outcome = ("applied" + (f" as {external_id}" if external_id else "")) if applied else "not applied"
             job = history.move(
                 connection,
                 job,
@@ -273,31 +278,18 @@ class Effects:
                 reason=f"{effect.name}: {outcome}: {why}",
                 detail={"effect": effect.name, "applied": applied, "external_id": external_id},
             )
-            complete_if_applied(connection, job, actor=actor)
+            settle(connection, job, actor=actor)
             return effect
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="apply.resolve")
 
 
-def complete_if_applied(connection: LedgerConnection, job: Job, *, actor: str) -> Job:
-    """Complete the job when no effect of its current revision is left to apply."""
-    row = connection.execute(_COUNT_UNAPPLIED, [job.job_id, job.revision]).fetchone()
-    assert row is not None
-    return job if row["n"] else history.move(connection, job, JobEvent.ALL_APPLIED, actor=actor)
-
-
-def _read(connection: LedgerConnection, job: Job, name: str) -> Effect | None:
-    row = connection.execute(_READ_EFFECT, [job.job_id, job.revision, name]).fetchone()
-    return None if row is None else Effect(**row)
-
-
-def _read_by_id(connection: LedgerConnection, effect_id: int) -> Effect:
-    row = connection.execute(_READ_EFFECT_BY_ID, [effect_id]).fetchone()
-    if row is None:
-        raise EffectNotFound(
-            f"the ledger has no effect {effect_id}.", remedy="`airflow aihandoff effects list` shows the ones it has."
-        )
-    return Effect(**row)
+def _progress(connection: LedgerConnection, job: Job) -> str:
+    effects = current_effects(connection, job)
+    if job.state is not JobState.ROLLING_BACK:
+        return progress(effects)
+    undos = [effect for effect in effects if effect.undoes is not None]
+    return f"{sum(undo.state is EffectState.APPLIED for undo in undos)} of {len(undos)} effects undone"
 
 
 def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
@@ -305,11 +297,15 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
 
     A job that nobody has approved, or that has no plan yet, is left to the check after this one.
     """
-    if job.review_digest is None or job.state not in (
-        JobState.APPROVED,
-        JobState.APPLYING,
-        JobState.COMPLETED,
-    ):
+    if effect is not None and effect.undoes is not None:
+        if effect.plan_digest != plan.plan_digest:
+            raise PlanNotApproved(
+                f"the effect {plan.name!r} is not the way back that was planned.",
+                job=job.label,
+                written="This effect was not sent.",
+            )
+        return
+    if job.review_digest is None or job.state not in _DECIDED:
         return
     if effect is None:
         raise PlanNotApproved(
@@ -337,16 +333,15 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
 
 def _differing(effect: Effect, plan: EffectPlan) -> list[str]:
     """The parts of a plan that are not as they were stored."""
-    old, new = {**effect.plan, "undo": effect.undo}, {**plan.shown, "undo": plan.undo}
+    old = {**effect.plan, "undo": effect.undo, "after": list(effect.after_effects)}
+    new = {**plan.shown, "undo": plan.undo, "after": list(plan.after)}
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
 def _check_approved(connection: LedgerConnection, job: Job) -> None:
     """Refuse unless a decision in force approves exactly the digest that the job has now."""
     if job.state is JobState.CANCELLED:
-        raise JobCancelled(
-            f"it was cancelled ({job.state_reason}).", job=job.label, remedy="Nothing will be applied for it."
-        )
+        raise _cancelled(job, job.state_reason)
     row = None if job.decision_id is None else connection.execute(_READ_DECISION, [job.decision_id]).fetchone()
     decision = None if row is None else Decision(**row)
     bound = job.approval == "not required" or (decision is not None and decision.digest == job.review_digest)
@@ -365,21 +360,63 @@ def _check_approved(connection: LedgerConnection, job: Job) -> None:
     )
 
 
-def _hold(connection: LedgerConnection, job: Job, effect: Effect, actor: str) -> EffectUnknown:
-    """Give an abandoned attempt up as unknown, and build the error that asks a person."""
-    if effect.state is EffectState.CLAIMED:
-        error = f"attempt {effect.attempt} by {effect.claimed_by} ended without saying what became of it"
-        effect = _change(connection, job, effect, EffectEvent.LOSE, claim_token=None, error=error)
-        detail = {"attempt": effect.attempt}
-        history.move(
-            connection,
-            job,
-            JobEvent.EFFECT_UNKNOWN,
-            actor=actor,
-            reason=f"{effect.name}: {error}",
-            detail=detail,
+def _check_rolled_back(job: Job) -> None:
+    if job.state in _ROLLED_BACK:
+        raise JobRolledBack(
+            f"it is {job.state.value.replace('_', ' ')} ({job.state_reason}).",
+            job=job.label,
+            written="What it had written before was undone, or is being undone; nothing was sent now.",
+            remedy='To write it anew, run the Dag with the conf {"regenerate": true}: that asks the model again.',
         )
-    return unknown_error(job.label, effect)
+
+
+def _cancelled(job: Job, reason: str | None) -> JobCancelled:
+    return JobCancelled(
+        f"it was cancelled ({reason}).",
+        job=job.label,
+        written="This effect was not sent.",
+        remedy="What was applied before can be rolled back: "
+        f"`airflow aihandoff rollback {job.job_id}`. Nothing else will be applied for it.",
+    )
+
+
+def _check_order(connection: LedgerConnection, job: Job, effect: Effect) -> None:
+    """Refuse an effect before those that its author wants applied first."""
+    if not effect.after_effects:
+        return
+    states = {other.name: other.state for other in current_effects(connection, job)}
+    missing = [
+        f"{name!r}, which is {states[name].value if name in states else 'not planned'}"
+        for name in effect.after_effects
+        if states.get(name) is not EffectState.APPLIED
+    ]
+    if missing:
+        raise EffectOutOfOrder(
+            f"the effect {effect.name!r} comes after {' and '.join(missing)}.",
+            job=job.label,
+            written="This effect was not sent.",
+            remedy="Apply the effects before it first: clear their tasks, then this one.",
+        )
+
+
+def _busy(job: Job, effect: Effect, seconds: float) -> EffectBusy:
+    return EffectBusy(
+        f"attempt {effect.attempt} at the effect {effect.name!r}, by {effect.claimed_by}, may be sending it right now.",
+        effect=effect,
+        seconds=seconds,
+        job=job.label,
+        written="This attempt sent nothing.",
+        remedy=f"If that one has died, its claim is over in {seconds:.0f} s; then this task goes on.",
+    )
+
+
+def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: str) -> tuple[Job, Effect]:
+    """Give an attempt up whose claim is over, and that said nothing: from now on it can record nothing any more."""
+    error = f"attempt {effect.attempt} by {effect.claimed_by} ended without saying what became of it"
+    effect = change_effect(connection, job, effect, EffectEvent.LOSE, claim_token=None, error=error)
+    detail = {"effect": effect.name, "attempt": effect.attempt}
+    reason = f"{_progress(connection, job)}; {effect.name}: {error}"
+    return history.move(connection, job, JobEvent.EFFECT_UNKNOWN, actor=actor, reason=reason, detail=detail), effect
 
 
 def unknown_error(job: str, effect: Effect) -> EffectUnknown:
@@ -389,8 +426,9 @@ def unknown_error(job: str, effect: Effect) -> EffectUnknown:
         job=job,
         written=f"Look in the target for the effect key {effect.effect_key}, or for the record that the plan writes.",
         remedy=(
-            f"Then say what you found: `airflow aihandoff effects resolve {effect.effect_id} --applied EXTERNAL_ID` or "
-            f"`... {effect.effect_id} --not-applied`, with --why; and clear this task."
+            f"Then say what you found, on the job's page or with `airflow aihandoff effects resolve {effect.effect_id} "
+            f"--applied EXTERNAL_ID` or `... {effect.effect_id} --not-applied`, and --why. A task that waits for it "
+            "goes on by itself; one that has failed goes on when it is cleared."
         ),
         effect=effect,
     )
@@ -398,8 +436,8 @@ def unknown_error(job: str, effect: Effect) -> EffectUnknown:
 
 def _lock_claimed(connection: LedgerConnection, claim: Claim) -> tuple[Job, Effect]:
     job = history.lock(connection, claim.effect.job_id)
-    row = connection.execute(_READ_EFFECT_BY_ID, [claim.effect.effect_id]).fetchone()
-    effect = None if row is None else Effect(**row)  # none: the plan was replaced after the claim had ended
+    effect = find_effect_by_id(connection, claim.effect.effect_id)
+    # None: the plan was replaced after the claim had ended.
     if effect is None or claim.token is None or effect.claim_token != claim.token:
         raise ClaimLost(
             f"attempt {claim.effect.attempt} at the effect {claim.effect.name!r} lost its claim.",
@@ -408,20 +446,3 @@ def _lock_claimed(connection: LedgerConnection, claim: Claim) -> tuple[Job, Effe
             remedy=f"See `airflow aihandoff jobs show {job.job_id}`.",
         )
     return job, effect
-
-
-def _change(connection: LedgerConnection, job: Job, effect: Effect, event: EffectEvent, **changes: Any) -> Effect:
-    state = next_effect_state(effect.state, event)
-    if state is None:
-        raise IllegalTransition(
-            f"the event {event.value!r} is not valid for the effect {effect.name!r} in the state "
-            f"{effect.state.value!r}.",
-            job=job.label,
-            written="This step wrote nothing outside.",
-            remedy=f"See `airflow aihandoff effects show {effect.effect_id}`.",
-        )
-    values = {**vars(effect), **changes, "state": state, "claimed": event is EffectEvent.CLAIM}
-    values["result"] = None if values["result"] is None else as_json(values["result"])
-    row = connection.execute(_UPDATE_EFFECT, values).fetchone()
-    assert row is not None
-    return Effect(**row)

@@ -145,7 +145,7 @@ class Inbox:
 
         :raises LedgerUnavailable: nothing is known to be recorded; the sender has to deliver it again.
         """
-        return self._database.transact(lambda connection: _receive(connection, delivery))
+        return self._database.transact(lambda connection: _receive(connection, delivery), step="receive.insert")
 
     def read(self, webhook_id: str) -> InboxEntry:
         """Return one webhook.

@@ -69,7 +69,7 @@ class Outputs:
                 return history.move(connection, job, event, actor=actor, detail=detail)
             return self._accept(connection, job, stored, actor, detail)
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="output.store")
 
     @staticmethod
     def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: str) -> Job:
@@ -125,7 +125,7 @@ class Outputs:
             detail = {"revision": number, "response_id": revision.response_id, "status": status}
             return history.move(connection, job, JobEvent.RESPONSE_ENDED, actor=actor, detail=detail)
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="wait.ended")
 
     def fail(
         self,
@@ -160,7 +160,7 @@ class Outputs:
                 output=Output(status or revision.response_status or "", error=error),
             )
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="output.store")
 
     def request_cancel(
         self, job_id: int, *, owner: Owner, actor: str, reason: str, as_of: int | None = None
@@ -179,7 +179,7 @@ class Outputs:
             history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason)
             return read_revision(connection, job_id, job.revision)
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="cancel.request")
 
     def cancelled(self, job_id: int, number: int, *, actor: str, reason: str, status: str) -> Job:
         """Record that the response was stopped. Does nothing when the job has moved on."""
@@ -197,4 +197,4 @@ class Outputs:
                 connection, job, JobEvent.CANCELLED, actor=actor, reason=reason, detail={"status": status}
             )
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="cancel.record")

@@ -120,6 +120,7 @@ class Job:
     created_at: datetime
     updated_at: datetime
     review_on_timeout: OnTimeout | None
+    cancelling: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
@@ -189,7 +190,8 @@ class EffectPlan:
     :param name: the effect's name within its job, by default the id of the task that applies it.
     :param kind: what sends it: ``http``, ``postgres``, or the class of the operator.
     :param plan: the exact request. It is stored as ``shown``, where secrets are masked.
-    :param undo: the declared way back, rendered, or None.
+    :param undo: the declared way back as it may be shown, or None: see :mod:`airflow_provider_aihandoff.undo`.
+    :param after: names of the effects that must be applied before this one.
     """
 
     name: str
@@ -198,11 +200,16 @@ class EffectPlan:
     plan_digest: str
     shown: dict[str, Any]
     undo: dict[str, Any] | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One intended write, as the ledger has it at one moment."""
+    """One intended write, as the ledger has it at one moment.
+
+    :param claim_until: until then the claim is its holder's, even if the holder has died.
+    :param undoes: the id of the effect that this one takes back.
+    """
 
     effect_id: int
     job_id: int
@@ -224,9 +231,20 @@ class Effect:
     error: str | None
     created_at: datetime
     updated_at: datetime
+    claim_until: datetime | None
+    unknown_since: datetime | None
+    after_effects: list[str]
+    undoes: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))
+
+    @property
+    def as_plan(self) -> EffectPlan:
+        """What it would send, where nothing in it is masked."""
+        return EffectPlan(
+            self.name, self.kind, self.plan, self.plan_digest, self.plan, self.undo, tuple(self.after_effects)
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.digests import describe_changes, digest, review_
 from airflow_provider_aihandoff.errors import JobNotApproved, PlanError, StaleDecision
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.ledger.effects import anything_touched, complete_if_applied, replace_plans
+from airflow_provider_aihandoff.ledger.plans import anything_touched, replace_plans, settle
 from airflow_provider_aihandoff.ledger.records import DeciderKind, EffectPlan, Job, OnTimeout, Verdict
 from airflow_provider_aihandoff.ledger.revisions import read_revision
 from airflow_provider_aihandoff.states import JobEvent, JobState
@@ -98,7 +98,7 @@ class Reviews:
                 **changes,
             )
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="review.ask")
 
     def decide(
         self,
@@ -128,7 +128,8 @@ class Reviews:
                 decided_by=history.plain(decided_by),
                 kind=kind,
                 comment=history.plain_or_none(comment),
-            )
+            ),
+            step="review.decide",
         )
 
     def expire(self, job_id: int, *, digest: str, fail: bool) -> Job:
@@ -190,7 +191,7 @@ def _decide(
         detail={"digest": digest, "decision_id": row["decision_id"]},
         decision_id=row["decision_id"],
     )
-    return complete_if_applied(connection, job, actor=actor) if verdict == "approve" else job
+    return settle(connection, job, actor=actor) if verdict == "approve" else job
 
 
 def _is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, decided_by: str) -> bool:

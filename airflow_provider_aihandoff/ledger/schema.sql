@@ -11,7 +11,9 @@
 CREATE TABLE aihandoff.ledger (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     ledger_id uuid NOT NULL DEFAULT gen_random_uuid(),
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- 244 random bits, for the keyed hashes of secrets where no other key is configured
+    digest_key text NOT NULL DEFAULT replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 );
 INSERT INTO aihandoff.ledger DEFAULT VALUES;
 
@@ -46,6 +48,7 @@ CREATE TABLE aihandoff.jobs (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
     review_on_timeout text CHECK (review_on_timeout IN ('reject', 'fail')), -- how its author wants a review to expire
+    cancelling text,                 -- why it is being cancelled, while an effect is still under way
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -124,8 +127,12 @@ CREATE TABLE aihandoff.effects (
     error text,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
+    claim_until timestamptz,         -- until then nobody takes over a claim, even if its holder has died
+    unknown_since timestamptz,
+    after_effects json NOT NULL DEFAULT '[]',            -- names of the effects that must be applied before this one
+    undoes bigint UNIQUE REFERENCES aihandoff.effects,   -- the effect that this one takes back
     UNIQUE (job_id, revision, name),
-    CHECK (state <> 'claimed' OR claim_token IS NOT NULL)
+    CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );
 CREATE INDEX effects_claimed ON aihandoff.effects (claimed_at) WHERE state = 'claimed';
 CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'unknown';

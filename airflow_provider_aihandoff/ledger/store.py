@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.ledger import history, schema
 from airflow_provider_aihandoff.ledger.abandoned import Abandoned
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.effects import Effects
+from airflow_provider_aihandoff.ledger.endings import Endings
 from airflow_provider_aihandoff.ledger.inbox import Inbox
 from airflow_provider_aihandoff.ledger.outputs import Outputs
 from airflow_provider_aihandoff.ledger.records import Decision, Effect, Event, Job, Revision, columns
@@ -107,8 +108,13 @@ class JobRecord:
 
     @property
     def current_effects(self) -> list[Effect]:
-        """The effects of the current revision, in the order of the plan."""
-        return [effect for effect in self.effects if effect.revision == self.job.revision]
+        """The intended effects of the current revision, in the order of the plan."""
+        return [effect for effect in self.effects if effect.revision == self.job.revision and effect.undoes is None]
+
+    @property
+    def undos(self) -> list[Effect]:
+        """The effects that take others of the current revision back, in the order in which they are applied."""
+        return [effect for effect in self.effects if effect.revision == self.job.revision and effect.undoes is not None]
 
 
 class Ledger:
@@ -126,6 +132,7 @@ class Ledger:
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database)
         self.effects = Effects(self._database)
+        self.endings = Endings(self._database)
         self.abandoned = Abandoned(self._database)
 
     def __enter__(self) -> Self:
@@ -151,6 +158,10 @@ class Ledger:
     def ledger_id(self) -> str:
         """The identity of this ledger, a UUID."""
         return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+
+    def digest_key(self) -> str:
+        """The secret with which digests cover other secrets, where Airflow's configuration names none."""
+        return str(self._one("SELECT digest_key FROM aihandoff.ledger")["digest_key"])
 
     def job(self, job_id: int) -> Job:
         """Return one job.
@@ -242,7 +253,8 @@ class Ledger:
                 FROM aihandoff.revisions WHERE revisions.job_id = job.job_id
             ) AS billed
             CROSS JOIN LATERAL (
-                SELECT count(*) FILTER (WHERE effects.revision = job.revision AND effects.state <> 'void') AS effects,
+                SELECT count(*) FILTER (WHERE effects.revision = job.revision AND effects.undoes IS NULL
+                        AND effects.state <> 'void') AS effects,
                     count(*) FILTER (WHERE effects.state = 'unknown') AS unknown_effects
                 FROM aihandoff.effects WHERE effects.job_id = job.job_id
             ) AS intended

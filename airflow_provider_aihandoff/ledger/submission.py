@@ -22,9 +22,9 @@ from airflow_provider_aihandoff.errors import (
 )
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.ledger.effects import anything_touched, void_plans
 from airflow_provider_aihandoff.ledger.history import as_json
 from airflow_provider_aihandoff.ledger.inbox import adopt_early, lock_response
+from airflow_provider_aihandoff.ledger.plans import anything_touched, void_plans
 from airflow_provider_aihandoff.ledger.records import Event, Job, JobSpec, Owner, Revision, columns
 from airflow_provider_aihandoff.ledger.revisions import (
     count_unknown,
@@ -132,7 +132,7 @@ class Submission:
         :raises RevisionsExhausted: a new revision is called for, and there have been ``max_revisions`` already.
         :raises JobCancelled: the job was cancelled.
         """
-        return self._database.transact(lambda connection: self._open(connection, spec))
+        return self._database.transact(lambda connection: self._open(connection, spec), step="submit.open")
 
     def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
         input_digest = digest(spec.input)
@@ -216,7 +216,7 @@ class Submission:
             connection, job, old, actor=spec.owner.actor, reason="its revision was replaced while it was being sent"
         )
         give_up(connection, job.job_id, job.revision)
-        void_plans(connection, job.job_id, job.revision)
+        void_plans(connection, job)
         why = (
             "the input changed" if job.input_digest != input_digest else f"revision {old.number} was {job.state.value}"
         )
@@ -380,7 +380,7 @@ class Submission:
             job = history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
             return adopt_early(connection, job, revision)
 
-        return self._database.persist(work)
+        return self._database.persist(work, step="submit.store")
 
     def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: str, reason: str) -> None:
         """Record that the request was refused or never left, so that no response exists and it may be sent again."""
@@ -392,7 +392,7 @@ class Submission:
                 connection.execute(_MARK_NOT_SENT, [revision.revision_id])
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
 
-        self._database.persist(work)
+        self._database.persist(work, step="submit.refused")
 
     def submission_lost(
         self,
@@ -415,11 +415,11 @@ class Submission:
             if revision.submit_token == token:
                 count_unknown(connection, job, revision, actor=actor, reason=reason, wait=orphan_wait)
 
-        self._database.persist(work)
+        self._database.persist(work, step="submit.lost")
 
     def _raise_after_commit(self, work: Any) -> Intent:
         """Run ``work``; raise what it returns as an error only after what it wrote is committed."""
-        result = self._database.transact(work, repeatable=True)
+        result = self._database.transact(work, repeatable=True, step="submit.intend")
         if isinstance(result, HandoffError):
             raise result
         assert isinstance(result, Intent)

@@ -34,6 +34,14 @@ _ANSWERED_REVIEWS = """
     LEFT JOIN aihandoff.jobs AS j USING (job_id)
     WHERE j.state IS DISTINCT FROM 'review' OR j.review_digest IS DISTINCT FROM waiting.digest"""
 
+#: Of these effects, the ones that are no longer as they were.
+_CHANGED_EFFECTS = """
+    SELECT effect_id, waiting.state, waiting.attempt
+    FROM unnest(%(effect_ids)s::bigint[], %(states)s::text[], %(attempts)s::integer[])
+        AS waiting (effect_id, state, attempt)
+    LEFT JOIN aihandoff.effects AS e USING (effect_id)
+    WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt"""
+
 #: How long ago each connection brought its newest webhook, if it ever did.
 _SINCE_WEBHOOK = """
     SELECT conn_id, extract(epoch FROM clock_timestamp() - newest)::float8 AS seconds
@@ -90,6 +98,19 @@ async def answered_reviews(connection: AsyncConnection, asked: Sequence[tuple[in
     values = {"job_ids": [job_id for job_id, _ in asked], "digests": [digest for _, digest in asked]}
     cursor = await connection.execute(_ANSWERED_REVIEWS, values)
     return {(row["job_id"], row["digest"]) for row in await cursor.fetchall()}
+
+
+async def changed_effects(
+    connection: AsyncConnection, waiting: Sequence[tuple[int, str, int]]
+) -> set[tuple[int, str, int]]:
+    """Of these ``(effect id, state, attempt)``, the ones that are no longer so."""
+    values = {
+        "effect_ids": [effect_id for effect_id, _, _ in waiting],
+        "states": [state for _, state, _ in waiting],
+        "attempts": [attempt for _, _, attempt in waiting],
+    }
+    cursor = await connection.execute(_CHANGED_EFFECTS, values)
+    return {(row["effect_id"], row["state"], row["attempt"]) for row in await cursor.fetchall()}
 
 
 async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) -> dict[str, float]:

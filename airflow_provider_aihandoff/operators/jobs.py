@@ -13,12 +13,15 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 
 from airflow_provider_aihandoff.errors import (
+    CannotRegenerate,
+    CannotRollBack,
     EffectRefused,
     InputChanged,
     JobCancelled,
     JobFailed,
     JobNotApproved,
     JobNotFound,
+    JobRolledBack,
     PlanError,
     PlanNotApproved,
     RequestError,
@@ -53,12 +56,15 @@ ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstr
 
 #: Trying again cannot help here; somebody has to do something first.
 _FINAL_ERRORS = (
+    CannotRegenerate,
+    CannotRollBack,
     EffectRefused,
     InputChanged,
     JobCancelled,
     JobFailed,
     JobNotApproved,
     JobNotFound,
+    JobRolledBack,
     PlanError,
     PlanNotApproved,
     RequestError,

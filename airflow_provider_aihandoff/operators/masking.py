@@ -1,13 +1,16 @@
-"""Masks secrets in what the ledger keeps and pages show. What is sent, and what a digest is made from, stays whole."""
+"""Masks secrets in what the ledger keeps and pages show; what is sent stays whole, and digests cover it."""
 
 from __future__ import annotations
 
+import hmac
+import json
 import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 from airflow.providers.common.compat.sdk import redact
 
-MASK = "***"
+from airflow_provider_aihandoff.undo import MASK
 
 #: Names whose value is a secret. Whole names: `max_output_tokens` and `prompt_cache_key` are none.
 _SECRET_NAME = re.compile(
@@ -15,18 +18,73 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 
+#: Fields that hold a URL, and one parameter of its query.
+_URL_FIELDS = frozenset({"url", "endpoint"})
+_QUERY_PARAMETER = re.compile(r"(?<=[?&])([^=&#]+)=([^&#]*)")
 
-def masked(value: Any) -> Any:
+Hide = Callable[[str], str]
+
+
+def masked(value: Any, secret_fields: Collection[str] = ()) -> Any:
     """A copy of a JSON value without its secrets.
 
-    A secret is the value of a field with a name such as ``Authorization`` or ``api_key``, and wherever it stands, any
-    text that Airflow's secrets masker knows: the passwords of the connections and the variables that the task has read.
+    A secret is the value of a field with a name such as ``Authorization`` or ``api_key``, in a URL's query too, and
+    wherever it stands, any text that Airflow's secrets masker knows: the passwords of the connections and the variables
+    that the task has read.
+
+    :param secret_fields: further names of fields whose values are secrets, in the JSON of a body too.
     """
+    return _hidden(value, secret_fields, lambda secret: MASK)
+
+
+def sealed(value: Any, key: str, secret_fields: Collection[str] = ()) -> Any:
+    """The value with a keyed hash (HMAC-SHA256, RFC 2104) in the place of each secret: what a digest is made from.
+
+    Whoever has the digest alone cannot try secrets out against it.
+    """
+
+    def seal(secret: str) -> str:
+        return "hmac-sha256:" + hmac.new(key.encode(), secret.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+
+    return _hidden(value, secret_fields, seal)
+
+
+def _hidden(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
     if isinstance(value, dict):
-        return {
-            name: MASK if isinstance(item, str) and _SECRET_NAME.fullmatch(str(name)) else masked(item)
-            for name, item in value.items()
-        }
+        return {name: _hidden_field(str(name), item, secret_fields, hide) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [masked(item) for item in value]
-    return redact(value) if isinstance(value, str) else value
+        return [_hidden(item, secret_fields, hide) for item in value]
+    if not isinstance(value, str):
+        return value
+    shown = redact(value)
+    return value if shown == value else (shown if hide("") == MASK else hide(value))
+
+
+def _hidden_field(name: str, value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
+    if name in secret_fields:
+        return hide(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
+    if not isinstance(value, str):
+        return _hidden(value, secret_fields, hide)
+    if _SECRET_NAME.fullmatch(name):
+        return hide(value)
+    if name in _URL_FIELDS:
+        value = _QUERY_PARAMETER.sub(
+            lambda match: f"{match[1]}={hide(match[2])}" if _is_secret(match[1], secret_fields) else match[0], value
+        )
+    if name == "body":
+        value = _hidden_body(value, secret_fields, hide)
+    return _hidden(value, secret_fields, hide)
+
+
+def _is_secret(name: str, secret_fields: Collection[str]) -> bool:
+    return name in secret_fields or _SECRET_NAME.fullmatch(name) is not None
+
+
+def _hidden_body(body: str, secret_fields: Collection[str], hide: Hide) -> str:
+    """A JSON body without the secrets in its fields; the very bytes of one that has none."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body
+    shown = _hidden(value, secret_fields, hide)
+    return body if shown == value else json.dumps(shown, ensure_ascii=False, separators=(",", ":"))

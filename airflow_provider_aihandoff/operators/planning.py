@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
+from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.errors import HandoffError, PlanError
 from airflow_provider_aihandoff.operators.jobs import job_reference, source_of
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_aihandoff.jobview import JobView
+    from airflow_provider_aihandoff.ledger import Ledger
     from airflow_provider_aihandoff.ledger.records import EffectPlan
 
 
@@ -34,12 +36,28 @@ def _job_source(task: Any) -> Any:
     return None
 
 
-def plan_effects(context: Context, source: Any, job: JobView) -> list[EffectPlan]:
+def effects_before(dag: Any, task: Any) -> tuple[str, ...]:
+    """The names of the effects of the same job that come before this one in the Dag, in topological order."""
+    upstream = task.get_flat_relative_ids(upstream=True)
+    return tuple(
+        other.effect_name
+        for other in effect_tasks(dag, task.job_source)
+        if isinstance(other, SideEffectOperator) and other.task_id in upstream
+    )
+
+
+def digest_key(ledger: Ledger) -> str:
+    """The secret with which digests cover other secrets: ``[aihandoff] digest_key``, or else the ledger's own."""
+    return settings.text("digest_key") or ledger.digest_key()
+
+
+def plan_effects(context: Context, source: Any, job: JobView, ledger: Ledger) -> list[EffectPlan]:
     """Render every effect of the job in the context of the task that runs now.
 
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
     plans = []
+    key = digest_key(ledger)
     for task in effect_tasks(context["dag"], source):
         if not isinstance(task, SideEffectOperator):
             raise PlanError(
@@ -48,7 +66,8 @@ def plan_effects(context: Context, source: Any, job: JobView) -> list[EffectPlan
                 remedy="Map the whole task group from the draft to its effects, one job each.",
             )
         try:
-            plans.append(task.rendered(context, job).effect_plan(job))
+            after = effects_before(context["dag"], task)
+            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after))
         except HandoffError:
             raise
         except Exception as error:

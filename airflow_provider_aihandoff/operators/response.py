@@ -34,9 +34,6 @@ _INLINE_POLL = 0.5
 #: Seconds that one look at a response may take.
 RETRIEVE_TIMEOUT = 30.0
 
-#: Looks at a response that has ended but cannot be read yet, before the task fails and Airflow retries.
-_READ_TRIES = 8
-
 
 #: Arguments that are sent to the Responses API under the same name.
 REQUEST_FIELDS = (
@@ -350,13 +347,14 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _finish(self, context: Context, ledger: Ledger, job_id: int) -> dict[str, Any]:
         """Store what the response left, if nobody has, and return the XCom."""
         from airflow_provider_aihandoff.responses.outcome import read_output
+        from airflow_provider_aihandoff.responses.reading import read_ended
         from airflow_provider_aihandoff.states import JobState
 
         job = ledger.job(job_id)
         revision = ledger.revision(job_id, job.revision)
         actor = owner_of(context).actor
         if job.state is JobState.RUNNING and revision.response_id is not None:
-            response = self._read(revision)
+            response = read_ended(self._client(revision.conn_id), revision.response_id)
             output, why = read_output(response, self.output_type, revision.request)
             job = ledger.outputs.store(job_id, revision.number, output, actor=actor, reason=why or None)
             revision = ledger.revision(job_id, revision.number)
@@ -369,35 +367,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         from airflow_provider_aihandoff.operators.planning import effect_tasks
 
         return bool(effect_tasks(self.get_dag(), self.task_id))
-
-    def _read(self, revision: Revision) -> Any:
-        """Retrieve a response that has ended. For a while after it did, OpenAI may not find it, or answer oddly.
-
-        :raises ResponseUnreadable: it still cannot be read; Airflow's retry attaches and reads it again.
-        """
-        from airflow_provider_aihandoff.responses.backoff import backoff
-        from airflow_provider_aihandoff.responses.outcome import terminal_status
-
-        assert revision.response_id is not None
-        response_id = revision.response_id
-        client = self._client(revision.conn_id)
-        for failures in range(1, _READ_TRIES + 1):
-            try:
-                response = client.responses.retrieve(response_id)
-                status = terminal_status(response, response_id)
-                # For a moment, a response that completed can come without its output; asking anew would pay twice.
-                has_output = status != "completed" or response.output is not None
-                if status and (has_output or failures == _READ_TRIES):
-                    return response
-                problem = "no answer that can be used"
-            except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job
-                problem = type(error).__name__
-            self.log.warning("Reading response %s: %s; trying again.", response_id, problem)
-            time.sleep(backoff(failures, base=1.0, cap=10.0))
-        raise ResponseUnreadable(
-            f"The response {response_id} has ended, but cannot be read ({problem}). Nothing was written outside and "
-            "nothing is lost: a retry of this task reads it again."
-        )
 
     def _give_up(self, context: Context, ledger: Ledger, event: Mapping[str, Any]) -> None:
         """End a revision whose deadline passed, or whose response is gone; unless it ended after all."""
@@ -456,10 +425,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         if len(canonical_json(revision.output)) <= settings.number("xcom_output_limit"):
             xcom["output"] = revision.output
         return xcom
-
-
-class ResponseUnreadable(RuntimeError):
-    """A response has ended and cannot be read yet; a retry reads it again."""
 
 
 class RevisionFailed(RuntimeError):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, EffectUnknown, HandoffError, PlanError
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, HandoffError, PlanError
 from airflow_provider_aihandoff.operators.jobs import (
     RETRIES,
     RETRY_DELAY,
@@ -21,7 +22,8 @@ from airflow_provider_aihandoff.operators.jobs import (
     resolve_job_id,
     source_of,
 )
-from airflow_provider_aihandoff.operators.masking import masked
+from airflow_provider_aihandoff.operators.masking import masked, sealed
+from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied
 
 if TYPE_CHECKING:
     import jinja2
@@ -29,24 +31,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.jobview import JobView
     from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.effects import Claim
-    from airflow_provider_aihandoff.ledger.records import EffectPlan
+    from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan
+    from airflow_provider_aihandoff.targets.apply import Wait
 
-
-@dataclass(frozen=True)
-class Applied:
-    """A write that the target has confirmed.
-
-    :param external_id: the id of the record in the target, where it gave one.
-    :param result: what is worth keeping of the answer: small, no content and no secret.
-    """
-
-    external_id: str | None = None
-    result: dict[str, Any] | None = None
-
-
-class NotApplied:
-    """What a probe returns that is certain that the write did not happen, and never will from an earlier attempt."""
+#: Seconds for which a worker waits by itself; for longer, the task defers.
+_INLINE_SECONDS = 5.0
 
 
 class SideEffectOperator(BaseOperator):
@@ -57,14 +46,26 @@ class SideEffectOperator(BaseOperator):
 
     **Retry and clear**: an effect that is applied is not applied again; the task succeeds with the same result.
 
-    **Kill, crash, time-out**: an attempt that ended without a word leaves a claim. The next one asks :meth:`probe`;
-    sends again with the same key where the target is declared ``idempotent``; otherwise the effect is ``unknown``,
-    the task fails, and a person says what is so (``airflow aihandoff effects resolve``).
+    **Kill, crash, time-out**: an attempt that ended without a word leaves a claim that lasts for as long as its call
+    may take; nobody else sends before it is over, and the attempt itself sends nothing after that. What became of it is
+    then found out in this order: :meth:`probe` is asked, over a grace time; the effect is sent again with the same key
+    where the target is ``idempotent``; otherwise a person says what is so, on the job's page or with ``airflow
+    aihandoff effects resolve``. The task waits for that without a worker slot, and goes on by itself.
+
+    **Order**: effects of the same job that come before this one in the Dag must be applied before it.
 
     :param job: the operator that makes the job, or a job id.
     :param effect: the effect's name within the job; by default the id of the task.
     :param idempotent: the target takes the same effect key twice without writing twice.
-    :param undo: the declared way back, in the form that the class takes; shown before approval (templated).
+    :param undo: the declared way back, as a mapping (templated); shown before approval, and taken by a roll-back. It
+        has a ``kind`` (``http``, ``postgres`` or ``function``; by default that of the effect) and what that takes;
+        ``{external_id}`` in it stands for the id of the record in the target.
+    :param secret_fields: names of fields of the plan whose values are secrets: sent, never stored or shown. Fields such
+        as ``Authorization``, and values that Airflow's secrets masker knows, are so in any case.
+    :param grace: how long a write may take to become visible to :meth:`probe`; a probe that sees nothing is repeated
+        until then.
+    :param hold_timeout: how long the task waits for a person to say what became of the write, before it fails; None
+        waits for as long as that takes.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -74,6 +75,9 @@ class SideEffectOperator(BaseOperator):
     #: What sends the effect, as the ledger and the review page name it.
     kind: str = ""
 
+    #: Seconds that one call of :meth:`apply` may take at most. A claim lasts a little longer.
+    call_seconds: float = 60.0
+
     def __init__(
         self,
         *,
@@ -81,6 +85,9 @@ class SideEffectOperator(BaseOperator):
         effect: str | None = None,
         idempotent: bool = False,
         undo: dict[str, Any] | None = None,
+        secret_fields: Sequence[str] = (),
+        grace: timedelta | float = 30.0,
+        hold_timeout: timedelta | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
@@ -92,6 +99,9 @@ class SideEffectOperator(BaseOperator):
         self.effect = effect
         self.idempotent = idempotent
         self.undo = undo
+        self.secret_fields = tuple(secret_fields)
+        self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
+        self.hold_timeout = hold_timeout
         self.ledger_conn_id = ledger_conn_id
 
     def plan(self, job: JobView) -> dict[str, Any]:
@@ -102,7 +112,7 @@ class SideEffectOperator(BaseOperator):
         raise NotImplementedError
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
-        """Send the plan, once.
+        """Send the plan, once, within :attr:`call_seconds`.
 
         :param key: the effect key: the same for every attempt at this write, and for no other.
         :raises EffectRefused: the target refused, which proves that nothing was written.
@@ -112,7 +122,29 @@ class SideEffectOperator(BaseOperator):
         raise NotImplementedError
 
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Find out what became of an attempt that ended without a word; None (the default) when it cannot tell."""
+        """Find out what became of an attempt that ended without a word.
+
+        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time is over. None (the
+        default) where that cannot be told.
+        """
+        return None
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether there is a :meth:`probe` to ask."""
+        return type(self).probe is not SideEffectOperator.probe
+
+    def plan_undo(self) -> dict[str, Any] | None:
+        """The declared way back, as it is kept beside the plan."""
+        if self.undo is None:
+            return None
+        from airflow_provider_aihandoff.targets.undo import plan_undo
+
+        return plan_undo(self.undo, kind=self.kind, connection=self.undo_connection, name=self.effect_name)
+
+    @property
+    def undo_connection(self) -> str | None:
+        """The connection of an undo that names none."""
         return None
 
     # The parts below are the protocol; a subclass leaves them alone.
@@ -126,7 +158,7 @@ class SideEffectOperator(BaseOperator):
     ) -> Any:
         """Render one field, with ``job`` as the ledger has it now."""
         if "job" not in context and content is not self.job:
-            context = {**context, "job": self._load_job()}  # type: ignore[typeddict-unknown-key]
+            context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
         return super().render_template(content, context, jinja_env, seen_oids)
 
     def rendered(self, context: Context, job: JobView) -> SideEffectOperator:
@@ -135,14 +167,19 @@ class SideEffectOperator(BaseOperator):
         other.render_template_fields({**context, "task": other, "job": job})  # type: ignore[typeddict-unknown-key]
         return other
 
-    def effect_plan(self, job: JobView) -> EffectPlan:
-        """The plan with its digest, and as it may be shown."""
+    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str]) -> EffectPlan:
+        """The plan with its digest, and as it may be shown.
+
+        :param key: the secret with which the digest covers other secrets.
+        :param after: names of the effects that must be applied before this one.
+        :raises PlanError: the plan is not JSON.
+        """
         from airflow_provider_aihandoff.digests import canonical_json, digest
         from airflow_provider_aihandoff.ledger.records import EffectPlan
 
-        plan = self.plan(job)
+        plan, undo = self.plan(job), self.plan_undo()
         try:
-            canonical_json(plan)
+            canonical_json([plan, undo])
         except (TypeError, ValueError) as error:
             raise PlanError(
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
@@ -151,10 +188,11 @@ class SideEffectOperator(BaseOperator):
             name=self.effect_name,
             kind=self.kind or type(self).__name__,
             plan=plan,
-            # The way back is part of what is approved.
-            plan_digest=digest([plan, self.undo]),
-            shown=masked(plan),
-            undo=masked(self.undo),
+            # The way back and the order are part of what is approved.
+            plan_digest=digest(sealed([plan, undo, list(after)], key, self.secret_fields)),
+            shown=masked(plan, self.secret_fields),
+            undo=masked(undo, self.secret_fields),
+            after=tuple(after),
         )
 
     @property
@@ -162,32 +200,74 @@ class SideEffectOperator(BaseOperator):
         """The effect's name within its job."""
         return self.effect or self.task_id
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Claim the effect, send it, and record what became of it."""
+    def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.operators.planning import digest_key, effects_before
+        from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 
         job_id = resolve_job_id(self.job, self.task_id)
-        actor = owner_of(context).actor
+        actor, ti = owner_of(context).actor, context["ti"]
+        not_now = (event or {}).get("not_now", 0)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
-            plan = self.effect_plan(job)
+            plan = self.effect_plan(job, key=digest_key(ledger), after=effects_before(context["dag"], self))
             self._ensure_planned(context, ledger, job, actor)
-            claim = self._claim(ledger, job_id, plan, actor)
-            if claim.applied:
-                self.log.info("Effect %r is applied already; nothing is sent.", plan.name)
-                effect = claim.effect
-            else:
-                applied = self._apply(ledger, claim, plan.plan, actor)
-                effect = ledger.effects.confirm(
-                    claim, external_id=applied.external_id, result=applied.result, actor=actor
+            while True:
+                done = apply_effect(
+                    ledger,
+                    job_id,
+                    plan,
+                    self,
+                    actor=actor,
+                    not_now=not_now,
+                    last_try=ti.try_number > ti.max_tries,
                 )
-            return {
-                "job_id": job_id,
-                "effect_id": effect.effect_id,
-                "effect_key": effect.effect_key,
-                "external_id": effect.external_id,
-                "state": effect.state.value,
-            }
+                if not isinstance(done, Wait):
+                    return self._result(done)
+                not_now = done.not_now
+                self._wait(ledger, done)
+
+    def _wait(self, ledger: Ledger, wait: Wait) -> None:
+        """Wait a short while, or defer."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.triggers.effect import EffectTrigger
+
+        seconds = wait.seconds
+        if seconds is None and self.hold_timeout is not None:
+            seconds = self.hold_timeout.total_seconds() - ledger.effects.seconds_unknown(wait.effect.effect_id)
+            if seconds <= 0:
+                raise AirflowFailException(wait.why)
+        if seconds is not None and seconds <= _INLINE_SECONDS:
+            self.log.info("%s Trying again in %.1f s.", wait.why, seconds)
+            time.sleep(seconds)
+            return
+        self.log.warning("%s Waiting %s.", wait.why, "for a person" if seconds is None else f"{seconds:.0f} s")
+        ledger.close()
+        now = datetime.now(UTC)
+        self.defer(
+            trigger=EffectTrigger(
+                job_id=wait.effect.job_id,
+                effect_id=wait.effect.effect_id,
+                state=wait.effect.state.value,
+                attempt=wait.effect.attempt,
+                ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
+                until=None if seconds is None else (now + timedelta(seconds=seconds)).isoformat(),
+                not_before=(now + settings.seconds("min_deferral")).isoformat(),
+                not_now=wait.not_now,
+            ),
+            method_name="execute",
+        )
+
+    @staticmethod
+    def _result(effect: Effect) -> dict[str, Any]:
+        return {
+            "job_id": effect.job_id,
+            "effect_id": effect.effect_id,
+            "effect_key": effect.effect_key,
+            "external_id": effect.external_id,
+            "state": effect.state.value,
+        }
 
     def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: str) -> None:
         """Plan the effects of a job that needs no approval, where no approval task has done it before."""
@@ -196,53 +276,8 @@ class SideEffectOperator(BaseOperator):
 
         current = ledger.job(job.job_id)
         if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
-            plans = plan_effects(context, self.job_source, job)
+            plans = plan_effects(context, self.job_source, job, ledger)
             ledger.reviews.ask(job.job_id, plans, policy=None, deadline=current.updated_at, actor=actor)
-
-    def _claim(self, ledger: Ledger, job_id: int, plan: EffectPlan, actor: str) -> Claim:
-        """Get the permission to send; where an earlier attempt ended without a word, ask the probe first."""
-        try:
-            return ledger.effects.claim(job_id, plan, repeatable=self.idempotent, actor=actor)
-        except EffectUnknown as unknown:
-            effect = unknown.effect
-            found = self.probe(plan.plan, effect.effect_key)
-            if found is None:
-                raise AirflowFailException(str(unknown)) from unknown
-            applied = isinstance(found, Applied)
-            ledger.effects.resolve(
-                effect.effect_id,
-                applied=applied,
-                external_id=found.external_id if isinstance(found, Applied) else None,
-                actor=actor,
-                why="the probe found the write" if applied else "the probe is certain that nothing was written",
-            )
-            return ledger.effects.claim(job_id, plan, repeatable=self.idempotent, actor=actor)
-
-    def _apply(self, ledger: Ledger, claim: Claim, plan: dict[str, Any], actor: str) -> Applied:
-        """Send, and record a failure as what it is before it is raised."""
-        from airflow_provider_aihandoff.ledger.effects import unknown_error
-
-        name, key = claim.effect.name, claim.effect.effect_key
-        self.log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
-        try:
-            return self.apply(plan, key)
-        except (EffectRefused, EffectNotNow) as error:
-            if claim.resent:
-                # What this attempt proves, it proves for itself only: an earlier one may have been applied.
-                effect = ledger.effects.lose(
-                    claim, error=f"an earlier attempt was lost, this one: {error}", actor=actor
-                )
-                raise unknown_error(f"job {effect.job_id}", effect) from error
-            if isinstance(error, EffectRefused):
-                ledger.effects.refuse(claim, error=str(error), actor=actor)
-            else:
-                ledger.effects.release(claim, error=str(error), actor=actor)
-            raise
-        except Exception as error:
-            effect = ledger.effects.lose(claim, error=f"{type(error).__name__}: {error}", actor=actor)
-            if self.idempotent or type(self).probe is not SideEffectOperator.probe:
-                raise unknown_error(f"job {effect.job_id}", effect) from error
-            raise AirflowFailException(str(unknown_error(f"job {effect.job_id}", effect))) from error
 
     def _load_job(self) -> JobView:
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_provider_aihandoff.crashpoints import reached
 from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.endings import CancelRequest
 from airflow_provider_aihandoff.ledger.records import Revision
 from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.responses.outcome import terminal_status
@@ -37,8 +40,11 @@ def ended_by_itself(response: Any, response_id: str) -> str | None:
 
 def cancel(client: OpenAI, response_id: str) -> Any:
     """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing."""
+    reached("wait.cancel", "before call")
     try:
-        return client.responses.cancel(response_id)
+        response = client.responses.cancel(response_id)
+        reached("wait.cancel", "after call")
+        return response
     except Exception as error:  # noqa: BLE001 - a response that has ended may answer 400 or 409
         log.info("Cancelling response %s: %s; looking at it.", response_id, type(error).__name__)
     try:
@@ -71,6 +77,32 @@ def give_up(ledger: Ledger, client: OpenAI, job_id: int, number: int, *, why: Wh
     )
     record_cost(ledger, revision, response, actor=actor)
     return None
+
+
+def cancel_job(
+    ledger: Ledger, client_for: Callable[[str], OpenAI], job_id: int, *, actor: str, reason: str
+) -> CancelRequest:
+    """Stop a job, whatever its phase, and its response at OpenAI, where one runs.
+
+    The wish is recorded first. Where OpenAI cannot be asked, the job is cancelled all the same, and what its response
+    leaves is recorded as late.
+
+    :param client_for: makes the client of a connection.
+    :return: the job as it is now; while an effect is under way, it goes on applying until that is known.
+    :raises JobNotFound: there is none with this id.
+    :raises CannotCancel: the job has ended, or is being rolled back.
+    """
+    request = ledger.endings.cancel(job_id, actor=actor, reason=reason)
+    revision = request.revision
+    if revision is None or revision.response_id is None:
+        return request
+    try:
+        response = cancel(client_for(revision.conn_id), revision.response_id)
+    except Exception as error:  # noqa: BLE001 - a connection that is gone, or wrong
+        log.warning("OpenAI could not be asked to stop %s: %s.", revision.response_id, type(error).__name__)
+        response = None
+    record_cancelled(ledger, revision, response, actor=actor, reason=reason)
+    return CancelRequest(ledger.job(job_id))
 
 
 def record_cancelled(ledger: Ledger, revision: Revision, response: Any, *, actor: str, reason: str) -> None:

@@ -10,6 +10,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from airflow_provider_aihandoff.crashpoints import reached
 from airflow_provider_aihandoff.errors import HandoffError, JobFailed, LedgerUnavailable
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job, Revision
@@ -107,7 +108,9 @@ def _send(client: OpenAI, body: dict[str, Any]) -> Any | SubmitFailure:
     create = client.with_options(max_retries=0, timeout=SUBMIT_TIMEOUT).responses.create
     try:
         _check_arguments(create, body)
+        reached("submit.create", "before call")
         response = create(**body)
+        reached("submit.create", "after call")
     except Exception as error:  # noqa: BLE001 - whatever it is, it must be told apart and recorded
         return classify(error)
     if not isinstance(getattr(response, "id", None), str) or not response.id:

@@ -88,7 +88,7 @@ class ApprovalSensor(BaseSensorOperator):
             job = ledger.job(job_id)
             if job.state in (JobState.REVIEW, JobState.APPROVED, JobState.APPLYING):
                 seen = view(job, ledger.revision(job_id, job.revision))
-                plans = plan_effects(context, self.job_source, seen)
+                plans = plan_effects(context, self.job_source, seen, ledger)
                 job = self._ask(context, ledger, job, seen, plans)
                 if job.state is JobState.APPROVED and not plans:
                     job = ledger.effects.complete_without_effects(job_id, actor=owner_of(context).actor)

@@ -19,7 +19,7 @@ from airflow_provider_aihandoff.hooks.ledger import conninfo_async
 from airflow_provider_aihandoff.ledger import waiting
 from airflow_provider_aihandoff.responses.backoff import backoff, jittered
 from airflow_provider_aihandoff.triggers.polling import Poller
-from airflow_provider_aihandoff.triggers.waits import ResponseWait, ReviewWait, Wait, seconds_until
+from airflow_provider_aihandoff.triggers.waits import EffectWait, ResponseWait, ReviewWait, Wait, seconds_until
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,14 @@ class Hub:
         self._at_work = asyncio.Lock()
         self._failures = 0
 
-    async def wait_for(self, wait: Wait, deadline: str) -> str | None:
+    async def wait_for(self, wait: Wait, deadline: str | None) -> str | None:
         """Wait, and return what the wait ended with; None where the deadline came first.
 
-        :param deadline: absolute, ISO 8601.
+        :param deadline: absolute, ISO 8601; None for no deadline.
         """
         self._add(wait)
         try:
-            async with asyncio.timeout(seconds_until(deadline)):
+            async with asyncio.timeout(None if deadline is None else seconds_until(deadline)):
                 return await wait.result()
         except TimeoutError:
             return None
@@ -176,6 +176,14 @@ class Hub:
             for review in reviews:
                 if (review.job_id, review.digest) in answered:
                     review.end("answered")
+        for effects in _batches(wait for wait in waits if isinstance(wait, EffectWait)):
+            async with asyncio.timeout(_LOOK_TIMEOUT):
+                changed = await waiting.changed_effects(
+                    connection, [(wait.effect_id, wait.state, wait.attempt) for wait in effects]
+                )
+            for effect in effects:
+                if (effect.effect_id, effect.state, effect.attempt) in changed:
+                    effect.end("changed")
 
 
 def _batches(waits: Iterable[SomeWait]) -> Iterator[list[SomeWait]]:

@@ -73,6 +73,18 @@ class ReviewWait(Wait):
         self.digest = digest
 
 
+class EffectWait(Wait):
+    """A wait for a change of one effect."""
+
+    __slots__ = ("attempt", "effect_id", "state")
+
+    def __init__(self, job_id: int, effect_id: int, state: str, attempt: int) -> None:
+        super().__init__(job_id)
+        self.effect_id = effect_id
+        self.state = state
+        self.attempt = attempt
+
+
 def seconds_until(moment: str) -> float:
     """Seconds from now to an absolute time in ISO 8601; 0 where it is past."""
     return max(0.0, (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds())

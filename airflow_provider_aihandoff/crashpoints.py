@@ -1,0 +1,62 @@
+"""The named points at which a process may die: before and after every commit and every call to the outside.
+
+Nothing happens at them unless a test has armed them: it kills or stops its process there, and then shows that the
+protocols put it right. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+#: The transactions of the protocols, by the step that they commit.
+STEPS = (
+    "submit.open",
+    "submit.intend",
+    "submit.store",
+    "submit.refused",
+    "submit.lost",
+    "wait.ended",
+    "receive.insert",
+    "output.store",
+    "review.ask",
+    "review.decide",
+    "apply.claim",
+    "apply.confirm",
+    "apply.release",
+    "apply.refuse",
+    "apply.lose",
+    "apply.resolve",
+    "cancel.request",
+    "cancel.record",
+    "undo.start",
+)
+
+#: What is called outside the ledger.
+CALLS = ("submit.create", "wait.retrieve", "wait.cancel", "apply.send", "probe.send")
+
+POINTS = (
+    *(f"{step}: {moment}" for step, moment in product(STEPS, ("before commit", "after commit"))),
+    *(f"{call}: {moment}" for call, moment in product(CALLS, ("before call", "after call"))),
+)
+
+_on_reached: Callable[[str], None] | None = None
+
+
+def arm(on_reached: Callable[[str], None] | None) -> None:
+    """Call a function at every point from now on, with the point's name; None to call nothing. For tests."""
+    global _on_reached
+    _on_reached = on_reached
+
+
+def reached(where: str | None, moment: str) -> None:
+    """Say that this point is reached. A step without a name is none.
+
+    :raises ValueError: it is armed, and there is no such point.
+    """
+    if _on_reached is None or where is None:
+        return
+    point = f"{where}: {moment}"
+    if point not in POINTS:
+        raise ValueError(f"no crash point {point!r}")
+    _on_reached(point)

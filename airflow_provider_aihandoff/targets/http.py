@@ -1,0 +1,265 @@
+"""Writes over HTTP, and looks for them: everything that is sent stands in the plan."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied, UnclearAnswer
+
+if TYPE_CHECKING:
+    from airflow.providers.http.hooks.http import HttpHook
+    from requests import Response
+
+log = logging.getLogger(__name__)
+
+#: Answers that do not say whether the write happened: a time-out at the server, and a conflict, which may be with
+#: this very write.
+_AMBIGUOUS_STATUSES = frozenset({408, 409})
+
+#: The target asks to come back later, and has written nothing.
+_NOT_NOW_STATUSES = frozenset({425, 429, 503})
+
+_PROBE_FIELDS = frozenset({"endpoint", "query", "headers", "found", "external_id_path", "otherwise"})
+
+#: The record is not there: what a probe looks for, or what an undo wants to remove.
+_NOT_THERE_STATUSES = frozenset({404, 410})
+
+
+@dataclass(frozen=True)
+class HttpTarget:
+    """A system that is written to over HTTP, through an Airflow connection.
+
+    :param name: the effect's name, for messages.
+    :param timeout: seconds to connect, and to wait for each part of the answer.
+    :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
+    :param external_id_header: the header of the answer that has it.
+    :param probe_plan: the request that looks for the write, or None: as :func:`plan_probe` makes it.
+    :param gone_is_applied: an answer that the record is not there is what the request wanted: it removes one.
+    """
+
+    name: str
+    timeout: float = 30.0
+    external_id_path: str | None = None
+    external_id_header: str | None = None
+    idempotent: bool = False
+    probe_plan: Mapping[str, Any] | None = None
+    grace_seconds: float = 30.0
+    gone_is_applied: bool = False
+
+    @property
+    def can_probe(self) -> bool:
+        """Its author says how to look."""
+        return self.probe_plan is not None
+
+    @property
+    def call_seconds(self) -> float:
+        """To connect, and to answer."""
+        return 2 * self.timeout
+
+    def apply(self, plan: dict[str, Any], key: str) -> Applied:
+        """Send the request once; redirects are not followed, and the HTTP library does not retry."""
+        headers = {"Content-Type": "application/json", **plan["headers"], "Idempotency-Key": key}
+        response = self._request(plan, headers, plan["body"].encode() if "body" in plan else None)
+        status = response.status_code
+        if 200 <= status < 300:
+            return Applied(self._external_id(response), {"status": status})
+        if self.gone_is_applied and status in _NOT_THERE_STATUSES:
+            return Applied(None, {"status": status, "note": "it was gone"})
+        said = f"the target of the effect {self.name!r} answered {status} {response.reason}"
+        if status in _NOT_NOW_STATUSES:
+            seconds = _retry_after(response)
+            when = "" if seconds is None else f" and asked to come back after {seconds:g} s"
+            raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
+        if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
+            raise EffectRefused(
+                f"{said}.", remedy="Mend the cause at the target; then clear this task, which sends the same request."
+            )
+        raise UnclearAnswer(said)
+
+    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+        """Look for the write with a GET. It is found when every condition holds; not there where one does not."""
+        assert self.probe_plan is not None
+        look = _with_key({"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}, key)
+        response = self._request(look, look["headers"], None)
+        if response.status_code in _NOT_THERE_STATUSES:
+            return NotApplied()
+        if not 200 <= response.status_code < 300:
+            log.warning("The probe of the effect %r was answered %s.", self.name, response.status_code)
+            return None
+        conditions: Mapping[str, Any] = look.get("found") or {}
+        if not conditions:
+            return Applied(self._external_id(response))
+        try:
+            answer = response.json()
+        except ValueError:
+            return None
+        if all(str(expected) in map(str, _values(answer, path)) for path, expected in conditions.items()):
+            path = look.get("external_id_path")
+            return Applied(_first(answer, path) if path else self._external_id(response))
+        return NotApplied() if look.get("otherwise", "not applied") == "not applied" else None
+
+    def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Response:
+        import requests
+
+        hook = http_hook(plan["connection"], plan["method"])
+        try:
+            response: Response = hook.run(
+                endpoint=_endpoint(hook, plan["url"], self.name),
+                data=body,  # type: ignore[arg-type] # what requests takes
+                headers=dict(headers),
+                params=plan.get("query"),
+                extra_options={"check_response": False, "allow_redirects": False, "timeout": self.timeout},
+            )
+        except requests.exceptions.ConnectionError as error:
+            if _never_connected(error):
+                raise EffectNotNow(
+                    f"no connection to the target of the effect {self.name!r}: {type(error).__name__}.",
+                    remedy="Check the target and its connection; a retry is safe.",
+                ) from error
+            raise
+        return response
+
+    def _external_id(self, response: Response) -> str | None:
+        if self.external_id_header:
+            return response.headers.get(self.external_id_header)
+        if not self.external_id_path:
+            return None
+        try:
+            found = _first(response.json(), self.external_id_path)
+        except ValueError:
+            found = None
+        if found is None:
+            log.warning("The answer has no %s; the effect has no external id.", self.external_id_path)
+        return found
+
+
+def http_hook(conn_id: str, method: str) -> HttpHook:
+    """Airflow's own way to a system over HTTP."""
+    from airflow.providers.http.hooks.http import HttpHook
+
+    return HttpHook(method=method, http_conn_id=conn_id)
+
+
+def plan_request(
+    conn_id: str,
+    method: str,
+    endpoint: str,
+    *,
+    json: Any = None,
+    headers: Mapping[str, Any] | None = None,
+    query: Mapping[str, Any] | None = None,
+    name: str,
+) -> dict[str, Any]:
+    """The exact request: connection, method, URL, the author's headers, query, and body.
+
+    :param json: a value, or a text that is JSON.
+    :param name: the effect's name, for messages.
+    :raises PlanError: the text is not JSON.
+    """
+    plan: dict[str, Any] = {
+        "connection": conn_id,
+        "method": method,
+        "url": url_of(conn_id, method, endpoint),
+        "headers": {header: str(value) for header, value in (headers or {}).items()},
+    }
+    if query:
+        plan["query"] = dict(query)
+    if json is not None:
+        plan["body"] = _body(json, name)
+    return plan
+
+
+def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Render the request that looks for a write: :class:`operators.http.HttpSideEffectOperator` says what it takes.
+
+    :raises PlanError: it lacks an endpoint, or has a field that is not known.
+    """
+    if unknown := sorted(declared.keys() - _PROBE_FIELDS):
+        raise PlanError(
+            f"the probe of the effect {name!r} has fields that are not known: {', '.join(unknown)}.",
+            remedy=f"It takes: {', '.join(sorted(_PROBE_FIELDS))}.",
+        )
+    if "endpoint" not in declared:
+        raise PlanError(f"the probe of the effect {name!r} lacks an endpoint.")
+    if declared.get("otherwise", "not applied") not in ("not applied", "unknown"):
+        raise PlanError(f"the probe of the effect {name!r}: otherwise must be 'not applied' or 'unknown'.")
+    probe = {field: value for field, value in declared.items() if field != "endpoint"}
+    return {**probe, "url": url_of(conn_id, "GET", declared["endpoint"])}
+
+
+def _body(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        try:
+            value = jsonlib.loads(value)
+        except ValueError as error:
+            raise PlanError(
+                f"the body of the effect {name!r} did not render to JSON: {error}.",
+                remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
+            ) from error
+    return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def url_of(conn_id: str, method: str, endpoint: str) -> str:
+    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing."""
+    hook = http_hook(conn_id, method)
+    hook.get_conn()
+    return hook.url_from_endpoint(endpoint)
+
+
+def _endpoint(hook: HttpHook, url: str, name: str) -> str:
+    """The path under the connection's base URL that leads to this URL.
+
+    :raises EffectRefused: the connection leads elsewhere by now.
+    """
+    hook.get_conn()
+    base = hook.base_url or ""
+    endpoint = url.removeprefix(base)
+    if hook.url_from_endpoint(endpoint) != url:
+        raise EffectRefused(
+            f"the plan of the effect {name!r} is for {url}, and its connection leads to {base} now.",
+            remedy="Restore the connection, or ask for a decision on the new address.",
+        )
+    return endpoint
+
+
+def _with_key(value: Any, key: str) -> Any:
+    """The value with the effect key where the author has put ``{effect_key}``."""
+    if isinstance(value, Mapping):
+        return {name: _with_key(item, key) for name, item in value.items()}
+    return value.replace("{effect_key}", key) if isinstance(value, str) else value
+
+
+def _values(answer: Any, path: str) -> list[Any]:
+    from jsonpath_ng import parse
+
+    return [match.value for match in parse(path).find(answer)]
+
+
+def _first(answer: Any, path: str) -> str | None:
+    values = _values(answer, path)
+    return str(values[0]) if values else None
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds until the time that ``Retry-After`` names (RFC 9110, 10.2.3); None where it names none."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    header = response.headers.get("Retry-After")
+    try:
+        return None if header is None else float(Retry().parse_retry_after(header))
+    except InvalidHeader:
+        return None
+
+
+def _never_connected(error: Exception) -> bool:
+    """Whether the connection failed before anything could be sent on it."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, (ConnectTimeoutError, NewConnectionError))

@@ -1,0 +1,54 @@
+"""Takes back what a job has written: the undo of each applied effect, the last one first, each at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Job
+from airflow_provider_aihandoff.states import EffectState
+from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
+from airflow_provider_aihandoff.targets.undo import undo_target
+
+
+def roll_back(
+    ledger: Ledger,
+    job_id: int,
+    *,
+    actor: str,
+    reason: str,
+    leave: Sequence[str] = (),
+    not_now: int = 0,
+    last_try: bool = False,
+) -> Job | Wait:
+    """Begin or go on with the roll-back of a job. Safe to repeat: what is undone stays undone, and is not sent again.
+
+    :param leave: names of effects that are to stay as they are.
+    :param not_now: of the :class:`Wait` that this call comes after.
+    :param last_try: nobody calls again after an error.
+    :return: the job, rolled back; or what to wait for before calling again.
+    :raises CannotRollBack: nothing is applied, or not everything can be undone; nothing was changed then.
+    :raises PlanError: the function of an undo cannot be imported; nothing was changed then.
+    :raises HandoffError: what :func:`targets.apply.apply_effect` raises. The undos before it are done and recorded.
+    """
+    _check_functions(ledger, job_id, leave)
+    for undo in ledger.endings.start_roll_back(job_id, actor=actor, reason=reason, leave=leave):
+        done = apply_effect(
+            ledger, job_id, undo.as_plan, undo_target(undo), actor=actor, not_now=not_now, last_try=last_try
+        )
+        if isinstance(done, Wait):
+            return done
+        not_now = 0
+    return ledger.job(job_id)
+
+
+def _check_functions(ledger: Ledger, job_id: int, leave: Sequence[str]) -> None:
+    """Find out before anything starts whether each function that undoes an effect can be imported here."""
+    from airflow_provider_aihandoff.targets.function import function_at
+
+    for effect in ledger.record(job_id).current_effects:
+        undo = effect.undo or {}
+        if effect.state is EffectState.APPLIED and effect.name not in leave and undo.get("kind") == "function":
+            function_at(undo["plan"]["function"])
+            if undo.get("probe"):
+                function_at(undo["probe"])

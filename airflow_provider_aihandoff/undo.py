@@ -1,0 +1,73 @@
+"""The declared way back of an effect: as it is kept beside its plan, and made exact once the effect is applied. Pure.
+
+An undo is kept as ``{"kind": "http" | "postgres" | "function", "plan": {...}}``, with what its target needs to know
+beside it (``idempotent``, ``probe``, ``timeout``). Its plan may name what only the applied effect knows:
+``{external_id}``, the id of the record in the target, and ``{effect_key}``, the key of the effect that it takes back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from airflow_provider_aihandoff.digests import digest
+from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan
+
+#: What stands in the place of a secret; an undo that has one cannot be sent from the ledger.
+MASK = "***"
+
+#: How the name of an effect that takes another one back begins.
+PREFIX = "undo:"
+
+#: Fields of a plan that are parts of a URL, where an id must be quoted.
+_URL_FIELDS = frozenset({"url", "endpoint"})
+
+
+def why_not(effect: Effect) -> str | None:
+    """Why an applied effect cannot be undone, in words; None where it can."""
+    if effect.undo is None:
+        return "declares no undo"
+    if _mentions(effect.undo, MASK):
+        return "has an undo with a masked secret, which the ledger does not keep"
+    if "{external_id}" in repr(effect.undo) and effect.external_id is None:
+        return "has an undo that names {external_id}, and its external id is not known"
+    return None
+
+
+def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
+    """The exact plan that takes an applied effect back. :func:`why_not` must have found nothing.
+
+    :param after: the name of the undo that must come before it.
+    """
+    assert effect.undo is not None
+    values = {"{external_id}": effect.external_id or "", "{effect_key}": effect.effect_key}
+    undo = _filled(effect.undo, values)
+    options = {name: value for name, value in undo.items() if name not in ("kind", "plan")}
+    return EffectPlan(
+        name=PREFIX + effect.name,
+        kind=undo["kind"],
+        plan=undo["plan"],
+        plan_digest=digest([undo["plan"], options, effect.effect_key]),
+        shown=undo["plan"],
+        undo=options or None,
+        after=() if after is None else (after,),
+    )
+
+
+def _filled(value: Any, values: dict[str, str], *, in_url: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {name: _filled(item, values, in_url=name in _URL_FIELDS) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, values) for item in value]
+    if isinstance(value, str):
+        for name, text in values.items():
+            value = value.replace(name, quote(text, safe="") if in_url else text)
+    return value
+
+
+def _mentions(value: Any, text: str) -> bool:
+    if isinstance(value, dict):
+        return any(_mentions(item, text) for item in value.values())
+    if isinstance(value, list):
+        return any(_mentions(item, text) for item in value)
+    return isinstance(value, str) and text in value
