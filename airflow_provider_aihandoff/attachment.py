@@ -24,6 +24,7 @@ class Step(StrEnum):
     REVISE = "revise"
     REFUSE_CANCELLED = "refuse: cancelled"
     REFUSE_CHANGED = "refuse: input changed"
+    REFUSE_REGENERATE = "refuse: regenerate"
 
 
 _SAME_INPUT = {
@@ -52,7 +53,9 @@ _REVISABLE = frozenset(
 )
 
 
-def decide_attachment(state: JobState, *, same_input: bool, same_run: bool, touched: bool) -> Step:
+def decide_attachment(
+    state: JobState, *, same_input: bool, same_run: bool, touched: bool, regenerate: bool = False
+) -> Step:
     """What a task does with a job that exists. Pure.
 
     A rejection stands for the Dag run that it was given in, so that clearing that run repeats no cost and ends the
@@ -60,8 +63,12 @@ def decide_attachment(state: JobState, *, same_input: bool, same_run: bool, touc
 
     :param same_input: the task asks for the work that the job was made for.
     :param same_run: a task of the same Dag run has made or attached to the job before.
-    :param touched: an effect of the job may have been written outside.
+    :param touched: an effect of the job may have been written outside, and was not undone.
+    :param regenerate: somebody asks for a new revision in so many words, and has not got it yet.
     """
+    if regenerate:
+        refuse = touched or state is JobState.ROLLING_BACK
+        return Step.REFUSE_REGENERATE if refuse else Step.REVISE
     if state is JobState.CANCELLED:
         return Step.REFUSE_CANCELLED
     if not same_input:

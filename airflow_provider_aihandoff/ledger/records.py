@@ -58,6 +58,7 @@ class JobSpec:
         tasks with the same key ask for the same work.
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
     :param deadline: the absolute time until which a new revision may take.
+    :param regenerate: make a new revision, whatever there is, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
     :param shown_request: the same for the request.
@@ -77,6 +78,7 @@ class JobSpec:
     owner: Owner
     shown_input: dict[str, Any] | None = None
     shown_request: dict[str, Any] | None = None
+    regenerate: bool = False
 
     @property
     def kept_input(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from airflow_provider_aihandoff.attachment import Attachment, Step, decide_attachment
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.errors import (
+    CannotRegenerate,
     HandoffError,
     InputChanged,
     JobCancelled,
@@ -119,6 +120,26 @@ def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
     return bool(row["seen"])
 
 
+def _has_made(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
+    """Whether a task of the same Dag run has made a revision of the job: a retry or a clear does not make another."""
+    row = connection.execute(
+        """SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND event IN ('created', 'revised')
+            AND starts_with(actor, %s)) AS made""",
+        [job.job_id, f"task:{owner.dag_id}/{owner.run_id}/"],
+    ).fetchone()
+    assert row is not None
+    return bool(row["made"])
+
+
+def _written(connection: LedgerConnection, job: Job) -> str:
+    """What may have been written outside for the job, in words."""
+    rows = connection.execute(
+        "SELECT name, state FROM aihandoff.effects WHERE job_id = %s AND state = ANY(%s) ORDER BY position",
+        [job.job_id, [state.value for state in TOUCHED_EFFECT_STATES]],
+    ).fetchall()
+    return ", ".join(f"{row['name']} is {row['state']}" for row in rows) or "nothing is written outside"
+
+
 class Submission:
     """The steps from a task's request to a stored output, on one ledger."""
 
@@ -131,6 +152,7 @@ class Submission:
         :raises InputChanged: the key stands for other work, and something may have been written for it.
         :raises RevisionsExhausted: a new revision is called for, and there have been ``max_revisions`` already.
         :raises JobCancelled: the job was cancelled.
+        :raises CannotRegenerate: a new revision is asked for, and something is applied that was not undone.
         """
         return self._database.transact(lambda connection: self._open(connection, spec), step="submit.open")
 
@@ -156,6 +178,7 @@ class Submission:
             same_input=job.input_digest == input_digest,
             same_run=_has_seen(connection, job, spec.owner),
             touched=anything_touched(connection, job.job_id),
+            regenerate=spec.regenerate and not _has_made(connection, job, spec.owner),
         )
         if step is Step.REVISE:
             return self._revise(connection, job, spec, input_digest)
@@ -167,6 +190,13 @@ class Submission:
             )
         if step is Step.REFUSE_CHANGED:
             raise self._input_changed(connection, job, spec)
+        if step is Step.REFUSE_REGENERATE:
+            raise CannotRegenerate(
+                f"it is {job.state.value.replace('_', ' ')}, and {_written(connection, job)}.",
+                job=job.label,
+                written="Nothing was written now.",
+                remedy=f"Take back what was applied (`airflow aihandoff rollback {job.job_id}`), then run this again.",
+            )
         job = history.move(
             connection,
             job,
@@ -217,9 +247,11 @@ class Submission:
         )
         give_up(connection, job.job_id, job.revision)
         void_plans(connection, job)
-        why = (
-            "the input changed" if job.input_digest != input_digest else f"revision {old.number} was {job.state.value}"
-        )
+        if job.input_digest != input_digest:
+            why = "the input changed"
+        else:
+            asked = ", and it was asked for anew" if spec.regenerate else ""
+            why = f"revision {old.number} was {job.state.value.replace('_', ' ')}{asked}"
         job = history.move(
             connection,
             job,
@@ -243,6 +275,7 @@ class Submission:
             review_digest=None,
             review_deadline=None,
             decision_id=None,
+            cancelling=None,
             **vars(spec.owner),
         )
         superseded = old if old.state is RevisionState.RUNNING else None
@@ -255,16 +288,12 @@ class Submission:
             for name in job.input.keys() | spec.kept_input.keys()
             if digest(job.input.get(name)) != digest(spec.kept_input.get(name))
         )
-        rows = connection.execute(
-            "SELECT name, state FROM aihandoff.effects WHERE job_id = %s AND state = ANY(%s) ORDER BY position",
-            [job.job_id, [state.value for state in TOUCHED_EFFECT_STATES]],
-        ).fetchall()
-        written = ", ".join(f"{row['name']} is {row['state']}" for row in rows)
+        written = _written(connection, job)
         what = ", ".join(fields) or "a masked value"
         return InputChanged(
             f"this key was used for other work: {what} differ, and the job is {job.state.value}.",
             job=job.label,
-            written=f"Written outside for the earlier input: {written}." if written else "Nothing was written outside.",
+            written=f"For the earlier input, {written}.",
             remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.operators.jobs import (
@@ -63,6 +63,9 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     revision, up to ``max_revisions``; one that was rejected gets one only from another Dag run. Another input under
     the same key makes a new revision until something was written outside or the job is completed, and is an error
     afterwards.
+
+    **Anew**: a run with the conf ``{"regenerate": true}``, or a list of task ids instead of ``true``, makes one new
+    revision of its jobs, whatever they are. It is refused while something is applied for the job that was not undone.
 
     **Kill**: marking the task failed cancels the response, running or deferred, and the job is cancelled. Clearing it,
     or restarting workers and triggerers, does not.
@@ -285,7 +288,18 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             max_revisions=self.max_revisions,
             deadline=self._absolute_deadline(),
             owner=owner,
+            regenerate=self._is_asked_anew(context),
         )
+
+    def _is_asked_anew(self, context: Context) -> bool:
+        """Whether whoever triggered the run wants a new revision: of every job, or of this task's."""
+        wanted: Any = (context["dag_run"].conf or {}).get("regenerate", False)
+        if not isinstance(wanted, (bool, list)):
+            raise AirflowFailException(
+                f"The run's conf has regenerate={wanted!r}; it must be true, false or a list of task ids. Nothing was "
+                "asked or written."
+            )
+        return self.task_id in wanted if isinstance(wanted, list) else wanted
 
     def _request_arguments(self) -> Mapping[str, Any]:
         return {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}

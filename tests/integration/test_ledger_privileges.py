@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.ledger import Ledger, schema
 from airflow_provider_aihandoff.ledger.inbox import Delivery
 from airflow_provider_aihandoff.states import JobState
 from demo.postgres import URL_VARIABLE, Postgres
-from tests.factories import approve, ask, draft, effect_plan
+from tests.factories import LEASE, approve, ask, draft, effect_plan
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 ROLES = """
@@ -46,7 +46,7 @@ def test_the_documented_privileges_are_enough_and_no_more(postgres: Postgres) ->
         ask(ledger, job, effect_plan("old"), effect_plan("post"))
         job = approve(ledger, ask(ledger, job, effect_plan("store"), effect_plan("post")))
         for name in ("store", "post"):
-            claim = ledger.effects.claim(job.job_id, effect_plan(name), repeatable=False, actor="test")
+            claim = ledger.effects.claim(job.job_id, effect_plan(name), lease=LEASE, actor="test")
             ledger.effects.confirm(claim, external_id=name, result={}, actor="test")
         assert ledger.record(job.job_id).job.state is JobState.COMPLETED
         event = {"type": "response.completed", "data": {"id": "resp_1"}}

@@ -54,3 +54,15 @@ def test_a_cancelled_job_stays_cancelled_whoever_comes(same_input: bool) -> None
 
 def test_every_answer_to_a_task_is_a_step_of_the_same_name() -> None:
     assert {Attachment(step) for step in (Step.SUBMIT, Step.WAIT, Step.DONE)} == set(Attachment)
+
+
+@pytest.mark.parametrize("same_input", [False, True])
+@pytest.mark.parametrize("same_run", [False, True])
+@pytest.mark.parametrize("state", S)
+def test_a_new_revision_on_demand_needs_nothing_but_that_nothing_stays_written(
+    state: JobState, same_run: bool, same_input: bool
+) -> None:
+    flags = {"same_input": same_input, "same_run": same_run, "regenerate": True}
+    untouched = decide_attachment(state, touched=False, **flags)
+    assert untouched is (Step.REFUSE_REGENERATE if state is S.ROLLING_BACK else Step.REVISE)
+    assert decide_attachment(state, touched=True, **flags) is Step.REFUSE_REGENERATE

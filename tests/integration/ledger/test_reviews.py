@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.errors import JobNotApproved, PlanError, StaleDe
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job, Verdict
 from airflow_provider_aihandoff.states import EffectState, JobState
-from tests.factories import approve, ask, draft, effect_plan, in_an_hour, job_spec
+from tests.factories import LEASE, approve, ask, draft, effect_plan, in_an_hour, job_spec
 
 PAST = datetime.now(UTC) - timedelta(seconds=1)
 
@@ -72,31 +72,31 @@ class TestAsk:
 
     def test_once_something_may_have_been_written_the_plan_stays(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+        ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
         asked = ask(ledger, job, effect_plan(url="http://cms/other"))
         assert (asked.state, asked.review_digest) == (JobState.APPLYING, job.review_digest)
 
     def test_a_plan_that_the_target_refused_can_be_mended_and_is_asked_about_anew(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
         ledger.effects.refuse(claim, error="404", actor="test")
         mended = effect_plan(url="http://cms/mended")
         asked = ask(ledger, job, mended)
         assert (asked.state, asked.decision_id) == (JobState.REVIEW, None)
         with pytest.raises(JobNotApproved):
-            ledger.effects.claim(job.job_id, mended, repeatable=False, actor="test")
+            ledger.effects.claim(job.job_id, mended, lease=LEASE, actor="test")
         approve(ledger, asked)
-        claim = ledger.effects.claim(job.job_id, mended, repeatable=False, actor="test")
+        claim = ledger.effects.claim(job.job_id, mended, lease=LEASE, actor="test")
         ledger.effects.confirm(claim, external_id="1", result=None, actor="test")
         assert ledger.job(job.job_id).state is JobState.COMPLETED
 
     def test_a_job_without_approval_has_its_refused_plan_mended_too(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger, job_spec(approval="not required", approval_reason="internal")))
-        claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
         ledger.effects.refuse(claim, error="404", actor="test")
         mended = effect_plan(url="http://cms/mended")
         assert ask(ledger, job, mended).state is JobState.APPROVED
-        assert ledger.effects.claim(job.job_id, mended, repeatable=False, actor="test").token is not None
+        assert ledger.effects.claim(job.job_id, mended, lease=LEASE, actor="test").token is not None
 
     def test_two_effects_with_one_name_are_refused(self, ledger: Ledger) -> None:
         with pytest.raises(PlanError, match="the same name: publish"):
@@ -131,7 +131,7 @@ class TestDecide:
     def test_the_same_answer_again_after_everything_was_applied_changes_nothing(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         decide(ledger, job)
-        claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
         ledger.effects.confirm(claim, external_id=None, result=None, actor="test")
         assert decide(ledger, job).state is JobState.COMPLETED
 
@@ -202,7 +202,7 @@ class TestDecide:
     def test_a_rejected_job_writes_nothing(self, ledger: Ledger) -> None:
         job = decide(ledger, ask(ledger, draft(ledger)), "reject")
         with pytest.raises(JobNotApproved, match="it is rejected"):
-            ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+            ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
 
     def test_a_comment_of_any_kind_is_recorded(self, ledger: Ledger) -> None:
         job = decide(

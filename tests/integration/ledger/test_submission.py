@@ -16,6 +16,7 @@ import pytest
 from airflow_provider_aihandoff.attachment import Attachment
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.errors import (
+    CannotRegenerate,
     IllegalTransition,
     InputChanged,
     JobCancelled,
@@ -24,7 +25,7 @@ from airflow_provider_aihandoff.errors import (
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job, Revision
+from airflow_provider_aihandoff.ledger.records import Job, Owner, Revision
 from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.ledger.submission import Intent
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
@@ -52,6 +53,18 @@ def at_once(number: int, work: Callable[[], T]) -> list[T]:
 
 def intend(ledger: Ledger, job: Job, lease: timedelta = LEASE, number: int | None = None) -> Intent:
     return ledger.submission.intend(job.job_id, number or job.revision, actor="test", lease=lease)
+
+
+def write_and_undo(ledger: Ledger, job: Job) -> None:
+    """Write the effect of an approved job, and take it back."""
+    undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/{external_id}"}}
+    plan = replace(effect_plan(), undo=undo)
+    ask(ledger, job, plan)
+    written = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
+    ledger.effects.confirm(written, external_id="7", result=None, actor="test")
+    (undoing,) = ledger.endings.start_roll_back(job.job_id, actor="test", reason="no")
+    undone = ledger.effects.claim(job.job_id, undoing.as_plan, lease=LEASE, actor="test")
+    ledger.effects.confirm(undone, external_id=None, result=None, actor="test")
 
 
 def created(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp_1") -> Revision | None:
@@ -140,17 +153,51 @@ class TestRevise:
 
     def test_other_input_is_refused_once_something_may_have_been_written(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+        ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
         with pytest.raises(InputChanged, match=r"input differ.*publish is claimed.*job_key of its own"):
             ledger.submission.open(job_spec(input=OTHER_INPUT))
 
     def test_other_input_is_taken_when_the_target_refused_every_write(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
         ledger.effects.refuse(claim, error="404", actor="test")
         opened = ledger.submission.open(job_spec(input=OTHER_INPUT))
         assert (opened.job.state, opened.job.revision) == (JobState.QUEUED, 2)
         assert [effect.state for effect in ledger.record(job.job_id).effects] == [EffectState.VOID]
+
+    @pytest.mark.parametrize("run", [OWNER, OTHER_RUN])
+    def test_asked_for_anew_there_is_one_new_revision_in_each_run_that_did_not_make_one(
+        self, ledger: Ledger, run: Owner
+    ) -> None:
+        ask(ledger, draft(ledger))
+        anew = job_spec(regenerate=True, owner=run)
+        opened = [ledger.submission.open(anew).job.revision for _ in range(2)]
+        assert opened == ([1, 1] if run is OWNER else [2, 2])
+
+    @pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.CANCELLED, JobState.ROLLED_BACK])
+    def test_asked_for_anew_a_job_that_has_ended_and_left_nothing_outside_begins_again(
+        self, ledger: Ledger, state: JobState
+    ) -> None:
+        job = draft(ledger, job_spec(approval="not required", approval_reason="it is a test"))
+        match state:
+            case JobState.COMPLETED:
+                ledger.effects.complete_without_effects(job.job_id, actor="test")
+            case JobState.CANCELLED:
+                ledger.endings.cancel(job.job_id, actor="test", reason="no")
+            case _:
+                write_and_undo(ledger, job)
+        assert ledger.job(job.job_id).state is state
+        opened = ledger.submission.open(job_spec(regenerate=True, owner=OTHER_RUN))
+        assert (opened.next, opened.job.revision, opened.job.state) == (Attachment.SUBMIT, 2, JobState.QUEUED)
+        assert "asked for anew" in (ledger.record(job.job_id).events[-1].reason or "")
+
+    def test_asked_for_anew_nothing_is_made_while_something_stays_written(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger)))
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+        ledger.effects.confirm(claim, external_id="7", result=None, actor="test")
+        with pytest.raises(CannotRegenerate, match=r"publish is applied.*aihandoff rollback 1"):
+            ledger.submission.open(job_spec(regenerate=True, owner=OTHER_RUN))
+        assert ledger.job(job.job_id).revision == 1
 
     def test_a_job_that_failed_gets_a_new_revision_with_a_deadline_of_its_own(self, ledger: Ledger) -> None:
         fail(ledger, ledger.submission.open(job_spec()).job)
