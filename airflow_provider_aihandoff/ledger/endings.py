@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.errors import CannotCancel, CannotRollBack, Hand
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.plans import current_effects, insert_plan, settle, void_plans
-from airflow_provider_aihandoff.ledger.records import Effect, Job, Owner, Revision
+from airflow_provider_aihandoff.ledger.records import Effect, Job, Revision
 from airflow_provider_aihandoff.ledger.revisions import count_unknown, give_up, read_revision
 from airflow_provider_aihandoff.states import EffectState, JobEvent, JobState
 from airflow_provider_aihandoff.undo import undo_plan, why_not
@@ -38,7 +38,7 @@ class Endings:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def cancel(self, job_id: int, *, actor: str, reason: str, owner: Owner | None = None) -> CancelRequest:
+    def cancel(self, job_id: int, *, actor: str, reason: str) -> CancelRequest:
         """Stop a job: nothing of it is sent from now on. Safe to repeat.
 
         Before a request is sent, in review and when it is approved, the job is cancelled at once. While a response
@@ -46,15 +46,12 @@ class Endings:
         effects are applied, those that nobody has claimed are void; the job is cancelled as soon as it is known what
         became of the others, and completed if all of them were applied after all.
 
-        :param owner: do nothing unless this attempt still owns the job.
         :raises JobNotFound: there is none with this id.
         :raises CannotCancel: the job has ended, or is being rolled back.
         """
 
         def work(connection: LedgerConnection) -> CancelRequest | HandoffError:
             job = history.lock(connection, job_id)
-            if owner is not None and job.owner != owner:
-                return CancelRequest(job)
             match job.state:
                 case JobState.CANCELLED:
                     return CancelRequest(job)
@@ -74,6 +71,17 @@ class Endings:
         if isinstance(result, HandoffError):
             raise result
         return result
+
+    def cancel_review(self, job_id: int, *, run: tuple[str, str], actor: str, reason: str) -> None:
+        """Cancel a job that waits for a decision, if it still belongs to this ``(dag id, run id)``."""
+
+        def work(connection: LedgerConnection) -> None:
+            job = history.lock(connection, job_id)
+            if job.state is JobState.REVIEW and (job.dag_id, job.run_id) == run:
+                void_plans(connection, job)
+                history.move(connection, job, JobEvent.CANCELLED, actor=actor, reason=reason)
+
+        self._database.transact(work)
 
     @staticmethod
     def _cancel_unsent(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:

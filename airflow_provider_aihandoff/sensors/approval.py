@@ -38,7 +38,8 @@ class ApprovalSensor(BaseSensorOperator):
     **Retry and clear**: a decision stands, and the task ends the same way again. A plan that has changed since (an
     edited Dag, another input) is asked about anew while nothing of it was sent.
 
-    **Kill**: the job goes on waiting for a decision; clearing the task goes on from there.
+    **Kill**: marking the task failed while it waits cancels the job: nothing will be written for it. Restarts of
+    workers and triggerers do not.
 
     :param job: the operator that makes the job, or a job id.
     :param policy: asked first; what it approves needs no person.

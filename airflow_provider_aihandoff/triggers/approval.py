@@ -8,6 +8,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
+from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
 from airflow_provider_aihandoff.triggers.waits import ReviewWait, seconds_until
 
@@ -15,8 +17,8 @@ from airflow_provider_aihandoff.triggers.waits import ReviewWait, seconds_until
 class ApprovalTrigger(BaseTrigger):
     """Fire once when a job no longer waits for a decision on this digest, or the time to decide is over.
 
-    A triggerer that restarts runs it again with the same absolute deadline. Killing the task changes nothing: the job
-    goes on waiting for a decision, and the task asks the ledger when it is cleared.
+    A triggerer that restarts runs it again with the same absolute deadline. Marking the task failed cancels the job:
+    nobody waits for the decision any more.
 
     :param digest: the review digest that was asked about.
     :param deadline: absolute, ISO 8601.
@@ -41,3 +43,25 @@ class ApprovalTrigger(BaseTrigger):
         await hub_for(self.ledger_conn_id).wait_for(ReviewWait(self.job_id, self.digest), self.deadline)
         await asyncio.sleep(seconds_until(self.not_before))
         yield TriggerEvent({"job_id": self.job_id})
+
+    async def on_kill(self) -> None:
+        """Cancel the job if somebody marked the task failed, and only then.
+
+        Airflow also calls this when the trigger moves to another triggerer, and after a clear. A job that another Dag
+        run has taken over goes on waiting for its decision.
+        """
+        await to_its_end(self._cancel_if_failed())
+
+    async def _cancel_if_failed(self) -> None:
+        owner = owner_of(self)
+        if owner is None or await task_state(owner) != "failed":
+            self.log.info("The approval of job %s was not marked failed: it goes on waiting.", self.job_id)
+            return
+        ledger = await shared_ledger_async(self.ledger_conn_id)
+        await asyncio.to_thread(
+            ledger.endings.cancel_review,
+            self.job_id,
+            run=(owner.dag_id, owner.run_id),
+            actor=owner.actor,
+            reason="the task that waited for its decision was marked failed",
+        )

@@ -10,16 +10,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
 from airflow_provider_aihandoff.hooks.openai import shared_client
-from airflow_provider_aihandoff.ledger.records import Owner
-from airflow_provider_aihandoff.operators.jobs import ENDED_TASK_STATES, state_among
+from airflow_provider_aihandoff.operators.jobs import ENDED_TASK_STATES
 from airflow_provider_aihandoff.responses.stopped import record_cancelled
+from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
 from airflow_provider_aihandoff.triggers.polling import RETRIEVE_TIMEOUT
 from airflow_provider_aihandoff.triggers.waits import ResponseWait, seconds_until
-
-#: Kept here, since the event loop keeps only weak references to tasks.
-_on_kill_tasks: set[asyncio.Task[None]] = set()
-
 
 class OpenAIBackgroundResponseTrigger(BaseTrigger):
     """Fire once when a response has ended, the ledger has settled it otherwise, or the deadline has passed.
@@ -78,18 +74,12 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
         Airflow also calls this when the trigger moves to another triggerer, and after a clear while a newer attempt
         has already adopted the response; nothing is cancelled then. The wish to cancel is recorded before OpenAI is
         asked, so that whatever comes after it, is known to be late.
-
-        The work runs in a task of its own: Airflow cancels a trigger anew with every heartbeat until it has ended, and
-        would cut this method off half-way.
         """
-        work = asyncio.create_task(self._cancel_if_ended())
-        _on_kill_tasks.add(work)
-        work.add_done_callback(_on_kill_tasks.discard)
-        await asyncio.shield(work)
+        await to_its_end(self._cancel_if_ended())
 
     async def _cancel_if_ended(self) -> None:
-        owner = self._owner()
-        if owner is None or await self._task_state(owner) not in ENDED_TASK_STATES:
+        owner = owner_of(self)
+        if owner is None or await task_state(owner) not in ENDED_TASK_STATES:
             self.log.info("The task of job %s has not ended: its response goes on.", self.job_id)
             return
         ledger = await shared_ledger_async(self.ledger_conn_id)
@@ -116,31 +106,3 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
         except Exception as error:  # noqa: BLE001 - as above
             self.log.warning("Looking at response %s: %s.", self.response_id, type(error).__name__)
             return None
-
-    def _owner(self) -> Owner | None:
-        """The attempt that this trigger waits for, as the ledger names owners."""
-        ti = self.task_instance
-        if ti is None:
-            return None
-        return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, str(ti.id), ti.try_number)
-
-    async def _task_state(self, owner: Owner) -> str | None:
-        """The state of the task instance now, or None where it cannot be told."""
-        from airflow.sdk.execution_time import task_runner
-        from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
-
-        try:
-            answer = await task_runner.SUPERVISOR_COMMS.asend(
-                GetTaskStates(
-                    dag_id=owner.dag_id,
-                    task_ids=[owner.task_id],
-                    run_ids=[owner.run_id],
-                    map_index=owner.map_index if owner.map_index >= 0 else None,
-                )
-            )
-            if not isinstance(answer, TaskStatesResult):
-                raise TypeError(f"unexpected answer: {type(answer).__name__}")
-        except Exception:  # not knowing is a reason not to cancel, and worth a traceback
-            self.log.exception("The state of the task of job %s cannot be told; nothing is cancelled.", self.job_id)
-            return None
-        return state_among(owner, answer.task_states)

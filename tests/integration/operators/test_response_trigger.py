@@ -6,28 +6,29 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from airflow.providers.openai.hooks.openai import OpenAIHook
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ErrorResponse, TaskStatesResult
+from airflow.triggers.base import BaseTrigger
 from openai import OpenAI
 
 from airflow_provider_aihandoff.hooks.openai import shared_client
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job, Owner
 from airflow_provider_aihandoff.responses.submit import submit
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from airflow_provider_aihandoff.triggers import polling
-from airflow_provider_aihandoff.triggers import response as trigger_module
+from airflow_provider_aihandoff.triggers import ended, polling
+from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from airflow_provider_aihandoff.triggers.waits import ResponseWait
-from tests.factories import OWNER, in_an_hour, job_spec
+from tests.factories import OWNER, approve, ask, draft, in_an_hour, job_spec
 from tests.integration.operators.target import Answer, Target
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -245,6 +246,9 @@ class TestClient:
         return conn_ids
 
 
+AnyTrigger = TypeVar("AnyTrigger", bound=BaseTrigger)
+
+
 class Supervisor:
     """Answers what state the task is in."""
 
@@ -265,7 +269,7 @@ class Supervisor:
         return TaskStatesResult(task_states={message.run_ids[0]: dict.fromkeys(names, self.state)})
 
 
-def owned(trigger: OpenAIBackgroundResponseTrigger, owner: Owner = OWNER) -> OpenAIBackgroundResponseTrigger:
+def owned(trigger: AnyTrigger, owner: Owner = OWNER) -> AnyTrigger:
     """The trigger, as the triggerer runs it for an attempt."""
     trigger.task_instance = SimpleNamespace(  # type: ignore[assignment]
         dag_id=owner.dag_id,
@@ -278,13 +282,14 @@ def owned(trigger: OpenAIBackgroundResponseTrigger, owner: Owner = OWNER) -> Ope
     return trigger
 
 
-class TestKill:
-    @pytest.fixture
-    def supervisor(self, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-        supervisor = Supervisor("failed")
-        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
-        return supervisor
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    supervisor = Supervisor("failed")
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+    return supervisor
 
+
+class TestKill:
     @pytest.mark.parametrize("state", ["failed", "success", "skipped", "removed", "upstream_failed"])
     async def test_a_task_that_was_ended_cancels_its_response(
         self, wait_for: Submit, ledger: Ledger, stand_in: OpenAIStandIn, supervisor: Supervisor, state: str
@@ -368,7 +373,7 @@ class TestKill:
         with pytest.raises(asyncio.CancelledError):
             await killing
         supervisor.answers.set()
-        await asyncio.gather(*trigger_module._on_kill_tasks)
+        await asyncio.gather(*ended.on_kill_tasks)
 
         assert stand_in.responses().cancels == 1
         assert ledger.job(waiting.job.job_id).state is JobState.CANCELLED
@@ -397,3 +402,53 @@ class TestKill:
         record = ledger.record(waiting.job.job_id)
         assert {"status": "completed"} in [event.detail for event in record.events if event.event == "cancelled"]
         assert record.revision.usage is not None
+
+
+class TestKillOfAnApproval:
+    """A job waits for a decision, and its approval task is ended in some way."""
+
+    @pytest.fixture
+    def job(self, ledger: Ledger) -> Job:
+        return ask(ledger, draft(ledger))
+
+    @staticmethod
+    def trigger(job: Job, owner: Owner = OWNER) -> ApprovalTrigger:
+        soon = datetime.now(UTC).isoformat()
+        assert job.review_digest is not None
+        return owned(
+            ApprovalTrigger(
+                job_id=job.job_id,
+                digest=job.review_digest,
+                ledger_conn_id="aihandoff_ledger",
+                deadline=soon,
+                not_before=soon,
+            ),
+            owner,
+        )
+
+    async def test_marking_it_failed_cancels_the_job(self, ledger: Ledger, job: Job, supervisor: Supervisor) -> None:
+        await self.trigger(job).on_kill()
+
+        after = ledger.job(job.job_id)
+        assert (after.state, after.state_reason) == (
+            JobState.CANCELLED,
+            "the task that waited for its decision was marked failed",
+        )
+        assert [effect.state for effect in ledger.record(job.job_id).effects] == [EffectState.VOID]
+
+    @pytest.mark.parametrize("state", ["deferred", "scheduled", "running", "success", "skipped", None])
+    async def test_nothing_else_does(self, ledger: Ledger, job: Job, supervisor: Supervisor, state: str | None) -> None:
+        supervisor.state = state
+        await self.trigger(job).on_kill()
+        assert ledger.job(job.job_id).state is JobState.REVIEW
+
+    async def test_a_job_of_another_run_goes_on_waiting(self, ledger: Ledger, job: Job, supervisor: Supervisor) -> None:
+        await self.trigger(job, replace(OWNER, run_id="manual__2")).on_kill()
+        assert ledger.job(job.job_id).state is JobState.REVIEW
+
+    async def test_a_job_that_was_decided_meanwhile_stays_as_it_is(
+        self, ledger: Ledger, job: Job, supervisor: Supervisor
+    ) -> None:
+        approve(ledger, job)
+        await self.trigger(job).on_kill()
+        assert ledger.job(job.job_id).state is JobState.APPROVED
