@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.ledger.records import InboxEntry, OnTimeout, Owner, columns
+from airflow_provider_aihandoff.ledger.records import Effect, InboxEntry, OnTimeout, Owner, columns
 from airflow_provider_aihandoff.ledger.revisions import count_unknown, read_revision
 from airflow_provider_aihandoff.states import RevisionState
 
@@ -46,6 +46,9 @@ _MATCHED = f"""
 _UNEXPLAINED = f"""
     SELECT {columns(InboxEntry)} FROM aihandoff.inbox WHERE disposition = 'quarantined' AND look_at IS NULL
     ORDER BY received_at LIMIT %s"""
+_LAPSED_CLAIMS = f"""
+    SELECT {columns(Effect)} FROM aihandoff.effects
+    WHERE state = 'claimed' AND claim_until < statement_timestamp() - %(grace)s ORDER BY claim_until LIMIT %(limit)s"""
 _COUNT_OLD = """
     SELECT count(*) AS webhooks FROM aihandoff.inbox
     WHERE received_at < statement_timestamp() - %s AND disposition <> 'quarantined'"""
@@ -107,6 +110,10 @@ class Abandoned:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def lapsed_claims(self, grace: timedelta, limit: int) -> list[Effect]:
+        """Return effects whose claim has been over for at least this long, the oldest first: nobody has come back."""
+        return [Effect(**row) for row in self._all(_LAPSED_CLAIMS, {"grace": grace, "limit": limit})]
 
     def in_flight(self, untouched: timedelta) -> Iterator[list[InFlight]]:
         """Yield the jobs that wait for an output, in pages, those first that were left alone for longest.

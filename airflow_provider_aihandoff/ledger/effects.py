@@ -102,8 +102,7 @@ class Effects:
                 _check_approved(connection, job)
             assert effect is not None
             if effect.state is EffectState.CLAIMED:
-                assert effect.claim_until is not None
-                left = (effect.claim_until - history.now(connection)).total_seconds()
+                left = _seconds_left(connection, effect)
                 if left > 0:
                     return _busy(job, effect, left)
                 job, effect = _give_up(connection, job, effect, actor)
@@ -240,6 +239,23 @@ class Effects:
             return effect
 
         return self._database.persist(work, step=step)
+
+    def give_up(self, effect_id: int, *, actor: str) -> Effect:
+        """Record that the outcome is not known of an attempt that said nothing before its claim was over.
+
+        Does nothing where that is known, or the claim is not over.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+
+        def work(connection: LedgerConnection) -> Effect:
+            job = history.lock(connection, read_effect(connection, effect_id).job_id)
+            effect = read_effect(connection, effect_id)
+            if effect.state is EffectState.CLAIMED and _seconds_left(connection, effect) <= 0:
+                _, effect = _give_up(connection, job, effect, actor)
+            return effect
+
+        return self._database.transact(work, step="apply.lose")
 
     def resolve(
         self,
@@ -397,6 +413,12 @@ def _check_order(connection: LedgerConnection, job: Job, effect: Effect) -> None
             written="This effect was not sent.",
             remedy="Apply the effects before it first: clear their tasks, then this one.",
         )
+
+
+def _seconds_left(connection: LedgerConnection, effect: Effect) -> float:
+    """How long the claim of an effect lasts."""
+    assert effect.claim_until is not None
+    return (effect.claim_until - history.now(connection)).total_seconds()
 
 
 def _busy(job: Job, effect: Effect, seconds: float) -> EffectBusy:

@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.abandoned import ExpiredReview, InFlight
 from airflow_provider_aihandoff.ledger.records import InboxEntry, Owner
 from airflow_provider_aihandoff.reconciliation.findings import MOVED_ON, Finding, Planned
-from airflow_provider_aihandoff.reconciliation.steps import end_unsent, keep_deadline, stop
+from airflow_provider_aihandoff.reconciliation.steps import ACTOR, end_unsent, keep_deadline, stop
 from airflow_provider_aihandoff.reconciliation.troubles import (
     DEADLINE_GRACE,
     TaskState,
@@ -21,7 +21,7 @@ from airflow_provider_aihandoff.reconciliation.troubles import (
     in_words,
     trouble_with,
 )
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.webhooks.lookup import look_up
 
 if TYPE_CHECKING:
@@ -161,6 +161,18 @@ class Search:
         fail = review.review_on_timeout == "fail"
         job = self._ledger.reviews.expire(review.job_id, digest=review.review_digest, fail=fail)
         return f"the job is {job.state}" if job.state in (JobState.REJECTED, JobState.FAILED) else MOVED_ON
+
+    def lapsed_claims(self, limit: int) -> Iterator[Planned]:
+        """Effects whose attempt has ended without a word, and that no task has come back for."""
+        for effect in self._ledger.abandoned.lapsed_claims(DEADLINE_GRACE, limit):
+            found = f"attempt {effect.attempt} at the effect {effect.name!r} ended without saying what became of it"
+            finding = Finding("lapsed claim", found, "record that its outcome is not known", job_id=effect.job_id)
+            yield finding, partial(self._give_up, effect.effect_id)
+
+    def _give_up(self, effect_id: int) -> str:
+        effect = self._ledger.effects.give_up(effect_id, actor=ACTOR)
+        unknown = effect.state is EffectState.UNKNOWN
+        return "it is unknown: clear its task, which finds out, or resolve it" if unknown else MOVED_ON
 
     def old_webhooks(self, retention: timedelta) -> Iterator[Planned]:
         """The webhooks that need not be remembered any more, all together."""
