@@ -61,42 +61,33 @@ class Reviews:
         :return: the job as it is now; unchanged where it is neither in review nor approved, or something was written.
         :raises PlanError: two effects have the same name.
         """
-        names = [plan.name for plan in plans]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise PlanError(
-                f"two of its effects have the same name: {', '.join(twice)}.",
-                job=f"job {job_id}",
-                remedy="Give each task that writes for this job an `effect` of its own.",
-            )
+        _check_names(job_id, plans)
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            if job.state not in _PLANNABLE or anything_touched(connection, job_id):
+            return _plan(connection, job, plans, policy, deadline, actor, reason, on_timeout)
+
+        return self._database.transact(work, step="review.ask")
+
+    def ask_anew(self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: str, reason: str) -> Job:
+        """Take an approval back whose plan is not what would be written, and ask a person about what would be.
+
+        What the job's author said about its review stays: the policy, and the end of the time to decide.
+
+        :param deadline: the absolute time by which somebody must decide.
+        :return: the job as it is now; unchanged where it needs no approval, something was written, or the plan is the
+            one that was approved.
+        :raises PlanError: two effects have the same name.
+        """
+        _check_names(job_id, plans)
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if job.approval != "required":
                 return job
-            revision = read_revision(connection, job_id, job.revision)
-            assert revision.output_digest is not None
-            components = review_components(
-                revision.output_digest, [(plan.name, plan.plan_digest) for plan in plans], policy
-            )
-            new_digest = digest(components)
-            if new_digest == job.review_digest:
-                return job
-            replace_plans(connection, job, plans)
-            changes: dict[str, Any] = {"review_digest": new_digest}
-            event, why = JobEvent.PLANNED, reason
-            if job.approval == "required":
-                changes |= {"review_deadline": deadline, "review_on_timeout": on_timeout, "decision_id": None}
-                if job.state is not JobState.REVIEW:
-                    event, why = JobEvent.PLAN_CHANGED, "the plan is not the one that was approved"
-            return history.move(
-                connection,
-                job,
-                event,
-                actor=actor,
-                reason=why,
-                detail={"digest": new_digest, "components": components},
-                **changes,
-            )
+            planned = connection.execute(_READ_PLANNED, [job_id]).fetchall()
+            policy = planned[-1]["detail"]["components"]["policy"] if planned else None
+            return _plan(connection, job, plans, policy, deadline, actor, reason, job.review_on_timeout)
 
         return self._database.transact(work, step="review.ask")
 
@@ -150,6 +141,54 @@ class Reviews:
             return _decide(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
 
         return self._database.transact(work)
+
+
+def _check_names(job_id: int, plans: Sequence[EffectPlan]) -> None:
+    names = [plan.name for plan in plans]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PlanError(
+            f"two of its effects have the same name: {', '.join(twice)}.",
+            job=f"job {job_id}",
+            remedy="Give each task that writes for this job an `effect` of its own.",
+        )
+
+
+def _plan(
+    connection: LedgerConnection,
+    job: Job,
+    plans: Sequence[EffectPlan],
+    policy: str | None,
+    deadline: datetime,
+    actor: str,
+    reason: str | None,
+    on_timeout: OnTimeout | None,
+) -> Job:
+    """Store the plan of a locked job, unless it is the one that it has, or something was written."""
+    if job.state not in _PLANNABLE or job.cancelling is not None or anything_touched(connection, job.job_id):
+        return job
+    revision = read_revision(connection, job.job_id, job.revision)
+    assert revision.output_digest is not None
+    components = review_components(revision.output_digest, [(plan.name, plan.plan_digest) for plan in plans], policy)
+    new_digest = digest(components)
+    if new_digest == job.review_digest:
+        return job
+    replace_plans(connection, job, plans)
+    changes: dict[str, Any] = {"review_digest": new_digest}
+    event, why = JobEvent.PLANNED, reason
+    if job.approval == "required":
+        changes |= {"review_deadline": deadline, "review_on_timeout": on_timeout, "decision_id": None}
+        if job.state is not JobState.REVIEW:
+            event = JobEvent.PLAN_CHANGED
+            why = "the plan is not the one that was approved" + (f"; {reason}" if reason else "")
+    return history.move(
+        connection,
+        job,
+        event,
+        actor=actor,
+        reason=why,
+        detail={"digest": new_digest, "components": components},
+        **changes,
+    )
 
 
 def _decide(

@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.triggers.hub import hub_for
 from airflow_provider_aihandoff.triggers.polling import RETRIEVE_TIMEOUT
 from airflow_provider_aihandoff.triggers.waits import ResponseWait, seconds_until
 
+
 class OpenAIBackgroundResponseTrigger(BaseTrigger):
     """Fire once when a response has ended, the ledger has settled it otherwise, or the deadline has passed.
 

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_aihandoff.errors import JobNotApproved, PlanError, StaleDecision
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job, Verdict
+from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, Verdict
 from airflow_provider_aihandoff.states import EffectState, JobState
 from tests.factories import LEASE, approve, ask, draft, effect_plan, in_an_hour, job_spec
 
@@ -109,6 +109,41 @@ class TestAsk:
             intent = ledger.outputs.fail(job.job_id, 1, actor="test", reason="x", error={})
             assert intent.state is JobState.FAILED
         assert ask(ledger, job).review_digest is None
+
+
+class TestAskAnew:
+    """The plan that is about to be written is not the one that was approved."""
+
+    MENDED = effect_plan(url="http://cms/mended")
+
+    def anew(self, ledger: Ledger, job: Job, *plans: EffectPlan) -> Job:
+        return ledger.reviews.ask_anew(
+            job.job_id, plans or [self.MENDED], deadline=in_an_hour(), actor="test", reason="the url differs"
+        )
+
+    def test_the_approval_is_void_and_a_person_decides_on_the_new_plan(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger), policy="small@1"))
+        asked = self.anew(ledger, job)
+        assert (asked.state, asked.decision_id) == (JobState.REVIEW, None)
+        assert asked.state_reason == "the plan is not the one that was approved; the url differs"
+        assert ledger.record(job.job_id).events[-1].detail["components"]["policy"] == "small@1"
+        with pytest.raises(StaleDecision):
+            ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), decided_by="bob")
+        approve(ledger, asked)
+        assert ledger.effects.claim(job.job_id, self.MENDED, lease=LEASE, actor="test").token is not None
+
+    def test_once_something_may_have_been_written_nobody_is_asked(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger), effect_plan(), effect_plan("label")))
+        ledger.effects.claim(job.job_id, effect_plan("label"), lease=LEASE, actor="test")
+        assert self.anew(ledger, job).state is JobState.APPLYING
+
+    def test_a_plan_that_is_the_approved_one_after_all_stays_approved(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger)))
+        assert self.anew(ledger, job, effect_plan()) == job
+
+    def test_a_job_that_needs_no_approval_is_left_alone(self, ledger: Ledger) -> None:
+        job = ask(ledger, draft(ledger, job_spec(approval="not required", approval_reason="internal")))
+        assert self.anew(ledger, job) == job
 
 
 class TestDecide:

@@ -65,17 +65,18 @@ class Dags:
         SerializedDagModel.write_dag(lazy, bundle_name="dags-folder")
         return dag
 
-    def run(self, dag: DAG, *, again: Run | None = None) -> Run:
+    def run(self, dag: DAG, *, again: Run | None = None, conf: dict[str, Any] | None = None) -> Run:
         """Run every task of a Dag to its end.
 
         :param again: the run of which every task is cleared first.
+        :param conf: what the run is triggered with.
         """
         self.errors.clear()
         if again is None:
             at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=next(_numbers))
         else:
             at = datetime.fromisoformat(again.run_id.removeprefix("manual__"))
-        dag_run = dag.test(logical_date=at, run_after=at)
+        dag_run = dag.test(logical_date=at, run_after=at, run_conf=conf)
         tasks = {_name(ti): ti for ti in dag_run.get_task_instances()}
         with settings.Session() as session:
             rows = session.query(XComModel).filter_by(dag_id=dag.dag_id, run_id=dag_run.run_id, key="return_value")
