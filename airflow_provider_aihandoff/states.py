@@ -130,7 +130,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
 }
 
 
-#: The events that may end somebody's wait: whoever waits for a response, or for a decision, is told of them.
+#: The events that may end somebody's wait for a response, for a decision, or for word of an unknown effect.
 WAKING_JOB_EVENTS = frozenset(
     {
         JobEvent.REVISED,
@@ -144,10 +144,6 @@ WAKING_JOB_EVENTS = frozenset(
         JobEvent.REJECTED,
         JobEvent.REVIEW_EXPIRED,
         JobEvent.CANCELLED,
-        JobEvent.EFFECT_RELEASED,
-        JobEvent.EFFECT_REFUSED,
-        JobEvent.EFFECT_UNKNOWN,
-        JobEvent.EFFECT_APPLIED,
         JobEvent.EFFECT_RESOLVED,
     }
 )

@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.inbox import Delivery
 from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import approve, ask, draft, effect_plan
+from tests.factories import LEASE, approve, ask, draft, effect_plan
 
 Airflow = Callable[..., str]
 
@@ -53,7 +53,7 @@ def on_ledger(conninfo: dict[str, Any], ledger: Ledger, monkeypatch: pytest.Monk
 
 def unknown_effect(ledger: Ledger) -> int:
     job = approve(ledger, ask(ledger, draft(ledger)))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
     return ledger.effects.lose(claim, error="the connection broke", actor="test").effect_id
 
 

@@ -49,13 +49,24 @@ MOVES = {
         E.PLANNED: S.APPROVED,
         E.PLAN_CHANGED: S.REVIEW,
         E.ALL_APPLIED: S.COMPLETED,
+        E.CANCELLED: S.CANCELLED,
+        E.ROLL_BACK_STARTED: S.ROLLING_BACK,
     },
     S.REJECTED: {E.REVISED: S.QUEUED},
     S.FAILED: {E.REVISED: S.QUEUED},
-    S.COMPLETED: {},
-    S.CANCELLED: {},
-    S.ROLLING_BACK: {},
-    S.ROLLED_BACK: {},
+    S.COMPLETED: {E.REVISED: S.QUEUED, E.ROLL_BACK_STARTED: S.ROLLING_BACK},
+    S.CANCELLED: {E.REVISED: S.QUEUED, E.ROLL_BACK_STARTED: S.ROLLING_BACK},
+    S.ROLLING_BACK: {E.ALL_UNDONE: S.ROLLED_BACK},
+    S.ROLLED_BACK: {E.REVISED: S.QUEUED},
+}
+
+EFFECT_EVENTS = {
+    E.EFFECT_CLAIMED,
+    E.EFFECT_RELEASED,
+    E.EFFECT_REFUSED,
+    E.EFFECT_UNKNOWN,
+    E.EFFECT_APPLIED,
+    E.EFFECT_RESOLVED,
 }
 
 #: The events that are recorded without a change of state.
@@ -64,14 +75,8 @@ STAYS = {
     S.RUNNING: {E.CANCEL_REQUESTED, E.RESPONSE_ENDED},
     S.REVIEW: {E.PLANNED},
     S.APPROVED: {E.PLANNED},
-    S.APPLYING: {
-        E.EFFECT_CLAIMED,
-        E.EFFECT_RELEASED,
-        E.EFFECT_REFUSED,
-        E.EFFECT_UNKNOWN,
-        E.EFFECT_APPLIED,
-        E.EFFECT_RESOLVED,
-    },
+    S.APPLYING: EFFECT_EVENTS | {E.CANCEL_REQUESTED},
+    S.ROLLING_BACK: EFFECT_EVENTS,
 }
 ALWAYS = {E.ATTACHED, E.OUTPUT_LATE}
 
@@ -94,13 +99,9 @@ def reachable(start: JobState) -> set[JobState]:
     return seen
 
 
-def test_every_state_but_those_of_a_roll_back_can_be_reached_from_queued() -> None:
-    assert reachable(S.QUEUED) == set(JobState) - {S.ROLLING_BACK, S.ROLLED_BACK}
-
-
-@pytest.mark.parametrize("state", [S.COMPLETED, S.CANCELLED, S.ROLLED_BACK])
-def test_a_job_that_is_completed_cancelled_or_rolled_back_stays_so(state: JobState) -> None:
-    assert reachable(state) == {state}
+def test_every_state_can_be_reached_from_queued_and_none_is_a_dead_end_before_the_end() -> None:
+    assert reachable(S.QUEUED) == set(JobState)
+    assert all(reachable(state) & TERMINAL_JOB_STATES for state in JobState)
 
 
 @pytest.mark.parametrize("state", [S.REJECTED, S.FAILED])
@@ -110,16 +111,25 @@ def test_a_job_that_is_rejected_or_failed_is_left_only_as_a_new_revision(state: 
     }
 
 
-def test_terminal_states_are_left_only_by_a_new_revision() -> None:
+def test_terminal_states_are_left_only_by_a_new_revision_or_a_roll_back() -> None:
     leaving = {(state, event) for (state, event), to in JOB_TRANSITIONS.items() if to is not state}
     assert {pair for pair in leaving if pair[0] in TERMINAL_JOB_STATES} == {
         (S.REJECTED, E.REVISED),
         (S.FAILED, E.REVISED),
+        (S.COMPLETED, E.REVISED),
+        (S.COMPLETED, E.ROLL_BACK_STARTED),
+        (S.CANCELLED, E.REVISED),
+        (S.CANCELLED, E.ROLL_BACK_STARTED),
+        (S.ROLLED_BACK, E.REVISED),
     }
 
 
 def test_nothing_is_claimed_before_it_is_approved() -> None:
-    assert {state for (state, event) in JOB_TRANSITIONS if event is E.EFFECT_CLAIMED} == {S.APPROVED, S.APPLYING}
+    assert {state for (state, event) in JOB_TRANSITIONS if event is E.EFFECT_CLAIMED} == {
+        S.APPROVED,
+        S.APPLYING,
+        S.ROLLING_BACK,
+    }
 
 
 def test_only_a_stored_output_a_decision_or_a_replaced_plan_leads_to_approved() -> None:
@@ -129,9 +139,10 @@ def test_only_a_stored_output_a_decision_or_a_replaced_plan_leads_to_approved() 
 
 def test_whoever_waits_for_a_response_or_a_decision_is_woken_by_whatever_may_end_that_wait() -> None:
     moves = {event for state in (S.RUNNING, S.REVIEW) for event, to in MOVES[state].items() if to is not state}
-    assert moves | {E.RESPONSE_ENDED} <= WAKING_JOB_EVENTS
+    assert moves | {E.RESPONSE_ENDED, E.EFFECT_RESOLVED} <= WAKING_JOB_EVENTS
     # What is written while a request is sent, or an effect, comes often, and ends nobody's wait.
-    assert WAKING_JOB_EVENTS.isdisjoint({E.CREATED, E.ATTACHED, E.SUBMITTED, E.OUTPUT_LATE, *STAYS[S.APPLYING]})
+    assert WAKING_JOB_EVENTS.isdisjoint({E.CREATED, E.ATTACHED, E.SUBMITTED, E.OUTPUT_LATE})
+    assert {E.EFFECT_RESOLVED} == WAKING_JOB_EVENTS & EFFECT_EVENTS
     assert WAKING_JOB_EVENTS.isdisjoint(STAYS[S.QUEUED] - {E.REVISED})
 
 
@@ -145,7 +156,6 @@ EFFECT_MOVES = {
     ES.PLANNED: {EE.CLAIM: ES.CLAIMED, EE.VOID: ES.VOID},
     ES.REFUSED: {EE.CLAIM: ES.CLAIMED, EE.VOID: ES.VOID},
     ES.CLAIMED: {
-        EE.CLAIM: ES.CLAIMED,
         EE.RELEASE: ES.PLANNED,
         EE.REFUSE: ES.REFUSED,
         EE.LOSE: ES.UNKNOWN,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -12,7 +14,9 @@ import pytest
 
 from airflow_provider_aihandoff.errors import (
     ClaimLost,
+    EffectBusy,
     EffectNotFound,
+    EffectOutOfOrder,
     EffectUnknown,
     HandoffError,
     IllegalTransition,
@@ -24,7 +28,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.effects import Claim
 from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan, Job
 from airflow_provider_aihandoff.states import EffectState, JobState
-from tests.factories import approve, ask, draft, effect_plan, job_spec
+from tests.factories import LEASE, approve, ask, draft, effect_plan, job_spec
 
 
 @pytest.fixture
@@ -33,8 +37,18 @@ def job(ledger: Ledger) -> Job:
     return approve(ledger, ask(ledger, draft(ledger)))
 
 
-def claim(ledger: Ledger, job: Job, plan: EffectPlan | None = None, *, repeatable: bool = False) -> Claim:
-    return ledger.effects.claim(job.job_id, plan or effect_plan(), repeatable=repeatable, actor="test")
+OVER = timedelta(0)
+
+
+def claim(
+    ledger: Ledger,
+    job: Job,
+    plan: EffectPlan | None = None,
+    *,
+    lease: timedelta = LEASE,
+    resend: bool = False,
+) -> Claim:
+    return ledger.effects.claim(job.job_id, plan or effect_plan(), lease=lease, resend=resend, actor="test")
 
 
 def confirm(ledger: Ledger, claimed: Claim, external_id: str | None = "post-1") -> Effect:
@@ -117,11 +131,11 @@ class TestOnce:
 
     def test_an_applied_effect_is_given_back_and_never_sent_again(self, ledger: Ledger, job: Job) -> None:
         confirm(ledger, claim(ledger, job))
-        for repeatable in (False, True):
-            again = claim(ledger, job, repeatable=repeatable)
+        for resend in (False, True):
+            again = claim(ledger, job, resend=resend)
             assert (again.applied, again.token, again.effect.external_id) == (True, None, "post-1")
 
-    def test_of_two_claims_at_once_on_a_target_that_cannot_repeat_one_gets_the_token(
+    def test_of_eight_claims_at_once_one_gets_the_token_and_the_others_hear_how_long_it_lasts(
         self, ledger: Ledger, job: Job
     ) -> None:
         start = threading.Barrier(8)
@@ -130,7 +144,7 @@ class TestOnce:
             start.wait(10)
             try:
                 return claim(ledger, job)
-            except EffectUnknown:
+            except EffectBusy:
                 return None
 
         with ThreadPoolExecutor(8) as threads:
@@ -141,7 +155,7 @@ class TestOnce:
     def test_of_several_claims_on_a_target_that_can_repeat_only_the_newest_counts(
         self, ledger: Ledger, job: Job
     ) -> None:
-        first, second = (claim(ledger, job, repeatable=True) for _ in range(2))
+        first, second = claim(ledger, job, lease=OVER), claim(ledger, job, resend=True)
         assert (first.resent, second.resent) == (False, True)
         assert first.effect.effect_key == second.effect.effect_key
         with pytest.raises(ClaimLost):
@@ -168,6 +182,67 @@ class TestOnce:
         assert len(keys) == 1
 
 
+class TestLease:
+    @pytest.mark.parametrize("resend", [False, True])
+    def test_while_a_claim_lasts_nobody_else_gets_it_and_everybody_hears_for_how_long(
+        self, ledger: Ledger, job: Job, resend: bool
+    ) -> None:
+        first = claim(ledger, job)
+        with pytest.raises(EffectBusy, match="may be sending it right now") as busy:
+            claim(ledger, job, resend=resend)
+        assert 0 < busy.value.seconds <= LEASE.total_seconds()
+        assert confirm(ledger, first).state is EffectState.APPLIED
+
+    def test_after_it_nothing_is_sent_again_unless_somebody_asks_for_that(self, ledger: Ledger, job: Job) -> None:
+        claim(ledger, job, lease=OVER)
+        for _ in range(2):
+            with pytest.raises(EffectUnknown):
+                claim(ledger, job)
+        assert events(ledger, job).count("effect unknown") == 1
+        assert claim(ledger, job, resend=True).resent
+
+    def test_what_a_probe_found_of_an_earlier_attempt_says_nothing_of_a_later_one(
+        self, ledger: Ledger, job: Job
+    ) -> None:
+        first = claim(ledger, job, lease=OVER)
+        second = claim(ledger, job, resend=True)
+        lost = ledger.effects.lose(second, error="time-out", actor="test")
+        for attempt, state in ((first.effect.attempt, EffectState.UNKNOWN), (2, EffectState.PLANNED)):
+            found = ledger.effects.resolve(
+                lost.effect_id, applied=False, external_id=None, actor="probe", why="?", attempt=attempt
+            )
+            assert found.state is state
+
+
+class TestOrder:
+    @pytest.fixture
+    def ordered(self, ledger: Ledger) -> Job:
+        plans = effect_plan("create"), replace(effect_plan("label"), after=("create",))
+        return approve(ledger, ask(ledger, draft(ledger), *plans))
+
+    def label(self, ledger: Ledger, job: Job) -> Claim:
+        return claim(ledger, job, replace(effect_plan("label"), after=("create",)))
+
+    def test_an_effect_waits_for_those_that_its_author_wants_before_it(self, ledger: Ledger, ordered: Job) -> None:
+        with pytest.raises(EffectOutOfOrder, match="'label' comes after 'create', which is planned"):
+            self.label(ledger, ordered)
+        create = claim(ledger, ordered, effect_plan("create"))
+        with pytest.raises(EffectOutOfOrder, match="which is claimed"):
+            self.label(ledger, ordered)
+        confirm(ledger, create)
+        confirm(ledger, self.label(ledger, ordered))
+        assert state(ledger, ordered) is JobState.COMPLETED
+
+    def test_a_job_of_which_one_effect_is_refused_says_that_it_is_partly_applied(
+        self, ledger: Ledger, ordered: Job
+    ) -> None:
+        confirm(ledger, claim(ledger, ordered, effect_plan("create")))
+        ledger.effects.refuse(self.label(ledger, ordered), error="422", actor="test")
+        after = ledger.job(ordered.job_id)
+        assert after.state is JobState.APPLYING
+        assert after.state_reason == "partly applied: 1 of 2 effects applied; label: 422"
+
+
 class TestFailure:
     def test_a_released_effect_is_tried_again(self, ledger: Ledger, job: Job) -> None:
         released = ledger.effects.release(claim(ledger, job), error="503", actor="test")
@@ -190,7 +265,7 @@ class TestFailure:
     def test_an_attempt_that_died_with_its_claim_is_unknown_where_the_target_cannot_repeat(
         self, ledger: Ledger, job: Job
     ) -> None:
-        died = claim(ledger, job)
+        died = claim(ledger, job, lease=OVER)
         with pytest.raises(EffectUnknown, match="attempt 1 by test ended without saying"):
             claim(ledger, job)
         assert ledger.effects.read(died.effect.effect_id).state is EffectState.UNKNOWN
@@ -200,21 +275,21 @@ class TestFailure:
     def test_an_attempt_that_died_with_its_claim_is_sent_again_where_the_target_can_repeat(
         self, ledger: Ledger, job: Job
     ) -> None:
-        claim(ledger, job, repeatable=True)
-        again = claim(ledger, job, repeatable=True)
+        claim(ledger, job, lease=OVER)
+        again = claim(ledger, job, resend=True)
         assert (again.resent, again.effect.attempt) == (True, 2)
 
     @pytest.mark.parametrize("what", ["release", "refuse", "lose"])
     def test_an_attempt_that_lost_its_claim_cannot_say_what_became_of_the_effect(
         self, ledger: Ledger, job: Job, what: str
     ) -> None:
-        lost, newer = claim(ledger, job, repeatable=True), claim(ledger, job, repeatable=True)
+        lost, newer = claim(ledger, job, lease=OVER), claim(ledger, job, resend=True)
         with pytest.raises(ClaimLost):
             getattr(ledger.effects, what)(lost, error="?", actor="test")
         assert ledger.effects.read(lost.effect.effect_id) == newer.effect
 
     def test_an_attempt_whose_plan_was_replaced_meanwhile_has_lost_its_claim(self, ledger: Ledger, job: Job) -> None:
-        stalled = claim(ledger, job)
+        stalled = claim(ledger, job, lease=OVER)
         with pytest.raises(EffectUnknown):
             claim(ledger, job)
         ledger.effects.resolve(stalled.effect.effect_id, applied=False, external_id=None, actor="bob", why="looked")
@@ -254,7 +329,7 @@ class TestResolve:
         assert state(ledger, job) is JobState.COMPLETED
 
     def test_the_attempt_that_was_resolved_cannot_confirm_any_more(self, ledger: Ledger, job: Job) -> None:
-        stalled = claim(ledger, job)
+        stalled = claim(ledger, job, lease=OVER)
         with pytest.raises(EffectUnknown):
             claim(ledger, job)
         self.resolve(ledger, stalled.effect, applied=False)

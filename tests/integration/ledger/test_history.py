@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,15 +17,16 @@ from airflow_provider_aihandoff.ledger import Ledger, history
 from airflow_provider_aihandoff.ledger.history import first_break
 from airflow_provider_aihandoff.ledger.records import EffectPlan, Event, Job
 from airflow_provider_aihandoff.ledger.revisions import Output
-from airflow_provider_aihandoff.states import JOB_TRANSITIONS, JobEvent, JobState
+from airflow_provider_aihandoff.states import JOB_TRANSITIONS, JobEvent, JobState, next_job_state
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, in_an_hour, job_spec
+from tests.integration.ledger.inboxes import deliver
 
 
 @pytest.fixture
 def job(ledger: Ledger) -> Job:
     """A completed job, with a history of every kind of step."""
     job = approve(ledger, ask(ledger, draft(ledger)))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
     ledger.effects.confirm(claim, external_id="post-1", result={"status": 201}, actor="test")
     return ledger.job(job.job_id)
 
@@ -161,7 +163,7 @@ class TestContent:
         job = draft(ledger, spec, output=content)
         plan = EffectPlan("publish", "http", content, digest(content), shown=content, undo=content)
         job = approve(ledger, ask(ledger, job, plan))
-        claim = ledger.effects.claim(job.job_id, plan, repeatable=False, actor="test")
+        claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
         ledger.effects.confirm(claim, external_id="1", result=content, actor="test")
         record = ledger.record(job.job_id)
         effect = record.effects[0]
@@ -175,6 +177,12 @@ class TestContent:
     def test_every_json_value_can_be_an_output(self, ledger: Ledger, output: Any) -> None:
         job = draft(ledger, output=output)
         assert (job.state, ledger.revision(job.job_id, 1).output) == (JobState.REVIEW, output)
+
+
+def undoable(name: str) -> EffectPlan:
+    """A plan that declares a way back."""
+    undo = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}/{{external_id}}"}}
+    return replace(effect_plan(name), undo=undo)
 
 
 class Steps:
@@ -229,7 +237,7 @@ class Steps:
         self.ledger.outputs.fail(self.job.job_id, number, actor="test", reason="?", error={"kind": "failed"})
 
     def ask(self) -> None:
-        ask(self.ledger, self.job, effect_plan("a"), effect_plan("b"))
+        ask(self.ledger, self.job, undoable("a"), undoable("b"))
 
     def ask_otherwise(self) -> None:
         ask(self.ledger, self.job, effect_plan("a", url="other"))
@@ -243,10 +251,11 @@ class Steps:
 
     def claim(self) -> None:
         name = "ab"[len(self.claims) % 2]
-        self.claims.append(self.ledger.effects.claim(self.job.job_id, effect_plan(name), repeatable=True, actor="test"))
+        where = {"lease": LEASE * 0, "resend": True, "actor": "test"}
+        self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable(name), **where))
 
     def claim_once(self) -> None:
-        self.claims.append(self.ledger.effects.claim(self.job.job_id, effect_plan("a"), repeatable=False, actor="test"))
+        self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable("a"), lease=LEASE, actor="test"))
 
     def confirm(self) -> None:
         self.ledger.effects.confirm(self.claims[-1], external_id="1", result=None, actor="test")
@@ -261,6 +270,30 @@ class Steps:
         effect = self.claims[-1].effect
         self.ledger.effects.resolve(effect.effect_id, applied=False, external_id=None, actor="bob", why="?")
 
+    def lose_effect(self) -> None:
+        self.ledger.effects.lose(self.claims[-1], error="time-out", actor="test")
+
+    def give_up(self) -> None:
+        self.ledger.effects.give_up(self.claims[-1].effect.effect_id, actor="test")
+
+    def cancel(self) -> None:
+        self.ledger.endings.cancel(self.job.job_id, actor="test", reason="no")
+
+    def roll_back(self) -> None:
+        self.ledger.endings.start_roll_back(self.job.job_id, actor="test", reason="no")
+
+    def undo(self) -> None:
+        for undo in self.ledger.record(self.job.job_id).undos:
+            where = {"lease": LEASE * 0, "resend": True, "actor": "test"}
+            self.claims.append(self.ledger.effects.claim(self.job.job_id, undo.as_plan, **where))
+
+    def regenerate(self) -> None:
+        owner = replace(OWNER, run_id=f"manual__{len(self.tokens) + len(self.claims)}")
+        self.ledger.submission.open(replace(self.spec, regenerate=True, owner=owner))
+
+    def webhook(self) -> None:
+        deliver(self.ledger, f"wh-{self.spec.job_key}-{len(self.claims)}", f"{self.spec.job_key}-{self.responses}")
+
 
 STEPS = [name for name in vars(Steps) if not name.startswith("_")]
 #: Random steps alone seldom get past the first few states.
@@ -269,6 +302,7 @@ STARTS = [
     ["intend", "respond"],
     ["intend", "respond", "store", "ask"],
     ["intend", "respond", "store", "ask", "approve", "claim_once"],
+    ["intend", "respond", "store", "ask", "approve", "claim", "confirm", "claim", "confirm", "roll_back"],
 ]
 
 
@@ -288,7 +322,12 @@ class TestRandomSequences:
         assert first_break(record.events, record.job) is None
         assert record.events[-1].to_state == record.job.state
         applied = [event.detail["effect"] for event in record.events if event.event == "effect applied"]
-        assert len(applied) == len(set(applied))
+        rolled_back = any(event.event == "roll back started" for event in record.events)
+        assert len(applied) == len(set(applied)) or rolled_back
+        for event in record.events:
+            assert event.from_state is None or next_job_state(JobState(event.from_state), JobEvent(event.event))
+        keys = [effect.effect_key for effect in record.effects]
+        assert len(keys) == len(set(keys))
         assert all(revision.unknown_submissions <= 2 for revision in record.revisions)
         if record.job.state is JobState.COMPLETED:
             assert {effect.state.value for effect in record.current_effects} == {"applied"}

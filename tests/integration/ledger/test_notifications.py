@@ -94,6 +94,13 @@ def approved(ledger: Ledger) -> int:
     return approve(ledger, ledger.job(reviewed(ledger))).job_id
 
 
+def unknown(ledger: Ledger) -> int:
+    """A job with an effect that may have been applied."""
+    job_id = approved(ledger)
+    claim = ledger.effects.claim(job_id, effect_plan(), lease=LEASE, actor="test")
+    return ledger.effects.lose(claim, error="time-out", actor="test").job_id
+
+
 Before = Callable[[Ledger], int]
 Step = Callable[[Ledger, int, dict[str, Any]], Any]
 
@@ -129,6 +136,11 @@ WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
         running,
         lambda ledger, job, _: ledger.outputs.cancelled(job, 1, actor="test", reason="?", status="cancelled"),
         JobState.CANCELLED,
+    ),
+    JobEvent.EFFECT_RESOLVED: (
+        unknown,
+        lambda ledger, job, _: ledger.effects.resolve(1, applied=False, external_id=None, actor="bob", why="looked"),
+        JobState.APPLYING,
     ),
 }
 
@@ -191,7 +203,7 @@ class TestNotWoken:
     def test_of_the_effects_of_a_job_nobody_is_told(self, one: Ledger, listener: Listener) -> None:
         job_id = approved(one)
         listener.heard()
-        claim = one.effects.claim(job_id, effect_plan(), repeatable=False, actor="test")
+        claim = one.effects.claim(job_id, effect_plan(), lease=LEASE, actor="test")
         one.effects.confirm(claim, external_id="1", result={}, actor="test")
         assert one.job(job_id).state is JobState.COMPLETED
         assert listener.heard() == []
