@@ -139,6 +139,10 @@ class CannotCancel(HandoffError):
     """The job has ended: there is nothing left to stop."""
 
 
+class CannotResolve(HandoffError):
+    """The effect is not unknown, or not since the attempt that was looked for."""
+
+
 class CannotRollBack(HandoffError):
     """The job has nothing applied that could be undone, or not now, or not all of it."""
 

@@ -7,11 +7,13 @@ beside it (``idempotent``, ``probe``, ``timeout``). Its plan may name what only 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_aihandoff.digests import digest
-from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan
 
 #: What stands in the place of a secret; an undo that has one cannot be sent from the ledger.
 MASK = "***"
@@ -27,6 +29,8 @@ def why_not(effect: Effect) -> str | None:
     """Why an applied effect cannot be undone, in words; None where it can."""
     if effect.undo is None:
         return "declares no undo"
+    if not isinstance(effect.undo.get("kind"), str) or not isinstance(effect.undo.get("plan"), dict):
+        return "has an undo that an earlier release kept for people to read, and that cannot be sent"
     if _mentions(effect.undo, MASK):
         return "has an undo with a masked secret, which the ledger does not keep"
     if "{external_id}" in repr(effect.undo) and effect.external_id is None:
@@ -39,6 +43,8 @@ def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
 
     :param after: the name of the undo that must come before it.
     """
+    from airflow_provider_aihandoff.ledger.records import EffectPlan
+
     assert effect.undo is not None
     values = {"{external_id}": effect.external_id or "", "{effect_key}": effect.effect_key}
     undo = _filled(effect.undo, values)

@@ -64,6 +64,7 @@ def publishing() -> None:
         },
         external_id_path="$.id",
         idempotent=True,  # the CMS honours Idempotency-Key
+        timeout=10,
         undo={"method": "DELETE", "endpoint": "/posts/{{ params.slug }}"},
     )
     facts >> draft >> approve >> publish

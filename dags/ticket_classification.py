@@ -123,6 +123,7 @@ def ticket_classification() -> None:
             },
             external_id_path="$.id",
             idempotent=True,  # the helpdesk honours Idempotency-Key
+            timeout=10,
         )
         label >> approve >> write
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.attachment import Step, decide_attachment
 from airflow_provider_aihandoff.states import (
     EFFECT_TRANSITIONS,
     JOB_TRANSITIONS,
+    TERMINAL_JOB_STATES,
     EffectState,
     JobEvent,
     JobState,
@@ -38,10 +39,14 @@ _STEPS: Mapping[Step, str] = {
 }
 
 
-def diagram(transitions: Mapping[tuple[State, Event], State], born: tuple[str, State]) -> str:
+def diagram(
+    transitions: Mapping[tuple[State, Event], State], born: tuple[str, State], ends: Iterable[State] = ()
+) -> str:
     """A state machine as Mermaid text. Events that leave the state as it is are left out.
 
     :param born: the event that makes a row, and the state that it has then.
+    :param ends: states in which nothing is left to do, although something leads out of them. One that nothing leads
+        out of is an end in any case.
     """
     event, first = born
     arrows: dict[tuple[str, str], list[str]] = {}
@@ -51,7 +56,7 @@ def diagram(transitions: Mapping[tuple[State, Event], State], born: tuple[str, S
     left, reached = ({arrow[end] for arrow in arrows} for end in (0, 1))
     lines = [f"[*] --> {first.value}: {event}"]
     lines += [f"{state} --> {to}: {' / '.join(causes)}" for (state, to), causes in arrows.items()]
-    lines += [f"{state} --> [*]" for state in sorted(reached - left)]
+    lines += [f"{state} --> [*]" for state in sorted({*(reached - left), *ends})]
     return "\n".join(["```mermaid", "stateDiagram-v2", *(f"    {line}" for line in lines), "```"])
 
 
@@ -83,7 +88,7 @@ def _reachable() -> set[JobState]:
 def blocks() -> dict[str, str]:
     """What stands between the markers of the page, by the markers' names."""
     return {
-        "job states": diagram(JOB_TRANSITIONS, (JobEvent.CREATED.value, JobState.QUEUED)),
+        "job states": diagram(JOB_TRANSITIONS, (JobEvent.CREATED.value, JobState.QUEUED), TERMINAL_JOB_STATES),
         "attach rules": attach_rules(),
         "effect states": diagram(EFFECT_TRANSITIONS, ("plan", EffectState.PLANNED)),
     }

@@ -23,7 +23,7 @@ SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
-_EMPTY_LEDGER = """
+EMPTY_LEDGER = """
     ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
     TRUNCATE aihandoff.jobs, aihandoff.revisions, aihandoff.decisions, aihandoff.effects, aihandoff.inbox,
         aihandoff.events RESTART IDENTITY;
@@ -62,7 +62,7 @@ def conninfo(ledger_database: dict[str, Any]) -> dict[str, Any]:
     """A database with an empty ledger."""
     with psycopg.connect(**ledger_database) as connection:
         connection.execute(_END_OTHERS)
-        connection.execute(_EMPTY_LEDGER)
+        connection.execute(EMPTY_LEDGER)
     return ledger_database
 
 

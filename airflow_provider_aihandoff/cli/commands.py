@@ -6,11 +6,12 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict
 
-from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows, who
+from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows, who
+from airflow_provider_aihandoff.holds import answer
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.ledger import schema
 from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.ledger.records import Verdict
+from airflow_provider_aihandoff.ledger.records import Effect, Verdict
 from airflow_provider_aihandoff.ledger.store import JobRecord
 
 
@@ -60,8 +61,20 @@ def _print_record(record: JobRecord) -> None:
     print(f"asked by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
     print(f"digest to decide on: {job.review_digest or 'none yet'}")
     print_rows([{"output": revision.output, "error": revision.error}], "yaml")
-    names = ("effect_id", "name", "state", "attempt", "external_id", "effect_key", "plan", "error")
-    print_rows([{name: getattr(effect, name) for name in names} for effect in record.current_effects], "yaml")
+    names = (
+        "effect_id",
+        "name",
+        "state",
+        "attempt",
+        "external_id",
+        "effect_key",
+        "plan",
+        "after_effects",
+        "undo",
+        "error",
+    )
+    effects = [*record.current_effects, *record.undos]
+    print_rows([{name: getattr(effect, name) for name in names} for effect in effects], "yaml")
     times = ("seq", "at", "actor", "event", "from_state", "to_state", "reason")
     print_rows([{name: getattr(event, name) for name in times} for event in record.events], "table")
     broken = first_break(record.events, record.job)
@@ -109,8 +122,24 @@ def effects_resolve(args: Namespace) -> None:
     applied = args.applied is not None
     if applied == args.not_applied:
         sys.exit("aihandoff: give either --applied EXTERNAL_ID or --not-applied.")
+    if not args.why.strip():
+        sys.exit("aihandoff: --why must say how you know.")
     with open_ledger(args) as ledger:
-        effect = ledger.effects.resolve(
-            args.effect_id, applied=applied, external_id=args.applied, actor=who(), why=args.why
+        attempt = args.attempt or ledger.effects.read(args.effect_id).attempt
+        effect = answer(
+            ledger,
+            args.effect_id,
+            applied=applied,
+            external_id=args.applied,
+            why=args.why,
+            actor=actor(),
+            attempt=attempt,
         )
-    print(f"Effect {effect.effect_id} ({effect.name}) is {effect.state.value}. Clear its task to go on.")
+    print(f"Effect {effect.effect_id} ({effect.name}) is {effect.state.value}. {_next(effect)}")
+
+
+def _next(effect: Effect) -> str:
+    """How it goes on after somebody has said what became of an effect."""
+    if effect.undoes is not None:
+        return f"Go on with `airflow aihandoff rollback {effect.job_id}`."
+    return "A task that waits for it goes on by itself; one that has failed goes on when it is cleared."

@@ -69,6 +69,11 @@ def who() -> str:
     return f"cli:{getpass.getuser()}"
 
 
+def actor() -> str:
+    """:func:`who`, as the history names people."""
+    return f"user:{who()}"
+
+
 def print_rows(rows: list[dict[str, Any]], output: str) -> None:
     """Print rows; as JSON or YAML with the types that they have, which Airflow's console makes texts of."""
     data = to_jsonable_python(rows)

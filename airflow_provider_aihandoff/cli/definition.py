@@ -7,6 +7,7 @@ from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand
 from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
 
 _COMMANDS = "airflow_provider_aihandoff.cli.commands"
+_ENDINGS = "airflow_provider_aihandoff.cli.endings"
 _INBOX = "airflow_provider_aihandoff.cli.inbox"
 _RECONCILE = "airflow_provider_aihandoff.cli.reconcile"
 _WEBHOOKS = "airflow_provider_aihandoff.cli.webhooks"
@@ -30,6 +31,7 @@ _OUTPUT = Arg(
 )
 _DIGEST = Arg(("--digest",), required=True, help="The digest that you looked at, as `jobs show` prints it")
 _COMMENT = Arg(("--comment",), default=None, help="Why; goes on the record")
+_WHY = Arg(("--why",), required=True, help="Why; goes on the record")
 _LEDGER = Arg(
     ("--conn-id",), default=None, help="Connection of the ledger (default: ledger_conn_id in the section aihandoff)"
 )
@@ -66,6 +68,32 @@ def get_commands() -> list[GroupCommand]:
                 ),
                 _action("approve", "Approve what a job would write", "approve", _JOB, _DIGEST, _COMMENT),
                 _action("reject", "Reject what a job would write", "reject", _JOB, _DIGEST, _COMMENT),
+                _action("cancel", "Stop a job: nothing else of it is sent", "cancel", _JOB, _WHY, module=_ENDINGS),
+                _action(
+                    "rollback",
+                    "Take back what a job has written, the last effect first; goes on with one that has begun",
+                    "rollback",
+                    _JOB,
+                    _WHY,
+                    Arg(
+                        ("--leave",),
+                        action="append",
+                        default=[],
+                        metavar="NAME",
+                        help="Name of an effect that is to stay as it is; may be given again",
+                    ),
+                    Arg(("--yes", "-y"), action="store_true", help="Do not ask before it begins"),
+                    module=_ENDINGS,
+                ),
+                _action(
+                    "preview-clear",
+                    "Say what clearing a Dag run would pay for and write",
+                    "preview_clear",
+                    Arg(("dag_id",), help="Id of the Dag"),
+                    Arg(("run_id",), help="Id of the run"),
+                    _OUTPUT,
+                    module="airflow_provider_aihandoff.cli.preview",
+                ),
                 GroupCommand(
                     name="effects",
                     help="Writes to outside systems",
@@ -80,6 +108,7 @@ def get_commands() -> list[GroupCommand]:
                             Arg(("--applied",), metavar="EXTERNAL_ID", help="It was applied, as this record"),
                             Arg(("--not-applied",), action="store_true", help="It was not applied"),
                             Arg(("--why",), required=True, help="How you know; goes on the record"),
+                            Arg(("--attempt",), type=int, help="The attempt that you looked for (default: the newest)"),
                         ),
                     ),
                 ),

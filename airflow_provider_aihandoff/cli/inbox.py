@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows, who
+from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
 from airflow_provider_aihandoff.hooks.openai import clients
 from airflow_provider_aihandoff.ledger.records import InboxEntry
 from airflow_provider_aihandoff.reconciliation import check_retention
@@ -36,7 +36,7 @@ def inbox_show(args: Namespace) -> None:
 def inbox_replay(args: Namespace) -> None:
     """Look at a webhook anew, and ask OpenAI about its response."""
     with open_ledger(args) as ledger, clients() as client_for:
-        entry = ledger.inbox.replay(args.webhook_id, actor=f"user:{who()}")
+        entry = ledger.inbox.replay(args.webhook_id, actor=actor())
         if entry.look_at is not None:
             entry = look_up(ledger, entry.webhook_id, client_for(entry.conn_id))
     print(_became(entry))
@@ -46,7 +46,7 @@ def inbox_replay(args: Namespace) -> None:
 def inbox_discard(args: Namespace) -> None:
     """Record that a webhook in quarantine means nothing."""
     with open_ledger(args) as ledger:
-        entry = ledger.inbox.discard(args.webhook_id, actor=f"user:{who()}", why=args.why)
+        entry = ledger.inbox.discard(args.webhook_id, actor=actor(), why=args.why)
     print(_became(entry))
 
 

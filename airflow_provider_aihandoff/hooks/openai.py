@@ -25,12 +25,12 @@ def clients() -> Iterator[Callable[[str], OpenAI]]:
 
     It raises ``AirflowNotFoundException`` where there is no such connection. The clients' own retries are off.
     """
-    from airflow.providers.openai.hooks.openai import OpenAIHook
-
     with ExitStack() as opened:
 
         @cache
         def client(conn_id: str) -> OpenAI:
+            from airflow.providers.openai.hooks.openai import OpenAIHook
+
             made = opened.enter_context(OpenAIHook(conn_id).conn)
             return made.with_options(max_retries=0, timeout=REQUEST_TIMEOUT)
 

@@ -292,7 +292,13 @@ class Effects:
                 JobEvent.EFFECT_RESOLVED,
                 actor=actor,
                 reason=f"{effect.name}: {outcome}: {why}",
-                detail={"effect": effect.name, "applied": applied, "external_id": external_id},
+                detail={
+                    "effect": effect.name,
+                    "effect_key": effect.effect_key,
+                    "attempt": effect.attempt,
+                    "applied": applied,
+                    "external_id": external_id,
+                },
             )
             settle(connection, job, actor=actor)
             return effect

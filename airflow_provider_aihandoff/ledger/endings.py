@@ -18,7 +18,9 @@ from airflow_provider_aihandoff.states import EffectState, JobEvent, JobState
 from airflow_provider_aihandoff.undo import undo_plan, why_not
 
 _IN_FLIGHT = frozenset({EffectState.CLAIMED, EffectState.UNKNOWN})
-_CAN_ROLL_BACK = frozenset({JobState.COMPLETED, JobState.CANCELLED, JobState.APPLYING})
+
+#: States of a job whose applied effects can be undone.
+CAN_ROLL_BACK = frozenset({JobState.COMPLETED, JobState.CANCELLED, JobState.APPLYING})
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,9 @@ class Endings:
             effects = current_effects(connection, job)
             if job.state in (JobState.ROLLING_BACK, JobState.ROLLED_BACK):
                 return [effect for effect in effects if effect.undoes is not None]
-            applied = [effect for effect in effects if effect.state is EffectState.APPLIED and effect.name not in leave]
-            if problem := _cannot_roll_back(job, effects, applied, leave):
+            if problem := cannot_roll_back(job, effects, leave):
                 return problem
+            applied = _to_undo(effects, leave)
             void_plans(connection, job)
             planned: list[Effect] = []
             for effect in reversed(applied):
@@ -167,15 +169,24 @@ def _cannot_cancel(job: Job) -> CannotCancel:
     )
 
 
-def _cannot_roll_back(
-    job: Job, effects: Sequence[Effect], applied: Sequence[Effect], leave: Sequence[str]
-) -> CannotRollBack | None:
+def _to_undo(effects: Sequence[Effect], leave: Sequence[str]) -> list[Effect]:
+    return [effect for effect in effects if effect.state is EffectState.APPLIED and effect.name not in leave]
+
+
+def cannot_roll_back(job: Job, effects: Sequence[Effect], leave: Sequence[str] = ()) -> CannotRollBack | None:
+    """Why a roll-back of a job cannot begin; None where it can. Pure.
+
+    :param effects: of the current revision.
+    :param leave: names of effects that are to stay as they are.
+    """
+
     def refuse(what: str, remedy: str) -> CannotRollBack:
         return CannotRollBack(what, job=job.label, written="Nothing was undone, nothing was sent.", remedy=remedy)
 
     if unknown_names := sorted(set(leave) - {effect.name for effect in effects}):
         return refuse(f"it has no effect {', '.join(map(repr, unknown_names))} to leave.", "Check the names.")
-    if job.state not in _CAN_ROLL_BACK or not applied:
+    applied = _to_undo(effects, leave)
+    if job.state not in CAN_ROLL_BACK or not applied:
         return refuse(f"it is {job.state.value}, and has nothing applied to undo.", "There is nothing to do.")
     if under_way := [effect for effect in effects if effect.state in _IN_FLIGHT]:
         names = ", ".join(f"{effect.name!r} is {effect.state.value}" for effect in under_way)

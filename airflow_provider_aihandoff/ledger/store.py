@@ -39,6 +39,11 @@ _DAG_IDS = """
     )
     SELECT dag_id FROM found WHERE dag_id IS NOT NULL"""
 
+#: The jobs that a run has made or attached to, also those that belong to another run of the Dag by now.
+_OF_RUN = """
+    dag_id = %(dag_id)s AND (run_id = %(run_id)s OR EXISTS (
+        SELECT FROM aihandoff.events WHERE events.job_id = jobs.job_id AND starts_with(actor, %(actor)s)))"""
+
 _OPEN_STATES = tuple(state.value for state in JobState if state not in TERMINAL_JOB_STATES)
 
 _WITH_UNKNOWN_EFFECT = "job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown')"
@@ -85,6 +90,19 @@ class JobSummary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A job that a Dag run has made or attached to.
+
+    :param effects: of its current revision, with those that take others back, in the order of the plan.
+    :param model_revisions: how many revisions the model has made.
+    """
+
+    job: Job
+    effects: list[Effect]
+    model_revisions: int
 
 
 _SUMMARY_COLUMNS = columns(JobSummary)
@@ -271,6 +289,29 @@ class Ledger:
         """
         rows = self._all(_COUNT_OPEN, _filter_values((), dag_id, run_id, dag_ids))
         return {row["what"]: row["jobs"] for row in rows}
+
+    def jobs_of_run(self, dag_id: str, run_id: str) -> list[RunJob]:
+        """Return the jobs that a Dag run has made or attached to, the oldest first, as of one moment.
+
+        A job that another Dag has taken over since is not among them.
+        """
+
+        def work(connection: LedgerConnection) -> list[RunJob]:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            values = {"dag_id": dag_id, "run_id": run_id, "actor": f"task:{dag_id}/{run_id}/"}
+            query = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE {_OF_RUN} ORDER BY job_id"
+            jobs = [Job(**row) for row in connection.execute(query, values).fetchall()]
+            ids = [job.job_id for job in jobs]
+            effects: dict[tuple[int, int], list[Effect]] = {}
+            query = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = ANY(%s) ORDER BY position"
+            for row in connection.execute(query, [ids]).fetchall():
+                effects.setdefault((row["job_id"], row["revision"]), []).append(Effect(**row))
+            query = """SELECT job_id, count(*) AS made FROM aihandoff.revisions
+                WHERE job_id = ANY(%s) AND author = 'model' GROUP BY job_id"""
+            made = {row["job_id"]: row["made"] for row in connection.execute(query, [ids]).fetchall()}
+            return [RunJob(job, effects.get((job.job_id, job.revision), []), made.get(job.job_id, 0)) for job in jobs]
+
+        return self._database.transact(work)
 
     def dag_ids(self) -> list[str]:
         """The Dags that own at least one job."""

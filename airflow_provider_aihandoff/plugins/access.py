@@ -15,10 +15,10 @@ from airflow.models.dag import DagModel
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
 from fastapi import Depends, Request
 
-from airflow_provider_aihandoff.errors import HandoffError, JobNotFound, LedgerUnavailable
+from airflow_provider_aihandoff.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job
+from airflow_provider_aihandoff.ledger.records import Effect, Job
 from airflow_provider_aihandoff.ledger.store import JobRecord
 
 Method = Literal["GET", "PUT"]
@@ -56,6 +56,11 @@ class Viewer:
         """The user, as decisions name them: the login name, and the id where that is another."""
         name, user_id = str(self.user.get_name()), str(self.user.get_id())
         return name if name == user_id else f"{name} ({user_id})"
+
+    @property
+    def actor(self) -> str:
+        """The user, as the history names them."""
+        return f"user:{self.name}"
 
     def may_see(self, job: Job) -> bool:
         """Whether the user may see the job."""
@@ -155,6 +160,18 @@ def check_visible(ledger: Ledger, viewer: Viewer, job_id: int) -> Job:
     if not viewer.may_see(job):
         raise hidden
     return job
+
+
+def visible_effect(ledger: Ledger, viewer: Viewer, effect_id: int) -> tuple[Effect, Job]:
+    """Return an effect, and the job that it belongs to.
+
+    :raises EffectNotFound: there is none, or the user may not see its job: the two look the same.
+    """
+    try:
+        effect = ledger.effects.read(effect_id)
+        return effect, check_visible(ledger, viewer, effect.job_id)
+    except (EffectNotFound, JobNotFound):
+        raise EffectNotFound(f"the ledger has no effect {effect_id} that you may see.", written="") from None
 
 
 def check_may_decide(viewer: Viewer, job: Job) -> None:

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from airflow_provider_aihandoff.errors import JobNotApproved, StaleDecision
+from airflow_provider_aihandoff.holds import answer
+from airflow_provider_aihandoff.hooks.openai import clients
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.plugins import models
 from airflow_provider_aihandoff.plugins.access import (
@@ -18,11 +20,14 @@ from airflow_provider_aihandoff.plugins.access import (
     check_may_decide,
     check_visible,
     visible_dag_ids,
+    visible_effect,
     visible_record,
 )
 from airflow_provider_aihandoff.plugins.links import API_PREFIX
 from airflow_provider_aihandoff.plugins.problems import AsciiJSONResponse, describe, problem_response
+from airflow_provider_aihandoff.responses.stopped import cancel_job
 from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.targets.rollback import Unfinished, roll_back_now
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -72,6 +77,52 @@ def decide(job_id: models.JobId, body: models.DecisionBody, viewer: ViewerDep, l
     return _record(ledger, viewer, job_id)
 
 
+@router.post(
+    "/jobs/{job_id}/cancel",
+    responses=_problems(403, 404, 409, 422),
+    response_model=models.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def cancel(job_id: models.JobId, body: models.CancelBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Stop a job: nothing else of it is sent. Of one that is cancelled, it changes nothing."""
+    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
+    with clients() as client_for:
+        cancel_job(ledger, client_for, job_id, actor=viewer.actor, reason=body.reason)
+    return _record(ledger, viewer, job_id)
+
+
+@router.post(
+    "/jobs/{job_id}/rollback",
+    responses=_problems(403, 404, 409, 422),
+    response_model=models.RollBackAnswer,
+    dependencies=[Depends(check_api_origin)],
+)
+def roll_back(job_id: models.JobId, body: models.RollBackBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Take back what a job has written, as far as that goes without waiting; sent again, it goes on."""
+    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
+    done = roll_back_now(ledger, job_id, actor=viewer.actor, reason=body.reason, leave=body.leave)
+    return _record(ledger, viewer, job_id, unfinished=_unfinished(done) if isinstance(done, Unfinished) else None)
+
+
+def _unfinished(left: Unfinished) -> dict[str, Any]:
+    effect_id = None if left.effect is None else left.effect.effect_id
+    return {"why": left.why, "seconds": left.seconds, "effect_id": effect_id}
+
+
+@router.post(
+    "/effects/{effect_id}/resolution",
+    responses=_problems(403, 404, 409, 422),
+    response_model=models.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def resolve(effect_id: models.EffectId, body: models.ResolutionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Say what became of an effect whose outcome is not known. The same answer, sent again, changes nothing."""
+    effect, job = visible_effect(ledger, viewer, effect_id)
+    check_may_decide(viewer, job)
+    answer(ledger, effect.effect_id, actor=viewer.actor, **body.model_dump())
+    return _record(ledger, viewer, effect.job_id)
+
+
 @router.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request, viewer: ViewerDep) -> Response:
     """The description of this API, for those who are logged in."""
@@ -79,8 +130,11 @@ def openapi(request: Request, viewer: ViewerDep) -> Response:
     return AsciiJSONResponse(schema)
 
 
-def _record(ledger: Ledger, viewer: Viewer, job_id: int) -> Response:
-    """A job as :class:`models.JobRecord` describes it, not made by it: Pydantic bounds how deep an output may nest."""
+def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Response:
+    """A job as :class:`models.JobRecord` describes it, not made by it: Pydantic bounds how deep an output may nest.
+
+    :param more: what the answer says beside that.
+    """
     record = visible_record(ledger, viewer, job_id)
     return AsciiJSONResponse(
         {
@@ -91,6 +145,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int) -> Response:
             "decisions": [_fields(models.Decision, decision) for decision in record.decisions],
             "events": [_fields(models.Event, event) for event in record.events],
             "may_decide": viewer.may_decide(record.job),
+            **more,
         }
     )
 

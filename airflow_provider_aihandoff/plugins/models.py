@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
 from airflow_provider_aihandoff.ledger.records import Approval, DeciderKind, Verdict
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
@@ -14,6 +14,8 @@ from airflow_provider_aihandoff.states import EffectState, JobState, RevisionSta
 #: What PostgreSQL's `bigint` can hold.
 MAX_ID = 2**63 - 1
 MAX_COMMENT = 10_000
+MAX_EXTERNAL_ID = 1_000
+MAX_NAMES = 1_000
 
 
 def _clean_comment(value: Any) -> Any:
@@ -24,13 +26,34 @@ def _clean_comment(value: Any) -> Any:
     return text or None
 
 
+def _clean_reason(value: Any) -> Any:
+    """A text that must be there: an empty one is too short."""
+    return _clean_comment(value) or "" if isinstance(value, str) else value
+
+
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
+EffectId = JobId
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The job's `review_digest`, as you saw it.")]
 Comment = Annotated[
     Annotated[str, Field(max_length=MAX_COMMENT)] | None,
     BeforeValidator(_clean_comment),
     Field(description="Why; goes on the record."),
 ]
+Reason = Annotated[
+    Annotated[str, Field(min_length=1, max_length=MAX_COMMENT)],
+    BeforeValidator(_clean_reason),
+    Field(description="Why; goes on the record."),
+]
+ExternalId = Annotated[
+    Annotated[str, Field(max_length=MAX_EXTERNAL_ID)] | None,
+    BeforeValidator(_clean_comment),
+    Field(description="The id of the record in the target, where it was applied and has one."),
+]
+Attempt = Annotated[
+    Annotated[int, Field(ge=1, le=2**31 - 1)] | None,
+    Field(description="The `attempt` that you looked for; the newest where it is left out."),
+]
+Names = Annotated[list[str], Field(max_length=MAX_NAMES, description="Names of effects that are to stay as they are.")]
 OwnVerdict = Literal["approve", "reject"]
 
 
@@ -42,6 +65,41 @@ class DecisionBody(BaseModel):
     verdict: OwnVerdict
     digest: Digest
     comment: Comment = None
+
+
+class CancelBody(BaseModel):
+    """A wish to stop a job. Who cancels is known from the login."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason
+
+
+class RollBackBody(BaseModel):
+    """A wish to take back what a job has written. Who does so is known from the login."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason
+    leave: Names = []
+
+
+class ResolutionBody(BaseModel):
+    """What became of an effect whose outcome is not known. Who says so is known from the login."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    applied: StrictBool
+    external_id: ExternalId = None
+    why: Reason
+    attempt: Attempt = None
+
+    @field_validator("external_id")
+    @classmethod
+    def _only_of_a_record(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("applied") is False:
+            raise ValueError("what was not applied has no record in the target")
+        return value
 
 
 class _Answer(BaseModel):
@@ -98,6 +156,7 @@ class Job(_Answer):
     review_digest: str | None = Field(description="What a decision must name; null while there is no plan.")
     review_deadline: datetime | None
     decision_id: int | None
+    cancelling: str | None = Field(description="Why it is being cancelled, while an effect is still under way.")
     dag_id: str
     run_id: str
     task_id: str
@@ -146,10 +205,14 @@ class Effect(_Answer):
     state: EffectState
     plan: Any = Field(description="The exact request; secrets are masked.")
     plan_digest: str
-    undo: Any
+    undo: Any = Field(description="The declared way back; of an effect that takes another one back, its options.")
+    after_effects: list[str] = Field(description="Names of the effects that must be applied before this one.")
+    undoes: int | None = Field(description="The `effect_id` of the effect that this one takes back.")
     attempt: int
     claimed_by: str | None
     claimed_at: datetime | None
+    claim_until: datetime | None = Field(description="Until then nobody else sends it, even if its sender has died.")
+    unknown_since: datetime | None
     external_id: str | None
     result: Any
     error: str | None
@@ -193,6 +256,20 @@ class JobRecord(_Answer):
     decisions: list[Decision]
     events: list[Event]
     may_decide: bool = Field(description="Whether you may decide on it.")
+
+
+class Unfinished(_Answer):
+    """What keeps a roll-back from going on."""
+
+    why: str
+    seconds: float | None = Field(description="When to send it again; null: when somebody has done something about it.")
+    effect_id: int | None = Field(description="The undo that is waited for, where there is one.")
+
+
+class RollBackAnswer(JobRecord):
+    """The job, and how far its roll-back has come."""
+
+    unfinished: Unfinished | None = Field(description="Null: everything is undone.")
 
 
 class FieldError(_Answer):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_aihandoff.ledger.records import Effect, Revision
+from airflow_provider_aihandoff.ledger.plans import progress
+from airflow_provider_aihandoff.ledger.records import Effect, Job, Revision
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.undo import MASK, why_not
 
 #: Characters that are not seen, or that change how others are: controls, bidirectional overrides and marks, zero-width
 #: ones, tags, variation selectors without a use in text, fillers, lone surrogates. What joins emoji and letters, and
@@ -282,25 +284,48 @@ def _take_text(rest: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     return None
 
 
+def shown_undo(undo: Mapping[str, Any]) -> dict[str, Any]:
+    """A declared way back, its plan and what is said beside it, as one request."""
+    plan, beside = undo.get("plan"), {name: part for name, part in undo.items() if name != "plan"}
+    if not isinstance(plan, dict) or plan.keys() & beside.keys():
+        return dict(undo)
+    return {**plan, **beside}
+
+
+def undo_problem(effect: Effect) -> str | None:
+    """Why a roll-back could not undo an effect, as far as that is known before it is applied; None where it could."""
+    if effect.state is not EffectState.APPLIED:
+        effect = replace(effect, external_id=effect.external_id or "")
+    return why_not(effect)
+
+
+def has_secret(value: Any) -> bool:
+    """Whether a secret is masked in a plan."""
+    return MASK in json.dumps(value)
+
+
 _SENT: Mapping[EffectState, str] = {
     EffectState.PLANNED: "Not sent",
     EffectState.CLAIMED: "Being sent",
     EffectState.APPLIED: "Applied",
     EffectState.REFUSED: "Refused by the target, nothing was written",
     EffectState.UNKNOWN: "Unknown: it may have been applied",
-    EffectState.VOID: "Void: its revision was replaced before anything was sent",
+    EffectState.VOID: "Void: never sent, since its revision was replaced, or its job ended before",
 }
 
 
-def effect_status(effect: Effect) -> str:
-    """Where an effect stands, in words."""
+def effect_status(effect: Effect, *, undone: bool = False) -> str:
+    """Where an effect stands, in words.
+
+    :param undone: it was applied, and taken back.
+    """
     said = _SENT[effect.state]
     if effect.state is EffectState.APPLIED and effect.external_id is not None:
-        return f"{said} as {effect.external_id}"
-    return said
+        said = f"{said} as {effect.external_id}"
+    return f"{said}, and undone" if undone else said
 
 
-STATE_MEANING: Mapping[JobState, str] = {
+_STATE_MEANING: Mapping[JobState, str] = {
     JobState.QUEUED: "No response runs for it yet.",
     JobState.RUNNING: "The model is at work.",
     JobState.REVIEW: "It waits for a decision. Nothing was written outside.",
@@ -309,10 +334,38 @@ STATE_MEANING: Mapping[JobState, str] = {
     JobState.COMPLETED: "Every effect is applied.",
     JobState.REJECTED: "Nothing will be written.",
     JobState.FAILED: "It failed. Nothing will be written.",
-    JobState.CANCELLED: "Cancelled before anything was written.",
+    JobState.CANCELLED: "Cancelled. Nothing was written outside.",
     JobState.ROLLING_BACK: "What was applied is being undone.",
     JobState.ROLLED_BACK: "Everything that was applied was undone.",
 }
+
+
+def meaning(job: Job, effects: Sequence[Effect], undos: Sequence[Effect]) -> str:
+    """What the state of a job means for what is written outside, in words.
+
+    :param effects: the effects of its current revision.
+    :param undos: those that take others back.
+    """
+    unknown = [effect.name for effect in (*effects, *undos) if effect.state is EffectState.UNKNOWN]
+    waits = f" It waits until somebody says what became of {' and '.join(unknown)}." if unknown else ""
+    if job.state is JobState.APPLYING:
+        begin = "Being cancelled: what was not sent never will be." if job.cancelling else _STATE_MEANING[job.state]
+        return f"{begin} {_sentence(progress(effects))}{waits}"
+    if job.state is JobState.CANCELLED and any(effect.state is EffectState.APPLIED for effect in effects):
+        return f"Cancelled. {_sentence(progress(effects))} What was applied stays, until it is rolled back."
+    if job.state is JobState.ROLLING_BACK:
+        done = sum(undo.state is EffectState.APPLIED for undo in undos)
+        return f"{_STATE_MEANING[job.state]} {done} of {count(len(undos), 'effect')} undone.{waits}"
+    if job.state is JobState.ROLLED_BACK:
+        undone = {undo.undoes for undo in undos}
+        left = [e.name for e in effects if e.state is EffectState.APPLIED and e.effect_id not in undone]
+        return f"What was applied was undone, except {', '.join(left)}." if left else _STATE_MEANING[job.state]
+    return _STATE_MEANING[job.state]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
 
 EFFECTS_TITLE: Mapping[JobState, str] = {
     **dict.fromkeys(JobState, "What would be written"),
@@ -320,6 +373,16 @@ EFFECTS_TITLE: Mapping[JobState, str] = {
     JobState.APPROVED: "What will be written",
     JobState.APPLYING: "What is being written",
     JobState.COMPLETED: "What was written",
+    JobState.CANCELLED: "What was to be written",
     JobState.ROLLING_BACK: "What was written, and is being undone",
     JobState.ROLLED_BACK: "What was written, and undone",
+}
+
+#: What cancelling a job does, for those states in which it can be.
+CANCELLING: Mapping[JobState, str] = {
+    JobState.QUEUED: "No response is asked for, and nothing is written outside.",
+    JobState.RUNNING: "The response is stopped at OpenAI; what it has cost by then is billed.",
+    JobState.REVIEW: "Nothing is written outside.",
+    JobState.APPROVED: "Nothing is written outside.",
+    JobState.APPLYING: "What was not sent yet never will be. What is applied stays, and can be rolled back.",
 }

@@ -22,6 +22,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.errors import (
+    CannotCancel,
+    CannotResolve,
+    CannotRollBack,
+    EffectNotFound,
     HandoffError,
     JobNotApproved,
     JobNotFound,
@@ -76,15 +80,23 @@ class Problem:
 
 _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     JobNotFound: (404, "job-not-found", "There is no such job"),
+    EffectNotFound: (404, "effect-not-found", "There is no such effect"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),
     ForeignRequest: (403, "foreign-request", "This came from another site"),
     StaleDecision: (409, "stale-decision", "The job is not what you saw any more"),
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
+    CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
+    CannotResolve: (409, "cannot-resolve", "This effect is not what you saw any more"),
+    CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
     LedgerSchemaError: (503, "ledger-schema", "The ledger has to be set up"),
     LedgerUnavailable: (503, "ledger-unavailable", "The ledger cannot be reached"),
     OperationalError: (503, "ledger-unavailable", "The ledger cannot be reached"),
     HandoffError: (409, "refused", "This cannot be done"),
 }
+
+
+#: The fields of forms that people write into.
+_TYPED = ("comment", "external_id", "reason", "why")
 
 
 def describe(error: Exception, *, digest: str | None = None) -> Problem:
@@ -119,27 +131,28 @@ def _detail(error: Exception) -> str:
     if isinstance(error, (LedgerUnavailable, OperationalError)) and not isinstance(error, LedgerNotNamed):
         return (
             "Its database does not answer, or broke off; the log of the API server says more. Try again in a moment: "
-            "the same decision, sent twice, counts once."
+            "the same, sent twice, counts once."
         )
     text = str(error)
     return text[:1].upper() + text[1:]
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """Answer a request that a route refused; on a page, the comment that was typed is not lost."""
-    return answer(request, error, comment=await _typed_comment(request))
+    """Answer a request that a route refused; on a page, what was typed is not lost."""
+    return answer(request, error, typed=await _typed(request))
 
 
-async def _typed_comment(request: Request) -> str:
+async def _typed(request: Request) -> str:
     if is_api(request) or request.method != "POST":
         return ""
     try:
-        return str((await request.form()).get("comment", ""))
+        form = await request.form()
     except (HTTPException, RuntimeError):  # no form, or one that cannot be read
         return ""
+    return "\n".join(str(form[name]) for name in _TYPED if form.get(name))
 
 
-def answer(request: Request, error: Exception, *, comment: str = "") -> Response:
+def answer(request: Request, error: Exception, *, typed: str = "") -> Response:
     """Answer with a problem: JSON to a program, a page to a person. A person who is not logged in is sent to do so."""
     problem = describe(error)
     if problem.status == 503:
@@ -152,7 +165,7 @@ def answer(request: Request, error: Exception, *, comment: str = "") -> Response
     return page(
         request,
         "problem.html",
-        {"problem": problem, "comment": comment, "login": login if problem.status == 401 else None},
+        {"problem": problem, "typed": typed, "login": login if problem.status == 401 else None},
         status=problem.status,
         headers=problem.headers,
     )

@@ -96,6 +96,9 @@ def _environment() -> Environment:
         "pretty_body": presentation.pretty_body,
         "shown_request": presentation.shown_request,
         "effect_status": presentation.effect_status,
+        "has_secret": presentation.has_secret,
+        "shown_undo": presentation.shown_undo,
+        "undo_problem": presentation.undo_problem,
     }
     return environment
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied, UnclearAnswer
 
 if TYPE_CHECKING:
@@ -107,12 +108,13 @@ class HttpTarget:
         import requests
 
         hook = http_hook(plan["connection"], plan["method"])
+        # Of a GET, the hook takes the query as its data.
+        sent: dict[str, Any] = {"data": body, "params": plan.get("query")}
         try:
             response: Response = hook.run(
                 endpoint=_endpoint(hook, plan["url"], self.name),
-                data=body,  # type: ignore[arg-type] # what requests takes
                 headers=dict(headers),
-                params=plan.get("query"),
+                **({"data": plan.get("query")} if plan["method"] == "GET" else sent),
                 extra_options={"check_response": False, "allow_redirects": False, "timeout": self.timeout},
             )
         except requests.exceptions.ConnectionError as error:
@@ -214,9 +216,11 @@ def url_of(conn_id: str, method: str, endpoint: str) -> str:
 def _endpoint(hook: HttpHook, url: str, name: str) -> str:
     """The path under the connection's base URL that leads to this URL.
 
+    :raises EffectNotNow: there is no such connection here.
     :raises EffectRefused: the connection leads elsewhere by now.
     """
-    hook.get_conn()
+    with needed(hook.http_conn_id, name):
+        hook.get_conn()
     base = hook.base_url or ""
     endpoint = url.removeprefix(base)
     if hook.url_from_endpoint(endpoint) != url:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused
+from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ class PostgresTarget:
         import psycopg
 
         hook = postgres_hook(plan["connection"])
-        if database_of(plan["connection"]) != plan["database"]:
+        with needed(plan["connection"], self.name):
+            database = database_of(plan["connection"])
+        if database != plan["database"]:
             raise EffectRefused(
                 f"the plan of the effect {self.name!r} is for {plan['database']}, and its connection leads elsewhere.",
                 remedy="Restore the connection, or ask for a decision on the new database.",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from airflow_provider_aihandoff.errors import HandoffError, LedgerSchemaError, LedgerUnavailable
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.states import EffectState
+from airflow_provider_aihandoff.ledger.records import Effect, Job
+from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 from airflow_provider_aihandoff.targets.undo import undo_target
 
@@ -42,13 +44,53 @@ def roll_back(
     return ledger.job(job_id)
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A roll-back that has begun, and has come as far as it can now.
+
+    :param why: what keeps it from going on, as sentences.
+    :param seconds: when it can go on; None: when somebody has done something about it.
+    :param effect: the undo that is waited for, where there is one.
+    :param not_now: of the :class:`Wait`.
+    """
+
+    why: str
+    seconds: float | None = None
+    effect: Effect | None = None
+    not_now: int = 0
+
+
+def roll_back_now(
+    ledger: Ledger, job_id: int, *, actor: str, reason: str, leave: Sequence[str] = (), not_now: int = 0
+) -> Job | Unfinished:
+    """:func:`roll_back`, for somebody who looks on: what stops one that has begun is told and not raised.
+
+    :raises HandoffError: it has not begun; nothing was changed.
+    """
+    try:
+        done = roll_back(ledger, job_id, actor=actor, reason=reason, leave=leave, not_now=not_now)
+    except (LedgerUnavailable, LedgerSchemaError):
+        raise
+    except HandoffError as error:
+        if ledger.job(job_id).state is not JobState.ROLLING_BACK:
+            raise
+        return Unfinished(str(error))
+    return Unfinished(done.why, done.seconds, done.effect, done.not_now) if isinstance(done, Wait) else done
+
+
 def _check_functions(ledger: Ledger, job_id: int, leave: Sequence[str]) -> None:
     """Find out before anything starts whether each function that undoes an effect can be imported here."""
     from airflow_provider_aihandoff.targets.function import function_at
 
-    for effect in ledger.record(job_id).current_effects:
+    record = ledger.record(job_id)
+    if record.undos:  # it has begun, and what was left then stays so
+        undos = {undo.undoes for undo in record.undos if undo.state is not EffectState.APPLIED}
+        effects = [effect for effect in record.current_effects if effect.effect_id in undos]
+    else:
+        effects = [effect for effect in record.current_effects if effect.name not in leave]
+    for effect in effects:
         undo = effect.undo or {}
-        if effect.state is EffectState.APPLIED and effect.name not in leave and undo.get("kind") == "function":
+        if effect.state is EffectState.APPLIED and undo.get("kind") == "function":
             function_at(undo["plan"]["function"])
             if undo.get("probe"):
                 function_at(undo["probe"])

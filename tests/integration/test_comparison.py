@@ -23,7 +23,7 @@ PLAN = effect_plan(body=BODY)
 
 def applied(ledger: Ledger, plan: EffectPlan = PLAN) -> JobRecord:
     job = approve(ledger, ask(ledger, draft(ledger), plan))
-    claim = ledger.effects.claim(job.job_id, plan, repeatable=True, actor="test")
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
     ledger.effects.confirm(claim, external_id="post-1", result=None, actor="test")
     return ledger.record(job.job_id)
 

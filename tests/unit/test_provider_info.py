@@ -37,6 +37,7 @@ def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
         "masking",
         "planning",
         "openai",
+        "ended",
         "hub",
         "polling",
         "waits",

@@ -24,6 +24,10 @@ from airflow_provider_aihandoff.hooks import ledger as ledger_hook
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.operators.postgres import PostgresSideEffectOperator
+from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
+from airflow_provider_aihandoff.targets import apply
+from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from demo.postgres import Postgres
 from tests.factories import draft, job_spec
@@ -80,6 +84,14 @@ def run(dags: Dags) -> RunDag:
         return dags.run(dags.make(define, **arguments))
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _short_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the claim of an attempt that died be over after a moment, and not after a minute."""
+    monkeypatch.setattr(apply, "CLAIM_MARGIN", 1.0)
+    for sender in (SideEffectOperator, PostgresSideEffectOperator, HttpTarget):
+        monkeypatch.setattr(sender, "call_seconds", 0.5)
 
 
 class Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel
@@ -52,6 +53,7 @@ def publish(draft: Any = 1, task_id: str = "publish", **arguments: Any) -> HttpS
         "endpoint": "/posts/kettle",
         "json": {"title": "{{ job.output.title }}", "body": "{{ job.output.body }}"},
         "external_id_path": "$.id",
+        "hold_timeout": timedelta(0),  # where nobody can say what became of it, the task fails at once
     }
     return HttpSideEffectOperator(task_id=task_id, job=draft, **{**defaults, **arguments})
 

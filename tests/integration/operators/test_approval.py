@@ -192,7 +192,7 @@ class TestPlan:
         def define() -> None:
             draft, other = ask(), ask("other", job_key="post:pot")
             last = publish(draft, "a_last", endpoint="/last")
-            first = publish(draft, "z_first", effect="named", undo={"method": "DELETE"})
+            first = publish(draft, "z_first", effect="named", undo={"method": "DELETE", "endpoint": "/first"})
             approve = ApprovalSensor(task_id="approve", job=draft, policy=Policy())
             draft >> approve >> first >> store(draft, "m_middle") >> last
             draft >> other  # so that the job looked at below is the first one of the ledger
@@ -207,7 +207,9 @@ class TestPlan:
             ("a_last", "http"),
         ]
         assert {effect.state for effect in effects} == {EffectState.APPLIED}
-        assert effects[0].undo == {"method": "DELETE"}
+        assert [effect.after_effects for effect in effects] == [[], ["named"], ["named", "m_middle"]]
+        undo = effects[0].undo or {}
+        assert (undo["kind"], undo["plan"]["method"], undo["idempotent"]) == ("http", "DELETE", True)
 
     def test_every_job_of_a_mapped_group_has_the_plan_of_its_own_effects(
         self, run: RunDag, ledger: Ledger, target: Target, model: Model

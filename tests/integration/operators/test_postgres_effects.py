@@ -13,8 +13,8 @@ from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.effects import Effects
 from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.operators.postgres import PostgresSideEffectOperator
 from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from tests.factories import draft, job_spec
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
@@ -103,9 +103,9 @@ def test_a_crash_between_the_commit_and_the_confirmation_is_found_by_the_marker(
 def test_a_connection_that_breaks_at_the_commit_is_resolved_by_the_retry(
     run: RunDag, record: Record, sales: Sales, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _run, attempts = PostgresSideEffectOperator._run, []
+    _run, attempts = PostgresTarget._run, []
 
-    def break_off(self: PostgresSideEffectOperator, cursor: Any, *args: Any) -> Any:
+    def break_off(self: PostgresTarget, cursor: Any, *args: Any) -> Any:
         applied = _run(self, cursor, *args)
         attempts.append(1)
         if len(attempts) == 1:
@@ -113,7 +113,7 @@ def test_a_connection_that_breaks_at_the_commit_is_resolved_by_the_retry(
             sales.execute("SELECT pg_terminate_backend(%s, 5000)", [row[0]])
         return applied
 
-    monkeypatch.setattr(PostgresSideEffectOperator, "_run", break_off)
+    monkeypatch.setattr(PostgresTarget, "_run", break_off)
 
     done = run(store)
 

@@ -21,8 +21,8 @@ from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Revision
 from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.operators import response as response_module
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
+from airflow_provider_aihandoff.responses import reading
 from airflow_provider_aihandoff.responses import submit as submit_module
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import JobState, RevisionState
@@ -419,7 +419,7 @@ class TestFailure:
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("airflow_provider_aihandoff.responses.backoff.backoff", lambda *_, **__: 0.0)
-        monkeypatch.setattr(response_module, "_READ_TRIES", 2)
+        monkeypatch.setattr(reading, "READ_TRIES", 2)
 
         monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", fires("completed"))
 

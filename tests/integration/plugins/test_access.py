@@ -34,7 +34,7 @@ def test_every_route_but_the_style_sheet_and_the_receiver_needs_a_login(
     stranger: TestClient, ledger: Ledger, method: str, path: str
 ) -> None:
     job = ask(ledger, draft(ledger))
-    address = f"/aihandoff{path.format(job_id=job.job_id)}"
+    address = f"/aihandoff{path.format(job_id=job.job_id, effect_id=1)}"
     answer = stranger.request(method, address, **({"json": {}} if "/api/" in path else {}))
     if "/api/" in path:
         assert answer.status_code == 401
@@ -71,7 +71,7 @@ def test_a_comment_typed_before_the_session_ended_is_handed_back(stranger: TestC
 def test_a_user_who_may_answer_sees_the_decision_box(login: Login, ledger: Ledger, username: str) -> None:
     job = ask(ledger, draft(ledger))
     page = Page(login(username).get(f"/aihandoff/jobs/{job.job_id}").text)
-    assert page.buttons == ["approve", "reject"]
+    assert page.buttons[:2] == ["approve", "reject"]
     assert page.field("digest") == job.review_digest
 
 
@@ -171,7 +171,8 @@ def test_the_schema_is_for_those_who_are_logged_in(stranger: TestClient, login: 
     for path in ("openapi.json", "docs", "redoc", "docs/oauth2-redirect"):
         assert stranger.get(f"/aihandoff/{path}").status_code == 404
     schema = login("vic").get("/aihandoff/api/v1/openapi.json").json()
-    assert list(schema["paths"]) == ["/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/jobs/{job_id}/decisions"]
+    paths = ["jobs", "jobs/{job_id}", *(f"jobs/{{job_id}}/{action}" for action in ("decisions", "cancel", "rollback"))]
+    assert list(schema["paths"]) == [f"/api/v1/{path}" for path in (*paths, "effects/{effect_id}/resolution")]
     assert schema["servers"] == [{"url": "/aihandoff"}]
 
 

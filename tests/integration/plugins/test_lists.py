@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.plugins import pages
 from airflow_provider_aihandoff.plugins.presentation import cost, job_cost
 from airflow_provider_aihandoff.states import JobState
-from tests.factories import OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.plugins.conftest import Login, Page
 
 
@@ -24,14 +24,14 @@ def _draft(ledger: Ledger, key: str, run_id: str = OWNER.run_id) -> Job:
 
 def _unknown(ledger: Ledger, key: str) -> Job:
     job = approve(ledger, _draft(ledger, key))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
     ledger.effects.lose(claim, error="no answer", actor="test")
     return job
 
 
 def _done(ledger: Ledger, key: str) -> Job:
     job = approve(ledger, _draft(ledger, key))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), repeatable=False, actor="test")
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
     ledger.effects.confirm(claim, external_id="id-1", result=None, actor="test")
     return job
 

@@ -1,0 +1,37 @@
+"""`airflow aihandoff preview-clear`: what clearing a Dag run would pay for and write."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
+from airflow_provider_aihandoff.preview import ClearedJob, total_line
+from airflow_provider_aihandoff.preview import preview_clear as preview
+
+
+@command
+def preview_clear(args: Namespace) -> None:
+    """Say what clearing every task of a Dag run would do. Changes nothing."""
+    with open_ledger(args) as ledger:
+        found = ledger.jobs_of_run(args.dag_id, args.run_id)
+    jobs = [preview(item.job, item.effects, item.model_revisions) for item in found]
+    if args.output in ("json", "yaml"):
+        print_rows([_row(job) | {"effects": job.effects} for job in jobs], args.output)
+    elif not jobs:
+        print(f"The ledger has no job of the run {args.run_id} of the Dag {args.dag_id}.")
+    else:
+        print_rows([_row(job) | {"effects": job.effects_line} for job in jobs], args.output)
+        print(f"If the run asks for the same as before: {total_line(jobs)}.")
+
+
+def _row(cleared: ClearedJob) -> dict[str, Any]:
+    job = cleared.job
+    return {
+        "job_id": job.job_id,
+        "job_type": job.job_type,
+        "job_key": job.job_key,
+        "state": job.state,
+        "next": cleared.draft,
+        "why": f"the draft task {cleared.why}",
+    }

@@ -1,0 +1,150 @@
+"""What a task does that cannot go on at once: it waits, for as long as it must, and goes on by itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.targets import apply
+from tests.integration.operators.conftest import RunDag
+from tests.integration.operators.target import DROP, Answer, Target
+from tests.integration.operators.tasks import publish
+
+Record = Callable[[], JobRecord]
+
+pytestmark = pytest.mark.usefixtures("accepted")
+
+
+def resolve_when_unknown(ledger: Ledger, *, applied: bool) -> threading.Thread:
+    """A person who looks as soon as an effect is unknown, and says what they found."""
+
+    def look() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for effect in ledger.list_effects(states=["unknown"]):
+                external_id = "found-1" if applied else None
+                ledger.effects.resolve(
+                    effect.effect_id, applied=applied, external_id=external_id, actor="user:bob", why="looked it up"
+                )
+                return
+            time.sleep(0.05)
+
+    person = threading.Thread(target=look)
+    person.start()
+    return person
+
+
+@pytest.mark.parametrize(("applied", "sent", "external_id"), [(True, 1, "found-1"), (False, 2, "7")])
+def test_what_nobody_knows_is_held_for_a_person_and_goes_on_by_itself(
+    run: RunDag, record: Record, ledger: Ledger, target: Target, applied: bool, sent: int, external_id: str
+) -> None:
+    target.answers = [DROP, Answer(200, {"id": 7})]
+    person = resolve_when_unknown(ledger, applied=applied)
+
+    done = run(lambda: publish(hold_timeout=None))
+
+    person.join()
+    (effect,) = record().current_effects
+    assert (done.states["publish"], done.tries["publish"]) == ("success", 1)
+    assert (effect.state, effect.external_id, len(target.received)) == (EffectState.APPLIED, external_id, sent)
+    assert record().job.state is JobState.COMPLETED
+
+
+class TestProbe:
+    """The answer got lost, and the target is asked what became of the request."""
+
+    PROBE: dict[str, Any] = {  # noqa: RUF012 - nobody changes it
+        "endpoint": "/posts",
+        "query": {"key": "{effect_key}"},
+        "found": {"$.items[*].title": "{{ job.output.title }}"},
+        "external_id_path": "$.items[0].id",
+    }
+
+    def test_a_write_that_is_found_is_not_sent_again(self, run: RunDag, record: Record, target: Target) -> None:
+        target.answers = [DROP, Answer(200, {"items": [{"id": 7, "title": "Kettle"}]})]
+
+        done = run(lambda: publish(probe=self.PROBE))
+
+        (effect,) = record().current_effects
+        assert (done.states["publish"], effect.state, effect.external_id) == ("success", EffectState.APPLIED, "7")
+        sent, probed = target.received
+        assert (sent.method, probed.method, probed.path) == ("PUT", "GET", f"/posts?key={effect.effect_key}")
+
+    def test_a_write_that_is_seen_only_later_is_not_sent_again(
+        self, run: RunDag, record: Record, target: Target
+    ) -> None:
+        target.answers = [DROP, Answer(200, {"items": []}), Answer(404), Answer(200, {"items": [{"title": "Kettle"}]})]
+
+        run(lambda: publish(probe=self.PROBE, grace=30))
+
+        assert record().current_effects[0].state is EffectState.APPLIED
+        assert [received.method for received in target.received] == ["PUT", "GET", "GET", "GET"]
+
+    def test_a_write_of_which_there_is_no_trace_after_the_grace_is_sent_again(
+        self, run: RunDag, record: Record, target: Target
+    ) -> None:
+        target.answers = [DROP, Answer(404), Answer(200, {"id": 7})]
+
+        run(lambda: publish(probe=self.PROBE, grace=0))
+
+        assert record().current_effects[0].state is EffectState.APPLIED
+        assert [received.method for received in target.received] == ["PUT", "GET", "PUT"]
+
+    @pytest.mark.parametrize("answer", [Answer(500), Answer(302), DROP])
+    def test_a_target_that_does_not_say_leaves_it_to_a_person(
+        self, run: RunDag, record: Record, target: Target, answer: Any
+    ) -> None:
+        target.answers = [DROP, answer]
+
+        done = run(lambda: publish(probe=self.PROBE, grace=0))
+
+        assert (done.states["publish"], record().current_effects[0].state) == ("failed", EffectState.UNKNOWN)
+        assert [received.method for received in target.received] == ["PUT", "GET"]
+
+
+def test_an_attempt_that_stood_still_after_its_claim_sends_nothing(
+    run: RunDag, record: Record, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, stood = apply._clock, iter([0.0, 5.0])
+    monkeypatch.setattr(apply, "_clock", lambda: clock() + next(stood, 5.0))
+
+    done = run(publish)
+
+    events = [event.event for event in record().events]
+    assert (done.states["publish"], done.tries["publish"]) == ("success", 2)
+    assert events.count("effect released") == 1
+    assert len(target.received) == 1
+
+
+def test_an_effect_after_another_one_is_not_sent_before_it(run: RunDag, record: Record, target: Target) -> None:
+    target.answers = [Answer(422)]
+
+    def define() -> None:
+        first, second = publish(task_id="create"), publish(task_id="label", trigger_rule="all_done", retries=0)
+        first >> second
+
+    done = run(define)
+
+    assert "'label' comes after 'create', which is refused" in done.error("label")
+    assert len(target.received) == 1
+    assert [effect.after_effects for effect in record().current_effects] == [[], ["create"]]
+
+
+def test_fields_that_the_author_names_are_sent_and_kept_nowhere(run: RunDag, record: Record, target: Target) -> None:
+    def define() -> None:
+        publish(json={"title": "x", "pin": "12345"}, endpoint="/posts/kettle?api_key=k3y", secret_fields=["pin"])
+
+    run(define)
+
+    (effect,) = record().current_effects
+    assert (effect.state, target.received[0].json["pin"]) == (EffectState.APPLIED, "12345")
+    assert effect.plan["body"] == '{"title":"x","pin":"***"}'
+    assert effect.plan["url"].endswith("/posts/kettle?api_key=***")
+    assert "12345" not in repr(record())
