@@ -1,7 +1,7 @@
 """Takes each guard out, one at a time, and shows that a named test turns red.
 
-`.venv/bin/python -m benchmarks.mutation` works on a copy of the repository and prints the table; words after it choose the
-guards whose names hold one of them. It exits with 1 where a test stays green, or is red before anything is taken out.
+`.venv/bin/python -m benchmarks.mutation` works on a copy of the repository and prints the table; words after it choose
+the guards whose names hold one of them. It exits with 1 where a test stays green, or is red before anything is taken out.
 """
 
 from __future__ import annotations
@@ -372,7 +372,7 @@ def _turns_red(copy: Path, each: Guard) -> bool:
 def _pytest(copy: Path, *tests: str) -> int:
     """Run tests on the copy, which stands before the installed package in the path; return pytest's exit code."""
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--basetemp=../pytest"]
-    result = subprocess.run([*command, *tests], cwd=copy, capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, *tests], cwd=copy, capture_output=True, text=True, check=False)  # noqa: S603
     if result.returncode not in (_GREEN, _RED):  # nothing was collected, or pytest itself broke
         print(result.stdout[-2000:], result.stderr[-2000:])
     return result.returncode

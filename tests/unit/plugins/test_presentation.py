@@ -16,10 +16,7 @@ from airflow_provider_aihandoff.plugins.presentation import (
     cost,
     dollars,
     in_schema_order,
-    effect_status,
-    has_secret,
     label,
-    meaning,
     of_this_job,
     pretty,
     pretty_body,
@@ -27,8 +24,6 @@ from airflow_provider_aihandoff.plugins.presentation import (
     reveal,
     shape,
     shown_request,
-    shown_undo,
-    undo_problem,
 )
 from airflow_provider_aihandoff.states import JobState
 
