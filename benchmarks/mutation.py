@@ -1,7 +1,8 @@
 """Takes each guard out, one at a time, and shows that a named test turns red.
 
-`.venv/bin/python -m benchmarks.mutation` works on a copy of the repository and prints the table; words after it choose
-the guards whose names hold one of them. It exits with 1 where a test stays green, or is red before anything is taken out.
+`.venv/bin/python -m benchmarks.mutation` works on a copy of the repository and prints the table. Words after it choose
+the guards with one of them in their name. It exits with 1 where a test stays green, or is red before anything is taken
+out.
 """
 
 from __future__ import annotations

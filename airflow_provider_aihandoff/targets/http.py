@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -123,8 +124,13 @@ class HttpTarget:
                     f"no connection to the target of the effect {self.name!r}: {type(error).__name__}.",
                     remedy="Check the target and its connection; a retry is safe.",
                 ) from error
-            raise
-        return response
+            broken = error
+        except requests.exceptions.RequestException as error:
+            broken = error
+        else:
+            return response
+        # Outside of the handler: neither the ledger nor a traceback is to show the query, which may have a secret.
+        raise UnclearAnswer(f"{type(broken).__name__}: {_without_query(str(broken))}")
 
     def _external_id(self, response: Response) -> str | None:
         if self.external_id_header:
@@ -225,7 +231,7 @@ def _endpoint(hook: HttpHook, url: str, name: str) -> str:
     endpoint = url.removeprefix(base)
     if hook.url_from_endpoint(endpoint) != url:
         raise EffectRefused(
-            f"the plan of the effect {name!r} is for {url}, and its connection leads to {base} now.",
+            f"the plan of the effect {name!r} is for {_without_query(url)}, and its connection leads to {base} now.",
             remedy="Restore the connection, or ask for a decision on the new address.",
         )
     return endpoint
@@ -257,8 +263,13 @@ def _retry_after(response: Response) -> float | None:
     header = response.headers.get("Retry-After")
     try:
         return None if header is None else float(Retry().parse_retry_after(header))
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):
         return None
+
+
+def _without_query(text: str) -> str:
+    """A text without the queries of the URLs in it."""
+    return re.sub(r"\?[^\s)'\"]*", "?...", text)
 
 
 def _never_connected(error: Exception) -> bool:

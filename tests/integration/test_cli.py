@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -13,9 +14,12 @@ from openai import OpenAI
 
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.inbox import Delivery
+from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import LEASE, approve, ask, draft, effect_plan
+from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.integration.operators.target import DROP, Answer, Target
+from tests.integration.plugins.world import approved, cms, completed, confirm, lose, plan_of
 
 Airflow = Callable[..., str]
 
@@ -114,7 +118,35 @@ def test_a_person_says_what_became_of_an_unknown_effect(
     airflow("effects", "resolve", effect_id, *answer, "--why", "looked at the page")
     effect = on_ledger.effects.read(effect_id)
     assert (effect.state, effect.external_id) == (state, external_id)
-    assert "looked at the page" in str(on_ledger.record(effect.job_id).events)
+    said = [(event.actor, event.reason) for event in on_ledger.record(effect.job_id).events][-1 - (state == "applied")]
+    assert said[0] == "user:cli:carol"
+    assert "looked at the page" in str(said[1])
+
+
+@pytest.mark.parametrize("answer", [("--applied", "post-7"), ("--not-applied",)])
+def test_a_resolution_given_again_changes_nothing(airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...]) -> None:
+    effect_id = unknown_effect(on_ledger)
+    first = airflow("effects", "resolve", effect_id, *answer, "--why", "looked at the page")
+    assert airflow("effects", "resolve", effect_id, *answer, "--why", "looked at the page") == first
+    events = on_ledger.record(on_ledger.effects.read(effect_id).job_id).events
+    assert [event.event for event in events].count("effect resolved") == 1
+
+
+def test_a_resolution_of_an_older_attempt_is_refused(airflow: Airflow, on_ledger: Ledger) -> None:
+    effect_id = unknown_effect(on_ledger)
+    with pytest.raises(SystemExit, match="number 1 is unknown now"):
+        airflow("effects", "resolve", effect_id, "--not-applied", "--why", "looked", "--attempt", 7)
+    assert on_ledger.effects.read(effect_id).state is EffectState.UNKNOWN
+
+
+@pytest.mark.parametrize("words", [("effects", "resolve", 1, "--not-applied"), ("cancel", 1), ("rollback", 1, "--yes")])
+def test_an_empty_why_is_none(airflow: Airflow, on_ledger: Ledger, words: tuple[str, ...]) -> None:
+    effect_id = unknown_effect(on_ledger)
+    before = on_ledger.record(1)
+    assert effect_id == 1
+    with pytest.raises(SystemExit, match="--why must say"):
+        airflow(*words, "--why", " ")
+    assert on_ledger.record(1) == before
 
 
 @pytest.mark.parametrize("answer", [(), ("--applied", "post-7", "--not-applied")])
@@ -223,3 +255,225 @@ class TestInbox:
     def test_what_does_not_exist_is_said_in_one_line(self, airflow: Airflow, on_ledger: Ledger) -> None:
         with pytest.raises(SystemExit, match="no webhook wh_0"):
             airflow("inbox", "show", "wh_0")
+
+
+class TestCancel:
+    def test_a_job_in_review_writes_nothing_any_more(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        job = ask(on_ledger, draft(on_ledger))
+        for _ in range(2):
+            assert airflow("cancel", job.job_id, "--why", "wrong product").endswith("cancelled (wrong product).\n")
+        record = on_ledger.record(job.job_id)
+        assert (record.job.state, record.effects[0].state) == (JobState.CANCELLED, EffectState.VOID)
+        assert (record.events[-1].actor, record.events[-1].reason) == ("user:cli:carol", "wrong product")
+
+    def test_a_response_that_runs_is_stopped_at_openai(
+        self, airflow: Airflow, on_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with OpenAIStandIn(delay_seconds=60).serve() as running:
+            connection = {"conn_type": "openai", "password": "sk-any", "host": running.base_url}
+            monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(connection))
+            with OpenAI(base_url=running.base_url, api_key="sk-any") as client:
+                response = client.responses.create(model="gpt-5.2", input="x", background=True)
+                job_id = submit(on_ledger, job_spec(), response.id).job_id
+                assert "cancelled" in airflow("cancel", job_id, "--why", "wrong product")
+                assert client.responses.retrieve(response.id).status == "cancelled"
+
+    def test_while_an_effect_is_under_way_it_says_what_it_waits_for(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        job_id = on_ledger.effects.read(unknown_effect(on_ledger)).job_id
+        assert "being cancelled" in airflow("cancel", job_id, "--why", "wrong product")
+        assert on_ledger.job(job_id).cancelling == "wrong product"
+
+    def test_a_job_that_has_ended_is_refused_with_the_way_back(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        job = approve(on_ledger, ask(on_ledger, draft(on_ledger)))
+        confirm(on_ledger, job, effect_plan())
+        with pytest.raises(SystemExit, match=f"airflow aihandoff rollback {job.job_id}"):
+            airflow("cancel", job.job_id, "--why", "wrong product")
+
+
+class TestRollback:
+    @pytest.fixture
+    def target(self) -> Iterator[Target]:
+        with cms() as running:
+            yield running
+
+    @pytest.fixture
+    def done(self, on_ledger: Ledger, target: Target) -> Job:
+        return completed(on_ledger, plan_of(target, "publish"), plan_of(target, "announce"))
+
+    @pytest.fixture
+    def slept(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """The pauses that the command makes, which are over at once."""
+        pauses: list[float] = []
+        monkeypatch.setattr("airflow_provider_aihandoff.cli.endings.time.sleep", pauses.append)
+        return pauses
+
+    @pytest.mark.parametrize("answer", ["y", " Yes "])
+    def test_it_shows_what_it_would_undo_and_asks(
+        self,
+        airflow: Airflow,
+        on_ledger: Ledger,
+        target: Target,
+        done: Job,
+        answer: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def say(question: str) -> str:
+            shown = capsys.readouterr().out
+            assert shown.index("undo:announce") < shown.index("undo:publish")
+            assert "/publish/publish-1" in shown
+            assert target.received == []
+            return answer
+
+        monkeypatch.setattr("builtins.input", say)
+        assert "rolled back." in airflow("rollback", done.job_id, "--why", "wrong product")
+        assert [request.path for request in target.received] == ["/announce/announce-1", "/publish/publish-1"]
+        record = on_ledger.record(done.job_id)
+        assert record.job.state is JobState.ROLLED_BACK
+        started = next(event for event in record.events if event.event == "roll back started")
+        assert (started.actor, started.reason) == ("user:cli:carol", "wrong product")
+
+    @pytest.mark.parametrize("answer", ["", "n", EOFError()])
+    def test_without_a_yes_nothing_is_undone(
+        self,
+        airflow: Airflow,
+        on_ledger: Ledger,
+        target: Target,
+        done: Job,
+        answer: str | EOFError,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def say(question: str) -> str:
+            if isinstance(answer, EOFError):
+                raise answer
+            return answer
+
+        monkeypatch.setattr("builtins.input", say)
+        with pytest.raises(SystemExit, match="Nothing was undone"):
+            airflow("rollback", done.job_id, "--why", "wrong product")
+        assert (on_ledger.job(done.job_id), target.received) == (done, [])
+
+    def test_it_can_be_run_again(self, airflow: Airflow, target: Target, done: Job) -> None:
+        for said in ("rolled back.", "rolled back already (wrong product)."):
+            assert said in airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+        assert len(target.received) == 2
+
+    def test_short_waits_are_sat_out(
+        self, airflow: Airflow, on_ledger: Ledger, target: Target, done: Job, slept: list[float]
+    ) -> None:
+        target.answers = [Answer(429, headers={"Retry-After": "7"}), Answer(429, headers={"Retry-After": "9"})]
+        airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+        assert slept == [7.0, 9.0]
+        assert on_ledger.job(done.job_id).state is JobState.ROLLED_BACK
+
+    @pytest.mark.parametrize(
+        ("answer", "said"),
+        [
+            (Answer(429, headers={"Retry-After": "120"}), "Run this command again in 120 s"),
+            (DROP, "airflow aihandoff effects resolve"),
+            (Answer(403), "answered 403"),
+            (Answer(503), "answered 503"),
+        ],
+    )
+    def test_it_ends_where_it_cannot_go_on_and_can_be_run_again(
+        self,
+        airflow: Airflow,
+        on_ledger: Ledger,
+        target: Target,
+        done: Job,
+        slept: list[float],
+        answer: Answer,
+        said: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        target.answers = [Answer(204), answer]
+        with pytest.raises(SystemExit) as ended:
+            airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+        assert ended.value.code == 3
+        assert said in capsys.readouterr().err
+        assert slept == []
+        undo = on_ledger.record(done.job_id).undos[1]
+        if answer is DROP:
+            assert "rollback" in airflow("effects", "resolve", undo.effect_id, "--not-applied", "--why", "looked")
+        again = airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+        assert "Left to undo" in again
+        assert "undo:announce" not in again
+        assert [request.path for request in target.received[2:]] == ["/publish/publish-1"]
+
+    def test_another_attempts_claim_is_waited_for(
+        self,
+        airflow: Airflow,
+        on_ledger: Ledger,
+        target: Target,
+        done: Job,
+        slept: list[float],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        undo = on_ledger.endings.start_roll_back(done.job_id, actor="test", reason="wrong product")[0]
+        on_ledger.effects.claim(done.job_id, undo.as_plan, lease=2 * LEASE, actor="test")
+        with pytest.raises(SystemExit) as ended:
+            airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+        assert ended.value.code == 3
+        assert "may be sending it right now" in capsys.readouterr().err
+        assert target.received == []
+
+    def test_an_effect_without_an_undo_says_so_before_anything_starts(
+        self, airflow: Airflow, on_ledger: Ledger, target: Target
+    ) -> None:
+        job = completed(on_ledger, plan_of(target, "publish"), plan_of(target, "mail", undo={}))
+        with pytest.raises(SystemExit, match="'mail' declares no undo"):
+            airflow("rollback", job.job_id, "--why", "wrong product", "--yes")
+        assert (on_ledger.job(job.job_id), target.received) == (job, [])
+        with pytest.raises(SystemExit, match="no effect 'male'"):
+            airflow("rollback", job.job_id, "--why", "wrong product", "--yes", "--leave", "male")
+        airflow("rollback", job.job_id, "--why", "wrong product", "--yes", "--leave", "mail")
+        assert [request.path for request in target.received] == ["/publish/publish-1"]
+
+
+class TestPreviewClear:
+    def preview(self, airflow: Airflow, run_id: str = OWNER.run_id) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(airflow("preview-clear", OWNER.dag_id, run_id, "-o", "json"))
+        return rows
+
+    def test_it_says_what_would_be_paid_and_written(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        plans = [effect_plan("publish"), effect_plan("announce"), effect_plan("mail")]
+        job = approved(on_ledger, *plans)
+        confirm(on_ledger, job, plans[0])
+        lose(on_ledger, job, plans[1])
+        before = on_ledger.record(job.job_id)
+        shown = airflow("preview-clear", OWNER.dag_id, OWNER.run_id)
+        assert "1 applied, 1 unknown, 1 would run" in shown
+        assert "1 job: nothing is paid; effects: 1 applied, 1 unknown, 1 would run." in shown
+        assert self.preview(airflow) == [
+            {
+                "job_id": job.job_id,
+                "job_type": "publishing",
+                "job_key": "post:kettle",
+                "state": "applying",
+                "next": "attach",
+                "why": "the draft task attaches, nothing is paid; the approval stands",
+                "effects": {"applied": 1, "unknown": 1, "would run": 1},
+            }
+        ]
+        assert on_ledger.record(job.job_id) == before
+
+    def test_a_job_that_another_run_has_taken_over_is_among_them(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        spec = job_spec()
+        job = draft(on_ledger, spec)
+        on_ledger.submission.open(replace(spec, owner=replace(OWNER, run_id="manual__2")))
+        draft(on_ledger, job_spec(job_key="another", owner=replace(OWNER, dag_id="another")), response_id="resp_2")
+        draft(on_ledger, job_spec(job_key="longer", owner=replace(OWNER, run_id="manual__10")), response_id="resp_3")
+        for run_id in ("manual__1", "manual__2"):
+            assert [row["job_id"] for row in self.preview(airflow, run_id)] == [job.job_id]
+
+    def test_a_new_revision_is_refused_when_all_are_made(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        for number in range(2):
+            revision = submit(on_ledger, job_spec(max_revisions=2), f"resp_{number}")
+            on_ledger.outputs.fail(
+                revision.job_id, revision.number, actor="test", reason="no output", error={"kind": "x"}, status="failed"
+            )
+            assert [row["next"] for row in self.preview(airflow)] == [("ask the model", "refuse")[number]]
+
+    def test_a_run_without_a_job_says_so(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        assert "no job of the run nowhere" in airflow("preview-clear", OWNER.dag_id, "nowhere")
+        assert self.preview(airflow, "nowhere") == []

@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What a target answers; without a status it hangs up after it has read the request."""
+    """What a target answers; without a status it hangs up after it has read the request.
+
+    :param body: JSON, or bytes that are none.
+    """
 
     status: int | None
     body: Any = None
@@ -62,7 +65,9 @@ def _handler(target: Target) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             if answer.status is None:
                 return
-            content = b"" if answer.body is None else json.dumps(answer.body).encode()
+            content = answer.body if isinstance(answer.body, bytes) else b""
+            if not content and answer.body is not None:
+                content = json.dumps(answer.body).encode()
             self.send_response(answer.status)
             for name, value in {"Content-Length": str(len(content)), **answer.headers}.items():
                 self.send_header(name, value)

@@ -125,7 +125,8 @@ def test_what_was_found_about_an_older_attempt_says_nothing_about_a_newer_one(
     bob = login("bob")
     send(bob, unknown, NOT_FOUND)
     lose(ledger, ledger.job(unknown.job_id), plan_of(target, "publish"))
-    posted = post(bob, unknown, NOT_FOUND)
+    assert post(bob, unknown, NOT_FOUND).status_code == 303  # the same again: it is recorded, of attempt 1
+    posted = post(login("carol"), unknown, NOT_FOUND)
     assert posted.status_code == 409
     assert "number 2 is unknown now" in Page(posted.text).text
     assert "No trace of it.</textarea>" in posted.text
