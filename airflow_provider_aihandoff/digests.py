@@ -6,6 +6,7 @@ A digest names content: two values have the same digest exactly when their canon
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,6 +42,16 @@ def digest(value: Any) -> str:
     :raises ValueError: as :func:`canonical_json`.
     """
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+
+
+def keyed_digest(value: Any, key: str) -> str:
+    """Return the HMAC-SHA256 (RFC 2104) of the canonical JSON of ``value``, as 64 hexadecimal digits.
+
+    Whoever has it without the key cannot try out what the value is.
+
+    :raises ValueError: as :func:`canonical_json`.
+    """
+    return hmac.new(key.encode(), canonical_json(value).encode("ascii"), "sha256").hexdigest()
 
 
 def review_components(output_digest: str, plans: Sequence[tuple[str, str]], policy: str | None) -> dict[str, Any]:

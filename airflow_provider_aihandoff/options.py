@@ -78,9 +78,9 @@ OPTIONS: Mapping[str, Option] = {
     "digest_key": Option(
         "string",
         "",
-        "A secret with which the digest of a plan covers the secrets in it (HMAC-SHA256). Empty: one that is kept in "
+        "The key of the digests of plans (HMAC-SHA256), which cover the secrets in them. Empty: one that is kept in "
         "the ledger, so that whoever reads the whole ledger could try secrets out. Changing it changes the digest of "
-        "plans with secrets: those that are approved and not applied are asked about anew.",
+        "every plan: those that are approved and not applied are asked about anew.",
         sensitive=True,
     ),
     "xcom_output_limit": Option(

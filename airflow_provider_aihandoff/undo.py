@@ -7,6 +7,9 @@ beside it (``idempotent``, ``probe``, ``timeout``). Its plan may name what only 
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -21,8 +24,14 @@ MASK = "***"
 #: How the name of an effect that takes another one back begins.
 PREFIX = "undo:"
 
-#: Fields of a plan that are parts of a URL, where an id must be quoted.
-_URL_FIELDS = frozenset({"url", "endpoint"})
+#: Fields of a request in which a value is quoted: in a URL, and in the JSON text of a body.
+_QUOTED: Mapping[str, Callable[[str], str]] = {
+    "url": lambda text: quote(text, safe=""),
+    "body": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+}
+
+#: What an undo may name.
+_NAMES = re.compile(r"\{external_id\}|\{effect_key\}")
 
 
 def why_not(effect: Effect) -> str | None:
@@ -47,7 +56,7 @@ def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
 
     assert effect.undo is not None
     values = {"{external_id}": effect.external_id or "", "{effect_key}": effect.effect_key}
-    undo = _filled(effect.undo, values)
+    undo = _filled(effect.undo, values, _QUOTED if effect.undo["kind"] == "http" else {})
     options = {name: value for name, value in undo.items() if name not in ("kind", "plan")}
     return EffectPlan(
         name=PREFIX + effect.name,
@@ -60,14 +69,21 @@ def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
     )
 
 
-def _filled(value: Any, values: dict[str, str], *, in_url: bool = False) -> Any:
+def names_effect(text: str) -> bool:
+    """Whether a text names what only the applied effect knows."""
+    return _NAMES.search(text) is not None
+
+
+def _filled(
+    value: Any, values: Mapping[str, str], quoted: Mapping[str, Callable[[str], str]], field: str | None = None
+) -> Any:
     if isinstance(value, dict):
-        return {name: _filled(item, values, in_url=name in _URL_FIELDS) for name, item in value.items()}
+        return {name: _filled(item, values, quoted, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [_filled(item, values) for item in value]
+        return [_filled(item, values, quoted) for item in value]
     if isinstance(value, str):
-        for name, text in values.items():
-            value = value.replace(name, quote(text, safe="") if in_url else text)
+        quoting = quoted.get(field or "", str)
+        return _NAMES.sub(lambda match: quoting(values[match[0]]), value)
     return value
 
 

@@ -167,8 +167,11 @@ def settle(connection: LedgerConnection, job: Job, *, actor: str) -> Job:
     """
     effects = current_effects(connection, job)
     if job.state is JobState.ROLLING_BACK:
-        undone = all(effect.state is EffectState.APPLIED for effect in effects if effect.undoes is not None)
-        return history.move(connection, job, JobEvent.ALL_UNDONE, actor=actor) if undone else job
+        undos = [effect for effect in effects if effect.undoes is not None]
+        if not all(undo.state is EffectState.APPLIED for undo in undos):
+            return job
+        reason = f"{len(undos)} of {len(undos)} effects undone"
+        return history.move(connection, job, JobEvent.ALL_UNDONE, actor=actor, reason=reason)
     open_states = {effect.state for effect in effects if effect.state is not EffectState.APPLIED}
     if job.cancelling is not None and not open_states & {EffectState.CLAIMED, EffectState.UNKNOWN}:
         if open_states and void_plans(connection, job):

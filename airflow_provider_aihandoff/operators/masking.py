@@ -1,14 +1,13 @@
-"""Masks secrets in what the ledger keeps and pages show; what is sent stays whole, and digests cover it."""
+"""Masks secrets in what the ledger keeps and pages show; in logs too; what is sent stays whole."""
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-from airflow.providers.common.compat.sdk import redact
+from airflow.providers.common.compat.sdk import mask_secret, redact
 
 from airflow_provider_aihandoff.undo import MASK
 
@@ -21,6 +20,9 @@ _SECRET_NAME = re.compile(
 #: Fields that hold a URL, and one parameter of its query.
 _URL_FIELDS = frozenset({"url", "endpoint"})
 _QUERY_PARAMETER = re.compile(r"(?<=[?&])([^=&#]+)=([^&#]*)")
+
+#: Fields that may hold a text which is JSON.
+_BODY_FIELDS = frozenset({"body", "json"})
 
 Hide = Callable[[str], str]
 
@@ -37,16 +39,14 @@ def masked(value: Any, secret_fields: Collection[str] = ()) -> Any:
     return _hidden(value, secret_fields, lambda secret: MASK)
 
 
-def sealed(value: Any, key: str, secret_fields: Collection[str] = ()) -> Any:
-    """The value with a keyed hash (HMAC-SHA256, RFC 2104) in the place of each secret: what a digest is made from.
+def hide_from_logs(value: Any, secret_fields: Collection[str] = ()) -> None:
+    """Tell Airflow's secrets masker of the secret texts in a JSON value: it hides them in logs and rendered fields."""
 
-    Whoever has the digest alone cannot try secrets out against it.
-    """
+    def tell(secret: str) -> str:
+        mask_secret(secret)
+        return MASK
 
-    def seal(secret: str) -> str:
-        return "hmac-sha256:" + hmac.new(key.encode(), secret.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
-
-    return _hidden(value, secret_fields, seal)
+    _hidden(value, secret_fields, tell)
 
 
 def _hidden(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
@@ -54,10 +54,7 @@ def _hidden(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
         return {name: _hidden_field(str(name), item, secret_fields, hide) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_hidden(item, secret_fields, hide) for item in value]
-    if not isinstance(value, str):
-        return value
-    shown = redact(value)
-    return value if shown == value else (shown if hide("") == MASK else hide(value))
+    return redact(value) if isinstance(value, str) else value
 
 
 def _hidden_field(name: str, value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
@@ -71,7 +68,7 @@ def _hidden_field(name: str, value: Any, secret_fields: Collection[str], hide: H
         value = _QUERY_PARAMETER.sub(
             lambda match: f"{match[1]}={hide(match[2])}" if _is_secret(match[1], secret_fields) else match[0], value
         )
-    if name == "body":
+    if name in _BODY_FIELDS:
         value = _hidden_body(value, secret_fields, hide)
     return _hidden(value, secret_fields, hide)
 

@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.operators.jobs import (
     resolve_job_id,
     source_of,
 )
-from airflow_provider_aihandoff.operators.masking import masked, sealed
+from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied
 
 if TYPE_CHECKING:
@@ -161,6 +161,12 @@ class SideEffectOperator(BaseOperator):
             context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
         return super().render_template(content, context, jinja_env, seen_oids)
 
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields."""
+        super().render_template_fields(context, jinja_env)
+        fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
+        hide_from_logs(fields, self.secret_fields)
+
     def rendered(self, context: Context, job: JobView) -> SideEffectOperator:
         """A copy of this task with its fields rendered for the job, in the context of another task of the same run."""
         other = copy.copy(self)
@@ -170,11 +176,11 @@ class SideEffectOperator(BaseOperator):
     def effect_plan(self, job: JobView, *, key: str, after: Sequence[str]) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
 
-        :param key: the secret with which the digest covers other secrets.
+        :param key: of the digest, so that whoever reads it cannot try out what the secrets are.
         :param after: names of the effects that must be applied before this one.
         :raises PlanError: the plan is not JSON.
         """
-        from airflow_provider_aihandoff.digests import canonical_json, digest
+        from airflow_provider_aihandoff.digests import canonical_json, keyed_digest
         from airflow_provider_aihandoff.ledger.records import EffectPlan
 
         plan, undo = self.plan(job), self.plan_undo()
@@ -188,8 +194,9 @@ class SideEffectOperator(BaseOperator):
             name=self.effect_name,
             kind=self.kind or type(self).__name__,
             plan=plan,
-            # The way back and the order are part of what is approved.
-            plan_digest=digest(sealed([plan, undo, list(after)], key, self.secret_fields)),
+            # The way back and the order are part of what is approved. Which texts are secrets plays no part: what
+            # Airflow's masker knows of them differs from process to process.
+            plan_digest=keyed_digest([plan, undo, list(after)], key),
             shown=masked(plan, self.secret_fields),
             undo=masked(undo, self.secret_fields),
             after=tuple(after),

@@ -100,7 +100,7 @@ class HttpTarget:
             answer = response.json()
         except ValueError:
             return None
-        if all(str(expected) in map(str, _values(answer, path)) for path, expected in conditions.items()):
+        if all(_text(expected) in map(_text, _values(answer, path)) for path, expected in conditions.items()):
             path = look.get("external_id_path")
             return Applied(_first(answer, path) if path else self._external_id(response))
         return NotApplied() if look.get("otherwise", "not applied") == "not applied" else None
@@ -108,6 +108,7 @@ class HttpTarget:
     def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Response:
         import requests
 
+        broken: requests.exceptions.RequestException
         hook = http_hook(plan["connection"], plan["method"])
         # Of a GET, the hook takes the query as its data.
         sent: dict[str, Any] = {"data": body, "params": plan.get("query")}
@@ -241,6 +242,8 @@ def _with_key(value: Any, key: str) -> Any:
     """The value with the effect key where the author has put ``{effect_key}``."""
     if isinstance(value, Mapping):
         return {name: _with_key(item, key) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_key(item, key) for item in value]
     return value.replace("{effect_key}", key) if isinstance(value, str) else value
 
 
@@ -248,6 +251,11 @@ def _values(answer: Any, path: str) -> list[Any]:
     from jsonpath_ng import parse
 
     return [match.value for match in parse(path).find(answer)]
+
+
+def _text(value: Any) -> str:
+    """A text as it is, anything else as JSON: templates render to texts, and answers hold numbers and ``true``."""
+    return value if isinstance(value, str) else jsonlib.dumps(value, sort_keys=True)
 
 
 def _first(answer: Any, path: str) -> str | None:

@@ -11,6 +11,7 @@ from airflow_provider_aihandoff.targets.function import FunctionTarget, function
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.outcome import Target
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
+from airflow_provider_aihandoff.undo import names_effect
 
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
@@ -46,7 +47,7 @@ def plan_undo(declared: Mapping[str, Any], *, kind: str, connection: str | None,
         conn_id = fields.get("connection") or connection
         if not conn_id:
             raise KeyError("connection")
-        return _plan_http(fields, conn_id, name) if kind == "http" else _plan_postgres(fields, conn_id)
+        return _plan_http(fields, conn_id, name) if kind == "http" else _plan_postgres(fields, conn_id, name)
     except KeyError as missing:
         raise PlanError(f"the undo of the effect {name!r} lacks {missing}.") from None
 
@@ -87,7 +88,12 @@ def _plan_http(fields: Mapping[str, Any], conn_id: str, name: str) -> dict[str, 
     return undo
 
 
-def _plan_postgres(fields: Mapping[str, Any], conn_id: str) -> dict[str, Any]:
+def _plan_postgres(fields: Mapping[str, Any], conn_id: str, name: str) -> dict[str, Any]:
+    if names_effect(str(fields["sql"])):
+        raise PlanError(
+            f"the statement of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
+            remedy="Give it as a parameter: what a target answers has no business in a statement.",
+        )
     plan = {
         "connection": conn_id,
         "database": database_of(conn_id),

@@ -354,7 +354,7 @@ class TestRollback:
         assert (on_ledger.job(done.job_id), target.received) == (done, [])
 
     def test_it_can_be_run_again(self, airflow: Airflow, target: Target, done: Job) -> None:
-        for said in ("rolled back.", "rolled back already (wrong product)."):
+        for said in ("rolled back.", "rolled back already (2 of 2 effects undone)."):
             assert said in airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
         assert len(target.received) == 2
 

@@ -63,8 +63,8 @@ from tests.factories import OWNER, job_spec
 from tests.integration.ledger.outside import ANSWERS, CALL, CREATES, OpenAIWorld, World, WorldTarget
 from tests.integration.ledger.puppets import Puppet, reach
 
-EXAMPLES = int(os.environ.get("AIHANDOFF_MACHINE_EXAMPLES", "40"))
-STEPS = int(os.environ.get("AIHANDOFF_MACHINE_STEPS", "50"))
+EXAMPLES = int(os.environ.get("AIHANDOFF_MACHINE_EXAMPLES", "8"))
+STEPS = int(os.environ.get("AIHANDOFF_MACHINE_STEPS", "30"))
 
 #: Tasks that are alive at the same time. Each one that stands after a commit has a connection.
 MAX_TASKS = 4

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.effects import Effects
 from airflow_provider_aihandoff.ledger.store import JobRecord
 from airflow_provider_aihandoff.states import EffectState, JobState
-from airflow_provider_aihandoff.targets.postgres import PostgresTarget
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
 from tests.factories import draft, job_spec
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
@@ -77,6 +77,21 @@ def test_a_cleared_run_writes_nothing_more(dags: Dags, sales: Sales) -> None:
     again = dags.run(dag, again=first)
     assert again.xcoms["store"] == first.xcoms["store"]
     assert len(reports(sales)) == 1
+
+
+@pytest.mark.usefixtures("dags")
+def test_the_same_key_again_runs_nothing_and_gives_back_what_the_first_one_returned(sales: Sales) -> None:
+    plan = {
+        "connection": "sales_db",
+        "database": database_of("sales_db"),
+        "sql": "INSERT INTO reports DEFAULT VALUES RETURNING report_id",
+        "parameters": {},
+    }
+    first, again = (PostgresTarget("store").apply(plan, "one key") for _ in range(2))
+    other = PostgresTarget("store").apply(plan, "another key")
+
+    assert (first.external_id, again.external_id, again.result) == ("1", "1", {"marker": "found"})
+    assert (other.external_id, len(reports(sales))) == ("2", 2)
 
 
 def test_a_crash_between_the_commit_and_the_confirmation_is_found_by_the_marker(

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_aihandoff.ledger.records import Effect, Job
 from airflow_provider_aihandoff.plugins.presentation import (
     EFFECTS_TITLE,
     cost,
     dollars,
+    has_secret,
     in_schema_order,
     label,
+    meaning,
     of_this_job,
     pretty,
     pretty_body,
@@ -24,8 +27,10 @@ from airflow_provider_aihandoff.plugins.presentation import (
     reveal,
     shape,
     shown_request,
+    shown_undo,
+    undo_problem,
 )
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.states import EffectState, JobState
 
 NOW = datetime(2026, 7, 20, 12, tzinfo=UTC)
 JSON = st.recursive(
@@ -214,3 +219,60 @@ def test_an_error_speaks_of_this_job(what: str, said: str) -> None:
 
 def test_every_state_of_a_job_is_said_in_words() -> None:
     assert EFFECTS_TITLE.keys() == set(JobState)
+
+
+def _job(state: JobState, **changes: Any) -> Job:
+    fields: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
+    return Job(**{**fields, "state": state, **changes})
+
+
+def _effect(number: int, state: EffectState, **changes: Any) -> Effect:
+    fields: dict[str, Any] = dict.fromkeys(Effect.__dataclass_fields__)
+    return Effect(**{**fields, "effect_id": number, "name": f"e{number}", "state": state, **changes})
+
+
+_APPLIED, _VOID, _UNKNOWN = EffectState.APPLIED, EffectState.VOID, EffectState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("job", "states", "undone", "said"),
+    [
+        (_job(JobState.APPLYING), [_APPLIED, EffectState.REFUSED], [], "Partly applied: 1 of 2 effects applied."),
+        (_job(JobState.APPLYING), [_UNKNOWN], [], "It waits until somebody says what became of e0."),
+        (_job(JobState.APPLYING, cancelling="enough"), [EffectState.CLAIMED], [], "Being cancelled"),
+        (_job(JobState.CANCELLED), [_VOID], [], "Cancelled. Nothing was written outside."),
+        (_job(JobState.CANCELLED), [_APPLIED, _VOID], [], "What was applied stays, until it is rolled back."),
+        (_job(JobState.ROLLING_BACK), [_APPLIED], [_UNKNOWN], "0 of 1 effect undone. It waits until somebody says"),
+        (_job(JobState.ROLLED_BACK), [_APPLIED, _APPLIED], [_APPLIED], "What was applied was undone, except e1."),
+        (_job(JobState.ROLLED_BACK), [_APPLIED], [_APPLIED], "Everything that was applied was undone."),
+    ],
+)
+def test_what_a_state_means_depends_on_what_was_written(
+    job: Job, states: list[EffectState], undone: list[EffectState], said: str
+) -> None:
+    effects = [_effect(number, state) for number, state in enumerate(states)]
+    undos = [_effect(number + 10, state, undoes=number) for number, state in enumerate(undone)]
+    assert said in meaning(job, effects, undos)
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_every_state_of_a_job_means_something(state: JobState) -> None:
+    assert meaning(_job(state), [], []).endswith(".")
+
+
+def test_a_way_back_is_shown_as_one_request_and_whole() -> None:
+    undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/1"}, "idempotent": True}
+    assert shown_undo(undo) == {"method": "DELETE", "url": "http://cms/1", "kind": "http", "idempotent": True}
+    for other in ({"plan": {"kind": "x"}, "kind": "http"}, {"method": "DELETE"}, {"plan": "text"}):
+        assert shown_undo(other) == other
+
+
+def test_before_it_is_applied_an_effect_lacks_no_external_id() -> None:
+    undo = {"kind": "http", "plan": {"url": "http://cms/{external_id}"}}
+    assert undo_problem(_effect(1, EffectState.PLANNED, undo=undo)) is None
+    assert "external id is not known" in str(undo_problem(_effect(1, _APPLIED, undo=undo)))
+
+
+@pytest.mark.parametrize(("plan", "secret"), [({"headers": {"X": "***"}}, True), ({"headers": {"X": "*"}}, False)])
+def test_a_masked_secret_is_found(plan: dict[str, Any], secret: bool) -> None:
+    assert has_secret(plan) is secret
