@@ -1,0 +1,437 @@
+"""What one attempt of an Airflow task does with the ledger and the outside, without Airflow's scheduler around it.
+
+Each step does what the operator or sensor of the same kind does, on the real core and with the real targets:
+
+- ``draft``: open or attach to the job, submit it, wait for the response, store its output.
+- ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows.
+- ``create``, ``label`` and ``store``: apply one effect each. The first two go to the HTTP target, in this order; the
+  third goes to the database, after them.
+- ``receive``: OpenAI's webhook about the job's response. ``look``: what the reconciler records of one that has ended.
+- ``cancel``: a person stops the job. ``rollback``: a person takes back what it wrote.
+
+**What the HTTP target gets**, under ``/<variant>``, each with the effect key as ``Idempotency-Key``:
+
+- ``POST /records`` and ``POST /labels`` with ``{"name": <the work's key>}``; the answer names the new record:
+  ``{"id": ...}``.
+- Undo: ``DELETE /records/<id>``, and ``POST /labels/<id>/removal``.
+- Probe: ``GET /writes?key=<effect key>``, answered with ``{"writes": [{"id": ..., "key": ...}, ...]}``.
+
+The variants say what the target is declared to be, and must be: ``idempotent`` (a key that was seen is answered as
+before, and writes nothing), ``probed`` (it writes again, and tells what it has written), ``conditional`` (probed, and
+``PUT /records/<name>`` with ``If-None-Match: *`` is answered with 412 where the record exists), ``neither``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+from openai import OpenAI
+
+from airflow_provider_aihandoff.attachment import Attachment
+from airflow_provider_aihandoff.digests import digest
+from airflow_provider_aihandoff.errors import CannotCancel, StaleDecision
+from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.inbox import Delivery
+from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.operators.jobs import final_errors
+from airflow_provider_aihandoff.responses.outcome import is_final, read_output, terminal_status
+from airflow_provider_aihandoff.responses.reading import read_ended
+from airflow_provider_aihandoff.responses.stopped import cancel_job
+from airflow_provider_aihandoff.responses.submit import submit
+from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
+from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.targets.outcome import Target
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
+from airflow_provider_aihandoff.targets.rollback import roll_back
+from airflow_provider_aihandoff.targets.undo import plan_undo
+from airflow_provider_aihandoff.webhooks.lookup import look_up
+from chaos.world import DATABASE, OPENAI, TARGET, World
+
+Variant = Literal["idempotent", "probed", "conditional", "neither"]
+State = Literal["done", "wait", "retry", "held", "failed"]
+
+#: The Dag that the attempts belong to, and the user who asks, decides, cancels and rolls back.
+DAG_ID, PERSON = "chaos", "alice"
+
+#: The effects of a job, in their order.
+EFFECTS = ("create", "label", "store")
+
+#: The tasks of a run, in their order.
+PIPELINE = ("draft", "plan", "decide", *EFFECTS)
+
+#: Seconds between two looks at a response that runs, and from an attempt that failed to its retry.
+LOOK_SECONDS, RETRY_SECONDS = 0.1, 0.2
+
+#: The table that ``store`` writes to. It only grows, so that whatever was written twice can be seen in it: its undo
+#: writes a row too, with the id of the one that it takes back.
+TABLE = """
+    CREATE TABLE IF NOT EXISTS chaos_rows (
+        row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, takes_back bigint)"""
+STATEMENT = "INSERT INTO chaos_rows (name) VALUES (%(name)s) RETURNING row_id"
+UNDO_STATEMENT = "INSERT INTO chaos_rows (name, takes_back) VALUES (%(name)s, %(takes_back)s::bigint) RETURNING row_id"
+
+#: Where the two HTTP effects create their records.
+COLLECTIONS = {"create": "records", "label": "labels"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run's work. Every field is JSON.
+
+    :param key: the job key, and the run id.
+    :param variant: what the HTTP target is.
+    :param effects: those of :data:`EFFECTS` that the job intends.
+    :param model: faults of the response, in the words of the stand-in's ``faults``: ``delay=0.1 create=429``.
+    """
+
+    key: str
+    variant: Variant = "idempotent"
+    effects: tuple[str, ...] = EFFECTS
+    model: str = "delay=0.1"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a task. Every field is JSON.
+
+    :param step: one of :data:`PIPELINE`, or ``cancel``, ``rollback``, ``receive``, ``look``.
+    :param number: which attempt it is, from 1.
+    :param not_now: the same field of the outcome that it comes after.
+    :param last_try: Airflow would not retry after it.
+    """
+
+    work: Work
+    step: str
+    number: int = 1
+    not_now: int = 0
+    last_try: bool = False
+
+    @property
+    def owner(self) -> Owner:
+        """The attempt, as the ledger names it."""
+        return Owner(DAG_ID, self.work.key, self.step, -1, f"ti-{self.work.key}-{self.step}", self.number)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended, where it was not killed.
+
+    :param state: ``done``; ``wait``: the task deferred, and goes on after ``seconds``; ``retry``: it failed, and
+        Airflow retries it after ``seconds``; ``held``: it waits for a person; ``failed``: a retry cannot help, and a
+        person must mend something and clear it.
+    :param why: in words.
+    :param not_now: to hand to the next attempt.
+    """
+
+    state: State
+    seconds: float = 0.0
+    why: str = ""
+    not_now: int = 0
+
+
+DONE = Outcome("done")
+
+Step = Callable[[World, Ledger, Attempt], Outcome]
+
+
+def run(world: World, attempt: Attempt) -> Outcome:
+    """Make one attempt, on a ledger of its own. The process lives in the world already (:meth:`World.use`)."""
+    with Ledger(world.ledger) as ledger:
+        try:
+            with final_errors():
+                return STEPS[attempt.step](world, ledger, attempt)
+        except AirflowFailException as error:
+            return Outcome("failed", why=str(error))
+        except Exception as error:  # noqa: BLE001 - Airflow retries a task whatever it raised
+            return Outcome("retry", RETRY_SECONDS, f"{type(error).__name__}: {error}")
+
+
+def job_of(ledger: Ledger, work: Work) -> Job:
+    """The job of a run.
+
+    :raises LookupError: its draft has not made one yet.
+    """
+    found = ledger.jobs(dag_id=DAG_ID, run_id=work.key, limit=1)
+    if not found:
+        raise LookupError(f"the run {work.key} has made no job yet")
+    return found[0]
+
+
+# The draft, as operators/response.py does it.
+
+
+def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    spec = _spec(attempt)
+    opened = ledger.submission.open(spec)
+    job, revision, actor = opened.job, opened.revision, attempt.owner.actor
+    with clients() as client_of:
+        client = client_of(revision.conn_id)
+        if opened.next is Attachment.SUBMIT:
+            revision = submit(
+                ledger,
+                client,
+                job,
+                deadline=revision.deadline,
+                actor=actor,
+                request=spec.request,
+                orphan_wait=timedelta(seconds=world.orphan_wait),
+            )
+        if _runs(client, revision):
+            return Outcome("wait", LOOK_SECONDS, "the response runs")
+        return _finish(ledger, client, job.job_id, actor)
+
+
+def _spec(attempt: Attempt) -> JobSpec:
+    request = {
+        "model": "gpt-5.2",
+        "input": f"Write the note {attempt.work.key}.",
+        "metadata": {"standin": attempt.work.model},
+    }
+    return JobSpec(
+        job_type="chaos",
+        job_key=attempt.work.key,
+        input={name: request[name] for name in ("model", "input")},
+        request=request,
+        conn_id=OPENAI,
+        requested_by=PERSON,
+        permissions={},
+        approval="required",
+        approval_reason=None,
+        max_revisions=3,
+        deadline=datetime.now(UTC) + timedelta(hours=1),
+        owner=attempt.owner,
+    )
+
+
+def _runs(client: OpenAI, revision: Revision) -> bool:
+    """Whether the response has to be waited for, as the ledger knows, or else OpenAI."""
+    if revision.state is not RevisionState.RUNNING or revision.response_id is None:
+        return False
+    if revision.response_status in ENDED_RESPONSE_STATUSES:
+        return False
+    return terminal_status(client.responses.retrieve(revision.response_id), revision.response_id) is None
+
+
+def _finish(ledger: Ledger, client: OpenAI, job_id: int, actor: str) -> Outcome:
+    job = ledger.job(job_id)
+    revision = ledger.revision(job_id, job.revision)
+    if job.state is JobState.RUNNING and revision.response_id is not None:
+        response = read_ended(client, revision.response_id)
+        output, why = read_output(response, None, revision.request)
+        job = ledger.outputs.store(job_id, revision.number, output, actor=actor, reason=why or None)
+        revision = ledger.revision(job_id, revision.number)
+    if job.state is JobState.CANCELLED:
+        return Outcome("failed", why=f"{job.label} was cancelled")
+    if job.state is JobState.FAILED and (is_final(revision.error or {}) or revision.number >= job.max_revisions):
+        return Outcome("failed", why=f"{job.label}: {job.state_reason}")
+    if job.state in (JobState.FAILED, JobState.QUEUED):
+        return Outcome("retry", RETRY_SECONDS, f"{job.label}: {job.state_reason}")
+    return DONE
+
+
+# The decision, as sensors/approval.py and the review page do it.
+
+
+def plans(world: World, work: Work) -> list[EffectPlan]:
+    """The effects of a job, rendered: the same whenever they are."""
+    return [_effect_plan(world, work, name) for name in EFFECTS if name in work.effects]
+
+
+def _effect_plan(world: World, work: Work, name: str) -> EffectPlan:
+    plan = _database_plan(work) if name == "store" else _http_plan(work, name)
+    kind, connection = ("postgres", DATABASE) if name == "store" else ("http", TARGET)
+    undo = plan_undo(_undo(world, work, name), kind=kind, connection=connection, name=name)
+    after = tuple(before for before in EFFECTS[: EFFECTS.index(name)] if before in work.effects)
+    return EffectPlan(name, kind, plan, digest([plan, undo, list(after)]), plan, undo, after)
+
+
+def _http_plan(work: Work, name: str) -> dict[str, Any]:
+    root = f"/{work.variant}/{COLLECTIONS[name]}"
+    if work.variant == "conditional":
+        headers = {"If-None-Match": "*"}
+        return plan_request(TARGET, "PUT", f"{root}/{work.key}", json={"name": work.key}, headers=headers, name=name)
+    return plan_request(TARGET, "POST", root, json={"name": work.key}, name=name)
+
+
+def _database_plan(work: Work) -> dict[str, Any]:
+    return {
+        "connection": DATABASE,
+        "database": database_of(DATABASE),
+        "sql": STATEMENT,
+        "parameters": {"name": work.key},
+    }
+
+
+def _undo(world: World, work: Work, name: str) -> dict[str, Any]:
+    if name == "store":
+        return {"sql": UNDO_STATEMENT, "parameters": {"name": work.key, "takes_back": "{external_id}"}}
+    times = {"timeout": world.call_timeout, "grace": world.grace}
+    root = f"/{work.variant}/{COLLECTIONS[name]}/{{external_id}}"
+    if name == "create":
+        return {"method": "DELETE", "endpoint": root, **times}
+    declared: dict[str, Any] = {"method": "POST", "endpoint": f"{root}/removal", **times}
+    if work.variant == "idempotent":
+        return {**declared, "idempotent": True}
+    return declared if work.variant == "neither" else {**declared, "probe": _probe(work)}
+
+
+def _probe(work: Work) -> dict[str, Any]:
+    return {
+        "endpoint": f"/{work.variant}/writes",
+        "query": {"key": "{effect_key}"},
+        "found": {"$.writes[*].key": "{effect_key}"},
+        "external_id_path": "$.writes[0].id",
+    }
+
+
+def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    deadline = datetime.now(UTC) + timedelta(hours=1)
+    asked = ledger.reviews.ask(
+        job.job_id, plans(world, attempt.work), policy=None, deadline=deadline, actor=attempt.owner.actor
+    )
+    return _if_going_on(asked)
+
+
+def _decide(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    if job.review_digest is None:
+        return _if_going_on(job, "its plan is not rendered yet")
+    try:
+        job = ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, decided_by=PERSON)
+    except StaleDecision as error:
+        return _if_going_on(ledger.job(job.job_id), str(error))
+    return DONE
+
+
+def _if_going_on(job: Job, wait_for: str = "") -> Outcome:
+    """Whether a job still comes to its effects."""
+    if job.state in (JobState.CANCELLED, JobState.FAILED, JobState.REJECTED):
+        return Outcome("failed", why=f"{job.label} is {job.state.value}")
+    return Outcome("retry", RETRY_SECONDS, wait_for) if wait_for else DONE
+
+
+# The effects, as operators/side_effect.py does it.
+
+
+def target_of(world: World, work: Work, name: str) -> Target:
+    """What applies an effect."""
+    if name == "store":
+        return PostgresTarget(name, call_seconds=world.database_seconds)
+    probed = work.variant in ("probed", "conditional")
+    return HttpTarget(
+        name,
+        world.call_timeout,
+        external_id_path="$.id",
+        idempotent=work.variant == "idempotent",
+        probe_plan=plan_probe(TARGET, _probe(work), name) if probed else None,
+        grace_seconds=world.grace,
+    )
+
+
+def _apply(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    done = apply_effect(
+        ledger,
+        job.job_id,
+        _effect_plan(world, attempt.work, attempt.step),
+        target_of(world, attempt.work, attempt.step),
+        actor=attempt.owner.actor,
+        not_now=attempt.not_now,
+        last_try=attempt.last_try,
+    )
+    return _waits(done) if isinstance(done, Wait) else DONE
+
+
+def _waits(wait: Wait) -> Outcome:
+    if wait.seconds is None:
+        return Outcome("held", why=wait.why)
+    return Outcome("wait", wait.seconds, wait.why, wait.not_now)
+
+
+def _rollback(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    done = roll_back(
+        ledger,
+        job.job_id,
+        actor=attempt.owner.actor,
+        reason="it was wrong",
+        not_now=attempt.not_now,
+        last_try=attempt.last_try,
+    )
+    return _waits(done) if isinstance(done, Wait) else DONE
+
+
+# What others do: a person, OpenAI's webhooks, the reconciler.
+
+
+def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    with clients() as client_of:
+        try:
+            cancel_job(ledger, client_of, job.job_id, actor=f"user:{PERSON}", reason="it is not wanted any more")
+        except CannotCancel as error:
+            return Outcome("done", why=str(error))
+    return DONE
+
+
+def _look(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    revision = ledger.revision(job.job_id, job.revision)
+    if revision.response_id is None:
+        return Outcome("wait", LOOK_SECONDS, "its response is not known")
+    with clients() as client_of:
+        response = client_of(OPENAI).responses.retrieve(revision.response_id)
+    status = terminal_status(response, revision.response_id)
+    if status is None:
+        return Outcome("wait", LOOK_SECONDS, "the response runs")
+    ledger.outputs.ended(job.job_id, revision.number, status=status, actor="reconciler")
+    return DONE
+
+
+def _receive(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """Deliver the webhook of every response that OpenAI has made for the job, and look up those nobody knows."""
+    job = job_of(ledger, attempt.work)
+    with clients() as client_of:
+        for response in _responses(world, job):
+            entry = ledger.inbox.receive(_webhook(response)).entry
+            look_up(ledger, entry.webhook_id, client_of(OPENAI))
+    return DONE
+
+
+def _responses(world: World, job: Job) -> list[Mapping[str, Any]]:
+    """What the stand-in has made for a job and has ended."""
+    import requests
+
+    report = requests.get(f"{world.openai_url.removesuffix('/v1')}/standin/responses", timeout=10).json()
+    made = [entry["response"] for entry in report["responses"]]
+    return [
+        response
+        for response in made
+        if response["metadata"].get("aihandoff_job") == str(job.job_id)
+        and response["status"] in ENDED_RESPONSE_STATUSES
+    ]
+
+
+def _webhook(response: Mapping[str, Any]) -> Delivery:
+    kind = f"response.{response['status']}"
+    body = {"object": "event", "id": f"evt_{response['id']}", "type": kind, "data": {"id": response["id"]}}
+    return Delivery(f"wh_{response['id']}", OPENAI, kind, response["id"], body)
+
+
+STEPS: Mapping[str, Step] = {
+    "draft": _draft,
+    "plan": _plan,
+    "decide": _decide,
+    **dict.fromkeys(EFFECTS, _apply),
+    "cancel": _cancel,
+    "rollback": _rollback,
+    "receive": _receive,
+    "look": _look,
+}

@@ -1,0 +1,88 @@
+"""What an attempt needs to know of the world around it: the ledger, the model, the targets, and how long calls take."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.ledger.records import Effect
+    from airflow_provider_aihandoff.targets.outcome import Target
+
+#: The Airflow connections of an attempt.
+OPENAI, TARGET, DATABASE = "chaos_openai", "chaos_target", "chaos_database"
+
+
+@dataclass(frozen=True)
+class World:
+    """Where everything is. It travels to other processes as keyword arguments: every field is JSON.
+
+    The times are those of production, shortened, so that a claim whose holder died is over after a moment.
+
+    :param ledger: libpq's parameters of the ledger.
+    :param openai_url: what an OpenAI client takes as its base URL; a stand-in's.
+    :param target_url: the root of the HTTP target; :mod:`chaos.attempts` says what is sent there.
+    :param database: libpq's parameters of the target database; by default that of the ledger.
+    :param call_timeout: seconds to connect to the target, and to wait for its answer.
+    :param claim_margin: seconds within which a claim's call must begin: ``targets.apply.CLAIM_MARGIN``.
+    :param database_seconds: how long a statement in the target database may take.
+    :param grace: how long a probe that sees nothing is repeated.
+    :param submit_timeout: seconds that a request to OpenAI may take.
+    :param submit_margin: seconds within which a submission must begin.
+    :param orphan_wait: seconds for which the webhook of a lost response is waited for.
+    """
+
+    ledger: Mapping[str, Any]
+    openai_url: str
+    target_url: str
+    database: Mapping[str, Any] | None = None
+    call_timeout: float = 0.5
+    claim_margin: float = 1.0
+    database_seconds: float = 0.5
+    grace: float = 0.5
+    submit_timeout: float = 1.0
+    submit_margin: float = 1.0
+    orphan_wait: float = 0.0
+
+    def variables(self) -> dict[str, str]:
+        """The environment that makes Airflow's hooks find the connections; no metadata database is asked."""
+        database = self.database or self.ledger
+        connections: dict[str, dict[str, Any]] = {
+            OPENAI: {"conn_type": "openai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
+            TARGET: {"conn_type": "http", "host": self.target_url},
+            DATABASE: {
+                "conn_type": "postgres",
+                "host": database["host"],
+                "port": int(database["port"]),
+                "login": database["user"],
+                "password": database.get("password"),
+                "schema": database["dbname"],
+            },
+        }
+        return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
+
+    def use(self) -> None:
+        """Make this process live in this world: its connections, and the times of its calls."""
+        from airflow_provider_aihandoff.responses import submit
+        from airflow_provider_aihandoff.targets import apply, rollback
+
+        os.environ.update(self.variables())
+        apply.CLAIM_MARGIN = self.claim_margin
+        apply._PROBE_BASE, apply._PROBE_CAP = 0.1, 0.5
+        submit.SUBMIT_TIMEOUT = self.submit_timeout
+        submit.SUBMIT_LEASE = timedelta(seconds=self.submit_timeout + self.submit_margin)
+        submit._SEND_WITHIN = self.submit_margin
+        submit._BACKOFF_BASE, submit._BACKOFF_CAP = 0.05, 0.2
+        rollback.undo_target = self._undo_target
+
+    def _undo_target(self, undo: Effect) -> Target:
+        """The target of an undo, where no author can say how long a statement takes."""
+        from airflow_provider_aihandoff.targets.postgres import PostgresTarget
+        from airflow_provider_aihandoff.targets.undo import undo_target
+
+        target = undo_target(undo)
+        return replace(target, call_seconds=self.database_seconds) if isinstance(target, PostgresTarget) else target
