@@ -78,8 +78,9 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The request: connection, method, URL, the author's headers, and the exact body."""
-        from airflow_provider_aihandoff.targets.http import plan_request
+        from airflow_provider_aihandoff.targets.http import check_path, plan_request
 
+        check_path(self.external_id_path, self.effect_name)
         return plan_request(
             self.http_conn_id,
             self.method,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.errors import HandoffError, PlanError
-from airflow_provider_aihandoff.operators.jobs import job_reference, source_of
+from airflow_provider_aihandoff.errors import HandoffError, PlanError, PlanNotApproved
+from airflow_provider_aihandoff.operators.jobs import job_reference, owner_of, source_of
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
 
 if TYPE_CHECKING:
@@ -77,3 +79,39 @@ def plan_effects(context: Context, source: Any, job: JobView, ledger: Ledger) ->
                 remedy="Mend the templates of this task, or the output they use; then clear this task.",
             ) from error
     return plans
+
+
+def ask_anew(context: Context, source: Any, job: JobView, ledger: Ledger, refusal: PlanNotApproved) -> PlanNotApproved:
+    """Ask a person about the plan as it is now, where nothing of the approved one was written.
+
+    :return: the refusal, with what there is to do about it.
+    """
+    from airflow_provider_aihandoff.states import JobState
+
+    deadline = datetime.now(UTC) + timedelta(seconds=_review_seconds(context["dag"], source))
+    asked = ledger.reviews.ask_anew(
+        job.job_id,
+        plan_effects(context, source, job, ledger),
+        deadline=deadline,
+        actor=owner_of(context).actor,
+        reason=refusal.what,
+    )
+    if asked.state is not JobState.REVIEW:
+        return refusal
+    return PlanNotApproved(
+        refusal.what,
+        job=refusal.job,
+        written=refusal.written,
+        remedy="A person is asked about the plan as it is now: decide on it on the job's review page, then clear this "
+        "task. To go back to the plan that was approved, restore it and clear the approval task of this run.",
+    )
+
+
+def _review_seconds(dag: Any, source: Any) -> float:
+    """How long somebody has to decide: as the job's approval task says."""
+    from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+
+    for task in dag.tasks:
+        if isinstance(task, ApprovalSensor) and task.job_source == source:
+            return float(task.timeout)
+    return float(conf.getfloat("sensors", "default_timeout"))

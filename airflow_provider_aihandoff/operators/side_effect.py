@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, HandoffError, PlanError
+from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.operators.jobs import (
     RETRIES,
     RETRY_DELAY,
@@ -51,6 +51,9 @@ class SideEffectOperator(BaseOperator):
     then found out in this order: :meth:`probe` is asked, over a grace time; the effect is sent again with the same key
     where the target is ``idempotent``; otherwise a person says what is so, on the job's page or with ``airflow
     aihandoff effects resolve``. The task waits for that without a worker slot, and goes on by itself.
+
+    **A plan that is not what was approved** (an edited Dag, another input) is not sent. The task fails, and where
+    nothing of the job was written, a person is asked about the plan as it is now; clear the task once it is approved.
 
     **Order**: effects of the same job that come before this one in the Dag must be applied before it.
 
@@ -210,7 +213,7 @@ class SideEffectOperator(BaseOperator):
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.planning import digest_key, effects_before
+        from airflow_provider_aihandoff.operators.planning import ask_anew, digest_key, effects_before
         from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 
         job_id = resolve_job_id(self.job, self.task_id)
@@ -221,15 +224,18 @@ class SideEffectOperator(BaseOperator):
             plan = self.effect_plan(job, key=digest_key(ledger), after=effects_before(context["dag"], self))
             self._ensure_planned(context, ledger, job, actor)
             while True:
-                done = apply_effect(
-                    ledger,
-                    job_id,
-                    plan,
-                    self,
-                    actor=actor,
-                    not_now=not_now,
-                    last_try=ti.try_number > ti.max_tries,
-                )
+                try:
+                    done = apply_effect(
+                        ledger,
+                        job_id,
+                        plan,
+                        self,
+                        actor=actor,
+                        not_now=not_now,
+                        last_try=ti.try_number > ti.max_tries,
+                    )
+                except PlanNotApproved as refusal:
+                    raise ask_anew(context, self.job_source, job, ledger, refusal) from refusal
                 if not isinstance(done, Wait):
                     return self._result(done)
                 not_now = done.not_now

@@ -326,6 +326,33 @@ class TestApproval:
         assert f"is not what was approved: {what} differ" in done.error("publish")
         assert target.received == []
 
+        assert "A person is asked about the plan as it is now" in done.error("publish")
+        asked = ledger.job(1)
+        assert (asked.state, asked.review_digest == drafted) == (JobState.REVIEW, False)
+        assert f"{what} differ" in str(asked.state_reason)
+        assert asked.review_digest is not None
+        ledger.reviews.decide(1, "approve", digest=asked.review_digest, decided_by="bob")
+        assert run(lambda: publish(1, **changes)).states["publish"] == "success"
+        assert len(target.received) == 1
+
+    def test_where_something_was_written_nobody_is_asked_about_another_plan(
+        self, run: RunDag, review: Job, ledger: Ledger, target: Target
+    ) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ApprovalTrigger, "run", breaks)
+            run(lambda: ApprovalSensor(task_id="approve", job=1) >> [publish(), publish(1, "second")])
+        approved = ledger.job(1).review_digest
+        assert approved is not None
+        ledger.reviews.decide(1, "approve", digest=approved, decided_by="bob")
+        run(lambda: publish())
+
+        done = run(lambda: publish(1, "second", endpoint="/posts/pot"))
+
+        assert "is not what was approved: url differ" in done.error("second")
+        assert "A person is asked" not in done.error("second")
+        job = ledger.job(1)
+        assert (job.state, job.review_digest, len(target.received)) == (JobState.APPLYING, approved, 1)
+
     def test_another_target_under_the_same_connection_id_is_another_plan(
         self, run: RunDag, drafted: str, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
