@@ -1,49 +1,71 @@
-"""What the ledger adds to one HTTP effect: claim → send → confirm, beside the bare request.
+"""What the ledger adds to one HTTP effect, claim → send → confirm, beside the bare request; in a small and a big one.
 
-Run it with `.venv/bin/python -m benchmarks.effect_overhead [number of effects]`. PostgreSQL is the one from the wheel,
-with its durable defaults; the target is the demo's business system, which syncs each request to disk first.
+Run it with `.venv/bin/python -m benchmarks.effect_overhead [--effects 500] [--ledger 1000 1000000]`. PostgreSQL is the
+one from the wheel, with its durable defaults; the target is the demo's business system, which syncs each request to
+disk first. All are measured in turn, so that whatever else the machine does happens to all of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import requests
 
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger, schema
 from airflow_provider_aihandoff.ledger.records import EffectPlan, JobSpec, Owner
 from airflow_provider_aihandoff.ledger.revisions import Output
+from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
+from airflow_provider_aihandoff.targets.outcome import Applied
+from benchmarks.ledger_rows import fill_effects
 from demo.ports import free_port
-from demo.postgres import open_postgres
+from demo.postgres import Postgres, open_postgres
 from demo.processes import ProcessSpec, Supervisor, python
 from demo.waiting import wait_until
 
-DEFAULT_EFFECTS = 500
 OWNER = Owner("benchmark", "run", "draft", -1, "ti", 1)
 
 
 def main() -> None:
-    """Measure both ways, alternating, and print medians and their ratio."""
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_EFFECTS
+    """Measure all of them, and print medians and their ratios."""
+    parser = argparse.ArgumentParser(description="Compare an effect through the ledger with the bare request.")
+    parser.add_argument("--effects", type=int, default=500, help="how many are measured (default: 500)")
+    parser.add_argument("--ledger", type=int, nargs="+", default=[1_000, 1_000_000], help="effects in the ledger")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Supervisor() as services:
         postgres = open_postgres(Path(folder) / "postgres")
         postgres.start()
         try:
-            postgres.create_database("benchmark")
-            conninfo = postgres.connection_kwargs("benchmark")
-            schema.upgrade(conninfo)
             target = start_target(services, Path(folder))
-            with Ledger(conninfo) as ledger:
-                report(*measure(ledger, target, number), number)
+            with ExitStack() as ledgers:
+                sizes = {size: ledgers.enter_context(filled(postgres, size)) for size in arguments.ledger}
+                report(*measure(sizes, target, arguments.effects))
         finally:
             postgres.destroy()
+
+
+def filled(postgres: Postgres, effects: int) -> Ledger:
+    """A ledger of its own with so many effects in it."""
+    name = f"ledger_{effects}"
+    postgres.create_database(name)
+    conninfo = postgres.connection_kwargs(name)
+    schema.upgrade(conninfo)
+    with psycopg.connect(**conninfo) as connection:
+        fill_effects(connection, effects)
+        (size,) = connection.execute("SELECT pg_size_pretty(pg_database_size(current_database()))").fetchone() or ("?",)
+    print(f"A ledger with {effects:,} applied effects: {size}.", flush=True)
+    return Ledger(conninfo)
 
 
 def start_target(services: Supervisor, folder: Path) -> str:
@@ -64,14 +86,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def measure(ledger: Ledger, target: str, number: int) -> tuple[list[float], list[float]]:
-    """Seconds of each bare write, and of each write through the ledger."""
-    bare, through = [], []
+def measure(ledgers: dict[int, Ledger], target: str, number: int) -> tuple[list[float], dict[int, list[float]]]:
+    """Seconds of each bare write, and of each write through each ledger."""
+    bare: list[float] = []
+    through: dict[int, list[float]] = {size: [] for size in ledgers}
     for index in range(number):
         body = f'{{"channel":"benchmark","text":"{index}"}}'
-        bare.append(timed(lambda body=body, index=index: post(target, body, f"bare-{index}")))  # type: ignore[misc]
-        job_id, plan = approved(ledger, target, index, body)
-        through.append(timed(lambda job_id=job_id, plan=plan: apply(ledger, job_id, plan)))  # type: ignore[misc]
+        bare.append(timed(partial(post, target, body, f"bare-{index}")))
+        for size, ledger in ledgers.items():
+            job_id, plan = approved(ledger, target, index, f'{{"channel":"{size}","text":"{index}"}}')
+            through[size].append(timed(partial(apply, ledger, job_id, plan)))
     return bare, through
 
 
@@ -120,20 +144,46 @@ def approved(ledger: Ledger, target: str, index: int, body: str) -> tuple[int, E
     return job.job_id, plan
 
 
+@dataclass(frozen=True)
+class Channel:
+    """The bare request, as a target of the apply protocol."""
+
+    idempotent: bool = True
+    can_probe: bool = False
+    call_seconds: float = 10.0
+    grace_seconds: float = 0.0
+
+    def apply(self, plan: dict[str, Any], key: str) -> Applied:
+        """Send it."""
+        return Applied(str(post(plan["url"], plan["body"], key).json()["id"]))
+
+    def probe(self, plan: dict[str, Any], key: str) -> None:
+        """Cannot tell."""
+
+
 def apply(ledger: Ledger, job_id: int, plan: EffectPlan) -> None:
     """The same request, claimed before and confirmed after."""
-    claim = ledger.effects.claim(job_id, plan, lease=timedelta(minutes=1), actor="benchmark")
-    response = post(plan.plan["url"], plan.plan["body"], claim.effect.effect_key)
-    ledger.effects.confirm(claim, external_id=response.json()["id"], result={"status": 201}, actor="benchmark")
+    done = apply_effect(ledger, job_id, plan, Channel(), actor="benchmark")
+    assert not isinstance(done, Wait), done.why
 
 
-def report(bare: list[float], through: list[float], number: int) -> None:
-    """Print medians, 99th percentiles, and how many times as long it takes through the ledger."""
-    print(f"{number} effects          median     p99")
-    for name, seconds in (("bare request", bare), ("through the ledger", through)):
-        p99 = statistics.quantiles(seconds, n=100)[98]
-        print(f"{name:20} {1000 * statistics.median(seconds):6.1f} ms {1000 * p99:6.1f} ms")
-    print(f"ratio of the medians {statistics.median(through) / statistics.median(bare):6.2f}")
+def report(bare: list[float], through: dict[int, list[float]]) -> None:
+    """Print medians, 99th percentiles, and how many times as long each takes as another one."""
+    print(f"{len(bare)} effects each{'':22}median       p99")
+    rows = {"bare request": bare} | {f"through a ledger of {size:,}": seconds for size, seconds in through.items()}
+    for name, seconds in rows.items():
+        print(f"{name:32} {1000 * statistics.median(seconds):7.1f} ms {1000 * p99(seconds):7.1f} ms")
+    first, *others = through.items()
+    of_bare = [figure(first[1]) / figure(bare) for figure in (statistics.median, p99)]
+    print(f"{f'ledger of {first[0]:,} / bare':32} {of_bare[0]:7.2f}    {of_bare[1]:7.2f}")
+    for size, seconds in others:
+        ratios = [figure(seconds) / figure(first[1]) for figure in (statistics.median, p99)]
+        print(f"{f'ledger of {size:,} / {first[0]:,}':32} {ratios[0]:7.2f}    {ratios[1]:7.2f}")
+
+
+def p99(seconds: list[float]) -> float:
+    """The 99th percentile."""
+    return statistics.quantiles(seconds, n=100)[98]
 
 
 if __name__ == "__main__":

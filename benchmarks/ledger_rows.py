@@ -26,6 +26,38 @@ _REVISIONS = """
         created_at, created_at, CASE WHEN %(revision_state)s = 'completed' THEN now() END
     FROM aihandoff.jobs WHERE job_type = %(kind)s AND starts_with(job_key, %(prefix)s || ':')"""
 
+_DECISIONS = """
+    INSERT INTO aihandoff.decisions (job_id, revision, verdict, digest, decided_by, decided_by_kind, created_at)
+    SELECT job_id, 1, 'approve', input_digest, 'bob', 'user', now() FROM aihandoff.jobs WHERE job_type = 'completed'"""
+
+_EFFECTS = """
+    INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest,
+        attempt, claim_token, claimed_by, claimed_at, external_id, result, created_at, updated_at)
+    SELECT job_id, 1, 'post', 0, 'http', 'aih-' || job_id || '-r1-' || input_digest, 'applied',
+        json_build_object('method', 'POST', 'url', 'http://channel/messages', 'body', repeat('It boils. ', 40)),
+        input_digest, 1, gen_random_uuid(), 'publishing/run', now(), 'message-' || job_id, '{"status": 201}', now(),
+        now()
+    FROM aihandoff.jobs WHERE job_type = 'completed'"""
+
+_EVENTS = """
+    INSERT INTO aihandoff.events (job_id, seq, at, actor, event, from_state, to_state, detail, previous_hash, hash)
+    SELECT job_id, seq, now(), 'publishing/run', 'effect applied', 'applying', 'applying',
+        json_build_object('effect_key', input_digest), repeat('0', 64), repeat('0', 64)
+    FROM aihandoff.jobs, generate_series(1, 8) AS seq WHERE job_type = 'completed'"""
+
+
+def fill_effects(connection: psycopg.Connection[Any], number: int) -> None:
+    """Add completed jobs with an applied effect each, its decision, and a history of eight lines."""
+    values = {"kind": "completed", "state": "completed", "prefix": "old", "number": number}
+    connection.execute(_JOBS, values)
+    connection.execute(_REVISIONS, {**values, "revision_state": "completed"})
+    for rows in (_DECISIONS, _EFFECTS, _EVENTS):
+        connection.execute(rows)
+    connection.commit()
+    connection.autocommit = True
+    connection.execute("VACUUM ANALYZE")
+    connection.execute("CHECKPOINT")
+
 
 def fill(connection: psycopg.Connection[Any], completed: int, *, running: int, prefixes: tuple[str, ...]) -> None:
     """Add jobs that are completed, and for each prefix jobs with a response ``resp_<prefix>_<number>`` that runs.

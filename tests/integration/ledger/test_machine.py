@@ -63,8 +63,8 @@ from tests.factories import OWNER, job_spec
 from tests.integration.ledger.outside import ANSWERS, CALL, CREATES, OpenAIWorld, World, WorldTarget
 from tests.integration.ledger.puppets import Puppet, reach
 
-EXAMPLES = int(os.environ.get("AIHANDOFF_MACHINE_EXAMPLES", "8"))
-STEPS = int(os.environ.get("AIHANDOFF_MACHINE_STEPS", "30"))
+EXAMPLES = int(os.environ.get("AIHANDOFF_MACHINE_EXAMPLES", "30"))
+STEPS = int(os.environ.get("AIHANDOFF_MACHINE_STEPS", "50"))
 
 #: Tasks that are alive at the same time. Each one that stands after a commit has a connection.
 MAX_TASKS = 4
@@ -142,7 +142,10 @@ class Machine(RuleBasedStateMachine):
             crashpoints.arm(None)
 
     def put_right(self) -> None:
-        """Every task is cleared, and everybody does what they should: then the job comes to its end."""
+        """Every task is cleared, and everybody does what they should: then the job comes to its end.
+
+        Where something was written, that takes the Dag as it was when the plan was approved.
+        """
         self.world.answer, self.world.create = ANSWERS[0], CREATES[0]
         for _ in range(len(DAGS["ordered"]) + 2):
             job = self.look().job
@@ -152,7 +155,7 @@ class Machine(RuleBasedStateMachine):
             text, approval = job.input["input"], job.approval
             self.start("draft", partial(self.draft, text, job.run_id, approval, False), FOREVER)
             self.catch_up()
-            for intended in DAGS[self.dag]:
+            for intended in self.asked.get(str(self.look().job.review_digest), []):
                 self.start("effect", partial(self.effect, intended), FOREVER)
             if self.is_in(JobState.ROLLING_BACK):
                 self.start_roll_back("", ANSWERS[0], FOREVER)
