@@ -314,6 +314,7 @@ def _warm_up(world: World) -> None:
     from jsonpath_ng import parse
 
     from airflow_provider_aihandoff.hooks.openai import clients
+    from chaos import plain  # noqa: F401
     from chaos.attempts import plans
     from chaos.world import OPENAI
 
@@ -348,13 +349,14 @@ def _become_child() -> None:
 
 
 def _attempt(command: dict[str, Any], world: World, events: int) -> None:
-    from chaos import attempts
+    from chaos import attempts, plain
 
     number = command["number"]
     fields = command["attempt"]
     work = Work(**{**fields["work"], "effects": tuple(fields["work"]["effects"])})
     _arm(number, None if command["fault"] is None else Fault(**command["fault"]), command["trace"], events)
-    outcome = asdict(attempts.run(world, Attempt(**{**fields, "work": work})))
+    attempt = Attempt(**{**fields, "work": work})
+    outcome = asdict((plain if attempt.step in plain.STEPS else attempts).run(world, attempt))
     outcome["why"] = outcome["why"][:_MAX_TEXT]
     _tell(events, event="outcome", number=number, outcome=outcome)
 

@@ -76,7 +76,6 @@ class Target:
             raise ValueError(f"no such faults: {sorted(unknown)}")
         self.patience = patience
         self.hidden_for = hidden_for
-        self.injected: dict[str, int] = dict.fromkeys(FAULTS, 0)
         self.changes = list(read_log(log))
         self._random = random.Random(f"{seed} {len(self.changes)}")  # noqa: S311 - chance, not a secret
         self._answers: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
@@ -88,11 +87,14 @@ class Target:
         self._seen_from: dict[str, float] = {}
         self._lock = threading.Lock()
         _drop_torn_line(log)
-        self._descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._descriptor, self._struck = (
+            os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) for file in (log, faults_of(log))
+        )
 
     def close(self) -> None:
         """Close the log."""
         os.close(self._descriptor)
+        os.close(self._struck)
 
     def strike(self, variant: str) -> str | None:
         """Draw a fault for a write, and count it."""
@@ -103,7 +105,7 @@ class Target:
                 if drawn < 0:
                     if fault == "again" and variant not in _TELLS:
                         return None
-                    self.injected[fault] += 1
+                    os.write(self._struck, fault.encode() + b"\n")
                     return fault
         return None
 
@@ -160,6 +162,11 @@ class Target:
         return answer
 
 
+def faults_of(log: Path) -> Path:
+    """The file beside a log in which each fault is a line."""
+    return log.with_suffix(".faults")
+
+
 def _place(change: Change) -> tuple[str, str, str]:
     return change.variant, change.collection, change.name
 
@@ -182,11 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Tell what was written with a key, or what was done to those who write."""
+        """Tell what was written with a key."""
         url = urlsplit(self.path)
-        if url.path == "/faults":
-            self._answer(200, self.target.injected)
-        elif url.path.endswith("/writes"):
+        if url.path.endswith("/writes"):
             (key,) = parse_qs(url.query)["key"]
             self._answer(200, {"writes": self.target.writes_with(url.path.split("/")[1], key)})
         else:

@@ -34,6 +34,7 @@ class World:
     :param submit_timeout: seconds that a request to OpenAI may take.
     :param submit_margin: seconds within which a submission must begin.
     :param orphan_wait: seconds for which the webhook of a lost response is waited for.
+    :param standstill: seconds for which a transaction may stand still.
     """
 
     ledger: Mapping[str, Any]
@@ -47,6 +48,7 @@ class World:
     submit_timeout: float = 1.0
     submit_margin: float = 1.0
     orphan_wait: float = 0.0
+    standstill: float = 1.0
 
     def variables(self) -> dict[str, str]:
         """The environment that makes Airflow's hooks find the connections; no metadata database is asked."""
@@ -67,10 +69,12 @@ class World:
 
     def use(self) -> None:
         """Make this process live in this world: its connections, and the times of its calls."""
+        from airflow_provider_aihandoff.ledger import connection
         from airflow_provider_aihandoff.responses import submit
         from airflow_provider_aihandoff.targets import apply, rollback
 
         os.environ.update(self.variables())
+        connection.STANDSTILL = self.standstill
         apply.CLAIM_MARGIN = self.claim_margin
         apply._PROBE_BASE, apply._PROBE_CAP = 0.1, 0.5
         submit.SUBMIT_TIMEOUT = self.submit_timeout

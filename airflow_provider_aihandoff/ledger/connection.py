@@ -41,6 +41,10 @@ _TRUSTED = 1.0
 #: Seconds for which a step is tried again that must not be lost: what it records has happened outside.
 PATIENCE = 60.0
 
+#: Seconds for which a transaction may stand still between two statements, before the server ends it: a process that is
+#: stopped in the middle of one holds a lock that others wait for.
+STANDSTILL = 10.0
+
 #: Of every connection to the ledger, unless its Airflow connection says otherwise.
 CONNECTION_DEFAULTS: Mapping[str, Any] = {
     "application_name": "aihandoff",
@@ -81,6 +85,7 @@ class Database:
             num_workers=1,
             timeout=self._timeout,
             reconnect_timeout=_RECONNECT_TIMEOUT,
+            configure=_limit_standstill,
             open=True,
         )
 
@@ -181,7 +186,7 @@ class Database:
     def _until_commit(connection: LedgerConnection, work: Callable[[LedgerConnection], T]) -> T:
         try:
             return work(connection)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if connection.broken:
                 raise _BrokenBeforeCommit from error
             raise
@@ -190,6 +195,8 @@ class Database:
     def _commit(connection: LedgerConnection) -> None:
         try:
             connection.commit()
+        except psycopg.errors.IdleInTransactionSessionTimeout as error:  # the server had ended it before COMMIT came
+            raise _BrokenBeforeCommit from error
         except psycopg.OperationalError as error:
             raise _BrokenAtCommit from error
 
@@ -209,6 +216,12 @@ class Database:
         finally:
             if not connection.closed:
                 connection.autocommit = False
+
+
+def _limit_standstill(connection: psycopg.Connection[Any]) -> None:
+    value = f"{round(1000 * STANDSTILL)}ms"
+    connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [value])
+    connection.commit()
 
 
 class _BrokenBeforeCommit(Exception):

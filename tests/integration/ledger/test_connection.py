@@ -175,6 +175,44 @@ class TestBrokenConnections:
             database.transact(work)
         assert len(runs) == 1
 
+    @pytest.mark.parametrize("before_commit", [False, True])
+    def test_a_transaction_that_stands_still_holds_nobody_up_and_runs_again(
+        self, empty_conninfo: dict[str, Any], database: Database, monkeypatch: pytest.MonkeyPatch, before_commit: bool
+    ) -> None:
+        monkeypatch.setattr(connection_module, "STANDSTILL", 0.2)
+        standing, go_on = threading.Event(), threading.Event()
+        others = Database(empty_conninfo)
+        runs = []
+
+        def stand_still(*_: Any) -> None:
+            standing.set()
+            assert go_on.wait(30)
+
+        def lock_and_add(connection: LedgerConnection) -> None:
+            runs.append(1)
+            connection.execute("LOCK TABLE tries")
+            if len(runs) == 1 and not before_commit:
+                stand_still()
+            connection.execute(ADD)
+
+        if before_commit:
+            monkeypatch.setattr(
+                connection_module,
+                "reached",
+                lambda _, moment: moment == "before commit" and not standing.is_set() and stand_still(),
+            )
+        with ThreadPoolExecutor(1) as pool:
+            stopped = pool.submit(database.transact, lock_and_add)
+            assert standing.wait(30)
+            try:
+                others.transact(lambda connection: connection.execute(ADD))
+            finally:
+                go_on.set()
+                others.close()
+            stopped.result(30)
+
+        assert (len(runs), count(database)) == (2, 2)
+
     def test_a_repeatable_transaction_that_was_cut_off_at_its_commit_runs_again(
         self, conninfo: dict[str, Any], database: Database
     ) -> None:

@@ -385,14 +385,16 @@ class Machine(RuleBasedStateMachine):
             )
 
     def store(self, index: int) -> None:
-        """Whoever waited for a response takes its output."""
+        """Whoever waited for a response takes what it left."""
         response = self.pick(self.world.responses, index)
-        if response.status != "completed":
-            return
         for revision in self.look().revisions:
-            if revision.response_id == response.response_id:
+            if response.status == "queued" or revision.response_id != response.response_id:
+                continue
+            if response.status == "completed":
                 output = Output("completed", f"A kettle, {revision.number}.", usage={"input_tokens": 1})
-                self.ledger.outputs.store(self.job_id, revision.number, output, actor="test")
+            else:
+                output = Output(response.status, error={"kind": response.status})
+            self.ledger.outputs.store(self.job_id, revision.number, output, actor="test")
 
     @rule(dag=others, anew=st.booleans())
     def ask(self, dag: str | None = None, anew: bool = False) -> None:

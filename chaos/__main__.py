@@ -1,0 +1,91 @@
+"""``python -m chaos``: kill everything at random under load, and count what was written twice, or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from chaos.run import Chaos, Result, quantile
+
+#: How few of the jobs may stay open in a run that counts.
+_OPEN_SHARE = 0.02
+
+
+def main() -> None:
+    """Run, print the tables, and exit with an error where something was written twice, lost or not recorded."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=(__doc__ or "").partition(": ")[2])
+    parser.add_argument("--crashes", type=int, default=300, help="how many processes are killed (default: 300)")
+    parser.add_argument("--seed", type=int, default=1, help="decides what happens to which attempt (default: 1)")
+    parser.add_argument("--at-once", type=int, default=16, help="pieces of work under way at a time (default: 16)")
+    parser.add_argument("--plain", type=int, default=300, help="crashes for each of the plain ways; 0 leaves them out")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = []
+        for way, crashes in (("handoff", options.crashes), ("requests", options.plain), ("operators", options.plain)):
+            if crashes:
+                print(f"{way}, seed {options.seed}:", flush=True)
+                chaos = Chaos(
+                    Path(folder) / way, way=way, crashes=crashes, seed=options.seed, works_at_once=options.at_once
+                )
+                results.append(chaos.run(say=lambda line: print(line, flush=True)))
+                report_faults(results[-1])
+        report(results)
+    problems = failures(results[0])
+    for problem in problems[:50]:
+        print(problem)
+    sys.exit(1 if problems else 0)
+
+
+def failures(result: Result) -> list[str]:
+    """Why a run through the ledger has failed: what was written twice, lost, or left open."""
+    problems = [*result.count.problems, *result.faults.stuck]
+    if result.count.open > _OPEN_SHARE * result.count.jobs:
+        problems.append(f"{result.count.open} of {result.count.jobs} jobs have not come to an end")
+    ended_well = result.count.states["completed"] + result.count.states["rolled_back"]
+    if ended_well < result.count.jobs / 2:
+        problems.append(f"only {ended_well} of {result.count.jobs} jobs were completed: nothing is shown by that")
+    return problems
+
+
+def report_faults(result: Result) -> None:
+    """Print what was done, by kind, and what became of the jobs."""
+    for kind, number in sorted(result.faults.done.items()):
+        print(f"  {number:6,}  {kind}")
+    states = ", ".join(f"{number:,} {state}" for state, number in result.count.states.most_common())
+    print(f"  {result.count.jobs:,} jobs{f': {states}' if states else ''}; {result.seconds:.0f} s", flush=True)
+
+
+def report(results: list[Result]) -> None:
+    """Print the ways beside one another."""
+    rows: dict[str, list[str]] = {"": [result.way for result in results]}
+    cells: dict[str, Callable[[Result], str]] = {
+        "processes killed": lambda result: f"{result.faults.crashes:,}",
+        "jobs": lambda result: f"{result.count.jobs:,}",
+        "writes": lambda result: f"{result.count.writes:,}",
+        "written twice": lambda result: f"{len(result.count.duplicates):,}",
+        "counted on, and not there": lambda result: f"{len(result.count.lost):,}" if ledger(result) else "-",
+        "there, and not on the record": lambda result: f"{len(result.count.unrecorded):,}" if ledger(result) else "all",
+        "histories broken": lambda result: f"{len(result.count.broken):,}" if ledger(result) else "-",
+        "responses paid for twice": lambda result: f"{result.count.extra_responses:,}",
+        "... without a warning": lambda result: f"{len(result.count.unwarned):,}" if ledger(result) else "all",
+        "held for a person": lambda result: f"{result.faults.held:,}",
+        "jobs left open": lambda result: f"{result.count.open:,}",
+        "crash to done, median": lambda result: f"{quantile(result.faults.recovered, 0.5):.1f} s",
+        "crash to done, p99": lambda result: f"{quantile(result.faults.recovered, 0.99):.1f} s",
+    }
+    for name, value in cells.items():
+        rows[name] = [value(result) for result in results]
+    for name, values in rows.items():
+        print(f"{name:30}" + "".join(f"{value:>12}" for value in values))
+
+
+def ledger(result: Result) -> bool:
+    """Whether there is a ledger to compare with."""
+    return result.way == "handoff"
+
+
+if __name__ == "__main__":
+    main()

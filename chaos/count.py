@@ -1,0 +1,117 @@
+"""Compares what the witnesses have seen with what the ledger says. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from airflow_provider_aihandoff.ledger.history import first_break
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.states import TERMINAL_JOB_STATES, EffectState, JobState
+from chaos.target import Change
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of ``chaos_rows``: a write of the database effect, or of its undo."""
+
+    row_id: int
+    name: str
+    takes_back: int | None
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What was really done, as those say to whom it was done.
+
+    :param responses: for each job key, how many responses were made.
+    """
+
+    changes: Sequence[Change]
+    rows: Sequence[Row]
+    responses: Mapping[str, int]
+
+
+@dataclass
+class Count:
+    """What came of a run. Each problem is a sentence."""
+
+    jobs: int = 0
+    writes: int = 0
+    duplicates: list[str] = field(default_factory=list)
+    """Writes that happened more than once."""
+    lost: list[str] = field(default_factory=list)
+    """Writes that somebody counts on, and that never happened."""
+    unrecorded: list[str] = field(default_factory=list)
+    """Writes that happened, and are not on the record."""
+    broken: list[str] = field(default_factory=list)
+    """Histories that do not follow from line to line."""
+    extra_responses: int = 0
+    """Responses beyond one for each revision."""
+    unwarned: list[str] = field(default_factory=list)
+    """Extra responses of which the ledger has not warned."""
+    states: Counter[str] = field(default_factory=Counter)
+    open: int = 0
+    """Jobs that have not come to an end."""
+
+    @property
+    def problems(self) -> list[str]:
+        """All of them."""
+        return [*self.duplicates, *self.lost, *self.unrecorded, *self.broken, *self.unwarned]
+
+
+def duplicates(witness: Witness) -> list[str]:
+    """Writes that happened more than once, whoever asked for them."""
+    made = Counter((each.variant, each.collection, each.name) for each in witness.changes if each.do == "create")
+    removed = Counter(each.record for each in witness.changes if each.do == "remove")
+    rows = Counter(row.name for row in witness.rows if row.takes_back is None)
+    taken_back = Counter(row.takes_back for row in witness.rows if row.takes_back is not None)
+    counts: Iterable[tuple[str, Counter[object]]] = (
+        ("created", Counter(made)),
+        ("removed", Counter(removed)),
+        ("inserted", Counter(rows)),
+        ("taken back", Counter(taken_back)),
+    )
+    return [
+        f"{what} {times} times: {which}" for what, counter in counts for which, times in counter.items() if times > 1
+    ]
+
+
+def compare(records: Collection[JobRecord], witness: Witness) -> Count:
+    """Compare the ledger with its witnesses."""
+    made = {change.key: change for change in witness.changes if change.key}
+    rows = {str(row.row_id): row for row in witness.rows}
+    count = Count(jobs=len(records), duplicates=duplicates(witness))
+    recorded: set[str] = set()
+    for record in records:
+        job = record.job
+        count.states[job.state.value] += 1
+        count.open += job.state not in TERMINAL_JOB_STATES
+        if (line := first_break(record.events, job)) is not None:
+            count.broken.append(f"{job.label}: line {line} does not follow")
+        for effect in record.effects:
+            if effect.state is not EffectState.APPLIED:
+                continue
+            count.writes += 1
+            where = str(effect.external_id) if effect.kind == "postgres" else effect.effect_key
+            recorded.add(where if effect.kind == "http" else f"row {where}")
+            if where not in (rows if effect.kind == "postgres" else made) and not _was_gone(effect.name, effect.result):
+                count.lost.append(f"{job.label}: {effect.name} counts as applied, and is not there")
+        if job.state is JobState.COMPLETED and any(
+            effect.state is not EffectState.APPLIED for effect in record.current_effects
+        ):
+            count.lost.append(f"{job.label} is completed without all of its effects")
+        extra = witness.responses.get(job.job_key, 0) - len(record.revisions)
+        if extra > 0:
+            count.extra_responses += extra
+            if extra > sum(revision.unknown_submissions for revision in record.revisions):
+                count.unwarned.append(f"{job.label} had {extra} responses that nobody warned of")
+    count.unrecorded += [f"{key}: {change}" for key, change in made.items() if key not in recorded]
+    count.unrecorded += [f"{row}" for row_id, row in rows.items() if f"row {row_id}" not in recorded]
+    return count
+
+
+def _was_gone(name: str, result: Mapping[str, object] | None) -> bool:
+    """An undo that found the record gone, so that there was nothing to remove."""
+    return name.startswith("undo:") and (result or {}).get("status") in (404, 410)

@@ -1,0 +1,402 @@
+"""Runs of work under load, in which everything dies at random: attempts, PostgreSQL and the target.
+
+The seed decides what happens to which attempt of which run, and what the outside does; how the processes then meet is
+the machine's.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import requests
+
+from airflow_provider_aihandoff.crashpoints import POINTS
+from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.ledger.records import Effect
+from chaos import plain
+from chaos.attempts import PIPELINE, TABLE, Attempt, Outcome, Variant, Work
+from chaos.count import Count, Row, Witness, compare, duplicates
+from chaos.drive import Step, Stuck, drive
+from chaos.forks import AFTER_FENCE, Child, Fault, Forks
+from chaos.target import faults_of, read_log
+from chaos.world import World
+from demo.ports import free_port
+from demo.postgres import Postgres, open_postgres
+from demo.processes import ProcessSpec, Supervisor, python
+from demo.waiting import wait_until
+
+#: What the target does by chance to a write.
+TARGET_FAULTS = {
+    "busy": 0.02,
+    "drop": 0.03,
+    "error": 0.03,
+    "slow": 0.02,
+    "late": 0.01,
+    "again": 0.02,
+    "hidden": 0.05,
+}
+
+VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither")
+
+#: How OpenAI behaves, in the stand-in's words.
+MODELS = ("delay=0.1",) * 6 + ("delay=0.4", "delay=0.1 create=429", "delay=0.1 create=503", "create=drop_after_accept")
+
+#: Points of each step at which an attempt is killed or stopped.
+POINTS_OF = {
+    "draft": [point for point in POINTS if point.startswith(("submit.", "wait.retrieve", "output."))],
+    "plan": [point for point in POINTS if point.startswith("review.ask")],
+    "decide": [point for point in POINTS if point.startswith("review.decide")],
+    "cancel": [point for point in POINTS if point.startswith(("cancel.", "wait.cancel"))],
+    "receive": [point for point in POINTS if point.startswith("receive.")],
+}
+_APPLY = [point for point in POINTS if point.startswith(("apply.", "probe."))]
+_UNDO = [point for point in POINTS if point.startswith(("undo.", "apply.", "probe."))]
+
+#: Attempts of one step to which something is done; after them it is left in peace, so that it ends.
+_MOLESTED = 12
+
+#: A person who is asked what became of a write looks after so many seconds.
+_THINK = 1.5
+
+
+@dataclass
+class Faults:
+    """What was done, by kind."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    recovered: list[float] = field(default_factory=list)
+    """Seconds from a crash to the moment at which what it broke off was done."""
+    held: int = 0
+    stuck: list[str] = field(default_factory=list)
+
+    @property
+    def crashes(self) -> int:
+        """Processes that were killed."""
+        return sum(number for kind, number in self.done.items() if kind.endswith("killed"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    :param works: how many pieces of work were begun.
+    :param seconds: how long it took.
+    """
+
+    way: str
+    works: int
+    seconds: float
+    faults: Faults
+    count: Count
+
+
+class Chaos:
+    """One run, on a PostgreSQL, a target and an OpenAI of its own.
+
+    :param way: ``handoff``: through the ledger; or one of :data:`plain.PIPELINES`.
+    :param crashes: how many processes are killed.
+    :param works_at_once: how many pieces of work are under way at the same time.
+    """
+
+    def __init__(self, folder: Path, *, way: str, crashes: int, seed: int, works_at_once: int = 16) -> None:
+        self.folder, self.way, self.crashes, self.seed = folder, way, crashes, seed
+        self.works_at_once = works_at_once
+        self.faults = Faults()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._log = folder / "target.jsonl"
+        self._numbers = iter(range(1_000_000))
+
+    def run(self, say: Callable[[str], None] = print) -> Result:
+        """Run until so many processes were killed, let everything come to its end, and count."""
+        began = time.monotonic()
+        with self._world() as world:
+            with (
+                Forks(world, home=str(self.folder), log=str(self.folder / "attempts.log")) as self._forks,
+                Ledger(world.ledger, max_size=8) as self._ledger,
+                ThreadPoolExecutor(self.works_at_once) as workers,
+            ):
+                killer = threading.Thread(target=self._kill_the_outside, name="chaos-outside")
+                teller = threading.Thread(target=self._tell, args=[say], name="chaos-teller")
+                killer.start()
+                teller.start()
+                futures = [workers.submit(self._work_on) for _ in range(self.works_at_once)]
+                works = sum(future.result() for future in futures)
+                self._over.set()
+                killer.join()
+                teller.join()
+                records = [self._ledger.record(job.job_id) for job in self._ledger.jobs(limit=1_000_000)]
+            witness = self._witness(world)
+            if self.way == "handoff":
+                count = compare(records, witness)
+            else:
+                extra = sum(made - 1 for made in witness.responses.values())
+                writes = len(witness.changes) + len(witness.rows)
+                count = Count(jobs=works, writes=writes, duplicates=duplicates(witness), extra_responses=extra)
+        struck = faults_of(self._log)
+        self.faults.done.update(f"target: {fault}" for fault in (struck.read_text().split() if struck.exists() else []))
+        return Result(self.way, works, time.monotonic() - began, self.faults, count)
+
+    # The outside.
+
+    @contextmanager
+    def _world(self) -> Iterator[World]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack, Supervisor() as services:
+            postgres = open_postgres(self.folder / "postgres", {"max_connections": "200"})
+            postgres.start()
+            stack.callback(postgres.destroy)
+            postgres.create_database("chaos")
+            conninfo = postgres.connection_kwargs("chaos")
+            schema.upgrade(conninfo)
+            with psycopg.connect(**conninfo) as connection:
+                connection.execute(TABLE)
+            self._postgres: Postgres = postgres
+            self._services = services
+            openai, target = free_port(), free_port()
+            stand_in = python("-m", "airflow_provider_aihandoff.testing", f"--port={openai}")
+            self._serve("openai", stand_in, f"http://127.0.0.1:{openai}/standin/responses")
+            self._target_port = target
+            self._serve_target()
+            yield World(
+                ledger={name: str(value) for name, value in conninfo.items()},
+                openai_url=f"http://127.0.0.1:{openai}/v1",
+                target_url=f"http://127.0.0.1:{target}",
+                call_timeout=1.0,
+                claim_margin=2.0,
+                database_seconds=1.0,
+                grace=1.0,
+            )
+
+    def _serve(self, name: str, command: tuple[str, ...], url: str) -> None:
+        self._services.add(ProcessSpec(name, command, self.folder / f"{name}.log"))
+        self._services.start(name)
+        wait_until(lambda: _answers(url), name, 30)
+
+    def _serve_target(self) -> None:
+        self._target = subprocess.Popen(  # noqa: S603 - this interpreter
+            [
+                *(sys.executable, "-m", "chaos.target", f"--port={self._target_port}", f"--log={self._log}"),
+                *(f"--seed={self.seed}", "--patience=1", f"--faults={json.dumps(TARGET_FAULTS)}"),
+            ]
+        )
+        wait_until(lambda: _answers(f"http://127.0.0.1:{self._target_port}/x/writes?key=none"), "the target", 30)
+
+    def _kill_the_outside(self) -> None:
+        """Kill and stop PostgreSQL and the target, again and again, and start them again."""
+        chance = random.Random(f"{self.seed} outside")  # noqa: S311 - chance, not a secret
+        while not self._over.wait(chance.uniform(2, 10)) and not self._enough():
+            match chance.choice(["target"] * 4 + ["pause target"] * 3 + ["postgres"] * 2 + ["restart postgres"]):
+                case "target":
+                    self._target.kill()
+                    self._target.wait()
+                    time.sleep(chance.uniform(0, 1))
+                    self._serve_target()
+                    self._count("target killed")
+                case "pause target":
+                    self._target.send_signal(signal.SIGSTOP)
+                    time.sleep(chance.uniform(0.1, 0.7))
+                    self._target.send_signal(signal.SIGCONT)
+                    self._count("target stopped for a moment")
+                case "postgres":
+                    self._postgres.kill()
+                    self._postgres.start()
+                    self._count("PostgreSQL killed")
+                case "restart postgres":
+                    self._postgres.restart()
+                    self._count("PostgreSQL restarted")
+        self._over.wait()
+        self._target.terminate()
+        self._target.wait()
+
+    # The work.
+
+    def _work_on(self) -> int:
+        """Do one piece of work after the other, until enough were killed."""
+        number = 0
+        while not self._enough():
+            with self._lock:
+                index = next(self._numbers)
+            try:
+                _Run(self, index).run()
+            except Stuck as error:
+                with self._lock:
+                    self.faults.stuck.append(str(error))
+            number += 1
+        return number
+
+    def _enough(self) -> bool:
+        return self.faults.crashes >= self.crashes
+
+    def _count(self, kind: str) -> None:
+        with self._lock:
+            self.faults.done[kind] += 1
+
+    def _tell(self, say: Callable[[str], None]) -> None:
+        began = time.monotonic()
+        while not self._over.wait(30):
+            seconds = time.monotonic() - began
+            say(f"{seconds:5.0f} s: {self.faults.crashes} of {self.crashes} killed")
+
+    def _look(self, effect: Effect) -> str | None:
+        """Somebody looks in the target."""
+        if effect.kind == "postgres":
+            with psycopg.connect(**self._postgres.connection_kwargs("chaos")) as connection:
+                statement = "SELECT external_id FROM aihandoff_marker WHERE effect_key = %s"
+                row = connection.execute(statement, [effect.effect_key]).fetchone()
+            return None if row is None else str(row[0])
+        return next((change.record for change in read_log(self._log) if change.key == effect.effect_key), None)
+
+    def _witness(self, world: World) -> Witness:
+        with psycopg.connect(**self._postgres.connection_kwargs("chaos")) as connection:
+            rows = [Row(*row) for row in connection.execute("SELECT row_id, name, takes_back FROM chaos_rows")]
+            jobs = connection.execute("SELECT job_id::text, job_key FROM aihandoff.jobs").fetchall()
+        key_of = dict(jobs)
+        report = requests.get(f"{world.openai_url.removesuffix('/v1')}/standin/responses", timeout=60).json()
+        made: Counter[str] = Counter()
+        for entry in report["responses"]:
+            metadata = entry["response"]["metadata"]
+            made[metadata.get("work") or key_of.get(metadata.get("aihandoff_job", ""), "?")] += 1
+        return Witness(list(read_log(self._log)), rows, made)
+
+
+class _Run:
+    """One piece of work, and what is done to its attempts."""
+
+    def __init__(self, chaos: Chaos, index: int) -> None:
+        self.chaos = chaos
+        self.chance = random.Random(f"{chaos.seed} {index}")  # noqa: S311 - chance, not a secret
+        self.work = Work(f"work-{index}", self.chance.choice(VARIANTS), model=self.chance.choice(MODELS))
+        self.ending = self.chance.choices(["complete", "roll back", "cancel"], [70, 20, 10])[0]
+        self.broke_off: list[float] = []
+        self.left_standing: list[Child] = []
+
+    def run(self) -> None:
+        """Do it to its end."""
+        if self.chaos.way != "handoff":
+            for step in plain.PIPELINES[self.chaos.way]:
+                self.step(step)
+            return
+        cancelled_in = self.chance.choice(PIPELINE[1:]) if self.ending == "cancel" else None
+        for step in PIPELINE:
+            canceller = None
+            if step == cancelled_in:
+                canceller = threading.Thread(target=self.step, args=["cancel"])
+                canceller.start()
+            done = self.step(step)
+            if canceller is not None:
+                canceller.join()
+            if done.outcome.state == "failed":
+                break
+        else:
+            if self.ending == "roll back":
+                self.step("rollback")
+        if self.chance.random() < 0.02:
+            self.step("receive")
+
+    def step(self, step: str) -> Step:
+        """Drive one step, and let those that were left standing go on at its end."""
+        try:
+            done = drive(self.chaos._ledger, self.work, step, attempt=self.attempt, look=self.chaos._look, think=_THINK)
+        finally:
+            for child in self.left_standing:
+                child.resume()
+                child.wait()
+            self.left_standing.clear()
+        with self.chaos._lock:
+            self.chaos.faults.held += done.held
+            self.chaos.faults.recovered += [time.monotonic() - moment for moment in self.broke_off]
+        self.broke_off.clear()
+        return done
+
+    def attempt(self, attempt: Attempt) -> Outcome | None:
+        """Make one attempt, to which something may be done."""
+        chance, chaos = self.chance, self.chaos
+        peaceful = attempt.number > _MOLESTED or chaos._enough() or chance.random() < 0.3
+        points = _points(attempt)
+        if peaceful:
+            return chaos._forks.start(attempt).wait()
+        if not points or chance.random() < 0.3:
+            return self._strike(chaos._forks.start(attempt), chance.uniform(0, 0.3))
+        if chance.random() < 0.75:
+            child = chaos._forks.start(attempt, Fault(chance.choice(points), nth=chance.choice([1, 1, 1, 2])))
+            outcome = child.wait()
+            if child.struck:
+                self._died("attempt at a named point killed")
+            return outcome
+        return self._leave_standing(attempt, chance.choice([*points, *_beyond_the_fence(attempt)]))
+
+    def _strike(self, child: Child, seconds: float) -> Outcome | None:
+        """Kill it at any moment, or let it stand still for less than a claim's margin."""
+        with child._changed:
+            child._changed.wait_for(lambda: child.ended, seconds)
+        if self.chance.random() < 0.75:
+            child.kill()
+            outcome = child.wait()
+            if outcome is None:
+                self._died("attempt at any moment killed")
+            return outcome
+        child.stop()
+        time.sleep(self.chance.uniform(0.1, 0.6))
+        child.resume()
+        self.chaos._count("attempt stopped for a moment")
+        return child.wait()
+
+    def _leave_standing(self, attempt: Attempt, point: str) -> Outcome | None:
+        """Let it stand still at a point while its retry runs; it goes on before the step is over, or at its end."""
+        child = self.chaos._forks.start(attempt, Fault(point, "stop"))
+        if not child.wait_until_stopped():
+            return child.outcome
+        self.left_standing.append(child)
+        beyond = " after the last check" if point == AFTER_FENCE else ""
+        self.chaos._count(f"attempt stopped{beyond}, its retry runs beside it")
+        if self.chance.random() < 0.5:
+            timer = threading.Timer(self.chance.uniform(0.2, 6), child.resume)
+            timer.daemon = True
+            timer.start()
+        return None
+
+    def _died(self, kind: str) -> None:
+        self.chaos._count(kind)
+        self.broke_off.append(time.monotonic())
+
+
+def _points(attempt: Attempt) -> Sequence[str]:
+    if attempt.step in plain.STEPS:
+        return []
+    if attempt.step == "rollback":
+        return _UNDO
+    return POINTS_OF.get(attempt.step, _APPLY)
+
+
+def _beyond_the_fence(attempt: Attempt) -> list[str]:
+    """The point after the last check, for targets that can tell a late request: nothing in the sender closes it."""
+    closes = attempt.step == "store" or attempt.work.variant == "idempotent"
+    closes = closes or (attempt.step in ("create", "label") and attempt.work.variant == "conditional")
+    return [AFTER_FENCE] * 6 if closes and attempt.step in ("create", "label", "store") else []
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def quantile(seconds: Sequence[float], share: float) -> float:
+    """The value below which this share of the values lies."""
+    return statistics.quantiles(seconds, n=100)[round(share * 100) - 1] if len(seconds) > 1 else float("nan")
