@@ -54,7 +54,13 @@ _REVISABLE = frozenset(
 
 
 def decide_attachment(
-    state: JobState, *, same_input: bool, same_run: bool, touched: bool, regenerate: bool = False
+    state: JobState,
+    *,
+    same_input: bool,
+    same_run: bool,
+    touched: bool,
+    regenerate: bool = False,
+    cancelling: bool = False,
 ) -> Step:
     """What a task does with a job that exists. Pure.
 
@@ -65,11 +71,12 @@ def decide_attachment(
     :param same_run: a task of the same Dag run has made or attached to the job before.
     :param touched: an effect of the job may have been written outside, and was not undone.
     :param regenerate: somebody asks for a new revision in so many words, and has not got it yet.
+    :param cancelling: somebody has asked to cancel the job, and it has not ended yet.
     """
     if regenerate:
         refuse = touched or state is JobState.ROLLING_BACK
         return Step.REFUSE_REGENERATE if refuse else Step.REVISE
-    if state is JobState.CANCELLED:
+    if state is JobState.CANCELLED or (state is JobState.RUNNING and cancelling):
         return Step.REFUSE_CANCELLED
     if not same_input:
         return Step.REVISE if state in _REVISABLE and not touched else Step.REFUSE_CHANGED

@@ -44,9 +44,10 @@ class Endings:
         """Stop a job: nothing of it is sent from now on. Safe to repeat.
 
         Before a request is sent, in review and when it is approved, the job is cancelled at once. While a response
-        runs, the wish is recorded, and the caller stops the response (:func:`responses.stopped.cancel_job`). While
-        effects are applied, those that nobody has claimed are void; the job is cancelled as soon as it is known what
-        became of the others, and completed if all of them were applied after all.
+        runs, the wish is recorded, and the caller stops the response (:func:`responses.stopped.cancel_job`); an output
+        that comes in between is not taken. While effects are applied, those that nobody has claimed are void; the job
+        is cancelled as soon as it is known what became of the others, and completed if all of them were applied after
+        all.
 
         :raises JobNotFound: there is none with this id.
         :raises CannotCancel: the job has ended, or is being rolled back.
@@ -60,7 +61,7 @@ class Endings:
                 case JobState.QUEUED:
                     return CancelRequest(self._cancel_unsent(connection, job, actor, reason))
                 case JobState.RUNNING:
-                    job = history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason)
+                    job = self._request_cancel(connection, job, actor, reason)
                     return CancelRequest(job, read_revision(connection, job_id, job.revision))
                 case JobState.REVIEW | JobState.APPROVED:
                     void_plans(connection, job)
@@ -94,6 +95,13 @@ class Endings:
         )
         give_up(connection, job.job_id, job.revision)
         return history.move(connection, job, JobEvent.CANCELLED, actor=actor, reason=reason)
+
+    @staticmethod
+    def _request_cancel(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:
+        if job.cancelling is not None:
+            return job
+        wish = history.plain(reason)
+        return history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason, cancelling=wish)
 
     @staticmethod
     def _cancel_applying(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:

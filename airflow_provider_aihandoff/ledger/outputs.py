@@ -44,6 +44,8 @@ class Outputs:
     def store(self, job_id: int, number: int, output: Output, *, actor: str, reason: str | None = None) -> Job:
         """Store what a response left, and move the job on. Stored once: a second call changes nothing.
 
+        Where somebody has asked to cancel the job meanwhile, it is cancelled, and what the response left is late.
+
         :param reason: why there is no output, when there is none.
         """
 
@@ -58,6 +60,9 @@ class Outputs:
                 raise IllegalTransition(
                     f"an output cannot be stored for a revision that is {revision.state.value}.", job=job.label
                 )
+            if job.cancelling is not None:
+                job = self._cancel(connection, job, revision, actor=actor, status=output.status)
+                return self._store_late(connection, job, revision, output, actor)
             if output.error is not None:
                 return fail_revision(
                     connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
@@ -150,6 +155,8 @@ class Outputs:
                 return job
             if as_of not in (None, job.event_seq):
                 return job
+            if job.cancelling is not None:
+                return self._cancel(connection, job, revision, actor=actor, status=status)
             return fail_revision(
                 connection,
                 job,
@@ -189,12 +196,31 @@ class Outputs:
             if job.state not in (JobState.QUEUED, JobState.RUNNING) or job.revision != number:
                 return job
             revision = read_revision(connection, job_id, number)
-            job, _ = count_unknown(
-                connection, job, revision, actor=actor, reason="the job was cancelled while a request was being sent"
-            )
-            give_up(connection, job_id, number)
-            return history.move(
-                connection, job, JobEvent.CANCELLED, actor=actor, reason=reason, detail={"status": status}
-            )
+            return self._cancel(connection, job, revision, actor=actor, status=status, reason=reason)
 
         return self._database.transact(work, step="cancel.record")
+
+    @staticmethod
+    def _cancel(
+        connection: LedgerConnection,
+        job: Job,
+        revision: Revision,
+        *,
+        actor: str,
+        status: str | None,
+        reason: str | None = None,
+    ) -> Job:
+        """End a revision and its job as cancelled: for the reason of whoever has recorded the wish, if somebody has."""
+        job, _ = count_unknown(
+            connection, job, revision, actor=actor, reason="the job was cancelled while a request was being sent"
+        )
+        give_up(connection, job.job_id, revision.number)
+        return history.move(
+            connection,
+            job,
+            JobEvent.CANCELLED,
+            actor=actor,
+            reason=job.cancelling or reason,
+            detail={"status": status},
+            cancelling=None,
+        )

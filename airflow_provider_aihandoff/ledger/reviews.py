@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.ledger.plans import anything_touched, replace_pl
 from airflow_provider_aihandoff.ledger.records import DeciderKind, EffectPlan, Job, OnTimeout, Verdict
 from airflow_provider_aihandoff.ledger.revisions import read_revision
 from airflow_provider_aihandoff.states import JobEvent, JobState
+from airflow_provider_aihandoff.undo import PREFIX
 
 _INSERT_DECISION = """
     INSERT INTO aihandoff.decisions
@@ -150,6 +151,12 @@ def _check_names(job_id: int, plans: Sequence[EffectPlan]) -> None:
             f"two of its effects have the same name: {', '.join(twice)}.",
             job=f"job {job_id}",
             remedy="Give each task that writes for this job an `effect` of its own.",
+        )
+    if taken := sorted(name for name in names if name.startswith(PREFIX)):
+        raise PlanError(
+            f"an effect is called like the undo of another one: {', '.join(map(repr, taken))}.",
+            job=f"job {job_id}",
+            remedy=f"Give it an `effect` that does not begin with {PREFIX!r}.",
         )
 
 

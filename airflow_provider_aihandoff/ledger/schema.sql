@@ -48,7 +48,7 @@ CREATE TABLE aihandoff.jobs (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
     review_on_timeout text CHECK (review_on_timeout IN ('reject', 'fail')), -- how its author wants a review to expire
-    cancelling text,                 -- why it is being cancelled, while an effect is still under way
+    cancelling text,                 -- why it is being cancelled, while its response or an effect is under way
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );

@@ -179,6 +179,7 @@ class Submission:
             same_run=_has_seen(connection, job, spec.owner),
             touched=anything_touched(connection, job.job_id),
             regenerate=spec.regenerate and not _has_made(connection, job, spec.owner),
+            cancelling=job.cancelling is not None,
         )
         if step is Step.REVISE:
             return self._revise(connection, job, spec, input_digest)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import psycopg
@@ -14,8 +14,9 @@ from alembic import command
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from airflow_provider_aihandoff.errors import LedgerSchemaError
+from airflow_provider_aihandoff.errors import CannotRollBack, ClaimLost, EffectUnknown, LedgerSchemaError
 from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.ledger.effects import Claim
 from airflow_provider_aihandoff.ledger.history import GENESIS, event_hash, first_break
 from airflow_provider_aihandoff.ledger.inbox import Delivery
 from airflow_provider_aihandoff.ledger.records import (
@@ -23,6 +24,7 @@ from airflow_provider_aihandoff.ledger.records import (
     DeciderKind,
     Decision,
     Effect,
+    EffectPlan,
     Event,
     InboxEntry,
     Job,
@@ -32,6 +34,8 @@ from airflow_provider_aihandoff.ledger.records import (
 )
 from airflow_provider_aihandoff.states import Disposition, EffectState, JobState, RevisionState
 from demo.postgres import Postgres
+from tests.factories import LEASE
+from tests.integration.ledger.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
 
 CATALOGS = {
     "columns": """
@@ -183,6 +187,90 @@ class TestUpgrade:
         tenant = {**empty_conninfo, "user": role.as_string().strip('"'), "password": "tenant"}
         assert schema.upgrade(tenant) == (None, schema.head_version())
         assert schema.upgrade(tenant)[0] == schema.head_version()
+
+
+class TestUpgradeFrom0002:
+    @pytest.fixture
+    def upgraded(self, empty_conninfo: dict[str, Any]) -> Iterator[Ledger]:
+        """A ledger that was at that version."""
+        upgrade_to(empty_conninfo, "0002")
+        with psycopg.connect(**empty_conninfo) as connection:
+            write_rows(connection)
+        before = rows(empty_conninfo)
+        assert schema.upgrade(empty_conninfo) == ("0002", schema.head_version())
+        after = rows(empty_conninfo)
+        for table, kept in before.items():
+            same = [{name: row[name] for name in kept[0]} for row in after[table]] if kept else after[table]
+            assert sorted(same, key=repr) == sorted(kept, key=repr)
+        with Ledger(empty_conninfo) as ledger:
+            ledger.check_schema()
+            yield ledger
+
+    @pytest.mark.parametrize("job_id", EFFECTS)
+    def test_every_effect_is_kept_as_it_was_and_the_history_is_unbroken(self, upgraded: Ledger, job_id: int) -> None:
+        record = upgraded.record(job_id)
+        assert {effect.name: effect.state.value for effect in record.effects} == EFFECTS[job_id]
+        assert first_break(record.events, record.job) is None
+        assert len(record.events) == len(HISTORIES[job_id])
+        assert record.job.cancelling is None
+        assert {(effect.undoes, tuple(effect.after_effects)) for effect in record.effects} == {(None, ())}
+
+    def test_a_claim_of_before_is_over_and_its_outcome_is_found_out(self, upgraded: Ledger) -> None:
+        claimed = self.effect(upgraded, "sent")
+        assert claimed.claim_until == claimed.claimed_at
+        assert [effect.name for effect in upgraded.abandoned.lapsed_claims(grace=timedelta(0), limit=9)] == ["sent"]
+        with pytest.raises(EffectUnknown, match="attempt 1 by who held it ended without saying"):
+            self.claim(upgraded, claimed)
+        with pytest.raises(ClaimLost):  # who held it is no longer this version, and may still run
+            upgraded.effects.confirm(Claim(claimed, TOKEN), external_id=None, result=None, actor="who held it")
+        self.resolve(upgraded, claimed, applied=True)
+        record = upgraded.record(1)
+        assert first_break(record.events, record.job) is None
+
+    def test_for_how_long_an_effect_is_unknown_is_known_after_the_upgrade_too(self, upgraded: Ledger) -> None:
+        lost = self.effect(upgraded, "lost")
+        assert lost.unknown_since == lost.updated_at
+        assert 60 <= upgraded.effects.seconds_unknown(lost.effect_id) < 3600
+        self.resolve(upgraded, lost, applied=False)
+        assert self.claim(upgraded, lost).effect.attempt == 2
+
+    def test_a_job_that_was_being_applied_comes_to_its_end(self, upgraded: Ledger) -> None:
+        upgraded.effects.give_up(self.effect(upgraded, "sent").effect_id, actor="reconciler")
+        for name in ("sent", "lost"):
+            self.resolve(upgraded, self.effect(upgraded, name), applied=True)
+        for name in ("next", "said no"):
+            claim = self.claim(upgraded, self.effect(upgraded, name))
+            upgraded.effects.confirm(claim, external_id=None, result=None, actor="test")
+        record = upgraded.record(1)
+        assert record.job.state is JobState.COMPLETED
+        assert first_break(record.events, record.job) is None
+
+    def test_a_job_that_was_completed_stays_so_and_what_it_kept_for_people_is_sent_to_nobody(
+        self, upgraded: Ledger
+    ) -> None:
+        assert self.claim(upgraded, self.effect(upgraded, "publish")).applied
+        with pytest.raises(CannotRollBack, match="'publish' has an undo that an earlier release kept for people"):
+            upgraded.endings.start_roll_back(2, actor="user:eve", reason="no")
+        assert upgraded.job(2).state is JobState.COMPLETED
+
+    def test_every_ledger_gets_a_key_of_its_own(self, upgraded: Ledger, ledger: Ledger) -> None:
+        keys = {upgraded.digest_key(), ledger.digest_key()}
+        assert len(keys) == 2
+        assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
+
+    @staticmethod
+    def effect(ledger: Ledger, name: str) -> Effect:
+        effects = ledger.record(1).effects + ledger.record(2).effects
+        return next(effect for effect in effects if effect.name == name)
+
+    @staticmethod
+    def claim(ledger: Ledger, effect: Effect) -> Claim:
+        plan = EffectPlan(effect.name, effect.kind, effect.plan, effect.plan_digest, effect.plan, effect.undo)
+        return ledger.effects.claim(effect.job_id, plan, lease=LEASE, actor="test")
+
+    @staticmethod
+    def resolve(ledger: Ledger, effect: Effect, *, applied: bool) -> None:
+        ledger.effects.resolve(effect.effect_id, applied=applied, external_id=None, actor="user:bob", why="looked")
 
 
 class TestCheck:
