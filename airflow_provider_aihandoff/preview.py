@@ -99,7 +99,8 @@ _ATTACHED: Mapping[JobState, str] = {
 
 def _draft(job: Job, effects: Sequence[Effect], model_revisions: int) -> tuple[Draft, str]:
     touched = any(effect.state in TOUCHED_EFFECT_STATES and not _is_undone(effect, effects) for effect in _own(effects))
-    step = decide_attachment(job.state, same_input=True, same_run=True, touched=touched)
+    cancelling = job.cancelling is not None
+    step = decide_attachment(job.state, same_input=True, same_run=True, touched=touched, cancelling=cancelling)
     if step is Step.SUBMIT:
         return Draft.ASK, "asks the model: no response is known to run for it"
     if step is Step.REVISE and model_revisions >= job.max_revisions:
@@ -108,7 +109,7 @@ def _draft(job: Job, effects: Sequence[Effect], model_revisions: int) -> tuple[D
         return Draft.ASK, f"makes a new revision, which is paid: it failed ({job.state_reason})"
     if step is Step.REFUSE_CANCELLED:
         return Draft.REFUSE, f"is refused: it was cancelled ({job.state_reason})"
-    if job.cancelling is not None:
+    if cancelling:
         return Draft.ATTACH, f"attaches, nothing is paid; it is being cancelled ({job.cancelling})"
     return Draft.ATTACH, _ATTACHED[job.state]
 

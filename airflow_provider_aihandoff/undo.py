@@ -24,11 +24,14 @@ MASK = "***"
 #: How the name of an effect that takes another one back begins.
 PREFIX = "undo:"
 
-#: Fields of a request in which a value is quoted: in a URL, and in the JSON text of a body.
+#: The parts of a request in which a value is quoted: in a URL, and in the JSON text of a body.
 _QUOTED: Mapping[str, Callable[[str], str]] = {
     "url": lambda text: quote(text, safe=""),
     "body": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
 }
+
+#: External ids that are steps in a path (RFC 3986, 5.2.4), and would lead a URL to another place.
+_DOT_SEGMENTS = frozenset({".", ".."})
 
 #: What an undo may name.
 _NAMES = re.compile(r"\{external_id\}|\{effect_key\}")
@@ -42,8 +45,11 @@ def why_not(effect: Effect) -> str | None:
         return "has an undo that an earlier release kept for people to read, and that cannot be sent"
     if _mentions(effect.undo, MASK):
         return "has an undo with a masked secret, which the ledger does not keep"
-    if "{external_id}" in repr(effect.undo) and effect.external_id is None:
-        return "has an undo that names {external_id}, and its external id is not known"
+    if _mentions(effect.undo, "{external_id}"):
+        if not effect.external_id:
+            return "has an undo that names {external_id}, and its external id is not known"
+        if effect.undo["kind"] == "http" and effect.external_id in _DOT_SEGMENTS:
+            return f"has an undo that names {{external_id}}, and its external id is {effect.external_id!r}"
     return None
 
 
@@ -56,7 +62,8 @@ def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
 
     assert effect.undo is not None
     values = {"{external_id}": effect.external_id or "", "{effect_key}": effect.effect_key}
-    undo = _filled(effect.undo, values, _QUOTED if effect.undo["kind"] == "http" else {})
+    quoted = _QUOTED if effect.undo["kind"] == "http" else {}
+    undo = {name: _filled_part(part, values, quoted) for name, part in effect.undo.items()}
     options = {name: value for name, value in undo.items() if name not in ("kind", "plan")}
     return EffectPlan(
         name=PREFIX + effect.name,
@@ -74,15 +81,19 @@ def names_effect(text: str) -> bool:
     return _NAMES.search(text) is not None
 
 
-def _filled(
-    value: Any, values: Mapping[str, str], quoted: Mapping[str, Callable[[str], str]], field: str | None = None
-) -> Any:
+def _filled_part(part: Any, values: Mapping[str, str], quoted: Mapping[str, Callable[[str], str]]) -> Any:
+    """The plan of an undo, its probe, or one of its options, with its values."""
+    if not isinstance(part, dict):
+        return _filled(part, values)
+    return {name: _filled(item, values, quoted.get(name, str)) for name, item in part.items()}
+
+
+def _filled(value: Any, values: Mapping[str, str], quoting: Callable[[str], str] = str) -> Any:
     if isinstance(value, dict):
-        return {name: _filled(item, values, quoted, name) for name, item in value.items()}
+        return {name: _filled(item, values) for name, item in value.items()}
     if isinstance(value, list):
-        return [_filled(item, values, quoted) for item in value]
+        return [_filled(item, values) for item in value]
     if isinstance(value, str):
-        quoting = quoted.get(field or "", str)
         return _NAMES.sub(lambda match: quoting(values[match[0]]), value)
     return value
 

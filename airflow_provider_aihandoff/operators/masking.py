@@ -13,8 +13,9 @@ from airflow_provider_aihandoff.undo import MASK
 
 #: Names whose value is a secret. Whole names: `max_output_tokens` and `prompt_cache_key` are none.
 _SECRET_NAME = re.compile(
-    r"(.*[-_])?(authorization|cookie|password|passwd|passphrase|secret|token|credentials?|api[-_]?key|private[-_]?key)",
-    re.IGNORECASE,
+    r"(?i:(.*[-_])?(authorization|cookie|password|passwd|passphrase|secret|token|credentials?|api[-_]?key|"
+    r"private[-_]?key))"
+    r"|.*[a-z0-9](Authorization|Cookie|Password|Passwd|Passphrase|Secret|Token|Credentials?|ApiKey|PrivateKey)"
 )
 
 #: Fields that hold a URL, and one parameter of its query.
@@ -60,10 +61,10 @@ def _hidden(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
 def _hidden_field(name: str, value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
     if name in secret_fields:
         return hide(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
+    if _SECRET_NAME.fullmatch(name):
+        return _hidden_secret(value, secret_fields, hide)
     if not isinstance(value, str):
         return _hidden(value, secret_fields, hide)
-    if _SECRET_NAME.fullmatch(name):
-        return hide(value)
     if name in _URL_FIELDS:
         value = _QUERY_PARAMETER.sub(
             lambda match: f"{match[1]}={hide(match[2])}" if _is_secret(match[1], secret_fields) else match[0], value
@@ -71,6 +72,15 @@ def _hidden_field(name: str, value: Any, secret_fields: Collection[str], hide: H
     if name in _BODY_FIELDS:
         value = _hidden_body(value, secret_fields, hide)
     return _hidden(value, secret_fields, hide)
+
+
+def _hidden_secret(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
+    """What stands under a secret name: a text or a number is one; an object goes by its own names."""
+    if isinstance(value, (list, tuple)):
+        return [_hidden_secret(item, secret_fields, hide) for item in value]
+    if isinstance(value, dict) or value is None or isinstance(value, bool):
+        return _hidden(value, secret_fields, hide)
+    return hide(str(value))
 
 
 def _is_secret(name: str, secret_fields: Collection[str]) -> bool:

@@ -156,7 +156,9 @@ class Job(_Answer):
     review_digest: str | None = Field(description="What a decision must name; null while there is no plan.")
     review_deadline: datetime | None
     decision_id: int | None
-    cancelling: str | None = Field(description="Why it is being cancelled, while an effect is still under way.")
+    cancelling: str | None = Field(
+        description="Why it is being cancelled, while its response or an effect is under way."
+    )
     dag_id: str
     run_id: str
     task_id: str

@@ -295,7 +295,7 @@ def shown_undo(undo: Mapping[str, Any]) -> dict[str, Any]:
 def undo_problem(effect: Effect) -> str | None:
     """Why a roll-back could not undo an effect, as far as that is known before it is applied; None where it could."""
     if effect.state is not EffectState.APPLIED:
-        effect = replace(effect, external_id=effect.external_id or "")
+        effect = replace(effect, external_id=effect.external_id or "any")
     return why_not(effect)
 
 

@@ -122,6 +122,11 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
                 raise
             raise unknown_error(f"job {effect.job_id}", effect) from error
         if isinstance(error, EffectRefused):
+            if claim.effect.attempt > 1 and target.can_probe:
+                # What refuses it may be the write of an earlier attempt, which came late.
+                found = _probe(plan, target, claim.effect)
+                if isinstance(found, Applied):
+                    return found
             ledger.effects.refuse(claim, error=str(error), actor=actor)
         else:
             ledger.effects.release(claim, error=str(error), actor=actor)

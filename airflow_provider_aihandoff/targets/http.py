@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.targets.connections import needed
@@ -41,7 +42,9 @@ class HttpTarget:
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
     :param external_id_header: the header of the answer that has it.
     :param probe_plan: the request that looks for the write, or None: as :func:`plan_probe` makes it.
-    :param gone_is_applied: an answer that the record is not there is what the request wanted: it removes one.
+    :param gone_is_applied: the request removes a record: an answer that it is not there is what was wanted, and a probe
+        that sees it, without a condition for it, sees that it was not removed.
+    :param probe_is_exact: the effect key stands in the probe already, where its author wants it.
     """
 
     name: str
@@ -52,6 +55,7 @@ class HttpTarget:
     probe_plan: Mapping[str, Any] | None = None
     grace_seconds: float = 30.0
     gone_is_applied: bool = False
+    probe_is_exact: bool = False
 
     @property
     def can_probe(self) -> bool:
@@ -86,23 +90,23 @@ class HttpTarget:
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
         """Look for the write with a GET. It is found when every condition holds; not there where one does not."""
         assert self.probe_plan is not None
-        look = _with_key({"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}, key)
+        look = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
+        if not self.probe_is_exact:
+            look = _with_key(look, key)
         response = self._request(look, look["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
-            return NotApplied()
+            return Applied() if self.gone_is_applied else NotApplied()
         if not 200 <= response.status_code < 300:
             log.warning("The probe of the effect %r was answered %s.", self.name, response.status_code)
             return None
         conditions: Mapping[str, Any] = look.get("found") or {}
-        if not conditions:
-            return Applied(self._external_id(response))
         try:
-            answer = response.json()
+            answer = response.json() if conditions else None
         except ValueError:
             return None
-        if all(_text(expected) in map(_text, _values(answer, path)) for path, expected in conditions.items()):
-            path = look.get("external_id_path")
-            return Applied(_first(answer, path) if path else self._external_id(response))
+        seen = bool(conditions) or not self.gone_is_applied
+        if seen and all(_has(answer, path, expected) for path, expected in conditions.items()):
+            return Applied(self._external_id(response, look.get("external_id_path")))
         return NotApplied() if look.get("otherwise", "not applied") == "not applied" else None
 
     def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Response:
@@ -119,31 +123,31 @@ class HttpTarget:
                 **({"data": plan.get("query")} if plan["method"] == "GET" else sent),
                 extra_options={"check_response": False, "allow_redirects": False, "timeout": self.timeout},
             )
-        except requests.exceptions.ConnectionError as error:
-            if _never_connected(error):
-                raise EffectNotNow(
-                    f"no connection to the target of the effect {self.name!r}: {type(error).__name__}.",
-                    remedy="Check the target and its connection; a retry is safe.",
-                ) from error
-            broken = error
         except requests.exceptions.RequestException as error:
             broken = error
         else:
             return response
         # Outside of the handler: neither the ledger nor a traceback is to show the query, which may have a secret.
+        if _never_connected(broken):
+            raise EffectNotNow(
+                f"no connection to the target of the effect {self.name!r}: {type(broken).__name__}.",
+                remedy="Check the target and its connection; a retry is safe.",
+            )
         raise UnclearAnswer(f"{type(broken).__name__}: {_without_query(str(broken))}")
 
-    def _external_id(self, response: Response) -> str | None:
-        if self.external_id_header:
+    def _external_id(self, response: Response, path: str | None = None) -> str | None:
+        if self.external_id_header and path is None:
             return response.headers.get(self.external_id_header)
-        if not self.external_id_path:
+        path = path or self.external_id_path
+        if not path:
             return None
         try:
-            found = _first(response.json(), self.external_id_path)
-        except ValueError:
-            found = None
+            found = _first(response.json(), path)
+        except Exception as error:  # noqa: BLE001 - the write is applied, whatever its answer looks like
+            log.warning("The external id cannot be read: %s: %s", type(error).__name__, error)
+            return None
         if found is None:
-            log.warning("The answer has no %s; the effect has no external id.", self.external_id_path)
+            log.warning("The answer has no %s; the effect has no external id.", path)
         return found
 
 
@@ -168,13 +172,13 @@ def plan_request(
 
     :param json: a value, or a text that is JSON.
     :param name: the effect's name, for messages.
-    :raises PlanError: the text is not JSON.
+    :raises PlanError: the text is not JSON, or the URL leads to another place than it says.
     """
     plan: dict[str, Any] = {
         "connection": conn_id,
         "method": method,
-        "url": url_of(conn_id, method, endpoint),
-        "headers": {header: str(value) for header, value in (headers or {}).items()},
+        "url": _url_of(conn_id, method, endpoint, name),
+        "headers": _headers(headers),
     }
     if query:
         plan["query"] = dict(query)
@@ -186,7 +190,7 @@ def plan_request(
 def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Render the request that looks for a write: :class:`operators.http.HttpSideEffectOperator` says what it takes.
 
-    :raises PlanError: it lacks an endpoint, or has a field that is not known.
+    :raises PlanError: it lacks an endpoint, has a field that is not known, or cannot be what it is.
     """
     if unknown := sorted(declared.keys() - _PROBE_FIELDS):
         raise PlanError(
@@ -197,8 +201,32 @@ def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str
         raise PlanError(f"the probe of the effect {name!r} lacks an endpoint.")
     if declared.get("otherwise", "not applied") not in ("not applied", "unknown"):
         raise PlanError(f"the probe of the effect {name!r}: otherwise must be 'not applied' or 'unknown'.")
+    for path in (*(declared.get("found") or {}), declared.get("external_id_path")):
+        check_path(path, name)
     probe = {field: value for field, value in declared.items() if field != "endpoint"}
-    return {**probe, "url": url_of(conn_id, "GET", declared["endpoint"])}
+    if "headers" in probe:
+        probe["headers"] = _headers(probe["headers"])
+    return {**probe, "url": _url_of(conn_id, "GET", declared["endpoint"], name)}
+
+
+def check_path(path: str | None, name: str) -> None:
+    """Find out before anything is sent whether this is a path into a JSON answer, where there is one.
+
+    :param name: the effect's name, for messages.
+    :raises PlanError: it is none.
+    """
+    from jsonpath_ng.exceptions import JSONPathError
+
+    if path is None:
+        return
+    try:
+        _parsed(_with_key(path, "aih-1-r1-0"))
+    except JSONPathError as error:
+        raise PlanError(f"{path!r} of the effect {name!r} is no JSON path: {error}.") from error
+
+
+def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
+    return {header: str(value) for header, value in (headers or {}).items()}
 
 
 def _body(value: Any, name: str) -> str:
@@ -213,11 +241,21 @@ def _body(value: Any, name: str) -> str:
     return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def url_of(conn_id: str, method: str, endpoint: str) -> str:
-    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing."""
+def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
+    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing.
+
+    :raises PlanError: the HTTP library would make another one of it, which nobody sees in the plan.
+    """
     hook = http_hook(conn_id, method)
     hook.get_conn()
-    return hook.url_from_endpoint(endpoint)
+    url = hook.url_from_endpoint(endpoint)
+    if "#" in url or any(unquote(segment) in (".", "..") for segment in urlsplit(url).path.split("/")):
+        raise PlanError(
+            f"the effect {name!r} would not be sent to {_without_query(url)}: the steps '.' and '..' in a path, and "
+            "what comes after '#', lead elsewhere.",
+            remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
+        )
+    return url
 
 
 def _endpoint(hook: HttpHook, url: str, name: str) -> str:
@@ -241,26 +279,35 @@ def _endpoint(hook: HttpHook, url: str, name: str) -> str:
 def _with_key(value: Any, key: str) -> Any:
     """The value with the effect key where the author has put ``{effect_key}``."""
     if isinstance(value, Mapping):
-        return {name: _with_key(item, key) for name, item in value.items()}
+        return {_with_key(name, key): _with_key(item, key) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_with_key(item, key) for item in value]
     return value.replace("{effect_key}", key) if isinstance(value, str) else value
 
 
 def _values(answer: Any, path: str) -> list[Any]:
-    from jsonpath_ng import parse
+    return [match.value for match in _parsed(path).find(answer)]
 
-    return [match.value for match in parse(path).find(answer)]
+
+def _parsed(path: str) -> Any:
+    from jsonpath_ng.ext import parse  # with filters
+
+    return parse(path)
+
+
+def _has(answer: Any, path: str, expected: Any) -> bool:
+    """Whether the answer has the value there: as JSON, or as the text that a template makes of it."""
+    return any(_text(expected) in (_text(value), str(value)) for value in _values(answer, path))
 
 
 def _text(value: Any) -> str:
-    """A text as it is, anything else as JSON: templates render to texts, and answers hold numbers and ``true``."""
+    """A text as it is, anything else as JSON."""
     return value if isinstance(value, str) else jsonlib.dumps(value, sort_keys=True)
 
 
 def _first(answer: Any, path: str) -> str | None:
     values = _values(answer, path)
-    return str(values[0]) if values else None
+    return _text(values[0]) if values and values[0] is not None else None
 
 
 def _retry_after(response: Response) -> float | None:

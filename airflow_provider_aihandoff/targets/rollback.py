@@ -11,6 +11,7 @@ from airflow_provider_aihandoff.ledger.records import Effect, Job
 from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 from airflow_provider_aihandoff.targets.undo import undo_target
+from airflow_provider_aihandoff.undo import why_not
 
 
 def roll_back(
@@ -90,7 +91,7 @@ def _check_functions(ledger: Ledger, job_id: int, leave: Sequence[str]) -> None:
         effects = [effect for effect in record.current_effects if effect.name not in leave]
     for effect in effects:
         undo = effect.undo or {}
-        if effect.state is EffectState.APPLIED and undo.get("kind") == "function":
+        if effect.state is EffectState.APPLIED and undo.get("kind") == "function" and not why_not(effect):
             function_at(undo["plan"]["function"])
             if undo.get("probe"):
                 function_at(undo["probe"])

@@ -26,11 +26,12 @@ _FIELDS = {
 def plan_undo(declared: Mapping[str, Any], *, kind: str, connection: str | None, name: str) -> dict[str, Any]:
     """Render the undo that an author declared to the form that :mod:`airflow_provider_aihandoff.undo` describes.
 
-    :param declared: its fields, rendered; ``kind`` and ``connection`` are those of the effect unless it says otherwise.
+    :param declared: its fields, rendered; ``kind`` is that of the effect unless it says otherwise, and so is, for the
+        same kind, ``connection``.
     :raises PlanError: it has no known kind, or a field that its kind does not know or lacks.
     """
     fields = dict(declared)
-    kind = fields.pop("kind", kind)
+    own, kind = kind, fields.pop("kind", kind)
     if kind not in _FIELDS:
         raise PlanError(
             f"the undo of the effect {name!r} has no kind that is known: {kind!r}.",
@@ -44,7 +45,7 @@ def plan_undo(declared: Mapping[str, Any], *, kind: str, connection: str | None,
     try:
         if kind == "function":
             return _plan_function(fields)
-        conn_id = fields.get("connection") or connection
+        conn_id = fields.get("connection") or (connection if kind == own else None)
         if not conn_id:
             raise KeyError("connection")
         return _plan_http(fields, conn_id, name) if kind == "http" else _plan_postgres(fields, conn_id, name)
@@ -63,14 +64,15 @@ def undo_target(undo: Effect) -> Target:
     idempotent, grace = bool(options.get("idempotent")), float(options.get("grace", 30.0))
     if undo.kind == "http":
         timeout = float(options.get("timeout", 30.0))
-        gone = undo.plan["method"] == "DELETE"
+        removes = undo.plan["method"] == "DELETE"
         return HttpTarget(
             undo.name,
             timeout,
             idempotent=idempotent,
             probe_plan=options.get("probe"),
             grace_seconds=grace,
-            gone_is_applied=gone,
+            gone_is_applied=removes,
+            probe_is_exact=True,
         )
     look = function_at(options["probe"]) if options.get("probe") else None
     seconds = float(options.get("timeout", 300.0))

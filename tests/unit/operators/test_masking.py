@@ -1,29 +1,214 @@
+"""What is a secret is shown nowhere, what is none is shown as it is, and a digest covers both."""
+
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
 import pytest
-from airflow.sdk.log import mask_secret
+from airflow.sdk.log import mask_secret, redact
 
-from airflow_provider_aihandoff.operators.masking import MASK, masked
+from airflow_provider_aihandoff.digests import canonical_json, keyed_digest
+from airflow_provider_aihandoff.ledger.records import EffectPlan
+from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
+from airflow_provider_aihandoff.operators.masking import MASK, hide_from_logs, masked
 
-
-@pytest.mark.parametrize(
-    "name", ["Authorization", "proxy-authorization", "Cookie", "X-Api-Key", "api_key", "client_secret", "access_token"]
-)
-def test_the_value_of_a_secret_name_is_masked_at_any_depth(name: str) -> None:
-    assert masked({"tools": [{"headers": {name: "value"}}]}) == {"tools": [{"headers": {name: MASK}}]}
+SECRET = "s3cret-of-these-tests"
 
 
-@pytest.mark.parametrize("name", ["max_output_tokens", "prompt_cache_key", "Idempotency-Key", "title"])
-def test_other_names_keep_their_value(name: str) -> None:
-    assert masked({name: "value"}) == {name: "value"}
+class TestNames:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "Authorization",
+            "proxy-authorization",
+            "Cookie",
+            "Set-Cookie",
+            "X-Api-Key",
+            "X-Auth-Token",
+            "api_key",
+            "apiKey",
+            "APIKEY",
+            "client_secret",
+            "clientSecret",
+            "access_token",
+            "accessToken",
+            "password",
+            "dbPassword",
+            "private_key",
+            "privateKey",
+            "credentials",
+        ],
+    )
+    def test_the_value_of_a_secret_name_is_masked_at_any_depth(self, name: str) -> None:
+        assert masked({"tools": [{"headers": {name: SECRET}}]}) == {"tools": [{"headers": {name: MASK}}]}
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "max_output_tokens",
+            "maxTokens",
+            "prompt_cache_key",
+            "Idempotency-Key",
+            "title",
+            "tokenizer",
+            "secretary",
+            "Secretary",
+            "cookies_allowed",
+            "public_key",
+        ],
+    )
+    def test_other_names_keep_their_value(self, name: str) -> None:
+        assert masked({name: "value"}) == {name: "value"}
+
+    @pytest.mark.parametrize("value", [SECRET, 1234567, 1.5, ""])
+    def test_a_text_and_a_number_is_a_secret(self, value: Any) -> None:
+        assert masked({"pin": 1, "password": value}) == {"pin": 1, "password": MASK}
+
+    @pytest.mark.parametrize("value", [None, True, False])
+    def test_what_says_only_whether_there_is_one_is_none(self, value: Any) -> None:
+        assert masked({"password": value}) == {"password": value}
+
+    def test_so_is_each_of_several_and_what_has_names_of_its_own_goes_by_these(self) -> None:
+        shown = masked({"Authorization": [SECRET, SECRET], "credentials": {"user": "shop", "password": SECRET}})
+        assert shown == {"Authorization": [MASK, MASK], "credentials": {"user": "shop", "password": MASK}}
+
+
+class TestUrls:
+    @pytest.mark.parametrize("field", ["url", "endpoint"])
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            (f"http://cms/posts?api_key={SECRET}", f"http://cms/posts?api_key={MASK}"),
+            (f"/posts?page=2&access_token={SECRET}&all=1", f"/posts?page=2&access_token={MASK}&all=1"),
+            (f"/posts?token={SECRET}&token={SECRET}#top", f"/posts?token={MASK}&token={MASK}#top"),
+            ("/posts/token/a=b?page=2", "/posts/token/a=b?page=2"),
+            ("/posts?max_tokens=5&x", "/posts?max_tokens=5&x"),
+        ],
+    )
+    def test_a_secret_parameter_of_a_query_is_masked(self, field: str, url: str, shown: str) -> None:
+        assert masked({field: url}) == {field: shown}
+
+    def test_so_is_one_that_the_author_names(self) -> None:
+        assert masked({"url": f"/posts?pin={SECRET}&x=1"}, ["pin"]) == {"url": f"/posts?pin={MASK}&x=1"}
+
+    def test_a_query_that_stands_by_itself_is_masked_by_its_names(self) -> None:
+        assert masked({"query": {"api_key": SECRET, "page": 2}}) == {"query": {"api_key": MASK, "page": 2}}
+
+
+class TestBodies:
+    @pytest.mark.parametrize("field", ["body", "json"])
+    def test_the_json_text_of_a_body_is_masked_by_its_names(self, field: str) -> None:
+        body = json.dumps({"title": "Ü", "auth": {"client_secret": SECRET}, "list": [{"token": SECRET}]})
+        shown = masked({field: body})[field]
+        assert json.loads(shown) == {"title": "Ü", "auth": {"client_secret": MASK}, "list": [{"token": MASK}]}
+
+    @pytest.mark.parametrize(
+        "body", ['{ "b": 1.10,\n "a": "\\u00dc" }', "token=abc", "", "[]", '"text"', "17", "{broken", "null"]
+    )
+    def test_one_without_a_secret_is_shown_to_the_byte(self, body: str) -> None:
+        assert masked({"body": body}) == {"body": body}
+
+    def test_a_field_that_the_author_names_is_masked_in_it(self) -> None:
+        shown = masked({"body": '{"pin":1234,"keep":{"pin":["a"]}}'}, ["pin"])["body"]
+        assert json.loads(shown) == {"pin": MASK, "keep": {"pin": MASK}}
+
+    def test_a_text_that_airflow_knows_as_a_secret_is_masked_in_it(self) -> None:
+        mask_secret("correct horse battery staple")
+        assert masked({"body": '{"note":"say: correct horse battery staple!"}'}) == {
+            "body": f'{{"note":"say: {MASK}!"}}'
+        }
+
+
+class TestSecretFields:
+    @pytest.mark.parametrize("value", [SECRET, 1234, ["a", "b"], {"a": {"b": 1}}, None, True])
+    def test_whatever_such_a_field_holds_is_masked_at_any_depth(self, value: Any) -> None:
+        assert masked({"parameters": [{"pin": value}], "pins": "kept"}, ["pin"]) == {
+            "parameters": [{"pin": MASK}],
+            "pins": "kept",
+        }
+
+    def test_the_name_is_meant_as_it_is_written(self) -> None:
+        assert masked({"PIN": "kept", "my_pin": "kept"}, ["pin"]) == {"PIN": "kept", "my_pin": "kept"}
 
 
 def test_a_text_that_airflow_knows_as_a_secret_is_masked_wherever_it_stands() -> None:
     mask_secret("correct horse battery staple")
-    assert masked({"body": "say: correct horse battery staple!"}) == {"body": f"say: {MASK}!"}
+    plan = {"sql": "SELECT 'correct horse battery staple'", "list": ["correct horse battery staple"], "n": 1}
+    assert masked(plan) == {"sql": f"SELECT '{MASK}'", "list": [MASK], "n": 1}
 
 
 def test_the_value_itself_is_left_alone() -> None:
-    plan = {"headers": {"Authorization": "value"}, "count": 3, "flag": None}
-    masked(plan)
-    assert plan == {"headers": {"Authorization": "value"}, "count": 3, "flag": None}
+    plan = {"headers": {"Authorization": "value"}, "body": '{"token":"x"}', "count": 3, "flag": None}
+    masked(plan, ["count"])
+    assert plan == {"headers": {"Authorization": "value"}, "body": '{"token":"x"}', "count": 3, "flag": None}
+
+
+@pytest.mark.parametrize(
+    ("field", "place"),
+    [
+        ("header", lambda secret: {"headers": {"Authorization": f"Bearer {secret}"}}),
+        ("query", lambda secret: {"url": f"http://cms/?api_key={secret}"}),
+        ("body", lambda secret: {"body": json.dumps({"password": secret})}),
+        ("named", lambda secret: {"parameters": {"pin": secret}}),
+    ],
+)
+def test_what_is_masked_is_hidden_from_logs_as_well(field: str, place: Any) -> None:
+    secret = f"{SECRET}-in-a-{field}"
+    hide_from_logs(place(secret), ["pin"])
+    assert secret not in str(redact(f"said: Bearer {secret}!"))
+
+
+class TestDigest:
+    PLAN: ClassVar[dict[str, Any]] = {"headers": {"Authorization": SECRET}, "body": "Ü"}
+
+    def test_it_is_the_keyed_hash_of_the_canonical_json(self) -> None:
+        expected = hmac.new(b"the key", canonical_json(self.PLAN).encode(), hashlib.sha256).hexdigest()
+        assert keyed_digest(self.PLAN, "the key") == expected
+        assert keyed_digest(dict(reversed(self.PLAN.items())), "the key") == expected
+
+    def test_another_secret_or_another_key_has_another_digest(self) -> None:
+        other = {**self.PLAN, "headers": {"Authorization": "another"}}
+        digests = {keyed_digest(plan, key) for plan in (self.PLAN, other) for key in ("the key", "another key")}
+        assert len(digests) == 4
+
+    @pytest.fixture
+    def planned(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """The plan of an effect, as it is kept, with one more part."""
+        cms = {"conn_type": "http", "host": "cms", "port": 80, "schema": "http"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(cms))
+
+        def planned(*, key: str = "the key", after: tuple[str, ...] = (), **parts: Any) -> EffectPlan:
+            given = {"endpoint": "/posts", "http_conn_id": "cms", **parts}
+            job: Any = SimpleNamespace(job_id=1)
+            task = HttpSideEffectOperator(task_id="publish", job=1, secret_fields=["pin"], **given)
+            return task.effect_plan(job, key=key, after=after)
+
+        return planned
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            lambda secret: {"headers": {"Authorization": f"Bearer {secret}"}},
+            lambda secret: {"headers": {"Cookie": f"session={secret}"}},
+            lambda secret: {"endpoint": f"/posts?access_token={secret}"},
+            lambda secret: {"query": {"api_key": secret}},
+            lambda secret: {"json": {"deep": [{"pin": secret}]}},
+            lambda secret: {"undo": {"method": "DELETE", "endpoint": "/posts", "headers": {"X-Api-Key": secret}}},
+        ],
+    )
+    def test_of_an_effect_it_covers_what_is_sent_and_what_is_kept_does_not_have_it(
+        self, planned: Any, part: Any
+    ) -> None:
+        one, same, other = (planned(**part(secret)) for secret in (SECRET, SECRET, f"other-{SECRET}"))
+        assert one.plan_digest == same.plan_digest != other.plan_digest
+        assert (one.shown, one.undo) == (other.shown, other.undo)
+        assert SECRET not in json.dumps([one.shown, one.undo])
+        assert SECRET in json.dumps(one.plan) or "undo" in part(SECRET)
+
+    def test_of_an_effect_it_covers_its_order_and_depends_on_the_key(self, planned: Any) -> None:
+        digests = [planned(), planned(after=("store",)), planned(key="another key")]
+        assert len({each.plan_digest for each in digests}) == 3
