@@ -24,7 +24,8 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": _INTEGRATION,
                 "python-modules": [
-                    f"{_ROOT}.operators.{name}" for name in ("response", "side_effect", "http", "postgres", "reconcile")
+                    f"{_ROOT}.operators.{name}"
+                    for name in ("response", "side_effect", "http", "postgres", "rollback", "reconcile")
                 ],
             }
         ],

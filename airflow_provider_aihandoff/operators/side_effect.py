@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.operators.jobs import (
     RETRIES,
@@ -23,6 +21,7 @@ from airflow_provider_aihandoff.operators.jobs import (
     source_of,
 )
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
+from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied
 
 if TYPE_CHECKING:
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.jobview import JobView
     from airflow_provider_aihandoff.ledger import Ledger
     from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan
-    from airflow_provider_aihandoff.targets.apply import Wait
-
-#: Seconds for which a worker waits by itself; for longer, the task defers.
-_INLINE_SECONDS = 5.0
 
 
 class SideEffectOperator(BaseOperator):
@@ -239,38 +234,7 @@ class SideEffectOperator(BaseOperator):
                 if not isinstance(done, Wait):
                     return self._result(done)
                 not_now = done.not_now
-                self._wait(ledger, done)
-
-    def _wait(self, ledger: Ledger, wait: Wait) -> None:
-        """Wait a short while, or defer."""
-        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.triggers.effect import EffectTrigger
-
-        seconds = wait.seconds
-        if seconds is None and self.hold_timeout is not None:
-            seconds = self.hold_timeout.total_seconds() - ledger.effects.seconds_unknown(wait.effect.effect_id)
-            if seconds <= 0:
-                raise AirflowFailException(wait.why)
-        if seconds is not None and seconds <= _INLINE_SECONDS:
-            self.log.info("%s Trying again in %.1f s.", wait.why, seconds)
-            time.sleep(seconds)
-            return
-        self.log.warning("%s Waiting %s.", wait.why, "for a person" if seconds is None else f"{seconds:.0f} s")
-        ledger.close()
-        now = datetime.now(UTC)
-        self.defer(
-            trigger=EffectTrigger(
-                job_id=wait.effect.job_id,
-                effect_id=wait.effect.effect_id,
-                state=wait.effect.state.value,
-                attempt=wait.effect.attempt,
-                ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
-                until=None if seconds is None else (now + timedelta(seconds=seconds)).isoformat(),
-                not_before=(now + settings.seconds("min_deferral")).isoformat(),
-                not_now=wait.not_now,
-            ),
-            method_name="execute",
-        )
+                wait_or_defer(self, ledger, done, hold_timeout=self.hold_timeout, ledger_conn_id=self.ledger_conn_id)
 
     @staticmethod
     def _result(effect: Effect) -> dict[str, Any]:

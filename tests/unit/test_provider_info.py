@@ -36,6 +36,7 @@ def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
         "jobs",
         "masking",
         "planning",
+        "waiting",
         "openai",
         "ended",
         "hub",

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from airflow import settings
+from airflow.dag_processing.dagbag import DagBag
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.xcom import XComModel
 from airflow.sdk import DAG
@@ -60,6 +62,19 @@ class Dags:
             **arguments,
         ) as dag:
             define()
+        return self._stored(dag)
+
+    def load(self, file: Path) -> DAG:
+        """The Dag of a file, in Airflow's database."""
+        bag = DagBag(str(file), load_op_links=False)
+        assert bag.import_errors == {}
+        (dag,) = bag.dags.values()
+        for task in dag.tasks:
+            task.on_failure_callback = [self._remember]
+        return self._stored(dag)
+
+    @staticmethod
+    def _stored(dag: DAG) -> DAG:
         lazy = LazyDeserializedDAG.from_dag(dag)
         SerializedDAG.bulk_write_to_db("dags-folder", None, [dag])
         SerializedDagModel.write_dag(lazy, bundle_name="dags-folder")

@@ -1,0 +1,160 @@
+"""The operator that takes back what a job has written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+from airflow_provider_aihandoff.operators.jobs import (
+    RETRIES,
+    RETRY_DELAY,
+    JobReference,
+    final_errors,
+    job_reference,
+    owner_of,
+    resolve_job_id,
+)
+from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_aihandoff.ledger.records import Owner
+    from airflow_provider_aihandoff.ledger.store import JobRecord
+
+
+class RollbackOperator(BaseOperator):
+    """Undo each applied effect of a job, the last one first, each at most once.
+
+    Each undo is an effect of its own: claimed, sent with a key, and probed or held for a person where it is not known
+    what became of it. The task waits for that without a worker slot, and goes on by itself.
+
+    Before anything starts it fails, without a retry, where there is no such job, where nothing of it is applied, where
+    an effect of it is under way or unknown, and where one cannot be undone that is not to be left.
+
+    **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the rest is gone on
+    with. A task that is cleared after the job was written anew leaves the new writing alone, unless the task that makes
+    the job was cleared too and names it.
+
+    **Refused**: a target that refuses an undo fails the task without a retry, and the job stays ``rolling_back``. Once
+    the cause is mended, clear the task: it sends that undo again, and those after it.
+
+    The XCom is ``{"job_id", "state", "undone"}``, with the names of the effects that were undone, in that order.
+
+    :param job: the operator that makes the job, its XCom, or a job id (templated).
+    :param reason: why, for the record (templated).
+    :param leave: names of effects that are to stay as they are: a list, or a text that is the JSON of one (templated).
+        A roll-back that has begun goes on with what it began with.
+    :param hold_timeout: how long the task waits for a person to say what became of an undo, before it fails; None
+        waits for as long as that takes.
+    :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
+    """
+
+    template_fields: Sequence[str] = ("job", "reason", "leave")
+    ui_color = "#f5dcd2"
+
+    def __init__(
+        self,
+        *,
+        job: JobReference,
+        reason: str,
+        leave: Sequence[str] | str = (),
+        hold_timeout: timedelta | None = None,
+        ledger_conn_id: str | None = None,
+        retries: int | None = RETRIES,
+        retry_delay: timedelta | float = RETRY_DELAY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
+        self.job = job_reference(job)
+        self.reason = reason
+        self.leave = leave
+        self.hold_timeout = hold_timeout
+        self.ledger_conn_id = ledger_conn_id
+
+    def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Begin or go on; or wait until what an undo has come to is known."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.targets.apply import Wait
+        from airflow_provider_aihandoff.targets.rollback import roll_back
+
+        job_id, reason, leave = resolve_job_id(self.job, self.task_id), self._reason(), self._leave()
+        owner, ti = owner_of(context), context["ti"]
+        not_now = (event or {}).get("not_now", 0)
+        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            record = ledger.record(job_id)
+            if before := _rolled_back_before(record, owner, self.job):
+                self.log.warning(
+                    "%s: this task has rolled revision %d back. A newer one stays as it is; a new run takes it back.",
+                    record.job.label,
+                    before,
+                )
+                return _result(record, before)
+            while True:
+                done = roll_back(
+                    ledger,
+                    job_id,
+                    actor=owner.actor,
+                    reason=reason,
+                    leave=leave,
+                    not_now=not_now,
+                    last_try=ti.try_number > ti.max_tries,
+                )
+                if not isinstance(done, Wait):
+                    return _result(ledger.record(job_id), done.revision)
+                not_now = done.not_now
+                wait_or_defer(self, ledger, done, hold_timeout=self.hold_timeout, ledger_conn_id=self.ledger_conn_id)
+
+    def _reason(self) -> str:
+        if not str(self.reason or "").strip():
+            raise self._unusable("reason", "must say why")
+        return str(self.reason)
+
+    def _leave(self) -> list[str]:
+        """The names, without the blank ones that a form leaves."""
+        try:
+            names = json.loads(self.leave) if isinstance(self.leave, str) else list(self.leave or ())
+        except ValueError:
+            names = self.leave
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise self._unusable("leave", f"is no list of names: {self.leave!r}")
+        return [name.strip() for name in names or () if name.strip()]
+
+    def _unusable(self, argument: str, what: str) -> AirflowFailException:
+        return AirflowFailException(
+            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone, nothing was sent."
+        )
+
+
+def _rolled_back_before(record: JobRecord, owner: Owner, reference: Any) -> int | None:
+    """The earlier revision that this task has rolled back, where nobody asks it for a newer one."""
+    asked = reference.get("revision") if isinstance(reference, dict) else None
+    undone = [
+        effect.revision
+        for effect in record.effects
+        if effect.undoes is not None and effect.revision < record.job.revision and _same_task(owner, effect.claimed_by)
+    ]
+    before = max(undone, default=None)
+    return None if before is None or (asked is not None and asked > before) else before
+
+
+def _same_task(owner: Owner, actor: str | None) -> bool:
+    """Whether an actor is an attempt of this task instance."""
+    other = type(owner).from_actor(actor or "")
+    return other is not None and replace(other, ti_id=owner.ti_id, try_number=owner.try_number) == owner
+
+
+def _result(record: JobRecord, revision: int) -> dict[str, Any]:
+    """What became of one revision, whose undos are all applied."""
+    from airflow_provider_aihandoff.states import JobState
+
+    names = {effect.effect_id: effect.name for effect in record.effects}
+    undone = [
+        names[effect.undoes] for effect in record.effects if effect.undoes is not None and effect.revision == revision
+    ]
+    return {"job_id": record.job.job_id, "state": JobState.ROLLED_BACK.value, "undone": undone}

@@ -1,0 +1,63 @@
+"""How a task waits for an effect: a short while by itself, and for longer without a worker slot."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+from airflow_provider_aihandoff import settings
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.ledger import Ledger
+    from airflow_provider_aihandoff.targets.apply import Wait
+
+#: Seconds for which a worker waits by itself; for longer, the task defers.
+INLINE_SECONDS = 5.0
+
+
+def wait_or_defer(
+    task: BaseOperator,
+    ledger: Ledger,
+    wait: Wait,
+    *,
+    hold_timeout: timedelta | None,
+    ledger_conn_id: str | None,
+) -> None:
+    """Wait a short while and return; or defer the task, whose ``execute`` is called again with ``not_now``.
+
+    :param hold_timeout: how long a person has to say what became of the effect; None: for as long as that takes.
+    :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
+    :raises AirflowFailException: nobody has said so within that time.
+    :raises TaskDeferred: the task is to wait in the triggerer.
+    """
+    from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+    from airflow_provider_aihandoff.triggers.effect import EffectTrigger
+
+    seconds = wait.seconds
+    if seconds is None and hold_timeout is not None:
+        seconds = hold_timeout.total_seconds() - ledger.effects.seconds_unknown(wait.effect.effect_id)
+        if seconds <= 0:
+            raise AirflowFailException(wait.why)
+    if seconds is not None and seconds <= INLINE_SECONDS:
+        task.log.info("%s Trying again in %.1f s.", wait.why, seconds)
+        time.sleep(seconds)
+        return
+    task.log.warning("%s Waiting %s.", wait.why, "for a person" if seconds is None else f"{seconds:.0f} s")
+    ledger.close()
+    now = datetime.now(UTC)
+    task.defer(
+        trigger=EffectTrigger(
+            job_id=wait.effect.job_id,
+            effect_id=wait.effect.effect_id,
+            state=wait.effect.state.value,
+            attempt=wait.effect.attempt,
+            ledger_conn_id=LedgerHook(ledger_conn_id).ledger_conn_id,
+            until=None if seconds is None else (now + timedelta(seconds=seconds)).isoformat(),
+            not_before=(now + settings.seconds("min_deferral")).isoformat(),
+            not_now=wait.not_now,
+        ),
+        method_name="execute",
+    )
