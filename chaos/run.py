@@ -53,18 +53,29 @@ TARGET_FAULTS = {
 VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither")
 
 #: How OpenAI behaves, in the stand-in's words.
-MODELS = ("delay=0.1",) * 6 + ("delay=0.4", "delay=0.1 create=429", "delay=0.1 create=503", "create=drop_after_accept")
+MODELS: tuple[str, ...] = ("delay=0.05",) * 8 + ("delay=0.4", "delay=0.05 create=429", "delay=0.05 create=503")
+MODELS += ("delay=0.05 create=drop_after_accept",)
 
-#: Points of each step at which an attempt is killed or stopped.
-POINTS_OF = {
-    "draft": [point for point in POINTS if point.startswith(("submit.", "wait.retrieve", "output."))],
-    "plan": [point for point in POINTS if point.startswith("review.ask")],
-    "decide": [point for point in POINTS if point.startswith("review.decide")],
-    "cancel": [point for point in POINTS if point.startswith(("cancel.", "wait.cancel"))],
-    "receive": [point for point in POINTS if point.startswith("receive.")],
+#: What each step commits and calls, mostly.
+_SUBMIT = ("submit.open", "submit.intend", "submit.create", "submit.store", "wait.retrieve", "output.store")
+_SEND = ("apply.claim", "apply.send", "apply.confirm")
+_USUAL = {
+    "draft": _SUBMIT,
+    "plan": ("review.ask",),
+    "decide": ("review.decide",),
+    "cancel": ("cancel.request", "cancel.record", "wait.cancel"),
+    "receive": ("receive.insert",),
+    "rollback": ("undo.start", *_SEND),
 }
-_APPLY = [point for point in POINTS if point.startswith(("apply.", "probe."))]
-_UNDO = [point for point in POINTS if point.startswith(("undo.", "apply.", "probe."))]
+#: What it does where something went wrong before.
+_UNUSUAL = {
+    "draft": ("submit.refused", "submit.lost", "wait.ended", "review.ask"),
+    "plan": ("review.ask",),
+    "decide": ("review.decide",),
+    "cancel": ("cancel.request",),
+    "receive": ("wait.ended", "wait.retrieve", "submit.store"),
+}
+_AFTER_A_LOSS = ("apply.release", "apply.refuse", "apply.lose", "apply.resolve", "probe.send")
 
 #: Attempts of one step to which something is done; after them it is left in peace, so that it ends.
 _MOLESTED = 12
@@ -326,8 +337,8 @@ class _Run:
     def attempt(self, attempt: Attempt) -> Outcome | None:
         """Make one attempt, to which something may be done."""
         chance, chaos = self.chance, self.chaos
-        peaceful = attempt.number > _MOLESTED or chaos._enough() or chance.random() < 0.3
-        points = _points(attempt)
+        peaceful = attempt.number > _MOLESTED or chaos._enough() or chance.random() < 0.1
+        points = _points(attempt, unusual=chance.random() < 0.15)
         if peaceful:
             return chaos._forks.start(attempt).wait()
         if not points or chance.random() < 0.3:
@@ -375,12 +386,12 @@ class _Run:
         self.broke_off.append(time.monotonic())
 
 
-def _points(attempt: Attempt) -> Sequence[str]:
+def _points(attempt: Attempt, *, unusual: bool) -> list[str]:
+    """Where an attempt may die or be stopped; an unusual point is one that it seldom comes by."""
     if attempt.step in plain.STEPS:
         return []
-    if attempt.step == "rollback":
-        return _UNDO
-    return POINTS_OF.get(attempt.step, _APPLY)
+    steps = _UNUSUAL.get(attempt.step, _AFTER_A_LOSS) if unusual else _USUAL.get(attempt.step, _SEND)
+    return [point for point in POINTS if point.partition(":")[0] in steps]
 
 
 def _beyond_the_fence(attempt: Attempt) -> list[str]:
