@@ -54,14 +54,21 @@ def keyed_digest(value: Any, key: str) -> str:
     return hmac.new(key.encode(), canonical_json(value).encode("ascii"), "sha256").hexdigest()
 
 
-def review_components(output_digest: str, plans: Sequence[tuple[str, str]], policy: str | None) -> dict[str, Any]:
+def review_components(
+    output_digest: str,
+    plans: Sequence[tuple[str, str]],
+    policy: str | None,
+    rules: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What a decision is bound to, part by part, so that a stale one can be told what changed.
 
     :param output_digest: digest of the output.
     :param plans: ``(effect name, plan digest)`` of every intended effect, in order. A plan names its target.
     :param policy: ``name@version`` of the policy that decides first, if there is one.
+    :param rules: who decides, where the author says so.
     """
-    return {"output": output_digest, "effects": [list(pair) for pair in plans], "policy": policy}
+    components = {"output": output_digest, "effects": [list(pair) for pair in plans], "policy": policy}
+    return components if rules is None else {**components, "rules": dict(rules)}
 
 
 def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -77,6 +84,8 @@ def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
         changes.append("the order of the effects changed")
     if before["policy"] != after["policy"]:
         changes.append(f"the policy changed from {before['policy']} to {after['policy']}")
+    if before.get("rules") != after.get("rules"):
+        changes.append("the rules of who decides changed")
     return changes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,6 +79,25 @@ class PlanNotApproved(HandoffError):
 
 class StaleDecision(HandoffError):
     """A decision names a digest that is no longer the job's."""
+
+
+class StaleBatch(HandoffError):
+    """Some of the jobs that were decided on together are not what was seen any more; none was decided.
+
+    :param stale: why, in words, by the id of the job.
+    """
+
+    def __init__(self, what: str, *, stale: Mapping[int, str], **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.stale = dict(stale)
+
+
+class MayNotDecide(HandoffError):
+    """The rules of the job's author do not let this person decide on it."""
+
+
+class CannotChange(HandoffError):
+    """The output cannot be changed in this way: a bound is reached, or there is nothing to change."""
 
 
 class RequestError(HandoffError):

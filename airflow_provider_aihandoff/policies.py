@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.jobview import JobView
+    from airflow_provider_aihandoff.reviewers import Approvers
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,13 @@ class AskPerson:
     """A person has to decide.
 
     :param reason: why, for the record and the reviewer.
+    :param approvers: who; by default as the approval task says.
+    :param approvals: how many of them; by default as the approval task says.
     """
 
     reason: str
+    approvers: Approvers | None = None
+    approvals: int | None = None
 
 
 class ApprovalPolicy(ABC):

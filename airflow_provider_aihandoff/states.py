@@ -49,6 +49,14 @@ class JobEvent(StrEnum):
     PLAN_CHANGED = "plan changed"  # an approved plan is no longer the plan: ask again
     APPROVED = "approved"
     REJECTED = "rejected"
+    VOTED = "vote counted"  # a person approved, and more have to
+    EDITED = "edited"  # a person changed the output: a revision of their own
+    EDIT_REFUSED = "edit refused"  # the output type does not take it; the revision before is current again
+    CHANGES_REQUESTED = "changes requested"  # a person asked the model for another revision
+    CHANGE_FAILED = "change failed"  # there is none; the revision before is current again
+    REMINDED = "reminded"
+    ESCALATED = "escalated"  # others may decide as well, from now on
+    NOTIFIED = "notified"
     REVIEW_EXPIRED = "review expired"  # nobody decided in time, and the author said: fail
     CANCEL_REQUESTED = "cancel requested"  # written before OpenAI is asked to stop
     CANCELLED = "cancelled"
@@ -73,16 +81,24 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.QUEUED, _E.SUBMIT_REFUSED): _S.QUEUED,
     (_S.QUEUED, _E.SUBMITTED): _S.RUNNING,
     (_S.QUEUED, _E.FAILED): _S.FAILED,
+    (_S.QUEUED, _E.CHANGE_FAILED): _S.REVIEW,
     (_S.QUEUED, _E.CANCELLED): _S.CANCELLED,
     (_S.RUNNING, _E.REVISED): _S.QUEUED,
     (_S.RUNNING, _E.RESPONSE_ENDED): _S.RUNNING,
     (_S.RUNNING, _E.OUTPUT_STORED): _S.REVIEW,
     (_S.RUNNING, _E.OUTPUT_ACCEPTED): _S.APPROVED,
     (_S.RUNNING, _E.FAILED): _S.FAILED,
+    (_S.RUNNING, _E.CHANGE_FAILED): _S.REVIEW,
     (_S.RUNNING, _E.CANCEL_REQUESTED): _S.RUNNING,
     (_S.RUNNING, _E.CANCELLED): _S.CANCELLED,
     (_S.REVIEW, _E.REVISED): _S.QUEUED,
     (_S.REVIEW, _E.PLANNED): _S.REVIEW,
+    (_S.REVIEW, _E.VOTED): _S.REVIEW,
+    (_S.REVIEW, _E.EDITED): _S.REVIEW,
+    (_S.REVIEW, _E.EDIT_REFUSED): _S.REVIEW,
+    (_S.REVIEW, _E.REMINDED): _S.REVIEW,
+    (_S.REVIEW, _E.ESCALATED): _S.REVIEW,
+    (_S.REVIEW, _E.CHANGES_REQUESTED): _S.QUEUED,
     (_S.REVIEW, _E.APPROVED): _S.APPROVED,
     (_S.REVIEW, _E.REJECTED): _S.REJECTED,
     (_S.REVIEW, _E.REVIEW_EXPIRED): _S.FAILED,
@@ -125,6 +141,8 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.CANCELLED, _E.REVISED): _S.QUEUED,
     (_S.ROLLED_BACK, _E.REVISED): _S.QUEUED,
     **{(state, _E.ATTACHED): state for state in _S},
+    # People are told of what happened to a job wherever it is by then.
+    **{(state, _E.NOTIFIED): state for state in _S},
     # A response that ends after its revision was given up is recorded wherever the job is by then.
     **{(state, _E.OUTPUT_LATE): state for state in _S},
 }
@@ -142,6 +160,9 @@ WAKING_JOB_EVENTS = frozenset(
         JobEvent.PLAN_CHANGED,
         JobEvent.APPROVED,
         JobEvent.REJECTED,
+        JobEvent.EDITED,
+        JobEvent.CHANGES_REQUESTED,
+        JobEvent.CHANGE_FAILED,
         JobEvent.REVIEW_EXPIRED,
         JobEvent.CANCELLED,
         JobEvent.EFFECT_RESOLVED,

@@ -26,6 +26,7 @@ from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger, schema
 from airflow_provider_aihandoff.ledger.records import EffectPlan, JobSpec, Owner
 from airflow_provider_aihandoff.ledger.revisions import Output
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 from airflow_provider_aihandoff.targets.outcome import Applied
 from benchmarks.ledger_rows import fill_effects
@@ -140,7 +141,7 @@ def approved(ledger: Ledger, target: str, index: int, body: str) -> tuple[int, E
     plan = EffectPlan("post", "http", request, digest(request), request)
     job = ledger.reviews.ask(job.job_id, [plan], policy=None, deadline=spec.deadline, actor="benchmark")
     assert job.review_digest is not None
-    ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, decided_by="benchmark")
+    ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("benchmark"))
     return job.job_id, plan
 
 

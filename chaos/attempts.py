@@ -43,6 +43,7 @@ from airflow_provider_aihandoff.responses.outcome import is_final, read_output, 
 from airflow_provider_aihandoff.responses.reading import read_ended
 from airflow_provider_aihandoff.responses.stopped import cancel_job
 from airflow_provider_aihandoff.responses.submit import submit
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
@@ -304,7 +305,7 @@ def _decide(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     if job.review_digest is None:
         return _if_going_on(job, "its plan is not rendered yet")
     try:
-        job = ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, decided_by=PERSON)
+        job = ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person(PERSON))
     except StaleDecision as error:
         return _if_going_on(ledger.job(job.job_id), str(error))
     return DONE

@@ -11,6 +11,7 @@ from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.ledger.revisions import Output
+from airflow_provider_aihandoff.reviewers import Person
 
 OWNER = Owner("publishing", "manual__1", "draft", -1, "ti-1", 1)
 LEASE = timedelta(seconds=30)
@@ -72,4 +73,4 @@ def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None)
 
 def approve(ledger: Ledger, job: Job) -> Job:
     assert job.review_digest is not None
-    return ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, decided_by="bob")
+    return ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("bob"))

@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.ledger import schema
 from airflow_provider_aihandoff.ledger.history import first_break
 from airflow_provider_aihandoff.ledger.records import Effect, Verdict
 from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.reviewers import Person
 
 
 @command
@@ -95,7 +96,9 @@ def reject(args: Namespace) -> None:
 
 def _decide(args: Namespace, verdict: Verdict) -> None:
     with open_ledger(args) as ledger:
-        job = ledger.reviews.decide(args.job_id, verdict, digest=args.digest, decided_by=who(), comment=args.comment)
+        job = ledger.reviews.decide(
+            args.job_id, verdict, digest=args.digest, person=Person(who()), comment=args.comment
+        )
     print(f"{job.label}: {job.state.value}.")
 
 

@@ -29,7 +29,7 @@ _MOVE = """
     SELECT job_id, %(seq)s, %(at)s, %(actor)s, %(event)s, %(from_state)s, %(to_state)s, %(reason)s, %(detail)s,
         %(previous_hash)s, %(hash)s
     FROM moved"""
-_JSON_COLUMNS = frozenset({"input", "permissions"})
+_JSON_COLUMNS = frozenset({"input", "permissions", "review"})
 
 
 def as_json(value: Any) -> Json:

@@ -27,12 +27,12 @@ _READ_EFFECT_BY_ID = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE eff
 _READ_CURRENT = f"""
     SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = %s AND revision = %s ORDER BY position"""
 _DELETE_UNTOUCHED = """
-    DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused')"""
+    DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'void')"""
 _INSERT_EFFECT = f"""
     INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
-        after_effects, undoes, created_at, updated_at)
+        after_effects, undoes, current, created_at, updated_at)
     VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, 'planned', %(plan)s,
-        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, clock_timestamp(), clock_timestamp())
+        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, clock_timestamp(), clock_timestamp())
     RETURNING {columns(Effect)}"""
 _UPDATE_EFFECT = f"""
     UPDATE aihandoff.effects SET state = %(state)s, attempt = %(attempt)s, claim_token = %(claim_token)s,
@@ -93,6 +93,7 @@ def insert_plan(
         "undo": None if plan.undo is None else as_json(plan.undo),
         "after": as_json(list(plan.after)),
         "undoes": undoes,
+        "current": None if plan.current is None else as_json(plan.current),
     }
     row = connection.execute(_INSERT_EFFECT, values).fetchone()
     assert row is not None

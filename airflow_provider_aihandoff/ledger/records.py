@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
+from airflow_provider_aihandoff.reviewers import ReviewRules
 from airflow_provider_aihandoff.states import Disposition, EffectState, JobState, RevisionState
 
 Approval = Literal["required", "not required"]
@@ -58,6 +59,8 @@ class JobSpec:
         tasks with the same key ask for the same work.
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
     :param deadline: the absolute time until which a new revision may take.
+    :param triggered_by: the user who triggered the Dag run, if somebody has, whoever ``requested_by`` names.
+    :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
     :param regenerate: make a new revision, whatever there is, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
@@ -79,6 +82,8 @@ class JobSpec:
     shown_input: dict[str, Any] | None = None
     shown_request: dict[str, Any] | None = None
     regenerate: bool = False
+    triggered_by: str | None = None
+    max_cost_usd: Decimal | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -123,9 +128,20 @@ class Job:
     updated_at: datetime
     review_on_timeout: OnTimeout | None
     cancelling: str | None
+    triggered_by: str | None
+    max_cost_usd: Decimal | None
+    review: dict[str, Any] | None
+    review_asked_at: datetime | None
+    reminded_at: datetime | None
+    escalated_at: datetime | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
+
+    @property
+    def rules(self) -> ReviewRules:
+        """Who may decide on it, and how many have to."""
+        return ReviewRules.from_json(self.review)
 
     @property
     def label(self) -> str:
@@ -140,7 +156,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Revision:
-    """One version of a job's output."""
+    """One version of a job's output.
+
+    :param author: ``model``, or the person who edited.
+    :param based_on: the number of the revision that it edits, or changes at a reviewer's wish.
+    :param changes: the reviewer's words that the model was asked to follow.
+    """
 
     revision_id: int
     job_id: int
@@ -165,6 +186,8 @@ class Revision:
     created_at: datetime
     submitted_at: datetime | None
     completed_at: datetime | None
+    based_on: int | None
+    changes: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
@@ -186,6 +209,34 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class PendingReview:
+    """A job that waits for a decision: as much of it as tells whose turn it is.
+
+    :param voters: who has approved what it says now, the first one first.
+    """
+
+    job_id: int
+    job_type: str
+    job_key: str
+    dag_id: str
+    run_id: str
+    requested_by: str
+    triggered_by: str | None
+    review: dict[str, Any] | None
+    review_digest: str | None
+    review_deadline: datetime | None
+    review_asked_at: datetime | None
+    escalated_at: datetime | None
+    created_at: datetime
+    voters: list[str]
+
+    @property
+    def rules(self) -> ReviewRules:
+        """Who may decide on it, and how many have to."""
+        return ReviewRules.from_json(self.review)
+
+
+@dataclass(frozen=True)
 class EffectPlan:
     """One intended write, rendered.
 
@@ -194,6 +245,8 @@ class EffectPlan:
     :param plan: the exact request. It is stored as ``shown``, where secrets are masked.
     :param undo: the declared way back as it may be shown, or None: see :mod:`airflow_provider_aihandoff.undo`.
     :param after: names of the effects that must be applied before this one.
+    :param current: what the target has now, for whoever decides: ``{"at", "record"}``, or ``{"at", "error"}`` where it
+        could not be read. No part of what is approved: the target goes on changing.
     """
 
     name: str
@@ -203,6 +256,7 @@ class EffectPlan:
     shown: dict[str, Any]
     undo: dict[str, Any] | None = None
     after: tuple[str, ...] = ()
+    current: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +291,7 @@ class Effect:
     unknown_since: datetime | None
     after_effects: list[str]
     undoes: int | None
+    current: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

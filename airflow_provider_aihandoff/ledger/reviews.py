@@ -7,15 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from airflow_provider_aihandoff.digests import describe_changes, digest, review_components
-from airflow_provider_aihandoff.errors import JobNotApproved, PlanError, StaleDecision
+from airflow_provider_aihandoff.errors import (
+    JobNotApproved,
+    JobNotFound,
+    MayNotDecide,
+    PlanError,
+    StaleBatch,
+    StaleDecision,
+)
 from airflow_provider_aihandoff.ledger import history
+from airflow_provider_aihandoff.ledger.changes import begin_change, begin_edit, is_edit, refuse_edit
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.plans import anything_touched, replace_plans, settle
-from airflow_provider_aihandoff.ledger.records import DeciderKind, EffectPlan, Job, OnTimeout, Verdict
+from airflow_provider_aihandoff.ledger.records import (
+    DeciderKind,
+    Decision,
+    EffectPlan,
+    Job,
+    OnTimeout,
+    PendingReview,
+    Verdict,
+    columns,
+)
 from airflow_provider_aihandoff.ledger.revisions import read_revision
+from airflow_provider_aihandoff.reviewers import Person, ReviewRules, distinct, due_times, why_not
 from airflow_provider_aihandoff.states import JobEvent, JobState
 from airflow_provider_aihandoff.undo import PREFIX
 
@@ -27,11 +45,44 @@ _INSERT_DECISION = """
     RETURNING decision_id"""
 _READ_PLANNED = """
     SELECT detail FROM aihandoff.events WHERE job_id = %s AND event IN ('planned', 'plan changed') ORDER BY seq"""
+#: The approvals by people that count now: on the job's digest, since somebody last said something else.
+_VOTES = f"""
+    SELECT {columns(Decision)} FROM aihandoff.decisions AS d
+    WHERE job_id = %(job_id)s AND digest = %(digest)s AND verdict = 'approve' AND decided_by_kind = 'user'
+        AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
+            WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> 'approve')
+    ORDER BY decision_id"""
+#: An answer that nobody has said something else after.
+_STANDS = """
+    SELECT FROM aihandoff.decisions AS d
+    WHERE job_id = %(job_id)s AND verdict = %(verdict)s AND digest = %(digest)s AND decided_by = %(decided_by)s
+        AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
+            WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> d.verdict)"""
+_PENDING = f"""
+    SELECT {columns(PendingReview)} FROM (
+        SELECT jobs.*, ARRAY(
+            SELECT decided_by FROM aihandoff.decisions AS d
+            WHERE d.job_id = jobs.job_id AND d.digest = jobs.review_digest AND d.verdict = 'approve'
+                AND d.decided_by_kind = 'user'
+                AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
+                    WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> 'approve')
+            ORDER BY decision_id) AS voters
+        FROM aihandoff.jobs
+        WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
+            AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    ) AS pending
+    ORDER BY created_at, job_id"""
+_NOTICES = """
+    SELECT detail->>'notice' AS notice FROM aihandoff.events
+    WHERE job_id = %s AND event = 'notified' AND detail->>'asked_at' = %s"""
 
 #: Where the plan may still change: in the last one, as long as every write was refused or never sent.
 _PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
 
 _VERDICT_EVENTS = {"approve": JobEvent.APPROVED, "reject": JobEvent.REJECTED}
+
+#: What reviewers are told of.
+Notice = Literal["asked", "reminder", "escalation", "decided"]
 
 
 class Reviews:
@@ -48,15 +99,20 @@ class Reviews:
         policy: str | None,
         deadline: datetime,
         actor: str,
+        revision: int | None = None,
+        rules: ReviewRules | None = None,
         reason: str | None = None,
         on_timeout: OnTimeout | None = None,
     ) -> Job:
         """Store the plan of a job that is in review (or approved, with nothing written), for somebody to decide on.
 
-        Safe to repeat: the same plan changes nothing, and keeps its deadline. Another plan voids an approval.
+        Safe to repeat: the same plan changes nothing, and keeps its deadline. Another plan voids an approval, and the
+        votes for one.
 
         :param policy: ``name@version`` of the policy that is asked first, if there is one.
-        :param deadline: the absolute time by which somebody must decide.
+        :param deadline: the absolute time by which somebody must decide. A plan of an edit keeps that of before.
+        :param revision: the revision that the plan was rendered for; another one that is current by now keeps its own.
+        :param rules: who decides; by default whoever may for the Dag.
         :param reason: why a person is asked, in words that the reviewer reads.
         :param on_timeout: what the end of that time means, for when no task waits for it.
         :return: the job as it is now; unchanged where it is neither in review nor approved, or something was written.
@@ -66,14 +122,16 @@ class Reviews:
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            return _plan(connection, job, plans, policy, deadline, actor, reason, on_timeout)
+            if revision not in (None, job.revision):
+                return job
+            return _plan(connection, job, plans, policy, rules or ReviewRules(), deadline, actor, reason, on_timeout)
 
         return self._database.transact(work, step="review.ask")
 
     def ask_anew(self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: str, reason: str) -> Job:
         """Take an approval back whose plan is not what would be written, and ask a person about what would be.
 
-        What the job's author said about its review stays: the policy, and the end of the time to decide.
+        What the job's author said about its review stays: who decides, the policy, and the end of the time to decide.
 
         :param deadline: the absolute time by which somebody must decide.
         :return: the job as it is now; unchanged where it needs no approval, something was written, or the plan is the
@@ -88,41 +146,183 @@ class Reviews:
                 return job
             planned = connection.execute(_READ_PLANNED, [job_id]).fetchall()
             policy = planned[-1]["detail"]["components"]["policy"] if planned else None
-            return _plan(connection, job, plans, policy, deadline, actor, reason, job.review_on_timeout)
+            on_timeout = job.review_on_timeout
+            return _plan(connection, job, plans, policy, job.rules, deadline, actor, reason, on_timeout)
 
         return self._database.transact(work, step="review.ask")
 
-    def decide(
-        self,
-        job_id: int,
-        verdict: Verdict,
-        *,
-        digest: str,
-        decided_by: str,
-        kind: DeciderKind = "user",
-        comment: str | None = None,
-    ) -> Job:
-        """Record an answer. The same answer by the same person again changes nothing.
+    def decide(self, job_id: int, verdict: Verdict, *, digest: str, person: Person, comment: str | None = None) -> Job:
+        """Record a person's answer. The same answer by the same person again changes nothing.
+
+        An approval counts as one vote where the job's author wants several. With ``request changes`` the model is
+        asked for another revision that follows the comment.
 
         :param digest: the review digest that the sender saw.
         :return: the job as it is now.
         :raises StaleDecision: the job has another digest by now, is decided, or the time to decide is over; the
             message says what changed.
         :raises JobNotApproved: the job has no plan yet to decide on.
+        :raises MayNotDecide: the author's rules do not let this person.
+        :raises CannotChange: the model cannot be asked again; the message says which bound is reached.
         """
 
-        return self._database.transact(
-            lambda connection: _decide(
-                connection,
-                history.lock(connection, job_id),
-                verdict,
-                digest=digest,
-                decided_by=history.plain(decided_by),
-                kind=kind,
-                comment=history.plain_or_none(comment),
-            ),
-            step="review.decide",
-        )
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            return _decide_as(connection, job, verdict, digest, person, history.plain_or_none(comment))
+
+        return self._database.transact(work, step="review.decide")
+
+    def decide_many(
+        self,
+        choices: Sequence[tuple[int, str]],
+        verdict: Literal["approve", "reject"],
+        *,
+        person: Person,
+        comment: str | None = None,
+    ) -> list[Job]:
+        """Record one answer to many jobs: one decision for each, on the digest that was seen, or none at all.
+
+        :param choices: ``(job id, review digest)``.
+        :return: the jobs as they are now, in the order of the choices.
+        :raises StaleBatch: some of them cannot be decided so; it says which, and why. None was.
+        """
+        words = history.plain_or_none(comment)
+
+        def work(connection: LedgerConnection) -> dict[int, Job] | StaleBatch:
+            done, stale = {}, {}
+            connection.execute("SAVEPOINT batch")
+            for job_id, seen in sorted(dict(choices).items()):  # always in this order, so that two cannot block
+                try:
+                    job = history.lock(connection, job_id)
+                    done[job_id] = _decide_as(connection, job, verdict, seen, person, words)
+                except (StaleDecision, JobNotApproved, MayNotDecide, JobNotFound) as refusal:
+                    stale[job_id] = refusal.what
+            if not stale:
+                return done
+            connection.execute("ROLLBACK TO SAVEPOINT batch")
+            connection.woken.clear()
+            return StaleBatch(
+                f"{len(stale)} of {len(dict(choices))} jobs cannot be decided on like this any more.",
+                stale=stale,
+                written="None of the decisions was recorded, and nothing was written outside.",
+                remedy="Look at these again, or leave them out.",
+            )
+
+        found = self._database.transact(work, step="review.decide")
+        if isinstance(found, StaleBatch):
+            raise found
+        return [found[job_id] for job_id, _ in choices]
+
+    def approve_by_policy(self, job_id: int, *, digest: str, policy: str, reason: str, expired: bool = False) -> Job:
+        """Record that a policy approves, without a person.
+
+        :param policy: ``name@version``.
+        :param expired: it is asked because nobody decided in time: nothing is recorded before that time is over.
+        :return: the job as it is now.
+        :raises StaleDecision: the job has another digest by now, or is decided.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if _is_repeat(connection, job, "approve", digest, policy):
+                return job
+            _check_digest(connection, job, digest)
+            if expired and not _is_over(connection, job):
+                return job
+            words = history.plain(reason)
+            return _record(connection, job, "approve", digest=digest, decided_by=policy, kind="policy", comment=words)
+
+        return self._database.transact(work, step="review.decide")
+
+    def edit(self, job_id: int, *, digest: str, output: Any, person: Person) -> Job:
+        """Make a person's version of the output the current revision. The approval task renders its plan anew.
+
+        Sent again before that, it changes nothing.
+
+        :param digest: the review digest that the person saw.
+        :param output: the whole output, as JSON.
+        :raises StaleDecision: as :meth:`decide`.
+        :raises JobNotApproved: as :meth:`decide`.
+        :raises MayNotDecide: as :meth:`decide`: whoever may not decide may not edit either.
+        :raises CannotChange: it is the output that there is.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job, name = history.lock(connection, job_id), history.plain(person.name)
+            if is_edit(connection, job, output, person=name):
+                return job
+            _check_person(connection, job, digest, person)
+            return begin_edit(connection, job, output, person=name)
+
+        return self._database.transact(work, step="review.edit")
+
+    def refuse_edit(self, job_id: int, number: int, *, error: dict[str, Any], reason: str, actor: str) -> Job:
+        """Take back an edit that the output type does not take; what was typed is kept with its revision.
+
+        :return: the job as it is now: at the revision that was edited, unless it has moved on.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if job.state is not JobState.REVIEW or job.revision != number or job.review_digest is not None:
+                return job
+            return refuse_edit(connection, job, error=error, reason=reason, actor=actor)
+
+        return self._database.transact(work, step="review.refuse edit")
+
+    def tell(self, job_id: int, *, digest: str, actor: str) -> Job:
+        """Record that reviewers are reminded, or that others are asked as well, where it is time to by the database's
+        clock. Safe to repeat.
+
+        :param digest: the digest that was asked about.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if job.state is not JobState.REVIEW or job.review_digest != digest:
+                return job
+            now = history.now(connection)
+            due = {what for what, at in due_times(job).items() if at <= now}
+            if "reminder" in due:
+                job = history.move(connection, job, JobEvent.REMINDED, actor=actor, at=now, reminded_at=now)
+            if "escalation" in due:
+                reason = f"{job.rules.escalate_to} may decide as well"
+                job = history.move(
+                    connection, job, JobEvent.ESCALATED, actor=actor, at=now, reason=reason, escalated_at=now
+                )
+            return job
+
+        return self._database.transact(work, step="review.tell")
+
+    def notices(self, job: Job) -> set[str]:
+        """What people were told since the job's reviewers were asked last."""
+        values = [job.job_id, str(job.review_asked_at)]
+        rows = self._database.transact(lambda connection: connection.execute(_NOTICES, values).fetchall())
+        return {row["notice"] for row in rows}
+
+    def notified(self, job: Job, notice: Notice, *, actor: str) -> None:
+        """Record that people were told."""
+
+        def work(connection: LedgerConnection) -> None:
+            detail = {"notice": notice, "asked_at": str(job.review_asked_at)}
+            history.move(
+                connection, history.lock(connection, job.job_id), JobEvent.NOTIFIED, actor=actor, detail=detail
+            )
+
+        self._database.transact(work)
+
+    def votes(self, job: Job) -> list[Decision]:
+        """The approvals by people that count for a job's digest, oldest first."""
+        return self._database.transact(lambda connection: _votes(connection, job))
+
+    def pending(self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None) -> list[PendingReview]:
+        """Every job in review, the one that waits longest first, without its content.
+
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        """
+        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
+        rows = self._database.transact(lambda connection: connection.execute(_PENDING, values).fetchall())
+        return [PendingReview(**row) for row in rows]
 
     def expire(self, job_id: int, *, digest: str, fail: bool) -> Job:
         """End a review whose deadline has passed, by the database's clock. Does nothing before it has.
@@ -133,13 +333,12 @@ class Reviews:
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            over = job.review_deadline is not None and history.now(connection) >= job.review_deadline
-            if not over or job.state is not JobState.REVIEW or job.review_digest != digest:
+            if not _is_over(connection, job) or job.state is not JobState.REVIEW or job.review_digest != digest:
                 return job
             why = "nobody decided in time"
             if fail:
                 return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor="timeout", reason=why)
-            return _decide(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
+            return _record(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
 
         return self._database.transact(work)
 
@@ -165,6 +364,7 @@ def _plan(
     job: Job,
     plans: Sequence[EffectPlan],
     policy: str | None,
+    rules: ReviewRules,
     deadline: datetime,
     actor: str,
     reason: str | None,
@@ -175,15 +375,20 @@ def _plan(
         return job
     revision = read_revision(connection, job.job_id, job.revision)
     assert revision.output_digest is not None
-    components = review_components(revision.output_digest, [(plan.name, plan.plan_digest) for plan in plans], policy)
+    components = review_components(
+        revision.output_digest, [(plan.name, plan.plan_digest) for plan in plans], policy, rules.bound
+    )
     new_digest = digest(components)
     if new_digest == job.review_digest:
         return job
     replace_plans(connection, job, plans)
     changes: dict[str, Any] = {"review_digest": new_digest}
-    event, why = JobEvent.PLANNED, reason
+    event, why, now = JobEvent.PLANNED, reason, history.now(connection)
     if job.approval == "required":
-        changes |= {"review_deadline": deadline, "review_on_timeout": on_timeout, "decision_id": None}
+        changes |= {"review": rules.to_json(), "review_on_timeout": on_timeout, "decision_id": None}
+        edited = job.state is JobState.REVIEW and job.review_digest is None and job.review_deadline is not None
+        if not edited:  # an edit wins no time
+            changes |= {"review_deadline": deadline, "review_asked_at": now, "reminded_at": None, "escalated_at": None}
         if job.state is not JobState.REVIEW:
             event = JobEvent.PLAN_CHANGED
             why = "the plan is not the one that was approved" + (f"; {reason}" if reason else "")
@@ -194,65 +399,112 @@ def _plan(
         actor=actor,
         reason=why,
         detail={"digest": new_digest, "components": components},
+        at=now,
         **changes,
     )
 
 
-def _decide(
+def _decide_as(
+    connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, person: Person, comment: str | None
+) -> Job:
+    """Record a person's answer on a locked job."""
+    name = history.plain(person.name)
+    if _is_repeat(connection, job, verdict, digest, name):
+        return job
+    _check_person(connection, job, digest, person)
+    if verdict == "request changes":
+        change = begin_change(connection, job, comment, person=name)
+        _insert(connection, job, verdict, digest, name, "user", comment)
+        return change
+    return _record(connection, job, verdict, digest=digest, decided_by=name, kind="user", comment=comment)
+
+
+def _check_person(connection: LedgerConnection, job: Job, digest: str, person: Person) -> None:
+    """Refuse what is not about the job as it is now, comes too late, or is not this person's to say."""
+    _check_digest(connection, job, digest)
+    _check_deadline(connection, job)
+    if why := why_not(job, person):
+        raise MayNotDecide(
+            why,
+            job=job.label,
+            written="Nothing was recorded and nothing was written outside.",
+            remedy="You can ask them to look at it.",
+        )
+
+
+def _record(
     connection: LedgerConnection,
     job: Job,
-    verdict: Verdict,
+    verdict: Literal["approve", "reject"],
     *,
     digest: str,
     decided_by: str,
     kind: DeciderKind,
     comment: str | None,
 ) -> Job:
-    """Record an answer on a locked job."""
-    if _is_repeat(connection, job, verdict, digest, decided_by):
-        return job
-    _check_digest(connection, job, digest)
-    if kind == "user":
-        _check_deadline(connection, job)
-    row = connection.execute(
-        _INSERT_DECISION,
-        {
-            "job_id": job.job_id,
-            "revision": job.revision,
-            "verdict": verdict,
-            "digest": digest,
-            "decided_by": decided_by,
-            "kind": kind,
-            "comment": comment,
-        },
-    ).fetchone()
-    assert row is not None
+    """Record an answer on a locked job, and move it on where that is the last one that it needs."""
+    decision_id = _insert(connection, job, verdict, digest, decided_by, kind, comment)
     actor = decided_by if kind == "timeout" else f"{kind}:{decided_by}"
+    detail = {"digest": digest, "decision_id": decision_id}
+    if verdict == "approve" and kind == "user":
+        votes, needed = len(distinct(vote.decided_by for vote in _votes(connection, job))), job.rules.approvals
+        detail |= {"approvals": votes, "needed": needed}
+        if votes < needed:
+            return history.move(connection, job, JobEvent.VOTED, actor=actor, reason=comment, detail=detail)
     job = history.move(
         connection,
         job,
         _VERDICT_EVENTS[verdict],
         actor=actor,
         reason=comment,
-        detail={"digest": digest, "decision_id": row["decision_id"]},
-        decision_id=row["decision_id"],
+        detail=detail,
+        decision_id=decision_id,
     )
     return settle(connection, job, actor=actor) if verdict == "approve" else job
 
 
+def _insert(
+    connection: LedgerConnection,
+    job: Job,
+    verdict: Verdict,
+    digest: str,
+    decided_by: str,
+    kind: DeciderKind,
+    comment: str | None,
+) -> int:
+    values = {
+        "job_id": job.job_id,
+        "revision": job.revision,
+        "verdict": verdict,
+        "digest": digest,
+        "decided_by": decided_by,
+        "kind": kind,
+        "comment": comment,
+    }
+    row = connection.execute(_INSERT_DECISION, values).fetchone()
+    assert row is not None
+    return int(row["decision_id"])
+
+
+def _votes(connection: LedgerConnection, job: Job) -> list[Decision]:
+    values = {"job_id": job.job_id, "digest": job.review_digest}
+    return [Decision(**row) for row in connection.execute(_VOTES, values).fetchall()]
+
+
+def _is_over(connection: LedgerConnection, job: Job) -> bool:
+    """Whether the time to decide is over, by the database's clock."""
+    return job.review_deadline is not None and history.now(connection) >= job.review_deadline
+
+
 def _is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, decided_by: str) -> bool:
-    """Whether this very answer is already the decision in force: a double click, or a request sent again."""
-    if job.decision_id is None or job.state is JobState.REVIEW:
+    """Whether this very answer counts already: a double click, or a request sent again."""
+    if job.state is JobState.REVIEW:
+        votes = _votes(connection, job) if verdict == "approve" and digest == job.review_digest else []
+        return any(vote.decided_by == decided_by for vote in votes)
+    if job.decision_id is None and verdict != "request changes":
         return False
-    row = connection.execute(
-        "SELECT verdict, digest, decided_by FROM aihandoff.decisions WHERE decision_id = %s",
-        [job.decision_id],
-    ).fetchone()
-    return row is not None and (row["verdict"], row["digest"], row["decided_by"]) == (
-        verdict,
-        digest,
-        decided_by,
-    )
+    values = {"job_id": job.job_id, "verdict": verdict, "digest": digest, "decided_by": decided_by}
+    return connection.execute(_STANDS, values).fetchone() is not None
 
 
 def _check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
@@ -280,7 +532,8 @@ def _check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
 
 
 def _check_deadline(connection: LedgerConnection, job: Job) -> None:
-    if job.review_deadline is not None and history.now(connection) >= job.review_deadline:
+    if _is_over(connection, job):
+        assert job.review_deadline is not None
         raise StaleDecision(
             f"the time to decide ended at {job.review_deadline.isoformat(timespec='seconds')}.",
             job=job.label,

@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.states import JobEvent, RevisionState
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
 
 _SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
+_NEXT_NUMBER = "SELECT coalesce(max(number), 0) + 1 AS number FROM aihandoff.revisions WHERE job_id = %s"
 _MARK_RUNNING = f"""
     UPDATE aihandoff.revisions SET state = 'running', response_id = %(response_id)s, response_status = %(status)s,
         submissions = submissions + %(uncounted)s, unknown_submissions = unknown_submissions - %(counted)s,
@@ -67,6 +68,13 @@ def find_revision(connection: LedgerConnection, job_id: int, number: int) -> Rev
     """Return one revision, or None where there is no such."""
     row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
     return None if row is None else Revision(**row)
+
+
+def next_number(connection: LedgerConnection, job_id: int) -> int:
+    """The number of the next revision of a locked job. The current one need not be the newest."""
+    row = connection.execute(_NEXT_NUMBER, [job_id]).fetchone()
+    assert row is not None
+    return int(row["number"])
 
 
 def was_given_up(revision: Revision) -> bool:
@@ -141,12 +149,23 @@ def fail_revision(
     error: dict[str, Any],
     output: Output | None = None,
 ) -> Job:
-    """End a revision and its job without an output."""
+    """End a revision without an output, and its job; or go back, where a reviewer wanted it to follow another one."""
     job, revision = count_unknown(
         connection, job, revision, actor=actor, reason="the job failed while a request was being sent"
     )
     write_output(connection, revision, RevisionState.FAILED, output or Output("", error=error))
     detail = {"revision": revision.number, "kind": error.get("kind")}
+    if revision.based_on is not None:
+        why = f"the change was not made: {reason or error.get('kind') or 'no output'}"
+        return history.move(
+            connection,
+            job,
+            JobEvent.CHANGE_FAILED,
+            actor=actor,
+            reason=why,
+            detail={**detail, "based_on": revision.based_on},
+            revision=revision.based_on,
+        )
     return history.move(connection, job, JobEvent.FAILED, actor=actor, reason=reason, detail=detail)
 
 

@@ -49,6 +49,12 @@ CREATE TABLE aihandoff.jobs (
     updated_at timestamptz NOT NULL,
     review_on_timeout text CHECK (review_on_timeout IN ('reject', 'fail')), -- how its author wants a review to expire
     cancelling text,                 -- why it is being cancelled, while its response or an effect is under way
+    triggered_by text,               -- the user who triggered the Dag run, whoever the author names as requester
+    max_cost_usd numeric,            -- no further revision by the model is asked for above it
+    review json,                     -- who may decide, how many must, and when they are reminded
+    review_asked_at timestamptz,     -- when people were asked; an edit does not move it
+    reminded_at timestamptz,
+    escalated_at timestamptz,
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -82,6 +88,8 @@ CREATE TABLE aihandoff.revisions (
     created_at timestamptz NOT NULL,
     submitted_at timestamptz,
     completed_at timestamptz,
+    based_on integer,                -- the revision that it edits, or changes at a reviewer's wish
+    changes text,                    -- the reviewer's words that the model was asked to follow
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),
@@ -131,6 +139,7 @@ CREATE TABLE aihandoff.effects (
     unknown_since timestamptz,
     after_effects json NOT NULL DEFAULT '[]',            -- names of the effects that must be applied before this one
     undoes bigint UNIQUE REFERENCES aihandoff.effects,   -- the effect that this one takes back
+    current json,                    -- what the target had when the plan was rendered, where that can be read
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );

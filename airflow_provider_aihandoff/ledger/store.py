@@ -105,6 +105,18 @@ class RunJob:
     model_revisions: int
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A job that may be decided on together with others.
+
+    :param effects: the intended ones of its current revision, in the order of the plan.
+    """
+
+    job: Job
+    output: Any
+    effects: list[Effect]
+
+
 _SUMMARY_COLUMNS = columns(JobSummary)
 _SUMMARY_JOB_COLUMNS = ", ".join(field.name for field in fields(JobSummary) if field.name in Job.__dataclass_fields__)
 
@@ -192,6 +204,14 @@ class Ledger:
         """Return one revision of a job that exists."""
         return self._database.transact(lambda connection: read_revision(connection, job_id, number))
 
+    def first_request(self, job_id: int, number: int) -> dict[str, Any]:
+        """The request by which the model was first asked for what a revision has become, secrets masked."""
+        query = """
+            SELECT request FROM aihandoff.revisions
+            WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
+        request: dict[str, Any] = self._all(query, {"job_id": job_id, "number": number})[0]["request"]
+        return request
+
     def record(self, job_id: int) -> JobRecord:
         """Return a job with all that belongs to it, as of one moment.
 
@@ -242,6 +262,7 @@ class Ledger:
         *,
         states: Sequence[JobState] = (),
         unknown_effects: bool = False,
+        job_ids: Sequence[int] | None = None,
         dag_id: str | None = None,
         run_id: str | None = None,
         dag_ids: Sequence[str] | None = None,
@@ -253,6 +274,7 @@ class Ledger:
 
         :param states: only jobs in one of these; empty for every state.
         :param unknown_effects: only jobs with a write that may have been applied.
+        :param job_ids: only these; None for every job.
         :param dag_ids: only jobs of these Dags; None for every Dag.
         :param after: the last job of the page before.
         """
@@ -260,6 +282,7 @@ class Ledger:
             SELECT {_SUMMARY_COLUMNS} FROM (
                 SELECT {_SUMMARY_JOB_COLUMNS} FROM aihandoff.jobs
                 WHERE {_JOB_FILTER}
+                    AND (%(job_ids)s::bigint[] IS NULL OR job_id = ANY(%(job_ids)s))
                     AND (%(after)s::bigint IS NULL OR job_id {">" if oldest_first else "<"} %(after)s)
                     AND {_WITH_UNKNOWN_EFFECT if unknown_effects else "true"}
                 ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s
@@ -278,6 +301,7 @@ class Ledger:
             ) AS intended
             ORDER BY job_id {"ASC" if oldest_first else "DESC"}"""
         values = {**_filter_values(states, dag_id, run_id, dag_ids), "after": after, "limit": limit}
+        values["job_ids"] = None if job_ids is None else list(job_ids)
         return [JobSummary(**row) for row in self._all(query, values)]
 
     def count_open(
@@ -310,6 +334,32 @@ class Ledger:
                 WHERE job_id = ANY(%s) AND author = 'model' GROUP BY job_id"""
             made = {row["job_id"]: row["made"] for row in connection.execute(query, [ids]).fetchall()}
             return [RunJob(job, effects.get((job.job_id, job.revision), []), made.get(job.job_id, 0)) for job in jobs]
+
+        return self._database.transact(work)
+
+    def candidates(self, job_ids: Sequence[int]) -> list[Candidate]:
+        """Return jobs with what their current revisions say and would write, by id, as of one moment."""
+
+        def work(connection: LedgerConnection) -> list[Candidate]:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+            def rows(record: type, table: str, order: str) -> list[dict[str, Any]]:
+                query = f"""SELECT {columns(record, "found")} FROM aihandoff.{table} AS found
+                    JOIN aihandoff.jobs ON jobs.job_id = found.job_id AND jobs.revision = found.{order}
+                    WHERE found.job_id = ANY(%s) ORDER BY found.job_id"""
+                return connection.execute(query, [list(job_ids)]).fetchall()
+
+            query = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = ANY(%s) ORDER BY job_id"
+            jobs = [Job(**row) for row in connection.execute(query, [list(job_ids)]).fetchall()]
+            outputs = {row["job_id"]: row["output"] for row in rows(Revision, "revisions", "number")}
+            effects: dict[int, list[Effect]] = {}
+            for row in rows(Effect, "effects", "revision"):
+                if row["undoes"] is None:
+                    effects.setdefault(row["job_id"], []).append(Effect(**row))
+            return [
+                Candidate(job, outputs[job.job_id], sorted(effects.get(job.job_id, []), key=lambda each: each.position))
+                for job in jobs
+            ]
 
         return self._database.transact(work)
 

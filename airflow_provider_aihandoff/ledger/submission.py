@@ -32,6 +32,7 @@ from airflow_provider_aihandoff.ledger.revisions import (
     fail_revision,
     give_up,
     mark_running,
+    next_number,
     read_revision,
 )
 from airflow_provider_aihandoff.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
@@ -69,11 +70,12 @@ class Intent:
 
 _INSERT_JOB = f"""
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
-        approval_reason, max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq,
-        event_hash, created_at, updated_at)
+        approval_reason, max_revisions, max_cost_usd, triggered_by, revision, dag_id, run_id, task_id, map_index, ti_id,
+        try_number, event_seq, event_hash, created_at, updated_at)
     VALUES (%(job_type)s, %(job_key)s, 'queued', %(input)s, %(input_digest)s, %(requested_by)s, %(permissions)s,
-        %(approval)s, %(approval_reason)s, %(max_revisions)s, 1, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
-        %(ti_id)s, %(try_number)s, 0, %(genesis)s, clock_timestamp(), clock_timestamp())
+        %(approval)s, %(approval_reason)s, %(max_revisions)s, %(max_cost_usd)s, %(triggered_by)s, 1, %(dag_id)s,
+        %(run_id)s, %(task_id)s, %(map_index)s, %(ti_id)s, %(try_number)s, 0, %(genesis)s, clock_timestamp(),
+        clock_timestamp())
     ON CONFLICT (job_type, job_key) DO NOTHING
     RETURNING {columns(Job)}"""
 _LOCK_JOB_BY_KEY = f"""
@@ -86,7 +88,10 @@ _INSERT_REVISION = f"""
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s
-    WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued'"""
+    WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued' AND based_on IS NULL"""
+_KEEP_REQUEST = """
+    UPDATE aihandoff.revisions SET request = %s, request_digest = %s
+    WHERE job_id = %s AND number = %s AND state = 'queued'"""
 _COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author = 'model'"
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
@@ -164,6 +169,7 @@ class Submission:
             "input": as_json(spec.kept_input),
             "permissions": as_json(spec.permissions),
             "requested_by": history.plain(spec.requested_by),
+            "triggered_by": history.plain_or_none(spec.triggered_by),
             "input_digest": input_digest,
             "genesis": history.GENESIS,
         }
@@ -242,7 +248,7 @@ class Submission:
                 job=job.label,
                 remedy="Raise max_revisions to let the model try again, or give the task another job_key.",
             )
-        old = read_revision(connection, job.job_id, job.revision)
+        old, number = read_revision(connection, job.job_id, job.revision), next_number(connection, job.job_id)
         job, _ = count_unknown(
             connection, job, old, actor=spec.owner.actor, reason="its revision was replaced while it was being sent"
         )
@@ -260,7 +266,7 @@ class Submission:
             actor=spec.owner.actor,
             reason=why,
             detail={
-                "revision": old.number + 1,
+                "revision": number,
                 "input_digest": input_digest,
                 "requested_by": spec.requested_by,
                 "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
@@ -269,10 +275,12 @@ class Submission:
             requested_by=history.plain(spec.requested_by),
             permissions=spec.permissions,
             input_digest=input_digest,
-            revision=old.number + 1,
+            triggered_by=history.plain_or_none(spec.triggered_by),
+            revision=number,
             approval=spec.approval,
             approval_reason=spec.approval_reason,
             max_revisions=spec.max_revisions,
+            max_cost_usd=spec.max_cost_usd,
             review_digest=None,
             review_deadline=None,
             decision_id=None,
@@ -297,6 +305,24 @@ class Submission:
             written=f"For the earlier input, {written}.",
             remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",
         )
+
+    def take_over(self, job_id: int, number: int, *, owner: Owner, request: dict[str, Any]) -> Revision | None:
+        """Make the task that goes on with a revision the owner of its job, and keep the request as it will be sent.
+
+        :param request: with its secrets masked.
+        :return: the revision; None where another one is current by now, or nothing is left to send or to wait for.
+        """
+
+        def work(connection: LedgerConnection) -> Revision | None:
+            job = history.lock(connection, job_id)
+            if job.revision != number or job.state not in (JobState.QUEUED, JobState.RUNNING):
+                return None
+            if job.owner != owner:
+                history.move(connection, job, JobEvent.ATTACHED, actor=owner.actor, **vars(owner))
+            connection.execute(_KEEP_REQUEST, [as_json(request), digest(request), job_id, number])
+            return read_revision(connection, job_id, number)
+
+        return self._database.transact(work, step="submit.open")
 
     def intend(
         self, job_id: int, number: int, *, actor: str, lease: timedelta, orphan_wait: timedelta = timedelta(0)

@@ -35,9 +35,11 @@ class HttpSideEffectOperator(SideEffectOperator):
         (RFC 9535) to the values that they have when the write happened; without it, any 2xx means that it did.
         ``otherwise`` says what a 2xx without these values means: ``not applied`` (the default) or ``unknown``. 404 and
         410 mean that there is no trace of it. ``external_id_path`` is where the record's id stands in that answer.
+    :param current: path under the base URL (templated) at which a GET is answered with the JSON of what the target has
+        now: reviewers see what the request would change. It is read when the plan is rendered for them.
     """
 
-    template_fields: Sequence[str] = ("job", "endpoint", "json", "headers", "query", "undo", "probe_request")
+    template_fields: Sequence[str] = ("job", "endpoint", "json", "headers", "query", "undo", "probe_request", "current")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "json": "json",
         "headers": "json",
@@ -60,6 +62,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         external_id_header: str | None = None,
         timeout: float = 30.0,
         probe: Mapping[str, Any] | None = None,
+        current: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,6 +76,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         self.external_id_header = external_id_header
         self.timeout = timeout
         self.probe_request = probe
+        self.current = current
         if self.method not in ("POST", "PUT", "PATCH", "DELETE"):
             raise ValueError(f"method must be POST, PUT, PATCH or DELETE, not {method!r}: an effect writes.")
 
@@ -98,6 +102,21 @@ class HttpSideEffectOperator(SideEffectOperator):
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
         """Look for the write, as the author says."""
         return self._target().probe(plan, key)
+
+    @property
+    def can_read(self) -> bool:
+        """Whether the author says where."""
+        return self.current is not None
+
+    def read(self, plan: dict[str, Any]) -> Any:
+        """Read what the target has now, where the author says."""
+        from airflow_provider_aihandoff.targets.http import plan_request
+
+        assert self.current is not None
+        look = plan_request(
+            self.http_conn_id, "GET", self.current, headers={"Accept": "application/json"}, name=self.effect_name
+        )
+        return self._target().read(look)
 
     @property
     def can_probe(self) -> bool:

@@ -53,9 +53,12 @@ def digest_key(ledger: Ledger) -> str:
     return settings.text("digest_key") or ledger.digest_key()
 
 
-def plan_effects(context: Context, source: Any, job: JobView, ledger: Ledger) -> list[EffectPlan]:
+def plan_effects(
+    context: Context, source: Any, job: JobView, ledger: Ledger, *, look: bool = False
+) -> list[EffectPlan]:
     """Render every effect of the job in the context of the task that runs now.
 
+    :param look: read what each target has now, where its author says how.
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
     plans = []
@@ -69,7 +72,7 @@ def plan_effects(context: Context, source: Any, job: JobView, ledger: Ledger) ->
             )
         try:
             after = effects_before(context["dag"], task)
-            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after))
+            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after, look=look))
         except HandoffError:
             raise
         except Exception as error:

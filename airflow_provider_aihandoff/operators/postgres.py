@@ -23,6 +23,8 @@ class PostgresSideEffectOperator(SideEffectOperator):
         in a statement. A first column that it returns (``RETURNING report_id``) is the external record id. It is ended
         after five minutes.
     :param parameters: the values (templated).
+    :param current: one statement that selects what the target has now, with the same parameters: reviewers see what the
+        statement would change. It is read when the plan is rendered for them, in a transaction that can write nothing.
     :param marker_table: the table that keeps the markers, made on first use; give the role that creates tables no
         other way, or create it beforehand (``effect_key text primary key, external_id text, applied_at timestamptz``).
     """
@@ -38,6 +40,7 @@ class PostgresSideEffectOperator(SideEffectOperator):
         postgres_conn_id: str = "postgres_default",
         sql: str,
         parameters: Mapping[str, Any] | None = None,
+        current: str | None = None,
         marker_table: str = "aihandoff_marker",
         **kwargs: Any,
     ) -> None:
@@ -45,6 +48,7 @@ class PostgresSideEffectOperator(SideEffectOperator):
         self.postgres_conn_id = postgres_conn_id
         self.sql = sql
         self.parameters = parameters
+        self.current = current
         self.marker_table = marker_table
 
     def plan(self, job: JobView) -> dict[str, Any]:
@@ -63,6 +67,18 @@ class PostgresSideEffectOperator(SideEffectOperator):
         from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
         return PostgresTarget(self.effect_name, self.marker_table).apply(plan, key)
+
+    @property
+    def can_read(self) -> bool:
+        """Whether the author says how."""
+        return self.current is not None
+
+    def read(self, plan: dict[str, Any]) -> Any:
+        """Read what the target has now, as the author says."""
+        from airflow_provider_aihandoff.targets.postgres import PostgresTarget
+
+        assert self.current is not None
+        return PostgresTarget(self.effect_name, self.marker_table).read(plan, self.current)
 
     @property
     def undo_connection(self) -> str | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -19,21 +19,20 @@ from airflow_provider_aihandoff.operators.jobs import (
     state_among,
 )
 from airflow_provider_aihandoff.operators.masking import masked
+from airflow_provider_aihandoff.operators.responding import (
+    defer_until_ended,
+    give_up_if_over,
+    openai_client,
+    store_ended,
+    wait_inline,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from openai import OpenAI
     from pydantic import BaseModel
 
     from airflow_provider_aihandoff.ledger import Ledger
     from airflow_provider_aihandoff.ledger.records import Approval, Job, JobSpec, Owner, Revision
-
-#: Seconds between two looks while the worker itself waits.
-_INLINE_POLL = 0.5
-
-#: Seconds that one look at a response may take.
-RETRIEVE_TIMEOUT = 30.0
-
 
 #: Arguments that are sent to the Responses API under the same name.
 REQUEST_FIELDS = (
@@ -89,6 +88,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     :param approval_reason: why nobody has to approve; it goes on the record.
     :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
     :param max_revisions: how many revisions by the model a job may have.
+    :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
+        Where the price of one is not known, they cannot.
     :param inline_wait: how long the worker waits by itself before the task defers.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
     :param openai_conn_id: connection of the type OpenAI.
@@ -145,6 +146,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         approval_reason: str | None = None,
         deadline: timedelta | datetime | None = None,
         max_revisions: int = 3,
+        max_cost_usd: Decimal | float | None = None,
         inline_wait: timedelta | None = None,
         openai_conn_id: str = "openai_default",
         ledger_conn_id: str | None = None,
@@ -178,6 +180,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         self.approval_reason = approval_reason
         self.deadline = deadline
         self.max_revisions = max_revisions
+        self.max_cost_usd = None if max_cost_usd is None else Decimal(str(max_cost_usd))
         self.inline_wait = inline_wait
         self.openai_conn_id = openai_conn_id
         self.ledger_conn_id = ledger_conn_id
@@ -197,7 +200,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
         from airflow_provider_aihandoff.attachment import Attachment
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.responses.submit import submit
 
         owner = owner_of(context)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
@@ -209,27 +211,35 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             if opened.superseded is not None:
                 self._cancel_superseded(ledger, opened.superseded, owner.actor)
             if opened.next is Attachment.SUBMIT:
-                deadline = revision.deadline
-                revision = submit(
-                    ledger,
-                    self._client(revision.conn_id),
-                    job,
-                    deadline=deadline,
-                    actor=owner.actor,
-                    request=spec.request,
-                    orphan_wait=settings.seconds("orphan_wait"),
+                revision = self._submit(context, ledger, job, revision, spec)
+            if not wait_inline(self, revision, patience=self.inline_wait):
+                defer_until_ended(
+                    self, ledger, revision, ledger_conn_id=self.ledger_conn_id, method_name="execute_complete"
                 )
-            if not self._wait_inline(revision):
-                self._defer(job, revision, ledger)
             return self._finish(context, ledger, job.job_id)
+
+    def _submit(self, context: Context, ledger: Ledger, job: Job, revision: Revision, spec: JobSpec) -> Revision:
+        from airflow_provider_aihandoff.operators.revising import send_change
+        from airflow_provider_aihandoff.responses.submit import submit
+
+        if revision.changes is not None:  # a reviewer asked for it, and the approval task has not sent it yet
+            return send_change(self, context, ledger, job, revision)
+        return submit(
+            ledger,
+            openai_client(revision.conn_id),
+            job,
+            deadline=revision.deadline,
+            actor=spec.owner.actor,
+            request=spec.request,
+            orphan_wait=settings.seconds("orphan_wait"),
+        )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the wait: read what the response left, store it, and return it."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            if event["status"] in ("deadline", "gone"):
-                self._give_up(context, ledger, event)
+            give_up_if_over(ledger, event, actor=owner_of(context).actor)
             return self._finish(context, ledger, int(event["job_id"]))
 
     def on_kill(self) -> None:
@@ -268,10 +278,10 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def _spec(self, context: Context) -> JobSpec:
         from airflow_provider_aihandoff.ledger.records import JobSpec
-        from airflow_provider_aihandoff.responses.request import build_request, input_snapshot
+        from airflow_provider_aihandoff.responses.request import input_snapshot
 
         owner = owner_of(context)
-        request = build_request(self._request_arguments(), self.output_type)
+        request = self.build_request()
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
@@ -286,6 +296,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             approval=self.approval,
             approval_reason=self.approval_reason,
             max_revisions=self.max_revisions,
+            max_cost_usd=self.max_cost_usd,
+            triggered_by=_triggering_user(context),
             deadline=self._absolute_deadline(),
             owner=owner,
             regenerate=self._is_asked_anew(context),
@@ -301,77 +313,29 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             )
         return self.task_id in wanted if isinstance(wanted, list) else wanted
 
-    def _request_arguments(self) -> Mapping[str, Any]:
-        return {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
+    def build_request(self) -> dict[str, Any]:
+        """The request that the rendered fields make, with its secrets.
+
+        :raises RequestError: they make none.
+        """
+        from airflow_provider_aihandoff.responses.request import build_request
+
+        arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
+        return build_request(arguments, self.output_type)
 
     def _absolute_deadline(self) -> datetime:
         if isinstance(self.deadline, datetime):
             return self.deadline
         return datetime.now(UTC) + (self.deadline or settings.seconds("response_deadline"))
 
-    @staticmethod
-    def _client(conn_id: str) -> OpenAI:
-        """A client for the connection that a revision was, or is, submitted over."""
-        from airflow.providers.openai.hooks.openai import OpenAIHook
-
-        return OpenAIHook(conn_id).conn.with_options(timeout=RETRIEVE_TIMEOUT)
-
-    def _wait_inline(self, revision: Revision) -> bool:
-        """Look for a short while whether the response ends. True when there is something to finish."""
-        from airflow_provider_aihandoff.responses.outcome import terminal_status
-        from airflow_provider_aihandoff.states import RevisionState
-
-        if revision.state is not RevisionState.RUNNING or revision.response_id is None:
-            return True
-        patience = self.inline_wait if self.inline_wait is not None else settings.seconds("inline_wait")
-        until = time.monotonic() + patience.total_seconds()
-        client = self._client(revision.conn_id)
-        while time.monotonic() < until:
-            try:
-                response = client.responses.retrieve(revision.response_id)
-            except Exception as error:  # noqa: BLE001 - the trigger waits it out
-                self.log.info("Looking at %s: %s", revision.response_id, type(error).__name__)
-            else:
-                if terminal_status(response, revision.response_id):
-                    return True
-            time.sleep(_INLINE_POLL)
-        return False
-
-    def _defer(self, job: Job, revision: Revision, ledger: Ledger) -> None:
-        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
-
-        assert revision.response_id is not None
-        ledger.close()
-        not_before = datetime.now(UTC) + settings.seconds("min_deferral")
-        self.defer(
-            trigger=OpenAIBackgroundResponseTrigger(
-                job_id=job.job_id,
-                revision=revision.number,
-                response_id=revision.response_id,
-                openai_conn_id=revision.conn_id,
-                ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
-                deadline=revision.deadline.isoformat(),
-                not_before=not_before.isoformat(),
-                poll_interval=settings.number("poll_interval"),
-            ),
-            method_name="execute_complete",
-        )
-
     def _finish(self, context: Context, ledger: Ledger, job_id: int) -> dict[str, Any]:
         """Store what the response left, if nobody has, and return the XCom."""
-        from airflow_provider_aihandoff.responses.outcome import read_output
-        from airflow_provider_aihandoff.responses.reading import read_ended
         from airflow_provider_aihandoff.states import JobState
 
-        job = ledger.job(job_id)
+        job, actor = ledger.job(job_id), owner_of(context).actor
         revision = ledger.revision(job_id, job.revision)
-        actor = owner_of(context).actor
-        if job.state is JobState.RUNNING and revision.response_id is not None:
-            response = read_ended(self._client(revision.conn_id), revision.response_id)
-            output, why = read_output(response, self.output_type, revision.request)
-            job = ledger.outputs.store(job_id, revision.number, output, actor=actor, reason=why or None)
-            revision = ledger.revision(job_id, revision.number)
+        job = store_ended(ledger, job, revision, output_type=self.output_type, actor=actor)
+        revision = ledger.revision(job_id, job.revision)
         self._raise_unless_usable(job, revision)
         if job.state is JobState.APPROVED and not self._has_effects():
             job = ledger.effects.complete_without_effects(job_id, actor=actor)
@@ -382,20 +346,12 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
         return bool(effect_tasks(self.get_dag(), self.task_id))
 
-    def _give_up(self, context: Context, ledger: Ledger, event: Mapping[str, Any]) -> None:
-        """End a revision whose deadline passed, or whose response is gone; unless it ended after all."""
-        from airflow_provider_aihandoff.responses.stopped import give_up
-
-        job_id, number = int(event["job_id"]), int(event["revision"])
-        client = self._client(ledger.revision(job_id, number).conn_id)
-        give_up(ledger, client, job_id, number, why=event["status"], actor=owner_of(context).actor)
-
     def _cancel(self, revision: Revision) -> Any:
         """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing."""
         from airflow_provider_aihandoff.responses.stopped import cancel
 
         assert revision.response_id is not None
-        return cancel(self._client(revision.conn_id), revision.response_id)
+        return cancel(openai_client(revision.conn_id), revision.response_id)
 
     def _cancel_superseded(self, ledger: Ledger, revision: Revision, actor: str) -> None:
         """Stop the response of an input that was replaced, and record what it has cost."""
@@ -448,5 +404,9 @@ class RevisionFailed(RuntimeError):
 def _triggered_by(context: Context) -> str:
     """The user who triggered the run; otherwise what did."""
     dag_run = context["dag_run"]
-    user = getattr(dag_run, "triggering_user_name", None)
-    return str(user) if user else f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
+    return _triggering_user(context) or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
+
+
+def _triggering_user(context: Context) -> str | None:
+    user = getattr(context["dag_run"], "triggering_user_name", None)
+    return str(user) if user else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -132,6 +133,18 @@ class SideEffectOperator(BaseOperator):
         """Whether there is a :meth:`probe` to ask."""
         return type(self).probe is not SideEffectOperator.probe
 
+    @property
+    def can_read(self) -> bool:
+        """Whether there is a :meth:`read` to ask."""
+        return type(self).read is not SideEffectOperator.read
+
+    def read(self, plan: dict[str, Any]) -> Any:
+        """Return what the target has now, as JSON, for whoever decides; None where there is nothing. Changes nothing.
+
+        It is called when the plan is rendered for a review, and may fail: then the reviewer is told so.
+        """
+        raise NotImplementedError
+
     def plan_undo(self) -> dict[str, Any] | None:
         """The declared way back, as it is kept beside the plan."""
         if self.undo is None:
@@ -171,11 +184,12 @@ class SideEffectOperator(BaseOperator):
         other.render_template_fields({**context, "task": other, "job": job})  # type: ignore[typeddict-unknown-key]
         return other
 
-    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str]) -> EffectPlan:
+    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], look: bool = False) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
 
         :param key: of the digest, so that whoever reads it cannot try out what the secrets are.
         :param after: names of the effects that must be applied before this one.
+        :param look: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
         from airflow_provider_aihandoff.digests import canonical_json, keyed_digest
@@ -198,7 +212,20 @@ class SideEffectOperator(BaseOperator):
             shown=masked(plan, self.secret_fields),
             undo=masked(undo, self.secret_fields),
             after=tuple(after),
+            current=self._look(plan) if look and self.can_read else None,
         )
+
+    def _look(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """What the target has now, with the time, as it may be shown."""
+        from airflow_provider_aihandoff.digests import canonical_json
+
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            record = json.loads(canonical_json(masked({"record": self.read(plan)}, self.secret_fields)))["record"]
+        except Exception as error:  # noqa: BLE001 - whoever decides is told, and decides all the same
+            self.log.warning("What the target of %r has now cannot be read: %s", self.effect_name, error)
+            return {"at": at, **masked({"error": f"{type(error).__name__}: {error}"})}
+        return {"at": at, "record": record}
 
     @property
     def effect_name(self) -> str:

@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.hooks.ledger import shared_ledger
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Effect, Job
 from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.reviewers import Person
 
 Method = Literal["GET", "PUT"]
 
@@ -61,6 +62,11 @@ class Viewer:
     def actor(self) -> str:
         """The user, as the history names them."""
         return f"user:{self.name}"
+
+    @property
+    def person(self) -> Person:
+        """The user, as the rules of a job's author know them."""
+        return Person(self.name, frozenset({str(self.user.get_name()), str(self.user.get_id())}))
 
     def may_see(self, job: Job) -> bool:
         """Whether the user may see the job."""

@@ -71,7 +71,7 @@ def decide(job_id: models.JobId, body: models.DecisionBody, viewer: ViewerDep, l
     job = check_visible(ledger, viewer, job_id)
     check_may_decide(viewer, job)
     try:
-        ledger.reviews.decide(job_id, body.verdict, digest=body.digest, decided_by=viewer.name, comment=body.comment)
+        ledger.reviews.decide(job_id, body.verdict, digest=body.digest, person=viewer.person, comment=body.comment)
     except (StaleDecision, JobNotApproved) as error:
         return problem_response(describe(error, digest=ledger.job(job_id).review_digest))
     return _record(ledger, viewer, job_id)

@@ -186,7 +186,7 @@ def decide(
     job = check_visible(ledger, viewer, job_id)
     check_may_decide(viewer, job)
     try:
-        ledger.reviews.decide(job_id, verdict, digest=digest, decided_by=viewer.name, comment=comment)
+        ledger.reviews.decide(job_id, verdict, digest=digest, person=viewer.person, comment=comment)
     except (StaleDecision, JobNotApproved) as error:
         notice = Notice("Your decision was not recorded", of_this_job(error.what), "decision", comment or "")
         return _job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=409)

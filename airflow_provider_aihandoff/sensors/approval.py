@@ -21,19 +21,23 @@ from airflow_provider_aihandoff.operators.jobs import (
 )
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.jobview import JobView
     from airflow_provider_aihandoff.ledger import Ledger
     from airflow_provider_aihandoff.ledger.records import EffectPlan, Job
-    from airflow_provider_aihandoff.policies import ApprovalPolicy
+    from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
+    from airflow_provider_aihandoff.reviewers import Approvers, ReviewRules
+
+#: How long after a notifier has failed it is tried again.
+NOTICE_RETRY = timedelta(minutes=5)
 
 
 class ApprovalSensor(BaseSensorOperator):
     """Render the plan of a job's effects, ask for a decision on it, and wait without a worker slot.
 
     The decision lives in the ledger, bound to one digest of the output, the plan and the policy together. People decide
-    on the review page in the Airflow UI, over REST, or with ``airflow aihandoff approve|reject``.
+    on the review page in the Airflow UI, over REST, or with ``airflow aihandoff review``.
 
     **Retry and clear**: a decision stands, and the task ends the same way again. A plan that has changed since (an
     edited Dag, another input) is asked about anew while nothing of it was sent.
@@ -41,12 +45,29 @@ class ApprovalSensor(BaseSensorOperator):
     **Kill**: marking the task failed while it waits cancels the job: nothing will be written for it. Restarts of
     workers and triggerers do not.
 
+    **Edits and changes**: what a person edits becomes a revision of their own; the task checks it with the output type
+    of the task that asks the model, renders the plan anew, and asks again. Where a person requests changes, this task
+    has the model make another revision, waits for it without a worker slot, and asks again.
+
     :param job: the operator that makes the job, or a job id.
-    :param policy: asked first; what it approves needs no person.
-    :param timeout: how long to wait for a decision; absolute from the moment of asking, and not moved by a retry. By
-        default ``[sensors] default_timeout``.
-    :param on_timeout: what the end of that time means: ``reject``, or ``fail`` the job.
+    :param policy: asked first; what it approves needs no person. Once a person has edited or requested changes, a
+        person decides.
+    :param approvers: who may decide, of those who may answer human-in-the-loop tasks of the Dag; by default all of
+        them.
+    :param approvals: how many must approve, each what the job says now.
+    :param requester_may_approve: whoever asked for the work may decide on it as well. By default somebody else has to,
+        whatever rights the requester has.
+    :param timeout: how long to wait for a decision; absolute from the moment of asking, and not moved by a retry or an
+        edit. By default ``[sensors] default_timeout``.
+    :param on_timeout: what the end of that time means: ``reject``, ``fail`` the job, or a policy that may approve, and
+        otherwise rejects.
     :param on_reject: what a rejection means for the Dag: ``skip`` what comes after, or ``fail``.
+    :param remind_after: how long after the asking the reviewers are reminded, once.
+    :param escalate_after: how long after the asking ``escalate_to`` may decide as well.
+    :param escalate_to: who may decide from then on.
+    :param notifiers: Airflow's notifiers, called in the worker when people are asked, reminded, when it is escalated,
+        and when it is decided. Their templates have ``handoff``, with ``message`` and ``link``, and nothing of the
+        job's content. One that fails is tried again, and keeps nobody from deciding.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -58,55 +79,148 @@ class ApprovalSensor(BaseSensorOperator):
         *,
         job: JobReference,
         policy: ApprovalPolicy | None = None,
-        on_timeout: Literal["reject", "fail"] = "reject",
+        approvers: Approvers | None = None,
+        approvals: int = 1,
+        requester_may_approve: bool = False,
+        on_timeout: Literal["reject", "fail"] | ApprovalPolicy = "reject",
         on_reject: Literal["skip", "fail"] = "skip",
+        remind_after: timedelta | None = None,
+        escalate_after: timedelta | None = None,
+        escalate_to: Approvers | None = None,
+        notifiers: Sequence[BaseNotifier] = (),
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
         **kwargs: Any,
     ) -> None:
         super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
-        if on_timeout not in ("reject", "fail"):
-            raise ValueError(f"on_timeout must be 'reject' or 'fail', not {on_timeout!r}.")
-        if on_reject not in ("skip", "fail"):
-            raise ValueError(f"on_reject must be 'skip' or 'fail', not {on_reject!r}.")
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
         self.policy = policy
+        self.approvers = approvers
+        self.approvals = approvals
+        self.requester_may_approve = requester_may_approve
         self.on_timeout = on_timeout
         self.on_reject = on_reject
+        self.remind_after = remind_after
+        self.escalate_after = escalate_after
+        self.escalate_to = escalate_to
+        self.notifiers = list(notifiers)
         self.ledger_conn_id = ledger_conn_id
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if isinstance(self.on_timeout, str) and self.on_timeout not in ("reject", "fail"):
+            raise ValueError(f"on_timeout must be 'reject', 'fail' or a policy, not {self.on_timeout!r}.")
+        if self.on_reject not in ("skip", "fail"):
+            raise ValueError(f"on_reject must be 'skip' or 'fail', not {self.on_reject!r}.")
+        if self.approvals < 1:
+            raise ValueError(f"approvals must be at least 1, not {self.approvals}.")
+        users_alone = self.approvers and not self.approvers.roles and not self.approvers.groups
+        if users_alone and self.approvers is not None and len(set(self.approvers.users)) < self.approvals:
+            raise ValueError(
+                f"{self.approvals} must approve, and approvers names only {', '.join(self.approvers.users)}."
+            )
+        if (self.escalate_after is None) != (not self.escalate_to):
+            raise ValueError("escalate_after and escalate_to go together: when, and who may decide then.")
+        if self.escalate_to and not self.approvers:
+            raise ValueError("escalate_to needs approvers: without them, everybody may decide from the beginning.")
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask, and end if there is a decision; otherwise defer. Called again with the event when the wait is over."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.jobview import view
-        from airflow_provider_aihandoff.operators.planning import plan_effects
+        from airflow_provider_aihandoff.operators.notices import tell
+        from airflow_provider_aihandoff.operators.revising import follow_reviewer
         from airflow_provider_aihandoff.states import JobState
 
-        job_id = resolve_job_id(self.job, self.task_id)
+        job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = ledger.job(job_id)
-            if job.state in (JobState.REVIEW, JobState.APPROVED, JobState.APPLYING):
-                seen = view(job, ledger.revision(job_id, job.revision))
-                plans = plan_effects(context, self.job_source, seen, ledger)
-                job = self._ask(context, ledger, job, seen, plans)
-                if job.state is JobState.APPROVED and not plans:
-                    job = ledger.effects.complete_without_effects(job_id, actor=owner_of(context).actor)
-            if job.state is JobState.REVIEW and job.review_digest is not None:
-                job = ledger.reviews.expire(job_id, digest=job.review_digest, fail=self.on_timeout == "fail")
-            if job.state is JobState.REVIEW:
-                ledger.close()
-                self._defer(job)
-            return self._end(job)
+            while True:
+                if job.state in (JobState.QUEUED, JobState.RUNNING):
+                    job = follow_reviewer(self, context, ledger, job, event)
+                if job.state in (JobState.REVIEW, JobState.APPROVED, JobState.APPLYING):
+                    job = self._ask_about(context, ledger, job)
+                if job.state is JobState.REVIEW and job.review_digest is not None:
+                    job = ledger.reviews.tell(job_id, digest=job.review_digest, actor=actor)
+                    job = self._expire(ledger, job)
+                told = tell(self, context, ledger, job)
+                if job.state is JobState.REVIEW and job.review_digest is not None:
+                    ledger.close()
+                    self._defer(job, all_told=told)
+                if not self._goes_on(ledger, job):
+                    return self._end(job)
+                job, event = ledger.job(job_id), None
 
-    def _ask(self, context: Context, ledger: Ledger, job: Job, seen: JobView, plans: Sequence[EffectPlan]) -> Job:
-        """Store the plan, and let the policy decide if it wants to."""
+    @staticmethod
+    def _goes_on(ledger: Ledger, job: Job) -> bool:
+        """Whether a person has edited it, or requested changes, while this task was at it."""
+        from airflow_provider_aihandoff.states import JobState
+
+        if job.state in (JobState.QUEUED, JobState.RUNNING):
+            now = ledger.job(job.job_id)
+            return now.event_seq != job.event_seq and now.state is JobState.REVIEW
+        return job.state is JobState.REVIEW
+
+    def _ask_about(self, context: Context, ledger: Ledger, job: Job) -> Job:
+        """Render the plan of what the job says now, and ask about it."""
+        from airflow_provider_aihandoff.jobview import view
+        from airflow_provider_aihandoff.operators.planning import plan_effects
+        from airflow_provider_aihandoff.operators.revising import check_edit
+        from airflow_provider_aihandoff.states import JobState
+
+        if job.state is JobState.REVIEW:
+            job = check_edit(self, context, ledger, job)
+        revision = ledger.revision(job.job_id, job.revision)
+        seen = view(job, revision)
+        look = job.state is JobState.REVIEW and job.review_digest is None
+        plans = plan_effects(context, self.job_source, seen, ledger, look=look)
+        job = self._ask(context, ledger, job, seen, plans, by_model=revision.based_on is None)
+        if job.state is JobState.APPROVED and not plans:
+            job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)
+        return job
+
+    def _expire(self, ledger: Ledger, job: Job) -> Job:
+        """End the review, if its time is over."""
+        from airflow_provider_aihandoff.jobview import view
+        from airflow_provider_aihandoff.policies import Approve
+
+        assert job.review_digest is not None
+        assert job.review_deadline is not None
+        if isinstance(self.on_timeout, str):
+            return ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=self.on_timeout == "fail")
+        if datetime.now(UTC) < job.review_deadline:
+            return job
+        record = ledger.record(job.job_id)
+        plans = [effect.plan for effect in record.current_effects]
+        verdict = self._ask_policy(self.on_timeout, view(record.job, record.revision), plans)
+        if isinstance(verdict, Approve):
+            reason = f"nobody decided in time; {verdict.reason}"
+            return ledger.reviews.approve_by_policy(
+                job.job_id, digest=job.review_digest, policy=self.on_timeout.label, reason=reason, expired=True
+            )
+        return ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=False)
+
+    def _ask(
+        self,
+        context: Context,
+        ledger: Ledger,
+        job: Job,
+        seen: JobView,
+        plans: Sequence[EffectPlan],
+        *,
+        by_model: bool,
+    ) -> Job:
+        """Store the plan, and let the policy decide if it wants to.
+
+        :param by_model: no person has edited the output, or requested changes of it.
+        """
         from airflow_provider_aihandoff.policies import Approve, AskPerson
         from airflow_provider_aihandoff.states import JobState
 
-        verdict = AskPerson("no policy") if self.policy is None else self._ask_policy(seen, plans)
-        asks = isinstance(verdict, AskPerson) and self.policy is not None
+        verdict = AskPerson("no policy") if self.policy is None else self._ask_policy(self.policy, seen, plans)
+        if isinstance(verdict, Approve) and not by_model:
+            verdict = AskPerson("a person has worked on it")
         before = job.review_digest
         job = ledger.reviews.ask(
             job.job_id,
@@ -114,53 +228,72 @@ class ApprovalSensor(BaseSensorOperator):
             policy=None if self.policy is None else self.policy.label,
             deadline=datetime.now(UTC) + timedelta(seconds=self.timeout),
             actor=owner_of(context).actor,
-            reason=f"a person decides: {verdict.reason}" if asks else None,
-            on_timeout=self.on_timeout,
+            revision=seen.revision,
+            rules=self._rules(verdict),
+            reason=f"a person decides: {verdict.reason}" if self.policy and isinstance(verdict, AskPerson) else None,
+            on_timeout=self.on_timeout if isinstance(self.on_timeout, str) else "reject",
         )
-        if job.state is not JobState.REVIEW:
+        if job.state is not JobState.REVIEW or job.review_digest is None:
             return job
-        assert job.review_digest is not None
-        if isinstance(verdict, Approve) and self.policy is not None:
-            return ledger.reviews.decide(
-                job.job_id,
-                "approve",
-                digest=job.review_digest,
-                decided_by=self.policy.label,
-                kind="policy",
-                comment=verdict.reason,
+        if isinstance(verdict, Approve) and self.policy is not None and job.revision == seen.revision:
+            return ledger.reviews.approve_by_policy(
+                job.job_id, digest=job.review_digest, policy=self.policy.label, reason=verdict.reason
             )
         if job.review_digest != before:
             self.log.info("%s waits for a decision (%s).", job.label, verdict.reason)
         return job
 
-    def _ask_policy(self, seen: JobView, plans: Sequence[EffectPlan]) -> Any:
+    def _rules(self, verdict: Approve | AskPerson) -> ReviewRules:
+        """Who decides: as the policy wants it, and otherwise as the author says."""
+        from airflow_provider_aihandoff.policies import AskPerson
+        from airflow_provider_aihandoff.reviewers import Approvers, ReviewRules
+
+        asks = verdict if isinstance(verdict, AskPerson) else AskPerson("")
+        return ReviewRules(
+            approvers=asks.approvers or self.approvers or Approvers(),
+            approvals=asks.approvals or self.approvals,
+            requester_may_approve=self.requester_may_approve,
+            escalate_to=self.escalate_to or Approvers(),
+            remind_after=None if self.remind_after is None else self.remind_after.total_seconds(),
+            escalate_after=None if self.escalate_after is None else self.escalate_after.total_seconds(),
+            because={} if self.policy is None else {"policy": self.policy.label, "reason": verdict.reason},
+        )
+
+    def _ask_policy(self, policy: ApprovalPolicy, seen: JobView, plans: Sequence[Any]) -> Approve | AskPerson:
         from airflow_provider_aihandoff.policies import Approve, AskPerson
 
-        assert self.policy is not None
+        shown = [getattr(plan, "shown", plan) for plan in plans]
         try:
-            verdict: Any = self.policy.decide(seen, [plan.shown for plan in plans])
+            verdict: Any = policy.decide(seen, shown)
         except Exception:
-            self.log.exception("The policy %s raised; a person decides.", self.policy.label)
+            self.log.exception("The policy %s raised; a person decides.", policy.label)
             return AskPerson("the policy raised")
         if not isinstance(verdict, (Approve, AskPerson)):
-            self.log.error("The policy %s returned %r; a person decides.", self.policy.label, verdict)
+            self.log.error("The policy %s returned %r; a person decides.", policy.label, verdict)
             return AskPerson("the policy returned no verdict")
         return verdict
 
-    def _defer(self, job: Job) -> None:
+    def _defer(self, job: Job, *, all_told: bool) -> None:
+        """Wait for a decision, or until there is something to do about that.
+
+        :param all_told: everybody was told who is to be; otherwise it is tried again.
+        """
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.reviewers import due_times
         from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 
         assert job.review_digest is not None
         assert job.review_deadline is not None
-        not_before = datetime.now(UTC) + settings.seconds("min_deferral")
+        now = datetime.now(UTC)
+        times = [job.review_deadline, *due_times(job).values()]
+        until = min(times if all_told else [*times, now + NOTICE_RETRY])
         self.defer(
             trigger=ApprovalTrigger(
                 job_id=job.job_id,
                 digest=job.review_digest,
                 ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
-                deadline=job.review_deadline.isoformat(),
-                not_before=not_before.isoformat(),
+                until=until.isoformat(),
+                not_before=(now + settings.seconds("min_deferral")).isoformat(),
             ),
             method_name="execute",
         )

@@ -109,6 +109,22 @@ class HttpTarget:
             return Applied(self._external_id(response, look.get("external_id_path")))
         return NotApplied() if look.get("otherwise", "not applied") == "not applied" else None
 
+    def read(self, look: Mapping[str, Any]) -> Any:
+        """What the target has now at an address: the JSON of its answer, or None where it has nothing there.
+
+        :param look: as :func:`plan_request` makes it.
+        :raises UnclearAnswer: it cannot be read.
+        """
+        response = self._request(look, look["headers"], None)
+        if response.status_code in _NOT_THERE_STATUSES:
+            return None
+        if not 200 <= response.status_code < 300:
+            raise UnclearAnswer(f"the target answered {response.status_code} {response.reason}")
+        try:
+            return response.json()
+        except ValueError as error:
+            raise UnclearAnswer("the target's answer is not JSON") from error
+
     def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Response:
         import requests
 

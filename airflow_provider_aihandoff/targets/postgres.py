@@ -31,6 +31,9 @@ _CREATE_LOCK = 0x_A1_4A_4D_0E
 #: Ends a statement, in milliseconds.
 _STATEMENT_TIMEOUT = 300_000
 
+#: Ends a look at what is there, in milliseconds.
+_READ_TIMEOUT = 10_000
+
 
 @dataclass(frozen=True)
 class PostgresTarget:
@@ -90,6 +93,26 @@ class PostgresTarget:
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
         """Nothing: sending again tells."""
         return None
+
+    def read(self, plan: dict[str, Any], sql: str) -> dict[str, Any] | None:
+        """The first row of a statement with the plan's parameters, by the names of its columns; None without one.
+
+        It runs in a transaction that can write nothing.
+        """
+        connection = postgres_hook(plan["connection"]).get_conn()
+        try:
+            cursor = connection.cursor()
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute(f"SET LOCAL statement_timeout = {_READ_TIMEOUT}")
+            cursor.execute(sql, plan["parameters"])
+            row = cursor.fetchone() if cursor.description else None
+            return (
+                None
+                if row is None
+                else {column.name: value for column, value in zip(cursor.description, row, strict=True)}
+            )
+        finally:
+            connection.close()
 
     def _run(self, cursor: Any, plan: dict[str, Any], key: str) -> Applied:
         table = _quoted(self.marker_table)

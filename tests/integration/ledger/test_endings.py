@@ -27,6 +27,7 @@ from airflow_provider_aihandoff.ledger.history import first_break
 from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan, Job
 from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.responses.stopped import cancel_job
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
 from tests.factories import LEASE, approve, ask, draft, effect_plan, job_spec, submit
 
@@ -114,7 +115,7 @@ ENDED: dict[str, Callable[[Ledger], Any]] = {
 
 def decide(ledger: Ledger, verdict: Any) -> None:
     job = ask(ledger, draft(ledger), *PLANS)
-    ledger.reviews.decide(1, verdict, digest=str(job.review_digest), decided_by="bob")
+    ledger.reviews.decide(1, verdict, digest=str(job.review_digest), person=Person("bob"))
 
 
 def fail(ledger: Ledger) -> None:

@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.ledger import Ledger, history
 from airflow_provider_aihandoff.ledger.history import first_break
 from airflow_provider_aihandoff.ledger.records import EffectPlan, Event, Job
 from airflow_provider_aihandoff.ledger.revisions import Output
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.states import JOB_TRANSITIONS, JobEvent, JobState, next_job_state
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.ledger.inboxes import deliver
@@ -247,7 +248,7 @@ class Steps:
 
     def reject(self) -> None:
         digest = str(self.ledger.job(self.job.job_id).review_digest)
-        self.ledger.reviews.decide(self.job.job_id, "reject", digest=digest, decided_by="bob")
+        self.ledger.reviews.decide(self.job.job_id, "reject", digest=digest, person=Person("bob"))
 
     def claim(self) -> None:
         name = "ab"[len(self.claims) % 2]

@@ -47,6 +47,7 @@ from airflow_provider_aihandoff.ledger.store import JobRecord
 from airflow_provider_aihandoff.ledger.submission import MAX_UNKNOWN_SUBMISSIONS
 from airflow_provider_aihandoff.responses import stopped
 from airflow_provider_aihandoff.responses import submit as submitting
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.states import (
     JOB_TRANSITIONS,
     TERMINAL_JOB_STATES,
@@ -420,7 +421,7 @@ class Machine(RuleBasedStateMachine):
         before = self.look().job
         seen = self.pick([str(before.review_digest)] * 3 + list(self.asked), index)
         with suppress(HandoffError):
-            self.ledger.reviews.decide(self.job_id, verdict, digest=seen, decided_by="bob")
+            self.ledger.reviews.decide(self.job_id, verdict, digest=seen, person=Person("bob"))
             if before.state is JobState.REVIEW:
                 assert seen == before.review_digest, "a stale decision was taken"
                 if verdict == "approve":

@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.ledger import Ledger, history
 from airflow_provider_aihandoff.ledger import connection as connection_module
 from airflow_provider_aihandoff.ledger.connection import WAKE_CHANNEL, LedgerConnection
 from airflow_provider_aihandoff.ledger.revisions import Output
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.states import WAKING_JOB_EVENTS, JobEvent, JobState
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.ledger.inboxes import (
@@ -70,7 +71,21 @@ def reviewed(ledger: Ledger) -> int:
 
 
 def decide(ledger: Ledger, job_id: int, verdict: Any) -> None:
-    ledger.reviews.decide(job_id, verdict, digest=str(ledger.job(job_id).review_digest), decided_by="bob")
+    ledger.reviews.decide(
+        job_id, verdict, digest=str(ledger.job(job_id).review_digest), person=Person("bob"), comment="Shorter."
+    )
+
+
+def edit(ledger: Ledger, job_id: int) -> None:
+    digest = str(ledger.job(job_id).review_digest)
+    ledger.reviews.edit(job_id, digest=digest, output="A pan.", person=Person("bob"))
+
+
+def changing(ledger: Ledger) -> int:
+    """A job of which a reviewer wants another revision."""
+    job_id = reviewed(ledger)
+    decide(ledger, job_id, "request changes")
+    return job_id
 
 
 def expire(ledger: Ledger, job_id: int, conninfo: dict[str, Any]) -> None:
@@ -131,6 +146,17 @@ WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
     ),
     JobEvent.APPROVED: (reviewed, lambda ledger, job, _: decide(ledger, job, "approve"), JobState.APPROVED),
     JobEvent.REJECTED: (reviewed, lambda ledger, job, _: decide(ledger, job, "reject"), JobState.REJECTED),
+    JobEvent.EDITED: (reviewed, lambda ledger, job, _: edit(ledger, job), JobState.REVIEW),
+    JobEvent.CHANGES_REQUESTED: (
+        reviewed,
+        lambda ledger, job, _: decide(ledger, job, "request changes"),
+        JobState.QUEUED,
+    ),
+    JobEvent.CHANGE_FAILED: (
+        changing,
+        lambda ledger, job, _: ledger.outputs.fail(job, 2, actor="test", reason="?", error={"kind": "gone"}),
+        JobState.REVIEW,
+    ),
     JobEvent.REVIEW_EXPIRED: (reviewed, expire, JobState.FAILED),
     JobEvent.CANCELLED: (
         running,

@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_aihandoff.errors import JobNotApproved, PlanError, StaleDecision
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, Verdict
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.states import EffectState, JobState
 from tests.factories import LEASE, approve, ask, draft, effect_plan, in_an_hour, job_spec
 
@@ -20,7 +21,7 @@ PAST = datetime.now(UTC) - timedelta(seconds=1)
 
 
 def decide(ledger: Ledger, job: Job, verdict: Verdict = "approve", by: str = "bob", **changes: Any) -> Job:
-    arguments = {"digest": job.review_digest, "decided_by": by, **changes}
+    arguments = {"digest": job.review_digest, "person": Person(by), **changes}
     return ledger.reviews.decide(job.job_id, verdict, **arguments)
 
 
@@ -128,7 +129,7 @@ class TestAskAnew:
         assert asked.state_reason == "the plan is not the one that was approved; the url differs"
         assert ledger.record(job.job_id).events[-1].detail["components"]["policy"] == "small@1"
         with pytest.raises(StaleDecision):
-            ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), decided_by="bob")
+            ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), person=Person("bob"))
         approve(ledger, asked)
         assert ledger.effects.claim(job.job_id, self.MENDED, lease=LEASE, actor="test").token is not None
 
@@ -224,7 +225,7 @@ class TestDecide:
 
     def test_a_policy_is_recorded_by_name_and_version(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger), policy="small@1")
-        decide(ledger, job, by="small@1", kind="policy", comment="below 10")
+        ledger.reviews.approve_by_policy(job.job_id, digest=str(job.review_digest), policy="small@1", reason="below 10")
         record = ledger.record(job.job_id)
         assert (record.decisions[0].decided_by_kind, record.decisions[0].decided_by) == ("policy", "small@1")
         assert record.events[-1].actor == "policy:small@1"

@@ -28,6 +28,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job, Owner, Revision
 from airflow_provider_aihandoff.ledger.revisions import Output
 from airflow_provider_aihandoff.ledger.submission import Intent
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.ledger.inboxes import adopt, deliver
@@ -220,7 +221,7 @@ class TestRevise:
 
     def test_a_rejection_stands_in_its_run_and_another_run_asks_anew(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
-        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), decided_by="bob")
+        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
         same = ledger.submission.open(job_spec(owner=replace(OWNER, ti_id="ti-cleared")))
         assert (same.next, same.job.state) == (Attachment.DONE, JobState.REJECTED)
         other = ledger.submission.open(job_spec(owner=OTHER_RUN))
@@ -229,7 +230,7 @@ class TestRevise:
     @pytest.mark.parametrize("run_id", ["manual__", "manual__10", "manual_%_1"])
     def test_a_run_whose_name_only_resembles_it_is_another_run(self, ledger: Ledger, run_id: str) -> None:
         job = ask(ledger, draft(ledger))
-        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), decided_by="bob")
+        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
         opened = ledger.submission.open(job_spec(owner=replace(OWNER, run_id=run_id)))
         assert opened.next is Attachment.SUBMIT
 

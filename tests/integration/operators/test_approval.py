@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.ledger.records import Verdict
 from airflow_provider_aihandoff.ledger.store import JobRecord
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.policies import Approve, AskPerson
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
@@ -45,7 +46,7 @@ def person(ledger: Ledger, verdict: Verdict, comment: str = "seen") -> Iterator[
             if given_up.wait(0.02):
                 return
         digest = jobs[0].review_digest
-        ledger.reviews.decide(jobs[0].job_id, verdict, digest=digest, decided_by="bob", comment=comment)
+        ledger.reviews.decide(jobs[0].job_id, verdict, digest=digest, person=Person("bob"), comment=comment)
 
     given_up = threading.Event()
     thread = threading.Thread(target=decide)
@@ -327,7 +328,7 @@ class TestTrigger:
                 "job_id": job.job_id,
                 "digest": job.review_digest,
                 "ledger_conn_id": "aihandoff_ledger",
-                "deadline": in_an_hour().isoformat(),
+                "until": in_an_hour().isoformat(),
                 "not_before": datetime.now(UTC).isoformat(),
             }
             return ApprovalTrigger(**{**kwargs, **changes})
@@ -347,7 +348,7 @@ class TestTrigger:
         await asyncio.sleep(0)
         assert not running.done()
 
-        ledger.reviews.decide(waiting.job_id, "approve", digest=waiting.digest, decided_by="bob")
+        ledger.reviews.decide(waiting.job_id, "approve", digest=waiting.digest, person=Person("bob"))
 
         assert await running == [{"job_id": waiting.job_id}]
 
@@ -360,7 +361,7 @@ class TestTrigger:
 
     async def test_it_fires_at_the_deadline(self, trigger: Callable[..., ApprovalTrigger]) -> None:
         soon = datetime.now(UTC) + timedelta(seconds=0.2)
-        waiting = trigger(deadline=soon.isoformat())
+        waiting = trigger(until=soon.isoformat())
         assert await self.events(waiting) == [{"job_id": waiting.job_id}]
         assert datetime.now(UTC) >= soon
 

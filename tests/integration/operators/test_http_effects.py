@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Effect, Job
 from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
@@ -285,7 +286,7 @@ class TestApproval:
     def test_what_somebody_rejected_is_not_sent(
         self, run: RunDag, drafted: str, ledger: Ledger, target: Target
     ) -> None:
-        ledger.reviews.decide(1, "reject", digest=drafted, decided_by="bob")
+        ledger.reviews.decide(1, "reject", digest=drafted, person=Person("bob"))
 
         done = run(lambda: publish())
 
@@ -318,7 +319,7 @@ class TestApproval:
     def test_a_plan_that_is_not_the_approved_one_is_not_sent(
         self, run: RunDag, drafted: str, ledger: Ledger, target: Target, changes: dict[str, Any], what: str
     ) -> None:
-        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+        ledger.reviews.decide(1, "approve", digest=drafted, person=Person("bob"))
 
         done = run(lambda: publish(1, **changes))
 
@@ -331,7 +332,7 @@ class TestApproval:
         assert (asked.state, asked.review_digest == drafted) == (JobState.REVIEW, False)
         assert f"{what} differ" in str(asked.state_reason)
         assert asked.review_digest is not None
-        ledger.reviews.decide(1, "approve", digest=asked.review_digest, decided_by="bob")
+        ledger.reviews.decide(1, "approve", digest=asked.review_digest, person=Person("bob"))
         assert run(lambda: publish(1, **changes)).states["publish"] == "success"
         assert len(target.received) == 1
 
@@ -343,7 +344,7 @@ class TestApproval:
             run(lambda: ApprovalSensor(task_id="approve", job=1) >> [publish(), publish(1, "second")])
         approved = ledger.job(1).review_digest
         assert approved is not None
-        ledger.reviews.decide(1, "approve", digest=approved, decided_by="bob")
+        ledger.reviews.decide(1, "approve", digest=approved, person=Person("bob"))
         run(lambda: publish())
 
         done = run(lambda: publish(1, "second", endpoint="/posts/pot"))
@@ -356,7 +357,7 @@ class TestApproval:
     def test_another_target_under_the_same_connection_id_is_another_plan(
         self, run: RunDag, drafted: str, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+        ledger.reviews.decide(1, "approve", digest=drafted, person=Person("bob"))
         cms = {"conn_type": "http", "host": "localhost", "port": target.port, "schema": "http"}
         monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(cms))
 
@@ -368,7 +369,7 @@ class TestApproval:
     def test_an_effect_that_is_no_part_of_the_approved_plan_is_not_sent(
         self, run: RunDag, drafted: str, ledger: Ledger, target: Target
     ) -> None:
-        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+        ledger.reviews.decide(1, "approve", digest=drafted, person=Person("bob"))
         done = run(lambda: publish(1, "smuggled"))
         assert "is not part of the plan that was approved" in done.error("smuggled")
         assert target.received == []
@@ -376,7 +377,7 @@ class TestApproval:
     def test_what_was_approved_is_sent_by_whoever_comes_with_exactly_that(
         self, run: RunDag, drafted: str, ledger: Ledger, target: Target
     ) -> None:
-        ledger.reviews.decide(1, "approve", digest=drafted, decided_by="bob")
+        ledger.reviews.decide(1, "approve", digest=drafted, person=Person("bob"))
         run(lambda: publish())
         assert len(target.received) == 1
 

@@ -19,8 +19,8 @@ from sqlalchemy import text
 
 from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Revision
 from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.operators import response
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.responses import reading
 from airflow_provider_aihandoff.responses import submit as submit_module
@@ -546,12 +546,12 @@ class TestKill:
                     raise state
                 return {run_ids[0]: {task_ids[0]: state} if state else {}}
 
-            def wait(operator: OpenAIBackgroundResponseOperator, revision: Revision) -> bool:
+            def wait(operator: OpenAIBackgroundResponseOperator, *_: Any, **__: Any) -> bool:
                 operator.on_kill()
                 raise AirflowFailException("killed")
 
             monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", get_task_states)
-            monkeypatch.setattr(OpenAIBackgroundResponseOperator, "_wait_inline", wait)
+            monkeypatch.setattr(response, "wait_inline", wait)
             run(lambda: ask(metadata=fault("stuck=in_progress")))
 
         return kill

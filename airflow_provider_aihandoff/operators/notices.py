@@ -1,0 +1,122 @@
+"""Tells people about a review, by Airflow's notifiers: with a link, and no content unless the author says so."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_aihandoff.operators.jobs import owner_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_aihandoff.ledger import Ledger
+    from airflow_provider_aihandoff.ledger.records import Job
+    from airflow_provider_aihandoff.ledger.reviews import Notice
+    from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """``handoff`` in the templates of a notifier.
+
+    :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``.
+    :param message: what there is to say, in one or two sentences without content.
+    :param link: the job's page.
+    :param approvers: who may decide, in words.
+    :param deadline: until when.
+    :param state: the job's.
+    """
+
+    notice: Notice
+    message: str
+    link: str
+    job_id: int
+    job_type: str
+    job_key: str
+    requested_by: str
+    approvers: str
+    deadline: datetime | None
+    state: str
+
+
+def due_notices(job: Job, sent: set[str]) -> list[Notice]:
+    """What people are to be told about a job in review, or that was. Pure.
+
+    :param sent: what they were told since they were asked.
+    """
+    from airflow_provider_aihandoff.states import JobState
+
+    if job.state is not JobState.REVIEW:
+        return ["decided"] if "asked" in sent and "decided" not in sent else []
+    due: list[Notice] = ["asked"]
+    due += ["reminder"] if job.reminded_at is not None else []
+    due += ["escalation"] if job.escalated_at is not None else []
+    return [notice for notice in due if notice not in sent]
+
+
+def tell(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> bool:
+    """Tell people what is due, each once; again after a crash between the telling and its record.
+
+    :return: whether everybody was told. What could not be sent is due again.
+    """
+    if not sensor.notifiers or job.review_asked_at is None:
+        return True
+    told = True
+    for notice in due_notices(job, ledger.reviews.notices(job)):
+        if _send(sensor, context, handoff(job, notice)):
+            ledger.reviews.notified(job, notice, actor=owner_of(context).actor)
+        else:
+            told = False
+    return told
+
+
+def _send(sensor: ApprovalSensor, context: Context, about: Handoff) -> bool:
+    """Have every notifier send; a notifier that fails keeps nobody from deciding."""
+    sent = True
+    for notifier in sensor.notifiers:
+        one: Any = copy.copy(notifier)  # rendering changes its fields
+        try:
+            one.render_template_fields({**context, "handoff": about})
+            one.notify({**context, "handoff": about})
+        except Exception:
+            sensor.log.exception("Telling people by %s failed (%s).", type(notifier).__name__, about.notice)
+            sent = False
+    return sent
+
+
+def handoff(job: Job, notice: Notice) -> Handoff:
+    """What a notifier is given."""
+    rules = job.rules
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    link = f"{base}/aihandoff/jobs/{job.job_id}"
+    approvers = rules.escalate_to if notice == "escalation" else rules.approvers
+    return Handoff(
+        notice=notice,
+        message=_message(job, notice),
+        link=link,
+        job_id=job.job_id,
+        job_type=job.job_type,
+        job_key=job.job_key,
+        requested_by=job.requested_by,
+        approvers=str(approvers),
+        deadline=job.review_deadline,
+        state=job.state.value,
+    )
+
+
+def _message(job: Job, notice: Notice) -> str:
+    name = f"{job.job_type} {job.job_key}"
+    until = "" if job.review_deadline is None else f" Decide by {job.review_deadline:%Y-%m-%d %H:%M %Z}."
+    sentences: dict[str, Sequence[str]] = {
+        "asked": (f"{name} waits for your decision.", until),
+        "reminder": (f"{name} still waits for a decision.", until),
+        "escalation": (f"Nobody has decided on {name} yet: now you may.", until),
+        "decided": (f"{name} is {job.state.value}.", ""),
+    }
+    return "".join(sentences[notice])

@@ -1,0 +1,185 @@
+"""Has the model change an output as a reviewer asks, and checks what a person has edited."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.operators.jobs import owner_of
+from airflow_provider_aihandoff.operators.masking import MASK, masked
+from airflow_provider_aihandoff.operators.responding import (
+    defer_until_ended,
+    give_up_if_over,
+    openai_client,
+    store_ended,
+    wait_inline,
+)
+from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from openai import OpenAI
+
+    from airflow_provider_aihandoff.ledger import Ledger
+    from airflow_provider_aihandoff.ledger.records import Job, Revision
+    from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+
+
+def asking_task(dag: Any, source: Any) -> OpenAIBackgroundResponseOperator | None:
+    """The task of the Dag that asks the model for a job; None where there is none in it.
+
+    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
+    """
+    task = dag.task_dict.get(source) if isinstance(source, str) else None
+    return task if isinstance(task, OpenAIBackgroundResponseOperator) else None
+
+
+def follow_reviewer(
+    sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job, event: Mapping[str, Any] | None
+) -> Job:
+    """Go on with a revision that a reviewer has asked the model for: send it, wait for it, store it.
+
+    Where nothing comes of it, the job goes back into review at the revision before.
+
+    :param event: what ended the wait for its response, if that is why the task runs.
+    :return: the job as it is now; unchanged where its revision is the asking task's to make.
+    :raises TaskDeferred: the response runs.
+    """
+    from airflow_provider_aihandoff.errors import JobFailed
+    from airflow_provider_aihandoff.states import JobState
+
+    revision = ledger.revision(job.job_id, job.revision)
+    if revision.changes is None:
+        return job
+    actor, task = owner_of(context).actor, asking_task(context["dag"], sensor.job_source)
+    try:
+        if task is None:
+            reason = f"the Dag {context['dag'].dag_id} has no task that asks the model for this job"
+            return ledger.outputs.fail(
+                job.job_id, job.revision, actor=actor, reason=reason, error={"kind": "cannot be sent"}
+            )
+        if event is not None and event.get("revision") == revision.number:
+            give_up_if_over(ledger, event, actor=actor)
+        revision = send_change(task, context, ledger, job, revision)
+        if not wait_inline(sensor, revision, patience=task.inline_wait):
+            defer_until_ended(sensor, ledger, revision, ledger_conn_id=sensor.ledger_conn_id, method_name="execute")
+        job = ledger.job(job.job_id)
+        if job.state is JobState.RUNNING and job.revision == revision.number:
+            store_ended(ledger, job, revision, output_type=task.output_type, actor=actor)
+    except JobFailed as failure:
+        sensor.log.warning("%s", failure)
+    return ledger.job(job.job_id)
+
+
+def send_change(
+    task: OpenAIBackgroundResponseOperator, context: Context, ledger: Ledger, job: Job, revision: Revision
+) -> Revision:
+    """Send the request of a revision that a reviewer has asked for, unless its response runs; for the task that runs.
+
+    :param task: the one that asks the model for this job.
+    :raises JobFailed: it cannot be sent; the job is back in review.
+    """
+    from airflow_provider_aihandoff.responses.submit import submit
+    from airflow_provider_aihandoff.states import RevisionState
+
+    owner = owner_of(context)
+    if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING, RevisionState.RUNNING):
+        return revision
+    client = openai_client(revision.conn_id)
+    request = {} if revision.state is RevisionState.RUNNING else _request(task, context, ledger, job, revision, client)
+    taken = ledger.submission.take_over(job.job_id, revision.number, owner=owner, request=masked(request))
+    if taken is None or taken.state is RevisionState.RUNNING:
+        return ledger.revision(job.job_id, revision.number)
+    return submit(
+        ledger,
+        client,
+        ledger.job(job.job_id),
+        deadline=revision.deadline,
+        actor=owner.actor,
+        request=request,
+        orphan_wait=settings.seconds("orphan_wait"),
+    )
+
+
+def _request(
+    task: OpenAIBackgroundResponseOperator,
+    context: Context,
+    ledger: Ledger,
+    job: Job,
+    revision: Revision,
+    client: OpenAI,
+) -> dict[str, Any]:
+    """The request that continues what was asked first, with its secrets."""
+    from airflow_provider_aihandoff.digests import digest
+    from airflow_provider_aihandoff.errors import JobFailed
+    from airflow_provider_aihandoff.responses.continuation import continued
+    from airflow_provider_aihandoff.responses.request import input_snapshot
+
+    assert revision.based_on is not None
+    assert revision.changes is not None
+    before = ledger.revision(job.job_id, revision.based_on)
+    origin = before
+    while origin.based_on is not None and origin.response_id is None:
+        origin = ledger.revision(job.job_id, origin.based_on)
+    asking = copy.copy(task)
+    asking.render_template_fields({**context, "task": asking})
+    request = asking.build_request()
+    if digest(input_snapshot(request)) != job.input_digest:  # the Dag was edited since
+        request = ledger.first_request(job.job_id, revision.based_on)
+        if MASK in json.dumps(request):
+            reason = "the Dag asks for other work by now, and what it asked for has secrets that are not kept"
+            ledger.outputs.fail(
+                job.job_id, job.revision, actor=owner_of(context).actor, reason=reason, error={"kind": "cannot be sent"}
+            )
+            raise JobFailed(f"{reason}.", job=job.label)
+    response_id = origin.response_id if _is_known(client, origin.response_id) else None
+    return continued(request, changes=revision.changes, before=before, response_id=response_id)
+
+
+def _is_known(client: OpenAI, response_id: str | None) -> bool:
+    """Whether OpenAI still has a response; a look that fails otherwise is Airflow's to try again."""
+    from openai import NotFoundError
+
+    if response_id is None:
+        return False
+    try:
+        client.responses.retrieve(response_id)
+    except NotFoundError:
+        return False
+    return True
+
+
+def check_edit(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> Job:
+    """Let the output type itself say whether it takes what a person has edited; take the edit back where it does not.
+
+    :return: the job as it is now.
+    """
+    from pydantic import ValidationError
+
+    from airflow_provider_aihandoff.digests import canonical_json
+
+    edit = ledger.revision(job.job_id, job.revision)
+    task = asking_task(context["dag"], sensor.job_source)
+    if edit.author == "model" or job.review_digest is not None or task is None:
+        return job
+    problems: list[dict[str, Any]]
+    if task.output_type is None:
+        problems = [] if isinstance(edit.output, str) else [{"loc": [], "msg": "it must be a text"}]
+    else:
+        try:
+            task.output_type.model_validate_json(canonical_json(edit.output))
+            problems = []
+        except ValidationError as mismatch:
+            problems = [
+                dict(each) for each in mismatch.errors(include_url=False, include_context=False, include_input=False)
+            ]
+    if not problems:
+        return job
+    said = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'output'}: {each['msg']}" for each in problems[:5])
+    error = {"kind": "mismatch", "problems": problems}
+    return ledger.reviews.refuse_edit(
+        job.job_id, edit.number, error=error, reason=f"the edit is not taken: {said}", actor=owner_of(context).actor
+    )
