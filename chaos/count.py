@@ -84,6 +84,7 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
     rows = {str(row.row_id): row for row in witness.rows}
     count = Count(jobs=len(records), duplicates=duplicates(witness))
     recorded: set[str] = set()
+    said: dict[str, str] = {}
     for record in records:
         job = record.job
         count.states[job.state.value] += 1
@@ -91,6 +92,7 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
         if (line := first_break(record.events, job)) is not None:
             count.broken.append(f"{job.label}: line {line} does not follow")
         for effect in record.effects:
+            said[effect.effect_key] = f"{effect.state.value} after {effect.attempt} attempts: {effect.error}"
             if effect.state is not EffectState.APPLIED:
                 continue
             count.writes += 1
@@ -107,7 +109,11 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
             count.extra_responses += extra
             if extra > sum(revision.unknown_submissions for revision in record.revisions):
                 count.unwarned.append(f"{job.label} had {extra} responses that nobody warned of")
-    count.unrecorded += [f"{key}: {change}" for key, change in made.items() if key not in recorded]
+    count.unrecorded += [
+        f"{change}, and the ledger says {said.get(key, 'nothing')}"
+        for key, change in made.items()
+        if key not in recorded
+    ]
     count.unrecorded += [f"{row}" for row_id, row in rows.items() if f"row {row_id}" not in recorded]
     return count
 

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -289,6 +290,7 @@ def _values(answer: Any, path: str) -> list[Any]:
     return [match.value for match in _parsed(path).find(answer)]
 
 
+@lru_cache(maxsize=256)
 def _parsed(path: str) -> Any:
     from jsonpath_ng.ext import parse  # with filters
 
