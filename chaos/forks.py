@@ -124,15 +124,19 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, also where it stands still. Does nothing to one that has ended."""
-        self.send(do="signal", number=self.number, signal=int(signal.SIGKILL))
+        self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGSTOP. Does nothing to one that has ended."""
-        self.send(do="signal", number=self.number, signal=int(signal.SIGSTOP))
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT. Does nothing to one that has ended."""
-        self.send(do="signal", number=self.number, signal=int(signal.SIGCONT))
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.ended:
+            self.send(do="signal", number=self.number, signal=int(number))
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         with self._changed:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 #: this very write.
 _AMBIGUOUS_STATUSES = frozenset({408, 409})
 
+_PRECONDITION_FAILED = 412
+
 #: The target asks to come back later, and has written nothing.
 _NOT_NOW_STATUSES = frozenset({425, 429, 503})
 
@@ -84,7 +86,9 @@ class HttpTarget:
             raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
         if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
             raise EffectRefused(
-                f"{said}.", remedy="Mend the cause at the target; then clear this task, which sends the same request."
+                f"{said}.",
+                by_precondition=status == _PRECONDITION_FAILED,
+                remedy="Mend the cause at the target; then clear this task, which sends the same request.",
             )
         raise UnclearAnswer(said)
 
