@@ -51,6 +51,7 @@ from airflow_provider_aihandoff.targets.outcome import Target
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
 from airflow_provider_aihandoff.targets.rollback import roll_back
 from airflow_provider_aihandoff.targets.undo import plan_undo
+from airflow_provider_aihandoff.undo import UNDO_KEY
 from airflow_provider_aihandoff.webhooks.lookup import look_up
 from chaos.world import DATABASE, OPENAI, TARGET, World
 
@@ -285,14 +286,14 @@ def _undo(world: World, work: Work, name: str) -> dict[str, Any]:
     declared: dict[str, Any] = {"method": "POST", "endpoint": f"{root}/removal", **times}
     if work.variant == "idempotent":
         return {**declared, "idempotent": True}
-    return declared if work.variant == "neither" else {**declared, "probe": _probe(work)}
+    return declared if work.variant == "neither" else {**declared, "probe": _probe(work, UNDO_KEY)}
 
 
-def _probe(work: Work) -> dict[str, Any]:
+def _probe(work: Work, key: str = "{effect_key}") -> dict[str, Any]:
     return {
         "endpoint": f"/{work.variant}/writes",
-        "query": {"key": "{effect_key}"},
-        "found": {"$.writes[*].key": "{effect_key}"},
+        "query": {"key": key},
+        "found": {"$.writes[*].key": key},
         "external_id_path": "$.writes[0].id",
     }
 

@@ -46,6 +46,7 @@ class Case:
     point: str
     course: Course
     at: str | None = None
+    nth: int = 1
 
     def __str__(self) -> str:
         place = f" ({self.at}, {self.course.work.variant})" if self.at else ""
@@ -61,7 +62,8 @@ def _cases() -> Iterator[Case]:
         for point in SENDING:
             for variant in VARIANTS:
                 yield Case(do, point, of(COURSES["apply.send"].go, variant=variant), at="label")
-                yield Case(do, point, of(ROLLED_BACK.go, ROLLED_BACK.ends, variant=variant), at="rollback")
+                # The second undo is the first one that goes to the HTTP target.
+                yield Case(do, point, of(ROLLED_BACK.go, ROLLED_BACK.ends, variant=variant), at="rollback", nth=2)
             yield Case(do, point, COURSES["apply.send"], at="store")
     # Nothing in the sender closes the gap after its last check; these targets do.
     for variant in ("idempotent", "conditional"):
@@ -81,9 +83,8 @@ class Matrix:
     def go(self, number: int, case: Case) -> tuple[Run, JobRecord]:
         """Go one course to its end."""
         work = replace(case.course.work, key=f"work-{number}")
-        run = Run(
-            self.forks, self.ledger, look_in(lambda: self.target.changes), work, Fault(case.point, case.do), case.at
-        )
+        fault = Fault(case.point, case.do, case.nth)
+        run = Run(self.forks, self.ledger, look_in(lambda: self.target.changes), work, fault, case.at)
         case.course.go(run)
         (job,) = self.ledger.jobs(run_id=work.key)
         return run, self.ledger.record(job.job_id)
