@@ -18,25 +18,30 @@ STEPS = (
     "submit.lost",
     "wait.ended",
     "receive.insert",
+    "receive.correlate",
+    "receive.adopt",
+    "receive.looked",
     "output.store",
     "review.ask",
     "review.decide",
     "review.edit",
     "review.refuse edit",
     "review.tell",
+    "review.expire",
     "apply.claim",
     "apply.confirm",
     "apply.release",
     "apply.refuse",
     "apply.lose",
     "apply.resolve",
+    "apply.complete",
     "cancel.request",
     "cancel.record",
     "undo.start",
 )
 
 #: What is called outside the ledger.
-CALLS = ("submit.create", "wait.retrieve", "wait.cancel", "apply.send", "probe.send")
+CALLS = ("submit.create", "wait.retrieve", "wait.cancel", "receive.retrieve", "apply.send", "probe.send")
 
 POINTS = (
     *(f"{step}: {moment}" for step, moment in product(STEPS, ("before commit", "after commit"))),

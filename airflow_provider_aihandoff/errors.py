@@ -109,7 +109,15 @@ class PlanError(HandoffError):
 
 
 class EffectRefused(HandoffError):
-    """The target refused the write, in a way that proves that nothing was written."""
+    """The target refused the write, in a way that proves that nothing was written.
+
+    :param by_precondition: what refuses it may be this very write, which came twice: an intermediary between here and
+        the target may send a request again, and pass on the second answer (RFC 9110, 13.1.1). A probe is asked first.
+    """
+
+    def __init__(self, what: str, *, by_precondition: bool = False, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.by_precondition = by_precondition
 
 
 class EffectNotNow(HandoffError):

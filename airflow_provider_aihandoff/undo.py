@@ -3,6 +3,7 @@
 An undo is kept as ``{"kind": "http" | "postgres" | "function", "plan": {...}}``, with what its target needs to know
 beside it (``idempotent``, ``probe``, ``timeout``). Its plan may name what only the applied effect knows:
 ``{external_id}``, the id of the record in the target, and ``{effect_key}``, the key of the effect that it takes back.
+Its probe may also name ``{undo_key}``, the key that the undo itself is sent with; that one is filled in when it looks.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ MASK = "***"
 
 #: How the name of an effect that takes another one back begins.
 PREFIX = "undo:"
+
+#: What stands in the probe of an undo for the key of the undo itself.
+UNDO_KEY = "{undo_key}"
 
 #: The parts of a request in which a value is quoted: in a URL, and in the JSON text of a body.
 _QUOTED: Mapping[str, Callable[[str], str]] = {

@@ -3,16 +3,17 @@
 Each step does what the operator or sensor of the same kind does, on the real core and with the real targets:
 
 - ``draft``: open or attach to the job, submit it, wait for the response, store its output.
-- ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows.
+- ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
+  nobody has, in time.
 - ``create``, ``label`` and ``store``: apply one effect each. The first two go to the HTTP target, in this order; the
-  third goes to the database, after them.
+  third goes to the database, after them. ``complete``: end a job that intends none.
 - ``receive``: OpenAI's webhook about the job's response. ``look``: what the reconciler records of one that has ended.
 - ``cancel``: a person stops the job. ``rollback``: a person takes back what it wrote.
 
 **What the HTTP target gets**, under ``/<variant>``, each with the effect key as ``Idempotency-Key``:
 
-- ``POST /records`` and ``POST /labels`` with ``{"name": <the work's key>}``; the answer names the new record:
-  ``{"id": ...}``.
+- ``POST /records`` and ``POST /labels`` with ``{"name": <the work's key>}``, and the ``fault`` that the work asks for;
+  the answer names the new record: ``{"id": ...}``.
 - Undo: ``DELETE /records/<id>``, and ``POST /labels/<id>/removal``.
 - Probe: ``GET /writes?key=<effect key>``, answered with ``{"writes": [{"id": ..., "key": ...}, ...]}``.
 
@@ -51,6 +52,7 @@ from airflow_provider_aihandoff.targets.outcome import Target
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
 from airflow_provider_aihandoff.targets.rollback import roll_back
 from airflow_provider_aihandoff.targets.undo import plan_undo
+from airflow_provider_aihandoff.undo import UNDO_KEY
 from airflow_provider_aihandoff.webhooks.lookup import look_up
 from chaos.world import DATABASE, OPENAI, TARGET, World
 
@@ -88,20 +90,25 @@ class Work:
     :param key: the job key, and the run id.
     :param variant: what the HTTP target is.
     :param effects: those of :data:`EFFECTS` that the job intends.
+    :param review_seconds: how long there is to decide.
     :param model: faults of the response, in the words of the stand-in's ``faults``: ``delay=0.1 create=429``.
+    :param target: the fault with which the HTTP target meets the first request for each record, one of
+        :data:`chaos.target.FAULTS`; by default chance decides.
     """
 
     key: str
     variant: Variant = "idempotent"
     effects: tuple[str, ...] = EFFECTS
     model: str = "delay=0.1"
+    target: str | None = None
+    review_seconds: float = 3600
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One attempt of a task. Every field is JSON.
 
-    :param step: one of :data:`PIPELINE`, or ``cancel``, ``rollback``, ``receive``, ``look``.
+    :param step: one of :data:`STEPS`.
     :param number: which attempt it is, from 1.
     :param not_now: the same field of the outcome that it comes after.
     :param last_try: Airflow would not retry after it.
@@ -254,10 +261,11 @@ def _effect_plan(world: World, work: Work, name: str) -> EffectPlan:
 
 def _http_plan(work: Work, name: str) -> dict[str, Any]:
     root = f"/{work.variant}/{COLLECTIONS[name]}"
+    body = {"name": work.key, **({"fault": work.target} if work.target else {})}
     if work.variant == "conditional":
         headers = {"If-None-Match": "*"}
-        return plan_request(TARGET, "PUT", f"{root}/{work.key}", json={"name": work.key}, headers=headers, name=name)
-    return plan_request(TARGET, "POST", root, json={"name": work.key}, name=name)
+        return plan_request(TARGET, "PUT", f"{root}/{work.key}", json=body, headers=headers, name=name)
+    return plan_request(TARGET, "POST", root, json=body, name=name)
 
 
 def _database_plan(work: Work) -> dict[str, Any]:
@@ -279,21 +287,21 @@ def _undo(world: World, work: Work, name: str) -> dict[str, Any]:
     declared: dict[str, Any] = {"method": "POST", "endpoint": f"{root}/removal", **times}
     if work.variant == "idempotent":
         return {**declared, "idempotent": True}
-    return declared if work.variant == "neither" else {**declared, "probe": _probe(work)}
+    return declared if work.variant == "neither" else {**declared, "probe": _probe(work, UNDO_KEY)}
 
 
-def _probe(work: Work) -> dict[str, Any]:
+def _probe(work: Work, key: str = "{effect_key}") -> dict[str, Any]:
     return {
         "endpoint": f"/{work.variant}/writes",
-        "query": {"key": "{effect_key}"},
-        "found": {"$.writes[*].key": "{effect_key}"},
+        "query": {"key": key},
+        "found": {"$.writes[*].key": key},
         "external_id_path": "$.writes[0].id",
     }
 
 
 def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
-    deadline = datetime.now(UTC) + timedelta(hours=1)
+    deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
     asked = ledger.reviews.ask(
         job.job_id, plans(world, attempt.work), policy=None, deadline=deadline, actor=attempt.owner.actor
     )
@@ -309,6 +317,13 @@ def _decide(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     except StaleDecision as error:
         return _if_going_on(ledger.job(job.job_id), str(error))
     return DONE
+
+
+def _expire(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    assert job.review_digest is not None
+    job = ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=True)
+    return Outcome("wait", LOOK_SECONDS, "there is time to decide") if job.state is JobState.REVIEW else DONE
 
 
 def _if_going_on(job: Job, wait_for: str = "") -> Outcome:
@@ -348,6 +363,11 @@ def _apply(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
         last_try=attempt.last_try,
     )
     return _waits(done) if isinstance(done, Wait) else DONE
+
+
+def _complete(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    ledger.effects.complete_without_effects(job_of(ledger, attempt.work).job_id, actor=attempt.owner.actor)
+    return DONE
 
 
 def _waits(wait: Wait) -> Outcome:
@@ -397,27 +417,24 @@ def _look(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
 
 
 def _receive(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
-    """Deliver the webhook of every response that OpenAI has made for the job, and look up those nobody knows."""
-    job = job_of(ledger, attempt.work)
+    """Deliver the webhook of each response that was made for the job, and look up those that nobody knows."""
+    responses = _responses(world, job_of(ledger, attempt.work))
+    if any(response["status"] not in ENDED_RESPONSE_STATUSES for response in responses):
+        return Outcome("wait", LOOK_SECONDS, "a response runs")
     with clients() as client_of:
-        for response in _responses(world, job):
+        for response in responses:
             entry = ledger.inbox.receive(_webhook(response)).entry
             look_up(ledger, entry.webhook_id, client_of(OPENAI))
     return DONE
 
 
 def _responses(world: World, job: Job) -> list[Mapping[str, Any]]:
-    """What the stand-in has made for a job and has ended."""
+    """What the stand-in has made for a job."""
     import requests
 
     report = requests.get(f"{world.openai_url.removesuffix('/v1')}/standin/responses", timeout=10).json()
     made = [entry["response"] for entry in report["responses"]]
-    return [
-        response
-        for response in made
-        if response["metadata"].get("aihandoff_job") == str(job.job_id)
-        and response["status"] in ENDED_RESPONSE_STATUSES
-    ]
+    return [response for response in made if response["metadata"].get("aihandoff_job") == str(job.job_id)]
 
 
 def _webhook(response: Mapping[str, Any]) -> Delivery:
@@ -430,6 +447,8 @@ STEPS: Mapping[str, Step] = {
     "draft": _draft,
     "plan": _plan,
     "decide": _decide,
+    "expire": _expire,
+    "complete": _complete,
     **dict.fromkeys(EFFECTS, _apply),
     "cancel": _cancel,
     "rollback": _rollback,

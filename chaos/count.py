@@ -54,6 +54,8 @@ class Count:
     states: Counter[str] = field(default_factory=Counter)
     open: int = 0
     """Jobs that have not come to an end."""
+    histories: dict[str, list[str]] = field(default_factory=dict)
+    """What happened to each job that is open or has a problem, line by line."""
 
     @property
     def problems(self) -> list[str]:
@@ -81,35 +83,58 @@ def duplicates(witness: Witness) -> list[str]:
 def compare(records: Collection[JobRecord], witness: Witness) -> Count:
     """Compare the ledger with its witnesses."""
     made = {change.key: change for change in witness.changes if change.key}
-    rows = {str(row.row_id): row for row in witness.rows}
+    rows = {f"row {row.row_id}": row for row in witness.rows}
     count = Count(jobs=len(records), duplicates=duplicates(witness))
     recorded: set[str] = set()
+    owner: dict[str, JobRecord] = {}
     for record in records:
-        job = record.job
-        count.states[job.state.value] += 1
-        count.open += job.state not in TERMINAL_JOB_STATES
-        if (line := first_break(record.events, job)) is not None:
-            count.broken.append(f"{job.label}: line {line} does not follow")
-        for effect in record.effects:
-            if effect.state is not EffectState.APPLIED:
-                continue
-            count.writes += 1
-            where = str(effect.external_id) if effect.kind == "postgres" else effect.effect_key
-            recorded.add(where if effect.kind == "http" else f"row {where}")
-            if where not in (rows if effect.kind == "postgres" else made) and not _was_gone(effect.name, effect.result):
-                count.lost.append(f"{job.label}: {effect.name} counts as applied, and is not there")
-        if job.state is JobState.COMPLETED and any(
-            effect.state is not EffectState.APPLIED for effect in record.current_effects
-        ):
-            count.lost.append(f"{job.label} is completed without all of its effects")
-        extra = witness.responses.get(job.job_key, 0) - len(record.revisions)
-        if extra > 0:
-            count.extra_responses += extra
-            if extra > sum(revision.unknown_submissions for revision in record.revisions):
-                count.unwarned.append(f"{job.label} had {extra} responses that nobody warned of")
-    count.unrecorded += [f"{key}: {change}" for key, change in made.items() if key not in recorded]
-    count.unrecorded += [f"{row}" for row_id, row in rows.items() if f"row {row_id}" not in recorded]
+        before = len(count.problems) + count.open
+        count.states[record.job.state.value] += 1
+        count.open += record.job.state not in TERMINAL_JOB_STATES
+        if (line := first_break(record.events, record.job)) is not None:
+            count.broken.append(f"{record.job.label}: line {line} does not follow")
+        owner |= {effect.effect_key: record for effect in record.effects}
+        recorded |= _compare_effects(record, {*made, *rows}, count)
+        _compare_responses(record, witness.responses.get(record.job.job_key, 0), count)
+        if len(count.problems) + count.open > before:
+            count.histories[record.job.label] = _history(record)
+    for key, write in (*made.items(), *rows.items()):
+        if key not in recorded:
+            count.unrecorded.append(f"{key}: {write}")
+            if key in owner:
+                count.histories[owner[key].job.label] = _history(owner[key])
     return count
+
+
+def _compare_effects(record: JobRecord, there: Collection[str], count: Count) -> set[str]:
+    """Look for what the ledger counts on; return where each write is, as the ledger has it."""
+    recorded = set()
+    for effect in record.effects:
+        if effect.state is not EffectState.APPLIED:
+            continue
+        count.writes += 1
+        where = f"row {effect.external_id}" if effect.kind == "postgres" else effect.effect_key
+        recorded.add(where)
+        if where not in there and not _was_gone(effect.name, effect.result):
+            count.lost.append(f"{record.job.label}: {effect.name} counts as applied, and is not there")
+    if record.job.state is JobState.COMPLETED and any(
+        effect.state is not EffectState.APPLIED for effect in record.current_effects
+    ):
+        count.lost.append(f"{record.job.label} is completed without all of its effects")
+    return recorded
+
+
+def _compare_responses(record: JobRecord, made: int, count: Count) -> None:
+    extra = made - len(record.revisions)
+    if extra > 0:
+        count.extra_responses += extra
+        if extra > sum(revision.unknown_submissions for revision in record.revisions):
+            count.unwarned.append(f"{record.job.label} had {extra} responses that nobody warned of")
+
+
+def _history(record: JobRecord) -> list[str]:
+    lines = [f"{event.event}, {event.actor}: {event.reason or event.detail}" for event in record.events]
+    return [*lines, *(f"{effect.name} is {effect.state.value}: {effect.result}" for effect in record.effects)]
 
 
 def _was_gone(name: str, result: Mapping[str, object] | None) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import json
 import os
@@ -25,8 +26,11 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+
+import certifi
 
 from chaos.attempts import Attempt, Outcome, Work
 from chaos.world import World
@@ -39,6 +43,31 @@ AFTER_FENCE = "apply.send: between the last check and the call"
 _MAX_TEXT = 500
 
 _PR_SET_PDEATHSIG = 1
+
+#: A response with everything in it that an attempt reads.
+_RESPONSE: dict[str, Any] = {
+    "id": "resp_warm_up",
+    "object": "response",
+    "status": "completed",
+    "model": "gpt-5.2",
+    "tools": [],
+    "output": [
+        {
+            "id": "msg_warm_up",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "{}", "annotations": []}],
+        }
+    ],
+    "usage": {
+        "input_tokens": 1,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 1,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 2,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -95,15 +124,19 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, also where it stands still. Does nothing to one that has ended."""
-        self.send(do="signal", number=self.number, signal=int(signal.SIGKILL))
+        self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGSTOP. Does nothing to one that has ended."""
-        self.send(do="signal", number=self.number, signal=int(signal.SIGSTOP))
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT. Does nothing to one that has ended."""
-        self.send(do="signal", number=self.number, signal=int(signal.SIGCONT))
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.ended:
+            self.send(do="signal", number=self.number, signal=int(number))
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         with self._changed:
@@ -141,7 +174,13 @@ class Forks:
         self._lock = threading.Lock()
         self._ready = threading.Event()
         events, write = os.pipe()
-        environment = {**os.environ, **world.variables(), "AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+        environment = {
+            **os.environ,
+            **world.variables(),
+            "AIRFLOW_HOME": home,
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "SSL_CERT_FILE": str(_one_authority(Path(home))),
+        }
         with open(log, "ab") as sink:  # noqa: PTH123 - it may be a device
             self._server = subprocess.Popen(  # noqa: S603 - this interpreter
                 [sys.executable, "-m", "chaos.forks", str(write)],
@@ -219,6 +258,14 @@ class Forks:
                 child.take_in(event)
         for child in list(self._children.values()):
             child.take_in({"event": "ended"})
+
+
+def _one_authority(folder: Path) -> Path:
+    """A file with one certificate authority: nothing here speaks TLS, and each client reads all it is given."""
+    first, end, _ = Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----")
+    file = folder / "authority.pem"
+    file.write_text(first + end + "\n", "utf-8")
+    return file
 
 
 # The server's side.
@@ -309,19 +356,24 @@ def _tell(events: int, **event: Any) -> None:
 
 
 def _warm_up(world: World) -> None:
-    """Import what an attempt imports on its way, without opening a connection."""
-    from genai_prices import calc_price  # noqa: F401
-    from jsonpath_ng import parse
+    """Import and build what an attempt needs on its way, without opening a connection."""
+    from openai.types.responses import Response
 
     from airflow_provider_aihandoff.hooks.openai import clients
+    from airflow_provider_aihandoff.responses.outcome import read_output
+    from airflow_provider_aihandoff.targets.http import check_path
     from chaos import plain  # noqa: F401
     from chaos.attempts import plans
     from chaos.world import OPENAI
 
     plans(world, Work("warm-up"))
-    parse("$.writes[*].key")
+    for path in ("$.id", "$.writes[*].key", "$.writes[0].id"):
+        check_path(path, "warm-up")
     with clients() as client_of:
         client_of(OPENAI).responses  # noqa: B018 - what the SDK imports on first use
+    read_output(Response.construct(**_RESPONSE), None, {"model": _RESPONSE["model"]})  # builds the SDK's models
+    gc.collect()
+    gc.freeze()  # so that no child copies pages just to count what is on them
 
 
 def _check_nothing_is_inherited() -> None:

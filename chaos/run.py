@@ -35,7 +35,7 @@ from chaos.forks import AFTER_FENCE, Child, Fault, Forks
 from chaos.target import faults_of, read_log
 from chaos.world import World
 from demo.ports import free_port
-from demo.postgres import Postgres, open_postgres
+from demo.postgres import PostgresServer
 from demo.processes import ProcessSpec, Supervisor, python
 from demo.waiting import wait_until
 
@@ -64,16 +64,16 @@ _USUAL = {
     "plan": ("review.ask",),
     "decide": ("review.decide",),
     "cancel": ("cancel.request", "cancel.record", "wait.cancel"),
-    "receive": ("receive.insert",),
+    "receive": ("receive.insert", "receive.correlate"),
     "rollback": ("undo.start", *_SEND),
 }
 #: What it does where something went wrong before.
 _UNUSUAL = {
-    "draft": ("submit.refused", "submit.lost", "wait.ended", "review.ask"),
+    "draft": ("submit.refused", "submit.lost"),
     "plan": ("review.ask",),
     "decide": ("review.decide",),
     "cancel": ("cancel.request",),
-    "receive": ("wait.ended", "wait.retrieve", "submit.store"),
+    "receive": ("receive.retrieve", "receive.adopt", "receive.looked"),
 }
 _AFTER_A_LOSS = ("apply.release", "apply.refuse", "apply.lose", "apply.resolve", "probe.send")
 
@@ -168,7 +168,7 @@ class Chaos:
     def _world(self) -> Iterator[World]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack, Supervisor() as services:
-            postgres = open_postgres(self.folder / "postgres", {"max_connections": "200"})
+            postgres = PostgresServer(self.folder / "postgres", {"max_connections": "200"})
             postgres.start()
             stack.callback(postgres.destroy)
             postgres.create_database("chaos")
@@ -176,7 +176,7 @@ class Chaos:
             schema.upgrade(conninfo)
             with psycopg.connect(**conninfo) as connection:
                 connection.execute(TABLE)
-            self._postgres: Postgres = postgres
+            self._postgres = postgres
             self._services = services
             openai, target = free_port(), free_port()
             stand_in = python("-m", "airflow_provider_aihandoff.testing", f"--port={openai}")
@@ -293,16 +293,21 @@ class _Run:
         self.chance = random.Random(f"{chaos.seed} {index}")  # noqa: S311 - chance, not a secret
         self.work = Work(f"work-{index}", self.chance.choice(VARIANTS), model=self.chance.choice(MODELS))
         self.ending = self.chance.choices(["complete", "roll back", "cancel"], [70, 20, 10])[0]
-        self.broke_off: list[float] = []
-        self.left_standing: list[Child] = []
 
     def run(self) -> None:
-        """Do it to its end."""
+        """Do it to its end. What has failed for good is mended by a person, and cleared once."""
         if self.chaos.way != "handoff":
             for step in plain.PIPELINES[self.chaos.way]:
                 self.step(step)
             return
         cancelled_in = self.chance.choice(PIPELINE[1:]) if self.ending == "cancel" else None
+        if (self.pipeline(cancelled_in) or self.pipeline()) and self.ending == "roll back":
+            self.step("rollback")
+        if self.chance.random() < 0.02:
+            self.step("receive")
+
+    def pipeline(self, cancelled_in: str | None = None) -> bool:
+        """Run its tasks, one of them while a person cancels the job; False where one has failed for good."""
         for step in PIPELINE:
             canceller = None
             if step == cancelled_in:
@@ -312,71 +317,76 @@ class _Run:
             if canceller is not None:
                 canceller.join()
             if done.outcome.state == "failed":
-                break
-        else:
-            if self.ending == "roll back":
-                self.step("rollback")
-        if self.chance.random() < 0.02:
-            self.step("receive")
+                return False
+        return True
 
     def step(self, step: str) -> Step:
         """Drive one step, and let those that were left standing go on at its end."""
+        chaos, attempts = self.chaos, _Attempts(self.chaos)
         try:
-            done = drive(self.chaos._ledger, self.work, step, attempt=self.attempt, look=self.chaos._look, think=_THINK)
+            done = drive(chaos._ledger, self.work, step, attempt=attempts.make, look=chaos._look, think=_THINK)
         finally:
-            for child in self.left_standing:
+            for child in attempts.left_standing:
                 child.resume()
                 child.wait()
-            self.left_standing.clear()
-        with self.chaos._lock:
-            self.chaos.faults.held += done.held
-            self.chaos.faults.recovered += [time.monotonic() - moment for moment in self.broke_off]
-        self.broke_off.clear()
+        with chaos._lock:
+            chaos.faults.held += done.held
+            chaos.faults.recovered += [time.monotonic() - moment for moment in attempts.broke_off]
         return done
 
-    def attempt(self, attempt: Attempt) -> Outcome | None:
+
+class _Attempts:
+    """What is done to the attempts of one step. Each has a chance of its own, which the seed decides."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self.chaos, self.forks = chaos, chaos._forks
+        self.broke_off: list[float] = []
+        self.left_standing: list[Child] = []
+
+    def make(self, attempt: Attempt) -> Outcome | None:
         """Make one attempt, to which something may be done."""
-        chance, chaos = self.chance, self.chaos
-        peaceful = attempt.number > _MOLESTED or chaos._enough() or chance.random() < 0.1
+        chance = random.Random(f"{self.chaos.seed} {attempt.work.key} {attempt.step} {attempt.number}")  # noqa: S311
+        peaceful = attempt.number > _MOLESTED or self.chaos._enough() or chance.random() < 0.1
         points = _points(attempt, unusual=chance.random() < 0.15)
         if peaceful:
-            return chaos._forks.start(attempt).wait()
+            return self.forks.start(attempt).wait()
         if not points or chance.random() < 0.3:
-            return self._strike(chaos._forks.start(attempt), chance.uniform(0, 0.3))
+            return self._strike(self.forks.start(attempt), chance)
         if chance.random() < 0.75:
-            child = chaos._forks.start(attempt, Fault(chance.choice(points), nth=chance.choice([1, 1, 1, 2])))
+            child = self.forks.start(attempt, Fault(chance.choice(points), nth=chance.choice([1, 1, 1, 2])))
             outcome = child.wait()
             if child.struck:
                 self._died("attempt at a named point killed")
             return outcome
-        return self._leave_standing(attempt, chance.choice([*points, *_beyond_the_fence(attempt)]))
+        return self._leave_standing(attempt, chance.choice([*points, *_beyond_the_fence(attempt)]), chance)
 
-    def _strike(self, child: Child, seconds: float) -> Outcome | None:
+    def _strike(self, child: Child, chance: random.Random) -> Outcome | None:
         """Kill it at any moment, or let it stand still for less than a claim's margin."""
         with child._changed:
-            child._changed.wait_for(lambda: child.ended, seconds)
-        if self.chance.random() < 0.75:
+            child._changed.wait_for(lambda: child.ended, chance.uniform(0, 0.3))
+        if chance.random() < 0.75:
             child.kill()
             outcome = child.wait()
             if outcome is None:
                 self._died("attempt at any moment killed")
             return outcome
         child.stop()
-        time.sleep(self.chance.uniform(0.1, 0.6))
-        child.resume()
-        self.chaos._count("attempt stopped for a moment")
+        if child.wait_until_stopped():
+            time.sleep(chance.uniform(0.1, 0.6))
+            child.resume()
+            self.chaos._count("attempt stopped for a moment")
         return child.wait()
 
-    def _leave_standing(self, attempt: Attempt, point: str) -> Outcome | None:
+    def _leave_standing(self, attempt: Attempt, point: str, chance: random.Random) -> Outcome | None:
         """Let it stand still at a point while its retry runs; it goes on before the step is over, or at its end."""
-        child = self.chaos._forks.start(attempt, Fault(point, "stop"))
+        child = self.forks.start(attempt, Fault(point, "stop"))
         if not child.wait_until_stopped():
             return child.outcome
         self.left_standing.append(child)
         beyond = " after the last check" if point == AFTER_FENCE else ""
         self.chaos._count(f"attempt stopped{beyond}, its retry runs beside it")
-        if self.chance.random() < 0.5:
-            timer = threading.Timer(self.chance.uniform(0.2, 6), child.resume)
+        if chance.random() < 0.5:
+            timer = threading.Timer(chance.uniform(0.2, 6), child.resume)
             timer.daemon = True
             timer.start()
         return None

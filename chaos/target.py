@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-#: What it does by chance, and how it is counted:
+#: What it does by chance, or where a request asks for it, and how it is counted:
 #:
 #: - ``busy``: answers 429 with ``Retry-After: 0``, having written nothing;
+#: - ``refuse``: answers 422, having written nothing;
 #: - ``drop``: writes, and closes the connection without an answer;
 #: - ``error``: writes, and answers 500;
 #: - ``slow``: writes, and answers after the client has given up;
 #: - ``late``: writes after the client has given up;
 #: - ``again``: gets the same request twice, as some proxies send it; only where it has a way to tell;
 #: - ``hidden``: shows what it has written only after a while.
-FAULTS = ("busy", "drop", "error", "slow", "late", "again", "hidden")
+FAULTS = ("busy", "refuse", "drop", "error", "slow", "late", "again", "hidden")
 
 #: Variants that can tell the same write from another one.
 _TELLS = ("idempotent", "conditional")
@@ -85,6 +86,7 @@ class Target:
         for change in self.changes:
             self._learn(change)
         self._seen_from: dict[str, float] = {}
+        self._asked_for: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
         _drop_torn_line(log)
         self._descriptor, self._struck = (
@@ -108,6 +110,15 @@ class Target:
                     os.write(self._struck, fault.encode() + b"\n")
                     return fault
         return None
+
+    def asked_for(self, path: list[str], body: Mapping[str, Any]) -> str | None:
+        """The fault that a request asks for; the first one for each record gets it."""
+        record = (*path, str(body.get("name")))
+        with self._lock:
+            if record in self._asked_for:
+                return None
+            self._asked_for.add(record)
+            return body.get("fault")
 
     def write(
         self, method: str, path: list[str], body: Mapping[str, Any], headers: Mapping[str, str], *, hidden: bool = False
@@ -201,9 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path).path.strip("/").split("/")
         body = json.loads(raw) if raw.strip() else {}
-        fault = self.target.strike(path[0])
+        fault = self.target.asked_for(path, body) or self.target.strike(path[0])
         if fault == "busy":
             self._answer(429, {"error": "not now"}, {"Retry-After": "0"})
+            return
+        if fault == "refuse":
+            self._answer(422, {"error": "no"})
             return
         if fault == "late":
             time.sleep(self.target.patience * 1.5)

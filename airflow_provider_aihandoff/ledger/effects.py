@@ -176,7 +176,7 @@ class Effects:
             job = history.lock(connection, job_id)
             return settle(connection, job, actor=actor) if job.state is JobState.APPROVED else job
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="apply.complete")
 
     def confirm(self, claim: Claim, *, external_id: str | None, result: Mapping[str, Any] | None, actor: str) -> Effect:
         """Record that the target has applied the effect; the last one completes the job. Safe to repeat.

@@ -84,7 +84,7 @@ class Endings:
                 void_plans(connection, job)
                 history.move(connection, job, JobEvent.CANCELLED, actor=actor, reason=reason)
 
-        self._database.transact(work)
+        self._database.transact(work, step="cancel.request")
 
     @staticmethod
     def _cancel_unsent(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:

@@ -188,7 +188,7 @@ class Inbox:
                 adopt_early(connection, match.job, match.revision)
             return _entry(connection, _READ_ENTRY, webhook_id)
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="receive.correlate")
 
     def replay(self, webhook_id: str, *, actor: str) -> InboxEntry:
         """Take a webhook that led to nothing out of its place, so that it is looked at anew, and do so.
@@ -243,7 +243,7 @@ class Inbox:
             entry = _entry(connection, _LOCK_ENTRY, webhook_id)
             return entry if entry.look_at is None else _looked(connection, entry, note=note, again=again)
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="receive.looked")
 
     def adopt(
         self,
@@ -286,7 +286,7 @@ class Inbox:
                 _record_orphan(connection, named, waiting, output, actor)
             return _entry(connection, _READ_ENTRY, webhook_id)
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="receive.adopt")
 
     def prune(self, older_than: timedelta) -> int:
         """Remove what was received longer ago, except what is in quarantine; return how many rows.

@@ -340,7 +340,7 @@ class Reviews:
                 return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor="timeout", reason=why)
             return _record(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="review.expire")
 
 
 def _check_names(job_id: int, plans: Sequence[EffectPlan]) -> None:

@@ -122,11 +122,14 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
                 raise
             raise unknown_error(f"job {effect.job_id}", effect) from error
         if isinstance(error, EffectRefused):
-            if claim.effect.attempt > 1 and target.can_probe:
-                # What refuses it may be the write of an earlier attempt, which came late.
-                found = _probe(plan, target, claim.effect)
+            if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:
+                found = _look_for_own(plan, target, claim.effect)
                 if isinstance(found, Applied):
                     return found
+                if found is None:
+                    why = f"it may itself be what refuses it: {error}"
+                    effect = ledger.effects.lose(claim, error=why, actor=actor)
+                    raise unknown_error(f"job {effect.job_id}", effect) from error
             ledger.effects.refuse(claim, error=str(error), actor=actor)
         else:
             ledger.effects.release(claim, error=str(error), actor=actor)
@@ -177,6 +180,21 @@ def _look(ledger: Ledger, plan: EffectPlan, target: Target, unknown: EffectUnkno
     looks = int(seconds).bit_length() + 1
     pause = min(backoff(looks, base=_PROBE_BASE, cap=_PROBE_CAP), left)
     return Wait(effect, pause, f"The probe sees nothing of the effect {effect.name!r} yet. {unknown}")
+
+
+def _look_for_own(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
+    """Find out whether what makes the target refuse is this effect's own write: one that came late, or twice.
+
+    It is looked for over the grace time, here and now. The refusal counts where nothing is seen until then.
+    """
+    until, looks = _clock() + target.grace_seconds, 0
+    while True:
+        found = _probe(plan, target, effect)
+        left = until - _clock()
+        if isinstance(found, Applied) or left <= 0:
+            return found
+        looks += 1
+        time.sleep(min(backoff(looks, base=_PROBE_BASE, cap=_PROBE_CAP), left))
 
 
 def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:

@@ -7,12 +7,14 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied, UnclearAnswer
+from airflow_provider_aihandoff.undo import UNDO_KEY
 
 if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 #: Answers that do not say whether the write happened: a time-out at the server, and a conflict, which may be with
 #: this very write.
 _AMBIGUOUS_STATUSES = frozenset({408, 409})
+
+_PRECONDITION_FAILED = 412
 
 #: The target asks to come back later, and has written nothing.
 _NOT_NOW_STATUSES = frozenset({425, 429, 503})
@@ -44,7 +48,7 @@ class HttpTarget:
     :param probe_plan: the request that looks for the write, or None: as :func:`plan_probe` makes it.
     :param gone_is_applied: the request removes a record: an answer that it is not there is what was wanted, and a probe
         that sees it, without a condition for it, sees that it was not removed.
-    :param probe_is_exact: the effect key stands in the probe already, where its author wants it.
+    :param key_name: what stands in the probe for the key of this effect.
     """
 
     name: str
@@ -55,7 +59,7 @@ class HttpTarget:
     probe_plan: Mapping[str, Any] | None = None
     grace_seconds: float = 30.0
     gone_is_applied: bool = False
-    probe_is_exact: bool = False
+    key_name: str = "{effect_key}"
 
     @property
     def can_probe(self) -> bool:
@@ -83,7 +87,9 @@ class HttpTarget:
             raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
         if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
             raise EffectRefused(
-                f"{said}.", remedy="Mend the cause at the target; then clear this task, which sends the same request."
+                f"{said}.",
+                by_precondition=status == _PRECONDITION_FAILED,
+                remedy="Mend the cause at the target; then clear this task, which sends the same request.",
             )
         raise UnclearAnswer(said)
 
@@ -91,8 +97,7 @@ class HttpTarget:
         """Look for the write with a GET. It is found when every condition holds; not there where one does not."""
         assert self.probe_plan is not None
         look = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
-        if not self.probe_is_exact:
-            look = _with_key(look, key)
+        look = _with_key(look, key, self.key_name)
         response = self._request(look, look["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
             return Applied() if self.gone_is_applied else NotApplied()
@@ -236,7 +241,7 @@ def check_path(path: str | None, name: str) -> None:
     if path is None:
         return
     try:
-        _parsed(_with_key(path, "aih-1-r1-0"))
+        _parsed(path.replace("{effect_key}", "aih-1-r1-0").replace(UNDO_KEY, "aih-2-r1-0"))
     except JSONPathError as error:
         raise PlanError(f"{path!r} of the effect {name!r} is no JSON path: {error}.") from error
 
@@ -292,19 +297,20 @@ def _endpoint(hook: HttpHook, url: str, name: str) -> str:
     return endpoint
 
 
-def _with_key(value: Any, key: str) -> Any:
-    """The value with the effect key where the author has put ``{effect_key}``."""
+def _with_key(value: Any, key: str, key_name: str) -> Any:
+    """The value with the effect key where its name stands."""
     if isinstance(value, Mapping):
-        return {_with_key(name, key): _with_key(item, key) for name, item in value.items()}
+        return {_with_key(name, key, key_name): _with_key(item, key, key_name) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_with_key(item, key) for item in value]
-    return value.replace("{effect_key}", key) if isinstance(value, str) else value
+        return [_with_key(item, key, key_name) for item in value]
+    return value.replace(key_name, key) if isinstance(value, str) else value
 
 
 def _values(answer: Any, path: str) -> list[Any]:
     return [match.value for match in _parsed(path).find(answer)]
 
 
+@lru_cache(maxsize=256)
 def _parsed(path: str) -> Any:
     from jsonpath_ng.ext import parse  # with filters
 

@@ -11,7 +11,7 @@ from airflow_provider_aihandoff.targets.function import FunctionTarget, function
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.outcome import Target
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
-from airflow_provider_aihandoff.undo import names_effect
+from airflow_provider_aihandoff.undo import UNDO_KEY, names_effect
 
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
@@ -72,7 +72,7 @@ def undo_target(undo: Effect) -> Target:
             probe_plan=options.get("probe"),
             grace_seconds=grace,
             gone_is_applied=removes,
-            probe_is_exact=True,
+            key_name=UNDO_KEY,
         )
     look = function_at(options["probe"]) if options.get("probe") else None
     seconds = float(options.get("timeout", 300.0))

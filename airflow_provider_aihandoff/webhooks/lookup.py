@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff.crashpoints import reached
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import InboxEntry
 from airflow_provider_aihandoff.ledger.revisions import Output
@@ -49,6 +50,7 @@ def look_up(ledger: Ledger, webhook_id: str, client: OpenAI) -> InboxEntry:
 
 def _retrieve(client: OpenAI, response_id: str) -> Any:
     """The response; or in words why it cannot be had."""
+    reached("receive.retrieve", "before call")
     try:
         response = client.responses.retrieve(response_id)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded, and asked again later
@@ -56,6 +58,7 @@ def _retrieve(client: OpenAI, response_id: str) -> Any:
         return f"asking OpenAI: {type(error).__name__}" + (f" ({status})" if status else "")
     if terminal_status(response, response_id) is None:
         return "asking OpenAI: the answer is no response that has ended"
+    reached("receive.retrieve", "after call")
     return response
 
 

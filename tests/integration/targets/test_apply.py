@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from email.utils import formatdate
 from time import time
 from typing import Any
@@ -15,7 +17,7 @@ from airflow_provider_aihandoff.ledger.records import Effect
 from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.targets import apply
 from airflow_provider_aihandoff.targets.apply import Suspended, Wait, apply_effect
-from airflow_provider_aihandoff.targets.http import HttpTarget
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied
 from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.targets.effects import ACTOR, approved, call, function, later, only_effect, put
@@ -213,6 +215,51 @@ class TestRefused:
 
         assert target.received[0].headers["If-None-Match"] == "*"
         assert only_effect(ledger).state is EffectState.REFUSED
+
+    @pytest.mark.parametrize(
+        ("looks", "state"),
+        [
+            ([NotApplied(), "found-1"], EffectState.APPLIED),  # it is seen only after a while
+            ([None, "found-1"], EffectState.APPLIED),
+            ([NotApplied()] * 9, EffectState.REFUSED),
+            ([None] * 9, EffectState.UNKNOWN),
+        ],
+    )
+    def test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late(
+        self, ledger: Ledger, looks: list[Any], state: EffectState, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The probe is asked over the grace time before the refusal counts."""
+        approved(ledger, call())
+        real, slept = apply._clock, list[float]()
+        monkeypatch.setattr(apply, "_clock", lambda: real() + sum(slept))
+        monkeypatch.setattr(apply.time, "sleep", slept.append)
+        answers = iter([NotApplied(), NotApplied(), *looks])
+        calls = iter([ConnectionError("cut off"), EffectRefused("it exists")])
+
+        def write() -> None:
+            raise next(calls)
+
+        to = function(write, look=lambda: next(answers), grace_seconds=4)
+        assert isinstance(apply_effect(ledger, 1, call(), to, actor=ACTOR), Wait)
+        later(ledger, 4)
+
+        with suppress(EffectRefused):
+            apply_effect(ledger, 1, call(), to, actor=ACTOR)
+
+        assert only_effect(ledger).state is state
+        assert sum(slept) == pytest.approx(4, abs=0.5) or state is EffectState.APPLIED
+
+    def test_a_precondition_may_fail_because_an_intermediary_has_sent_the_same_request_twice(
+        self, ledger: Ledger, target: Target
+    ) -> None:
+        plan = put(headers={"If-None-Match": "*"})
+        approved(ledger, plan)
+        probe = plan_probe("cms", {"endpoint": "/posts/kettle", "external_id_path": "$.id"}, "publish")
+        target.answers = [Answer(412), Answer(200, {"id": "post-7"})]
+
+        apply_effect(ledger, 1, plan, replace(CMS, probe_plan=probe), actor=ACTOR)
+
+        assert (only_effect(ledger).state, only_effect(ledger).external_id) == (EffectState.APPLIED, "post-7")
 
     def test_a_connection_that_leads_elsewhere_by_now_is_refused(
         self, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch

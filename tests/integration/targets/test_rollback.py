@@ -306,6 +306,19 @@ class TestLost:
         assert target.received[0].json == {"message": "<{effect_key}>"}
         assert rolled_back(ledger)
 
+    def test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with(
+        self, ledger: Ledger, target: Target
+    ) -> None:
+        look = {"endpoint": "/writes", "query": {"key": "{undo_key}"}, "found": {"$[*].key": "{undo_key}"}}
+        applied(ledger, put(undo={**RECALL, "probe": look, "grace": 0}))
+        target.answers = [DROP, Answer(200, [{"key": ledger.record(1).effects[0].effect_key}]), Answer(201)]
+
+        undo(ledger)
+
+        (sent, looked, _) = target.received
+        assert looked.path == f"/writes?key={sent.headers['Idempotency-Key']}"
+        assert len(requests(target)) == 3  # the write that is to be taken back is not its undo
+
     @pytest.mark.parametrize(("declared", "sent"), [(DELETE, 1), (RECALL, 0)])
     def test_an_attempt_that_died_with_its_claim_is_sent_again_only_where_that_is_safe(
         self, ledger: Ledger, target: Target, declared: dict[str, Any], sent: int

@@ -1,0 +1,168 @@
+"""Courses that a piece of work can take, each attempt of it in a process of its own, one of them struck at a point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.states import JobState
+from chaos.attempts import PIPELINE, Attempt, Outcome, Work
+from chaos.drive import Look, drive
+from chaos.forks import Child, Fault, Forks
+
+
+@dataclass
+class Run:
+    """One piece of work on its way to its end, as Airflow would take it there.
+
+    :param fault: what the first attempt does to itself that reaches the point.
+    :param at: the step whose attempts it may be; by default, whichever comes first.
+    """
+
+    forks: Forks
+    ledger: Ledger
+    look: Look
+    work: Work
+    fault: Fault
+    at: str | None = None
+    struck: Child | None = field(default=None, init=False)
+
+    def drive(self, *steps: str) -> None:
+        """Drive steps to their ends. What failed for good is mended, and cleared once.
+
+        An attempt that stands still goes on when its step is done.
+        """
+        for step in steps:
+            if self._drive(step).state == "failed":
+                self._drive(step)
+
+    def begin(self, step: str) -> None:
+        """Make one attempt of a step that has to wait for something."""
+        outcome = self._attempt(Attempt(self.work, step))
+        assert outcome is not None
+        assert outcome.state == "wait", outcome
+
+    def _drive(self, step: str) -> Outcome:
+        outcome = drive(self.ledger, self.work, step, attempt=self._attempt, look=self.look).outcome
+        if self.struck is not None and self.struck.stopped:
+            self.struck.resume()
+            self.struck.wait()
+        return outcome
+
+    def _attempt(self, attempt: Attempt) -> Outcome | None:
+        if self.struck is not None or self.at not in (None, attempt.step):
+            return self.forks.start(attempt).wait()
+        child = self.forks.start(attempt, self.fault)
+        if self.fault.do == "stop":
+            child.wait_until_stopped()
+        outcome = child.outcome if child.stopped else child.wait()
+        self.struck = child if child.struck else None
+        return outcome
+
+
+@dataclass(frozen=True)
+class Course:
+    """A way that a piece of work can go.
+
+    :param go: takes it there.
+    :param ends: the state in which its job ends.
+    :param work: what it is, but for its key.
+    """
+
+    go: Callable[[Run], None]
+    ends: JobState = JobState.COMPLETED
+    work: Work = field(default_factory=lambda: Work(""))
+
+    @property
+    def writes(self) -> tuple[int, int, int, int]:
+        """What it leaves behind outside: created, removed, inserted, taken back."""
+        if not self.work.effects or self.ends not in (JobState.COMPLETED, JobState.ROLLED_BACK):
+            return 0, 0, 0, 0
+        return (2, 0, 1, 0) if self.ends is JobState.COMPLETED else (2, 2, 1, 1)
+
+
+def _completed(run: Run) -> None:
+    run.drive(*PIPELINE)
+
+
+def _seen_by_others(run: Run) -> None:
+    """Somebody else than the draft's task sees first that the response has ended."""
+    run.begin("draft")
+    run.drive("look", *PIPELINE)
+
+
+def _told(run: Run) -> None:
+    """OpenAI's webhook says that the response has ended."""
+    run.begin("draft")
+    run.drive("receive", *PIPELINE)
+
+
+def _told_of_an_orphan(run: Run) -> None:
+    run.drive("draft", "receive", *PIPELINE)
+
+
+def _expired(run: Run) -> None:
+    run.drive("draft", "plan", "expire")
+
+
+def _completed_without_effects(run: Run) -> None:
+    run.drive("draft", "plan", "decide", "complete")
+
+
+def _cancelled(run: Run) -> None:
+    run.begin("draft")
+    run.drive("cancel", "draft")
+
+
+def _rolled_back(run: Run) -> None:
+    run.drive(*PIPELINE, "rollback")
+
+
+def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: object) -> Course:
+    """A course, with what is special about its work."""
+    return Course(go, ends, replace(Work(""), **work))
+
+
+#: The response still runs when the attempt that has asked for it looks at it.
+_SLOW = "delay=4"
+#: The answer with the first response's id is lost, and another response is asked for.
+_ORPHAN = "delay=0.1 create=drop_after_accept"
+
+_USUAL = of(_completed)
+_CANCELLED = of(_cancelled, JobState.CANCELLED, model="stuck=in_progress")
+ROLLED_BACK = of(_rolled_back, JobState.ROLLED_BACK)
+
+#: How work comes by each step and each call of the protocols.
+COURSES: Mapping[str, Course] = {
+    "submit.open": _USUAL,
+    "submit.intend": _USUAL,
+    "submit.create": _USUAL,
+    "submit.store": _USUAL,
+    "submit.refused": of(_completed, model="delay=0.1 create=429"),
+    "submit.lost": of(_completed, model=_ORPHAN),
+    "wait.retrieve": _USUAL,
+    "wait.ended": of(_seen_by_others, model=_SLOW),
+    "wait.cancel": _CANCELLED,
+    "receive.insert": of(_told, model=_SLOW),
+    "receive.correlate": of(_told_of_an_orphan, model=_ORPHAN),
+    "receive.retrieve": of(_told_of_an_orphan, model=_ORPHAN),
+    "receive.adopt": of(_told_of_an_orphan, model=_ORPHAN),
+    "receive.looked": of(_told_of_an_orphan, model=f"{_ORPHAN} retrieve=404"),
+    "output.store": _USUAL,
+    "review.ask": _USUAL,
+    "review.decide": _USUAL,
+    "review.expire": of(_expired, JobState.FAILED, review_seconds=1),
+    "apply.claim": _USUAL,
+    "apply.send": _USUAL,
+    "apply.confirm": _USUAL,
+    "apply.release": of(_completed, target="busy"),
+    "apply.refuse": of(_completed, target="refuse"),
+    "apply.lose": of(_completed, target="error"),
+    "apply.complete": of(_completed_without_effects, effects=()),
+    "apply.resolve": of(_completed, variant="probed", target="error"),
+    "probe.send": of(_completed, variant="probed", target="drop"),
+    "cancel.request": _CANCELLED,
+    "cancel.record": _CANCELLED,
+    "undo.start": ROLLED_BACK,
+}

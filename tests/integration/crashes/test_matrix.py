@@ -1,0 +1,152 @@
+"""Crash matrix: strike an attempt at every named point, go on to the end, and compare the ledger with its witnesses.
+
+``kill``: the process dies by SIGKILL at the point, and Airflow tries again. ``stop``: it stands still there, its retry
+does the step beside it, and only then it goes on, in the belief that it is still the one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import psycopg
+import pytest
+
+from airflow_provider_aihandoff.crashpoints import POINTS
+from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.ledger.records import Job
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+from chaos.attempts import TABLE, Variant
+from chaos.count import Row, Witness, compare
+from chaos.drive import look_in
+from chaos.forks import AFTER_FENCE, Fault, Forks
+from chaos.target import Target, serving
+from chaos.world import World
+from demo.postgres import Postgres
+from tests.integration.crashes.course import COURSES, ROLLED_BACK, Course, Run, of
+
+#: Courses under way at the same time: they mostly wait for claims to end.
+AT_ONCE = 16
+
+VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither")
+SENDING = tuple(point for point in POINTS if point.startswith(("apply.claim", "apply.send", "apply.confirm")))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the matrix."""
+
+    do: Literal["kill", "stop"]
+    point: str
+    course: Course
+    at: str | None = None
+    nth: int = 1
+
+    def __str__(self) -> str:
+        place = f" ({self.at}, {self.course.work.variant})" if self.at else ""
+        return f"{self.do} at {self.point}{place}"
+
+
+def _cases() -> Iterator[Case]:
+    """Every point on the course that comes by it; and every way to send, for every kind of target and of undo."""
+    do: Literal["kill", "stop"]
+    for do in ("kill", "stop"):
+        for point in POINTS:
+            yield Case(do, point, COURSES[point.partition(":")[0]])
+        for point in SENDING:
+            for variant in VARIANTS:
+                yield Case(do, point, of(COURSES["apply.send"].go, variant=variant), at="label")
+                # The second undo is the first one that goes to the HTTP target.
+                yield Case(do, point, of(ROLLED_BACK.go, ROLLED_BACK.ends, variant=variant), at="rollback", nth=2)
+            yield Case(do, point, COURSES["apply.send"], at="store")
+    # Nothing in the sender closes the gap after its last check; these targets do.
+    for variant in ("idempotent", "conditional"):
+        yield Case("stop", AFTER_FENCE, of(COURSES["apply.send"].go, variant=variant), at="create")
+    yield Case("stop", AFTER_FENCE, COURSES["apply.send"], at="store")
+
+
+CASES = tuple(_cases())
+
+
+class Matrix:
+    """One ledger, one OpenAI and one target for all courses, and their witnesses."""
+
+    def __init__(self, world: World, target: Target, stand_in: OpenAIStandIn, ledger: Ledger, forks: Forks) -> None:
+        self.world, self.target, self.stand_in, self.ledger, self.forks = world, target, stand_in, ledger, forks
+
+    def go(self, number: int, case: Case) -> tuple[Run, JobRecord]:
+        """Go one course to its end."""
+        work = replace(case.course.work, key=f"work-{number}")
+        fault = Fault(case.point, case.do, case.nth)
+        run = Run(self.forks, self.ledger, look_in(lambda: self.target.changes), work, fault, case.at)
+        case.course.go(run)
+        (job,) = self.ledger.jobs(run_id=work.key)
+        return run, self.ledger.record(job.job_id)
+
+    def witness(self, job: Job) -> Witness:
+        """What those say to whom it was done, of one job."""
+        key = job.job_key
+        with psycopg.connect(**self.world.ledger) as connection:
+            rows = connection.execute("SELECT row_id, name, takes_back FROM chaos_rows WHERE name = %s", [key])
+            written = [Row(*row) for row in rows]
+        changes = [change for change in list(self.target.changes) if change.name == key]
+        made = sum(
+            each.response["metadata"]["aihandoff_job"] == str(job.job_id)
+            for each in self.stand_in.responses().responses
+        )
+        return Witness(changes, written, {job.job_key: made})
+
+
+@pytest.fixture(scope="module")
+def matrix(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+    folder: Path = tmp_path_factory.mktemp("crashes")
+    postgres.create_database("crashes")
+    conninfo = postgres.connection_kwargs("crashes")
+    schema.upgrade(conninfo)
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute(TABLE)
+    target, stand_in = Target(folder / "target.jsonl"), OpenAIStandIn(delay_seconds=0.1)
+    with ExitStack() as stack:
+        stack.callback(target.close)
+        url = stack.enter_context(serving(target))
+        openai = stack.enter_context(stand_in.serve())
+        world = World({name: str(value) for name, value in conninfo.items()}, openai.base_url, url, call_timeout=2.0)
+        forks = stack.enter_context(Forks(world, home=str(folder), log=str(folder / "attempts.log")))
+        ledger = stack.enter_context(Ledger(conninfo, max_size=AT_ONCE))
+        yield Matrix(world, target, stand_in, ledger, forks)
+
+
+@pytest.fixture(scope="module")
+def under_way(matrix: Matrix, request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[tuple[Run, JobRecord]]]]:
+    """The courses of the tests that were chosen, which take place at the same time."""
+    chosen = [item.callspec.params["case"] for item in request.session.items if item.parent is request.node]
+    with ThreadPoolExecutor(AT_ONCE) as workers:
+        yield {case: workers.submit(matrix.go, number, case) for number, case in enumerate(chosen)}
+        workers.shutdown(cancel_futures=True)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once(
+    case: Case, matrix: Matrix, under_way: dict[Case, Future[tuple[Run, JobRecord]]]
+) -> None:
+    run, record = under_way[case].result()
+    witness = matrix.witness(record.job)
+    count = compare([record], witness)
+
+    assert run.struck is not None, "no attempt has reached the point"
+    assert (record.job.state, count.problems) == (case.course.ends, [])
+    assert written(witness) == case.course.writes
+
+
+def written(witness: Witness) -> tuple[int, int, int, int]:
+    """How much was created and removed over HTTP, inserted and taken back in the database."""
+    did = Counter(change.do for change in witness.changes)
+    inserted = sum(row.takes_back is None for row in witness.rows)
+    return did["create"], did["remove"], inserted, len(witness.rows) - inserted
