@@ -41,6 +41,9 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             }
         ],
+        "task-decorators": [
+            {"name": "side_effect", "class-name": f"{_ROOT}.decorators.side_effect.side_effect_task"},
+        ],
         "cli": [f"{_ROOT}.cli.definition.get_commands"],
         "config": {"aihandoff": {"description": "Settings of AI Handoff.", "options": _options()}},
     }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import logging
+import textwrap
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -51,7 +54,7 @@ class FunctionTarget:
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Call the function with the plan's arguments."""
         returned = call(self.function, plan["arguments"], key)
-        if returned is None or isinstance(returned, (str, int, Applied)):
+        if returned is None or (isinstance(returned, (str, int, Applied)) and not isinstance(returned, bool)):
             return _as_applied(returned)
         log.warning(
             "The function of the effect %r returned a %s, which is no external id; it counts as applied without one.",
@@ -79,7 +82,13 @@ def call(function: Callable[..., Any], arguments: dict[str, Any], key: str) -> A
         offered = {name: value for name, value in offered.items() if name in parameters}
     elif KEY_PARAMETER not in parameters:
         offered = arguments
-    return function(**offered)
+    return function(**deepcopy(offered))  # what it does to them changes no plan
+
+
+def runs_when_called(function: Callable[..., Any]) -> bool:
+    """Whether a call does the work, and does not merely return a coroutine or a generator that would."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return not any(kind(function) for kind in kinds)
 
 
 def path_of(function: Callable[..., Any]) -> str:
@@ -88,12 +97,41 @@ def path_of(function: Callable[..., Any]) -> str:
     return function.__qualname__ if module.startswith(_DAG_FILE) else f"{module}:{function.__qualname__}"
 
 
+def importable_path(function: Callable[..., Any]) -> str:
+    """``module:name`` of a function that other processes can import by it.
+
+    :raises PlanError: they cannot, since it is a lambda, stands in another function, or in a Dag's file.
+    """
+    path = path_of(function)
+    if ":" not in path or "<" in path:
+        raise PlanError(
+            f"the function {path!r} cannot be imported by its name.",
+            remedy="Put it at the top level of a module that workers can import, beside the Dag's file.",
+        )
+    return path
+
+
 def source_digest(function: Callable[..., Any]) -> str | None:
-    """SHA-256 of the function's source, so that a changed one is not what was approved; None where it has none."""
+    """SHA-256 of the function's own code, so that a changed one is not what was approved.
+
+    Its decorators, comments and layout play no part, and neither does what it calls. None where there is no source.
+    """
     try:
-        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+        source = textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError):
         return None
+    return hashlib.sha256(_code(source).encode()).hexdigest()
+
+
+def _code(source: str) -> str:
+    """The code of one function, without its decorators; what cannot be read by itself, such as a lambda, as it is."""
+    try:
+        (defined,) = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return source
+    if isinstance(defined, ast.FunctionDef):
+        defined.decorator_list = []
+    return ast.unparse(defined)
 
 
 def function_at(path: str) -> Callable[..., Any]:
@@ -113,6 +151,11 @@ def function_at(path: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise PlanError(f"{path!r} is not a function.")
+    if not runs_when_called(found):
+        raise PlanError(
+            f"a call of {path!r} does nothing by itself: it is asynchronous, or a generator.",
+            remedy="Write a function that does the work and returns.",
+        )
     return found  # type: ignore[no-any-return]
 
 

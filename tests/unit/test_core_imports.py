@@ -10,7 +10,7 @@ import airflow_provider_aihandoff
 
 PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 #: What is allowed to know Airflow; everything else in the package is the core.
-AIRFLOW_SIDE = {"operators", "sensors", "triggers", "hooks", "plugins", "cli", "testing", "notifiers"}
+AIRFLOW_SIDE = {"operators", "decorators", "sensors", "triggers", "hooks", "plugins", "cli", "testing", "notifiers"}
 AIRFLOW_SIDE_MODULES = {"settings", "get_provider_info"}
 #: Alembic runs these; they are no modules to import.
 SCRIPTS = {"migrations"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -12,11 +12,16 @@ from typing import Any
 
 from airflow import settings
 from airflow.dag_processing.dagbag import DagBag
+from airflow.models.backfill import Backfill, ReprocessBehavior, _create_backfill
+from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.xcom import XComModel
 from airflow.sdk import DAG
+from airflow.sdk.definitions.dag import _run_task
 from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.serialization.serialized_objects import LazyDeserializedDAG
+from airflow.utils.state import DagRunState, TaskInstanceState
+from sqlalchemy import select
 
 _numbers = count(1)
 
@@ -55,8 +60,8 @@ class Dags:
         # A task that is tried again is tried again at once.
         hooks = {name: [self._remember] for name in ("on_failure_callback", "on_retry_callback")}
         with DAG(
-            f"dag_{next(_numbers)}",
-            schedule=None,
+            arguments.pop("dag_id", None) or f"dag_{next(_numbers)}",
+            schedule=arguments.pop("schedule", None),
             start_date=datetime(2026, 1, 1, tzinfo=UTC),
             default_args={"retry_delay": timedelta(0), **hooks, **arguments.pop("default_args", {})},
             **arguments,
@@ -91,13 +96,58 @@ class Dags:
             at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=next(_numbers))
         else:
             at = datetime.fromisoformat(again.run_id.removeprefix("manual__"))
-        dag_run = dag.test(logical_date=at, run_after=at, run_conf=conf)
+        return self._ended(dag.test(logical_date=at, run_after=at, run_conf=conf))
+
+    def clear(self, dag: DAG, run: Run, task_ids: Collection[str] | None = None) -> Run:
+        """Clear tasks of a run, or all of them, as Airflow's UI does, and run it to its end.
+
+        :param dag: may be the run's Dag with other code.
+        """
+        SerializedDagModel.get_dag(dag.dag_id).clear(task_ids=task_ids, run_id=run.run_id)
+        return self.go_on(dag, run.run_id)
+
+    def backfill(self, dag: DAG, day: datetime) -> Run:
+        """Backfill one day, whether it has a run or not, as Airflow's UI does, and run it to its end."""
+        _create_backfill(
+            dag_id=dag.dag_id,
+            from_date=day,
+            to_date=day,
+            max_active_runs=1,
+            reverse=False,
+            dag_run_conf=None,
+            triggering_user_name="alice",
+            reprocess_behavior=ReprocessBehavior.COMPLETED,
+        )
+        with settings.Session() as session:
+            (run_id,) = session.scalars(select(DagRun.run_id).filter_by(dag_id=dag.dag_id, logical_date=day))
+            session.query(Backfill).update({Backfill.completed_at: datetime.now(UTC)})  # as the scheduler does
+            session.commit()
+        return self.go_on(dag, run_id)
+
+    def go_on(self, dag: DAG, run_id: str) -> Run:
+        """Run what a run has left to its end: the loop of `dag.test()`, without its beginning."""
+        self.errors.clear()
+        with settings.Session() as session:
+            (dag_run,) = session.scalars(select(DagRun).filter_by(dag_id=dag.dag_id, run_id=run_id))
+            dag_run.dag = SerializedDagModel.get_dag(dag.dag_id)
+            dag_run.state = DagRunState.RUNNING
+            while dag_run.state == DagRunState.RUNNING:
+                for ti in dag_run.update_state(session=session)[0]:
+                    ti.try_number += 1
+                    ti.state = TaskInstanceState.SCHEDULED
+                session.commit()
+                for ti in dag_run.get_task_instances(state=[TaskInstanceState.SCHEDULED], session=session):
+                    _run_task(ti=ti, task=dag.task_dict[ti.task_id], run_triggerer=True)
+                session.expire_all()
+            return self._ended(dag_run)
+
+    def _ended(self, dag_run: DagRun) -> Run:
         tasks = {_name(ti): ti for ti in dag_run.get_task_instances()}
         with settings.Session() as session:
-            rows = session.query(XComModel).filter_by(dag_id=dag.dag_id, run_id=dag_run.run_id, key="return_value")
+            rows = session.query(XComModel).filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id, key="return_value")
             xcoms = {_name(row): XComModel.deserialize_value(row) for row in rows}
         return Run(
-            dag.dag_id,
+            dag_run.dag_id,
             dag_run.run_id,
             str(dag_run.state),
             {name: str(ti.state) for name, ti in tasks.items()},
