@@ -4,7 +4,8 @@ Each step does what the operator or sensor of the same kind does, on the real co
 
 - ``draft``: open or attach to the job, submit it, wait for the response, store its output.
 - ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
-  nobody has, in time.
+  nobody has, in time; ``remind``: they are told to; ``edit``: a person changes the output, ``refuse``: and it is not
+  taken.
 - ``create``, ``label`` and ``store``: apply one effect each. The first two go to the HTTP target, in this order; the
   third goes to the database, after them. ``complete``: end a job that intends none.
 - ``receive``: OpenAI's webhook about the job's response. ``look``: what the reconciler records of one that has ended.
@@ -25,6 +26,7 @@ before, and writes nothing), ``probed`` (it writes again, and tells what it has 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -34,7 +36,7 @@ from openai import OpenAI
 
 from airflow_provider_aihandoff.attachment import Attachment
 from airflow_provider_aihandoff.digests import digest
-from airflow_provider_aihandoff.errors import CannotCancel, StaleDecision
+from airflow_provider_aihandoff.errors import CannotCancel, CannotChange, StaleDecision
 from airflow_provider_aihandoff.hooks.openai import clients
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.inbox import Delivery
@@ -44,7 +46,7 @@ from airflow_provider_aihandoff.responses.outcome import is_final, read_output, 
 from airflow_provider_aihandoff.responses.reading import read_ended
 from airflow_provider_aihandoff.responses.stopped import cancel_job
 from airflow_provider_aihandoff.responses.submit import submit
-from airflow_provider_aihandoff.reviewers import Person
+from airflow_provider_aihandoff.reviewers import Person, ReviewRules
 from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
@@ -60,7 +62,7 @@ Variant = Literal["idempotent", "probed", "conditional", "neither"]
 State = Literal["done", "wait", "retry", "held", "failed"]
 
 #: The Dag that the attempts belong to, and the user who asks, decides, cancels and rolls back.
-DAG_ID, PERSON = "chaos", "alice"
+DAG_ID, PERSON, REQUESTER = "chaos", "alice", "bob"
 
 #: The effects of a job, in their order.
 EFFECTS = ("create", "label", "store")
@@ -91,6 +93,7 @@ class Work:
     :param variant: what the HTTP target is.
     :param effects: those of :data:`EFFECTS` that the job intends.
     :param review_seconds: how long there is to decide.
+    :param remind: people are reminded at once.
     :param model: faults of the response, in the words of the stand-in's ``faults``: ``delay=0.1 create=429``.
     :param target: the fault with which the HTTP target meets the first request for each record, one of
         :data:`chaos.target.FAULTS`; by default chance decides.
@@ -102,6 +105,7 @@ class Work:
     model: str = "delay=0.1"
     target: str | None = None
     review_seconds: float = 3600
+    remind: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         input={name: request[name] for name in ("model", "input")},
         request=request,
         conn_id=OPENAI,
-        requested_by=PERSON,
+        requested_by=REQUESTER,
         permissions={},
         approval="required",
         approval_reason=None,
@@ -303,7 +307,12 @@ def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
     asked = ledger.reviews.ask(
-        job.job_id, plans(world, attempt.work), policy=None, deadline=deadline, actor=attempt.owner.actor
+        job.job_id,
+        plans(world, attempt.work),
+        policy=None,
+        deadline=deadline,
+        actor=attempt.owner.actor,
+        rules=ReviewRules(remind_after=0.0 if attempt.work.remind else None),
     )
     return _if_going_on(asked)
 
@@ -324,6 +333,28 @@ def _expire(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     assert job.review_digest is not None
     job = ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=True)
     return Outcome("wait", LOOK_SECONDS, "there is time to decide") if job.state is JobState.REVIEW else DONE
+
+
+def _remind(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor=attempt.owner.actor)
+    return DONE
+
+
+def _edit(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    with suppress(CannotChange):  # another attempt has edited it, and the plan of that is rendered
+        ledger.reviews.edit(job.job_id, digest=str(job.review_digest), output="Edited.", person=Person(PERSON))
+    return DONE
+
+
+def _refuse(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    number = max(revision.number for revision in ledger.record(job.job_id).revisions)
+    ledger.reviews.refuse_edit(
+        job.job_id, number, error={"kind": "mismatch"}, reason="too short", actor=attempt.owner.actor
+    )
+    return DONE
 
 
 def _if_going_on(job: Job, wait_for: str = "") -> Outcome:
@@ -448,6 +479,9 @@ STEPS: Mapping[str, Step] = {
     "plan": _plan,
     "decide": _decide,
     "expire": _expire,
+    "remind": _remind,
+    "edit": _edit,
+    "refuse": _refuse,
     "complete": _complete,
     **dict.fromkeys(EFFECTS, _apply),
     "cancel": _cancel,

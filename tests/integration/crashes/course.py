@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.states import JobState
-from chaos.attempts import PIPELINE, Attempt, Outcome, Work
+from chaos.attempts import EFFECTS, PIPELINE, Attempt, Outcome, Work
 from chaos.drive import Look, drive
 from chaos.forks import Child, Fault, Forks
 
@@ -106,6 +106,18 @@ def _expired(run: Run) -> None:
     run.drive("draft", "plan", "expire")
 
 
+def _reminded(run: Run) -> None:
+    run.drive("draft", "plan", "remind", "decide", *EFFECTS)
+
+
+def _edited(run: Run) -> None:
+    run.drive("draft", "plan", "edit", "plan", "decide", *EFFECTS)
+
+
+def _edited_in_vain(run: Run) -> None:
+    run.drive("draft", "plan", "edit", "refuse", "plan", "decide", *EFFECTS)
+
+
 def _completed_without_effects(run: Run) -> None:
     run.drive("draft", "plan", "decide", "complete")
 
@@ -152,6 +164,9 @@ COURSES: Mapping[str, Course] = {
     "output.store": _USUAL,
     "review.ask": _USUAL,
     "review.decide": _USUAL,
+    "review.edit": of(_edited),
+    "review.refuse edit": of(_edited_in_vain),
+    "review.tell": of(_reminded, remind=True),
     "review.expire": of(_expired, JobState.FAILED, review_seconds=1),
     "apply.claim": _USUAL,
     "apply.send": _USUAL,
