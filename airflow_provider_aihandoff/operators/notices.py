@@ -65,27 +65,29 @@ def tell(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> 
 
     :return: whether everybody was told. What could not be sent is due again.
     """
+    from airflow_provider_aihandoff.jobview import view
+
     if not sensor.notifiers or job.review_asked_at is None:
         return True
-    told = True
+    told, revision = True, ledger.revision(job.job_id, job.revision)
     for notice in due_notices(job, ledger.reviews.notices(job)):
-        if _send(sensor, context, handoff(job, notice)):
+        if _send(sensor, {**context, "handoff": handoff(job, notice), "job": view(job, revision)}, notice):
             ledger.reviews.notified(job, notice, actor=owner_of(context).actor)
         else:
             told = False
     return told
 
 
-def _send(sensor: ApprovalSensor, context: Context, about: Handoff) -> bool:
+def _send(sensor: ApprovalSensor, context: dict[str, Any], notice: Notice) -> bool:
     """Have every notifier send; a notifier that fails keeps nobody from deciding."""
     sent = True
     for notifier in sensor.notifiers:
         one: Any = copy.copy(notifier)  # rendering changes its fields
         try:
-            one.render_template_fields({**context, "handoff": about})
-            one.notify({**context, "handoff": about})
+            one.render_template_fields(context)
+            one.notify(context)
         except Exception:
-            sensor.log.exception("Telling people by %s failed (%s).", type(notifier).__name__, about.notice)
+            sensor.log.exception("Telling people by %s failed (%s).", type(notifier).__name__, notice)
             sent = False
     return sent
 

@@ -63,9 +63,10 @@ def follow_reviewer(
             )
         if event is not None and event.get("revision") == revision.number:
             give_up_if_over(ledger, event, actor=actor)
-        revision = send_change(task, context, ledger, job, revision)
-        if not wait_inline(sensor, revision, patience=task.inline_wait):
-            defer_until_ended(sensor, ledger, revision, ledger_conn_id=sensor.ledger_conn_id, method_name="execute")
+        else:
+            revision = send_change(task, context, ledger, job, revision)
+            if not wait_inline(sensor, revision, patience=task.inline_wait):
+                defer_until_ended(sensor, ledger, revision, ledger_conn_id=sensor.ledger_conn_id, method_name="execute")
         job = ledger.job(job.job_id)
         if job.state is JobState.RUNNING and job.revision == revision.number:
             store_ended(ledger, job, revision, output_type=task.output_type, actor=actor)

@@ -20,7 +20,7 @@ def continued(request: Mapping[str, Any], *, changes: str, before: Revision, res
     """
     known = before.author == "model" or response_id is None
     edited = "" if known else f"A person has edited your answer. It is now:\n\n{_text(before.output)}\n\n"
-    wanted = f"A reviewer asks for this change:\n\n{changes}\n\nAnswer again in full, in the same form as before."
+    wanted = f"Requested changes: {changes}\n\nAnswer again in full, in the same form as before."
     said = {"role": "user", "content": f"{edited}{wanted}"}
     if "conversation" in request:  # OpenAI keeps it, and takes no response id beside it
         return {**request, "input": [said]}

@@ -53,6 +53,16 @@ def response_not_found(response_id: str) -> ApiError:
     return ApiError(404, f"Response with id '{response_id}' not found.")
 
 
+def previous_response_not_found(response_id: str) -> ApiError:
+    """The response that a request goes on from is unknown, or deleted."""
+    return ApiError(
+        400,
+        f"Previous response with id '{response_id}' not found.",
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )
+
+
 def injected(fault: str) -> ApiError:
     """The answer of a fault that is named by its status (`faults` has the list)."""
     match fault:

@@ -56,6 +56,7 @@ class CreateRequest(_Part):
     input: str | list[dict[str, JsonValue]]
     instructions: str | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    previous_response_id: str | None = None
     background: bool | None = None
     store: bool | None = None
     stream: bool | None = None
@@ -67,6 +68,15 @@ class CreateRequest(_Part):
     def format(self) -> TextFormat:
         """What the output must look like."""
         return (self.text and self.text.format) or TextFormat(type="text")
+
+    def after(self, history: list[dict[str, JsonValue]]) -> CreateRequest:
+        """The same request with the input items that came before it in its conversation."""
+        return self.model_copy(update={"input": [*history, *self.input_items]})
+
+    @property
+    def input_items(self) -> list[dict[str, JsonValue]]:
+        """The input as a list of items."""
+        return [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input
 
     @property
     def faults(self) -> Faults:

@@ -8,9 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from airflow_provider_aihandoff.testing.api_errors import ApiError, injected, response_not_found
+from airflow_provider_aihandoff.testing.api_errors import (
+    ApiError,
+    injected,
+    previous_response_not_found,
+    response_not_found,
+)
 from airflow_provider_aihandoff.testing.create_request import CreateRequest, parse_create_request
 from airflow_provider_aihandoff.testing.exchange import CutOffAnswer, Exchange, NoAnswer, html_page
 from airflow_provider_aihandoff.testing.faults import Faults
@@ -125,15 +131,32 @@ class ResponsesApi:
         self.state.delete(response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
+    def _history(self, response_id: str | None) -> list[dict[str, JsonValue]]:
+        """The input items of the responses that this one goes on from, oldest first. What was answered plays no part.
+
+        Raises:
+            ApiError: 400, one of them is not known.
+        """
+        items: list[dict[str, JsonValue]] = []
+        while response_id is not None:
+            before = self.state.find(response_id)
+            if before is None or not before.retrievable:
+                raise previous_response_not_found(response_id)
+            request = CreateRequest.model_validate(before.request)
+            items = [*request.input_items, *items]
+            response_id = request.previous_response_id
+        return items
+
     def _accept(self, request: CreateRequest, faults: Faults, exchange: Exchange) -> StoredResponse:
         delay = self.delay_seconds if faults.delay is None else faults.delay
         if not request.background or faults.webhook == "early":
             delay = 0
+        whole = request.after(self._history(request.previous_response_id))
         response = StoredResponse(
             id=_new_id(),
             request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
-            input_text=request.instructions_text + request.input_text,
-            output_text=self._output_text(request, faults),
+            input_text=whole.instructions_text + whole.input_text,
+            output_text=self._output_text(whole, faults),
             faults=faults,
             accepted_at=self.clock(),
             delay_seconds=delay,
