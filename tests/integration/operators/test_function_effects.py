@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import task
+from airflow.sdk import task, task_group
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused
 from airflow_provider_aihandoff.ledger import Ledger
@@ -322,6 +322,40 @@ def test_two_calls_of_one_function_are_two_effects(run: RunDag, record: Record) 
     assert run(define).state == "success"
     assert [one.name for one in record().current_effects] == ["put", "put__1"]
     assert [call["title"] for call in shelf.calls] == ["Kettle", "A second copy"]
+
+
+def test_what_another_task_gave_can_be_an_argument(run: RunDag, record: Record) -> None:
+    @task
+    def facts() -> dict[str, Any]:
+        return {"title": "Kettle", "tags": ["new"]}
+
+    def define() -> None:
+        found = facts()
+        draft = ask(input="Write about {{ ti.xcom_pull(task_ids='facts')['title'] }}.")
+        approve = ApprovalSensor(task_id="approve", job=draft, policy=Policy())
+        found >> draft >> approve >> effect(draft, arguments={"title": found["title"], "tags": ["x"]}, undo=remove)
+
+    assert run(define).state == "success"
+    (applied,) = record().current_effects
+    assert applied.undo is not None
+    for shown in (applied.plan, applied.undo["plan"]):
+        assert shown["arguments"]["title"] == "Kettle"
+    assert shelf.calls[0]["title"] == "Kettle"
+
+
+def test_in_a_mapped_group_each_item_has_an_effect_of_its_own(run: RunDag, ledger: Ledger) -> None:
+    @task_group
+    def item(name: str) -> None:
+        draft = ask_unapproved(job_key=name)
+        draft >> effect(draft, arguments={"title": name})
+
+    def define() -> None:
+        item.expand(name=["kettle", "lamp"])
+
+    assert run(define).state == "success"
+    assert sorted(call["title"] for call in shelf.calls) == ["kettle", "lamp"]
+    assert {job.state for job in ledger.jobs()} == {JobState.COMPLETED}
+    assert len({call["effect_key"] for call in shelf.calls}) == 2
 
 
 def test_a_job_can_be_given_where_the_function_is_used(run: RunDag, record: Record) -> None:
