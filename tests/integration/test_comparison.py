@@ -43,6 +43,20 @@ def test_a_write_that_both_sides_know_alike_is_no_difference(ledger: Ledger) -> 
     assert comparison.http_effects([record], [request(record)]) == Row("HTTP writes applied", 1, 1)
 
 
+def test_a_write_that_was_taken_back_is_no_difference(ledger: Ledger) -> None:
+    undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/kettle", "headers": {}}}
+    job_id = applied(ledger, replace(PLAN, undo=undo)).job.job_id
+    (undone,) = ledger.endings.start_roll_back(job_id, actor="test", reason="the wrong product")
+    claim = ledger.effects.claim(job_id, undone.as_plan, lease=LEASE, actor="test")
+    ledger.effects.confirm(claim, external_id=None, result=None, actor="test")
+    record = ledger.record(job_id)
+    removed = request(record, idempotency_key=undone.effect_key, body_sha256=hashlib.sha256(b"").hexdigest())
+
+    row = comparison.http_effects([record], [request(record), removed])
+
+    assert row == Row("HTTP writes applied", 2, 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.states import EffectState, JobState
 from demo.airflow_api import AirflowApi
 from demo.check import finish
 from demo.comparison import as_table, compare
@@ -25,6 +25,8 @@ from tests.stack.browser import chromium_page
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
+OTHER_DAGS = {"slow_draft", "attended_draft", "function_effect", "aihandoff_rollback"}
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDemo]:
@@ -32,7 +34,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDemo]:
     for folder in (DAGS_FOLDER, Path(__file__).parent / "dags"):
         shutil.copytree(folder, dags, dirs_exist_ok=True)
     with running_demo(Path(tmp_path_factory.mktemp("demo")), dags, answer_seconds=5) as demo:
-        demo.airflow.api().wait_for_dags({*PIPELINES, "slow_draft"})
+        demo.airflow.api().wait_for_dags({*PIPELINES, *OTHER_DAGS})
         yield demo
 
 
@@ -135,8 +137,8 @@ def start_slow_draft(demo: LocalDemo, admin: AirflowApi, ledger: Ledger, case: s
     return run_id, job_id
 
 
-def mark_failed(admin: AirflowApi, run_id: str) -> None:
-    path = f"/api/v2/dags/slow_draft/dagRuns/{run_id}/taskInstances/draft"
+def mark_failed(admin: AirflowApi, dag_id: str, run_id: str, task_id: str) -> None:
+    path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
     admin.json("PATCH", path, json={"new_state": "failed"})
 
 
@@ -150,10 +152,39 @@ def test_marking_a_deferred_draft_failed_cancels_its_response(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id, job_id = start_slow_draft(demo, admin, ledger, "mark-failed")
-    mark_failed(admin, run_id)
+    mark_failed(admin, "slow_draft", run_id, "draft")
     wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 120)
     assert at_openai(demo, ledger, job_id)["response"]["status"] == "cancelled"
     assert "cancel requested" in [event.event for event in ledger.record(job_id).events]
+
+
+def test_marking_a_running_draft_failed_cancels_its_response(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("attended_draft", {"case": "mark-running-failed"})
+    job_id = wait_for_state(ledger, admin, "attended_draft", run_id, JobState.RUNNING)
+    wait_until(lambda: at_openai(demo, ledger, job_id)["retrieves"], "the worker to look at the response", 60)
+    assert admin.task_states("attended_draft", run_id)["draft", -1] == "running"
+    mark_failed(admin, "attended_draft", run_id, "draft")
+    wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 120)
+    assert at_openai(demo, ledger, job_id)["response"]["status"] == "cancelled"
+    assert ledger.job(job_id).state_reason == "the task was ended while it ran"
+
+
+def test_marking_an_approval_that_waits_failed_cancels_the_job_and_nothing_is_written(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("function_effect", {"slug": "never-approved"})
+    job_id = wait_for_state(ledger, admin, "function_effect", run_id, JobState.REVIEW)
+    admin.wait_for_task("function_effect", run_id, "approve", {"deferred"})
+    # One whose task is ended before the triggerer has it is called by nobody.
+    wait_until(lambda: "starting" in admin.task_log("function_effect", run_id, "approve"), "the trigger to run", 60)
+    mark_failed(admin, "function_effect", run_id, "approve")
+    wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled", 120)
+    record = ledger.record(job_id)
+    assert [effect.state for effect in record.effects] == [EffectState.VOID]
+    assert record.job.state_reason == "the task that waited for its decision was marked failed"
+    assert not [path for _, path in writes(demo) if path.endswith("never-approved")]
 
 
 def test_neither_a_restart_of_the_triggerer_nor_a_clear_cancels_a_response(
@@ -244,3 +275,79 @@ def test_clearing_every_task_of_finished_runs_writes_nothing_and_asks_the_model_
         assert admin.wait_for_run(dag_id, run_id, 300) == "success"
     assert approve_what_waits(demo.airflow.api("alice")) == 0
     assert (writes(demo), len(responses(demo)), as_table(compare(demo))) == before
+
+
+def roll_back(admin: AirflowApi, ledger: Ledger, job_id: int) -> str:
+    """Roll a job back as a person does in Airflow's UI; return the run when the job is rolled back."""
+    run_id = admin.trigger("aihandoff_rollback", {"job": job_id, "why": "The wrong product."})
+    assert admin.wait_for_run("aihandoff_rollback", run_id) == "success"
+    assert ledger.job(job_id).state is JobState.ROLLED_BACK
+    return run_id
+
+
+def test_a_published_page_is_taken_back_by_the_roll_back_dag_once(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("publishing", {"slug": "rambler-backpack"})
+    wait_for_state(ledger, admin, "publishing", run_id, JobState.REVIEW)
+    assert approve_what_waits(demo.airflow.api("alice")) == 1
+    assert admin.wait_for_run("publishing", run_id) == "success"
+    job_id = job_of(ledger, "publishing", run_id)
+    assert job_id is not None
+    before = writes(demo)
+
+    roll_back_id = roll_back(admin, ledger, job_id)
+
+    assert writes(demo) == [*before, ("DELETE", "/cms/posts/rambler-backpack")]
+    (start,) = [event for event in ledger.record(job_id).events if event.event == "roll back started"]
+    assert start.reason == "The wrong product. (asked for by admin)"
+    assert_no_differences(demo)
+    admin.clear("aihandoff_rollback", roll_back_id)
+    admin.clear("publishing", run_id)
+    assert admin.wait_for_run("aihandoff_rollback", roll_back_id) == "success"
+    assert admin.wait_for_run("publishing", run_id) == "failed"
+    assert admin.task_states("publishing", run_id)["approve", -1] == "failed"
+    assert writes(demo)[len(before) + 1 :] == []
+
+
+def test_a_function_writes_what_was_approved_and_another_takes_it_back(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("function_effect", {"slug": "a-function"})
+    job_id = wait_for_state(ledger, admin, "function_effect", run_id, JobState.REVIEW)
+    before = writes(demo)
+    (planned,) = ledger.record(job_id).effects
+    assert (planned.name, planned.plan["arguments"]["title"]) == ("post", "About a-function")
+    assert approve_what_waits(demo.airflow.api("alice")) == 1
+    assert admin.wait_for_run("function_effect", run_id) == "success"
+    admin.clear("function_effect", run_id)
+    assert admin.wait_for_run("function_effect", run_id) == "success"
+    post = outside(f"{demo.business_url}/cms/posts/a-function")
+    assert post["body"] == planned.plan["arguments"]["body"]
+    assert ledger.record(job_id).effects[0].external_id == post["id"]
+
+    roll_back(admin, ledger, job_id)
+
+    path = "/cms/posts/a-function"
+    assert writes(demo)[len(before) :] == [("PUT", path), ("DELETE", path)]
+
+
+def test_a_write_that_nobody_knows_of_is_held_and_goes_on_by_itself_when_a_person_has_looked(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("function_effect", {"slug": "a-lost-answer", "lose": "yes"})
+    job_id = wait_for_state(ledger, admin, "function_effect", run_id, JobState.REVIEW)
+    before = writes(demo)
+    assert approve_what_waits(demo.airflow.api("alice")) == 1
+    admin.wait_for_task("function_effect", run_id, "publish", {"deferred"})
+    (lost,) = ledger.record(job_id).effects
+    assert (lost.state, ledger.job(job_id).state) == (EffectState.UNKNOWN, JobState.APPLYING)
+
+    found = outside(f"{demo.business_url}/cms/posts/a-lost-answer")["id"]
+    resolution = {"applied": True, "external_id": found, "why": "it is there", "attempt": lost.attempt}
+    demo.airflow.api("alice").json("POST", f"/aihandoff/api/v1/effects/{lost.effect_id}/resolution", json=resolution)
+
+    assert admin.wait_for_run("function_effect", run_id) == "success"
+    assert ledger.job(job_id).state is JobState.COMPLETED
+    assert admin.xcom("function_effect", run_id, "publish")["external_id"] == found
+    assert writes(demo)[len(before) :] == [("PUT", "/cms/posts/a-lost-answer")]

@@ -44,11 +44,15 @@ class Target:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answers: list[Answer] = []
+        self.answer_by_path: dict[str, Answer] = {}
+        """What takes precedence over `answers`."""
         self.hold: threading.Event | None = None
         """While it is set to an event that has not happened, no answer comes."""
         self.port = 0
 
-    def next(self) -> Answer:
+    def next(self, path: str) -> Answer:
+        if path in self.answer_by_path:
+            return self.answer_by_path[path]
         return self.answers.pop(0) if self.answers else Answer(201, {"id": f"rec-{len(self.received)}"})
 
 
@@ -59,7 +63,7 @@ def _handler(target: Target) -> type[BaseHTTPRequestHandler]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             target.received.append(Received(self.command, self.path, dict(self.headers), body))
-            answer, hold = target.next(), target.hold
+            answer, hold = target.next(self.path), target.hold
             if hold is not None:
                 hold.wait(30)
             self.close_connection = True

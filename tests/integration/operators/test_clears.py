@@ -10,12 +10,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.preview import Draft, preview_clear
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.dag_runs import Dags, Run
-from tests.integration.operators.target import Answer, Target
+from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.operators.tasks import Policy, ask, ask_unapproved, publish, store
 
 Record = Callable[[], JobRecord]
@@ -63,6 +65,29 @@ def test_any_tasks_of_a_finished_run(dags: Dags, outside: Outside, record: Recor
         assert {name for name in TASKS if again.tries[name] > run.tries[name]} == set(cleared)
         run = again
     assert (record().job.state, record().effects) == (JobState.COMPLETED, before.effects)
+
+
+def test_what_a_preview_says_is_what_a_clear_does(dags: Dags, ledger: Ledger, target: Target) -> None:
+    answers = {"lost": DROP, "refused": Answer(422), "closed": Answer(503)}
+
+    def define() -> None:
+        draft = ask_unapproved()
+        for name in ("first", "second", "third", *answers):
+            draft >> publish(draft, name, endpoint=f"/posts/{name}", retries=0)
+
+    target.answer_by_path = {f"/posts/{name}": answer for name, answer in answers.items()}
+    dag = dags.make(define)
+    run = dags.run(dag)
+    target.answer_by_path = {}
+    before = len(target.received)
+
+    (found,) = ledger.jobs_of_run(run.dag_id, run.run_id)
+    preview = preview_clear(found.job, found.effects, found.model_revisions)
+    dags.clear(dag, run)
+
+    assert (preview.draft, preview.effects_line) == (Draft.ATTACH, "3 applied, 1 unknown, 2 would run")
+    assert {received.path for received in target.received[before:]} == {"/posts/refused", "/posts/closed"}
+    assert len(target.received) == before + 2
 
 
 @pytest.mark.parametrize("upstream", [True, False], ids=["upstream", "downstream"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import task
+from airflow.sdk import task, task_group
 
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused
 from airflow_provider_aihandoff.ledger import Ledger
@@ -20,11 +21,15 @@ from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.target import Target
 from tests.integration.operators.tasks import Policy, ask, ask_unapproved, publish
+from tests.integration.operators.test_approval import person
 from tests.integration.operators.test_custom_effects import killed
 from tests.integration.operators.test_effect_waits import resolve_when_unknown
 
 Record = Callable[[], JobRecord]
 HERE = __name__
+ROOT = Path(__file__).parents[3]
+FUNCTION_DAG = ROOT / "tests" / "stack" / "dags" / "function_effect.py"
+ROLL_BACK_DAG = ROOT / "dags" / "aihandoff_rollback.py"
 
 
 class Shelf:
@@ -324,6 +329,40 @@ def test_two_calls_of_one_function_are_two_effects(run: RunDag, record: Record) 
     assert [call["title"] for call in shelf.calls] == ["Kettle", "A second copy"]
 
 
+def test_what_another_task_gave_can_be_an_argument(run: RunDag, record: Record) -> None:
+    @task
+    def facts() -> dict[str, Any]:
+        return {"title": "Kettle", "tags": ["new"]}
+
+    def define() -> None:
+        found = facts()
+        draft = ask(input="Write about {{ ti.xcom_pull(task_ids='facts')['title'] }}.")
+        approve = ApprovalSensor(task_id="approve", job=draft, policy=Policy())
+        found >> draft >> approve >> effect(draft, arguments={"title": found["title"], "tags": ["x"]}, undo=remove)
+
+    assert run(define).state == "success"
+    (applied,) = record().current_effects
+    assert applied.undo is not None
+    for shown in (applied.plan, applied.undo["plan"]):
+        assert shown["arguments"]["title"] == "Kettle"
+    assert shelf.calls[0]["title"] == "Kettle"
+
+
+def test_in_a_mapped_group_each_item_has_an_effect_of_its_own(run: RunDag, ledger: Ledger) -> None:
+    @task_group
+    def item(name: str) -> None:
+        draft = ask_unapproved(job_key=name)
+        draft >> effect(draft, arguments={"title": name})
+
+    def define() -> None:
+        item.expand(name=["kettle", "lamp"])
+
+    assert run(define).state == "success"
+    assert sorted(call["title"] for call in shelf.calls) == ["kettle", "lamp"]
+    assert {job.state for job in ledger.jobs()} == {JobState.COMPLETED}
+    assert len({call["effect_key"] for call in shelf.calls}) == 2
+
+
 def test_a_job_can_be_given_where_the_function_is_used(run: RunDag, record: Record) -> None:
     on_the_shelf = task.side_effect(key="copy")(put)
 
@@ -333,3 +372,24 @@ def test_a_job_can_be_given_where_the_function_is_used(run: RunDag, record: Reco
 
     assert run(define).state == "success"
     assert record().current_effects[0].name == "copy"
+
+
+def test_functions_of_a_dags_file_write_and_are_taken_back_by_the_roll_back_dag(
+    dags: Dags, ledger: Ledger, record: Record, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FUNCTION_DAG.parent))  # as Airflow does with the Dags folder
+    with person(ledger, "approve"):
+        done = dags.run(dags.load(FUNCTION_DAG), conf={"slug": "kettle"})
+
+    (applied,) = record().effects
+    assert (done.state, applied.name, applied.state) == ("success", "post", EffectState.APPLIED)
+    assert applied.plan["function"] == "function_effect.<locals>.publish"
+    assert len(applied.plan["code"]) == 64
+    dags.run(dags.load(ROLL_BACK_DAG), conf={"job": 1, "why": "the wrong product"})
+
+    assert record().job.state is JobState.ROLLED_BACK
+    assert [(sent.method, sent.path) for sent in target.received] == [
+        ("PUT", "/posts/kettle"),
+        ("DELETE", "/posts/kettle"),
+    ]
+    assert [sent.headers["Idempotency-Key"] for sent in target.received] == [one.effect_key for one in record().effects]

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.targets.rollback import roll_back
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.target import Target
+from tests.integration.operators.target import DROP, Target
 from tests.integration.operators.tasks import ask_unapproved, publish
 
 
@@ -49,6 +51,32 @@ def test_what_is_no_answer_to_the_question_fails_the_task_and_asks_nobody(dags: 
     assert (run.states["draft"], run.tries["draft"]) == ("failed", 1)
     assert "must be true, false or a list of task ids" in run.error("draft")
     assert not stand_in.responses().responses
+
+
+def test_it_is_refused_while_something_may_be_written(dags: Dags, stand_in: OpenAIStandIn, target: Target) -> None:
+    target.answers = [DROP]
+    dag = dags.make(write)
+    dags.run(dag)
+
+    run = dags.run(dag, conf={"regenerate": True})
+
+    assert (run.states["draft"], run.tries["draft"]) == ("failed", 1)
+    assert "publish is unknown" in run.error("draft")
+    assert (len(stand_in.responses().responses), len(target.received)) == (1, 1)
+
+
+def test_once_that_is_taken_back_it_is_made_and_written_anew(
+    dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, target: Target
+) -> None:
+    dag = dags.make(write)
+    dags.run(dag)
+    roll_back(ledger, 1, actor="user:bob", reason="the wrong product")
+
+    run = dags.run(dag, conf={"regenerate": True})
+
+    assert (run.state, ledger.job(1).revision, len(stand_in.responses().responses)) == ("success", 2, 2)
+    assert [received.method for received in target.received] == ["PUT", "DELETE", "PUT"]
+    assert ledger.job(1).state is JobState.COMPLETED
 
 
 def test_it_is_refused_while_something_stays_written(dags: Dags, stand_in: OpenAIStandIn, target: Target) -> None:

@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import EffectPlan, Job
 from airflow_provider_aihandoff.plugins import models
 from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.targets.undo import plan_undo
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, ask, draft, job_spec, submit
 from tests.integration.operators.target import DROP, Answer, Target
@@ -321,6 +322,34 @@ class TestRollBack:
         text = page_of(login("bob"), job).text
         assert "*** stands for a secret" in text
         assert "It cannot be rolled back: it has an undo with a masked secret" in text
+
+
+def test_before_anybody_decides_the_page_shows_each_way_back_and_which_effect_has_none(
+    login: Login, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sales = {"conn_type": "postgres", "host": "db", "login": "shop", "password": "pw", "schema": "sales"}
+    monkeypatch.setenv("AIRFLOW_CONN_SALES_DB", json.dumps(sales))
+    declared: dict[str, dict[str, Any]] = {
+        "http": {"connection": "cms", "method": "DELETE", "endpoint": "/posts/{external_id}"},
+        "postgres": {
+            "connection": "sales_db",
+            "sql": "DELETE FROM reports WHERE report_id = %(report)s",
+            "parameters": {"report": "{external_id}"},
+        },
+        "function": {"function": "shop.mail:unsend", "arguments": {"mail": "{external_id}"}},
+    }
+    plans = [
+        plan_of(target, kind, undo=plan_undo(fields, kind=kind, connection=None, name=kind))
+        for kind, fields in declared.items()
+    ]
+    job = ask(ledger, draft(ledger), *plans, plan_of(target, "mail", undo={}))
+
+    text = page_of(login("bob"), job).text
+
+    for shown in ("/posts/{external_id}", "DELETE FROM reports WHERE report_id", "shop.mail:unsend"):
+        assert text.count(shown) == 1
+    assert text.count("The way back, as declared") == 3
+    assert text.count("No way back is declared: it cannot be rolled back.") == 1
 
 
 @pytest.mark.parametrize("action", ["cancel", "rollback"])

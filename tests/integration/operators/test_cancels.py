@@ -1,0 +1,142 @@
+"""A job is cancelled while its run goes on: what was not sent never is, and the tasks say so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from airflow_provider_aihandoff.errors import CannotCancel
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.responses.stopped import cancel_job
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+from demo.waiting import wait_until
+from tests.integration.operators.conftest import API_KEY
+from tests.integration.operators.dag_runs import Dags
+from tests.integration.operators.target import Target
+from tests.integration.operators.tasks import ask, ask_unapproved, fault, publish
+
+Record = Callable[[], JobRecord]
+CancelWhen = Callable[[Callable[[], Any]], None]
+
+
+@pytest.fixture
+def client(stand_in: OpenAIStandIn, _served: tuple[OpenAIStandIn, Any, str]) -> Iterator[OpenAI]:
+    with OpenAI(base_url=_served[2], api_key=API_KEY) as client:
+        yield client
+
+
+@pytest.fixture
+def cancel_when(ledger: Ledger, client: OpenAI) -> Iterator[CancelWhen]:
+    """Somebody who cancels the first job as soon as something is so."""
+    people: list[threading.Thread] = []
+    over = threading.Event()
+
+    def start(so: Callable[[], Any]) -> None:
+        def watch() -> None:
+            while not so():
+                if over.wait(0.02):
+                    return
+            cancel_job(ledger, lambda conn_id: client, 1, actor="user:bob", reason="the wrong product")
+
+        people.append(threading.Thread(target=watch))
+        people[-1].start()
+
+    yield start
+    over.set()
+    for person in people:
+        person.join()
+
+
+def state_of(ledger: Ledger) -> JobState | None:
+    jobs = ledger.jobs()
+    return jobs[0].state if jobs else None
+
+
+def test_while_the_response_runs_it_is_stopped_and_the_task_and_every_clear_of_it_end_with_the_reason(
+    dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, cancel_when: CancelWhen, target: Target
+) -> None:
+    def define() -> None:
+        draft = ask_unapproved(metadata=fault("delay=600"))
+        draft >> publish(draft)
+
+    dag = dags.make(define)
+    cancel_when(lambda: state_of(ledger) is JobState.RUNNING)
+
+    run = dags.run(dag)
+    again = dags.clear(dag, run)
+
+    (seen,) = stand_in.responses().responses
+    assert (seen.response["status"], ledger.job(1).state) == ("cancelled", JobState.CANCELLED)
+    for ended in (run, again):
+        assert (ended.states["draft"], ended.states["publish"]) == ("failed", "upstream_failed")
+    assert (run.tries["draft"], again.tries["draft"], target.received) == (1, 2, [])
+    assert "the wrong product" in again.error("draft")
+
+
+def test_while_somebody_is_asked_nothing_is_written_and_the_approval_task_says_so(
+    dags: Dags, ledger: Ledger, record: Record, cancel_when: CancelWhen, target: Target
+) -> None:
+    def define() -> None:
+        draft = ask()
+        draft >> ApprovalSensor(task_id="approve", job=draft) >> publish(draft)
+
+    cancel_when(lambda: state_of(ledger) is JobState.REVIEW and ledger.job(1).review_digest)
+
+    run = dags.run(dags.make(define))
+
+    assert "is cancelled (the wrong product): nothing will be written" in run.error("approve")
+    assert (run.states["publish"], target.received) == ("upstream_failed", [])
+    assert [effect.state for effect in record().effects] == [EffectState.VOID]
+
+
+def test_while_an_effect_is_in_flight_it_ends_first_and_the_next_one_is_never_sent(
+    dags: Dags, ledger: Ledger, record: Record, cancel_when: CancelWhen, target: Target
+) -> None:
+    target.hold = in_flight = threading.Event()
+
+    def define() -> None:
+        draft = ask_unapproved()
+        draft >> publish(draft) >> publish(draft, "announce", method="POST", endpoint="/mails")
+
+    def answer_once_it_is_being_cancelled() -> None:
+        wait_until(lambda: state_of(ledger) and ledger.job(1).cancelling, "the wish to cancel", 60)
+        in_flight.set()
+
+    dag = dags.make(define)
+    cancel_when(lambda: target.received)
+    answer = threading.Thread(target=answer_once_it_is_being_cancelled)
+    answer.start()
+
+    run = dags.run(dag)
+    answer.join()
+    again = dags.clear(dag, run, ["publish", "announce"])
+
+    assert (run.states["publish"], run.states["announce"]) == ("success", "failed")
+    assert "it was cancelled (the wrong product; partly applied: 1 of 2 effects applied)" in run.error("announce")
+    assert [effect.state for effect in record().effects] == [EffectState.APPLIED, EffectState.VOID]
+    assert (again.states, len(target.received)) == (run.states, 1)
+    assert [event.event for event in record().events].count("cancel requested") == 1
+
+
+def test_after_completion_it_is_refused_and_the_run_can_be_cleared_as_before(
+    dags: Dags, ledger: Ledger, client: OpenAI, target: Target
+) -> None:
+    def define() -> None:
+        draft = ask_unapproved()
+        draft >> publish(draft)
+
+    dag = dags.make(define)
+    run = dags.run(dag)
+
+    with pytest.raises(CannotCancel, match=r"is completed: there is nothing left to stop\. What it wrote stays"):
+        cancel_job(ledger, lambda conn_id: client, 1, actor="user:bob", reason="the wrong product")
+
+    assert (dags.clear(dag, run).states, len(target.received)) == (run.states, 1)
+    assert ledger.job(1).state is JobState.COMPLETED
