@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -65,8 +65,20 @@ def open_ledger(args: Namespace) -> Iterator[Ledger]:
 
 
 def who() -> str:
-    """The person at the terminal, as the operating system knows them."""
-    return f"cli:{getpass.getuser()}"
+    """The person at the terminal, as decisions name them."""
+    return f"cli:{account()}"
+
+
+def account() -> str:
+    """The account that the command runs as, by the operating system: no variable of the environment can name another.
+
+    Its number, where it has no name, as in some containers.
+    """
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def actor() -> str:

@@ -33,7 +33,7 @@ def airflow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         args.func(args)
         return capsys.readouterr().out
 
-    monkeypatch.setattr("getpass.getuser", lambda: "carol")
+    monkeypatch.setattr("airflow_provider_aihandoff.cli.common.account", lambda: "carol")
     return run
 
 
