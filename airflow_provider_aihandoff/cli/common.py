@@ -22,6 +22,7 @@ from pydantic_core import to_jsonable_python
 from airflow_provider_aihandoff.errors import HandoffError
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.reviewers import Person
 
 Command = Callable[[Namespace], None]
 
@@ -79,6 +80,11 @@ def account() -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def person() -> Person:
+    """:func:`who`, as the rules of a review know people. Their roles and groups in Airflow are not known here."""
+    return Person(who())
 
 
 def actor() -> str:
