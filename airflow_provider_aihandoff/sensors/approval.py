@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
     from airflow_provider_aihandoff.reviewers import Approvers, ReviewRules
 
-#: How long after a notifier has failed it is tried again.
+#: How long after all notifiers have failed they are tried again.
 NOTICE_RETRY = timedelta(minutes=5)
 
 
@@ -66,8 +66,9 @@ class ApprovalSensor(BaseSensorOperator):
     :param escalate_after: how long after the asking ``escalate_to`` may decide as well.
     :param escalate_to: who may decide from then on.
     :param notifiers: Airflow's notifiers, called in the worker when people are asked, reminded, when it is escalated,
-        and when it is decided. Their templates have ``handoff``, with ``message`` and ``link``, and nothing of the
-        job's content. One that fails is tried again, and keeps nobody from deciding.
+        and when it is decided. Their templates have ``handoff``, with ``message`` and ``link`` and nothing of the
+        content, and ``job``, with all of it. One that fails keeps nobody from deciding; where all do, they are called
+        again after five minutes.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
