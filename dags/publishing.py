@@ -25,6 +25,9 @@ class ProductNote(BaseModel):
     Trigger it with the `slug` of a product. It reads the product's facts, drafts a note in the background, waits for
     a person, and puts the approved text to the CMS.
 
+    **Four eyes**: whoever triggered the run cannot approve what it drafted, whatever their rights. The page shows
+    what would be written, and what would take it back.
+
     **Connections**: `openai_default`, `cms` (HTTP), `aihandoff_ledger`.
 
     **Running it again** for the same product attaches to the job that exists: nothing is paid or published twice.
@@ -50,7 +53,7 @@ def publishing() -> None:
         output_type=ProductNote,
         permissions={"writes": "cms/posts/{{ params.slug }}"},
     )
-    approve = ApprovalSensor(task_id="approve", job=draft)
+    approve = ApprovalSensor(task_id="approve", job=draft)  # not by who triggered the run: see requester_may_approve
     publish = HttpSideEffectOperator(
         task_id="publish",
         job=draft,

@@ -45,6 +45,9 @@ class Report(BaseModel):
     Every Monday: reads the figures of the last two weeks, snapshots them as the job's input, and drafts a report.
     Once a person has approved it, it is stored in the table `reports` and announced in a channel.
 
+    **A report that is not right yet** can be edited on its page, in a form of its fields, or sent back to the model
+    with a comment, up to the bounds below. Either way the person decides on the plan of what it says then.
+
     **Connections**: `openai_default`, `sales_db` (Postgres), `channel` (HTTP), `aihandoff_ledger`.
 
     **Running it again** over the same week attaches to the job that exists. Other figures under the same week make a
@@ -69,6 +72,8 @@ def report_drafting() -> None:
         input="Draft the report on the newest week, compared with the one before: "
         "{{ ti.xcom_pull(task_ids='figures') | tojson }}",
         output_type=Report,
+        max_revisions=4,  # the first, and three at a reviewer's wish
+        max_cost_usd=5,
     )
     approve = ApprovalSensor(task_id="approve", job=draft)
     store = PostgresSideEffectOperator(

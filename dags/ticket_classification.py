@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -11,10 +10,9 @@ from airflow.providers.common.compat.sdk import Param, dag, task, task_group
 from airflow.timetables.interval import CronDataIntervalTimetable
 from pydantic import BaseModel, Field
 
-from airflow_provider_aihandoff.jobview import JobView
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
-from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
+from airflow_provider_aihandoff.policies import AllOf, AllowedValues, MinimumConfidence, Sampling
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 
@@ -42,16 +40,8 @@ class TicketLabel(BaseModel):
     suggested_reply: str
 
 
-class ConfidentAndHarmless(ApprovalPolicy):
-    name = "confident-and-harmless"
-    version = "1"
-
-    def decide(self, job: JobView, plan: Sequence[dict[str, Any]]) -> Approve | AskPerson:
-        if job.output.sensitive:
-            return AskPerson("the ticket is sensitive")
-        if job.output.confidence < 0.85:
-            return AskPerson(f"the confidence is {job.output.confidence:.2f}, below 0.85")
-        return Approve(f"the confidence is {job.output.confidence:.2f}, and the ticket is not sensitive")
+#: A person sees what is sensitive, what the model is not sure of, and one in twenty of the rest.
+PLAIN = AllOf(AllowedValues("sensitive", [False]), MinimumConfidence(0.85), Sampling(5), name="plain")
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -70,6 +60,8 @@ def _moment(text: str | None) -> datetime | None:
     doc_md="""
     Every hour: one job for each open ticket that was opened in the hour before. It sets category, priority and a
     suggested reply in the helpdesk, and never closes a ticket. A run by hand may name another interval.
+
+    A policy approves what is plain. A person decides on the rest: all of a run at once, on the page of many.
 
     **Connections**: `openai_default`, `helpdesk` (HTTP), `aihandoff_ledger`.
 
@@ -109,7 +101,7 @@ def ticket_classification() -> None:
             input=text,
             output_type=TicketLabel,
         )
-        approve = ApprovalSensor(task_id="approve", job=label, policy=ConfidentAndHarmless())
+        approve = ApprovalSensor(task_id="approve", job=label, policy=PLAIN)
         write = HttpSideEffectOperator(
             task_id="write",
             job=label,

@@ -81,7 +81,8 @@ The demo is up after {seconds:.0f} s.
 
   Airflow          {demo.airflow.base_url}
   Review page      {review_url(demo)}
-  Log in as        {people}
+  Log in as        {people};
+                   to decide, as alice or bob: admin has triggered the pipelines, and somebody else has to approve
   Business system  {demo.business_url} (helpdesk, CMS, channel, and the witness of every write)
   OpenAI           {openai if demo.openai_url else "OpenAI itself, with your OPENAI_API_KEY"}
   Data and logs    {demo.home}

@@ -6,14 +6,13 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict
 
-from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows, who
+from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
 from airflow_provider_aihandoff.holds import answer
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.ledger import schema
 from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.ledger.records import Effect, Verdict
+from airflow_provider_aihandoff.ledger.records import Effect
 from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.reviewers import Person
 
 
 @command
@@ -80,26 +79,6 @@ def _print_record(record: JobRecord) -> None:
     print_rows([{name: getattr(event, name) for name in times} for event in record.events], "table")
     broken = first_break(record.events, record.job)
     print("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")
-
-
-@command
-def approve(args: Namespace) -> None:
-    """Approve what a job would write."""
-    _decide(args, "approve")
-
-
-@command
-def reject(args: Namespace) -> None:
-    """Reject what a job would write."""
-    _decide(args, "reject")
-
-
-def _decide(args: Namespace, verdict: Verdict) -> None:
-    with open_ledger(args) as ledger:
-        job = ledger.reviews.decide(
-            args.job_id, verdict, digest=args.digest, person=Person(who()), comment=args.comment
-        )
-    print(f"{job.label}: {job.state.value}.")
 
 
 @command

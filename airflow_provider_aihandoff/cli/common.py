@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ from pydantic_core import to_jsonable_python
 from airflow_provider_aihandoff.errors import HandoffError
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.reviewers import Person
 
 Command = Callable[[Namespace], None]
 
@@ -65,8 +66,25 @@ def open_ledger(args: Namespace) -> Iterator[Ledger]:
 
 
 def who() -> str:
-    """The person at the terminal, as the operating system knows them."""
-    return f"cli:{getpass.getuser()}"
+    """The person at the terminal, as decisions name them."""
+    return f"cli:{account()}"
+
+
+def account() -> str:
+    """The account that the command runs as, by the operating system: no variable of the environment can name another.
+
+    Its number, where it has no name, as in some containers.
+    """
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def person() -> Person:
+    """:func:`who`, as the rules of a review know people. Their roles and groups in Airflow are not known here."""
+    return Person(who())
 
 
 def actor() -> str:

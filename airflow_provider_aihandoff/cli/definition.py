@@ -29,7 +29,7 @@ _LIMIT = Arg(("--limit",), type=int, default=50, help="How many at most (default
 _OUTPUT = Arg(
     ("--output", "-o"), choices=("table", "json", "yaml", "plain"), default="table", help="Form of the output"
 )
-_DIGEST = Arg(("--digest",), required=True, help="The digest that you looked at, as `jobs show` prints it")
+_DIGEST = Arg(("--digest",), required=True, help="The digest of what you looked at, as `review show` prints it")
 _COMMENT = Arg(("--comment",), default=None, help="Why; goes on the record")
 _WHY = Arg(("--why",), required=True, help="Why; goes on the record")
 _LEDGER = Arg(
@@ -41,6 +41,10 @@ def _action(name: str, help: str, function: str, *args: Arg, module: str = _COMM
     return ActionCommand(
         name=name, help=help, func=lazy_load_command(f"{module}.{function}"), args=(*args, _LEDGER, ARG_VERBOSE)
     )
+
+
+def _review(name: str, help: str, function: str, *args: Arg) -> ActionCommand:
+    return _action(name, help, function, *args, module="airflow_provider_aihandoff.cli.review")
 
 
 def get_commands() -> list[GroupCommand]:
@@ -66,8 +70,49 @@ def get_commands() -> list[GroupCommand]:
                         _action("show", "Show all that is known of a job", "jobs_show", _JOB, _OUTPUT),
                     ),
                 ),
-                _action("approve", "Approve what a job would write", "approve", _JOB, _DIGEST, _COMMENT),
-                _action("reject", "Reject what a job would write", "reject", _JOB, _DIGEST, _COMMENT),
+                GroupCommand(
+                    name="review",
+                    help="What waits for a decision, and deciding on it",
+                    subcommands=(
+                        _review("list", "List what waits, the oldest first", "review_list", _DAG, _OUTPUT),
+                        _review("show", "Show what is to be decided on", "review_show", _JOB, _OUTPUT),
+                        _review("approve", "Approve what a job would write", "approve", _JOB, _DIGEST, _COMMENT),
+                        _review("reject", "Reject it", "reject", _JOB, _DIGEST, _COMMENT),
+                        _review(
+                            "request-changes",
+                            "Ask the model for another revision",
+                            "request_changes",
+                            _JOB,
+                            _DIGEST,
+                            Arg(("--comment",), required=True, help="What is to be changed; the model reads it"),
+                        ),
+                        _review(
+                            "edit",
+                            "Change the output yourself",
+                            "edit",
+                            _JOB,
+                            _DIGEST,
+                            Arg(
+                                ("--file",),
+                                help="The whole output, JSON or text; - for the standard input (default: open an "
+                                "editor on it)",
+                            ),
+                        ),
+                        _review(
+                            "decide-many",
+                            "Give many jobs one answer, or none of them",
+                            "decide_many",
+                            Arg(("--approve",), action="store_true", help="Approve them"),
+                            Arg(("--reject",), action="store_true", help="Reject them"),
+                            Arg(
+                                ("--file",),
+                                default="-",
+                                help="Lines of a job's id and its digest (default: the standard input)",
+                            ),
+                            _COMMENT,
+                        ),
+                    ),
+                ),
                 _action("cancel", "Stop a job: nothing else of it is sent", "cancel", _JOB, _WHY, module=_ENDINGS),
                 _action(
                     "rollback",

@@ -28,6 +28,7 @@ class Handoff:
     :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``.
     :param message: what there is to say, in one or two sentences without content.
     :param link: the job's page.
+    :param label: how messages name the job.
     :param approvers: who may decide, in words.
     :param deadline: until when.
     :param state: the job's.
@@ -36,6 +37,7 @@ class Handoff:
     notice: Notice
     message: str
     link: str
+    label: str
     job_id: int
     job_type: str
     job_key: str
@@ -63,15 +65,16 @@ def due_notices(job: Job, sent: set[str]) -> list[Notice]:
 def tell(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> bool:
     """Tell people what is due, each once; again after a crash between the telling and its record.
 
-    :return: whether everybody was told. What could not be sent is due again.
+    :return: whether all of it was told. What no notifier could send is due again.
     """
     from airflow_provider_aihandoff.jobview import view
 
     if not sensor.notifiers or job.review_asked_at is None:
         return True
-    told, revision = True, ledger.revision(job.job_id, job.revision)
+    told = True
     for notice in due_notices(job, ledger.reviews.notices(job)):
-        if _send(sensor, {**context, "handoff": handoff(job, notice), "job": view(job, revision)}, notice):
+        seen = view(job, ledger.revision(job.job_id, job.revision))
+        if _send(sensor, {**context, "handoff": handoff(job, notice), "job": seen}, notice):
             ledger.reviews.notified(job, notice, actor=owner_of(context).actor)
         else:
             told = False
@@ -79,16 +82,19 @@ def tell(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> 
 
 
 def _send(sensor: ApprovalSensor, context: dict[str, Any], notice: Notice) -> bool:
-    """Have every notifier send; a notifier that fails keeps nobody from deciding."""
-    sent = True
+    """Have every notifier send; one that fails keeps nobody from deciding.
+
+    :return: whether any has sent it: else those that work would send it again for as long as another does not.
+    """
+    sent = False
     for notifier in sensor.notifiers:
         one: Any = copy.copy(notifier)  # rendering changes its fields
         try:
             one.render_template_fields(context)
             one.notify(context)
+            sent = True
         except Exception:
             sensor.log.exception("Telling people by %s failed (%s).", type(notifier).__name__, notice)
-            sent = False
     return sent
 
 
@@ -102,6 +108,7 @@ def handoff(job: Job, notice: Notice) -> Handoff:
         notice=notice,
         message=_message(job, notice),
         link=link,
+        label=job.label,
         job_id=job.job_id,
         job_type=job.job_type,
         job_key=job.job_key,

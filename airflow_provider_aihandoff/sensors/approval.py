@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
     from airflow_provider_aihandoff.reviewers import Approvers, ReviewRules
 
-#: How long after a notifier has failed it is tried again.
+#: How long after all notifiers have failed they are tried again.
 NOTICE_RETRY = timedelta(minutes=5)
 
 
@@ -66,8 +66,9 @@ class ApprovalSensor(BaseSensorOperator):
     :param escalate_after: how long after the asking ``escalate_to`` may decide as well.
     :param escalate_to: who may decide from then on.
     :param notifiers: Airflow's notifiers, called in the worker when people are asked, reminded, when it is escalated,
-        and when it is decided. Their templates have ``handoff``, with ``message`` and ``link``, and nothing of the
-        job's content. One that fails is tried again, and keeps nobody from deciding.
+        and when it is decided. Their templates have ``handoff``, with ``message`` and ``link`` and nothing of the
+        content, and ``job``, with all of it. One that fails keeps nobody from deciding; where all do, they are called
+        again after five minutes.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -183,7 +184,7 @@ class ApprovalSensor(BaseSensorOperator):
     def _expire(self, ledger: Ledger, job: Job) -> Job:
         """End the review, if its time is over."""
         from airflow_provider_aihandoff.jobview import view
-        from airflow_provider_aihandoff.policies import Approve
+        from airflow_provider_aihandoff.policies import Approve, verdict_of
 
         assert job.review_digest is not None
         assert job.review_deadline is not None
@@ -193,7 +194,7 @@ class ApprovalSensor(BaseSensorOperator):
             return job
         record = ledger.record(job.job_id)
         plans = [effect.plan for effect in record.current_effects]
-        verdict = self._ask_policy(self.on_timeout, view(record.job, record.revision), plans)
+        verdict = verdict_of(self.on_timeout, view(record.job, record.revision), plans)
         if isinstance(verdict, Approve):
             reason = f"nobody decided in time; {verdict.reason}"
             return ledger.reviews.approve_by_policy(
@@ -215,10 +216,11 @@ class ApprovalSensor(BaseSensorOperator):
 
         :param by_model: no person has edited the output, or requested changes of it.
         """
-        from airflow_provider_aihandoff.policies import Approve, AskPerson
+        from airflow_provider_aihandoff.policies import Approve, AskPerson, verdict_of
         from airflow_provider_aihandoff.states import JobState
 
-        verdict = AskPerson("no policy") if self.policy is None else self._ask_policy(self.policy, seen, plans)
+        shown = [plan.shown for plan in plans]
+        verdict = AskPerson("no policy") if self.policy is None else verdict_of(self.policy, seen, shown)
         if isinstance(verdict, Approve) and not by_model:
             verdict = AskPerson("a person has worked on it")
         before = job.review_digest
@@ -258,20 +260,6 @@ class ApprovalSensor(BaseSensorOperator):
             escalate_after=None if self.escalate_after is None else self.escalate_after.total_seconds(),
             because={} if self.policy is None else {"policy": self.policy.label, "reason": verdict.reason},
         )
-
-    def _ask_policy(self, policy: ApprovalPolicy, seen: JobView, plans: Sequence[Any]) -> Approve | AskPerson:
-        from airflow_provider_aihandoff.policies import Approve, AskPerson
-
-        shown = [getattr(plan, "shown", plan) for plan in plans]
-        try:
-            verdict: Any = policy.decide(seen, shown)
-        except Exception:
-            self.log.exception("The policy %s raised; a person decides.", policy.label)
-            return AskPerson("the policy raised")
-        if not isinstance(verdict, (Approve, AskPerson)):
-            self.log.error("The policy %s returned %r; a person decides.", policy.label, verdict)
-            return AskPerson("the policy returned no verdict")
-        return verdict
 
     def _defer(self, job: Job, *, all_told: bool) -> None:
         """Wait for a decision, or until there is something to do about that.

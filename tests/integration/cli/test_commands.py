@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
-from airflow.cli.cli_parser import get_parser
 from openai import OpenAI
 
 from airflow_provider_aihandoff.ledger import Ledger
@@ -18,41 +17,9 @@ from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.integration.cli.conftest import Airflow, use
 from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.plugins.world import approved, cms, completed, confirm, lose, plan_of
-
-Airflow = Callable[..., str]
-
-
-@pytest.fixture
-def airflow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Airflow:
-    """Runs a command and returns what it printed."""
-
-    def run(*words: object) -> str:
-        args = get_parser().parse_args(["aihandoff", *map(str, words)])
-        args.func(args)
-        return capsys.readouterr().out
-
-    monkeypatch.setattr("getpass.getuser", lambda: "carol")
-    return run
-
-
-def use(conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = {
-        "conn_type": "postgres",
-        "host": conninfo["host"],
-        "port": conninfo["port"],
-        "login": conninfo["user"],
-        "password": conninfo.get("password", ""),
-        "schema": conninfo["dbname"],
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", json.dumps(connection))
-
-
-@pytest.fixture
-def on_ledger(conninfo: dict[str, Any], ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    use(conninfo, monkeypatch)
-    return ledger
 
 
 def unknown_effect(ledger: Ledger) -> int:
@@ -84,23 +51,6 @@ def test_a_job_is_shown_with_its_output_its_plan_and_its_history(airflow: Airflo
     shown = airflow("jobs", "show", job.job_id)
     for part in ("A kettle.", "http://cms/posts/kettle", str(job.review_digest), "history: unbroken"):
         assert part in shown
-
-
-def test_a_job_is_approved_on_the_digest_by_the_person_at_the_terminal(airflow: Airflow, on_ledger: Ledger) -> None:
-    job = ask(on_ledger, draft(on_ledger))
-    airflow("approve", job.job_id, "--digest", job.review_digest, "--comment", "fine")
-    record = on_ledger.record(job.job_id)
-    assert record.job.state is JobState.APPROVED
-    assert [(d.decided_by, d.comment) for d in record.decisions] == [("cli:carol", "fine")]
-
-
-def test_a_decision_on_another_digest_ends_with_one_line_and_changes_nothing(
-    airflow: Airflow, on_ledger: Ledger
-) -> None:
-    job = ask(on_ledger, draft(on_ledger))
-    with pytest.raises(SystemExit, match="not what you saw"):
-        airflow("reject", job.job_id, "--digest", "0" * 64)
-    assert on_ledger.job(job.job_id) == job
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Written policies that approve without a person. Pure: a policy sees a job and its plan, and says yes or ask."""
+"""What a policy is, and how one is asked. Pure: a policy sees a job and its plan, and says yes or ask."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.jobview import JobView
     from airflow_provider_aihandoff.reviewers import Approvers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class AskPerson:
     """A person has to decide.
 
     :param reason: why, for the record and the reviewer.
-    :param approvers: who; by default as the approval task says.
-    :param approvals: how many of them; by default as the approval task says.
+    :param approvers: who may decide on this job; by default those that the approval task names.
+    :param approvals: how many of them have to approve; by default as many as the approval task says.
     """
 
     reason: str
@@ -58,3 +61,16 @@ class ApprovalPolicy(ABC):
     def label(self) -> str:
         """How the ledger names the policy."""
         return f"{self.name}@{self.version}"
+
+
+def verdict_of(policy: ApprovalPolicy, job: JobView, plan: Sequence[dict[str, Any]]) -> Approve | AskPerson:
+    """Ask a policy. One that raises, or returns no verdict, asks a person; the log says why."""
+    try:
+        verdict: Any = policy.decide(job, plan)
+    except Exception:
+        log.exception("The policy %s raised; a person decides.", policy.label)
+        return AskPerson("the policy raised")
+    if not isinstance(verdict, (Approve, AskPerson)):
+        log.error("The policy %s returned %r; a person decides.", policy.label, verdict)
+        return AskPerson("the policy returned no verdict")
+    return verdict

@@ -1,0 +1,248 @@
+"""`airflow aihandoff review`: what waits for a decision, and deciding on it, in the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from airflow_provider_aihandoff.cli.common import command, open_ledger, person, print_rows
+from airflow_provider_aihandoff.errors import HandoffError, StaleBatch, StaleDecision
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Decision, Effect, Job, PendingReview, Revision, Verdict
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.reviewers import why_not
+from airflow_provider_aihandoff.states import JobState
+
+#: The editor where neither VISUAL nor EDITOR names one.
+EDITOR = "vi"
+
+
+@command
+def review_list(args: Namespace) -> None:
+    """List what waits for a decision, oldest first."""
+    with open_ledger(args) as ledger:
+        waiting = ledger.reviews.pending(dag_ids=[args.dag_id] if args.dag_id else None)
+    rows = [_waiting(review) for review in waiting]
+    if args.output == "table":  # which breaks long words
+        rows = [{name: value for name, value in row.items() if name != "digest"} for row in rows]
+    print_rows(rows, args.output)
+
+
+def _waiting(review: PendingReview) -> dict[str, Any]:
+    return {
+        "job_id": review.job_id,
+        "job_type": review.job_type,
+        "job_key": review.job_key,
+        "requested_by": review.requested_by,
+        "dag_id": review.dag_id,
+        "run_id": review.run_id,
+        "asked_at": review.review_asked_at,
+        "deadline": review.review_deadline,
+        "approvals": f"{len(review.voters)} of {review.rules.approvals}",
+        "why_not": why_not(review, person()),
+        "digest": review.review_digest,
+    }
+
+
+@command
+def review_show(args: Namespace) -> None:
+    """Show what a reviewer has to see of a job."""
+    with open_ledger(args) as ledger:
+        record = ledger.record(args.job_id)
+        votes = ledger.reviews.votes(record.job)
+    print_rows([_review(record, votes)], "yaml" if args.output == "table" else args.output)
+
+
+def _review(record: JobRecord, votes: list[Decision]) -> dict[str, Any]:
+    job = record.job
+    return {
+        "job": job.label,
+        "state": job.state.value,
+        "state_reason": job.state_reason,
+        "requested_by": job.requested_by,
+        "because": job.rules.because.get("reason"),
+        "asked_at": job.review_asked_at,
+        "deadline": job.review_deadline,
+        "approvers": str(job.rules.approvers),
+        "why_not": why_not(job, person()),
+        "output": record.revision.output,
+        "plan": [_effect(effect) for effect in record.current_effects],
+        "revisions": [_revision(revision) for revision in record.revisions],
+        "approvals": f"{len(votes)} of {job.rules.approvals}",
+        "votes": [{"by": vote.decided_by, "at": vote.created_at, "comment": vote.comment} for vote in votes],
+        "digest": job.review_digest,
+    }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    names = ("name", "kind", "plan", "after_effects", "undo", "current")
+    return {name: getattr(effect, name) for name in names}
+
+
+def _revision(revision: Revision) -> dict[str, Any]:
+    names = ("number", "author", "state", "based_on", "changes", "created_at", "cost_usd", "error")
+    return {name: getattr(revision, name) for name in names}
+
+
+@command
+def approve(args: Namespace) -> None:
+    """Approve what a job would write."""
+    _decide(args, "approve")
+
+
+@command
+def reject(args: Namespace) -> None:
+    """Reject what a job would write."""
+    _decide(args, "reject")
+
+
+@command
+def request_changes(args: Namespace) -> None:
+    """Ask the model for another revision."""
+    _decide(args, "request changes")
+
+
+def _decide(args: Namespace, verdict: Verdict) -> None:
+    with open_ledger(args) as ledger:
+        job = ledger.reviews.decide(args.job_id, verdict, digest=args.digest, person=person(), comment=args.comment)
+        print(f"{job.label}: {_said(ledger, job)}.")
+
+
+def _said(ledger: Ledger, job: Job) -> str:
+    """How a job is after a decision."""
+    if job.state is JobState.QUEUED:
+        return "queued; its approval task asks the model"
+    if job.state is not JobState.REVIEW:
+        return job.state.value
+    return f"{len(ledger.reviews.votes(job))} of {job.rules.approvals} approvals"
+
+
+@command
+def decide_many(args: Namespace) -> None:
+    """Give one answer to many jobs, or to none of them."""
+    if args.approve == args.reject:
+        sys.exit("aihandoff: give either --approve or --reject.")
+    choices = _choices(_read(args.file))
+    with open_ledger(args) as ledger:
+        try:
+            jobs = ledger.reviews.decide_many(
+                choices, "approve" if args.approve else "reject", person=person(), comment=args.comment
+            )
+        except StaleBatch as batch:
+            for job_id, why in batch.stale.items():
+                print(f"job {job_id}: {why}", file=sys.stderr)
+            raise
+        for job in jobs:
+            print(f"{job.label}: {_said(ledger, job)}.")
+
+
+def _choices(text: str) -> list[tuple[int, str]]:
+    """The job id and the digest of each line.
+
+    :raises ValueError: a line has something else, or names a job for the second time; or there is none.
+    """
+    choices: dict[int, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 2 or not (words[0].isascii() and words[0].isdigit()):
+            raise ValueError(f"line {number} is not the id of a job and a digest: nothing was decided.")
+        job_id = int(words[0])
+        if job_id in choices:
+            raise ValueError(f"line {number} names job {job_id} for the second time: nothing was decided.")
+        choices[job_id] = words[1]
+    if not choices:
+        raise ValueError("there is no job to decide on.")
+    return list(choices.items())
+
+
+def _read(name: str) -> str:
+    """The text of a file, or of the standard input."""
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}.") from error
+
+
+@command
+def edit(args: Namespace) -> None:
+    """Put a person's version in the place of the output."""
+    with open_ledger(args) as ledger:
+        record = ledger.record(args.job_id)
+    before = record.revision.output
+    if args.file is not None:
+        job = _edit(args, _parsed(_read(args.file), before))
+    elif record.job.review_digest == args.digest:
+        job = _edit_by_hand(args, before)
+    else:
+        raise StaleDecision(
+            "it is not what you saw any more.",
+            job=record.job.label,
+            remedy=f"Look at it with `airflow aihandoff review show {args.job_id}`, and edit that.",
+        )
+    print(f"{job.label}: edited. Its plan is rendered now; look at it, and decide on the new digest.")
+
+
+def _edit(args: Namespace, output: Any) -> Job:
+    with open_ledger(args) as ledger:
+        return ledger.reviews.edit(args.job_id, digest=args.digest, output=output, person=person())
+
+
+def _edit_by_hand(args: Namespace, before: Any) -> Job:
+    """Open an editor on the output; what was typed is kept in a file where it is not taken.
+
+    :raises ValueError: nothing was changed, or the editor says no.
+    """
+    is_text = isinstance(before, str)
+    text = before if is_text else json.dumps(before, indent=2, ensure_ascii=False)
+    handle, name = tempfile.mkstemp(prefix=f"job-{args.job_id}-", suffix=".md" if is_text else ".json", text=True)
+    os.close(handle)
+    path = Path(name)
+    path.write_text(text, "utf-8")
+    _open_editor(path)
+    typed = path.read_text("utf-8")
+    if typed.removesuffix("\n") == text.removesuffix("\n"):
+        path.unlink()
+        raise ValueError("nothing was changed. The output stays as it is.")
+    try:
+        job = _edit(args, _parsed(typed, before))
+    except (HandoffError, ValueError):
+        print(f"What you typed is kept in {path}.", file=sys.stderr)
+        raise
+    path.unlink()
+    return job
+
+
+def _open_editor(path: Path) -> None:
+    program = os.environ.get("VISUAL") or os.environ.get("EDITOR") or EDITOR
+    try:
+        ended = subprocess.run([*shlex.split(program), str(path)], check=False)  # noqa: S603 - the person's own editor
+    except OSError as error:
+        raise ValueError(f"{program} cannot be started: set VISUAL or EDITOR, or give --file.") from error
+    if ended.returncode != 0:
+        raise ValueError(f"{program} ended with {ended.returncode}. The output stays as it is; see {path}.")
+
+
+def _parsed(text: str, before: Any) -> Any:
+    """What was typed: a text where the output is one, without the end of the last line that editors add; else JSON.
+
+    :raises ValueError: it is no JSON.
+    """
+    if isinstance(before, str):
+        return text if before.endswith("\n") else text.removesuffix("\n")
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is no JSON: {error}. The output stays as it is.") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON. The output stays as it is.")

@@ -1,0 +1,193 @@
+"""Airflow's own notifiers for e-mail and Slack, as an approval calls them: what arrives, and that no content does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from html import unescape
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+import pytest
+from aiosmtpd.smtp import SMTP, Envelope
+from airflow.providers.slack.notifications.slack import SlackNotifier
+from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
+from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.reviewers import Approvers, Person
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from airflow_provider_aihandoff.states import JobState
+from tests.integration.operators.conftest import RunDag
+from tests.integration.operators.target import Answer, Target, serve
+from tests.integration.operators.tasks import NOTE, publish
+
+Record = Callable[[], JobRecord]
+WORDS = "{{ handoff.notice }}: {{ handoff.message }} {{ handoff.link }}"
+
+
+class Mailbox:
+    """Takes every mail that is delivered to it."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.recipients: list[list[str]] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:  # noqa: N802 - its name there
+        content = cast("bytes", envelope.content)
+        self.mails.append(cast("EmailMessage", message_from_bytes(content, policy=policy.default)))
+        self.recipients.append(envelope.rcpt_tos)
+        return "250 OK"
+
+    @property
+    def texts(self) -> list[str]:
+        """What each mail says."""
+        bodies = [mail.get_body() for mail in self.mails]
+        return [str(body.get_content()).strip() for body in bodies if body is not None]
+
+
+@contextmanager
+def mail_server(mailbox: Mailbox) -> Iterator[int]:
+    """An SMTP server in a thread; yields its port."""
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(
+        loop.create_server(lambda: SMTP(mailbox, hostname="localhost", loop=loop), "127.0.0.1", 0)
+    )
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        loop.close()
+
+
+@pytest.fixture
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    mailbox = Mailbox()
+    with mail_server(mailbox) as port:
+        extra = {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@example.com"}
+        connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
+        yield mailbox
+
+
+@pytest.fixture
+def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+    """What stands in for Slack, both its webhooks and its API."""
+    with serve() as target:
+        target.answers = [Answer(200, {"ok": True})] * 20
+        url = f"http://127.0.0.1:{target.port}"
+        webhook = {"conn_type": "slackwebhook", "password": f"{url}/services/secret"}
+        api = {"conn_type": "slack", "password": "xoxb-secret", "extra": {"base_url": f"{url}/api/"}}
+        monkeypatch.setenv("AIRFLOW_CONN_SLACK_WEBHOOK", json.dumps(webhook))
+        monkeypatch.setenv("AIRFLOW_CONN_SLACK_API", json.dumps(api))
+        yield target
+
+
+def email(**changes: Any) -> SmtpNotifier:
+    arguments: dict[str, Any] = {
+        "to": ["bob@example.com", "eve@example.com"],
+        "subject": "{{ handoff.label }}",
+        "html_content": WORDS,
+        "smtp_conn_id": "smtp_default",
+    }
+    return SmtpNotifier(**{**arguments, **changes})
+
+
+@contextmanager
+def decided_when(ledger: Ledger, is_time: Callable[[], bool]) -> Iterator[None]:
+    """Somebody who approves as soon as it is time."""
+
+    def decide() -> None:
+        while not is_time():
+            if given_up.wait(0.02):
+                return
+        job = ledger.job(1)
+        assert job.review_digest is not None
+        ledger.reviews.decide(1, "approve", digest=job.review_digest, person=Person("eve"))
+
+    given_up = threading.Event()
+    thread = threading.Thread(target=decide)
+    thread.start()
+    try:
+        yield
+    finally:
+        given_up.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("review")
+class TestNotifiers:
+    def approve(self, *notifiers: Any, **arguments: Any) -> None:
+        ApprovalSensor(task_id="approve", job=1, notifiers=notifiers, **arguments) >> publish(1)
+
+    def test_e_mails_at_each_of_four_moments_say_where_to_look_and_nothing_of_the_content(
+        self, run: RunDag, ledger: Ledger, record: Record, mailbox: Mailbox
+    ) -> None:
+        times = {"remind_after": timedelta(seconds=0.3), "escalate_after": timedelta(seconds=0.6)}
+        people = {"approvers": Approvers(users=("bob",)), "escalate_to": Approvers(users=("eve",))}
+        with decided_when(ledger, lambda: len(mailbox.mails) == 3):
+            done = run(lambda: self.approve(email(), **times, **people))
+
+        assert done.states == {"approve": "success", "publish": "success"}
+        assert [text.partition(":")[0] for text in mailbox.texts] == ["asked", "reminder", "escalation", "decided"]
+        assert mailbox.recipients == [["bob@example.com", "eve@example.com"]] * 4
+        for mail, text in zip(mailbox.mails, mailbox.texts, strict=True):
+            assert "post:kettle" in str(mail["Subject"])
+            assert mail["From"] == "airflow@example.com"
+            assert text.endswith("/aihandoff/jobs/1")
+            assert NOTE["body"] not in str(mail)
+        told = [event.detail["notice"] for event in record().events if event.event == "notified"]
+        assert told == ["asked", "reminder", "escalation", "decided"]
+
+    def test_slack_gets_it_by_webhook_and_by_its_api(
+        self, run: RunDag, ledger: Ledger, record: Record, slack: Target
+    ) -> None:
+        notifiers = (
+            SlackWebhookNotifier(slack_webhook_conn_id="slack_webhook", text=WORDS),
+            SlackNotifier(slack_conn_id="slack_api", channel="#reviews", text=WORDS),
+        )
+        with decided_when(ledger, lambda: len(slack.received) == 2):
+            done = run(lambda: self.approve(*notifiers))
+
+        texts = [_slack_text(received) for received in slack.received]
+        assert done.states["approve"] == "success"
+        assert [received.path for received in slack.received] == ["/services/secret", "/api/chat.postMessage"] * 2
+        assert [text.partition(":")[0] for text in texts] == ["asked", "asked", "decided", "decided"]
+        assert all("/aihandoff/jobs/1" in text for text in texts)
+        assert not any(NOTE["body"].encode() in received.body for received in slack.received)
+
+    def test_content_is_in_it_where_the_author_says_so(self, run: RunDag, ledger: Ledger, mailbox: Mailbox) -> None:
+        with decided_when(ledger, lambda: len(mailbox.mails) == 1):
+            run(lambda: self.approve(email(html_content="{{ job.output.body | e }}")))
+
+        assert [unescape(text) for text in mailbox.texts] == [NOTE["body"]] * 2
+        assert "<b>" not in mailbox.texts[0]
+
+    def test_a_server_that_is_away_keeps_nobody_from_deciding_and_others_from_nothing(
+        self, run: RunDag, ledger: Ledger, record: Record, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        away = {"conn_type": "smtp", "host": "127.0.0.1", "port": 1, "extra": {"disable_ssl": True}}
+        monkeypatch.setenv("AIRFLOW_CONN_AWAY", json.dumps(away))
+        with decided_when(ledger, lambda: len(mailbox.mails) == 1):
+            done = run(lambda: self.approve(email(smtp_conn_id="away"), email()))
+
+        assert done.states == {"approve": "success", "publish": "success"}
+        assert record().job.state is JobState.COMPLETED
+        assert [text.partition(":")[0] for text in mailbox.texts] == ["asked", "decided"]
+
+
+def _slack_text(received: Any) -> str:
+    if received.headers["Content-Type"].startswith("application/x-www-form-urlencoded"):
+        return parse_qs(received.body.decode())["text"][0]
+    return str(received.json["text"])

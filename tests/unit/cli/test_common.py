@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pwd
+
+import pytest
+
+from airflow_provider_aihandoff.cli.common import who
+
+
+def test_a_person_at_a_terminal_cannot_choose_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = who()
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "alice")
+    assert who() == before
+
+
+def test_an_account_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr("os.getuid", lambda: 50123)
+    assert who() == "cli:50123"
