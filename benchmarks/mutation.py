@@ -22,6 +22,7 @@ PACKAGE = "airflow_provider_aihandoff"
 COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "pyproject.toml")
 
 _LEDGER = "tests/integration/ledger"
+_TARGETS = "tests/integration/targets"
 _EFFECTS, _GUARDS = f"{_LEDGER}/test_effects.py", f"{_LEDGER}/test_guards.py"
 
 #: Seconds for the tests of one guard.
@@ -228,6 +229,22 @@ GUARDS = (
         ),
     ),
     guard(
+        "refusal: a write of its own is looked for first",
+        f"{_TARGETS}/test_apply.py"
+        "::TestRefused::test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late",
+        (
+            "targets/apply.py",
+            "if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:",
+            "if False:",
+        ),
+    ),
+    guard(
+        "refusal: also of a first attempt, by a precondition",
+        f"{_TARGETS}/test_apply.py"
+        "::TestRefused::test_a_precondition_may_fail_because_an_intermediary_has_sent_the_same_request_twice",
+        ("targets/apply.py", "if (claim.effect.attempt > 1 or error.by_precondition)", "if claim.effect.attempt > 1"),
+    ),
+    guard(
         "resolve: a probe speaks for the attempt it looked for",
         f"{_EFFECTS}::TestLease::test_what_a_probe_found_of_an_earlier_attempt_says_nothing_of_a_later_one",
         (
@@ -274,6 +291,12 @@ GUARDS = (
         "roll back: from then on nothing is applied",
         f"{_GUARDS}::TestRollBack::test_from_then_on_nothing_of_the_job_is_applied",
         ("ledger/effects.py", "            if own:\n                _check_rolled_back(job)\n", ""),
+    ),
+    guard(
+        "roll back: a probe does not take the write for its undo",
+        f"{_TARGETS}/test_rollback.py"
+        "::TestLost::test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with",
+        ("targets/undo.py", "key_name=UNDO_KEY,", ""),
     ),
     guard(
         "hash chain: each line has its hash",
