@@ -19,7 +19,7 @@ from demo.postgres import URL_VARIABLE, open_postgres
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "airflow_provider_aihandoff"
-COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "pyproject.toml")
+COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pyproject.toml")
 
 _LEDGER = "tests/integration/ledger"
 _TARGETS = "tests/integration/targets"
@@ -68,6 +68,12 @@ GUARDS = (
     guard(
         "fencing: an attempt that stood still does not send",
         f"{_GUARDS}::TestFence::test_one_that_was_taken_over_meanwhile_does_not_send_any_more",
+        ("targets/apply.py", "if stood >= CLAIM_MARGIN:", "if False:"),
+    ),
+    guard(
+        "fencing: a process that really stood still does not send",
+        "tests/integration/crashes/test_matrix.py::test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once"
+        "[stop at apply.send: before call (label, neither)]",
         ("targets/apply.py", "if stood >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
