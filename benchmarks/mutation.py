@@ -19,9 +19,10 @@ from demo.postgres import URL_VARIABLE, open_postgres
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "airflow_provider_aihandoff"
-COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "pyproject.toml")
+COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pyproject.toml")
 
 _LEDGER = "tests/integration/ledger"
+_TARGETS = "tests/integration/targets"
 _EFFECTS, _GUARDS = f"{_LEDGER}/test_effects.py", f"{_LEDGER}/test_guards.py"
 
 #: Seconds for the tests of one guard.
@@ -67,6 +68,12 @@ GUARDS = (
     guard(
         "fencing: an attempt that stood still does not send",
         f"{_GUARDS}::TestFence::test_one_that_was_taken_over_meanwhile_does_not_send_any_more",
+        ("targets/apply.py", "if stood >= CLAIM_MARGIN:", "if False:"),
+    ),
+    guard(
+        "fencing: a process that really stood still does not send",
+        "tests/integration/crashes/test_matrix.py::test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once"
+        "[stop at apply.send: before call (label, neither)]",
         ("targets/apply.py", "if stood >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
@@ -228,6 +235,22 @@ GUARDS = (
         ),
     ),
     guard(
+        "refusal: a write of its own is looked for first",
+        f"{_TARGETS}/test_apply.py"
+        "::TestRefused::test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late",
+        (
+            "targets/apply.py",
+            "if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:",
+            "if False:",
+        ),
+    ),
+    guard(
+        "refusal: also of a first attempt, by a precondition",
+        f"{_TARGETS}/test_apply.py"
+        "::TestRefused::test_a_precondition_may_fail_because_an_intermediary_has_sent_the_same_request_twice",
+        ("targets/apply.py", "if (claim.effect.attempt > 1 or error.by_precondition)", "if claim.effect.attempt > 1"),
+    ),
+    guard(
         "resolve: a probe speaks for the attempt it looked for",
         f"{_EFFECTS}::TestLease::test_what_a_probe_found_of_an_earlier_attempt_says_nothing_of_a_later_one",
         (
@@ -274,6 +297,12 @@ GUARDS = (
         "roll back: from then on nothing is applied",
         f"{_GUARDS}::TestRollBack::test_from_then_on_nothing_of_the_job_is_applied",
         ("ledger/effects.py", "            if own:\n                _check_rolled_back(job)\n", ""),
+    ),
+    guard(
+        "roll back: a probe does not take the write for its undo",
+        f"{_TARGETS}/test_rollback.py"
+        "::TestLost::test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with",
+        ("targets/undo.py", "key_name=UNDO_KEY,", ""),
     ),
     guard(
         "hash chain: each line has its hash",

@@ -76,7 +76,7 @@ def report(results: list[Result]) -> None:
         "responses paid for twice": lambda result: f"{result.count.extra_responses:,}",
         "... without a warning": lambda result: f"{len(result.count.unwarned):,}" if ledger(result) else "all",
         "held for a person": lambda result: f"{result.faults.held:,}",
-        "jobs left open": lambda result: f"{result.count.open:,}",
+        "jobs left open": lambda result: f"{result.count.open if ledger(result) else len(result.faults.stuck):,}",
         "crash to done, median": lambda result: f"{quantile(result.faults.recovered, 0.5):.1f} s",
         "crash to done, p99": lambda result: f"{quantile(result.faults.recovered, 0.99):.1f} s",
     }

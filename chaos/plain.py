@@ -58,7 +58,7 @@ def _ask_by_operator(world: World, attempt: Attempt) -> None:
     operator = OpenAIResponseOperator(
         task_id="draft", conn_id=OPENAI, input_text=_input(attempt), model="gpt-5.2", response_kwargs=kwargs
     )
-    context: Any = {"ti": SimpleNamespace(xcom_push=lambda **_: None)}
+    context: Any = {"ti": SimpleNamespace(try_number=attempt.number, xcom_push=lambda **_: None)}
     operator.execute(context)
 
 
