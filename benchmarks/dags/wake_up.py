@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
 
 from airflow.sdk import Context, dag
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job, Revision
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from benchmarks.waiting_triggers import POLL_INTERVAL, PollingResponseTrigger
 
@@ -23,13 +21,11 @@ WHAT: dict[str, Any] = {
 class PolledResponseOperator(OpenAIBackgroundResponseOperator):
     """Waits by plain polling."""
 
-    def _defer(self, job: Job, revision: Revision, ledger: Ledger) -> None:
-        assert revision.response_id is not None
-        ledger.close()
-        trigger = PollingResponseTrigger(
-            revision.conn_id, revision.response_id, POLL_INTERVAL, revision.deadline.timestamp()
-        )
-        self.defer(trigger=trigger, method_name="resume", kwargs={"job_id": job.job_id})
+    def defer(self, *, trigger: Any, method_name: str, **_: Any) -> NoReturn:
+        """Defer to a trigger that polls by itself, in the place of the one that registers with the hub."""
+        deadline = datetime.fromisoformat(trigger.deadline).timestamp()
+        polling = PollingResponseTrigger(trigger.openai_conn_id, trigger.response_id, POLL_INTERVAL, deadline)
+        super().defer(trigger=polling, method_name="resume", kwargs={"job_id": trigger.job_id})
 
     def resume(self, context: Context, event: dict[str, Any], job_id: int) -> dict[str, Any]:
         """Go on after the wait."""
