@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from airflow_provider_aihandoff.ledger import Ledger
@@ -18,69 +15,13 @@ from airflow_provider_aihandoff.states import EffectState, JobState
 from demo.airflow_api import AirflowApi
 from demo.check import finish
 from demo.comparison import as_table, compare
-from demo.local import DAGS_FOLDER, LocalDemo, running_demo
-from demo.pipelines import PIPELINES, approve_what_waits, open_ledger
+from demo.local import LocalDemo
+from demo.pipelines import PIPELINES, approve_what_waits
 from demo.waiting import wait_until
 from tests.stack.browser import chromium_page
+from tests.stack.pipelines.shared import job_of, outside, responses, wait_for_state, writes
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
-
-OTHER_DAGS = {"slow_draft", "attended_draft", "function_effect", "aihandoff_rollback"}
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDemo]:
-    dags = Path(tmp_path_factory.mktemp("dags"))
-    for folder in (DAGS_FOLDER, Path(__file__).parent / "dags"):
-        shutil.copytree(folder, dags, dirs_exist_ok=True)
-    with running_demo(Path(tmp_path_factory.mktemp("demo")), dags, answer_seconds=5) as demo:
-        demo.airflow.api().wait_for_dags({*PIPELINES, *OTHER_DAGS})
-        yield demo
-
-
-@pytest.fixture(scope="module")
-def admin(demo: LocalDemo) -> AirflowApi:
-    return demo.airflow.api("admin")
-
-
-@pytest.fixture(scope="module")
-def ledger(demo: LocalDemo) -> Iterator[Ledger]:
-    with open_ledger(demo) as ledger:
-        yield ledger
-
-
-def job_of(ledger: Ledger, dag_id: str, run_id: str) -> int | None:
-    jobs = ledger.jobs(dag_id=dag_id, run_id=run_id)
-    return jobs[0].job_id if jobs else None
-
-
-def wait_for_state(ledger: Ledger, admin: AirflowApi, dag_id: str, run_id: str, state: JobState) -> int:
-    """Wait until the run's job is in the state (and, in review, has a plan); return its id."""
-
-    def reached() -> int | None:
-        job_id = job_of(ledger, dag_id, run_id)
-        if job_id is None:
-            return None
-        job = ledger.job(job_id)
-        return job_id if job.state is state and (state is not JobState.REVIEW or job.review_digest) else None
-
-    return wait_until(reached, f"{dag_id} to have a job that is {state.value}", 120)
-
-
-def writes(demo: LocalDemo) -> list[tuple[str, str]]:
-    """Every request but the reads that the outside systems have received."""
-    entries = outside(f"{demo.business_url}/witness")["requests"]
-    return [(entry["method"], entry["path"]) for entry in entries if entry["outcome"] != "READ"]
-
-
-def responses(demo: LocalDemo) -> list[dict[str, Any]]:
-    """Every response that the stand-in for OpenAI has created, and how often it was asked for."""
-    created: list[dict[str, Any]] = outside(f"{demo.openai_url}/standin/responses")["responses"]
-    return created
-
-
-def outside(url: str) -> Any:
-    return httpx.get(url, headers={"Accept": "application/json"}, trust_env=False).raise_for_status().json()
 
 
 def assert_no_differences(demo: LocalDemo) -> None:

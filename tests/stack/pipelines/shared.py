@@ -1,0 +1,47 @@
+"""What the tests of the pipelines ask the ledger and the outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.states import JobState
+from demo.airflow_api import AirflowApi
+from demo.local import LocalDemo
+from demo.waiting import wait_until
+
+
+def job_of(ledger: Ledger, dag_id: str, run_id: str) -> int | None:
+    jobs = ledger.jobs(dag_id=dag_id, run_id=run_id)
+    return jobs[0].job_id if jobs else None
+
+
+def wait_for_state(ledger: Ledger, admin: AirflowApi, dag_id: str, run_id: str, state: JobState) -> int:
+    """Wait until the run's job is in the state (and, in review, has a plan); return its id."""
+
+    def reached() -> int | None:
+        job_id = job_of(ledger, dag_id, run_id)
+        if job_id is None:
+            return None
+        job = ledger.job(job_id)
+        return job_id if job.state is state and (state is not JobState.REVIEW or job.review_digest) else None
+
+    return wait_until(reached, f"{dag_id} to have a job that is {state.value}", 120)
+
+
+def writes(demo: LocalDemo) -> list[tuple[str, str]]:
+    """Every request but the reads that the outside systems have received."""
+    entries = outside(f"{demo.business_url}/witness")["requests"]
+    return [(entry["method"], entry["path"]) for entry in entries if entry["outcome"] != "READ"]
+
+
+def responses(demo: LocalDemo) -> list[dict[str, Any]]:
+    """Every response that the stand-in for OpenAI has created, and how often it was asked for."""
+    created: list[dict[str, Any]] = outside(f"{demo.openai_url}/standin/responses")["responses"]
+    return created
+
+
+def outside(url: str) -> Any:
+    return httpx.get(url, headers={"Accept": "application/json"}, trust_env=False).raise_for_status().json()
