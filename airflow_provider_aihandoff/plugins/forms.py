@@ -120,8 +120,9 @@ def read(schema: Any, typed: Mapping[str, str], base: Any) -> Reading:
     """
     reading = Reading()
     reading.value = _read(form_schema.root(schema, base), ROOT, (), typed, base, reading)
-    if not reading.errors and isinstance(schema, dict):
-        _validate(schema, reading)
+    if not reading.errors:
+        for path, said in check(schema, reading.value):
+            reading.errors.setdefault(_place(reading, path), said)
     return reading
 
 
@@ -195,23 +196,24 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"This is no JSON: {name} is no number.")
 
 
-def _validate(schema: Mapping[str, Any], reading: Reading) -> None:
-    """Add what the schema says against the value. References to elsewhere are not followed."""
+def check(schema: Any, value: Any) -> list[tuple[tuple[Any, ...], str]]:
+    """What a schema says against a value: where, and what. References to elsewhere are not followed."""
+    if not isinstance(schema, dict):
+        return []
     validator = Draft202012Validator(schema, registry=Registry())
     try:
         validator.check_schema(schema)
-        found = [part for error in validator.iter_errors(reading.value) for part in _innermost(error)]
-    except (
-        SchemaError,
-        Unresolvable,
-        RecursionError,
-    ):  # no schema to check by; the output type itself checks the value again
-        return
-    for error in found:
-        path = tuple(error.absolute_path)
-        while path not in reading.places:
-            path = path[:-1]
-        reading.errors.setdefault(reading.places[path], _in_words(error))
+        found = [part for error in validator.iter_errors(value) for part in _innermost(error)]
+    except (SchemaError, Unresolvable, RecursionError):  # no schema to check by; the output type checks it again
+        return []
+    return [(tuple(error.absolute_path), _in_words(error)) for error in found]
+
+
+def _place(reading: Reading, path: tuple[Any, ...]) -> str:
+    """The input that a part of the value stands in."""
+    while path not in reading.places:
+        path = path[:-1]
+    return reading.places[path]
 
 
 def _innermost(error: ValidationError) -> list[ValidationError]:
@@ -277,6 +279,11 @@ def _layout(part: Part, name: str, title: str, typed: Mapping[str, str], errors:
         parts=parts,
         rows=rows,
     )
+
+
+def wrong(form: Input) -> list[Input]:
+    """The inputs that have something wrong with them, from the first to the last."""
+    return [*([form] if form.error else ()), *(inner for part in form.parts for inner in wrong(part))]
 
 
 def _shown_kind(part: Part, name: str, typed: Mapping[str, str]) -> Kind:
