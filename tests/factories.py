@@ -67,8 +67,9 @@ def draft(ledger: Ledger, spec: JobSpec | None = None, output: Any = "A kettle."
     return ledger.outputs.store(revision.job_id, revision.number, Output("completed", output), actor="test")
 
 
-def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None) -> Job:
-    return ledger.reviews.ask(job.job_id, plans or [effect_plan()], policy=policy, deadline=in_an_hour(), actor="test")
+def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None, **more: Any) -> Job:
+    values = {"policy": policy, "deadline": in_an_hour(), "actor": "test", **more}
+    return ledger.reviews.ask(job.job_id, plans or [effect_plan()], **values)
 
 
 def approve(ledger: Ledger, job: Job) -> Job:

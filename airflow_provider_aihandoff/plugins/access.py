@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -18,15 +18,19 @@ from fastapi import Depends, Request
 from airflow_provider_aihandoff.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Effect, Job
+from airflow_provider_aihandoff.ledger.records import Effect, Job, PendingReview
 from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.reviewers import Person
+from airflow_provider_aihandoff.reviewers import Person, why_not
 
 Method = Literal["GET", "PUT"]
 
 #: ``none``: a person did it, not a page.
 _OWN_SITES = frozenset({"same-origin", "none"})
 
+_NOT_THIS_DAG = (
+    "You may see this job, but not decide on it. That takes the permission to answer human-in-the-loop tasks of the "
+    "Dag {}."
+)
 _NOT_RECORDED = "Nothing was recorded and nothing was written outside."
 
 
@@ -44,10 +48,10 @@ class ForeignRequest(HandoffError):
 
 @dataclass(frozen=True)
 class Viewer:
-    """The logged-in user, with what the auth manager lets them do.
+    """The logged-in user, with what the auth manager and the authors of jobs let them do.
 
-    The permission is the one that Airflow uses for its own human-in-the-loop tasks: reading (``GET``) or answering
-    (``PUT``) the human-in-the-loop detail of the Dag that owns the job.
+    The permission for a Dag is the one that Airflow uses for its own human-in-the-loop tasks: reading (``GET``) or
+    answering (``PUT``) the human-in-the-loop detail of the Dag that owns the job.
     """
 
     user: Any
@@ -65,34 +69,71 @@ class Viewer:
 
     @property
     def person(self) -> Person:
-        """The user, as the rules of a job's author know them."""
-        return Person(self.name, frozenset({str(self.user.get_name()), str(self.user.get_id())}))
+        """The user, as a job's author can name them: with roles and groups, where the auth manager has them."""
+        user = self.user
+        return Person(
+            self.name,
+            names=frozenset({str(user.get_name()), str(user.get_id())}),
+            roles=_names(getattr(user, "role", None), getattr(user, "roles", None)),
+            groups=_names(
+                getattr(user, "groups", None),
+                getattr(user, "teams", None),
+                user.get_groups() if hasattr(user, "get_groups") else None,
+            ),
+        )
 
     def may_see(self, job: Job) -> bool:
         """Whether the user may see the job."""
-        return self._may("GET", job.dag_id)
+        return bool(self.visible([job.dag_id]))
+
+    def may_act(self, job: Job) -> bool:
+        """Whether the user may act on the jobs of its Dag: cancel them, roll them back, and say what became of them."""
+        return bool(self.answerable([job.dag_id]))
+
+    def why_not(self, job: Job) -> str | None:
+        """Why the user may not decide on the job, as a sentence; None where they may."""
+        return self.why_not_each([job])[job.job_id]
 
     def may_decide(self, job: Job) -> bool:
-        """Whether the user may decide on the job."""
-        return self._may("PUT", job.dag_id)
+        """Whether the user may decide on the job: for its Dag, and by the rules of its author."""
+        return self.why_not(job) is None
+
+    def why_not_each(self, jobs: Sequence[Job] | Sequence[PendingReview]) -> dict[int, str | None]:
+        """:meth:`why_not` for many jobs, by id; it asks the auth manager once a Dag at most."""
+        answerable, person = set(self.answerable({job.dag_id for job in jobs})), self.person
+        return {
+            job.job_id: why_not(job, person) if job.dag_id in answerable else _NOT_THIS_DAG.format(job.dag_id)
+            for job in jobs
+        }
 
     def visible(self, dag_ids: Iterable[str]) -> list[str]:
-        """Those of the Dags whose jobs the user may see.
+        """Those of the Dags whose jobs the user may see."""
+        return self._allowed("GET", dag_ids)
 
-        Somebody who may see all of them costs one question to the auth manager, others one a Dag.
+    def answerable(self, dag_ids: Iterable[str]) -> list[str]:
+        """Those of the Dags on whose jobs the user may act."""
+        return self._allowed("PUT", dag_ids)
+
+    def _allowed(self, method: Method, dag_ids: Iterable[str]) -> list[str]:
+        """Those of the Dags for which the user has a permission.
+
+        Somebody who has it for all of them costs one question to the auth manager, others one a Dag.
         """
-        requests = [_request("GET", dag_id, team) for dag_id, team in _teams(dag_ids).items()]
+        requests = [_request(method, dag_id, team) for dag_id, team in _teams(dag_ids).items()]
         if not requests:
             return []
         if get_auth_manager().batch_is_authorized_dag(requests, user=self.user):
             return [_dag_id(request) for request in requests]
         return [_dag_id(request) for request in requests if self._is_authorized(request)]
 
-    def _may(self, method: Method, dag_id: str) -> bool:
-        return self._is_authorized(_request(method, dag_id, _teams([dag_id])[dag_id]))
-
     def _is_authorized(self, request: IsAuthorizedDagRequest) -> bool:
         return get_auth_manager().is_authorized_dag(user=self.user, **request)
+
+
+def _names(*found: Any) -> frozenset[str]:
+    """Roles or groups, of whatever kind an auth manager has: a name, names, or rows with a name."""
+    each = [part for parts in found for part in ([parts] if isinstance(parts, str) else parts or ())]
+    return frozenset(str(getattr(part, "name", part)) for part in each)
 
 
 def _request(method: Method, dag_id: str, team: str | None) -> IsAuthorizedDagRequest:
@@ -180,18 +221,22 @@ def visible_effect(ledger: Ledger, viewer: Viewer, effect_id: int) -> tuple[Effe
         raise EffectNotFound(f"the ledger has no effect {effect_id} that you may see.", written="") from None
 
 
-def check_may_decide(viewer: Viewer, job: Job) -> None:
-    """Return when the user may decide on a job that they see.
+def check_may_act(viewer: Viewer, job: Job) -> None:
+    """Return when the user may act on a job that they see.
 
     :raises DecisionForbidden: they may not.
     """
-    if not viewer.may_decide(job):
-        raise DecisionForbidden(
-            f"{viewer.name} may see this job, but not decide on it.",
-            job=job.label,
-            written=_NOT_RECORDED,
-            remedy=f"Ask for the permission to answer human-in-the-loop tasks of the Dag {job.dag_id}.",
-        )
+    if not viewer.may_act(job):
+        raise DecisionForbidden(_NOT_THIS_DAG.format(job.dag_id), job=job.label, written=_NOT_RECORDED)
+
+
+def check_may_decide(viewer: Viewer, job: Job) -> None:
+    """Return when the user may decide on a job that they see.
+
+    :raises DecisionForbidden: they may not, for its Dag or by the rules of its author.
+    """
+    if why := viewer.why_not(job):
+        raise DecisionForbidden(why, job=job.label, written=_NOT_RECORDED)
 
 
 def check_same_origin(request: Request) -> None:

@@ -5,26 +5,31 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
-from airflow_provider_aihandoff.errors import JobNotApproved, StaleDecision
+from airflow_provider_aihandoff.errors import JobNotApproved, JobNotFound, StaleDecision
 from airflow_provider_aihandoff.holds import answer
 from airflow_provider_aihandoff.hooks.openai import clients
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.plugins import models
+from airflow_provider_aihandoff.plugins import forms, models
 from airflow_provider_aihandoff.plugins.access import (
     LedgerDep,
     Viewer,
     ViewerDep,
     check_api_origin,
+    check_may_act,
     check_may_decide,
     check_visible,
     visible_dag_ids,
     visible_effect,
     visible_record,
 )
+from airflow_provider_aihandoff.plugins.job_page import votes_of
 from airflow_provider_aihandoff.plugins.links import API_PREFIX
+from airflow_provider_aihandoff.plugins.presentation import schema_of
 from airflow_provider_aihandoff.plugins.problems import AsciiJSONResponse, describe, problem_response
+from airflow_provider_aihandoff.plugins.turns import decide_together, turns
 from airflow_provider_aihandoff.responses.stopped import cancel_job
 from airflow_provider_aihandoff.states import JobState
 from airflow_provider_aihandoff.targets.rollback import Unfinished, roll_back_now
@@ -33,6 +38,9 @@ from airflow_provider_aihandoff.targets.rollback import Unfinished, roll_back_no
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": models.Problem} for status in (401, *statuses, 503)}
 
+
+#: What the list of reviews says beside the jobs themselves.
+_OWN = ("votes", "mine", "why_not")
 
 router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse)
 
@@ -67,14 +75,77 @@ def get_job(job_id: models.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Respo
     dependencies=[Depends(check_api_origin)],
 )
 def decide(job_id: models.JobId, body: models.DecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Approve or reject exactly what you saw. The same decision, sent again, changes nothing."""
-    job = check_visible(ledger, viewer, job_id)
-    check_may_decide(viewer, job)
+    """Approve, reject or request changes of exactly what you saw. The same answer, sent again, changes nothing."""
+    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
     try:
         ledger.reviews.decide(job_id, body.verdict, digest=body.digest, person=viewer.person, comment=body.comment)
     except (StaleDecision, JobNotApproved) as error:
         return problem_response(describe(error, digest=ledger.job(job_id).review_digest))
     return _record(ledger, viewer, job_id)
+
+
+@router.get("/jobs/{job_id}/revisions/{number}", responses=_problems(404, 422), response_model=models.Revision)
+def get_revision(job_id: models.JobId, number: models.Number, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Return one version of a job's output."""
+    for revision in visible_record(ledger, viewer, job_id).revisions:
+        if revision.number == number:
+            return AsciiJSONResponse(_fields(models.Revision, revision))
+    raise JobNotFound(f"job {job_id} has no revision {number}.", written="")
+
+
+@router.post(
+    "/jobs/{job_id}/revisions",
+    responses=_problems(403, 404, 409, 422),
+    response_model=models.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def edit(job_id: models.JobId, body: models.EditBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Put your version of the output in the place of the one that you saw. Its plan is rendered anew, to decide on."""
+    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
+    schema = schema_of(ledger.record(job_id).revision)
+    if errors := forms.check(schema, body.output):
+        raise RequestValidationError([{"loc": ("body", "output", *path), "msg": said} for path, said in errors])
+    try:
+        ledger.reviews.edit(job_id, digest=body.digest, output=body.output, person=viewer.person)
+    except (StaleDecision, JobNotApproved) as error:
+        return problem_response(describe(error, digest=ledger.job(job_id).review_digest))
+    return _record(ledger, viewer, job_id)
+
+
+@router.get("/reviews", responses=_problems(422), response_model=models.ReviewList)
+def list_reviews(
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    mine: Annotated[bool, Query(description="Only what waits for you.")] = False,
+    dag_id: str | None = None,
+    run_id: models.RunId = None,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """List what waits for a decision, yours first, and what waits longest first."""
+    found = turns(ledger, viewer, dag_id, run_id)
+    shown = [turn for turn in found if turn.mine or not mine]
+    reviews = [
+        {
+            **{name: getattr(turn.review, name) for name in models.PendingReview.model_fields if name not in _OWN},
+            **{name: getattr(turn, name) for name in _OWN},
+        }
+        for turn in shown[offset : offset + limit]
+    ]
+    return AsciiJSONResponse({"reviews": reviews, "total": len(found), "mine": sum(turn.mine for turn in found)})
+
+
+@router.post(
+    "/decisions",
+    responses=_problems(409, 422),
+    response_model=models.BatchAnswer,
+    dependencies=[Depends(check_api_origin)],
+)
+def decide_many(body: models.BatchBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Approve or reject many jobs, each exactly as you saw it, or none of them. Sent again, it changes nothing."""
+    choices = [(choice.job_id, choice.digest) for choice in body.jobs]
+    jobs = decide_together(ledger, viewer, choices, body.verdict, body.comment)
+    return AsciiJSONResponse({"jobs": [_fields(models.Job, job) for job in jobs]})
 
 
 @router.post(
@@ -85,7 +156,7 @@ def decide(job_id: models.JobId, body: models.DecisionBody, viewer: ViewerDep, l
 )
 def cancel(job_id: models.JobId, body: models.CancelBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Stop a job: nothing else of it is sent. Of one that is cancelled, it changes nothing."""
-    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
     with clients() as client_for:
         cancel_job(ledger, client_for, job_id, actor=viewer.actor, reason=body.reason)
     return _record(ledger, viewer, job_id)
@@ -99,7 +170,7 @@ def cancel(job_id: models.JobId, body: models.CancelBody, viewer: ViewerDep, led
 )
 def roll_back(job_id: models.JobId, body: models.RollBackBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Take back what a job has written, as far as that goes without waiting; sent again, it goes on."""
-    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
     done = roll_back_now(ledger, job_id, actor=viewer.actor, reason=body.reason, leave=body.leave)
     return _record(ledger, viewer, job_id, unfinished=_unfinished(done) if isinstance(done, Unfinished) else None)
 
@@ -118,7 +189,7 @@ def _unfinished(left: Unfinished) -> dict[str, Any]:
 def resolve(effect_id: models.EffectId, body: models.ResolutionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Say what became of an effect whose outcome is not known. The same answer, sent again, changes nothing."""
     effect, job = visible_effect(ledger, viewer, effect_id)
-    check_may_decide(viewer, job)
+    check_may_act(viewer, job)
     answer(ledger, effect.effect_id, actor=viewer.actor, **body.model_dump())
     return _record(ledger, viewer, effect.job_id)
 
@@ -136,6 +207,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
     :param more: what the answer says beside that.
     """
     record = visible_record(ledger, viewer, job_id)
+    why_not = viewer.why_not(record.job)
     return AsciiJSONResponse(
         {
             "job": _fields(models.Job, record.job),
@@ -144,7 +216,9 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
             "effects": [_fields(models.Effect, effect) for effect in record.effects],
             "decisions": [_fields(models.Decision, decision) for decision in record.decisions],
             "events": [_fields(models.Event, event) for event in record.events],
-            "may_decide": viewer.may_decide(record.job),
+            "votes": votes_of(record),
+            "may_decide": why_not is None,
+            "why_not": why_not,
             **more,
         }
     )

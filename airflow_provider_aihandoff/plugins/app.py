@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff import __version__
 from airflow_provider_aihandoff.errors import HandoffError
-from airflow_provider_aihandoff.plugins import api, pages, webhooks
+from airflow_provider_aihandoff.plugins import api, batch, editing, lists, pages, webhooks
 from airflow_provider_aihandoff.plugins.problems import Shield, answer_program, handle
 from airflow_provider_aihandoff.plugins.webhooks import Receiver
 
@@ -19,6 +19,9 @@ def build_app() -> FastAPI:
     app = _new_app(Receiver())
     app.include_router(api.router)
     app.include_router(webhooks.router)
+    app.include_router(batch.router)
+    app.include_router(editing.router)
+    app.include_router(lists.router)
     app.include_router(pages.router)
     for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):
         app.add_exception_handler(kind, handle)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
 from airflow_provider_aihandoff.ledger.records import Approval, DeciderKind, Verdict
+from airflow_provider_aihandoff.plugins.batches import GroupBy
 from airflow_provider_aihandoff.states import EffectState, JobState, RevisionState
 
 #: What PostgreSQL's `bigint` can hold.
@@ -32,7 +33,9 @@ def _clean_reason(value: Any) -> Any:
 
 
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
+RunId = Annotated[str | None, Field(pattern=r"^[^\x00]*$")]
 EffectId = JobId
+Number = Annotated[int, Field(ge=1, le=2**31 - 1, description="The number of a revision.")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The job's `review_digest`, as you saw it.")]
 Comment = Annotated[
     Annotated[str, Field(max_length=MAX_COMMENT)] | None,
@@ -54,7 +57,8 @@ Attempt = Annotated[
     Field(description="The `attempt` that you looked for; the newest where it is left out."),
 ]
 Names = Annotated[list[str], Field(max_length=MAX_NAMES, description="Names of effects that are to stay as they are.")]
-OwnVerdict = Literal["approve", "reject"]
+OwnVerdict = Literal["approve", "reject", "request changes"]
+BatchVerdict = Literal["approve", "reject"]
 
 
 class DecisionBody(BaseModel):
@@ -100,6 +104,85 @@ class ResolutionBody(BaseModel):
         if value is not None and info.data.get("applied") is False:
             raise ValueError("what was not applied has no record in the target")
         return value
+
+
+def _as_choice(text: str) -> tuple[int, str]:
+    job_id, _, digest = text.partition(":")
+    return int(job_id), digest
+
+
+#: One job of a batch with the digest that was seen, as the batch page writes it.
+Chosen = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}:[0-9a-f]{64}$")]
+MAX_BATCH = 1_000
+
+
+class BatchScope(BaseModel):
+    """What a batch page is about."""
+
+    by: GroupBy = GroupBy.TYPE
+    group: Annotated[str | None, Field(max_length=64)] = None
+    dag_id: str | None = None
+    run_id: RunId = None
+
+
+class BatchForm(BatchScope):
+    """What the form of a batch page says."""
+
+    verdict: BatchVerdict
+    comment: Comment = None
+    jobs: Annotated[list[Chosen], Field(max_length=MAX_BATCH)]
+
+    @property
+    def choices(self) -> list[tuple[int, str]]:
+        """The selected jobs with the digests that were seen, each once."""
+        return list(dict.fromkeys(map(_as_choice, self.jobs)))
+
+
+class Choice(BaseModel):
+    """One job of a batch, with the digest that was seen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    job_id: JobId
+    digest: Digest
+
+
+class BatchBody(BaseModel):
+    """One answer to many jobs. Who decides is known from the login."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: BatchVerdict
+    comment: Comment = None
+    jobs: Annotated[list[Choice], Field(min_length=1, max_length=MAX_BATCH)]
+
+    @field_validator("jobs")
+    @classmethod
+    def _each_once(cls, value: list[Choice]) -> list[Choice]:
+        if len({choice.job_id for choice in value}) < len(value):
+            raise ValueError("a job is named twice")
+        return value
+
+
+class EditBody(BaseModel):
+    """A changed output. Who changes it is known from the login."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    digest: Digest
+    output: Annotated[Any, Field(description="The whole output, as the job's output type has it.")]
+
+
+class EditForm(BaseModel):
+    """What the edit form says beside the output itself.
+
+    :param revision: the number of the revision that it was filled with.
+    :param do: ``save``, ``check``, ``add NAME`` or ``remove NAME``, with the name of a list or of a row in it.
+    """
+
+    digest: Digest
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    do: Annotated[str, Field(pattern=r"^(save|check|(add|remove) value(/[^\x00]*)?)$")]
 
 
 class _Answer(BaseModel):
@@ -148,13 +231,21 @@ class Job(_Answer):
     input: Any
     input_digest: str
     requested_by: str
+    triggered_by: str | None = Field(description="The user who triggered the Dag run, if somebody has.")
     permissions: Any
     approval: Approval
     approval_reason: str | None
     max_revisions: int
+    max_cost_usd: Decimal | None = Field(description="Above this, the model is not asked for changes.")
     revision: int
+    review: Any = Field(
+        description="Who may decide and how many have to, when reviewers are told, and why a person is asked."
+    )
     review_digest: str | None = Field(description="What a decision must name; null while there is no plan.")
     review_deadline: datetime | None
+    review_asked_at: datetime | None
+    reminded_at: datetime | None
+    escalated_at: datetime | None = Field(description="Since when those of the escalation may decide as well.")
     decision_id: int | None
     cancelling: str | None = Field(
         description="Why it is being cancelled, while its response or an effect is under way."
@@ -172,7 +263,9 @@ class RevisionItem(_Answer):
     """One version of a job's output, without its content."""
 
     number: int
-    author: str
+    author: str = Field(description="`model`, or the person who edited.")
+    based_on: int | None = Field(description="The number of the revision that it edits, or continues.")
+    changes: str | None = Field(description="What the model was asked to change.")
     state: RevisionState
     conn_id: str
     deadline: datetime
@@ -207,6 +300,9 @@ class Effect(_Answer):
     state: EffectState
     plan: Any = Field(description="The exact request; secrets are masked.")
     plan_digest: str
+    current: Any = Field(
+        description="What the target had when the plan was rendered: `at`, and `record` or `error`; null if unread."
+    )
     undo: Any = Field(description="The declared way back; of an effect that takes another one back, its options.")
     after_effects: list[str] = Field(description="Names of the effects that must be applied before this one.")
     undoes: int | None = Field(description="The `effect_id` of the effect that this one takes back.")
@@ -257,7 +353,44 @@ class JobRecord(_Answer):
     effects: list[Effect] = Field(description="Of every revision, in the order of the plan.")
     decisions: list[Decision]
     events: list[Event]
+    votes: list[str] = Field(description="Who has approved what it says now, where it waits for more.")
     may_decide: bool = Field(description="Whether you may decide on it.")
+    why_not: str | None = Field(description="Why you may not.")
+
+
+class PendingReview(_Answer):
+    """A job that waits for a decision."""
+
+    job_id: int
+    job_type: str
+    job_key: str
+    dag_id: str
+    run_id: str
+    requested_by: str
+    triggered_by: str | None
+    review: Any = Field(description="Who may decide and how many have to, and why a person is asked.")
+    review_digest: str | None = Field(description="What a decision must name; null while there is no plan.")
+    review_deadline: datetime | None
+    review_asked_at: datetime | None
+    escalated_at: datetime | None
+    created_at: datetime
+    votes: list[str] = Field(description="Who has approved what it says now.")
+    mine: bool = Field(description="It waits for you: you may decide on it, and have not approved it yet.")
+    why_not: str | None = Field(description="Why you may not decide on it.")
+
+
+class ReviewList(_Answer):
+    """What waits for a decision: yours first, and what waits longest first."""
+
+    reviews: list[PendingReview]
+    total: int = Field(description="How many wait.")
+    mine: int = Field(description="How many of them wait for you.")
+
+
+class BatchAnswer(_Answer):
+    """The jobs, as they are after the decision."""
+
+    jobs: list[Job]
 
 
 class Unfinished(_Answer):
@@ -281,6 +414,13 @@ class FieldError(_Answer):
     message: str
 
 
+class StaleJob(_Answer):
+    """A job that a batch could not decide on."""
+
+    job_id: int
+    detail: str
+
+
 class Problem(_Answer):
     """Problem details (RFC 9457)."""
 
@@ -289,4 +429,5 @@ class Problem(_Answer):
     status: int
     detail: str
     digest: str | None = Field(None, description="The job's review digest now, where a decision named another.")
+    stale: list[StaleJob] = Field([], description="The jobs that a batch could not decide on, and why.")
     errors: list[FieldError] = Field([], description="What is wrong with the request, field by field.")

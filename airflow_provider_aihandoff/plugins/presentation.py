@@ -148,12 +148,17 @@ def _fits_cell(value: Any) -> bool:
     )
 
 
-def output_of(revision: Revision) -> Any:
-    """The output of a revision, its fields in the order of the output type."""
+def schema_of(revision: Revision) -> Any:
+    """The strict JSON schema that the output of a revision was made by; None where it has none."""
     text = revision.request.get("text")
     form = text.get("format") if isinstance(text, dict) else None
+    return form.get("schema") if isinstance(form, dict) else None
+
+
+def output_of(revision: Revision) -> Any:
+    """The output of a revision, its fields in the order of the output type."""
     try:
-        return in_schema_order(revision.output, form.get("schema") if isinstance(form, dict) else None)
+        return in_schema_order(revision.output, schema_of(revision))
     except RecursionError:
         return revision.output
 
@@ -193,6 +198,11 @@ def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Mapping[str, Any]:
     return schema
 
 
+def rows_of(text: str) -> int:
+    """How many rows a text area needs for a text, so that it is read without scrolling; at most 24."""
+    return min(24, sum(1 + len(line) // 90 for line in text.split("\n")))
+
+
 def pretty(value: Any) -> str:
     """A value as indented JSON, characters of every script as themselves."""
     try:
@@ -206,13 +216,26 @@ def pretty_body(body: Any) -> str:
     if not isinstance(body, str):
         return pretty(body)
     try:
-        return pretty(
-            json.loads(
-                body, object_pairs_hook=_without_duplicates, parse_float=_exact_float, parse_constant=_exact_float
-            )
-        )
+        return pretty(_exact_json(body))
     except (ValueError, RecursionError):
         return body
+
+
+def written_by(plan: Mapping[str, Any]) -> Any:
+    """What a request writes: its body, read as JSON where that shows all there is, or a statement's parameters."""
+    body = plan.get("body", plan.get("json", plan.get("parameters")))
+    if not isinstance(body, str):
+        return body
+    try:
+        return _exact_json(body)
+    except (ValueError, RecursionError):
+        return body
+
+
+def _exact_json(text: str) -> Any:
+    return json.loads(
+        text, object_pairs_hook=_without_duplicates, parse_float=_exact_float, parse_constant=_exact_float
+    )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

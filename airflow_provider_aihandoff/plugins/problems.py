@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.errors import (
     CannotCancel,
+    CannotChange,
     CannotResolve,
     CannotRollBack,
     EffectNotFound,
@@ -31,11 +32,19 @@ from airflow_provider_aihandoff.errors import (
     JobNotFound,
     LedgerSchemaError,
     LedgerUnavailable,
+    MayNotDecide,
+    StaleBatch,
     StaleDecision,
 )
-from airflow_provider_aihandoff.plugins.access import DecisionForbidden, ForeignRequest, LedgerNotNamed
+from airflow_provider_aihandoff.plugins.access import (
+    DecisionForbidden,
+    ForeignRequest,
+    LedgerNotNamed,
+    check_same_origin,
+)
 from airflow_provider_aihandoff.plugins.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.plugins.rendering import page
+from airflow_provider_aihandoff.plugins.typed import form_of
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +69,7 @@ class Problem:
 
     :param type: names the kind of problem; relative to the API, and stable.
     :param digest: the job's review digest now, where a decision named another.
+    :param stale: why each of these jobs could not be decided on, by id.
     :param errors: what is wrong with the request, field by field.
     """
 
@@ -68,6 +78,7 @@ class Problem:
     title: str
     detail: str
     digest: str | None = None
+    stale: Mapping[int, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -82,8 +93,11 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     JobNotFound: (404, "job-not-found", "There is no such job"),
     EffectNotFound: (404, "effect-not-found", "There is no such effect"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),
+    MayNotDecide: (403, "decision-forbidden", "You may not decide on this job"),
     ForeignRequest: (403, "foreign-request", "This came from another site"),
     StaleDecision: (409, "stale-decision", "The job is not what you saw any more"),
+    StaleBatch: (409, "stale-batch", "Some of the jobs are not what you saw any more"),
+    CannotChange: (409, "cannot-change", "The output cannot be changed like this"),
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
     CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
     CannotResolve: (409, "cannot-resolve", "This effect is not what you saw any more"),
@@ -95,8 +109,11 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
 }
 
 
-#: The fields of forms that people write into.
-_TYPED = ("comment", "external_id", "reason", "why")
+#: The fields of forms that people write into; those of an edit begin with the last one.
+_TYPED = ("comment", "external_id", "reason", "why", "value")
+
+#: Where the same form, sent again later, may be taken.
+_LATER = frozenset({401, 503})
 
 
 def describe(error: Exception, *, digest: str | None = None) -> Problem:
@@ -109,7 +126,8 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
         return Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)
     for kind, (status, name, title) in _KINDS.items():
         if isinstance(error, kind):
-            return Problem(status, name, title, _detail(error), digest)
+            stale = error.stale if isinstance(error, StaleBatch) else {}
+            return Problem(status, name, title, _detail(error), digest, stale)
     return Problem(
         500, "internal-error", "Something went wrong here", "It was logged. Reload the page to see what is so now."
     )
@@ -138,22 +156,25 @@ def _detail(error: Exception) -> str:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """Answer a request that a route refused; on a page, what was typed is not lost."""
-    return answer(request, error, typed=await _typed(request))
+    """Answer a request that a route refused; on a page, nothing that was sent is lost."""
+    return answer(request, error, form=await _form(request))
 
 
-async def _typed(request: Request) -> str:
+async def _form(request: Request) -> list[tuple[str, str]]:
     if is_api(request) or request.method != "POST":
-        return ""
+        return []
     try:
-        form = await request.form()
+        form = await form_of(request)
     except (HTTPException, RuntimeError):  # no form, or one that cannot be read
-        return ""
-    return "\n".join(str(form[name]) for name in _TYPED if form.get(name))
+        return []
+    return [(name, text) for name, text in form.multi_items() if isinstance(text, str)]
 
 
-def answer(request: Request, error: Exception, *, typed: str = "") -> Response:
-    """Answer with a problem: JSON to a program, a page to a person. A person who is not logged in is sent to do so."""
+def answer(request: Request, error: Exception, *, form: Sequence[tuple[str, str]] = ()) -> Response:
+    """Answer with a problem: JSON to a program, a page to a person. A person who is not logged in is sent to do so.
+
+    :param form: what was sent. Where a login or some patience is all that it takes, the page can send it again.
+    """
     problem = describe(error)
     if problem.status == 503:
         log.error("Answering %s %s with 503: %s", request.method, request.url.path, error)
@@ -165,10 +186,25 @@ def answer(request: Request, error: Exception, *, typed: str = "") -> Response:
     return page(
         request,
         "problem.html",
-        {"problem": problem, "typed": typed, "login": login if problem.status == 401 else None},
+        {
+            "problem": problem,
+            "typed": [(name, text) for name, text in form if text.strip() and name.startswith(_TYPED)],
+            "again": form if problem.status in _LATER and _is_ours(request) else (),
+            "action": request.url.path,
+            "login": login if problem.status == 401 else None,
+        },
         status=problem.status,
         headers=problem.headers,
     )
+
+
+def _is_ours(request: Request) -> bool:
+    """Whether the form came from a page of this site: what another site wrote is not put into one of ours."""
+    try:
+        check_same_origin(request)
+    except ForeignRequest:
+        return False
+    return True
 
 
 def answer_program(request: Request, error: Exception) -> Response:
@@ -194,6 +230,8 @@ def problem_response(problem: Problem) -> Response:
     }
     if problem.digest is not None:
         content["digest"] = problem.digest
+    if problem.stale:
+        content["stale"] = [{"job_id": job_id, "detail": why} for job_id, why in problem.stale.items()]
     if problem.errors:
         content["errors"] = problem.errors
     return AsciiJSONResponse(content, problem.status, problem.headers, "application/problem+json")

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from airflow_provider_aihandoff.plugins import presentation
+from airflow_provider_aihandoff.plugins.current import current_of
 from airflow_provider_aihandoff.plugins.links import path_to
+from airflow_provider_aihandoff.plugins.markdown import markdown
 
 _HERE = Path(__file__).parent
 
@@ -85,8 +87,12 @@ def _environment() -> Environment:
         "moment": presentation.moment,
         "label": presentation.label,
         "pretty": presentation.pretty,
+        "typed": _typed,
     }
     environment.globals |= {
+        "markdown": markdown,
+        "reveal": presentation.reveal,
+        "rows_of": presentation.rows_of,
         "shape": presentation.shape,
         "count": presentation.count,
         "cost": presentation.cost,
@@ -95,12 +101,21 @@ def _environment() -> Environment:
         "output_of": presentation.output_of,
         "pretty_body": presentation.pretty_body,
         "shown_request": presentation.shown_request,
+        "current_of": current_of,
         "effect_status": presentation.effect_status,
         "has_secret": presentation.has_secret,
         "shown_undo": presentation.shown_undo,
         "undo_problem": presentation.undo_problem,
     }
     return environment
+
+
+def _typed(text: str) -> Markup:
+    """A text for an input, where each character is itself, so that it can be sent again as it is.
+
+    :return: escaped; what HTML cannot hold is replaced, as browsers do.
+    """
+    return escape(text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
 
 
 def _finalize(value: Any) -> Any:

@@ -146,13 +146,36 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[Element] = []
         self.text = ""
+        #: What a browser would send of all forms, buttons aside.
+        self.form: dict[str, str] = {}
+        self._area: str | None = None
+        self._select = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(Element(tag, dict(attrs)))
+        found = dict(attrs)
+        self.elements.append(Element(tag, found))
+        name = found.get("name") or ""
+        if tag == "textarea":
+            self._area, self.form[name] = name, ""
+        elif tag == "select":
+            self._select = name
+        elif tag == "option" and ("selected" in found or self._select not in self.form):
+            self.form[self._select] = found.get("value") or ""
+        elif tag == "input" and (found.get("type") != "checkbox" or "checked" in found):
+            self.form[name] = (
+                found.get("value") or "on" if found.get("type") == "checkbox" else found.get("value") or ""
+            )
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea" and self._area is not None:
+            self.form[self._area] = self.form[self._area].removeprefix("\n")
+            self._area = None
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self._area is not None:
+            self.form[self._area] += data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [element.attributes for element in self.elements if element.tag == tag]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.plugins import models
 from airflow_provider_aihandoff.states import JobState
-from tests.factories import ask, draft, effect_plan, job_spec
+from tests.factories import ask, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.plugins.conftest import OWN_SITE, Login, Page
 
 
@@ -234,15 +235,12 @@ def test_a_policy_and_a_time_out_are_named_as_such(login: Login, ledger: Ledger)
     said = []
     for number, kind in enumerate(("policy", "timeout")):
         job = draft(ledger, job_spec(job_key=kind), response_id=f"resp_{number}")
-        job = ask(ledger, job, policy="careful@2")
+        job = ask(ledger, job, policy="careful@2", deadline=datetime.now(UTC) if kind == "timeout" else in_an_hour())
         assert job.review_digest is not None
-        ledger.reviews.decide(
-            job.job_id,
-            "approve" if kind == "policy" else "reject",
-            digest=job.review_digest,
-            decided_by="careful@2" if kind == "policy" else "timeout",
-            kind=kind,  # type: ignore[arg-type]
-        )
+        if kind == "policy":
+            ledger.reviews.approve_by_policy(job.job_id, digest=job.review_digest, policy="careful@2", reason="sure")
+        else:
+            ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=False)
         said.append(Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text)
     assert "Approved by the policy careful@2" in said[0]
     assert "Rejected by the time-out" in said[1]

@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.ledger.revisions import Output
-from airflow_provider_aihandoff.plugins import pages
+from airflow_provider_aihandoff.plugins import lists
 from airflow_provider_aihandoff.plugins.presentation import cost, job_cost
 from airflow_provider_aihandoff.states import JobState
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
@@ -61,8 +61,8 @@ def test_each_job_stands_where_it_belongs(login: Login, ledger: Ledger) -> None:
     submit(ledger, job_spec(job_key="key-running"), "resp_running")
     _draft(ledger, "key-new")
     bob = login("bob")
-    lists = {tab: _keys(bob.get(f"/aihandoff/?tab={tab}").text) for tab in pages.Tab}
-    assert lists == {
+    found = {tab: _keys(bob.get(f"/aihandoff/?tab={tab}").text) for tab in lists.Tab}
+    assert found == {
         "review": ["key-old", "key-new"],
         "progress": ["key-running", "key-unknown"],
         "unknown": ["key-unknown"],
@@ -89,17 +89,21 @@ def test_a_run_shows_its_own_jobs(login: Login, ledger: Ledger) -> None:
 
 
 def test_pages_follow_one_another_without_a_gap(login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PAGE_SIZE", 2)
+    monkeypatch.setattr(lists, "PAGE_SIZE", 2)
     for number in range(5):
         _draft(ledger, f"key-{number}")
     bob = login("bob")
-    seen, address = [], "/aihandoff/"
-    while address:
-        html = bob.get(address).text
-        seen += _keys(html)
-        address = next((link["href"] or "" for link in Page(html).all("a") if "after=" in (link["href"] or "")), "")
-    assert seen == [f"key-{number}" for number in range(5)]
-    assert "That was all" in bob.get("/aihandoff/?after=99").text
+    keys = [f"key-{number}" for number in range(5)]
+    for tab, order in (("review", keys), ("all", keys[::-1])):
+        seen, address = [], f"/aihandoff/?tab={tab}"
+        while address:
+            html = bob.get(address).text
+            seen += _keys(html)
+            links = [link["href"] or "" for link in Page(html).all("a")]
+            address = next((link for link in links if "after=" in link or "page=" in link), "")
+        assert seen == order
+    assert "That was all" in bob.get("/aihandoff/?page=99").text
+    assert "That was all" in bob.get("/aihandoff/?tab=all&after=1").text
 
 
 def test_the_api_lists_newest_first_page_by_page(login: Login, ledger: Ledger) -> None:
