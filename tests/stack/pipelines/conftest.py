@@ -13,7 +13,7 @@ from demo.airflow_api import AirflowApi
 from demo.local import DAGS_FOLDER, LocalDemo, running_demo
 from demo.pipelines import PIPELINES, open_ledger
 
-OTHER_DAGS = {"slow_draft", "attended_draft", "function_effect", "aihandoff_rollback"}
+OTHER_DAGS = {"slow_draft", "attended_draft", "function_effect", "told", "told_both", "aihandoff_rollback"}
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,192 @@
+"""Reviewers on a real Airflow, with logins of different rights, in a browser and over REST."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Job
+from airflow_provider_aihandoff.states import JobState
+from demo.airflow_api import AirflowApi
+from demo.local import LocalDemo
+from demo.waiting import wait_until
+from tests.stack.browser import chromium_page
+from tests.stack.pipelines.shared import outside, responses, wait_for_state, writes
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+API = "/aihandoff/api/v1"
+
+
+def asked(ledger: Ledger, admin: AirflowApi, slug: str, dag_id: str = "told") -> tuple[str, Job]:
+    """A note that admin has asked for and that waits for a decision: its run, and its job."""
+    run_id = admin.trigger(dag_id, {"slug": slug})
+    job_id = wait_for_state(ledger, admin, dag_id, run_id, JobState.REVIEW)
+    admin.wait_for_task(dag_id, run_id, "approve", {"deferred"})
+    return run_id, ledger.job(job_id)
+
+
+def address(demo: LocalDemo, job: Job) -> str:
+    return f"{demo.airflow.base_url}/aihandoff/jobs/{job.job_id}"
+
+
+def decide(api: AirflowApi, job: Job, verdict: str = "approve", comment: str | None = None) -> Any:
+    body = {"verdict": verdict, "digest": job.review_digest, "comment": comment}
+    return api.request("POST", f"{API}/jobs/{job.job_id}/decisions", json=body)
+
+
+def published(demo: LocalDemo, slug: str) -> list[tuple[str, str]]:
+    return [write for write in writes(demo) if write[1].endswith(f"/posts/{slug}")]
+
+
+@pytest.fixture
+def bob(demo: LocalDemo) -> Iterator[Page]:
+    """A browser in which bob is logged in, on a phone."""
+    with chromium_page(demo.airflow.base_url, "bob", viewport={"width": 390, "height": 800}) as page:
+        yield page
+
+
+def test_from_the_link_in_a_notice_a_person_changes_a_sentence_approves_it_and_sees_it_done(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
+) -> None:
+    run_id, job = asked(ledger, admin, "from-a-link")
+    told = demo.airflow.home / "notices.txt"
+    said = wait_until(lambda: re.findall(r"asked from-a-link (\S+)", told.read_text()), "a notice", 60)
+
+    bob.goto(said[0])
+    assert "PUT" in bob.inner_text("main")
+    assert "/cms/posts/from-a-link" in bob.inner_text("main")
+    bob.click("text=Edit")
+    bob.fill("textarea[name='value/title']", "A title by Bob")
+    bob.click("button[value=save]")
+    # The page shows the plan of the new text as soon as it is rendered, without a click.
+    bob.wait_for_selector("button[value=approve]", timeout=60_000)
+    assert "A title by Bob" in bob.inner_text("main")
+    bob.click("button[value=approve]")
+    assert admin.wait_for_run("told", run_id) == "success"
+    bob.reload()
+    assert "Every effect is applied" in bob.inner_text("main")
+
+    assert outside(f"{demo.business_url}/cms/posts/from-a-link")["title"] == "A title by Bob"
+    record = ledger.record(job.job_id)
+    assert [revision.author for revision in record.revisions] == ["model", "bob"]
+    assert [decision.decided_by for decision in record.decisions] == ["bob"]
+    wait_until(lambda: "decided from-a-link" in told.read_text(), "the notice of the decision", 60)
+    assert record.revisions[0].output["body"] not in told.read_text()
+
+
+def test_requested_changes_go_to_the_model_and_the_old_tab_can_no_longer_approve(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
+) -> None:
+    run_id, job = asked(ledger, admin, "changed-by-the-model")
+    old_tab = bob.context.new_page()
+    for tab in (bob, old_tab):
+        tab.goto(address(demo, job))
+    bob.fill("textarea[name=comment]", "Mention the warranty.")
+    bob.click("button[value='request changes']")
+    bob.wait_for_selector("button[value=approve]", timeout=120_000)
+    assert "Revised as asked: Mention the warranty." in bob.inner_text("main")
+
+    old_tab.fill("textarea[name=comment]", "Fine.")
+    old_tab.click("button[value=approve]")
+    old_tab.wait_for_selector("text=Your decision was not recorded")
+    assert old_tab.input_value("textarea[name=comment]") == "Fine."
+    assert not published(demo, "changed-by-the-model")
+
+    bob.click("button[value=approve]")
+    assert admin.wait_for_run("told", run_id) == "success"
+    post = outside(f"{demo.business_url}/cms/posts/changed-by-the-model")
+    assert "Revised as asked: Mention the warranty." in post["body"]
+    first, second = ledger.record(job.job_id).revisions
+    assert second.request["previous_response_id"] == first.response_id
+    made = [each for each in responses(demo) if each["response"]["metadata"]["aihandoff_job"] == str(job.job_id)]
+    assert len(made) == 2
+
+
+def test_who_may_not_decide_is_told_why_whatever_their_rights(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    _, job = asked(ledger, admin, "not-by-these")
+    assert decide(admin, job).status_code == 403
+    assert "You asked for this work" in decide(admin, job).text
+    viewer = demo.airflow.api("vic")
+    assert decide(viewer, job).status_code == 403
+    assert viewer.request("GET", f"{API}/jobs/{job.job_id}").status_code == 200
+    edit = {"digest": job.review_digest, "output": {"title": "t", "tagline": "t", "body": "b"}}
+    for api in (admin, viewer):
+        assert api.request("POST", f"{API}/jobs/{job.job_id}/revisions", json=edit).status_code == 403
+    with chromium_page(demo.airflow.base_url, "vic") as page:
+        page.goto(address(demo, job))
+        assert not page.query_selector("button[value=approve]")
+    assert ledger.record(job.job_id).decisions == []
+    assert decide(demo.airflow.api("bob"), job, "reject").status_code == 200
+
+
+def test_two_of_two_must_approve_what_it_says_now(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
+) -> None:
+    run_id, job = asked(ledger, admin, "four-eyes", "told_both")
+    alice = demo.airflow.api("alice")
+    assert decide(alice, job).json()["job"]["state"] == "review"
+    bob.goto(address(demo, job))
+    assert "alice" in bob.inner_text("#decide")
+    bob.dblclick("button[value=approve]")
+    assert admin.wait_for_run("told_both", run_id) == "success"
+    record = ledger.record(job.job_id)
+    assert [decision.decided_by for decision in record.decisions] == ["alice", "bob"]
+    assert len(published(demo, "four-eyes")) == 1
+
+
+def test_a_session_that_ends_in_the_middle_of_an_edit_loses_nothing(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
+) -> None:
+    _, job = asked(ledger, admin, "logged-out")
+    bob.goto(f"{address(demo, job)}/edit")
+    bob.fill("textarea[name='value/body']", "Written before the session ended.")
+    bob.context.clear_cookies()
+    bob.click("button[value=save]")
+    bob.wait_for_selector("text=You are not logged in")
+    assert "Written before the session ended." in bob.inner_text("main")
+    assert ledger.job(job.job_id).revision == 1
+
+    with bob.context.expect_page() as opened:
+        bob.click("text=Log in in another tab")
+    login = opened.value
+    login.fill("input[name=username]", "bob")
+    login.fill("input[name=password]", "bob")
+    login.click("button[type=submit]")
+    login.wait_for_url(lambda url: "/auth/" not in url)
+    bob.click("text=Send it again")
+    bob.wait_for_selector("button[value=approve]", timeout=60_000)
+    assert ledger.record(job.job_id).revision.output["body"] == "Written before the session ended."
+    assert decide(demo.airflow.api("bob"), ledger.job(job.job_id), "reject").status_code == 200
+
+
+def test_many_are_decided_in_one_action_or_none_of_them(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
+) -> None:
+    waiting = [asked(ledger, admin, f"many-{number}") for number in range(3)]
+    jobs = [job for _, job in waiting]
+    bob.goto(f"{demo.airflow.base_url}/aihandoff/batch?by=type")
+    bob.click("text=note")
+    bob.click("text=Select all that are yours")
+    decide(demo.airflow.api("alice"), jobs[1], "reject", "not this one")
+    bob.click("button[value=approve]")
+    bob.wait_for_selector("text=many-1")
+    assert {ledger.job(job.job_id).state for job in (jobs[0], jobs[2])} == {JobState.REVIEW}
+
+    choices = [{"job_id": job.job_id, "digest": job.review_digest} for job in (jobs[0], jobs[2])]
+    answer = demo.airflow.api("bob").request(
+        "POST", f"{API}/decisions", json={"verdict": "approve", "comment": "both", "jobs": choices}
+    )
+    assert answer.status_code == 200, answer.text
+    for run_id, job in (waiting[0], waiting[2]):
+        assert admin.wait_for_run("told", run_id) == "success"
+        assert [decision.comment for decision in ledger.record(job.job_id).decisions] == ["both"]
