@@ -147,10 +147,8 @@ def _page(
 
 
 def _candidates(ledger: Ledger, wanted: Sequence[Turn]) -> dict[int, Candidate]:
-    """The jobs with their content, as far as they still wait for a decision on what they said a moment ago."""
-    digests = {turn.review.job_id: turn.review.review_digest for turn in wanted}
-    found = ledger.candidates(list(digests)) if digests else []
-    return {each.job.job_id: each for each in found if each.job.review_digest == digests[each.job.job_id]}
+    """The jobs with what they say now; each is decided on by the digest of just that."""
+    return {each.job.job_id: each for each in ledger.candidates([turn.review.job_id for turn in wanted])}
 
 
 def _effects(candidates: dict[int, Candidate], turn: Turn) -> Sequence[Any]:

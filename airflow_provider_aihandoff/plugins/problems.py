@@ -36,12 +36,7 @@ from airflow_provider_aihandoff.errors import (
     StaleBatch,
     StaleDecision,
 )
-from airflow_provider_aihandoff.plugins.access import (
-    DecisionForbidden,
-    ForeignRequest,
-    LedgerNotNamed,
-    check_same_origin,
-)
+from airflow_provider_aihandoff.plugins.access import DecisionForbidden, ForeignRequest, LedgerNotNamed
 from airflow_provider_aihandoff.plugins.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.plugins.rendering import page
 from airflow_provider_aihandoff.plugins.typed import form_of
@@ -173,7 +168,8 @@ async def _form(request: Request) -> list[tuple[str, str]]:
 def answer(request: Request, error: Exception, *, form: Sequence[tuple[str, str]] = ()) -> Response:
     """Answer with a problem: JSON to a program, a page to a person. A person who is not logged in is sent to do so.
 
-    :param form: what was sent. Where a login or some patience is all that it takes, the page can send it again.
+    :param form: what was sent. Where a login or some patience is all that it takes, the page can send it again. What
+        another site wrote does not come here: it is refused before anybody asks who sent it.
     """
     problem = describe(error)
     if problem.status == 503:
@@ -189,22 +185,13 @@ def answer(request: Request, error: Exception, *, form: Sequence[tuple[str, str]
         {
             "problem": problem,
             "typed": [(name, text) for name, text in form if text.strip() and name.startswith(_TYPED)],
-            "again": form if problem.status in _LATER and _is_ours(request) else (),
+            "again": form if problem.status in _LATER else (),
             "action": request.url.path,
             "login": login if problem.status == 401 else None,
         },
         status=problem.status,
         headers=problem.headers,
     )
-
-
-def _is_ours(request: Request) -> bool:
-    """Whether the form came from a page of this site: what another site wrote is not put into one of ours."""
-    try:
-        check_same_origin(request)
-    except ForeignRequest:
-        return False
-    return True
 
 
 def answer_program(request: Request, error: Exception) -> Response:
