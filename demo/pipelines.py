@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import CONFLICT
 from typing import Any
 
 from airflow_provider_aihandoff.ledger import Ledger
@@ -49,13 +50,23 @@ def trigger_new(api: AirflowApi) -> Runs:
 
 
 def approve_what_waits(reviewer: AirflowApi) -> int:
-    """Approve, over REST, each job that waits for a decision, as a logged-in reviewer; return how many."""
-    jobs = reviewer.json("GET", f"{API}/jobs", params={"state": "review", "limit": MOST_JOBS})["jobs"]
-    ready = [job for job in jobs if job["review_digest"]]
-    for job in ready:
-        decision = {"verdict": "approve", "digest": job["review_digest"], "comment": "looks right"}
-        reviewer.json("POST", f"{API}/jobs/{job['job_id']}/decisions", json=decision)
-    return len(ready)
+    """Approve, over REST, what waits for a logged-in reviewer, all of a Dag run at once; return how many."""
+    waiting = reviewer.json("GET", f"{API}/reviews", params={"mine": True, "limit": MOST_JOBS})["reviews"]
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for review in waiting:
+        if review["review_digest"]:
+            choice = {"job_id": review["job_id"], "digest": review["review_digest"]}
+            runs.setdefault((review["dag_id"], review["run_id"]), []).append(choice)
+    return sum(len(choices) for choices in runs.values() if _approve(reviewer, choices))
+
+
+def _approve(reviewer: AirflowApi, choices: list[dict[str, Any]]) -> bool:
+    """Approve all of these jobs, or none where one is not as it was seen: then it is looked at again."""
+    body = {"verdict": "approve", "comment": "looks right", "jobs": choices}
+    answer = reviewer.request("POST", f"{API}/decisions", json=body)
+    if answer.status_code != CONFLICT:
+        answer.raise_for_status()
+    return answer.status_code != CONFLICT
 
 
 def unfinished(api: AirflowApi, runs: Runs) -> list[str]:
