@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import itertools
 import json
@@ -43,6 +44,9 @@ AFTER_FENCE = "apply.send: between the last check and the call"
 _MAX_TEXT = 500
 
 _PR_SET_PDEATHSIG = 1
+
+#: Seconds after which an attempt counts as one that hangs. Long, since a machine can be busy with other things.
+_TIMEOUT = 300.0
 
 #: A response with everything in it that an attempt reads.
 _RESPONSE: dict[str, Any] = {
@@ -106,15 +110,15 @@ class Child:
     ended: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
-    def wait(self, timeout: float = 60.0) -> Outcome | None:
+    def wait(self, timeout: float = _TIMEOUT) -> Outcome | None:
         """Wait until the process has ended; the outcome is None where it was killed.
 
-        :raises Died: it has not ended in time.
+        :raises Died: it has not ended in time; its log says where it stands.
         """
         self._wait_for(lambda: self.ended, timeout, "ended")
         return self.outcome
 
-    def wait_until_stopped(self, timeout: float = 60.0) -> bool:
+    def wait_until_stopped(self, timeout: float = _TIMEOUT) -> bool:
         """Wait until it stands still. False where it has ended instead.
 
         :raises Died: neither came in time.
@@ -141,6 +145,7 @@ class Child:
     def _wait_for(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         with self._changed:
             if not self._changed.wait_for(condition, timeout):
+                self._signal(signal.SIGUSR1)
                 raise Died(f"{self.attempt} has not {what} within {timeout:g} s; it has reached {self.reached[-3:]}")
 
     def take_in(self, event: dict[str, Any]) -> None:
@@ -397,6 +402,7 @@ def _become_child() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    faulthandler.register(signal.SIGUSR1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 

@@ -31,7 +31,7 @@ from chaos import plain
 from chaos.attempts import PIPELINE, TABLE, Attempt, Outcome, Variant, Work
 from chaos.count import Count, Row, Witness, compare, duplicates
 from chaos.drive import Step, Stuck, drive
-from chaos.forks import AFTER_FENCE, Child, Fault, Forks
+from chaos.forks import AFTER_FENCE, Child, Died, Fault, Forks
 from chaos.target import faults_of, read_log
 from chaos.world import World
 from demo.ports import free_port
@@ -146,10 +146,12 @@ class Chaos:
                 killer.start()
                 teller.start()
                 futures = [workers.submit(self._work_on) for _ in range(self.works_at_once)]
-                works = sum(future.result() for future in futures)
-                self._over.set()
-                killer.join()
-                teller.join()
+                try:
+                    works = sum(future.result() for future in futures)
+                finally:
+                    self._over.set()
+                    killer.join()
+                    teller.join()
                 records = [self._ledger.record(job.job_id) for job in self._ledger.jobs(limit=1_000_000)]
             witness = self._witness(world)
             if self.way == "handoff":
@@ -196,7 +198,7 @@ class Chaos:
     def _serve(self, name: str, command: tuple[str, ...], url: str) -> None:
         self._services.add(ProcessSpec(name, command, self.folder / f"{name}.log"))
         self._services.start(name)
-        wait_until(lambda: _answers(url), name, 30)
+        wait_until(lambda: _answers(url), name, 120)
 
     def _serve_target(self) -> None:
         self._target = subprocess.Popen(  # noqa: S603 - this interpreter
@@ -205,7 +207,7 @@ class Chaos:
                 *(f"--seed={self.seed}", "--patience=1", f"--faults={json.dumps(TARGET_FAULTS)}"),
             ]
         )
-        wait_until(lambda: _answers(f"http://127.0.0.1:{self._target_port}/x/writes?key=none"), "the target", 30)
+        wait_until(lambda: _answers(f"http://127.0.0.1:{self._target_port}/x/writes?key=none"), "the target", 120)
 
     def _kill_the_outside(self) -> None:
         """Kill and stop PostgreSQL and the target, again and again, and start them again."""
@@ -244,7 +246,7 @@ class Chaos:
                 index = next(self._numbers)
             try:
                 _Run(self, index).run()
-            except Stuck as error:
+            except (Stuck, Died) as error:
                 with self._lock:
                     self.faults.stuck.append(str(error))
             number += 1
