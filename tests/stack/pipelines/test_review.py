@@ -157,13 +157,13 @@ def test_a_session_that_ends_in_the_middle_of_an_edit_loses_nothing(
     assert ledger.job(job.job_id).revision == 1
 
     with bob.context.expect_page() as opened:
-        bob.click("text=Log in in another tab")
+        bob.click("a:has-text('Log in in another tab')")
     login = opened.value
     login.fill("input[name=username]", "bob")
     login.fill("input[name=password]", "bob")
     login.click("button[type=submit]")
     login.wait_for_url(lambda url: "/auth/" not in url)
-    bob.click("text=Send it again")
+    bob.click("button:has-text('Send it again')")
     bob.wait_for_selector("button[value=approve]", timeout=60_000)
     assert ledger.record(job.job_id).revision.output["body"] == "Written before the session ended."
     assert decide(demo.airflow.api("bob"), ledger.job(job.job_id), "reject").status_code == 200
@@ -175,11 +175,12 @@ def test_many_are_decided_in_one_action_or_none_of_them(
     waiting = [asked(ledger, admin, f"many-{number}") for number in range(3)]
     jobs = [job for _, job in waiting]
     bob.goto(f"{demo.airflow.base_url}/aihandoff/batch?by=type")
-    bob.click("text=note")
+    bob.click("a:has-text('note')")
     bob.click("text=Select all that are yours")
     decide(demo.airflow.api("alice"), jobs[1], "reject", "not this one")
     bob.click("button[value=approve]")
-    bob.wait_for_selector("text=many-1")
+    bob.wait_for_selector("text=None of the decisions was recorded")
+    assert f"Job {jobs[1].job_id}: it no longer waits for a decision" in bob.inner_text("main")
     assert {ledger.job(job.job_id).state for job in (jobs[0], jobs[2])} == {JobState.REVIEW}
 
     choices = [{"job_id": job.job_id, "digest": job.review_digest} for job in (jobs[0], jobs[2])]
