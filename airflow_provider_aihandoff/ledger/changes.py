@@ -85,9 +85,13 @@ def begin_edit(connection: LedgerConnection, job: Job, output: Any, *, person: s
 
 
 def refuse_edit(connection: LedgerConnection, job: Job, *, error: dict[str, Any], reason: str, actor: str) -> Job:
-    """Make the revision that was edited the current one again; what was typed is kept as the edit's error."""
+    """Make the revision that was edited the current one again; what was typed is kept as the edit's error.
+
+    One by the model is left as it is.
+    """
     edit = read_revision(connection, job.job_id, job.revision)
-    assert edit.based_on is not None
+    if edit.author == "model":
+        return job
     connection.execute(_FAIL_EDIT, [as_json({**error, "output": edit.output}), edit.revision_id])
     return history.move(
         connection,

@@ -427,6 +427,30 @@ class Machine(RuleBasedStateMachine):
                 if verdict == "approve":
                     self.approved.add((before.revision, seen))
 
+    @precondition(lambda self: self.asked and self.is_in(JobState.REVIEW))
+    @rule(what=st.sampled_from(["edit", "request changes", "refuse edit", "tell"]), index=which)
+    def review(self, what: str, index: int) -> None:
+        """Somebody changes the output, or has it changed; or the task that asks finds something to do."""
+        before = self.look().job
+        seen = self.pick([str(before.review_digest)] * 3 + list(self.asked), index)
+        reviews, bob = self.ledger.reviews, Person("bob")
+        with suppress(HandoffError):
+            match what:
+                case "edit":
+                    after = reviews.edit(self.job_id, digest=seen, output=f"Edited, {index}.", person=bob)
+                case "request changes":
+                    after = reviews.decide(self.job_id, "request changes", digest=seen, person=bob, comment="Shorter.")
+                case "refuse edit":
+                    error = {"kind": "mismatch"}
+                    reviews.refuse_edit(self.job_id, before.revision, error=error, reason="too short", actor="test")
+                    return
+                case _:
+                    reviews.tell(self.job_id, digest=seen, actor="test")
+                    return
+            if after.revision != before.revision:
+                assert seen == before.review_digest, "something was changed that nobody sees any more"
+                assert (after.review_digest, after.decision_id) == (None, None)
+
     @precondition(lambda self: self.has_room())
     @rule(what=st.sampled_from(["cancel", "complete", "reject", "expire", "deadline_passes"]), index=which, steps=steps)
     def end(self, what: str, index: int, steps: int) -> None:
