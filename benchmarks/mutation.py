@@ -94,7 +94,33 @@ GUARDS = (
     guard(
         "review digest: a stale decision is refused",
         f"{_LEDGER}/test_reviews.py::TestDecide::test_a_digest_that_is_no_longer_the_jobs_is_refused_with_what_changed",
-        ("ledger/reviews.py", "    if job.review_digest != digest:\n        raise", "    if False:\n        raise"),
+        ("ledger/deciding.py", "    if job.review_digest != digest:\n        raise", "    if False:\n        raise"),
+    ),
+    guard(
+        "four eyes: the requester does not decide",
+        f"{_LEDGER}/test_review_rules.py::TestWho::test_the_requester_decides_nothing",
+        ("ledger/deciding.py", "if why := why_not(job, person):", "if (why := why_not(job, person)) and not why:"),
+    ),
+    guard(
+        "quorum: as many approve as the author says",
+        f"{_LEDGER}/test_review_rules.py::TestQuorum::test_the_last_vote_that_it_takes_approves",
+        ("ledger/deciding.py", "        if votes < needed:\n", "        if False:\n"),
+    ),
+    guard(
+        "quorum: another digest voids the votes",
+        f"{_LEDGER}/test_review_rules.py::TestQuorum::test_another_digest_voids_the_votes",
+        ("ledger/deciding.py", "digest = %(digest)s AND verdict = 'approve'", "verdict = 'approve'"),
+    ),
+    guard(
+        "batch: all of it or nothing",
+        f"{_LEDGER}/test_review_rules.py::TestMany::test_where_one_is_stale_none_is_decided_and_each_of_those_is_named",
+        ("ledger/reviews.py", '            connection.execute("ROLLBACK TO SAVEPOINT batch")\n', ""),
+    ),
+    guard(
+        "edit: its plan is its own",
+        f"{_LEDGER}/test_changes.py::TestEdit"
+        "::test_a_plan_that_was_rendered_for_the_revision_before_is_not_taken_for_it",
+        ("ledger/reviews.py", "if revision not in (None, job.revision):", "if False:"),
     ),
     guard(
         "approval: nothing is claimed before it",

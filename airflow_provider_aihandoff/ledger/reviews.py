@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from airflow_provider_aihandoff.digests import describe_changes, digest, review_components
+from airflow_provider_aihandoff.digests import digest, review_components
 from airflow_provider_aihandoff.errors import (
     JobNotApproved,
     JobNotFound,
@@ -19,11 +19,20 @@ from airflow_provider_aihandoff.errors import (
     StaleDecision,
 )
 from airflow_provider_aihandoff.ledger import history
-from airflow_provider_aihandoff.ledger.changes import begin_change, begin_edit, is_edit, refuse_edit
+from airflow_provider_aihandoff.ledger.changes import begin_edit, is_edit, refuse_edit
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.ledger.plans import anything_touched, replace_plans, settle
+from airflow_provider_aihandoff.ledger.deciding import (
+    READ_PLANNED,
+    check_digest,
+    check_person,
+    decide_as,
+    is_over,
+    is_repeat,
+    record,
+    votes_for,
+)
+from airflow_provider_aihandoff.ledger.plans import anything_touched, replace_plans
 from airflow_provider_aihandoff.ledger.records import (
-    DeciderKind,
     Decision,
     EffectPlan,
     Job,
@@ -33,31 +42,10 @@ from airflow_provider_aihandoff.ledger.records import (
     columns,
 )
 from airflow_provider_aihandoff.ledger.revisions import read_revision
-from airflow_provider_aihandoff.reviewers import Person, ReviewRules, distinct, due_times, why_not
+from airflow_provider_aihandoff.reviewers import Person, ReviewRules, due_times
 from airflow_provider_aihandoff.states import JobEvent, JobState
 from airflow_provider_aihandoff.undo import PREFIX
 
-_INSERT_DECISION = """
-    INSERT INTO aihandoff.decisions
-        (job_id, revision, verdict, digest, decided_by, decided_by_kind, comment, created_at)
-    VALUES (%(job_id)s, %(revision)s, %(verdict)s, %(digest)s, %(decided_by)s, %(kind)s, %(comment)s,
-        clock_timestamp())
-    RETURNING decision_id"""
-_READ_PLANNED = """
-    SELECT detail FROM aihandoff.events WHERE job_id = %s AND event IN ('planned', 'plan changed') ORDER BY seq"""
-#: The approvals by people that count now: on the job's digest, since somebody last said something else.
-_VOTES = f"""
-    SELECT {columns(Decision)} FROM aihandoff.decisions AS d
-    WHERE job_id = %(job_id)s AND digest = %(digest)s AND verdict = 'approve' AND decided_by_kind = 'user'
-        AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
-            WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> 'approve')
-    ORDER BY decision_id"""
-#: An answer that nobody has said something else after.
-_STANDS = """
-    SELECT FROM aihandoff.decisions AS d
-    WHERE job_id = %(job_id)s AND verdict = %(verdict)s AND digest = %(digest)s AND decided_by = %(decided_by)s
-        AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
-            WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> d.verdict)"""
 _PENDING = f"""
     SELECT {columns(PendingReview)} FROM (
         SELECT jobs.*, ARRAY(
@@ -78,8 +66,6 @@ _NOTICES = """
 
 #: Where the plan may still change: in the last one, as long as every write was refused or never sent.
 _PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
-
-_VERDICT_EVENTS = {"approve": JobEvent.APPROVED, "reject": JobEvent.REJECTED}
 
 #: What reviewers are told of.
 Notice = Literal["asked", "reminder", "escalation", "decided"]
@@ -144,7 +130,7 @@ class Reviews:
             job = history.lock(connection, job_id)
             if job.approval != "required":
                 return job
-            planned = connection.execute(_READ_PLANNED, [job_id]).fetchall()
+            planned = connection.execute(READ_PLANNED, [job_id]).fetchall()
             policy = planned[-1]["detail"]["components"]["policy"] if planned else None
             on_timeout = job.review_on_timeout
             return _plan(connection, job, plans, policy, job.rules, deadline, actor, reason, on_timeout)
@@ -168,7 +154,7 @@ class Reviews:
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            return _decide_as(connection, job, verdict, digest, person, history.plain_or_none(comment))
+            return decide_as(connection, job, verdict, digest, person, history.plain_or_none(comment))
 
         return self._database.transact(work, step="review.decide")
 
@@ -194,7 +180,7 @@ class Reviews:
             for job_id, seen in sorted(dict(choices).items()):  # always in this order, so that two cannot block
                 try:
                     job = history.lock(connection, job_id)
-                    done[job_id] = _decide_as(connection, job, verdict, seen, person, words)
+                    done[job_id] = decide_as(connection, job, verdict, seen, person, words)
                 except (StaleDecision, JobNotApproved, MayNotDecide, JobNotFound) as refusal:
                     stale[job_id] = refusal.what
             if not stale:
@@ -224,13 +210,13 @@ class Reviews:
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            if _is_repeat(connection, job, "approve", digest, policy):
+            if is_repeat(connection, job, "approve", digest, policy):
                 return job
-            _check_digest(connection, job, digest)
-            if expired and not _is_over(connection, job):
+            check_digest(connection, job, digest)
+            if expired and not is_over(connection, job):
                 return job
             words = history.plain(reason)
-            return _record(connection, job, "approve", digest=digest, decided_by=policy, kind="policy", comment=words)
+            return record(connection, job, "approve", digest=digest, decided_by=policy, kind="policy", comment=words)
 
         return self._database.transact(work, step="review.decide")
 
@@ -251,7 +237,7 @@ class Reviews:
             job, name = history.lock(connection, job_id), history.plain(person.name)
             if is_edit(connection, job, output, person=name):
                 return job
-            _check_person(connection, job, digest, person)
+            check_person(connection, job, digest, person)
             return begin_edit(connection, job, output, person=name)
 
         return self._database.transact(work, step="review.edit")
@@ -313,7 +299,7 @@ class Reviews:
 
     def votes(self, job: Job) -> list[Decision]:
         """The approvals by people that count for a job's digest, oldest first."""
-        return self._database.transact(lambda connection: _votes(connection, job))
+        return self._database.transact(lambda connection: votes_for(connection, job))
 
     def pending(self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None) -> list[PendingReview]:
         """Every job in review, the one that waits longest first, without its content.
@@ -333,12 +319,12 @@ class Reviews:
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            if not _is_over(connection, job) or job.state is not JobState.REVIEW or job.review_digest != digest:
+            if not is_over(connection, job) or job.state is not JobState.REVIEW or job.review_digest != digest:
                 return job
             why = "nobody decided in time"
             if fail:
                 return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor="timeout", reason=why)
-            return _record(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
+            return record(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
 
         return self._database.transact(work, step="review.expire")
 
@@ -402,149 +388,3 @@ def _plan(
         at=now,
         **changes,
     )
-
-
-def _decide_as(
-    connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, person: Person, comment: str | None
-) -> Job:
-    """Record a person's answer on a locked job."""
-    name = history.plain(person.name)
-    if _is_repeat(connection, job, verdict, digest, name):
-        return job
-    _check_person(connection, job, digest, person)
-    if verdict == "request changes":
-        change = begin_change(connection, job, comment, person=name)
-        _insert(connection, job, verdict, digest, name, "user", comment)
-        return change
-    return _record(connection, job, verdict, digest=digest, decided_by=name, kind="user", comment=comment)
-
-
-def _check_person(connection: LedgerConnection, job: Job, digest: str, person: Person) -> None:
-    """Refuse what is not about the job as it is now, comes too late, or is not this person's to say."""
-    _check_digest(connection, job, digest)
-    _check_deadline(connection, job)
-    if why := why_not(job, person):
-        raise MayNotDecide(
-            why,
-            job=job.label,
-            written="Nothing was recorded and nothing was written outside.",
-            remedy="You can ask them to look at it.",
-        )
-
-
-def _record(
-    connection: LedgerConnection,
-    job: Job,
-    verdict: Literal["approve", "reject"],
-    *,
-    digest: str,
-    decided_by: str,
-    kind: DeciderKind,
-    comment: str | None,
-) -> Job:
-    """Record an answer on a locked job, and move it on where that is the last one that it needs."""
-    decision_id = _insert(connection, job, verdict, digest, decided_by, kind, comment)
-    actor = decided_by if kind == "timeout" else f"{kind}:{decided_by}"
-    detail = {"digest": digest, "decision_id": decision_id}
-    if verdict == "approve" and kind == "user":
-        votes, needed = len(distinct(vote.decided_by for vote in _votes(connection, job))), job.rules.approvals
-        detail |= {"approvals": votes, "needed": needed}
-        if votes < needed:
-            return history.move(connection, job, JobEvent.VOTED, actor=actor, reason=comment, detail=detail)
-    job = history.move(
-        connection,
-        job,
-        _VERDICT_EVENTS[verdict],
-        actor=actor,
-        reason=comment,
-        detail=detail,
-        decision_id=decision_id,
-    )
-    return settle(connection, job, actor=actor) if verdict == "approve" else job
-
-
-def _insert(
-    connection: LedgerConnection,
-    job: Job,
-    verdict: Verdict,
-    digest: str,
-    decided_by: str,
-    kind: DeciderKind,
-    comment: str | None,
-) -> int:
-    values = {
-        "job_id": job.job_id,
-        "revision": job.revision,
-        "verdict": verdict,
-        "digest": digest,
-        "decided_by": decided_by,
-        "kind": kind,
-        "comment": comment,
-    }
-    row = connection.execute(_INSERT_DECISION, values).fetchone()
-    assert row is not None
-    return int(row["decision_id"])
-
-
-def _votes(connection: LedgerConnection, job: Job) -> list[Decision]:
-    values = {"job_id": job.job_id, "digest": job.review_digest}
-    return [Decision(**row) for row in connection.execute(_VOTES, values).fetchall()]
-
-
-def _is_over(connection: LedgerConnection, job: Job) -> bool:
-    """Whether the time to decide is over, by the database's clock."""
-    return job.review_deadline is not None and history.now(connection) >= job.review_deadline
-
-
-def _is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, decided_by: str) -> bool:
-    """Whether this very answer counts already: a double click, or a request sent again."""
-    if job.state is JobState.REVIEW:
-        votes = _votes(connection, job) if verdict == "approve" and digest == job.review_digest else []
-        return any(vote.decided_by == decided_by for vote in votes)
-    if job.decision_id is None and verdict != "request changes":
-        return False
-    values = {"job_id": job.job_id, "verdict": verdict, "digest": digest, "decided_by": decided_by}
-    return connection.execute(_STANDS, values).fetchone() is not None
-
-
-def _check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
-    if job.state is not JobState.REVIEW:
-        by = f" ({job.state_reason})" if job.state_reason else ""
-        raise StaleDecision(
-            f"it no longer waits for a decision: it is {job.state.value}{by}.",
-            job=job.label,
-            written="Your decision was not recorded and writes nothing.",
-            remedy="Reload the page to see what happened.",
-        )
-    if job.review_digest is None:
-        raise JobNotApproved(
-            "its plan has not been rendered yet, so there is nothing to decide on.",
-            job=job.label,
-            remedy="Wait until the approval task of its Dag run has started.",
-        )
-    if job.review_digest != digest:
-        raise StaleDecision(
-            f"it is not what you saw any more: {_what_changed(connection, job, digest)}.",
-            job=job.label,
-            written="Your decision was not recorded and writes nothing.",
-            remedy="Reload the page, look at what it says now, and decide on that.",
-        )
-
-
-def _check_deadline(connection: LedgerConnection, job: Job) -> None:
-    if _is_over(connection, job):
-        assert job.review_deadline is not None
-        raise StaleDecision(
-            f"the time to decide ended at {job.review_deadline.isoformat(timespec='seconds')}.",
-            job=job.label,
-            written="Your decision was not recorded and writes nothing.",
-            remedy="The job's approval task ends the review as its author has said.",
-        )
-
-
-def _what_changed(connection: LedgerConnection, job: Job, seen: str) -> str:
-    planned = [row["detail"] for row in connection.execute(_READ_PLANNED, [job.job_id]).fetchall()]
-    components = {detail["digest"]: detail["components"] for detail in planned}
-    if seen not in components:
-        return "the digest that you named was never this job's"
-    return "; ".join(describe_changes(components[seen], components[job.review_digest]))
