@@ -22,19 +22,14 @@ _INSERT_DECISION = """
     RETURNING decision_id"""
 READ_PLANNED = """
     SELECT detail FROM aihandoff.events WHERE job_id = %s AND event IN ('planned', 'plan changed') ORDER BY seq"""
-#: The approvals by people that count now: on the job's digest, since somebody last said something else.
-_VOTES = f"""
-    SELECT {columns(Decision)} FROM aihandoff.decisions AS d
-    WHERE job_id = %(job_id)s AND digest = %(digest)s AND verdict = 'approve' AND decided_by_kind = 'user'
-        AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
-            WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> 'approve')
-    ORDER BY decision_id"""
-#: An answer that nobody has said something else after.
-_STANDS = """
-    SELECT FROM aihandoff.decisions AS d
-    WHERE job_id = %(job_id)s AND verdict = %(verdict)s AND digest = %(digest)s AND decided_by = %(decided_by)s
-        AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
-            WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> d.verdict)"""
+#: A decision on what a job says now. Its digest may have been asked about before; what was said then is void.
+OF_NOW = """
+    d.job_id = jobs.job_id AND d.digest = jobs.review_digest AND d.decision_id > coalesce(jobs.decided_before, 0)"""
+_OF_NOW = f"""
+    SELECT {columns(Decision, "d")} FROM aihandoff.decisions AS d, aihandoff.jobs
+    WHERE jobs.job_id = %(job_id)s AND {OF_NOW} ORDER BY decision_id"""
+NEWEST = f"""
+    SELECT {columns(Decision)} FROM aihandoff.decisions WHERE job_id = %s ORDER BY decision_id DESC LIMIT 1"""
 
 _VERDICT_EVENTS = {"approve": JobEvent.APPROVED, "reject": JobEvent.REJECTED}
 
@@ -123,8 +118,11 @@ def _insert(
 
 def votes_for(connection: LedgerConnection, job: Job) -> list[Decision]:
     """The approvals by people that count for what the job says now, oldest first."""
-    values = {"job_id": job.job_id, "digest": job.review_digest}
-    return [Decision(**row) for row in connection.execute(_VOTES, values).fetchall()]
+    return [each for each in _of_now(connection, job) if each.verdict == "approve" and each.decided_by_kind == "user"]
+
+
+def _of_now(connection: LedgerConnection, job: Job) -> list[Decision]:
+    return [Decision(**row) for row in connection.execute(_OF_NOW, {"job_id": job.job_id}).fetchall()]
 
 
 def is_over(connection: LedgerConnection, job: Job) -> bool:
@@ -134,13 +132,16 @@ def is_over(connection: LedgerConnection, job: Job) -> bool:
 
 def is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, decided_by: str) -> bool:
     """Whether this very answer counts already: a double click, or a request sent again."""
-    if job.state is JobState.REVIEW:
-        votes = votes_for(connection, job) if verdict == "approve" and digest == job.review_digest else []
-        return any(vote.decided_by == decided_by for vote in votes)
-    if job.decision_id is None and verdict != "request changes":
-        return False
-    values = {"job_id": job.job_id, "verdict": verdict, "digest": digest, "decided_by": decided_by}
-    return connection.execute(_STANDS, values).fetchone() is not None
+
+    def is_same(decision: Decision) -> bool:
+        return (decision.verdict, decision.digest, decision.decided_by) == (verdict, digest, decided_by)
+
+    if verdict == "request changes":
+        row = connection.execute(NEWEST, [job.job_id]).fetchone()
+        return job.state in (JobState.QUEUED, JobState.RUNNING) and row is not None and is_same(Decision(**row))
+    said = _of_now(connection, job)
+    agreed = job.state is JobState.REVIEW or (bool(said) and said[-1].verdict == verdict)
+    return agreed and any(map(is_same, said))
 
 
 def check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:

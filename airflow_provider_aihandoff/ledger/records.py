@@ -134,6 +134,7 @@ class Job:
     review_asked_at: datetime | None
     reminded_at: datetime | None
     escalated_at: datetime | None
+    decided_before: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))

@@ -22,6 +22,8 @@ from airflow_provider_aihandoff.ledger import history
 from airflow_provider_aihandoff.ledger.changes import begin_edit, is_edit, refuse_edit
 from airflow_provider_aihandoff.ledger.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.ledger.deciding import (
+    NEWEST,
+    OF_NOW,
     READ_PLANNED,
     check_digest,
     check_person,
@@ -50,11 +52,7 @@ _PENDING = f"""
     SELECT {columns(PendingReview)} FROM (
         SELECT jobs.*, ARRAY(
             SELECT decided_by FROM aihandoff.decisions AS d
-            WHERE d.job_id = jobs.job_id AND d.digest = jobs.review_digest AND d.verdict = 'approve'
-                AND d.decided_by_kind = 'user'
-                AND NOT EXISTS (SELECT FROM aihandoff.decisions AS later
-                    WHERE later.job_id = d.job_id AND later.decision_id > d.decision_id AND later.verdict <> 'approve')
-            ORDER BY decision_id) AS voters
+            WHERE {OF_NOW} AND d.verdict = 'approve' AND d.decided_by_kind = 'user' ORDER BY decision_id) AS voters
         FROM aihandoff.jobs
         WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
             AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
@@ -371,7 +369,9 @@ def _plan(
     changes: dict[str, Any] = {"review_digest": new_digest}
     event, why, now = JobEvent.PLANNED, reason, history.now(connection)
     if job.approval == "required":
+        newest = connection.execute(NEWEST, [job.job_id]).fetchone()
         changes |= {"review": rules.to_json(), "review_on_timeout": on_timeout, "decision_id": None}
+        changes["decided_before"] = None if newest is None else newest["decision_id"]
         edited = job.state is JobState.REVIEW and job.review_digest is None and job.review_deadline is not None
         if not edited:  # an edit wins no time
             changes |= {"review_deadline": deadline, "review_asked_at": now, "reminded_at": None, "escalated_at": None}

@@ -55,6 +55,7 @@ CREATE TABLE aihandoff.jobs (
     review_asked_at timestamptz,     -- when people were asked; an edit does not move it
     reminded_at timestamptz,
     escalated_at timestamptz,
+    decided_before bigint,           -- the newest decision from before the plan was rendered: those up to it are void
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );

@@ -115,6 +115,16 @@ class TestQuorum:
         assert ledger.reviews.votes(changed) == []
         assert approve(ledger, changed, CAROL).state is JobState.REVIEW
 
+    def test_a_digest_that_comes_back_is_voted_on_anew(self, ledger: Ledger) -> None:
+        job = approve(ledger, asked(ledger, self.RULES), BOB)
+        ask(ledger, job, self.RULES, url="http://cms/other")
+        again = ask(ledger, job, self.RULES)
+        assert again.review_digest == job.review_digest
+        assert ledger.reviews.votes(again) == []
+        assert approve(ledger, again, BOB).state is JobState.REVIEW
+        assert [vote.decided_by for vote in ledger.reviews.votes(again)] == ["bob"]
+        assert approve(ledger, again, CAROL).state is JobState.APPROVED
+
     def test_a_rejection_by_one_ends_it(self, ledger: Ledger) -> None:
         job = approve(ledger, asked(ledger, self.RULES), BOB)
         ended = ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=CAROL)

@@ -63,6 +63,12 @@ class TestAsk:
         assert (asked.state, asked.decision_id) == (JobState.REVIEW, None)
         assert asked.state_reason == "the plan is not the one that was approved"
 
+    def test_a_plan_that_comes_back_is_decided_on_anew(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger)))
+        again = ask(ledger, ask(ledger, job, effect_plan(url="http://cms/other")))
+        assert (again.state, again.review_digest) == (JobState.REVIEW, job.review_digest)
+        assert approve(ledger, again).state is JobState.APPROVED
+
     def test_another_policy_version_voids_the_approval(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger), policy="small@1"))
         assert ask(ledger, job, policy="small@2").state is JobState.REVIEW

@@ -17,7 +17,8 @@ ALTER TABLE aihandoff.jobs
     ADD COLUMN review json,
     ADD COLUMN review_asked_at timestamptz,
     ADD COLUMN reminded_at timestamptz,
-    ADD COLUMN escalated_at timestamptz;
+    ADD COLUMN escalated_at timestamptz,
+    ADD COLUMN decided_before bigint;
 ALTER TABLE aihandoff.revisions
     ADD COLUMN based_on integer,
     ADD COLUMN changes text;
