@@ -145,6 +145,7 @@ GUARDS = (
             " or anything_touched(connection, job.job_id):\n        return job\n    rev",
             ":\n        return job\n    rev",
         ),
+    ),
     guard(
         "revision: none while something stays written",
         f"{_LEDGER}/test_submission.py::TestRevise::test_asked_for_anew_nothing_is_made_while_something_stays_written",
@@ -165,6 +166,7 @@ GUARDS = (
             "ON CONFLICT (webhook_id) DO UPDATE SET deliveries = i.deliveries + 1, updated_at = clock_timestamp()",
             "",
         ),
+    ),
     guard(
         "inbox: a repeated delivery changes nothing",
         f"{_LEDGER}/test_inbox.py::TestApplied::test_the_same_webhook_again_stays_what_it_was_after_its_job_has_moved_on",
@@ -183,6 +185,7 @@ GUARDS = (
             "    (_S.COMPLETED, _E.ROLL_BACK_STARTED)",
             "    (_S.COMPLETED, _E.EFFECT_CLAIMED): _S.APPLYING,\n    (_S.COMPLETED, _E.ROLL_BACK_STARTED)",
         ),
+    ),
     guard(
         "terminal states: an applied effect is not sent again",
         f"{_EFFECTS}::TestOnce::test_an_applied_effect_is_given_back_and_never_sent_again",
@@ -192,6 +195,7 @@ GUARDS = (
             "    (_ES.CLAIMED, _EE.CONFIRM)",
             "    (_ES.APPLIED, _EE.CLAIM): _ES.CLAIMED,\n    (_ES.CLAIMED, _EE.CONFIRM)",
         ),
+    ),
     guard(
         "the table decides: every other event is refused",
         f"{_LEDGER}/test_history.py::TestMove::test_a_refused_event_names_job_state_and_event_and_leaves_no_line",
@@ -200,6 +204,7 @@ GUARDS = (
             "    state = next_job_state(job.state, event)\n",
             "    state = next_job_state(job.state, event) or job.state\n",
         ),
+    ),
     guard(
         "one step at a time: a job that moved is not moved again",
         f"{_LEDGER}/test_history.py::TestMove::test_a_job_that_another_process_moved_is_not_moved_again",
@@ -254,6 +259,7 @@ GUARDS = (
             "isinstance(found, NotApplied) and seconds >= target.grace_seconds",
             "isinstance(found, NotApplied)",
         ),
+    ),
     guard(
         "refusal: a write of its own is looked for first",
         f"{_TARGETS}/test_apply.py"
@@ -263,6 +269,7 @@ GUARDS = (
             "if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:",
             "if False:",
         ),
+    ),
     guard(
         "refusal: also of a first attempt, by a precondition",
         f"{_TARGETS}/test_apply.py"
@@ -277,6 +284,7 @@ GUARDS = (
             "(effect.attempt != attempt or effect.state is not EffectState.UNKNOWN)",
             "(effect.state is not EffectState.UNKNOWN)",
         ),
+    ),
     guard(
         "resolve: the attempt it speaks of says nothing more",
         f"{_EFFECTS}::TestResolve::test_nor_can_an_attempt_that_gave_itself_up_say_anything_after_a_person_has",
@@ -286,6 +294,7 @@ GUARDS = (
             "    (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,\n",
             "    (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,\n    (_ES.PLANNED, _EE.LOSE): _ES.UNKNOWN,\n",
         ),
+    ),
     guard(
         "roll back: begun twice, planned once",
         f"{_GUARDS}::TestRollBack::test_begun_twice_it_plans_each_undo_once",
@@ -309,6 +318,7 @@ GUARDS = (
             "if under_way := [effect for effect in effects if effect.state in _IN_FLIGHT]:",
             "if under_way := []:",
         ),
+    ),
     guard(
         "roll back: from then on nothing is applied",
         f"{_GUARDS}::TestRollBack::test_from_then_on_nothing_of_the_job_is_applied",
@@ -348,6 +358,7 @@ GUARDS = (
             "if revision.submit_lease_until is not None and revision.submit_lease_until > at:",
             "if False:",
         ),
+    ),
     guard(
         "one bill: at most one unknown submission is sent over",
         f"{_LEDGER}/test_submission.py::TestIntent"
