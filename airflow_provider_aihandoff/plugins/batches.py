@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,10 @@ MAX_FIELDS = 120
 MAX_DEPTH = 5
 
 Path = tuple[str, ...]
+
+
+#: What differs from job to job in a reason: numbers, and what is quoted.
+_VALUES = re.compile(r"""\b\d+(?:\.\d+)?\b|"[^"]*"|'[^']*'""")
 
 
 class GroupBy(StrEnum):
@@ -44,8 +49,8 @@ def group_of(by: GroupBy, review: PendingReview, effects: Sequence[Effect]) -> s
     if by is GroupBy.SHAPE:
         return "; ".join(map(_shape, effects)) or "no plan yet, or nothing is written"
     because = review.rules.because
-    policy, reason = because.get("policy"), because.get("reason")
-    return f"{policy}: {reason}" if policy else str(reason or "no policy was asked")
+    policy, reason = because.get("policy"), _VALUES.sub("…", str(because.get("reason") or "no policy was asked"))
+    return f"{policy}: {reason}" if policy else reason
 
 
 def _shape(effect: Effect) -> str:

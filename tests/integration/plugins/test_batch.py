@@ -55,7 +55,7 @@ def _boxes(page: Page) -> dict[str, bool]:
             "shape",
             {"publish: http PUT (body, tagline, title)": 1, "label: http PUT (category, priority)": 3},
         ),
-        ("outcome", {"prices@3: the price is above 40": 1, "sampling@1: one in ten goes to a person": 3}),
+        ("outcome", {"prices@3: the price is above …": 1, "sampling@1: one in ten goes to a person": 3}),
     ],
 )
 def test_what_waits_is_grouped(login: Login, ledger: Ledger, by: str, groups: dict[str, int]) -> None:
