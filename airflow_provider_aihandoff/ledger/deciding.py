@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from airflow_provider_aihandoff.digests import describe_changes
@@ -19,7 +20,7 @@ _INSERT_DECISION = """
         (job_id, revision, verdict, digest, decided_by, decided_by_kind, comment, created_at)
     VALUES (%(job_id)s, %(revision)s, %(verdict)s, %(digest)s, %(decided_by)s, %(kind)s, %(comment)s,
         clock_timestamp())
-    RETURNING decision_id"""
+    RETURNING decision_id, created_at"""
 READ_PLANNED = """
     SELECT detail FROM aihandoff.events WHERE job_id = %s AND event IN ('planned', 'plan changed') ORDER BY seq"""
 #: A decision on what a job says now. Its digest may have been asked about before; what was said then is void.
@@ -73,14 +74,15 @@ def record(
     comment: str | None,
 ) -> Job:
     """Record an answer on a locked job, and move it on where that is the last one that it needs."""
-    decision_id = _insert(connection, job, verdict, digest, decided_by, kind, comment)
+    decision_id, at = _insert(connection, job, verdict, digest, decided_by, kind, comment)
     actor = decided_by if kind == "timeout" else f"{kind}:{decided_by}"
     detail = {"digest": digest, "decision_id": decision_id}
-    if verdict == "approve" and kind == "user":
-        votes, needed = len(distinct(vote.decided_by for vote in votes_for(connection, job))), job.rules.approvals
+    needed = job.rules.approvals
+    if verdict == "approve" and kind == "user" and needed > 1:
+        votes = len(distinct(vote.decided_by for vote in votes_for(connection, job)))
         detail |= {"approvals": votes, "needed": needed}
         if votes < needed:
-            return history.move(connection, job, JobEvent.VOTED, actor=actor, reason=comment, detail=detail)
+            return history.move(connection, job, JobEvent.VOTED, actor=actor, reason=comment, detail=detail, at=at)
     job = history.move(
         connection,
         job,
@@ -88,6 +90,7 @@ def record(
         actor=actor,
         reason=comment,
         detail=detail,
+        at=at,
         decision_id=decision_id,
     )
     return settle(connection, job, actor=actor) if verdict == "approve" else job
@@ -101,7 +104,8 @@ def _insert(
     decided_by: str,
     kind: DeciderKind,
     comment: str | None,
-) -> int:
+) -> tuple[int, datetime]:
+    """Add a decision, and return its id and its time by the database's clock."""
     values = {
         "job_id": job.job_id,
         "revision": job.revision,
@@ -113,7 +117,7 @@ def _insert(
     }
     row = connection.execute(_INSERT_DECISION, values).fetchone()
     assert row is not None
-    return int(row["decision_id"])
+    return int(row["decision_id"]), row["created_at"]
 
 
 def votes_for(connection: LedgerConnection, job: Job) -> list[Decision]:

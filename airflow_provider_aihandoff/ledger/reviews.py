@@ -169,13 +169,16 @@ class Reviews:
         :param choices: ``(job id, review digest)``.
         :return: the jobs as they are now, in the order of the choices.
         :raises StaleBatch: some of them cannot be decided so; it says which, and why. None was.
+        :raises ValueError: a job is named twice.
         """
+        if len({job_id for job_id, _ in choices}) < len(choices):
+            raise ValueError("A job is named twice. Nothing was recorded and nothing was written outside.")
         words = history.plain_or_none(comment)
 
         def work(connection: LedgerConnection) -> dict[int, Job] | StaleBatch:
             done, stale = {}, {}
             connection.execute("SAVEPOINT batch")
-            for job_id, seen in sorted(dict(choices).items()):  # always in this order, so that two cannot block
+            for job_id, seen in sorted(choices):  # always in this order, so that two cannot block
                 try:
                     job = history.lock(connection, job_id)
                     done[job_id] = decide_as(connection, job, verdict, seen, person, words)
@@ -186,7 +189,7 @@ class Reviews:
             connection.execute("ROLLBACK TO SAVEPOINT batch")
             connection.woken.clear()
             return StaleBatch(
-                f"{len(stale)} of {len(dict(choices))} jobs cannot be decided on like this any more.",
+                f"{len(stale)} of {len(choices)} jobs cannot be decided on like this any more.",
                 stale=stale,
                 written="None of the decisions was recorded, and nothing was written outside.",
                 remedy="Look at these again, or leave them out.",

@@ -198,6 +198,11 @@ class TestMany:
         assert refused.value.stale.keys() == {named.job_id, 999}
         assert {ledger.job(job.job_id).state for job in jobs} == {JobState.REVIEW}
 
+    def test_a_job_that_is_named_twice_is_refused(self, ledger: Ledger) -> None:
+        (job,) = self.jobs(ledger, 1)
+        with pytest.raises(ValueError, match="named twice"):
+            ledger.reviews.decide_many([(job.job_id, str(job.review_digest)), (job.job_id, "")], "approve", person=BOB)
+
     def test_sent_again_it_changes_nothing(self, ledger: Ledger) -> None:
         choices = [(job.job_id, str(job.review_digest)) for job in self.jobs(ledger)]
         first = ledger.reviews.decide_many(choices, "approve", person=BOB)
