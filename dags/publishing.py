@@ -68,6 +68,7 @@ def publishing() -> None:
         external_id_path="$.id",
         idempotent=True,  # the CMS honours Idempotency-Key
         timeout=10,
+        current="/posts/{{ params.slug }}",  # so that a reviewer sees what it would change
         undo={"method": "DELETE", "endpoint": "/posts/{{ params.slug }}"},
     )
     facts >> draft >> approve >> publish
