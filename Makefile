@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ON_EACH_CORE := --numprocesses 2 --dist loadfile
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
 .PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off test check format lock clean help
@@ -27,13 +28,14 @@ demo-receiver-on: ## Start it again
 	@$(BIN)/python -m demo receiver-on
 
 test: check ## Run every test, the ones on a real Airflow included
-	$(BIN)/python -m pytest tests/integration tests/stack
+	$(BIN)/python -m pytest $(ON_EACH_CORE) tests/integration
+	$(BIN)/python -m pytest tests/stack
 
 check: $(INSTALLED) ## Lint, types and unit tests: fast enough for every change
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(ON_EACH_CORE) tests/unit
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
