@@ -143,7 +143,7 @@ def approval_trigger(job: Job, **changes: Any) -> ApprovalTrigger:
         "job_id": job.job_id,
         "digest": job.review_digest,
         "ledger_conn_id": "aihandoff_ledger",
-        "deadline": in_an_hour().isoformat(),
+        "until": in_an_hour().isoformat(),
         "not_before": datetime.now(UTC).isoformat(),
     }
     return ApprovalTrigger(**{**kwargs, **changes})
@@ -436,17 +436,12 @@ class TestWhatEndsAWait:
         job = asked(ledger)
         soon = datetime.now(UTC) + timedelta(seconds=0.5)
 
-        fleet = Fleet([trigger(deadline=soon.isoformat()) for trigger in self._triggers(job_id, job)])
+        fleet = Fleet(
+            [response_trigger(job_id, deadline=soon.isoformat()), approval_trigger(job, until=soon.isoformat())]
+        )
 
         assert sorted(event.get("status", "") for event in await fleet.ended()) == ["", "deadline"]
         assert datetime.now(UTC) >= soon
-
-    @staticmethod
-    def _triggers(job_id: int, job: Job) -> list[Callable[..., Trigger]]:
-        return [
-            lambda **changes: response_trigger(job_id, **changes),
-            lambda **changes: approval_trigger(job, **changes),
-        ]
 
     @pytest.mark.parametrize("payload", ["hello", "", "-1", "1.5", "9" * 5000, "٣"])
     async def test_what_others_send_on_the_channel_breaks_nothing(
