@@ -109,6 +109,6 @@ def _leave_output(ledger: Ledger, job: InFlight, status: str) -> str:
 
 def _became(ledger: Ledger, job: InFlight) -> str:
     after = ledger.job(job.job_id)
-    if after.state in (JobState.FAILED, JobState.CANCELLED, JobState.REVIEW):
+    if after.state in (JobState.FAILED, JobState.CANCELLED):
         return f"the job is {after.state} ({after.state_reason})"
     return MOVED_ON

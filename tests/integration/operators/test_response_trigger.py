@@ -420,7 +420,7 @@ class TestKillOfAnApproval:
                 job_id=job.job_id,
                 digest=job.review_digest,
                 ledger_conn_id="aihandoff_ledger",
-                deadline=soon,
+                until=soon,
                 not_before=soon,
             ),
             owner,
