@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from airflow_provider_aihandoff.ledger.history import first_break
@@ -63,28 +63,23 @@ class Count:
         return [*self.duplicates, *self.lost, *self.unrecorded, *self.broken, *self.unwarned]
 
 
-def duplicates(witness: Witness) -> list[str]:
-    """Writes that happened more than once, whoever asked for them."""
-    made = Counter((each.variant, each.collection, each.name) for each in witness.changes if each.do == "create")
-    removed = Counter(each.record for each in witness.changes if each.do == "remove")
-    rows = Counter(row.name for row in witness.rows if row.takes_back is None)
-    taken_back = Counter(row.takes_back for row in witness.rows if row.takes_back is not None)
-    counts: Iterable[tuple[str, Counter[object]]] = (
-        ("created", Counter(made)),
-        ("removed", Counter(removed)),
-        ("inserted", Counter(rows)),
-        ("taken back", Counter(taken_back)),
-    )
-    return [
-        f"{what} {times} times: {which}" for what, counter in counts for which, times in counter.items() if times > 1
+def duplicates(witness: Witness) -> dict[str, str]:
+    """Writes that happened more than once, whoever asked for them: each as a sentence, with the key of its work."""
+    names = [
+        (f"created: {each.variant} {each.collection}", each.name) for each in witness.changes if each.do == "create"
     ]
+    names += [(f"removed: {each.record}", each.name) for each in witness.changes if each.do == "remove"]
+    names += [("inserted", row.name) for row in witness.rows if row.takes_back is None]
+    names += [(f"taken back: row {row.takes_back}", row.name) for row in witness.rows if row.takes_back is not None]
+    return {f"{times} times {what} of {name}": name for (what, name), times in Counter(names).items() if times > 1}
 
 
 def compare(records: Collection[JobRecord], witness: Witness) -> Count:
     """Compare the ledger with its witnesses."""
     made = {change.key: change for change in witness.changes if change.key}
     rows = {f"row {row.row_id}": row for row in witness.rows}
-    count = Count(jobs=len(records), duplicates=duplicates(witness))
+    doubled = duplicates(witness)
+    count = Count(jobs=len(records), duplicates=list(doubled))
     recorded: set[str] = set()
     owner: dict[str, JobRecord] = {}
     for record in records:
@@ -96,7 +91,7 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
         owner |= {effect.effect_key: record for effect in record.effects}
         recorded |= _compare_effects(record, {*made, *rows}, count)
         _compare_responses(record, witness.responses.get(record.job.job_key, 0), count)
-        if len(count.problems) + count.open > before:
+        if len(count.problems) + count.open > before or record.job.job_key in doubled.values():
             count.histories[record.job.label] = _history(record)
     for key, write in (*made.items(), *rows.items()):
         if key not in recorded:
@@ -133,7 +128,10 @@ def _compare_responses(record: JobRecord, made: int, count: Count) -> None:
 
 
 def _history(record: JobRecord) -> list[str]:
-    lines = [f"{event.event}, {event.actor}: {event.reason or event.detail}" for event in record.events]
+    lines = [
+        f"{event.at:%H:%M:%S.%f} {event.event}, {event.actor}: {event.reason or event.detail}"
+        for event in record.events
+    ]
     return [*lines, *(f"{effect.name} is {effect.state.value}: {effect.result}" for effect in record.effects)]
 
 

@@ -159,7 +159,7 @@ class Chaos:
             else:
                 extra = sum(made - 1 for made in witness.responses.values())
                 writes = len(witness.changes) + len(witness.rows)
-                count = Count(jobs=works, writes=writes, duplicates=duplicates(witness), extra_responses=extra)
+                count = Count(jobs=works, writes=writes, duplicates=list(duplicates(witness)), extra_responses=extra)
         struck = faults_of(self._log)
         self.faults.done.update(f"target: {fault}" for fault in (struck.read_text().split() if struck.exists() else []))
         return Result(self.way, works, time.monotonic() - began, self.faults, count)
@@ -192,7 +192,7 @@ class Chaos:
                 call_timeout=1.0,
                 claim_margin=2.0,
                 database_seconds=1.0,
-                grace=1.0,
+                grace=4.0,  # longer than the target, late and stopped for a moment, takes to write
             )
 
     def _serve(self, name: str, command: tuple[str, ...], url: str) -> None:
@@ -324,7 +324,8 @@ class _Run:
 
     def step(self, step: str) -> Step:
         """Drive one step, and let those that were left standing go on at its end."""
-        chaos, attempts = self.chaos, _Attempts(self.chaos)
+        # Of a cancelled job nothing is sent again, so that nothing makes the target refuse the late request.
+        chaos, attempts = self.chaos, _Attempts(self.chaos, may_be_late=self.ending != "cancel")
         try:
             done = drive(chaos._ledger, self.work, step, attempt=attempts.make, look=chaos._look, think=_THINK)
         finally:
@@ -338,10 +339,13 @@ class _Run:
 
 
 class _Attempts:
-    """What is done to the attempts of one step. Each has a chance of its own, which the seed decides."""
+    """What is done to the attempts of one step. Each has a chance of its own, which the seed decides.
 
-    def __init__(self, chaos: Chaos) -> None:
-        self.chaos, self.forks = chaos, chaos._forks
+    :param may_be_late: one may stand still after its last check, where the target can tell a late request.
+    """
+
+    def __init__(self, chaos: Chaos, *, may_be_late: bool) -> None:
+        self.chaos, self.forks, self.may_be_late = chaos, chaos._forks, may_be_late
         self.broke_off: list[float] = []
         self.left_standing: list[Child] = []
 
@@ -360,7 +364,8 @@ class _Attempts:
             if child.struck:
                 self._died("attempt at a named point killed")
             return outcome
-        return self._leave_standing(attempt, chance.choice([*points, *_beyond_the_fence(attempt)]), chance)
+        beyond = _beyond_the_fence(attempt) if self.may_be_late else []
+        return self._leave_standing(attempt, chance.choice([*points, *beyond]), chance)
 
     def _strike(self, child: Child, chance: random.Random) -> Outcome | None:
         """Kill it at any moment, or let it stand still for less than a claim's margin."""
