@@ -1,26 +1,30 @@
-"""Somebody decides, and a task goes on: through the ledger, and by Airflow's own operator. For `decision`."""
+"""Somebody decides, and a task goes on; beside it, a task that only starts. For `decision`."""
 
 from __future__ import annotations
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import dag
+from airflow.sdk import dag, task
 
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 
 @dag(schedule=None)
-def decision_ledger() -> None:
+def decision() -> None:
     """A job that writes nothing."""
     draft = OpenAIBackgroundResponseOperator(task_id="draft", model="gpt-5.2", input="Write about the kettle.")
     ApprovalSensor(task_id="approve", job=draft)
 
 
 @dag(schedule=None)
-def decision_airflow() -> None:
-    """The same question, asked by Airflow's own operator."""
-    ApprovalOperator(task_id="approve", subject="A text about the kettle")
+def decision_beside() -> None:
+    """What Airflow takes to start a task, whatever it does."""
+
+    @task
+    def start() -> None:
+        pass
+
+    start()
 
 
-decision_ledger()
-decision_airflow()
+decision()
+decision_beside()
