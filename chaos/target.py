@@ -33,8 +33,10 @@ from urllib.parse import parse_qs, urlsplit
 #: - ``hidden``: shows what it has written only after a while.
 FAULTS = ("busy", "refuse", "drop", "error", "slow", "late", "again", "hidden")
 
-#: Variants that can tell the same write from another one.
-_TELLS = ("idempotent", "conditional")
+
+def _tells(variant: str, method: str) -> bool:
+    """Whether the target can tell that a request is the one before: by its key, or by what it names."""
+    return variant == "idempotent" or (variant == "conditional" and method != "POST")
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,14 @@ class Target:
         os.close(self._descriptor)
         os.close(self._struck)
 
-    def strike(self, variant: str) -> str | None:
+    def strike(self, variant: str, method: str) -> str | None:
         """Draw a fault for a write, and count it."""
         with self._lock:
             drawn = self._random.random()
             for fault, chance in self.faults.items():
                 drawn -= chance
                 if drawn < 0:
-                    if fault == "again" and variant not in _TELLS:
+                    if fault == "again" and not _tells(variant, method):
                         return None
                     os.write(self._struck, fault.encode() + b"\n")
                     return fault
@@ -212,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path).path.strip("/").split("/")
         body = json.loads(raw) if raw.strip() else {}
-        fault = self.target.asked_for(path, body) or self.target.strike(path[0])
+        fault = self.target.asked_for(path, body) or self.target.strike(path[0], self.command)
         if fault == "busy":
             self._answer(429, {"error": "not now"}, {"Retry-After": "0"})
             return
