@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
+CHAOS_VENV := .venv-chaos
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ON_EACH_CORE := --numprocesses 2 --dist loadfile
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
-.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off test check format lock clean help
+.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off test check chaos format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -37,6 +38,9 @@ check: $(INSTALLED) ## Lint, types and unit tests: fast enough for every change
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ON_EACH_CORE) tests/unit
 
+chaos: $(CHAOS_VENV)/.installed ## Kill thousands of processes at random, here and in plain Dags, and count what was written twice
+	$(CHAOS_VENV)/bin/python -m chaos --crashes 10000 --plain 1000 --seed 1 --at-once 24
+
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -47,9 +51,12 @@ lock: $(INSTALLED) ## Resolve the requirements anew; the files name no hosts
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra dev \
 		--no-emit-package airflow-provider-aihandoff --custom-compile-command 'make lock' pyproject.toml \
 		-o requirements/requirements.txt
+	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra chaos \
+		--constraint requirements/requirements.txt --no-emit-package airflow-provider-aihandoff \
+		--custom-compile-command 'make lock' pyproject.toml -o requirements/chaos.txt
 
-clean: ## Remove the virtual environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove the virtual environments and every cache
+	rm -rf $(VENV) $(CHAOS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # With bytecode: without it every `airflow` command starts seconds later, and so does every task.
 $(INSTALLED): $(LOCKED) pyproject.toml
@@ -58,4 +65,10 @@ $(INSTALLED): $(LOCKED) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(CHAOS_VENV)/.installed: $(INSTALLED) requirements/chaos.txt
+	$(PYTHON) -m venv $(CHAOS_VENV)
+	$(BIN)/uv pip install --quiet --python $(CHAOS_VENV)/bin/python --require-hashes --compile-bytecode -r requirements/chaos.txt
+	$(BIN)/uv pip install --quiet --python $(CHAOS_VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -367,10 +367,11 @@ def _warm_up(world: World) -> None:
     from airflow_provider_aihandoff.hooks.openai import clients
     from airflow_provider_aihandoff.responses.outcome import read_output
     from airflow_provider_aihandoff.targets.http import check_path
-    from chaos import plain  # noqa: F401
+    from chaos import plain
     from chaos.attempts import plans
     from chaos.world import OPENAI
 
+    plain.warm_up()
     plans(world, Work("warm-up"))
     for path in ("$.id", "$.writes[*].key", "$.writes[0].id"):
         check_path(path, "warm-up")

@@ -2,13 +2,18 @@
 
 - ``requests``: the OpenAI SDK, and ``requests.post`` with its usual retries.
 - ``operators``: Airflow's own ``OpenAIResponseOperator``, followed by its ``HttpOperator``.
+- ``agents``: the ``AgentOperator`` of Airflow's common-ai provider at its safest, with ``durable=True``: a retry takes
+  what its journal has instead of asking again. Its ``HttpOperator`` after it, too.
 
-Both write to a target that tells nobody what it has written, and to the database with an INSERT.
+All write to a target that tells nobody what it has written, and to the database with an INSERT.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,12 +23,29 @@ from airflow.providers.postgres.hooks.postgres import PostgresHook
 
 from airflow_provider_aihandoff.hooks.openai import clients
 from chaos.attempts import COLLECTIONS, DONE, RETRY_SECONDS, Attempt, Outcome
-from chaos.world import DATABASE, OPENAI, TARGET, World
+from chaos.world import AGENTS, DATABASE, OPENAI, TARGET, World
+
+_AGENT_MODEL = "openai-responses:gpt-5.2"
 
 #: The tasks of a run, in their order, by the way to do it.
 PIPELINES = {
-    way: tuple(f"{way}: {task}" for task in ("draft", "create", "label", "store")) for way in ("requests", "operators")
+    way: tuple(f"{way}: {task}" for task in ("draft", "create", "label", "store"))
+    for way in ("requests", "operators", "agents")
 }
+
+
+def can_run(way: str) -> bool:
+    """Whether what a way needs is installed: the common-ai provider makes every start of Airflow slower."""
+    return way != "agents" or find_spec("airflow.providers.common.ai") is not None
+
+
+def warm_up() -> None:
+    """Import what an attempt needs on its way, without opening a connection."""
+    if can_run("agents"):
+        from airflow.providers.common.ai.hooks.pydantic_ai import PydanticAIHook
+        from airflow.providers.common.ai.operators import agent  # noqa: F401
+
+        PydanticAIHook.get_hook(AGENTS, hook_params={"model_id": _AGENT_MODEL}).get_conn()
 
 
 def run(world: World, attempt: Attempt) -> Outcome:
@@ -62,6 +84,29 @@ def _ask_by_operator(world: World, attempt: Attempt) -> None:
     operator.execute(context)
 
 
+def _ask_by_agent(world: World, attempt: Attempt) -> None:
+    from airflow.providers.common.ai.durable.storage import DurableStorage
+    from airflow.providers.common.ai.operators.agent import AgentOperator
+
+    journals = Path(os.environ["AIRFLOW_HOME"]) / "journals"
+    os.environ["AIRFLOW__COMMON_AI__DURABLE_CACHE_PATH"] = journals.as_uri()
+    operator = AgentOperator(
+        task_id="draft",
+        llm_conn_id=AGENTS,
+        model_id=_AGENT_MODEL,
+        prompt=_input(attempt),
+        durable=True,
+        agent_params={"model_settings": {"extra_body": {"metadata": _metadata(attempt)}}},
+    )
+    task: dict[str, Any] = {"dag_id": "chaos", "task_id": "draft", "run_id": attempt.work.key, "map_index": -1}
+    # Where it has its journal before Airflow 3.3. Later it is a table of Airflow's, and there is none here.
+    operator._build_durable_storage = lambda context: DurableStorage(**task)
+    ti = SimpleNamespace(
+        **task, id=f"{attempt.work.key}-{attempt.number}", try_number=attempt.number, xcom_push=lambda **_: None
+    )
+    operator.execute({"ti": ti, "task_instance": ti})
+
+
 def _post_by_operator(world: World, attempt: Attempt) -> None:
     import json
 
@@ -97,4 +142,8 @@ STEPS: Mapping[str, Callable[[World, Attempt], Any]] = {
     "operators: create": _post_by_operator,
     "operators: label": _post_by_operator,
     "operators: store": _insert,
+    "agents: draft": _ask_by_agent,
+    "agents: create": _post_by_operator,
+    "agents: label": _post_by_operator,
+    "agents: store": _insert,
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.targets.outcome import Target
 
 #: The Airflow connections of an attempt.
-OPENAI, TARGET, DATABASE = "chaos_openai", "chaos_target", "chaos_database"
+OPENAI, AGENTS, TARGET, DATABASE = "chaos_openai", "chaos_agents", "chaos_target", "chaos_database"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class World:
         database = self.database or self.ledger
         connections: dict[str, dict[str, Any]] = {
             OPENAI: {"conn_type": "openai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
+            AGENTS: {"conn_type": "pydanticai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
             TARGET: {"conn_type": "http", "host": self.target_url},
             DATABASE: {
                 "conn_type": "postgres",

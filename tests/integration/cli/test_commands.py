@@ -18,8 +18,8 @@ from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.cli.conftest import Airflow, use
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.plugins.world import approved, cms, completed, confirm, lose, plan_of
+from tests.target import DROP, Answer, Target
 
 
 def unknown_effect(ledger: Ledger) -> int:

@@ -32,8 +32,8 @@ from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from demo.postgres import Postgres
 from tests.factories import draft, job_spec
 from tests.integration.operators.dag_runs import Dags, Define, Run
-from tests.integration.operators.target import Target, serve
 from tests.integration.operators.tasks import NOTE
+from tests.target import Target, serve
 
 RunDag = Callable[..., Run]
 API_KEY = "sk-the-key-of-these-tests"

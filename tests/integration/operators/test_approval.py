@@ -26,8 +26,8 @@ from tests import factories
 from tests.factories import effect_plan, in_an_hour
 from tests.integration.operators.conftest import Model, RunDag, postgres_connection
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.target import Answer, Target
 from tests.integration.operators.tasks import NOTE, Policy, ask, publish, store
+from tests.target import Answer, Target
 
 Record = Callable[[], JobRecord]
 

@@ -19,8 +19,8 @@ from airflow_provider_aihandoff.testing import OpenAIStandIn
 from demo.waiting import wait_until
 from tests.integration.operators.conftest import API_KEY
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.target import Target
 from tests.integration.operators.tasks import ask, ask_unapproved, fault, publish
+from tests.target import Target
 
 Record = Callable[[], JobRecord]
 CancelWhen = Callable[[Callable[[], Any]], None]

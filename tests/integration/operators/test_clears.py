@@ -17,8 +17,8 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.dag_runs import Dags, Run
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.operators.tasks import Policy, ask, ask_unapproved, publish, store
+from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
 Outside = Callable[[], tuple[int, int, int]]

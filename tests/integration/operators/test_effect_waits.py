@@ -14,8 +14,8 @@ from airflow_provider_aihandoff.ledger.store import JobRecord
 from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.targets import apply
 from tests.integration.operators.conftest import RunDag
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.operators.tasks import publish
+from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
 

@@ -19,11 +19,11 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import EffectState, JobState
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.target import Target
 from tests.integration.operators.tasks import Policy, ask, ask_unapproved, publish
 from tests.integration.operators.test_approval import person
 from tests.integration.operators.test_custom_effects import killed
 from tests.integration.operators.test_effect_waits import resolve_when_unknown
+from tests.target import Target
 
 Record = Callable[[], JobRecord]
 HERE = __name__

@@ -20,8 +20,8 @@ from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from tests.factories import job_spec, submit
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.operators.tasks import NOTE, Policy, ask, ask_unapproved, publish
+from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
 EffectOf = Callable[[], Effect]

@@ -40,7 +40,7 @@ from demo.postgres import Postgres, PostgresServer
 from tests import factories
 from tests.factories import effect_plan, in_an_hour, job_spec
 from tests.integration.operators.conftest import postgres_connection
-from tests.integration.operators.target import Answer, Target
+from tests.target import Answer, Target
 
 pytestmark = pytest.mark.usefixtures("connections")
 

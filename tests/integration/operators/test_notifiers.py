@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from email import message_from_bytes, policy
-from email.message import EmailMessage
 from html import unescape
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from aiosmtpd.smtp import SMTP, Envelope
 from airflow.providers.slack.notifications.slack import SlackNotifier
 from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
@@ -26,58 +22,19 @@ from airflow_provider_aihandoff.reviewers import Approvers, Person
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import JobState
 from tests.integration.operators.conftest import RunDag
-from tests.integration.operators.target import Answer, Target, serve
 from tests.integration.operators.tasks import NOTE, publish
+from tests.mail import Mailbox, mail_server
+from tests.target import Answer, Target, serve
 
 Record = Callable[[], JobRecord]
 WORDS = "{{ handoff.notice }}: {{ handoff.message }} {{ handoff.link }}"
 
 
-class Mailbox:
-    """Takes every mail that is delivered to it."""
-
-    def __init__(self) -> None:
-        self.mails: list[EmailMessage] = []
-        self.recipients: list[list[str]] = []
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:  # noqa: N802 - its name there
-        content = cast("bytes", envelope.content)
-        self.mails.append(cast("EmailMessage", message_from_bytes(content, policy=policy.default)))
-        self.recipients.append(envelope.rcpt_tos)
-        return "250 OK"
-
-    @property
-    def texts(self) -> list[str]:
-        """What each mail says."""
-        bodies = [mail.get_body() for mail in self.mails]
-        return [str(body.get_content()).strip() for body in bodies if body is not None]
-
-
-@contextmanager
-def mail_server(mailbox: Mailbox) -> Iterator[int]:
-    """An SMTP server in a thread; yields its port."""
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(
-        loop.create_server(lambda: SMTP(mailbox, hostname="localhost", loop=loop), "127.0.0.1", 0)
-    )
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        server.close()
-        loop.close()
-
-
 @pytest.fixture
 def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
     mailbox = Mailbox()
-    with mail_server(mailbox) as port:
-        extra = {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@example.com"}
-        connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
+    with mail_server(mailbox) as connection:
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", connection)
         yield mailbox
 
 

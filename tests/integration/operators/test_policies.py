@@ -13,8 +13,8 @@ from airflow_provider_aihandoff.reviewers import Approvers, Person, why_not
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import JobState
 from tests.integration.operators.conftest import RunDag
-from tests.integration.operators.target import Answer, Target
 from tests.integration.operators.tasks import publish
+from tests.target import Answer, Target
 
 Record = Callable[[], JobRecord]
 PRESS = Approvers(users=("eve",))

@@ -11,8 +11,8 @@ from airflow_provider_aihandoff.states import JobState
 from airflow_provider_aihandoff.targets.rollback import roll_back
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.target import DROP, Target
 from tests.integration.operators.tasks import ask_unapproved, publish
+from tests.target import DROP, Target
 
 
 def write() -> None:

@@ -30,8 +30,8 @@ from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from tests.integration.operators.conftest import API_KEY, Model, RunDag
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.target import Target
 from tests.integration.operators.tasks import NOTE, ask, ask_unapproved, fault, publish
+from tests.target import Target
 
 Record = Callable[[], JobRecord]
 

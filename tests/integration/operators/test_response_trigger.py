@@ -29,7 +29,7 @@ from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from airflow_provider_aihandoff.triggers.waits import ResponseWait
 from tests.factories import OWNER, approve, ask, draft, in_an_hour, job_spec
-from tests.integration.operators.target import Answer, Target
+from tests.target import Answer, Target
 
 pytestmark = pytest.mark.usefixtures("connections")
 

@@ -22,8 +22,8 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.states import JobState, RevisionState
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from tests.integration.operators.conftest import Model, RunDag
-from tests.integration.operators.target import Answer, Target
 from tests.integration.operators.tasks import NOTE, Policy, ask, fault, publish, store
+from tests.target import Answer, Target
 
 Record = Callable[[], JobRecord]
 Step = Callable[[Ledger, Job], Any]

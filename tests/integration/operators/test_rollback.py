@@ -19,9 +19,9 @@ from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.targets import apply
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags, Run
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.operators.tasks import ask_unapproved, publish
 from tests.integration.operators.test_effect_waits import resolve_when_unknown
+from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
 

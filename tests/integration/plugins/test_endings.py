@@ -17,9 +17,9 @@ from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.targets.undo import plan_undo
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, ask, draft, job_spec, submit
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.plugins.conftest import Grant, Login, Page
 from tests.integration.plugins.world import approved, cms, completed, confirm, lose, plan_of, undo_of
+from tests.target import DROP, Answer, Target
 
 WHY = {"reason": "The wrong product."}
 

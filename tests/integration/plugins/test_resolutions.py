@@ -13,9 +13,9 @@ from airflow_provider_aihandoff.ledger.records import Effect, Event
 from airflow_provider_aihandoff.plugins import models
 from airflow_provider_aihandoff.states import EffectState, JobState
 from tests.factories import LEASE, OWNER
-from tests.integration.operators.target import Target
 from tests.integration.plugins.conftest import Grant, Login, Page
 from tests.integration.plugins.world import approved, cms, confirm, lose, plan_of
+from tests.target import Target
 
 FOUND = {"applied": True, "external_id": "post-7", "why": "The CMS shows it.", "attempt": 1}
 NOT_FOUND = {"applied": False, "why": "No trace of it.", "attempt": 1}

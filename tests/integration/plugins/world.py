@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.digests import digest
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan, Job
 from tests.factories import LEASE, approve, ask, draft
-from tests.integration.operators.target import Target, serve
+from tests.target import Target, serve
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.operators.conftest import _sales, _target, postgres_connection, sales, target
-from tests.integration.operators.target import Target
+from tests.target import Target
 
 __all__ = ["_sales", "_target", "sales", "target"]
 

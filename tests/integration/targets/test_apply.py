@@ -19,8 +19,8 @@ from airflow_provider_aihandoff.targets import apply
 from airflow_provider_aihandoff.targets.apply import Suspended, Wait, apply_effect
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.targets.effects import ACTOR, approved, call, function, later, only_effect, put
+from tests.target import DROP, Answer, Target
 
 CMS = HttpTarget("publish", external_id_path="$.id")
 

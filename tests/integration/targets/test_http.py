@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied, UnclearAnswer
-from tests.integration.operators.target import DROP, Answer, Target
+from tests.target import DROP, Answer, Target
 
 KEY = "aih-1-r1-0123456789abcdef"
 

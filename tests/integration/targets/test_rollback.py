@@ -28,8 +28,8 @@ from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from airflow_provider_aihandoff.targets.rollback import Unfinished, roll_back, roll_back_now
 from airflow_provider_aihandoff.targets.undo import undo_target
 from tests.factories import LEASE
-from tests.integration.operators.target import DROP, Answer, Target
 from tests.integration.targets.effects import ACTOR, approved, call, insert, later, put
+from tests.target import DROP, Answer, Target
 
 EVE = "user:eve"
 OVER = timedelta(0)

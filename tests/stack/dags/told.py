@@ -1,24 +1,18 @@
-"""A note whose reviewers are told by a notifier, and who may be wanted by name, or both."""
+"""Notes whose reviewers are told by a notifier, and who may be wanted by name, or both, or by a policy."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseNotifier, dag
-from pydantic import BaseModel, Field
+from product_notes import note
 
-from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
-from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
+from airflow_provider_aihandoff.jobview import JobView
+from airflow_provider_aihandoff.policies import ApprovalPolicy, AskPerson
 from airflow_provider_aihandoff.reviewers import Approvers
-from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-
-
-class ProductNote(BaseModel):
-    title: str = Field(max_length=200)
-    tagline: str
-    body: str
 
 
 class ToFile(BaseNotifier):
@@ -35,39 +29,29 @@ class ToFile(BaseNotifier):
             file.write(f"{self.text}\n")
 
 
-def note(**review: Any) -> None:
-    draft = OpenAIBackgroundResponseOperator(
-        task_id="draft",
-        job_type="note",
-        job_key="{{ params.slug }}",
-        model="gpt-5.2",
-        input="[[standin: delay=0]] Write the product note for {{ params.slug }}.",
-        output_type=ProductNote,
-    )
-    approve = ApprovalSensor(task_id="approve", job=draft, notifiers=[ToFile()], **review)
-    publish = HttpSideEffectOperator(
-        task_id="publish",
-        job=draft,
-        http_conn_id="cms",
-        method="PUT",
-        endpoint="/posts/{{ params.slug }}",
-        json={"title": "{{ job.output.title }}", "body": "{{ job.output.body }}"},
-        external_id_path="$.id",
-        idempotent=True,
-        current="/posts/{{ params.slug }}",
-    )
-    draft >> approve >> publish
+class OnlyAlice(ApprovalPolicy):
+    name = "only-alice"
+    version = "1"
+
+    def decide(self, job: JobView, plan: Sequence[dict[str, Any]]) -> AskPerson:
+        return AskPerson("she knows the product", approvers=Approvers(users=("alice",)))
 
 
 @dag(schedule=None, params={"slug": "none"})
 def told() -> None:
-    note()
+    note(notifiers=[ToFile()])
 
 
 @dag(schedule=None, params={"slug": "none"})
 def told_both() -> None:
-    note(approvers=Approvers(users=("alice", "bob")), approvals=2)
+    note(notifiers=[ToFile()], approvers=Approvers(users=("alice", "bob")), approvals=2)
+
+
+@dag(schedule=None, params={"slug": "none"})
+def told_by_policy() -> None:
+    note(policy=OnlyAlice())
 
 
 told()
 told_both()
+told_by_policy()

@@ -7,10 +7,13 @@ from typing import Any
 import httpx
 
 from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.local import LocalDemo
 from demo.waiting import wait_until
+
+API = "/aihandoff/api/v1"
 
 
 def job_of(ledger: Ledger, dag_id: str, run_id: str) -> int | None:
@@ -45,3 +48,24 @@ def responses(demo: LocalDemo) -> list[dict[str, Any]]:
 
 def outside(url: str) -> Any:
     return httpx.get(url, headers={"Accept": "application/json"}, trust_env=False).raise_for_status().json()
+
+
+def asked(ledger: Ledger, admin: AirflowApi, slug: str, dag_id: str = "told") -> tuple[str, Job]:
+    """A note that admin has asked for and that waits for a decision: its run, and its job."""
+    run_id = admin.trigger(dag_id, {"slug": slug})
+    job_id = wait_for_state(ledger, admin, dag_id, run_id, JobState.REVIEW)
+    admin.wait_for_task(dag_id, run_id, "approve", {"deferred"})
+    return run_id, ledger.job(job_id)
+
+
+def address(demo: LocalDemo, job: Job) -> str:
+    return f"{demo.airflow.base_url}/aihandoff/jobs/{job.job_id}"
+
+
+def decide(api: AirflowApi, job: Job, verdict: str = "approve", comment: str | None = None) -> Any:
+    body = {"verdict": verdict, "digest": job.review_digest, "comment": comment}
+    return api.request("POST", f"{API}/jobs/{job.job_id}/decisions", json=body)
+
+
+def published(demo: LocalDemo, slug: str) -> list[tuple[str, str]]:
+    return [write for write in writes(demo) if write[1].endswith(f"/posts/{slug}")]

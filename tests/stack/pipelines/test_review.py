@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import re
+import subprocess
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job
 from airflow_provider_aihandoff.states import JobState
 from demo.airflow_api import AirflowApi
+from demo.airflow_stack import BUSINESS_DATABASE
 from demo.local import LocalDemo
+from demo.processes import python
 from demo.waiting import wait_until
 from tests.stack.browser import chromium_page
-from tests.stack.pipelines.shared import outside, responses, wait_for_state, writes
+from tests.stack.pipelines.shared import API, address, asked, decide, outside, published, responses, wait_for_state
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
-
-API = "/aihandoff/api/v1"
-
-
-def asked(ledger: Ledger, admin: AirflowApi, slug: str, dag_id: str = "told") -> tuple[str, Job]:
-    """A note that admin has asked for and that waits for a decision: its run, and its job."""
-    run_id = admin.trigger(dag_id, {"slug": slug})
-    job_id = wait_for_state(ledger, admin, dag_id, run_id, JobState.REVIEW)
-    admin.wait_for_task(dag_id, run_id, "approve", {"deferred"})
-    return run_id, ledger.job(job_id)
-
-
-def address(demo: LocalDemo, job: Job) -> str:
-    return f"{demo.airflow.base_url}/aihandoff/jobs/{job.job_id}"
-
-
-def decide(api: AirflowApi, job: Job, verdict: str = "approve", comment: str | None = None) -> Any:
-    body = {"verdict": verdict, "digest": job.review_digest, "comment": comment}
-    return api.request("POST", f"{API}/jobs/{job.job_id}/decisions", json=body)
-
-
-def published(demo: LocalDemo, slug: str) -> list[tuple[str, str]]:
-    return [write for write in writes(demo) if write[1].endswith(f"/posts/{slug}")]
 
 
 @pytest.fixture
@@ -129,6 +110,17 @@ def test_who_may_not_decide_is_told_why_whatever_their_rights(
     assert decide(demo.airflow.api("bob"), job, "reject").status_code == 200
 
 
+def test_whom_a_policy_asks_for_decides_and_nobody_else(demo: LocalDemo, admin: AirflowApi, ledger: Ledger) -> None:
+    run_id, job = asked(ledger, admin, "for-alice", "told_by_policy")
+    assert job.rules.because == {"policy": "only-alice@1", "reason": "she knows the product"}
+    refused = decide(demo.airflow.api("bob"), job)
+    assert refused.status_code == 403
+    assert "Only these may decide on it: alice." in refused.text
+    assert decide(demo.airflow.api("alice"), job).status_code == 200
+    assert admin.wait_for_run("told_by_policy", run_id) == "success"
+    assert len(published(demo, "for-alice")) == 1
+
+
 def test_two_of_two_must_approve_what_it_says_now(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
 ) -> None:
@@ -191,3 +183,76 @@ def test_many_are_decided_in_one_action_or_none_of_them(
     for run_id, job in (waiting[0], waiting[2]):
         assert admin.wait_for_run("told", run_id) == "success"
         assert [decision.comment for decision in ledger.record(job.job_id).decisions] == ["both"]
+
+
+def test_a_report_goes_back_to_the_model_is_edited_and_is_stored_and_announced_as_it_was_approved(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
+) -> None:
+    with demo.postgres.connect(BUSINESS_DATABASE) as database:
+        database.execute("""
+            INSERT INTO sales SELECT week + 7, region, product, units + 1, revenue + 10
+            FROM sales WHERE week = (SELECT max(week) FROM sales)""")
+    run_id = admin.trigger("report_drafting")
+    job = ledger.job(wait_for_state(ledger, admin, "report_drafting", run_id, JobState.REVIEW))
+    bob.goto(address(demo, job))
+    bob.fill("textarea[name=comment]", "Name the best region.")
+    bob.click("button[value='request changes']")
+    bob.wait_for_selector("button[value=approve]", timeout=120_000)
+    bob.click("text=Edit")
+    bob.fill("textarea[name='value/summary']", "A summary by Bob.")
+    bob.click("button[value=save]")
+    bob.wait_for_selector("button[value=approve]", timeout=60_000)
+    assert "A summary by Bob." in bob.inner_text("main")
+    bob.click("button[value=approve]")
+    assert admin.wait_for_run("report_drafting", run_id) == "success"
+
+    record = ledger.record(job.job_id)
+    assert [revision.author for revision in record.revisions] == ["model", "model", "bob"]
+    assert record.revisions[1].changes == "Name the best region."
+    with demo.postgres.connect(BUSINESS_DATABASE) as database:
+        (stored,) = database.execute("SELECT body FROM reports ORDER BY report_id DESC LIMIT 1").fetchone()
+    assert stored == record.revision.output
+    assert stored["summary"] == "A summary by Bob."
+    announced = outside(f"{demo.business_url}/channel/messages")["messages"][-1]
+    assert announced["text"] == f"{stored['title']}\n\nA summary by Bob."
+
+
+def test_in_the_terminal_a_person_lists_looks_edits_and_decides(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id, job = asked(ledger, admin, "in-the-terminal")
+    _, other = asked(ledger, admin, "in-the-terminal-too")
+    waiting = {each["job_id"]: each for each in json.loads(review(demo, "list", "--dag-id=told", "--output=json"))}
+    assert set(waiting) == {job.job_id, other.job_id}
+    assert waiting[job.job_id]["why_not"] is None
+    (seen,) = json.loads(review(demo, "show", str(job.job_id), "--output=json"))
+    assert "/posts/in-the-terminal" in json.dumps(seen["plan"])
+
+    output = json.dumps({**seen["output"], "title": "Typed in a terminal"})
+    said = review(demo, "edit", str(job.job_id), f"--digest={seen['digest']}", "--file=-", typed=output)
+    assert "edited" in said
+    wait_for_state(ledger, admin, "told", run_id, JobState.REVIEW)
+    assert "not what you saw" in review(demo, "approve", str(job.job_id), f"--digest={seen['digest']}", fails=True)
+    digest = ledger.job(job.job_id).review_digest
+    assert "approved" in review(demo, "approve", str(job.job_id), f"--digest={digest}", "--comment=Fine.")
+    assert admin.wait_for_run("told", run_id) == "success"
+    assert outside(f"{demo.business_url}/cms/posts/in-the-terminal")["title"] == "Typed in a terminal"
+    (decision,) = ledger.record(job.job_id).decisions
+    assert (decision.decided_by, decision.comment) == (f"cli:{getpass.getuser()}", "Fine.")
+
+    lines = f"{other.job_id} {other.review_digest}\n"
+    assert "rejected" in review(demo, "decide-many", "--reject", typed=lines)
+
+
+def review(demo: LocalDemo, *arguments: str, typed: str = "", fails: bool = False) -> str:
+    """What `airflow aihandoff review` says, on a machine on which Airflow runs."""
+    done = subprocess.run(
+        [*python("-m", "airflow", "aihandoff", "review"), *arguments],
+        env=demo.airflow.env,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr if fails else done.stdout
