@@ -19,7 +19,7 @@ from airflow.utils.session import create_session
 from openai import OpenAI
 
 from airflow_provider_aihandoff.cli import reconcile as cli
-from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.ledger import Ledger, connection
 from airflow_provider_aihandoff.ledger.records import Job, Owner
 from airflow_provider_aihandoff.operators.jobs import task_states
 from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
@@ -156,6 +156,7 @@ class TestOperator:
     def test_a_ledger_that_is_not_there_fails_the_task(
         self, run: RunDag, monkeypatch: pytest.MonkeyPatch, conninfo: dict[str, Any]
     ) -> None:
+        monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
         monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(conninfo, schema="nowhere"))
         ended = run(lambda: ReconcileOperator(task_id="reconcile", retries=0))
         assert ended.states == {"reconcile": "failed"}

@@ -396,7 +396,7 @@ class TestFailure:
     def test_an_answer_that_cannot_be_read_at_first_is_read_later(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch, words: str
     ) -> None:
-        monkeypatch.setattr("airflow_provider_aihandoff.responses.backoff.backoff", lambda *_, **__: 0.0)
+        monkeypatch.setattr(reading, "backoff", lambda *_, **__: 0.0)
 
         monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", fires("completed"))
 
@@ -409,7 +409,7 @@ class TestFailure:
     def test_a_completed_response_that_stays_without_output_fails_its_revision(
         self, run: RunDag, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_provider_aihandoff.responses.backoff.backoff", lambda *_, **__: 0.0)
+        monkeypatch.setattr(reading, "backoff", lambda *_, **__: 0.0)
 
         run(lambda: ask(metadata=fault("retrieve=null_output times=99"), max_revisions=1))
 
@@ -418,7 +418,7 @@ class TestFailure:
     def test_an_answer_that_cannot_be_read_for_long_is_read_by_the_retry(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_provider_aihandoff.responses.backoff.backoff", lambda *_, **__: 0.0)
+        monkeypatch.setattr(reading, "backoff", lambda *_, **__: 0.0)
         monkeypatch.setattr(reading, "READ_TRIES", 2)
 
         monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", fires("completed"))

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
-from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.ledger import Ledger, connection, schema
 from airflow_provider_aihandoff.ledger.reviews import Reviews
 from tests.factories import ask, draft
 from tests.integration.plugins.conftest import Login, Page
@@ -38,7 +38,10 @@ def _assert_unavailable(client: TestClient, said: str) -> None:
         assert "Looks right." in answer.text or name != "form"
 
 
-def test_a_ledger_that_is_down(login: Login, use_ledger: UseLedger, conninfo: dict[str, Any]) -> None:
+def test_a_ledger_that_is_down(
+    login: Login, use_ledger: UseLedger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
     bob = login("bob")
     use_ledger({**conninfo, "port": 1})
     _assert_unavailable(bob, "Its database does not answer")
