@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 ON_EACH_CORE := --numprocesses 2 --dist loadfile
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
-.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off test check chaos format lock clean help
+.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off test test-integration test-stack check chaos format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -29,7 +29,12 @@ demo-receiver-on: ## Start it again
 	@$(BIN)/python -m demo receiver-on
 
 test: check ## Run every test, the ones on a real Airflow included
+	@$(MAKE) --no-print-directory --jobs 2 test-integration test-stack
+
+test-integration: $(INSTALLED) ## Run the tests on a real PostgreSQL
 	$(BIN)/python -m pytest $(ON_EACH_CORE) tests/integration
+
+test-stack: $(INSTALLED) ## Run the tests on a real Airflow, which wait for most of the time
 	$(BIN)/python -m pytest tests/stack
 
 check: $(INSTALLED) ## Lint, types and unit tests: fast enough for every change

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +96,8 @@ class AirflowStack:
         parallelism: int = 4,
     ) -> None:
         self.home = home.absolute()
-        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "config").mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).with_name("airflow_local_settings.py"), self.home / "config")
         self._reservations = ExitStack()
         self.port = self._reservations.enter_context(reserved_port(port))
         self.base_url = f"http://127.0.0.1:{self.port}"

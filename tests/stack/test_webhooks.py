@@ -70,15 +70,15 @@ def dispositions(ledger: Ledger) -> Counter[str]:
 
 def test_every_delivery_of_a_bad_day_is_accounted_for(demo: LocalDemo, admin: AirflowApi, ledger: Ledger) -> None:
     words = [
-        "delay=12",
-        "delay=12 webhook=duplicate",
-        "delay=12 webhook=again",
+        "delay=6",
+        "delay=6 webhook=duplicate",
+        "delay=6 webhook=again",
         "webhook=early",
-        "delay=12 webhook=forged",
-        "delay=12 webhook=stale",
-        "delay=12 webhook=none",
-        "delay=12 webhook_delay=20",
-        "delay=12 status=failed",
+        "delay=6 webhook=forged",
+        "delay=6 webhook=stale",
+        "delay=6 webhook=none",
+        "delay=6 webhook_delay=10",
+        "delay=6 status=failed",
     ]
     run_id = run_drafts(admin, words, "bad day")
     others = [{"type": "response.completed", "data": {"id": "resp_of_another_application"}}]
