@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,7 +15,9 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.models.dag import DagModel
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
+from airflow.utils.session import create_session
 from fastapi import Depends, Request
+from sqlalchemy import inspect
 
 from airflow_provider_aihandoff.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger
@@ -67,20 +71,22 @@ class Viewer:
         """The user, as the history names them."""
         return f"user:{self.name}"
 
-    @property
+    @cached_property
     def person(self) -> Person:
         """The user, as a job's author can name them: with roles and groups, where the auth manager has them."""
-        user = self.user
-        return Person(
-            self.name,
-            names=frozenset({str(user.get_name()), str(user.get_id())}),
-            roles=_names(getattr(user, "role", None), getattr(user, "roles", None)),
-            groups=_names(
-                getattr(user, "groups", None),
-                getattr(user, "teams", None),
-                user.get_groups() if hasattr(user, "get_groups") else None,
-            ),
-        )
+        with _with_relations(self.user) as user:
+            groups = [
+                *(getattr(user, "groups", None) or ()),
+                *(getattr(user, "teams", None) or ()),
+                *((user.get_groups() or ()) if hasattr(user, "get_groups") else ()),
+            ]
+            of_groups = [getattr(group, "roles", None) for group in groups]  # the FAB auth manager's groups have some
+            return Person(
+                self.name,
+                names=frozenset({str(user.get_name()), str(user.get_id())}),
+                roles=_names(getattr(user, "role", None), getattr(user, "roles", None), *of_groups),
+                groups=_names(groups),
+            )
 
     def may_see(self, job: Job) -> bool:
         """Whether the user may see the job."""
@@ -128,6 +134,17 @@ class Viewer:
 
     def _is_authorized(self, request: IsAuthorizedDagRequest) -> bool:
         return get_auth_manager().is_authorized_dag(user=self.user, **request)
+
+
+@contextmanager
+def _with_relations(user: Any) -> Iterator[Any]:
+    """A user whose groups can be read: that of the FAB auth manager is a row without a session, which loads none."""
+    row = inspect(user, raiseerr=False)
+    if row is None:
+        yield user
+        return
+    with create_session() as session:
+        yield session.get(type(user), row.identity)
 
 
 def _names(*found: Any) -> frozenset[str]:

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import ForeignKey, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.pool import StaticPool
 
 from airflow_provider_aihandoff.ledger import Ledger
 from airflow_provider_aihandoff.ledger.records import Job
+from airflow_provider_aihandoff.plugins import access
 from airflow_provider_aihandoff.plugins.access import Viewer
 from airflow_provider_aihandoff.reviewers import Approvers, ReviewRules
 from airflow_provider_aihandoff.states import JobState
@@ -184,3 +188,48 @@ def test_roles_and_groups_are_those_of_the_auth_manager(
     person = Viewer(SimpleNamespace(get_name=lambda: "bob", get_id=lambda: "7", **user)).person
     assert (person.name, person.names) == ("bob (7)", frozenset({"bob", "7"}))
     assert (person.roles, person.groups) == (roles, groups)
+
+
+class _Table(DeclarativeBase):
+    pass
+
+
+class _Role(_Table):
+    __tablename__ = "role"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    group_id: Mapped[int] = mapped_column(ForeignKey("team.id"))
+
+
+class _Group(_Table):
+    __tablename__ = "team"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    user_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
+    roles: Mapped[list[_Role]] = relationship()
+
+
+class _User(_Table):
+    """As the FAB auth manager has them."""
+
+    __tablename__ = "person"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    groups: Mapped[list[_Group]] = relationship()
+
+    def get_name(self) -> str:
+        return "bob"
+
+    def get_id(self) -> str:
+        return str(self.id)
+
+
+def test_groups_and_their_roles_are_read_of_a_user_that_no_session_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    _Table.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(_User(id=7, groups=[_Group(name="editors", roles=[_Role(name="Op")])]))
+        session.commit()
+        user = session.get(_User, 7)
+    monkeypatch.setattr(access, "create_session", lambda: Session(engine))
+    person = Viewer(user).person
+    assert (person.name, person.roles, person.groups) == ("bob (7)", {"Op"}, {"editors"})
