@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from demo.airflow_api import AirflowApi
 from demo.local import CHECKOUT, running_demo
 
 TIMES = 10
+
+#: How long a task has waited when somebody decides: longer than `[aihandoff] min_deferral` of the demo, as people do.
+WAITED_SECONDS = 4
+
 DECISION, BESIDE = "decision: task done", "trigger: empty task done"
 
 
@@ -40,6 +45,7 @@ def _decide(admin: AirflowApi, alice: AirflowApi) -> float:
     """Bring a run to its question, answer it, and return how long its task took to go on."""
     run_id = admin.trigger("decision")
     admin.wait_for_task("decision", run_id, "approve", {"deferred"}, timeout_seconds=120)
+    time.sleep(WAITED_SECONDS)
     (job,) = alice.json("GET", "/aihandoff/api/v1/jobs", params={"run_id": run_id})["jobs"]
     decision = {"verdict": "approve", "digest": job["review_digest"]}
     alice.json("POST", f"/aihandoff/api/v1/jobs/{job['job_id']}/decisions", json=decision)
