@@ -83,7 +83,7 @@ class Viewer:
             of_groups = [getattr(group, "roles", None) for group in groups]  # the FAB auth manager's groups have some
             return Person(
                 self.name,
-                names=frozenset({str(user.get_name()), str(user.get_id())}),
+                names=frozenset({str(self.user.get_name()), str(self.user.get_id())}),
                 roles=_names(getattr(user, "role", None), getattr(user, "roles", None), *of_groups),
                 groups=_names(groups),
             )
@@ -138,7 +138,10 @@ class Viewer:
 
 @contextmanager
 def _with_relations(user: Any) -> Iterator[Any]:
-    """A user whose groups can be read: that of the FAB auth manager is a row without a session, which loads none."""
+    """A user whose groups can be read: that of the FAB auth manager is a row without a session, which loads none.
+
+    None where that row was deleted a moment ago: somebody without roles and groups.
+    """
     row = inspect(user, raiseerr=False)
     if row is None:
         yield user

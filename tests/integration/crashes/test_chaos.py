@@ -14,8 +14,8 @@ from chaos.run import Chaos
 def test_while_everything_dies_at_random_nothing_is_written_twice_or_lost_and_every_job_comes_to_an_end(
     tmp_path: Path,
 ) -> None:
-    result = Chaos(tmp_path / "chaos", way="handoff", crashes=100, seed=1).run()
+    result = Chaos(tmp_path / "chaos", way="handoff", crashes=150, seed=1).run()
 
     assert failures(result) == [], result.count.histories
-    assert result.faults.crashes >= 100
+    assert result.faults.crashes >= 150
     assert result.count.writes > result.count.jobs

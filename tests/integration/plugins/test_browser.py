@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-LOOKS = [("light", "wide"), ("dark", "phone")]
+LOOKS = [(scheme, size) for scheme in ("light", "dark") for size in ("wide", "phone")]
 
 #: Where to keep a picture of each page, for somebody to look at.
 PICTURES = os.environ.get("AIHANDOFF_TEST_PICTURES")
