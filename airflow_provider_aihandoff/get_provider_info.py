@@ -50,7 +50,7 @@ def get_provider_info() -> dict[str, Any]:
 
 
 def _options() -> dict[str, Any]:
-    from airflow_provider_aihandoff.options import OPTIONS
+    from airflow_provider_aihandoff.core.options import OPTIONS
 
     return {
         name: {

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_aihandoff.options import OPTIONS, SECTION
+from airflow_provider_aihandoff.core.options import OPTIONS, SECTION
 
 
 def text(name: str) -> str:

@@ -22,13 +22,14 @@ from typing import Any
 import psycopg
 import requests
 
-from airflow_provider_aihandoff.digests import digest
-from airflow_provider_aihandoff.ledger import Ledger, schema
-from airflow_provider_aihandoff.ledger.records import EffectPlan, JobSpec, Owner
-from airflow_provider_aihandoff.ledger.revisions import Output
-from airflow_provider_aihandoff.reviewers import Person
-from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
-from airflow_provider_aihandoff.targets.outcome import Applied
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+from airflow_provider_aihandoff.core.effects.targets.base import Applied
+from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import EffectPlan, JobSpec, Owner
+from airflow_provider_aihandoff.core.review.rules import Person
 from benchmarks.ledger_rows import fill_effects
 from demo.ports import free_port
 from demo.postgres import Postgres, open_postgres

@@ -10,13 +10,13 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from airflow_provider_aihandoff.ledger.inbox import Delivery, Receipt
-from airflow_provider_aihandoff.ledger.records import InboxEntry
+from airflow_provider_aihandoff.core.models import InboxEntry
+from airflow_provider_aihandoff.core.states import Disposition
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
+from airflow_provider_aihandoff.core.webhooks.intake import Intake
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
-from airflow_provider_aihandoff.plugins.app import build_receiver
-from airflow_provider_aihandoff.plugins.webhooks import Receiver
-from airflow_provider_aihandoff.states import Disposition
-from airflow_provider_aihandoff.webhooks.intake import Intake
+from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
+from airflow_provider_aihandoff.web.app import build_receiver
 
 
 class NoLedger(Intake):

@@ -43,11 +43,12 @@ def main() -> None:
 
 def fill(connection: dict[str, Any], jobs: int) -> list[str]:
     """So many jobs in review; each as the batch page names it."""
-    from airflow_provider_aihandoff.digests import digest
-    from airflow_provider_aihandoff.ledger import Ledger, schema
-    from airflow_provider_aihandoff.ledger.records import EffectPlan, JobSpec, Owner
-    from airflow_provider_aihandoff.ledger.revisions import Output
-    from airflow_provider_aihandoff.reviewers import ReviewRules
+    from airflow_provider_aihandoff.core.database import schema
+    from airflow_provider_aihandoff.core.digests import digest
+    from airflow_provider_aihandoff.core.generation.revision_store import Output
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import EffectPlan, JobSpec, Owner
+    from airflow_provider_aihandoff.core.review.rules import ReviewRules
 
     schema.upgrade(connection)
     later, chosen = datetime.now(UTC) + timedelta(hours=1), []

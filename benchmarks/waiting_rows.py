@@ -61,7 +61,7 @@ def _keep_triggers(jobs: int) -> None:
     from airflow.utils.session import create_session
     from sqlalchemy import text
 
-    from airflow_provider_aihandoff.options import OPTIONS
+    from airflow_provider_aihandoff.core.options import OPTIONS
     from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
     from benchmarks.waiting_triggers import POLL_INTERVAL, IdleTrigger, PollingResponseTrigger
 

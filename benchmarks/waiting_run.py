@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from airflow_provider_aihandoff.ledger.inbox import Delivery
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from benchmarks.waiting_process import CpuShare, cpu, free_memory, memory
 from benchmarks.waiting_rows import CONN_ID, HUB, IDLE, response_id
 from benchmarks.waiting_stack import START_SECONDS, WaitingStack

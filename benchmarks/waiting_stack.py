@@ -17,7 +17,8 @@ from typing import Any, Self
 import httpx
 import psycopg
 
-from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.ledger import Ledger
 from benchmarks.waiting_rows import CONN_ID, DAG_ID, LEDGER_CONN_ID, RUN_ID, TASK_ID, write_dag
 from demo.airflow_stack import LEDGER_DATABASE, METADATA_DATABASE, AirflowStack
 from demo.ports import free_port

@@ -10,7 +10,7 @@ from typing import Any
 from airflow.providers.openai.hooks.openai import OpenAIHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 
 #: The default of ``OpenAIAgentOperator``, as in ``airflow.providers.openai.operators.agent``.
 POLL_INTERVAL = 10.0

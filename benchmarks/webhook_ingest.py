@@ -26,7 +26,7 @@ import httpx
 import psycopg
 from standardwebhooks.webhooks import Webhook
 
-from airflow_provider_aihandoff.ledger import schema
+from airflow_provider_aihandoff.core.database import schema
 from benchmarks.ledger_rows import fill
 from demo.airflow_stack import postgres_connection
 from demo.guardian import descendants

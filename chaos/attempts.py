@@ -34,28 +34,28 @@ from typing import Any, Literal
 from airflow.providers.common.compat.sdk import AirflowFailException
 from openai import OpenAI
 
-from airflow_provider_aihandoff.attachment import Attachment
-from airflow_provider_aihandoff.digests import digest
-from airflow_provider_aihandoff.errors import CannotCancel, CannotChange, StaleDecision
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+from airflow_provider_aihandoff.core.effects.roll_back import roll_back
+from airflow_provider_aihandoff.core.effects.targets.base import Target
+from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget, database_of
+from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
+from airflow_provider_aihandoff.core.effects.undo import UNDO_KEY
+from airflow_provider_aihandoff.core.errors import CannotCancel, CannotChange, StaleDecision
+from airflow_provider_aihandoff.core.generation.openai.outcome import is_final, read_output, terminal_status
+from airflow_provider_aihandoff.core.generation.settle import read_ended
+from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.jobs.attach import Attachment
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
+from airflow_provider_aihandoff.core.webhooks.correlate import look_up
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.hooks.openai import clients
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.inbox import Delivery
-from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.operators.jobs import final_errors
-from airflow_provider_aihandoff.responses.outcome import is_final, read_output, terminal_status
-from airflow_provider_aihandoff.responses.reading import read_ended
-from airflow_provider_aihandoff.responses.stopped import cancel_job
-from airflow_provider_aihandoff.responses.submit import submit
-from airflow_provider_aihandoff.reviewers import Person, ReviewRules
-from airflow_provider_aihandoff.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
-from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
-from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
-from airflow_provider_aihandoff.targets.outcome import Target
-from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
-from airflow_provider_aihandoff.targets.rollback import roll_back
-from airflow_provider_aihandoff.targets.undo import plan_undo
-from airflow_provider_aihandoff.undo import UNDO_KEY
-from airflow_provider_aihandoff.webhooks.lookup import look_up
 from chaos.world import DATABASE, OPENAI, TARGET, World
 
 Variant = Literal["idempotent", "probed", "conditional", "neither"]

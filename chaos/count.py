@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.states import TERMINAL_JOB_STATES, EffectState, JobState
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.ledger import JobRecord
+from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobState
 from chaos.target import Change
 
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from airflow_provider_aihandoff.errors import LedgerUnavailable
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Effect
-from airflow_provider_aihandoff.states import EffectState
+from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Effect
+from airflow_provider_aihandoff.core.states import EffectState
 from chaos.attempts import RETRY_SECONDS, Attempt, Outcome, Work, job_of
 from chaos.target import Change
 

@@ -24,9 +24,10 @@ from pathlib import Path
 import psycopg
 import requests
 
-from airflow_provider_aihandoff.crashpoints import POINTS
-from airflow_provider_aihandoff.ledger import Ledger, schema
-from airflow_provider_aihandoff.ledger.records import Effect
+from airflow_provider_aihandoff.core.crashpoints import POINTS
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Effect
 from chaos import plain
 from chaos.attempts import PIPELINE, TABLE, Attempt, Outcome, Variant, Work
 from chaos.count import Count, Row, Witness, compare, duplicates

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.ledger.records import Effect
-    from airflow_provider_aihandoff.targets.outcome import Target
+    from airflow_provider_aihandoff.core.effects.targets.base import Target
+    from airflow_provider_aihandoff.core.models import Effect
 
 #: The Airflow connections of an attempt.
 OPENAI, AGENTS, TARGET, DATABASE = "chaos_openai", "chaos_agents", "chaos_target", "chaos_database"
@@ -70,9 +70,9 @@ class World:
 
     def use(self) -> None:
         """Make this process live in this world: its connections, and the times of its calls."""
-        from airflow_provider_aihandoff.ledger import connection
-        from airflow_provider_aihandoff.responses import submit
-        from airflow_provider_aihandoff.targets import apply, rollback
+        from airflow_provider_aihandoff.core.database import connection
+        from airflow_provider_aihandoff.core.effects import apply, roll_back
+        from airflow_provider_aihandoff.core.generation import submit
 
         os.environ.update(self.variables())
         connection.STANDSTILL = self.standstill
@@ -82,12 +82,12 @@ class World:
         submit.SUBMIT_LEASE = timedelta(seconds=self.submit_timeout + self.submit_margin)
         submit._SEND_WITHIN = self.submit_margin
         submit._BACKOFF_BASE, submit._BACKOFF_CAP = 0.05, 0.2
-        rollback.undo_target = self._undo_target
+        roll_back.undo_target = self._undo_target
 
     def _undo_target(self, undo: Effect) -> Target:
         """The target of an undo, where no author can say how long a statement takes."""
-        from airflow_provider_aihandoff.targets.postgres import PostgresTarget
-        from airflow_provider_aihandoff.targets.undo import undo_target
+        from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget
+        from airflow_provider_aihandoff.core.effects.targets.undo_target import undo_target
 
         target = undo_target(undo)
         return replace(target, call_seconds=self.database_seconds) if isinstance(target, PostgresTarget) else target

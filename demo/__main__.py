@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_stack import USERS
 from demo.check import CheckFailedError, check
 from demo.local import AlreadyRunningError, LocalDemo, alone, demo_home, receiver_switch, running_demo

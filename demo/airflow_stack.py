@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import httpx
 import psycopg
 
-from airflow_provider_aihandoff.ledger import schema
+from airflow_provider_aihandoff.core.database import schema
 from demo.airflow_api import AirflowApi
 from demo.ports import free_port, reserved_port
 from demo.postgres import Postgres

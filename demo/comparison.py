@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.ledger.records import Effect, InboxEntry
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.states import TERMINAL_JOB_STATES, EffectState
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.ledger import JobRecord
+from airflow_provider_aihandoff.core.models import Effect, InboxEntry
+from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState
 from demo.airflow_stack import BUSINESS_DATABASE
 from demo.local import LocalDemo
 from demo.pipelines import MOST_JOBS, open_ledger

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from http.client import CONFLICT
 from typing import Any
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job
 from demo.airflow_api import FINISHED, AirflowApi
 from demo.airflow_stack import LEDGER_DATABASE
 from demo.local import LocalDemo

@@ -14,8 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from airflow_provider_aihandoff.attachment import Step, decide_attachment
-from airflow_provider_aihandoff.states import (
+from airflow_provider_aihandoff.core.jobs.attach import Step, decide_attachment
+from airflow_provider_aihandoff.core.states import (
     EFFECT_TRANSITIONS,
     JOB_TRANSITIONS,
     TERMINAL_JOB_STATES,

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger, schema
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.ledger import Ledger
 from demo.postgres import Postgres, PostgresServer, open_postgres
 
 _numbers = count(os.getpid() * 100_000)  # unique on a server that other sessions use as well

@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow_provider_aihandoff.attachment import Attachment
-from airflow_provider_aihandoff.digests import digest
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import EffectPlan, Job, JobSpec, Owner, Revision
-from airflow_provider_aihandoff.ledger.revisions import Output
-from airflow_provider_aihandoff.reviewers import Person
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.jobs.attach import Attachment
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.review.rules import Person
 
 OWNER = Owner("publishing", "manual__1", "draft", -1, "ti-1", 1)
 LEASE = timedelta(seconds=30)

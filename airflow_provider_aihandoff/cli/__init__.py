@@ -1,1 +1,0 @@
-"""`airflow aihandoff`: the ledger from a terminal."""

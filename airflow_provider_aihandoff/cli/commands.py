@@ -7,12 +7,12 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
-from airflow_provider_aihandoff.holds import answer
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.effects.resolve import answer
+from airflow_provider_aihandoff.core.ledger import JobRecord
+from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.ledger import schema
-from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.ledger.records import Effect
-from airflow_provider_aihandoff.ledger.store import JobRecord
 
 
 @command

@@ -19,10 +19,10 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from pydantic_core import to_jsonable_python
 
-from airflow_provider_aihandoff.errors import HandoffError
+from airflow_provider_aihandoff.core.errors import HandoffError
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.reviewers import Person
 
 Command = Callable[[Namespace], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
-from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
 _COMMANDS = "airflow_provider_aihandoff.cli.commands"
 _ENDINGS = "airflow_provider_aihandoff.cli.endings"

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
+from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
+from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import cannot_roll_back
+from airflow_provider_aihandoff.core.jobs.clear_preview import ways_back
+from airflow_provider_aihandoff.core.ledger import JobRecord
+from airflow_provider_aihandoff.core.models import EffectPlan, Job
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.hooks.openai import clients
-from airflow_provider_aihandoff.ledger.endings import cannot_roll_back
-from airflow_provider_aihandoff.ledger.records import EffectPlan, Job
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.preview import ways_back
-from airflow_provider_aihandoff.responses.stopped import cancel_job
-from airflow_provider_aihandoff.states import EffectState, JobState
-from airflow_provider_aihandoff.targets.rollback import Unfinished, roll_back_now
 
 #: The longest wait, in seconds, that the command sits out: as long as the pause between two looks of a probe can be.
 SHORT_WAIT = 30.0

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
+from airflow_provider_aihandoff.core.models import InboxEntry
+from airflow_provider_aihandoff.core.reconcile.scan import check_retention
+from airflow_provider_aihandoff.core.states import Disposition
+from airflow_provider_aihandoff.core.webhooks.correlate import look_up
 from airflow_provider_aihandoff.hooks.openai import clients
-from airflow_provider_aihandoff.ledger.records import InboxEntry
-from airflow_provider_aihandoff.reconciliation import check_retention
-from airflow_provider_aihandoff.states import Disposition
-from airflow_provider_aihandoff.webhooks.lookup import look_up
 
 
 @command

@@ -6,8 +6,8 @@ from argparse import Namespace
 from typing import Any
 
 from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
-from airflow_provider_aihandoff.preview import ClearedJob, total_line
-from airflow_provider_aihandoff.preview import preview_clear as preview
+from airflow_provider_aihandoff.core.jobs.clear_preview import ClearedJob, total_line
+from airflow_provider_aihandoff.core.jobs.clear_preview import preview_clear as preview
 
 
 @command

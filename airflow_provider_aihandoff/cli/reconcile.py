@@ -15,9 +15,9 @@ from sqlalchemy import select
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
+from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.hooks.openai import clients
 from airflow_provider_aihandoff.operators.jobs import task_states
-from airflow_provider_aihandoff.reconciliation import reconcile
 
 
 @command

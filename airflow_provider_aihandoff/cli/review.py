@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from airflow_provider_aihandoff.cli.common import command, open_ledger, person, print_rows
-from airflow_provider_aihandoff.errors import HandoffError, StaleBatch, StaleDecision
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Decision, Effect, Job, PendingReview, Revision, Verdict
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.reviewers import why_not
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.errors import HandoffError, StaleBatch, StaleDecision
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
+from airflow_provider_aihandoff.core.review.rules import why_not
+from airflow_provider_aihandoff.core.states import JobState
 
 #: The editor where neither VISUAL nor EDITOR names one.
 EDITOR = "vi"

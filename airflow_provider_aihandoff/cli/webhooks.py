@@ -18,20 +18,20 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from airflow_provider_aihandoff.errors import HandoffError
-from airflow_provider_aihandoff.plugins import metrics
+from airflow_provider_aihandoff.core.errors import HandoffError
+from airflow_provider_aihandoff.core.webhooks.keys import NoConnection
+from airflow_provider_aihandoff.core.webhooks.signature import SecretRefused, Verifier
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
-from airflow_provider_aihandoff.plugins.app import build_receiver
-from airflow_provider_aihandoff.plugins.links import WEBHOOKS_PREFIX
-from airflow_provider_aihandoff.plugins.webhooks import (
+from airflow_provider_aihandoff.web import metrics
+from airflow_provider_aihandoff.web.api.webhook_receiver import (
     SECRETS_KEY,
     Receiver,
     configured_conn_ids,
     open_ledger,
     read_secrets,
 )
-from airflow_provider_aihandoff.webhooks.keyring import NoConnection
-from airflow_provider_aihandoff.webhooks.verification import SecretRefused, Verifier
+from airflow_provider_aihandoff.web.app import build_receiver
+from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
 
 #: Connections at the same time; more are answered 503, and OpenAI delivers again.
 MAX_CONNECTIONS = 1000

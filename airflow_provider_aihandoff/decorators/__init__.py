@@ -1,1 +1,0 @@
-"""Decorators that make tasks of functions."""

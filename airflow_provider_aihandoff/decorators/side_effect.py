@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import get_unique_task_id, task_decorator_factory
 
-from airflow_provider_aihandoff.errors import PlanError
-from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied, SideEffectOperator
-from airflow_provider_aihandoff.targets.function import (
+from airflow_provider_aihandoff.core.effects.targets.function_target import (
     KEY_PARAMETER,
     FunctionTarget,
     importable_path,
@@ -19,11 +17,13 @@ from airflow_provider_aihandoff.targets.function import (
     runs_when_called,
     source_digest,
 )
+from airflow_provider_aihandoff.core.errors import PlanError
+from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied, SideEffectOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import TaskDecorator
 
-    from airflow_provider_aihandoff.jobview import JobView
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
 
 #: The parameter in which the function of an undo is told the external record id, if it has one of this name.
 ID_PARAMETER = "external_id"
@@ -91,7 +91,7 @@ class FunctionSideEffectOperator(SideEffectOperator):
 
         :raises PlanError: they have no JSON form.
         """
-        from airflow_provider_aihandoff.digests import canonical_json
+        from airflow_provider_aihandoff.core.digests import canonical_json
 
         try:
             arguments = json.loads(canonical_json(self.arguments))

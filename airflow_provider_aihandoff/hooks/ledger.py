@@ -15,7 +15,7 @@ from airflow_provider_aihandoff import settings
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_aihandoff.ledger import Ledger
+    from airflow_provider_aihandoff.core.ledger import Ledger
 
 #: Connections that one process opens to a ledger at most, where several threads share it.
 SHARED_POOL_SIZE = 4
@@ -49,7 +49,7 @@ class LedgerHook(BaseHook):
         :raises LedgerUnavailable: the database cannot be reached.
         :raises LedgerSchemaError: the schema is not the one that this package needs.
         """
-        from airflow_provider_aihandoff.ledger import Ledger
+        from airflow_provider_aihandoff.core.ledger import Ledger
 
         return _checked(Ledger(self.conninfo()))
 
@@ -112,7 +112,7 @@ async def conninfo_async(ledger_conn_id: str) -> dict[str, Any]:
 
 
 def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any]) -> Ledger:
-    from airflow_provider_aihandoff.ledger import Ledger
+    from airflow_provider_aihandoff.core.ledger import Ledger
 
     # Outside the lock: while the server is away, nobody queues behind somebody else's wait for it.
     opened = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT))

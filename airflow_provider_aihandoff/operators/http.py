@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied, SideEffectOperator
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.jobview import JobView
-    from airflow_provider_aihandoff.targets.http import HttpTarget
+    from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
 
 
 class HttpSideEffectOperator(SideEffectOperator):
@@ -82,7 +82,7 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The request: connection, method, URL, the author's headers, and the exact body."""
-        from airflow_provider_aihandoff.targets.http import check_path, plan_request
+        from airflow_provider_aihandoff.core.effects.targets.http_target import check_path, plan_request
 
         check_path(self.external_id_path, self.effect_name)
         return plan_request(
@@ -110,7 +110,7 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def read(self, plan: dict[str, Any]) -> Any:
         """Read what the target has now, where the author says."""
-        from airflow_provider_aihandoff.targets.http import plan_request
+        from airflow_provider_aihandoff.core.effects.targets.http_target import plan_request
 
         assert self.current is not None
         look = plan_request(
@@ -134,7 +134,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         return self.http_conn_id
 
     def _target(self) -> HttpTarget:
-        from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe
+        from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget, plan_probe
 
         probe = self.probe_request
         return HttpTarget(

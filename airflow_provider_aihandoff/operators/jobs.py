@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 
-from airflow_provider_aihandoff.errors import (
+from airflow_provider_aihandoff.core.errors import (
     CannotRegenerate,
     CannotRollBack,
     EffectRefused,
@@ -27,12 +27,12 @@ from airflow_provider_aihandoff.errors import (
     RequestError,
     RevisionsExhausted,
 )
-from airflow_provider_aihandoff.ledger.records import Owner
+from airflow_provider_aihandoff.core.models import Owner
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_aihandoff.reconciliation import TaskState
+    from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def task_states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, TaskSt
 
 
 def _task_state(owner: Owner, answer: Mapping[str, Mapping[str, Any]]) -> TaskState:
-    from airflow_provider_aihandoff.reconciliation import TaskState
+    from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 
     if _name(owner) not in answer.get(owner.run_id, {}):
         return TaskState.MISSING

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import mask_secret, redact
 
-from airflow_provider_aihandoff.undo import MASK
+from airflow_provider_aihandoff.core.effects.undo import MASK
 
 #: Names whose value is a secret. Whole names: `max_output_tokens` and `prompt_cache_key` are none.
 _SECRET_NAME = re.compile(

@@ -15,9 +15,9 @@ from airflow_provider_aihandoff.operators.jobs import owner_of
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import Job
-    from airflow_provider_aihandoff.ledger.reviews import Notice
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Job
+    from airflow_provider_aihandoff.core.review.review_store import Notice
     from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 
@@ -52,7 +52,7 @@ def due_notices(job: Job, sent: set[str]) -> list[Notice]:
 
     :param sent: what they were told since they were asked.
     """
-    from airflow_provider_aihandoff.states import JobState
+    from airflow_provider_aihandoff.core.states import JobState
 
     if job.state is not JobState.REVIEW:
         return ["decided"] if "asked" in sent and "decided" not in sent else []
@@ -67,7 +67,7 @@ def tell(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> 
 
     :return: whether all of it was told. What no notifier could send is due again.
     """
-    from airflow_provider_aihandoff.jobview import view
+    from airflow_provider_aihandoff.core.jobs.job_view import view
 
     if not sensor.notifiers or job.review_asked_at is None:
         return True

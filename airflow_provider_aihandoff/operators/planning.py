@@ -9,16 +9,16 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.errors import HandoffError, PlanError, PlanNotApproved
+from airflow_provider_aihandoff.core.errors import HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.operators.jobs import job_reference, owner_of, source_of
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_aihandoff.jobview import JobView
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import EffectPlan
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import EffectPlan
 
 
 def effect_tasks(dag: Any, source: Any) -> list[Any]:
@@ -89,7 +89,7 @@ def ask_anew(context: Context, source: Any, job: JobView, ledger: Ledger, refusa
 
     :return: the refusal, with what there is to do about it.
     """
-    from airflow_provider_aihandoff.states import JobState
+    from airflow_provider_aihandoff.core.states import JobState
 
     deadline = datetime.now(UTC) + timedelta(seconds=_review_seconds(context["dag"], source))
     asked = ledger.reviews.ask_anew(

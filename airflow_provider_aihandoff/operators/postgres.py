@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_aihandoff.operators.side_effect import Applied, SideEffectOperator
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.jobview import JobView
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
 
 
 class PostgresSideEffectOperator(SideEffectOperator):
@@ -53,7 +53,7 @@ class PostgresSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The statement, its parameters, and the database that it runs in."""
-        from airflow_provider_aihandoff.targets.postgres import database_of
+        from airflow_provider_aihandoff.core.effects.targets.postgres_target import database_of
 
         return {
             "connection": self.postgres_conn_id,
@@ -64,7 +64,7 @@ class PostgresSideEffectOperator(SideEffectOperator):
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Mark and run in one transaction. Whatever fails before the commit is rolled back by the server."""
-        from airflow_provider_aihandoff.targets.postgres import PostgresTarget
+        from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget
 
         return PostgresTarget(self.effect_name, self.marker_table).apply(plan, key)
 
@@ -75,7 +75,7 @@ class PostgresSideEffectOperator(SideEffectOperator):
 
     def read(self, plan: dict[str, Any]) -> Any:
         """Read what the target has now, as the author says."""
-        from airflow_provider_aihandoff.targets.postgres import PostgresTarget
+        from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget
 
         assert self.current is not None
         return PostgresTarget(self.effect_name, self.marker_table).read(plan, self.current)

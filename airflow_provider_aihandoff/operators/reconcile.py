@@ -53,9 +53,9 @@ class ReconcileOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, int]:
         """Look once, and take every step that is due."""
+        from airflow_provider_aihandoff.core.reconcile.run import reconcile
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.hooks.openai import clients
-        from airflow_provider_aihandoff.reconciliation import reconcile
 
         def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
             return context["ti"].get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from openai import OpenAI
     from pydantic import BaseModel
 
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import Job, Revision
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Job, Revision
 
 #: Seconds between two looks while the worker itself waits.
 _INLINE_POLL = 0.5
@@ -37,8 +37,8 @@ def wait_inline(task: BaseOperator, revision: Revision, *, patience: timedelta |
 
     :param patience: how long; by default ``[aihandoff] inline_wait``.
     """
-    from airflow_provider_aihandoff.responses.outcome import terminal_status
-    from airflow_provider_aihandoff.states import RevisionState
+    from airflow_provider_aihandoff.core.generation.openai.outcome import terminal_status
+    from airflow_provider_aihandoff.core.states import RevisionState
 
     if revision.state is not RevisionState.RUNNING or revision.response_id is None:
         return True
@@ -90,9 +90,9 @@ def store_ended(
     ledger: Ledger, job: Job, revision: Revision, *, output_type: type[BaseModel] | None, actor: str
 ) -> Job:
     """Store what the response of a revision has left, if nobody has."""
-    from airflow_provider_aihandoff.responses.outcome import read_output
-    from airflow_provider_aihandoff.responses.reading import read_ended
-    from airflow_provider_aihandoff.states import JobState
+    from airflow_provider_aihandoff.core.generation.openai.outcome import read_output
+    from airflow_provider_aihandoff.core.generation.settle import read_ended
+    from airflow_provider_aihandoff.core.states import JobState
 
     if job.state is not JobState.RUNNING or revision.response_id is None:
         return job
@@ -106,7 +106,7 @@ def give_up_if_over(ledger: Ledger, event: Mapping[str, Any], *, actor: str) -> 
 
     :param event: the trigger's.
     """
-    from airflow_provider_aihandoff.responses.stopped import give_up
+    from airflow_provider_aihandoff.core.generation.stop import give_up
 
     if event["status"] not in ("deadline", "gone"):
         return

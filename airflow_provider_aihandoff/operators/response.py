@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from pydantic import BaseModel
 
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import Approval, Job, JobSpec, Owner, Revision
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Approval, Job, JobSpec, Owner, Revision
 
 #: Arguments that are sent to the Responses API under the same name.
 REQUEST_FIELDS = (
@@ -198,7 +198,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
-        from airflow_provider_aihandoff.attachment import Attachment
+        from airflow_provider_aihandoff.core.jobs.attach import Attachment
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
         owner = owner_of(context)
@@ -219,8 +219,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             return self._finish(context, ledger, job.job_id)
 
     def _submit(self, context: Context, ledger: Ledger, job: Job, revision: Revision, spec: JobSpec) -> Revision:
+        from airflow_provider_aihandoff.core.generation.submit import submit
         from airflow_provider_aihandoff.operators.revising import send_change
-        from airflow_provider_aihandoff.responses.submit import submit
 
         if revision.changes is not None:  # a reviewer asked for it, and the approval task has not sent it yet
             return send_change(self, context, ledger, job, revision)
@@ -247,8 +247,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
         A clear, or a worker that is shut down, arrives here as well; another attempt takes the job up then.
         """
+        from airflow_provider_aihandoff.core.generation.stop import record_cancelled
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.responses.stopped import record_cancelled
 
         running = getattr(self, "_running", None)
         if running is None:
@@ -277,8 +277,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         return state_among(owner, states)
 
     def _spec(self, context: Context) -> JobSpec:
-        from airflow_provider_aihandoff.ledger.records import JobSpec
-        from airflow_provider_aihandoff.responses.request import input_snapshot
+        from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
+        from airflow_provider_aihandoff.core.models import JobSpec
 
         owner = owner_of(context)
         request = self.build_request()
@@ -318,7 +318,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
         :raises RequestError: they make none.
         """
-        from airflow_provider_aihandoff.responses.request import build_request
+        from airflow_provider_aihandoff.core.generation.openai.request import build_request
 
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
         return build_request(arguments, self.output_type)
@@ -330,7 +330,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def _finish(self, context: Context, ledger: Ledger, job_id: int) -> dict[str, Any]:
         """Store what the response left, if nobody has, and return the XCom."""
-        from airflow_provider_aihandoff.states import JobState
+        from airflow_provider_aihandoff.core.states import JobState
 
         job, actor = ledger.job(job_id), owner_of(context).actor
         revision = ledger.revision(job_id, job.revision)
@@ -348,21 +348,21 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def _cancel(self, revision: Revision) -> Any:
         """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing."""
-        from airflow_provider_aihandoff.responses.stopped import cancel
+        from airflow_provider_aihandoff.core.generation.stop import cancel
 
         assert revision.response_id is not None
         return cancel(openai_client(revision.conn_id), revision.response_id)
 
     def _cancel_superseded(self, ledger: Ledger, revision: Revision, actor: str) -> None:
         """Stop the response of an input that was replaced, and record what it has cost."""
-        from airflow_provider_aihandoff.responses.stopped import record_cost
+        from airflow_provider_aihandoff.core.generation.stop import record_cost
 
         record_cost(ledger, revision, self._cancel(revision), actor=actor)
 
     def _raise_unless_usable(self, job: Job, revision: Revision) -> None:
-        from airflow_provider_aihandoff.errors import JobCancelled, JobFailed
-        from airflow_provider_aihandoff.responses.outcome import is_final
-        from airflow_provider_aihandoff.states import JobState
+        from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
+        from airflow_provider_aihandoff.core.generation.openai.outcome import is_final
+        from airflow_provider_aihandoff.core.states import JobState
 
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"it was cancelled ({job.state_reason}).", job=job.label)
@@ -380,7 +380,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             )
 
     def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:
-        from airflow_provider_aihandoff.digests import canonical_json
+        from airflow_provider_aihandoff.core.digests import canonical_json
 
         xcom: dict[str, Any] = {
             "job_id": job.job_id,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from openai import OpenAI
 
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import Job, Revision
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Job, Revision
     from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 
@@ -48,8 +48,8 @@ def follow_reviewer(
     :return: the job as it is now; unchanged where its revision is the asking task's to make.
     :raises TaskDeferred: the response runs.
     """
-    from airflow_provider_aihandoff.errors import JobFailed
-    from airflow_provider_aihandoff.states import JobState
+    from airflow_provider_aihandoff.core.errors import JobFailed
+    from airflow_provider_aihandoff.core.states import JobState
 
     revision = ledger.revision(job.job_id, job.revision)
     if revision.changes is None:
@@ -83,8 +83,8 @@ def send_change(
     :param task: the one that asks the model for this job.
     :raises JobFailed: it cannot be sent; the job is back in review.
     """
-    from airflow_provider_aihandoff.responses.submit import submit
-    from airflow_provider_aihandoff.states import RevisionState
+    from airflow_provider_aihandoff.core.generation.submit import submit
+    from airflow_provider_aihandoff.core.states import RevisionState
 
     owner = owner_of(context)
     if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING, RevisionState.RUNNING):
@@ -114,10 +114,10 @@ def _request(
     client: OpenAI,
 ) -> dict[str, Any]:
     """The request that continues what was asked first, with its secrets."""
-    from airflow_provider_aihandoff.digests import digest
-    from airflow_provider_aihandoff.errors import JobFailed
-    from airflow_provider_aihandoff.responses.continuation import continued
-    from airflow_provider_aihandoff.responses.request import input_snapshot
+    from airflow_provider_aihandoff.core.digests import digest
+    from airflow_provider_aihandoff.core.errors import JobFailed
+    from airflow_provider_aihandoff.core.generation.openai.continuation import continued
+    from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
 
     assert revision.based_on is not None
     assert revision.changes is not None
@@ -160,7 +160,7 @@ def check_edit(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Jo
     """
     from pydantic import ValidationError
 
-    from airflow_provider_aihandoff.digests import canonical_json
+    from airflow_provider_aihandoff.core.digests import canonical_json
 
     edit = ledger.revision(job.job_id, job.revision)
     task = asking_task(context["dag"], sensor.job_source)

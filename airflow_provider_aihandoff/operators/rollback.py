@@ -24,8 +24,8 @@ from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_aihandoff.ledger.records import Owner
-    from airflow_provider_aihandoff.ledger.store import JobRecord
+    from airflow_provider_aihandoff.core.ledger import JobRecord
+    from airflow_provider_aihandoff.core.models import Owner
 
 
 class RollbackOperator(BaseOperator):
@@ -79,9 +79,9 @@ class RollbackOperator(BaseOperator):
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Begin or go on; or wait until what an undo has come to is known."""
+        from airflow_provider_aihandoff.core.effects.apply import Wait
+        from airflow_provider_aihandoff.core.effects.roll_back import roll_back
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.targets.apply import Wait
-        from airflow_provider_aihandoff.targets.rollback import roll_back
 
         job_id, reason, leave = resolve_job_id(self.job, self.task_id), self._reason(), self._leave()
         owner, ti = owner_of(context), context["ti"]
@@ -151,7 +151,7 @@ def _same_task(owner: Owner, actor: str | None) -> bool:
 
 def _result(record: JobRecord, revision: int) -> dict[str, Any]:
     """What became of one revision, whose undos are all applied."""
-    from airflow_provider_aihandoff.states import JobState
+    from airflow_provider_aihandoff.core.states import JobState
 
     names = {effect.effect_id: effect.name for effect in record.effects}
     undone = [

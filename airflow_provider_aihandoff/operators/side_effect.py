@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
+from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.operators.jobs import (
     RETRIES,
     RETRY_DELAY,
@@ -23,15 +24,14 @@ from airflow_provider_aihandoff.operators.jobs import (
 )
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
-from airflow_provider_aihandoff.targets.outcome import Applied, NotApplied
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_aihandoff.jobview import JobView
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import Effect, EffectPlan
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 
 
 class SideEffectOperator(BaseOperator):
@@ -149,7 +149,7 @@ class SideEffectOperator(BaseOperator):
         """The declared way back, as it is kept beside the plan."""
         if self.undo is None:
             return None
-        from airflow_provider_aihandoff.targets.undo import plan_undo
+        from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
 
         return plan_undo(self.undo, kind=self.kind, connection=self.undo_connection, name=self.effect_name)
 
@@ -192,8 +192,8 @@ class SideEffectOperator(BaseOperator):
         :param look: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
-        from airflow_provider_aihandoff.digests import canonical_json, keyed_digest
-        from airflow_provider_aihandoff.ledger.records import EffectPlan
+        from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
+        from airflow_provider_aihandoff.core.models import EffectPlan
 
         plan, undo = self.plan(job), self.plan_undo()
         try:
@@ -217,7 +217,7 @@ class SideEffectOperator(BaseOperator):
 
     def _look(self, plan: dict[str, Any]) -> dict[str, Any]:
         """What the target has now, with the time, as it may be shown."""
-        from airflow_provider_aihandoff.digests import canonical_json
+        from airflow_provider_aihandoff.core.digests import canonical_json
 
         at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
@@ -234,9 +234,9 @@ class SideEffectOperator(BaseOperator):
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
+        from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.operators.planning import ask_anew, digest_key, effects_before
-        from airflow_provider_aihandoff.targets.apply import Wait, apply_effect
 
         job_id = resolve_job_id(self.job, self.task_id)
         actor, ti = owner_of(context).actor, context["ti"]
@@ -275,8 +275,8 @@ class SideEffectOperator(BaseOperator):
 
     def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: str) -> None:
         """Plan the effects of a job that needs no approval, where no approval task has done it before."""
+        from airflow_provider_aihandoff.core.states import JobState
         from airflow_provider_aihandoff.operators.planning import plan_effects
-        from airflow_provider_aihandoff.states import JobState
 
         current = ledger.job(job.job_id)
         if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
@@ -294,7 +294,7 @@ class SideEffectOperator(BaseOperator):
 
     @staticmethod
     def _view(ledger: Ledger, job_id: int) -> JobView:
-        from airflow_provider_aihandoff.jobview import view
+        from airflow_provider_aihandoff.core.jobs.job_view import view
 
         job = ledger.job(job_id)
         return view(job, ledger.revision(job_id, job.revision))

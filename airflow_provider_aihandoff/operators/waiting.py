@@ -11,8 +11,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_aihandoff import settings
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.targets.apply import Wait
+    from airflow_provider_aihandoff.core.effects.apply import Wait
+    from airflow_provider_aihandoff.core.ledger import Ledger
 
 #: Seconds for which a worker waits by itself; for longer, the task defers.
 INLINE_SECONDS = 5.0

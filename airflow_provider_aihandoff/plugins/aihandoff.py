@@ -40,6 +40,6 @@ class AIHandoffPlugin(AirflowPlugin):
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list for whoever reads it
         """The app. Only the API server reads this; its imports cost more than a second elsewhere."""
-        from airflow_provider_aihandoff.plugins.app import build_app
+        from airflow_provider_aihandoff.web.app import build_app
 
         return [{"app": build_app(), "url_prefix": URL_PREFIX, "name": "AI Handoff"}]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.jobview import JobView
-    from airflow_provider_aihandoff.reviewers import Approvers
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.core.review.rules import Approvers
 
 log = logging.getLogger(__name__)
 

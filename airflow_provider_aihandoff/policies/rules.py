@@ -7,13 +7,13 @@ from collections.abc import Collection, Sequence
 from decimal import Context, Decimal, Inexact, localcontext
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_aihandoff.digests import canonical_json, digest
+from airflow_provider_aihandoff.core.digests import canonical_json, digest
 from airflow_provider_aihandoff.policies.fields import Objection, amount, check_path, fraction, quoted, values_at
 from airflow_provider_aihandoff.policies.policy import ApprovalPolicy, Approve, AskPerson, verdict_of
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.jobview import JobView
-    from airflow_provider_aihandoff.reviewers import Approvers
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.core.review.rules import Approvers
 
 #: Any sum of what JSON numbers and :data:`fields._AMOUNT` can hold is exact in so many digits.
 _EXACT = Context(prec=1000, traps=[Inexact])

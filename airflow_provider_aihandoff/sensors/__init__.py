@@ -1,1 +1,0 @@
-"""Sensors: what waits for a person."""

@@ -23,11 +23,11 @@ from airflow_provider_aihandoff.operators.jobs import (
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
-    from airflow_provider_aihandoff.jobview import JobView
-    from airflow_provider_aihandoff.ledger import Ledger
-    from airflow_provider_aihandoff.ledger.records import EffectPlan, Job
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import EffectPlan, Job
+    from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
     from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
-    from airflow_provider_aihandoff.reviewers import Approvers, ReviewRules
 
 #: How long after all notifiers have failed they are tried again.
 NOTICE_RETRY = timedelta(minutes=5)
@@ -129,10 +129,10 @@ class ApprovalSensor(BaseSensorOperator):
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask, and end if there is a decision; otherwise defer. Called again with the event when the wait is over."""
+        from airflow_provider_aihandoff.core.states import JobState
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.operators.notices import tell
         from airflow_provider_aihandoff.operators.revising import follow_reviewer
-        from airflow_provider_aihandoff.states import JobState
 
         job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
@@ -156,7 +156,7 @@ class ApprovalSensor(BaseSensorOperator):
     @staticmethod
     def _goes_on(ledger: Ledger, job: Job) -> bool:
         """Whether a person has edited it, or requested changes, while this task was at it."""
-        from airflow_provider_aihandoff.states import JobState
+        from airflow_provider_aihandoff.core.states import JobState
 
         if job.state in (JobState.QUEUED, JobState.RUNNING):
             now = ledger.job(job.job_id)
@@ -165,10 +165,10 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _ask_about(self, context: Context, ledger: Ledger, job: Job) -> Job:
         """Render the plan of what the job says now, and ask about it."""
-        from airflow_provider_aihandoff.jobview import view
+        from airflow_provider_aihandoff.core.jobs.job_view import view
+        from airflow_provider_aihandoff.core.states import JobState
         from airflow_provider_aihandoff.operators.planning import plan_effects
         from airflow_provider_aihandoff.operators.revising import check_edit
-        from airflow_provider_aihandoff.states import JobState
 
         if job.state is JobState.REVIEW:
             job = check_edit(self, context, ledger, job)
@@ -183,7 +183,7 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _expire(self, ledger: Ledger, job: Job) -> Job:
         """End the review, if its time is over."""
-        from airflow_provider_aihandoff.jobview import view
+        from airflow_provider_aihandoff.core.jobs.job_view import view
         from airflow_provider_aihandoff.policies import Approve, verdict_of
 
         assert job.review_digest is not None
@@ -216,8 +216,8 @@ class ApprovalSensor(BaseSensorOperator):
 
         :param by_model: no person has edited the output, or requested changes of it.
         """
+        from airflow_provider_aihandoff.core.states import JobState
         from airflow_provider_aihandoff.policies import Approve, AskPerson, verdict_of
-        from airflow_provider_aihandoff.states import JobState
 
         shown = [plan.shown for plan in plans]
         verdict = AskPerson("no policy") if self.policy is None else verdict_of(self.policy, seen, shown)
@@ -247,8 +247,8 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _rules(self, verdict: Approve | AskPerson) -> ReviewRules:
         """Who decides: as the policy wants it, and otherwise as the author says."""
+        from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
         from airflow_provider_aihandoff.policies import AskPerson
-        from airflow_provider_aihandoff.reviewers import Approvers, ReviewRules
 
         asks = verdict if isinstance(verdict, AskPerson) else AskPerson("")
         return ReviewRules(
@@ -266,8 +266,8 @@ class ApprovalSensor(BaseSensorOperator):
 
         :param all_told: everybody was told who is to be; otherwise it is tried again.
         """
+        from airflow_provider_aihandoff.core.review.rules import due_times
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.reviewers import due_times
         from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 
         assert job.review_digest is not None
@@ -288,7 +288,7 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _end(self, job: Job) -> dict[str, Any]:
         """End the task as the job's state says."""
-        from airflow_provider_aihandoff.states import JobState
+        from airflow_provider_aihandoff.core.states import JobState
 
         if job.state is JobState.REJECTED:
             message = f"{job.label} was rejected: {job.state_reason or 'no comment'}. Nothing was written outside."

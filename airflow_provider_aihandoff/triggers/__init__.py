@@ -1,1 +1,0 @@
-"""Triggers: what waits in the triggerer."""

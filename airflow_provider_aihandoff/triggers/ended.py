@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_aihandoff.ledger.records import Owner
+from airflow_provider_aihandoff.core.models import Owner
 from airflow_provider_aihandoff.operators.jobs import state_among
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.backoff import backoff, jittered
 from airflow_provider_aihandoff.hooks.ledger import conninfo_async
-from airflow_provider_aihandoff.ledger import waiting
-from airflow_provider_aihandoff.responses.backoff import backoff, jittered
+from airflow_provider_aihandoff.triggers import wake_queries
 from airflow_provider_aihandoff.triggers.polling import Poller
 from airflow_provider_aihandoff.triggers.waits import EffectWait, ResponseWait, ReviewWait, Wait, seconds_until
 
@@ -124,7 +124,7 @@ class Hub:
         while True:
             try:
                 async with asyncio.timeout(_LOOK_TIMEOUT):
-                    connection = await waiting.listen(await conninfo_async(self.ledger_conn_id))
+                    connection = await wake_queries.listen(await conninfo_async(self.ledger_conn_id))
                 try:
                     await self._follow_on(connection)
                 finally:
@@ -142,7 +142,7 @@ class Hub:
                 )
                 await asyncio.sleep(pause)
 
-    async def _follow_on(self, connection: waiting.AsyncConnection) -> None:
+    async def _follow_on(self, connection: wake_queries.AsyncConnection) -> None:
         loop = asyncio.get_running_loop()
         sweep_at = loop.time()  # at once: whatever was notified while nobody listened
         while True:
@@ -151,34 +151,38 @@ class Hub:
                 sweep_at = loop.time() + jittered(settings.number("sweep_interval"))
             elif self._new:
                 await self._look(connection, [*self._new])
-            woken = await waiting.woken_jobs(connection, within=_GATHER)
+            woken = await wake_queries.woken_jobs(connection, within=_GATHER)
             await self._look(connection, [wait for job_id in woken for wait in self._waits.get(job_id, ())])
 
-    async def _sweep(self, connection: waiting.AsyncConnection) -> None:
+    async def _sweep(self, connection: wake_queries.AsyncConnection) -> None:
         await self._look(connection, [wait for of_job in self._waits.values() for wait in of_job])
         async with asyncio.timeout(_LOOK_TIMEOUT):
-            self._poller.watch(await waiting.since_webhook(connection, self._poller.conn_ids()))
+            self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
         self._failures = 0
         self._poller.resume()
 
-    async def _look(self, connection: waiting.AsyncConnection, waits: list[Wait]) -> None:
+    async def _look(self, connection: wake_queries.AsyncConnection, waits: list[Wait]) -> None:
         """Ask the ledger about these waits, and end the ones that are over."""
         self._new.difference_update(waits)
         for responses in _batches(wait for wait in waits if isinstance(wait, ResponseWait)):
             async with asyncio.timeout(_LOOK_TIMEOUT):
-                ended = await waiting.ended_responses(connection, [(wait.job_id, wait.revision) for wait in responses])
+                ended = await wake_queries.ended_responses(
+                    connection, [(wait.job_id, wait.revision) for wait in responses]
+                )
             for response in responses:
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
         for reviews in _batches(wait for wait in waits if isinstance(wait, ReviewWait)):
             async with asyncio.timeout(_LOOK_TIMEOUT):
-                answered = await waiting.answered_reviews(connection, [(wait.job_id, wait.digest) for wait in reviews])
+                answered = await wake_queries.answered_reviews(
+                    connection, [(wait.job_id, wait.digest) for wait in reviews]
+                )
             for review in reviews:
                 if (review.job_id, review.digest) in answered:
                     review.end("answered")
         for effects in _batches(wait for wait in waits if isinstance(wait, EffectWait)):
             async with asyncio.timeout(_LOOK_TIMEOUT):
-                changed = await waiting.changed_effects(
+                changed = await wake_queries.changed_effects(
                     connection, [(wait.effect_id, wait.state, wait.attempt) for wait in effects]
                 )
             for effect in effects:

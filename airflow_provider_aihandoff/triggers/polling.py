@@ -11,10 +11,10 @@ from importlib import import_module
 from itertools import count
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.backoff import backoff, jittered
+from airflow_provider_aihandoff.core.generation.openai.outcome import terminal_status
+from airflow_provider_aihandoff.core.generation.pace import TokenBucket, WebhookWatch
 from airflow_provider_aihandoff.hooks.openai import forget_client, shared_client
-from airflow_provider_aihandoff.responses.backoff import backoff, jittered
-from airflow_provider_aihandoff.responses.outcome import terminal_status
-from airflow_provider_aihandoff.responses.pace import TokenBucket, WebhookWatch
 from airflow_provider_aihandoff.triggers.waits import ResponseWait
 
 log = logging.getLogger(__name__)

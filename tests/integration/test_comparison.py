@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import EffectPlan
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import EffectPlan
+from airflow_provider_aihandoff.core.states import JobState
 from demo import comparison
 from demo.comparison import Row
 from tests.factories import LEASE, approve, ask, draft, effect_plan, job_spec

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import LEASE, approve, ask, draft, effect_plan
 
 

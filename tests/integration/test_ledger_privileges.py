@@ -10,9 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger, schema
-from airflow_provider_aihandoff.ledger.inbox import Delivery
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import URL_VARIABLE, Postgres
 from tests.factories import LEASE, approve, ask, draft, effect_plan
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 from airflow.cli.cli_parser import get_parser
 
-from airflow_provider_aihandoff.ledger import Ledger
-from tests.unit.webhooks.signing import OTHER_SECRET, SECRET, signed
+from airflow_provider_aihandoff.core.ledger import Ledger
+from tests.unit.core.webhooks.signing import OTHER_SECRET, SECRET, signed
 
 BODY = b'{"type": "response.completed", "data": {"id": "resp_of_the_tests"}}'
 JSON = {"Content-Type": "application/json"}

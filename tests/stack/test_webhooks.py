@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_aihandoff.errors import LedgerUnavailable
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.inbox import Delivery
-from airflow_provider_aihandoff.states import Disposition, JobState
+from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import Disposition, JobState
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from benchmarks.waiting_rows import CONN_ID, HUB, response_id
 from benchmarks.waiting_stack import WaitingStack
 from demo.airflow_api import AirflowApi

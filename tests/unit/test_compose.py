@@ -447,7 +447,7 @@ def test_the_image_has_what_the_package_is_built_from_and_nothing_else(tmp_path:
     subprocess.run(build, cwd=source, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith(".py")}
-    for name in ("ledger/schema.sql", "py.typed"):
+    for name in ("core/database/schema.sql", "py.typed"):
         assert f"airflow_provider_aihandoff/{name}" in packed
 
 

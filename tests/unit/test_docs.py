@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_aihandoff.options import OPTIONS
+from airflow_provider_aihandoff.core.options import OPTIONS
 from docs import generate_states
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-import airflow_provider_aihandoff
 from airflow_provider_aihandoff.get_provider_info import get_provider_info
+from airflow_provider_aihandoff.version import __version__
 
 INFO = get_provider_info()
 MODULES = [
@@ -45,6 +45,7 @@ def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
         "hub",
         "polling",
         "waits",
+        "wake_queries",
     }  # shared by the modules that Dag authors import
     found = {
         f"airflow_provider_aihandoff.{folder}.{file.name.removesuffix('.py')}"
@@ -64,4 +65,4 @@ def test_its_entry_points_load(group: str) -> None:
 
 
 def test_the_version_is_the_one_of_the_package() -> None:
-    assert metadata.version("airflow-provider-aihandoff") == airflow_provider_aihandoff.__version__
+    assert metadata.version("airflow-provider-aihandoff") == __version__

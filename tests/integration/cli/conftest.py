@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.cli.cli_parser import get_parser
 
-from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.core.ledger import Ledger
 
 Airflow = Callable[..., str]
 

@@ -11,14 +11,14 @@ import psycopg
 import pytest
 from openai import OpenAI
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.inbox import Delivery
-from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.states import Disposition, EffectState, JobState
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.cli.conftest import Airflow, use
-from tests.integration.plugins.world import approved, cms, completed, confirm, lose, plan_of
+from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of
 from tests.target import DROP, Answer, Target
 
 
@@ -161,7 +161,7 @@ class TestInbox:
     def test_it_is_said_when_openai_is_not_asked_any_more(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_provider_aihandoff.ledger.inbox.LOOK_AFTER", (2,))
+        monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.LOOK_AFTER", (2,))
         receive(on_ledger, "wh_1", "resp_nowhere")
         assert "not asked about it any more" in airflow("inbox", "replay", "wh_1")
 

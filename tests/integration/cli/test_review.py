@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.reviewers import Approvers, Person, ReviewRules
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
+from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import OWNER, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.cli.conftest import Airflow
 

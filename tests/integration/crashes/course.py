@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import JobState
 from chaos.attempts import EFFECTS, PIPELINE, Attempt, Outcome, Work
 from chaos.drive import Look, drive
 from chaos.forks import Child, Fault, Forks

@@ -17,10 +17,10 @@ from typing import Literal
 import psycopg
 import pytest
 
-from airflow_provider_aihandoff.crashpoints import POINTS
-from airflow_provider_aihandoff.ledger import Ledger, schema
-from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.crashpoints import POINTS
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from chaos.attempts import TABLE, Variant
 from chaos.count import Row, Witness, compare

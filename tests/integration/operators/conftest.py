@@ -20,14 +20,13 @@ from airflow.utils import db
 from fastapi import Request, Response
 from starlette.middleware.base import RequestResponseEndpoint
 
+from airflow_provider_aihandoff.core.effects import apply
+from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.hooks import ledger as ledger_hook
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.ledger.store import JobRecord
 from airflow_provider_aihandoff.operators.postgres import PostgresSideEffectOperator
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets import apply
-from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from demo.postgres import Postgres
 from tests.factories import draft, job_spec

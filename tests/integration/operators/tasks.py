@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from airflow_provider_aihandoff.jobview import JobView
+from airflow_provider_aihandoff.core.jobs.job_view import JobView
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.operators.postgres import PostgresSideEffectOperator
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator

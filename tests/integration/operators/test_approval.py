@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from airflow.sdk import task, task_group
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Verdict
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Verdict
+from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.policies import Approve, AskPerson
-from airflow_provider_aihandoff.reviewers import Person
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from tests import factories
 from tests.factories import effect_plan, in_an_hour

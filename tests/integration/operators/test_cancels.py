@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from airflow_provider_aihandoff.errors import CannotCancel
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.responses.stopped import cancel_job
+from airflow_provider_aihandoff.core.errors import CannotCancel
+from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from demo.waiting import wait_until
 from tests.integration.operators.conftest import API_KEY

@@ -10,11 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.preview import Draft, preview_clear
+from airflow_provider_aihandoff.core.jobs.clear_preview import Draft, preview_clear
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.dag_runs import Dags, Run
 from tests.integration.operators.tasks import Policy, ask, ask_unapproved, publish, store

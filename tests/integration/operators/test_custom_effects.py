@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused
-from airflow_provider_aihandoff.jobview import JobView
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.effects import Effects
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.effects.effect_store import Effects
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
+from airflow_provider_aihandoff.core.jobs.job_view import JobView
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied, SideEffectOperator
-from airflow_provider_aihandoff.states import EffectState, JobState
 from tests.factories import draft, job_spec
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.states import EffectState, JobState
-from airflow_provider_aihandoff.targets import apply
+from airflow_provider_aihandoff.core.effects import apply
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import publish
 from tests.target import DROP, Answer, Target

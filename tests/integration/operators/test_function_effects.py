@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from airflow.sdk import task, task_group
 
-from airflow_provider_aihandoff.errors import EffectNotNow, EffectRefused
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
 from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import EffectState, JobState
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import Policy, ask, ask_unapproved, publish

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Effect, Job
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.reviewers import Person
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Effect, Job
+from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from tests.factories import job_spec, submit
 from tests.integration.operators.conftest import RunDag

@@ -24,13 +24,14 @@ from airflow.jobs.triggerer_job_runner import TriggerCommsDecoder
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ConnectionResult, _RequestFrame, _ResponseFrame
 
-from airflow_provider_aihandoff.errors import LedgerUnavailable
-from airflow_provider_aihandoff.ledger import Ledger, schema, waiting
-from airflow_provider_aihandoff.ledger.inbox import Delivery
-from airflow_provider_aihandoff.ledger.records import Job, Revision
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job, Revision
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers import hub as hub_module
-from airflow_provider_aihandoff.triggers import polling
+from airflow_provider_aihandoff.triggers import polling, wake_queries
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from airflow_provider_aihandoff.triggers.hub import Hub, hub_for
 from airflow_provider_aihandoff.triggers.polling import Poller
@@ -292,23 +293,23 @@ class TestOneForAll:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         jobs = running(ledger, 20)
-        opened: list[waiting.AsyncConnection] = []
-        too_soon: list[waiting.AsyncConnection] = []
-        listen = waiting.listen
+        opened: list[wake_queries.AsyncConnection] = []
+        too_soon: list[wake_queries.AsyncConnection] = []
+        listen = wake_queries.listen
 
-        async def one_at_a_time(conninfo: dict[str, Any]) -> waiting.AsyncConnection:
+        async def one_at_a_time(conninfo: dict[str, Any]) -> wake_queries.AsyncConnection:
             too_soon.extend(connection for connection in opened if not connection.closed)
             opened.append(await listen(conninfo))
             return opened[-1]
 
-        monkeypatch.setattr(waiting, "listen", one_at_a_time)
+        monkeypatch.setattr(wake_queries, "listen", one_at_a_time)
         last = Fleet([response_trigger(jobs[0])])
         for job_id, next_id in pairwise(jobs):
             await caught_up()
             with psycopg.connect(**conninfo) as holder:
                 # The look that is under way ends only when it was cancelled at the server.
                 holder.execute("LOCK TABLE aihandoff.revisions")
-                other.execute(f"NOTIFY {waiting.WAKE_CHANNEL}, '{job_id}'")
+                other.execute(f"NOTIFY {wake_queries.WAKE_CHANNEL}, '{job_id}'")
                 await until(lambda: opened[-1].pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE)
                 await last.cancel()
                 last = Fleet([response_trigger(next_id)])
@@ -451,7 +452,7 @@ class TestWhatEndsAWait:
         fleet = Fleet([response_trigger(job_id)])
         await caught_up()
 
-        other.execute("SELECT pg_notify(%s, %s)", [waiting.WAKE_CHANNEL, payload])
+        other.execute("SELECT pg_notify(%s, %s)", [wake_queries.WAKE_CHANNEL, payload])
         webhook(ledger, job_id)
 
         assert len(await fleet.ended()) == 1
@@ -470,7 +471,7 @@ class TestWhatEndsAWait:
             other.execute(  # those of others, and ours among them
                 "SELECT pg_notify(%s, CASE WHEN n %% 50 = 0 THEN (%s::bigint[])[n / 50] ELSE n + 1000000 END::text) "
                 "FROM generate_series(1, 10000) AS n",
-                [waiting.WAKE_CHANNEL, jobs],
+                [wake_queries.WAKE_CHANNEL, jobs],
             )
         await fleet.ended()
 
@@ -570,7 +571,7 @@ class TestRestart:
         with psycopg.connect(**conninfo) as holder:
             holder.execute("UPDATE aihandoff.revisions SET response_status = 'completed' WHERE job_id = %s", [job_id])
             holder.execute("LOCK TABLE aihandoff.revisions")
-            other.execute("SELECT pg_notify(%s, %s)", [waiting.WAKE_CHANNEL, str(job_id)])
+            other.execute("SELECT pg_notify(%s, %s)", [wake_queries.WAKE_CHANNEL, str(job_id)])
             await until(lambda: _waits_for_a_lock(other))
             other.execute(END_CONNECTIONS, [APPLICATION_NAME])
 
@@ -702,7 +703,7 @@ class TestRestart:
     ) -> None:
         follow_on = Hub._follow_on
 
-        async def breaks_as_it_closes(self: Hub, connection: waiting.AsyncConnection) -> None:
+        async def breaks_as_it_closes(self: Hub, connection: wake_queries.AsyncConnection) -> None:
             try:
                 await follow_on(self, connection)
             except asyncio.CancelledError:

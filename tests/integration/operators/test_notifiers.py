@@ -16,11 +16,10 @@ from airflow.providers.slack.notifications.slack import SlackNotifier
 from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.store import JobRecord
-from airflow_provider_aihandoff.reviewers import Approvers, Person
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import JobState
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import NOTE, publish
 from tests.mail import Mailbox, mail_server

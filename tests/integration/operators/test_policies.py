@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.ledger import JobRecord
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, why_not
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.policies import AllOf, AllowedValues, ApprovalPolicy, Sampling
-from airflow_provider_aihandoff.reviewers import Approvers, Person, why_not
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import JobState
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import publish
 from tests.target import Answer, Target

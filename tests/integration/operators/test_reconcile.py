@@ -19,17 +19,18 @@ from airflow.utils.session import create_session
 from openai import OpenAI
 
 from airflow_provider_aihandoff.cli import reconcile as cli
-from airflow_provider_aihandoff.ledger import Ledger, connection
-from airflow_provider_aihandoff.ledger.records import Job, Owner
+from airflow_provider_aihandoff.core.database import connection
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job, Owner
+from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.operators.jobs import task_states
 from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
-from airflow_provider_aihandoff.reconciliation import TaskState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import OWNER, draft
+from tests.integration.core.reconcile.world import World
 from tests.integration.operators.conftest import RunDag, postgres_connection
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.reconciliation.world import World
 
 ENDED = ["failed", "success", "skipped", "removed", "upstream_failed"]
 ALIVE = ["running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule", "restarting", None]

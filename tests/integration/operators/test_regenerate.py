@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.states import JobState
-from airflow_provider_aihandoff.targets.rollback import roll_back
+from airflow_provider_aihandoff.core.effects.roll_back import roll_back
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import ask_unapproved, publish

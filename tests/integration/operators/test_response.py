@@ -17,15 +17,14 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import TriggerEvent
 from sqlalchemy import text
 
-from airflow_provider_aihandoff.digests import digest
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation import settle
+from airflow_provider_aihandoff.core.generation import submit as submit_module
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.operators import response
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
-from airflow_provider_aihandoff.responses import reading
-from airflow_provider_aihandoff.responses import submit as submit_module
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import JobState, RevisionState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from tests.integration.operators.conftest import API_KEY, Model, RunDag
@@ -396,7 +395,7 @@ class TestFailure:
     def test_an_answer_that_cannot_be_read_at_first_is_read_later(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch, words: str
     ) -> None:
-        monkeypatch.setattr(reading, "backoff", lambda *_, **__: 0.0)
+        monkeypatch.setattr(settle, "backoff", lambda *_, **__: 0.0)
 
         monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", fires("completed"))
 
@@ -409,7 +408,7 @@ class TestFailure:
     def test_a_completed_response_that_stays_without_output_fails_its_revision(
         self, run: RunDag, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reading, "backoff", lambda *_, **__: 0.0)
+        monkeypatch.setattr(settle, "backoff", lambda *_, **__: 0.0)
 
         run(lambda: ask(metadata=fault("retrieve=null_output times=99"), max_revisions=1))
 
@@ -418,8 +417,8 @@ class TestFailure:
     def test_an_answer_that_cannot_be_read_for_long_is_read_by_the_retry(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reading, "backoff", lambda *_, **__: 0.0)
-        monkeypatch.setattr(reading, "READ_TRIES", 2)
+        monkeypatch.setattr(settle, "backoff", lambda *_, **__: 0.0)
+        monkeypatch.setattr(settle, "READ_TRIES", 2)
 
         monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", fires("completed"))
 

@@ -18,11 +18,11 @@ from airflow.sdk.execution_time.comms import ErrorResponse, TaskStatesResult
 from airflow.triggers.base import BaseTrigger
 from openai import OpenAI
 
+from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job, Owner
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.hooks.openai import shared_client
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job, Owner
-from airflow_provider_aihandoff.responses.submit import submit
-from airflow_provider_aihandoff.states import EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers import ended, polling
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger

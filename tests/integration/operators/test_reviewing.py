@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from airflow.sdk import BaseNotifier
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.history import first_break
-from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person
+from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.policies import Approve, AskPerson
-from airflow_provider_aihandoff.reviewers import Approvers, Person
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.states import JobState, RevisionState
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from tests.integration.operators.conftest import Model, RunDag
 from tests.integration.operators.tasks import NOTE, Policy, ask, fault, publish, store

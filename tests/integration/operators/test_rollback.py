@@ -11,12 +11,11 @@ import pytest
 from airflow.exceptions import ParamValidationError
 from airflow.sdk import task
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.store import JobRecord
+from airflow_provider_aihandoff.core.effects import apply
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators import waiting
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
-from airflow_provider_aihandoff.states import EffectState, JobState
-from airflow_provider_aihandoff.targets import apply
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags, Run
 from tests.integration.operators.tasks import ask_unapproved, publish

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
+from airflow_provider_aihandoff.core.ledger import Ledger
 from demo.airflow_api import AirflowApi
 from demo.local import DAGS_FOLDER, LocalDemo, running_demo
 from demo.pipelines import PIPELINES, open_ledger

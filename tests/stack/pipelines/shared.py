@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.ledger.records import Job
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.local import LocalDemo
 from demo.waiting import wait_until

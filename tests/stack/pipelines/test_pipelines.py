@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.states import EffectState, JobState
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from demo.airflow_api import AirflowApi
 from demo.check import finish
 from demo.comparison import as_table, compare

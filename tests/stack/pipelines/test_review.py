@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.airflow_stack import BUSINESS_DATABASE
 from demo.local import LocalDemo

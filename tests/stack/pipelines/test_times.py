@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.ledger import Ledger
-from airflow_provider_aihandoff.states import JobState
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.local import LocalDemo
 from demo.waiting import wait_until

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pytest
 from airflow.sdk.log import mask_secret, redact
 
-from airflow_provider_aihandoff.digests import canonical_json, keyed_digest
-from airflow_provider_aihandoff.ledger.records import EffectPlan
+from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
+from airflow_provider_aihandoff.core.models import EffectPlan
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.operators.masking import MASK, hide_from_logs, masked
 

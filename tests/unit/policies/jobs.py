@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_provider_aihandoff.jobview import JobView, as_fields
+from airflow_provider_aihandoff.core.jobs.job_view import JobView, as_fields
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
 
 PLAN = [{"method": "PUT", "url": "http://cms/posts/kettle"}]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff import policies
-from airflow_provider_aihandoff.jobview import JobView
+from airflow_provider_aihandoff.core.jobs.job_view import JobView
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
 from tests.unit.policies.jobs import PLAN, Says, job
 

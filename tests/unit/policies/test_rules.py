@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_aihandoff.core.review.rules import Approvers
 from airflow_provider_aihandoff.policies import (
     AllOf,
     AllowedValues,
@@ -25,7 +26,6 @@ from airflow_provider_aihandoff.policies import (
     Sampling,
 )
 from airflow_provider_aihandoff.policies.rules import Rule
-from airflow_provider_aihandoff.reviewers import Approvers
 from tests.unit.policies.jobs import PLAN, Says, job
 
 FINANCE = Approvers(groups=("finance",))

@@ -1,0 +1,201 @@
+"""Moves a job from state to state: one row, one event, one hash, in the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg.types.json import Json
+
+from airflow_provider_aihandoff.core.database.connection import LedgerConnection
+from airflow_provider_aihandoff.core.digests import canonical_json
+from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
+from airflow_provider_aihandoff.core.models import Event, Job, columns
+from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, next_job_state
+
+GENESIS = "0" * 64
+
+_LOCK_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s FOR UPDATE"
+_READ_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s"
+#: One statement for both, so that no line is written for a job that another process has moved.
+_MOVE = """
+    WITH moved AS (UPDATE aihandoff.jobs SET {} WHERE job_id = %(job_id)s AND state = %(was)s
+        AND event_seq = %(seq)s - 1 RETURNING job_id)
+    INSERT INTO aihandoff.events
+        (job_id, seq, at, actor, event, from_state, to_state, reason, detail, previous_hash, hash)
+    SELECT job_id, %(seq)s, %(at)s, %(actor)s, %(event)s, %(from_state)s, %(to_state)s, %(reason)s, %(detail)s,
+        %(previous_hash)s, %(hash)s
+    FROM moved"""
+_JSON_COLUMNS = frozenset({"input", "permissions", "review"})
+
+
+def as_json(value: Any) -> Json:
+    """Wrap a value for a ``json`` column, as the bytes that digests are made from."""
+    return Json(value, dumps=canonical_json)
+
+
+def plain(text: str) -> str:
+    """The text without what PostgreSQL's ``text`` cannot hold: NUL and lone surrogates, each becomes U+FFFD.
+
+    For words that people read; content is kept exactly, as JSON. An error message of a target, or a comment, must
+    not keep what happened from being recorded.
+    """
+    return text.replace("\x00", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def plain_or_none(text: str | None) -> str | None:
+    """:func:`plain`, where there is a text."""
+    return None if text is None else plain(text)
+
+
+def now(connection: LedgerConnection) -> datetime:
+    """The database's clock: the one clock that every process shares."""
+    row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
+    assert row is not None
+    at: datetime = row["now"]
+    return at
+
+
+def read(connection: LedgerConnection, job_id: int) -> Job:
+    """Return the job.
+
+    :raises JobNotFound: there is none with this id.
+    """
+    return _job(connection.execute(_READ_JOB, [job_id]).fetchone(), job_id)
+
+
+def lock(connection: LedgerConnection, job_id: int) -> Job:
+    """Return the job and keep others from changing it until the transaction ends.
+
+    :raises JobNotFound: there is none with this id.
+    """
+    return _job(connection.execute(_LOCK_JOB, [job_id]).fetchone(), job_id)
+
+
+def _job(row: Mapping[str, Any] | None, job_id: int) -> Job:
+    if row is None:
+        raise JobNotFound(
+            f"the ledger has no job {job_id}.", remedy="`airflow aihandoff jobs list` shows the ones it has."
+        )
+    return Job(**row)
+
+
+def move(
+    connection: LedgerConnection,
+    job: Job,
+    event: JobEvent,
+    *,
+    actor: str,
+    reason: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+    at: datetime | None = None,
+    **changes: Any,
+) -> Job:
+    """Apply ``event`` to a locked job and append it to the history. The caller commits.
+
+    :param reason: why, in words a person reads.
+    :param detail: what belongs to the event: ids and digests, never content and never a secret.
+    :param changes: further columns of the job to set.
+    :param at: the time of the line, where the database has told it since the job was locked; otherwise it is asked.
+    :return: the job as it is now.
+    :raises IllegalTransition: the event is not valid in the job's state.
+    """
+    state = next_job_state(job.state, event)
+    if state is None:
+        raise IllegalTransition(
+            f"the event {event.value!r} is not valid in the state {job.state.value!r}.",
+            job=job.label,
+            written="This step wrote nothing outside.",
+            remedy=f"`airflow aihandoff jobs show {job.job_id}` tells how the job came to be there.",
+        )
+    reason = plain_or_none(reason)
+    line = _next_line(job, event, state.value, at or now(connection), plain(actor), reason, dict(detail or {}))
+    after = replace(
+        job,
+        state=state,
+        state_reason=reason if reason is not None or state != job.state else job.state_reason,
+        event_seq=line.seq,
+        event_hash=line.hash,
+        updated_at=line.at,
+        **changes,
+    )
+    _store(connection, before=job, after=after, line=line)
+    if event in WAKING_JOB_EVENTS:
+        connection.woken.add(job.job_id)
+    return after
+
+
+def begin(connection: LedgerConnection, job: Job, line: Event) -> Job:
+    """Write the first line of a job that was just inserted, and return the job as it is now."""
+    line = replace(line, hash=event_hash(line))
+    after = replace(job, event_seq=line.seq, event_hash=line.hash)
+    _store(connection, before=job, after=after, line=line)
+    return after
+
+
+def _next_line(
+    job: Job,
+    event: JobEvent,
+    to_state: str,
+    at: datetime,
+    actor: str,
+    reason: str | None,
+    detail: dict[str, Any],
+) -> Event:
+    line = Event(
+        job_id=job.job_id,
+        seq=job.event_seq + 1,
+        at=at,
+        actor=actor,
+        event=event.value,
+        from_state=job.state.value,
+        to_state=to_state,
+        reason=reason,
+        detail=detail,
+        previous_hash=job.event_hash,
+        hash="",
+    )
+    return replace(line, hash=event_hash(line))
+
+
+def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event) -> None:
+    """Write the columns that differ, and the line; if the row still is in the state and at the event that was read."""
+    old, new = vars(before), vars(after)
+    changed = {name: new[name] for name in new if new[name] != old[name]}
+    # The names are those of the record's fields.
+    assignments = ", ".join(f"{name} = %(new_{name})s" for name in changed)
+    values = {f"new_{name}": as_json(value) if name in _JSON_COLUMNS else value for name, value in changed.items()}
+    values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
+    if connection.execute(_MOVE.format(assignments), values).rowcount != 1:
+        raise IllegalTransition(
+            "another process moved the job at the same time.",
+            job=before.label,
+            written="This step wrote nothing outside.",
+            remedy="Retry: that is safe.",
+        )
+
+
+def event_hash(line: Event) -> str:
+    """SHA-256 over every field of the line and the hash of the line before it."""
+    fields = {name: value for name, value in vars(line).items() if name != "hash"}
+    fields["at"] = line.at.astimezone(UTC).isoformat(timespec="microseconds")
+    return hashlib.sha256(canonical_json(fields).encode("ascii")).hexdigest()
+
+
+def first_break(lines: Iterable[Event], job: Job | None = None) -> int | None:
+    """The ``seq`` of the first line of a whole history that was altered, removed or added; None if none was.
+
+    :param job: the job, which names its newest line: without it, lines that are missing at the end stay unnoticed.
+    """
+    previous, expected = GENESIS, 1
+    for line in lines:
+        if line.seq != expected or line.previous_hash != previous or line.hash != event_hash(line):
+            return expected
+        previous, expected = line.hash, expected + 1
+    if job is not None and (job.event_seq, job.event_hash) != (expected - 1, previous):
+        last = expected - 1
+        return last if last == job.event_seq else min(last, job.event_seq) + 1
+    return None

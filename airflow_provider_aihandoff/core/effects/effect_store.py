@@ -1,0 +1,476 @@
+"""The apply protocol: claim (commit) → send → confirm. A write happens at most once, and never silently not at all.
+
+Every function is one short transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.effects.plan_store import (
+    change_effect,
+    current_effects,
+    find_effect,
+    find_effect_by_id,
+    progress,
+    read_effect,
+    settle,
+)
+from airflow_provider_aihandoff.core.errors import (
+    ClaimLost,
+    EffectBusy,
+    EffectOutOfOrder,
+    EffectUnknown,
+    HandoffError,
+    JobCancelled,
+    JobNotApproved,
+    JobRolledBack,
+    PlanNotApproved,
+)
+from airflow_provider_aihandoff.core.models import Decision, Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.core.states import EffectEvent, EffectState, JobEvent, JobState, next_effect_state
+
+_READ_DECISION = f"SELECT {columns(Decision)} FROM aihandoff.decisions WHERE decision_id = %s"
+
+#: States of a job in which its plan is decided, and an effect may ask for its claim.
+_DECIDED = frozenset({JobState.APPROVED, JobState.APPLYING, JobState.COMPLETED})
+_ROLLED_BACK = frozenset({JobState.ROLLING_BACK, JobState.ROLLED_BACK})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The permission to send one effect.
+
+    :param token: fencing token; what becomes of the attempt is recorded only while it is the newest.
+    :param applied: the effect is applied already: there is nothing to send, and no token.
+    :param resent: an earlier attempt may have been applied, and this one sends the same key again.
+    """
+
+    effect: Effect
+    token: UUID | None
+    applied: bool = False
+    resent: bool = False
+
+
+class Effects:
+    """The steps from an approved plan to a confirmed write, on one ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(  # noqa: C901 - the protocol, in one place
+        self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: str, resend: bool = False
+    ) -> Claim:
+        """Get the one permission to send an effect, if it is exactly what was approved.
+
+        Nobody else gets it before it has ended: its holder says what became of the write, or its lease is over.
+
+        :param plan: what the caller is about to send.
+        :param lease: how long the permission holds: longer than the write may take.
+        :param resend: send an effect that may have been applied again, with the same key: for a target that takes it
+            without writing twice.
+        :raises JobCancelled: the job was cancelled, or is being cancelled.
+        :raises JobNotApproved: nobody has approved the job, or somebody rejected it.
+        :raises JobRolledBack: the job was rolled back, or is being rolled back.
+        :raises PlanNotApproved: the plan is not the one that was approved.
+        :raises EffectOutOfOrder: an effect that must come before this one is not applied.
+        :raises EffectBusy: another attempt holds the permission.
+        :raises EffectUnknown: an earlier attempt may have been applied, and ``resend`` is off or the job cancelled.
+        """
+
+        token, resent = uuid4(), False
+
+        def work(connection: LedgerConnection) -> Claim | HandoffError:
+            nonlocal resent
+            job = history.lock(connection, job_id)
+            effect = find_effect(connection, job, plan.name)
+            if effect is not None and effect.claim_token == token:
+                return Claim(effect, token, resent=resent)
+            own = effect is None or effect.undoes is None
+            if own:
+                _check_rolled_back(job)
+            _check_plan(job, effect, plan)
+            if effect is not None and effect.state is EffectState.APPLIED:
+                return Claim(effect, None, applied=True)
+            if own:
+                _check_approved(connection, job)
+            assert effect is not None
+            if effect.state is EffectState.CLAIMED:
+                left = _seconds_left(connection, effect)
+                if left > 0:
+                    return _busy(job, effect, left)
+                job, effect = _give_up(connection, job, effect, actor)
+            if effect.state is EffectState.UNKNOWN:
+                if not resend or job.cancelling is not None:
+                    return unknown_error(job.label, effect)
+                resent = True
+            elif job.cancelling is not None:
+                return _cancelled(job, job.cancelling)
+            _check_order(connection, job, effect)
+            effect = change_effect(
+                connection,
+                job,
+                effect,
+                EffectEvent.CLAIM,
+                attempt=effect.attempt + 1,
+                claim_token=token,
+                claimed_by=actor,
+                lease=lease,
+                error=None,
+            )
+            detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
+            history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
+            return Claim(effect, token, resent=resent)
+
+        result = self._database.transact(work, repeatable=True, step="apply.claim")
+        if isinstance(result, HandoffError):
+            raise result
+        return result
+
+    def ensure_approved(self, job_id: int) -> None:
+        """Refuse what :meth:`claim` would refuse whatever the plan is.
+
+        :raises JobCancelled: the job was cancelled.
+        :raises JobNotApproved: nobody has approved the job, or somebody rejected it.
+        :raises JobRolledBack: the job was rolled back, or is being rolled back.
+        """
+
+        def work(connection: LedgerConnection) -> None:
+            job = history.lock(connection, job_id)
+            _check_rolled_back(job)
+            _check_approved(connection, job)
+
+        self._database.transact(work)
+
+    def read(self, effect_id: int) -> Effect:
+        """Return one effect.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+        return self._database.transact(lambda connection: read_effect(connection, effect_id))
+
+    def seconds_unknown(self, effect_id: int) -> float:
+        """For how long the outcome of an effect has not been known, by the database's clock; 0 where it is known.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+
+        def work(connection: LedgerConnection) -> float:
+            effect = read_effect(connection, effect_id)
+            if effect.state is not EffectState.UNKNOWN or effect.unknown_since is None:
+                return 0.0
+            return (history.now(connection) - effect.unknown_since).total_seconds()
+
+        return self._database.transact(work)
+
+    def complete_without_effects(self, job_id: int, *, actor: str) -> Job:
+        """Complete an approved job that intends no effect. Does nothing to a job in another state."""
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            return settle(connection, job, actor=actor) if job.state is JobState.APPROVED else job
+
+        return self._database.transact(work, step="apply.complete")
+
+    def confirm(self, claim: Claim, *, external_id: str | None, result: Mapping[str, Any] | None, actor: str) -> Effect:
+        """Record that the target has applied the effect; the last one completes the job. Safe to repeat.
+
+        :raises ClaimLost: another attempt took over; it, or a person, says what became of the effect.
+        """
+
+        def work(connection: LedgerConnection) -> Effect:
+            job, effect = _lock_claimed(connection, claim)
+            if effect.state is EffectState.APPLIED:
+                return effect
+            effect = change_effect(
+                connection,
+                job,
+                effect,
+                EffectEvent.CONFIRM,
+                external_id=history.plain_or_none(external_id),
+                result=None if result is None else dict(result),
+                error=None,
+            )
+            detail = {"effect": effect.name, "external_id": external_id, "attempt": effect.attempt}
+            reason = _progress(connection, job)
+            job = history.move(connection, job, JobEvent.EFFECT_APPLIED, actor=actor, reason=reason, detail=detail)
+            settle(connection, job, actor=actor)
+            return effect
+
+        return self._database.persist(work, step="apply.confirm")
+
+    def release(self, claim: Claim, *, error: str, actor: str) -> Effect:
+        """Record that nothing was written and that the effect may be tried again as it is.
+
+        :raises ClaimLost: another attempt took over.
+        """
+        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release")
+
+    def refuse(self, claim: Claim, *, error: str, actor: str) -> Effect:
+        """Record that the target refused the effect, which proves that nothing was written.
+
+        :raises ClaimLost: another attempt took over.
+        """
+        return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor, "apply.refuse")
+
+    def lose(self, claim: Claim, *, error: str, actor: str) -> Effect:
+        """Record that the outcome is not known.
+
+        :raises ClaimLost: another attempt took over.
+        """
+        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose")
+
+    def _end(self, claim: Claim, event: EffectEvent, job_event: JobEvent, error: str, actor: str, step: str) -> Effect:
+        def work(connection: LedgerConnection) -> Effect:
+            job, effect = _lock_claimed(connection, claim)
+            if effect.state is next_effect_state(EffectState.CLAIMED, event):
+                return effect
+            effect = change_effect(connection, job, effect, event, error=history.plain(error))
+            detail = {"effect": effect.name, "attempt": effect.attempt}
+            reason = f"{_progress(connection, job)}; {effect.name}: {error}"
+            job = history.move(connection, job, job_event, actor=actor, reason=reason, detail=detail)
+            settle(connection, job, actor=actor)
+            return effect
+
+        return self._database.persist(work, step=step)
+
+    def give_up(self, effect_id: int, *, actor: str) -> Effect:
+        """Record that the outcome is not known of an attempt that said nothing before its claim was over.
+
+        Does nothing where that is known, or the claim is not over.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+
+        def work(connection: LedgerConnection) -> Effect:
+            job = history.lock(connection, read_effect(connection, effect_id).job_id)
+            effect = read_effect(connection, effect_id)
+            if effect.state is EffectState.CLAIMED and _seconds_left(connection, effect) <= 0:
+                _, effect = _give_up(connection, job, effect, actor)
+            return effect
+
+        return self._database.transact(work, step="apply.lose")
+
+    def resolve(
+        self,
+        effect_id: int,
+        *,
+        external_id: str | None,
+        applied: bool,
+        actor: str,
+        why: str,
+        attempt: int | None = None,
+    ) -> Effect:
+        """Record what a probe or a person found out about an effect whose outcome was not known.
+
+        A task that waits for it goes on by itself.
+
+        :param external_id: the id of the record in the target, when it was applied.
+        :param attempt: the attempt that was looked for; does nothing where there was another one since.
+        :raises EffectNotFound: there is none with this id.
+        :raises IllegalTransition: the effect is not ``unknown``.
+        """
+
+        def work(connection: LedgerConnection) -> Effect:
+            job = history.lock(connection, read_effect(connection, effect_id).job_id)
+            effect = read_effect(connection, effect_id)
+            if attempt is not None and (effect.attempt != attempt or effect.state is not EffectState.UNKNOWN):
+                return effect
+            event = EffectEvent.RESOLVE_APPLIED if applied else EffectEvent.RESOLVE_NOT_APPLIED
+            external = history.plain_or_none(external_id)
+            effect = change_effect(connection, job, effect, event, external_id=external, claim_token=None, error=None)
+            outcome = ("applied" + (f" as {external_id}" if external_id else "")) if applied else "not applied"
+            job = history.move(
+                connection,
+                job,
+                JobEvent.EFFECT_RESOLVED,
+                actor=actor,
+                reason=f"{effect.name}: {outcome}: {why}",
+                detail={
+                    "effect": effect.name,
+                    "effect_key": effect.effect_key,
+                    "attempt": effect.attempt,
+                    "applied": applied,
+                    "external_id": external_id,
+                },
+            )
+            settle(connection, job, actor=actor)
+            return effect
+
+        return self._database.transact(work, step="apply.resolve")
+
+
+def _progress(connection: LedgerConnection, job: Job) -> str:
+    effects = current_effects(connection, job)
+    if job.state is not JobState.ROLLING_BACK:
+        return progress(effects)
+    undos = [effect for effect in effects if effect.undoes is not None]
+    return f"{sum(undo.state is EffectState.APPLIED for undo in undos)} of {len(undos)} effects undone"
+
+
+def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
+    """Refuse a plan that is not the approved one, byte for byte.
+
+    A job that nobody has approved, or that has no plan yet, is left to the check after this one.
+    """
+    if effect is not None and effect.undoes is not None:
+        if effect.plan_digest != plan.plan_digest:
+            raise PlanNotApproved(
+                f"the effect {plan.name!r} is not the way back that was planned.",
+                job=job.label,
+                written="This effect was not sent.",
+            )
+        return
+    if job.review_digest is None or job.state not in _DECIDED:
+        return
+    if effect is None:
+        raise PlanNotApproved(
+            f"the effect {plan.name!r} is not part of the plan that was approved.",
+            job=job.label,
+            written="This effect was not sent.",
+            remedy="Clear the approval task of this run, so that the plan is rendered and asked about again.",
+        )
+    if effect.plan_digest != plan.plan_digest:
+        changed = ", ".join(_differing(effect, plan)) or "a masked value"
+        raise PlanNotApproved(
+            f"the effect {plan.name!r} is not what was approved: {changed} differ.",
+            job=job.label,
+            written=(
+                f"It was applied before, as it was approved (external id {effect.external_id}), and is not sent again."
+                if effect.state is EffectState.APPLIED
+                else f"The effect is {effect.state.value}; the changed request was not sent."
+            ),
+            remedy=(
+                "Restore the Dag or the input that was approved; or, where nothing of the job was sent yet, clear the "
+                "approval task of this run to ask for a decision on the new plan."
+            ),
+        )
+
+
+def _differing(effect: Effect, plan: EffectPlan) -> list[str]:
+    """The parts of a plan that are not as they were stored."""
+    old = {**effect.plan, "undo": effect.undo, "after": list(effect.after_effects)}
+    new = {**plan.shown, "undo": plan.undo, "after": list(plan.after)}
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
+
+def _check_approved(connection: LedgerConnection, job: Job) -> None:
+    """Refuse unless a decision in force approves exactly the digest that the job has now."""
+    if job.state is JobState.CANCELLED:
+        raise _cancelled(job, job.state_reason)
+    row = None if job.decision_id is None else connection.execute(_READ_DECISION, [job.decision_id]).fetchone()
+    decision = None if row is None else Decision(**row)
+    bound = job.approval == "not required" or (decision is not None and decision.digest == job.review_digest)
+    if (
+        job.state in (JobState.APPROVED, JobState.APPLYING)
+        and job.review_digest is not None
+        and decision is not None
+        and decision.verdict == "approve"
+        and bound
+    ):
+        return
+    raise JobNotApproved(
+        f"it is {job.state.value}, and nobody has approved what this task would write.",
+        job=job.label,
+        remedy="Put an ApprovalSensor before this task, or decide on the job's review page, then clear this task.",
+    )
+
+
+def _check_rolled_back(job: Job) -> None:
+    if job.state in _ROLLED_BACK:
+        raise JobRolledBack(
+            f"it is {job.state.value.replace('_', ' ')} ({job.state_reason}).",
+            job=job.label,
+            written="What it had written before was undone, or is being undone; nothing was sent now.",
+            remedy='To write it anew, run the Dag with the conf {"regenerate": true}: that asks the model again.',
+        )
+
+
+def _cancelled(job: Job, reason: str | None) -> JobCancelled:
+    return JobCancelled(
+        f"it was cancelled ({reason}).",
+        job=job.label,
+        written="This effect was not sent.",
+        remedy="What was applied before can be rolled back: "
+        f"`airflow aihandoff rollback {job.job_id}`. Nothing else will be applied for it.",
+    )
+
+
+def _check_order(connection: LedgerConnection, job: Job, effect: Effect) -> None:
+    """Refuse an effect before those that its author wants applied first."""
+    if not effect.after_effects:
+        return
+    states = {other.name: other.state for other in current_effects(connection, job)}
+    missing = [
+        f"{name!r}, which is {states[name].value if name in states else 'not planned'}"
+        for name in effect.after_effects
+        if states.get(name) is not EffectState.APPLIED
+    ]
+    if missing:
+        raise EffectOutOfOrder(
+            f"the effect {effect.name!r} comes after {' and '.join(missing)}.",
+            job=job.label,
+            written="This effect was not sent.",
+            remedy="Apply the effects before it first: clear their tasks, then this one.",
+        )
+
+
+def _seconds_left(connection: LedgerConnection, effect: Effect) -> float:
+    """How long the claim of an effect lasts."""
+    assert effect.claim_until is not None
+    return (effect.claim_until - history.now(connection)).total_seconds()
+
+
+def _busy(job: Job, effect: Effect, seconds: float) -> EffectBusy:
+    return EffectBusy(
+        f"attempt {effect.attempt} at the effect {effect.name!r}, by {effect.claimed_by}, may be sending it right now.",
+        effect=effect,
+        seconds=seconds,
+        job=job.label,
+        written="This attempt sent nothing.",
+        remedy=f"If that one has died, its claim is over in {seconds:.0f} s; then this task goes on.",
+    )
+
+
+def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: str) -> tuple[Job, Effect]:
+    """Give an attempt up whose claim is over, and that said nothing: from now on it can record nothing any more."""
+    error = f"attempt {effect.attempt} by {effect.claimed_by} ended without saying what became of it"
+    effect = change_effect(connection, job, effect, EffectEvent.LOSE, claim_token=None, error=error)
+    detail = {"effect": effect.name, "attempt": effect.attempt}
+    reason = f"{_progress(connection, job)}; {effect.name}: {error}"
+    return history.move(connection, job, JobEvent.EFFECT_UNKNOWN, actor=actor, reason=reason, detail=detail), effect
+
+
+def unknown_error(job: str, effect: Effect) -> EffectUnknown:
+    """The error of an effect that waits for a person: what to look for, and how to say what was found."""
+    return EffectUnknown(
+        f"the effect {effect.name!r} may have been applied: {effect.error}.",
+        job=job,
+        written=f"Look in the target for the effect key {effect.effect_key}, or for the record that the plan writes.",
+        remedy=(
+            f"Then say what you found, on the job's page or with `airflow aihandoff effects resolve {effect.effect_id} "
+            f"--applied EXTERNAL_ID` or `... {effect.effect_id} --not-applied`, and --why. A task that waits for it "
+            "goes on by itself; one that has failed goes on when it is cleared."
+        ),
+        effect=effect,
+    )
+
+
+def _lock_claimed(connection: LedgerConnection, claim: Claim) -> tuple[Job, Effect]:
+    job = history.lock(connection, claim.effect.job_id)
+    effect = find_effect_by_id(connection, claim.effect.effect_id)
+    # None: the plan was replaced after the claim had ended.
+    if effect is None or claim.token is None or effect.claim_token != claim.token:
+        raise ClaimLost(
+            f"attempt {claim.effect.attempt} at the effect {claim.effect.name!r} lost its claim.",
+            job=job.label,
+            written="What this attempt did is not recorded; a newer attempt or a person says what is so.",
+            remedy=f"See `airflow aihandoff jobs show {job.job_id}`.",
+        )
+    return job, effect

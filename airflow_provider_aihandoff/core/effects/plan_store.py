@@ -1,0 +1,185 @@
+"""The intended effects of a job: stored, replaced and voided, in the transaction of a protocol that has locked it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.connection import LedgerConnection
+from airflow_provider_aihandoff.core.database.history import as_json
+from airflow_provider_aihandoff.core.digests import effect_key
+from airflow_provider_aihandoff.core.errors import EffectNotFound, IllegalTransition
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.core.states import (
+    TOUCHED_EFFECT_STATES,
+    EffectEvent,
+    EffectState,
+    JobEvent,
+    JobState,
+    next_effect_state,
+)
+
+_READ_EFFECT = f"""
+    SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND name = %s"""
+_READ_EFFECT_BY_ID = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE effect_id = %s"
+_READ_CURRENT = f"""
+    SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = %s AND revision = %s ORDER BY position"""
+_DELETE_UNTOUCHED = """
+    DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'void')"""
+_INSERT_EFFECT = f"""
+    INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
+        after_effects, undoes, current, created_at, updated_at)
+    VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, 'planned', %(plan)s,
+        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, clock_timestamp(), clock_timestamp())
+    RETURNING {columns(Effect)}"""
+_UPDATE_EFFECT = f"""
+    UPDATE aihandoff.effects SET state = %(state)s, attempt = %(attempt)s, claim_token = %(claim_token)s,
+        claimed_by = %(claimed_by)s, claimed_at = CASE WHEN %(claimed)s THEN clock_timestamp() ELSE claimed_at END,
+        claim_until = CASE WHEN %(claimed)s THEN clock_timestamp() + %(lease)s ELSE claim_until END,
+        unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
+        external_id = %(external_id)s, result = %(result)s, error = %(error)s, updated_at = clock_timestamp()
+    WHERE effect_id = %(effect_id)s
+    RETURNING {columns(Effect)}"""
+_VOID_UNSENT = """
+    UPDATE aihandoff.effects SET state = 'void', updated_at = clock_timestamp()
+    WHERE job_id = %s AND revision = %s AND undoes IS NULL AND state IN ('planned', 'refused')"""
+#: What was applied and then undone is as if it had never been.
+_TOUCHED = """
+    SELECT EXISTS (
+        SELECT FROM aihandoff.effects AS e WHERE job_id = %s AND undoes IS NULL AND state = ANY(%s)
+            AND NOT EXISTS (SELECT FROM aihandoff.effects AS u WHERE u.undoes = e.effect_id AND u.state = 'applied')
+    ) AS touched"""
+
+
+def anything_touched(connection: LedgerConnection, job_id: int) -> bool:
+    """Whether any effect of the job may have been written outside, and was not undone."""
+    row = connection.execute(_TOUCHED, [job_id, [state.value for state in TOUCHED_EFFECT_STATES]]).fetchone()
+    assert row is not None
+    return bool(row["touched"])
+
+
+def void_plans(connection: LedgerConnection, job: Job) -> int:
+    """Void the effects of the current revision that were not sent, and return how many."""
+    return connection.execute(_VOID_UNSENT, [job.job_id, job.revision]).rowcount
+
+
+def replace_plans(connection: LedgerConnection, job: Job, plans: Sequence[EffectPlan]) -> None:
+    """Store the plans of a job's current revision in the place of earlier ones. None of them may have been written."""
+    connection.execute(_DELETE_UNTOUCHED, [job.job_id, job.revision])
+    for position, plan in enumerate(plans):
+        insert_plan(connection, job, plan, position)
+
+
+def insert_plan(
+    connection: LedgerConnection, job: Job, plan: EffectPlan, position: int, *, undoes: int | None = None
+) -> Effect:
+    """Store one intended effect of a job's current revision.
+
+    :param undoes: the id of the effect that it takes back.
+    """
+    row = connection.execute("SELECT ledger_id FROM aihandoff.ledger").fetchone()
+    assert row is not None
+    values: dict[str, Any] = {
+        "job_id": job.job_id,
+        "revision": job.revision,
+        "name": plan.name,
+        "position": position,
+        "kind": plan.kind,
+        "effect_key": effect_key(str(row["ledger_id"]), job.job_id, job.revision, plan.name, plan.plan_digest),
+        "plan": as_json(plan.shown),
+        "plan_digest": plan.plan_digest,
+        "undo": None if plan.undo is None else as_json(plan.undo),
+        "after": as_json(list(plan.after)),
+        "undoes": undoes,
+        "current": None if plan.current is None else as_json(plan.current),
+    }
+    row = connection.execute(_INSERT_EFFECT, values).fetchone()
+    assert row is not None
+    return Effect(**row)
+
+
+def find_effect(connection: LedgerConnection, job: Job, name: str) -> Effect | None:
+    """Return an effect of the current revision, or None where there is none of this name."""
+    row = connection.execute(_READ_EFFECT, [job.job_id, job.revision, name]).fetchone()
+    return None if row is None else Effect(**row)
+
+
+def find_effect_by_id(connection: LedgerConnection, effect_id: int) -> Effect | None:
+    """Return an effect, or None where there is none with this id."""
+    row = connection.execute(_READ_EFFECT_BY_ID, [effect_id]).fetchone()
+    return None if row is None else Effect(**row)
+
+
+def read_effect(connection: LedgerConnection, effect_id: int) -> Effect:
+    """Return an effect.
+
+    :raises EffectNotFound: there is none with this id.
+    """
+    effect = find_effect_by_id(connection, effect_id)
+    if effect is None:
+        raise EffectNotFound(
+            f"the ledger has no effect {effect_id}.", remedy="`airflow aihandoff effects list` shows the ones it has."
+        )
+    return effect
+
+
+def current_effects(connection: LedgerConnection, job: Job) -> list[Effect]:
+    """The effects of the current revision, and what takes them back, in the order of the plan."""
+    return [Effect(**row) for row in connection.execute(_READ_CURRENT, [job.job_id, job.revision]).fetchall()]
+
+
+def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event: EffectEvent, **changes: Any) -> Effect:
+    """Move an effect of a locked job, and set further columns.
+
+    :raises IllegalTransition: the event is not valid in the effect's state.
+    """
+    state = next_effect_state(effect.state, event)
+    if state is None:
+        raise IllegalTransition(
+            f"the event {event.value!r} is not valid for the effect {effect.name!r} in the state "
+            f"{effect.state.value!r}.",
+            job=job.label,
+            written="This step wrote nothing outside.",
+            remedy=f"See `airflow aihandoff effects show {effect.effect_id}`.",
+        )
+    claimed, lost = event is EffectEvent.CLAIM, event is EffectEvent.LOSE
+    values = {"lease": None, **vars(effect), **changes, "state": state, "claimed": claimed, "lost": lost}
+    values["result"] = None if values["result"] is None else as_json(values["result"])
+    row = connection.execute(_UPDATE_EFFECT, values).fetchone()
+    assert row is not None
+    return Effect(**row)
+
+
+def progress(effects: Sequence[Effect]) -> str:
+    """How far the effects of one revision are, in words: ``2 of 3 effects applied``."""
+    intended = [effect for effect in effects if effect.undoes is None]
+    counts = Counter(effect.state for effect in intended)
+    refused = counts[EffectState.REFUSED] or counts[EffectState.VOID]
+    begin = "partly applied: " if counts[EffectState.APPLIED] and refused else ""
+    return f"{begin}{counts[EffectState.APPLIED]} of {len(intended)} effects applied"
+
+
+def settle(connection: LedgerConnection, job: Job, *, actor: str) -> Job:
+    """Move a locked job on where none of its effects is left to apply or, while it rolls back, to undo.
+
+    A job that is being cancelled ends as soon as it is known what became of what was under way.
+    """
+    effects = current_effects(connection, job)
+    if job.state is JobState.ROLLING_BACK:
+        undos = [effect for effect in effects if effect.undoes is not None]
+        if not all(undo.state is EffectState.APPLIED for undo in undos):
+            return job
+        reason = f"{len(undos)} of {len(undos)} effects undone"
+        return history.move(connection, job, JobEvent.ALL_UNDONE, actor=actor, reason=reason)
+    open_states = {effect.state for effect in effects if effect.state is not EffectState.APPLIED}
+    if job.cancelling is not None and not open_states & {EffectState.CLAIMED, EffectState.UNKNOWN}:
+        if open_states and void_plans(connection, job):
+            effects = current_effects(connection, job)
+        if open_states:
+            reason = f"{job.cancelling}; {progress(effects)}"
+            return history.move(connection, job, JobEvent.CANCELLED, actor=actor, reason=reason, cancelling=None)
+    if open_states:
+        return job
+    return history.move(connection, job, JobEvent.ALL_APPLIED, actor=actor, cancelling=None)

@@ -1,0 +1,97 @@
+"""Takes back what a job has written: the undo of each applied effect, the last one first, each at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+from airflow_provider_aihandoff.core.effects.targets.undo_target import undo_target
+from airflow_provider_aihandoff.core.effects.undo import why_not
+from airflow_provider_aihandoff.core.errors import HandoffError, LedgerSchemaError, LedgerUnavailable
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Effect, Job
+from airflow_provider_aihandoff.core.states import EffectState, JobState
+
+
+def roll_back(
+    ledger: Ledger,
+    job_id: int,
+    *,
+    actor: str,
+    reason: str,
+    leave: Sequence[str] = (),
+    not_now: int = 0,
+    last_try: bool = False,
+) -> Job | Wait:
+    """Begin or go on with the roll-back of a job. Safe to repeat: what is undone stays undone, and is not sent again.
+
+    :param leave: names of effects that are to stay as they are.
+    :param not_now: of the :class:`Wait` that this call comes after.
+    :param last_try: nobody calls again after an error.
+    :return: the job, rolled back; or what to wait for before calling again.
+    :raises CannotRollBack: nothing is applied, or not everything can be undone; nothing was changed then.
+    :raises PlanError: the function of an undo cannot be imported; nothing was changed then.
+    :raises HandoffError: what :func:`targets.apply.apply_effect` raises. The undos before it are done and recorded.
+    """
+    _check_functions(ledger, job_id, leave)
+    for undo in ledger.endings.start_roll_back(job_id, actor=actor, reason=reason, leave=leave):
+        done = apply_effect(
+            ledger, job_id, undo.as_plan, undo_target(undo), actor=actor, not_now=not_now, last_try=last_try
+        )
+        if isinstance(done, Wait):
+            return done
+        not_now = 0
+    return ledger.job(job_id)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A roll-back that has begun, and has come as far as it can now.
+
+    :param why: what keeps it from going on, as sentences.
+    :param seconds: when it can go on; None: when somebody has done something about it.
+    :param effect: the undo that is waited for, where there is one.
+    :param not_now: of the :class:`Wait`.
+    """
+
+    why: str
+    seconds: float | None = None
+    effect: Effect | None = None
+    not_now: int = 0
+
+
+def roll_back_now(
+    ledger: Ledger, job_id: int, *, actor: str, reason: str, leave: Sequence[str] = (), not_now: int = 0
+) -> Job | Unfinished:
+    """:func:`roll_back`, for somebody who looks on: what stops one that has begun is told and not raised.
+
+    :raises HandoffError: it has not begun; nothing was changed.
+    """
+    try:
+        done = roll_back(ledger, job_id, actor=actor, reason=reason, leave=leave, not_now=not_now)
+    except (LedgerUnavailable, LedgerSchemaError):
+        raise
+    except HandoffError as error:
+        if ledger.job(job_id).state is not JobState.ROLLING_BACK:
+            raise
+        return Unfinished(str(error))
+    return Unfinished(done.why, done.seconds, done.effect, done.not_now) if isinstance(done, Wait) else done
+
+
+def _check_functions(ledger: Ledger, job_id: int, leave: Sequence[str]) -> None:
+    """Find out before anything starts whether each function that undoes an effect can be imported here."""
+    from airflow_provider_aihandoff.core.effects.targets.function_target import function_at
+
+    record = ledger.record(job_id)
+    if record.undos:  # it has begun, and what was left then stays so
+        undos = {undo.undoes for undo in record.undos if undo.state is not EffectState.APPLIED}
+        effects = [effect for effect in record.current_effects if effect.effect_id in undos]
+    else:
+        effects = [effect for effect in record.current_effects if effect.name not in leave]
+    for effect in effects:
+        undo = effect.undo or {}
+        if effect.state is EffectState.APPLIED and undo.get("kind") == "function" and not why_not(effect):
+            function_at(undo["plan"]["function"])
+            if undo.get("probe"):
+                function_at(undo["probe"])

@@ -1,0 +1,165 @@
+"""Writes that a Python function makes, and looks for them by another one."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import logging
+import textwrap
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
+from airflow_provider_aihandoff.core.errors import PlanError
+
+log = logging.getLogger(__name__)
+
+#: The parameter in which a function is told the effect key, if it has one of this name.
+KEY_PARAMETER = "effect_key"
+
+#: How the name of a module begins that Airflow made from a Dag's file: no other process can import it.
+_DAG_FILE = "unusual_prefix_"
+
+
+@dataclass(frozen=True)
+class FunctionTarget:
+    """A system that a Python function writes to.
+
+    The function writes once, or raises: :class:`errors.EffectRefused` where it is certain that nothing was written,
+    :class:`errors.EffectNotNow` where a retry is safe; everything else means that it is not known. What it returns is
+    the external record id, an :class:`Applied`, or None.
+
+    :param name: the effect's name, for messages.
+    :param look: finds out what became of a call: returns the external record id or an :class:`Applied` where it finds
+        the write, ``NotApplied()`` or False where it sees no trace of it, None where it cannot tell.
+    :param call_seconds: how long a call may take at most.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    look: Callable[..., Any] | None = None
+    idempotent: bool = False
+    call_seconds: float = 300.0
+    grace_seconds: float = 30.0
+
+    @property
+    def can_probe(self) -> bool:
+        """There is a function that looks."""
+        return self.look is not None
+
+    def apply(self, plan: dict[str, Any], key: str) -> Applied:
+        """Call the function with the plan's arguments."""
+        returned = call(self.function, plan["arguments"], key)
+        if returned is None or (isinstance(returned, (str, int, Applied)) and not isinstance(returned, bool)):
+            return _as_applied(returned)
+        log.warning(
+            "The function of the effect %r returned a %s, which is no external id; it counts as applied without one.",
+            self.name,
+            type(returned).__name__,
+        )
+        return Applied()
+
+    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+        """Call the function that looks."""
+        assert self.look is not None
+        found = call(self.look, plan["arguments"], key)
+        if found is None or isinstance(found, NotApplied):
+            return found
+        if found is False:
+            return NotApplied()
+        return Applied() if found is True else _as_applied(found)
+
+
+def call(function: Callable[..., Any], arguments: dict[str, Any], key: str) -> Any:
+    """Call a function with those of the arguments, and the effect key, that it takes."""
+    parameters = inspect.signature(function).parameters
+    offered = {**arguments, KEY_PARAMETER: key}
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        offered = {name: value for name, value in offered.items() if name in parameters}
+    elif KEY_PARAMETER not in parameters:
+        offered = arguments
+    return function(**deepcopy(offered))  # what it does to them changes no plan
+
+
+def runs_when_called(function: Callable[..., Any]) -> bool:
+    """Whether a call does the work, and does not merely return a coroutine or a generator that would."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return not any(kind(function) for kind in kinds)
+
+
+def path_of(function: Callable[..., Any]) -> str:
+    """``module:name`` of a function; for one of a Dag's file, its name alone."""
+    module = function.__module__
+    return function.__qualname__ if module.startswith(_DAG_FILE) else f"{module}:{function.__qualname__}"
+
+
+def importable_path(function: Callable[..., Any]) -> str:
+    """``module:name`` of a function that other processes can import by it.
+
+    :raises PlanError: they cannot, since it is a lambda, stands in another function, or in a Dag's file.
+    """
+    path = path_of(function)
+    if ":" not in path or "<" in path:
+        raise PlanError(
+            f"the function {path!r} cannot be imported by its name.",
+            remedy="Put it at the top level of a module that workers can import, beside the Dag's file.",
+        )
+    return path
+
+
+def source_digest(function: Callable[..., Any]) -> str | None:
+    """SHA-256 of the function's own code, so that a changed one is not what was approved.
+
+    Its decorators, comments and layout play no part, and neither does what it calls. None where there is no source.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):
+        return None
+    return hashlib.sha256(_code(source).encode()).hexdigest()
+
+
+def _code(source: str) -> str:
+    """The code of one function, without its decorators; what cannot be read by itself, such as a lambda, as it is."""
+    try:
+        (defined,) = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return source
+    if isinstance(defined, ast.FunctionDef):
+        defined.decorator_list = []
+    return ast.unparse(defined)
+
+
+def function_at(path: str) -> Callable[..., Any]:
+    """The function that ``module:name`` names.
+
+    :raises PlanError: there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PlanError(
+            f"the function {path!r} cannot be imported: {error}.",
+            remedy="Put it into a module that workers can import, and name it as 'package.module:function'.",
+        ) from error
+    if not callable(found):
+        raise PlanError(f"{path!r} is not a function.")
+    if not runs_when_called(found):
+        raise PlanError(
+            f"a call of {path!r} does nothing by itself: it is asynchronous, or a generator.",
+            remedy="Write a function that does the work and returns.",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _as_applied(value: Any) -> Applied:
+    if isinstance(value, Applied):
+        return value
+    return Applied(None if value is None else str(value))

@@ -1,0 +1,357 @@
+"""Writes over HTTP, and looks for them: everything that is sent stands in the plan."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied, UnclearAnswer
+from airflow_provider_aihandoff.core.effects.targets.connections import needed
+from airflow_provider_aihandoff.core.effects.undo import UNDO_KEY
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+
+if TYPE_CHECKING:
+    from airflow.providers.http.hooks.http import HttpHook
+    from requests import Response
+
+log = logging.getLogger(__name__)
+
+#: Answers that do not say whether the write happened: a time-out at the server, and a conflict, which may be with
+#: this very write.
+_AMBIGUOUS_STATUSES = frozenset({408, 409})
+
+_PRECONDITION_FAILED = 412
+
+#: The target asks to come back later, and has written nothing.
+_NOT_NOW_STATUSES = frozenset({425, 429, 503})
+
+_PROBE_FIELDS = frozenset({"endpoint", "query", "headers", "found", "external_id_path", "otherwise"})
+
+#: The record is not there: what a probe looks for, or what an undo wants to remove.
+_NOT_THERE_STATUSES = frozenset({404, 410})
+
+
+@dataclass(frozen=True)
+class HttpTarget:
+    """A system that is written to over HTTP, through an Airflow connection.
+
+    :param name: the effect's name, for messages.
+    :param timeout: seconds to connect, and to wait for each part of the answer.
+    :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
+    :param external_id_header: the header of the answer that has it.
+    :param probe_plan: the request that looks for the write, or None: as :func:`plan_probe` makes it.
+    :param gone_is_applied: the request removes a record: an answer that it is not there is what was wanted, and a probe
+        that sees it, without a condition for it, sees that it was not removed.
+    :param key_name: what stands in the probe for the key of this effect.
+    """
+
+    name: str
+    timeout: float = 30.0
+    external_id_path: str | None = None
+    external_id_header: str | None = None
+    idempotent: bool = False
+    probe_plan: Mapping[str, Any] | None = None
+    grace_seconds: float = 30.0
+    gone_is_applied: bool = False
+    key_name: str = "{effect_key}"
+
+    @property
+    def can_probe(self) -> bool:
+        """Its author says how to look."""
+        return self.probe_plan is not None
+
+    @property
+    def call_seconds(self) -> float:
+        """To connect, and to answer."""
+        return 2 * self.timeout
+
+    def apply(self, plan: dict[str, Any], key: str) -> Applied:
+        """Send the request once; redirects are not followed, and the HTTP library does not retry."""
+        headers = {"Content-Type": "application/json", **plan["headers"], "Idempotency-Key": key}
+        response = self._request(plan, headers, plan["body"].encode() if "body" in plan else None)
+        status = response.status_code
+        if 200 <= status < 300:
+            return Applied(self._external_id(response), {"status": status})
+        if self.gone_is_applied and status in _NOT_THERE_STATUSES:
+            return Applied(None, {"status": status, "note": "it was gone"})
+        said = f"the target of the effect {self.name!r} answered {status} {response.reason}"
+        if status in _NOT_NOW_STATUSES:
+            seconds = _retry_after(response)
+            when = "" if seconds is None else f" and asked to come back after {seconds:g} s"
+            raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
+        if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
+            raise EffectRefused(
+                f"{said}.",
+                by_precondition=status == _PRECONDITION_FAILED,
+                remedy="Mend the cause at the target; then clear this task, which sends the same request.",
+            )
+        raise UnclearAnswer(said)
+
+    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+        """Look for the write with a GET. It is found when every condition holds; not there where one does not."""
+        assert self.probe_plan is not None
+        look = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
+        look = _with_key(look, key, self.key_name)
+        response = self._request(look, look["headers"], None)
+        if response.status_code in _NOT_THERE_STATUSES:
+            return Applied() if self.gone_is_applied else NotApplied()
+        if not 200 <= response.status_code < 300:
+            log.warning("The probe of the effect %r was answered %s.", self.name, response.status_code)
+            return None
+        conditions: Mapping[str, Any] = look.get("found") or {}
+        try:
+            answer = response.json() if conditions else None
+        except ValueError:
+            return None
+        seen = bool(conditions) or not self.gone_is_applied
+        if seen and all(_has(answer, path, expected) for path, expected in conditions.items()):
+            return Applied(self._external_id(response, look.get("external_id_path")))
+        return NotApplied() if look.get("otherwise", "not applied") == "not applied" else None
+
+    def read(self, look: Mapping[str, Any]) -> Any:
+        """What the target has now at an address: the JSON of its answer, or None where it has nothing there.
+
+        :param look: as :func:`plan_request` makes it.
+        :raises UnclearAnswer: it cannot be read.
+        """
+        response = self._request(look, look["headers"], None)
+        if response.status_code in _NOT_THERE_STATUSES:
+            return None
+        if not 200 <= response.status_code < 300:
+            raise UnclearAnswer(f"the target answered {response.status_code} {response.reason}")
+        try:
+            return response.json()
+        except ValueError as error:
+            raise UnclearAnswer("the target's answer is not JSON") from error
+
+    def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Response:
+        import requests
+
+        broken: requests.exceptions.RequestException
+        hook = http_hook(plan["connection"], plan["method"])
+        # Of a GET, the hook takes the query as its data.
+        sent: dict[str, Any] = {"data": body, "params": plan.get("query")}
+        try:
+            response: Response = hook.run(
+                endpoint=_endpoint(hook, plan["url"], self.name),
+                headers=dict(headers),
+                **({"data": plan.get("query")} if plan["method"] == "GET" else sent),
+                extra_options={"check_response": False, "allow_redirects": False, "timeout": self.timeout},
+            )
+        except requests.exceptions.RequestException as error:
+            broken = error
+        else:
+            return response
+        # Outside of the handler: neither the ledger nor a traceback is to show the query, which may have a secret.
+        if _never_connected(broken):
+            raise EffectNotNow(
+                f"no connection to the target of the effect {self.name!r}: {type(broken).__name__}.",
+                remedy="Check the target and its connection; a retry is safe.",
+            )
+        raise UnclearAnswer(f"{type(broken).__name__}: {_without_query(str(broken))}")
+
+    def _external_id(self, response: Response, path: str | None = None) -> str | None:
+        if self.external_id_header and path is None:
+            return response.headers.get(self.external_id_header)
+        path = path or self.external_id_path
+        if not path:
+            return None
+        try:
+            found = _first(response.json(), path)
+        except Exception as error:  # noqa: BLE001 - the write is applied, whatever its answer looks like
+            log.warning("The external id cannot be read: %s: %s", type(error).__name__, error)
+            return None
+        if found is None:
+            log.warning("The answer has no %s; the effect has no external id.", path)
+        return found
+
+
+def http_hook(conn_id: str, method: str) -> HttpHook:
+    """Airflow's own way to a system over HTTP."""
+    from airflow.providers.http.hooks.http import HttpHook
+
+    return HttpHook(method=method, http_conn_id=conn_id)
+
+
+def plan_request(
+    conn_id: str,
+    method: str,
+    endpoint: str,
+    *,
+    json: Any = None,
+    headers: Mapping[str, Any] | None = None,
+    query: Mapping[str, Any] | None = None,
+    name: str,
+) -> dict[str, Any]:
+    """The exact request: connection, method, URL, the author's headers, query, and body.
+
+    :param json: a value, or a text that is JSON.
+    :param name: the effect's name, for messages.
+    :raises PlanError: the text is not JSON, or the URL leads to another place than it says.
+    """
+    plan: dict[str, Any] = {
+        "connection": conn_id,
+        "method": method,
+        "url": _url_of(conn_id, method, endpoint, name),
+        "headers": _headers(headers),
+    }
+    if query:
+        plan["query"] = dict(query)
+    if json is not None:
+        plan["body"] = _body(json, name)
+    return plan
+
+
+def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Render the request that looks for a write: :class:`operators.http.HttpSideEffectOperator` says what it takes.
+
+    :raises PlanError: it lacks an endpoint, has a field that is not known, or cannot be what it is.
+    """
+    if unknown := sorted(declared.keys() - _PROBE_FIELDS):
+        raise PlanError(
+            f"the probe of the effect {name!r} has fields that are not known: {', '.join(unknown)}.",
+            remedy=f"It takes: {', '.join(sorted(_PROBE_FIELDS))}.",
+        )
+    if "endpoint" not in declared:
+        raise PlanError(f"the probe of the effect {name!r} lacks an endpoint.")
+    if declared.get("otherwise", "not applied") not in ("not applied", "unknown"):
+        raise PlanError(f"the probe of the effect {name!r}: otherwise must be 'not applied' or 'unknown'.")
+    for path in (*(declared.get("found") or {}), declared.get("external_id_path")):
+        check_path(path, name)
+    probe = {field: value for field, value in declared.items() if field != "endpoint"}
+    if "headers" in probe:
+        probe["headers"] = _headers(probe["headers"])
+    return {**probe, "url": _url_of(conn_id, "GET", declared["endpoint"], name)}
+
+
+def check_path(path: str | None, name: str) -> None:
+    """Find out before anything is sent whether this is a path into a JSON answer, where there is one.
+
+    :param name: the effect's name, for messages.
+    :raises PlanError: it is none.
+    """
+    from jsonpath_ng.exceptions import JSONPathError
+
+    if path is None:
+        return
+    try:
+        _parsed(path.replace("{effect_key}", "aih-1-r1-0").replace(UNDO_KEY, "aih-2-r1-0"))
+    except JSONPathError as error:
+        raise PlanError(f"{path!r} of the effect {name!r} is no JSON path: {error}.") from error
+
+
+def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
+    return {header: str(value) for header, value in (headers or {}).items()}
+
+
+def _body(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        try:
+            value = jsonlib.loads(value)
+        except ValueError as error:
+            raise PlanError(
+                f"the body of the effect {name!r} did not render to JSON: {error}.",
+                remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
+            ) from error
+    return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
+    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing.
+
+    :raises PlanError: the HTTP library would make another one of it, which nobody sees in the plan.
+    """
+    hook = http_hook(conn_id, method)
+    hook.get_conn()
+    url = hook.url_from_endpoint(endpoint)
+    if "#" in url or any(unquote(segment) in (".", "..") for segment in urlsplit(url).path.split("/")):
+        raise PlanError(
+            f"the effect {name!r} would not be sent to {_without_query(url)}: the steps '.' and '..' in a path, and "
+            "what comes after '#', lead elsewhere.",
+            remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
+        )
+    return url
+
+
+def _endpoint(hook: HttpHook, url: str, name: str) -> str:
+    """The path under the connection's base URL that leads to this URL.
+
+    :raises EffectNotNow: there is no such connection here.
+    :raises EffectRefused: the connection leads elsewhere by now.
+    """
+    with needed(hook.http_conn_id, name):
+        hook.get_conn()
+    base = hook.base_url or ""
+    endpoint = url.removeprefix(base)
+    if hook.url_from_endpoint(endpoint) != url:
+        raise EffectRefused(
+            f"the plan of the effect {name!r} is for {_without_query(url)}, and its connection leads to {base} now.",
+            remedy="Restore the connection, or ask for a decision on the new address.",
+        )
+    return endpoint
+
+
+def _with_key(value: Any, key: str, key_name: str) -> Any:
+    """The value with the effect key where its name stands."""
+    if isinstance(value, Mapping):
+        return {_with_key(name, key, key_name): _with_key(item, key, key_name) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_key(item, key, key_name) for item in value]
+    return value.replace(key_name, key) if isinstance(value, str) else value
+
+
+def _values(answer: Any, path: str) -> list[Any]:
+    return [match.value for match in _parsed(path).find(answer)]
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: str) -> Any:
+    from jsonpath_ng.ext import parse  # with filters
+
+    return parse(path)
+
+
+def _has(answer: Any, path: str, expected: Any) -> bool:
+    """Whether the answer has the value there: as JSON, or as the text that a template makes of it."""
+    return any(_text(expected) in (_text(value), str(value)) for value in _values(answer, path))
+
+
+def _text(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else jsonlib.dumps(value, sort_keys=True)
+
+
+def _first(answer: Any, path: str) -> str | None:
+    values = _values(answer, path)
+    return _text(values[0]) if values and values[0] is not None else None
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds until the time that ``Retry-After`` names (RFC 9110, 10.2.3); None where it names none."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    header = response.headers.get("Retry-After")
+    try:
+        return None if header is None else float(Retry().parse_retry_after(header))
+    except (InvalidHeader, ValueError, OverflowError):
+        return None
+
+
+def _without_query(text: str) -> str:
+    """A text without the queries of the URLs in it."""
+    return re.sub(r"\?[^\s)'\"]*", "?...", text)
+
+
+def _never_connected(error: Exception) -> bool:
+    """Whether the connection failed before anything could be sent on it."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, (ConnectTimeoutError, NewConnectionError))

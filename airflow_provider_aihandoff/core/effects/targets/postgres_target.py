@@ -1,0 +1,157 @@
+"""Writes to a PostgreSQL database, exactly once: a marker of the effect key goes into the same transaction."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
+from airflow_provider_aihandoff.core.effects.targets.connections import needed
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
+
+log = logging.getLogger(__name__)
+
+MARKER_TABLE = "aihandoff_marker"
+
+_MARKER_EXISTS = "SELECT to_regclass(%(table)s) IS NOT NULL"
+_CREATE_MARKER = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        effect_key text PRIMARY KEY,
+        external_id text,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    )"""
+_MARK = "INSERT INTO {table} (effect_key) VALUES (%(key)s) ON CONFLICT (effect_key) DO NOTHING"
+_READ_MARK = "SELECT external_id FROM {table} WHERE effect_key = %(key)s"
+_NAME_MARK = "UPDATE {table} SET external_id = %(external_id)s WHERE effect_key = %(key)s"
+
+#: Any number, as long as it is always the same: two first effects do not create the table at the same time.
+_CREATE_LOCK = 0x_A1_4A_4D_0E
+
+#: Ends a statement, in milliseconds.
+_STATEMENT_TIMEOUT = 300_000
+
+#: Ends a look at what is there, in milliseconds.
+_READ_TIMEOUT = 10_000
+
+
+@dataclass(frozen=True)
+class PostgresTarget:
+    """A database that is written to through an Airflow connection.
+
+    Sending again is how an attempt that ended without a word is found out about: whoever meets the marker knows that
+    the statement was committed. A transaction that is still open is waited for by the server, so that a claim may be
+    shorter than the statement.
+
+    :param name: the effect's name, for messages.
+    :param marker_table: the table that keeps the markers, made on first use.
+    """
+
+    name: str
+    marker_table: str = MARKER_TABLE
+    idempotent: bool = True
+    can_probe: bool = False
+    call_seconds: float = 20.0
+    grace_seconds: float = 0.0
+
+    def apply(self, plan: dict[str, Any], key: str) -> Applied:
+        """Mark and run in one transaction. Whatever fails before the commit is rolled back by the server."""
+        import psycopg
+
+        hook = postgres_hook(plan["connection"])
+        with needed(plan["connection"], self.name):
+            database = database_of(plan["connection"])
+        if database != plan["database"]:
+            raise EffectRefused(
+                f"the plan of the effect {self.name!r} is for {plan['database']}, and its connection leads elsewhere.",
+                remedy="Restore the connection, or ask for a decision on the new database.",
+            )
+        try:
+            connection = hook.get_conn()
+        except psycopg.OperationalError as error:
+            raise EffectNotNow(
+                f"no connection to the database of the effect {self.name!r}.", remedy="A retry is safe."
+            ) from error
+        try:
+            try:
+                applied = self._run(connection.cursor(), plan, key)
+            except psycopg.OperationalError as error:
+                raise EffectNotNow(
+                    f"the database of the effect {self.name!r} broke off before the commit: {error}.",
+                    remedy="A retry is safe.",
+                ) from error
+            except psycopg.Error as error:
+                raise EffectRefused(
+                    f"the database refused the effect {self.name!r}: {error}.",
+                    remedy="Mend the statement or the data in the target; then clear this task.",
+                ) from error
+            connection.commit()
+        finally:
+            connection.close()
+        return applied
+
+    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+        """Nothing: sending again tells."""
+        return None
+
+    def read(self, plan: dict[str, Any], sql: str) -> dict[str, Any] | None:
+        """The first row of a statement with the plan's parameters, by the names of its columns; None without one.
+
+        It runs in a transaction that can write nothing.
+        """
+        connection = postgres_hook(plan["connection"]).get_conn()
+        try:
+            cursor = connection.cursor()
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute(f"SET LOCAL statement_timeout = {_READ_TIMEOUT}")
+            cursor.execute(sql, plan["parameters"])
+            row = cursor.fetchone() if cursor.description else None
+            return (
+                None
+                if row is None
+                else {column.name: value for column, value in zip(cursor.description, row, strict=True)}
+            )
+        finally:
+            connection.close()
+
+    def _run(self, cursor: Any, plan: dict[str, Any], key: str) -> Applied:
+        table = _quoted(self.marker_table)
+        cursor.execute(f"SET LOCAL statement_timeout = {_STATEMENT_TIMEOUT}")
+        self._ensure_marker_table(cursor, table)
+        cursor.execute(_MARK.format(table=table), {"key": key})
+        if cursor.rowcount == 0:
+            cursor.execute(_READ_MARK.format(table=table), {"key": key})
+            row = cursor.fetchone()
+            log.info("The marker of %s is there: the statement was committed before.", key)
+            return Applied(row[0], {"marker": "found"})
+        cursor.execute(plan["sql"], plan["parameters"])
+        rows = cursor.rowcount
+        row = cursor.fetchone() if cursor.description else None
+        external_id = None if row is None or row[0] is None else str(row[0])
+        cursor.execute(_NAME_MARK.format(table=table), {"key": key, "external_id": external_id})
+        return Applied(external_id, {"rows": rows})
+
+    @staticmethod
+    def _ensure_marker_table(cursor: Any, table: str) -> None:
+        cursor.execute(_MARKER_EXISTS, {"table": table})
+        if not cursor.fetchone()[0]:
+            cursor.execute("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _CREATE_LOCK})
+            cursor.execute(_CREATE_MARKER.format(table=table))
+
+
+def postgres_hook(conn_id: str) -> Any:
+    """Airflow's own way to a PostgreSQL database."""
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+    return PostgresHook(postgres_conn_id=conn_id)
+
+
+def database_of(conn_id: str) -> str:
+    """The database that a connection leads to. Opens nothing."""
+    connection = postgres_hook(conn_id).get_connection(conn_id)
+    return f"{connection.host}:{connection.port or 5432}/{connection.schema}"
+
+
+def _quoted(table: str) -> str:
+    """A table's name, with or without its schema, as SQL takes it."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in table.split("."))

@@ -1,0 +1,183 @@
+"""The errors of the core: what happened, to which job, whether anything was written outside, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.models import Effect
+
+NOTHING_WRITTEN = "Nothing was written outside."
+
+
+class HandoffError(Exception):
+    """Base of every error that this package raises.
+
+    :param what: what happened, as a sentence.
+    :param job: the job it happened to, as :attr:`airflow_provider_aihandoff.core.models.Job.label`.
+    :param written: whether anything was written outside, as a sentence.
+    :param remedy: what to do next, as a sentence.
+    """
+
+    def __init__(self, what: str, *, job: str = "", written: str = NOTHING_WRITTEN, remedy: str = "") -> None:
+        self.what, self.job, self.written, self.remedy = what, job, written, remedy
+        super().__init__(" ".join(part for part in (f"{job}:" if job else "", what, written, remedy) if part))
+
+
+class LedgerSchemaError(HandoffError):
+    """The ledger's schema is missing, behind or ahead of this package."""
+
+
+class LedgerUnavailable(HandoffError):
+    """The ledger could not be reached, or the connection broke while the outcome of a commit was in doubt."""
+
+
+class JobNotFound(HandoffError):
+    """No job has this id."""
+
+
+class EffectNotFound(HandoffError):
+    """No effect has this id."""
+
+
+class WebhookNotFound(HandoffError):
+    """The inbox has no webhook with this id."""
+
+
+class WebhookSettled(HandoffError):
+    """The webhook has done what it could do; there is nothing to replay or to discard."""
+
+
+class IllegalTransition(HandoffError):
+    """The event is not valid in the state that the job (or the effect) is in."""
+
+
+class InputChanged(HandoffError):
+    """The job key was used before with another input, and something may have been written for it."""
+
+
+class RevisionsExhausted(HandoffError):
+    """The job has had as many revisions by the model as its author allows."""
+
+
+class JobCancelled(HandoffError):
+    """The job was cancelled."""
+
+
+class JobFailed(HandoffError):
+    """The job has no output that can be used."""
+
+
+class JobNotApproved(HandoffError):
+    """An effect was to be applied before anybody approved it."""
+
+
+class PlanNotApproved(HandoffError):
+    """The plan of an effect is not the one that was approved."""
+
+
+class StaleDecision(HandoffError):
+    """A decision names a digest that is no longer the job's."""
+
+
+class StaleBatch(HandoffError):
+    """Some of the jobs that were decided on together are not what was seen any more; none was decided.
+
+    :param stale: why, in words, by the id of the job.
+    """
+
+    def __init__(self, what: str, *, stale: Mapping[int, str], **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.stale = dict(stale)
+
+
+class MayNotDecide(HandoffError):
+    """The rules of the job's author do not let this person decide on it."""
+
+
+class CannotChange(HandoffError):
+    """The output cannot be changed in this way: a bound is reached, or there is nothing to change."""
+
+
+class RequestError(HandoffError):
+    """The arguments do not make a background request."""
+
+
+class PlanError(HandoffError):
+    """An effect could not be rendered to the exact request that it would send."""
+
+
+class EffectRefused(HandoffError):
+    """The target refused the write, in a way that proves that nothing was written.
+
+    :param by_precondition: what refuses it may be this very write, which came twice: an intermediary between here and
+        the target may send a request again, and pass on the second answer (RFC 9110, 13.1.1). A probe is asked first.
+    """
+
+    def __init__(self, what: str, *, by_precondition: bool = False, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.by_precondition = by_precondition
+
+
+class EffectNotNow(HandoffError):
+    """The write was not sent, or the target asked to come back later; trying again is safe.
+
+    :param retry_after: seconds for which the target wants to be left alone, where it says so.
+    """
+
+    def __init__(self, what: str, *, retry_after: float | None = None, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.retry_after = retry_after
+
+
+class EffectUnknown(HandoffError):
+    """The write may have been applied: a probe or a person must say.
+
+    :param effect: the effect, as the ledger has it.
+    """
+
+    def __init__(self, what: str, *, effect: Effect, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.effect = effect
+
+
+class EffectBusy(HandoffError):
+    """Another attempt holds the claim, and may be sending right now.
+
+    :param effect: the effect, as the ledger has it.
+    :param seconds: how long its claim lasts, if it says nothing before.
+    """
+
+    def __init__(self, what: str, *, effect: Effect, seconds: float, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.effect = effect
+        self.seconds = seconds
+
+
+class EffectOutOfOrder(HandoffError):
+    """An effect that must come before this one is not applied."""
+
+
+class ClaimLost(HandoffError):
+    """Another attempt took over this effect, or may have; what this one says about it no longer counts."""
+
+
+class CannotCancel(HandoffError):
+    """The job has ended: there is nothing left to stop."""
+
+
+class CannotResolve(HandoffError):
+    """The effect is not unknown, or not since the attempt that was looked for."""
+
+
+class CannotRollBack(HandoffError):
+    """The job has nothing applied that could be undone, or not now, or not all of it."""
+
+
+class JobRolledBack(HandoffError):
+    """What the job had written was taken back, or is being taken back."""
+
+
+class CannotRegenerate(HandoffError):
+    """Something is applied for the job that was not undone, so that no new revision is made."""

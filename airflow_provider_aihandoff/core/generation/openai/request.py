@@ -1,0 +1,91 @@
+"""Builds the request of a revision, and the snapshot by which a job recognises its own work. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_aihandoff.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+#: Arguments that decide how a request is processed and billed, not what the model is asked. A change in one of
+#: them does not make it other work, so they are no part of the input snapshot.
+PROCESSING_ARGUMENTS = frozenset(
+    {
+        "background_options",
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+    }
+)
+
+#: Arguments that the submit protocol sets itself.
+RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options", "timeout"})
+
+#: How many pairs of metadata OpenAI takes, and how many of them name the job.
+MAX_METADATA = 16
+MAX_METADATA_NAME = 64
+MAX_METADATA_VALUE = 512
+OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
+
+
+def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+    """Return the arguments of ``responses.create``, without what the submit protocol adds.
+
+    :param arguments: by OpenAI's names; the ones that are None are left out.
+    :param output_type: sent as a strict JSON schema.
+    :raises RequestError: an argument is reserved, or two of them contradict each other.
+    """
+    request = {name: value for name, value in arguments.items() if value is not None}
+    # What stands in `extra_body` goes over what stands beside it.
+    if reserved := sorted(RESERVED_ARGUMENTS & {*request, *(request.get("extra_body") or {})}):
+        raise RequestError(
+            f"{', '.join(reserved)} cannot be set: a job always runs in the background, is stored, and is sent "
+            "within the time that the submit protocol allows."
+        )
+    if "metadata" in (request.get("extra_body") or {}):
+        raise RequestError("metadata cannot be set in extra_body: it would replace the pairs that name the job.")
+    metadata = request.get("metadata", {})
+    _check_metadata(metadata)
+    if output_type is not None:
+        text = dict(request.get("text") or {})
+        if "format" in text:
+            raise RequestError("Give either output_type or response_kwargs['text']['format'], not both.")
+        request["text"] = {**text, "format": _strict_format(output_type)}
+    return request
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    room = MAX_METADATA - len(OWN_METADATA)
+    if len(metadata) > room:
+        raise RequestError(f"metadata has {len(metadata)} pairs; {room} fit beside the ones that name the job.")
+    for name, value in metadata.items():
+        if name in OWN_METADATA:
+            raise RequestError(f"metadata {name!r} is reserved: it names the job.")
+        if len(name) > MAX_METADATA_NAME:
+            raise RequestError(f"the metadata name {name!r} has more than {MAX_METADATA_NAME} characters.")
+        if not isinstance(value, str) or len(value) > MAX_METADATA_VALUE:
+            raise RequestError(f"metadata {name!r} must be a text of at most {MAX_METADATA_VALUE} characters.")
+
+
+def _strict_format(output_type: type[BaseModel]) -> dict[str, Any]:
+    """The strict schema, as the SDK makes it for a foreground request."""
+    from openai.lib._parsing._responses import type_to_text_format_param
+
+    return dict(type_to_text_format_param(output_type))
+
+
+def input_snapshot(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model is asked: the request without how it is processed."""
+    return {name: value for name, value in request.items() if name not in PROCESSING_ARGUMENTS}
+
+
+def submission(request: Mapping[str, Any], *, job_id: int, revision: int, ledger_id: str) -> dict[str, Any]:
+    """The request as it is sent: in the background, stored, and with metadata by which an orphan can be matched."""
+    own = dict(zip(OWN_METADATA, (str(job_id), str(revision), ledger_id), strict=True))
+    return {**request, "background": True, "store": True, "metadata": {**request.get("metadata", {}), **own}}

@@ -1,0 +1,189 @@
+"""The row of one revision: read, stored and ended, in the transaction of a protocol that has locked its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.connection import LedgerConnection
+from airflow_provider_aihandoff.core.database.history import as_json
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.models import Job, Revision, columns
+from airflow_provider_aihandoff.core.states import JobEvent, RevisionState
+
+#: The kinds of error of a revision that was given up before its response had ended.
+GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
+
+_SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
+_NEXT_NUMBER = "SELECT coalesce(max(number), 0) + 1 AS number FROM aihandoff.revisions WHERE job_id = %s"
+_MARK_RUNNING = f"""
+    UPDATE aihandoff.revisions SET state = 'running', response_id = %(response_id)s, response_status = %(status)s,
+        submissions = submissions + %(uncounted)s, unknown_submissions = unknown_submissions - %(counted)s,
+        submit_token = NULL, submit_lease_until = NULL
+    WHERE revision_id = %(revision_id)s
+    RETURNING {columns(Revision)}"""
+_MARK_UNKNOWN = f"""
+    UPDATE aihandoff.revisions SET unknown_submissions = unknown_submissions + 1, submit_token = NULL,
+        submit_lease_until = clock_timestamp() + %(wait)s
+    WHERE revision_id = %(revision_id)s
+    RETURNING {columns(Revision)}"""
+_STORE_OUTPUT = f"""
+    UPDATE aihandoff.revisions SET state = %(state)s, response_status = %(status)s, output = %(output)s,
+        output_digest = %(output_digest)s, error = %(error)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
+        submit_token = NULL, submit_lease_until = NULL, completed_at = clock_timestamp()
+    WHERE revision_id = %(revision_id)s
+    RETURNING {columns(Revision)}"""
+_GIVE_UP = """
+    UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
+    WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a response that ended has left.
+
+    :param output: the parsed output, or its text; None when there is none that can be used.
+    :param error: why there is none, with the text that there was.
+    :param cost_usd: None when the price is unknown.
+    """
+
+    status: str
+    output: Any = None
+    error: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    cost_usd: Decimal | None = None
+
+
+def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
+    """Return one revision of a job that exists."""
+    revision = find_revision(connection, job_id, number)
+    assert revision is not None
+    return revision
+
+
+def find_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision | None:
+    """Return one revision, or None where there is no such."""
+    row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
+    return None if row is None else Revision(**row)
+
+
+def next_number(connection: LedgerConnection, job_id: int) -> int:
+    """The number of the next revision of a locked job. The current one need not be the newest."""
+    row = connection.execute(_NEXT_NUMBER, [job_id]).fetchone()
+    assert row is not None
+    return int(row["number"])
+
+
+def was_given_up(revision: Revision) -> bool:
+    """Whether the revision ended without waiting for its response to end."""
+    if revision.state is RevisionState.CANCELLED:
+        return True
+    return revision.state is RevisionState.FAILED and (revision.error or {}).get("kind") in GIVEN_UP_KINDS
+
+
+def mark_running(
+    connection: LedgerConnection, revision: Revision, response_id: str, status: str, *, found: bool = False
+) -> Revision:
+    """Store the id of the response that runs for a revision.
+
+    :param found: it is the response of a request whose answer was lost: if that one was counted as unknown, it is
+        known now; if it was taken for refused, it is counted. While another attempt may be sending, nobody can say
+        which of the two requests it answers.
+    """
+    lost = found and revision.submit_token is None
+    counted = lost and revision.unknown_submissions > 0
+    row = connection.execute(
+        _MARK_RUNNING,
+        {
+            "response_id": response_id,
+            "status": history.plain(status),
+            "uncounted": int(lost and not counted),
+            "counted": int(counted),
+            "revision_id": revision.revision_id,
+        },
+    ).fetchone()
+    assert row is not None
+    return Revision(**row)
+
+
+def count_unknown(
+    connection: LedgerConnection,
+    job: Job,
+    revision: Revision,
+    *,
+    actor: str,
+    reason: str,
+    wait: timedelta = timedelta(0),
+) -> tuple[Job, Revision]:
+    """Count the request of a permission that ended, without a word on what became of it, as an unknown submission.
+
+    A permission whose end was recorded has no token any more; there is nothing to count then.
+
+    :param wait: for how long nobody may send again, so that a webhook can bring the response that may exist.
+    """
+    if revision.state is not RevisionState.SUBMITTING or revision.submit_token is None:
+        return job, revision
+    row = connection.execute(_MARK_UNKNOWN, {"wait": wait, "revision_id": revision.revision_id}).fetchone()
+    assert row is not None
+    detail = {"revision": revision.number}
+    reason = f"unknown submission: {reason}; a response may exist, and may be billed"
+    job = history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)
+    return job, Revision(**row)
+
+
+def give_up(connection: LedgerConnection, job_id: int, number: int) -> None:
+    """End a revision that has not ended: the job was cancelled, or a newer revision takes its place."""
+    connection.execute(_GIVE_UP, [job_id, number])
+
+
+def fail_revision(
+    connection: LedgerConnection,
+    job: Job,
+    revision: Revision,
+    *,
+    actor: str,
+    reason: str | None,
+    error: dict[str, Any],
+    output: Output | None = None,
+) -> Job:
+    """End a revision without an output, and its job; or go back, where a reviewer wanted it to follow another one."""
+    job, revision = count_unknown(
+        connection, job, revision, actor=actor, reason="the job failed while a request was being sent"
+    )
+    write_output(connection, revision, RevisionState.FAILED, output or Output("", error=error))
+    detail = {"revision": revision.number, "kind": error.get("kind")}
+    if revision.based_on is not None:
+        why = f"the change was not made: {reason or error.get('kind') or 'no output'}"
+        return history.move(
+            connection,
+            job,
+            JobEvent.CHANGE_FAILED,
+            actor=actor,
+            reason=why,
+            detail={**detail, "based_on": revision.based_on},
+            revision=revision.based_on,
+        )
+    return history.move(connection, job, JobEvent.FAILED, actor=actor, reason=reason, detail=detail)
+
+
+def write_output(connection: LedgerConnection, revision: Revision, state: RevisionState, output: Output) -> Revision:
+    """Write what a response left into its revision."""
+    has_output = state is RevisionState.COMPLETED
+    row = connection.execute(
+        _STORE_OUTPUT,
+        {
+            "state": state,
+            "status": history.plain(output.status) or None,
+            "output": as_json(output.output) if has_output else None,
+            "output_digest": digest(output.output) if has_output else None,
+            "error": None if output.error is None else as_json(output.error),
+            "usage": None if output.usage is None else as_json(output.usage),
+            "cost_usd": output.cost_usd,
+            "revision_id": revision.revision_id,
+        },
+    ).fetchone()
+    assert row is not None
+    return Revision(**row)

@@ -1,0 +1,178 @@
+"""The submit protocol's outer half: intend, send once, record; in the face of whatever happens in between."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from airflow_provider_aihandoff.core.backoff import backoff
+from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed, LedgerUnavailable
+from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, Sent, SubmitFailure, classify
+from airflow_provider_aihandoff.core.generation.openai.request import submission
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job, Revision
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+log = logging.getLogger(__name__)
+
+#: Seconds that one request may take. In the background OpenAI answers as soon as it has queued the work.
+SUBMIT_TIMEOUT = 30.0
+
+#: How long the permission to send holds: longer than the request, so that nobody takes over one that is on its way.
+SUBMIT_LEASE = timedelta(seconds=SUBMIT_TIMEOUT + 15)
+
+#: Seconds after the permission was asked for, within which its request must leave to be over before it ends.
+_SEND_WITHIN = SUBMIT_LEASE.total_seconds() - SUBMIT_TIMEOUT
+
+_SUSPENDED = SubmitFailure(Sent.NO, "this process was suspended between the permission to send and the request")
+
+#: Requests of one attempt of the task; Airflow's retries come on top.
+SUBMIT_TRIES = 5
+
+_BACKOFF_BASE, _BACKOFF_CAP = 1.0, 20.0
+
+
+class NotSubmitted(HandoffError):
+    """OpenAI did not take the request in the tries of one attempt; trying again later may help."""
+
+
+def submit(
+    ledger: Ledger,
+    client: OpenAI,
+    job: Job,
+    *,
+    deadline: datetime,
+    actor: str,
+    request: Mapping[str, Any] | None = None,
+    orphan_wait: timedelta = timedelta(0),
+    sleep: Callable[[float], None] = time.sleep,
+) -> Revision:
+    """Send the request of a job's current revision, at most once at a time whatever happens, and record the answer.
+
+    :param deadline: the revision's; no request is sent after it.
+    :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
+    :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before asking once more.
+    :return: the revision, with its response id, or as another attempt has left it meanwhile.
+    :raises NotSubmitted: the tries are used up.
+    :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
+    :raises JobCancelled: the job was cancelled meanwhile.
+    :raises InputChanged: a task with other input has taken the key over meanwhile.
+    """
+    ledger_id = ledger.ledger_id()
+    failures = 0
+    while True:
+        _check_deadline(ledger, job, deadline, actor)
+        asked = time.monotonic()
+        intent = ledger.submission.intend(
+            job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE, orphan_wait=orphan_wait
+        )
+        if intent.token is None:
+            if not intent.wait:
+                return intent.revision
+            log.info("A request for %s may be on its way; waiting up to %.0f s for its answer.", job.label, intent.wait)
+            sleep(min(intent.wait, 1.0))
+            continue
+        body = submission(
+            request or intent.revision.request, job_id=job.job_id, revision=job.revision, ledger_id=ledger_id
+        )
+        sent = _send(client, body) if time.monotonic() - asked < _SEND_WITHIN else _SUSPENDED
+        if not isinstance(sent, SubmitFailure):
+            revision = _record(ledger, client, job, intent.token, sent, actor)
+            if revision is None:
+                continue
+            return revision
+        failures += 1
+        _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
+        if failures >= SUBMIT_TRIES:
+            raise NotSubmitted(
+                f"OpenAI did not take the request in {failures} tries: {sent.reason}.",
+                job=job.label,
+                remedy="Airflow's retry of this task goes on from here.",
+            )
+        wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
+        left = max(0.0, (deadline - datetime.now(UTC)).total_seconds())
+        log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, left))
+        sleep(min(wait, left, 2 * _BACKOFF_CAP))
+
+
+def _send(client: OpenAI, body: dict[str, Any]) -> Any | SubmitFailure:
+    """POST once. The SDK's own retries are off: it would repeat a request that was accepted."""
+    create = client.with_options(max_retries=0, timeout=SUBMIT_TIMEOUT).responses.create
+    try:
+        _check_arguments(create, body)
+        reached("submit.create", "before call")
+        response = create(**body)
+        reached("submit.create", "after call")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must be told apart and recorded
+        return classify(error)
+    if not isinstance(getattr(response, "id", None), str) or not response.id:
+        return SubmitFailure(Sent.UNKNOWN, "the answer was not a response object")
+    return response
+
+
+def _check_arguments(create: Callable[..., Any], body: dict[str, Any]) -> None:
+    """Tell a misspelt argument apart from a ``TypeError`` that comes when the request is on its way.
+
+    :raises InvalidArguments: the SDK does not take these arguments.
+    """
+    try:
+        signature(create).bind(**body)
+    except TypeError as error:
+        raise InvalidArguments(f"{error}; what this SDK does not know goes into extra_body") from None
+
+
+def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any, actor: str) -> Revision | None:
+    """Store the response id; None where the permission was lost meanwhile, and the response is nobody's."""
+    try:
+        revision = ledger.submission.submitted(
+            job.job_id,
+            job.revision,
+            token=token,
+            response_id=response.id,
+            status=str(response.status or "queued"),
+            actor=actor,
+        )
+    except LedgerUnavailable:
+        log.error("Response %s runs for %s, and the ledger cannot be told.", response.id, job.label)
+        raise
+    if revision is None:
+        log.warning("Response %s came for %s after it had been given up; cancelling it.", response.id, job.label)
+        try:
+            client.responses.cancel(response.id)
+        except Exception as error:  # noqa: BLE001 - the ledger names the response; there is nothing more to do here
+            log.warning("Cancelling the response %s failed: %s", response.id, type(error).__name__)
+    return revision
+
+
+def _record_failure(
+    ledger: Ledger, job: Job, token: UUID, failure: SubmitFailure, actor: str, orphan_wait: timedelta
+) -> None:
+    where: dict[str, Any] = {"token": token, "actor": actor, "reason": failure.reason}
+    if failure.sent is Sent.UNKNOWN:
+        ledger.submission.submission_lost(job.job_id, job.revision, orphan_wait=orphan_wait, **where)
+        return
+    ledger.submission.not_submitted(job.job_id, job.revision, **where)
+    if failure.sent is Sent.NEVER:
+        error = {"kind": "refused request", "message": failure.reason}
+        ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)
+        raise JobFailed(
+            f"OpenAI refused the request: {failure.reason}.",
+            job=job.label,
+            remedy="Mend the request, the connection or the account; then clear the task, which makes a new revision.",
+        )
+
+
+def _check_deadline(ledger: Ledger, job: Job, deadline: datetime, actor: str) -> None:
+    if datetime.now(UTC) < deadline:
+        return
+    reason = f"the deadline passed before a request was accepted: {deadline.isoformat()}"
+    ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=reason, error={"kind": "deadline"})
+    raise JobFailed(f"{reason}.", job=job.label, remedy="Clear the task to make a new revision with a new deadline.")

@@ -1,0 +1,399 @@
+"""One ledger: the place where the protocols and the queries meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Self
+
+from airflow_provider_aihandoff.core.database import history, schema
+from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.effects.effect_store import Effects
+from airflow_provider_aihandoff.core.generation.output_store import Outputs
+from airflow_provider_aihandoff.core.generation.revision_store import read_revision
+from airflow_provider_aihandoff.core.generation.submission_store import Submission
+from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import Endings
+from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
+from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
+from airflow_provider_aihandoff.core.review.review_store import Reviews
+from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
+from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
+
+#: Which jobs a list is about: empty or NULL parameters leave out nothing.
+_JOB_FILTER = """
+    (%(states)s::text[] = '{}' OR state = ANY(%(states)s))
+    AND (%(dag_id)s::text IS NULL OR dag_id = %(dag_id)s)
+    AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))"""
+
+#: The Dags that have a job, found by skipping from one to the next in the index, however many jobs each has.
+_DAG_IDS = """
+    WITH RECURSIVE found AS (
+        (SELECT dag_id FROM aihandoff.jobs ORDER BY dag_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT dag_id FROM aihandoff.jobs WHERE dag_id > found.dag_id ORDER BY dag_id LIMIT 1)
+        FROM found WHERE found.dag_id IS NOT NULL
+    )
+    SELECT dag_id FROM found WHERE dag_id IS NOT NULL"""
+
+#: The jobs that a run has made or attached to, also those that belong to another run of the Dag by now.
+_OF_RUN = """
+    dag_id = %(dag_id)s AND (run_id = %(run_id)s OR EXISTS (
+        SELECT FROM aihandoff.events WHERE events.job_id = jobs.job_id AND starts_with(actor, %(actor)s)))"""
+
+_OPEN_STATES = tuple(state.value for state in JobState if state not in TERMINAL_JOB_STATES)
+
+_WITH_UNKNOWN_EFFECT = "job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown')"
+
+#: One state at a time, so that each is counted in its partial index.
+_COUNT_OPEN = " UNION ALL ".join(
+    f"SELECT '{what}' AS what, count(*) AS jobs FROM aihandoff.jobs WHERE {condition} AND {_JOB_FILTER}"
+    for what, condition in [
+        *((state, f"state = '{state}'") for state in _OPEN_STATES),
+        ("unknown effects", _WITH_UNKNOWN_EFFECT),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """One line of a list of jobs: what it is, without its content.
+
+    :param cost_usd: of all its revisions, as far as their price is known; None when none was billed or has a price.
+    :param unpriced: how many of its revisions were billed at a price that is unknown.
+    :param effects: how many writes the current revision intends.
+    :param unknown_effects: how many writes, of any revision, may have been applied.
+    """
+
+    job_id: int
+    job_type: str
+    job_key: str
+    state: JobState
+    state_reason: str | None
+    requested_by: str
+    revision: int
+    review_digest: str | None
+    review_deadline: datetime | None
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    created_at: datetime
+    updated_at: datetime
+    cost_usd: Decimal | None
+    unpriced: int
+    effects: int
+    unknown_effects: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", JobState(self.state))
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A job that a Dag run has made or attached to.
+
+    :param effects: of its current revision, with those that take others back, in the order of the plan.
+    :param model_revisions: how many revisions the model has made.
+    """
+
+    job: Job
+    effects: list[Effect]
+    model_revisions: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A job that may be decided on together with others.
+
+    :param effects: the intended ones of its current revision, in the order of the plan.
+    """
+
+    job: Job
+    output: Any
+    effects: list[Effect]
+
+
+_SUMMARY_COLUMNS = columns(JobSummary)
+_SUMMARY_JOB_COLUMNS = ", ".join(field.name for field in fields(JobSummary) if field.name in Job.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """Everything the ledger knows of one job, oldest first."""
+
+    job: Job
+    revisions: list[Revision]
+    decisions: list[Decision]
+    effects: list[Effect]
+    events: list[Event]
+
+    @property
+    def revision(self) -> Revision:
+        """The current revision."""
+        return next(revision for revision in self.revisions if revision.number == self.job.revision)
+
+    @property
+    def current_effects(self) -> list[Effect]:
+        """The intended effects of the current revision, in the order of the plan."""
+        return [effect for effect in self.effects if effect.revision == self.job.revision and effect.undoes is None]
+
+    @property
+    def undos(self) -> list[Effect]:
+        """The effects that take others of the current revision back, in the order in which they are applied."""
+        return [effect for effect in self.effects if effect.revision == self.job.revision and effect.undoes is not None]
+
+
+class Ledger:
+    """A ledger on one PostgreSQL database. Safe to share between threads; close it, or use it as a context manager.
+
+    :param conninfo: libpq's connection parameters by name (``host``, ``password``, ``sslmode``, ...).
+    :param max_size: the most connections that it opens.
+    :param timeout: seconds to wait for a connection; by default :data:`connection.CONNECT_TIMEOUT`.
+    """
+
+    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
+        self._database = Database(conninfo, max_size=max_size, timeout=timeout)
+        self.submission = Submission(self._database)
+        self.outputs = Outputs(self._database)
+        self.inbox = Inbox(self._database)
+        self.reviews = Reviews(self._database)
+        self.effects = Effects(self._database)
+        self.endings = Endings(self._database)
+        self.abandoned = Abandoned(self._database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._database.close()
+
+    def check_schema(self) -> None:
+        """Return when the schema is the one that this package needs.
+
+        :raises LedgerSchemaError: it is not; the message says the command to run.
+        :raises LedgerUnavailable: the database cannot be reached.
+        """
+        self._database.transact(schema.check)
+
+    def ledger_id(self) -> str:
+        """The identity of this ledger, a UUID."""
+        return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+
+    def digest_key(self) -> str:
+        """The secret with which digests cover other secrets, where Airflow's configuration names none."""
+        return str(self._one("SELECT digest_key FROM aihandoff.ledger")["digest_key"])
+
+    def job(self, job_id: int) -> Job:
+        """Return one job.
+
+        :raises JobNotFound: there is none with this id.
+        """
+        return self._database.transact(lambda connection: history.read(connection, job_id))
+
+    def revision(self, job_id: int, number: int) -> Revision:
+        """Return one revision of a job that exists."""
+        return self._database.transact(lambda connection: read_revision(connection, job_id, number))
+
+    def first_request(self, job_id: int, number: int) -> dict[str, Any]:
+        """The request by which the model was first asked for what a revision has become, secrets masked."""
+        query = """
+            SELECT request FROM aihandoff.revisions
+            WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
+        request: dict[str, Any] = self._all(query, {"job_id": job_id, "number": number})[0]["request"]
+        return request
+
+    def record(self, job_id: int) -> JobRecord:
+        """Return a job with all that belongs to it, as of one moment.
+
+        :raises JobNotFound: there is none with this id.
+        """
+
+        def work(connection: LedgerConnection) -> JobRecord:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+            def rows(record: type, table: str, order: str) -> list[dict[str, Any]]:
+                query = f"SELECT {columns(record)} FROM aihandoff.{table} WHERE job_id = %s ORDER BY {order}"
+                return connection.execute(query, [job_id]).fetchall()
+
+            return JobRecord(
+                job=history.read(connection, job_id),
+                revisions=[Revision(**row) for row in rows(Revision, "revisions", "number")],
+                decisions=[Decision(**row) for row in rows(Decision, "decisions", "decision_id")],
+                effects=[Effect(**row) for row in rows(Effect, "effects", "revision, position")],
+                events=[Event(**row) for row in rows(Event, "events", "seq")],
+            )
+
+        return self._database.transact(work)
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        dag_ids: Sequence[str] | None = None,
+        oldest_first: bool = False,
+        limit: int = 100,
+    ) -> list[Job]:
+        """Return jobs, newest first.
+
+        :param states: only jobs in one of these; empty for every state.
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        """
+        query = f"""
+            SELECT {columns(Job)} FROM aihandoff.jobs
+            WHERE {_JOB_FILTER}
+            ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s"""
+        values = {**_filter_values(states, dag_id, run_id, dag_ids), "limit": limit}
+        return [Job(**row) for row in self._all(query, values)]
+
+    def summaries(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        unknown_effects: bool = False,
+        job_ids: Sequence[int] | None = None,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        dag_ids: Sequence[str] | None = None,
+        oldest_first: bool = False,
+        after: int | None = None,
+        limit: int = 100,
+    ) -> list[JobSummary]:
+        """Return one page of a list of jobs with what they cost and write, newest first, in one statement.
+
+        :param states: only jobs in one of these; empty for every state.
+        :param unknown_effects: only jobs with a write that may have been applied.
+        :param job_ids: only these; None for every job.
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        :param after: the last job of the page before.
+        """
+        query = f"""
+            SELECT {_SUMMARY_COLUMNS} FROM (
+                SELECT {_SUMMARY_JOB_COLUMNS} FROM aihandoff.jobs
+                WHERE {_JOB_FILTER}
+                    AND (%(job_ids)s::bigint[] IS NULL OR job_id = ANY(%(job_ids)s))
+                    AND (%(after)s::bigint IS NULL OR job_id {">" if oldest_first else "<"} %(after)s)
+                    AND {_WITH_UNKNOWN_EFFECT if unknown_effects else "true"}
+                ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s
+            ) AS job
+            CROSS JOIN LATERAL (
+                SELECT sum(cost_usd) AS cost_usd,
+                    count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL AND state <> 'running')
+                        AS unpriced
+                FROM aihandoff.revisions WHERE revisions.job_id = job.job_id
+            ) AS billed
+            CROSS JOIN LATERAL (
+                SELECT count(*) FILTER (WHERE effects.revision = job.revision AND effects.undoes IS NULL
+                        AND effects.state <> 'void') AS effects,
+                    count(*) FILTER (WHERE effects.state = 'unknown') AS unknown_effects
+                FROM aihandoff.effects WHERE effects.job_id = job.job_id
+            ) AS intended
+            ORDER BY job_id {"ASC" if oldest_first else "DESC"}"""
+        values = {**_filter_values(states, dag_id, run_id, dag_ids), "after": after, "limit": limit}
+        values["job_ids"] = None if job_ids is None else list(job_ids)
+        return [JobSummary(**row) for row in self._all(query, values)]
+
+    def count_open(
+        self, *, dag_id: str | None = None, run_id: str | None = None, dag_ids: Sequence[str] | None = None
+    ) -> dict[str, int]:
+        """Count the jobs that have not ended by state, and under ``unknown effects`` those that may have written.
+
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        """
+        rows = self._all(_COUNT_OPEN, _filter_values((), dag_id, run_id, dag_ids))
+        return {row["what"]: row["jobs"] for row in rows}
+
+    def jobs_of_run(self, dag_id: str, run_id: str) -> list[RunJob]:
+        """Return the jobs that a Dag run has made or attached to, the oldest first, as of one moment.
+
+        A job that another Dag has taken over since is not among them.
+        """
+
+        def work(connection: LedgerConnection) -> list[RunJob]:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            values = {"dag_id": dag_id, "run_id": run_id, "actor": f"task:{dag_id}/{run_id}/"}
+            query = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE {_OF_RUN} ORDER BY job_id"
+            jobs = [Job(**row) for row in connection.execute(query, values).fetchall()]
+            ids = [job.job_id for job in jobs]
+            effects: dict[tuple[int, int], list[Effect]] = {}
+            query = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = ANY(%s) ORDER BY position"
+            for row in connection.execute(query, [ids]).fetchall():
+                effects.setdefault((row["job_id"], row["revision"]), []).append(Effect(**row))
+            query = """SELECT job_id, count(*) AS made FROM aihandoff.revisions
+                WHERE job_id = ANY(%s) AND author = 'model' GROUP BY job_id"""
+            made = {row["job_id"]: row["made"] for row in connection.execute(query, [ids]).fetchall()}
+            return [RunJob(job, effects.get((job.job_id, job.revision), []), made.get(job.job_id, 0)) for job in jobs]
+
+        return self._database.transact(work)
+
+    def candidates(self, job_ids: Sequence[int]) -> list[Candidate]:
+        """Return jobs with what their current revisions say and would write, by id, as of one moment."""
+
+        def work(connection: LedgerConnection) -> list[Candidate]:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+            def rows(record: type, table: str, order: str) -> list[dict[str, Any]]:
+                query = f"""SELECT {columns(record, "found")} FROM aihandoff.{table} AS found
+                    JOIN aihandoff.jobs ON jobs.job_id = found.job_id AND jobs.revision = found.{order}
+                    WHERE found.job_id = ANY(%s) ORDER BY found.job_id"""
+                return connection.execute(query, [list(job_ids)]).fetchall()
+
+            query = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = ANY(%s) ORDER BY job_id"
+            jobs = [Job(**row) for row in connection.execute(query, [list(job_ids)]).fetchall()]
+            outputs = {row["job_id"]: row["output"] for row in rows(Revision, "revisions", "number")}
+            effects: dict[int, list[Effect]] = {}
+            for row in rows(Effect, "effects", "revision"):
+                if row["undoes"] is None:
+                    effects.setdefault(row["job_id"], []).append(Effect(**row))
+            return [
+                Candidate(job, outputs[job.job_id], sorted(effects.get(job.job_id, []), key=lambda each: each.position))
+                for job in jobs
+            ]
+
+        return self._database.transact(work)
+
+    def dag_ids(self) -> list[str]:
+        """The Dags that own at least one job."""
+        return [row["dag_id"] for row in self._all(_DAG_IDS, {})]
+
+    def list_effects(self, *, states: Sequence[str] = (), limit: int = 100) -> list[Effect]:
+        """Return effects, newest first.
+
+        :param states: only effects in one of these; empty for every state.
+        """
+        query = f"""
+            SELECT {columns(Effect)} FROM aihandoff.effects
+            WHERE (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
+            ORDER BY effect_id DESC LIMIT %(limit)s"""
+        return [Effect(**row) for row in self._all(query, {"states": list(states), "limit": limit})]
+
+    def _all(self, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self._database.transact(lambda connection: connection.execute(query, values).fetchall())
+
+    def _one(self, query: str) -> dict[str, Any]:
+        row = self._database.transact(lambda connection: connection.execute(query).fetchone())
+        assert row is not None
+        return row
+
+
+def _filter_values(
+    states: Sequence[JobState], dag_id: str | None, run_id: str | None, dag_ids: Sequence[str] | None
+) -> dict[str, Any]:
+    """The parameters of :data:`_JOB_FILTER`."""
+    return {
+        "states": [str(state) for state in states],
+        "dag_id": dag_id,
+        "run_id": run_id,
+        "dag_ids": None if dag_ids is None else list(dag_ids),
+    }

@@ -1,0 +1,96 @@
+"""What is wrong with a job that waits for its output while nobody waits for the job, and what follows. Pure.
+
+Nothing follows while its task is alive, or where that cannot be told; except that a deadline is a deadline.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+
+from airflow_provider_aihandoff.core.reconcile.scan_store import InFlight
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, RevisionState
+
+#: How long after a deadline it is left to a task: whoever waits for it comes first.
+DEADLINE_GRACE = timedelta(seconds=60)
+
+#: How long a job is left alone whose task has ended: what its attempt was about to record may be on its way.
+TASK_GRACE = timedelta(seconds=120)
+
+
+class TaskState(StrEnum):
+    """What Airflow says of the task instance that a job belongs to."""
+
+    ALIVE = "alive"  # it runs, waits, or will run (again)
+    ENDED = "ended"  # it does not run any more, unless somebody clears it
+    MISSING = "missing"  # Airflow does not know it
+    UNKNOWN = "unknown"  # Airflow could not be asked
+
+
+class Trouble(StrEnum):
+    """What may be wrong with a job that waits for its output."""
+
+    OVERDUE = "past its deadline"  # and its response may still run
+    ABANDONED = "abandoned response"  # it runs, and its task has ended
+    OUTPUT_LEFT = "output left"  # it has ended, and its task too
+    LOST = "lost submission"  # a request was sent, its response is not known, and its task has ended
+    NEVER_SENT = "never submitted"  # its deadline passed before a request was accepted
+    TASK_UNKNOWN = "task unknown"  # one of these, perhaps
+
+
+def trouble_with(job: InFlight, task: TaskState) -> Trouble | None:
+    """What is wrong with a job, given the state of the task instance that it belongs to; None where nothing is."""
+    if job.state is RevisionState.RUNNING:
+        return _trouble_with_running(job, task)
+    trouble = _trouble_with_unsent(job)
+    if trouble is None or task is TaskState.ALIVE:
+        return None
+    if task is TaskState.UNKNOWN:
+        return Trouble.TASK_UNKNOWN
+    # Of a task that is missing one cannot say that it has ended: its job has until the deadline.
+    return trouble if task is TaskState.ENDED or is_overdue(job) else None
+
+
+def is_overdue(job: InFlight) -> bool:
+    """Whether the deadline has passed, and those who wait for it have had their time."""
+    return job.at - job.deadline >= DEADLINE_GRACE
+
+
+def _trouble_with_running(job: InFlight, task: TaskState) -> Trouble | None:
+    ended = job.response_status in ENDED_RESPONSE_STATUSES
+    if is_overdue(job) and not ended:
+        return Trouble.OVERDUE
+    if job.at - job.updated_at < TASK_GRACE or task is TaskState.ALIVE:
+        return None
+    if task is TaskState.UNKNOWN:
+        return Trouble.TASK_UNKNOWN
+    if ended:
+        return Trouble.OUTPUT_LEFT
+    return Trouble.ABANDONED if task is TaskState.ENDED else None
+
+
+def _trouble_with_unsent(job: InFlight) -> Trouble | None:
+    if job.state is RevisionState.QUEUED:
+        return Trouble.NEVER_SENT if is_overdue(job) else None
+    if job.submit_lease_until is not None and job.submit_lease_until > job.at:
+        return None  # the request may be on its way, or its response is waited for
+    lost = job.unsettled and job.at - job.updated_at >= TASK_GRACE
+    return Trouble.LOST if lost or is_overdue(job) else None
+
+
+def in_words(job: InFlight, trouble: Trouble, task: TaskState) -> tuple[str, str]:
+    """What was found, and the next step."""
+    if trouble is Trouble.OVERDUE:
+        found = f"the response {job.response_id} is past its deadline ({job.deadline.isoformat(timespec='seconds')})"
+        return found, "ask OpenAI; unless it has ended, cancel it and fail the job"
+    if trouble is Trouble.ABANDONED:
+        found = f"the response {job.response_id} runs, and its task has ended"
+        return found, "ask OpenAI; unless it has ended, cancel it and the job"
+    if trouble is Trouble.OUTPUT_LEFT:
+        found = f"the response {job.response_id} has ended ({job.response_status}), and its task is {task}"
+        return found, "clear the draft task to take its output"
+    if trouble is Trouble.TASK_UNKNOWN:
+        return "the state of its task cannot be told", "left to the next run"
+    if is_overdue(job):
+        return f"its deadline passed before a request was accepted, and its task is {task}", "fail the job"
+    return "the answer to its request was lost, and its task has ended", "count the request as unknown"

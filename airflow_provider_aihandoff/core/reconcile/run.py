@@ -1,0 +1,84 @@
+"""One run over everything that may have been left behind.
+
+It may run at any time, beside live tasks and beside itself: each step looks again at what it was decided on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.reconcile.findings import LIMIT, Finding, first_of, first_of_each
+from airflow_provider_aihandoff.core.reconcile.scan import ClientFor, Search, StatesOf
+
+log = logging.getLogger(__name__)
+
+#: Steps in a row that could not reach the ledger, after which the others are left to the next run.
+_AWAY = 3
+
+
+def reconcile(
+    ledger: Ledger,
+    *,
+    client_for: ClientFor,
+    states_of: StatesOf,
+    inbox_retention: timedelta,
+    dry_run: bool = False,
+    limit: int = LIMIT,
+) -> list[Finding]:
+    """Look for what nobody waits for any more, the oldest first, and take the next step for each.
+
+    A step that fails is reported, and does not keep the others from being taken. Safe to repeat.
+
+    :param inbox_retention: how long webhooks are remembered, except those in quarantine.
+    :param dry_run: only say what would be done; nothing is changed and OpenAI is not asked.
+    :param limit: the most findings of one kind.
+    :raises LedgerUnavailable: the ledger is away. What was done until then is recorded.
+    """
+    search = Search(ledger, client_for, states_of)
+    searches = (
+        # Webhooks first: they may bring a response that is then not missed any more.
+        first_of(search.due_webhooks(limit + 1), limit),
+        first_of(search.matched_webhooks(limit + 1), limit),
+        first_of(search.unexplained_webhooks(limit + 1), limit),
+        first_of_each(search.jobs(), limit),
+        first_of(search.expired_reviews(limit + 1), limit),
+        first_of(search.unsaid_reviews(limit + 1), limit),
+        first_of(search.lapsed_claims(limit + 1), limit),
+        search.old_webhooks(inbox_retention),
+    )
+    findings: list[Finding] = []
+    away: list[LedgerUnavailable] = []
+    for finding, step in (planned for found in searches for planned in found):
+        seen = finding if step is None or dry_run else _take(finding, step, away)
+        log.log(logging.WARNING if seen.failed else logging.INFO, "%s", seen)
+        findings.append(seen)
+    if away and all(finding.failed for finding in findings):
+        raise away[-1]
+    return findings
+
+
+def _take(finding: Finding, step: Callable[[], str], away: list[LedgerUnavailable]) -> Finding:
+    """Take one step.
+
+    :param away: the errors of the last steps in a row that could not reach the ledger; kept up to date.
+    :raises LedgerUnavailable: there are too many of them.
+    """
+    try:
+        done = step()
+    except Exception as error:
+        if not isinstance(error, LedgerUnavailable):
+            away.clear()
+        else:
+            away.append(error)
+            if len(away) >= _AWAY:
+                raise
+        log.warning("A step failed: job %s, webhook %s.", finding.job_id, finding.webhook_id, exc_info=True)
+        why = str(error) if isinstance(error, HandoffError) else f"{type(error).__name__}: {str(error)[:200]}"
+        return replace(finding, done=f"failed: {why}", failed=True)
+    away.clear()
+    return replace(finding, done=done)

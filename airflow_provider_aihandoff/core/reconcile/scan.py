@@ -1,0 +1,217 @@
+"""Where to look for what was left behind, and which step goes with what is found. Yields; it takes no step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import InboxEntry, Owner
+from airflow_provider_aihandoff.core.reconcile.act import ACTOR, end_unsent, keep_deadline, stop
+from airflow_provider_aihandoff.core.reconcile.diagnose import (
+    DEADLINE_GRACE,
+    TaskState,
+    Trouble,
+    in_words,
+    trouble_with,
+)
+from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON, Finding, Planned
+from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight
+from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.webhooks.correlate import look_up
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+#: The client of an OpenAI connection; its own retries are off.
+ClientFor = Callable[[str], "OpenAI"]
+
+#: The states of task instances; those of one that is left out could not be told.
+StatesOf = Callable[[Collection[Owner]], Mapping[Owner, TaskState]]
+
+#: OpenAI delivers a webhook again for 72 hours. One that is forgotten before then would be taken for a new one.
+MIN_RETENTION = timedelta(hours=96)
+
+#: Requests over one connection that got no answer, after which it is left alone in this run: each may take its time.
+_UNANSWERED = 2
+
+_GONE = (TaskState.ENDED, TaskState.MISSING)
+
+_VERDICTS = {"reject": "reject it", "fail": "fail it", None: "clear its approval task, which knows what it means"}
+
+
+class NotAsked(RuntimeError):
+    """OpenAI did not answer over this connection before."""
+
+
+class Search:
+    """One search of one ledger. Each method looks only as far as somebody asks."""
+
+    def __init__(self, ledger: Ledger, client_for: ClientFor, states_of: StatesOf) -> None:
+        self._ledger, self._client_for, self._states_of = ledger, client_for, states_of
+        self._unanswered: Counter[str] = Counter()
+
+    def due_webhooks(self, limit: int) -> Iterator[Planned]:
+        """Webhooks about whose response OpenAI is to be asked."""
+        for entry in self._ledger.inbox.due(limit):
+            step = "ask OpenAI whose response it is, or what it has cost"
+            yield _about(entry, "webhook due", step), partial(self._look, entry)
+
+    def matched_webhooks(self, limit: int) -> Iterator[Planned]:
+        """Webhooks in quarantine whose response a job has by now."""
+        for entry in self._ledger.abandoned.matched_webhooks(limit):
+            step = partial(self._correlate, entry)
+            yield _about(entry, "webhook matched", "give it to the job whose response it speaks of"), step
+
+    def unexplained_webhooks(self, limit: int) -> Iterator[Planned]:
+        """Webhooks in quarantine about which there is nobody left to ask."""
+        for entry in self._ledger.abandoned.unexplained_webhooks(limit):
+            step = "look at it, then `airflow aihandoff inbox replay` or `inbox discard`"
+            yield _about(entry, "webhook unexplained", step), None
+
+    def _correlate(self, entry: InboxEntry) -> str:
+        return _became(self._ledger.inbox.correlate(entry.webhook_id))
+
+    def _look(self, entry: InboxEntry) -> str:
+        entry = self._ledger.inbox.correlate(entry.webhook_id)
+        if entry.look_at is None:
+            return _became(entry)
+        try:
+            client = self._client_for(entry.conn_id)
+        except Exception as error:
+            # Recorded as a look, so that the webhooks of a connection that is gone do not hold up all others for ever.
+            note = f"its connection {entry.conn_id} cannot be used: {type(error).__name__}"
+            self._ledger.inbox.looked(entry.webhook_id, note=note, again=True)
+            raise
+        return _became(look_up(self._ledger, entry.webhook_id, client))
+
+    def jobs(self) -> Iterator[tuple[str, Callable[[], Planned]]]:
+        """The jobs in trouble among those that wait for an output: the kind of trouble, and what makes the finding."""
+        for page in self._ledger.abandoned.in_flight(DEADLINE_GRACE):
+            tasks = self._states_of({job.owner for job in page})
+            for job in page:
+                task = tasks.get(job.owner, TaskState.UNKNOWN)
+                trouble = trouble_with(job, task)
+                if trouble is None or (trouble is Trouble.ABANDONED and self._somebody_waits(job)):
+                    continue
+                yield trouble.value, partial(self._planned, job, trouble, task)
+
+    def _planned(self, job: InFlight, trouble: Trouble, task: TaskState) -> Planned:
+        steps = {
+            Trouble.OVERDUE: self._keep_deadline,
+            Trouble.ABANDONED: self._stop,
+            Trouble.LOST: self._end_unsent,
+            Trouble.NEVER_SENT: self._end_unsent,
+        }
+        found, words = in_words(job, trouble, task)
+        finding = Finding(trouble.value, f"{job.job_type} {job.job_key}: {found}", words, job_id=job.job_id)
+        return finding, partial(steps[trouble], job) if trouble in steps else None
+
+    def _keep_deadline(self, job: InFlight) -> str:
+        return self._ask(job, keep_deadline)
+
+    def _stop(self, job: InFlight) -> str:
+        def nobody_waits() -> bool:
+            return self._task_of(job) is TaskState.ENDED and not self._somebody_waits(job)
+
+        return self._ask(job, partial(stop, nobody_waits=nobody_waits))
+
+    def _end_unsent(self, job: InFlight) -> str:
+        return end_unsent(self._ledger, job) if self._task_of(job) in _GONE else MOVED_ON
+
+    def _task_of(self, job: InFlight) -> TaskState:
+        """The state of the job's task now: somebody may have cleared it since."""
+        return self._states_of([job.owner]).get(job.owner, TaskState.UNKNOWN)
+
+    def _somebody_waits(self, job: InFlight) -> bool:
+        """Whether a task that may be alive, of any Dag run, has come for this revision and may wait for it."""
+        attempts = self._ledger.abandoned.attempts(job.job_id)
+        came = {replace(attempt, try_number=0) for attempt in attempts}
+        tasks = self._states_of(came)
+        return any(tasks.get(task) not in _GONE for task in came)
+
+    def _ask(self, job: InFlight, step: Callable[[Ledger, OpenAI, InFlight], str]) -> str:
+        import openai
+
+        if self._unanswered[job.conn_id] >= _UNANSWERED:
+            raise NotAsked(f"OpenAI did not answer over {job.conn_id} before")
+        try:
+            done = step(self._ledger, self._client_for(job.conn_id), job)
+        except openai.APIConnectionError:
+            self._unanswered[job.conn_id] += 1
+            raise
+        del self._unanswered[job.conn_id]
+        return done
+
+    def expired_reviews(self, limit: int) -> Iterator[Planned]:
+        """Reviews whose time is over, where the ledger knows what that means."""
+        for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=True, limit=limit):
+            yield _about_review(review, "review over"), partial(self._expire, review)
+
+    def unsaid_reviews(self, limit: int) -> Iterator[Planned]:
+        """Reviews whose time is over, where only their task knows what that means: an older release asked."""
+        for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=False, limit=limit):
+            yield _about_review(review, "review over, task needed"), None
+
+    def _expire(self, review: ExpiredReview) -> str:
+        fail = review.review_on_timeout == "fail"
+        job = self._ledger.reviews.expire(review.job_id, digest=review.review_digest, fail=fail)
+        return f"the job is {job.state}" if job.state in (JobState.REJECTED, JobState.FAILED) else MOVED_ON
+
+    def lapsed_claims(self, limit: int) -> Iterator[Planned]:
+        """Effects whose attempt has ended without a word, and that no task has come back for."""
+        for effect in self._ledger.abandoned.lapsed_claims(DEADLINE_GRACE, limit):
+            found = f"attempt {effect.attempt} at the effect {effect.name!r} ended without saying what became of it"
+            finding = Finding("lapsed claim", found, "record that its outcome is not known", job_id=effect.job_id)
+            yield finding, partial(self._give_up, effect.effect_id)
+
+    def _give_up(self, effect_id: int) -> str:
+        effect = self._ledger.effects.give_up(effect_id, actor=ACTOR)
+        unknown = effect.state is EffectState.UNKNOWN
+        return "it is unknown: clear its task, which finds out, or resolve it" if unknown else MOVED_ON
+
+    def old_webhooks(self, retention: timedelta) -> Iterator[Planned]:
+        """The webhooks that need not be remembered any more, all together."""
+        count = self._ledger.abandoned.old_webhooks(retention)
+        if count:
+            found = f"{count} received more than {retention.total_seconds() / 86400:g} days ago"
+            step = partial(self._prune, retention)
+            yield Finding("old webhooks", found, "remove them"), step
+
+    def _prune(self, retention: timedelta) -> str:
+        return f"removed {self._ledger.inbox.prune(check_retention(retention))}"
+
+
+def _about(entry: InboxEntry, kind: str, step: str) -> Finding:
+    note = f" ({entry.note})" if entry.note else ""
+    found = f"{entry.event_type} of {entry.response_id or 'no response'} is {entry.disposition}{note}"
+    return Finding(kind, found, step, job_id=entry.job_id, webhook_id=entry.webhook_id)
+
+
+def _became(entry: InboxEntry) -> str:
+    note = f" ({entry.note})" if entry.note else ""
+    return f"it is {entry.disposition}{note}" + ("" if entry.look_at is None else "; OpenAI is asked again later")
+
+
+def _about_review(review: ExpiredReview, kind: str) -> Finding:
+    found = f"nobody decided until {review.review_deadline.isoformat(timespec='seconds')}"
+    words = f"{review.job_type} {review.job_key}: {found}"
+    return Finding(kind, words, _VERDICTS[review.review_on_timeout], job_id=review.job_id)
+
+
+def check_retention(retention: timedelta) -> timedelta:
+    """Return for how long webhooks are remembered.
+
+    :raises ValueError: one that is forgotten so soon could come again.
+    """
+    if retention < MIN_RETENTION:
+        raise ValueError(
+            f"webhooks must be remembered for at least {MIN_RETENTION.total_seconds():.0f} seconds (4 days), not "
+            f"{retention.total_seconds():.0f}: OpenAI delivers a webhook again for 3 days. Nothing was removed. Raise "
+            "inbox_retention in the section aihandoff."
+        )
+    return retention

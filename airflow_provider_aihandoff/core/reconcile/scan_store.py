@@ -1,0 +1,182 @@
+"""Finds what the ledger holds that nobody may wait for any more. It reads; the one thing it writes is a lost request.
+
+Each query is one short transaction. What is found may have moved on a moment later: whoever acts on it says which event
+was the newest then (``as_of``), and the protocol does nothing where there is a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.generation.revision_store import count_unknown, read_revision
+from airflow_provider_aihandoff.core.models import Effect, InboxEntry, OnTimeout, Owner, columns
+from airflow_provider_aihandoff.core.states import RevisionState
+
+#: Rows of one page of what is in flight.
+PAGE = 500
+
+#: From the oldest on; the place of a row is its job's last change, so that one that changes meanwhile comes later.
+_IN_FLIGHT = """
+    SELECT j.job_id, j.job_type, j.job_key, j.event_seq, j.updated_at, j.dag_id, j.run_id, j.task_id, j.map_index,
+        j.ti_id, j.try_number, r.number, r.state, r.conn_id, r.response_id, r.response_status, r.deadline,
+        r.submit_token IS NOT NULL AS unsettled, r.submit_lease_until, statement_timestamp() AS at
+    FROM aihandoff.jobs AS j JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+    WHERE j.state IN ('queued', 'running') AND j.updated_at < statement_timestamp() - %(untouched)s
+        AND (j.updated_at, j.job_id) > (coalesce(%(after)s::timestamptz, '-infinity'), %(after_id)s)
+    ORDER BY j.updated_at, j.job_id LIMIT %(page)s"""
+_ATTEMPTS = """
+    SELECT DISTINCT actor FROM aihandoff.events
+    WHERE job_id = %(job_id)s AND event IN ('created', 'revised', 'attached') AND seq >= (
+        SELECT max(seq) FROM aihandoff.events WHERE job_id = %(job_id)s AND event IN ('created', 'revised'))"""
+_EXPIRED = """
+    SELECT job_id, job_type, job_key, review_digest, review_deadline, review_on_timeout FROM aihandoff.jobs
+    WHERE state = 'review' AND review_deadline < statement_timestamp() - %(grace)s
+        AND (review_on_timeout IS NOT NULL) = %(said)s
+    ORDER BY review_deadline LIMIT %(limit)s"""
+_MATCHED = f"""
+    SELECT {columns(InboxEntry, "i")} FROM aihandoff.inbox AS i
+    WHERE disposition = 'quarantined' AND (look_at IS NULL OR look_at > statement_timestamp())
+        AND EXISTS (SELECT FROM aihandoff.revisions AS r WHERE r.response_id = i.response_id)
+    ORDER BY received_at LIMIT %s"""
+_UNEXPLAINED = f"""
+    SELECT {columns(InboxEntry)} FROM aihandoff.inbox WHERE disposition = 'quarantined' AND look_at IS NULL
+    ORDER BY received_at LIMIT %s"""
+_LAPSED_CLAIMS = f"""
+    SELECT {columns(Effect)} FROM aihandoff.effects
+    WHERE state = 'claimed' AND claim_until < statement_timestamp() - %(grace)s ORDER BY claim_until LIMIT %(limit)s"""
+_COUNT_OLD = """
+    SELECT count(*) AS webhooks FROM aihandoff.inbox
+    WHERE received_at < statement_timestamp() - %s AND disposition <> 'quarantined'"""
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A job that has no output yet, with what matters of its current revision. Without its content, which may be large.
+
+    :param event_seq: the newest event of the job.
+    :param unsettled: a permission to send was given out, and nobody has said what became of the request.
+    :param at: when this was read, by the database's clock.
+    """
+
+    job_id: int
+    job_type: str
+    job_key: str
+    event_seq: int
+    updated_at: datetime
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    ti_id: str
+    try_number: int
+    number: int
+    state: RevisionState
+    conn_id: str
+    response_id: str | None
+    response_status: str | None
+    deadline: datetime
+    unsettled: bool
+    submit_lease_until: datetime | None
+    at: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", RevisionState(self.state))
+
+    @property
+    def owner(self) -> Owner:
+        """The task instance that the job belongs to."""
+        return Owner(self.dag_id, self.run_id, self.task_id, self.map_index, self.ti_id, self.try_number)
+
+
+@dataclass(frozen=True)
+class ExpiredReview:
+    """A job in review after the time to decide."""
+
+    job_id: int
+    job_type: str
+    job_key: str
+    review_digest: str
+    review_deadline: datetime
+    review_on_timeout: OnTimeout | None
+
+
+class Abandoned:
+    """What may have been left behind, on one ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lapsed_claims(self, grace: timedelta, limit: int) -> list[Effect]:
+        """Return effects whose claim has been over for at least this long, the oldest first: nobody has come back."""
+        return [Effect(**row) for row in self._all(_LAPSED_CLAIMS, {"grace": grace, "limit": limit})]
+
+    def in_flight(self, untouched: timedelta) -> Iterator[list[InFlight]]:
+        """Yield the jobs that wait for an output, in pages, those first that were left alone for longest.
+
+        :param untouched: only jobs to which nothing has happened for so long.
+        """
+        last: InFlight | None = None
+        while True:
+            values = {
+                "untouched": untouched,
+                "after": last and last.updated_at,
+                "after_id": last.job_id if last else 0,
+                "page": PAGE,
+            }
+            rows = [InFlight(**row) for row in self._all(_IN_FLIGHT, values)]
+            if rows:
+                yield rows
+            if len(rows) < PAGE:
+                return
+            last = rows[-1]
+
+    def attempts(self, job_id: int) -> list[Owner]:
+        """The attempts of tasks that have made, or attached to, the current revision of a job: each may wait for it.
+
+        Their ``ti_id`` is not known.
+        """
+        actors = (row["actor"] for row in self._all(_ATTEMPTS, {"job_id": job_id}))
+        return [owner for owner in map(Owner.from_actor, actors) if owner is not None]
+
+    def count_lost(self, job_id: int, number: int, *, as_of: int, actor: str, reason: str) -> bool:
+        """Count a request whose attempt died as an unknown submission, once; False where the job has moved on.
+
+        The permission to send ends with it: a webhook may still bring the response, or a task send once more.
+        """
+
+        def work(connection: LedgerConnection) -> bool:
+            job = history.lock(connection, job_id)
+            if job.event_seq != as_of:
+                return False
+            count_unknown(connection, job, read_revision(connection, job_id, number), actor=actor, reason=reason)
+            return True
+
+        return self._database.transact(work)
+
+    def expired_reviews(self, grace: timedelta, *, said: bool, limit: int) -> list[ExpiredReview]:
+        """Return the reviews whose time to decide is over for ``grace``, the longest over first.
+
+        :param said: those of which the ledger knows what their author wants then; otherwise the others.
+        """
+        rows = self._all(_EXPIRED, {"grace": grace, "said": said, "limit": limit})
+        return [ExpiredReview(**row) for row in rows]
+
+    def matched_webhooks(self, limit: int) -> list[InboxEntry]:
+        """Return webhooks in quarantine, not due yet, whose response is known by now, the oldest first."""
+        return [InboxEntry(**row) for row in self._all(_MATCHED, [limit])]
+
+    def unexplained_webhooks(self, limit: int) -> list[InboxEntry]:
+        """Return webhooks in quarantine about which OpenAI is not asked any more, the oldest first."""
+        return [InboxEntry(**row) for row in self._all(_UNEXPLAINED, [limit])]
+
+    def old_webhooks(self, older_than: timedelta) -> int:
+        """Count what :meth:`Inbox.prune` would remove."""
+        return int(self._all(_COUNT_OLD, [older_than])[0]["webhooks"])
+
+    def _all(self, query: str, values: Any) -> list[dict[str, Any]]:
+        return self._database.transact(lambda connection: connection.execute(query, values).fetchall())

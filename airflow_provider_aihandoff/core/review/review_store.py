@@ -1,0 +1,393 @@
+"""The decide protocol: plan → ask → decide, each answer bound to the digest that its sender saw.
+
+Every function is one short transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.digests import digest, review_components
+from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, replace_plans
+from airflow_provider_aihandoff.core.effects.undo import PREFIX
+from airflow_provider_aihandoff.core.errors import (
+    JobNotApproved,
+    JobNotFound,
+    MayNotDecide,
+    PlanError,
+    StaleBatch,
+    StaleDecision,
+)
+from airflow_provider_aihandoff.core.generation.revision_store import read_revision
+from airflow_provider_aihandoff.core.models import (
+    Decision,
+    EffectPlan,
+    Job,
+    OnTimeout,
+    PendingReview,
+    Verdict,
+    columns,
+)
+from airflow_provider_aihandoff.core.review.decide import (
+    NEWEST,
+    OF_NOW,
+    READ_PLANNED,
+    check_digest,
+    check_person,
+    decide_as,
+    is_over,
+    is_repeat,
+    record,
+    votes_for,
+)
+from airflow_provider_aihandoff.core.review.edits import begin_edit, is_edit, refuse_edit
+from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, due_times
+from airflow_provider_aihandoff.core.states import JobEvent, JobState
+
+_PENDING = f"""
+    SELECT {columns(PendingReview)} FROM (
+        SELECT jobs.*, ARRAY(
+            SELECT decided_by FROM aihandoff.decisions AS d
+            WHERE {OF_NOW} AND d.verdict = 'approve' AND d.decided_by_kind = 'user' ORDER BY decision_id) AS voters
+        FROM aihandoff.jobs
+        WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
+            AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    ) AS pending
+    ORDER BY created_at, job_id"""
+_NOTICES = """
+    SELECT detail->>'notice' AS notice FROM aihandoff.events
+    WHERE job_id = %s AND event = 'notified' AND detail->>'asked_at' = %s"""
+
+#: Where the plan may still change: in the last one, as long as every write was refused or never sent.
+_PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
+
+#: What reviewers are told of.
+Notice = Literal["asked", "reminder", "escalation", "decided"]
+
+
+class Reviews:
+    """The steps from a stored output to a decision, on one ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def ask(
+        self,
+        job_id: int,
+        plans: Sequence[EffectPlan],
+        *,
+        policy: str | None,
+        deadline: datetime,
+        actor: str,
+        revision: int | None = None,
+        rules: ReviewRules | None = None,
+        reason: str | None = None,
+        on_timeout: OnTimeout | None = None,
+    ) -> Job:
+        """Store the plan of a job that is in review (or approved, with nothing written), for somebody to decide on.
+
+        Safe to repeat: the same plan changes nothing, and keeps its deadline. Another plan voids an approval, and the
+        votes for one.
+
+        :param policy: ``name@version`` of the policy that is asked first, if there is one.
+        :param deadline: the absolute time by which somebody must decide. A plan of an edit keeps that of before.
+        :param revision: the revision that the plan was rendered for; another one that is current by now keeps its own.
+        :param rules: who decides; by default whoever may for the Dag.
+        :param reason: why a person is asked, in words that the reviewer reads.
+        :param on_timeout: what the end of that time means, for when no task waits for it.
+        :return: the job as it is now; unchanged where it is neither in review nor approved, or something was written.
+        :raises PlanError: two effects have the same name.
+        """
+        _check_names(job_id, plans)
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if revision not in (None, job.revision):
+                return job
+            return _plan(connection, job, plans, policy, rules or ReviewRules(), deadline, actor, reason, on_timeout)
+
+        return self._database.transact(work, step="review.ask")
+
+    def ask_anew(self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: str, reason: str) -> Job:
+        """Take an approval back whose plan is not what would be written, and ask a person about what would be.
+
+        What the job's author said about its review stays: who decides, the policy, and the end of the time to decide.
+
+        :param deadline: the absolute time by which somebody must decide.
+        :return: the job as it is now; unchanged where it needs no approval, something was written, or the plan is the
+            one that was approved.
+        :raises PlanError: two effects have the same name.
+        """
+        _check_names(job_id, plans)
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if job.approval != "required":
+                return job
+            planned = connection.execute(READ_PLANNED, [job_id]).fetchall()
+            policy = planned[-1]["detail"]["components"]["policy"] if planned else None
+            on_timeout = job.review_on_timeout
+            return _plan(connection, job, plans, policy, job.rules, deadline, actor, reason, on_timeout)
+
+        return self._database.transact(work, step="review.ask")
+
+    def decide(self, job_id: int, verdict: Verdict, *, digest: str, person: Person, comment: str | None = None) -> Job:
+        """Record a person's answer. The same answer by the same person again changes nothing.
+
+        An approval counts as one vote where the job's author wants several. With ``request changes`` the model is
+        asked for another revision that follows the comment.
+
+        :param digest: the review digest that the sender saw.
+        :return: the job as it is now.
+        :raises StaleDecision: the job has another digest by now, is decided, or the time to decide is over; the
+            message says what changed.
+        :raises JobNotApproved: the job has no plan yet to decide on.
+        :raises MayNotDecide: the author's rules do not let this person.
+        :raises CannotChange: the model cannot be asked again; the message says which bound is reached.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            return decide_as(connection, job, verdict, digest, person, history.plain_or_none(comment))
+
+        return self._database.transact(work, step="review.decide")
+
+    def decide_many(
+        self,
+        choices: Sequence[tuple[int, str]],
+        verdict: Literal["approve", "reject"],
+        *,
+        person: Person,
+        comment: str | None = None,
+    ) -> list[Job]:
+        """Record one answer to many jobs: one decision for each, on the digest that was seen, or none at all.
+
+        :param choices: ``(job id, review digest)``.
+        :return: the jobs as they are now, in the order of the choices.
+        :raises StaleBatch: some of them cannot be decided so; it says which, and why. None was.
+        :raises ValueError: a job is named twice.
+        """
+        if len({job_id for job_id, _ in choices}) < len(choices):
+            raise ValueError("A job is named twice. Nothing was recorded and nothing was written outside.")
+        words = history.plain_or_none(comment)
+
+        def work(connection: LedgerConnection) -> dict[int, Job] | StaleBatch:
+            done, stale = {}, {}
+            connection.execute("SAVEPOINT batch")
+            for job_id, seen in sorted(choices):  # always in this order, so that two cannot block
+                try:
+                    job = history.lock(connection, job_id)
+                    done[job_id] = decide_as(connection, job, verdict, seen, person, words)
+                except (StaleDecision, JobNotApproved, MayNotDecide, JobNotFound) as refusal:
+                    stale[job_id] = refusal.what
+            if not stale:
+                return done
+            connection.execute("ROLLBACK TO SAVEPOINT batch")
+            connection.woken.clear()
+            return StaleBatch(
+                f"{len(stale)} of {len(choices)} jobs cannot be decided on like this any more.",
+                stale=stale,
+                written="None of the decisions was recorded, and nothing was written outside.",
+                remedy="Look at these again, or leave them out.",
+            )
+
+        found = self._database.transact(work, step="review.decide")
+        if isinstance(found, StaleBatch):
+            raise found
+        return [found[job_id] for job_id, _ in choices]
+
+    def approve_by_policy(self, job_id: int, *, digest: str, policy: str, reason: str, expired: bool = False) -> Job:
+        """Record that a policy approves, without a person.
+
+        :param policy: ``name@version``.
+        :param expired: it is asked because nobody decided in time: nothing is recorded before that time is over.
+        :return: the job as it is now.
+        :raises StaleDecision: the job has another digest by now, or is decided.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if is_repeat(connection, job, "approve", digest, policy):
+                return job
+            check_digest(connection, job, digest)
+            if expired and not is_over(connection, job):
+                return job
+            words = history.plain(reason)
+            return record(connection, job, "approve", digest=digest, decided_by=policy, kind="policy", comment=words)
+
+        return self._database.transact(work, step="review.decide")
+
+    def edit(self, job_id: int, *, digest: str, output: Any, person: Person) -> Job:
+        """Make a person's version of the output the current revision. The approval task renders its plan anew.
+
+        Sent again before that, it changes nothing.
+
+        :param digest: the review digest that the person saw.
+        :param output: the whole output, as JSON.
+        :raises StaleDecision: as :meth:`decide`.
+        :raises JobNotApproved: as :meth:`decide`.
+        :raises MayNotDecide: as :meth:`decide`: whoever may not decide may not edit either.
+        :raises CannotChange: it is the output that there is.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job, name = history.lock(connection, job_id), history.plain(person.name)
+            if is_edit(connection, job, output, person=name):
+                return job
+            check_person(connection, job, digest, person)
+            return begin_edit(connection, job, output, person=name)
+
+        return self._database.transact(work, step="review.edit")
+
+    def refuse_edit(self, job_id: int, number: int, *, error: dict[str, Any], reason: str, actor: str) -> Job:
+        """Take back an edit that the output type does not take; what was typed is kept with its revision.
+
+        :return: the job as it is now: at the revision that was edited, unless it has moved on.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if job.state is not JobState.REVIEW or job.revision != number or job.review_digest is not None:
+                return job
+            return refuse_edit(connection, job, error=error, reason=reason, actor=actor)
+
+        return self._database.transact(work, step="review.refuse edit")
+
+    def tell(self, job_id: int, *, digest: str, actor: str) -> Job:
+        """Record that reviewers are reminded, or that others are asked as well, where it is time to by the database's
+        clock. Safe to repeat.
+
+        :param digest: the digest that was asked about.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if job.state is not JobState.REVIEW or job.review_digest != digest:
+                return job
+            now = history.now(connection)
+            due = {what for what, at in due_times(job).items() if at <= now}
+            if "reminder" in due:
+                job = history.move(connection, job, JobEvent.REMINDED, actor=actor, at=now, reminded_at=now)
+            if "escalation" in due:
+                reason = f"{job.rules.escalate_to} may decide as well"
+                job = history.move(
+                    connection, job, JobEvent.ESCALATED, actor=actor, at=now, reason=reason, escalated_at=now
+                )
+            return job
+
+        return self._database.transact(work, step="review.tell")
+
+    def notices(self, job: Job) -> set[str]:
+        """What people were told since the job's reviewers were asked last."""
+        values = [job.job_id, str(job.review_asked_at)]
+        rows = self._database.transact(lambda connection: connection.execute(_NOTICES, values).fetchall())
+        return {row["notice"] for row in rows}
+
+    def notified(self, job: Job, notice: Notice, *, actor: str) -> None:
+        """Record that people were told."""
+
+        def work(connection: LedgerConnection) -> None:
+            detail = {"notice": notice, "asked_at": str(job.review_asked_at)}
+            history.move(
+                connection, history.lock(connection, job.job_id), JobEvent.NOTIFIED, actor=actor, detail=detail
+            )
+
+        self._database.transact(work)
+
+    def votes(self, job: Job) -> list[Decision]:
+        """The approvals by people that count for a job's digest, oldest first."""
+        return self._database.transact(lambda connection: votes_for(connection, job))
+
+    def pending(self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None) -> list[PendingReview]:
+        """Every job in review, the one that waits longest first, without its content.
+
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        """
+        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
+        rows = self._database.transact(lambda connection: connection.execute(_PENDING, values).fetchall())
+        return [PendingReview(**row) for row in rows]
+
+    def expire(self, job_id: int, *, digest: str, fail: bool) -> Job:
+        """End a review whose deadline has passed, by the database's clock. Does nothing before it has.
+
+        :param digest: the digest that was asked about; another one has a deadline of its own.
+        :param fail: fail the job; otherwise it counts as rejected.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            if not is_over(connection, job) or job.state is not JobState.REVIEW or job.review_digest != digest:
+                return job
+            why = "nobody decided in time"
+            if fail:
+                return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor="timeout", reason=why)
+            return record(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
+
+        return self._database.transact(work, step="review.expire")
+
+
+def _check_names(job_id: int, plans: Sequence[EffectPlan]) -> None:
+    names = [plan.name for plan in plans]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PlanError(
+            f"two of its effects have the same name: {', '.join(twice)}.",
+            job=f"job {job_id}",
+            remedy="Give each task that writes for this job an `effect` of its own.",
+        )
+    if taken := sorted(name for name in names if name.startswith(PREFIX)):
+        raise PlanError(
+            f"an effect is called like the undo of another one: {', '.join(map(repr, taken))}.",
+            job=f"job {job_id}",
+            remedy=f"Give it an `effect` that does not begin with {PREFIX!r}.",
+        )
+
+
+def _plan(
+    connection: LedgerConnection,
+    job: Job,
+    plans: Sequence[EffectPlan],
+    policy: str | None,
+    rules: ReviewRules,
+    deadline: datetime,
+    actor: str,
+    reason: str | None,
+    on_timeout: OnTimeout | None,
+) -> Job:
+    """Store the plan of a locked job, unless it is the one that it has, or something was written."""
+    if job.state not in _PLANNABLE or job.cancelling is not None or anything_touched(connection, job.job_id):
+        return job
+    revision = read_revision(connection, job.job_id, job.revision)
+    assert revision.output_digest is not None
+    components = review_components(
+        revision.output_digest, [(plan.name, plan.plan_digest) for plan in plans], policy, rules.bound
+    )
+    new_digest = digest(components)
+    if new_digest == job.review_digest:
+        return job
+    replace_plans(connection, job, plans)
+    changes: dict[str, Any] = {"review_digest": new_digest}
+    event, why, now = JobEvent.PLANNED, reason, history.now(connection)
+    if job.approval == "required":
+        newest = connection.execute(NEWEST, [job.job_id]).fetchone()
+        changes |= {"review": rules.to_json(), "review_on_timeout": on_timeout, "decision_id": None}
+        changes["decided_before"] = None if newest is None else newest["decision_id"]
+        edited = job.state is JobState.REVIEW and job.review_digest is None and job.review_deadline is not None
+        if not edited:  # an edit wins no time
+            changes |= {"review_deadline": deadline, "review_asked_at": now, "reminded_at": None, "escalated_at": None}
+        if job.state is not JobState.REVIEW:
+            event = JobEvent.PLAN_CHANGED
+            why = "the plan is not the one that was approved" + (f"; {reason}" if reason else "")
+    return history.move(
+        connection,
+        job,
+        event,
+        actor=actor,
+        reason=why,
+        detail={"digest": new_digest, "components": components},
+        at=now,
+        **changes,
+    )

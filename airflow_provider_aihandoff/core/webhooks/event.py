@@ -1,0 +1,90 @@
+"""What a verified webhook says: from its bytes to a delivery for the inbox. Pure.
+
+Only the ``type`` and ``data.id`` are looked at, and not the SDK's classes: they decode an event of a type that is new
+to them as some other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
+from airflow_provider_aihandoff.core.webhooks.signature import Reason, Rejected
+
+#: Characters of an event's type, and of a response id, at most.
+MAX_NAME = 256
+
+#: Levels of objects and lists at most. OpenAI's events have two.
+MAX_DEPTH = 64
+
+#: An id ends up in the path of a request to OpenAI.
+_RESPONSE_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.:~-]{{0,{MAX_NAME - 1}}}")
+
+
+def parse(webhook_id: str, conn_id: str, body: bytes) -> Delivery:
+    """Return the delivery that a verified body is.
+
+    :raises Rejected: it is no event: not a JSON object, or none that can be kept exactly.
+    """
+    try:
+        event = _load(body)
+    except (ValueError, RecursionError):
+        raise Rejected(Reason.MALFORMED) from None
+    if not isinstance(event, dict) or not _is_shallow(event):
+        raise Rejected(Reason.MALFORMED)
+    event_type = event.get("type")
+    if not isinstance(event_type, str) or not 0 < len(event_type) <= MAX_NAME:
+        raise Rejected(Reason.MALFORMED)
+    return Delivery(
+        webhook_id=webhook_id,
+        conn_id=conn_id,
+        event_type=event_type,
+        response_id=_response_id(event.get("data")),
+        body=event,
+    )
+
+
+def _response_id(data: object) -> str | None:
+    """The id that an event names; None where it names none that a response could have."""
+    named = data.get("id") if isinstance(data, dict) else None
+    return named if isinstance(named, str) and _RESPONSE_ID.fullmatch(named) else None
+
+
+def _load(body: bytes) -> Any:
+    return json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _is_shallow(event: object) -> bool:
+    level = [event]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return True
+    return False
+
+
+def _children(item: object) -> list[Any]:
+    if isinstance(item, dict):
+        return list(item.values())
+    return item if isinstance(item, list) else []

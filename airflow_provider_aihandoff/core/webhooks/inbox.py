@@ -1,0 +1,534 @@
+"""The webhook protocol: record each delivery once, and find the revision that it speaks of.
+
+Whoever needs both locks takes the one on a response id before the one on a job: a webhook that comes before the worker
+has stored the id, and the worker that stores it, see each other in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
+from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
+from airflow_provider_aihandoff.core.models import InboxEntry, Job, Revision, columns
+from airflow_provider_aihandoff.core.states import (
+    ENDED_RESPONSE_STATUSES,
+    Disposition,
+    JobEvent,
+    JobState,
+    RevisionState,
+)
+
+#: The types of events that say that a response has ended, and the status that each one means.
+ENDING_EVENT_TYPES = {f"response.{status}": status for status in ENDED_RESPONSE_STATUSES}
+
+#: Seconds from one look at OpenAI to the next, for a webhook whose response nobody knows here. Afterwards it is left
+#: to a person. The first one leaves the worker the time to store the id.
+LOOK_AFTER = (2, 30, 120, 600, 3600)
+
+#: How much older than the revision that it names a response may seem to be: the clocks are OpenAI's and the database's.
+CLOCK_SKEW = timedelta(minutes=5)
+
+#: How many rows one statement removes: short transactions, however large the inbox is.
+_PRUNE_BATCH = 10_000
+
+_COLUMNS = columns(InboxEntry)
+_FIND = f"""
+    SELECT {columns(Job, "j")}, {", ".join(f"r.{field.name} AS r_{field.name}" for field in fields(Revision))}
+    FROM aihandoff.revisions AS r JOIN aihandoff.jobs AS j USING (job_id)
+    WHERE r.response_id = %s FOR UPDATE OF j, r"""
+_LOCK_RESPONSE = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_RECORD = f"""
+    INSERT INTO aihandoff.inbox AS i (webhook_id, conn_id, event_type, response_id, body, disposition, job_id,
+        received_at, updated_at, look_at, note)
+    VALUES (%(webhook_id)s, %(conn_id)s, %(event_type)s, %(response_id)s, %(body)s, %(disposition)s, %(job_id)s,
+        clock_timestamp(), clock_timestamp(), clock_timestamp() + %(look_after)s::interval, %(note)s)
+    ON CONFLICT (webhook_id) DO UPDATE SET deliveries = i.deliveries + 1, updated_at = clock_timestamp()
+    RETURNING {_COLUMNS}"""
+_MARK_ENDED = "UPDATE aihandoff.revisions SET response_status = %s WHERE revision_id = %s"
+_LOCK_ENTRY = f"SELECT {_COLUMNS} FROM aihandoff.inbox WHERE webhook_id = %s FOR UPDATE"
+_READ_ENTRY = f"SELECT {_COLUMNS} FROM aihandoff.inbox WHERE webhook_id = %s"
+_LOCK_QUARANTINED = f"""
+    SELECT {_COLUMNS} FROM aihandoff.inbox WHERE response_id = %s AND disposition = 'quarantined'
+    ORDER BY received_at FOR UPDATE"""
+_SETTLE = f"""
+    UPDATE aihandoff.inbox SET disposition = %(disposition)s, job_id = %(job_id)s, note = %(note)s,
+        look_at = clock_timestamp() + %(look_after)s::interval, looks = %(looks)s, updated_at = clock_timestamp()
+    WHERE webhook_id = %(webhook_id)s
+    RETURNING {_COLUMNS}"""
+_LOOKED = f"""
+    UPDATE aihandoff.inbox SET looks = %(looks)s, note = %(note)s, updated_at = clock_timestamp(),
+        look_at = clock_timestamp() + %(look_after)s::interval
+    WHERE webhook_id = %(webhook_id)s
+    RETURNING {_COLUMNS}"""
+_LIST = f"""
+    SELECT {_COLUMNS} FROM aihandoff.inbox
+    WHERE %(dispositions)s::text[] = '{{}}' OR disposition = ANY(%(dispositions)s)
+    ORDER BY received_at DESC LIMIT %(limit)s"""
+_DUE = f"""
+    SELECT {_COLUMNS} FROM aihandoff.inbox WHERE look_at <= clock_timestamp() ORDER BY look_at LIMIT %s"""
+_COUNT = """
+    SELECT disposition, count(*) AS webhooks, sum(deliveries) AS deliveries FROM aihandoff.inbox GROUP BY disposition"""
+_PRUNE = f"""
+    DELETE FROM aihandoff.inbox WHERE webhook_id IN (
+        SELECT webhook_id FROM aihandoff.inbox
+        WHERE received_at < clock_timestamp() - %s AND disposition <> 'quarantined'
+        ORDER BY received_at LIMIT {_PRUNE_BATCH} FOR UPDATE SKIP LOCKED)"""
+_LATE_LINES = "SELECT detail FROM aihandoff.events WHERE job_id = %s AND event = %s"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One delivery of a webhook, whose signature was verified.
+
+    :param webhook_id: the header of that name.
+    :param conn_id: the OpenAI connection whose secret verified it.
+    :param response_id: None where the event names none.
+    """
+
+    webhook_id: str
+    conn_id: str
+    event_type: str
+    response_id: str | None
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was recorded of a delivery.
+
+    :param repeated: the same webhook was delivered before; this delivery was counted, and changed nothing else.
+    """
+
+    entry: InboxEntry
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A revision and its locked job."""
+
+    job: Job
+    revision: Revision
+
+
+def lock_response(connection: LedgerConnection, response_id: str) -> None:
+    """Keep others from correlating this response id until the transaction ends. Before any lock on a job."""
+    connection.execute(_LOCK_RESPONSE, [history.plain(response_id)])
+
+
+def adopt_early(connection: LedgerConnection, job: Job, revision: Revision) -> Revision:
+    """Apply every webhook that came before the id of its response was known. The response and the job are locked.
+
+    :return: the revision as it is now.
+    """
+    match = _Match(job, revision)
+    assert revision.response_id is not None
+    for entry in _lock_waiting(connection, revision.response_id):
+        match = _apply(connection, match, entry)
+    return match.revision
+
+
+class Inbox:
+    """Every webhook that was accepted, and what became of it, on one ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def receive(self, delivery: Delivery) -> Receipt:
+        """Record a delivery, and that a response has ended, if a job waits for it. Safe to repeat.
+
+        :raises LedgerUnavailable: nothing is known to be recorded; the sender has to deliver it again.
+        """
+        return self._database.transact(lambda connection: _receive(connection, delivery), step="receive.insert")
+
+    def read(self, webhook_id: str) -> InboxEntry:
+        """Return one webhook.
+
+        :raises WebhookNotFound: the inbox has none with this id.
+        """
+        return self._database.transact(lambda connection: _entry(connection, _READ_ENTRY, webhook_id))
+
+    def entries(self, *, dispositions: Sequence[Disposition] = (), limit: int = 100) -> list[InboxEntry]:
+        """Return webhooks, newest first.
+
+        :param dispositions: only those with one of these; empty for all.
+        """
+        values = {"dispositions": [str(disposition) for disposition in dispositions], "limit": limit}
+        return self._database.transact(
+            lambda connection: [InboxEntry(**row) for row in connection.execute(_LIST, values).fetchall()]
+        )
+
+    def due(self, limit: int) -> list[InboxEntry]:
+        """Return the webhooks about whose response OpenAI should be asked now, the longest due first."""
+        return self._database.transact(
+            lambda connection: [InboxEntry(**row) for row in connection.execute(_DUE, [limit]).fetchall()]
+        )
+
+    def counts(self) -> dict[Disposition, tuple[int, int]]:
+        """Return how many webhooks have each disposition, and how often they were delivered. Reads the whole table."""
+        rows = self._database.transact(lambda connection: connection.execute(_COUNT).fetchall())
+        return {Disposition(row["disposition"]): (row["webhooks"], int(row["deliveries"])) for row in rows}
+
+    def correlate(self, webhook_id: str) -> InboxEntry:
+        """Look once more in the ledger for the revision that a quarantined webhook speaks of."""
+
+        def work(connection: LedgerConnection) -> InboxEntry:
+            entry = _entry(connection, _READ_ENTRY, webhook_id)
+            if entry.response_id is None:
+                return entry
+            lock_response(connection, entry.response_id)
+            match = _find(connection, entry.response_id)
+            if match is not None:
+                adopt_early(connection, match.job, match.revision)
+            return _entry(connection, _READ_ENTRY, webhook_id)
+
+        return self._database.transact(work, step="receive.correlate")
+
+    def replay(self, webhook_id: str, *, actor: str) -> InboxEntry:
+        """Take a webhook that led to nothing out of its place, so that it is looked at anew, and do so.
+
+        :raises WebhookSettled: it was applied, or is known to change nothing.
+        """
+
+        def work(connection: LedgerConnection) -> None:
+            entry = _entry(connection, _LOCK_ENTRY, webhook_id)
+            again = (Disposition.QUARANTINED, Disposition.FOREIGN, Disposition.DISCARDED)
+            if entry.disposition not in again or entry.response_id is None:
+                raise _settled(entry, "replayed")
+            _settle(connection, entry, Disposition.QUARANTINED, None, note=f"replayed by {actor}", look_after=0)
+
+        self._database.transact(work)
+        return self.correlate(webhook_id)
+
+    def discard(self, webhook_id: str, *, actor: str, why: str) -> InboxEntry:
+        """Record that a person has looked at a quarantined webhook, and that it means nothing.
+
+        :raises WebhookSettled: it is not in quarantine.
+        """
+
+        def work(connection: LedgerConnection) -> InboxEntry:
+            entry = _entry(connection, _LOCK_ENTRY, webhook_id)
+            if entry.disposition is not Disposition.QUARANTINED:
+                raise _settled(entry, "discarded")
+            return _settle(connection, entry, Disposition.DISCARDED, None, note=f"{actor}: {why}")
+
+        return self._database.transact(work)
+
+    def foreign(self, webhook_id: str, *, note: str) -> InboxEntry:
+        """Record that the response of a quarantined webhook is not of this ledger. Does nothing to any other."""
+
+        def work(connection: LedgerConnection) -> InboxEntry:
+            entry = _entry(connection, _LOCK_ENTRY, webhook_id)
+            if entry.disposition is not Disposition.QUARANTINED:
+                return entry
+            return _settle(connection, entry, Disposition.FOREIGN, None, note=note)
+
+        return self._database.transact(work)
+
+    def looked(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
+        """Record that OpenAI was asked, and when to ask again: later each time, and not for ever.
+
+        Does nothing where the webhook was settled meanwhile, and there is nothing to ask any more.
+
+        :param again: asking again may help.
+        """
+
+        def work(connection: LedgerConnection) -> InboxEntry:
+            entry = _entry(connection, _LOCK_ENTRY, webhook_id)
+            return entry if entry.look_at is None else _looked(connection, entry, note=note, again=again)
+
+        return self._database.transact(work, step="receive.looked")
+
+    def adopt(
+        self,
+        webhook_id: str,
+        *,
+        job_id: int,
+        number: int,
+        created_at: datetime | None,
+        output: Output,
+        actor: str,
+    ) -> InboxEntry:
+        """Give a job the response that it asked for and whose id was lost on the way: its metadata names the revision.
+
+        A revision that still waits for its id gets it. Otherwise the response is an orphan, late and billed: what it
+        cost goes on the record, once. A ledger that was restored from a backup may not know the revision, or have
+        given its number to another one since: then the webhook stays in quarantine, for a person.
+
+        :param created_at: when OpenAI created the response, if it says so.
+        :param output: what OpenAI says about the response.
+        """
+
+        def work(connection: LedgerConnection) -> InboxEntry:
+            entry = _entry(connection, _READ_ENTRY, webhook_id)
+            assert entry.response_id is not None
+            lock_response(connection, entry.response_id)
+            match = _find(connection, entry.response_id)
+            named = _named(connection, job_id, number) if match is None else match
+            waiting = _lock_waiting(connection, entry.response_id)
+            if entry.webhook_id not in [each.webhook_id for each in waiting]:
+                return _entry(connection, _READ_ENTRY, webhook_id)
+            if named is None:
+                return _looked(connection, entry, note=f"this ledger has no revision {number} of a job {job_id}")
+            if match is None and _is_older(created_at, named.revision):
+                note = f"it is older than revision {number} of job {job_id}, which it names"
+                return _looked(connection, entry, note=note)
+            match = match or _adopt(connection, named, entry.response_id, actor)
+            if match is not None:
+                adopt_early(connection, match.job, match.revision)
+            else:
+                _record_orphan(connection, named, waiting, output, actor)
+            return _entry(connection, _READ_ENTRY, webhook_id)
+
+        return self._database.transact(work, step="receive.adopt")
+
+    def prune(self, older_than: timedelta) -> int:
+        """Remove what was received longer ago, except what is in quarantine; return how many rows.
+
+        :param older_than: well above the 72 hours for which OpenAI delivers again: a webhook that is forgotten here
+            and comes again would not be recognised.
+        """
+        removed = 0
+        while True:
+            batch = self._database.transact(lambda connection: connection.execute(_PRUNE, [older_than]).rowcount)
+            removed += batch
+            if batch < _PRUNE_BATCH:
+                return removed
+
+
+def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
+    if delivery.event_type not in ENDING_EVENT_TYPES:
+        return _record(connection, delivery, Disposition.IGNORED)
+    if delivery.response_id is None:
+        return _record(connection, delivery, Disposition.QUARANTINED, note="it names no response")
+    match = _find(connection, delivery.response_id)
+    if match is None:
+        # The worker that stores this id may be about to commit: it takes the same lock first.
+        lock_response(connection, delivery.response_id)
+        match = _find(connection, delivery.response_id)
+    if match is None:
+        return _record(connection, delivery, Disposition.QUARANTINED, look_after=LOOK_AFTER[0])
+    disposition = _disposition(connection, match)
+    receipt = _record(
+        connection,
+        delivery,
+        disposition,
+        job_id=match.job.job_id,
+        look_after=_look_for_cost(disposition, match.revision),
+    )
+    if not receipt.repeated:
+        _write(connection, match, disposition, receipt.entry, at=receipt.entry.received_at)
+    return receipt
+
+
+def _record(
+    connection: LedgerConnection,
+    delivery: Delivery,
+    disposition: Disposition,
+    *,
+    job_id: int | None = None,
+    look_after: float | None = None,
+    note: str | None = None,
+) -> Receipt:
+    row = connection.execute(
+        _RECORD,
+        {
+            "webhook_id": history.plain(delivery.webhook_id),
+            "conn_id": delivery.conn_id,
+            "event_type": history.plain(delivery.event_type),
+            "response_id": history.plain_or_none(delivery.response_id),
+            "body": history.as_json(delivery.body),
+            "disposition": disposition,
+            "job_id": job_id,
+            "look_after": None if look_after is None else timedelta(seconds=look_after),
+            "note": note,
+        },
+    ).fetchone()
+    assert row is not None
+    entry = InboxEntry(**row)
+    return Receipt(entry, repeated=entry.deliveries > 1)
+
+
+def _find(connection: LedgerConnection, response_id: str) -> _Match | None:
+    """The revision with this response id, which may have changed while its job was locked by others: as it is now."""
+    row = connection.execute(_FIND, [history.plain(response_id)]).fetchone()
+    if row is None:
+        return None
+    revision = {field.name: row.pop(f"r_{field.name}") for field in fields(Revision)}
+    return _Match(Job(**row), Revision(**revision))
+
+
+def _lock_waiting(connection: LedgerConnection, response_id: str) -> list[InboxEntry]:
+    """The webhooks in quarantine that speak of this response, oldest first."""
+    return [InboxEntry(**row) for row in connection.execute(_LOCK_QUARANTINED, [response_id]).fetchall()]
+
+
+def _disposition(connection: LedgerConnection, match: _Match) -> Disposition:
+    """What a webhook about the end of this revision's response means now."""
+    revision = match.revision
+    if revision.state is RevisionState.RUNNING:
+        known = revision.response_status in ENDED_RESPONSE_STATUSES
+        return Disposition.DUPLICATE if known else Disposition.APPLIED
+    if not was_given_up(revision):
+        return Disposition.DUPLICATE
+    told = any("webhook_id" in line for line in _late_lines(connection, match.job, revision.response_id))
+    return Disposition.DUPLICATE if told else Disposition.LATE
+
+
+def _late_lines(connection: LedgerConnection, job: Job, response_id: str | None) -> list[dict[str, Any]]:
+    """What the history of a locked job says about a response that nobody waits for."""
+    rows = connection.execute(_LATE_LINES, [job.job_id, JobEvent.OUTPUT_LATE.value]).fetchall()
+    return [row["detail"] for row in rows if row["detail"].get("response_id") == response_id]
+
+
+def _look_for_cost(disposition: Disposition, revision: Revision) -> float | None:
+    """When to ask OpenAI what a response has cost that nobody waits for, in seconds; None where that is known."""
+    return LOOK_AFTER[0] if disposition is Disposition.LATE and revision.usage is None else None
+
+
+def _write(
+    connection: LedgerConnection,
+    match: _Match,
+    disposition: Disposition,
+    entry: InboxEntry,
+    at: datetime | None = None,
+) -> tuple[Job, Revision]:
+    """Write into the job's history what a webhook says, where it says something new.
+
+    :param at: the time of the new line, where the database has just told it.
+    """
+    job, revision = match.job, match.revision
+    if disposition not in (Disposition.APPLIED, Disposition.LATE):
+        return job, revision
+    status = ENDING_EVENT_TYPES[entry.event_type]
+    event = JobEvent.RESPONSE_ENDED if disposition is Disposition.APPLIED else JobEvent.OUTPUT_LATE
+    detail = {
+        "revision": revision.number,
+        "response_id": revision.response_id,
+        "status": status,
+        "webhook_id": entry.webhook_id,
+    }
+    job = history.move(connection, job, event, actor=f"webhook:{entry.conn_id}", detail=detail, at=at)
+    if disposition is Disposition.APPLIED:
+        connection.execute(_MARK_ENDED, [status, revision.revision_id])
+        revision = replace(revision, response_status=status)
+    return job, revision
+
+
+def _apply(connection: LedgerConnection, match: _Match, entry: InboxEntry) -> _Match:
+    """Apply a webhook that was in quarantine, now that its revision is known."""
+    disposition = _disposition(connection, match)
+    job, revision = _write(connection, match, disposition, entry)
+    _settle(connection, entry, disposition, job.job_id, look_after=_look_for_cost(disposition, revision))
+    return _Match(job, revision)
+
+
+def _settle(
+    connection: LedgerConnection,
+    entry: InboxEntry,
+    disposition: Disposition,
+    job_id: int | None,
+    *,
+    note: str | None = None,
+    look_after: float | None = None,
+) -> InboxEntry:
+    row = connection.execute(
+        _SETTLE,
+        {
+            "disposition": disposition,
+            "job_id": job_id,
+            "note": history.plain_or_none(note),
+            "look_after": None if look_after is None else timedelta(seconds=look_after),
+            "looks": 0 if disposition is Disposition.QUARANTINED else entry.looks,
+            "webhook_id": entry.webhook_id,
+        },
+    ).fetchone()
+    assert row is not None
+    return InboxEntry(**row)
+
+
+def _looked(connection: LedgerConnection, entry: InboxEntry, *, note: str, again: bool = False) -> InboxEntry:
+    looks = entry.looks + 1
+    after = timedelta(seconds=LOOK_AFTER[looks]) if again and looks < len(LOOK_AFTER) else None
+    values = {"looks": looks, "note": history.plain(note), "look_after": after, "webhook_id": entry.webhook_id}
+    row = connection.execute(_LOOKED, values).fetchone()
+    assert row is not None
+    return InboxEntry(**row)
+
+
+def _named(connection: LedgerConnection, job_id: int, number: int) -> _Match | None:
+    """The revision with this number and its job, locked; None where the ledger has no such."""
+    try:
+        job = history.lock(connection, job_id)
+    except JobNotFound:
+        return None
+    revision = find_revision(connection, job_id, number)
+    return None if revision is None else _Match(job, revision)
+
+
+def _is_older(created_at: datetime | None, revision: Revision) -> bool:
+    """Whether a response was there before the revision that it names: it answers another one of that number."""
+    return created_at is not None and created_at < revision.created_at - CLOCK_SKEW
+
+
+def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor: str) -> _Match | None:
+    """Give the revision its response; None where it has another one, or was given up, and this one is an orphan."""
+    job, revision = named.job, named.revision
+    waits = job.state is JobState.QUEUED and job.revision == revision.number
+    # One that its worker brought too late was cancelled at OpenAI: the job waits for another.
+    if not waits or _late_lines(connection, job, response_id):
+        return None
+    revision = mark_running(connection, revision, response_id, "in_progress", found=True)
+    detail = {"revision": revision.number, "response_id": response_id}
+    reason = "found by its webhook: the answer to the request was lost"
+    return _Match(
+        history.move(connection, job, JobEvent.SUBMITTED, actor=actor, reason=reason, detail=detail), revision
+    )
+
+
+def _record_orphan(
+    connection: LedgerConnection, named: _Match, waiting: Sequence[InboxEntry], output: Output, actor: str
+) -> None:
+    """Write what a response has cost that its job does not wait for into the history, with the first webhook of it."""
+    job, response_id = named.job, waiting[0].response_id
+    told = any("webhook_id" in line for line in _late_lines(connection, job, response_id))
+    for entry in waiting:
+        disposition = Disposition.DUPLICATE if told else Disposition.LATE
+        _settle(connection, entry, disposition, job.job_id, note="an orphan of its job")
+        if not told:
+            detail = {
+                "revision": named.revision.number,
+                "response_id": response_id,
+                "status": output.status,
+                "usage": output.usage,
+                "cost_usd": output.cost_usd,
+                "webhook_id": entry.webhook_id,
+            }
+            reason = "an orphan: the answer to the request that created it was lost"
+            job = history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=detail)
+        told = True
+
+
+def _entry(connection: LedgerConnection, query: str, webhook_id: str) -> InboxEntry:
+    row = connection.execute(query, [history.plain(webhook_id)]).fetchone()
+    if row is None:
+        raise WebhookNotFound(
+            f"the inbox has no webhook {webhook_id}.",
+            written="Nothing was changed.",
+            remedy="`airflow aihandoff inbox list` shows the ones it has.",
+        )
+    return InboxEntry(**row)
+
+
+def _settled(entry: InboxEntry, wish: str) -> WebhookSettled:
+    return WebhookSettled(
+        f"the webhook {entry.webhook_id} is {entry.disposition.value}: it cannot be {wish}.",
+        written="Nothing was changed.",
+        remedy=f"`airflow aihandoff inbox show {entry.webhook_id}` tells what became of it.",
+    )

@@ -1,0 +1,119 @@
+"""What a triggerer asks the ledger, asynchronously and on one connection: whose wait is over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
+
+AsyncConnection = psycopg.AsyncConnection[DictRow]
+
+#: Returned for a revision whose end the ledger has recorded already.
+SETTLED = "settled"
+
+_JOB_ID = re.compile("[0-9]{1,19}")
+
+#: Of these revisions, the ones whose response has ended, or that nobody waits for any more.
+_ENDED_RESPONSES = """
+    SELECT job_id, number, CASE WHEN r.state = 'running' THEN r.response_status ELSE %(settled)s END AS status
+    FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[]) AS waiting (job_id, number)
+    JOIN aihandoff.revisions AS r USING (job_id, number)
+    WHERE r.state <> 'running' OR r.response_status = ANY(%(ended)s)"""
+
+#: Of these questions, the ones that are no longer asked: the job has left the review, or has another plan.
+_ANSWERED_REVIEWS = """
+    SELECT job_id, digest
+    FROM unnest(%(job_ids)s::bigint[], %(digests)s::text[]) AS waiting (job_id, digest)
+    LEFT JOIN aihandoff.jobs AS j USING (job_id)
+    WHERE j.state IS DISTINCT FROM 'review' OR j.review_digest IS DISTINCT FROM waiting.digest"""
+
+#: Of these effects, the ones that are no longer as they were.
+_CHANGED_EFFECTS = """
+    SELECT effect_id, waiting.state, waiting.attempt
+    FROM unnest(%(effect_ids)s::bigint[], %(states)s::text[], %(attempts)s::integer[])
+        AS waiting (effect_id, state, attempt)
+    LEFT JOIN aihandoff.effects AS e USING (effect_id)
+    WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt"""
+
+#: How long ago each connection brought its newest webhook, if it ever did.
+_SINCE_WEBHOOK = """
+    SELECT conn_id, extract(epoch FROM clock_timestamp() - newest)::float8 AS seconds
+    FROM unnest(%s::text[]) AS waiting (conn_id)
+    CROSS JOIN LATERAL (
+        SELECT max(received_at) AS newest FROM aihandoff.inbox WHERE inbox.conn_id = waiting.conn_id) AS webhooks
+    WHERE newest IS NOT NULL"""
+
+
+async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
+    """Open a connection that is told of the jobs whose wait may be over.
+
+    :param conninfo: libpq's connection parameters by name.
+    :raises psycopg.OperationalError: the database cannot be reached.
+    :raises LedgerSchemaError: the schema is not the one that this package needs.
+    """
+    connection = await AsyncConnection.connect(
+        **{**CONNECTION_DEFAULTS, **conninfo}, autocommit=True, row_factory=dict_row
+    )
+    try:
+        await schema.check_async(connection)
+        await connection.execute(f"LISTEN {WAKE_CHANNEL}")
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def woken_jobs(connection: AsyncConnection, *, within: float) -> set[int]:
+    """Wait for a notification, for so many seconds, and return the ids of the jobs that have been notified."""
+    payloads = [notification.payload async for notification in connection.notifies(timeout=within, stop_after=1)]
+    # Whoever may connect to the database may send anything.
+    return {int(payload) for payload in payloads if _JOB_ID.fullmatch(payload)}
+
+
+async def ended_responses(
+    connection: AsyncConnection, revisions: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], str]:
+    """Of these ``(job id, revision)``, the ones to wait for no longer, with OpenAI's status, or :data:`SETTLED`."""
+    cursor = await connection.execute(
+        _ENDED_RESPONSES,
+        {
+            "job_ids": [job_id for job_id, _ in revisions],
+            "numbers": [number for _, number in revisions],
+            "ended": list(ENDED_RESPONSE_STATUSES),
+            "settled": SETTLED,
+        },
+    )
+    return {(row["job_id"], row["number"]): row["status"] for row in await cursor.fetchall()}
+
+
+async def answered_reviews(connection: AsyncConnection, asked: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Of these ``(job id, review digest)``, the ones that no longer wait for a decision."""
+    values = {"job_ids": [job_id for job_id, _ in asked], "digests": [digest for _, digest in asked]}
+    cursor = await connection.execute(_ANSWERED_REVIEWS, values)
+    return {(row["job_id"], row["digest"]) for row in await cursor.fetchall()}
+
+
+async def changed_effects(
+    connection: AsyncConnection, waiting: Sequence[tuple[int, str, int]]
+) -> set[tuple[int, str, int]]:
+    """Of these ``(effect id, state, attempt)``, the ones that are no longer so."""
+    values = {
+        "effect_ids": [effect_id for effect_id, _, _ in waiting],
+        "states": [state for _, state, _ in waiting],
+        "attempts": [attempt for _, _, attempt in waiting],
+    }
+    cursor = await connection.execute(_CHANGED_EFFECTS, values)
+    return {(row["effect_id"], row["state"], row["attempt"]) for row in await cursor.fetchall()}
+
+
+async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) -> dict[str, float]:
+    """Seconds since the newest webhook of each connection; a connection that never had one is left out."""
+    cursor = await connection.execute(_SINCE_WEBHOOK, [list(conn_ids)])
+    return {row["conn_id"]: row["seconds"] for row in await cursor.fetchall()}

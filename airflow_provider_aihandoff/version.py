@@ -1,0 +1,3 @@
+"""The version of this package: read by the build, and said by its REST API."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,231 @@
+"""The jobs API: what the review pages show and do, for programs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+
+from airflow_provider_aihandoff.core.effects.resolve import answer
+from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
+from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, StaleDecision
+from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.web.api import schemas
+from airflow_provider_aihandoff.web.auth import (
+    LedgerDep,
+    Viewer,
+    ViewerDep,
+    check_api_origin,
+    check_may_act,
+    check_may_decide,
+    check_visible,
+    visible_dag_ids,
+    visible_effect,
+    visible_record,
+)
+from airflow_provider_aihandoff.web.links import API_PREFIX
+from airflow_provider_aihandoff.web.pages.job_page import votes_of
+from airflow_provider_aihandoff.web.pages.review_queue import decide_together, turns
+from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, describe, problem_response
+from airflow_provider_aihandoff.web.render import json_form
+from airflow_provider_aihandoff.web.render.formatting import schema_of
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schemas.Problem} for status in (401, *statuses, 503)}
+
+
+#: What the list of reviews says beside the jobs themselves.
+_OWN = ("votes", "mine", "why_not")
+
+router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse)
+
+
+@router.get("/jobs", responses=_problems(422))
+def list_jobs(
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    state: Annotated[list[JobState], Query(description="Only in this state; may be given again.")] = [],  # noqa: B006
+    dag_id: str | None = None,
+    run_id: Annotated[str | None, Query(pattern=r"^[^\x00]*$")] = None,
+    after: Annotated[schemas.JobId | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> schemas.JobList:
+    """List the jobs that you may see, newest first."""
+    dag_ids = visible_dag_ids(ledger, viewer, dag_id)
+    found = ledger.summaries(states=state, dag_ids=dag_ids, run_id=run_id, after=after, limit=limit + 1)
+    jobs = found[:limit]
+    return schemas.JobList.model_validate({"jobs": jobs, "next": jobs[-1].job_id if len(found) > limit else None})
+
+
+@router.get("/jobs/{job_id}", responses=_problems(404, 422), response_model=schemas.JobRecord)
+def get_job(job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Return everything the ledger knows of one job."""
+    return _record(ledger, viewer, job_id)
+
+
+@router.post(
+    "/jobs/{job_id}/decisions",
+    responses=_problems(403, 404, 409, 422),
+    response_model=schemas.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def decide(job_id: schemas.JobId, body: schemas.DecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Approve, reject or request changes of exactly what you saw. The same answer, sent again, changes nothing."""
+    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
+    try:
+        ledger.reviews.decide(job_id, body.verdict, digest=body.digest, person=viewer.person, comment=body.comment)
+    except (StaleDecision, JobNotApproved) as error:
+        return problem_response(describe(error, digest=ledger.job(job_id).review_digest))
+    return _record(ledger, viewer, job_id)
+
+
+@router.get("/jobs/{job_id}/revisions/{number}", responses=_problems(404, 422), response_model=schemas.Revision)
+def get_revision(job_id: schemas.JobId, number: schemas.Number, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Return one version of a job's output."""
+    for revision in visible_record(ledger, viewer, job_id).revisions:
+        if revision.number == number:
+            return AsciiJSONResponse(_fields(schemas.Revision, revision))
+    raise JobNotFound(f"job {job_id} has no revision {number}.", written="")
+
+
+@router.post(
+    "/jobs/{job_id}/revisions",
+    responses=_problems(403, 404, 409, 422),
+    response_model=schemas.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def edit(job_id: schemas.JobId, body: schemas.EditBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Put your version of the output in the place of the one that you saw. Its plan is rendered anew, to decide on."""
+    check_may_decide(viewer, check_visible(ledger, viewer, job_id))
+    schema = schema_of(ledger.record(job_id).revision)
+    if errors := json_form.check(schema, body.output):
+        raise RequestValidationError([{"loc": ("body", "output", *path), "msg": said} for path, said in errors])
+    try:
+        ledger.reviews.edit(job_id, digest=body.digest, output=body.output, person=viewer.person)
+    except (StaleDecision, JobNotApproved) as error:
+        return problem_response(describe(error, digest=ledger.job(job_id).review_digest))
+    return _record(ledger, viewer, job_id)
+
+
+@router.get("/reviews", responses=_problems(422), response_model=schemas.ReviewList)
+def list_reviews(
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    mine: Annotated[bool, Query(description="Only what waits for you.")] = False,
+    dag_id: str | None = None,
+    run_id: schemas.RunId = None,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """List what waits for a decision, yours first, and what waits longest first."""
+    found = turns(ledger, viewer, dag_id, run_id)
+    shown = [turn for turn in found if turn.mine or not mine]
+    reviews = [
+        {
+            **{name: getattr(turn.review, name) for name in schemas.PendingReview.model_fields if name not in _OWN},
+            **{name: getattr(turn, name) for name in _OWN},
+        }
+        for turn in shown[offset : offset + limit]
+    ]
+    return AsciiJSONResponse({"reviews": reviews, "total": len(found), "mine": sum(turn.mine for turn in found)})
+
+
+@router.post(
+    "/decisions",
+    responses=_problems(409, 422),
+    response_model=schemas.BatchAnswer,
+    dependencies=[Depends(check_api_origin)],
+)
+def decide_many(body: schemas.BatchBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Approve or reject many jobs, each exactly as you saw it, or none of them. Sent again, it changes nothing."""
+    choices = [(choice.job_id, choice.digest) for choice in body.jobs]
+    jobs = decide_together(ledger, viewer, choices, body.verdict, body.comment)
+    return AsciiJSONResponse({"jobs": [_fields(schemas.Job, job) for job in jobs]})
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    responses=_problems(403, 404, 409, 422),
+    response_model=schemas.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Stop a job: nothing else of it is sent. Of one that is cancelled, it changes nothing."""
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    with clients() as client_for:
+        cancel_job(ledger, client_for, job_id, actor=viewer.actor, reason=body.reason)
+    return _record(ledger, viewer, job_id)
+
+
+@router.post(
+    "/jobs/{job_id}/rollback",
+    responses=_problems(403, 404, 409, 422),
+    response_model=schemas.RollBackAnswer,
+    dependencies=[Depends(check_api_origin)],
+)
+def roll_back(job_id: schemas.JobId, body: schemas.RollBackBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Take back what a job has written, as far as that goes without waiting; sent again, it goes on."""
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    done = roll_back_now(ledger, job_id, actor=viewer.actor, reason=body.reason, leave=body.leave)
+    return _record(ledger, viewer, job_id, unfinished=_unfinished(done) if isinstance(done, Unfinished) else None)
+
+
+def _unfinished(left: Unfinished) -> dict[str, Any]:
+    effect_id = None if left.effect is None else left.effect.effect_id
+    return {"why": left.why, "seconds": left.seconds, "effect_id": effect_id}
+
+
+@router.post(
+    "/effects/{effect_id}/resolution",
+    responses=_problems(403, 404, 409, 422),
+    response_model=schemas.JobRecord,
+    dependencies=[Depends(check_api_origin)],
+)
+def resolve(
+    effect_id: schemas.EffectId, body: schemas.ResolutionBody, viewer: ViewerDep, ledger: LedgerDep
+) -> Response:
+    """Say what became of an effect whose outcome is not known. The same answer, sent again, changes nothing."""
+    effect, job = visible_effect(ledger, viewer, effect_id)
+    check_may_act(viewer, job)
+    answer(ledger, effect.effect_id, actor=viewer.actor, **body.model_dump())
+    return _record(ledger, viewer, effect.job_id)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def openapi(request: Request, viewer: ViewerDep) -> Response:
+    """The description of this API, for those who are logged in."""
+    schema = {**request.app.openapi(), "servers": [{"url": request.scope["root_path"]}]}
+    return AsciiJSONResponse(schema)
+
+
+def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Response:
+    """A job as :class:`schemas.JobRecord` describes it, not made by it: Pydantic bounds how deep an output may nest.
+
+    :param more: what the answer says beside that.
+    """
+    record = visible_record(ledger, viewer, job_id)
+    why_not = viewer.why_not(record.job)
+    return AsciiJSONResponse(
+        {
+            "job": _fields(schemas.Job, record.job),
+            "revision": _fields(schemas.Revision, record.revision),
+            "revisions": [_fields(schemas.RevisionItem, revision) for revision in record.revisions],
+            "effects": [_fields(schemas.Effect, effect) for effect in record.effects],
+            "decisions": [_fields(schemas.Decision, decision) for decision in record.decisions],
+            "events": [_fields(schemas.Event, event) for event in record.events],
+            "votes": votes_of(record),
+            "may_decide": why_not is None,
+            "why_not": why_not,
+            **more,
+        }
+    )
+
+
+def _fields(model: type[BaseModel], row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in model.model_fields}

@@ -1,0 +1,247 @@
+"""The receiver of OpenAI's webhooks: public, so it does little for whoever cannot sign, and tells them nothing.
+
+An answer of 2xx says that the delivery is in the ledger. Every other one makes OpenAI deliver it again, for 72 hours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import anyio
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import Disposition
+from airflow_provider_aihandoff.core.webhooks.event import parse
+from airflow_provider_aihandoff.core.webhooks.inbox import Receipt
+from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE, Intake, NotNow
+from airflow_provider_aihandoff.core.webhooks.keys import Keyring, NoConnection, NoVerifier, Trouble
+from airflow_provider_aihandoff.core.webhooks.log_limit import Tally
+from airflow_provider_aihandoff.core.webhooks.poll_schedule import AT_ONCE as LOOKS_AT_ONCE
+from airflow_provider_aihandoff.core.webhooks.poll_schedule import Looks
+from airflow_provider_aihandoff.core.webhooks.signature import Rejected
+from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
+from airflow_provider_aihandoff.web.metrics import count
+from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, Problem, describe, problem_response
+
+#: The key in an OpenAI connection's extra: one secret, or a list of them while they are rotated.
+SECRETS_KEY = "webhook_secrets"
+
+#: Seconds within which a body has to be there.
+READ_TIMEOUT = 10.0
+
+#: Stands for every connection whose webhooks are not taken: a stranger can think of any number of names.
+_OTHERS = "others"
+
+#: Seconds that a webhook waits for one of the ledger's connections.
+_LEDGER_TIMEOUT = 1.0
+#: A ledger that is away without a word is noticed in seconds too. What the connection itself says comes first.
+_LEDGER_PARAMETERS = {"connect_timeout": 2, "tcp_user_timeout": 5000}
+
+_LOOKED_AT = (Disposition.QUARANTINED, Disposition.LATE)
+
+NOT_FOUND = describe(HTTPException(404))
+NOT_JSON = Problem(415, "not-json", "A webhook is JSON", "Send the content type application/json.")
+TOO_LARGE = Problem(413, "too-large", "This is too large for a webhook", "The body is over the limit.")
+TOO_SLOW = Problem(408, "too-slow", "The webhook did not arrive", "The body took too long.")
+REFUSED = Problem(400, "webhook-refused", "This webhook is refused", "It is not signed as it must be, or is no event.")
+UNAVAILABLE = Problem(503, "unavailable", "The webhook cannot be recorded now", "Deliver it again later.")
+
+router = APIRouter()
+
+
+class _TurnedAway(Exception):
+    """A delivery that is not recorded.
+
+    :param problem: the answer.
+    :param why: for the log, one of a few. Nothing that the sender wrote, and no secret.
+    :param more: more about it, for the log too.
+    """
+
+    def __init__(self, problem: Problem, why: str, more: str = "") -> None:
+        self.problem, self.why, self.more = problem, why, more
+        super().__init__(why)
+
+    @property
+    def line(self) -> str:
+        """What the log says of it."""
+        return f"{self.why}: {self.more.rstrip('.')}." if self.more else f"{self.why}."
+
+
+class Receiver:
+    """What the receiver knows, in one process and event loop.
+
+    :param conn_ids: the OpenAI connections whose webhooks are taken; by default ``[aihandoff] webhook_conn_ids``.
+    :param ledger_conn_id: the connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
+    """
+
+    def __init__(self, conn_ids: Sequence[str] | None = None, ledger_conn_id: str | None = None) -> None:
+        self._conn_ids = conn_ids
+        self._tally = Tally()
+        self._keyring = Keyring(read_secrets)
+        self._intake = Intake(lambda: open_ledger(ledger_conn_id))
+        self._looks = Looks(self._look)
+
+    @cached_property
+    def conn_ids(self) -> frozenset[str]:
+        """The connections whose webhooks are taken."""
+        return frozenset(configured_conn_ids() if self._conn_ids is None else self._conn_ids)
+
+    @cached_property
+    def _body_limit(self) -> int:
+        return int(settings.number("webhook_body_limit"))
+
+    async def answer(self, conn_id: str, request: Request) -> Response:
+        """Take one delivery, and answer it."""
+        known = conn_id if conn_id in self.conn_ids else _OTHERS
+        try:
+            receipt = await self._receive(conn_id, request)
+        except _TurnedAway as away:
+            self._note(known, away)
+            return problem_response(away.problem)
+        self._tally.flush()
+        count("duplicate" if receipt.repeated else receipt.entry.disposition.value, known)
+        self._look_soon(receipt)
+        return AsciiJSONResponse({"disposition": receipt.entry.disposition})
+
+    async def _receive(self, conn_id: str, request: Request) -> Receipt:
+        # In this order: each step costs more than the one before, and the first ones cost nothing.
+        if conn_id not in self.conn_ids:
+            raise _TurnedAway(NOT_FOUND, "its webhooks are not taken ([aihandoff] webhook_conn_ids)")
+        if _media_type(request) != "application/json":
+            raise _TurnedAway(NOT_JSON, "the content type is not application/json")
+        body = await _read(request, self._body_limit)
+        try:
+            verifier = await self._keyring.verifier(conn_id)
+            webhook_id = verifier.verify(body, request.headers.raw)
+            return await self._intake.receive(parse(webhook_id, conn_id, body))
+        except NoVerifier as error:
+            raise _unverifiable(error) from None
+        except Rejected as rejected:
+            raise _TurnedAway(REFUSED, rejected.reason.value) from None
+        except NotNow as not_now:
+            raise _TurnedAway(UNAVAILABLE, "it cannot be recorded", not_now.why) from None
+
+    def _note(self, known: str, away: _TurnedAway) -> None:
+        status = away.problem.status
+        level = logging.ERROR if status == 503 else logging.WARNING
+        self._tally.note((known, away.why), level, f"Answered a webhook for {known} with {status}: {away.line}")
+        count("unavailable" if status == 503 else "rejected", known)
+
+    async def check(self) -> None:
+        """Return when the ledger answers.
+
+        :raises NotNow: it does not.
+        """
+        await self._intake.check()
+
+    def _look_soon(self, receipt: Receipt) -> None:
+        entry = receipt.entry
+        if receipt.repeated or entry.response_id is None or entry.disposition not in _LOOKED_AT:
+            return
+        if not self._looks.start(entry.conn_id, entry.webhook_id):
+            why = "Too many responses wait to be looked at; the maintenance Dag looks at the others."
+            self._tally.note("looks", logging.WARNING, why)
+
+    def _look(self, conn_id: str, webhook_id: str) -> None:
+        """In a thread: ask OpenAI about the response of a webhook."""
+        from airflow.providers.openai.hooks.openai import OpenAIHook
+
+        from airflow_provider_aihandoff.core.webhooks.correlate import look_up
+
+        with OpenAIHook(conn_id).conn as client:
+            look_up(self._intake.ledger(), webhook_id, client.with_options(max_retries=0, timeout=30))
+
+
+@router.post(f"{WEBHOOKS_PREFIX}/openai/{{conn_id}}", include_in_schema=False)
+async def receive(conn_id: str, request: Request) -> Response:
+    """Take a webhook of OpenAI."""
+    receiver: Receiver = request.app.state.receiver
+    return await receiver.answer(conn_id, request)
+
+
+async def health(request: Request) -> Response:
+    """Whether webhooks can be recorded now."""
+    try:
+        await request.app.state.receiver.check()
+    except NotNow:
+        return problem_response(UNAVAILABLE)
+    return AsciiJSONResponse({"status": "ok"})
+
+
+def configured_conn_ids() -> list[str]:
+    """The OpenAI connections whose webhooks are taken, as they are configured."""
+    names = (name.strip() for name in settings.text("webhook_conn_ids").split(","))
+    return [name for name in names if name]
+
+
+def read_secrets(conn_id: str) -> Sequence[object]:
+    """The webhook secrets of an OpenAI connection, as its extra has them; none where it has none.
+
+    :raises NoConnection: there is no such connection.
+    """
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise NoConnection(conn_id) from None
+    extra: Any = connection.extra_dejson
+    secrets = extra.get(SECRETS_KEY) if isinstance(extra, dict) else None
+    if secrets is None:
+        return []
+    return secrets if isinstance(secrets, list) else [secrets]
+
+
+def open_ledger(ledger_conn_id: str | None) -> Ledger:
+    """Open the ledger with connections of the receiver's own: webhooks and review pages do not wait for each other.
+
+    :raises LedgerUnavailable: it has no connection that can be used, or cannot be reached.
+    :raises LedgerSchemaError: its schema is not the one that this package needs.
+    """
+    try:
+        conninfo = LedgerHook(ledger_conn_id).conninfo()
+    except (AirflowNotFoundException, ValueError) as error:
+        raise LedgerUnavailable(f"the connection of the ledger cannot be used: {error}") from None
+    ledger = Ledger({**_LEDGER_PARAMETERS, **conninfo}, max_size=AT_ONCE + LOOKS_AT_ONCE, timeout=_LEDGER_TIMEOUT)
+    try:
+        ledger.check_schema()
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def _unverifiable(error: NoVerifier) -> _TurnedAway:
+    missing = error.trouble in (Trouble.NO_CONNECTION, Trouble.NO_SECRETS)
+    return _TurnedAway(NOT_FOUND if missing else UNAVAILABLE, f"its {SECRETS_KEY}: {error.trouble.value}", error.why)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body, of which no more is read than the limit."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        raise _TurnedAway(TOO_LARGE, "the body is too large")
+    body = bytearray()
+    try:
+        with anyio.fail_after(READ_TIMEOUT):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _TurnedAway(TOO_LARGE, "the body is too large")
+    except TimeoutError:
+        raise _TurnedAway(TOO_SLOW, "the body took too long") from None
+    except ClientDisconnect:
+        raise _TurnedAway(REFUSED, "the sender went away") from None
+    return bytes(body)

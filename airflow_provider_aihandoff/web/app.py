@@ -1,0 +1,50 @@
+"""Builds the app that Airflow's API server mounts, and the one that receives webhooks alone."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from psycopg import OperationalError
+from starlette.exceptions import HTTPException
+
+from airflow_provider_aihandoff.core.errors import HandoffError
+from airflow_provider_aihandoff.version import __version__
+from airflow_provider_aihandoff.web.api import routes, webhook_receiver
+from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
+from airflow_provider_aihandoff.web.pages import bulk_review, job_actions, job_list, revisions
+from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
+
+
+def build_app() -> FastAPI:
+    """The review pages, the jobs API and the receiver. Its own schema and docs pages are off: they would be public."""
+    app = _new_app(Receiver())
+    app.include_router(routes.router)
+    app.include_router(webhook_receiver.router)
+    app.include_router(bulk_review.router)
+    app.include_router(revisions.router)
+    app.include_router(job_list.router)
+    app.include_router(job_actions.router)
+    for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):
+        app.add_exception_handler(kind, handle)
+    app.add_middleware(Shield)
+    return app
+
+
+def build_receiver(receiver: Receiver) -> FastAPI:
+    """The receiver of webhooks alone, with ``GET /health``: everything in it is public, and answers in JSON."""
+    app = _new_app(receiver)
+    app.include_router(webhook_receiver.router)
+    app.add_api_route("/health", webhook_receiver.health)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        return answer_program(request, error)
+
+    app.add_exception_handler(HTTPException, refuse)
+    app.add_middleware(Shield, respond=answer_program)
+    return app
+
+
+def _new_app(receiver: Receiver) -> FastAPI:
+    app = FastAPI(title="AI Handoff", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.receiver = receiver
+    return app

@@ -1,0 +1,295 @@
+"""Who may see a job and who may decide on it: asked of Airflow's auth manager, never of the request's content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.batch_apis import IsAuthorizedDagRequest
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.models.dag import DagModel
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
+from airflow.utils.session import create_session
+from fastapi import Depends, Request
+from sqlalchemy import inspect
+
+from airflow_provider_aihandoff.core.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Effect, Job, PendingReview
+from airflow_provider_aihandoff.core.review.rules import Person, why_not
+from airflow_provider_aihandoff.hooks.ledger import shared_ledger
+
+Method = Literal["GET", "PUT"]
+
+#: ``none``: a person did it, not a page.
+_OWN_SITES = frozenset({"same-origin", "none"})
+
+_NOT_THIS_DAG = (
+    "You may see this job, but not decide on it. That takes the permission to answer human-in-the-loop tasks of the "
+    "Dag {}."
+)
+_NOT_RECORDED = "Nothing was recorded and nothing was written outside."
+
+
+class LedgerNotNamed(LedgerUnavailable):
+    """Airflow has no connection of the ledger that can be used."""
+
+
+class DecisionForbidden(HandoffError):
+    """The user may see the job, but not decide on it."""
+
+
+class ForeignRequest(HandoffError):
+    """A browser sent this request from another site, or does not say where from."""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The logged-in user, with what the auth manager and the authors of jobs let them do.
+
+    The permission for a Dag is the one that Airflow uses for its own human-in-the-loop tasks: reading (``GET``) or
+    answering (``PUT``) the human-in-the-loop detail of the Dag that owns the job.
+    """
+
+    user: Any
+
+    @property
+    def name(self) -> str:
+        """The user, as decisions name them: the login name, and the id where that is another."""
+        name, user_id = str(self.user.get_name()), str(self.user.get_id())
+        return name if name == user_id else f"{name} ({user_id})"
+
+    @property
+    def actor(self) -> str:
+        """The user, as the history names them."""
+        return f"user:{self.name}"
+
+    @cached_property
+    def person(self) -> Person:
+        """The user, as a job's author can name them: with roles and groups, where the auth manager has them."""
+        with _with_relations(self.user) as user:
+            groups = [
+                *(getattr(user, "groups", None) or ()),
+                *(getattr(user, "teams", None) or ()),
+                *((user.get_groups() or ()) if hasattr(user, "get_groups") else ()),
+            ]
+            of_groups = [getattr(group, "roles", None) for group in groups]  # the FAB auth manager's groups have some
+            return Person(
+                self.name,
+                names=frozenset({str(self.user.get_name()), str(self.user.get_id())}),
+                roles=_names(getattr(user, "role", None), getattr(user, "roles", None), *of_groups),
+                groups=_names(groups),
+            )
+
+    def may_see(self, job: Job) -> bool:
+        """Whether the user may see the job."""
+        return bool(self.visible([job.dag_id]))
+
+    def may_act(self, job: Job) -> bool:
+        """Whether the user may act on the jobs of its Dag: cancel them, roll them back, and say what became of them."""
+        return bool(self.answerable([job.dag_id]))
+
+    def why_not(self, job: Job) -> str | None:
+        """Why the user may not decide on the job, as a sentence; None where they may."""
+        return self.why_not_each([job])[job.job_id]
+
+    def may_decide(self, job: Job) -> bool:
+        """Whether the user may decide on the job: for its Dag, and by the rules of its author."""
+        return self.why_not(job) is None
+
+    def why_not_each(self, jobs: Sequence[Job] | Sequence[PendingReview]) -> dict[int, str | None]:
+        """:meth:`why_not` for many jobs, by id; it asks the auth manager once a Dag at most."""
+        answerable, person = set(self.answerable({job.dag_id for job in jobs})), self.person
+        return {
+            job.job_id: why_not(job, person) if job.dag_id in answerable else _NOT_THIS_DAG.format(job.dag_id)
+            for job in jobs
+        }
+
+    def visible(self, dag_ids: Iterable[str]) -> list[str]:
+        """Those of the Dags whose jobs the user may see."""
+        return self._allowed("GET", dag_ids)
+
+    def answerable(self, dag_ids: Iterable[str]) -> list[str]:
+        """Those of the Dags on whose jobs the user may act."""
+        return self._allowed("PUT", dag_ids)
+
+    def _allowed(self, method: Method, dag_ids: Iterable[str]) -> list[str]:
+        """Those of the Dags for which the user has a permission.
+
+        Somebody who has it for all of them costs one question to the auth manager, others one a Dag.
+        """
+        requests = [_request(method, dag_id, team) for dag_id, team in _teams(dag_ids).items()]
+        if not requests:
+            return []
+        if get_auth_manager().batch_is_authorized_dag(requests, user=self.user):
+            return [_dag_id(request) for request in requests]
+        return [_dag_id(request) for request in requests if self._is_authorized(request)]
+
+    def _is_authorized(self, request: IsAuthorizedDagRequest) -> bool:
+        return get_auth_manager().is_authorized_dag(user=self.user, **request)
+
+
+@contextmanager
+def _with_relations(user: Any) -> Iterator[Any]:
+    """A user whose groups can be read: that of the FAB auth manager is a row without a session, which loads none.
+
+    None where that row was deleted a moment ago: somebody without roles and groups.
+    """
+    row = inspect(user, raiseerr=False)
+    if row is None:
+        yield user
+        return
+    with create_session() as session:
+        yield session.get(type(user), row.identity)
+
+
+def _names(*found: Any) -> frozenset[str]:
+    """Roles or groups, of whatever kind an auth manager has: a name, names, or rows with a name."""
+    each = [part for parts in found for part in ([parts] if isinstance(parts, str) else parts or ())]
+    return frozenset(str(getattr(part, "name", part)) for part in each)
+
+
+def _request(method: Method, dag_id: str, team: str | None) -> IsAuthorizedDagRequest:
+    details = DagDetails(id=dag_id, team_name=team) if team else DagDetails(id=dag_id)
+    return {"method": method, "access_entity": DagAccessEntity.HITL_DETAIL, "details": details}
+
+
+def _dag_id(request: IsAuthorizedDagRequest) -> str:
+    details = request.get("details")
+    assert details is not None
+    assert details.id is not None
+    return details.id
+
+
+def _teams(dag_ids: Iterable[str]) -> Mapping[str, str | None]:
+    """The team of each Dag; None for all of them where Airflow does not run in multi-team mode."""
+    ids = list(dag_ids)
+    teams: dict[str, str | None] = {}
+    if conf.getboolean("core", "multi_team", fallback=False):
+        teams = DagModel.get_dag_id_to_team_name_mapping(ids)
+    return {dag_id: teams.get(dag_id) for dag_id in ids}
+
+
+def _viewer(user: GetUserDep) -> Viewer:
+    return Viewer(user)
+
+
+def _ledger() -> Ledger:
+    try:
+        return shared_ledger()
+    except (AirflowNotFoundException, ValueError) as error:
+        raise LedgerNotNamed(
+            f"the connection of the ledger cannot be used: {str(error).rstrip('.')}.",
+            written=_NOT_RECORDED,
+            remedy="Define it (type Postgres), and try again.",
+        ) from error
+
+
+#: A route that has no ViewerDep is public.
+ViewerDep = Annotated[Viewer, Depends(_viewer)]
+LedgerDep = Annotated[Ledger, Depends(_ledger)]
+
+
+def visible_dag_ids(ledger: Ledger, viewer: Viewer, dag_id: str | None = None) -> list[str]:
+    """The Dags that own jobs which the user may see.
+
+    :param dag_id: look at this one alone; one that owns no job is none of them.
+    """
+    return viewer.visible(owner for owner in ledger.dag_ids() if dag_id in (None, owner))
+
+
+def visible_record(ledger: Ledger, viewer: Viewer, job_id: int) -> JobRecord:
+    """Return a job with all that belongs to it.
+
+    :raises JobNotFound: there is none, or the user may not see it: the two look the same.
+    """
+    check_visible(ledger, viewer, job_id)
+    return ledger.record(job_id)
+
+
+def check_visible(ledger: Ledger, viewer: Viewer, job_id: int) -> Job:
+    """Return a job.
+
+    :raises JobNotFound: there is none, or the user may not see it: the two look the same.
+    """
+    hidden = JobNotFound(f"the ledger has no job {job_id} that you may see.", written="")
+    try:
+        job = ledger.job(job_id)
+    except JobNotFound:
+        raise hidden from None
+    if not viewer.may_see(job):
+        raise hidden
+    return job
+
+
+def visible_effect(ledger: Ledger, viewer: Viewer, effect_id: int) -> tuple[Effect, Job]:
+    """Return an effect, and the job that it belongs to.
+
+    :raises EffectNotFound: there is none, or the user may not see its job: the two look the same.
+    """
+    try:
+        effect = ledger.effects.read(effect_id)
+        return effect, check_visible(ledger, viewer, effect.job_id)
+    except (EffectNotFound, JobNotFound):
+        raise EffectNotFound(f"the ledger has no effect {effect_id} that you may see.", written="") from None
+
+
+def check_may_act(viewer: Viewer, job: Job) -> None:
+    """Return when the user may act on a job that they see.
+
+    :raises DecisionForbidden: they may not.
+    """
+    if not viewer.may_act(job):
+        raise DecisionForbidden(_NOT_THIS_DAG.format(job.dag_id), job=job.label, written=_NOT_RECORDED)
+
+
+def check_may_decide(viewer: Viewer, job: Job) -> None:
+    """Return when the user may decide on a job that they see.
+
+    :raises DecisionForbidden: they may not, for its Dag or by the rules of its author.
+    """
+    if why := viewer.why_not(job):
+        raise DecisionForbidden(why, job=job.label, written=_NOT_RECORDED)
+
+
+def check_same_origin(request: Request) -> None:
+    """Return when the browser says that this request comes from a page of this site.
+
+    The login is a cookie with ``SameSite=Lax``; this holds where that does not: on a sibling subdomain, or in a
+    browser that ignores it. ``Sec-Fetch-Site`` says it best; browsers leave it out over plain HTTP, where ``Origin``
+    has to do. One of the two is there whenever a browser of this decade sends a form, so a request with neither is
+    refused too.
+
+    :raises ForeignRequest: it comes from elsewhere, or there is no telling.
+    """
+    site = request.headers.get("sec-fetch-site")
+    own = site in _OWN_SITES if site is not None else _is_own_origin(request)
+    if not own:
+        raise ForeignRequest(
+            "this request does not come from a page of this site.",
+            written=_NOT_RECORDED,
+            remedy="Open the job's page and decide there; programs send a bearer token to the REST API.",
+        )
+
+
+def check_api_origin(request: Request) -> None:
+    """:func:`check_same_origin`, unless the request shows a bearer token: no other site can make a browser do that.
+
+    :raises ForeignRequest: it is authenticated by the cookie, and comes from elsewhere.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if not (scheme.lower() == "bearer" and token):
+        check_same_origin(request)
+
+
+def _is_own_origin(request: Request) -> bool:
+    """Whether ``Origin`` names the host that was asked, or the one that Airflow is configured to be reached at."""
+    origin = urlsplit(request.headers.get("origin", "")).netloc
+    own = {request.headers.get("host", ""), urlsplit(conf.get("api", "base_url", fallback="")).netloc}
+    return origin in own - {""}

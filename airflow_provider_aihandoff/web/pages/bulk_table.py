@@ -1,0 +1,145 @@
+"""Many jobs beside each other: groups of like ones, and a table of the fields in which they differ. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from airflow_provider_aihandoff.core.ledger import Candidate
+from airflow_provider_aihandoff.core.models import Effect, PendingReview
+from airflow_provider_aihandoff.web.render.formatting import written_by
+
+#: Columns of the table; what differs beyond them stands in each row, folded.
+MAX_COLUMNS = 7
+
+#: Fields that are told apart in one job, and how deeply; what lies beyond is one field with JSON.
+MAX_FIELDS = 120
+MAX_DEPTH = 5
+
+Path = tuple[str, ...]
+
+
+#: What differs from job to job in a reason: numbers, and what is quoted.
+_VALUES = re.compile(r"""\b\d+(?:\.\d+)?\b|"[^"]*"|'[^']*'""")
+
+
+class GroupBy(StrEnum):
+    """What the jobs of a group have in common."""
+
+    RUN = "run"
+    TYPE = "type"
+    SHAPE = "shape"
+    OUTCOME = "outcome"
+
+
+def group_of(by: GroupBy, review: PendingReview, effects: Sequence[Effect]) -> str:
+    """The group of a job, in words.
+
+    :param effects: its effects; they matter for the shape of its plan alone.
+    """
+    if by is GroupBy.RUN:
+        return f"{review.dag_id}, {review.run_id}"
+    if by is GroupBy.TYPE:
+        return review.job_type
+    if by is GroupBy.SHAPE:
+        return "; ".join(map(_shape, effects)) or "no plan yet, or nothing is written"
+    because = review.rules.because
+    policy, reason = because.get("policy"), _VALUES.sub("…", str(because.get("reason") or "no policy was asked"))
+    return f"{policy}: {reason}" if policy else reason
+
+
+def _shape(effect: Effect) -> str:
+    """What an effect is, apart from the values in it."""
+    method = effect.plan.get("method") or ("SQL" if "sql" in effect.plan else "")
+    names = written_by(effect.plan)
+    keys = ", ".join(sorted(names)) if isinstance(names, dict) else ""
+    return f"{effect.name}: {effect.kind} {method} ({keys})" if keys else f"{effect.name}: {effect.kind} {method}"
+
+
+def key_of(group: str) -> str:
+    """A short name of a group, for addresses."""
+    return hashlib.sha256(group.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of the table.
+
+    :param cells: its values in the columns; None where it has no such field.
+    :param more: what else differs.
+    """
+
+    candidate: Candidate
+    cells: tuple[str | None, ...]
+    more: tuple[tuple[Path, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Jobs beside each other.
+
+    :param same: the fields that are the same in all of them.
+    :param columns: those that differ.
+    """
+
+    same: tuple[tuple[Path, str], ...]
+    columns: tuple[Path, ...]
+    rows: tuple[Row, ...]
+
+
+def table_of(candidates: Sequence[Candidate]) -> Table:
+    """Put jobs beside each other.
+
+    A part of a request that says in every job what a field of the output says is not shown again.
+    """
+    values = [dict(_fields(candidate)) for candidate in candidates]
+    paths = list(dict.fromkeys(path for each in values for path in each))
+    columns: dict[tuple[str | None, ...], Path] = {}
+    same: list[tuple[Path, str]] = []
+    for path in paths:
+        column = tuple(each.get(path) for each in values)
+        first = column[0]
+        if first is not None and len(column) > 1 and len(set(column)) == 1:
+            same.append((path, first))
+        else:
+            columns.setdefault(column, path)
+    differing = list(columns.values())
+    shown, rest = differing[:MAX_COLUMNS], differing[MAX_COLUMNS:]
+    rows = tuple(
+        Row(
+            candidate,
+            cells=tuple(each.get(path) for path in shown),
+            more=tuple((path, each.get(path)) for path in rest),
+        )
+        for candidate, each in zip(candidates, values, strict=True)
+    )
+    return Table(tuple(same), tuple(shown), rows)
+
+
+def _fields(candidate: Candidate) -> Iterator[tuple[Path, str]]:
+    """Each field of what a job says and would write, as text, by its path."""
+    room = [MAX_FIELDS]
+    yield from _leaves(("output",) if not isinstance(candidate.output, dict) else (), candidate.output, room)
+    for effect in candidate.effects:
+        plan = {**effect.plan}
+        written = written_by(plan)
+        for name in ("body", "json"):
+            if name in plan:
+                plan[name] = written
+        yield from _leaves((effect.name,), plan, room)
+
+
+def _leaves(path: Path, value: Any, room: list[int]) -> Iterator[tuple[Path, str]]:
+    room[0] -= 1
+    if value and isinstance(value, dict) and len(path) < MAX_DEPTH and room[0] > 0:
+        for name, part in value.items():
+            yield from _leaves((*path, str(name)), part, room)
+    elif isinstance(value, str):
+        yield path, value
+    else:
+        yield path, json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,162 @@
+"""The lists of jobs: what waits, what is in progress, what is unknown, what is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
+from airflow_provider_aihandoff.web.api import schemas
+from airflow_provider_aihandoff.web.auth import (
+    LedgerDep,
+    Viewer,
+    ViewerDep,
+    visible_dag_ids,
+)
+from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.pages.review_queue import turns
+from airflow_provider_aihandoff.web.render.environment import page
+
+PAGE_SIZE = 100
+
+
+class Tab(StrEnum):
+    """A list of jobs."""
+
+    REVIEW = "review"
+    PROGRESS = "progress"
+    UNKNOWN = "unknown"
+    DONE = "done"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class TabView:
+    """What a list shows.
+
+    :param states: the states that it is about; empty for every state.
+    :param empty: what stands where there is nothing to list, as a heading and a sentence.
+    """
+
+    title: str
+    states: tuple[JobState, ...]
+    empty: tuple[str, str]
+
+
+_IN_PROGRESS = tuple(state for state in JobState if state not in TERMINAL_JOB_STATES and state is not JobState.REVIEW)
+
+TABS = {
+    Tab.REVIEW: TabView(
+        "In review",
+        (JobState.REVIEW,),
+        ("Nothing waits for a decision", "When a job's output is ready, it appears here with what it would write."),
+    ),
+    Tab.PROGRESS: TabView(
+        "In progress",
+        _IN_PROGRESS,
+        ("Nothing is in progress", "Jobs that the model works on, or that are being written outside, appear here."),
+    ),
+    Tab.UNKNOWN: TabView(
+        "Unknown effects",
+        (),
+        ("No effect is unknown", "Every write is known to be applied, or known not to be."),
+    ),
+    Tab.DONE: TabView(
+        "Done",
+        tuple(state for state in JobState if state in TERMINAL_JOB_STATES),
+        ("Nothing is done yet", "Completed, rejected, failed, cancelled and rolled back jobs appear here."),
+    ),
+    Tab.ALL: TabView("All", (), ("There are no jobs", "A job appears here as soon as a task asks for it.")),
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+def list_page(
+    request: Request,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    tab: Tab = Tab.REVIEW,
+    dag_id: str | None = None,
+    run_id: schemas.RunId = None,
+    after: schemas.JobId | None = None,
+    number: Annotated[int, Query(alias="page", ge=1, le=1_000_000)] = 1,
+) -> Response:
+    """List the jobs that the user may see: what waits for them first, elsewhere the newest first."""
+    scope = {name: value for name, value in (("dag_id", dag_id), ("run_id", run_id)) if value}
+    dag_ids = visible_dag_ids(ledger, viewer, dag_id or None)
+    return page(
+        request,
+        "list.html",
+        {
+            "viewer": viewer,
+            "tab": tab,
+            "view": TABS[tab],
+            "tabs": TABS,
+            "counts": _counts(ledger.count_open(run_id=run_id or None, dag_ids=dag_ids)),
+            "ended": TERMINAL_JOB_STATES,
+            "scope": scope,
+            "address": partial(_list_path, request, scope),
+            "batch": f"{path_to(request, 'batch_page')}?{urlencode({'by': 'type', **scope})}",
+            "further": after is not None or number > 1,
+            **(
+                _waiting(ledger, viewer, scope, number)
+                if tab is Tab.REVIEW
+                else _listed(ledger, viewer, tab, scope, after)
+            ),
+        },
+    )
+
+
+def _waiting(ledger: Ledger, viewer: Viewer, scope: dict[str, str], number: int) -> dict[str, Any]:
+    """One page of what waits for a decision."""
+    found = turns(ledger, viewer, scope.get("dag_id"), scope.get("run_id"))
+    on_page = found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+    by_id = {turn.review.job_id: turn for turn in on_page}
+    summaries = {job.job_id: job for job in ledger.summaries(job_ids=list(by_id), limit=PAGE_SIZE)}
+    return {
+        "turns": by_id,
+        "jobs": [summaries[job_id] for job_id in by_id if job_id in summaries],
+        "mine": sum(turn.mine for turn in found),
+        "next": {"page": number + 1} if len(found) > number * PAGE_SIZE else None,
+    }
+
+
+def _listed(ledger: Ledger, viewer: Viewer, tab: Tab, scope: dict[str, str], after: int | None) -> dict[str, Any]:
+    """One page of any other list."""
+    found = ledger.summaries(
+        states=TABS[tab].states,
+        unknown_effects=tab is Tab.UNKNOWN,
+        run_id=scope.get("run_id"),
+        dag_ids=visible_dag_ids(ledger, viewer, scope.get("dag_id")),
+        after=after,
+        limit=PAGE_SIZE + 1,
+    )
+    jobs = found[:PAGE_SIZE]
+    return {
+        "turns": {},
+        "jobs": jobs,
+        "mine": 0,
+        "next": {"after": jobs[-1].job_id} if len(found) > PAGE_SIZE else None,
+    }
+
+
+def _list_path(request: Request, scope: dict[str, str], tab: Tab, **more: Any) -> str:
+    """The path of a list, about the same Dag or run."""
+    return f"{path_to(request, 'list_page')}?{urlencode({'tab': tab.value, **scope, **more})}"
+
+
+def _counts(by_state: dict[str, int]) -> dict[Tab, int]:
+    """How many jobs stand in the lists that somebody may have to act on."""
+    return {
+        Tab.REVIEW: by_state.get(JobState.REVIEW.value, 0),
+        Tab.PROGRESS: sum(by_state.get(state.value, 0) for state in _IN_PROGRESS),
+        Tab.UNKNOWN: by_state.get("unknown effects", 0),
+    }

@@ -1,0 +1,184 @@
+"""The page of one job: what it says, what it would write, what happened to it, and the forms that act on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import RedirectResponse
+
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.errors import (
+    HandoffError,
+)
+from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import CAN_ROLL_BACK, cannot_roll_back
+from airflow_provider_aihandoff.core.jobs.clear_preview import ways_back
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.review.rules import distinct
+from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.web.api import schemas
+from airflow_provider_aihandoff.web.auth import (
+    Viewer,
+    visible_record,
+)
+from airflow_provider_aihandoff.web.links import airflow_path, path_to
+from airflow_provider_aihandoff.web.render.environment import page
+from airflow_provider_aihandoff.web.render.formatting import (
+    CANCELLING,
+    EFFECTS_TITLE,
+    job_cost,
+    meaning,
+    of_this_job,
+)
+
+#: Seconds between two looks at a job in which something goes on by itself, and the states in which it does.
+RELOADS = 5
+_GOES_ON = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.APPROVED, JobState.APPLYING})
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What came of the form that was just sent.
+
+    :param form: the form, as the page knows it.
+    :param typed: what was written in it.
+    :param bad: it was refused.
+    """
+
+    title: str
+    text: str
+    form: str
+    typed: str = ""
+    external_id: str = ""
+    bad: bool = True
+
+
+def shown(request: Request, job_id: int) -> Response:
+    """Show the job again, so that reloading the page sends nothing."""
+    return RedirectResponse(path_to(request, "show_job", job_id=job_id), 303)
+
+
+def refused(
+    request: Request,
+    viewer: Viewer,
+    ledger: Ledger,
+    job_id: int,
+    title: str,
+    error: HandoffError,
+    form: str,
+    typed: str,
+    external_id: str = "",
+) -> Response:
+    """Show the job as it is now, and why what was just sent was refused."""
+    words = " ".join(part for part in (of_this_job(error.what), error.written, error.remedy) if part)
+    notice = Notice(title, f"{words[:1].upper()}{words[1:]}", form, typed, external_id)
+    return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=409)
+
+
+def job_page(
+    request: Request, viewer: Viewer, record: JobRecord, notice: Notice | None = None, *, status: int = 200
+) -> Response:
+    """Render one job. While something goes on by itself, the page asks the browser to load it again.
+
+    :param notice: what came of the form that was just sent.
+    """
+    job, effects = record.job, record.current_effects
+    ways = ways_back(effects) if job.state in CAN_ROLL_BACK else []
+    under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
+    why_not = viewer.why_not(job)
+    reloads = None if notice or "still" in request.query_params else _reloads(record)
+    forms = _forms(record, bool(ways) and not under_way, decides=why_not is None) if viewer.may_act(job) else []
+    return page(
+        request,
+        "job.html",
+        {
+            "viewer": viewer,
+            "record": record,
+            "job": job,
+            "revision": record.revision,
+            "earlier": [revision for revision in record.revisions if revision.number != job.revision][::-1],
+            "effects": effects,
+            "earlier_effects": [effect for effect in record.effects if effect.revision != job.revision],
+            "unknown": [effect for effect in record.effects if effect.state is EffectState.UNKNOWN],
+            "undone": {undo.undoes for undo in record.undos if undo.state is EffectState.APPLIED},
+            "undos": record.undos,
+            "ways": ways,
+            "blocked": cannot_roll_back(job, effects) if under_way else None,
+            "seen": offered(record),
+            "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
+            "votes": votes_of(record),
+            "why_not": why_not,
+            "policy": _policy(record),
+            "meaning": meaning(job, effects, record.undos),
+            "cancelling": CANCELLING.get(job.state),
+            "effects_title": EFFECTS_TITLE[job.state],
+            "forms": [] if reloads else forms,
+            "reloads": reloads,
+            "notice": notice,
+            "max_comment": schemas.MAX_COMMENT,
+            "max_external_id": schemas.MAX_EXTERNAL_ID,
+            "cost": job_cost(record.revisions),
+            "broken_at": first_break(record.events, record.job),
+            "run_path": _run_path(request, job),
+        },
+        status=status,
+        headers={"Refresh": str(reloads)} if reloads else None,
+    )
+
+
+def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
+    """The forms that the page of a job has for somebody who may act on it.
+
+    :param decides: they may decide on it, too.
+    """
+    job = record.job
+    forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state is EffectState.UNKNOWN]
+    if decides and job.state is JobState.REVIEW and job.review_digest is not None:
+        forms.append("decision")
+    if job.state in CANCELLING and job.cancelling is None:
+        forms.append("cancel")
+    if job.state is JobState.ROLLING_BACK or can_undo:
+        forms.append("rollback")
+    return forms
+
+
+def _reloads(record: JobRecord) -> int | None:
+    """After how many seconds the page is worth another look; None where nothing goes on by itself."""
+    job = record.job
+    if job.state is JobState.REVIEW:
+        return RELOADS if job.review_digest is None else None
+    unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
+    return RELOADS if job.state in _GOES_ON and not unknown else None
+
+
+def votes_of(record: JobRecord) -> list[str]:
+    """Who has approved what the job says now, where more have to."""
+    if record.job.state is not JobState.REVIEW:
+        return []
+    last = max((item.decision_id for item in record.decisions if item.verdict != "approve"), default=0)
+    return distinct(
+        item.decided_by
+        for item in record.decisions
+        if item.decision_id > last and item.digest == record.job.review_digest and item.decided_by_kind == "user"
+    )
+
+
+def _policy(record: JobRecord) -> str | None:
+    """The policy that was asked before a person, as the newest plan names it."""
+    plans = [event.detail for event in record.events if "components" in event.detail]
+    policy = plans[-1]["components"].get("policy") if plans else None
+    return None if policy is None else str(policy)
+
+
+def _run_path(request: Request, job: Job) -> str | None:
+    """Where Airflow shows the run; None in a frame within Airflow, which would show Airflow within itself."""
+    if request.headers.get("sec-fetch-dest") != "document":
+        return None
+    return airflow_path(request, f"/dags/{quote(job.dag_id, safe='')}/runs/{quote(job.run_id, safe='')}")
+
+
+def offered(record: JobRecord) -> str:
+    """The effects that a roll-back would undo, by their ids."""
+    return " ".join(str(way.effect.effect_id) for way in ways_back(record.current_effects))

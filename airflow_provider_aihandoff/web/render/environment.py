@@ -1,0 +1,123 @@
+"""Renders the templates. Every value is escaped, and shows the characters in it that are not seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.render import formatting
+from airflow_provider_aihandoff.web.render.markdown import markdown
+from airflow_provider_aihandoff.web.render.target_diff import current_of
+
+_WEB = Path(__file__).parents[1]
+
+
+class Asset(NamedTuple):
+    """A file that pages use.
+
+    :param version: changes with the content, and is part of the address, so that browsers may keep the file.
+    """
+
+    content: bytes
+    media_type: str
+    version: str
+
+
+@cache
+def assets() -> Mapping[str, Asset]:
+    """The files in ``static/``: all that the app serves without a login."""
+    media_types = {"aihandoff.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
+    found = {}
+    for name, media_type in media_types.items():
+        content = (_WEB / "static" / name).read_bytes()
+        found[name] = Asset(content, media_type, hashlib.sha256(content).hexdigest()[:12])
+    return found
+
+
+def page(
+    request: Request,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    """Render a page."""
+    now = datetime.now(UTC)
+    html = (
+        _environment()
+        .get_template(template)
+        .render(
+            {
+                "path": partial(path_to, request),
+                "asset": partial(_asset_path, request),
+                "ago": partial(formatting.relative, now=now),
+                **context,
+            }
+        )
+    )
+    return HTMLResponse(html, status, dict(headers or {}))
+
+
+def _asset_path(request: Request, name: str) -> str:
+    return f"{path_to(request, 'static', name=name)}?v={assets()[name].version}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_WEB / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "moment": formatting.moment,
+        "label": formatting.label,
+        "pretty": formatting.pretty,
+        "typed": _typed,
+    }
+    environment.globals |= {
+        "markdown": markdown,
+        "reveal": formatting.reveal,
+        "rows_of": formatting.rows_of,
+        "shape": formatting.shape,
+        "count": formatting.count,
+        "cost": formatting.cost,
+        "job_cost": formatting.job_cost,
+        "of_this_job": formatting.of_this_job,
+        "output_of": formatting.output_of,
+        "pretty_body": formatting.pretty_body,
+        "shown_request": formatting.shown_request,
+        "current_of": current_of,
+        "effect_status": formatting.effect_status,
+        "has_secret": formatting.has_secret,
+        "shown_undo": formatting.shown_undo,
+        "undo_problem": formatting.undo_problem,
+    }
+    return environment
+
+
+def _typed(text: str) -> Markup:
+    """A text for an input, where each character is itself, so that it can be sent again as it is.
+
+    :return: escaped; what HTML cannot hold is replaced, as browsers do.
+    """
+    return escape(text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
+
+
+def _finalize(value: Any) -> Any:
+    """What is printed, before it is escaped."""
+    return value if isinstance(value, Markup) else formatting.reveal(str(value))

@@ -1,0 +1,411 @@
+"""How values of the ledger are put to a person: times, money, requests, and text that could deceive. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_aihandoff.core.effects.plan_store import progress
+from airflow_provider_aihandoff.core.effects.undo import MASK, why_not
+from airflow_provider_aihandoff.core.models import Effect, Job, Revision
+from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+
+#: Characters that are not seen, or that change how others are: controls, bidirectional overrides and marks, zero-width
+#: ones, tags, variation selectors without a use in text, fillers, lone surrogates. What joins emoji and letters, and
+#: the selector of the colourful form, are left alone.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb"
+    "\U000e0000-\U000e0fff]"
+)
+
+#: Nested values beyond this depth are shown as JSON.
+MAX_DEPTH = 6
+
+#: A text beyond this many characters gets a box of its own to scroll in, so that what follows it stays near.
+LONG_TEXT = 6_000
+
+#: What still reads well in a table: its columns, and the characters of a cell.
+MAX_COLUMNS = 6
+MAX_CELL = 120
+
+
+def reveal(text: str) -> str:
+    """Replace each character that is not seen by its code point, as in ``[U+202E]``.
+
+    What a reviewer sees is what is written: a text by a model, or one that it was fed, must not read another way than
+    it is. The marks are plain text, so that they are safe wherever the text stands.
+    """
+    return _HIDDEN.sub(lambda match: f"[U+{ord(match.group()):04X}]", text)
+
+
+def relative(at: datetime, now: datetime) -> str:
+    """A moment as people say it: ``5 min ago``, ``in 3 h``."""
+    seconds = (at - now).total_seconds()
+    span = _span(abs(seconds))
+    if span is None:
+        return "just now" if seconds <= 0 else "in a moment"
+    return f"in {span}" if seconds > 0 else f"{span} ago"
+
+
+def _span(seconds: float) -> str | None:
+    # From two of a unit on: "36 h" says more than "1 day".
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{round(seconds / size)} {unit}"
+    return "1 min" if seconds >= 60 else None
+
+
+def moment(at: datetime) -> str:
+    """A moment in full, in UTC."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def cost(cost_usd: Decimal | None, unpriced: int) -> str:
+    """What was billed, never a guess: a price that is unknown is said to be.
+
+    :param cost_usd: the sum of the prices that are known.
+    :param unpriced: how many responses were billed at a price that is unknown.
+    """
+    if cost_usd is None:
+        return "price unknown" if unpriced else "none yet"
+    return f"at least {dollars(cost_usd)}" if unpriced else dollars(cost_usd)
+
+
+def dollars(amount: Decimal) -> str:
+    """An amount, exact to a hundredth of a cent below a dollar and to a cent from there on."""
+    if 0 < amount < Decimal("0.0001"):
+        return "under $0.0001"
+    return f"${amount:,.4f}" if amount < 1 else f"${amount:,.2f}"
+
+
+def job_cost(revisions: Sequence[Revision]) -> str:
+    """What these revisions cost together."""
+    known = [revision.cost_usd for revision in revisions if revision.cost_usd is not None]
+    return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)))
+
+
+def _is_unpriced(revision: Revision) -> bool:
+    """Whether it was billed at a price that is unknown, as lists of jobs count it."""
+    billed = revision.response_id is not None and revision.state is not RevisionState.RUNNING
+    return billed and revision.cost_usd is None
+
+
+def of_this_job(what: str) -> str:
+    """What an error says of "it", said of "this job"."""
+    return re.sub(r"^its\b", "This job's", re.sub(r"^it\b", "This job", what))
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
+
+
+def label(name: str) -> str:
+    """The name of a field as a heading: ``suggested_reply`` becomes ``Suggested reply``."""
+    words = re.sub(r"[_\s]+", " ", name).strip()
+    return words[:1].upper() + words[1:] if words else name
+
+
+def shape(value: Any, depth: int = 0) -> str:
+    """How a JSON value is laid out, by the name of its kind.
+
+    ``nothing``, ``flag``, ``number``, ``text``, ``long text``, ``fields`` (an object), ``table`` (a list of like, flat
+    objects), ``items`` (any other list), and ``json`` for what is nested too deeply.
+    """
+    if value is None or value in ("", [], {}):
+        return "nothing"
+    if isinstance(value, bool):
+        return "flag"
+    if isinstance(value, str):
+        return "long text" if len(value) > LONG_TEXT else "text"
+    if not isinstance(value, (dict, list)):
+        return "number"
+    if depth >= MAX_DEPTH:
+        return "json"
+    if isinstance(value, dict):
+        return "fields"
+    return "table" if _is_table(value) else "items"
+
+
+def _is_table(rows: list[Any]) -> bool:
+    first = rows[0]
+    if not isinstance(first, dict) or not 1 < len(first) <= MAX_COLUMNS:
+        return False
+    return all(
+        isinstance(row, dict) and row.keys() == first.keys() and all(map(_fits_cell, row.values())) for row in rows
+    )
+
+
+def _fits_cell(value: Any) -> bool:
+    return not isinstance(value, (dict, list)) and not (
+        isinstance(value, str) and (len(value) > MAX_CELL or "\n" in value)
+    )
+
+
+def schema_of(revision: Revision) -> Any:
+    """The strict JSON schema that the output of a revision was made by; None where it has none."""
+    text = revision.request.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    return form.get("schema") if isinstance(form, dict) else None
+
+
+def output_of(revision: Revision) -> Any:
+    """The output of a revision, its fields in the order of the output type."""
+    try:
+        return in_schema_order(revision.output, schema_of(revision))
+    except RecursionError:
+        return revision.output
+
+
+def in_schema_order(value: Any, schema: Any) -> Any:
+    """A value with its fields in the order of its type, which the ledger's canonical JSON does not keep.
+
+    :param schema: the strict JSON schema that the output was made by: its lists of required names keep the order.
+    """
+    definitions = schema.get("$defs", {}) if isinstance(schema, dict) else {}
+    return _in_order(value, schema, definitions if isinstance(definitions, dict) else {})
+
+
+def _in_order(value: Any, schema: Any, definitions: Mapping[str, Any]) -> Any:
+    schema = _resolved(schema, definitions)
+    if isinstance(value, list):
+        return [_in_order(item, schema.get("items"), definitions) for item in value]
+    if not isinstance(value, dict):
+        return value
+    required = schema.get("required")
+    first = [name for name in required if name in value] if isinstance(required, list) else []
+    properties = schema.get("properties")
+    types = properties if isinstance(properties, dict) else {}
+    return {name: _in_order(value[name], types.get(name), definitions) for name in dict.fromkeys([*first, *value])}
+
+
+def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema that a reference names; of a choice, the first with fields or items."""
+    if not isinstance(schema, dict):
+        return {}
+    if "$ref" in schema:
+        return _resolved(definitions.get(str(schema["$ref"]).rpartition("/")[2]), {})
+    for choice in schema.get("anyOf", ()):
+        found = _resolved(choice, definitions)
+        if "properties" in found or "items" in found:
+            return found
+    return schema
+
+
+def rows_of(text: str) -> int:
+    """How many rows a text area needs for a text, so that it is read without scrolling; at most 24."""
+    return min(24, sum(1 + len(line) // 90 for line in text.split("\n")))
+
+
+def pretty(value: Any) -> str:
+    """A value as indented JSON, characters of every script as themselves."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    except RecursionError:
+        return json.dumps(value, ensure_ascii=False)
+
+
+def pretty_body(body: Any) -> str:
+    """A body as it is read best: JSON indented, where that shows all there is; anything else as it is."""
+    if not isinstance(body, str):
+        return pretty(body)
+    try:
+        return pretty(_exact_json(body))
+    except (ValueError, RecursionError):
+        return body
+
+
+def written_by(plan: Mapping[str, Any]) -> Any:
+    """What a request writes: its body, read as JSON where that shows all there is, or a statement's parameters."""
+    body = plan.get("body", plan.get("json", plan.get("parameters")))
+    if not isinstance(body, str):
+        return body
+    try:
+        return _exact_json(body)
+    except (ValueError, RecursionError):
+        return body
+
+
+def _exact_json(text: str) -> Any:
+    return json.loads(
+        text, object_pairs_hook=_without_duplicates, parse_float=_exact_float, parse_constant=_exact_float
+    )
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("two members of an object have the same name, and readers differ on which one counts")
+    return fields
+
+
+def _exact_float(text: str) -> float:
+    number = float(text)
+    if repr(number) != text:
+        raise ValueError("the number would be shown as another")
+    return number
+
+
+@dataclass(frozen=True)
+class ShownRequest:
+    """One request as it would be sent, every part of it.
+
+    :param action: the method, or ``SQL``.
+    :param target: the URL, or the database.
+    :param code: the statement.
+    :param tables: headers, query and parameters, by their names.
+    :param body: the exact body, and the form in which it is read best.
+    :param rest: every part that has no place of its own.
+    """
+
+    action: str
+    target: str
+    code: str | None
+    tables: Mapping[str, Mapping[str, Any]]
+    body: str | None
+    pretty_body: str | None
+    rest: Mapping[str, Any]
+
+
+_ACTION_KEYS = ("method",)
+_TARGET_KEYS = ("url", "endpoint", "database")
+_TABLE_KEYS = ("query", "headers", "parameters")
+
+
+def shown_request(plan: Mapping[str, Any]) -> ShownRequest:
+    """Lay out a plan or an undo, of whatever kind; what is not known here is shown as it is, never left out."""
+    rest = dict(plan)
+    action = _take_text(rest, _ACTION_KEYS) or ("SQL" if "sql" in plan else "")
+    target = _take_text(rest, _TARGET_KEYS) or ""
+    code = _take_text(rest, ("sql",))
+    tables = {key: rest.pop(key) for key in _TABLE_KEYS if isinstance(rest.get(key), Mapping)}
+    body_key = next((key for key in ("body", "json") if key in rest), None)
+    body = rest.pop(body_key) if body_key else None
+    exact = body if body is None or isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    return ShownRequest(
+        action=action,
+        target=target,
+        code=code,
+        tables={key: table for key, table in tables.items() if table},
+        body=exact,
+        pretty_body=None if body is None else pretty_body(body),
+        rest=rest,
+    )
+
+
+def _take_text(rest: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """Remove and return the first of these values that is a text."""
+    for key in keys:
+        if isinstance(rest.get(key), str):
+            return str(rest.pop(key))
+    return None
+
+
+def shown_undo(undo: Mapping[str, Any]) -> dict[str, Any]:
+    """A declared way back, its plan and what is said beside it, as one request."""
+    plan, beside = undo.get("plan"), {name: part for name, part in undo.items() if name != "plan"}
+    if not isinstance(plan, dict) or plan.keys() & beside.keys():
+        return dict(undo)
+    return {**plan, **beside}
+
+
+def undo_problem(effect: Effect) -> str | None:
+    """Why a roll-back could not undo an effect, as far as that is known before it is applied; None where it could."""
+    if effect.state is not EffectState.APPLIED:
+        effect = replace(effect, external_id=effect.external_id or "any")
+    return why_not(effect)
+
+
+def has_secret(value: Any) -> bool:
+    """Whether a secret is masked in a plan."""
+    return MASK in json.dumps(value)
+
+
+_SENT: Mapping[EffectState, str] = {
+    EffectState.PLANNED: "Not sent",
+    EffectState.CLAIMED: "Being sent",
+    EffectState.APPLIED: "Applied",
+    EffectState.REFUSED: "Refused by the target, nothing was written",
+    EffectState.UNKNOWN: "Unknown: it may have been applied",
+    EffectState.VOID: "Void: never sent, since its revision was replaced, or its job ended before",
+}
+
+
+def effect_status(effect: Effect, *, undone: bool = False) -> str:
+    """Where an effect stands, in words.
+
+    :param undone: it was applied, and taken back.
+    """
+    said = _SENT[effect.state]
+    if effect.state is EffectState.APPLIED and effect.external_id is not None:
+        said = f"{said} as {effect.external_id}"
+    return f"{said}, and undone" if undone else said
+
+
+_STATE_MEANING: Mapping[JobState, str] = {
+    JobState.QUEUED: "No response runs for it yet.",
+    JobState.RUNNING: "The model is at work.",
+    JobState.REVIEW: "It waits for a decision. Nothing was written outside.",
+    JobState.APPROVED: "Nothing was sent yet.",
+    JobState.APPLYING: "Being written to the outside systems.",
+    JobState.COMPLETED: "Every effect is applied.",
+    JobState.REJECTED: "Nothing will be written.",
+    JobState.FAILED: "It failed. Nothing will be written.",
+    JobState.CANCELLED: "Cancelled. Nothing was written outside.",
+    JobState.ROLLING_BACK: "What was applied is being undone.",
+    JobState.ROLLED_BACK: "Everything that was applied was undone.",
+}
+
+
+def meaning(job: Job, effects: Sequence[Effect], undos: Sequence[Effect]) -> str:
+    """What the state of a job means for what is written outside, in words.
+
+    :param effects: the effects of its current revision.
+    :param undos: those that take others back.
+    """
+    unknown = [effect.name for effect in (*effects, *undos) if effect.state is EffectState.UNKNOWN]
+    waits = f" It waits until somebody says what became of {' and '.join(unknown)}." if unknown else ""
+    if job.state is JobState.APPLYING:
+        begin = "Being cancelled: what was not sent never will be." if job.cancelling else _STATE_MEANING[job.state]
+        return f"{begin} {_sentence(progress(effects))}{waits}"
+    if job.state is JobState.CANCELLED and any(effect.state is EffectState.APPLIED for effect in effects):
+        return f"Cancelled. {_sentence(progress(effects))} What was applied stays, until it is rolled back."
+    if job.state is JobState.ROLLING_BACK:
+        done = sum(undo.state is EffectState.APPLIED for undo in undos)
+        return f"{_STATE_MEANING[job.state]} {done} of {count(len(undos), 'effect')} undone.{waits}"
+    if job.state is JobState.ROLLED_BACK:
+        undone = {undo.undoes for undo in undos}
+        left = [e.name for e in effects if e.state is EffectState.APPLIED and e.effect_id not in undone]
+        return f"What was applied was undone, except {', '.join(left)}." if left else _STATE_MEANING[job.state]
+    return _STATE_MEANING[job.state]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+EFFECTS_TITLE: Mapping[JobState, str] = {
+    **dict.fromkeys(JobState, "What would be written"),
+    JobState.REVIEW: "What will be written if you approve",
+    JobState.APPROVED: "What will be written",
+    JobState.APPLYING: "What is being written",
+    JobState.COMPLETED: "What was written",
+    JobState.CANCELLED: "What was to be written",
+    JobState.ROLLING_BACK: "What was written, and is being undone",
+    JobState.ROLLED_BACK: "What was written, and undone",
+}
+
+#: What cancelling a job does, for those states in which it can be.
+CANCELLING: Mapping[JobState, str] = {
+    JobState.QUEUED: "No response is asked for, and nothing is written outside.",
+    JobState.RUNNING: "The response is stopped at OpenAI; what it has cost by then is billed.",
+    JobState.REVIEW: "Nothing is written outside.",
+    JobState.APPROVED: "Nothing is written outside.",
+    JobState.APPLYING: "What was not sent yet never will be. What is applied stays, and can be rolled back.",
+}

@@ -1,0 +1,344 @@
+"""The history of a job: complete, chained, and proof against a change afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.errors import HandoffError
+from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import EffectPlan, Event, Job
+from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.states import JOB_TRANSITIONS, JobEvent, JobState, next_job_state
+from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, in_an_hour, job_spec
+from tests.integration.core.webhooks.inboxes import deliver
+
+
+@pytest.fixture
+def job(ledger: Ledger) -> Job:
+    """A completed job, with a history of every kind of step."""
+    job = approve(ledger, ask(ledger, draft(ledger)))
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+    ledger.effects.confirm(claim, external_id="post-1", result={"status": 201}, actor="test")
+    return ledger.job(job.job_id)
+
+
+def tamper(conninfo: dict[str, Any], statement: str) -> None:
+    """Change the history as only somebody with the rights of its owner could."""
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER USER")
+        connection.execute(statement)
+        connection.execute("ALTER TABLE aihandoff.events ENABLE TRIGGER USER")
+
+
+def append(conninfo: dict[str, Any], line: Event) -> None:
+    """Write a line past the ledger."""
+    values = {**vars(line), "detail": history.as_json(line.detail)}
+    names = ", ".join(f"%({name})s" for name in values)
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute(f"INSERT INTO aihandoff.events ({', '.join(values)}) VALUES ({names})", values)  # noqa: S608
+
+
+def broken_at(ledger: Ledger, job: Job) -> int | None:
+    return first_break(ledger.record(job.job_id).events, ledger.job(job.job_id))
+
+
+class TestAppendOnly:
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE aihandoff.events SET reason = 'another'",
+            "DELETE FROM aihandoff.events",
+            "TRUNCATE aihandoff.events",
+        ],
+    )
+    def test_a_line_cannot_be_changed_or_removed(self, conninfo: dict[str, Any], job: Job, statement: str) -> None:
+        with psycopg.connect(**conninfo) as connection, pytest.raises(psycopg.Error, match="append-only"):
+            connection.execute(statement)
+
+    def test_a_job_with_a_history_cannot_be_removed(self, conninfo: dict[str, Any], job: Job) -> None:
+        with psycopg.connect(**conninfo) as connection, pytest.raises(psycopg.errors.ForeignKeyViolation):
+            connection.execute("DELETE FROM aihandoff.jobs")
+
+
+class TestTampering:
+    def test_an_untouched_history_is_unbroken(self, ledger: Ledger, job: Job) -> None:
+        assert broken_at(ledger, job) is None
+        assert [event.seq for event in ledger.record(job.job_id).events] == list(range(1, job.event_seq + 1))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "actor = 'user:mallory'",
+            "reason = 'because'",
+            "event = 'rejected'",
+            "from_state = 'queued'",
+            "to_state = 'failed'",
+            "at = at + interval '1 microsecond'",
+            "detail = '{}'",
+            "hash = repeat('0', 64)",
+            "previous_hash = repeat('0', 64)",
+        ],
+    )
+    def test_a_change_in_any_column_is_found_at_its_line(
+        self, ledger: Ledger, conninfo: dict[str, Any], job: Job, change: str
+    ) -> None:
+        tamper(conninfo, f"UPDATE aihandoff.events SET {change} WHERE seq = 4")  # noqa: S608
+        assert broken_at(ledger, job) == 4
+
+    def test_a_line_that_was_removed_is_found(self, ledger: Ledger, conninfo: dict[str, Any], job: Job) -> None:
+        tamper(conninfo, "DELETE FROM aihandoff.events WHERE seq = 3")
+        assert broken_at(ledger, job) == 3
+
+    def test_the_last_lines_cannot_be_removed_unnoticed(
+        self, ledger: Ledger, conninfo: dict[str, Any], job: Job
+    ) -> None:
+        tamper(conninfo, f"DELETE FROM aihandoff.events WHERE seq >= {job.event_seq - 1}")  # noqa: S608
+        assert broken_at(ledger, job) == job.event_seq - 1
+
+    def test_a_line_cannot_be_added_unnoticed(self, ledger: Ledger, conninfo: dict[str, Any], job: Job) -> None:
+        forged = history._next_line(job, JobEvent.ATTACHED, "completed", job.updated_at, "mallory", None, {})
+        append(conninfo, forged)
+        assert broken_at(ledger, job) == job.event_seq + 1
+
+    def test_the_last_line_cannot_be_replaced_unnoticed(
+        self, ledger: Ledger, conninfo: dict[str, Any], job: Job
+    ) -> None:
+        before = ledger.record(job.job_id).events[-2]
+        tamper(conninfo, f"DELETE FROM aihandoff.events WHERE seq = {job.event_seq}")  # noqa: S608
+        other = Job(**{**vars(job), "event_seq": before.seq, "event_hash": before.hash})
+        forged = history._next_line(other, JobEvent.ALL_APPLIED, "completed", job.updated_at, "mallory", None, {})
+        append(conninfo, forged)
+        assert broken_at(ledger, job) == job.event_seq
+
+
+class TestMove:
+    def test_a_job_that_another_process_moved_is_not_moved_again(self, ledger: Ledger) -> None:
+        stale = ledger.submission.open(job_spec()).job
+        ledger.submission.open(job_spec())
+        with pytest.raises(HandoffError, match="another process moved the job"):
+            ledger._database.transact(
+                lambda connection: history.move(connection, stale, JobEvent.SUBMIT_INTENDED, actor="test")
+            )
+
+    def test_a_refused_event_names_job_state_and_event_and_leaves_no_line(self, ledger: Ledger, job: Job) -> None:
+        with pytest.raises(HandoffError) as error:
+            ledger._database.transact(
+                lambda connection: history.move(connection, job, JobEvent.SUBMITTED, actor="test")
+            )
+        assert str(error.value).startswith(
+            f"{job.label}: the event 'submitted' is not valid in the state 'completed'. This step wrote nothing"
+        )
+        assert ledger.job(job.job_id) == job
+
+    def test_every_line_follows_the_table(self, ledger: Ledger, job: Job) -> None:
+        lines = ledger.record(job.job_id).events
+        for before, line in pairwise(lines):
+            assert line.from_state == before.to_state
+            assert JOB_TRANSITIONS[JobState(str(line.from_state)), JobEvent(line.event)] == line.to_state
+
+    @pytest.mark.parametrize("text", ["nul \x00", "lone \ud800", "pair \ud83d\ude00", "x" * 1_000_000])
+    def test_words_of_any_kind_can_be_the_reason_and_keep_the_chain(self, ledger: Ledger, text: str) -> None:
+        job = ledger.submission.open(job_spec(requested_by=text)).job
+        ledger.outputs.fail(job.job_id, 1, actor=f"actor {text}", reason=text, error={"text": text})
+        assert broken_at(ledger, job) is None
+        assert digest(ledger.revision(job.job_id, 1).error) == digest({"text": text})
+
+
+class TestContent:
+    @pytest.mark.parametrize(
+        "text", ["nul \x00", "lone \ud800 and \udfff", "😀", "\u2028", "x" * 1_000_000, "'; DROP TABLE jobs; --", "%s"]
+    )
+    def test_content_is_kept_exactly(self, ledger: Ledger, text: str) -> None:
+        content = {"text": text, text[:100]: 1}
+        spec = job_spec(input=content, request=content, permissions=content, job_key="content")
+        job = draft(ledger, spec, output=content)
+        plan = EffectPlan("publish", "http", content, digest(content), shown=content, undo=content)
+        job = approve(ledger, ask(ledger, job, plan))
+        claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
+        ledger.effects.confirm(claim, external_id="1", result=content, actor="test")
+        record = ledger.record(job.job_id)
+        effect = record.effects[0]
+        kept = [record.job.input, record.job.permissions, record.revision.request, record.revision.output]
+        kept += [effect.plan, effect.undo, effect.result]
+        assert kept == [content] * 7
+        assert digest(record.revision.output) == record.revision.output_digest
+        assert first_break(record.events, record.job) is None
+
+    @pytest.mark.parametrize("output", [None, "", 0, False, [], {}, [1, {"a": None}], 1.5])
+    def test_every_json_value_can_be_an_output(self, ledger: Ledger, output: Any) -> None:
+        job = draft(ledger, output=output)
+        assert (job.state, ledger.revision(job.job_id, 1).output) == (JobState.REVIEW, output)
+
+
+def undoable(name: str) -> EffectPlan:
+    """A plan that declares a way back."""
+    undo = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}/{{external_id}}"}}
+    return replace(effect_plan(name), undo=undo)
+
+
+class Steps:
+    """Every step of the protocols on one job, as whoever comes at any time would take it."""
+
+    def __init__(self, ledger: Ledger, key: str) -> None:
+        self.ledger = ledger
+        self.spec = job_spec(job_key=key, max_revisions=50)
+        self.job = ledger.submission.open(self.spec).job
+        self.tokens: list[Any] = []
+        self.claims: list[Any] = []
+        self.responses = 0
+
+    def reopen(self) -> None:
+        self.ledger.submission.open(self.spec)
+
+    def change_input(self) -> None:
+        self.responses += 1
+        self.ledger.submission.open(job_spec(job_key=self.spec.job_key, input={"n": self.responses}, max_revisions=50))
+
+    def intend(self) -> None:
+        number = self.ledger.job(self.job.job_id).revision
+        intent = self.ledger.submission.intend(self.job.job_id, number, actor="test", lease=LEASE * 0)
+        self.tokens.append((number, intent.token))
+
+    def respond(self) -> None:
+        self.responses += 1
+        number, token = self.tokens[-1]
+        response_id = f"{self.spec.job_key}-{self.responses}"
+        self.ledger.submission.submitted(
+            self.job.job_id, number, token=token, response_id=response_id, status="queued", actor="test"
+        )
+
+    def lose(self) -> None:
+        number, token = self.tokens[-1]
+        self.ledger.submission.submission_lost(self.job.job_id, number, token=token, actor="test", reason="?")
+
+    def refuse(self) -> None:
+        number, token = self.tokens[-1]
+        self.ledger.submission.not_submitted(self.job.job_id, number, token=token, actor="test", reason="429")
+
+    def store(self) -> None:
+        number = self.ledger.job(self.job.job_id).revision
+        usage = {"input_tokens": 1}
+        self.ledger.outputs.store(self.job.job_id, number, Output("completed", "x", usage=usage), actor="test")
+
+    def store_first(self) -> None:
+        self.ledger.outputs.store(self.job.job_id, 1, Output("failed", error={"kind": "failed"}), actor="test")
+
+    def fail(self) -> None:
+        number = self.ledger.job(self.job.job_id).revision
+        self.ledger.outputs.fail(self.job.job_id, number, actor="test", reason="?", error={"kind": "failed"})
+
+    def ask(self) -> None:
+        ask(self.ledger, self.job, undoable("a"), undoable("b"))
+
+    def ask_otherwise(self) -> None:
+        ask(self.ledger, self.job, effect_plan("a", url="other"))
+
+    def approve(self) -> None:
+        approve(self.ledger, self.ledger.job(self.job.job_id))
+
+    def reject(self) -> None:
+        digest = str(self.ledger.job(self.job.job_id).review_digest)
+        self.ledger.reviews.decide(self.job.job_id, "reject", digest=digest, person=Person("bob"))
+
+    def claim(self) -> None:
+        name = "ab"[len(self.claims) % 2]
+        where = {"lease": LEASE * 0, "resend": True, "actor": "test"}
+        self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable(name), **where))
+
+    def claim_once(self) -> None:
+        self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable("a"), lease=LEASE, actor="test"))
+
+    def confirm(self) -> None:
+        self.ledger.effects.confirm(self.claims[-1], external_id="1", result=None, actor="test")
+
+    def release(self) -> None:
+        self.ledger.effects.release(self.claims[-1], error="503", actor="test")
+
+    def refuse_effect(self) -> None:
+        self.ledger.effects.refuse(self.claims[-1], error="404", actor="test")
+
+    def resolve(self) -> None:
+        effect = self.claims[-1].effect
+        self.ledger.effects.resolve(effect.effect_id, applied=False, external_id=None, actor="bob", why="?")
+
+    def lose_effect(self) -> None:
+        self.ledger.effects.lose(self.claims[-1], error="time-out", actor="test")
+
+    def give_up(self) -> None:
+        self.ledger.effects.give_up(self.claims[-1].effect.effect_id, actor="test")
+
+    def cancel(self) -> None:
+        self.ledger.endings.cancel(self.job.job_id, actor="test", reason="no")
+
+    def roll_back(self) -> None:
+        self.ledger.endings.start_roll_back(self.job.job_id, actor="test", reason="no")
+
+    def undo(self) -> None:
+        for undo in self.ledger.record(self.job.job_id).undos:
+            where = {"lease": LEASE * 0, "resend": True, "actor": "test"}
+            self.claims.append(self.ledger.effects.claim(self.job.job_id, undo.as_plan, **where))
+
+    def regenerate(self) -> None:
+        owner = replace(OWNER, run_id=f"manual__{len(self.tokens) + len(self.claims)}")
+        self.ledger.submission.open(replace(self.spec, regenerate=True, owner=owner))
+
+    def webhook(self) -> None:
+        deliver(self.ledger, f"wh-{self.spec.job_key}-{len(self.claims)}", f"{self.spec.job_key}-{self.responses}")
+
+
+STEPS = [name for name in vars(Steps) if not name.startswith("_")]
+#: Random steps alone seldom get past the first few states.
+STARTS = [
+    [],
+    ["intend", "respond"],
+    ["intend", "respond", "store", "ask"],
+    ["intend", "respond", "store", "ask", "approve", "claim_once"],
+    ["intend", "respond", "store", "ask", "approve", "claim", "confirm", "claim", "confirm", "roll_back"],
+]
+
+
+class TestRandomSequences:
+    @given(st.sampled_from(STARTS), st.lists(st.sampled_from(STEPS), max_size=25))
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_whatever_comes_in_whatever_order_the_chain_is_unbroken_and_the_job_is_whole(
+        self, ledger: Ledger, start: list[str], steps: list[str]
+    ) -> None:
+        walk = Steps(ledger, f"walk-{len(ledger.jobs(limit=100_000))}")
+        for name in start + steps:
+            try:
+                getattr(walk, name)()
+            except (HandoffError, IndexError, AssertionError):
+                continue  # refused, or there was no token or digest to come with
+        record = ledger.record(walk.job.job_id)
+        assert first_break(record.events, record.job) is None
+        assert record.events[-1].to_state == record.job.state
+        applied = [event.detail["effect"] for event in record.events if event.event == "effect applied"]
+        rolled_back = any(event.event == "roll back started" for event in record.events)
+        assert len(applied) == len(set(applied)) or rolled_back
+        for event in record.events:
+            assert event.from_state is None or next_job_state(JobState(event.from_state), JobEvent(event.event))
+        keys = [effect.effect_key for effect in record.effects]
+        assert len(keys) == len(set(keys))
+        assert all(revision.unknown_submissions <= 2 for revision in record.revisions)
+        if record.job.state is JobState.COMPLETED:
+            assert {effect.state.value for effect in record.current_effects} == {"applied"}
+            assert record.job.decision_id is not None
+
+
+def test_a_deadline_of_a_review_and_an_owner_are_read_back_as_they_were_written(ledger: Ledger) -> None:
+    deadline = in_an_hour()
+    job = draft(ledger)
+    asked = ledger.reviews.ask(job.job_id, [], policy=None, deadline=deadline, actor="test")
+    assert (ledger.job(job.job_id).review_deadline, ledger.job(job.job_id).owner) == (deadline, OWNER)
+    assert ledger.job(job.job_id) == asked

@@ -1,0 +1,357 @@
+"""The schema: the same however it came to be, and strict about what it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+import psycopg
+import pytest
+from alembic import command
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.database.history import GENESIS, event_hash, first_break
+from airflow_provider_aihandoff.core.effects.effect_store import Claim
+from airflow_provider_aihandoff.core.errors import CannotRollBack, ClaimLost, EffectUnknown, LedgerSchemaError
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import (
+    Approval,
+    DeciderKind,
+    Decision,
+    Effect,
+    EffectPlan,
+    Event,
+    InboxEntry,
+    Job,
+    OnTimeout,
+    Revision,
+    Verdict,
+)
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
+from demo.postgres import Postgres
+from tests.factories import LEASE
+from tests.integration.core.database.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
+
+CATALOGS = {
+    "columns": """
+        SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default, is_identity,
+            identity_generation
+        FROM information_schema.columns WHERE table_schema = 'aihandoff'""",
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid), convalidated
+        FROM pg_constraint WHERE connamespace = 'aihandoff'::regnamespace""",
+    "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'aihandoff'",
+    "triggers": """
+        SELECT tgname, tgenabled, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+        WHERE c.relnamespace = 'aihandoff'::regnamespace AND NOT tgisinternal""",
+    "functions": """
+        SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'aihandoff'::regnamespace""",
+    "relations": """
+        SELECT relname, relkind, relpersistence FROM pg_class WHERE relnamespace = 'aihandoff'::regnamespace""",
+    "version": "SELECT version_num FROM aihandoff.alembic_version",
+}
+
+
+TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events")
+
+#: A job that runs, and one of everything else, as the first release wrote them. Its history is of one line.
+_LINE = Event(
+    job_id=1,
+    seq=1,
+    at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+    actor="task:publishing/manual__1/draft#1",
+    event="submitted",
+    from_state="queued",
+    to_state="running",
+    reason=None,
+    detail={"revision": 1},
+    previous_hash=GENESIS,
+    hash="",
+)
+ROWS_OF_0001 = f"""
+    INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
+        max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq, event_hash,
+        created_at, updated_at)
+    VALUES ('publishing', 'post:kettle', 'running', '{{"b": 1, "a": "\\u0000"}}', 'digest', 'alice', '{{}}', 'required',
+        3, 1, 'publishing', 'manual__1', 'draft', -1, 'ti-1', 1, 1, '{event_hash(_LINE)}', now(), now());
+    INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline,
+        submissions, response_id, response_status, created_at)
+    VALUES (1, 1, 'model', 'running', 'openai_default', '{{}}', 'digest', now(), 1, 'resp_1', 'queued', now());
+    INSERT INTO aihandoff.decisions (job_id, revision, verdict, digest, decided_by, decided_by_kind, created_at)
+    VALUES (1, 1, 'request changes', 'digest', 'bob', 'user', now());
+    INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest,
+        created_at, updated_at)
+    VALUES (1, 1, 'publish', 0, 'http', 'aih-1', 'void', '{{}}', 'digest', now(), now());
+    INSERT INTO aihandoff.inbox (webhook_id, conn_id, event_type, body, disposition, received_at, updated_at)
+    VALUES ('wh_0', 'openai_default', 'batch.completed', '{{}}', 'ignored', now(), now());
+    INSERT INTO aihandoff.events (job_id, seq, at, actor, event, from_state, to_state, detail, previous_hash, hash)
+    VALUES (1, 1, '{_LINE.at.isoformat()}', '{_LINE.actor}', 'submitted', 'queued', 'running', '{{"revision": 1}}',
+        '{GENESIS}', '{event_hash(_LINE)}')"""  # noqa: S608
+
+
+def catalogs(conninfo: Mapping[str, Any]) -> dict[str, list[Any]]:
+    with psycopg.connect(**conninfo) as connection:
+        return {name: sorted(connection.execute(query).fetchall(), key=repr) for name, query in CATALOGS.items()}
+
+
+def run(conninfo: Mapping[str, Any], statement: str) -> None:
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute(statement)
+
+
+def rows(conninfo: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """All that a ledger holds."""
+    with psycopg.connect(**conninfo, row_factory=dict_row) as connection:
+        return {
+            table: connection.execute(sql.SQL("SELECT * FROM aihandoff.{}").format(sql.Identifier(table))).fetchall()
+            for table in TABLES
+        }
+
+
+def upgrade_to(conninfo: Mapping[str, Any], version: str) -> None:
+    """Make a ledger as an older release left it."""
+    with schema._sqlalchemy_connection(conninfo) as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        connection.exec_driver_sql("CREATE SCHEMA aihandoff")
+        command.upgrade(config, version)
+        connection.commit()
+
+
+class TestUpgrade:
+    def test_a_migrated_ledger_is_the_one_that_a_fresh_installation_gets(
+        self, empty_conninfo: dict[str, Any], conninfo: dict[str, Any]
+    ) -> None:
+        schema.upgrade(empty_conninfo, from_migrations=True)
+        migrated, fresh = catalogs(empty_conninfo), catalogs(conninfo)
+        assert all(fresh.values())
+        assert migrated == fresh
+
+    def test_an_upgrade_says_what_it_did_and_a_second_one_does_nothing(self, empty_conninfo: dict[str, Any]) -> None:
+        head = schema.head_version()
+        assert schema.upgrade(empty_conninfo) == (None, head)
+        with Ledger(empty_conninfo) as ledger:
+            ledger_id = ledger.ledger_id()
+        assert schema.upgrade(empty_conninfo) == (head, head)
+        with Ledger(empty_conninfo) as ledger:
+            assert ledger.ledger_id() == ledger_id
+
+    def test_an_upgrade_from_the_first_release_keeps_what_the_ledger_holds_and_goes_on_with_it(
+        self, empty_conninfo: dict[str, Any]
+    ) -> None:
+        upgrade_to(empty_conninfo, "0001")
+        run(empty_conninfo, ROWS_OF_0001)
+        before = rows(empty_conninfo)
+        assert len(before) == len(TABLES)
+        assert all(before.values())
+        assert schema.upgrade(empty_conninfo) == ("0001", schema.head_version())
+        after = rows(empty_conninfo)
+        for table, kept in before.items():
+            assert [{name: row[name] for name in kept[0]} for row in after[table]] == kept
+        assert after["jobs"][0]["review_on_timeout"] is None
+        assert [(row["looks"], row["look_at"], row["note"]) for row in after["inbox"]] == [(0, None, None)]
+        with Ledger(empty_conninfo) as ledger:
+            ledger.check_schema()
+            job = ledger.record(1).job
+            assert first_break(ledger.record(1).events, job) is None
+            event = {"type": "response.completed", "data": {"id": "resp_1"}}
+            delivery = Delivery("wh_1", "openai_default", "response.completed", "resp_1", event)
+            assert ledger.inbox.receive(delivery).entry.disposition is Disposition.APPLIED
+            assert first_break(ledger.record(1).events, ledger.job(1)) is None
+
+    def test_two_upgrades_at_once_make_one_ledger(self, empty_conninfo: dict[str, Any]) -> None:
+        with ThreadPoolExecutor(2) as threads:
+            results = list(threads.map(schema.upgrade, [empty_conninfo] * 2))
+        head = schema.head_version()
+        assert sorted(results, key=repr) == sorted([(None, head), (head, head)], key=repr)
+
+    def test_an_upgrade_that_fails_half_way_leaves_nothing(self, empty_conninfo: dict[str, Any]) -> None:
+        run(empty_conninfo, "CREATE SCHEMA aihandoff; CREATE TABLE aihandoff.inbox (a int)")
+        with pytest.raises(Exception, match="already exists"):
+            schema.upgrade(empty_conninfo)
+        run(empty_conninfo, "DROP TABLE aihandoff.inbox")
+        assert schema.upgrade(empty_conninfo)[0] is None
+
+    def test_a_role_that_may_not_create_schemas_can_fill_the_one_it_was_given(
+        self, empty_conninfo: dict[str, Any], postgres: Postgres
+    ) -> None:
+        role = sql.Identifier(f"tenant_{empty_conninfo['dbname']}")
+        with psycopg.connect(**empty_conninfo) as connection:
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'tenant'").format(role))
+            connection.execute(sql.SQL("CREATE SCHEMA aihandoff AUTHORIZATION {}").format(role))
+        tenant = {**empty_conninfo, "user": role.as_string().strip('"'), "password": "tenant"}
+        assert schema.upgrade(tenant) == (None, schema.head_version())
+        assert schema.upgrade(tenant)[0] == schema.head_version()
+
+
+class TestUpgradeFrom0002:
+    @pytest.fixture
+    def upgraded(self, empty_conninfo: dict[str, Any]) -> Iterator[Ledger]:
+        """A ledger that was at that version."""
+        upgrade_to(empty_conninfo, "0002")
+        with psycopg.connect(**empty_conninfo) as connection:
+            write_rows(connection)
+        before = rows(empty_conninfo)
+        assert schema.upgrade(empty_conninfo) == ("0002", schema.head_version())
+        after = rows(empty_conninfo)
+        for table, kept in before.items():
+            same = [{name: row[name] for name in kept[0]} for row in after[table]] if kept else after[table]
+            assert sorted(same, key=repr) == sorted(kept, key=repr)
+        with Ledger(empty_conninfo) as ledger:
+            ledger.check_schema()
+            yield ledger
+
+    @pytest.mark.parametrize("job_id", EFFECTS)
+    def test_every_effect_is_kept_as_it_was_and_the_history_is_unbroken(self, upgraded: Ledger, job_id: int) -> None:
+        record = upgraded.record(job_id)
+        assert {effect.name: effect.state.value for effect in record.effects} == EFFECTS[job_id]
+        assert first_break(record.events, record.job) is None
+        assert len(record.events) == len(HISTORIES[job_id])
+        assert record.job.cancelling is None
+        assert {(effect.undoes, tuple(effect.after_effects)) for effect in record.effects} == {(None, ())}
+
+    def test_a_claim_of_before_is_over_and_its_outcome_is_found_out(self, upgraded: Ledger) -> None:
+        claimed = self.effect(upgraded, "sent")
+        assert claimed.claim_until == claimed.claimed_at
+        assert [effect.name for effect in upgraded.abandoned.lapsed_claims(grace=timedelta(0), limit=9)] == ["sent"]
+        with pytest.raises(EffectUnknown, match="attempt 1 by who held it ended without saying"):
+            self.claim(upgraded, claimed)
+        with pytest.raises(ClaimLost):  # who held it is no longer this version, and may still run
+            upgraded.effects.confirm(Claim(claimed, TOKEN), external_id=None, result=None, actor="who held it")
+        self.resolve(upgraded, claimed, applied=True)
+        record = upgraded.record(1)
+        assert first_break(record.events, record.job) is None
+
+    def test_for_how_long_an_effect_is_unknown_is_known_after_the_upgrade_too(self, upgraded: Ledger) -> None:
+        lost = self.effect(upgraded, "lost")
+        assert lost.unknown_since == lost.updated_at
+        assert 60 <= upgraded.effects.seconds_unknown(lost.effect_id) < 3600
+        self.resolve(upgraded, lost, applied=False)
+        assert self.claim(upgraded, lost).effect.attempt == 2
+
+    def test_a_job_that_was_being_applied_comes_to_its_end(self, upgraded: Ledger) -> None:
+        upgraded.effects.give_up(self.effect(upgraded, "sent").effect_id, actor="reconciler")
+        for name in ("sent", "lost"):
+            self.resolve(upgraded, self.effect(upgraded, name), applied=True)
+        for name in ("next", "said no"):
+            claim = self.claim(upgraded, self.effect(upgraded, name))
+            upgraded.effects.confirm(claim, external_id=None, result=None, actor="test")
+        record = upgraded.record(1)
+        assert record.job.state is JobState.COMPLETED
+        assert first_break(record.events, record.job) is None
+
+    def test_a_job_that_was_completed_stays_so_and_what_it_kept_for_people_is_sent_to_nobody(
+        self, upgraded: Ledger
+    ) -> None:
+        assert self.claim(upgraded, self.effect(upgraded, "publish")).applied
+        with pytest.raises(CannotRollBack, match="'publish' has an undo that an earlier release kept for people"):
+            upgraded.endings.start_roll_back(2, actor="user:eve", reason="no")
+        assert upgraded.job(2).state is JobState.COMPLETED
+
+    def test_every_ledger_gets_a_key_of_its_own(self, upgraded: Ledger, ledger: Ledger) -> None:
+        keys = {upgraded.digest_key(), ledger.digest_key()}
+        assert len(keys) == 2
+        assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
+
+    @staticmethod
+    def effect(ledger: Ledger, name: str) -> Effect:
+        effects = ledger.record(1).effects + ledger.record(2).effects
+        return next(effect for effect in effects if effect.name == name)
+
+    @staticmethod
+    def claim(ledger: Ledger, effect: Effect) -> Claim:
+        plan = EffectPlan(effect.name, effect.kind, effect.plan, effect.plan_digest, effect.plan, effect.undo)
+        return ledger.effects.claim(effect.job_id, plan, lease=LEASE, actor="test")
+
+    @staticmethod
+    def resolve(ledger: Ledger, effect: Effect, *, applied: bool) -> None:
+        ledger.effects.resolve(effect.effect_id, applied=applied, external_id=None, actor="user:bob", why="looked")
+
+
+class TestCheck:
+    def test_the_right_schema_passes(self, ledger: Ledger) -> None:
+        ledger.check_schema()
+
+    def test_a_missing_ledger_is_said_with_the_command_that_makes_one(self, empty_conninfo: dict[str, Any]) -> None:
+        with (
+            Ledger(empty_conninfo) as ledger,
+            pytest.raises(LedgerSchemaError, match="holds no AI Handoff ledger") as error,
+        ):
+            ledger.check_schema()
+        assert "`airflow aihandoff db upgrade`" in str(error.value)
+
+    def test_a_ledger_behind_is_said_with_the_command_that_upgrades_it(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        current = schema.head_version()
+        monkeypatch.setattr(schema, "head_version", lambda: "9998")
+        with pytest.raises(LedgerSchemaError, match=f"at version {current}, this package needs 9998") as error:
+            ledger.check_schema()
+        assert "`airflow aihandoff db upgrade`" in str(error.value)
+
+    def test_a_ledger_ahead_is_said_and_is_not_touched(self, empty_conninfo: dict[str, Any]) -> None:
+        schema.upgrade(empty_conninfo)
+        run(empty_conninfo, "UPDATE aihandoff.alembic_version SET version_num = '9999'")
+        with Ledger(empty_conninfo) as ledger, pytest.raises(LedgerSchemaError, match=r"9999.*does not know.*install"):
+            ledger.check_schema()
+        before = catalogs(empty_conninfo)
+        with pytest.raises(LedgerSchemaError, match="install that release"):
+            schema.upgrade(empty_conninfo)
+        assert catalogs(empty_conninfo) == before
+
+
+class TestStrictness:
+    @pytest.mark.parametrize(
+        ("table", "column", "values"),
+        [
+            ("jobs", "state", [state.value for state in JobState]),
+            ("jobs", "approval", get_args(Approval)),
+            ("jobs", "review_on_timeout", get_args(OnTimeout)),
+            ("revisions", "state", [state.value for state in RevisionState]),
+            ("effects", "state", [state.value for state in EffectState]),
+            ("decisions", "verdict", get_args(Verdict)),
+            ("decisions", "decided_by_kind", get_args(DeciderKind)),
+            ("inbox", "disposition", [disposition.value for disposition in Disposition]),
+        ],
+    )
+    def test_a_column_takes_exactly_the_values_that_the_code_knows(
+        self, conninfo: dict[str, Any], table: str, column: str, values: Any
+    ) -> None:
+        definitions = [row[3] for row in catalogs(conninfo)["constraints"] if row[1] == f"{table}_{column}_check"]
+        assert len(definitions) == 1
+        assert set(re.findall(r"'([^']*)'::text", definitions[0])) == set(values)
+
+    def test_every_column_called_state_or_disposition_is_checked(self, conninfo: dict[str, Any]) -> None:
+        seen = catalogs(conninfo)
+        columns = {(row[0], row[1]) for row in seen["columns"] if row[1] in ("state", "disposition", "verdict")}
+        assert len(columns) == 5
+        assert columns <= {tuple(row[1].removesuffix("_check").split("_", 1)) for row in seen["constraints"]}
+
+    def test_every_time_has_a_time_zone(self, conninfo: dict[str, Any]) -> None:
+        kinds = {row[3] for row in catalogs(conninfo)["columns"] if "time" in row[3] or "date" in row[3]}
+        assert kinds == {"timestamp with time zone"}
+
+    @pytest.mark.parametrize(
+        ("record", "table"),
+        [
+            (Job, "jobs"),
+            (Revision, "revisions"),
+            (Decision, "decisions"),
+            (Effect, "effects"),
+            (InboxEntry, "inbox"),
+            (Event, "events"),
+        ],
+    )
+    def test_a_record_has_the_columns_of_its_table(self, conninfo: dict[str, Any], record: type, table: str) -> None:
+        columns = {row[1] for row in catalogs(conninfo)["columns"] if row[0] == table}
+        assert columns == set(record.__annotations__)
+
+    def test_there_is_one_ledger_in_a_database(self, conninfo: dict[str, Any]) -> None:
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            run(conninfo, "INSERT INTO aihandoff.ledger DEFAULT VALUES")

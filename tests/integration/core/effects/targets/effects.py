@@ -1,0 +1,68 @@
+"""Jobs whose effects are approved, and what is written for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.effects.targets.function_target import FunctionTarget
+from airflow_provider_aihandoff.core.effects.targets.http_target import plan_request
+from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from tests.factories import approve, ask, draft
+
+ACTOR = "task:publishing/manual__1/publish"
+
+
+def put(name: str = "publish", *, undo: Mapping[str, Any] | None = None, **request: Any) -> EffectPlan:
+    """The plan to put something to the CMS."""
+    fields: dict[str, Any] = {"method": "PUT", "endpoint": f"/posts/{name}", "json": {"title": "Kettle"}, **request}
+    return _plan(name, "http", plan_request("cms", name=name, **fields), undo, "cms")
+
+
+def insert(name: str = "store", *, undo: Mapping[str, Any] | None = None) -> EffectPlan:
+    """The plan to write a row: as a look at its external id, which is never made here."""
+    return _plan(name, "postgres", {"sql": "INSERT INTO reports (title) VALUES ('Kettle')"}, undo, "sales_db")
+
+
+def call(name: str = "call", *, undo: Mapping[str, Any] | None = None) -> EffectPlan:
+    """The plan to call a function."""
+    return _plan(name, "function", {"function": name, "arguments": {"title": "Kettle"}}, undo, None)
+
+
+def _plan(
+    name: str, kind: str, plan: dict[str, Any], undo: Mapping[str, Any] | None, connection: str | None
+) -> EffectPlan:
+    planned = None if undo is None else plan_undo(undo, kind=kind, connection=connection, name=name)
+    return EffectPlan(name, kind, plan, digest([plan, planned]), plan, planned)
+
+
+def approved(ledger: Ledger, *plans: EffectPlan) -> Job:
+    """A job with these effects, which somebody has approved."""
+    return approve(ledger, ask(ledger, draft(ledger), *plans))
+
+
+def function(run: Callable[..., Any], **options: Any) -> FunctionTarget:
+    """A target that one Python function writes to."""
+    return FunctionTarget("call", run, **options)
+
+
+def only_effect(ledger: Ledger) -> Effect:
+    """The only effect of the only job."""
+    (only,) = ledger.record(1).current_effects
+    return only
+
+
+def later(ledger: Ledger, seconds: float) -> None:
+    """Let so much time pass for every effect whose outcome is not known, and for every claim."""
+    with psycopg.connect(**ledger._database.conninfo) as connection:
+        connection.execute(
+            """
+            UPDATE aihandoff.effects SET unknown_since = unknown_since - %(seconds)s * interval '1 second',
+                claim_until = claim_until - %(seconds)s * interval '1 second'""",
+            {"seconds": seconds},
+        )

@@ -1,0 +1,285 @@
+"""Writes over HTTP and looks for them: what is asked, what an answer means, and what stays out of errors."""
+
+from __future__ import annotations
+
+import json
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied, UnclearAnswer
+from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from tests.target import DROP, Answer, Target
+
+KEY = "aih-1-r1-0123456789abcdef"
+
+
+def request(endpoint: str = "/posts/kettle", **parts: Any) -> dict[str, Any]:
+    return plan_request("cms", "PUT", endpoint, name="publish", **parts)
+
+
+@pytest.fixture
+def look(target: Target) -> Callable[..., Applied | NotApplied | None]:
+    """Look for a write; the target answers as it is told to."""
+
+    def look(answer: Answer, /, **probe: Any) -> Applied | NotApplied | None:
+        target.answers = [answer]
+        declared = {"endpoint": "/posts", **probe}
+        return HttpTarget("publish", probe_plan=plan_probe("cms", declared, "publish")).probe(request(), KEY)
+
+    return look
+
+
+def said(found: Applied | NotApplied | None) -> str:
+    return "cannot tell" if found is None else "found" if isinstance(found, Applied) else "not found"
+
+
+POST = {"key": KEY, "title": "Kettle", "price": 9.9, "count": 7, "published": True, "draft": False, "gone": None}
+OTHER = {"key": "aih-2", "title": "Pan"}
+
+
+class TestConditions:
+    @pytest.mark.parametrize(
+        ("found", "answer", "what"),
+        [
+            ({}, POST, "found"),
+            ({"$.key": "{effect_key}"}, POST, "found"),
+            ({"$.key": "{effect_key}"}, OTHER, "not found"),
+            ({"$.title": "Kettle"}, POST, "found"),
+            ({"$.title": "kettle"}, POST, "not found"),
+            ({"$.nothing": "Kettle"}, POST, "not found"),
+            ({"$.title": "Kettle", "$.key": "{effect_key}"}, POST, "found"),
+            ({"$.title": "Pan", "$.key": "{effect_key}"}, POST, "not found"),
+            ({"$.title": "Kettle", "$.key": "another"}, POST, "not found"),
+            ({"$.items[*].key": "{effect_key}"}, {"items": [OTHER, POST]}, "found"),
+            ({"$.items[*].key": "{effect_key}"}, {"items": [OTHER]}, "not found"),
+            ({"$.items[*].key": "{effect_key}"}, {"items": []}, "not found"),
+            ({"$[*].key": "{effect_key}"}, [OTHER, POST], "found"),
+            ({"$..key": "{effect_key}"}, {"data": {"post": POST}}, "found"),
+            ({"$.items[?(@.key == '{effect_key}')].title": "Kettle"}, {"items": [OTHER, POST]}, "found"),
+            ({"$.items[?(@.key == '{effect_key}')].title": "Pan"}, {"items": [OTHER, POST]}, "not found"),
+        ],
+    )
+    def test_a_write_is_found_where_every_condition_holds(
+        self, look: Any, found: dict[str, Any], answer: Any, what: str
+    ) -> None:
+        assert said(look(Answer(200, answer), found=found)) == what
+
+    @pytest.mark.parametrize(
+        ("path", "expected"),
+        [
+            ("$.count", 7),
+            ("$.count", "7"),
+            ("$.price", 9.9),
+            ("$.price", "9.9"),
+            ("$.published", True),
+            ("$.published", "true"),
+            ("$.published", "True"),
+            ("$.draft", False),
+            ("$.draft", "False"),
+            ("$.gone", None),
+            ("$.gone", "null"),
+            ("$.gone", "None"),
+            ("$.tags", ["a", 1]),
+            ("$.tags", '["a", 1]'),
+            ("$.tags", "['a', 1]"),
+        ],
+    )
+    def test_an_expected_value_is_what_a_template_makes_of_it_or_its_json(
+        self, look: Any, path: str, expected: Any
+    ) -> None:
+        assert said(look(Answer(200, {**POST, "tags": ["a", 1]}), found={path: expected})) == "found"
+
+    @pytest.mark.parametrize(
+        ("path", "expected"),
+        [
+            ("$.count", "70"),
+            ("$.count", True),
+            ("$.published", 1),
+            ("$.published", "yes"),
+            ("$.draft", ""),
+            ("$.gone", ""),
+            ("$.gone", False),
+        ],
+    )
+    def test_another_value_is_another_value(self, look: Any, path: str, expected: Any) -> None:
+        assert said(look(Answer(200, POST), found={path: expected})) == "not found"
+
+    def test_the_target_may_be_one_that_does_not_say_so_when_it_is_not_there(self, look: Any) -> None:
+        found = {"$.key": "{effect_key}"}
+        assert look(Answer(200, OTHER), found=found, otherwise="unknown") is None
+        assert said(look(Answer(200, POST), found=found, otherwise="unknown")) == "found"
+
+    def test_a_path_that_is_none_is_told_while_the_effect_is_planned(self) -> None:
+        for fields in ({"found": {"$.items[": "x"}}, {"external_id_path": "$.items["}):
+            with pytest.raises(PlanError, match=r"'\$\.items\['"):
+                plan_probe("cms", {"endpoint": "/posts", **fields}, "publish")
+
+
+class TestStatus:
+    @pytest.mark.parametrize("status", [404, 410])
+    def test_these_say_that_there_is_no_trace_of_it(self, look: Any, status: int) -> None:
+        assert said(look(Answer(status))) == "not found"
+        assert said(look(Answer(status), otherwise="unknown")) == "not found"
+
+    @pytest.mark.parametrize("status", [301, 400, 401, 403, 408, 429, 500, 502, 503])
+    def test_these_say_nothing(self, look: Any, target: Target, status: int) -> None:
+        elsewhere = {"Location": f"http://127.0.0.1:{target.port}/elsewhere"}
+        assert look(Answer(status, POST, elsewhere), found={"$.title": "Kettle"}) is None
+        assert len(target.received) == 1
+
+    @pytest.mark.parametrize("body", [b"<html>maintenance</html>", None, b"\xff"])
+    def test_an_answer_that_is_no_json_says_nothing_where_a_value_is_expected(
+        self, look: Any, body: bytes | None
+    ) -> None:
+        assert look(Answer(200, body), found={"$.title": "Kettle"}) is None
+        assert said(look(Answer(200, body))) == "found"
+
+    def test_a_connection_that_breaks_says_nothing(self, look: Any) -> None:
+        with pytest.raises(UnclearAnswer):
+            look(DROP)
+
+
+class TestExternalId:
+    @pytest.mark.parametrize(
+        ("path", "answer", "external_id"),
+        [
+            ("$.id", {"id": 7}, "7"),
+            ("$.id", {"id": "post-7"}, "post-7"),
+            ("$.id", {"id": True}, "true"),
+            ("$.id", {"id": None}, None),
+            ("$.id", {"title": "Kettle"}, None),
+            ("$.items[?(@.key == '{effect_key}')].id", {"items": [{**OTHER, "id": 1}, {**POST, "id": 2}]}, "2"),
+        ],
+    )
+    def test_a_probe_reads_it_where_the_author_says(
+        self, look: Any, path: str, answer: Any, external_id: str | None
+    ) -> None:
+        for found in ({}, {"$..title": "Kettle"}):
+            if found and "items" not in answer and "title" not in answer:
+                answer = {**answer, "title": "Kettle"}
+            assert look(Answer(200, answer), found=found, external_id_path=path) == Applied(external_id)
+
+    @pytest.mark.parametrize(("value", "external_id"), [(7, "7"), ("p-7", "p-7"), (None, None), (1.5, "1.5")])
+    def test_so_does_a_write(self, target: Target, value: Any, external_id: str | None) -> None:
+        target.answers = [Answer(201, {"id": value})]
+        applied = HttpTarget("publish", external_id_path="$.id").apply(request(), KEY)
+        assert applied == Applied(external_id, {"status": 201})
+
+
+class TestEffectKey:
+    def test_it_is_filled_in_wherever_the_author_has_put_it_and_only_in_the_probe(
+        self, look: Any, target: Target
+    ) -> None:
+        look(
+            Answer(200),
+            endpoint="/posts/by-key/{effect_key}",
+            query={"key": "{effect_key}", "tag": ["kettle", "k:{effect_key}"], "limit": 1},
+            headers={"X-Key": "<{effect_key}>"},
+        )
+
+        (received,) = target.received
+        assert received.method == "GET"
+        assert received.path == f"/posts/by-key/{KEY}?key={KEY}&tag=kettle&tag=k%3A{KEY}&limit=1"
+        assert (received.headers["X-Key"], received.body) == (f"<{KEY}>", b"")
+        assert "Idempotency-Key" not in received.headers
+
+    def test_a_write_sends_what_was_approved_as_it_stands(self, target: Target) -> None:
+        HttpTarget("publish").apply(request(json={"note": "{effect_key}"}, headers={"X-Key": "{effect_key}"}), KEY)
+        (received,) = target.received
+        assert (received.json, received.headers["X-Key"]) == ({"note": "{effect_key}"}, "{effect_key}")
+        assert received.headers["Idempotency-Key"] == KEY
+
+    def test_a_header_may_be_a_number(self, look: Any, target: Target) -> None:
+        assert said(look(Answer(200), headers={"X-Version": 2})) == "found"
+        assert target.received[0].headers["X-Version"] == "2"
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("declared", "what"),
+        [
+            ({"endpoint": "/posts", "fuond": {}, "method": "GET"}, "fields that are not known: fuond, method"),
+            ({"found": {}}, "lacks an endpoint"),
+            ({"endpoint": "/posts", "otherwise": "maybe"}, "must be 'not applied' or 'unknown'"),
+        ],
+    )
+    def test_a_probe_that_cannot_be_sent_is_refused(self, declared: dict[str, Any], what: str) -> None:
+        with pytest.raises(PlanError, match=f"the probe of the effect 'publish'.*{what}"):
+            plan_probe("cms", declared, "publish")
+
+    @pytest.mark.parametrize(
+        "endpoint", ["/posts/..", "/posts/../users", "/posts/.", "/posts/%2E%2e/users", "/c#-notes"]
+    )
+    def test_a_path_that_leads_to_another_place_than_it_says_is_refused(self, endpoint: str) -> None:
+        with pytest.raises(PlanError, match="the effect 'publish' would not be sent to"):
+            request(endpoint)
+        with pytest.raises(PlanError, match="the effect 'publish' would not be sent to"):
+            plan_probe("cms", {"endpoint": endpoint}, "publish")
+
+    @pytest.mark.parametrize(
+        "endpoint", ["/posts/a..b", "/posts/...", "/posts/..%2Fusers", "/posts?path=/../x", "/c%23"]
+    )
+    def test_any_other_is_what_the_target_gets(self, target: Target, endpoint: str) -> None:
+        HttpTarget("publish").apply(request(endpoint), KEY)
+        assert target.received[0].path == endpoint
+
+
+class TestErrors:
+    SECRET = "k3y-of-the-cms"
+
+    def whole(self, error: BaseException) -> str:
+        """What a log shows of an error: its causes as well."""
+        return "".join(traceback.format_exception(error))
+
+    def secretive(self) -> dict[str, Any]:
+        return request(f"/posts/kettle?api_key={self.SECRET}", query={"token": self.SECRET})
+
+    def test_a_connection_that_breaks_says_nothing_of_the_query(self, target: Target) -> None:
+        target.answers = [DROP]
+        with pytest.raises(UnclearAnswer, match="ConnectionError") as broken:
+            HttpTarget("publish").apply(self.secretive(), KEY)
+        assert self.SECRET not in self.whole(broken.value)
+
+    def test_nor_does_one_that_is_not_what_it_should_be(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+        connection = {"conn_type": "http", "host": "127.0.0.1", "port": target.port, "schema": "https"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(connection))
+        with pytest.raises(UnclearAnswer, match=r"SSLError: .*/posts/kettle") as broken:
+            HttpTarget("publish").apply(self.secretive(), KEY)
+        assert self.SECRET not in self.whole(broken.value)
+
+    def test_nor_does_one_that_was_never_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        connection = {"conn_type": "http", "host": "127.0.0.1", "port": port, "schema": "http"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(connection))
+        with pytest.raises(EffectNotNow, match="no connection to the target") as never:
+            HttpTarget("publish").apply(self.secretive(), KEY)
+        assert self.SECRET not in self.whole(never.value)
+
+    def test_nor_one_that_leads_elsewhere(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = self.secretive()
+        connection = {"conn_type": "http", "host": "localhost", "port": target.port, "schema": "http"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(connection))
+        with pytest.raises(EffectRefused, match="leads to http://localhost") as elsewhere:
+            HttpTarget("publish").apply(plan, KEY)
+        assert self.SECRET not in self.whole(elsewhere.value)
+
+    @pytest.mark.parametrize("status", [401, 500, 503])
+    def test_nor_does_an_answer(self, target: Target, status: int) -> None:
+        target.answers = [Answer(status)]
+        with pytest.raises((EffectRefused, EffectNotNow, UnclearAnswer), match=f"answered {status}") as answered:
+            HttpTarget("publish").apply(self.secretive(), KEY)
+        assert self.SECRET not in self.whole(answered.value)
+
+    def test_nor_does_a_probe_that_cannot_tell(
+        self, look: Any, target: Target, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        look(Answer(500), query={"api_key": self.SECRET})
+        assert self.SECRET in target.received[0].path
+        assert "was answered 500" in caplog.text
+        assert self.SECRET not in caplog.text

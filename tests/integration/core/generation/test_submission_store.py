@@ -1,0 +1,530 @@
+"""One job, one bill: whatever comes twice, too late, from two sides, or not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.errors import (
+    CannotRegenerate,
+    IllegalTransition,
+    InputChanged,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    RevisionsExhausted,
+)
+from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.generation.submission_store import Intent
+from airflow_provider_aihandoff.core.jobs.attach import Attachment
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job, Owner, Revision
+from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.integration.core.webhooks.inboxes import adopt, deliver
+
+T = TypeVar("T")
+OVER = timedelta(0)
+OTHER_INPUT = {"model": "gpt-5.2", "input": "Write about the pan."}
+OTHER_RUN = replace(OWNER, run_id="manual__2", ti_id="ti-2")
+USAGE = {"input_tokens": 10, "output_tokens": 5}
+
+
+def at_once(number: int, work: Callable[[], T]) -> list[T]:
+    """Run the work in as many threads, all of them let go at the same moment."""
+    start = threading.Barrier(number)
+
+    def run(_: int) -> T:
+        start.wait(10)
+        return work()
+
+    with ThreadPoolExecutor(number) as threads:
+        return list(threads.map(run, range(number)))
+
+
+def intend(ledger: Ledger, job: Job, lease: timedelta = LEASE, number: int | None = None) -> Intent:
+    return ledger.submission.intend(job.job_id, number or job.revision, actor="test", lease=lease)
+
+
+def write_and_undo(ledger: Ledger, job: Job) -> None:
+    """Write the effect of an approved job, and take it back."""
+    undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/{external_id}"}}
+    plan = replace(effect_plan(), undo=undo)
+    ask(ledger, job, plan)
+    written = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
+    ledger.effects.confirm(written, external_id="7", result=None, actor="test")
+    (undoing,) = ledger.endings.start_roll_back(job.job_id, actor="test", reason="no")
+    undone = ledger.effects.claim(job.job_id, undoing.as_plan, lease=LEASE, actor="test")
+    ledger.effects.confirm(undone, external_id=None, result=None, actor="test")
+
+
+def created(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp_1") -> Revision | None:
+    assert intent.token is not None
+    return ledger.submission.submitted(
+        job.job_id,
+        intent.revision.number,
+        token=intent.token,
+        response_id=response_id,
+        status="queued",
+        actor="test",
+    )
+
+
+def fail(ledger: Ledger, job: Job) -> Job:
+    return ledger.outputs.fail(
+        job.job_id, job.revision, actor="test", reason="it did not work", error={"kind": "failed"}
+    )
+
+
+def events(ledger: Ledger, job: Job) -> list[str]:
+    return [event.event for event in ledger.record(job.job_id).events]
+
+
+def revision(ledger: Ledger, job: Job, number: int = 1) -> Revision:
+    return ledger.revision(job.job_id, number)
+
+
+class TestOpen:
+    def test_twenty_tasks_with_one_key_at_once_make_one_job_and_get_one_permission(self, ledger: Ledger) -> None:
+        opened = at_once(20, lambda: ledger.submission.open(job_spec()))
+        assert len({each.job.job_id for each in opened}) == 1
+        intents = at_once(20, lambda: intend(ledger, opened[0].job))
+        assert sum(intent.token is not None for intent in intents) == 1
+        assert revision(ledger, opened[0].job).submissions == 1
+        assert events(ledger, opened[0].job).count("created") == 1
+
+    @pytest.mark.parametrize("change", [{"job_key": "post:pan"}, {"job_type": "reporting"}])
+    def test_another_key_or_type_is_another_job(self, ledger: Ledger, change: dict[str, str]) -> None:
+        jobs = {ledger.submission.open(job_spec(**spec)).job.job_id for spec in ({}, change)}
+        assert len(jobs) == 2
+
+    def test_a_second_task_waits_for_the_response_that_runs_and_takes_the_job_over(self, ledger: Ledger) -> None:
+        submit(ledger, job_spec())
+        opened = ledger.submission.open(job_spec(owner=OTHER_RUN))
+        assert (opened.next, opened.job.owner, opened.revision.response_id) == (Attachment.WAIT, OTHER_RUN, "resp_1")
+
+    def test_an_output_that_is_stored_is_returned_and_not_asked_for_again(self, ledger: Ledger) -> None:
+        draft(ledger)
+        opened = ledger.submission.open(job_spec(owner=OTHER_RUN))
+        assert (opened.next, opened.revision.output) == (Attachment.DONE, "A kettle.")
+
+    def test_how_the_request_is_processed_does_not_make_it_other_work(self, ledger: Ledger) -> None:
+        first = submit(ledger, job_spec())
+        again = ledger.submission.open(job_spec(request={**job_spec().request, "service_tier": "flex"}))
+        assert (again.next, again.revision.request) == (Attachment.WAIT, first.request)
+
+    def test_the_deadline_of_a_revision_does_not_move_when_a_task_attaches(self, ledger: Ledger) -> None:
+        first = ledger.submission.open(job_spec()).revision.deadline
+        later = job_spec(deadline=first + timedelta(hours=5))
+        assert ledger.submission.open(later).revision.deadline == first
+
+    def test_a_job_that_does_not_exist_is_an_error(self, ledger: Ledger) -> None:
+        with pytest.raises(JobNotFound, match="no job 7"):
+            ledger.submission.intend(7, 1, actor="test", lease=LEASE)
+
+
+class TestRevise:
+    def test_other_input_makes_a_new_revision_and_names_the_response_to_cancel(self, ledger: Ledger) -> None:
+        old = submit(ledger, job_spec())
+        opened = ledger.submission.open(
+            job_spec(input=OTHER_INPUT, request=OTHER_INPUT, requested_by="carol", permissions={"write": ["cms"]})
+        )
+        assert (opened.next, opened.job.revision, opened.job.state) == (Attachment.SUBMIT, 2, JobState.QUEUED)
+        assert opened.superseded is not None
+        assert opened.superseded.response_id == "resp_1"
+        assert revision(ledger, opened.job, old.number).state is RevisionState.CANCELLED
+        assert (opened.job.requested_by, opened.job.permissions) == ("carol", {"write": ["cms"]})
+        assert opened.job.input_digest == digest(OTHER_INPUT)
+
+    def test_other_input_voids_the_plan_and_the_approval(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger)))
+        opened = ledger.submission.open(job_spec(input=OTHER_INPUT))
+        assert (opened.job.review_digest, opened.job.decision_id) == (None, None)
+        assert [effect.state for effect in ledger.record(job.job_id).effects] == [EffectState.VOID]
+
+    def test_other_input_is_refused_once_something_may_have_been_written(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger)))
+        ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+        with pytest.raises(InputChanged, match=r"input differ.*publish is claimed.*job_key of its own"):
+            ledger.submission.open(job_spec(input=OTHER_INPUT))
+
+    def test_other_input_is_taken_when_the_target_refused_every_write(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger)))
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+        ledger.effects.refuse(claim, error="404", actor="test")
+        opened = ledger.submission.open(job_spec(input=OTHER_INPUT))
+        assert (opened.job.state, opened.job.revision) == (JobState.QUEUED, 2)
+        assert [effect.state for effect in ledger.record(job.job_id).effects] == [EffectState.VOID]
+
+    @pytest.mark.parametrize("run", [OWNER, OTHER_RUN])
+    def test_asked_for_anew_there_is_one_new_revision_in_each_run_that_did_not_make_one(
+        self, ledger: Ledger, run: Owner
+    ) -> None:
+        ask(ledger, draft(ledger))
+        anew = job_spec(regenerate=True, owner=run)
+        opened = [ledger.submission.open(anew).job.revision for _ in range(2)]
+        assert opened == ([1, 1] if run is OWNER else [2, 2])
+
+    @pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.CANCELLED, JobState.ROLLED_BACK])
+    def test_asked_for_anew_a_job_that_has_ended_and_left_nothing_outside_begins_again(
+        self, ledger: Ledger, state: JobState
+    ) -> None:
+        job = draft(ledger, job_spec(approval="not required", approval_reason="it is a test"))
+        match state:
+            case JobState.COMPLETED:
+                ledger.effects.complete_without_effects(job.job_id, actor="test")
+            case JobState.CANCELLED:
+                ledger.endings.cancel(job.job_id, actor="test", reason="no")
+            case _:
+                write_and_undo(ledger, job)
+        assert ledger.job(job.job_id).state is state
+        opened = ledger.submission.open(job_spec(regenerate=True, owner=OTHER_RUN))
+        assert (opened.next, opened.job.revision, opened.job.state) == (Attachment.SUBMIT, 2, JobState.QUEUED)
+        assert "asked for anew" in (ledger.record(job.job_id).events[-1].reason or "")
+
+    def test_asked_for_anew_nothing_is_made_while_something_stays_written(self, ledger: Ledger) -> None:
+        job = approve(ledger, ask(ledger, draft(ledger)))
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+        ledger.effects.confirm(claim, external_id="7", result=None, actor="test")
+        with pytest.raises(CannotRegenerate, match=r"publish is applied.*aihandoff rollback 1"):
+            ledger.submission.open(job_spec(regenerate=True, owner=OTHER_RUN))
+        assert ledger.job(job.job_id).revision == 1
+
+    def test_a_job_that_failed_gets_a_new_revision_with_a_deadline_of_its_own(self, ledger: Ledger) -> None:
+        fail(ledger, ledger.submission.open(job_spec()).job)
+        later = job_spec(deadline=job_spec().deadline + timedelta(hours=5))
+        opened = ledger.submission.open(later)
+        assert (opened.next, opened.job.revision, opened.revision.deadline) == (Attachment.SUBMIT, 2, later.deadline)
+
+    def test_there_are_never_more_revisions_than_the_author_allows(self, ledger: Ledger) -> None:
+        for _ in range(2):
+            fail(ledger, ledger.submission.open(job_spec(max_revisions=2)).job)
+        with pytest.raises(RevisionsExhausted, match=r"failed \(it did not work\) after 2 of 2 revisions"):
+            ledger.submission.open(job_spec(max_revisions=2))
+        assert ledger.submission.open(job_spec(max_revisions=3)).job.revision == 3
+
+    def test_twenty_tasks_that_find_a_failed_job_at_once_make_one_new_revision(self, ledger: Ledger) -> None:
+        job = fail(ledger, ledger.submission.open(job_spec()).job)
+        opened = at_once(20, lambda: ledger.submission.open(job_spec()))
+        assert {each.job.revision for each in opened} == {2}
+        assert len(ledger.record(job.job_id).revisions) == 2
+
+    def test_a_rejection_stands_in_its_run_and_another_run_asks_anew(self, ledger: Ledger) -> None:
+        job = ask(ledger, draft(ledger))
+        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
+        same = ledger.submission.open(job_spec(owner=replace(OWNER, ti_id="ti-cleared")))
+        assert (same.next, same.job.state) == (Attachment.DONE, JobState.REJECTED)
+        other = ledger.submission.open(job_spec(owner=OTHER_RUN))
+        assert (other.next, other.job.revision) == (Attachment.SUBMIT, 2)
+
+    @pytest.mark.parametrize("run_id", ["manual__", "manual__10", "manual_%_1"])
+    def test_a_run_whose_name_only_resembles_it_is_another_run(self, ledger: Ledger, run_id: str) -> None:
+        job = ask(ledger, draft(ledger))
+        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
+        opened = ledger.submission.open(job_spec(owner=replace(OWNER, run_id=run_id)))
+        assert opened.next is Attachment.SUBMIT
+
+    @pytest.mark.parametrize("spec", [{}, {"input": OTHER_INPUT}, {"owner": OTHER_RUN}])
+    def test_a_cancelled_job_stays_cancelled(self, ledger: Ledger, spec: dict[str, Any]) -> None:
+        job = ledger.submission.open(job_spec()).job
+        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        with pytest.raises(JobCancelled, match=r"enough.*another job_key"):
+            ledger.submission.open(job_spec(**spec))
+
+
+class TestIntent:
+    def test_while_a_permission_holds_nobody_else_gets_one(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        assert intend(ledger, job).token is not None
+        second = intend(ledger, job)
+        assert second.token is None
+        assert 0 < second.wait <= LEASE.total_seconds()
+
+    def test_a_permission_that_ran_out_is_taken_over_and_counted_as_unknown(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        first = intend(ledger, job, OVER)
+        second = intend(ledger, job)
+        assert second.token not in (None, first.token)
+        assert (second.revision.submissions, second.revision.unknown_submissions) == (2, 1)
+        assert events(ledger, job).count("submit unknown") == 1
+
+    def test_at_most_one_unknown_submission_is_sent_over_and_the_second_fails_the_job(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        intend(ledger, job, OVER)
+        intend(ledger, job, OVER)
+        with pytest.raises(JobFailed, match="two requests may have been accepted"):
+            intend(ledger, job)
+        record = ledger.record(job.job_id)
+        assert (record.job.state, record.revision.state) == (JobState.FAILED, RevisionState.FAILED)
+        assert (record.revision.submissions, record.revision.unknown_submissions) == (2, 2)
+
+    def test_a_request_that_was_lost_is_counted_once(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        first = intend(ledger, job)
+        assert first.token is not None
+        for _ in range(2):
+            ledger.submission.submission_lost(job.job_id, 1, token=first.token, actor="test", reason="time-out")
+        second = intend(ledger, job)
+        assert second.token is not None
+        assert second.revision.unknown_submissions == 1
+        assert events(ledger, job).count("submit unknown") == 1
+
+    def test_a_request_that_was_refused_leaves_nothing_unknown(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        for _ in range(4):
+            intent = intend(ledger, job)
+            assert intent.token is not None
+            ledger.submission.not_submitted(job.job_id, 1, token=intent.token, actor="test", reason="429")
+        assert (revision(ledger, job).submissions, revision(ledger, job).unknown_submissions) == (0, 0)
+
+    def test_one_that_lost_its_permission_cannot_say_what_became_of_the_other(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        first, second = intend(ledger, job, OVER), intend(ledger, job)
+        assert first.token is not None
+        where: dict[str, Any] = {"token": first.token, "actor": "test", "reason": "429"}
+        ledger.submission.not_submitted(job.job_id, 1, **where)
+        ledger.submission.submission_lost(job.job_id, 1, **where)
+        assert revision(ledger, job) == second.revision
+
+    def test_a_response_that_is_known_is_not_asked_for_again(self, ledger: Ledger) -> None:
+        running = submit(ledger, job_spec())
+        intent = ledger.submission.intend(running.job_id, 1, actor="test", lease=LEASE)
+        assert (intent.token, intent.wait, intent.revision.response_id) == (None, 0.0, "resp_1")
+
+    def test_nothing_is_sent_for_a_job_that_was_cancelled(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        with pytest.raises(JobCancelled):
+            intend(ledger, job)
+
+    def test_nothing_is_sent_for_a_revision_that_was_replaced_and_the_error_says_by_what(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        ledger.submission.open(job_spec(input=OTHER_INPUT))
+        with pytest.raises(InputChanged, match="revision 1 was replaced by 2"):
+            intend(ledger, job, number=1)
+
+
+class TestOrphanWait:
+    """A request whose answer was lost: a webhook may bring its response, and so long nobody sends another."""
+
+    WAIT = timedelta(seconds=30)
+
+    def waiting(self, ledger: Ledger, job: Job) -> Intent:
+        return ledger.submission.intend(job.job_id, 1, actor="test", lease=LEASE, orphan_wait=self.WAIT)
+
+    def end_the_wait(self, conninfo: dict[str, Any]) -> None:
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp()")
+
+    def expired(self, ledger: Ledger, job: Job) -> None:
+        assert intend(ledger, job, OVER).token is not None
+        intent = self.waiting(ledger, job)
+        assert intent.token is None
+        assert intent.wait == self.WAIT.total_seconds()
+
+    def lost(self, ledger: Ledger, job: Job) -> None:
+        token = intend(ledger, job).token
+        assert token is not None
+        ledger.submission.submission_lost(
+            job.job_id, 1, token=token, actor="test", reason="time-out", orphan_wait=self.WAIT
+        )
+
+    @pytest.mark.parametrize("how", ["expired", "lost"])
+    def test_it_is_counted_once_and_nobody_may_send_until_the_wait_is_over(
+        self, ledger: Ledger, conninfo: dict[str, Any], how: str
+    ) -> None:
+        job = ledger.submission.open(job_spec()).job
+        getattr(self, how)(ledger, job)
+        for _ in range(3):
+            intent = self.waiting(ledger, job)
+            assert intent.token is None
+            assert 0 < intent.wait <= self.WAIT.total_seconds()
+        assert intend(ledger, job).token is None
+        self.end_the_wait(conninfo)
+        intent = self.waiting(ledger, job)
+        assert intent.token is not None
+        assert (intent.revision.submissions, intent.revision.unknown_submissions) == (2, 1)
+        assert events(ledger, job).count("submit unknown") == 1
+
+    @pytest.mark.parametrize("how", ["expired", "lost"])
+    def test_the_second_one_is_waited_for_too_and_then_the_job_fails(
+        self, ledger: Ledger, conninfo: dict[str, Any], how: str
+    ) -> None:
+        job = ledger.submission.open(job_spec()).job
+        for _ in range(2):
+            getattr(self, how)(ledger, job)
+            self.end_the_wait(conninfo)
+        with pytest.raises(JobFailed, match="two requests may have been accepted"):
+            self.waiting(ledger, job)
+        assert revision(ledger, job).unknown_submissions == 2
+
+    @pytest.mark.parametrize("how", ["expired", "lost"])
+    def test_the_wait_ends_as_soon_as_the_response_is_found(self, ledger: Ledger, how: str) -> None:
+        job = ledger.submission.open(job_spec()).job
+        getattr(self, how)(ledger, job)
+        deliver(ledger)
+        adopt(ledger, job.job_id)
+        intent = self.waiting(ledger, job)
+        assert (intent.token, intent.wait, intent.revision.state) == (None, 0.0, RevisionState.RUNNING)
+        assert (intent.revision.submissions, intent.revision.unknown_submissions) == (1, 0)
+
+    def test_a_job_that_was_cancelled_or_replaced_meanwhile_is_not_waited_for(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        self.expired(ledger, job)
+        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+        with pytest.raises(JobCancelled):
+            self.waiting(ledger, job)
+        assert revision(ledger, job).unknown_submissions == 1
+
+
+class TestResponse:
+    def test_the_same_response_can_be_recorded_again_and_stays_ours(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        intent = intend(ledger, job)
+        first, second = created(ledger, job, intent), created(ledger, job, intent)
+        assert first is not None
+        assert first == second
+        assert events(ledger, job).count("submitted") == 1
+
+    def test_the_response_of_an_attempt_that_lost_its_permission_is_nobodys(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        first, second = intend(ledger, job, OVER), intend(ledger, job)
+        assert created(ledger, job, first, "resp_late") is None
+        assert created(ledger, job, second, "resp_2") is not None
+        late = next(event for event in ledger.record(job.job_id).events if event.event == "output late")
+        assert late.detail == {"revision": 1, "response_id": "resp_late"}
+        assert revision(ledger, job).response_id == "resp_2"
+
+    def test_the_response_of_a_revision_that_was_given_up_is_nobodys(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        intent = intend(ledger, job)
+        ledger.submission.open(job_spec(input=OTHER_INPUT))
+        assert created(ledger, job, intent, "resp_late") is None
+        assert ledger.job(job.job_id).state is JobState.QUEUED
+
+    @pytest.mark.parametrize("end", ["replaced", "failed", "cancelled"])
+    def test_a_request_on_its_way_is_counted_as_unknown_when_its_revision_ends(self, ledger: Ledger, end: str) -> None:
+        job = ledger.submission.open(job_spec()).job
+        intend(ledger, job)
+        if end == "replaced":
+            ledger.submission.open(job_spec(input=OTHER_INPUT))
+        elif end == "failed":
+            fail(ledger, job)
+        else:
+            ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+        assert revision(ledger, job).unknown_submissions == 1
+        assert "submit unknown" in events(ledger, job)
+
+    def test_two_jobs_cannot_have_the_same_response(self, ledger: Ledger) -> None:
+        submit(ledger, job_spec())
+        with pytest.raises(Exception, match="revisions_response"):
+            submit(ledger, job_spec(job_key="post:pan"))
+
+
+class TestStore:
+    def test_an_output_is_stored_once(self, ledger: Ledger) -> None:
+        job = draft(ledger)
+        again = ledger.outputs.store(job.job_id, 1, Output("completed", "Another."), actor="test")
+        assert again == job
+        assert revision(ledger, job).output == "A kettle."
+        assert revision(ledger, job).output_digest == digest("A kettle.")
+
+    def test_two_that_store_at_once_store_one_output(self, ledger: Ledger) -> None:
+        running = submit(ledger, job_spec())
+        jobs = at_once(
+            8, lambda: ledger.outputs.store(running.job_id, 1, Output("completed", "A kettle."), actor="test")
+        )
+        assert {job.state for job in jobs} == {JobState.REVIEW}
+        assert events(ledger, jobs[0]).count("output stored") == 1
+
+    def test_a_response_without_a_usable_output_fails_the_job_and_keeps_what_there_was(self, ledger: Ledger) -> None:
+        running = submit(ledger, job_spec())
+        output = Output("completed", None, {"kind": "mismatch", "text": "{"}, USAGE, Decimal("0.25"))
+        job = ledger.outputs.store(running.job_id, 1, output, actor="test", reason="it does not match")
+        assert (job.state, job.state_reason) == (JobState.FAILED, "it does not match")
+        stored = revision(ledger, job)
+        assert (stored.error, stored.usage, stored.cost_usd) == (
+            {"kind": "mismatch", "text": "{"},
+            USAGE,
+            Decimal("0.25"),
+        )
+
+    def test_a_job_that_needs_no_approval_is_approved_by_the_reason_on_record(self, ledger: Ledger) -> None:
+        job = draft(ledger, job_spec(approval="not required", approval_reason="internal drafts"))
+        decision = ledger.record(job.job_id).decisions[0]
+        assert job.state is JobState.APPROVED
+        assert (decision.verdict, decision.decided_by_kind, decision.comment) == (
+            "approve",
+            "policy",
+            "internal drafts",
+        )
+
+    def test_a_late_output_is_recorded_once_with_its_cost_and_changes_nothing(self, ledger: Ledger) -> None:
+        running = submit(ledger, job_spec())
+        job = ledger.outputs.cancelled(running.job_id, 1, actor="test", reason="enough", status="cancelled")
+        late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
+        for _ in range(2):
+            assert ledger.outputs.store(job.job_id, 1, late, actor="test").state is JobState.CANCELLED
+        stored = revision(ledger, job)
+        assert (stored.state, stored.output) == (RevisionState.CANCELLED, None)
+        assert (stored.usage, stored.cost_usd) == (USAGE, Decimal("0.25"))
+        assert events(ledger, job).count("output late") == 1
+
+    def test_a_late_output_of_an_older_revision_leaves_the_newer_one_alone(self, ledger: Ledger) -> None:
+        submit(ledger, job_spec())
+        job = ledger.submission.open(job_spec(input=OTHER_INPUT)).job
+        after = ledger.outputs.store(job.job_id, 1, Output("completed", "Old.", usage=USAGE), actor="test")
+        assert (after.state, after.revision) == (JobState.QUEUED, 2)
+        assert revision(ledger, job, 2).output is None
+
+    def test_the_cost_of_a_response_that_ended_after_its_deadline_is_not_lost(self, ledger: Ledger) -> None:
+        running = submit(ledger, job_spec())
+        job = fail(ledger, ledger.job(running.job_id))
+        late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
+        ledger.outputs.store(job.job_id, 1, late, actor="test")
+        stored = revision(ledger, job)
+        assert (stored.state, stored.output, stored.cost_usd) == (RevisionState.FAILED, None, Decimal("0.25"))
+
+    def test_an_output_for_a_request_that_was_never_sent_is_refused(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec()).job
+        with pytest.raises(IllegalTransition, match="queued"):
+            ledger.outputs.store(job.job_id, 1, Output("completed", "?"), actor="test")
+
+
+class TestEnd:
+    def test_a_job_that_has_an_output_is_not_failed_by_a_deadline_that_comes_late(self, ledger: Ledger) -> None:
+        job = draft(ledger)
+        assert fail(ledger, job) == job
+
+    def test_an_older_revision_is_not_failed_any_more(self, ledger: Ledger) -> None:
+        first = ledger.submission.open(job_spec()).job
+        second = ledger.submission.open(job_spec(input=OTHER_INPUT)).job
+        assert fail(ledger, first) == second
+
+    def test_only_the_attempt_that_owns_the_job_can_ask_to_cancel_it(self, ledger: Ledger) -> None:
+        running = submit(ledger, job_spec())
+        ledger.submission.open(job_spec(owner=OTHER_RUN))
+        where: dict[str, Any] = {"actor": "test", "reason": "killed"}
+        assert ledger.outputs.request_cancel(running.job_id, owner=OWNER, **where) is None
+        asked = ledger.outputs.request_cancel(running.job_id, owner=OTHER_RUN, **where)
+        assert asked is not None
+        assert asked.response_id == "resp_1"
+
+    def test_a_job_in_review_has_no_response_to_cancel(self, ledger: Ledger) -> None:
+        job = draft(ledger)
+        assert ledger.outputs.request_cancel(job.job_id, owner=OWNER, actor="test", reason="killed") is None
+
+    def test_a_cancellation_that_comes_late_changes_nothing(self, ledger: Ledger) -> None:
+        job = draft(ledger)
+        after = ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="killed", status="completed")
+        assert after == job

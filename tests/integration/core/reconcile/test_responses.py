@@ -1,0 +1,350 @@
+"""A response that nobody waits for is stopped, unless it has ended: on a real ledger, over real HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import openai
+import pytest
+
+from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.models import Owner
+from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+from tests.factories import LEASE, OWNER, job_spec
+from tests.integration.core.reconcile.world import World, kinds, task
+
+NOT_ENDED = [TaskState.ALIVE, TaskState.MISSING, TaskState.UNKNOWN]
+GONE = [TaskState.ENDED, TaskState.MISSING]
+
+
+def error_of(world: World, job: Any) -> Any:
+    return world.ledger.revision(job.job_id, 1).error
+
+
+class Answers:
+    """A client that answers what it is told, one after the other."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+        self.responses = self
+
+    def retrieve(self, response_id: str) -> Any:
+        return self._next("retrieve", response_id)
+
+    def cancel(self, response_id: str) -> Any:
+        return self._next("cancel", response_id)
+
+    def _next(self, what: str, response_id: str) -> Any:
+        self.asked.append(what)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(id=response_id, status=answer, usage=None, service_tier=None, model="gpt-5.2")
+
+
+class TestPastItsDeadline:
+    @pytest.mark.parametrize("state", list(TaskState))
+    def test_a_response_that_runs_is_cancelled_and_its_job_fails_whatever_its_task_does(
+        self, world: World, stand_in: OpenAIStandIn, state: TaskState
+    ) -> None:
+        job = world.overdue()
+        world.tasks["r1"] = state
+
+        (finding,) = world.reconcile()
+
+        assert (finding.kind, finding.job_id) == ("past its deadline", job.job_id)
+        assert "failed" in str(finding.done)
+        assert (world.state(job), error_of(world, job)) == ("failed", {"kind": "deadline"})
+        assert stand_in.responses().responses[0].response["status"] == "cancelled"
+        assert world.events(job) == ["failed"]
+
+    def test_what_it_has_cost_goes_on_the_record(self, world: World) -> None:
+        job = world.overdue(words="delay=60 complete_after_cancel")
+        usage = SimpleNamespace(model_dump=lambda **_: {"input_tokens": 3, "output_tokens": 2})
+        answer = SimpleNamespace(status="cancelled", usage=usage, service_tier=None, model="gpt-5.2")
+        client = Answers("in_progress")
+
+        def cancel(response_id: str) -> Any:
+            answer.id = response_id
+            return answer
+
+        client.cancel = cancel  # type: ignore[method-assign]
+        world.client = client  # type: ignore[assignment]
+
+        world.reconcile()
+
+        assert world.ledger.revision(job.job_id, 1).usage is not None
+        assert world.events(job) == ["failed", "output late"]
+
+    @pytest.mark.parametrize(("status", "words"), [("completed", "delay=0"), ("failed", "delay=0 status=failed")])
+    def test_one_that_has_ended_is_left_to_its_task(
+        self, world: World, stand_in: OpenAIStandIn, status: str, words: str
+    ) -> None:
+        job = world.overdue(words=words)
+
+        (finding,) = world.reconcile()
+
+        assert status in str(finding.done)
+        assert (world.state(job), world.events(job)) == ("running", ["response ended"])
+        assert world.ledger.revision(job.job_id, 1).response_status == status
+        assert stand_in.responses().cancels == 0
+
+    def test_its_task_is_told_and_takes_the_output(self, world: World) -> None:
+        job = world.overdue(words="delay=0")
+        world.reconcile()
+        stored = world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor="test")
+        assert stored.state.value == "review"
+
+    def test_one_that_ends_while_it_is_being_cancelled_is_left_to_its_task(self, world: World) -> None:
+        job = world.overdue()
+        world.client = Answers("in_progress", "completed")  # type: ignore[assignment]
+
+        (finding,) = world.reconcile()
+
+        assert "completed" in str(finding.done)
+        assert (world.state(job), world.events(job)) == ("running", ["response ended"])
+
+    def test_one_that_openai_does_not_know_is_gone(self, world: World, stand_in: OpenAIStandIn) -> None:
+        job = world.overdue(words="stuck=in_progress retrieve=404 times=99")
+
+        world.reconcile()
+
+        assert (world.state(job), error_of(world, job)) == ("failed", {"kind": "gone"})
+        assert stand_in.responses().cancels == 0
+
+    @pytest.mark.parametrize("fault", ["500", "503", "429", "html", "wrong_id", "drop"])
+    def test_while_openai_says_nothing_of_use_nothing_is_done_and_the_next_run_asks_again(
+        self, world: World, stand_in: OpenAIStandIn, fault: str
+    ) -> None:
+        job = world.overdue(words=f"stuck=in_progress retrieve={fault} times=1")
+        before = world.dump()
+
+        (finding,) = world.reconcile()
+
+        assert (finding.failed, str(finding.done).partition(":")[0]) == (True, "failed")
+        assert world.dump() == before
+        assert stand_in.responses().cancels == 0
+        assert [again.failed for again in world.reconcile()] == [False]
+        assert world.state(job) == "failed"
+
+    def test_a_task_that_waits_for_the_deadline_comes_first(self, world: World, stand_in: OpenAIStandIn) -> None:
+        job = world.running()
+        world.pass_deadline(job, 50)
+        assert world.reconcile() == []
+        assert stand_in.responses().retrieves == 0
+
+    def test_a_job_that_was_touched_just_now_is_left_alone(self, world: World) -> None:
+        world.age(world.overdue(), 50)
+        assert world.reconcile() == []
+
+    def test_one_that_is_known_to_have_ended_is_not_asked_about(self, world: World, stand_in: OpenAIStandIn) -> None:
+        job = world.overdue(words="delay=0")
+        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor="test")
+        world.age(job, 600)
+
+        assert world.reconcile() == []
+        assert stand_in.responses().retrieves == 0
+
+    def test_a_job_that_takes_its_output_while_openai_is_asked_is_left_alone(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
+        job = world.overdue()
+
+        def take(response_id: str) -> Any:
+            world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor="its task")
+            return SimpleNamespace(id=response_id, status="in_progress")
+
+        client = Answers()
+        client.retrieve = take  # type: ignore[method-assign]
+        world.client = client  # type: ignore[assignment]
+
+        (finding,) = world.reconcile()
+
+        assert "moved on" in str(finding.done)
+        assert (client.asked, world.state(job)) == ([], "review")
+
+    def test_a_job_that_moves_on_before_its_step_is_left_alone(self, world: World, stand_in: OpenAIStandIn) -> None:
+        job = world.overdue()
+        world.before_client = lambda: world.ledger.outputs.store(
+            job.job_id, 1, Output("completed", "A kettle."), actor="its task"
+        )
+
+        (finding,) = world.reconcile()
+
+        assert "moved on" in str(finding.done)
+        assert (world.state(job), world.events(job)) == ("review", [])
+        assert (stand_in.responses().retrieves, stand_in.responses().cancels) == (0, 0)
+
+
+class TestAbandonedResponse:
+    def test_it_is_cancelled_with_its_job_and_the_wish_comes_first(self, world: World, stand_in: OpenAIStandIn) -> None:
+        job = world.running()
+        world.tasks["r1"] = TaskState.ENDED
+
+        (finding,) = world.reconcile()
+
+        assert (finding.kind, world.state(job)) == ("abandoned response", "cancelled")
+        assert world.events(job)[:2] == ["cancel requested", "cancelled"]
+        assert stand_in.responses().responses[0].response["status"] == "cancelled"
+
+    @pytest.mark.parametrize("state", NOT_ENDED)
+    def test_nothing_is_done_while_its_task_is_not_known_to_have_ended(
+        self, world: World, stand_in: OpenAIStandIn, state: TaskState
+    ) -> None:
+        world.running()
+        world.tasks["r1"] = state
+        before = world.dump()
+
+        found = world.reconcile()
+
+        assert kinds(found) == (["task unknown"] if state is TaskState.UNKNOWN else [])
+        assert world.dump() == before
+        assert (stand_in.responses().retrieves, stand_in.responses().cancels) == (0, 0)
+
+    def test_a_task_whose_state_is_not_in_the_answer_is_not_known(self, world: World) -> None:
+        world.running()
+        assert kinds(world.reconcile(states_of=lambda owners: {})) == ["task unknown"]
+
+    def test_it_is_left_alone_for_two_minutes(self, world: World) -> None:
+        world.age(world.running(), 110)
+        world.tasks["r1"] = TaskState.ENDED
+        assert world.reconcile() == []
+
+    @pytest.mark.parametrize("status", ["completed", "failed", "incomplete"])
+    def test_one_that_has_ended_is_paid_for_and_left(self, world: World, stand_in: OpenAIStandIn, status: str) -> None:
+        words = "delay=0" if status == "completed" else f"delay=0 status={status}"
+        job = world.running(words=words)
+        world.tasks["r1"] = TaskState.ENDED
+
+        world.reconcile()
+
+        assert (world.state(job), world.events(job)) == ("running", ["response ended"])
+        assert stand_in.responses().cancels == 0
+
+    def test_one_that_ends_while_it_is_being_cancelled_is_left(self, world: World) -> None:
+        job = world.running()
+        world.tasks["r1"] = TaskState.ENDED
+        world.client = Answers("in_progress", "completed")  # type: ignore[assignment]
+
+        world.reconcile()
+
+        assert (world.state(job), world.events(job)) == ("running", ["cancel requested", "response ended"])
+
+    def test_one_that_openai_does_not_find_has_until_its_deadline(self, world: World, stand_in: OpenAIStandIn) -> None:
+        job = world.running(words="stuck=queued retrieve=404 times=99")
+        world.tasks["r1"] = TaskState.ENDED
+        before = world.dump()
+
+        (finding,) = world.reconcile()
+
+        assert "deadline" in str(finding.done)
+        assert (world.dump(), stand_in.responses().cancels) == (before, 0)
+        assert world.state(job) == "running"
+
+    def test_where_openai_does_not_say_that_it_has_stopped_it_is_asked_again(self, world: World) -> None:
+        job = world.running()
+        world.tasks["r1"] = TaskState.ENDED
+        world.client = Answers("in_progress", ValueError("?"), ValueError("?"))  # type: ignore[assignment]
+
+        (finding,) = world.reconcile()
+
+        assert finding.failed
+        assert (world.state(job), world.events(job)) == ("running", ["cancel requested"])
+        world.age(job, 600)
+        world.client = Answers("in_progress", "cancelled")  # type: ignore[assignment]
+        world.reconcile()
+        assert world.state(job) == "cancelled"
+
+    def test_a_task_that_was_cleared_before_the_step_keeps_its_response(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
+        world.running()
+        # The search asks for the owner, and for all who came; then the step asks again.
+        world.tasks["r1"] = [TaskState.ENDED, TaskState.ENDED, TaskState.ALIVE]
+        before = world.dump()
+
+        (finding,) = world.reconcile()
+
+        assert "moved on" in str(finding.done)
+        assert (world.dump(), stand_in.responses().cancels) == (before, 0)
+
+    def test_a_new_attempt_that_has_attached_before_the_step_keeps_its_response(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
+        job = world.running()
+        world.tasks["r1"] = TaskState.ENDED
+        world.before_client = lambda: world.opened("r1")
+
+        (finding,) = world.reconcile()
+
+        assert "moved on" in str(finding.done)
+        assert (world.state(job), world.events(job)) == ("running", [])
+        assert stand_in.responses().cancels == 0
+
+    @pytest.mark.parametrize("state", [TaskState.ALIVE, TaskState.UNKNOWN])
+    def test_it_goes_on_for_a_task_of_another_run_that_waits_for_it_too(
+        self, world: World, stand_in: OpenAIStandIn, state: TaskState
+    ) -> None:
+        first = world.running("r1")
+        request = first.input
+        job = world.ledger.submission.open(job_spec(job_key="r1", input=request, request=request, owner=task("r2"))).job
+        assert job.owner == task("r2")
+        world.age(job, 600)
+        world.tasks |= {"r2": TaskState.ENDED, "r1": state}
+        before = world.dump()
+
+        assert world.reconcile() == []
+        assert (world.dump(), stand_in.responses().cancels) == (before, 0)
+
+        world.tasks["r1"] = TaskState.ENDED
+        world.reconcile()
+        assert world.state(job) == "cancelled"
+
+    def test_a_task_that_came_for_an_earlier_revision_does_not_keep_it(self, world: World) -> None:
+        world.running("r1")
+        other: Any = {"model": "gpt-5.2", "input": "Other.", "metadata": {"standin": "stuck=queued"}}
+        spec = job_spec(job_key="r1", input=other, request=other, owner=task("r2"))
+        job = world.ledger.submission.open(spec).job
+        intent = world.ledger.submission.intend(job.job_id, 2, actor="test", lease=LEASE)
+        response = world.client.responses.create(**other)
+        assert intent.token is not None
+        world.ledger.submission.submitted(
+            job.job_id, 2, token=intent.token, response_id=response.id, status="queued", actor="test"
+        )
+        world.age(job, 600)
+        world.tasks["r2"] = TaskState.ENDED
+
+        world.reconcile()
+
+        assert world.state(job) == "cancelled"
+
+
+class TestOutputLeft:
+    @pytest.mark.parametrize("state", GONE)
+    def test_a_person_is_told_to_clear_the_task_in_every_run(self, world: World, state: TaskState) -> None:
+        job = world.running(words="delay=0")
+        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor="test")
+        world.age(job, 600)
+        world.tasks["r1"] = state
+        before = world.dump()
+
+        for _ in range(2):
+            (finding,) = world.reconcile()
+            assert (finding.kind, finding.done) == ("output left", None)
+            assert "clear the draft task" in finding.step
+        assert world.dump() == before
+
+    def test_the_owner_of_a_mapped_task_is_told_apart(self) -> None:
+        for owner in (OWNER, Owner("d", "scheduled__2026-01-01T00:00:00+00:00", "group.draft", 3, "ti", 2)):
+            assert Owner.from_actor(owner.actor) == replace(owner, ti_id="")
+        assert Owner.from_actor("user:bob") is None
+
+
+def test_an_answer_of_openai_that_is_an_error_is_reported_in_words(world: World) -> None:
+    world.overdue(words="stuck=in_progress retrieve=500 times=99")
+    (finding,) = world.reconcile()
+    assert openai.InternalServerError.__name__ in str(finding.done)

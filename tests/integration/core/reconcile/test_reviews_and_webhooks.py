@@ -1,0 +1,125 @@
+"""Reviews whose time is over, and webhooks that nobody could place."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.core.reconcile import findings
+from airflow_provider_aihandoff.core.states import Disposition
+from tests.factories import approve, ask, draft
+from tests.integration.core.reconcile.world import World, kinds
+
+
+class TestReviews:
+    @pytest.mark.parametrize(("on_timeout", "state"), [("reject", "rejected"), ("fail", "failed")])
+    def test_one_whose_time_is_over_ends_as_its_author_said(self, world: World, on_timeout: Any, state: str) -> None:
+        job = world.in_review(on_timeout=on_timeout)
+        assert kinds(world.reconcile()) == ["review over"]
+        assert (world.state(job), world.ledger.job(job.job_id).state_reason) == (state, "nobody decided in time")
+        assert len(world.events(job, "timeout")) == 1
+        assert world.reconcile() == []
+
+    def test_one_that_an_older_release_asked_about_is_left_to_its_task(self, world: World) -> None:
+        job = world.in_review(on_timeout=None)
+        before = world.dump()
+        (finding,) = world.reconcile()
+        assert "clear its approval task" in finding.step
+        assert (finding.done, world.dump(), world.state(job)) == (None, before, "review")
+
+    def test_its_task_comes_first(self, world: World) -> None:
+        job = world.in_review(since=50)
+        assert world.reconcile() == []
+        assert world.state(job) == "review"
+
+    def test_one_that_has_time_is_left(self, world: World) -> None:
+        ask(world.ledger, draft(world.ledger))
+        assert world.reconcile() == []
+
+    def test_one_that_is_asked_about_anew_before_the_step_is_left(self, world: World) -> None:
+        first, second = world.in_review("r1"), world.in_review("r2")
+        ended = world.ledger.reviews.expire
+
+        def expire(job_id: int, **arguments: Any) -> Any:
+            if job_id == first.job_id:
+                world.ledger.reviews.ask(
+                    second.job_id, [], policy=None, deadline=datetime.now(UTC) + timedelta(hours=1), actor="test"
+                )
+            return ended(job_id, **arguments)
+
+        world.ledger.reviews.expire = expire  # type: ignore[method-assign]
+        found = world.reconcile()
+        assert [finding.done for finding in found] == ["the job is rejected", findings.MOVED_ON]
+        assert world.state(second) == "review"
+
+    def test_another_question_has_an_end_of_its_own(self, world: World) -> None:
+        job = approve(world.ledger, ask(world.ledger, draft(world.ledger)))
+        asked = world.ledger.reviews.ask(
+            job.job_id, [], policy=None, deadline=datetime.now(UTC), actor="test", on_timeout="fail"
+        )
+        assert (asked.state.value, asked.review_on_timeout) == ("review", "fail")
+
+
+class TestWebhooks:
+    def test_openai_is_asked_about_those_that_are_due(self, world: World) -> None:
+        response = world.client.responses.create(
+            model="gpt-5.2", input="x", background=True, metadata={"standin": "delay=0"}
+        )
+        world.webhook("wh_1", response.id)
+        (finding,) = world.reconcile()
+        assert (finding.kind, finding.webhook_id) == ("webhook due", "wh_1")
+        assert "foreign" in str(finding.done)
+        assert world.ledger.inbox.read("wh_1").disposition is Disposition.FOREIGN
+
+    def test_one_about_which_nobody_can_be_asked_any_more_is_left_to_a_person(self, world: World) -> None:
+        world.webhook("wh_1", None)
+        before = world.dump()
+        (finding,) = world.reconcile()
+        assert (finding.kind, finding.done) == ("webhook unexplained", None)
+        assert world.dump() == before
+
+    def test_one_whose_response_is_known_by_now_is_given_to_its_job(self, world: World) -> None:
+        """The protocol has no way there."""
+        world.webhook("wh_1", "resp_other")
+        job = world.running()
+        response_id = world.ledger.revision(job.job_id, 1).response_id
+        world.sql("UPDATE aihandoff.inbox SET response_id = %s, look_at = NULL", response_id)
+
+        assert kinds(world.reconcile())[0] == "webhook matched"
+        entry = world.ledger.inbox.read("wh_1")
+        assert (entry.disposition, entry.job_id) == (Disposition.APPLIED, job.job_id)
+
+    def test_a_connection_that_is_gone_is_recorded_and_holds_up_nobody(self, world: World) -> None:
+        world.webhook("wh_1", "resp_1", conn_id="removed")
+        world.webhook("wh_2", "resp_2")
+        found = world.reconcile()
+        assert [(finding.webhook_id, finding.failed) for finding in found] == [("wh_1", True), ("wh_2", False)]
+        entry = world.ledger.inbox.read("wh_1")
+        assert (entry.looks, entry.look_at is not None) == (1, True)
+        assert "removed" in str(entry.note)
+
+    def test_old_ones_are_removed_except_those_in_quarantine(self, world: World) -> None:
+        job = world.running(words="delay=0")
+        world.webhook("wh_1", world.ledger.revision(job.job_id, 1).response_id)
+        world.webhook("wh_2", None)
+        world.sql("UPDATE aihandoff.inbox SET received_at = clock_timestamp() - interval '31 days'")
+        world.webhook("wh_3", "resp_new")
+        world.sql("UPDATE aihandoff.inbox SET look_at = NULL")
+
+        (finding,) = [found for found in world.reconcile() if found.kind == "old webhooks"]
+
+        assert (finding.found.split()[0], finding.done) == ("1", "removed 1")
+        assert {entry.webhook_id for entry in world.ledger.inbox.entries()} == {"wh_2", "wh_3"}
+
+    def test_none_is_removed_that_could_come_again(self, world: World) -> None:
+        world.webhook("wh_1", "resp_1")
+        world.sql(
+            "UPDATE aihandoff.inbox SET received_at = received_at - interval '95 hours', look_at = NULL, "
+            "disposition = 'foreign'"
+        )
+        (finding,) = world.reconcile(inbox_retention=timedelta(hours=95) - timedelta(minutes=1))
+        assert finding.failed
+        assert "4 days" in str(finding.done)
+        assert world.ledger.inbox.read("wh_1")

@@ -1,0 +1,131 @@
+"""Jobs as people meet them: what the review pages look like is looked at with these."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from openai.lib._parsing._responses import type_to_text_format_param
+from pydantic import BaseModel, Field
+
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import EffectPlan, Job, JobSpec
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
+from tests.factories import OWNER, ask, draft, job_spec
+
+
+class Figure(BaseModel):
+    region: str
+    sales: float
+    trend: str
+
+
+class Note(BaseModel):
+    title: str
+    tagline: str
+    body: str = Field(description="Markdown, as the shop shows it")
+    price: float = Field(ge=0)
+    colours: list[str]
+    figures: list[Figure]
+    warning: str | None
+
+
+SCHEMA: Any = type_to_text_format_param(Note)["schema"]  # type: ignore[typeddict-item]
+
+BODY = """# A kettle that keeps its promise
+
+The **Tidewater kettle** boils a litre in *three minutes*, and pours without a drip.
+
+- Stainless steel, 1.7 l
+- Keeps 80 °C for half an hour
+- Repairable: every part can be ordered
+
+> "The last kettle that we will buy." (a customer)
+
+See [the offer](https://evil.test/?steal=1) ![pixel](https://evil.test/pixel.png)"""
+
+NOTE = {
+    "title": "Meet the Tidewater kettle",
+    "tagline": "Three minutes to tea.",
+    "body": BODY,
+    "price": 49.9,
+    "colours": ["steel", "black"],
+    "figures": [
+        {"region": "North", "sales": 1204.5, "trend": "rising"},
+        {"region": "South", "sales": 988.0, "trend": "steady"},
+    ],
+    "warning": None,
+}
+
+
+def request_of(schema: Any = SCHEMA) -> dict[str, Any]:
+    form = {"type": "json_schema", "name": "Note", "strict": True, "schema": schema}
+    return {"model": "gpt-5.2", "input": "Write about the kettle.", "text": {"format": form}}
+
+
+def note_spec(key: str = "post:kettle", **changes: Any) -> JobSpec:
+    request = request_of()
+    return job_spec(job_key=key, input={**request, "text": "as above"}, request=request, **changes)
+
+
+def put(key: str, body: Any, *, current: Any = None, name: str = "publish") -> EffectPlan:
+    plan = {
+        "connection": "cms",
+        "method": "PUT",
+        "url": f"https://cms.example/posts/{key}",
+        "headers": {"Content-Type": "application/json"},
+        "body": body,
+    }
+    undo = {"kind": "http", "plan": {"connection": "cms", "method": "DELETE", "url": plan["url"], "headers": {}}}
+    return EffectPlan(name, "http", plan, digest(plan), plan, undo, current=current)
+
+
+CURRENT = {
+    "at": "2026-02-02T09:00:00+00:00",
+    "record": {"id": 17, "title": "The old kettle", "tagline": "Three minutes to tea.", "updated": "2025-11-01"},
+}
+RULES = ReviewRules(
+    approvers=Approvers(users=("bob", "carol"), roles=("admin",)),
+    approvals=2,
+    because={"policy": "prices@3", "reason": "the price is above 40"},
+)
+
+
+def note(ledger: Ledger, key: str = "post:kettle", output: Any = NOTE, **asked: Any) -> Job:
+    """A product note that waits for a decision."""
+    job = draft(ledger, note_spec(key), output, response_id=f"resp_{key}")
+    body = {name: output[name] for name in ("title", "tagline", "body")}
+    return ask(ledger, job, put(key, body, current=CURRENT), **{"rules": RULES, **asked})
+
+
+def edited(ledger: Ledger, job: Job, by: str = "carol") -> Job:
+    """The same, after an edit whose plan is rendered."""
+    assert job.review_digest is not None
+    output = {**NOTE, "title": "Meet the quiet Tidewater kettle", "body": BODY.replace("three minutes", "two minutes")}
+    ledger.reviews.edit(job.job_id, digest=job.review_digest, output=output, person=Person(by))
+    body = {name: output[name] for name in ("title", "tagline", "body")}
+    return ask(ledger, job, put(job.job_key, body, current=CURRENT), rules=RULES)
+
+
+def tickets(ledger: Ledger, number: int, run_id: str = "scheduled__2026-02-02T06:00:00+00:00") -> list[Job]:
+    """Labels of tickets, of one run, that differ in some fields."""
+    made = []
+    for place in range(number):
+        label = {
+            "category": ("billing", "bug", "account")[place % 3],
+            "priority": "high" if place % 4 == 0 else "normal",
+            "reply": f"Thank you for writing to us about ticket {4700 + place}. We look into it today.",
+            "language": "en",
+        }
+        spec = job_spec(
+            job_type="ticket",
+            job_key=f"ticket:{4700 + place}",
+            requested_by="airflow",
+            owner=replace(OWNER, dag_id="tickets", run_id=run_id, map_index=place),
+        )
+        job = draft(ledger, spec, label, response_id=f"resp_ticket_{run_id}_{place}")
+        plan = put(f"ticket-{4700 + place}", {name: label[name] for name in ("category", "priority")}, name="label")
+        rules = ReviewRules(because={"policy": "sampling@1", "reason": "one in ten goes to a person"})
+        made.append(ask(ledger, job, plan, rules=rules))
+    return made

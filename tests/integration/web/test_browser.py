@@ -1,0 +1,258 @@
+"""The pages in a real browser: usable by everybody, in light and dark, on a wide screen and on a phone."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvicorn
+from airflow.api_fastapi import app as airflow_app
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from fastapi import FastAPI
+
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.web.pages.bulk_table import key_of
+from demo.ports import HOST, free_port
+from tests.factories import ask, draft
+from tests.integration.web import showcase
+from tests.integration.web.conftest import ROLES
+from tests.integration.web.test_untrusted import ATTACK, MARKDOWN
+from tests.stack.browser import ARGUMENTS, find_chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+WIDE = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+LOOKS = [(scheme, size) for scheme in ("light", "dark") for size in ("wide", "phone")]
+
+#: Where to keep a picture of each page, for somebody to look at.
+PICTURES = os.environ.get("AIHANDOFF_TEST_PICTURES")
+
+Open = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")
+def address(airflow: FastAPI) -> Iterator[str]:
+    """Where the API server is served."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(airflow, host=HOST, port=port, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield f"http://{HOST}:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(
+    address: str,
+    browser: Browser,
+    use_ledger: Callable[[dict[str, Any]], None],
+    conninfo: dict[str, Any],
+) -> Iterator[Open]:
+    """A page of the app, in a browser of a user."""
+    use_ledger(conninfo)
+    contexts = []
+
+    def open_at(path: str, username: str = "bob", scheme: str = "light", size: str = "wide") -> Page:
+        viewport = PHONE if size == "phone" else WIDE
+        context = browser.new_context(color_scheme=scheme, viewport=viewport, base_url=address)  # type: ignore[arg-type]
+        contexts.append(context)
+        log_in(context, username, address)
+        page = context.new_page()
+        page.goto(f"/aihandoff/{path}")
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+
+
+def log_in(context: Any, username: str, address: str) -> None:
+    user = SimpleAuthManagerUser(username=username, role=ROLES[username])
+    token = airflow_app.get_auth_manager().generate_jwt(user)
+    context.add_cookies([{"name": "_token", "value": token, "url": address}])
+
+
+def picture(page: Page, name: str) -> None:
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=True)
+
+
+def problems(page: Page) -> list[str]:
+    """What axe finds wrong with a page, and what does not fit its width."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    said = [f"{item['id']}: {node['html']}" for item in found for node in item["nodes"]]
+    if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+        said.append("the page is wider than the screen")
+    return said
+
+
+def _pages(ledger: Ledger) -> dict[str, str]:
+    """Every page, by what a picture of it is called."""
+    job = showcase.edited(ledger, showcase.note(ledger))
+    showcase.tickets(ledger, 8)
+    rendering = showcase.note(ledger, "post:teapot")
+    assert rendering.review_digest is not None
+    edit = {"digest": rendering.review_digest, "output": "An edit.", "person": Person("carol")}
+    ledger.reviews.edit(rendering.job_id, **edit)
+    return {
+        "list": "",
+        "job": f"jobs/{job.job_id}",
+        "rendering": f"jobs/{rendering.job_id}",
+        "edit": f"jobs/{job.job_id}/edit",
+        "compare": f"jobs/{job.job_id}/compare",
+        "batch": "batch?by=outcome",
+        "batch-shape": "batch?by=shape&select=all&group=" + key_of("label: http PUT (category, priority)"),
+    }
+
+
+@pytest.mark.parametrize(("scheme", "size"), LOOKS)
+def test_everybody_can_use_every_page(open_page: Open, ledger: Ledger, scheme: str, size: str) -> None:
+    for name, path in _pages(ledger).items():
+        page = open_page(path, scheme=scheme, size=size)
+        page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+        picture(page, f"{name}-{scheme}-{size}")
+        assert problems(page) == [], name
+
+
+def tab_to(page: Page, selector: str) -> None:
+    """Move the focus, as somebody does who has no mouse."""
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    pytest.fail(f"the Tab key does not lead to {selector}")
+
+
+def test_a_sentence_is_changed_and_approved_without_a_mouse(open_page: Open, ledger: Ledger) -> None:
+    job = showcase.note(ledger, rules=ReviewRules())
+    page = open_page(f"jobs/{job.job_id}")
+    tab_to(page, "a[href$='/edit']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/edit")
+    tab_to(page, "textarea[name='value/tagline']")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Two minutes to tea.")
+    tab_to(page, "button[value=save]")
+    page.keyboard.press("Enter")
+    page.get_by_text("has not been rendered yet").first.wait_for()
+    output = ledger.record(job.job_id).revision.output
+    assert output == {**showcase.NOTE, "tagline": "Two minutes to tea."}
+    # The approval task renders the plan; the page finds out by itself.
+    ask(ledger, ledger.job(job.job_id), showcase.put("post:kettle", {"tagline": output["tagline"]}))
+    page.locator("button[value=approve]").wait_for()
+    tab_to(page, "button[value=approve]")
+    page.keyboard.press("Enter")
+    page.get_by_text("Approved by you").first.wait_for()
+    assert ledger.job(job.job_id).state is JobState.APPROVED
+
+
+def test_an_old_tab_approves_nothing_and_keeps_the_comment(open_page: Open, ledger: Ledger) -> None:
+    job = showcase.note(ledger, rules=ReviewRules())
+    page = open_page(f"jobs/{job.job_id}")
+    page.fill("#comment", "Reads well.")
+    showcase.edited(ledger, job)
+    page.click("button[value=approve]")
+    page.get_by_text("Your decision was not recorded").wait_for()
+    assert page.input_value("#comment") == "Reads well."
+    assert "the output changed" in page.inner_text("main")
+    assert ledger.record(job.job_id).decisions == []
+
+
+def test_a_double_click_counts_once(open_page: Open, ledger: Ledger) -> None:
+    job = showcase.note(ledger, rules=ReviewRules(approvals=2))
+    page = open_page(f"jobs/{job.job_id}")
+    page.dblclick("button[value=approve]")
+    page.get_by_text("1 of 2 approvals so far, by you").wait_for()
+    assert len(ledger.record(job.job_id).decisions) == 1
+
+
+def test_a_login_that_ends_in_the_middle_of_an_edit_costs_nothing(
+    open_page: Open, ledger: Ledger, address: str
+) -> None:
+    job = showcase.note(ledger, rules=ReviewRules())
+    page = open_page(f"jobs/{job.job_id}/edit")
+    page.fill("textarea[name='value/body']", "First line\n\n  “second” <b>line</b>")
+    page.context.clear_cookies()
+    page.click("button[value=save]")
+    page.get_by_text("Nothing of what you sent is lost.").wait_for()
+    picture(page, "login-over")
+    assert problems(page) == []
+    log_in(page.context, "bob", address)
+    page.get_by_role("button", name="Send it again").click()
+    page.wait_for_url(f"**/aihandoff/jobs/{job.job_id}")
+    assert ledger.record(job.job_id).revision.output["body"] == "First line\n\n  “second” <b>line</b>"
+
+
+def test_a_row_is_added_where_one_is_looking(open_page: Open, ledger: Ledger) -> None:
+    job = showcase.note(ledger, rules=ReviewRules())
+    page = open_page(f"jobs/{job.job_id}/edit", size="phone")
+    page.fill("textarea[name='value/title']", "Kept")
+    page.get_by_role("button", name="Add to colours").click()
+    row = page.locator("textarea[name='value/colours/301']")
+    row.wait_for()
+    assert page.locator("fieldset[id='value-2Fcolours']").is_visible()
+    assert page.evaluate("window.scrollY") > 0
+    row.fill("red")
+    page.fill("input[name='value/price']", "cheap")
+    page.click("button[value=save]")
+    page.get_by_text("One field does not fit").wait_for()
+    picture(page, "edit-wrong-phone")
+    assert problems(page) == []
+    assert page.input_value("textarea[name='value/title']") == "Kept"
+    assert row.input_value() == "red"
+
+
+def test_nothing_of_an_output_runs_or_loads(open_page: Open, ledger: Ledger, address: str) -> None:
+    attack = f"{ATTACK}\n\n{MARKDOWN}"
+    job = ask(ledger, draft(ledger, output={"title": attack, attack: [attack], "rows": [{"a": attack, "b": "1"}] * 2}))
+    said, asked = [], []
+    page = open_page("")
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+    for path in (f"jobs/{job.job_id}", f"jobs/{job.job_id}/edit", "batch?by=type"):
+        page.goto(f"/aihandoff/{path}", wait_until="networkidle")
+    assert said == []
+    assert len(asked) > 3
+    assert [url for url in asked if not url.startswith(f"{address}/aihandoff/")] == []
+
+
+def test_many_are_decided_on_a_phone(open_page: Open, ledger: Ledger) -> None:
+    jobs = showcase.tickets(ledger, 4)
+    page = open_page("", size="phone")
+    page.get_by_role("link", name="Look at many beside each other").click()
+    page.get_by_role("link", name="Select all that are yours").click()
+    page.get_by_label("Select ticket:4702").uncheck()
+    ask(ledger, jobs[0], showcase.put("elsewhere", {"category": "spam"}, name="label"))
+    page.get_by_role("button", name="Approve the selected").click()
+    page.get_by_text("None of the decisions was recorded").wait_for()
+    picture(page, "batch-stale-phone")
+    assert problems(page) == []
+    assert {ledger.job(job.job_id).state for job in jobs} == {JobState.REVIEW}
+    page.get_by_role("button", name="Approve the selected").click()
+    page.get_by_text("2 decisions recorded").wait_for()
+    picture(page, "decided-phone")
+    assert problems(page) == []
+    states = [ledger.job(job.job_id).state for job in jobs]
+    assert states == [JobState.REVIEW, JobState.APPROVED, JobState.REVIEW, JobState.APPROVED]

@@ -1,0 +1,403 @@
+"""Jobs are cancelled and rolled back by those who may decide, with a reason, and each undo is sent at most once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from openai import OpenAI
+
+from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import EffectPlan, Job
+from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.web.api import schemas
+from tests.factories import LEASE, OWNER, ask, draft, job_spec, submit
+from tests.integration.web.conftest import Grant, Login, Page
+from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of, undo_of
+from tests.target import DROP, Answer, Target
+
+WHY = {"reason": "The wrong product."}
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with cms() as running:
+        yield running
+
+
+@pytest.fixture
+def plans(target: Target) -> list[EffectPlan]:
+    return [plan_of(target, "publish"), plan_of(target, "announce", after=("publish",))]
+
+
+def send(client: TestClient, job: Job, action: str, body: dict[str, Any]) -> Any:
+    return client.post(f"/aihandoff/api/v1/jobs/{job.job_id}/{action}", json=body)
+
+
+def post(client: TestClient, job: Job, action: str, form: dict[str, Any]) -> Any:
+    """What the form of the page sends, with its hidden fields as they are now."""
+    path = f"/aihandoff/jobs/{job.job_id}"
+    seen = Page(client.get(path).text).field("seen")
+    return client.post(f"{path}/{action}", data={"seen": seen or "", **form})
+
+
+def page_of(client: TestClient, job: Job) -> Page:
+    return Page(client.get(f"/aihandoff/jobs/{job.job_id}").text)
+
+
+def actions(page: Page) -> set[str]:
+    return {str(form["action"]).rpartition("/")[2] for form in page.all("form")}
+
+
+def requests(target: Target) -> list[tuple[str, str]]:
+    return [(request.method, request.path) for request in target.received]
+
+
+class TestCancel:
+    @pytest.mark.parametrize("sent", [send, post])
+    def test_a_job_in_review_writes_nothing_any_more(self, login: Login, ledger: Ledger, sent: Any) -> None:
+        job = ask(ledger, draft(ledger))
+        bob = login("bob")
+        assert "cancel" in actions(page_of(bob, job))
+        assert sent(bob, job, "cancel", WHY).status_code in (200, 303)
+        record = ledger.record(job.job_id)
+        assert (record.job.state, record.effects[0].state) == (JobState.CANCELLED, EffectState.VOID)
+        assert (record.events[-1].actor, record.events[-1].reason) == ("user:bob", "The wrong product.")
+        page = page_of(bob, job)
+        assert "Cancelled. Nothing was written outside." in page.text
+        assert "The wrong product." in page.text
+        assert page.all("form") == []
+
+    def test_sent_again_it_changes_nothing(self, login: Login, ledger: Ledger) -> None:
+        job = ask(ledger, draft(ledger))
+        bob = login("bob")
+        assert [post(bob, job, "cancel", WHY).status_code for _ in range(2)] == [303, 303]
+        answer = send(bob, job, "cancel", WHY)
+        assert (answer.status_code, answer.json()["job"]["state"]) == (200, "cancelled")
+        assert [event.event for event in ledger.record(job.job_id).events].count("cancelled") == 1
+
+    def test_a_response_that_runs_is_stopped_at_openai(
+        self, login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with OpenAIStandIn(delay_seconds=60).serve() as running:
+            connection = {"conn_type": "openai", "password": "sk-any", "host": running.base_url}
+            monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(connection))
+            with OpenAI(base_url=running.base_url, api_key="sk-any") as client:
+                response = client.responses.create(model="gpt-5.2", input="x", background=True)
+                revision = submit(ledger, job_spec(), response.id)
+                job = ledger.job(revision.job_id)
+                assert send(login("bob"), job, "cancel", WHY).json()["job"]["state"] == "cancelled"
+                assert client.responses.retrieve(response.id).status == "cancelled"
+
+    def test_while_an_effect_is_under_way_it_waits_for_what_became_of_it(
+        self, login: Login, ledger: Ledger, plans: list[EffectPlan]
+    ) -> None:
+        job = approved(ledger, *plans)
+        claim = ledger.effects.claim(job.job_id, plans[0], lease=LEASE, actor="test")
+        bob = login("bob")
+        answer = send(bob, job, "cancel", WHY)
+        assert (answer.status_code, answer.json()["job"]["state"]) == (200, "applying")
+        assert answer.json()["job"]["cancelling"] == "The wrong product."
+        page = page_of(bob, job)
+        assert "Being cancelled: what was not sent never will be." in page.text
+        assert "cancel" not in actions(page)
+        ledger.effects.confirm(claim, external_id="publish-1", result=None, actor="test")
+        text = page_of(bob, job).text
+        assert "Cancelled. Partly applied: 1 of 2 effects applied. What was applied stays" in text
+
+    def test_a_completed_job_is_refused_with_the_way_back(
+        self, login: Login, ledger: Ledger, plans: list[EffectPlan]
+    ) -> None:
+        job = completed(ledger, *plans)
+        bob = login("bob")
+        answer = send(bob, job, "cancel", WHY)
+        assert (answer.status_code, answer.json()["type"]) == (409, "cannot-cancel")
+        assert f"airflow aihandoff rollback {job.job_id}" in answer.json()["detail"]
+        posted = post(bob, job, "cancel", WHY)
+        page = Page(posted.text)
+        assert posted.status_code == 409
+        assert "The job was not cancelled" in page.text
+        assert "This job is completed: there is nothing left to stop." in page.text
+        assert "The wrong product." in page.text
+
+
+class TestRollBack:
+    def test_the_page_shows_every_undo_in_its_order_before_anything_starts(
+        self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan]
+    ) -> None:
+        job = completed(ledger, *plans)
+        page = page_of(login("bob"), job)
+        assert page.text.index("1. undo:announce") < page.text.index("2. undo:publish")
+        assert f"http://127.0.0.1:{target.port}/publish/publish-1" in page.text
+        assert actions(page) == {"rollback"}
+        assert page_of(login("vic"), job).all("form") == []
+        assert target.received == []
+
+    @pytest.mark.parametrize("sent", [send, post])
+    def test_everything_is_undone_the_last_one_first(
+        self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan], sent: Any
+    ) -> None:
+        job = completed(ledger, *plans)
+        bob = login("bob")
+        assert [sent(bob, job, "rollback", WHY).status_code for _ in range(2)] in ([200, 200], [303, 303])
+        assert requests(target) == [("DELETE", "/announce/announce-1"), ("DELETE", "/publish/publish-1")]
+        record = ledger.record(job.job_id)
+        assert record.job.state is JobState.ROLLED_BACK
+        started = next(event for event in record.events if event.event == "roll back started")
+        assert (started.actor, started.reason) == ("user:bob", "The wrong product.")
+        page = page_of(bob, job)
+        assert "Everything that was applied was undone." in page.text
+        assert "Applied as publish-1, and undone" in page.text
+        assert page.all("form") == []
+
+    def test_a_program_gets_the_job_and_nothing_to_wait_for(
+        self, login: Login, ledger: Ledger, plans: list[EffectPlan]
+    ) -> None:
+        job = completed(ledger, *plans)
+        answer = send(login("bob", bearer=True), job, "rollback", WHY)
+        assert (answer.json()["job"]["state"], answer.json()["unfinished"]) == ("rolled_back", None)
+        documented = schemas.RollBackAnswer.model_validate_json(answer.content)
+        assert documented.model_dump(mode="json") == answer.json()
+
+    @pytest.mark.parametrize(
+        ("answer", "seconds", "said"),
+        [
+            (Answer(429, headers={"Retry-After": "120"}), 120.0, "asked to come back after 120 s"),
+            (Answer(503), None, "answered 503"),
+            (Answer(403), None, "answered 403"),
+            (DROP, None, "may have been applied"),
+        ],
+    )
+    def test_it_ends_at_the_first_wait_and_goes_on_when_it_is_sent_again(
+        self,
+        login: Login,
+        ledger: Ledger,
+        target: Target,
+        plans: list[EffectPlan],
+        answer: Answer,
+        seconds: float | None,
+        said: str,
+    ) -> None:
+        job = completed(ledger, *plans)
+        target.answers = [Answer(204), answer]
+        bob = login("bob")
+        sent = send(bob, job, "rollback", WHY)
+        assert (sent.status_code, sent.json()["job"]["state"]) == (200, "rolling_back")
+        assert sent.json()["unfinished"]["seconds"] == seconds
+        assert said in sent.json()["unfinished"]["why"]
+        assert len(target.received) == 2
+        page = page_of(bob, job)
+        assert "What was applied is being undone. 1 of 2 effects undone." in page.text
+        assert "Go on with the roll-back" in page.text
+        if answer is DROP:
+            unknown = ledger.record(job.job_id).undos[1]
+            ledger.effects.resolve(unknown.effect_id, applied=False, external_id=None, actor="x", why="looked")
+        assert send(bob, job, "rollback", WHY).json()["job"]["state"] == "rolled_back"
+        assert requests(target)[2:] == [("DELETE", "/publish/publish-1")]
+
+    def test_the_page_says_what_keeps_it_from_going_on(
+        self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan]
+    ) -> None:
+        job = completed(ledger, *plans)
+        target.answers = [Answer(429, headers={"Retry-After": "120"})]
+        posted = post(login("bob"), job, "rollback", WHY)
+        page = Page(posted.text)
+        assert posted.status_code == 200
+        assert "The roll-back has begun, and is not done" in page.text
+        assert "It can go on in 120 s." in page.text
+
+    def test_an_undo_whose_outcome_is_not_known_is_resolved_on_the_page(
+        self, login: Login, ledger: Ledger, target: Target
+    ) -> None:
+        job = completed(ledger, plan_of(target, "publish"))
+        target.answers = [DROP]
+        bob = login("bob")
+        post(bob, job, "rollback", WHY)
+        undo = ledger.record(job.job_id).undos[0]
+        page = page_of(bob, job)
+        assert "The effect undo:publish may have been applied" in page.text
+        assert "It waits until somebody says what became of undo:publish." in page.text
+        form = {"found": "applied", "why": "It is gone.", "attempt": str(undo.attempt)}
+        path = f"/aihandoff/jobs/{job.job_id}/effects/{undo.effect_id}/resolution"
+        assert bob.post(path, data=form).status_code == 303
+        assert ledger.job(job.job_id).state is JobState.ROLLED_BACK
+        assert len(target.received) == 1
+
+    def test_an_effect_without_an_undo_says_so_before_anything_starts(
+        self, login: Login, ledger: Ledger, target: Target
+    ) -> None:
+        job = completed(ledger, plan_of(target, "publish"), plan_of(target, "mail", undo={}))
+        bob = login("bob")
+        page = page_of(bob, job)
+        assert "No way back is declared: it cannot be rolled back." in page.text
+        assert "It declares no undo. Undo it by hand, and leave it out of the roll-back." in page.text
+        refused = send(bob, job, "rollback", WHY)
+        assert (refused.status_code, refused.json()["type"]) == (409, "cannot-roll-back")
+        assert "'mail' declares no undo" in refused.json()["detail"]
+        posted = post(bob, job, "rollback", WHY)
+        assert posted.status_code == 409
+        assert "Nothing was rolled back" in posted.text
+        assert "The wrong product.</textarea>" in posted.text
+        assert target.received == []
+        assert post(bob, job, "rollback", {**WHY, "leave": ["mail"]}).status_code == 303
+        assert requests(target) == [("DELETE", "/publish/publish-1")]
+        assert "What was applied was undone, except mail." in page_of(bob, job).text
+
+    def test_a_page_that_showed_other_effects_begins_nothing(
+        self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan]
+    ) -> None:
+        job = approved(ledger, *plans)
+        confirm(ledger, job, plans[0])
+        bob = login("bob")
+        seen = page_of(bob, job).field("seen")
+        confirm(ledger, job, plans[1])
+        posted = bob.post(f"/aihandoff/jobs/{job.job_id}/rollback", data={"seen": seen, **WHY})
+        assert posted.status_code == 409
+        assert "other effects are applied by now" in Page(posted.text).text
+        assert ledger.job(job.job_id).state is JobState.COMPLETED
+        assert target.received == []
+
+    def test_not_while_something_is_unknown(
+        self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan]
+    ) -> None:
+        job = approved(ledger, *plans)
+        confirm(ledger, job, plans[0])
+        lose(ledger, job, plans[1])
+        bob = login("bob")
+        page = page_of(bob, job)
+        assert "Not now: 'announce' is unknown." in page.text
+        assert "rollback" not in actions(page)
+        assert "'announce' is unknown" in send(bob, job, "rollback", WHY).json()["detail"]
+        assert target.received == []
+
+    def test_a_connection_that_is_missing_here_is_no_unknown_undo(
+        self, login: Login, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = completed(ledger, plan_of(target, "publish"))
+        monkeypatch.delenv("AIRFLOW_CONN_CMS")
+        answer = send(login("bob"), job, "rollback", WHY)
+        assert (
+            "the connection 'cms' of the effect 'undo:publish' is not defined here"
+            in answer.json()["unfinished"]["why"]
+        )
+        assert ledger.record(job.job_id).undos[0].state is EffectState.PLANNED
+
+    def test_a_function_that_cannot_be_imported_changes_nothing(
+        self, login: Login, ledger: Ledger, target: Target
+    ) -> None:
+        undo = {"kind": "function", "plan": {"function": "nowhere:undo", "arguments": {}}, "idempotent": False}
+        job = completed(ledger, plan_of(target, "publish", undo=undo), plan_of(target, "announce"))
+        bob = login("bob")
+        assert "cannot be imported" in send(bob, job, "rollback", WHY).json()["detail"]
+        assert ledger.job(job.job_id).state is JobState.COMPLETED
+        assert send(bob, job, "rollback", {**WHY, "leave": ["publish"]}).json()["job"]["state"] == "rolled_back"
+
+    def test_what_was_left_out_needs_not_be_left_out_again(self, login: Login, ledger: Ledger, target: Target) -> None:
+        undo = {"kind": "function", "plan": {"function": "nowhere:undo", "arguments": {}}, "idempotent": False}
+        job = completed(ledger, plan_of(target, "publish", undo=undo), plan_of(target, "announce"))
+        target.answers = [Answer(503)]
+        bob = login("bob")
+        send(bob, job, "rollback", {**WHY, "leave": ["publish"]})
+        assert send(bob, job, "rollback", WHY).json()["job"]["state"] == "rolled_back"
+
+    def test_a_way_back_of_an_earlier_release_is_shown_and_not_sent(
+        self, login: Login, ledger: Ledger, target: Target
+    ) -> None:
+        job = completed(ledger, plan_of(target, "publish", undo={"method": "DELETE", "endpoint": "/posts/1"}))
+        bob = login("bob")
+        assert "an earlier release kept for people to read" in page_of(bob, job).text
+        assert "an earlier release kept for people to read" in send(bob, job, "rollback", WHY).json()["detail"]
+
+    def test_a_masked_secret_is_shown_as_one_and_said_to_stand_in_the_way(
+        self, login: Login, ledger: Ledger, target: Target
+    ) -> None:
+        undo = undo_of(target, "publish")
+        undo["plan"]["headers"] = {"Authorization": "***"}
+        job = ask(ledger, draft(ledger), plan_of(target, "publish", undo=undo))
+        text = page_of(login("bob"), job).text
+        assert "*** stands for a secret" in text
+        assert "It cannot be rolled back: it has an undo with a masked secret" in text
+
+
+def test_before_anybody_decides_the_page_shows_each_way_back_and_which_effect_has_none(
+    login: Login, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sales = {"conn_type": "postgres", "host": "db", "login": "shop", "password": "pw", "schema": "sales"}
+    monkeypatch.setenv("AIRFLOW_CONN_SALES_DB", json.dumps(sales))
+    declared: dict[str, dict[str, Any]] = {
+        "http": {"connection": "cms", "method": "DELETE", "endpoint": "/posts/{external_id}"},
+        "postgres": {
+            "connection": "sales_db",
+            "sql": "DELETE FROM reports WHERE report_id = %(report)s",
+            "parameters": {"report": "{external_id}"},
+        },
+        "function": {"function": "shop.mail:unsend", "arguments": {"mail": "{external_id}"}},
+    }
+    plans = [
+        plan_of(target, kind, undo=plan_undo(fields, kind=kind, connection=None, name=kind))
+        for kind, fields in declared.items()
+    ]
+    job = ask(ledger, draft(ledger), *plans, plan_of(target, "mail", undo={}))
+
+    text = page_of(login("bob"), job).text
+
+    for shown in ("/posts/{external_id}", "DELETE FROM reports WHERE report_id", "shop.mail:unsend"):
+        assert text.count(shown) == 1
+    assert text.count("The way back, as declared") == 3
+    assert text.count("No way back is declared: it cannot be rolled back.") == 1
+
+
+@pytest.mark.parametrize("action", ["cancel", "rollback"])
+class TestBoth:
+    @pytest.fixture
+    def job(self, ledger: Ledger, plans: list[EffectPlan]) -> Job:
+        """One that could be cancelled, and could be rolled back."""
+        job = approved(ledger, *plans)
+        confirm(ledger, job, plans[0])
+        return ledger.job(job.job_id)
+
+    def test_only_those_may_who_may_decide(
+        self, login: Login, ledger: Ledger, target: Target, job: Job, action: str, grant: Grant
+    ) -> None:
+        grant("vic", "GET", OWNER.dag_id)
+        for sent in (send, post):
+            assert sent(login("vic"), job, action, WHY).status_code == 403
+            assert sent(login("carol"), job, action, WHY).status_code == 404
+        assert ledger.job(job.job_id) == job
+        assert target.received == []
+
+    @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.test"}, {}])
+    def test_another_site_cannot_make_a_browser_do_it(
+        self, login: Login, ledger: Ledger, target: Target, job: Job, action: str, headers: dict[str, str]
+    ) -> None:
+        bob = login("bob", headers=headers)
+        assert [sent(bob, job, action, WHY).status_code for sent in (send, post)] == [403, 403]
+        assert ledger.job(job.job_id) == job
+        assert target.received == []
+
+    @pytest.mark.parametrize("reason", ["", " \r\n", None, "x" * 10_001])
+    def test_a_reason_is_required(
+        self, login: Login, ledger: Ledger, job: Job, action: str, reason: str | None
+    ) -> None:
+        bob = login("bob")
+        assert send(bob, job, action, {"reason": reason}).json()["errors"][0]["field"] == "reason"
+        form = {} if reason is None else {"reason": reason}
+        posted = post(bob, job, action, form)
+        assert posted.status_code == 422
+        assert not reason or reason.strip() in posted.text
+        assert ledger.job(job.job_id) == job
+
+    def test_a_program_cannot_say_who_it_was(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
+        assert send(login("bob", bearer=True), job, action, {**WHY, "actor": "eve"}).status_code == 422
+        assert ledger.job(job.job_id) == job
+
+    def test_nothing_is_done_by_a_get(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
+        bob = login("bob")
+        for path in (f"jobs/{job.job_id}/{action}", f"api/v1/jobs/{job.job_id}/{action}"):
+            assert bob.get(f"/aihandoff/{path}", params=WHY).status_code == 405
+        assert ledger.job(job.job_id) == job

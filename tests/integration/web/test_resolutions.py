@@ -1,0 +1,215 @@
+"""What a person says about an unknown effect counts once, for the attempt that they looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Effect, Event
+from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.web.api import schemas
+from tests.factories import LEASE, OWNER
+from tests.integration.web.conftest import Grant, Login, Page
+from tests.integration.web.world import approved, cms, confirm, lose, plan_of
+from tests.target import Target
+
+FOUND = {"applied": True, "external_id": "post-7", "why": "The CMS shows it.", "attempt": 1}
+NOT_FOUND = {"applied": False, "why": "No trace of it.", "attempt": 1}
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with cms() as running:
+        yield running
+
+
+@pytest.fixture
+def unknown(ledger: Ledger, target: Target) -> Effect:
+    plan = plan_of(target, "publish")
+    return lose(ledger, approved(ledger, plan), plan)
+
+
+def send(client: TestClient, effect: Effect, body: dict[str, Any]) -> Any:
+    return client.post(f"/aihandoff/api/v1/effects/{effect.effect_id}/resolution", json=body)
+
+
+def post(client: TestClient, effect: Effect, body: dict[str, Any], **kwargs: Any) -> Any:
+    form = {"found": "applied" if body["applied"] else "not applied", **body}
+    path = f"/aihandoff/jobs/{effect.job_id}/effects/{effect.effect_id}/resolution"
+    return client.post(path, data=form, **kwargs)
+
+
+def resolutions(ledger: Ledger, effect: Effect) -> list[Event]:
+    return [event for event in ledger.record(effect.job_id).events if event.event == "effect resolved"]
+
+
+def test_the_page_asks_those_who_may_decide(login: Login, ledger: Ledger, unknown: Effect) -> None:
+    path = f"/aihandoff/jobs/{unknown.job_id}"
+    page = Page(login("bob").get(path).text)
+    assert "The effect publish may have been applied" in page.text
+    assert unknown.effect_key in page.text
+    assert "It waits until somebody says what became of publish." in page.text
+    assert f"{path}/effects/{unknown.effect_id}/resolution" in [form["action"] for form in page.all("form")]
+    assert page.field("attempt") == "1"
+    assert {"applied", "not applied"} <= set(page.buttons)
+    assert Page(login("vic").get(path).text).all("form") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "job_state", "said"),
+    [
+        (FOUND, EffectState.APPLIED, JobState.COMPLETED, "publish: applied as post-7: The CMS shows it."),
+        (NOT_FOUND, EffectState.PLANNED, JobState.APPLYING, "publish: not applied: No trace of it."),
+    ],
+)
+@pytest.mark.parametrize("sent", [send, post])
+def test_a_person_says_what_is_so_and_it_is_on_the_record(
+    login: Login,
+    ledger: Ledger,
+    unknown: Effect,
+    sent: Any,
+    body: dict[str, Any],
+    state: EffectState,
+    job_state: JobState,
+    said: str,
+) -> None:
+    bob = login("bob")
+    assert sent(bob, unknown, body).status_code in (200, 303)
+    effect = ledger.effects.read(unknown.effect_id)
+    assert (effect.state, effect.external_id) == (state, body.get("external_id"))
+    assert ledger.job(unknown.job_id).state is job_state
+    assert [(event.actor, event.reason) for event in resolutions(ledger, unknown)] == [("user:bob", said)]
+    assert said in Page(bob.get(f"/aihandoff/jobs/{unknown.job_id}").text).text
+
+
+def test_a_program_gets_the_job(login: Login, ledger: Ledger, unknown: Effect) -> None:
+    answer = send(login("bob", bearer=True), unknown, FOUND)
+    assert answer.json()["job"]["state"] == "completed"
+    documented = schemas.JobRecord.model_validate_json(answer.content)
+    assert documented.model_dump(mode="json") == answer.json()
+
+
+@pytest.mark.parametrize("body", [FOUND, NOT_FOUND])
+def test_a_double_click_counts_once_and_is_answered_calmly(
+    login: Login, ledger: Ledger, unknown: Effect, body: dict[str, Any]
+) -> None:
+    bob = login("bob")
+    assert [post(bob, unknown, body).status_code for _ in range(2)] == [303, 303]
+    assert send(bob, unknown, body).status_code == 200
+    assert send(bob, unknown, {**body, "attempt": None}).status_code == 200
+    assert len(resolutions(ledger, unknown)) == 1
+
+
+def test_another_answer_is_told_what_is_known(login: Login, ledger: Ledger, unknown: Effect) -> None:
+    send(login("bob"), unknown, FOUND)
+    carol = login("carol")
+    refused = send(carol, unknown, NOT_FOUND)
+    assert (refused.status_code, refused.json()["type"]) == (409, "cannot-resolve")
+    assert "is applied as post-7" in refused.json()["detail"]
+    assert "user:bob said of attempt 1" in refused.json()["detail"]
+    posted = post(carol, unknown, NOT_FOUND)
+    page = Page(posted.text)
+    assert posted.status_code == 409
+    assert "Your answer was not recorded" in page.text
+    assert "No trace of it." in page.text
+    assert len(resolutions(ledger, unknown)) == 1
+
+
+def test_what_was_found_about_an_older_attempt_says_nothing_about_a_newer_one(
+    login: Login, ledger: Ledger, target: Target, unknown: Effect
+) -> None:
+    bob = login("bob")
+    send(bob, unknown, NOT_FOUND)
+    lose(ledger, ledger.job(unknown.job_id), plan_of(target, "publish"))
+    assert post(bob, unknown, NOT_FOUND).status_code == 303  # the same again: it is recorded, of attempt 1
+    posted = post(login("carol"), unknown, NOT_FOUND)
+    assert posted.status_code == 409
+    assert "number 2 is unknown now" in Page(posted.text).text
+    assert "No trace of it.</textarea>" in posted.text
+    again = send(bob, unknown, {**NOT_FOUND, "attempt": None})
+    assert again.status_code == 409
+    assert "name the attempt that you looked for: 2" in again.json()["detail"]
+    assert ledger.effects.read(unknown.effect_id).state is EffectState.UNKNOWN
+    assert send(bob, unknown, {**NOT_FOUND, "attempt": 2}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"why": " \n "}, "why"),
+        ({"why": None}, "why"),
+        ({"why": "x" * 10_001}, "why"),
+        ({"applied": "maybe"}, "applied"),
+        ({"applied": False}, "external_id"),
+        ({"external_id": "x" * 1_001}, "external_id"),
+        ({"attempt": 0}, "attempt"),
+        ({"attempt": 2**31}, "attempt"),
+        ({"decided_by": "eve"}, "decided_by"),
+    ],
+)
+def test_a_malformed_answer_is_refused_with_what_is_wrong(
+    login: Login, ledger: Ledger, unknown: Effect, change: dict[str, Any], field: str
+) -> None:
+    answer = send(login("bob"), unknown, {**FOUND, **change})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+    assert ledger.effects.read(unknown.effect_id).state is EffectState.UNKNOWN
+
+
+def test_a_form_without_a_reason_or_with_a_contradiction_changes_nothing(
+    login: Login, ledger: Ledger, unknown: Effect
+) -> None:
+    bob = login("bob")
+    assert post(bob, unknown, {**FOUND, "why": " "}).status_code == 422
+    contradiction = post(bob, unknown, {**FOUND, "applied": False})
+    assert contradiction.status_code == 422
+    assert 'value="post-7"' in contradiction.text
+    assert "The CMS shows it.</textarea>" in contradiction.text
+    assert ledger.effects.read(unknown.effect_id).state is EffectState.UNKNOWN
+
+
+def test_only_those_may_resolve_who_may_decide(login: Login, ledger: Ledger, unknown: Effect, grant: Grant) -> None:
+    grant("vic", "GET", OWNER.dag_id)
+    for sent in (send, post):
+        assert sent(login("vic"), unknown, FOUND).status_code == 403
+        assert sent(login("carol"), unknown, FOUND).status_code == 404
+    hidden = send(login("carol"), unknown, FOUND)
+    missing = login("carol").post("/aihandoff/api/v1/effects/999/resolution", json=FOUND)
+    assert hidden.text == missing.text.replace("999", str(unknown.effect_id))
+    assert hidden.json()["type"] == "effect-not-found"
+    assert resolutions(ledger, unknown) == []
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.test"}, {}])
+def test_another_site_cannot_make_a_browser_resolve(
+    login: Login, ledger: Ledger, unknown: Effect, headers: dict[str, str]
+) -> None:
+    bob = login("bob", headers=headers)
+    assert (post(bob, unknown, FOUND).status_code, send(bob, unknown, FOUND).status_code) == (403, 403)
+    assert resolutions(ledger, unknown) == []
+
+
+def test_an_effect_of_another_job_is_not_resolved_on_this_ones_page(
+    login: Login, ledger: Ledger, unknown: Effect
+) -> None:
+    bob = login("bob")
+    for path in ("999/effects/1", f"{unknown.job_id}/effects/999"):
+        form = {"found": "applied", "why": "x", "attempt": "1"}
+        assert bob.post(f"/aihandoff/jobs/{path}/resolution", data=form).status_code == 404
+    assert resolutions(ledger, unknown) == []
+
+
+def test_a_job_says_how_far_it_is_partly_applied(login: Login, ledger: Ledger, target: Target) -> None:
+    plans = [plan_of(target, "publish"), plan_of(target, "announce", after=("publish",))]
+    job = approved(ledger, *plans)
+    confirm(ledger, job, plans[0])
+    claim = ledger.effects.claim(job.job_id, plans[1], lease=LEASE, actor="test")
+    ledger.effects.refuse(claim, error="the target answered 403", actor="test")
+    page = Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text)
+    assert "Partly applied: 1 of 2 effects applied." in page.text
+    assert "the target answered 403" in page.text
+    assert "Sent after publish, which must be applied before." in page.text

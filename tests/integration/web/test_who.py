@@ -1,0 +1,235 @@
+"""The rules of a job's author: who decides, how many have to, and that the page says why one may not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import ForeignKey, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.pool import StaticPool
+
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.web import auth
+from airflow_provider_aihandoff.web.auth import Viewer
+from tests.factories import ask, draft, effect_plan, job_spec
+from tests.integration.web.conftest import Login, Page
+
+
+def _job(ledger: Ledger, requested_by: str = "alice", triggered_by: str | None = None, **rules: Any) -> Job:
+    spec = job_spec(requested_by=requested_by, triggered_by=triggered_by)
+    return ask(ledger, draft(ledger, spec), rules=ReviewRules(**rules))
+
+
+def _post(client: TestClient, job: Job, verdict: str = "approve", comment: str = "Words.") -> Any:
+    form = {"verdict": verdict, "digest": str(job.review_digest), "comment": comment}
+    return client.post(f"/aihandoff/jobs/{job.job_id}/decision", data=form)
+
+
+def _show(client: TestClient, job: Job) -> Page:
+    return Page(client.get(f"/aihandoff/jobs/{job.job_id}").text)
+
+
+def _refused(client: TestClient, job: Job, why: str) -> None:
+    page = _show(client, job)
+    assert why in page.text
+    assert "approve" not in page.buttons
+    answer = _post(client, job)
+    assert answer.status_code == 403
+    assert why in answer.text
+    assert "Words." in answer.text
+    record = client.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()
+    assert (record["may_decide"], record["why_not"], record["decisions"]) == (False, why, [])
+
+
+@pytest.mark.parametrize("username", ["bob", "admin"])
+@pytest.mark.parametrize("asked", ["requested_by", "triggered_by"])
+def test_whoever_asked_does_not_decide_admin_or_not(login: Login, ledger: Ledger, username: str, asked: str) -> None:
+    job = _job(ledger, **{asked: username})
+    _refused(login(username), job, "You asked for this work; somebody else has to decide on it.")
+    assert _post(login("carol"), job).status_code == 303
+
+
+def test_whoever_asked_decides_where_the_author_allows_it(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, "bob", requester_may_approve=True)
+    assert _post(login("bob"), job).status_code == 303
+    assert ledger.job(job.job_id).state is JobState.APPROVED
+
+
+def test_whoever_asked_may_still_cancel(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, "bob")
+    bob = login("bob")
+    assert [form["action"] for form in _show(bob, job).all("form")] == [f"/aihandoff/jobs/{job.job_id}/cancel"]
+    assert bob.post(f"/aihandoff/jobs/{job.job_id}/cancel", data={"reason": "Not needed."}).status_code == 303
+    assert ledger.job(job.job_id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("approvers", "may", "may_not"),
+    [
+        (Approvers(users=("bob",)), "bob", "carol"),
+        (Approvers(users=("carol",)), "carol", "admin"),
+        (Approvers(roles=("admin",)), "admin", "bob"),
+    ],
+)
+def test_only_those_decide_whom_the_author_names(
+    login: Login, ledger: Ledger, approvers: Approvers, may: str, may_not: str
+) -> None:
+    job = _job(ledger, approvers=approvers)
+    _refused(login(may_not), job, f"Only these may decide on it: {approvers}.")
+    assert f"May decide: {approvers}." in _show(login(may_not), job).text
+    assert _post(login(may), job).status_code == 303
+
+
+def test_being_named_is_not_enough_without_the_permission(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, approvers=Approvers(users=("vic",)))
+    _refused(
+        login("vic"),
+        job,
+        "You may see this job, but not decide on it. That takes the permission to answer human-in-the-loop tasks of "
+        "the Dag publishing.",
+    )
+
+
+def test_two_have_to_approve(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, approvals=2)
+    bob, carol = login("bob"), login("carol")
+    assert "0 of 2 approvals so far" in _show(carol, job).text
+    assert [_post(bob, job).status_code for _ in range(2)] == [303, 303]  # a double click is one vote
+    page = _show(bob, job)
+    assert "1 of 2 approvals so far, by you." in page.text
+    assert page.buttons[:2] == ["reject", "request changes"]
+    assert "1 of 2 approvals so far, by bob." in _show(carol, job).text
+    assert ledger.job(job.job_id).state is JobState.REVIEW
+    assert "You approved" in Page(bob.get("/aihandoff/").text).text
+    assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["votes"] == ["bob"]
+    assert _post(carol, job).status_code == 303
+    assert ledger.job(job.job_id).state is JobState.APPROVED
+
+
+def test_one_rejection_is_enough(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, approvals=2)
+    _post(login("bob"), job)
+    _post(login("carol"), job, "reject")
+    assert ledger.job(job.job_id).state is JobState.REJECTED
+
+
+def test_a_changed_plan_voids_the_votes(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, approvals=2)
+    _post(login("bob"), job)
+    ask(ledger, job, effect_plan("announce"), rules=ReviewRules(approvals=2))
+    assert "0 of 2 approvals so far" in _show(login("bob"), job).text
+
+
+def test_the_page_says_why_a_person_is_asked(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, because={"policy": "prices@3", "reason": "the price <b> is above 40"})
+    assert "A person is asked: the price <b> is above 40 (policy prices@3)" in _show(login("bob"), job).text
+
+
+class TestRequestChanges:
+    def test_the_comment_goes_to_the_model(self, login: Login, ledger: Ledger) -> None:
+        job = _job(ledger)
+        bob = login("bob")
+        assert _post(bob, job, "request changes", "Shorter,\r\nplease.").status_code == 303
+        page = _show(bob, job)
+        assert "Shorter,\nplease." in page.text
+        assert "Changes requested by you" in page.text
+        record = ledger.record(job.job_id)
+        assert (record.job.state, record.revision.changes) == (JobState.QUEUED, "Shorter,\nplease.")
+
+    def test_it_needs_words(self, login: Login, ledger: Ledger) -> None:
+        job = _job(ledger)
+        answer = _post(login("bob"), job, "request changes", " ")
+        assert answer.status_code == 409
+        assert "The model was not asked for changes" in answer.text
+        assert ledger.job(job.job_id).state is JobState.REVIEW
+
+    def test_a_bound_is_said_and_the_comment_kept(self, login: Login, ledger: Ledger) -> None:
+        job = ask(ledger, draft(ledger, job_spec(max_revisions=1)))
+        answer = _post(login("bob"), job, "request changes", "Shorter.")
+        assert answer.status_code == 409
+        assert "The model has made 1 of 1 revisions" in answer.text
+        assert Page(answer.text).form["comment"] == "Shorter."
+        path = f"/aihandoff/api/v1/jobs/{job.job_id}/decisions"
+        body = {"verdict": "request changes", "digest": job.review_digest, "comment": "Shorter."}
+        assert login("bob").post(path, json=body).json()["type"] == "cannot-change"
+
+    def test_the_old_page_can_no_longer_approve(self, login: Login, ledger: Ledger) -> None:
+        job = _job(ledger)
+        _post(login("bob"), job, "request changes", "Shorter.")
+        answer = _post(login("carol"), job)
+        assert answer.status_code == 409
+        assert ledger.job(job.job_id).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("user", "roles", "groups"),
+    [
+        ({"role": "admin", "teams": ["red"]}, {"admin"}, {"red"}),
+        ({"role": None}, set(), set()),
+        (
+            {"roles": [SimpleNamespace(name="Op")], "groups": [SimpleNamespace(name="editors")]},
+            {"Op"},
+            {"editors"},
+        ),
+        ({"get_groups": lambda: ["aws-editors"]}, set(), {"aws-editors"}),
+        ({"get_groups": lambda: None}, set(), set()),
+        ({"roles": None, "groups": None}, set(), set()),
+    ],
+)
+def test_roles_and_groups_are_those_of_the_auth_manager(
+    user: dict[str, Any], roles: set[str], groups: set[str]
+) -> None:
+    person = Viewer(SimpleNamespace(get_name=lambda: "bob", get_id=lambda: "7", **user)).person
+    assert (person.name, person.names) == ("bob (7)", frozenset({"bob", "7"}))
+    assert (person.roles, person.groups) == (roles, groups)
+
+
+class _Table(DeclarativeBase):
+    pass
+
+
+class _Role(_Table):
+    __tablename__ = "role"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    group_id: Mapped[int] = mapped_column(ForeignKey("team.id"))
+
+
+class _Group(_Table):
+    __tablename__ = "team"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    user_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
+    roles: Mapped[list[_Role]] = relationship()
+
+
+class _User(_Table):
+    """As the FAB auth manager has them."""
+
+    __tablename__ = "person"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    groups: Mapped[list[_Group]] = relationship()
+
+    def get_name(self) -> str:
+        return "bob"
+
+    def get_id(self) -> str:
+        return str(self.id)
+
+
+def test_groups_and_their_roles_are_read_of_a_user_that_no_session_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    _Table.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(_User(id=7, groups=[_Group(name="editors", roles=[_Role(name="Op")])]))
+        session.commit()
+        user = session.get(_User, 7)
+    monkeypatch.setattr(auth, "create_session", lambda: Session(engine))
+    person = Viewer(user).person
+    assert (person.name, person.roles, person.groups) == ("bob (7)", {"Op"}, {"editors"})

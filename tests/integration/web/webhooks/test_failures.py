@@ -1,0 +1,134 @@
+"""A ledger that is away, and what the log and the metrics say."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
+from airflow_provider_aihandoff.web import metrics
+from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
+from tests.integration.web.webhooks.conftest import (
+    BODY,
+    EVENT,
+    UseLedger,
+    assert_nothing_secret,
+    lines,
+    send,
+)
+from tests.unit.core.webhooks.signing import OTHER_SECRET, signed
+
+
+def test_a_ledger_that_is_down_is_a_503_and_quick(
+    openai: TestClient,
+    use_ledger: UseLedger,
+    conninfo: dict[str, Any],
+    receiver: Receiver,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    use_ledger({**conninfo, "port": 1})
+    body = json.dumps({**EVENT, "note": "the merger is off"}).encode()
+    started = time.monotonic()
+    for _ in range(10):
+        answer = send(openai, body)
+        assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (503, True)
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert time.monotonic() - started < 3
+    (line,) = lines(caplog)
+    assert "cannot be recorded" in line
+    assert "merger" not in caplog.text
+    assert_nothing_secret(caplog.text, body)
+    use_ledger(conninfo)
+    time.sleep(1.1)
+    assert send(openai, body).status_code == 200
+
+
+def test_a_ledger_that_breaks_off_is_a_503_and_comes_back(
+    openai: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise psycopg.OperationalError("out of disk while writing 'the merger is off'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inbox, "receive", fail)
+        assert send(openai).status_code == 503
+    assert send(openai).status_code == 503  # for a second, nothing is tried
+    assert "merger" not in caplog.text
+    time.sleep(1.1)
+    assert send(openai).status_code == 200
+
+
+def test_a_ledger_without_its_schema_is_a_503(
+    openai: TestClient, use_ledger: UseLedger, empty_conninfo: dict[str, Any]
+) -> None:
+    use_ledger(empty_conninfo)
+    assert send(openai).status_code == 503
+    schema.upgrade(empty_conninfo)
+    time.sleep(1.1)
+    assert send(openai).status_code == 200
+
+
+def test_a_ledger_that_nobody_has_named_is_a_503(openai: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_AIHANDOFF_LEDGER")
+    assert send(openai).status_code == 503
+
+
+def test_rejections_are_logged_once_without_content_and_then_counted(
+    openai: TestClient, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    headers = {"webhook_signature": signed(BODY, OTHER_SECRET)["webhook-signature"]}
+    for number in range(20):
+        assert send(openai, webhook_id=f"wh_secret_{number}", **headers).status_code == 400
+    assert lines(caplog) == ["Answered a webhook for openai_default with 400: signature."]
+    monkeypatch.setattr(receiver._tally, "_clock", lambda: time.monotonic() + 61)
+    assert send(openai, **headers).status_code == 400
+    assert lines(caplog)[1:] == [
+        "Answered a webhook for openai_default with 400: signature. (19 more times since the last such line)"
+    ]
+    assert "wh_secret" not in caplog.text
+    assert_nothing_secret(caplog.text, BODY)
+
+
+def test_names_that_strangers_make_up_are_neither_logged_nor_kept(
+    openai: TestClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(20):
+        send(openai, path=f"/aihandoff/webhooks/openai/made_up_{number}")
+    assert len(lines(caplog)) == 1
+    assert "made_up" not in lines(caplog)[0]
+    assert len(receiver._tally._kinds) == 1
+
+
+def test_outcomes_are_counted_in_airflows_metrics(openai: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[str, str]] = []
+
+    def incr(name: str, *, tags: dict[str, str]) -> None:
+        assert name == "aihandoff.webhooks"
+        counted.append((tags["conn_id"], tags["outcome"]))
+        raise OSError("no statsd")
+
+    monkeypatch.setattr(metrics.stats(), "incr", incr)
+    assert send(openai).status_code == 200
+    assert send(openai).status_code == 200
+    assert send(openai, webhook_id="forged").status_code == 400
+    assert send(openai, path="/aihandoff/webhooks/openai/made_up").status_code == 404
+    assert counted == [
+        ("openai_default", "quarantined"),
+        ("openai_default", "duplicate"),
+        ("openai_default", "rejected"),
+        ("others", "rejected"),
+    ]
+
+
+def test_the_metrics_are_those_that_the_api_server_sets_up() -> None:
+    from airflow._shared.observability.metrics import stats
+
+    assert metrics.stats() is stats.Stats

@@ -1,0 +1,67 @@
+"""Jobs that have written something which can be taken back, in a business system that answers over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from tests.factories import LEASE, approve, ask, draft
+from tests.target import Target, serve
+
+
+@contextmanager
+def cms() -> Iterator[Target]:
+    """The business system, behind the connection ``cms``."""
+    with serve() as target, pytest.MonkeyPatch.context() as patch:
+        connection = {"conn_type": "http", "schema": "http", "host": "127.0.0.1", "port": target.port}
+        patch.setenv("AIRFLOW_CONN_CMS", json.dumps(connection))
+        yield target
+
+
+def base(target: Target) -> str:
+    return f"http://127.0.0.1:{target.port}"
+
+
+def undo_of(target: Target, name: str, **options: Any) -> dict[str, Any]:
+    """The declared way back of an effect."""
+    url = f"{base(target)}/{name}/{{external_id}}"
+    plan = {"connection": "cms", "method": "DELETE", "url": url, "headers": {}}
+    return {"kind": "http", "plan": plan, "idempotent": False, **options}
+
+
+def plan_of(
+    target: Target, name: str, *, undo: dict[str, Any] | None = None, after: tuple[str, ...] = ()
+) -> EffectPlan:
+    """An intended write, with a way back unless ``undo`` is empty."""
+    plan = {"connection": "cms", "method": "PUT", "url": f"{base(target)}/{name}", "headers": {}}
+    undo = undo_of(target, name) if undo is None else undo or None
+    return EffectPlan(name, "http", plan, digest(plan), plan, undo, after)
+
+
+def approved(ledger: Ledger, *plans: EffectPlan) -> Job:
+    return approve(ledger, ask(ledger, draft(ledger), *plans))
+
+
+def confirm(ledger: Ledger, job: Job, plan: EffectPlan) -> Effect:
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
+    return ledger.effects.confirm(claim, external_id=f"{plan.name}-1", result=None, actor="test")
+
+
+def lose(ledger: Ledger, job: Job, plan: EffectPlan) -> Effect:
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
+    return ledger.effects.lose(claim, error="ReadTimeout: the read timed out", actor="test")
+
+
+def completed(ledger: Ledger, *plans: EffectPlan) -> Job:
+    """A job that has written all of them."""
+    job = approved(ledger, *plans)
+    for plan in plans:
+        confirm(ledger, job, plan)
+    return ledger.job(job.job_id)

@@ -1,0 +1,136 @@
+"""What an exception of the SDK says about a create: exceptions that real HTTP has raised, as far as it can."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, Sent, SubmitFailure, classify
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    with OpenAIStandIn().serve() as running:
+        yield running.base_url
+
+
+def create(base_url: str, fault: str = "", *, api_key: str = "any", timeout: float = 5.0) -> SubmitFailure:
+    """Send one request and classify what it raises."""
+    with OpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout) as client:
+        try:
+            answer = client.responses.create(
+                model="gpt-5.2", input="Hello.", background=True, metadata={"standin": f"{fault} times=9"}
+            )
+        except Exception as error:  # noqa: BLE001 - whichever it is, it is what is tested
+            return classify(error)
+    raise AssertionError(f"no error, but {answer!r}")
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("fault", "sent"),
+        [
+            ("create=429", Sent.NO),
+            ("create=500", Sent.NO),
+            ("create=503", Sent.NO),
+            ("create=429_quota", Sent.NEVER),
+            ("create=400", Sent.NEVER),
+        ],
+    )
+    def test_an_answer_of_openai_says_that_there_is_no_response(self, base_url: str, fault: str, sent: Sent) -> None:
+        failure = create(base_url, fault)
+        assert failure.sent is sent
+        assert failure.reason.startswith(f"OpenAI answered {fault[7:10]}")
+
+    def test_a_quota_that_is_used_up_is_told_apart_from_a_rate_limit(self, base_url: str) -> None:
+        assert "insufficient_quota" in create(base_url, "create=429_quota").reason
+
+
+class TestNoAnswer:
+    @pytest.mark.parametrize("fault", ["create=timeout_after_accept", "create=drop_after_accept"])
+    def test_a_request_that_was_accepted_without_an_answer_is_unknown(self, base_url: str, fault: str) -> None:
+        failure = create(base_url, fault, timeout=0.3)
+        assert (failure.sent, "after the request was sent" in failure.reason) == (Sent.UNKNOWN, True)
+
+    def test_a_refused_connection_has_sent_nothing(self, closed_port: int) -> None:
+        failure = create(f"http://127.0.0.1:{closed_port}/v1")
+        assert (failure.sent, "before the request was sent" in failure.reason) == (Sent.NO, True)
+
+    def test_a_host_that_does_not_exist_has_sent_nothing(self) -> None:
+        assert create("http://nowhere.invalid/v1").sent is Sent.NO
+
+    def test_a_connection_that_is_never_accepted_has_sent_nothing(self) -> None:
+        with socket.socket() as full, socket.socket() as first:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            first.connect(full.getsockname())  # takes the only place in the queue
+            with socket.socket() as second:
+                second.setblocking(False)
+                second.connect_ex(full.getsockname())
+                failure = create(f"http://127.0.0.1:{full.getsockname()[1]}/v1", timeout=0.3)
+        assert (failure.sent, "ConnectTimeout" in failure.reason) == (Sent.NO, True)
+
+    def test_a_key_that_cannot_stand_in_a_header_has_sent_nothing(self, base_url: str) -> None:
+        assert create(base_url, api_key="key\n").sent is Sent.NO
+
+    def test_an_address_that_is_none_has_sent_nothing(self) -> None:
+        assert create("ftp://127.0.0.1/v1").sent is Sent.NO
+
+
+def status_error(status: int, **headers: str) -> openai.APIStatusError:
+    answer = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1/responses"))
+    return openai.APIStatusError("said", response=answer, body=None)
+
+
+class TestStatuses:
+    @pytest.mark.parametrize("status", [408, 502, 504, 520, 524, 529])
+    def test_a_gateway_cannot_speak_for_the_server_behind_it(self, status: int) -> None:
+        assert classify(status_error(status)).sent is Sent.UNKNOWN
+
+    @pytest.mark.parametrize("status", [409, 429, 500, 503])
+    def test_what_may_pass_can_be_sent_again(self, status: int) -> None:
+        assert classify(status_error(status)).sent is Sent.NO
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+    def test_what_is_wrong_with_the_request_stays_wrong(self, status: int) -> None:
+        assert classify(status_error(status)).sent is Sent.NEVER
+
+    @pytest.mark.parametrize(
+        ("value", "seconds"),
+        [("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("", None)],
+    )
+    def test_the_wait_that_openai_asks_for_is_read(self, value: str, seconds: float | None) -> None:
+        assert classify(status_error(429, **{"retry-after": value})).retry_after == seconds
+
+    def test_a_body_that_is_no_error_object_has_no_reason(self) -> None:
+        assert classify(status_error(400)).reason == "OpenAI answered 400: no reason given"
+
+
+class TestOthers:
+    def test_missing_credentials_are_final(self) -> None:
+        assert classify(openai.OpenAIError("no key")).sent is Sent.NEVER
+
+    def test_arguments_that_the_sdk_does_not_know_are_final(self) -> None:
+        assert classify(InvalidArguments("unexpected keyword 'temprature'")).sent is Sent.NEVER
+
+    def test_a_text_that_cannot_be_encoded_is_final(self) -> None:
+        with pytest.raises(UnicodeEncodeError) as lone_surrogate:
+            "\ud800".encode()
+        assert classify(lone_surrogate.value).sent is Sent.NEVER
+
+    @pytest.mark.parametrize("error", [ValueError("bad JSON"), TypeError("?"), KeyError("id"), RuntimeError("?")])
+    def test_everything_else_may_have_been_sent(self, error: Exception) -> None:
+        assert classify(error).sent is Sent.UNKNOWN

@@ -1,0 +1,130 @@
+"""Who may decide on a job, by its author's rules."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, distinct, due_times, why_not
+
+ASKED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def job(rules: ReviewRules | None = None, **more: Any) -> Any:
+    facts = {
+        "rules": rules or ReviewRules(),
+        "requested_by": "alice",
+        "triggered_by": "alice",
+        "review_asked_at": ASKED,
+        "reminded_at": None,
+        "escalated_at": None,
+    }
+    return SimpleNamespace(**{**facts, **more})
+
+
+class TestRequester:
+    @pytest.mark.parametrize(
+        "person",
+        [
+            Person("alice"),
+            Person("Alice (7)", names=frozenset({"alice", "7"})),
+            Person("cli:alice"),
+            Person("alice", roles=frozenset({"admin"})),
+        ],
+    )
+    def test_whoever_asked_does_not_decide_whatever_else_they_may_do(self, person: Person) -> None:
+        assert why_not(job(), person) == "You asked for this work; somebody else has to decide on it."
+
+    def test_neither_does_whoever_triggered_the_run_for_somebody_else(self) -> None:
+        assert why_not(job(requested_by="marketing", triggered_by="bob"), Person("bob")) is not None
+
+    def test_nor_where_they_are_named_as_an_approver(self) -> None:
+        assert why_not(job(ReviewRules(Approvers(users=("alice",)))), Person("alice")) is not None
+
+    def test_anybody_else_does(self) -> None:
+        assert why_not(job(), Person("bob")) is None
+        assert why_not(job(requested_by="airflow (scheduled run)", triggered_by=None), Person("alice")) is None
+
+    def test_they_do_where_the_author_lets_them(self) -> None:
+        assert why_not(job(ReviewRules(requester_may_approve=True)), Person("alice")) is None
+
+
+class TestApprovers:
+    RULES = ReviewRules(Approvers(users=("bob",), roles=("editor",), groups=("press",)))
+
+    @pytest.mark.parametrize(
+        "person",
+        [
+            Person("bob"),
+            Person("Bob B. (bob)", names=frozenset({"bob"})),
+            Person("carol", roles=frozenset({"editor", "user"})),
+            Person("carol", groups=frozenset({"press"})),
+        ],
+    )
+    def test_those_who_are_named_in_any_way_decide(self, person: Person) -> None:
+        assert why_not(job(self.RULES), person) is None
+
+    def test_nobody_else_does_and_is_told_who(self) -> None:
+        said = why_not(job(self.RULES), Person("dave", roles=frozenset({"admin"})))
+        assert said == "Only these may decide on it: bob, the role editor, the group press."
+
+    def test_a_name_at_a_terminal_is_not_a_login(self) -> None:
+        assert why_not(job(self.RULES), Person("cli:bob")) is not None
+        assert why_not(job(ReviewRules(Approvers(users=("cli:bob",)))), Person("cli:bob")) is None
+
+    def test_those_who_are_asked_later_decide_from_then_on(self) -> None:
+        rules = ReviewRules(Approvers(users=("bob",)), escalate_to=Approvers(users=("carol",)))
+        assert why_not(job(rules), Person("carol")) is not None
+        assert why_not(job(rules, escalated_at=ASKED), Person("carol")) is None
+        assert why_not(job(rules, escalated_at=ASKED), Person("bob")) is None
+        assert "bob, carol" in (why_not(job(rules, escalated_at=ASKED), Person("dave")) or "")
+
+    @pytest.mark.parametrize("users", ["bob", [""], [1]])
+    def test_what_is_no_list_of_names_is_refused(self, users: Any) -> None:
+        with pytest.raises(ValueError, match="users must be a list of names"):
+            Approvers(users=users)
+
+
+class TestRules:
+    RULES = ReviewRules(
+        Approvers(["bob"], ["editor"], ["press"]),  # type: ignore[arg-type]
+        approvals=2,
+        requester_may_approve=True,
+        escalate_to=Approvers(users=("carol",)),
+        remind_after=60.0,
+        escalate_after=120.5,
+        because={"policy": "amounts@1", "reason": "more than 100"},
+    )
+
+    def test_they_come_back_from_the_ledger_as_they_were(self) -> None:
+        assert ReviewRules.from_json(json.loads(json.dumps(self.RULES.to_json()))) == self.RULES
+        assert ReviewRules.from_json(None) == ReviewRules()
+
+    def test_what_a_later_release_adds_is_passed_over(self) -> None:
+        assert ReviewRules.from_json({"approvals": 3, "veto": ["carol"]}) == ReviewRules(approvals=3)
+
+    def test_an_approval_is_bound_to_who_decides_and_not_to_who_is_told_when(self) -> None:
+        assert ReviewRules().bound is None
+        assert ReviewRules(remind_after=1.0, because={"reason": "any"}).bound is None
+        bound = self.RULES.bound
+        assert bound is not None
+        assert bound.keys() == {"approvers", "approvals", "requester_may_approve"}
+        assert ReviewRules(approvals=2).bound != ReviewRules(approvals=3).bound
+
+
+def test_a_person_counts_once_however_they_came() -> None:
+    assert distinct(["bob", "cli:bob", "bob (7)", "carol"]) == ["bob", "carol"]
+
+
+def test_what_is_due_is_due_at_its_time_and_once() -> None:
+    rules = ReviewRules(remind_after=60.0, escalate_after=90.0)
+    times = due_times(job(rules))
+    assert times == {"reminder": ASKED + timedelta(seconds=60), "escalation": ASKED + timedelta(seconds=90)}
+    assert due_times(job(rules, reminded_at=ASKED)).keys() == {"escalation"}
+    assert due_times(job(rules, reminded_at=ASKED, escalated_at=ASKED)) == {}
+    assert due_times(job(rules, review_asked_at=None)) == {}
+    assert due_times(job()) == {}

@@ -1,0 +1,117 @@
+"""Two outputs are compared field by field and word by word; nothing is lost, and the work is bounded."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_aihandoff.web.render import diff
+from airflow_provider_aihandoff.web.render.diff import FieldDifference, Piece, compare
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text("ab c.\n", max_size=12),
+    lambda part: st.lists(part, max_size=4) | st.dictionaries(st.sampled_from("abcd"), part, max_size=3),
+    max_leaves=10,
+)
+
+
+def changes(old: Any, new: Any) -> dict[str, str]:
+    return {"/".join(part.path): part.change for part in compare(old, new)}
+
+
+def marked(difference: FieldDifference) -> str:
+    marks = {"same": "{}", "removed": "[-{}-]", "added": "[+{}+]", "left out": "<{}>"}
+    return "".join(marks[piece.op].format(piece.text) for piece in difference.pieces)
+
+
+def test_words_that_changed_are_named_within_their_sentence() -> None:
+    [difference] = compare("It boils. It is blue.\nGood.", "It boils fast. It is blue.\nGood!")
+    assert marked(difference) == "It boils[+ fast+]. It is blue.\nGood[-.-][+!+]"
+
+
+def test_fields_are_in_the_order_of_the_new_value() -> None:
+    old = {"gone": 1, "title": "A", "same": [1, 2]}
+    new = {"title": "B", "same": [1, 2], "more": None}
+    assert list(changes(old, new).items()) == [
+        ("title", "changed"),
+        ("same/1", "same"),
+        ("same/2", "same"),
+        ("more", "added"),
+        ("gone", "removed"),
+    ]
+
+
+def test_an_item_put_into_a_list_leaves_the_others_alone() -> None:
+    assert changes(["a", "b", "c"], ["a", "new", "b", "c"]) == {"1": "same", "2": "added", "3": "same", "4": "same"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(1, True), (1, "1"), (None, "null"), ([], {}), ({}, {"a": 1}), (1, 1.0), ("a", ["a"])]
+)
+def test_values_of_different_types_are_never_the_same(old: Any, new: Any) -> None:
+    assert "same" not in changes(old, new).values()
+
+
+@given(JSON, JSON)
+def test_values_are_the_same_exactly_when_no_field_changed(old: Any, new: Any) -> None:
+    same = set(changes(old, new).values()) <= {"same"}
+    assert same == (diff.as_text(old) == diff.as_text(new) and type(old) is type(new))
+
+
+@given(st.text("ab .\nx", max_size=60), st.text("ab .\nx", max_size=60))
+def test_the_pieces_make_up_both_texts(old: str, new: str) -> None:
+    pieces = [piece for part in compare(old, new) for piece in part.pieces]
+    assert "".join(piece.text for piece in pieces if piece.op in ("same", "removed")) == old
+    assert "".join(piece.text for piece in pieces if piece.op in ("same", "added")) == new
+
+
+def test_what_is_the_same_is_shortened_and_said_to_be() -> None:
+    same = "word " * 1000
+    [difference] = compare(f"old {same}", f"new {same}")
+    assert [piece.op for piece in difference.pieces] == ["removed", "added", "same", "left out"]
+    assert "characters that are the same" in difference.pieces[-1].text
+
+
+def _large(kind: str) -> tuple[Any, Any]:
+    chance = random.Random(7)  # noqa: S311
+    words = [f"w{chance.randrange(3000)}" for _ in range(34_000)]
+    other = [word if chance.random() > 0.01 else "changed" for word in words]
+    if kind == "one line":
+        return " ".join(words), " ".join(other)
+    if kind == "two kinds of lines":
+        return tuple("\n".join(chance.choice("ab") for _ in range(100_000)) for _ in range(2))  # type: ignore[return-value]
+    if kind == "shuffled":
+        return tuple("\n".join(map(str, chance.sample(range(30_000), 30_000))) for _ in range(2))  # type: ignore[return-value]
+    return {str(n): "a b c d " * 5 for n in range(5000)}, {str(n): "a b d c " * 5 for n in range(5000)}
+
+
+@pytest.mark.parametrize("kind", ["one line", "two kinds of lines", "shuffled", "many fields"])
+def test_large_values_take_no_long_time(kind: str) -> None:
+    old, new = _large(kind)
+    started = time.monotonic()
+    assert compare(old, new)
+    assert time.monotonic() - started < 30  # about a second; without a bound it is hours
+
+
+def test_what_is_too_much_to_tell_apart_is_given_whole_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diff, "MAX_PAIRS", 5)
+    [first, second] = compare({"a": "c a b", "b": 1}, {"a": "b a d", "b": 2})
+    assert first.coarse
+    assert [piece.op for piece in first.pieces] == ["removed", "added"]
+    assert not second.coarse
+
+
+def test_a_value_nested_beyond_reason_is_compared() -> None:
+    deep: Any = "bottom"
+    for _ in range(900):
+        deep = [deep]
+    assert compare(deep, [deep])
+
+
+def test_a_piece_of_a_text_is_that_text() -> None:
+    assert compare("", "a") == [FieldDifference((), "changed", [Piece("added", "a")])]

@@ -1,0 +1,278 @@
+"""How values of the ledger are put to a person."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_aihandoff.core.models import Effect, Job
+from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.web.render.formatting import (
+    EFFECTS_TITLE,
+    cost,
+    dollars,
+    has_secret,
+    in_schema_order,
+    label,
+    meaning,
+    of_this_job,
+    pretty,
+    pretty_body,
+    relative,
+    reveal,
+    shape,
+    shown_request,
+    shown_undo,
+    undo_problem,
+)
+
+NOW = datetime(2026, 7, 20, 12, tzinfo=UTC)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\nin lines", "plain\ttext\nin lines"),
+        ("\u202etxt.exe", "[U+202E]txt.exe"),
+        ("a\u200bb", "a[U+200B]b"),
+        ("tag\U000e0041", "tag[U+E0041]"),
+        ("\x1b[31m", "[U+001B][31m"),
+        ("half \udc00", "half [U+DC00]"),
+        ("Ünïcödé 漢字 עברית 👩\u200d💻", "Ünïcödé 漢字 עברית 👩\u200d💻"),
+    ],
+)
+def test_what_is_not_seen_is_revealed(text: str, shown: str) -> None:
+    assert reveal(text) == shown
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_what_is_revealed_can_be_sent_and_has_no_markup_of_its_own(text: str) -> None:
+    assert set(reveal(text).encode().decode()) <= set(text) | set("[U+]0123456789ABCDEF")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "just now"),
+        (-59, "just now"),
+        (59, "in a moment"),
+        (-60, "1 min ago"),
+        (-119, "1 min ago"),
+        (-3 * 60, "3 min ago"),
+        (60 * 60, "in 60 min"),
+        (36 * 3600, "in 36 h"),
+        (-49 * 3600, "2 days ago"),
+    ],
+)
+def test_a_moment_is_said_as_people_say_it(seconds: int, said: str) -> None:
+    assert relative(NOW + timedelta(seconds=seconds), NOW) == said
+
+
+@pytest.mark.parametrize(
+    ("amount", "unpriced", "said"),
+    [
+        (None, 0, "none yet"),
+        (None, 1, "price unknown"),
+        ("0", 0, "$0.0000"),
+        ("0.00004", 0, "under $0.0001"),
+        ("0.0123", 0, "$0.0123"),
+        ("0.0123", 2, "at least $0.0123"),
+        ("1234.5", 0, "$1,234.50"),
+    ],
+)
+def test_a_cost_is_never_a_guess(amount: str | None, unpriced: int, said: str) -> None:
+    assert cost(None if amount is None else Decimal(amount), unpriced) == said
+
+
+def test_dollars_never_round_something_to_nothing() -> None:
+    assert dollars(Decimal("0.000000001")) != dollars(Decimal(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("suggested_reply", "Suggested reply"), ("URL", "URL"), ("_", "_"), ("", "")]
+)
+def test_a_field_is_headed_by_its_name(name: str, shown: str) -> None:
+    assert label(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "nothing"),
+        ("", "nothing"),
+        ([], "nothing"),
+        ({}, "nothing"),
+        (0, "number"),
+        (0.5, "number"),
+        (False, "flag"),
+        ("a", "text"),
+        ("a" * 10_000, "long text"),
+        ({"a": 1}, "fields"),
+        ([1], "items"),
+        ([{"a": 1, "b": "x"}, {"a": 2, "b": None}], "table"),
+        ([{"a": 1, "b": "x"}, {"a": 2}], "items"),
+        ([{"a": 1, "b": [1]}], "items"),
+        ([{"a": 1, "b": "x\ny"}], "items"),
+        ([{"a": 1}], "items"),
+    ],
+)
+def test_each_value_is_laid_out_as_what_it_is(value: Any, kind: str) -> None:
+    assert shape(value) == kind
+
+
+SCHEMA = {
+    "type": "object",
+    "required": ["title", "sections", "note"],
+    "properties": {
+        "title": {"type": "string"},
+        "sections": {"type": "array", "items": {"$ref": "#/$defs/Section"}},
+        "note": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/Section"}]},
+    },
+    "$defs": {"Section": {"type": "object", "required": ["heading", "body"], "properties": {}}},
+}
+
+
+def test_fields_stand_in_the_order_of_the_output_type() -> None:
+    section = {"body": "b", "heading": "h"}
+    value = {"further": 1, "note": section, "sections": [section], "title": "t"}
+    ordered = in_schema_order(value, SCHEMA)
+    assert ordered == value
+    assert list(ordered) == ["title", "sections", "note", "further"]
+    assert list(ordered["sections"][0]) == list(ordered["note"]) == ["heading", "body"]
+
+
+@given(JSON, st.one_of(st.just(SCHEMA), JSON))
+def test_ordering_never_changes_a_value(value: Any, schema: Any) -> None:
+    assert in_schema_order(value, schema) == value
+
+
+@given(JSON)
+def test_a_body_reads_as_the_same_json(value: Any) -> None:
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    assert json.loads(pretty_body(body)) == value
+
+
+def test_what_nests_too_deeply_to_be_indented_stands_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dumps(value: Any, **options: Any) -> str:
+        if "indent" in options:
+            raise RecursionError  # where Python's own stack is shorter than what the JSON parser takes
+        return in_one_line(value, **options)
+
+    in_one_line = json.dumps
+    monkeypatch.setattr(json, "dumps", dumps)
+    assert pretty([["é"]]) == '[["é"]]'
+
+
+@pytest.mark.parametrize("body", ['{"a":1,"a":2}', "[1e400]", "[1.10]", "[NaN]", "{", "text", "", "[" * 100_000])
+def test_a_body_that_would_be_shown_as_another_is_shown_as_it_is(body: str) -> None:
+    assert pretty_body(body) == body
+
+
+def test_every_part_of_a_request_is_shown() -> None:
+    plan = {
+        "connection": "cms",
+        "method": "PUT",
+        "url": "http://cms/posts",
+        "endpoint": "/other",
+        "database": "db",
+        "headers": {"X": "1"},
+        "query": ["not", "a", "table"],
+        "parameters": {},
+        "sql": "SELECT 1",
+        "body": '{"a":1}',
+        "json": {"b": 2},
+        "further": None,
+    }
+    shown = shown_request(plan)
+    assert (shown.action, shown.target, shown.code, shown.body) == ("PUT", "http://cms/posts", "SELECT 1", '{"a":1}')
+    assert shown.tables == {"headers": {"X": "1"}}
+    assert shown.rest.keys() == {"connection", "endpoint", "database", "query", "json", "further"}
+
+
+@given(st.dictionaries(st.sampled_from(["method", "url", "sql", "body", "json", "headers", "query", "x"]), JSON))
+def test_no_part_of_a_request_is_left_out(plan: dict[str, Any]) -> None:
+    shown = shown_request(plan)
+    text = json.dumps([*vars(shown).values()])
+    for name, value in plan.items():
+        if value not in ({}, "", None):
+            part = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            assert json.dumps(part)[1:-1] in text or json.dumps(value) in text, name
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("it changed.", "This job changed."), ("its plan changed.", "This job's plan changed."), ("item", "item")],
+)
+def test_an_error_speaks_of_this_job(what: str, said: str) -> None:
+    assert of_this_job(what) == said
+
+
+def test_every_state_of_a_job_is_said_in_words() -> None:
+    assert EFFECTS_TITLE.keys() == set(JobState)
+
+
+def _job(state: JobState, **changes: Any) -> Job:
+    fields: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
+    return Job(**{**fields, "state": state, **changes})
+
+
+def _effect(number: int, state: EffectState, **changes: Any) -> Effect:
+    fields: dict[str, Any] = dict.fromkeys(Effect.__dataclass_fields__)
+    return Effect(**{**fields, "effect_id": number, "name": f"e{number}", "state": state, **changes})
+
+
+_APPLIED, _VOID, _UNKNOWN = EffectState.APPLIED, EffectState.VOID, EffectState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("job", "states", "undone", "said"),
+    [
+        (_job(JobState.APPLYING), [_APPLIED, EffectState.REFUSED], [], "Partly applied: 1 of 2 effects applied."),
+        (_job(JobState.APPLYING), [_UNKNOWN], [], "It waits until somebody says what became of e0."),
+        (_job(JobState.APPLYING, cancelling="enough"), [EffectState.CLAIMED], [], "Being cancelled"),
+        (_job(JobState.CANCELLED), [_VOID], [], "Cancelled. Nothing was written outside."),
+        (_job(JobState.CANCELLED), [_APPLIED, _VOID], [], "What was applied stays, until it is rolled back."),
+        (_job(JobState.ROLLING_BACK), [_APPLIED], [_UNKNOWN], "0 of 1 effect undone. It waits until somebody says"),
+        (_job(JobState.ROLLED_BACK), [_APPLIED, _APPLIED], [_APPLIED], "What was applied was undone, except e1."),
+        (_job(JobState.ROLLED_BACK), [_APPLIED], [_APPLIED], "Everything that was applied was undone."),
+    ],
+)
+def test_what_a_state_means_depends_on_what_was_written(
+    job: Job, states: list[EffectState], undone: list[EffectState], said: str
+) -> None:
+    effects = [_effect(number, state) for number, state in enumerate(states)]
+    undos = [_effect(number + 10, state, undoes=number) for number, state in enumerate(undone)]
+    assert said in meaning(job, effects, undos)
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_every_state_of_a_job_means_something(state: JobState) -> None:
+    assert meaning(_job(state), [], []).endswith(".")
+
+
+def test_a_way_back_is_shown_as_one_request_and_whole() -> None:
+    undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/1"}, "idempotent": True}
+    assert shown_undo(undo) == {"method": "DELETE", "url": "http://cms/1", "kind": "http", "idempotent": True}
+    for other in ({"plan": {"kind": "x"}, "kind": "http"}, {"method": "DELETE"}, {"plan": "text"}):
+        assert shown_undo(other) == other
+
+
+def test_before_it_is_applied_an_effect_lacks_no_external_id() -> None:
+    undo = {"kind": "http", "plan": {"url": "http://cms/{external_id}"}}
+    assert undo_problem(_effect(1, EffectState.PLANNED, undo=undo)) is None
+    assert "external id is not known" in str(undo_problem(_effect(1, _APPLIED, undo=undo)))
+
+
+@pytest.mark.parametrize(("plan", "secret"), [({"headers": {"X": "***"}}, True), ({"headers": {"X": "*"}}, False)])
+def test_a_masked_secret_is_found(plan: dict[str, Any], secret: bool) -> None:
+    assert has_secret(plan) is secret

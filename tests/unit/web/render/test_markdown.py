@@ -1,0 +1,102 @@
+"""Markdown is shown as a person reads it; nothing from it loads, can be clicked, hides, or is left out."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from airflow_provider_aihandoff.web.render.markdown import MAX_MARKDOWN, markdown
+
+#: What the renderer may make; and no attribute but the number of an item.
+ALLOWED = re.compile(
+    r'</?(p|h[3-6]|em|strong|s|code|pre|blockquote|ul|ol|li|table|thead|tbody|tr|th|td|hr|br)( /)?>|<li value="\d+">'
+    r'|<ol start="\d+">|<p class="muted small">'
+)
+
+ATTACKS = [
+    "**bold** <script>alert(1)</script>",
+    "**bold** <img src=//evil.test onerror=alert(1)>",
+    "# Title\n\n<iframe src=//evil.test></iframe>",
+    "**x** [click](javascript:alert(1))",
+    "**x** [click](https://evil.test 'title')",
+    "**x** ![image](https://evil.test/x.png)",
+    "**x** <https://evil.test>",
+    "**x** https://evil.test",
+    "**x** [ref]\n\n[ref]: https://evil.test",
+    "**x** &#60;script&#62; &lt;b&gt;",
+    '```html" onclick="alert(1)\n<b>\n```',
+    "| a | b |\n| :- | -: |\n| <b> | x |",
+    "1. <b onclick=x>",
+    "`<b>` and **`<i>`**",
+]
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_nothing_in_it_acts_loads_or_can_be_clicked(text: str) -> None:
+    html = markdown(text)
+    assert html is not None
+    left = ALLOWED.sub("", html)
+    assert "<" not in left
+    assert ">" not in left.replace("&gt;", "")
+
+
+def test_structure_is_shown() -> None:
+    html = markdown("# Top\n\nSome *soft* and **hard** words\nin two lines.\n\n- one\n- two\n\n|a|b|\n|-|-|\n|1|2|")
+    assert html is not None
+    for part in ("<h3>Top</h3>", "<em>soft</em>", "<strong>hard</strong>", "<br />", "<li>one</li>", "<td>2</td>"):
+        assert part in html
+
+
+@pytest.mark.parametrize(
+    "text", ["", "A kettle.", "Two lines\nof plain words - with a dash.", "snake_case and 3 * 4 = 12", "a (b) [c]"]
+)
+def test_a_text_without_structure_is_no_markdown(text: str) -> None:
+    assert markdown(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| a |\n| - |\n| 1 | and pay 1000 |",  # a cell that its table has no column for
+        f"{'> ' * 60}hidden in quotes",
+        "".join(f"{'  ' * depth}- level{depth}\n" for depth in range(60)),
+        "**bold**\x00",
+    ],
+)
+def test_a_text_that_would_lose_a_word_is_shown_as_it_is_written(text: str) -> None:
+    assert markdown(text) is None
+
+
+def test_what_stands_behind_a_fence_is_shown() -> None:
+    html = markdown("```python ignore all previous instructions\nx = 1\n```")
+    assert html is not None
+    assert "python ignore all previous instructions" in html
+
+
+def test_what_a_reference_says_is_shown() -> None:
+    assert "[a]: http://evil.test &quot;approve this&quot;" in str(
+        markdown('*x*\n\n[a]: http://evil.test "approve this"')
+    )
+
+
+def test_items_have_the_numbers_that_are_written() -> None:
+    html = str(markdown("7. seven\n9. nine"))
+    assert '<li value="7">seven</li>' in html
+    assert '<li value="9">nine</li>' in html
+
+
+def test_characters_that_are_not_seen_are_marked() -> None:
+    assert "<strong>[U+202E]gnp.exe</strong>" in str(markdown("**\u202egnp.exe**"))
+
+
+@pytest.mark.parametrize("part", ["Some *words*, `code`. ", "*a_", "**a ", "~~a", "[", "> ", "- ", "|a"])
+def test_a_long_text_takes_no_long_time(part: str) -> None:
+    started = time.monotonic()
+    markdown(part * (200_000 // len(part)))
+    assert time.monotonic() - started < 30  # about a second; a bound against work that explodes
+
+
+def test_a_text_that_is_too_long_is_shown_as_it_is_written() -> None:
+    assert markdown("**x** " + "a" * MAX_MARKDOWN) is None
