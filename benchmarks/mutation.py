@@ -457,7 +457,7 @@ def _pytest(copy: Path, *tests: str) -> str:
     """
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--basetemp=../pytest"]
     try:
-        result = subprocess.run(  # noqa: S603 - our own tests
+        result = subprocess.run(
             [*command, *tests], cwd=copy, capture_output=True, text=True, check=False, timeout=TIMEOUT
         )
     except subprocess.TimeoutExpired:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_aihandoff.core.jobs.job_view import view
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.jobs import owner_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Job
     from airflow_provider_aihandoff.core.review.review_store import Notice
-    from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,6 @@ def due_notices(job: Job, sent: set[str]) -> list[Notice]:
 
     :param sent: what they were told since they were asked.
     """
-    from airflow_provider_aihandoff.core.states import JobState
-
     if job.state is not JobState.REVIEW:
         return ["decided"] if "asked" in sent and "decided" not in sent else []
     due: list[Notice] = ["asked"]
@@ -62,39 +64,37 @@ def due_notices(job: Job, sent: set[str]) -> list[Notice]:
     return [notice for notice in due if notice not in sent]
 
 
-def tell(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> bool:
-    """Tell people what is due, each once; again after a crash between the telling and its record.
+def notify(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, job: Job) -> bool:
+    """Send each notification that is due once; again after a crash between the sending and its record.
 
-    :return: whether all of it was told. What no notifier could send is due again.
+    :return: whether all of them were sent. What no notifier could send is due again.
     """
-    from airflow_provider_aihandoff.core.jobs.job_view import view
-
-    if not sensor.notifiers or job.review_asked_at is None:
+    if not notifiers or job.review_asked_at is None:
         return True
-    told = True
+    sent = True
     for notice in due_notices(job, ledger.reviews.notices(job)):
         seen = view(job, ledger.revision(job.job_id, job.revision))
-        if _send(sensor, {**context, "handoff": handoff(job, notice), "job": seen}, notice):
+        if _send(notifiers, {**context, "handoff": handoff(job, notice), "job": seen}, notice):
             ledger.reviews.notified(job, notice, actor=owner_of(context).actor)
         else:
-            told = False
-    return told
+            sent = False
+    return sent
 
 
-def _send(sensor: ApprovalSensor, context: dict[str, Any], notice: Notice) -> bool:
-    """Have every notifier send; one that fails keeps nobody from deciding.
+def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: Notice) -> bool:
+    """Have every notifier send. One that fails keeps no one from deciding.
 
     :return: whether any has sent it: else those that work would send it again for as long as another does not.
     """
     sent = False
-    for notifier in sensor.notifiers:
+    for notifier in notifiers:
         one: Any = copy.copy(notifier)  # rendering changes its fields
         try:
             one.render_template_fields(context)
             one.notify(context)
             sent = True
         except Exception:
-            sensor.log.exception("Telling people by %s failed (%s).", type(notifier).__name__, notice)
+            log.exception("%s could not send the notification (%s).", type(notifier).__name__, notice)
     return sent
 
 

@@ -10,8 +10,9 @@ from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import HandoffError, PlanError, PlanNotApproved
-from airflow_provider_aihandoff.operators.jobs import job_reference, owner_of, source_of
-from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.job_tasks import approval_task, effect_tasks
+from airflow_provider_aihandoff.operators.jobs import owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -21,30 +22,13 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import EffectPlan
 
 
-def effect_tasks(dag: Any, source: Any) -> list[Any]:
-    """The side-effect tasks of a Dag that apply the same job, in topological order.
-
-    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
-    """
-    return [task for task in dag.topological_sort() if _job_source(task) == source]
-
-
-def _job_source(task: Any) -> Any:
-    """What makes the job that a task applies; None for a task that applies none."""
-    if isinstance(task, SideEffectOperator):
-        return task.job_source
-    if isinstance(task, MappedOperator) and issubclass(task.operator_class, SideEffectOperator):
-        return source_of(job_reference(task.partial_kwargs.get("job")))
-    return None
-
-
 def effects_before(dag: Any, task: Any) -> tuple[str, ...]:
     """The names of the effects of the same job that come before this one in the Dag, in topological order."""
     upstream = task.get_flat_relative_ids(upstream=True)
     return tuple(
         other.effect_name
         for other in effect_tasks(dag, task.job_source)
-        if isinstance(other, SideEffectOperator) and other.task_id in upstream
+        if not isinstance(other, MappedOperator) and other.task_id in upstream
     )
 
 
@@ -64,7 +48,7 @@ def plan_effects(
     plans = []
     key = digest_key(ledger)
     for task in effect_tasks(context["dag"], source):
-        if not isinstance(task, SideEffectOperator):
+        if isinstance(task, MappedOperator):
             raise PlanError(
                 f"the effect {task.task_id!r} is mapped by itself, so that what it writes is not known in advance.",
                 job=f"job {job.job_id}",
@@ -89,8 +73,6 @@ def ask_anew(context: Context, source: Any, job: JobView, ledger: Ledger, refusa
 
     :return: the refusal, with what there is to do about it.
     """
-    from airflow_provider_aihandoff.core.states import JobState
-
     deadline = datetime.now(UTC) + timedelta(seconds=_review_seconds(context["dag"], source))
     asked = ledger.reviews.ask_anew(
         job.job_id,
@@ -112,9 +94,5 @@ def ask_anew(context: Context, source: Any, job: JobView, ledger: Ledger, refusa
 
 def _review_seconds(dag: Any, source: Any) -> float:
     """How long somebody has to decide: as the job's approval task says."""
-    from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-
-    for task in dag.tasks:
-        if isinstance(task, ApprovalSensor) and task.job_source == source:
-            return float(task.timeout)
-    return float(conf.getfloat("sensors", "default_timeout"))
+    approval = approval_task(dag, source)
+    return float(conf.getfloat("sensors", "default_timeout") if approval is None else approval.timeout)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.jobs import (
     ENDED_TASK_STATES,
     RETRIES,
@@ -117,6 +118,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         "permissions": "json",
     }
     ui_color = "#e8f3ee"
+    job_role = JobRole.DRAFT
 
     def __init__(
         self,
@@ -342,8 +344,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         return self._xcom(job, revision)
 
     def _has_effects(self) -> bool:
-        from airflow_provider_aihandoff.operators.planning import effect_tasks
-
         return bool(effect_tasks(self.get_dag(), self.task_id))
 
     def _cancel(self, revision: Revision) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.operators.job_tasks import DraftTask, draft_task
 from airflow_provider_aihandoff.operators.jobs import owner_of
 from airflow_provider_aihandoff.operators.masking import MASK, masked
 from airflow_provider_aihandoff.operators.responding import (
@@ -17,34 +18,33 @@ from airflow_provider_aihandoff.operators.responding import (
     store_ended,
     wait_inline,
 )
-from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
     from openai import OpenAI
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Job, Revision
-    from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-
-
-def asking_task(dag: Any, source: Any) -> OpenAIBackgroundResponseOperator | None:
-    """The task of the Dag that asks the model for a job; None where there is none in it.
-
-    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
-    """
-    task = dag.task_dict.get(source) if isinstance(source, str) else None
-    return task if isinstance(task, OpenAIBackgroundResponseOperator) else None
 
 
 def follow_reviewer(
-    sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job, event: Mapping[str, Any] | None
+    approval: BaseOperator,
+    source: Any,
+    context: Context,
+    ledger: Ledger,
+    job: Job,
+    event: Mapping[str, Any] | None,
+    *,
+    ledger_conn_id: str | None,
 ) -> Job:
     """Go on with a revision that a reviewer has asked the model for: send it, wait for it, store it.
 
     Where nothing comes of it, the job goes back into review at the revision before.
 
+    :param approval: the task that runs now, which waits for the response.
+    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
     :param event: what ended the wait for its response, if that is why the task runs.
+    :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     :return: the job as it is now; unchanged where its revision is the asking task's to make.
     :raises TaskDeferred: the response runs.
     """
@@ -54,7 +54,7 @@ def follow_reviewer(
     revision = ledger.revision(job.job_id, job.revision)
     if revision.changes is None:
         return job
-    actor, task = owner_of(context).actor, asking_task(context["dag"], sensor.job_source)
+    actor, task = owner_of(context).actor, draft_task(context["dag"], source)
     try:
         if task is None:
             reason = f"the Dag {context['dag'].dag_id} has no task that asks the model for this job"
@@ -65,19 +65,17 @@ def follow_reviewer(
             give_up_if_over(ledger, event, actor=actor)
         else:
             revision = send_change(task, context, ledger, job, revision)
-            if not wait_inline(sensor, revision, patience=task.inline_wait):
-                defer_until_ended(sensor, ledger, revision, ledger_conn_id=sensor.ledger_conn_id, method_name="execute")
+            if not wait_inline(approval, revision, patience=task.inline_wait):
+                defer_until_ended(approval, ledger, revision, ledger_conn_id=ledger_conn_id, method_name="execute")
         job = ledger.job(job.job_id)
         if job.state is JobState.RUNNING and job.revision == revision.number:
             store_ended(ledger, job, revision, output_type=task.output_type, actor=actor)
     except JobFailed as failure:
-        sensor.log.warning("%s", failure)
+        approval.log.warning("%s", failure)
     return ledger.job(job.job_id)
 
 
-def send_change(
-    task: OpenAIBackgroundResponseOperator, context: Context, ledger: Ledger, job: Job, revision: Revision
-) -> Revision:
+def send_change(task: DraftTask, context: Context, ledger: Ledger, job: Job, revision: Revision) -> Revision:
     """Send the request of a revision that a reviewer has asked for, unless its response runs; for the task that runs.
 
     :param task: the one that asks the model for this job.
@@ -106,7 +104,7 @@ def send_change(
 
 
 def _request(
-    task: OpenAIBackgroundResponseOperator,
+    task: DraftTask,
     context: Context,
     ledger: Ledger,
     job: Job,
@@ -126,7 +124,7 @@ def _request(
     while origin.based_on is not None and origin.response_id is None:
         origin = ledger.revision(job.job_id, origin.based_on)
     asking = copy.copy(task)
-    asking.render_template_fields({**context, "task": asking})
+    asking.render_template_fields({**context, "task": asking})  # type: ignore[typeddict-item]
     request = asking.build_request()
     if digest(input_snapshot(request)) != job.input_digest:  # the Dag was edited since
         request = ledger.first_request(job.job_id, revision.based_on)
@@ -153,9 +151,10 @@ def _is_known(client: OpenAI, response_id: str | None) -> bool:
     return True
 
 
-def check_edit(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Job) -> Job:
+def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
     """Let the output type itself say whether it takes what a person has edited; take the edit back where it does not.
 
+    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
     :return: the job as it is now.
     """
     from pydantic import ValidationError
@@ -163,7 +162,7 @@ def check_edit(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Jo
     from airflow_provider_aihandoff.core.digests import canonical_json
 
     edit = ledger.revision(job.job_id, job.revision)
-    task = asking_task(context["dag"], sensor.job_source)
+    task = draft_task(context["dag"], source)
     if edit.author == "model" or job.review_digest is not None or task is None:
         return job
     problems: list[dict[str, Any]]

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
+from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.jobs import (
     RETRIES,
     RETRY_DELAY,
@@ -70,6 +71,7 @@ class SideEffectOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("job", "undo")
     ui_color = "#fbeee0"
+    job_role = JobRole.EFFECT
 
     #: What sends the effect, as the ledger and the review page name it.
     kind: str = ""

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
+from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules, due_times
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.jobs import (
     RETRIES,
     RETRY_DELAY,
@@ -19,15 +23,16 @@ from airflow_provider_aihandoff.operators.jobs import (
     resolve_job_id,
     source_of,
 )
+from airflow_provider_aihandoff.operators.notices import notify
+from airflow_provider_aihandoff.operators.planning import plan_effects
+from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
+from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
-    from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import EffectPlan, Job
-    from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
-    from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson
 
 #: How long after all notifiers have failed they are tried again.
 NOTICE_RETRY = timedelta(minutes=5)
@@ -74,6 +79,7 @@ class ApprovalSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("job", "ledger_conn_id")
     ui_color = "#e7e9f7"
+    job_role = JobRole.APPROVAL
 
     def __init__(
         self,
@@ -129,26 +135,25 @@ class ApprovalSensor(BaseSensorOperator):
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask, and end if there is a decision; otherwise defer. Called again with the event when the wait is over."""
-        from airflow_provider_aihandoff.core.states import JobState
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.notices import tell
-        from airflow_provider_aihandoff.operators.revising import follow_reviewer
 
         job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = ledger.job(job_id)
             while True:
                 if job.state in (JobState.QUEUED, JobState.RUNNING):
-                    job = follow_reviewer(self, context, ledger, job, event)
+                    job = follow_reviewer(
+                        self, self.job_source, context, ledger, job, event, ledger_conn_id=self.ledger_conn_id
+                    )
                 if job.state in (JobState.REVIEW, JobState.APPROVED, JobState.APPLYING):
                     job = self._ask_about(context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
                     job = ledger.reviews.tell(job_id, digest=job.review_digest, actor=actor)
                     job = self._expire(ledger, job)
-                told = tell(self, context, ledger, job)
+                all_sent = notify(self.notifiers, context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
                     ledger.close()
-                    self._defer(job, all_told=told)
+                    self._defer(job, all_sent=all_sent)
                 if not self._goes_on(ledger, job):
                     return self._end(job)
                 job, event = ledger.job(job_id), None
@@ -156,8 +161,6 @@ class ApprovalSensor(BaseSensorOperator):
     @staticmethod
     def _goes_on(ledger: Ledger, job: Job) -> bool:
         """Whether a person has edited it, or requested changes, while this task was at it."""
-        from airflow_provider_aihandoff.core.states import JobState
-
         if job.state in (JobState.QUEUED, JobState.RUNNING):
             now = ledger.job(job.job_id)
             return now.event_seq != job.event_seq and now.state is JobState.REVIEW
@@ -165,13 +168,8 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _ask_about(self, context: Context, ledger: Ledger, job: Job) -> Job:
         """Render the plan of what the job says now, and ask about it."""
-        from airflow_provider_aihandoff.core.jobs.job_view import view
-        from airflow_provider_aihandoff.core.states import JobState
-        from airflow_provider_aihandoff.operators.planning import plan_effects
-        from airflow_provider_aihandoff.operators.revising import check_edit
-
         if job.state is JobState.REVIEW:
-            job = check_edit(self, context, ledger, job)
+            job = check_edit(self.job_source, context, ledger, job)
         revision = ledger.revision(job.job_id, job.revision)
         seen = view(job, revision)
         look = job.state is JobState.REVIEW and job.review_digest is None
@@ -183,9 +181,6 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _expire(self, ledger: Ledger, job: Job) -> Job:
         """End the review, if its time is over."""
-        from airflow_provider_aihandoff.core.jobs.job_view import view
-        from airflow_provider_aihandoff.policies import Approve, verdict_of
-
         assert job.review_digest is not None
         assert job.review_deadline is not None
         if isinstance(self.on_timeout, str):
@@ -216,9 +211,6 @@ class ApprovalSensor(BaseSensorOperator):
 
         :param by_model: no person has edited the output, or requested changes of it.
         """
-        from airflow_provider_aihandoff.core.states import JobState
-        from airflow_provider_aihandoff.policies import Approve, AskPerson, verdict_of
-
         shown = [plan.shown for plan in plans]
         verdict = AskPerson("no policy") if self.policy is None else verdict_of(self.policy, seen, shown)
         if isinstance(verdict, Approve) and not by_model:
@@ -247,9 +239,6 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _rules(self, verdict: Approve | AskPerson) -> ReviewRules:
         """Who decides: as the policy wants it, and otherwise as the author says."""
-        from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
-        from airflow_provider_aihandoff.policies import AskPerson
-
         asks = verdict if isinstance(verdict, AskPerson) else AskPerson("")
         return ReviewRules(
             approvers=asks.approvers or self.approvers or Approvers(),
@@ -261,12 +250,11 @@ class ApprovalSensor(BaseSensorOperator):
             because={} if self.policy is None else {"policy": self.policy.label, "reason": verdict.reason},
         )
 
-    def _defer(self, job: Job, *, all_told: bool) -> None:
+    def _defer(self, job: Job, *, all_sent: bool) -> None:
         """Wait for a decision, or until there is something to do about that.
 
-        :param all_told: everybody was told who is to be; otherwise it is tried again.
+        :param all_sent: every notification that is due was sent; otherwise that is tried again.
         """
-        from airflow_provider_aihandoff.core.review.rules import due_times
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 
@@ -274,7 +262,7 @@ class ApprovalSensor(BaseSensorOperator):
         assert job.review_deadline is not None
         now = datetime.now(UTC)
         times = [job.review_deadline, *due_times(job).values()]
-        until = min(times if all_told else [*times, now + NOTICE_RETRY])
+        until = min(times if all_sent else [*times, now + NOTICE_RETRY])
         self.defer(
             trigger=ApprovalTrigger(
                 job_id=job.job_id,
@@ -288,8 +276,6 @@ class ApprovalSensor(BaseSensorOperator):
 
     def _end(self, job: Job) -> dict[str, Any]:
         """End the task as the job's state says."""
-        from airflow_provider_aihandoff.core.states import JobState
-
         if job.state is JobState.REJECTED:
             message = f"{job.label} was rejected: {job.state_reason or 'no comment'}. Nothing was written outside."
             raise AirflowFailException(message) if self.on_reject == "fail" else AirflowSkipException(message)

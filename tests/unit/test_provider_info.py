@@ -33,6 +33,7 @@ def test_every_module_that_it_names_is_there(module: str) -> None:
 
 def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
     private = {
+        "job_tasks",
         "jobs",
         "masking",
         "planning",

@@ -1,0 +1,74 @@
+"""Finds the tasks of one job in a Dag, by the role that each operator declares. Imports none of the operators."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+from airflow_provider_aihandoff.operators.jobs import job_reference, source_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from pydantic import BaseModel
+
+
+class JobRole(StrEnum):
+    """What a task does for its job. An operator says so in its class attribute ``job_role``."""
+
+    DRAFT = "draft"  # asks the model
+    APPROVAL = "approval"  # waits for a decision
+    EFFECT = "effect"  # writes to an outside system
+
+
+class DraftTask(Protocol):
+    """The task that asks the model for a job, as the tasks after it use it."""
+
+    output_type: type[BaseModel] | None
+    inline_wait: timedelta | None
+
+    def build_request(self) -> dict[str, Any]:
+        """The request that the rendered fields make, with its secrets."""
+
+    def render_template_fields(self, context: Context) -> None:
+        """Render the fields."""
+
+
+def effect_tasks(dag: Any, source: Any) -> list[Any]:
+    """The tasks of a Dag that write for the same job, in topological order. A mapped one is a ``MappedOperator``.
+
+    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
+    """
+    return [task for task in dag.topological_sort() if _role(task) == JobRole.EFFECT and _source(task) == source]
+
+
+def approval_task(dag: Any, source: Any) -> Any:
+    """The task of a Dag that waits for the decision on a job; None where there is none.
+
+    :param source: as in :func:`effect_tasks`.
+    """
+    found = (task for task in dag.tasks if _role(task) == JobRole.APPROVAL and _source(task) == source)
+    return next(found, None)
+
+
+def draft_task(dag: Any, source: Any) -> DraftTask | None:
+    """The task of a Dag that asks the model for a job; None where there is none.
+
+    :param source: as in :func:`effect_tasks`.
+    """
+    task = dag.task_dict.get(source) if isinstance(source, str) else None
+    return cast("DraftTask", task) if task is not None and _role(task) == JobRole.DRAFT else None
+
+
+def _role(task: Any) -> Any:
+    """The role that the task's operator declares; None where it declares none."""
+    return getattr(task.operator_class if isinstance(task, MappedOperator) else task, "job_role", None)
+
+
+def _source(task: Any) -> Any:
+    """What makes the job that a task is about."""
+    if isinstance(task, MappedOperator):
+        return source_of(job_reference(task.partial_kwargs.get("job")))
+    return task.job_source
