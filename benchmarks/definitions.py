@@ -66,7 +66,7 @@ def definitions_of(path: Path) -> Iterator[tuple[str, Definition]]:
     starts = [0, *accumulate(map(len, lines))]
     for name, node in _named(ast.parse(text).body, ""):
         decorators = node.decorator_list if isinstance(node, _Named) else []
-        first = min(each.lineno for each in (node, *decorators)) - 1
+        first = min([node.lineno, *(each.lineno for each in decorators)]) - 1
         assert node.end_lineno is not None
         yield name, Definition(path, starts[first], "".join(lines[first : node.end_lineno]))
 
