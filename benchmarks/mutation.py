@@ -2,7 +2,7 @@
 
 `.venv/bin/python -m benchmarks.mutation` works on a copy of the repository and prints the table. Words after it choose
 the guards with one of them in their name. It exits with 1 where a test stays green, or is red before anything is taken
-out.
+out. That each guard is still where this says is a test of its own, in `tests/unit/benchmarks/test_mutation.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.definitions import Definitions
 from demo.postgres import URL_VARIABLE, open_postgres
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,8 @@ _GREEN, _RED, _NO_ANSWER = "GREEN", "red", "NO ANSWER"
 class Guard:
     """One thing that keeps a promise.
 
-    :param edits: ``(file, what stands there, what stands there without the guard)``, together one mutation.
+    :param edits: ``(definition, what stands in it, what stands there without the guard)``, together one mutation. The
+        definition is a qualified name, as `Definitions.find` takes it: it may move to another module.
     :param test: the test that must turn red.
     """
 
@@ -53,18 +55,18 @@ GUARDS = (
     guard(
         "claim comparison: only the newest attempt records",
         f"{_EFFECTS}::TestFailure::test_an_attempt_that_lost_its_claim_cannot_say_what_became_of_the_effect",
-        ("core/effects/effect_store.py", " or effect.claim_token != claim.token:", ":"),
+        ("_lock_claimed", " or effect.claim_token != claim.token:", ":"),
     ),
     guard(
         "lease: a claim is exclusive while it lasts",
         f"{_EFFECTS}::TestLease::test_while_a_claim_lasts_nobody_else_gets_it_and_everybody_hears_for_how_long",
-        ("core/effects/effect_store.py", "                if left > 0:\n", "                if False:\n"),
+        ("Effects.claim.work", "                if left > 0:\n", "                if False:\n"),
     ),
     guard(
         "lease: the reconciler leaves a claim that lasts",
         "tests/integration/core/reconcile/test_claims.py::test_one_that_is_confirmed_before_the_step_is_left",
         (
-            "core/effects/effect_store.py",
+            "Effects.give_up.work",
             "if effect.state is EffectState.CLAIMED and _seconds_left",
             "if _seconds_left",
         ),
@@ -72,80 +74,80 @@ GUARDS = (
     guard(
         "fencing: an attempt that stood still does not send",
         f"{_GUARDS}::TestFence::test_one_that_was_taken_over_meanwhile_does_not_send_any_more",
-        ("core/effects/apply.py", "if stood >= CLAIM_MARGIN:", "if False:"),
+        ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
         "fencing: a process that really stood still does not send",
         "tests/integration/crashes/test_matrix.py::test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once"
         "[stop at apply.send: before call (label, neither)]",
-        ("core/effects/apply.py", "if stood >= CLAIM_MARGIN:", "if False:"),
+        ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
         "fencing: the lease covers the call",
         f"{_GUARDS}::TestFence::test_the_claim_lasts_for_as_long_as_the_call_that_begins_last",
-        ("core/effects/apply.py", "seconds=target.call_seconds + CLAIM_MARGIN", "seconds=CLAIM_MARGIN"),
+        ("apply_effect", "seconds=target.call_seconds + CLAIM_MARGIN", "seconds=CLAIM_MARGIN"),
     ),
     guard(
         "plan digest: only the approved request is sent",
         f"{_EFFECTS}::TestRefusal::test_another_request_than_the_approved_one_is_refused_with_what_differs",
-        ("core/effects/effect_store.py", "            _check_plan(job, effect, plan)\n", ""),
+        ("Effects.claim.work", "            _check_plan(job, effect, plan)\n", ""),
     ),
     guard(
         "plan digest: only the planned undo is sent",
         f"{_GUARDS}::TestRollBack::test_an_undo_is_what_was_planned",
-        ("core/effects/effect_store.py", "            _check_plan(job, effect, plan)\n", ""),
+        ("Effects.claim.work", "            _check_plan(job, effect, plan)\n", ""),
     ),
     guard(
         "review digest: a stale decision is refused",
         f"{_LEDGER}/review/test_review_store.py::TestDecide::test_a_digest_that_is_no_longer_the_jobs_is_refused_with_what_changed",
-        ("core/review/decide.py", "    if job.review_digest != digest:\n        raise", "    if False:\n        raise"),
+        ("check_digest", "    if job.review_digest != digest:\n        raise", "    if False:\n        raise"),
     ),
     guard(
         "four eyes: the requester does not decide",
         f"{_LEDGER}/review/test_rules.py::TestWho::test_the_requester_decides_nothing",
-        ("core/review/decide.py", "if why := why_not(job, person):", "if (why := why_not(job, person)) and not why:"),
+        ("check_person", "if why := why_not(job, person):", "if (why := why_not(job, person)) and not why:"),
     ),
     guard(
         "quorum: as many approve as the author says",
         f"{_LEDGER}/review/test_rules.py::TestQuorum::test_the_last_vote_that_it_takes_approves",
-        ("core/review/decide.py", "        if votes < needed:\n", "        if False:\n"),
+        ("record", "        if votes < needed:\n", "        if False:\n"),
     ),
     guard(
         "quorum: another plan voids the votes",
         f"{_LEDGER}/review/test_rules.py::TestQuorum::test_a_digest_that_comes_back_is_voted_on_anew",
-        ("core/review/decide.py", "d.decision_id > coalesce(jobs.decided_before, 0)", "true"),
+        ("OF_NOW", "d.decision_id > coalesce(jobs.decided_before, 0)", "true"),
     ),
     guard(
         "batch: all of it or nothing",
         f"{_LEDGER}/review/test_rules.py::TestMany::test_where_one_is_stale_none_is_decided_and_each_of_those_is_named",
-        ("core/review/review_store.py", '            connection.execute("ROLLBACK TO SAVEPOINT batch")\n', ""),
+        ("Reviews.decide_many.work", '            connection.execute("ROLLBACK TO SAVEPOINT batch")\n', ""),
     ),
     guard(
         "edit: its plan is its own",
         f"{_LEDGER}/review/test_edits.py::TestEdit"
         "::test_a_plan_that_was_rendered_for_the_revision_before_is_not_taken_for_it",
-        ("core/review/review_store.py", "if revision not in (None, job.revision):", "if False:"),
+        ("Reviews.ask.work", "if revision not in (None, job.revision):", "if False:"),
     ),
     guard(
         "approval: nothing is claimed before it",
         f"{_EFFECTS}::TestRefusal::test_before_approval_nothing_is_claimed",
-        ("core/effects/effect_store.py", "            if own:\n                _check_approved(connection, job)\n", ""),
+        ("Effects.claim.work", "            if own:\n                _check_approved(connection, job)\n", ""),
     ),
     guard(
         "approval: it names the digest of now",
         f"{_EFFECTS}::TestRefusal::test_a_decision_on_another_digest_approves_nothing",
-        ("core/effects/effect_store.py", "        and bound\n", ""),
+        ("_check_approved", "        and bound\n", ""),
     ),
     guard(
         "approval: another plan voids it",
         f"{_LEDGER}/review/test_review_store.py::TestAsk::test_another_plan_voids_the_approval",
-        ("core/review/review_store.py", "            event = JobEvent.PLAN_CHANGED\n", ""),
+        ("_plan", "            event = JobEvent.PLAN_CHANGED\n", ""),
     ),
     guard(
         "plan: it stays once something may be written",
         f"{_LEDGER}/review/test_review_store.py::TestAsk::test_once_something_may_have_been_written_the_plan_stays",
         (
-            "core/review/review_store.py",
+            "_plan",
             " or anything_touched(connection, job.job_id):\n        return job\n    rev",
             ":\n        return job\n    rev",
         ),
@@ -153,20 +155,20 @@ GUARDS = (
     guard(
         "revision: none while something stays written",
         f"{_LEDGER}/generation/test_submission_store.py::TestRevise::test_asked_for_anew_nothing_is_made_while_something_stays_written",
-        ("core/jobs/attach.py", "refuse = touched or state is JobState.ROLLING_BACK", "refuse = False"),
+        ("decide_attachment", "refuse = touched or state is JobState.ROLLING_BACK", "refuse = False"),
     ),
     guard(
         "marker: a statement is committed once",
         "tests/integration/operators/test_postgres_effects.py"
         "::test_the_same_key_again_runs_nothing_and_gives_back_what_the_first_one_returned",
-        ("core/effects/targets/postgres_target.py", "if cursor.rowcount == 0:", "if False:"),
+        ("PostgresTarget._run", "if cursor.rowcount == 0:", "if False:"),
     ),
     guard(
         "inbox: one row a webhook",
         f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_the_same_webhook_again_is_counted_and_changes_nothing_else",
-        ("core/database/schema.sql", "webhook_id text PRIMARY KEY,", "webhook_id text,"),
+        ("schema.sql", "webhook_id text PRIMARY KEY,", "webhook_id text,"),
         (
-            "core/webhooks/inbox.py",
+            "_RECORD",
             "ON CONFLICT (webhook_id) DO UPDATE SET deliveries = i.deliveries + 1, updated_at = clock_timestamp()",
             "",
         ),
@@ -174,18 +176,18 @@ GUARDS = (
     guard(
         "inbox: a repeated delivery changes nothing",
         f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_the_same_webhook_again_stays_what_it_was_after_its_job_has_moved_on",
-        ("core/webhooks/inbox.py", "    if not receipt.repeated:\n", "    if True:\n"),
+        ("_receive", "    if not receipt.repeated:\n", "    if True:\n"),
     ),
     guard(
         "inbox: an early webhook is adopted",
         f"{_LEDGER}/webhooks/test_inbox.py::TestQuarantine::test_it_is_applied_the_moment_the_worker_stores_the_id",
-        ("core/generation/submission_store.py", "return adopt_early(connection, job, revision)", "return revision"),
+        ("Submission.submitted.work", "return adopt_early(connection, job, revision)", "return revision"),
     ),
     guard(
         "terminal states: a job that has ended claims nothing",
         "tests/unit/core/test_states_search.py::test_both_tables_are_as_they_are_named_complete_and_without_dead_ends",
         (
-            "core/states.py",
+            "JOB_TRANSITIONS",
             "    (_S.COMPLETED, _E.ROLL_BACK_STARTED)",
             "    (_S.COMPLETED, _E.EFFECT_CLAIMED): _S.APPLYING,\n    (_S.COMPLETED, _E.ROLL_BACK_STARTED)",
         ),
@@ -193,9 +195,9 @@ GUARDS = (
     guard(
         "terminal states: an applied effect is not sent again",
         f"{_EFFECTS}::TestOnce::test_an_applied_effect_is_given_back_and_never_sent_again",
-        ("core/effects/effect_store.py", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
+        ("Effects.claim.work", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
         (
-            "core/states.py",
+            "EFFECT_TRANSITIONS",
             "    (_ES.CLAIMED, _EE.CONFIRM)",
             "    (_ES.APPLIED, _EE.CLAIM): _ES.CLAIMED,\n    (_ES.CLAIMED, _EE.CONFIRM)",
         ),
@@ -204,7 +206,7 @@ GUARDS = (
         "the table decides: every other event is refused",
         f"{_LEDGER}/database/test_history.py::TestMove::test_a_refused_event_names_job_state_and_event_and_leaves_no_line",
         (
-            "core/database/history.py",
+            "move",
             "    state = next_job_state(job.state, event)\n",
             "    state = next_job_state(job.state, event) or job.state\n",
         ),
@@ -213,28 +215,28 @@ GUARDS = (
         "one step at a time: a job that moved is not moved again",
         f"{_LEDGER}/database/test_history.py::TestMove::test_a_job_that_another_process_moved_is_not_moved_again",
         (
-            "core/database/history.py",
+            "_MOVE",
             " AND state = %(was)s\n        AND event_seq = %(seq)s - 1 RETURNING",
             " RETURNING",
         ),
-        ("core/database/schema.sql", "PRIMARY KEY (job_id, seq)", "CHECK (seq > 0)"),
+        ("schema.sql", "PRIMARY KEY (job_id, seq)", "CHECK (seq > 0)"),
     ),
     guard(
         "order: an effect waits for those before it",
         f"{_EFFECTS}::TestOrder::test_an_effect_waits_for_those_that_its_author_wants_before_it",
-        ("core/effects/effect_store.py", "            _check_order(connection, job, effect)\n", ""),
+        ("Effects.claim.work", "            _check_order(connection, job, effect)\n", ""),
     ),
     guard(
         "order: the last write is taken back first",
         f"{_GUARDS}::TestRollBack::test_the_last_write_is_taken_back_first",
-        ("core/effects/effect_store.py", "            _check_order(connection, job, effect)\n", ""),
+        ("Effects.claim.work", "            _check_order(connection, job, effect)\n", ""),
     ),
     guard(
         "cancel: nothing is claimed after it",
         f"{_GUARDS}::TestCancelWhileApplying::test_an_effect_that_nobody_has_claimed_is_not_claimed_any_more",
-        ("core/effects/effect_store.py", "            elif job.cancelling is not None:\n", "            elif False:\n"),
+        ("Effects.claim.work", "            elif job.cancelling is not None:\n", "            elif False:\n"),
         (
-            "core/jobs/cancel_and_roll_back.py",
+            "Endings._cancel_applying",
             "        void_plans(connection, job)\n        under_way",
             "        under_way",
         ),
@@ -242,28 +244,28 @@ GUARDS = (
     guard(
         "cancel: nothing is sent again after it",
         f"{_GUARDS}::TestCancelWhileApplying::test_nor_is_one_sent_again_of_which_nobody_knows_what_became",
-        ("core/effects/effect_store.py", "if not resend or job.cancelling is not None:", "if not resend:"),
+        ("Effects.claim.work", "if not resend or job.cancelling is not None:", "if not resend:"),
     ),
     guard(
         "unknown: nothing is sent again unasked",
         f"{_EFFECTS}::TestLease::test_after_it_nothing_is_sent_again_unless_somebody_asks_for_that",
-        ("core/effects/effect_store.py", "if not resend or job.cancelling is not None:", "if False:"),
+        ("Effects.claim.work", "if not resend or job.cancelling is not None:", "if False:"),
     ),
     guard(
         "unknown: only a target that can repeat gets it twice",
         f"{_GUARDS}::TestSentAgain::test_a_target_that_is_not_declared_to_take_it_twice_does_not_get_it_twice",
-        ("core/effects/apply.py", "if resend or lost_here or not target.idempotent:", "if resend or lost_here:"),
+        ("apply_effect", "if resend or lost_here or not target.idempotent:", "if resend or lost_here:"),
     ),
     guard(
         "unknown: a second answer speaks for itself only",
         f"{_GUARDS}::TestSentAgain::test_what_the_second_answer_proves_it_proves_for_the_second_attempt_only",
-        ("core/effects/apply.py", "        if claim.resent:\n", "        if False:\n"),
+        ("apply:_send", "        if claim.resent:\n", "        if False:\n"),
     ),
     guard(
         "probe: nothing seen counts only after the grace time",
         f"{_GUARDS}::TestProbe::test_a_probe_that_sees_nothing_is_believed_only_after_the_grace_time",
         (
-            "core/effects/apply.py",
+            "apply:_look",
             "isinstance(found, NotApplied) and seconds >= target.grace_seconds",
             "isinstance(found, NotApplied)",
         ),
@@ -273,7 +275,7 @@ GUARDS = (
         f"{_TARGETS}/test_apply.py"
         "::TestRefused::test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late",
         (
-            "core/effects/apply.py",
+            "apply:_send",
             "if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:",
             "if False:",
         ),
@@ -283,7 +285,7 @@ GUARDS = (
         f"{_TARGETS}/test_apply.py"
         "::TestRefused::test_a_precondition_may_fail_because_an_intermediary_has_sent_the_same_request_twice",
         (
-            "core/effects/apply.py",
+            "apply:_send",
             "if (claim.effect.attempt > 1 or error.by_precondition)",
             "if claim.effect.attempt > 1",
         ),
@@ -292,7 +294,7 @@ GUARDS = (
         "resolve: a probe speaks for the attempt it looked for",
         f"{_EFFECTS}::TestLease::test_what_a_probe_found_of_an_earlier_attempt_says_nothing_of_a_later_one",
         (
-            "core/effects/effect_store.py",
+            "Effects.resolve.work",
             "(effect.attempt != attempt or effect.state is not EffectState.UNKNOWN)",
             "(effect.state is not EffectState.UNKNOWN)",
         ),
@@ -301,12 +303,12 @@ GUARDS = (
         "resolve: the attempt it speaks of says nothing more",
         f"{_EFFECTS}::TestResolve::test_nor_can_an_attempt_that_gave_itself_up_say_anything_after_a_person_has",
         (
-            "core/effects/effect_store.py",
+            "Effects.resolve.work",
             "external_id=external, claim_token=None, error=None",
             "external_id=external, error=None",
         ),
         (
-            "core/states.py",
+            "EFFECT_TRANSITIONS",
             "    (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,\n",
             "    (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,\n    (_ES.PLANNED, _EE.LOSE): _ES.UNKNOWN,\n",
         ),
@@ -315,7 +317,7 @@ GUARDS = (
         "roll back: begun twice, planned once",
         f"{_GUARDS}::TestRollBack::test_begun_twice_it_plans_each_undo_once",
         (
-            "core/jobs/cancel_and_roll_back.py",
+            "Endings.start_roll_back.work",
             "if job.state in (JobState.ROLLING_BACK, JobState.ROLLED_BACK):",
             "if False:",
         ),
@@ -323,18 +325,18 @@ GUARDS = (
     guard(
         "roll back: one undo an effect",
         f"{_GUARDS}::TestRollBack::test_no_effect_can_have_two_undos",
-        ("core/database/schema.sql", "undoes bigint UNIQUE REFERENCES", "undoes bigint REFERENCES"),
+        ("schema.sql", "undoes bigint UNIQUE REFERENCES", "undoes bigint REFERENCES"),
     ),
     guard(
         "roll back: an applied undo is not sent again",
         f"{_GUARDS}::TestRollBack::test_an_undo_that_is_applied_is_not_sent_again",
-        ("core/effects/effect_store.py", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
+        ("Effects.claim.work", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
     ),
     guard(
         "roll back: not while an effect is under way",
         f"{_GUARDS}::TestRollBack::test_while_an_effect_is_under_way_it_does_not_begin",
         (
-            "core/jobs/cancel_and_roll_back.py",
+            "cannot_roll_back",
             "if under_way := [effect for effect in effects if effect.state in _IN_FLIGHT]:",
             "if under_way := []:",
         ),
@@ -342,39 +344,39 @@ GUARDS = (
     guard(
         "roll back: from then on nothing is applied",
         f"{_GUARDS}::TestRollBack::test_from_then_on_nothing_of_the_job_is_applied",
-        ("core/effects/effect_store.py", "            if own:\n                _check_rolled_back(job)\n", ""),
+        ("Effects.claim.work", "            if own:\n                _check_rolled_back(job)\n", ""),
     ),
     guard(
         "roll back: a probe does not take the write for its undo",
         f"{_TARGETS}/test_roll_back.py"
         "::TestLost::test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with",
-        ("core/effects/targets/undo_target.py", "key_name=UNDO_KEY,", ""),
+        ("undo_target", "key_name=UNDO_KEY,", ""),
     ),
     guard(
         "hash chain: each line has its hash",
         f"{_LEDGER}/database/test_history.py::TestTampering::test_a_change_in_any_column_is_found_at_its_line",
-        ("core/database/history.py", " or line.hash != event_hash(line):", ":"),
+        ("first_break", " or line.hash != event_hash(line):", ":"),
     ),
     guard(
         "hash chain: each line leads to the next",
         f"{_GUARDS}::test_a_line_that_was_rewritten_with_its_hash_no_longer_leads_to_the_next_one",
-        ("core/database/history.py", " or line.previous_hash != previous or", " or"),
+        ("first_break", " or line.previous_hash != previous or", " or"),
     ),
     guard(
         "hash chain: the job names its newest line",
         f"{_LEDGER}/database/test_history.py::TestTampering::test_the_last_lines_cannot_be_removed_unnoticed",
-        ("core/database/history.py", "if job is not None and (job.event_seq", "if job is None and (job.event_seq"),
+        ("first_break", "if job is not None and (job.event_seq", "if job is None and (job.event_seq"),
     ),
     guard(
         "history: append-only",
         f"{_LEDGER}/database/test_history.py::TestAppendOnly::test_a_line_cannot_be_changed_or_removed",
-        ("core/database/schema.sql", "    RAISE EXCEPTION 'aihandoff.events is append-only';", "    RETURN NEW;"),
+        ("schema.sql", "    RAISE EXCEPTION 'aihandoff.events is append-only';", "    RETURN NEW;"),
     ),
     guard(
         "one bill: one permission to send at a time",
         f"{_LEDGER}/generation/test_submission_store.py::TestIntent::test_while_a_permission_holds_nobody_else_gets_one",
         (
-            "core/generation/submission_store.py",
+            "Submission.intend.work",
             "if revision.submit_lease_until is not None and revision.submit_lease_until > at:",
             "if False:",
         ),
@@ -384,7 +386,7 @@ GUARDS = (
         f"{_LEDGER}/generation/test_submission_store.py::TestIntent"
         "::test_at_most_one_unknown_submission_is_sent_over_and_the_second_fails_the_job",
         (
-            "core/generation/submission_store.py",
+            "Submission.intend.work",
             "if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:",
             "if False:",
         ),
@@ -393,7 +395,7 @@ GUARDS = (
         "one bill: an output is stored once",
         f"{_LEDGER}/generation/test_submission_store.py::TestStore::test_an_output_is_stored_once",
         (
-            "core/generation/output_store.py",
+            "Outputs.store.work",
             "if revision.completed_at is not None and not _brings_cost(revision, output):",
             "if False:",
         ),
@@ -416,7 +418,8 @@ def main() -> None:
             os.environ[URL_VARIABLE] = server.url("postgres")
             if (before := _pytest(copy, *dict.fromkeys(each.test for each in chosen))) != _GREEN:
                 sys.exit(f"With every guard in its place the tests are not green: {before}.")
-            green = [each for each in chosen if not _turns_red(copy, each)]
+            definitions = Definitions(copy / PACKAGE)
+            green = [each for each in chosen if not _turns_red(copy, definitions, each)]
         finally:
             os.environ.pop(URL_VARIABLE, None)
             server.destroy()
@@ -433,18 +436,33 @@ def _copy(to: Path) -> None:
             shutil.copy(ROOT / name, to / name)
 
 
-def _turns_red(copy: Path, each: Guard) -> bool:
+def without(definitions: Definitions, each: Guard) -> dict[Path, str]:
+    """Return the text of each file that a guard stands in, without the guard.
+
+    :raises LookupError: a definition is not there, or there more than once; or what it is to have in it.
+    """
+    cuts: dict[Path, list[tuple[int, str, str]]] = {}
+    for name, there, instead in each.edits:
+        definition = definitions.find(name)
+        if (count := definition.text.count(there)) != 1:
+            raise LookupError(f"{name} in {definition.path} has this {count} times, not once:\n{there}")
+        cuts.setdefault(definition.path, []).append((definition.start + definition.text.index(there), there, instead))
+    texts = {path: path.read_text("utf-8") for path in cuts}
+    for path, cut in cuts.items():
+        for start, there, instead in sorted(cut, reverse=True):
+            texts[path] = texts[path][:start] + instead + texts[path][start + len(there) :]
+    return texts
+
+
+def _turns_red(copy: Path, definitions: Definitions, each: Guard) -> bool:
     """Take one guard out, run its test, put it back, and print the line of the table."""
-    before = {name: (copy / PACKAGE / name).read_text("utf-8") for name, _, _ in each.edits}
-    for name, there, without in each.edits:
-        path = copy / PACKAGE / name
-        text = path.read_text("utf-8")
-        if text.count(there) != 1:
-            sys.exit(f"{each.name}: {name} holds {text.count(there)} times, not once:\n{there}")
-        path.write_text(text.replace(there, without), "utf-8")
+    mutated = without(definitions, each)
+    before = {path: path.read_text("utf-8") for path in mutated}
+    for path, text in mutated.items():
+        path.write_text(text, "utf-8")
     verdict = _pytest(copy, each.test)
-    for name, text in before.items():
-        (copy / PACKAGE / name).write_text(text, "utf-8")
+    for path, text in before.items():
+        path.write_text(text, "utf-8")
     file, *_, test = each.test.split("::")
     print(f"{verdict:9}  {each.name:56}  {Path(file).name}::{test}", flush=True)
     return verdict == _RED

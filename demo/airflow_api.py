@@ -6,7 +6,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from demo.waiting import wait_until
+from demo.waiting import AIRFLOW_SECONDS, wait_until
 
 Result = TypeVar("Result")
 FINISHED = frozenset({"success", "failed"})
@@ -43,7 +43,7 @@ class AirflowApi:
         self.username = username
         self._password = password
         one_each = httpx.Limits(max_keepalive_connections=0)  # a server that restarts leaves no dead connection
-        self._client = httpx.Client(base_url=base_url, timeout=30, trust_env=False, limits=one_each)
+        self._client = httpx.Client(base_url=base_url, timeout=60, trust_env=False, limits=one_each)
         self._token: str | None = None
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -141,7 +141,7 @@ class AirflowApi:
 
         return wait_until(patient, what, timeout_seconds, every_seconds=0.3)
 
-    def wait_for_dags(self, dag_ids: set[str], timeout_seconds: float = 60) -> None:
+    def wait_for_dags(self, dag_ids: set[str], timeout_seconds: float = AIRFLOW_SECONDS) -> None:
         """Wait until Dags are parsed.
 
         :raises AirflowApiError: when one of the Dag files cannot be parsed.
@@ -154,7 +154,7 @@ class AirflowApi:
 
         self.wait_for(parsed, f"the Dags {', '.join(sorted(dag_ids))}", timeout_seconds)
 
-    def wait_for_run(self, dag_id: str, run_id: str, timeout_seconds: float = 120) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, timeout_seconds: float = AIRFLOW_SECONDS) -> str:
         """Wait until a run has finished, and return its state."""
 
         def finished() -> str | None:
@@ -169,7 +169,7 @@ class AirflowApi:
         run_id: str,
         task_id: str,
         states: set[str],
-        timeout_seconds: float = 60,
+        timeout_seconds: float = AIRFLOW_SECONDS,
         map_index: int = -1,
     ) -> str:
         """Wait until a task is in one of some states, and return which."""

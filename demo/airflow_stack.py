@@ -21,7 +21,7 @@ from demo.airflow_api import AirflowApi
 from demo.ports import free_port, reserved_port
 from demo.postgres import Postgres
 from demo.processes import GuardedProcess, ProcessSpec, Supervisor, environment, python, run_to_end
-from demo.waiting import wait_until
+from demo.waiting import AIRFLOW_SECONDS, wait_until
 
 Component = Literal["scheduler", "api-server", "dag-processor", "triggerer"]
 COMPONENTS: tuple[Component, ...] = ("api-server", "dag-processor", "scheduler", "triggerer")
@@ -134,7 +134,7 @@ class AirflowStack:
             for done in [pool.submit(self._migrate_metadata), pool.submit(self._migrate_ledger)]:
                 done.result()
 
-    def airflow(self, *arguments: str, timeout_seconds: float = 120) -> None:
+    def airflow(self, *arguments: str, timeout_seconds: float = AIRFLOW_SECONDS) -> None:
         """Run an `airflow` command to its end.
 
         :raises ProcessFailedError: when it fails; with the end of its log.
@@ -178,7 +178,7 @@ class AirflowStack:
         """
         self._supervisor.check_alive()
 
-    def wait_healthy(self, timeout_seconds: float = 90) -> None:
+    def wait_healthy(self, timeout_seconds: float = AIRFLOW_SECONDS) -> None:
         """Wait until the API server answers and each running component has reported since it was started.
 
         :raises ProcessFailedError: as soon as a component ends; with the end of its log.
@@ -193,7 +193,7 @@ class AirflowStack:
     def _is_healthy(self) -> bool:
         self.check_alive()
         try:
-            health = httpx.get(f"{self.base_url}/api/v2/monitor/health", timeout=5, trust_env=False).json()
+            health = httpx.get(f"{self.base_url}/api/v2/monitor/health", timeout=30, trust_env=False).json()
         except (httpx.TransportError, ValueError):
             return False
         return all(self._has_reported(component, health) for component in MONITOR_KEYS)

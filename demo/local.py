@@ -234,7 +234,7 @@ def _start_service(
 ) -> str:
     def healthy() -> bool:
         try:
-            return httpx.get(url + health_path, timeout=2, trust_env=False).is_success
+            return httpx.get(url + health_path, timeout=10, trust_env=False).is_success
         except httpx.TransportError:
             return False
 

@@ -23,14 +23,13 @@ from psycopg import conninfo, sql
 
 from demo.ports import free_port
 from demo.processes import GuardedProcess, ProcessFailedError, ProcessSpec, command_line
-from demo.waiting import wait_until
+from demo.waiting import PROCESS_SECONDS, wait_until
 
 URL_VARIABLE = "AIHANDOFF_TEST_POSTGRES_URL"
 SUPERUSER = "aihandoff"
 HOSTILE = """ '"%@:/\\#?&=$ """
 """Stands in every password, so that nothing that mishandles one stays unnoticed."""
 DEFAULT_SETTINGS = {"max_connections": "200", "log_min_messages": "warning", "log_checkpoints": "off"}
-START_SECONDS = 60
 BINARIES = Path("pginstall", "bin")
 
 
@@ -81,7 +80,7 @@ class Postgres:
 
     def connect(self, dbname: str) -> psycopg.Connection:
         """Open a connection that commits each statement."""
-        return psycopg.connect(**self.connection_kwargs(dbname), autocommit=True, connect_timeout=5)
+        return psycopg.connect(**self.connection_kwargs(dbname), autocommit=True, connect_timeout=30)
 
     def create_database(self, name: str) -> None:
         """Create a database, unless it exists."""
@@ -131,7 +130,7 @@ class PostgresServer(Postgres):
         port = _choose_port(folder / "port")
         self._parameters |= {"password": (folder / "password").read_text(), "port": port}
         self._process = GuardedProcess(self._spec(folder, binaries, port))
-        wait_until(self._accepts_connections, "PostgreSQL to accept connections", START_SECONDS, 0.02)
+        wait_until(self._accepts_connections, "PostgreSQL to accept connections", PROCESS_SECONDS, 0.02)
 
     def stop(self) -> None:
         """Shut the server down, breaking the connections that are open."""
@@ -148,7 +147,7 @@ class PostgresServer(Postgres):
         """SIGKILL the postmaster, as a crash would; return when the last of its processes has noticed."""
         if self._process is not None:
             self._process.kill(descendants=False)
-            self._process.wait_gone(30)
+            self._process.wait_gone(PROCESS_SECONDS)
             self.stop()
 
     def destroy(self) -> None:
@@ -312,7 +311,7 @@ def _clear_stale_pid_file(file: Path) -> None:
     """
     with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
         pid = int(file.read_text().splitlines()[0])
-        wait_until(lambda: not _is_server_of(pid, file.parent), f"the server that runs on {file.parent}", 30)
+        wait_until(lambda: not _is_server_of(pid, file.parent), f"the server on {file.parent} to end", PROCESS_SECONDS)
         file.unlink()
 
 

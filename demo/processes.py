@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from demo import guardian
-from demo.waiting import wait_until
+from demo.waiting import AIRFLOW_SECONDS, PROCESS_SECONDS, wait_until
 
 LOG_TAIL_LINES = 25
 
@@ -63,7 +63,7 @@ class GuardedProcess:
             os.close(status)
         self._unread = b""
         self._exit_code: int | None = None
-        started = self._read_report(timeout_seconds=30)
+        started = self._read_report(PROCESS_SECONDS)
         if started is None:
             self.stop()
             raise ProcessFailedError(spec, f"could not be started: {spec.command[0]}")
@@ -100,15 +100,22 @@ class GuardedProcess:
         guardian.signal_all({self.pid}, signal.SIGKILL)
         while descendants and (left := guardian.descendants(self._guardian.pid)):
             guardian.signal_all(left, signal.SIGKILL)
-        wait_until(lambda: self.poll() is not None, f"the end of {self.spec.name}", 10, 0.01)
+        wait_until(lambda: self.poll() is not None, f"the end of {self.spec.name}", PROCESS_SECONDS, 0.01)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process alone."""
         guardian.signal_all({self.pid}, number)
 
-    def wait_gone(self, timeout_seconds: float) -> None:
-        """Wait until the process and all its descendants have ended by themselves."""
-        self._guardian.wait(timeout_seconds)
+    def wait_gone(self, timeout_seconds: float = AIRFLOW_SECONDS) -> None:
+        """Wait until the process and all its descendants have ended by themselves.
+
+        :raises TimeoutError: when some of them still run; the message names them.
+        """
+        try:
+            self._guardian.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            left = ", ".join(f"{pid} ({' '.join(command_line(pid))[:80]})" for pid in sorted(self.descendants()))
+            raise TimeoutError(f"{self.spec.name}: after {timeout_seconds:g} s these still run: {left}") from None
 
     def descendants(self) -> set[int]:
         """Return the ids of the process and of everything that came from it and still lives."""
@@ -217,7 +224,7 @@ class Supervisor:
             if (code := process.poll()) is not None:
                 raise ProcessFailedError(process.spec, f"ended with exit code {code}")
 
-    def wait_healthy(self, *names: str, timeout_seconds: float = 60) -> None:
+    def wait_healthy(self, *names: str, timeout_seconds: float = AIRFLOW_SECONDS) -> None:
         """Wait until some of the processes, or all that run, say that they are healthy.
 
         :raises ProcessFailedError: as soon as one of them ends.

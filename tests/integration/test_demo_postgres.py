@@ -16,7 +16,7 @@ import sqlalchemy
 from demo import guardian, postgres
 from demo.business.seed import seed_business_database
 from demo.postgres import HOSTILE, Postgres, PostgresServer, PostgresUnavailableError, open_postgres
-from demo.waiting import wait_until
+from demo.waiting import PROCESS_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ sys.stdin.read()
     # Starting at once on the same data waits for the old server to be gone.
     server = PostgresServer(tmp_path / "postgres")
     server.start()
-    wait_until(lambda: not members & guardian.process_table().keys(), "the end of the old server", 20)
+    wait_until(lambda: not members & guardian.process_table().keys(), "the end of the old server", PROCESS_SECONDS)
     server.destroy()
 
 

@@ -99,7 +99,7 @@ def test_it_receives_at_the_path_of_the_api_server_logs_and_stops_cleanly(
         assert (health.status_code, health.json()) == (200, {"status": "ok"})
     assert ledger.inbox.read("wh_1").deliveries == 1
     process.send_signal(number)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert said.count("Answered a webhook for openai_default with 400") == 1
     assert "Traceback" not in said
@@ -193,5 +193,5 @@ def test_it_stops_while_a_delivery_that_has_begun_is_finished(start: Start, ledg
     with httpx.Client(trust_env=False) as client:
         answer = client.post(url, content=slowly(), headers={**JSON, **signed(BODY)})
     assert answer.status_code == 200
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     assert ledger.inbox.read("wh_1").deliveries == 1

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from demo.waiting import AIRFLOW_SECONDS
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -44,6 +46,7 @@ def chromium_page(base_url: str, username: str, **options: object) -> Iterator[P
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
         page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
+        page.set_default_timeout(AIRFLOW_SECONDS * 1000)
         page.goto(f"{base_url}/auth/login")
         page.fill("input[name=username]", username)
         page.fill("input[name=password]", username)

@@ -89,8 +89,8 @@ def test_every_delivery_of_a_bad_day_is_accounted_for(demo: LocalDemo, admin: Ai
     unsigned = httpx.post(demo.webhook_url, json={}, timeout=30, trust_env=False)
     assert unsigned.status_code == 400
 
-    admin.wait_for_run("drafts", run_id, timeout_seconds=300)
-    wait_until(lambda: standin(demo, "webhooks")["due"] == 0, "the last webhook to be delivered", 60)
+    admin.wait_for_run("drafts", run_id)
+    wait_until(lambda: standin(demo, "webhooks")["due"] == 0, "the last webhook to be delivered")
 
     attempts = standin(demo, "webhooks")["attempts"]
     accepted = [attempt for attempt in attempts if attempt["status"] == 200]
@@ -117,7 +117,7 @@ def test_the_maintenance_dag_asks_openai_about_a_webhook_in_quarantine(
 ) -> None:
     event = {"type": "response.completed", "data": {"id": "resp_unknown"}, "webhook_id": "wh_unknown"}
     httpx.post(f"{demo.openai_url}/standin/webhooks", json=event, timeout=30, trust_env=False).raise_for_status()
-    wait_until(lambda: ledger.inbox.read("wh_unknown").looks, "the receiver to ask about it", 60)
+    wait_until(lambda: ledger.inbox.read("wh_unknown").looks, "the receiver to ask about it")
     assert ledger.inbox.replay("wh_unknown", actor="test").looks == 0
 
     assert admin.wait_for_run("aihandoff_reconcile", admin.trigger("aihandoff_reconcile")) == "success"
@@ -132,15 +132,15 @@ def test_answers_are_polled_for_while_the_receiver_is_down_and_its_webhooks_come
 ) -> None:
     before = answers(demo)
     run_id = run_drafts(admin, ["delay=12"] * 3, "receiver down")
-    wait_until(lambda: len(waiting_jobs(ledger, run_id)) == 3, "the drafts to be submitted", 120)
+    wait_until(lambda: len(waiting_jobs(ledger, run_id)) == 3, "the drafts to be submitted")
     demo.stop_receiver()
-    assert admin.wait_for_run("drafts", run_id, timeout_seconds=300) == "success"
+    assert admin.wait_for_run("drafts", run_id) == "success"
     assert answers(demo) == (before[0], before[1] + 3)
     known = dispositions(ledger)
 
     demo.start_receiver()
 
-    wait_until(lambda: standin(demo, "webhooks")["due"] == 0, "the webhooks to be delivered again", 120)
+    wait_until(lambda: standin(demo, "webhooks")["due"] == 0, "the webhooks to be delivered again")
     assert dispositions(ledger) - known == Counter(duplicate=3)
 
 
@@ -162,7 +162,7 @@ class Waiting:
             for index in indexes:
                 body = {"object": "event", "type": "response.completed", "data": {"id": response_id(index)}}
                 delivery = Delivery(f"wh_{index}", CONN_ID, "response.completed", response_id(index), body)
-                wait_until(lambda delivery=delivery: received(ledger, delivery), "the ledger to take a webhook", 60)
+                wait_until(lambda delivery=delivery: received(ledger, delivery), "the ledger to take a webhook")
                 recorded[index] = time.time()
         return recorded
 
@@ -193,21 +193,21 @@ def test_nobody_of_two_hundred_who_wait_is_lost_when_postgresql_and_the_triggere
     with WaitingStack(tmp_path, WAITING) as stack, stack.triggerer(HUB, WAITING):
         waiting = Waiting(stack)
         stack.release()
-        wait_until(lambda: stack.started() > WAITING, "200 triggers", 120)
-        wait_until(lambda: len(stack.ledger_queries()) == 1, "the one connection to the ledger", 60)
+        wait_until(lambda: stack.started() > WAITING, "200 triggers")
+        wait_until(lambda: len(stack.ledger_queries()) == 1, "the one connection to the ledger")
 
         with ThreadPoolExecutor(1) as threads:
             ending = threads.submit(waiting.end_responses, range(1, WAITING // 2))
             stack.postgres.restart()
             recorded = ending.result()
-        wait_until(lambda: len(waiting.resumed()) == len(recorded), "the first half to go on", 120)
+        wait_until(lambda: len(waiting.resumed()) == len(recorded), "the first half to go on")
         late = [at - recorded[index] for index, at in stack.fired_at(list(recorded)).items()]
-        assert max(late) < 30  # the sweep, every 10 s, and the time that the server was away
+        assert max(late) < 60  # the sweep, every 10 s, and the time that the server was away
 
         stack.airflow.kill("triggerer")
         recorded |= waiting.end_responses(range(WAITING // 2, WAITING + 1))
         stack.airflow.start("triggerer")
-        wait_until(lambda: len(waiting.resumed()) == WAITING, "everybody to go on", 180)
+        wait_until(lambda: len(waiting.resumed()) == WAITING, "everybody to go on")
 
         assert set(waiting.resumed().values()) == {1}
         assert set(waiting.fired().values()) == {1}

@@ -31,7 +31,7 @@ def wait_for_state(ledger: Ledger, admin: AirflowApi, dag_id: str, run_id: str, 
         job = ledger.job(job_id)
         return job_id if job.state is state and (state is not JobState.REVIEW or job.review_digest) else None
 
-    return wait_until(reached, f"{dag_id} to have a job that is {state.value}", 120)
+    return wait_until(reached, f"{dag_id} to have a job that is {state.value}")
 
 
 def writes(demo: LocalDemo) -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,52 @@ from typing import Any
 import pytest
 
 from demo import guardian
-from demo.processes import GuardedProcess, ProcessFailedError, ProcessSpec, Supervisor, run_to_end
-from demo.waiting import wait_until
+from demo.processes import GuardedProcess, ProcessFailedError, ProcessSpec, Supervisor, command_line, run_to_end
+from demo.waiting import PROCESS_SECONDS, wait_until
 
 FAMILY = "setsid sleep 600 & (setsid setsid sleep 600 &); exec sleep 600"
-"""One process, one child in a session of its own, and one daemon that has left its parent."""
+"""One process, one child in a session of its own, and one daemon that has left its parent.
+
+Until all three are the `sleep` that they become, there are shells among them, which end by themselves.
+"""
+SLEEP = ["sleep", "600"]
+NOTES_WHAT_IT_HAS_SEEN = """
+_family = Guardian._family
+
+
+def _noted(self):
+    seen = _family(self)
+    Path(__file__).with_name("seen").write_text(" ".join(map(str, seen)))
+    return seen
+
+
+Guardian._family = _noted
+
+if __name__"""
 
 
 def spec(tmp_path: Path, script: str, name: str = "family", **options: Any) -> ProcessSpec:
     return ProcessSpec(name, ("bash", "-c", script), tmp_path / "log", **options)
 
 
+def sleeping(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if command_line(pid) == SLEEP}
+
+
 def living(pids: set[int]) -> set[int]:
-    return pids & guardian.process_table().keys()
+    """Those that still run; another program that was given one of the ids since does not count."""
+    return sleeping(pids & guardian.process_table().keys())
+
+
+def grown(members: set[int], sleeps: int, others: int = 0) -> set[int] | None:
+    """The members of whole families, or nothing while one of them is not yet what it becomes."""
+    return members if len(sleeping(members)) == sleeps == len(members) - others else None
 
 
 @pytest.fixture
 def family(tmp_path: Path) -> Iterator[GuardedProcess]:
     process = GuardedProcess(spec(tmp_path, FAMILY))
-    wait_until(lambda: len(process.descendants()) == 3, "the family", 10)
+    wait_until(lambda: grown(process.descendants(), 3), "the family", PROCESS_SECONDS)
     yield process
     process.stop()
 
@@ -62,7 +88,7 @@ def test_a_kill_of_the_process_alone_leaves_the_others_until_the_stop(family: Gu
 def test_a_process_that_ignores_the_stop_signal_is_killed_after_its_grace(tmp_path: Path) -> None:
     script = "trap '' TERM; echo deaf; while :; do sleep 0.1; done"
     process = GuardedProcess(spec(tmp_path, script, grace_seconds=0.5))
-    wait_until(process.spec.log.read_text, "the trap to be set", 10)
+    wait_until(process.spec.log.read_text, "the trap to be set", PROCESS_SECONDS)
     process.stop()
     assert process.poll() == -signal.SIGKILL
 
@@ -71,7 +97,6 @@ def test_a_process_that_ignores_the_stop_signal_is_killed_after_its_grace(tmp_pa
 def test_nothing_outlives_the_program_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
     program = """
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from demo.processes import GuardedProcess, ProcessSpec
@@ -84,26 +109,34 @@ sys.stdin.read()
     with starter:
         assert starter.stdout is not None
         assert starter.stdout.readline() == b"started\n"
-        members = wait_until(lambda: of_size(8, guardian.descendants(starter.pid)), "both families", 10)
+        members = wait_until(
+            lambda: grown(guardian.descendants(starter.pid), 6, others=2),  # the others are the guardians
+            "both families",
+            PROCESS_SECONDS,
+        )
         os.kill(starter.pid, number)
-    wait_until(lambda: not living(members), "the end of both families", 10)
-
-
-def of_size(size: int, members: set[int]) -> set[int] | None:
-    return members if len(members) == size else None
+    wait_until(lambda: not members & guardian.process_table().keys(), "the end of both families", PROCESS_SECONDS)
 
 
 def test_where_no_orphan_comes_back_to_the_guardian_those_that_it_saw_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Path(guardian.__file__).read_text()
-    elsewhere = tmp_path / "guardian.py"
-    elsewhere.write_text(source.replace('ON_LINUX = sys.platform == "linux"', "ON_LINUX = False"))
+    elsewhere, seen = tmp_path / "guardian.py", tmp_path / "seen"
+    elsewhere.write_text(
+        source.replace('ON_LINUX = sys.platform == "linux"', "ON_LINUX = False").replace(
+            "\nif __name__", NOTES_WHAT_IT_HAS_SEEN
+        )
+    )
     assert "ON_LINUX = False" in elsewhere.read_text()
     monkeypatch.setattr(guardian, "__file__", str(elsewhere))
     process = GuardedProcess(spec(tmp_path, "setsid sleep 600 & exec sleep 600"))
-    members = wait_until(lambda: of_size(2, guardian.descendants(process.pid) | {process.pid}), "both", 10)
-    time.sleep(3 * guardian.WATCH_SECONDS)
+    members = wait_until(lambda: grown(process.descendants(), 2), "both", PROCESS_SECONDS)
+    wait_until(
+        lambda: seen.exists() and members <= set(map(int, seen.read_text().split())),
+        "the guardian to have seen both",
+        PROCESS_SECONDS,
+    )
     process.kill(descendants=False)
     process.stop()
     assert not living(members)
@@ -112,7 +145,7 @@ def test_where_no_orphan_comes_back_to_the_guardian_those_that_it_saw_are_ended(
 def test_the_guardian_itself_can_be_killed_without_leaving_the_process(family: GuardedProcess) -> None:
     daemons = family.descendants() - {family.pid}
     os.kill(guardian.process_table()[family.pid], signal.SIGKILL)
-    wait_until(lambda: not living({family.pid}), "the end of the process", 10)
+    wait_until(lambda: not living({family.pid}), "the end of the process", PROCESS_SECONDS)
     guardian.signal_all(daemons, signal.SIGKILL)
 
 
@@ -123,8 +156,8 @@ def test_a_command_that_does_not_exist_is_reported_with_the_log(tmp_path: Path) 
 
 def test_a_command_that_fails_is_reported_with_the_log(tmp_path: Path) -> None:
     with pytest.raises(ProcessFailedError, match=r"(?s)exit code 3.*it was like this"):
-        run_to_end(spec(tmp_path, "echo it was like this; exit 3"), timeout_seconds=10)
-    run_to_end(spec(tmp_path, "exit 0"), timeout_seconds=10)
+        run_to_end(spec(tmp_path, "echo it was like this; exit 3"), timeout_seconds=PROCESS_SECONDS)
+    run_to_end(spec(tmp_path, "exit 0"), timeout_seconds=PROCESS_SECONDS)
 
 
 def test_a_supervisor_restarts_and_notices_what_ends_by_itself(tmp_path: Path) -> None:
@@ -132,7 +165,7 @@ def test_a_supervisor_restarts_and_notices_what_ends_by_itself(tmp_path: Path) -
     with Supervisor() as supervisor:
         supervisor.add(spec(tmp_path, f"touch {healthy}; exec sleep 600", "long", healthy=healthy.exists))
         first = supervisor.start("long").pid
-        supervisor.wait_healthy("long", timeout_seconds=10)
+        supervisor.wait_healthy("long", timeout_seconds=PROCESS_SECONDS)
         assert supervisor.start("long").pid == first
         assert supervisor.restart("long").pid != first
         supervisor.kill("long")

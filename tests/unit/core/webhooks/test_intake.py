@@ -34,7 +34,7 @@ class Stub:
             self.calls += 1
             self.inside += 1
             self.most_inside = max(self.inside, self.most_inside)
-        self.gate.wait(5)
+        self.gate.wait(60)
         with self._lock:
             self.inside -= 1
         if self.error:
@@ -73,6 +73,12 @@ def stub() -> Stub:
 @pytest.fixture
 def intake(stub: Stub) -> Intake:
     return Intake(stub.open, clock=stub.clock)
+
+
+async def all_threads_inside(stub: Stub) -> None:
+    async with asyncio.timeout(60):
+        while stub.inside < AT_ONCE:  # noqa: ASYNC110  threads set it, and it is no event
+            await asyncio.sleep(0.01)
 
 
 async def refusal(intake: Intake) -> str:
@@ -114,7 +120,7 @@ async def test_a_ledger_that_is_back_is_used_again(intake: Intake, stub: Stub) -
 async def test_threads_and_waiting_deliveries_are_bounded(intake: Intake, stub: Stub) -> None:
     stub.gate.clear()
     waiting = [asyncio.create_task(intake.receive(DELIVERY)) for _ in range(AT_ONCE + MAX_WAITING)]
-    await asyncio.sleep(0.2)
+    await all_threads_inside(stub)
     assert "too many" in await refusal(intake)
     stub.gate.set()
     assert set(await asyncio.gather(*waiting)) == {"receipt"}
@@ -128,7 +134,7 @@ async def test_those_that_waited_for_a_thread_do_not_try_a_ledger_that_has_faile
     stub.error = LedgerUnavailable("away")
     stub.gate.clear()
     waiting = [asyncio.create_task(refusal(intake)) for _ in range(AT_ONCE + MAX_WAITING)]
-    await asyncio.sleep(0.2)
+    await all_threads_inside(stub)
     stub.gate.set()
     await asyncio.gather(*waiting)
     assert stub.calls <= 2 * AT_ONCE
