@@ -1,4 +1,4 @@
-# Everything that the README names. Each target brings what it needs.
+# Every command that the README names. Each target installs what it needs.
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,38 +19,39 @@ demo: $(INSTALLED) ## Start the demo, and stop it with Ctrl-C
 demo-check: $(INSTALLED) ## Run the three pipelines without a person, and compare ledger and witness
 	@$(BIN)/python -m demo check
 
-demo-clean: $(INSTALLED) ## Remove what the demo has kept
+demo-clean: $(INSTALLED) ## Remove the data of the demo
 	@$(BIN)/python -m demo clean
 
-demo-receiver-off: ## Stop the receiver of webhooks of the demo that runs: answers are polled for
+demo-receiver-off: ## Stop the receiver of webhooks of the running demo: it polls OpenAI instead
 	@$(BIN)/python -m demo receiver-off
 
-demo-receiver-on: ## Start it again
+demo-receiver-on: ## Start the receiver of webhooks again
 	@$(BIN)/python -m demo receiver-on
 
-test: check ## Run every test, the ones on a real Airflow included
+test: check ## Run every test, also those on a real Airflow
 	@$(MAKE) --no-print-directory --jobs 2 test-integration test-stack
 
 test-integration: $(INSTALLED) ## Run the tests on a real PostgreSQL
 	$(BIN)/python -m pytest $(ON_EACH_CORE) tests/integration
 
-test-stack: $(INSTALLED) ## Run the tests on a real Airflow, which wait for most of the time
+test-stack: $(INSTALLED) ## Run the tests on a real Airflow
 	$(BIN)/python -m pytest tests/stack
 
-check: $(INSTALLED) ## Lint, types and unit tests: fast enough for every change
+check: $(INSTALLED) ## Check style, spelling and types, and run the unit tests: fast enough for every change
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ON_EACH_CORE) tests/unit
 
-chaos: $(CHAOS_VENV)/.installed ## Kill thousands of processes at random, here and in plain Dags, and count what was written twice
+chaos: $(CHAOS_VENV)/.installed ## Kill thousands of processes at random, with AI Handoff and in plain Dags, and count double writes
 	$(CHAOS_VENV)/bin/python -m chaos --crashes 10000 --plain 1000 --seed 1 --at-once 24
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(INSTALLED) ## Resolve the requirements anew; the files name no hosts
+lock: $(INSTALLED) ## Resolve the requirements again; the files name no hosts
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate \
 		--custom-compile-command 'make lock' requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra dev \
@@ -63,7 +64,7 @@ lock: $(INSTALLED) ## Resolve the requirements anew; the files name no hosts
 clean: ## Remove the virtual environments and every cache
 	rm -rf $(VENV) $(CHAOS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# With bytecode: without it every `airflow` command starts seconds later, and so does every task.
+# With bytecode: without it every `airflow` command and every task starts seconds later.
 $(INSTALLED): $(LOCKED) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)

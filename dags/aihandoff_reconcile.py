@@ -1,4 +1,4 @@
-"""Maintenance: every few minutes, look for what nobody waits for any more."""
+"""Maintenance: every few minutes, find orphaned jobs, expired reviews and webhooks in quarantine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
     max_active_runs=1,
     tags=["aihandoff"],
     doc_md="""
-    Finds responses whose task is gone, requests whose answer was lost, deadlines that passed, reviews whose time is
-    over, and webhooks in quarantine, and takes the one next step for each. The log says what it found and did, and what
-    is left to a person; what it does to a job is in the job's history. It also removes old webhooks from the inbox.
+    Finds responses whose task has ended, requests whose answer was lost, deadlines that passed, expired reviews, and
+    webhooks in quarantine, and takes one next step for each. In the log you see what it found and did, and what is left
+    for you. What it does to a job is in the job's history. It also removes old webhooks from the inbox.
 
-    **Connections**: `aihandoff_ledger`, and the OpenAI connections of the jobs.
+    **You need the connections** `aihandoff_ledger`, and the OpenAI connections of your jobs.
 
-    **Running it again**, or twice at once, is safe. `airflow aihandoff reconcile --dry-run` shows what it would do.
+    **You can run it again**, or twice at once. `airflow aihandoff reconcile --dry-run` shows you what it would do.
     """,
 )
 def aihandoff_reconcile() -> None:

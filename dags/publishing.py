@@ -1,4 +1,4 @@
-"""Publishing: product copy, drafted by a model, approved by a person, put to a CMS."""
+"""Publishing: product copy, drafted by a model, approved by a person, published in a CMS."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class ProductNote(BaseModel):
     params={"slug": Param("tidewater-kettle", type="string", description="The product to write about")},
     doc_md="""
     Trigger it with the `slug` of a product. It reads the product's facts, drafts a note in the background, waits for
-    a person, and puts the approved text to the CMS.
+    a person, and publishes the approved text in the CMS.
 
-    **Four eyes**: whoever triggered the run cannot approve what it drafted, whatever their rights. The page shows
-    what would be written, and what would take it back.
+    **Four eyes**: if you trigger the run, you cannot approve what it drafted, whatever your permissions. The page shows
+    what would be written, and what would undo it.
 
-    **Connections**: `openai_default`, `cms` (HTTP), `aihandoff_ledger`.
+    **You need the connections** `openai_default`, `cms` (HTTP) and `aihandoff_ledger`.
 
-    **Running it again** for the same product attaches to the job that exists: nothing is paid or published twice.
+    **If you run it again** for the same product, it attaches to the job that exists: you pay and publish nothing twice.
     """,
 )
 def publishing() -> None:
@@ -53,7 +53,8 @@ def publishing() -> None:
         output_type=ProductNote,
         permissions={"writes": "cms/posts/{{ params.slug }}"},
     )
-    approve = ApprovalSensor(task_id="approve", job=draft)  # not by who triggered the run: see requester_may_approve
+    # Not by the user who triggered the run: see requester_may_approve.
+    approve = ApprovalSensor(task_id="approve", job=draft)
     publish = HttpSideEffectOperator(
         task_id="publish",
         job=draft,

@@ -43,15 +43,15 @@ class Report(BaseModel):
     catchup=False,
     doc_md="""
     Every Monday: reads the figures of the last two weeks, snapshots them as the job's input, and drafts a report.
-    Once a person has approved it, it is stored in the table `reports` and announced in a channel.
+    After you have approved it, it is stored in the table `reports` and announced in a channel.
 
-    **A report that is not right yet** can be edited on its page, in a form of its fields, or sent back to the model
-    with a comment, up to the bounds below. Either way the person decides on the plan of what it says then.
+    **If the report is not right yet**, you can edit it on its page, in a form of its fields, or request changes from
+    the model with a comment, up to the limits below. In both cases you decide on a new plan.
 
-    **Connections**: `openai_default`, `sales_db` (Postgres), `channel` (HTTP), `aihandoff_ledger`.
+    **You need the connections** `openai_default`, `sales_db` (Postgres), `channel` (HTTP) and `aihandoff_ledger`.
 
-    **Running it again** over the same week attaches to the job that exists. Other figures under the same week make a
-    new revision as long as nothing was written, and are refused afterwards.
+    **If you run it again** for the same week, it attaches to the job that exists. Other figures for the same week make
+    a new revision as long as nothing was written, and are refused afterwards.
     """,
 )
 def report_drafting() -> None:
@@ -72,7 +72,7 @@ def report_drafting() -> None:
         input="Draft the report on the newest week, compared with the one before: "
         "{{ ti.xcom_pull(task_ids='figures') | tojson }}",
         output_type=Report,
-        max_revisions=4,  # the first, and three at a reviewer's wish
+        max_revisions=4,  # the first, and three that a reviewer requests
         max_cost_usd=5,
     )
     approve = ApprovalSensor(task_id="approve", job=draft)

@@ -1,4 +1,4 @@
-"""Ticket classification: a label for every open ticket; a policy approves what is plain, a person sees the rest."""
+"""Ticket classification: a label for every open ticket. A policy approves plain cases, a person reviews the rest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TicketLabel(BaseModel):
     suggested_reply: str
 
 
-#: A person sees what is sensitive, what the model is not sure of, and one in twenty of the rest.
+#: A person reviews what is sensitive, what the model is not sure of, and one in twenty of the rest.
 PLAIN = AllOf(AllowedValues("sensitive", [False]), MinimumConfidence(0.85), Sampling(5), name="plain")
 
 
@@ -59,14 +59,14 @@ def _moment(text: str | None) -> datetime | None:
     },
     doc_md="""
     Every hour: one job for each open ticket that was opened in the hour before. It sets category, priority and a
-    suggested reply in the helpdesk, and never closes a ticket. A run by hand may name another interval.
+    suggested reply in the helpdesk, and never closes a ticket. You can name another interval when you trigger a run.
 
-    A policy approves what is plain. A person decides on the rest: all of a run at once, on the page of many.
+    A policy approves plain cases. You decide on the rest: all of a run at once, in the bulk review.
 
-    **Connections**: `openai_default`, `helpdesk` (HTTP), `aihandoff_ledger`.
+    **You need the connections** `openai_default`, `helpdesk` (HTTP) and `aihandoff_ledger`.
 
-    **Running it again** attaches to the jobs that exist: no ticket is paid for, asked about or labelled twice. The
-    interval makes sure that a run which is cleared sees the same tickets again.
+    **If you run it again**, it attaches to the jobs that exist: you pay for no ticket twice, and label none twice. The
+    interval makes sure that a cleared run gets the same tickets again.
     """,
 )
 def ticket_classification() -> None:

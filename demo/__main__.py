@@ -1,4 +1,4 @@
-"""`python -m demo`: start the demo, check it without a person, or remove what it has kept."""
+"""`python -m demo`: start the demo, check it without a person, or remove its data."""
 
 import argparse
 import shutil
@@ -22,11 +22,11 @@ WATCH_SECONDS = 1.0
 
 
 def up(home: Path) -> None:
-    """Start everything, say where to look, and stop it on Ctrl-C."""
+    """Start everything, print the addresses, and stop it on Ctrl-C."""
     started = time.monotonic()
     with running_demo(home, report=_Steps(started)) as demo:
         trigger_new(demo.airflow.api())
-        print(where_to_look(demo, time.monotonic() - started), flush=True)
+        print(addresses_and_logins(demo, time.monotonic() - started), flush=True)
         watch(demo)
 
 
@@ -41,7 +41,7 @@ def check_alone(home: Path) -> None:
 
 
 def clean(home: Path) -> None:
-    """Remove everything that the demo has kept."""
+    """Remove the data of the demo."""
     with alone(home):
         open_postgres(home / "postgres").destroy()
         shutil.rmtree(home)
@@ -72,9 +72,9 @@ def how_answers_came(demo: LocalDemo) -> str:
     return f"answers: {by_webhook} by webhook, {by_polling} by polling{receiver}"
 
 
-def where_to_look(demo: LocalDemo, seconds: float) -> str:
-    """Return the addresses and the names to log in with."""
-    openai = f"{demo.openai_url} (a stand-in: set OPENAI_API_KEY for OpenAI itself)"
+def addresses_and_logins(demo: LocalDemo, seconds: float) -> str:
+    """The addresses, and the names to log in with, as the terminal shows them."""
+    openai = f"{demo.openai_url} (a stand-in: set OPENAI_API_KEY to use OpenAI itself)"
     people = ", ".join(f"{name}/{name} ({role})" for name, role in USERS.items())
     return f"""
 The demo is up after {seconds:.0f} s.
@@ -82,13 +82,13 @@ The demo is up after {seconds:.0f} s.
   Airflow          {demo.airflow.base_url}
   Review page      {review_url(demo)}
   Log in as        {people};
-                   to decide, as alice or bob: admin has triggered the pipelines, and somebody else has to approve
+                   to decide, as alice or bob: admin has triggered the pipelines, and another user must approve
   Business system  {demo.business_url} (helpdesk, CMS, channel, and the witness of every write)
   OpenAI           {openai if demo.openai_url else "OpenAI itself, with your OPENAI_API_KEY"}
   Data and logs    {demo.home}
 
-`make demo-receiver-off` stops the receiver of webhooks, and answers are polled for; `make demo-receiver-on` starts it.
-Ctrl-C stops everything and keeps the data; `make demo-clean` removes it.
+`make demo-receiver-off` stops the receiver of webhooks, and the demo polls; `make demo-receiver-on` starts it again.
+Ctrl-C stops everything and keeps your data; `make demo-clean` removes it.
 """
 
 

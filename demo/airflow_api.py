@@ -131,7 +131,7 @@ class AirflowApi:
         return "\n".join(line["event"] if isinstance(line, dict) else line for line in content)
 
     def wait_for(self, condition: Callable[[], Result | None], what: str, timeout_seconds: float) -> Result:
-        """Wait until a condition holds; an API server that is away meanwhile is waited for, too."""
+        """Wait until a condition holds; an API server that is unavailable meanwhile is waited for, too."""
 
         def patient() -> Result | None:
             try:

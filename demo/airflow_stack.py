@@ -81,7 +81,7 @@ class AirflowStack:
     :param postgres: a server that has been started.
     :param connections: Airflow connections by id, as the JSON that `AIRFLOW_CONN_*` takes, beside the ledger's.
     :param extra_env: environment variables of all components, for what a test wants otherwise.
-    :param port: of the API server; another one is taken when somebody listens there.
+    :param port: of the API server; another one is taken when this one is in use.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class AirflowStack:
         self.start(component)
 
     def process(self, component: Component) -> GuardedProcess:
-        """Return a running component, to look at its processes or to send it signals."""
+        """Return a running component, to list its processes or to send it signals."""
         return self._supervisor.process(component)
 
     def log(self, component: Component) -> Path:

@@ -1,4 +1,4 @@
-"""The main job without a person: run the pipelines, approve over REST, and compare ledger and witness."""
+"""The pipelines without a person: run the pipelines, approve over REST, and compare ledger and witness."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from demo.pipelines import Runs, approve_what_waits, open_ledger, summary, trigg
 
 REVIEWER = "alice"
 RUN_SECONDS = 600
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 
 class CheckFailedError(RuntimeError):
@@ -37,7 +37,7 @@ def check(demo: LocalDemo, report: Callable[[str], None]) -> None:
 
 
 def finish(demo: LocalDemo, api: AirflowApi, runs: Runs, report: Callable[[str], None]) -> None:
-    """Approve whatever waits, until every run has ended.
+    """Approve everything that waits, until every run has ended.
 
     :raises TimeoutError: they take too long.
     """
@@ -54,7 +54,7 @@ def finish(demo: LocalDemo, api: AirflowApi, runs: Runs, report: Callable[[str],
                 last = now
             if time.monotonic() > deadline:
                 raise TimeoutError(f"Still running after {RUN_SECONDS} s: {', '.join(open_runs)}.")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
 
 
 def count_differences(rows: list[Row]) -> int:

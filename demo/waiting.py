@@ -21,7 +21,7 @@ def wait_until(
 ) -> Result:
     """Call `condition` until it returns something true, and return that.
 
-    :raises TimeoutError: when the time is over; the message says what was waited for.
+    :raises TimeoutError: when the time has passed; the message says what was waited for.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:

@@ -47,7 +47,7 @@ class Views:
         return self._page(request, "home.html", store=self._store, applied=applied)
 
     async def witness(self, request: Request, outcome: str | None = None) -> Response:
-        """Give the log of all requests, or of those with one outcome; looking at it is not in it."""
+        """Give the log of all requests, or of those with one outcome; reading it is not in it."""
         entries = [entry for entry in self._business.log.entries if outcome in (None, entry.outcome)]
         if _wants_page(request):
             newest = entries[-WITNESS_PAGE_ROWS:][::-1]
@@ -146,5 +146,5 @@ def _add_views(app: FastAPI, views: Views) -> None:
 
 
 def _wants_page(request: Request) -> bool:
-    """Whether a browser asks; what it looks at is not recorded, what programs read is."""
+    """Whether a browser asks; what a browser reads is not recorded, what programs read is."""
     return "text/html" in request.headers.get("Accept", "")

@@ -384,7 +384,7 @@ def test_functions_of_a_dags_file_write_and_are_taken_back_by_the_roll_back_dag(
     assert (done.state, applied.name, applied.state) == ("success", "post", EffectState.APPLIED)
     assert applied.plan["function"] == "function_effect.<locals>.publish"
     assert len(applied.plan["code"]) == 64
-    dags.run(dags.load(ROLL_BACK_DAG), conf={"job": 1, "why": "the wrong product"})
+    dags.run(dags.load(ROLL_BACK_DAG), conf={"job": 1, "reason": "the wrong product"})
 
     assert record().job.state is JobState.ROLLED_BACK
     assert [(sent.method, sent.path) for sent in target.received] == [

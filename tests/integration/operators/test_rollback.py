@@ -373,7 +373,7 @@ class TestWrittenAnew:
 class TestTemplateDag:
     @pytest.fixture
     def trigger(self, dags: Dags) -> Callable[..., Run]:
-        return lambda **params: dags.run(dags.load(DAG_FILE), conf={"job": 1, "why": "the wrong product", **params})
+        return lambda **params: dags.run(dags.load(DAG_FILE), conf={"job": 1, "reason": "the wrong product", **params})
 
     def test_it_rolls_a_job_back_and_says_who_asked_for_it(
         self, written: Any, trigger: Any, record: Record, target: Target
@@ -399,20 +399,22 @@ class TestTemplateDag:
         trigger(leave=None)
         assert len(target.received) == 2
 
-    @pytest.mark.parametrize("why", ['it\'s {{ 1 }} of "two"\nlines', "12"])
-    def test_what_somebody_writes_is_recorded_as_it_is(
-        self, written: Any, trigger: Any, record: Record, why: str
+    @pytest.mark.parametrize("reason", ['it\'s {{ 1 }} of "two"\nlines', "12"])
+    def test_what_a_person_writes_is_recorded_as_it_is(
+        self, written: Any, trigger: Any, record: Record, reason: str
     ) -> None:
         written()
-        trigger(why=why)
-        assert f"{why} (asked for by dag_test)" in [event.reason for event in record().events]
+        trigger(reason=reason)
+        assert f"{reason} (asked for by dag_test)" in [event.reason for event in record().events]
 
     def test_a_job_that_does_not_exist_fails_it(self, accepted: Any, trigger: Any, target: Target) -> None:
         done = trigger(job=4711)
         assert (done.state, target.received) == ("failed", [])
         assert "has no job 4711" in done.error("roll_back")
 
-    @pytest.mark.parametrize("params", [{"job": None}, {"job": "one"}, {"job": 0}, {"why": " "}, {"leave": "announce"}])
+    @pytest.mark.parametrize(
+        "params", [{"job": None}, {"job": "one"}, {"job": 0}, {"reason": " "}, {"leave": "announce"}]
+    )
     def test_airflow_takes_no_run_without_a_job_and_a_reason(self, trigger: Any, params: dict[str, Any]) -> None:
         with pytest.raises(ParamValidationError, match=f"Invalid input for param {next(iter(params))}"):
             trigger(**params)
@@ -420,7 +422,7 @@ class TestTemplateDag:
     def test_the_form_of_the_ui_says_what_each_field_is(self, dags: Dags) -> None:
         dag = dags.load(DAG_FILE)
         fields = {name: dag.params.get_param(name) for name in dag.params}
-        assert list(fields) == ["job", "why", "leave"]
+        assert list(fields) == ["job", "reason", "leave"]
         assert all(field.description and field.schema["title"] for field in fields.values())
-        assert [name for name, field in fields.items() if not field.has_value] == ["job", "why"]
+        assert [name for name, field in fields.items() if not field.has_value] == ["job", "reason"]
         assert dag.doc_md

@@ -220,7 +220,7 @@ def test_clearing_every_task_of_finished_runs_writes_nothing_and_asks_the_model_
 
 def roll_back(admin: AirflowApi, ledger: Ledger, job_id: int) -> str:
     """Roll a job back as a person does in Airflow's UI; return the run when the job is rolled back."""
-    run_id = admin.trigger("aihandoff_rollback", {"job": job_id, "why": "The wrong product."})
+    run_id = admin.trigger("aihandoff_rollback", {"job": job_id, "reason": "The wrong product."})
     assert admin.wait_for_run("aihandoff_rollback", run_id) == "success"
     assert ledger.job(job_id).state is JobState.ROLLED_BACK
     return run_id
