@@ -22,7 +22,7 @@ PACKAGE = "airflow_provider_aihandoff"
 COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pyproject.toml")
 
 _LEDGER = "tests/integration/core"
-_TARGETS = "tests/integration/core/effects/targets"
+_APPLYING = "tests/integration/core/effects"
 _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effects/test_guards.py"
 
 #: Seconds for the tests of one guard.
@@ -159,7 +159,7 @@ GUARDS = (
         "marker: a statement is committed once",
         "tests/integration/operators/test_postgres_effects.py"
         "::test_the_same_key_again_runs_nothing_and_gives_back_what_the_first_one_returned",
-        ("core/effects/targets/postgres_target.py", "if cursor.rowcount == 0:", "if False:"),
+        ("targets/postgres.py", "if cursor.rowcount == 0:", "if False:"),
     ),
     guard(
         "inbox: one row a webhook",
@@ -234,7 +234,7 @@ GUARDS = (
         f"{_GUARDS}::TestCancelWhileApplying::test_an_effect_that_nobody_has_claimed_is_not_claimed_any_more",
         ("core/effects/effect_store.py", "            elif job.cancelling is not None:\n", "            elif False:\n"),
         (
-            "core/jobs/cancel_and_roll_back.py",
+            "core/jobs/cancel_store.py",
             "        void_plans(connection, job)\n        under_way",
             "        under_way",
         ),
@@ -270,7 +270,7 @@ GUARDS = (
     ),
     guard(
         "refusal: a write of its own is looked for first",
-        f"{_TARGETS}/test_apply.py"
+        f"{_APPLYING}/test_apply.py"
         "::TestRefused::test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late",
         (
             "core/effects/apply.py",
@@ -280,7 +280,7 @@ GUARDS = (
     ),
     guard(
         "refusal: also of a first attempt, by a precondition",
-        f"{_TARGETS}/test_apply.py"
+        f"{_APPLYING}/test_apply.py"
         "::TestRefused::test_a_precondition_may_fail_because_an_intermediary_has_sent_the_same_request_twice",
         (
             "core/effects/apply.py",
@@ -315,7 +315,7 @@ GUARDS = (
         "roll back: begun twice, planned once",
         f"{_GUARDS}::TestRollBack::test_begun_twice_it_plans_each_undo_once",
         (
-            "core/jobs/cancel_and_roll_back.py",
+            "core/effects/roll_back_store.py",
             "if job.state in (JobState.ROLLING_BACK, JobState.ROLLED_BACK):",
             "if False:",
         ),
@@ -334,7 +334,7 @@ GUARDS = (
         "roll back: not while an effect is under way",
         f"{_GUARDS}::TestRollBack::test_while_an_effect_is_under_way_it_does_not_begin",
         (
-            "core/jobs/cancel_and_roll_back.py",
+            "core/effects/roll_back_store.py",
             "if under_way := [effect for effect in effects if effect.state in _IN_FLIGHT]:",
             "if under_way := []:",
         ),
@@ -346,9 +346,9 @@ GUARDS = (
     ),
     guard(
         "roll back: a probe does not take the write for its undo",
-        f"{_TARGETS}/test_roll_back.py"
+        f"{_APPLYING}/test_roll_back.py"
         "::TestLost::test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with",
-        ("core/effects/targets/undo_target.py", "key_name=UNDO_KEY,", ""),
+        ("targets/http.py", "UNDO_KEY if self.undoes else EFFECT_KEY", "EFFECT_KEY"),
     ),
     guard(
         "hash chain: each line has its hash",

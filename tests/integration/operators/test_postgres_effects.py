@@ -11,9 +11,9 @@ import pytest
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
-from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget, database_of
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
 from tests.factories import draft, job_spec
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
