@@ -295,7 +295,11 @@ def _mailboxes(text: str, field: str, name: str) -> list[str]:
     """
     try:
         header = _parsed(_one_line(text, field, name))
-        if getattr(header, "defects", ()) or not header.addresses or any(group.display_name is not None for group in header.groups):
+        if (
+            getattr(header, "defects", ())
+            or not header.addresses
+            or any(group.display_name is not None for group in header.groups)
+        ):
             raise ValueError("it is no list of addresses")
         return [
             str(Address(each.display_name, each.username, each.domain.encode("idna").decode()))

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import airflow_provider_aihandoff
 
 PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 #: What is allowed to know Airflow; everything else in the package is the core.
-AIRFLOW_SIDE = {"operators", "decorators", "sensors", "triggers", "hooks", "plugins", "web", "cli", "testing"}
+AIRFLOW_SIDE = {
+    "operators",
+    "targets",
+    "decorators",
+    "sensors",
+    "triggers",
+    "hooks",
+    "plugins",
+    "web",
+    "cli",
+    "testing",
+}
 AIRFLOW_SIDE_MODULES = {"settings", "get_provider_info"}
 #: Alembic runs these; they are no modules to import.
 SCRIPTS = {"migrations"}
@@ -49,6 +63,35 @@ def test_the_core_imports_nothing_from_airflow() -> None:
         [sys.executable, "-c", IMPORT_ALL, *modules], capture_output=True, text=True, check=False, cwd=PACKAGE.parent
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_no_function_of_the_core_imports_airflow_either() -> None:
+    found = []
+    for file in PACKAGE.joinpath("core").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            own = [name.split(".")[1] for name in names if name.startswith(f"{PACKAGE.name}.")]
+            found += [f"{file.name}: {name}" for name in names if name.split(".")[0] == "airflow"]
+            found += [f"{file.name}: {name}" for name in own if name in AIRFLOW_SIDE | AIRFLOW_SIDE_MODULES]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "module", ["operators.http", "operators.postgres", "operators.email", "decorators.side_effect"]
+)
+def test_what_a_dag_file_imports_for_an_effect_brings_nothing_heavy(module: str) -> None:
+    code = (
+        "import sys\n"
+        "from airflow.providers.common.compat.sdk import BaseOperator, redact, task_decorator_factory\n"
+        "before = set(sys.modules)\n"
+        f"import airflow_provider_aihandoff.{module}\n"
+        "heavy = {'psycopg', 'openai', 'alembic', 'requests', 'jsonpath_rfc9535', 'genai_prices'}\n"
+        "own = {f'airflow_provider_aihandoff.core.{name}' for name in ('ledger', 'database.connection')}\n"
+        "print(sorted((set(sys.modules) - before) & (heavy | own)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_the_modules_that_operators_import_at_the_top_bring_nothing_heavy() -> None:

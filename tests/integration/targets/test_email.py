@@ -11,48 +11,19 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-from aiosmtpd.smtp import Envelope
 
 from airflow_provider_aihandoff.core.effects.target import UnclearAnswer
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.targets.email import EmailTarget, message_of, plan_mail
-from tests.mail import Mailbox, mail_server
+from tests.mail import AnsweringMailbox, mail_server
 
 KEY = "aih-1-r1-0123456789abcdef"
 MAIL: dict[str, Any] = {"to": ["ann@example.com"], "subject": "Kettle", "text": "It boils.", "html": None}
 
 
-class Server(Mailbox):
-    """Answers as it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.at_mail = self.at_data = "250 OK"
-        self.at_recipient: dict[str, str] = {}
-        self.cut = ""
-
-    async def handle_MAIL(self, server: Any, session: Any, envelope: Envelope, address: str, options: Any) -> str:  # noqa: N802
-        envelope.mail_from = address
-        return self._or_cut(server, "MAIL", self.at_mail)
-
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Envelope, address: str, options: Any) -> str:  # noqa: N802
-        envelope.rcpt_tos.append(address)
-        return self._or_cut(server, "RCPT", self.at_recipient.get(address, "250 OK"))
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:  # noqa: N802
-        if self.at_data.startswith("250"):
-            await super().handle_DATA(server, session, envelope)
-        return self._or_cut(server, "DATA", self.at_data)
-
-    def _or_cut(self, server: Any, command: str, answer: str) -> str:
-        if self.cut == command:
-            server.transport.abort()
-        return answer
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringMailbox]:
+    server = AnsweringMailbox()
     with mail_server(server) as connection:
         monkeypatch.setenv("AIRFLOW_CONN_MAIL", connection)
         yield server
@@ -68,7 +39,7 @@ def send(**parts: Any) -> Any:
 
 
 class TestSent:
-    def test_it_arrives_as_it_was_planned(self, server: Server) -> None:
+    def test_it_arrives_as_it_was_planned(self, server: AnsweringMailbox) -> None:
         applied = send(
             sender="Shop <shop@example.com>",
             to="Zoë <zoe@example.com>, ann@example.com",
@@ -96,17 +67,17 @@ class TestSent:
         assert applied.external_id == mail["Message-ID"] == f"<{KEY}@example.com>"
         assert applied.result == {"recipients": 4, "answer": "OK"}
 
-    def test_the_sender_is_the_one_of_the_connection_where_none_is_given(self, server: Server) -> None:
+    def test_the_sender_is_the_one_of_the_connection_where_none_is_given(self, server: AnsweringMailbox) -> None:
         send(text=None, html="<p>It boils.</p>")
         assert server.mails[0]["From"] == "airflow@example.com"
         assert server.mails[0].get_content_type() == "text/html"
 
-    def test_every_attempt_makes_the_same_mail_but_for_its_date(self, server: Server) -> None:
+    def test_every_attempt_makes_the_same_mail_but_for_its_date(self, server: AnsweringMailbox) -> None:
         one, other = (message_of(plan(html="<p>both</p>"), KEY)[1] for _ in range(2))
         assert one == other == f"<{KEY}@example.com>"
         assert message_of(plan(), "aih-2-r1-0")[1] != one
 
-    def test_a_domain_in_another_script_is_planned_as_it_is_sent(self, server: Server) -> None:
+    def test_a_domain_in_another_script_is_planned_as_it_is_sent(self, server: AnsweringMailbox) -> None:
         assert plan(to=["ann@bücher.example"])["to"] == ["ann@xn--bcher-kva.example"]
         send(to=["ann@bücher.example"])
         assert server.recipients == [["ann@xn--bcher-kva.example"]]
@@ -127,7 +98,7 @@ class TestNotSent:
         ],
     )
     def test_an_answer_before_the_mail_was_taken_proves_that_nobody_gets_it(
-        self, server: Server, answers: dict[str, Any], raised: type[Exception], said: str
+        self, server: AnsweringMailbox, answers: dict[str, Any], raised: type[Exception], said: str
     ) -> None:
         vars(server).update(answers)
         with pytest.raises(raised) as error:
@@ -145,7 +116,7 @@ class TestNotSent:
             send()
 
     def test_one_that_wants_a_password_that_is_wrong_refuses(
-        self, server: Server, monkeypatch: pytest.MonkeyPatch
+        self, server: AnsweringMailbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def login(*_: Any, **__: Any) -> None:
             raise smtplib.SMTPAuthenticationError(535, b"bad credentials")
@@ -156,7 +127,7 @@ class TestNotSent:
             EmailTarget("tell").apply(planned, KEY)
 
     def test_a_connection_that_is_missing_or_leads_elsewhere_sends_nothing(
-        self, server: Server, monkeypatch: pytest.MonkeyPatch
+        self, server: AnsweringMailbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         planned = plan()
         monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps({"conn_type": "smtp", "host": "elsewhere"}))
@@ -168,7 +139,7 @@ class TestNotSent:
         assert server.mails == []
 
     def test_one_that_takes_too_long_before_the_mail_is_left_before_the_next_attempt_may_begin(
-        self, server: Server
+        self, server: AnsweringMailbox
     ) -> None:
         planned = plan()
         with pytest.raises(EffectNotNow, match="it took too long"):
@@ -183,13 +154,15 @@ class Hurried(EmailTarget):
 
 
 class TestUnknown:
-    def test_a_connection_that_breaks_after_the_mail_was_handed_over_says_nothing(self, server: Server) -> None:
+    def test_a_connection_that_breaks_after_the_mail_was_handed_over_says_nothing(
+        self, server: AnsweringMailbox
+    ) -> None:
         server.cut = "DATA"
         with pytest.raises(UnclearAnswer, match="broke after the mail was sent"):
             send()
         assert len(server.mails) == 1
 
-    def test_an_answer_that_means_nothing_says_nothing(self, server: Server) -> None:
+    def test_an_answer_that_means_nothing_says_nothing(self, server: AnsweringMailbox) -> None:
         server.at_data = "354 go on"
         with pytest.raises(UnclearAnswer, match="answered 354 go on to the mail"):
             send()
