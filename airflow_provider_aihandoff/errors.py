@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.core.errors import (
     RevisionsExhausted,
     StaleBatch,
     StaleDecision,
+    UnknownTargetKind,
     WebhookNotFound,
     WebhookSettled,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "RevisionsExhausted",
     "StaleBatch",
     "StaleDecision",
+    "UnknownTargetKind",
     "WebhookNotFound",
     "WebhookSettled",
 ]

@@ -25,7 +25,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _INTEGRATION,
                 "python-modules": [
                     f"{_ROOT}.operators.{name}"
-                    for name in ("response", "side_effect", "http", "postgres", "rollback", "reconcile")
+                    for name in ("response", "side_effect", "http", "postgres", "email", "rollback", "reconcile")
                 ],
             }
         ],

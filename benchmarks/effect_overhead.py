@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ import requests
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
-from airflow_provider_aihandoff.core.effects.targets.base import Applied
+from airflow_provider_aihandoff.core.effects.target import Applied, Target
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import EffectPlan, JobSpec, Owner
@@ -146,21 +145,16 @@ def approved(ledger: Ledger, target: str, index: int, body: str) -> tuple[int, E
     return job.job_id, plan
 
 
-@dataclass(frozen=True)
-class Channel:
+class Channel(Target):
     """The bare request, as a target of the apply protocol."""
 
-    idempotent: bool = True
-    can_probe: bool = False
-    call_seconds: float = 10.0
-    grace_seconds: float = 0.0
+    kind = "channel"
+    idempotent = True
+    call_seconds = 10.0
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Send it."""
         return Applied(str(post(plan["url"], plan["body"], key).json()["id"]))
-
-    def probe(self, plan: dict[str, Any], key: str) -> None:
-        """Cannot tell."""
 
 
 def apply(ledger: Ledger, job_id: int, plan: EffectPlan) -> None:

@@ -23,7 +23,7 @@ PACKAGE = "airflow_provider_aihandoff"
 COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pyproject.toml")
 
 _LEDGER = "tests/integration/core"
-_TARGETS = "tests/integration/core/effects/targets"
+_APPLYING = "tests/integration/core/effects"
 _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effects/test_guards.py"
 
 #: Seconds for the tests of one guard.
@@ -236,7 +236,7 @@ GUARDS = (
         f"{_GUARDS}::TestCancelWhileApplying::test_an_effect_that_nobody_has_claimed_is_not_claimed_any_more",
         ("Effects.claim.work", "            elif job.cancelling is not None:\n", "            elif False:\n"),
         (
-            "Endings._cancel_applying",
+            "Cancels._cancel_applying",
             "        void_plans(connection, job)\n        under_way",
             "        under_way",
         ),
@@ -272,7 +272,7 @@ GUARDS = (
     ),
     guard(
         "refusal: a write of its own is looked for first",
-        f"{_TARGETS}/test_apply.py"
+        f"{_APPLYING}/test_apply.py"
         "::TestRefused::test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late",
         (
             "apply:_send",
@@ -282,7 +282,7 @@ GUARDS = (
     ),
     guard(
         "refusal: also of a first attempt, by a precondition",
-        f"{_TARGETS}/test_apply.py"
+        f"{_APPLYING}/test_apply.py"
         "::TestRefused::test_a_precondition_may_fail_because_an_intermediary_has_sent_the_same_request_twice",
         (
             "apply:_send",
@@ -317,7 +317,7 @@ GUARDS = (
         "roll back: begun twice, planned once",
         f"{_GUARDS}::TestRollBack::test_begun_twice_it_plans_each_undo_once",
         (
-            "Endings.start_roll_back.work",
+            "RollBacks.start.work",
             "if job.state in (JobState.ROLLING_BACK, JobState.ROLLED_BACK):",
             "if False:",
         ),
@@ -348,9 +348,9 @@ GUARDS = (
     ),
     guard(
         "roll back: a probe does not take the write for its undo",
-        f"{_TARGETS}/test_roll_back.py"
+        f"{_APPLYING}/test_roll_back.py"
         "::TestLost::test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with",
-        ("undo_target", "key_name=UNDO_KEY,", ""),
+        ("HttpTarget", "UNDO_KEY if self.undoes else EFFECT_KEY", "EFFECT_KEY"),
     ),
     guard(
         "hash chain: each line has its hash",

@@ -37,11 +37,8 @@ from openai import OpenAI
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
-from airflow_provider_aihandoff.core.effects.targets.base import Target
-from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget, plan_probe, plan_request
-from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget, database_of
-from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
-from airflow_provider_aihandoff.core.effects.undo import UNDO_KEY
+from airflow_provider_aihandoff.core.effects.target import Target
+from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY, plan_undo
 from airflow_provider_aihandoff.core.errors import CannotCancel, CannotChange, StaleDecision
 from airflow_provider_aihandoff.core.generation.openai.outcome import is_final, read_output, terminal_status
 from airflow_provider_aihandoff.core.generation.settle import read_ended
@@ -56,6 +53,8 @@ from airflow_provider_aihandoff.core.webhooks.correlate import look_up
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.hooks.openai import clients
 from airflow_provider_aihandoff.operators.jobs import final_errors
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement
 from chaos.world import DATABASE, OPENAI, TARGET, World
 
 Variant = Literal["idempotent", "probed", "conditional", "neither"]
@@ -258,7 +257,7 @@ def plans(world: World, work: Work) -> list[EffectPlan]:
 def _effect_plan(world: World, work: Work, name: str) -> EffectPlan:
     plan = _database_plan(work) if name == "store" else _http_plan(work, name)
     kind, connection = ("postgres", DATABASE) if name == "store" else ("http", TARGET)
-    undo = plan_undo(_undo(world, work, name), kind=kind, connection=connection, name=name)
+    undo = plan_undo(_undo(world, work, name), kind=kind, name=name, defaults={"connection": connection})
     after = tuple(before for before in EFFECTS[: EFFECTS.index(name)] if before in work.effects)
     return EffectPlan(name, kind, plan, digest([plan, undo, list(after)]), plan, undo, after)
 
@@ -273,12 +272,7 @@ def _http_plan(work: Work, name: str) -> dict[str, Any]:
 
 
 def _database_plan(work: Work) -> dict[str, Any]:
-    return {
-        "connection": DATABASE,
-        "database": database_of(DATABASE),
-        "sql": STATEMENT,
-        "parameters": {"name": work.key},
-    }
+    return plan_statement(DATABASE, STATEMENT, {"name": work.key})
 
 
 def _undo(world: World, work: Work, name: str) -> dict[str, Any]:
@@ -294,7 +288,7 @@ def _undo(world: World, work: Work, name: str) -> dict[str, Any]:
     return declared if work.variant == "neither" else {**declared, "probe": _probe(work, UNDO_KEY)}
 
 
-def _probe(work: Work, key: str = "{effect_key}") -> dict[str, Any]:
+def _probe(work: Work, key: str = EFFECT_KEY) -> dict[str, Any]:
     return {
         "endpoint": f"/{work.variant}/writes",
         "query": {"key": key},
@@ -370,7 +364,7 @@ def _if_going_on(job: Job, wait_for: str = "") -> Outcome:
 def target_of(world: World, work: Work, name: str) -> Target:
     """What applies an effect."""
     if name == "store":
-        return PostgresTarget(name, call_seconds=world.database_seconds)
+        return PostgresTarget(name)
     probed = work.variant in ("probed", "conditional")
     return HttpTarget(
         name,

@@ -364,9 +364,9 @@ def _warm_up(world: World) -> None:
     """Import and build what an attempt needs on its way, without opening a connection."""
     from openai.types.responses import Response
 
-    from airflow_provider_aihandoff.core.effects.targets.http_target import check_path
     from airflow_provider_aihandoff.core.generation.openai.outcome import read_output
     from airflow_provider_aihandoff.hooks.openai import clients
+    from airflow_provider_aihandoff.targets.http import check_path
     from chaos import plain
     from chaos.attempts import plans
     from chaos.world import OPENAI

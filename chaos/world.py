@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from airflow_provider_aihandoff.core.effects.targets.base import Target
-    from airflow_provider_aihandoff.core.models import Effect
+from typing import Any
 
 #: The Airflow connections of an attempt.
 OPENAI, AGENTS, TARGET, DATABASE = "chaos_openai", "chaos_agents", "chaos_target", "chaos_database"
@@ -28,7 +24,7 @@ class World:
     :param target_url: the root of the HTTP target; :mod:`chaos.attempts` says what is sent there.
     :param database: libpq's parameters of the target database; by default that of the ledger.
     :param call_timeout: seconds to connect to the target, and to wait for its answer.
-    :param claim_margin: seconds within which a claim's call must begin: ``targets.apply.CLAIM_MARGIN``.
+    :param claim_margin: seconds within which a claim's call must begin: ``core.effects.apply.CLAIM_MARGIN``.
     :param database_seconds: how long a statement in the target database may take.
     :param grace: how long a probe that sees nothing is repeated.
     :param submit_timeout: seconds that a request to OpenAI may take.
@@ -71,8 +67,9 @@ class World:
     def use(self) -> None:
         """Make this process live in this world: its connections, and the times of its calls."""
         from airflow_provider_aihandoff.core.database import connection
-        from airflow_provider_aihandoff.core.effects import apply, roll_back
+        from airflow_provider_aihandoff.core.effects import apply
         from airflow_provider_aihandoff.core.generation import submit
+        from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
         os.environ.update(self.variables())
         connection.STANDSTILL = self.standstill
@@ -82,12 +79,4 @@ class World:
         submit.SUBMIT_LEASE = timedelta(seconds=self.submit_timeout + self.submit_margin)
         submit._SEND_WITHIN = self.submit_margin
         submit._BACKOFF_BASE, submit._BACKOFF_CAP = 0.05, 0.2
-        roll_back.undo_target = self._undo_target
-
-    def _undo_target(self, undo: Effect) -> Target:
-        """The target of an undo, where no author can say how long a statement takes."""
-        from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget
-        from airflow_provider_aihandoff.core.effects.targets.undo_target import undo_target
-
-        target = undo_target(undo)
-        return replace(target, call_seconds=self.database_seconds) if isinstance(target, PostgresTarget) else target
+        PostgresTarget.call_seconds = self.database_seconds

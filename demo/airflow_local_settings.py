@@ -23,7 +23,7 @@ PRELOADED = (
     "airflow_provider_aihandoff.core.generation.submit",
     "airflow_provider_aihandoff.sensors.approval",
     "airflow_provider_aihandoff.core.effects.apply",
-    "airflow_provider_aihandoff.core.effects.targets.http_target",
+    "airflow_provider_aihandoff.targets.http",
     "airflow_provider_aihandoff.triggers.approval",
     "airflow_provider_aihandoff.triggers.response",
     "openai.resources.responses",

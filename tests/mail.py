@@ -34,6 +34,37 @@ class Mailbox:
         return [str(body.get_content()).strip() for body in bodies if body is not None]
 
 
+class AnsweringMailbox(Mailbox):
+    """Answers each command as it is told to, or cuts the connection instead.
+
+    :ivar cut: the command after which it does so; `DATA`: once it has taken the mail.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_mail = self.at_data = "250 OK"
+        self.at_recipient: dict[str, str] = {}
+        self.cut = ""
+
+    async def handle_MAIL(self, server: Any, session: Any, envelope: Envelope, address: str, options: Any) -> str:  # noqa: N802
+        envelope.mail_from = address
+        return self._or_cut(server, "MAIL", self.at_mail)
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Envelope, address: str, options: Any) -> str:  # noqa: N802
+        envelope.rcpt_tos.append(address)
+        return self._or_cut(server, "RCPT", self.at_recipient.get(address, "250 OK"))
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:  # noqa: N802
+        if self.at_data.startswith("250"):
+            await super().handle_DATA(server, session, envelope)
+        return self._or_cut(server, "DATA", self.at_data)
+
+    def _or_cut(self, server: Any, command: str, answer: str) -> str:
+        if self.cut == command:
+            server.transport.abort()
+        return answer
+
+
 @contextmanager
 def mail_server(mailbox: Mailbox) -> Iterator[str]:
     """An SMTP server in a thread; yields Airflow's connection to it, as JSON."""

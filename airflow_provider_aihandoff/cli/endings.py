@@ -10,9 +10,9 @@ from typing import NoReturn
 
 from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
+from airflow_provider_aihandoff.core.effects.roll_back_store import cannot_roll_back
+from airflow_provider_aihandoff.core.effects.undo import undo_steps
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
-from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import cannot_roll_back
-from airflow_provider_aihandoff.core.jobs.clear_preview import ways_back
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
@@ -76,7 +76,7 @@ def _show(record: JobRecord, leave: Sequence[str]) -> None:
     else:
         if problem := cannot_roll_back(record.job, record.current_effects, leave):
             raise problem
-        plans = [way.plan for way in ways_back(record.current_effects, leave) if way.plan is not None]
+        plans = [way.plan for way in undo_steps(record.current_effects, leave) if way.plan is not None]
         print(f"{record.job.label} is {record.job.state.value}. This would be sent, in this order:")
     print_rows([_shown(plan) for plan in plans], "yaml")
 

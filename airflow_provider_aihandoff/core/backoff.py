@@ -24,3 +24,17 @@ def backoff(failures: int, *, base: float, cap: float) -> float:
 def jittered(interval: float) -> float:
     """An interval of polling, up to a fifth shorter or longer."""
     return _random.uniform(0.8 * interval, 1.2 * interval)
+
+
+def retry_after_seconds(header: str | None) -> float | None:
+    """Seconds until the time that the field ``Retry-After`` names (RFC 9110, 10.2.3); None where it names none.
+
+    :param header: a number of seconds, or a date, which may have passed; None where the answer had no such field.
+    """
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    try:
+        return None if header is None else float(Retry().parse_retry_after(header))
+    except (InvalidHeader, ValueError, OverflowError):
+        return None

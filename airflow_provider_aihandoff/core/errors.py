@@ -108,6 +108,10 @@ class PlanError(HandoffError):
     """An effect could not be rendered to the exact request that it would send."""
 
 
+class UnknownTargetKind(PlanError):
+    """No target of this kind can be used here."""
+
+
 class EffectRefused(HandoffError):
     """The target refused the write, in a way that proves that nothing was written.
 

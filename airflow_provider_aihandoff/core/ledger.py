@@ -12,10 +12,11 @@ from typing import Any, Self
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
+from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
-from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import Endings
+from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -162,7 +163,8 @@ class Ledger:
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database)
         self.effects = Effects(self._database)
-        self.endings = Endings(self._database)
+        self.cancels = Cancels(self._database)
+        self.roll_backs = RollBacks(self._database)
         self.abandoned = Abandoned(self._database)
 
     def __enter__(self) -> Self:

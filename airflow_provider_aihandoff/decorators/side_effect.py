@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import get_unique_task_id, task_decorator_factory
 
-from airflow_provider_aihandoff.core.effects.targets.function_target import (
+from airflow_provider_aihandoff.core.digests import canonical_json
+from airflow_provider_aihandoff.core.errors import PlanError
+from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
+from airflow_provider_aihandoff.targets.function import (
     KEY_PARAMETER,
     FunctionTarget,
     importable_path,
@@ -17,8 +20,6 @@ from airflow_provider_aihandoff.core.effects.targets.function_target import (
     runs_when_called,
     source_digest,
 )
-from airflow_provider_aihandoff.core.errors import PlanError
-from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied, SideEffectOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import TaskDecorator
@@ -56,7 +57,6 @@ class FunctionSideEffectOperator(SideEffectOperator):
 
     template_fields: Sequence[str] = ("job", "arguments", "undo")
     template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json", "undo": "json"}
-    kind = "function"
     custom_operator_name = "@task.side_effect"
 
     def __init__(
@@ -91,8 +91,6 @@ class FunctionSideEffectOperator(SideEffectOperator):
 
         :raises PlanError: they have no JSON form.
         """
-        from airflow_provider_aihandoff.core.digests import canonical_json
-
         try:
             arguments = json.loads(canonical_json(self.arguments))
         except ValueError as error:
@@ -100,21 +98,16 @@ class FunctionSideEffectOperator(SideEffectOperator):
         function = self.python_callable
         return {"function": path_of(function), "code": source_digest(function), "arguments": arguments}
 
-    def apply(self, plan: dict[str, Any], key: str) -> Applied:
-        """Call the function once."""
-        return self._target().apply(plan, key)
-
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Call the function that looks."""
-        return self._target().probe(plan, key)
-
-    @property
-    def can_probe(self) -> bool:
-        """Whether there is a function that looks."""
-        return self.look is not None
-
-    def _target(self) -> FunctionTarget:
-        return FunctionTarget(self.effect_name, self.python_callable, self.look)
+    def target(self) -> FunctionTarget:
+        """The function, and the one that looks."""
+        return FunctionTarget(
+            self.effect_name,
+            self.python_callable,
+            self.look,
+            idempotent=self.idempotent,
+            call_seconds=self.call_seconds,
+            grace_seconds=self.grace_seconds,
+        )
 
 
 def side_effect_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied, SideEffectOperator
+from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
+from airflow_provider_aihandoff.targets.http import HttpTarget, check_path, plan_probe, plan_request
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
 
 
@@ -47,7 +47,6 @@ class HttpSideEffectOperator(SideEffectOperator):
         "undo": "json",
         "probe_request": "json",
     }
-    kind = "http"
 
     def __init__(
         self,
@@ -82,8 +81,6 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The request: connection, method, URL, the author's headers, and the exact body."""
-        from airflow_provider_aihandoff.core.effects.targets.http_target import check_path, plan_request
-
         check_path(self.external_id_path, self.effect_name)
         return plan_request(
             self.http_conn_id,
@@ -95,52 +92,16 @@ class HttpSideEffectOperator(SideEffectOperator):
             name=self.effect_name,
         )
 
-    def apply(self, plan: dict[str, Any], key: str) -> Applied:
-        """Send the request once."""
-        return self._target().apply(plan, key)
-
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Look for the write, as the author says."""
-        return self._target().probe(plan, key)
-
-    @property
-    def can_read(self) -> bool:
-        """Whether the author says where."""
-        return self.current is not None
-
-    def read(self, plan: dict[str, Any]) -> Any:
-        """Read what the target has now, where the author says."""
-        from airflow_provider_aihandoff.core.effects.targets.http_target import plan_request
-
-        assert self.current is not None
-        look = plan_request(
-            self.http_conn_id, "GET", self.current, headers={"Accept": "application/json"}, name=self.effect_name
-        )
-        return self._target().read(look)
-
-    @property
-    def can_probe(self) -> bool:
-        """Whether the author says how to look."""
-        return self.probe_request is not None
-
-    @property
-    def call_seconds(self) -> float:  # type: ignore[override]
-        """How long one call may take."""
-        return self._target().call_seconds
-
-    @property
-    def undo_connection(self) -> str | None:
-        """The effect's own."""
-        return self.http_conn_id
-
-    def _target(self) -> HttpTarget:
-        from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget, plan_probe
-
+    def target(self) -> HttpTarget:
+        """The system behind the connection."""
         probe = self.probe_request
         return HttpTarget(
             self.effect_name,
             self.timeout,
             self.external_id_path,
             self.external_id_header,
+            idempotent=self.idempotent,
             probe_plan=None if probe is None else plan_probe(self.http_conn_id, probe, self.effect_name),
+            grace_seconds=self.grace_seconds,
+            current=self.current,
         )

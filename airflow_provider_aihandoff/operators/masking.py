@@ -11,12 +11,19 @@ from airflow.providers.common.compat.sdk import mask_secret, redact
 
 from airflow_provider_aihandoff.core.effects.undo import MASK
 
-#: Names whose value is a secret. Whole names: `max_output_tokens` and `prompt_cache_key` are none.
-_SECRET_NAME = re.compile(
-    r"(?i:(.*[-_])?(authorization|cookie|password|passwd|passphrase|secret|token|credentials?|api[-_]?key|"
-    r"private[-_]?key))"
-    r"|.*[a-z0-9](Authorization|Cookie|Password|Passwd|Passphrase|Secret|Token|Credentials?|ApiKey|PrivateKey)"
+#: Words in a name that Airflow's masker takes for "token" and "secret": it looks for parts of names, and these hide
+#: counts such as `max_output_tokens`, which a reviewer must see.
+_INNOCENT = re.compile(r"tokens(?![a-z])|tokeni[sz]|secretar", re.IGNORECASE)
+
+#: Names whose value is a secret in a request, even where Airflow is configured to show it (``[core]
+#: hide_sensitive_var_conn_fields``) or knows nothing of it: what the ledger has stored, it keeps. The last word counts.
+_ALWAYS_SECRET = re.compile(
+    r"(.*[-_])?(authorization|cookie|password|passwd|passphrase|secret|token|credentials?|api[-_]?key|private[-_]?key)",
+    re.IGNORECASE,
 )
+
+#: Where a word begins in a name such as `privateKey`.
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 #: Fields that hold a URL, and one parameter of its query.
 _URL_FIELDS = frozenset({"url", "endpoint"})
@@ -31,9 +38,9 @@ Hide = Callable[[str], str]
 def masked(value: Any, secret_fields: Collection[str] = ()) -> Any:
     """A copy of a JSON value without its secrets.
 
-    A secret is the value of a field with a name such as ``Authorization`` or ``api_key``, in a URL's query too, and
-    wherever it stands, any text that Airflow's secrets masker knows: the passwords of the connections and the variables
-    that the task has read.
+    A secret is the value of a field with a name that Airflow's secrets masker hides (such as ``Authorization`` or
+    ``api_key``, and what ``[core] sensitive_var_conn_names`` adds), in a URL's query too; and wherever it stands, any
+    text that the masker knows: the passwords of the connections and the variables that the task has read.
 
     :param secret_fields: further names of fields whose values are secrets, in the JSON of a body too.
     """
@@ -61,7 +68,7 @@ def _hidden(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
 def _hidden_field(name: str, value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
     if name in secret_fields:
         return hide(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
-    if _SECRET_NAME.fullmatch(name):
+    if _is_secret_name(name):
         return _hidden_secret(value, secret_fields, hide)
     if not isinstance(value, str):
         return _hidden(value, secret_fields, hide)
@@ -84,7 +91,14 @@ def _hidden_secret(value: Any, secret_fields: Collection[str], hide: Hide) -> An
 
 
 def _is_secret(name: str, secret_fields: Collection[str]) -> bool:
-    return name in secret_fields or _SECRET_NAME.fullmatch(name) is not None
+    return name in secret_fields or _is_secret_name(name)
+
+
+def _is_secret_name(name: str) -> bool:
+    """Whether a field with this name has a secret: one that Airflow's masker hides, or that is one in any case."""
+    words = _CAMEL_CASE.sub("_", name)
+    hidden = redact("value", _INNOCENT.sub("", words)) != "value"
+    return hidden or _ALWAYS_SECRET.fullmatch(words) is not None
 
 
 def _hidden_body(body: str, secret_fields: Collection[str], hide: Hide) -> str:

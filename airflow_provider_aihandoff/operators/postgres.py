@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_aihandoff.operators.side_effect import Applied, SideEffectOperator
+from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
+from airflow_provider_aihandoff.targets.postgres import MARKER_TABLE, PostgresTarget, plan_statement
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
@@ -25,14 +26,13 @@ class PostgresSideEffectOperator(SideEffectOperator):
     :param parameters: the values (templated).
     :param current: one statement that selects what the target has now, with the same parameters: reviewers see what the
         statement would change. It is read when the plan is rendered for them, in a transaction that can write nothing.
-    :param marker_table: the table that keeps the markers, made on first use; give the role that creates tables no
-        other way, or create it beforehand (``effect_key text primary key, external_id text, applied_at timestamptz``).
+    :param marker_table: the table that keeps the markers, of the undo too; made on first use. For a role that may not
+        create tables, create it beforehand (``effect_key text primary key, external_id text, applied_at timestamptz not
+        null default now()``), and grant ``SELECT``, ``INSERT`` and ``UPDATE`` on it.
     """
 
     template_fields: Sequence[str] = ("job", "parameters", "undo")
     template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json", "undo": "json"}
-    kind = "postgres"
-    call_seconds = 20.0
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class PostgresSideEffectOperator(SideEffectOperator):
         sql: str,
         parameters: Mapping[str, Any] | None = None,
         current: str | None = None,
-        marker_table: str = "aihandoff_marker",
+        marker_table: str = MARKER_TABLE,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "idempotent": True})
+        super().__init__(**kwargs)
         self.postgres_conn_id = postgres_conn_id
         self.sql = sql
         self.parameters = parameters
@@ -53,34 +53,8 @@ class PostgresSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The statement, its parameters, and the database that it runs in."""
-        from airflow_provider_aihandoff.core.effects.targets.postgres_target import database_of
+        return plan_statement(self.postgres_conn_id, self.sql, self.parameters)
 
-        return {
-            "connection": self.postgres_conn_id,
-            "database": database_of(self.postgres_conn_id),
-            "sql": self.sql.strip(),
-            "parameters": dict(self.parameters or {}),
-        }
-
-    def apply(self, plan: dict[str, Any], key: str) -> Applied:
-        """Mark and run in one transaction. Whatever fails before the commit is rolled back by the server."""
-        from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget
-
-        return PostgresTarget(self.effect_name, self.marker_table).apply(plan, key)
-
-    @property
-    def can_read(self) -> bool:
-        """Whether the author says how."""
-        return self.current is not None
-
-    def read(self, plan: dict[str, Any]) -> Any:
-        """Read what the target has now, as the author says."""
-        from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget
-
-        assert self.current is not None
-        return PostgresTarget(self.effect_name, self.marker_table).read(plan, self.current)
-
-    @property
-    def undo_connection(self) -> str | None:
-        """The effect's own."""
-        return self.postgres_conn_id
+    def target(self) -> PostgresTarget:
+        """The database behind the connection."""
+        return PostgresTarget(self.effect_name, self.marker_table, self.current)

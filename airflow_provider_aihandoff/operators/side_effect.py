@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
+from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
+from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
+from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
+from airflow_provider_aihandoff.core.models import EffectPlan
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.jobs import (
     RETRIES,
@@ -30,16 +35,16 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Effect, EffectPlan
+    from airflow_provider_aihandoff.core.models import Effect
 
 
 class SideEffectOperator(BaseOperator):
     """Write to one outside system, at most once, and only what was approved.
 
-    Extend it with :meth:`plan` and :meth:`apply`, and where the target allows it with :meth:`probe`. Template fields
-    may use ``job``, the job as the ledger has it: ``{{ job.output.title }}``.
+    Extend it with :meth:`plan` and :meth:`apply`, and where the target allows it with :meth:`probe` and :meth:`read`;
+    or with :meth:`plan` and :meth:`target`, where the target is a type of its own. Template fields may use ``job``, the
+    job as the ledger has it: ``{{ job.output.title }}``.
 
     **Retry and clear**: an effect that is applied is not applied again; the task succeeds with the same result.
 
@@ -57,9 +62,9 @@ class SideEffectOperator(BaseOperator):
     :param job: the operator that makes the job, or a job id.
     :param effect: the effect's name within the job; by default the id of the task.
     :param idempotent: the target takes the same effect key twice without writing twice.
-    :param undo: the declared way back, as a mapping (templated); shown before approval, and taken by a roll-back. It
-        has a ``kind`` (``http``, ``postgres`` or ``function``; by default that of the effect) and what that takes;
-        ``{external_id}`` in it stands for the id of the record in the target.
+    :param undo: what undoes the effect, as a mapping (templated); shown before approval, and sent by a roll-back. It
+        has a ``kind`` (``http``, ``postgres``, ``function``, or another one that is installed; by default that of the
+        effect) and what that takes; ``{external_id}`` in it stands for the id of the record in the target.
     :param secret_fields: names of fields of the plan whose values are secrets: sent, never stored or shown. Fields such
         as ``Authorization``, and values that Airflow's secrets masker knows, are so in any case.
     :param grace: how long a write may take to become visible to :meth:`probe`; a probe that sees nothing is repeated
@@ -73,7 +78,7 @@ class SideEffectOperator(BaseOperator):
     ui_color = "#fbeee0"
     job_role = JobRole.EFFECT
 
-    #: What sends the effect, as the ledger and the review page name it.
+    #: What the ledger and the review page call an effect that :meth:`apply` sends; by default the class's name.
     kind: str = ""
 
     #: Seconds that one call of :meth:`apply` may take at most. A claim lasts a little longer.
@@ -130,35 +135,33 @@ class SideEffectOperator(BaseOperator):
         """
         return None
 
-    @property
-    def can_probe(self) -> bool:
-        """Whether there is a :meth:`probe` to ask."""
-        return type(self).probe is not SideEffectOperator.probe
-
-    @property
-    def can_read(self) -> bool:
-        """Whether there is a :meth:`read` to ask."""
-        return type(self).read is not SideEffectOperator.read
-
     def read(self, plan: dict[str, Any]) -> Any:
-        """Return what the target has now, as JSON, for whoever decides; None where there is nothing. Changes nothing.
+        """Return what the target has now, as JSON, for the reviewer; None where there is nothing. Changes nothing.
 
-        It is called when the plan is rendered for a review, and may fail: then the reviewer is told so.
+        It is called when the plan is rendered for a review, and may fail: the reviewer sees why.
         """
         raise NotImplementedError
 
-    def plan_undo(self) -> dict[str, Any] | None:
-        """The declared way back, as it is kept beside the plan."""
-        if self.undo is None:
-            return None
-        from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
+    def target(self) -> Target:
+        """What the effect is written to, made of the rendered fields. Opens nothing.
 
-        return plan_undo(self.undo, kind=self.kind, connection=self.undo_connection, name=self.effect_name)
+        By default, it is this operator that sends, with :meth:`apply`. An operator whose target is a type of its own
+        makes one, and defines none of :meth:`apply`, :meth:`probe` and :meth:`read`.
+        """
+        return OperatorTarget(self)
 
-    @property
-    def undo_connection(self) -> str | None:
-        """The connection of an undo that names none."""
-        return None
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a method that would never be called.
+
+        :raises TypeError: it has one that its target has in its place.
+        """
+        super().__init_subclass__(**kwargs)
+        unused = sorted({"apply", "probe", "read"} & vars(cls).keys())
+        if unused and "target" not in vars(cls) and cls.target is not SideEffectOperator.target:
+            raise TypeError(
+                f"{cls.__name__} defines {', '.join(unused)}, which is never called: its effects are sent by what "
+                "`target` returns. Define `target` too, and return a target that does what you want."
+            )
 
     # The parts below are the protocol; a subclass leaves them alone.
 
@@ -194,37 +197,40 @@ class SideEffectOperator(BaseOperator):
         :param look: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
-        from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
-        from airflow_provider_aihandoff.core.models import EffectPlan
-
-        plan, undo = self.plan(job), self.plan_undo()
+        plan, target = self.plan(job), self.target()
+        undo = self._undo_plan(target, plan)
         try:
             canonical_json([plan, undo])
         except (TypeError, ValueError) as error:
             raise PlanError(
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
             ) from error
+        secrets = frozenset(self.secret_fields) | target.secret_fields
         return EffectPlan(
             name=self.effect_name,
-            kind=self.kind or type(self).__name__,
+            kind=target.kind,
             plan=plan,
-            # The way back and the order are part of what is approved. Which texts are secrets plays no part: what
+            # The undo and the order are part of what is approved. Which texts are secrets plays no part: what
             # Airflow's masker knows of them differs from process to process.
             plan_digest=keyed_digest([plan, undo, list(after)], key),
-            shown=masked(plan, self.secret_fields),
-            undo=masked(undo, self.secret_fields),
+            shown=masked(plan, secrets),
+            undo=masked(undo, secrets),
             after=tuple(after),
-            current=self._look(plan) if look and self.can_read else None,
+            current=self._read(target, plan, secrets) if look and target.can_read else None,
         )
 
-    def _look(self, plan: dict[str, Any]) -> dict[str, Any]:
-        """What the target has now, with the time, as it may be shown."""
-        from airflow_provider_aihandoff.core.digests import canonical_json
+    def _undo_plan(self, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
+        """The declared undo, as it is kept beside the plan."""
+        if self.undo is None:
+            return None
+        return plan_undo(self.undo, kind=target.kind, name=self.effect_name, defaults=target.undo_defaults(plan))
 
+    def _read(self, target: Target, plan: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
+        """What the target has now, with the time, as it may be shown."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            record = json.loads(canonical_json(masked({"record": self.read(plan)}, self.secret_fields)))["record"]
-        except Exception as error:  # noqa: BLE001 - whoever decides is told, and decides all the same
+            record = json.loads(canonical_json(masked({"record": target.read(plan)}, secrets)))["record"]
+        except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
             self.log.warning("What the target of %r has now cannot be read: %s", self.effect_name, error)
             return {"at": at, **masked({"error": f"{type(error).__name__}: {error}"})}
         return {"at": at, "record": record}
@@ -247,13 +253,14 @@ class SideEffectOperator(BaseOperator):
             job = self._view(ledger, job_id)
             plan = self.effect_plan(job, key=digest_key(ledger), after=effects_before(context["dag"], self))
             self._ensure_planned(context, ledger, job, actor)
+            target = self.target()
             while True:
                 try:
                     done = apply_effect(
                         ledger,
                         job_id,
                         plan,
-                        self,
+                        target,
                         actor=actor,
                         not_now=not_now,
                         last_try=ti.try_number > ti.max_tries,
@@ -277,7 +284,6 @@ class SideEffectOperator(BaseOperator):
 
     def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: str) -> None:
         """Plan the effects of a job that needs no approval, where no approval task has done it before."""
-        from airflow_provider_aihandoff.core.states import JobState
         from airflow_provider_aihandoff.operators.planning import plan_effects
 
         current = ledger.job(job.job_id)
@@ -296,10 +302,44 @@ class SideEffectOperator(BaseOperator):
 
     @staticmethod
     def _view(ledger: Ledger, job_id: int) -> JobView:
-        from airflow_provider_aihandoff.core.jobs.job_view import view
-
         job = ledger.job(job_id)
         return view(job, ledger.revision(job_id, job.revision))
+
+
+class OperatorTarget(Target):
+    """A target that an author's operator writes to by itself.
+
+    Only the operator knows how to send it: no undo can be of this kind, and a page shows its plan field by field.
+    """
+
+    def __init__(self, operator: SideEffectOperator) -> None:
+        self._operator = operator
+        self.kind = operator.kind or type(operator).__name__
+        self.idempotent = operator.idempotent
+        self.call_seconds = operator.call_seconds
+        self.grace_seconds = operator.grace_seconds
+
+    def apply(self, plan: dict[str, Any], key: str) -> Applied:
+        """As the operator does."""
+        return self._operator.apply(plan, key)
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether the operator defines a probe."""
+        return type(self._operator).probe is not SideEffectOperator.probe
+
+    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+        """As the operator does."""
+        return self._operator.probe(plan, key)
+
+    @property
+    def can_read(self) -> bool:
+        """Whether the operator defines how to read."""
+        return type(self._operator).read is not SideEffectOperator.read
+
+    def read(self, plan: dict[str, Any]) -> Any:
+        """As the operator does."""
+        return self._operator.read(plan)
 
 
 __all__ = ["Applied", "EffectNotNow", "EffectRefused", "HandoffError", "NotApplied", "SideEffectOperator"]

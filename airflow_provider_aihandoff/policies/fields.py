@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
+
 #: An amount as a text: digits, and a point. Thirty on each side are more than money needs.
 _AMOUNT = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 #: How much of a value is quoted, in characters.
@@ -27,11 +29,9 @@ def check_path(path: str) -> None:
         if not all(path.split(".")):
             raise ValueError(f"{path!r} is no path to a field of the output, such as 'total' or 'lines.amount'.")
         return
-    from jsonpath_ng.exceptions import JSONPathError
-
     try:
-        _parsed(path)
-    except JSONPathError as error:
+        check_json_path(path)
+    except ValueError as error:
         raise ValueError(f"{path!r} is no JSONPath: {error}.") from error
 
 
@@ -44,10 +44,7 @@ def values_at(output: Any, path: str) -> list[Any]:
     :raises Objection: there is nothing.
     """
     plain = _plain(output)
-    if path.startswith("$"):
-        values = [match.value for match in _parsed(path).find(plain)]
-    else:
-        values = _walk(plain, path.split("."), path)
+    values = find_values(plain, path) if path.startswith("$") else _walk(plain, path.split("."), path)
     if not values:
         raise Objection(f"the output has no {path}")
     return values
@@ -100,9 +97,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in dict.items(value)}
     return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _parsed(path: str) -> Any:
-    from jsonpath_ng.ext import parse  # with filters
-
-    return parse(path)

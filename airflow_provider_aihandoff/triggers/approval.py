@@ -60,7 +60,7 @@ class ApprovalTrigger(BaseTrigger):
             return
         ledger = await shared_ledger_async(self.ledger_conn_id)
         await asyncio.to_thread(
-            ledger.endings.cancel_review,
+            ledger.cancels.cancel_review,
             self.job_id,
             run=(owner.dag_id, owner.run_id),
             actor=owner.actor,

@@ -45,7 +45,7 @@ def test_a_write_that_both_sides_know_alike_is_no_difference(ledger: Ledger) -> 
 def test_a_write_that_was_taken_back_is_no_difference(ledger: Ledger) -> None:
     undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/kettle", "headers": {}}}
     job_id = applied(ledger, replace(PLAN, undo=undo)).job.job_id
-    (undone,) = ledger.endings.start_roll_back(job_id, actor="test", reason="the wrong product")
+    (undone,) = ledger.roll_backs.start(job_id, actor="test", reason="the wrong product")
     claim = ledger.effects.claim(job_id, undone.as_plan, lease=LEASE, actor="test")
     ledger.effects.confirm(claim, external_id=None, result=None, actor="test")
     record = ledger.record(job_id)

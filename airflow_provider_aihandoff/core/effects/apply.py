@@ -10,7 +10,7 @@ from datetime import timedelta
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied, Target
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectBusy, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan

@@ -1,4 +1,4 @@
-"""Takes back what a job has written: the undo of each applied effect, the last one first, each at most once."""
+"""Rolls back what a job has written: the undo of each applied effect, the last one first, each at most once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
-from airflow_provider_aihandoff.core.effects.targets.undo_target import undo_target
-from airflow_provider_aihandoff.core.effects.undo import why_not
+from airflow_provider_aihandoff.core.effects.undo import undo_steps, undo_target
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerSchemaError, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, Job
@@ -31,14 +30,15 @@ def roll_back(
     :param last_try: nobody calls again after an error.
     :return: the job, rolled back; or what to wait for before calling again.
     :raises CannotRollBack: nothing is applied, or not everything can be undone; nothing was changed then.
-    :raises PlanError: the function of an undo cannot be imported; nothing was changed then.
-    :raises HandoffError: what :func:`targets.apply.apply_effect` raises. The undos before it are done and recorded.
+    :raises PlanError: an undo cannot be applied here: its kind or its function is not installed. Nothing was changed
+        then.
+    :raises HandoffError: what :func:`core.effects.apply.apply_effect` raises. The undos before it are done and
+        recorded.
     """
-    _check_functions(ledger, job_id, leave)
-    for undo in ledger.endings.start_roll_back(job_id, actor=actor, reason=reason, leave=leave):
-        done = apply_effect(
-            ledger, job_id, undo.as_plan, undo_target(undo), actor=actor, not_now=not_now, last_try=last_try
-        )
+    _check_targets(ledger, job_id, leave)
+    for undo in ledger.roll_backs.start(job_id, actor=actor, reason=reason, leave=leave):
+        plan = undo.as_plan
+        done = apply_effect(ledger, job_id, plan, undo_target(plan), actor=actor, not_now=not_now, last_try=last_try)
         if isinstance(done, Wait):
             return done
         not_now = 0
@@ -79,19 +79,12 @@ def roll_back_now(
     return Unfinished(done.why, done.seconds, done.effect, done.not_now) if isinstance(done, Wait) else done
 
 
-def _check_functions(ledger: Ledger, job_id: int, leave: Sequence[str]) -> None:
-    """Find out before anything starts whether each function that undoes an effect can be imported here."""
-    from airflow_provider_aihandoff.core.effects.targets.function_target import function_at
-
+def _check_targets(ledger: Ledger, job_id: int, leave: Sequence[str]) -> None:
+    """Find out before anything starts whether each undo that is left can be applied here."""
     record = ledger.record(job_id)
     if record.undos:  # it has begun, and what was left then stays so
-        undos = {undo.undoes for undo in record.undos if undo.state is not EffectState.APPLIED}
-        effects = [effect for effect in record.current_effects if effect.effect_id in undos]
+        plans = [undo.as_plan for undo in record.undos if undo.state is not EffectState.APPLIED]
     else:
-        effects = [effect for effect in record.current_effects if effect.name not in leave]
-    for effect in effects:
-        undo = effect.undo or {}
-        if effect.state is EffectState.APPLIED and undo.get("kind") == "function" and not why_not(effect):
-            function_at(undo["plan"]["function"])
-            if undo.get("probe"):
-                function_at(undo["probe"])
+        plans = [step.plan for step in undo_steps(record.current_effects, leave) if step.plan is not None]
+    for plan in plans:
+        undo_target(plan)

@@ -10,7 +10,7 @@ from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.generation.openai.outcome import terminal_status
 from airflow_provider_aihandoff.core.generation.openai.pricing import price, read_usage
 from airflow_provider_aihandoff.core.generation.revision_store import Output
-from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import CancelRequest
+from airflow_provider_aihandoff.core.jobs.cancel_store import CancelRequest
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Revision
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState
@@ -92,7 +92,7 @@ def cancel_job(
     :raises JobNotFound: there is none with this id.
     :raises CannotCancel: the job has ended, or is being rolled back.
     """
-    request = ledger.endings.cancel(job_id, actor=actor, reason=reason)
+    request = ledger.cancels.cancel(job_id, actor=actor, reason=reason)
     revision = request.revision
     if revision is None or revision.response_id is None:
         return request

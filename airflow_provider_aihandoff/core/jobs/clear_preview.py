@@ -1,15 +1,14 @@
-"""What clearing a run, or rolling a job back, would do, before anything is done. Pure."""
+"""What clearing a run would do, before anything is done. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from airflow_provider_aihandoff.core.effects.undo import undo_plan, why_not
 from airflow_provider_aihandoff.core.jobs.attach import Step, decide_attachment
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Effect, Job
 from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, EffectState, JobState
 
 
@@ -135,30 +134,3 @@ def _outcome(job: Job, effect: Effect, effects: Sequence[Effect]) -> Outcome:
         return Outcome.DECIDE
     runs = job.state in (JobState.APPROVED, JobState.APPLYING) and job.cancelling is None
     return Outcome.RUN if runs else Outcome.NOT_RUN
-
-
-@dataclass(frozen=True)
-class WayBack:
-    """What a roll-back does about one applied effect.
-
-    :param plan: the exact request that takes it back; None where there is none.
-    :param why_not: why it cannot be undone, in words.
-    """
-
-    effect: Effect
-    plan: EffectPlan | None
-    why_not: str | None
-
-
-def ways_back(effects: Sequence[Effect], leave: Collection[str] = ()) -> list[WayBack]:
-    """What rolling a job back would undo, in the order in which it would, before it has begun.
-
-    :param effects: of the current revision, in the order of the plan.
-    :param leave: names of effects that are to stay as they are.
-    """
-    ways = []
-    for effect in reversed(_own(effects)):
-        if effect.state is EffectState.APPLIED and effect.name not in leave:
-            why = why_not(effect)
-            ways.append(WayBack(effect, None if why else undo_plan(effect, None), why))
-    return ways

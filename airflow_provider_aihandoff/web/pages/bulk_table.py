@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.ledger import Candidate
 from airflow_provider_aihandoff.core.models import Effect, PendingReview
-from airflow_provider_aihandoff.web.render.formatting import written_by
+from airflow_provider_aihandoff.web.render.formatting import exact_value, request_view, written_by
 
 #: Columns of the table; what differs beyond them stands in each row, folded.
 MAX_COLUMNS = 7
@@ -55,10 +55,9 @@ def group_of(by: GroupBy, review: PendingReview, effects: Sequence[Effect]) -> s
 
 def _shape(effect: Effect) -> str:
     """What an effect is, apart from the values in it."""
-    method = effect.plan.get("method") or ("SQL" if "sql" in effect.plan else "")
-    names = written_by(effect.plan)
+    action, names = request_view(effect).action, written_by(effect)
     keys = ", ".join(sorted(names)) if isinstance(names, dict) else ""
-    return f"{effect.name}: {effect.kind} {method} ({keys})" if keys else f"{effect.name}: {effect.kind} {method}"
+    return f"{effect.name}: {effect.kind} {action} ({keys})" if keys else f"{effect.name}: {effect.kind} {action}"
 
 
 def key_of(group: str) -> str:
@@ -126,12 +125,14 @@ def _fields(candidate: Candidate) -> Iterator[tuple[Path, str]]:
     room = [MAX_FIELDS]
     yield from _leaves(("output",) if not isinstance(candidate.output, dict) else (), candidate.output, room)
     for effect in candidate.effects:
-        plan = {**effect.plan}
-        written = written_by(plan)
-        for name in ("body", "json"):
-            if name in plan:
-                plan[name] = written
+        plan = {name: _opened(part) for name, part in effect.plan.items()}
         yield from _leaves((effect.name,), plan, room)
+
+
+def _opened(part: Any) -> Any:
+    """A text that is the JSON of an object or a list as that, so that its fields are compared one by one."""
+    value = exact_value(part) if isinstance(part, str) else part
+    return value if isinstance(value, (dict, list)) else part
 
 
 def _leaves(path: Path, value: Any, room: list[int]) -> Iterator[tuple[Path, str]]:

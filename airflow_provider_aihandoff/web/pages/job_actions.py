@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
+from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK
 from airflow_provider_aihandoff.core.errors import (
     CannotCancel,
     CannotChange,
@@ -21,7 +22,6 @@ from airflow_provider_aihandoff.core.errors import (
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
-from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import CAN_ROLL_BACK
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.hooks.openai import clients
 from airflow_provider_aihandoff.web.api import schemas

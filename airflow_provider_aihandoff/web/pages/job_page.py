@@ -9,11 +9,11 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK, cannot_roll_back
+from airflow_provider_aihandoff.core.effects.undo import undo_steps
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
-from airflow_provider_aihandoff.core.jobs.cancel_and_roll_back import CAN_ROLL_BACK, cannot_roll_back
-from airflow_provider_aihandoff.core.jobs.clear_preview import ways_back
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.review.rules import distinct
@@ -85,7 +85,7 @@ def job_page(
     :param notice: what came of the form that was just sent.
     """
     job, effects = record.job, record.current_effects
-    ways = ways_back(effects) if job.state in CAN_ROLL_BACK else []
+    ways = undo_steps(effects) if job.state in CAN_ROLL_BACK else []
     under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
     why_not = viewer.why_not(job)
     reloads = None if notice or "still" in request.query_params else _reloads(record)
@@ -181,4 +181,4 @@ def _run_path(request: Request, job: Job) -> str | None:
 
 def offered(record: JobRecord) -> str:
     """The effects that a roll-back would undo, by their ids."""
-    return " ".join(str(way.effect.effect_id) for way in ways_back(record.current_effects))
+    return " ".join(str(way.effect.effect_id) for way in undo_steps(record.current_effects))

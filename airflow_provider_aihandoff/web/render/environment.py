@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.render import formatting
 from airflow_provider_aihandoff.web.render.markdown import markdown
@@ -100,11 +101,11 @@ def _environment() -> Environment:
         "of_this_job": formatting.of_this_job,
         "output_of": formatting.output_of,
         "pretty_body": formatting.pretty_body,
-        "shown_request": formatting.shown_request,
+        "request_view": formatting.request_view,
         "current_of": current_of,
         "effect_status": formatting.effect_status,
         "has_secret": formatting.has_secret,
-        "shown_undo": formatting.shown_undo,
+        "undo_view": describe_undo,
         "undo_problem": formatting.undo_problem,
     }
     return environment

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.effects.plan_store import progress
+from airflow_provider_aihandoff.core.effects.target import RequestView
 from airflow_provider_aihandoff.core.effects.undo import MASK, why_not
-from airflow_provider_aihandoff.core.models import Effect, Job, Revision
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
 
 #: Characters that are not seen, or that change how others are: controls, bidirectional overrides and marks, zero-width
@@ -221,15 +223,18 @@ def pretty_body(body: Any) -> str:
         return body
 
 
-def written_by(plan: Mapping[str, Any]) -> Any:
-    """What a request writes: its body, read as JSON where that shows all there is, or a statement's parameters."""
-    body = plan.get("body", plan.get("json", plan.get("parameters")))
-    if not isinstance(body, str):
-        return body
+def written_by(effect: Effect | EffectPlan) -> Any:
+    """What a request writes, as its target says; where that is a text, read as JSON where that shows all there is."""
+    written = describe(effect.kind, effect.plan).writes
+    return exact_value(written) if isinstance(written, str) else written
+
+
+def exact_value(text: str) -> Any:
+    """The value of a text that is JSON, where it shows all there is; any other text as it is."""
     try:
-        return _exact_json(body)
+        return _exact_json(text)
     except (ValueError, RecursionError):
-        return body
+        return text
 
 
 def _exact_json(text: str) -> Any:
@@ -252,67 +257,9 @@ def _exact_float(text: str) -> float:
     return number
 
 
-@dataclass(frozen=True)
-class ShownRequest:
-    """One request as it would be sent, every part of it.
-
-    :param action: the method, or ``SQL``.
-    :param target: the URL, or the database.
-    :param code: the statement.
-    :param tables: headers, query and parameters, by their names.
-    :param body: the exact body, and the form in which it is read best.
-    :param rest: every part that has no place of its own.
-    """
-
-    action: str
-    target: str
-    code: str | None
-    tables: Mapping[str, Mapping[str, Any]]
-    body: str | None
-    pretty_body: str | None
-    rest: Mapping[str, Any]
-
-
-_ACTION_KEYS = ("method",)
-_TARGET_KEYS = ("url", "endpoint", "database")
-_TABLE_KEYS = ("query", "headers", "parameters")
-
-
-def shown_request(plan: Mapping[str, Any]) -> ShownRequest:
-    """Lay out a plan or an undo, of whatever kind; what is not known here is shown as it is, never left out."""
-    rest = dict(plan)
-    action = _take_text(rest, _ACTION_KEYS) or ("SQL" if "sql" in plan else "")
-    target = _take_text(rest, _TARGET_KEYS) or ""
-    code = _take_text(rest, ("sql",))
-    tables = {key: rest.pop(key) for key in _TABLE_KEYS if isinstance(rest.get(key), Mapping)}
-    body_key = next((key for key in ("body", "json") if key in rest), None)
-    body = rest.pop(body_key) if body_key else None
-    exact = body if body is None or isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-    return ShownRequest(
-        action=action,
-        target=target,
-        code=code,
-        tables={key: table for key, table in tables.items() if table},
-        body=exact,
-        pretty_body=None if body is None else pretty_body(body),
-        rest=rest,
-    )
-
-
-def _take_text(rest: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """Remove and return the first of these values that is a text."""
-    for key in keys:
-        if isinstance(rest.get(key), str):
-            return str(rest.pop(key))
-    return None
-
-
-def shown_undo(undo: Mapping[str, Any]) -> dict[str, Any]:
-    """A declared way back, its plan and what is said beside it, as one request."""
-    plan, beside = undo.get("plan"), {name: part for name, part in undo.items() if name != "plan"}
-    if not isinstance(plan, dict) or plan.keys() & beside.keys():
-        return dict(undo)
-    return {**plan, **beside}
+def request_view(effect: Effect | EffectPlan) -> RequestView:
+    """One request as it would be sent, every part of it."""
+    return describe(effect.kind, effect.plan)
 
 
 def undo_problem(effect: Effect) -> str | None:

@@ -37,7 +37,7 @@ def current_of(effect: Effect) -> Current | None:
     at = datetime.fromisoformat(look["at"])
     if "error" in look:
         return Current(at, error=str(look["error"]))
-    record, written = look.get("record"), written_by(effect.plan)
+    record, written = look.get("record"), written_by(effect)
     if record is None:
         return Current(at, nothing=True)
     beside: tuple[str, ...] = ()

@@ -359,7 +359,7 @@ class TestRollback:
         slept: list[float],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        undo = on_ledger.endings.start_roll_back(done.job_id, actor="test", reason="wrong product")[0]
+        undo = on_ledger.roll_backs.start(done.job_id, actor="test", reason="wrong product")[0]
         on_ledger.effects.claim(done.job_id, undo.as_plan, lease=2 * LEASE, actor="test")
         with pytest.raises(SystemExit) as ended:
             airflow("rollback", done.job_id, "--why", "wrong product", "--yes")

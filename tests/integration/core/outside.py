@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied, UnclearAnswer
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, UnclearAnswer
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
 from tests.integration.core.puppets import reach
 
@@ -61,11 +61,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class WorldTarget:
+class WorldTarget(Target):
     """A system that is written to.
 
     :param on_apply: called with the effect key before anything is written.
     """
+
+    kind = "world"
 
     world: World
     on_apply: Callable[[str], None]

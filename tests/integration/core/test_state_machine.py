@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
         target = WorldTarget(self.world, self.check_call, **TARGETS[intended.name])
         return applying.apply_effect(self.ledger, self.job_id, intended, target, actor="test")
 
-    def undo_target(self, undo: Effect) -> WorldTarget:
+    def undo_target(self, undo: EffectPlan) -> WorldTarget:
         name = undo.name.removeprefix("undo:")
         return WorldTarget(self.world, self.check_call, **TARGETS[name])
 

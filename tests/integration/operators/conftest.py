@@ -21,12 +21,12 @@ from fastapi import Request, Response
 from starlette.middleware.base import RequestResponseEndpoint
 
 from airflow_provider_aihandoff.core.effects import apply
-from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.hooks import ledger as ledger_hook
-from airflow_provider_aihandoff.operators.postgres import PostgresSideEffectOperator
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
+from airflow_provider_aihandoff.targets.http import HttpTarget
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from demo.postgres import Postgres
 from tests.factories import draft, job_spec
@@ -89,7 +89,7 @@ def run(dags: Dags) -> RunDag:
 def _short_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the claim of an attempt that died be over after a moment, and not after a minute."""
     monkeypatch.setattr(apply, "CLAIM_MARGIN", 1.0)
-    for sender in (SideEffectOperator, PostgresSideEffectOperator, HttpTarget):
+    for sender in (SideEffectOperator, PostgresTarget, HttpTarget):
         monkeypatch.setattr(sender, "call_seconds", 0.5)
 
 

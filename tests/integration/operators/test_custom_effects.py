@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,11 +14,14 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
 from airflow_provider_aihandoff.core.jobs.job_view import JobView
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied, SideEffectOperator
+from airflow_provider_aihandoff.targets.http import HttpTarget
 from tests.factories import draft, job_spec
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE
+from tests.target import Answer, Target
 
 pytestmark = pytest.mark.usefixtures("accepted")
 
@@ -194,6 +198,30 @@ def test_a_subclass_is_bound_to_the_approval_as_well(run: RunDag, ledger: Ledger
 
     assert "nobody has approved" in done.error("put")
     assert shelf.kept == []
+
+
+def test_a_method_that_its_target_would_replace_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(TypeError, match="Careful defines apply, probe, which is never called"):
+
+        class Careful(HttpSideEffectOperator):
+            def apply(self, plan: dict[str, Any], key: str) -> Applied:
+                return Applied()
+
+            def probe(self, plan: dict[str, Any], key: str) -> None:
+                return None
+
+
+def test_an_operator_may_change_the_target_of_another_one(run: RunDag, record: Record, target: Target) -> None:
+    class Patient(HttpSideEffectOperator):
+        def target(self) -> HttpTarget:
+            return replace(super().target(), external_id_header="X-Record")
+
+    target.answers = [Answer(201, {}, headers={"X-Record": "rec-7"})]
+
+    done = run(lambda: Patient(task_id="put", job=1, http_conn_id="cms", endpoint="/posts"))
+
+    assert done.xcoms["put"]["external_id"] == "rec-7"
+    assert record().current_effects[0].kind == "http"
 
 
 def test_an_edit_of_the_dag_after_the_write_is_told_and_writes_nothing(dags: Dags, shelf: Shelf) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -11,11 +11,12 @@ import pytest
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
-from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget, database_of
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.operators.rollback import RollbackOperator
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget, database_of
 from tests.factories import draft, job_spec
-from tests.integration.operators.conftest import RunDag
+from tests.integration.operators.conftest import RunDag, postgres_connection
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE, store
 
@@ -187,3 +188,62 @@ def test_a_marker_table_may_have_a_schema_and_an_odd_name(run: RunDag, record: R
         assert len(markers(sales, '"of us"."Sent"')) == 1
     finally:
         sales.execute('DROP SCHEMA "of us" CASCADE')
+
+
+class TestRoleThatMayNotCreateTables:
+    """It uses the marker table that was made for it, for the effect and for its undo."""
+
+    @pytest.fixture
+    def writer(self, connections: None, sales: Sales, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        sales.execute("CREATE ROLE writer LOGIN PASSWORD 'of these tests'")
+        sales.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        sales.execute("GRANT SELECT, INSERT, DELETE ON reports TO writer")
+        sales.execute("CREATE SCHEMA bookkeeping")
+        sales.execute(
+            """CREATE TABLE bookkeeping.sent (
+                effect_key text PRIMARY KEY, external_id text, applied_at timestamptz NOT NULL DEFAULT now())"""
+        )
+        sales.execute("GRANT USAGE ON SCHEMA bookkeeping TO writer")
+        sales.execute("GRANT SELECT, INSERT, UPDATE ON bookkeeping.sent TO writer")
+        conninfo = {"host": sales.info.host, "port": sales.info.port, "dbname": sales.info.dbname}
+        fields = {**conninfo, "user": "writer", "password": "of these tests"}
+        monkeypatch.setenv("AIRFLOW_CONN_SALES_DB", postgres_connection(fields))
+        with psycopg.connect(**fields) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("CREATE TABLE mine ()")
+        yield
+        sales.execute("DROP SCHEMA bookkeeping CASCADE")
+        sales.execute("DROP OWNED BY writer")
+        sales.execute("DROP ROLE writer")
+
+    @pytest.mark.usefixtures("writer")
+    def test_an_effect_and_its_undo_keep_their_markers_in_the_same_table(
+        self, run: RunDag, record: Record, sales: Sales, ledger: Ledger
+    ) -> None:
+        remove = {"sql": "DELETE FROM reports WHERE report_id = %(id)s", "parameters": {"id": "{external_id}"}}
+        assert run(lambda: store(undo=remove, marker_table="bookkeeping.sent")).states["store"] == "success"
+        assert len(reports(sales)) == 1
+
+        done = run(lambda: RollbackOperator(task_id="roll_back", job=1, reason="it was wrong"))
+
+        assert done.states["roll_back"] == "success"
+        assert (reports(sales), markers(sales)) == ([], [])
+        keys = {effect.effect_key for effect in ledger.record(1).effects}
+        assert len(keys) == 2
+        assert {key for key, _ in markers(sales, "bookkeeping.sent")} == keys
+
+    @pytest.mark.usefixtures("writer")
+    def test_without_a_table_that_was_made_for_it_nothing_is_written(
+        self, run: RunDag, record: Record, sales: Sales
+    ) -> None:
+        done = run(store)
+        assert "permission denied for schema public" in done.error("store")
+        assert record().current_effects[0].state is EffectState.REFUSED
+        assert reports(sales) == []
+
+
+def test_an_undo_may_name_another_marker_table(run: RunDag, record: Record, sales: Sales) -> None:
+    remove = {"sql": "DELETE FROM reports", "marker_table": "sent"}
+    run(lambda: store(undo=remove))
+    undo = record().current_effects[0].undo
+    assert undo is not None
+    assert undo["marker_table"] == "sent"

@@ -241,7 +241,7 @@ class TestUnknown:
         self, written: Any, run: RunDag, ledger: Ledger, target: Target
     ) -> None:
         written()
-        recall, _ = ledger.endings.start_roll_back(1, actor="test", reason="killed")
+        recall, _ = ledger.roll_backs.start(1, actor="test", reason="killed")
         ledger.effects.claim(1, recall.as_plan, lease=timedelta(seconds=0.5), actor="test")
         person = resolve_when_unknown(ledger, applied=True)
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from openai import OpenAI
 
-from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
+from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
@@ -338,10 +338,7 @@ def test_before_anybody_decides_the_page_shows_each_way_back_and_which_effect_ha
         },
         "function": {"function": "shop.mail:unsend", "arguments": {"mail": "{external_id}"}},
     }
-    plans = [
-        plan_of(target, kind, undo=plan_undo(fields, kind=kind, connection=None, name=kind))
-        for kind, fields in declared.items()
-    ]
+    plans = [plan_of(target, kind, undo=plan_undo(fields, kind=kind, name=kind)) for kind, fields in declared.items()]
     job = ask(ledger, draft(ledger), *plans, plan_of(target, "mail", undo={}))
 
     text = page_of(login("bob"), job).text

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from airflow.sdk._shared.secrets_masker import _secrets_masker
 from airflow.sdk.log import mask_secret, redact
 
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
@@ -41,6 +42,8 @@ class TestNames:
             "private_key",
             "privateKey",
             "credentials",
+            "service_account",
+            "webhook_url",
         ],
     )
     def test_the_value_of_a_secret_name_is_masked_at_any_depth(self, name: str) -> None:
@@ -59,10 +62,26 @@ class TestNames:
             "Secretary",
             "cookies_allowed",
             "public_key",
+            "input_tokens_details",
+            "value",
         ],
     )
     def test_other_names_keep_their_value(self, name: str) -> None:
         assert masked({name: "value"}) == {name: "value"}
+
+    def test_a_name_that_airflow_is_configured_to_hide_is_masked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert masked({"customer_pin": SECRET}) == {"customer_pin": SECRET}
+        masker = _secrets_masker()
+        monkeypatch.setattr(masker, "sensitive_variables_fields", [*masker.sensitive_variables_fields, "customer_pin"])
+        assert masked({"customer_pin": SECRET, "customerPin": SECRET}) == {"customer_pin": MASK, "customerPin": MASK}
+        assert masked({"url": f"/posts?customer_pin={SECRET}"}) == {"url": f"/posts?customer_pin={MASK}"}
+
+    @pytest.mark.parametrize("name", ["password", "X-Auth-Token", "client_secret", "api_key", "Authorization"])
+    def test_a_credential_is_masked_where_airflow_shows_such_names(
+        self, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setattr(_secrets_masker(), "hide_sensitive_var_conn_fields", False)
+        assert masked({name: SECRET}) == {name: MASK}
 
     @pytest.mark.parametrize("value", [SECRET, 1234567, 1.5, ""])
     def test_a_text_and_a_number_is_a_secret(self, value: Any) -> None:

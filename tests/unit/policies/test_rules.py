@@ -108,7 +108,7 @@ class TestPaths:
             "import sys\n"
             "from airflow_provider_aihandoff.policies import MinimumConfidence\n"
             "MinimumConfidence(0.85)\n"
-            "sys.exit('jsonpath_ng' in sys.modules)"
+            "sys.exit('jsonpath_rfc9535' in sys.modules)"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
 

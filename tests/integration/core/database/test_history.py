@@ -279,10 +279,10 @@ class Steps:
         self.ledger.effects.give_up(self.claims[-1].effect.effect_id, actor="test")
 
     def cancel(self) -> None:
-        self.ledger.endings.cancel(self.job.job_id, actor="test", reason="no")
+        self.ledger.cancels.cancel(self.job.job_id, actor="test", reason="no")
 
     def roll_back(self) -> None:
-        self.ledger.endings.start_roll_back(self.job.job_id, actor="test", reason="no")
+        self.ledger.roll_backs.start(self.job.job_id, actor="test", reason="no")
 
     def undo(self) -> None:
         for undo in self.ledger.record(self.job.job_id).undos:

@@ -251,7 +251,7 @@ class TestUpgradeFrom0002:
     ) -> None:
         assert self.claim(upgraded, self.effect(upgraded, "publish")).applied
         with pytest.raises(CannotRollBack, match="'publish' has an undo that an earlier release kept for people"):
-            upgraded.endings.start_roll_back(2, actor="user:eve", reason="no")
+            upgraded.roll_backs.start(2, actor="user:eve", reason="no")
         assert upgraded.job(2).state is JobState.COMPLETED
 
     def test_every_ledger_gets_a_key_of_its_own(self, upgraded: Ledger, ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects import apply as applying
 from airflow_provider_aihandoff.core.effects.apply import CLAIM_MARGIN, Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
 from airflow_provider_aihandoff.core.errors import (
     CannotRollBack,
     ClaimLost,
@@ -67,11 +67,11 @@ def confirm(ledger: Ledger, claimed: Claim) -> Effect:
 
 
 def cancel(ledger: Ledger, job: Job) -> Job:
-    return ledger.endings.cancel(job.job_id, actor="user:eve", reason="enough").job
+    return ledger.cancels.cancel(job.job_id, actor="user:eve", reason="enough").job
 
 
 def roll_back(ledger: Ledger, job: Job) -> list[Effect]:
-    return ledger.endings.start_roll_back(job.job_id, actor="user:eve", reason="wrong")
+    return ledger.roll_backs.start(job.job_id, actor="user:eve", reason="wrong")
 
 
 def state(ledger: Ledger, job: Job) -> JobState:
@@ -79,8 +79,10 @@ def state(ledger: Ledger, job: Job) -> JobState:
 
 
 @dataclass
-class Shelf:
+class Shelf(Target):
     """A target that counts what is really written, and answers as it is told to."""
+
+    kind = "shelf"
 
     written: Counter[str] = field(default_factory=Counter)
     answers: list[Exception] = field(default_factory=list)

@@ -63,7 +63,7 @@ def write_and_undo(ledger: Ledger, job: Job) -> None:
     ask(ledger, job, plan)
     written = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
     ledger.effects.confirm(written, external_id="7", result=None, actor="test")
-    (undoing,) = ledger.endings.start_roll_back(job.job_id, actor="test", reason="no")
+    (undoing,) = ledger.roll_backs.start(job.job_id, actor="test", reason="no")
     undone = ledger.effects.claim(job.job_id, undoing.as_plan, lease=LEASE, actor="test")
     ledger.effects.confirm(undone, external_id=None, result=None, actor="test")
 
@@ -184,7 +184,7 @@ class TestRevise:
             case JobState.COMPLETED:
                 ledger.effects.complete_without_effects(job.job_id, actor="test")
             case JobState.CANCELLED:
-                ledger.endings.cancel(job.job_id, actor="test", reason="no")
+                ledger.cancels.cancel(job.job_id, actor="test", reason="no")
             case _:
                 write_and_undo(ledger, job)
         assert ledger.job(job.job_id).state is state

@@ -72,11 +72,11 @@ def completed(ledger: Ledger, *plans: EffectPlan) -> Job:
 
 
 def cancel(ledger: Ledger) -> Job:
-    return ledger.endings.cancel(1, actor=EVE, reason="enough").job
+    return ledger.cancels.cancel(1, actor=EVE, reason="enough").job
 
 
 def roll_back(ledger: Ledger, *leave: str) -> list[Effect]:
-    return ledger.endings.start_roll_back(1, actor=EVE, reason="the wrong product", leave=leave)
+    return ledger.roll_backs.start(1, actor=EVE, reason="the wrong product", leave=leave)
 
 
 def states(ledger: Ledger) -> list[EffectState]:
@@ -134,7 +134,7 @@ class TestCancelBeforeAnythingIsWritten:
     def test_the_job_is_cancelled_at_once_and_the_record_says_who_and_why(self, ledger: Ledger, phase: str) -> None:
         BEFORE[phase](ledger)
 
-        request = ledger.endings.cancel(1, actor=EVE, reason="enough")
+        request = ledger.cancels.cancel(1, actor=EVE, reason="enough")
 
         assert (request.job.state, request.job.state_reason, request.revision) == (JobState.CANCELLED, "enough", None)
         last = ledger.record(1).events[-1]
@@ -144,8 +144,8 @@ class TestCancelBeforeAnythingIsWritten:
     @pytest.mark.parametrize("phase", BEFORE)
     def test_twice_it_is_recorded_once(self, ledger: Ledger, phase: str) -> None:
         BEFORE[phase](ledger)
-        first = ledger.endings.cancel(1, actor=EVE, reason="enough")
-        assert ledger.endings.cancel(1, actor="user:bob", reason="again") == first
+        first = ledger.cancels.cancel(1, actor=EVE, reason="enough")
+        assert ledger.cancels.cancel(1, actor="user:bob", reason="again") == first
 
     def test_a_request_that_is_on_its_way_is_counted_and_its_response_is_nobodys(self, ledger: Ledger) -> None:
         ledger.submission.open(job_spec())
@@ -190,7 +190,7 @@ class TestCancelWhileAResponseRuns:
     OUTPUT = Output("completed", "A kettle.", usage={"input_tokens": 7}, cost_usd=Decimal("0.01"))
 
     def test_the_wish_is_recorded_first_and_names_the_response_to_stop(self, ledger: Ledger) -> None:
-        request = ledger.endings.cancel(1, actor=EVE, reason="enough")
+        request = ledger.cancels.cancel(1, actor=EVE, reason="enough")
 
         assert request.revision is not None
         assert (request.job.state, request.job.cancelling) == (JobState.RUNNING, "enough")
@@ -210,7 +210,7 @@ class TestCancelWhileAResponseRuns:
     ) -> None:
         spec = job_spec(approval=approval, approval_reason="internal", job_key="post:pan")
         job_id = submit(ledger, spec, "resp_2").job_id
-        ledger.endings.cancel(job_id, actor=EVE, reason="enough")
+        ledger.cancels.cancel(job_id, actor=EVE, reason="enough")
 
         job = ledger.outputs.store(job_id, 1, self.OUTPUT, actor="task:late")
 
@@ -319,7 +319,7 @@ class TestCancelWhileApplying:
     def test_twice_it_is_recorded_once(self, ledger: Ledger, first: str) -> None:
         FIRST[first](ledger)
         once = cancel(ledger)
-        assert ledger.endings.cancel(1, actor="user:bob", reason="again").job == once
+        assert ledger.cancels.cancel(1, actor="user:bob", reason="again").job == once
         assert events(ledger).count("cancel requested") == 1
 
     @pytest.mark.parametrize(

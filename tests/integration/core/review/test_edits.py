@@ -234,6 +234,6 @@ class TestRequestChanges:
 
     def test_one_that_is_cancelled_meanwhile_is_not_sent(self, ledger: Ledger) -> None:
         job = request_changes(ledger, ask(ledger, draft(ledger)))
-        ledger.endings.cancel(job.job_id, actor="user:bob", reason="enough")
+        ledger.cancels.cancel(job.job_id, actor="user:bob", reason="enough")
         with pytest.raises(JobCancelled):
             ledger.submission.intend(job.job_id, 2, actor="test", lease=LEASE)

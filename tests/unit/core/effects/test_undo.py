@@ -1,4 +1,4 @@
-"""The declared way back: what an author may write, what becomes of it, and what the applied effect fills in."""
+"""The declared undo: what an author may write, what becomes of it, and what the applied effect fills in."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
-from airflow_provider_aihandoff.core.effects.undo import undo_plan, why_not
+from airflow_provider_aihandoff.core.effects.undo import plan_undo, undo_plan, undo_steps, why_not
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import EffectState
@@ -62,7 +61,8 @@ def _connections(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(declared: dict[str, Any], kind: str = "http", connection: str | None = "cms") -> dict[str, Any]:
-    return plan_undo(declared, kind=kind, connection=connection, name="publish")
+    defaults = {"connection": connection} if connection else {}
+    return plan_undo(declared, kind=kind, name="publish", defaults=defaults)
 
 
 class TestDeclared:
@@ -113,6 +113,7 @@ class TestDeclared:
         assert planned == {
             "kind": "postgres",
             "plan": {"connection": "sales_db", "database": "db:5432/sales", **REMOVE},
+            "marker_table": "aihandoff_marker",
         }
 
     def test_a_function_needs_no_connection(self) -> None:
@@ -131,8 +132,13 @@ class TestDeclared:
     @pytest.mark.parametrize(
         ("declared", "kind", "what"),
         [
-            ({"kind": "ftp"}, "http", "has no kind that is known: 'ftp'. Nothing was written outside. Say which it is"),
-            ({"delete": "the note"}, "crm note", "has no kind that is known: 'crm note'"),
+            (
+                {"kind": "ftp"},
+                "http",
+                "has the kind 'ftp': no target of the kind 'ftp' is installed here. Nothing was written outside. Give",
+            ),
+            ({"kind": "email"}, "http", "has the kind 'email', which cannot undo anything"),
+            ({"delete": "the note"}, "crm note", "has the kind 'crm note': no target of the kind"),
             ({**DELETE, "endpont": 1, "body": 2}, "http", "fields that its kind 'http' does not know: body, endpont"),
             ({**REMOVE, "method": "DELETE"}, "postgres", "fields that its kind 'postgres' does not know: method"),
             ({**UNMAIL, "connection": "cms"}, "function", "fields that its kind 'function' does not know: connection"),
@@ -159,9 +165,9 @@ class TestDeclared:
             plan(DELETE, "http", None)
 
     def test_a_refusal_says_what_there_is_instead(self) -> None:
-        with pytest.raises(PlanError, match="Say which it is: function, http, postgres"):
+        with pytest.raises(PlanError, match="and can undo: function, http, postgres"):
             plan({"kind": "ftp"})
-        with pytest.raises(PlanError, match="It takes: connection, parameters, sql"):
+        with pytest.raises(PlanError, match="It takes: connection, marker_table, parameters, sql"):
             plan({"table": "reports"}, "postgres")
 
 
@@ -280,3 +286,33 @@ class TestPlan:
         undo = http(url="http://cms/{external_id}")
         undo_plan(effect(undo), None)
         assert undo == http(url="http://cms/{external_id}")
+
+
+class TestSteps:
+    UNDO = http(url="http://cms/{external_id}")
+
+    def applied(self, number: int, **changes: Any) -> Effect:
+        own = {"undo": self.UNDO, "external_id": f"id-{number}", "effect_id": number, "name": f"e{number}"}
+        return effect(**{**own, **changes})
+
+    def test_the_last_effect_is_undone_first_by_its_exact_request(self) -> None:
+        void = self.applied(2, state=EffectState.VOID)
+        effects = [self.applied(1), void, self.applied(3, undo=None), self.applied(4)]
+        steps = undo_steps(effects)
+        assert [step.effect.effect_id for step in steps] == [4, 3, 1]
+        assert [step.plan and step.plan.plan["url"] for step in steps] == ["http://cms/id-4", None, "http://cms/id-1"]
+        assert [step.why_not for step in steps] == [None, "declares no undo", None]
+        assert [step.effect.effect_id for step in undo_steps(effects, leave=["e3"])] == [4, 1]
+
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [
+            ({"undo": {"method": "DELETE", "endpoint": "/posts/1"}}, "an earlier release"),
+            ({"undo": http(headers={"Authorization": "***"})}, "masked secret"),
+            ({"external_id": None}, "its external id is not known"),
+        ],
+    )
+    def test_an_undo_that_cannot_be_sent_has_no_request_and_says_why(self, changes: dict[str, Any], why: str) -> None:
+        (step,) = undo_steps([self.applied(1, **changes)])
+        assert step.plan is None
+        assert why in str(step.why_not)

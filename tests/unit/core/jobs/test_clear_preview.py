@@ -1,4 +1,4 @@
-"""What clearing a run would do, for a job in every state; and what a roll-back would."""
+"""What clearing a run would do, for a job in every state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.core.jobs.clear_preview import Draft, Outcome, preview_clear, total_line, ways_back
+from airflow_provider_aihandoff.core.jobs.clear_preview import Draft, Outcome, preview_clear, total_line
 from airflow_provider_aihandoff.core.models import Effect, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 
@@ -118,30 +118,3 @@ def test_every_outcome_is_counted() -> None:
     cleared = preview_clear(job(JobState.APPLYING), effects(*EffectState), 1)
     assert sum(cleared.effects.values()) == len(EffectState)
     assert set(cleared.effects) <= set(Outcome)
-
-
-def test_the_ways_back_come_in_reverse_order_and_exact() -> None:
-    applied = [effect(1, E.APPLIED), effect(2, E.VOID), effect(3, E.APPLIED, undo=None), effect(4, E.APPLIED)]
-    ways = ways_back(applied)
-    assert [way.effect.effect_id for way in ways] == [4, 3, 1]
-    assert [way.plan and way.plan.plan["url"] for way in ways] == ["http://cms/id-4", None, "http://cms/id-1"]
-    assert [way.why_not for way in ways] == [None, "declares no undo", None]
-    assert [way.effect.effect_id for way in ways_back(applied, leave=["e3"])] == [4, 1]
-
-
-@pytest.mark.parametrize(
-    ("undo", "why"),
-    [
-        ({"method": "DELETE", "endpoint": "/posts/1"}, "an earlier release"),
-        ({**UNDO, "plan": {"headers": {"Authorization": "***"}}}, "masked secret"),
-    ],
-)
-def test_what_cannot_be_sent_says_why(undo: dict[str, Any], why: str) -> None:
-    (way,) = ways_back([effect(1, E.APPLIED, undo=undo)])
-    assert way.plan is None
-    assert why in str(way.why_not)
-
-
-def test_an_undo_that_names_an_id_nobody_knows_cannot_be_sent() -> None:
-    (way,) = ways_back([effect(1, E.APPLIED, external_id=None)])
-    assert "its external id is not known" in str(way.why_not)

@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 
 from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.effects.targets.function_target import FunctionTarget
-from airflow_provider_aihandoff.core.effects.targets.http_target import plan_request
-from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
+from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.targets.function import FunctionTarget
+from airflow_provider_aihandoff.targets.http import plan_request
 from tests.factories import approve, ask, draft
 
 ACTOR = "task:publishing/manual__1/publish"
@@ -37,7 +37,8 @@ def call(name: str = "call", *, undo: Mapping[str, Any] | None = None) -> Effect
 def _plan(
     name: str, kind: str, plan: dict[str, Any], undo: Mapping[str, Any] | None, connection: str | None
 ) -> EffectPlan:
-    planned = None if undo is None else plan_undo(undo, kind=kind, connection=connection, name=name)
+    defaults = {"connection": connection} if connection else {}
+    planned = None if undo is None else plan_undo(undo, kind=kind, name=name, defaults=defaults)
     return EffectPlan(name, kind, plan, digest([plan, planned]), plan, planned)
 
 

@@ -12,10 +12,8 @@ import pytest
 from airflow_provider_aihandoff.core.effects import roll_back as roll_back_module
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back, roll_back_now
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
-from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget
-from airflow_provider_aihandoff.core.effects.targets.postgres_target import PostgresTarget
-from airflow_provider_aihandoff.core.effects.targets.undo_target import undo_target
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied
+from airflow_provider_aihandoff.core.effects.undo import undo_target
 from airflow_provider_aihandoff.core.errors import (
     CannotRollBack,
     EffectNotNow,
@@ -27,8 +25,10 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.targets.http import HttpTarget
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from tests.factories import LEASE
-from tests.integration.core.effects.targets.effects import ACTOR, approved, call, insert, later, put
+from tests.integration.core.effects.effects import ACTOR, approved, call, insert, later, put
 from tests.target import DROP, Answer, Target
 
 EVE = "user:eve"
@@ -324,7 +324,7 @@ class TestLost:
         self, ledger: Ledger, target: Target, declared: dict[str, Any], sent: int
     ) -> None:
         applied(ledger, put(undo=declared))
-        (planned,) = ledger.endings.start_roll_back(1, actor=EVE, reason="no")
+        (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
         ledger.effects.claim(1, planned.as_plan, lease=OVER, actor="who died")
         done = undo(ledger)
         assert isinstance(done, Job if sent else Wait)
@@ -332,7 +332,7 @@ class TestLost:
 
     def test_while_another_attempt_holds_the_claim_nothing_is_sent(self, ledger: Ledger, target: Target) -> None:
         applied(ledger, put(undo=DELETE))
-        (planned,) = ledger.endings.start_roll_back(1, actor=EVE, reason="no")
+        (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
         ledger.effects.claim(1, planned.as_plan, lease=LEASE, actor="the other")
         wait = undo(ledger)
         assert isinstance(wait, Wait)
@@ -370,7 +370,7 @@ class TestPostgres:
         self, ledger: Ledger, sales: Sales, declared: dict[str, Any]
     ) -> None:
         applied(ledger, insert(undo=declared))
-        (planned,) = ledger.endings.start_roll_back(1, actor=EVE, reason="no")
+        (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
         claim = ledger.effects.claim(1, planned.as_plan, lease=OVER, actor="who died")
         PostgresTarget("undo:store").apply(planned.plan, claim.effect.effect_key)
         sales.execute("INSERT INTO reports (title) VALUES ('Kettle')")
@@ -511,8 +511,8 @@ class TestAllKinds:
         self, ledger: Ledger, declared: dict[str, Any]
     ) -> None:
         applied(ledger, call("mail", undo={**declared, "idempotent": True, "timeout": 5, "grace": 60}))
-        (planned,) = ledger.endings.start_roll_back(1, actor=EVE, reason="no")
-        to = undo_target(planned)
+        (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
+        to = undo_target(planned.as_plan)
         assert (to.idempotent, to.can_probe, to.grace_seconds) == (True, False, 60)
         assert getattr(to, "timeout", to.call_seconds) == 5
 
@@ -576,7 +576,7 @@ class TestForSomebodyWhoLooksOn:
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         applied(ledger, call("mail", undo=UNMAIL))
-        ledger.endings.start_roll_back(1, actor=EVE, reason="no")
+        ledger.roll_backs.start(1, actor=EVE, reason="no")
         monkeypatch.delattr(f"{HERE}.unsend")
         stopped = now(ledger)
         assert isinstance(stopped, Unfinished)

@@ -7,13 +7,20 @@ import hashlib
 import inspect
 import logging
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
+from airflow_provider_aihandoff.core.effects.target import (
+    Applied,
+    NotApplied,
+    RequestView,
+    Target,
+    take_tables,
+    take_text,
+)
 from airflow_provider_aihandoff.core.errors import PlanError
 
 log = logging.getLogger(__name__)
@@ -26,7 +33,7 @@ _DAG_FILE = "unusual_prefix_"
 
 
 @dataclass(frozen=True)
-class FunctionTarget:
+class FunctionTarget(Target):
     """A system that a Python function writes to.
 
     The function writes once, or raises: :class:`errors.EffectRefused` where it is certain that nothing was written,
@@ -38,6 +45,9 @@ class FunctionTarget:
         the write, ``NotApplied()`` or False where it sees no trace of it, None where it cannot tell.
     :param call_seconds: how long a call may take at most.
     """
+
+    kind = "function"
+    undo_fields = frozenset({"function", "arguments", "probe", "idempotent", "timeout", "grace"})
 
     name: str
     function: Callable[..., Any]
@@ -72,6 +82,41 @@ class FunctionTarget:
         if found is False:
             return NotApplied()
         return Applied() if found is True else _as_applied(found)
+
+    @classmethod
+    def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The name of the function and its arguments; beside it, that of its probe and what its author says of it."""
+        plan = {"function": str(declared["function"]), "arguments": dict(declared.get("arguments") or {})}
+        options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent"))}
+        options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
+        return plan, options | ({"probe": str(declared["probe"])} if declared.get("probe") else {})
+
+    @classmethod
+    def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
+        """Import the function, and its probe.
+
+        :raises PlanError: one of them cannot be imported.
+        """
+        return cls(
+            name,
+            function_at(plan["function"]),
+            function_at(options["probe"]) if options.get("probe") else None,
+            idempotent=bool(options.get("idempotent")),
+            call_seconds=float(options.get("timeout", 300.0)),
+            grace_seconds=float(options.get("grace", 30.0)),
+        )
+
+    @classmethod
+    def describe(cls, plan: Mapping[str, Any]) -> RequestView:
+        """The function, its arguments, and the digest of its code."""
+        rest = dict(plan)
+        return RequestView(
+            action="Call",
+            address=take_text(rest, "function"),
+            tables=take_tables(rest, "arguments"),
+            rest=rest,
+            writes=plan.get("arguments"),
+        )
 
 
 def call(function: Callable[..., Any], arguments: dict[str, Any], key: str) -> Any:

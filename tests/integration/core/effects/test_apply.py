@@ -13,13 +13,13 @@ import pytest
 
 from airflow_provider_aihandoff.core.effects import apply
 from airflow_provider_aihandoff.core.effects.apply import Suspended, Wait, apply_effect
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
-from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget, plan_probe
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from tests.integration.core.effects.targets.effects import ACTOR, approved, call, function, later, only_effect, put
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe
+from tests.integration.core.effects.effects import ACTOR, approved, call, function, later, only_effect, put
 from tests.target import DROP, Answer, Target
 
 CMS = HttpTarget("publish", external_id_path="$.id")

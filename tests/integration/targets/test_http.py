@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied, UnclearAnswer
-from airflow_provider_aihandoff.core.effects.targets.http_target import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, UnclearAnswer
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from tests.target import DROP, Answer, Target
 
 KEY = "aih-1-r1-0123456789abcdef"

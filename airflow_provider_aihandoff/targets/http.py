@@ -7,14 +7,23 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, unquote, urlsplit
 
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied, UnclearAnswer
-from airflow_provider_aihandoff.core.effects.targets.connections import needed
-from airflow_provider_aihandoff.core.effects.undo import UNDO_KEY
+from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.effects.target import (
+    Applied,
+    NotApplied,
+    RequestView,
+    Target,
+    UnclearAnswer,
+    take_tables,
+    take_text,
+)
+from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
+from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook
@@ -36,9 +45,15 @@ _PROBE_FIELDS = frozenset({"endpoint", "query", "headers", "found", "external_id
 #: The record is not there: what a probe looks for, or what an undo wants to remove.
 _NOT_THERE_STATUSES = frozenset({404, 410})
 
+#: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
+_IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
+
+#: External ids that are steps in a path (RFC 3986, 5.2.4), and would lead a URL to another place.
+_DOT_SEGMENTS = frozenset({".", ".."})
+
 
 @dataclass(frozen=True)
-class HttpTarget:
+class HttpTarget(Target):
     """A system that is written to over HTTP, through an Airflow connection.
 
     :param name: the effect's name, for messages.
@@ -46,10 +61,16 @@ class HttpTarget:
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
     :param external_id_header: the header of the answer that has it.
     :param probe_plan: the request that looks for the write, or None: as :func:`plan_probe` makes it.
-    :param gone_is_applied: the request removes a record: an answer that it is not there is what was wanted, and a probe
-        that sees it, without a condition for it, sees that it was not removed.
-    :param key_name: what stands in the probe for the key of this effect.
+    :param current: path under the base URL at which the target says what it has now, as JSON.
+    :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe. A ``DELETE`` that is
+        answered with "it is not there" has done its work, and a probe that sees the record, without a condition for it,
+        sees that it was not removed.
     """
+
+    kind = "http"
+    undo_fields = frozenset(
+        {"connection", "method", "endpoint", "json", "headers", "query", "probe", "idempotent", "timeout", "grace"}
+    )
 
     name: str
     timeout: float = 30.0
@@ -58,16 +79,21 @@ class HttpTarget:
     idempotent: bool = False
     probe_plan: Mapping[str, Any] | None = None
     grace_seconds: float = 30.0
-    gone_is_applied: bool = False
-    key_name: str = "{effect_key}"
+    current: str | None = None
+    undoes: bool = False
 
     @property
     def can_probe(self) -> bool:
-        """Its author says how to look."""
+        """Its author says how to probe."""
         return self.probe_plan is not None
 
     @property
-    def call_seconds(self) -> float:
+    def can_read(self) -> bool:
+        """Its author says where to read."""
+        return self.current is not None
+
+    @property
+    def call_seconds(self) -> float:  # type: ignore[override]
         """To connect, and to answer."""
         return 2 * self.timeout
 
@@ -78,29 +104,30 @@ class HttpTarget:
         status = response.status_code
         if 200 <= status < 300:
             return Applied(self._external_id(response), {"status": status})
-        if self.gone_is_applied and status in _NOT_THERE_STATUSES:
+        if self._removes(plan) and status in _NOT_THERE_STATUSES:
             return Applied(None, {"status": status, "note": "it was gone"})
         said = f"the target of the effect {self.name!r} answered {status} {response.reason}"
         if status in _NOT_NOW_STATUSES:
-            seconds = _retry_after(response)
+            seconds = retry_after_seconds(response.headers.get("Retry-After"))
             when = "" if seconds is None else f" and asked to come back after {seconds:g} s"
             raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
         if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
             raise EffectRefused(
                 f"{said}.",
                 by_precondition=status == _PRECONDITION_FAILED,
-                remedy="Mend the cause at the target; then clear this task, which sends the same request.",
+                remedy="Fix the cause at the target; then clear this task, which sends the same request.",
             )
         raise UnclearAnswer(said)
 
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
         """Look for the write with a GET. It is found when every condition holds; not there where one does not."""
         assert self.probe_plan is not None
+        removes = self._removes(plan)
         look = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
-        look = _with_key(look, key, self.key_name)
+        look = _with_key(look, key, UNDO_KEY if self.undoes else EFFECT_KEY)
         response = self._request(look, look["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
-            return Applied() if self.gone_is_applied else NotApplied()
+            return Applied() if removes else NotApplied()
         if not 200 <= response.status_code < 300:
             log.warning("The probe of the effect %r was answered %s.", self.name, response.status_code)
             return None
@@ -109,17 +136,19 @@ class HttpTarget:
             answer = response.json() if conditions else None
         except ValueError:
             return None
-        seen = bool(conditions) or not self.gone_is_applied
+        seen = bool(conditions) or not removes
         if seen and all(_has(answer, path, expected) for path, expected in conditions.items()):
             return Applied(self._external_id(response, look.get("external_id_path")))
         return NotApplied() if look.get("otherwise", "not applied") == "not applied" else None
 
-    def read(self, look: Mapping[str, Any]) -> Any:
-        """What the target has now at an address: the JSON of its answer, or None where it has nothing there.
+    def read(self, plan: dict[str, Any]) -> Any:
+        """The JSON of the answer at the address that the author gives; None where there is nothing.
 
-        :param look: as :func:`plan_request` makes it.
         :raises UnclearAnswer: it cannot be read.
         """
+        assert self.current is not None
+        accept = {"Accept": "application/json"}
+        look = plan_request(plan["connection"], "GET", self.current, headers=accept, name=self.name)
         response = self._request(look, look["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
             return None
@@ -129,6 +158,65 @@ class HttpTarget:
             return response.json()
         except ValueError as error:
             raise UnclearAnswer("the target's answer is not JSON") from error
+
+    def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
+        """The effect's own connection."""
+        return {"connection": plan["connection"]}
+
+    @classmethod
+    def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The exact request; beside it, its probe, and what its author says of the target."""
+        conn_id, method = declared["connection"], str(declared["method"]).upper()
+        request = {field: declared.get(field) for field in ("json", "headers", "query")}
+        plan = plan_request(conn_id, method, declared["endpoint"], **request, name=name)
+        options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent", method in _IDEMPOTENT_METHODS))}
+        options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
+        if declared.get("probe"):
+            options["probe"] = plan_probe(conn_id, declared["probe"], name)
+        return plan, options
+
+    @classmethod
+    def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
+        """As its author says of the target."""
+        return cls(
+            name,
+            float(options.get("timeout", 30.0)),
+            idempotent=bool(options.get("idempotent")),
+            probe_plan=options.get("probe"),
+            grace_seconds=float(options.get("grace", 30.0)),
+            undoes=True,
+        )
+
+    @classmethod
+    def quoted(cls, field: str, value: str) -> str:
+        """One part of a URL; a part of a JSON text in a body."""
+        if field == "url":
+            return quote(value, safe="")
+        return jsonlib.dumps(value, ensure_ascii=False)[1:-1] if field == "body" else value
+
+    @classmethod
+    def may_name(cls, external_id: str) -> bool:
+        """Whether it is no step in a path."""
+        return external_id not in _DOT_SEGMENTS
+
+    @classmethod
+    def describe(cls, plan: Mapping[str, Any]) -> RequestView:
+        """The method, the URL, query and headers, and the exact body."""
+        rest = dict(plan)
+        body = take_text(rest, "body")
+        return RequestView(
+            action=take_text(rest, "method"),
+            address=take_text(rest, "url"),
+            tables=take_tables(rest, "query", "headers"),
+            bodies={"Body": body} if body else {},
+            rest=rest,
+            writes=body or None,
+            key_label="Idempotency-Key",
+        )
+
+    def _removes(self, plan: Mapping[str, Any]) -> bool:
+        """Whether the request is to remove a record, so that one that is gone is what was wanted."""
+        return self.undoes and plan["method"] == "DELETE"
 
     def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Response:
         import requests
@@ -236,13 +324,11 @@ def check_path(path: str | None, name: str) -> None:
     :param name: the effect's name, for messages.
     :raises PlanError: it is none.
     """
-    from jsonpath_ng.exceptions import JSONPathError
-
     if path is None:
         return
     try:
-        _parsed(path.replace("{effect_key}", "aih-1-r1-0").replace(UNDO_KEY, "aih-2-r1-0"))
-    except JSONPathError as error:
+        check_json_path(path.replace(EFFECT_KEY, "aih-1-r1-0").replace(UNDO_KEY, "aih-2-r1-0"))
+    except ValueError as error:
         raise PlanError(f"{path!r} of the effect {name!r} is no JSON path: {error}.") from error
 
 
@@ -306,20 +392,9 @@ def _with_key(value: Any, key: str, key_name: str) -> Any:
     return value.replace(key_name, key) if isinstance(value, str) else value
 
 
-def _values(answer: Any, path: str) -> list[Any]:
-    return [match.value for match in _parsed(path).find(answer)]
-
-
-@lru_cache(maxsize=256)
-def _parsed(path: str) -> Any:
-    from jsonpath_ng.ext import parse  # with filters
-
-    return parse(path)
-
-
 def _has(answer: Any, path: str, expected: Any) -> bool:
     """Whether the answer has the value there: as JSON, or as the text that a template makes of it."""
-    return any(_text(expected) in (_text(value), str(value)) for value in _values(answer, path))
+    return any(_text(expected) in (_text(value), str(value)) for value in find_values(answer, path))
 
 
 def _text(value: Any) -> str:
@@ -328,20 +403,8 @@ def _text(value: Any) -> str:
 
 
 def _first(answer: Any, path: str) -> str | None:
-    values = _values(answer, path)
+    values = find_values(answer, path)
     return _text(values[0]) if values and values[0] is not None else None
-
-
-def _retry_after(response: Response) -> float | None:
-    """Seconds until the time that ``Retry-After`` names (RFC 9110, 10.2.3); None where it names none."""
-    from urllib3.exceptions import InvalidHeader
-    from urllib3.util import Retry
-
-    header = response.headers.get("Retry-After")
-    try:
-        return None if header is None else float(Retry().parse_retry_after(header))
-    except (InvalidHeader, ValueError, OverflowError):
-        return None
 
 
 def _without_query(text: str) -> str:

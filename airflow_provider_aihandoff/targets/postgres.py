@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
-from airflow_provider_aihandoff.core.effects.targets.connections import needed
-from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
+from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, take_tables, take_text
+from airflow_provider_aihandoff.core.effects.undo import names_effect
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.targets.connections import needed
 
 log = logging.getLogger(__name__)
 
@@ -31,28 +33,33 @@ _CREATE_LOCK = 0x_A1_4A_4D_0E
 #: Ends a statement, in milliseconds.
 _STATEMENT_TIMEOUT = 300_000
 
-#: Ends a look at what is there, in milliseconds.
+#: Ends a statement that reads what is there, in milliseconds.
 _READ_TIMEOUT = 10_000
 
 
 @dataclass(frozen=True)
-class PostgresTarget:
+class PostgresTarget(Target):
     """A database that is written to through an Airflow connection.
 
-    Sending again is how an attempt that ended without a word is found out about: whoever meets the marker knows that
-    the statement was committed. A transaction that is still open is waited for by the server, so that a claim may be
-    shorter than the statement.
+    Sending again is how an attempt that ended without a word is found out about: an attempt that meets the marker knows
+    that the statement was committed. A transaction that is still open is waited for by the server, so that a claim may
+    be shorter than the statement.
 
     :param name: the effect's name, for messages.
     :param marker_table: the table that keeps the markers, made on first use.
+    :param current: one statement that selects what the target has now, with the plan's parameters.
     """
+
+    kind = "postgres"
+    undo_fields = frozenset({"connection", "sql", "parameters", "marker_table"})
 
     name: str
     marker_table: str = MARKER_TABLE
-    idempotent: bool = True
-    can_probe: bool = False
-    call_seconds: float = 20.0
-    grace_seconds: float = 0.0
+    current: str | None = None
+
+    idempotent = True
+    call_seconds = 20.0
+    grace_seconds = 0.0
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Mark and run in one transaction. Whatever fails before the commit is rolled back by the server."""
@@ -83,19 +90,20 @@ class PostgresTarget:
             except psycopg.Error as error:
                 raise EffectRefused(
                     f"the database refused the effect {self.name!r}: {error}.",
-                    remedy="Mend the statement or the data in the target; then clear this task.",
+                    remedy="Fix the statement or the data in the target; then clear this task.",
                 ) from error
             connection.commit()
         finally:
             connection.close()
         return applied
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Nothing: sending again tells."""
-        return None
+    @property
+    def can_read(self) -> bool:
+        """Its author says how."""
+        return self.current is not None
 
-    def read(self, plan: dict[str, Any], sql: str) -> dict[str, Any] | None:
-        """The first row of a statement with the plan's parameters, by the names of its columns; None without one.
+    def read(self, plan: dict[str, Any]) -> dict[str, Any] | None:
+        """The first row of the author's statement, by the names of its columns; None without one.
 
         It runs in a transaction that can write nothing.
         """
@@ -104,7 +112,7 @@ class PostgresTarget:
             cursor = connection.cursor()
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute(f"SET LOCAL statement_timeout = {_READ_TIMEOUT}")
-            cursor.execute(sql, plan["parameters"])
+            cursor.execute(self.current, plan["parameters"])
             row = cursor.fetchone() if cursor.description else None
             return (
                 None
@@ -113,6 +121,40 @@ class PostgresTarget:
             )
         finally:
             connection.close()
+
+    def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
+        """The effect's own connection and marker table."""
+        return {"connection": plan["connection"], "marker_table": self.marker_table}
+
+    @classmethod
+    def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The statement; beside it, the table that keeps its marker."""
+        if names_effect(str(declared["sql"])):
+            raise PlanError(
+                f"the statement of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
+                remedy="Give it as a parameter: what a target answers has no business in a statement.",
+            )
+        plan = plan_statement(declared["connection"], str(declared["sql"]), declared.get("parameters"))
+        return plan, {"marker_table": str(declared.get("marker_table", MARKER_TABLE))}
+
+    @classmethod
+    def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
+        """With the marker table of the undo; one that an earlier release kept has the default."""
+        return cls(name, str(options.get("marker_table", MARKER_TABLE)))
+
+    @classmethod
+    def describe(cls, plan: Mapping[str, Any]) -> RequestView:
+        """The database, the statement and its parameters."""
+        rest = dict(plan)
+        code = take_text(rest, "sql")
+        return RequestView(
+            action="SQL",
+            address=take_text(rest, "database"),
+            code=code or None,
+            tables=take_tables(rest, "parameters"),
+            rest=rest,
+            writes=plan.get("parameters"),
+        )
 
     def _run(self, cursor: Any, plan: dict[str, Any], key: str) -> Applied:
         table = _quoted(self.marker_table)
@@ -133,10 +175,21 @@ class PostgresTarget:
 
     @staticmethod
     def _ensure_marker_table(cursor: Any, table: str) -> None:
+        """Make the table where there is none: a role that may not create tables can use one that is there."""
         cursor.execute(_MARKER_EXISTS, {"table": table})
         if not cursor.fetchone()[0]:
             cursor.execute("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _CREATE_LOCK})
             cursor.execute(_CREATE_MARKER.format(table=table))
+
+
+def plan_statement(conn_id: str, sql: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The exact statement, its parameters, and the database that it runs in. Reads the connection; opens nothing."""
+    return {
+        "connection": conn_id,
+        "database": database_of(conn_id),
+        "sql": sql.strip(),
+        "parameters": dict(parameters or {}),
+    }
 
 
 def postgres_hook(conn_id: str) -> Any:

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aihandoff.core.effects.targets.base import Applied, NotApplied
-from airflow_provider_aihandoff.core.effects.targets.function_target import (
-    FunctionTarget,
-    function_at,
-    importable_path,
-    path_of,
-    source_digest,
-)
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.decorators.side_effect import (
     FunctionSideEffectOperator,
     bound_arguments,
     side_effect_task,
     undo_of,
+)
+from airflow_provider_aihandoff.targets.function import (
+    FunctionTarget,
+    function_at,
+    importable_path,
+    path_of,
+    source_digest,
 )
 
 HERE = __name__

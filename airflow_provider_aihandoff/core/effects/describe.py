@@ -1,0 +1,36 @@
+"""What a reviewer sees of a plan and of a declared undo: as the class of its target lays it out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from airflow_provider_aihandoff.core.effects.target import RequestView
+from airflow_provider_aihandoff.core.effects.target_registry import find_target_type
+
+log = logging.getLogger(__name__)
+
+
+def describe(kind: str, plan: Mapping[str, Any]) -> RequestView:
+    """Lay a plan out. What the class of its kind cannot describe, or has no class, is shown field by field."""
+    known = find_target_type(kind)
+    if known is not None:
+        try:
+            return known.describe(plan)
+        except Exception:
+            log.exception("The target kind %r cannot describe a plan; each field is shown by its name.", kind)
+    return RequestView(rest=plan, writes=dict(plan))
+
+
+def describe_undo(undo: Mapping[str, Any]) -> RequestView:
+    """Lay a declared undo out, its plan and what is kept beside it, as one request."""
+    kind, plan = undo.get("kind"), undo.get("plan")
+    if not isinstance(kind, str) or not isinstance(plan, Mapping):
+        return RequestView(rest=undo)
+    view = describe(kind, plan)
+    beside = {name: part for name, part in undo.items() if name != "plan"}
+    # A name that both have is shown with its plan whole, so that nothing is left out.
+    rest = {**view.rest, **beside} if not view.rest.keys() & beside.keys() else {"plan": view.rest, **beside}
+    return replace(view, rest=rest)

@@ -1,0 +1,46 @@
+"""JSONPath (RFC 9535): places in a JSON value. The library is loaded with the first path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonpath_rfc9535 import JSONPathQuery
+
+
+def check_json_path(path: str) -> None:
+    """Find out whether a text is a JSONPath.
+
+    :raises ValueError: it is none; the message says where it is wrong.
+    """
+    with _clear_errors():
+        _parsed(path)
+
+
+def find_values(value: Any, path: str) -> list[Any]:
+    """Every value at a path, in the order in which they stand there; none where it matches nothing.
+
+    :raises ValueError: it is no JSONPath, or the value is nested too deeply.
+    """
+    with _clear_errors():
+        return list(_parsed(path).find(value).values())
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    from jsonpath_rfc9535 import JSONPathError
+
+    try:
+        yield
+    except (JSONPathError, RecursionError) as error:
+        raise ValueError(str(error) or "it is nested too deeply") from error
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: str) -> JSONPathQuery:
+    import jsonpath_rfc9535
+
+    return jsonpath_rfc9535.compile(path)
