@@ -164,7 +164,7 @@ def check_edit(sensor: ApprovalSensor, context: Context, ledger: Ledger, job: Jo
 
     edit = ledger.revision(job.job_id, job.revision)
     task = asking_task(context["dag"], sensor.job_source)
-    if edit.author == "model" or job.review_digest is not None or task is None:
+    if edit.editor is None or job.review_digest is not None or task is None:
         return job
     problems: list[dict[str, Any]]
     if task.output_type is None:

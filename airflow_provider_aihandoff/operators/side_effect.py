@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Effect, EffectPlan
+    from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
 
 
 class SideEffectOperator(BaseOperator):
@@ -273,7 +273,7 @@ class SideEffectOperator(BaseOperator):
             "state": effect.state.value,
         }
 
-    def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: str) -> None:
+    def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: Actor) -> None:
         """Plan the effects of a job that needs no approval, where no approval task has done it before."""
         from airflow_provider_aihandoff.core.states import JobState
         from airflow_provider_aihandoff.operators.planning import plan_effects

@@ -14,8 +14,9 @@ from airflow_provider_aihandoff.core.effects.plan_store import current_effects, 
 from airflow_provider_aihandoff.core.effects.undo import undo_plan, why_not
 from airflow_provider_aihandoff.core.errors import CannotCancel, CannotRollBack, HandoffError
 from airflow_provider_aihandoff.core.generation.revision_store import count_unknown, give_up, read_revision
-from airflow_provider_aihandoff.core.models import Effect, Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Effect, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobEvent, JobState
+from airflow_provider_aihandoff.core.text import plain
 
 _IN_FLIGHT = frozenset({EffectState.CLAIMED, EffectState.UNKNOWN})
 
@@ -40,7 +41,7 @@ class Endings:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def cancel(self, job_id: int, *, actor: str, reason: str) -> CancelRequest:
+    def cancel(self, job_id: int, *, actor: Actor, reason: str) -> CancelRequest:
         """Stop a job: nothing of it is sent from now on. Safe to repeat.
 
         Before a request is sent, in review and when it is approved, the job is cancelled at once. While a response
@@ -70,12 +71,9 @@ class Endings:
                     return CancelRequest(self._cancel_applying(connection, job, actor, reason))
             return _cannot_cancel(job)
 
-        result = self._database.transact(work, step="cancel.request")
-        if isinstance(result, HandoffError):
-            raise result
-        return result
+        return self._database.transact(work, step="cancel.request")
 
-    def cancel_review(self, job_id: int, *, run: tuple[str, str], actor: str, reason: str) -> None:
+    def cancel_review(self, job_id: int, *, run: tuple[str, str], actor: Actor, reason: str) -> None:
         """Cancel a job that waits for a decision, if it still belongs to this ``(dag id, run id)``."""
 
         def work(connection: LedgerConnection) -> None:
@@ -87,7 +85,7 @@ class Endings:
         self._database.transact(work, step="cancel.request")
 
     @staticmethod
-    def _cancel_unsent(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:
+    def _cancel_unsent(connection: LedgerConnection, job: Job, actor: Actor, reason: str) -> Job:
         """A request that is on its way is counted; its response is stopped when its answer comes."""
         revision = read_revision(connection, job.job_id, job.revision)
         job, _ = count_unknown(
@@ -97,14 +95,14 @@ class Endings:
         return history.move(connection, job, JobEvent.CANCELLED, actor=actor, reason=reason)
 
     @staticmethod
-    def _request_cancel(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:
+    def _request_cancel(connection: LedgerConnection, job: Job, actor: Actor, reason: str) -> Job:
         if job.cancelling is not None:
             return job
-        wish = history.plain(reason)
+        wish = plain(reason)
         return history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason, cancelling=wish)
 
     @staticmethod
-    def _cancel_applying(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:
+    def _cancel_applying(connection: LedgerConnection, job: Job, actor: Actor, reason: str) -> Job:
         if job.cancelling is not None:
             return job
         void_plans(connection, job)
@@ -116,11 +114,11 @@ class Endings:
             JobEvent.CANCEL_REQUESTED,
             actor=actor,
             reason=f"{reason}{wait}",
-            cancelling=history.plain(reason),
+            cancelling=plain(reason),
         )
         return settle(connection, job, actor=actor)
 
-    def start_roll_back(self, job_id: int, *, actor: str, reason: str, leave: Sequence[str] = ()) -> list[Effect]:
+    def start_roll_back(self, job_id: int, *, actor: Actor, reason: str, leave: Sequence[str] = ()) -> list[Effect]:
         """Plan the way back of every applied effect, the last one first. Safe to repeat: what is planned stays.
 
         :param leave: names of effects that are to stay as they are.
@@ -155,10 +153,7 @@ class Endings:
             )
             return planned
 
-        result = self._database.transact(work, step="undo.start")
-        if isinstance(result, HandoffError):
-            raise result
-        return result
+        return self._database.transact(work, step="undo.start")
 
 
 def _cannot_cancel(job: Job) -> CannotCancel:

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.app import build_app
 from tests.factories import OWNER, ask, draft, job_spec
@@ -158,7 +159,7 @@ def test_who_decided_is_known_from_the_login(
     form = {**_decision(job), "decided_by": "eve", "user": "eve", "kind": "policy"}
     assert login("bob").post(f"/aihandoff/jobs/{job.job_id}/decision", data=form).status_code == 303
     record = ledger.record(job.job_id)
-    assert (record.decisions[0].decided_by, record.decisions[0].decided_by_kind) == (name, "user")
+    assert record.decisions[0].decider == Actor.user("bob", user_id)
     assert record.events[-1].actor == f"user:{name}"
 
 

@@ -15,12 +15,15 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.history import GENESIS, event_hash, first_break
+from airflow_provider_aihandoff.core.database.history import GENESIS, first_break
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
 from airflow_provider_aihandoff.core.errors import CannotRollBack, ClaimLost, EffectUnknown, LedgerSchemaError
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import (
+    Actor,
+    ActorKind,
     Approval,
+    AuthorKind,
     DeciderKind,
     Decision,
     Effect,
@@ -35,7 +38,7 @@ from airflow_provider_aihandoff.core.models import (
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import Postgres
-from tests.factories import LEASE
+from tests.factories import LEASE, TEST, line_of_version_1
 from tests.integration.core.database.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
 
 CATALOGS = {
@@ -61,7 +64,7 @@ CATALOGS = {
 TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events")
 
 #: A job that runs, and one of everything else, as the first release wrote them. Its history is of one line.
-_LINE = Event(
+_LINE = line_of_version_1(
     job_id=1,
     seq=1,
     at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
@@ -72,14 +75,13 @@ _LINE = Event(
     reason=None,
     detail={"revision": 1},
     previous_hash=GENESIS,
-    hash="",
 )
 ROWS_OF_0001 = f"""
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
         max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq, event_hash,
         created_at, updated_at)
     VALUES ('publishing', 'post:kettle', 'running', '{{"b": 1, "a": "\\u0000"}}', 'digest', 'alice', '{{}}', 'required',
-        3, 1, 'publishing', 'manual__1', 'draft', -1, 'ti-1', 1, 1, '{event_hash(_LINE)}', now(), now());
+        3, 1, 'publishing', 'manual__1', 'draft', -1, 'ti-1', 1, 1, '{_LINE.hash}', now(), now());
     INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline,
         submissions, response_id, response_status, created_at)
     VALUES (1, 1, 'model', 'running', 'openai_default', '{{}}', 'digest', now(), 1, 'resp_1', 'queued', now());
@@ -92,7 +94,7 @@ ROWS_OF_0001 = f"""
     VALUES ('wh_0', 'openai_default', 'batch.completed', '{{}}', 'ignored', now(), now());
     INSERT INTO aihandoff.events (job_id, seq, at, actor, event, from_state, to_state, detail, previous_hash, hash)
     VALUES (1, 1, '{_LINE.at.isoformat()}', '{_LINE.actor}', 'submitted', 'queued', 'running', '{{"revision": 1}}',
-        '{GENESIS}', '{event_hash(_LINE)}')"""  # noqa: S608
+        '{GENESIS}', '{_LINE.hash}')"""  # noqa: S608
 
 
 def catalogs(conninfo: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -155,7 +157,7 @@ class TestUpgrade:
         for table, kept in before.items():
             assert [{name: row[name] for name in kept[0]} for row in after[table]] == kept
         assert after["jobs"][0]["review_on_timeout"] is None
-        assert [(row["looks"], row["look_at"], row["note"]) for row in after["inbox"]] == [(0, None, None)]
+        assert [(row["polls"], row["poll_at"], row["note"]) for row in after["inbox"]] == [(0, None, None)]
         with Ledger(empty_conninfo) as ledger:
             ledger.check_schema()
             job = ledger.record(1).job
@@ -223,7 +225,9 @@ class TestUpgradeFrom0002:
         with pytest.raises(EffectUnknown, match="attempt 1 by who held it ended without saying"):
             self.claim(upgraded, claimed)
         with pytest.raises(ClaimLost):  # who held it is no longer this version, and may still run
-            upgraded.effects.confirm(Claim(claimed, TOKEN), external_id=None, result=None, actor="who held it")
+            upgraded.effects.confirm(
+                Claim(claimed, TOKEN), external_id=None, result=None, actor=Actor.program("who held it")
+            )
         self.resolve(upgraded, claimed, applied=True)
         record = upgraded.record(1)
         assert first_break(record.events, record.job) is None
@@ -236,12 +240,12 @@ class TestUpgradeFrom0002:
         assert self.claim(upgraded, lost).effect.attempt == 2
 
     def test_a_job_that_was_being_applied_comes_to_its_end(self, upgraded: Ledger) -> None:
-        upgraded.effects.give_up(self.effect(upgraded, "sent").effect_id, actor="reconciler")
+        upgraded.effects.give_up(self.effect(upgraded, "sent").effect_id, actor=Actor.program("reconciler"))
         for name in ("sent", "lost"):
             self.resolve(upgraded, self.effect(upgraded, name), applied=True)
         for name in ("next", "said no"):
             claim = self.claim(upgraded, self.effect(upgraded, name))
-            upgraded.effects.confirm(claim, external_id=None, result=None, actor="test")
+            upgraded.effects.confirm(claim, external_id=None, result=None, actor=TEST)
         record = upgraded.record(1)
         assert record.job.state is JobState.COMPLETED
         assert first_break(record.events, record.job) is None
@@ -251,7 +255,7 @@ class TestUpgradeFrom0002:
     ) -> None:
         assert self.claim(upgraded, self.effect(upgraded, "publish")).applied
         with pytest.raises(CannotRollBack, match="'publish' has an undo that an earlier release kept for people"):
-            upgraded.endings.start_roll_back(2, actor="user:eve", reason="no")
+            upgraded.endings.start_roll_back(2, actor=Actor.user("eve"), reason="no")
         assert upgraded.job(2).state is JobState.COMPLETED
 
     def test_every_ledger_gets_a_key_of_its_own(self, upgraded: Ledger, ledger: Ledger) -> None:
@@ -267,11 +271,13 @@ class TestUpgradeFrom0002:
     @staticmethod
     def claim(ledger: Ledger, effect: Effect) -> Claim:
         plan = EffectPlan(effect.name, effect.kind, effect.plan, effect.plan_digest, effect.plan, effect.undo)
-        return ledger.effects.claim(effect.job_id, plan, lease=LEASE, actor="test")
+        return ledger.effects.claim(effect.job_id, plan, lease=LEASE, actor=TEST)
 
     @staticmethod
     def resolve(ledger: Ledger, effect: Effect, *, applied: bool) -> None:
-        ledger.effects.resolve(effect.effect_id, applied=applied, external_id=None, actor="user:bob", why="looked")
+        ledger.effects.resolve(
+            effect.effect_id, applied=applied, external_id=None, actor=Actor.user("bob"), why="looked"
+        )
 
 
 class TestCheck:
@@ -317,6 +323,8 @@ class TestStrictness:
             ("effects", "state", [state.value for state in EffectState]),
             ("decisions", "verdict", get_args(Verdict)),
             ("decisions", "decided_by_kind", get_args(DeciderKind)),
+            ("revisions", "author_kind", get_args(AuthorKind)),
+            ("events", "actor_kind", [kind.value for kind in ActorKind]),
             ("inbox", "disposition", [disposition.value for disposition in Disposition]),
         ],
     )

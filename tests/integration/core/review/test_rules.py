@@ -12,10 +12,10 @@ import pytest
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.errors import MayNotDecide, StaleBatch, StaleDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
+from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, rules_of
 from airflow_provider_aihandoff.core.states import JobState
-from tests.factories import draft, effect_plan, in_an_hour, job_spec
+from tests.factories import TEST, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.core.webhooks.inboxes import run
 
 ALICE, BOB, CAROL, DAVE = map(Person, ("alice", "bob", "carol", "dave"))
@@ -30,7 +30,7 @@ def asked(ledger: Ledger, rules: ReviewRules | None = None, output: Any = "A ket
 
 def ask(ledger: Ledger, job: Job, rules: ReviewRules | None = None, **plan: Any) -> Job:
     plans = [effect_plan(**plan)]
-    return ledger.reviews.ask(job.job_id, plans, policy=None, deadline=in_an_hour(), actor="test", rules=rules)
+    return ledger.reviews.ask(job.job_id, plans, policy=None, deadline=in_an_hour(), actor=TEST, rules=rules)
 
 
 def approve(ledger: Ledger, job: Job, person: Person) -> Job:
@@ -98,7 +98,7 @@ class TestQuorum:
         job = asked(ledger, rules)
         approve(ledger, job, BOB)
         assert approve(ledger, job, BOB).state is JobState.REVIEW
-        assert approve(ledger, job, Person("cli:bob")).state is JobState.REVIEW
+        assert approve(ledger, job, Person("bob", at_terminal=True)).state is JobState.REVIEW
         assert events(ledger, job).count("vote counted") == 2
 
     def test_an_effect_is_not_claimed_by_less(self, ledger: Ledger) -> None:
@@ -107,7 +107,7 @@ class TestQuorum:
 
         job = approve(ledger, asked(ledger, self.RULES), BOB)
         with pytest.raises(JobNotApproved, match="it is review"):
-            ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+            ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
 
     def test_another_digest_voids_the_votes(self, ledger: Ledger) -> None:
         job = approve(ledger, asked(ledger, self.RULES), BOB)
@@ -140,7 +140,7 @@ class TestQuorum:
         ledger.reviews.decide(
             job.job_id, "request changes", digest=str(job.review_digest), person=CAROL, comment="Shorter."
         )
-        ledger.outputs.fail(job.job_id, 2, actor="test", reason="gone", error={"kind": "gone"})
+        ledger.outputs.fail(job.job_id, 2, actor=TEST, reason="gone", error={"kind": "gone"})
         again = ask(ledger, job, self.RULES)
         assert again.review_digest == job.review_digest
         assert ledger.reviews.votes(again) == []
@@ -246,7 +246,7 @@ class TestTime:
         return later
 
     def tell(self, ledger: Ledger, job: Job) -> Job:
-        return ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor="test")
+        return ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor=TEST)
 
     def test_nothing_is_said_before_its_time(self, ledger: Ledger, later: Callable[[float], None]) -> None:
         job = asked(ledger, self.RULES)
@@ -278,13 +278,13 @@ class TestTime:
     ) -> None:
         job = asked(ledger, self.RULES)
         later(121)
-        assert ledger.reviews.tell(job.job_id, digest="0" * 64, actor="test").reminded_at is None
+        assert ledger.reviews.tell(job.job_id, digest="0" * 64, actor=TEST).reminded_at is None
         approve(ledger, job, BOB)
         assert self.tell(ledger, job).reminded_at is None
 
     def test_what_people_were_told_is_remembered_for_one_asking(self, ledger: Ledger) -> None:
         job = asked(ledger, self.RULES)
-        ledger.reviews.notified(job, "asked", actor="test")
+        ledger.reviews.notified(job, "asked", actor=TEST)
         assert ledger.reviews.notices(job) == {"asked"}
         assert ledger.reviews.notices(ask(ledger, job, self.RULES, url="http://cms/other")) == set()
 
@@ -312,11 +312,11 @@ class TestPending:
         ledger.reviews.decide(jobs[0].job_id, "reject", digest=str(jobs[0].review_digest), person=BOB)
         pending = ledger.reviews.pending()
         assert [(each.job_key, each.voters) for each in pending] == [
-            ("ticket:1", ["bob"]),
+            ("ticket:1", [Actor.user("bob")]),
             ("ticket:2", []),
             ("no plan", []),
         ]
-        assert pending[0].rules.approvals == 2
+        assert rules_of(pending[0]).approvals == 2
         assert ledger.reviews.pending(dag_ids=["another"]) == []
         assert len(ledger.reviews.pending(dag_ids=["publishing"], run_id="manual__1")) == 3
 

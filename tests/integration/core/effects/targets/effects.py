@@ -12,10 +12,10 @@ from airflow_provider_aihandoff.core.effects.targets.function_target import Func
 from airflow_provider_aihandoff.core.effects.targets.http_target import plan_request
 from airflow_provider_aihandoff.core.effects.targets.undo_target import plan_undo
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
 from tests.factories import approve, ask, draft
 
-ACTOR = "task:publishing/manual__1/publish"
+ACTOR = Actor.program("task:publishing/manual__1/publish")
 
 
 def put(name: str = "publish", *, undo: Mapping[str, Any] | None = None, **request: Any) -> EffectPlan:
