@@ -206,8 +206,9 @@ def first_break(lines: Iterable[Event], job: Job | None = None) -> int | None:
     """
     previous, expected = GENESIS, 1
     for line in lines:
-        chained = line.seq == expected and line.previous_hash == previous and line.hash == event_hash(line)
-        if not chained or not _names_its_actor(line):
+        if line.seq != expected or line.previous_hash != previous or line.hash != event_hash(line):
+            return expected
+        if not _names_its_actor(line):
             return expected
         previous, expected = line.hash, expected + 1
     if job is not None and (job.event_seq, job.event_hash) != (expected - 1, previous):

@@ -128,6 +128,17 @@ class TestTampering:
         tamper(conninfo, f"UPDATE aihandoff.events SET {change} WHERE seq = 4")  # noqa: S608
         assert broken_at(ledger, job) == 4
 
+    def test_facts_with_a_text_to_match_are_covered_too(
+        self, ledger: Ledger, conninfo: dict[str, Any], job: Job
+    ) -> None:
+        change = "actor_kind = 'user', actor_name = 'eve (7)', actor = 'user:eve (7)'"
+        before = ledger.record(job.job_id).events[3]
+        tamper(conninfo, f"UPDATE aihandoff.events SET {change} WHERE seq = 4")  # noqa: S608
+        forged = ledger.record(job.job_id).events[3]
+        assert history._names_its_actor(forged)
+        assert history.event_hash(replace(forged, actor=before.actor)) != before.hash
+        assert broken_at(ledger, job) == 4
+
     def test_the_changes_here_are_of_every_column(self) -> None:
         assert CHANGES.keys() == {field.name for field in fields(Event)} - {"job_id", "seq"}
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any, get_args
 
 import psycopg
@@ -35,10 +36,12 @@ from airflow_provider_aihandoff.core.models import (
     Revision,
     Verdict,
 )
+from airflow_provider_aihandoff.core.review.rules import distinct
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import Postgres
 from tests.factories import LEASE, TEST, line_of_version_1
+from tests.integration.core.database import version_0004
 from tests.integration.core.database.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
 
 CATALOGS = {
@@ -278,6 +281,67 @@ class TestUpgradeFrom0002:
         ledger.effects.resolve(
             effect.effect_id, applied=applied, external_id=None, actor=Actor.user("bob"), why="looked"
         )
+
+
+class TestUpgradeFrom0004:
+    @pytest.fixture
+    def upgraded(self, empty_conninfo: dict[str, Any]) -> Iterator[Ledger]:
+        """A ledger that was at that version."""
+        with self.upgrade(empty_conninfo, list(version_0004.ACTORS)) as ledger:
+            yield ledger
+
+    @staticmethod
+    def upgrade(conninfo: dict[str, Any], actors: list[str]) -> Ledger:
+        upgrade_to(conninfo, "0004")
+        with psycopg.connect(**conninfo) as connection:
+            version_0004.write_rows(connection, actors)
+        assert schema.upgrade(conninfo) == ("0004", schema.head_version())
+        return Ledger(conninfo)
+
+    def test_who_acted_is_read_out_of_every_form_of_text_once(self, upgraded: Ledger) -> None:
+        record = upgraded.record(1)
+        assert {event.actor: event.by for event in record.events} == version_0004.ACTORS
+        assert {event.hash_version for event in record.events} == {1}
+        assert first_break(record.events, record.job) is None
+
+    def test_who_decided_and_who_edited_too(self, upgraded: Ledger) -> None:
+        record = upgraded.record(1)
+        assert [decision.decider for decision in record.decisions] == list(version_0004.DECIDERS.values())
+        assert [revision.editor for revision in record.revisions] == list(version_0004.AUTHORS.values())
+
+    def test_the_votes_of_before_count_by_login(self, upgraded: Ledger) -> None:
+        assert [voter.name for voter in distinct(upgraded.reviews.pending()[0].voters)] == ["bob", "cli:bob", "bob ("]
+
+    def test_a_poll_that_was_due_still_is(self, upgraded: Ledger) -> None:
+        (entry,) = upgraded.inbox.due(9)
+        assert (entry.webhook_id, entry.polls) == ("wh_1", 2)
+
+    def test_the_chain_goes_on_with_lines_whose_hash_covers_the_facts(self, upgraded: Ledger) -> None:
+        upgraded.endings.cancel(1, actor=Actor.user("bob", "7"), reason="no")
+        record = upgraded.record(1)
+        assert (record.events[-1].by, record.events[-1].hash_version) == (Actor.user("bob", "7"), 2)
+        assert first_break(record.events, record.job) is None
+
+    def test_a_run_of_before_has_its_jobs(self, upgraded: Ledger) -> None:
+        for run_id, jobs in (("manual__1", 1), ("manual__2", 1), ("manual__", 0), ("manual__1/draft", 0)):
+            assert len(upgraded.jobs_of_run("publishing", run_id)) == jobs
+
+    def test_the_history_is_closed_again(self, upgraded: Ledger, empty_conninfo: dict[str, Any]) -> None:
+        with pytest.raises(psycopg.Error, match="append-only"):
+            run(empty_conninfo, "UPDATE aihandoff.events SET actor_name = 'mallory'")
+
+    def test_whatever_a_text_holds_its_facts_make_the_same_text(self, empty_conninfo: dict[str, Any]) -> None:
+        random = Random(5)  # noqa: S311 - the same texts in every run
+        begin = ["task:d/", "task:", "user:", "user:cli:", "policy:", "webhook:", "timeout", ""]
+        texts = [
+            random.choice(begin) + "".join(random.choices("ab/#[]0 (7):%", k=random.randint(0, 9))) for _ in range(3000)
+        ]
+        texts += [f"task:d/{text[:9]}/t#{number}" for number, text in enumerate(texts[:300])]
+        with self.upgrade(empty_conninfo, texts) as ledger:
+            record = ledger.record(1)
+        assert first_break(record.events, record.job) is None
+        kinds = {event.actor_kind for event in record.events}
+        assert kinds == set(ActorKind) - {ActorKind.RECONCILER}
 
 
 class TestCheck:

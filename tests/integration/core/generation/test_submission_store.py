@@ -232,6 +232,21 @@ class TestRevise:
         opened = ledger.submission.open(job_spec(owner=replace(OWNER, run_id=run_id)))
         assert opened.next is Attachment.SUBMIT
 
+    @pytest.mark.parametrize(
+        ("run_id", "other"), [("a", "a/b"), ("a/b", "a"), ("a/draft#1", "a"), ("r (7)", "r"), ("50%", "50_")]
+    )
+    def test_a_run_of_any_name_is_told_from_every_other(self, ledger: Ledger, run_id: str, other: str) -> None:
+        owner = replace(OWNER, run_id=run_id)
+        job = ask(ledger, draft(ledger, job_spec(owner=owner)))
+        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
+        for _ in range(2):  # a clear of the run
+            assert ledger.submission.open(job_spec(owner=owner)).next is Attachment.DONE
+        assert ledger.jobs_of_run(OWNER.dag_id, other) == []
+        assert ledger.submission.open(job_spec(owner=replace(OWNER, run_id=other))).next is Attachment.SUBMIT
+        for each in (run_id, other):
+            assert [found.job.job_id for found in ledger.jobs_of_run(OWNER.dag_id, each)] == [job.job_id]
+        assert ledger.jobs_of_run("another", run_id) == []
+
     @pytest.mark.parametrize("spec", [{}, {"input": OTHER_INPUT}, {"owner": OTHER_RUN}])
     def test_a_cancelled_job_stays_cancelled(self, ledger: Ledger, spec: dict[str, Any]) -> None:
         job = ledger.submission.open(job_spec()).job

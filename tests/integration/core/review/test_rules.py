@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.database.history import first_break
-from airflow_provider_aihandoff.core.errors import MayNotDecide, StaleBatch, StaleDecision
+from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleBatch, StaleDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, rules_of
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, distinct, rules_of
 from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import TEST, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.core.webhooks.inboxes import run
@@ -302,6 +302,56 @@ class TestTime:
         run(conninfo, "UPDATE aihandoff.jobs SET review_deadline = now()")
         assert end().state is JobState.APPROVED
         assert ledger.record(job.job_id).decisions[0].decided_by == "late@1"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("bob", "bob (7)"),
+        ("bob", "bob (8) (7)"),
+        ("bob", "cli:bob"),
+        ("model", "timeout"),
+        ("a/b", "a"),
+        ("d/r/t#1", "d/r/t#2"),
+        ("policy:x", "x"),
+    ],
+)
+class TestLoginsOfAnyForm:
+    def test_two_logins_are_two_votes_and_one_is_one(self, ledger: Ledger, first: str, second: str) -> None:
+        job = asked(ledger, ReviewRules(approvals=3))
+        approve(ledger, job, Person(first, user_id="7"))
+        approve(ledger, job, Person(first))  # the same login without its id, as after a change of the auth manager
+        approve(ledger, job, Person(first, at_terminal=True))
+        assert approve(ledger, job, Person(second)).state is JobState.REVIEW
+        (pending,) = ledger.reviews.pending()
+        assert [voter.name for voter in distinct(pending.voters)] == [first, second]
+        assert approve(ledger, job, CAROL).state is JobState.APPROVED
+        assert events(ledger, job)[-4:] == ["vote counted"] * 3 + ["approved"]
+
+    def test_who_asked_is_kept_out_and_the_other_is_not(self, ledger: Ledger, first: str, second: str) -> None:
+        job = asked(ledger, requested_by="the press team", triggered_by=first)
+        with pytest.raises(MayNotDecide):
+            approve(ledger, job, Person(first, user_id="7"))
+        with pytest.raises(MayNotDecide):
+            approve(ledger, job, Person(first, at_terminal=True))
+        assert approve(ledger, job, Person(second)).state is JobState.APPROVED
+        assert ledger.record(job.job_id).decisions[0].decider == Actor.user(second)
+
+    def test_an_edit_is_its_editors(self, ledger: Ledger, first: str, second: str) -> None:
+        job = asked(ledger)
+        for _ in range(2):  # sent again, it changes nothing
+            ledger.reviews.edit(job.job_id, digest=str(job.review_digest), output="A pan.", person=Person(first))
+        with pytest.raises(JobNotApproved):
+            ledger.reviews.edit(job.job_id, digest=str(job.review_digest), output="A pan.", person=Person(second))
+        record = ledger.record(job.job_id)
+        assert [revision.editor for revision in record.revisions] == [None, Actor.user(first)]
+        changed = ask(ledger, job)
+        person = Person(second)
+        ledger.reviews.decide(
+            job.job_id, "request changes", digest=str(changed.review_digest), person=person, comment="-"
+        )
+        assert ledger.record(job.job_id).revision.request == record.revisions[0].request  # the model's, not the edit's
+        assert ledger.jobs_of_run(job.dag_id, job.run_id)[0].model_revisions == 2
 
 
 class TestPending:
