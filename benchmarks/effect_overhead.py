@@ -27,7 +27,7 @@ from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.target import Applied, Target
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, JobSpec, Owner
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, JobSpec, Owner
 from airflow_provider_aihandoff.core.review.rules import Person
 from benchmarks.ledger_rows import fill_effects
 from demo.ports import free_port
@@ -35,6 +35,7 @@ from demo.postgres import Postgres, open_postgres
 from demo.processes import ProcessSpec, Supervisor, python
 from demo.waiting import wait_until
 
+PROGRAM = Actor.program("benchmark")
 OWNER = Owner("benchmark", "run", "draft", -1, "ti", 1)
 
 
@@ -132,14 +133,14 @@ def approved(ledger: Ledger, target: str, index: int, body: str) -> tuple[int, E
         owner=OWNER,
     )
     job = ledger.submission.open(spec).job
-    intent = ledger.submission.intend(job.job_id, 1, actor="benchmark", lease=timedelta(minutes=1))
+    intent = ledger.submission.intend(job.job_id, 1, actor=PROGRAM, lease=timedelta(minutes=1))
     assert intent.token is not None
-    where = {"token": intent.token, "response_id": f"resp_{index}", "status": "queued", "actor": "benchmark"}
+    where = {"token": intent.token, "response_id": f"resp_{index}", "status": "queued", "actor": PROGRAM}
     ledger.submission.submitted(job.job_id, 1, **where)  # type: ignore[arg-type]
-    ledger.outputs.store(job.job_id, 1, Output("completed", "text"), actor="benchmark")
+    ledger.outputs.store(job.job_id, 1, Output("completed", "text"), actor=PROGRAM)
     request = {"method": "POST", "url": target, "body": body}
     plan = EffectPlan("post", "http", request, digest(request), request)
-    job = ledger.reviews.ask(job.job_id, [plan], policy=None, deadline=spec.deadline, actor="benchmark")
+    job = ledger.reviews.ask(job.job_id, [plan], policy=None, deadline=spec.deadline, actor=PROGRAM)
     assert job.review_digest is not None
     ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("benchmark"))
     return job.job_id, plan
@@ -159,7 +160,7 @@ class Channel(Target):
 
 def apply(ledger: Ledger, job_id: int, plan: EffectPlan) -> None:
     """The same request, claimed before and confirmed after."""
-    done = apply_effect(ledger, job_id, plan, Channel(), actor="benchmark")
+    done = apply_effect(ledger, job_id, plan, Channel(), actor=PROGRAM)
     assert not isinstance(done, Wait), done.why
 
 

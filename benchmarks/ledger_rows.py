@@ -16,9 +16,10 @@ _JOBS = """
     FROM generate_series(0, %(number)s - 1) AS n"""
 
 _REVISIONS = """
-    INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline,
-        submissions, response_id, response_status, output, output_digest, created_at, submitted_at, completed_at)
-    SELECT job_id, 1, 'model', %(revision_state)s, 'openai_default', '{"model": "gpt-5.2"}', input_digest,
+    INSERT INTO aihandoff.revisions (job_id, number, author, author_kind, state, conn_id, request, request_digest,
+        deadline, submissions, response_id, response_status, output, output_digest, created_at, submitted_at,
+        completed_at)
+    SELECT job_id, 1, 'model', 'model', %(revision_state)s, 'openai_default', '{"model": "gpt-5.2"}', input_digest,
         now() + interval '1 day', 1, 'resp_' || replace(job_key, ':', '_'),
         CASE WHEN %(revision_state)s = 'running' THEN 'in_progress' ELSE 'completed' END,
         CASE WHEN %(revision_state)s = 'completed' THEN to_json(repeat('It boils. ', 40)) END,
@@ -40,8 +41,9 @@ _EFFECTS = """
     FROM aihandoff.jobs WHERE job_type = 'completed'"""
 
 _EVENTS = """
-    INSERT INTO aihandoff.events (job_id, seq, at, actor, event, from_state, to_state, detail, previous_hash, hash)
-    SELECT job_id, seq, now(), 'publishing/run', 'effect applied', 'applying', 'applying',
+    INSERT INTO aihandoff.events (job_id, seq, at, actor, actor_kind, actor_name, event, from_state, to_state, detail,
+        previous_hash, hash)
+    SELECT job_id, seq, now(), 'publishing/run', 'other', 'publishing/run', 'effect applied', 'applying', 'applying',
         json_build_object('effect_key', input_digest), repeat('0', 64), repeat('0', 64)
     FROM aihandoff.jobs, generate_series(1, 8) AS seq WHERE job_type = 'completed'"""
 

@@ -51,6 +51,14 @@ def guard(name: str, test: str, *edits: tuple[str, str, str]) -> Guard:
     return Guard(name, test, edits)
 
 
+#: An error that a transaction returns, raised before its commit.
+_RAISED_AT_ONCE = """\
+            result = work(connection)
+            if isinstance(result, HandoffError):
+                raise result
+            return result
+"""
+
 GUARDS = (
     guard(
         "claim comparison: only the newest attempt records",
@@ -111,6 +119,35 @@ GUARDS = (
         "quorum: as many approve as the author says",
         f"{_LEDGER}/review/test_rules.py::TestQuorum::test_the_last_vote_that_it_takes_approves",
         ("record", "        if votes < needed:\n", "        if False:\n"),
+    ),
+    guard(
+        "quorum: a person has one vote, at a terminal too",
+        f"{_LEDGER}/review/test_rules.py::TestLoginsOfAnyForm::test_two_logins_are_two_votes_and_one_is_one",
+        ("core/review/rules.py", "found.setdefault(person.name, person)", "found.setdefault(str(person), person)"),
+    ),
+    guard(
+        "four eyes: an account may be that of the login",
+        f"{_LEDGER}/review/test_rules.py::TestLoginsOfAnyForm::test_who_asked_is_kept_out_and_the_other_is_not",
+        (
+            "core/review/rules.py",
+            "return self._logins | {TERMINAL + self.login} if self.at_terminal",
+            "return frozenset({TERMINAL + self.login}) if self.at_terminal",
+        ),
+    ),
+    guard(
+        "same run: the one of this Dag and run",
+        f"{_LEDGER}/generation/test_submission_store.py::TestRevise::test_a_run_of_any_name_is_told_from_every_other",
+        (
+            "core/generation/submission_store.py",
+            "actor_dag_id = %s AND actor_run_id = %s",
+            "actor_dag_id = %s AND starts_with(actor_run_id, %s)",
+        ),
+    ),
+    guard(
+        "transact: an error that is returned comes after the commit",
+        f"{_LEDGER}/database/test_connection.py::TestBrokenConnections"
+        "::test_an_error_that_the_work_returns_is_raised_after_the_commit",
+        ("core/database/connection.py", "            return work(connection)\n", _RAISED_AT_ONCE),
     ),
     guard(
         "quorum: another plan voids the votes",
@@ -361,6 +398,21 @@ GUARDS = (
         "hash chain: each line leads to the next",
         f"{_GUARDS}::test_a_line_that_was_rewritten_with_its_hash_no_longer_leads_to_the_next_one",
         ("first_break", " or line.previous_hash != previous or", " or"),
+    ),
+    guard(
+        "hash chain: the facts of an old line are those of its text",
+        f"{_LEDGER}/database/test_history.py::TestTampering::test_a_change_in_any_column_is_found_at_its_line",
+        ("core/database/history.py", "return line.by.is_whole and str(line.by) == line.actor", "return True"),
+    ),
+    guard(
+        "hash chain: an old line has the facts of its kind alone",
+        f"{_LEDGER}/database/test_history.py::TestTampering::test_a_change_in_any_column_is_found_at_its_line",
+        ("core/database/history.py", "return line.by.is_whole and str", "return str"),
+    ),
+    guard(
+        "hash chain: it covers the facts of a new line",
+        f"{_LEDGER}/database/test_history.py::TestTampering::test_facts_with_a_text_to_match_are_covered_too",
+        ("core/database/history.py", "_SINCE_VERSION_2 if line.hash_version == 1 else set()", "_SINCE_VERSION_2"),
     ),
     guard(
         "hash chain: the job names its newest line",

@@ -32,8 +32,8 @@ class NoLedger(Intake):
             deliveries=1,
             received_at=now,
             updated_at=now,
-            looks=0,
-            look_at=None,
+            polls=0,
+            poll_at=None,
             note=None,
         )
         return Receipt(entry, repeated=False)

@@ -47,11 +47,12 @@ def fill(connection: dict[str, Any], jobs: int) -> list[str]:
     from airflow_provider_aihandoff.core.digests import digest
     from airflow_provider_aihandoff.core.generation.revision_store import Output
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import EffectPlan, JobSpec, Owner
+    from airflow_provider_aihandoff.core.models import Actor, EffectPlan, JobSpec, Owner
     from airflow_provider_aihandoff.core.review.rules import ReviewRules
 
     schema.upgrade(connection)
     later, chosen = datetime.now(UTC) + timedelta(hours=1), []
+    program = Actor.program("benchmark")
     rules = ReviewRules(because={"policy": "sampling@1", "reason": "one in ten goes to a person"})
     request = {"model": "gpt-5.2", "input": "Label the ticket."}
     with Ledger(connection, max_size=4) as ledger:
@@ -71,16 +72,16 @@ def fill(connection: dict[str, Any], jobs: int) -> list[str]:
                 owner=Owner(f"tickets_{number % 10}", "run", "draft", number, "ti", 1),
             )
             job_id = ledger.submission.open(spec).job.job_id
-            intent = ledger.submission.intend(job_id, 1, actor="benchmark", lease=timedelta(seconds=30))
+            intent = ledger.submission.intend(job_id, 1, actor=program, lease=timedelta(seconds=30))
             assert intent.token is not None
             ledger.submission.submitted(
-                job_id, 1, token=intent.token, response_id=f"resp_{number}", status="queued", actor="benchmark"
+                job_id, 1, token=intent.token, response_id=f"resp_{number}", status="queued", actor=program
             )
             label = {"category": ("billing", "bug")[number % 2], "reply": f"Ticket {number}. {'Thank you. ' * 90}"}
-            ledger.outputs.store(job_id, 1, Output("completed", label), actor="benchmark")
+            ledger.outputs.store(job_id, 1, Output("completed", label), actor=program)
             plan = {"method": "PUT", "url": f"http://helpdesk/tickets/{number}", "body": label}
             effect = EffectPlan("label", "http", plan, digest(plan), plan)
-            job = ledger.reviews.ask(job_id, [effect], policy=None, deadline=later, actor="benchmark", rules=rules)
+            job = ledger.reviews.ask(job_id, [effect], policy=None, deadline=later, actor=program, rules=rules)
             chosen.append(f"{job_id}:{job.review_digest}")
     return chosen
 

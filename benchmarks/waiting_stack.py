@@ -41,9 +41,9 @@ _FILL_LEDGER = """
     SELECT n + 1, 'waiting', n, 'running', '{}', repeat('0', 64), 'benchmark', '{}', 'required', 1, 1, %(dag_id)s,
         %(run_id)s, %(task_id)s, n, 'ti-' || n, 1, 0, repeat('0', 64), now(), now()
     FROM generate_series(0, %(jobs)s) AS n;
-    INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline,
-        submissions, response_id, response_status, created_at, submitted_at)
-    SELECT n + 1, 1, 'model', 'running', %(conn_id)s, '{}', repeat('0', 64), now() + interval '1 day', 1,
+    INSERT INTO aihandoff.revisions (job_id, number, author, author_kind, state, conn_id, request, request_digest,
+        deadline, submissions, response_id, response_status, created_at, submitted_at)
+    SELECT n + 1, 1, 'model', 'model', 'running', %(conn_id)s, '{}', repeat('0', 64), now() + interval '1 day', 1,
         'resp_' || n, 'in_progress', now(), now()
     FROM generate_series(0, %(jobs)s) AS n"""
 

@@ -154,8 +154,9 @@ _ROWS = (
     VALUES ('bare' || %(n)s, 'bare', 'response.completed', 'resp_bare_' || %(n)s, '{"object": "event"}', 'ignored',
         now(), now())""",
     """INSERT INTO aihandoff.events
-        (job_id, seq, at, actor, event, to_state, detail, previous_hash, hash)
-    SELECT job_id, event_seq + 1000, now(), 'bare', 'bare', 'running', '{}', repeat('0', 64), repeat('0', 64)
+        (job_id, seq, at, actor, actor_kind, actor_name, event, to_state, detail, previous_hash, hash)
+    SELECT job_id, event_seq + 1000, now(), 'bare', 'other', 'bare', 'bare', 'running', '{}', repeat('0', 64),
+        repeat('0', 64)
     FROM aihandoff.jobs WHERE job_type = 'running' AND job_key = 'bare:' || %(n)s""",
     "UPDATE aihandoff.jobs SET updated_at = now() WHERE job_type = 'running' AND job_key = 'bare:' || %(n)s",
     "UPDATE aihandoff.revisions SET response_status = 'in_progress' WHERE response_id = 'resp_bare_' || %(n)s",

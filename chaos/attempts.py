@@ -46,7 +46,7 @@ from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.models import RECONCILER, Actor, EffectPlan, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import look_up
@@ -229,7 +229,7 @@ def _runs(client: OpenAI, revision: Revision) -> bool:
     return terminal_status(client.responses.retrieve(revision.response_id), revision.response_id) is None
 
 
-def _finish(ledger: Ledger, client: OpenAI, job_id: int, actor: str) -> Outcome:
+def _finish(ledger: Ledger, client: OpenAI, job_id: int, actor: Actor) -> Outcome:
     job = ledger.job(job_id)
     revision = ledger.revision(job_id, job.revision)
     if job.state is JobState.RUNNING and revision.response_id is not None:
@@ -421,7 +421,7 @@ def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     with clients() as client_of:
         try:
-            cancel_job(ledger, client_of, job.job_id, actor=f"user:{PERSON}", reason="it is not wanted any more")
+            cancel_job(ledger, client_of, job.job_id, actor=Actor.user(PERSON), reason="it is not wanted any more")
         except CannotCancel as error:
             return Outcome("done", why=str(error))
     return DONE
@@ -437,7 +437,7 @@ def _look(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     status = terminal_status(response, revision.response_id)
     if status is None:
         return Outcome("wait", LOOK_SECONDS, "the response runs")
-    ledger.outputs.ended(job.job_id, revision.number, status=status, actor="reconciler")
+    ledger.outputs.ended(job.job_id, revision.number, status=status, actor=RECONCILER)
     return DONE
 
 

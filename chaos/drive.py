@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect
+from airflow_provider_aihandoff.core.models import Actor, Effect
 from airflow_provider_aihandoff.core.states import EffectState
 from chaos.attempts import RETRY_SECONDS, Attempt, Outcome, Work, job_of
 from chaos.target import Change
@@ -75,7 +75,7 @@ def answer(ledger: Ledger, work: Work, look: Look) -> int:
                 effect.effect_id,
                 applied=found is not None,
                 external_id=found,
-                actor="user:bob",
+                actor=Actor.user("bob"),
                 why="looked in the target's log",
                 attempt=effect.attempt,
             )

@@ -74,7 +74,7 @@ _UNUSUAL = {
     "plan": ("review.ask",),
     "decide": ("review.decide",),
     "cancel": ("cancel.request",),
-    "receive": ("receive.retrieve", "receive.adopt", "receive.looked"),
+    "receive": ("receive.retrieve", "receive.adopt", "receive.polled"),
 }
 _AFTER_A_LOSS = ("apply.release", "apply.refuse", "apply.lose", "apply.resolve", "probe.send")
 

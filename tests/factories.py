@@ -6,13 +6,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow_provider_aihandoff.core.database.history import event_hash
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.models import Actor, ActorKind, EffectPlan, Event, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person
 
+TEST = Actor.program("test")
 OWNER = Owner("publishing", "manual__1", "draft", -1, "ti-1", 1)
 LEASE = timedelta(seconds=30)
 
@@ -44,10 +46,17 @@ def effect_plan(name: str = "publish", **request: Any) -> EffectPlan:
     return EffectPlan(name=name, kind="http", plan=plan, plan_digest=digest(plan), shown=plan)
 
 
+def line_of_version_1(**values: Any) -> Event:
+    """A line of a history as it was before the facts of who acted were columns, with its hash, which covers none."""
+    facts = {name: None for name in Event.__annotations__ if name.startswith("actor_")}
+    line = Event(**{**facts, "actor_kind": ActorKind.OTHER, "hash_version": 1, "hash": "", **values})
+    return replace(line, hash=event_hash(line))
+
+
 def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revision:
     opened = ledger.submission.open(spec)
     assert opened.next is Attachment.SUBMIT
-    intent = ledger.submission.intend(opened.job.job_id, opened.job.revision, actor="test", lease=LEASE)
+    intent = ledger.submission.intend(opened.job.job_id, opened.job.revision, actor=TEST, lease=LEASE)
     assert intent.token is not None
     revision = ledger.submission.submitted(
         opened.job.job_id,
@@ -55,7 +64,7 @@ def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revisi
         token=intent.token,
         response_id=response_id,
         status="queued",
-        actor="test",
+        actor=TEST,
     )
     assert revision is not None
     return revision
@@ -64,11 +73,11 @@ def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revisi
 def draft(ledger: Ledger, spec: JobSpec | None = None, output: Any = "A kettle.", response_id: str = "resp_1") -> Job:
     """A job whose output is stored."""
     revision = submit(ledger, spec or job_spec(), response_id)
-    return ledger.outputs.store(revision.job_id, revision.number, Output("completed", output), actor="test")
+    return ledger.outputs.store(revision.job_id, revision.number, Output("completed", output), actor=TEST)
 
 
 def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None, **more: Any) -> Job:
-    values = {"policy": policy, "deadline": in_an_hour(), "actor": "test", **more}
+    values = {"policy": policy, "deadline": in_an_hour(), "actor": TEST, **more}
     return ledger.reviews.ask(job.job_id, plans or [effect_plan()], **values)
 
 

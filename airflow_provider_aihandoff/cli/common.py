@@ -21,6 +21,7 @@ from pydantic_core import to_jsonable_python
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
@@ -65,11 +66,6 @@ def open_ledger(args: Namespace) -> Iterator[Ledger]:
         yield ledger
 
 
-def who() -> str:
-    """The person at the terminal, as decisions name them."""
-    return f"cli:{account()}"
-
-
 def account() -> str:
     """The account that the command runs as, by the operating system: no variable of the environment can name another.
 
@@ -83,13 +79,13 @@ def account() -> str:
 
 
 def person() -> Person:
-    """:func:`who`, as the rules of a review know people. Their roles and groups in Airflow are not known here."""
-    return Person(who())
+    """The person at the terminal, as the rules of a review know people: without roles and groups in Airflow."""
+    return Person(account(), at_terminal=True)
 
 
-def actor() -> str:
-    """:func:`who`, as the history names people."""
-    return f"user:{who()}"
+def actor() -> Actor:
+    """The person at the terminal, as decisions and the history have them."""
+    return Actor.terminal(account())
 
 
 def print_rows(rows: list[dict[str, Any]], output: str) -> None:

@@ -37,7 +37,7 @@ def inbox_replay(args: Namespace) -> None:
     """Look at a webhook anew, and ask OpenAI about its response."""
     with open_ledger(args) as ledger, clients() as client_for:
         entry = ledger.inbox.replay(args.webhook_id, actor=actor())
-        if entry.look_at is not None:
+        if entry.poll_at is not None:
             entry = look_up(ledger, entry.webhook_id, client_for(entry.conn_id))
     print(_became(entry))
 
@@ -65,6 +65,6 @@ def _became(entry: InboxEntry) -> str:
     said += f" ({entry.note})." if entry.note else "."
     if entry.job_id is not None:
         said += f" It speaks of job {entry.job_id}."
-    if entry.look_at is not None:
-        return f"{said} OpenAI is asked about it again after {entry.look_at.isoformat(timespec='seconds')}."
+    if entry.poll_at is not None:
+        return f"{said} OpenAI is asked about it again after {entry.poll_at.isoformat(timespec='seconds')}."
     return f"{said} OpenAI is not asked about it any more." if entry.disposition is Disposition.QUARANTINED else said

@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.cli.common import command, open_ledger, person, 
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBatch, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
-from airflow_provider_aihandoff.core.review.rules import why_not
+from airflow_provider_aihandoff.core.review.rules import rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobState
 
 #: The editor where neither VISUAL nor EDITOR names one.
@@ -44,7 +44,7 @@ def _waiting(review: PendingReview) -> dict[str, Any]:
         "run_id": review.run_id,
         "asked_at": review.review_asked_at,
         "deadline": review.review_deadline,
-        "approvals": f"{len(review.voters)} of {review.rules.approvals}",
+        "approvals": f"{len(review.voters)} of {rules_of(review).approvals}",
         "why_not": why_not(review, person()),
         "digest": review.review_digest,
     }
@@ -66,16 +66,16 @@ def _review(record: JobRecord, votes: list[Decision]) -> dict[str, Any]:
         "state": job.state.value,
         "state_reason": job.state_reason,
         "requested_by": job.requested_by,
-        "because": job.rules.because.get("reason"),
+        "because": rules_of(job).because.get("reason"),
         "asked_at": job.review_asked_at,
         "deadline": job.review_deadline,
-        "approvers": str(job.rules.approvers),
+        "approvers": str(rules_of(job).approvers),
         "why_not": why_not(job, person()),
         "output": record.revision.output,
         "plan": [_effect(effect) for effect in record.current_effects],
         "revisions": [_revision(revision) for revision in record.revisions],
-        "approvals": f"{len(votes)} of {job.rules.approvals}",
-        "votes": [{"by": vote.decided_by, "at": vote.created_at, "comment": vote.comment} for vote in votes],
+        "approvals": f"{len(votes)} of {rules_of(job).approvals}",
+        "votes": [{"by": vote.decider.label, "at": vote.created_at, "comment": vote.comment} for vote in votes],
         "digest": job.review_digest,
     }
 
@@ -87,7 +87,8 @@ def _effect(effect: Effect) -> dict[str, Any]:
 
 def _revision(revision: Revision) -> dict[str, Any]:
     names = ("number", "author", "state", "based_on", "changes", "created_at", "cost_usd", "error")
-    return {name: getattr(revision, name) for name in names}
+    shown = {name: getattr(revision, name) for name in names}
+    return {**shown, "author": revision.editor.label} if revision.editor else shown
 
 
 @command
@@ -120,7 +121,7 @@ def _said(ledger: Ledger, job: Job) -> str:
         return "queued; its approval task asks the model"
     if job.state is not JobState.REVIEW:
         return job.state.value
-    return f"{len(ledger.reviews.votes(job))} of {job.rules.approvals} approvals"
+    return f"{len(ledger.reviews.votes(job))} of {rules_of(job).approvals} approvals"
 
 
 @command

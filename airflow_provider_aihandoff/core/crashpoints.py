@@ -20,7 +20,7 @@ STEPS = (
     "receive.insert",
     "receive.correlate",
     "receive.adopt",
-    "receive.looked",
+    "receive.polled",
     "output.store",
     "review.ask",
     "review.decide",

@@ -42,8 +42,11 @@ _DAG_IDS = """
 
 #: The jobs that a run has made or attached to, also those that belong to another run of the Dag by now.
 _OF_RUN = """
-    dag_id = %(dag_id)s AND (run_id = %(run_id)s OR EXISTS (
-        SELECT FROM aihandoff.events WHERE events.job_id = jobs.job_id AND starts_with(actor, %(actor)s)))"""
+    dag_id = %(dag_id)s AND job_id IN (
+        SELECT job_id FROM aihandoff.jobs WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s
+        UNION ALL
+        SELECT job_id FROM aihandoff.events
+        WHERE actor_kind = 'task' AND actor_dag_id = %(dag_id)s AND actor_run_id = %(run_id)s)"""
 
 _OPEN_STATES = tuple(state.value for state in JobState if state not in TERMINAL_JOB_STATES)
 
@@ -324,7 +327,7 @@ class Ledger:
 
         def work(connection: LedgerConnection) -> list[RunJob]:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            values = {"dag_id": dag_id, "run_id": run_id, "actor": f"task:{dag_id}/{run_id}/"}
+            values = {"dag_id": dag_id, "run_id": run_id}
             query = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE {_OF_RUN} ORDER BY job_id"
             jobs = [Job(**row) for row in connection.execute(query, values).fetchall()]
             ids = [job.job_id for job in jobs]
@@ -333,7 +336,7 @@ class Ledger:
             for row in connection.execute(query, [ids]).fetchall():
                 effects.setdefault((row["job_id"], row["revision"]), []).append(Effect(**row))
             query = """SELECT job_id, count(*) AS made FROM aihandoff.revisions
-                WHERE job_id = ANY(%s) AND author = 'model' GROUP BY job_id"""
+                WHERE job_id = ANY(%s) AND author_kind = 'model' GROUP BY job_id"""
             made = {row["job_id"]: row["made"] for row in connection.execute(query, [ids]).fetchall()}
             return [RunJob(job, effects.get((job.job_id, job.revision), []), made.get(job.job_id, 0)) for job in jobs]
 

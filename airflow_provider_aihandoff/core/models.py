@@ -2,23 +2,139 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
-from airflow_provider_aihandoff.core.review.rules import ReviewRules
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.text import plain_or_none
 
 Approval = Literal["required", "not required"]
 Verdict = Literal["approve", "reject", "request changes"]
-DeciderKind = Literal["user", "policy", "timeout"]
+DeciderKind = Literal["user", "terminal", "policy", "timeout"]
+AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
 
-#: How :attr:`Owner.actor` names an attempt. Only the id of a run may hold a slash.
-_ACTOR = re.compile(r"task:([^/]+)/(.+)/([^/\[\]#]+)(?:\[(\d+)\])?#(\d+)")
+
+class ActorKind(StrEnum):
+    """What kind of actor takes a step."""
+
+    TASK = "task"  # an attempt of a task
+    USER = "user"  # a person who is logged in to Airflow
+    TERMINAL = "terminal"  # a person at a terminal, by their account on that machine
+    POLICY = "policy"
+    TIMEOUT = "timeout"  # the time to decide is over
+    WEBHOOK = "webhook"  # a webhook on a connection
+    RECONCILER = "reconciler"
+    OTHER = "other"  # a program that uses the ledger itself, by the name that it gives
+
+
+#: The kinds of actors that are people.
+PERSON_KINDS = frozenset({ActorKind.USER, ActorKind.TERMINAL})
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who takes a step, as facts. ``str()`` of it is what people read; nothing reads a fact out of that text.
+
+    :param name: a person's login name or account, a policy's ``name@version``, a webhook's connection, or the name of
+        another program. None for a task, the reconciler and the time-out.
+    :param user_id: the auth manager's id of a user, where it is not the login name.
+    :param map_index: -1 of a task that is not mapped.
+    """
+
+    kind: ActorKind
+    name: str | None = None
+    user_id: str | None = None
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    try_number: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", ActorKind(self.kind))
+        for field in ("name", "user_id", "dag_id", "run_id", "task_id"):
+            object.__setattr__(self, field, plain_or_none(getattr(self, field)))
+
+    @classmethod
+    def user(cls, login: str, user_id: str | None = None) -> Actor:
+        """A person who is logged in to Airflow.
+
+        :param user_id: the auth manager's id of them.
+        """
+        return cls(ActorKind.USER, login, None if user_id == login else user_id)
+
+    @classmethod
+    def terminal(cls, account: str) -> Actor:
+        """A person at a terminal, by their account on that machine."""
+        return cls(ActorKind.TERMINAL, account)
+
+    @classmethod
+    def policy(cls, label: str) -> Actor:
+        """A policy.
+
+        :param label: ``name@version``.
+        """
+        return cls(ActorKind.POLICY, label)
+
+    @classmethod
+    def webhook(cls, conn_id: str) -> Actor:
+        """A webhook that came on an OpenAI connection."""
+        return cls(ActorKind.WEBHOOK, conn_id)
+
+    @classmethod
+    def program(cls, name: str) -> Actor:
+        """A program that uses the ledger itself: a test, or a script of an operator."""
+        return cls(ActorKind.OTHER, name)
+
+    @property
+    def label(self) -> str:
+        """How pages name them: ``alice (7)``, ``cli:bob``, ``small@1``."""
+        match self.kind:
+            case ActorKind.TASK:
+                index = "" if self.map_index == -1 else f"[{self.map_index}]"
+                return f"{self.dag_id}/{self.run_id}/{self.task_id}{index}#{self.try_number}"
+            case ActorKind.USER:
+                return f"{self.name}" if self.user_id is None else f"{self.name} ({self.user_id})"
+            case ActorKind.TERMINAL:
+                return f"cli:{self.name}"
+            case ActorKind.TIMEOUT | ActorKind.RECONCILER:
+                return self.kind.value
+        return f"{self.name}"
+
+    def __str__(self) -> str:
+        match self.kind:
+            case ActorKind.TASK | ActorKind.USER | ActorKind.POLICY | ActorKind.WEBHOOK:
+                return f"{self.kind.value}:{self.label}"
+            case ActorKind.TERMINAL:
+                return f"user:{self.label}"
+        return self.label
+
+    @property
+    def instance(self) -> tuple[str | None, str | None, str | None, int | None]:
+        """The task instance of a task, whichever attempt: Dag, run, task and map index."""
+        return self.dag_id, self.run_id, self.task_id, self.map_index
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether exactly the facts of its kind are there."""
+        own = _FACTS_OF.get(self.kind, {"name"})
+        there = {each.name for each in fields(self) if getattr(self, each.name) is not None} - {"kind"}
+        return there - {"user_id"} == own and ("user_id" not in there or self.kind is ActorKind.USER)
+
+
+_FACTS_OF: dict[ActorKind, set[str]] = {
+    ActorKind.TASK: {"dag_id", "run_id", "task_id", "map_index", "try_number"},
+    ActorKind.TIMEOUT: set(),
+    ActorKind.RECONCILER: set(),
+}
+
+TIMEOUT = Actor(ActorKind.TIMEOUT)
+RECONCILER = Actor(ActorKind.RECONCILER)
 
 
 @dataclass(frozen=True)
@@ -36,19 +152,16 @@ class Owner:
     try_number: int
 
     @property
-    def actor(self) -> str:
+    def actor(self) -> Actor:
         """The attempt, as the history names it."""
-        index = f"[{self.map_index}]" if self.map_index >= 0 else ""
-        return f"task:{self.dag_id}/{self.run_id}/{self.task_id}{index}#{self.try_number}"
-
-    @classmethod
-    def from_actor(cls, actor: str) -> Owner | None:
-        """The attempt that the history names, without the id of its task instance; None where it is no task."""
-        match = _ACTOR.fullmatch(actor)
-        if match is None:
-            return None
-        dag_id, run_id, task_id, index, try_number = match.groups()
-        return cls(dag_id, run_id, task_id, -1 if index is None else int(index), "", int(try_number))
+        return Actor(
+            ActorKind.TASK,
+            dag_id=self.dag_id,
+            run_id=self.run_id,
+            task_id=self.task_id,
+            map_index=self.map_index,
+            try_number=self.try_number,
+        )
 
 
 @dataclass(frozen=True)
@@ -140,11 +253,6 @@ class Job:
         object.__setattr__(self, "state", JobState(self.state))
 
     @property
-    def rules(self) -> ReviewRules:
-        """Who may decide on it, and how many have to."""
-        return ReviewRules.from_json(self.review)
-
-    @property
     def label(self) -> str:
         """How messages name the job."""
         return f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})"
@@ -159,7 +267,8 @@ class Job:
 class Revision:
     """One version of a job's output.
 
-    :param author: ``model``, or the person who edited.
+    :param author: the login name or account of the person who edited; ``model`` where ``author_kind`` says so.
+    :param author_id: the auth manager's id of a user who edited, where it is not the login name.
     :param based_on: the number of the revision that it edits, or changes at a reviewer's wish.
     :param changes: the reviewer's words that the model was asked to follow.
     """
@@ -189,14 +298,26 @@ class Revision:
     completed_at: datetime | None
     based_on: int | None
     changes: str | None
+    author_kind: AuthorKind
+    author_id: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
 
+    @property
+    def editor(self) -> Actor | None:
+        """The person who edited; None where the model wrote it."""
+        return None if self.author_kind == "model" else Actor(ActorKind(self.author_kind), self.author, self.author_id)
+
 
 @dataclass(frozen=True)
 class Decision:
-    """An answer to one exact digest."""
+    """An answer to one exact digest.
+
+    :param decided_by: a login name, an account, a policy's ``name@version``, or ``timeout``: ``decided_by_kind`` says
+        which.
+    :param decided_by_id: the auth manager's id of a user, where it is not the login name.
+    """
 
     decision_id: int
     job_id: int
@@ -207,6 +328,13 @@ class Decision:
     decided_by_kind: DeciderKind
     comment: str | None
     created_at: datetime
+    decided_by_id: str | None
+
+    @property
+    def decider(self) -> Actor:
+        """Who decided."""
+        kind = ActorKind(self.decided_by_kind)
+        return TIMEOUT if kind is ActorKind.TIMEOUT else Actor(kind, self.decided_by, self.decided_by_id)
 
 
 @dataclass(frozen=True)
@@ -229,12 +357,7 @@ class PendingReview:
     review_asked_at: datetime | None
     escalated_at: datetime | None
     created_at: datetime
-    voters: list[str]
-
-    @property
-    def rules(self) -> ReviewRules:
-        """Who may decide on it, and how many have to."""
-        return ReviewRules.from_json(self.review)
+    voters: list[Actor]
 
 
 @dataclass(frozen=True)
@@ -307,7 +430,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class Event:
-    """One line of a job's history."""
+    """One line of a job's history.
+
+    :param actor: who, in words: ``str()`` of :attr:`by`.
+    :param hash_version: which fields the hash covers; 1 covers none of the facts of who acted.
+    """
 
     job_id: int
     seq: int
@@ -320,6 +447,20 @@ class Event:
     detail: dict[str, Any]
     previous_hash: str
     hash: str
+    actor_kind: ActorKind
+    actor_name: str | None
+    actor_user_id: str | None
+    actor_dag_id: str | None
+    actor_run_id: str | None
+    actor_task_id: str | None
+    actor_map_index: int | None
+    actor_try_number: int | None
+    hash_version: int
+
+    @property
+    def by(self) -> Actor:
+        """Who, as facts."""
+        return Actor(**{each.name: getattr(self, f"actor_{each.name}") for each in fields(Actor)})
 
 
 @dataclass(frozen=True)
@@ -327,8 +468,8 @@ class InboxEntry:
     """One webhook that was accepted, however often it was delivered.
 
     :param deliveries: how often it came.
-    :param looks: how often OpenAI was asked about its response.
-    :param look_at: when to ask next; None where there is nothing to ask.
+    :param polls: how often OpenAI was asked about its response.
+    :param poll_at: when to ask next; None where there is nothing to ask.
     :param note: what came of it, in words.
     """
 
@@ -342,8 +483,8 @@ class InboxEntry:
     deliveries: int
     received_at: datetime
     updated_at: datetime
-    looks: int
-    look_at: datetime | None
+    polls: int
+    poll_at: datetime | None
     note: str | None
 
     def __post_init__(self) -> None:

@@ -100,7 +100,9 @@ def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: No
 
 def handoff(job: Job, notice: Notice) -> Handoff:
     """What a notifier is given."""
-    rules = job.rules
+    from airflow_provider_aihandoff.core.review.rules import rules_of
+
+    rules = rules_of(job)
     base = conf.get("api", "base_url", fallback="").rstrip("/")
     link = f"{base}/aihandoff/jobs/{job.job_id}"
     approvers = rules.escalate_to if notice == "escalation" else rules.approvers

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Job, Revision
+    from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 
 #: Seconds between two looks while the worker itself waits.
 _INLINE_POLL = 0.5
@@ -87,7 +87,7 @@ def defer_until_ended(
 
 
 def store_ended(
-    ledger: Ledger, job: Job, revision: Revision, *, output_type: type[BaseModel] | None, actor: str
+    ledger: Ledger, job: Job, revision: Revision, *, output_type: type[BaseModel] | None, actor: Actor
 ) -> Job:
     """Store what the response of a revision has left, if nobody has."""
     from airflow_provider_aihandoff.core.generation.openai.outcome import read_output
@@ -101,7 +101,7 @@ def store_ended(
     return ledger.outputs.store(job.job_id, revision.number, output, actor=actor, reason=why or None)
 
 
-def give_up_if_over(ledger: Ledger, event: Mapping[str, Any], *, actor: str) -> None:
+def give_up_if_over(ledger: Ledger, event: Mapping[str, Any], *, actor: Actor) -> None:
     """End a revision whose deadline passed, or whose response is gone, as the trigger says; unless it ended after all.
 
     :param event: the trigger's.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Approval, Job, JobSpec, Owner, Revision
+    from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, Owner, Revision
 
 #: Arguments that are sent to the Responses API under the same name.
 REQUEST_FIELDS = (
@@ -353,7 +353,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         assert revision.response_id is not None
         return cancel(openai_client(revision.conn_id), revision.response_id)
 
-    def _cancel_superseded(self, ledger: Ledger, revision: Revision, actor: str) -> None:
+    def _cancel_superseded(self, ledger: Ledger, revision: Revision, actor: Actor) -> None:
         """Stop the response of an input that was replaced, and record what it has cost."""
         from airflow_provider_aihandoff.core.generation.stop import record_cost
 

@@ -163,7 +163,7 @@ def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
 
     edit = ledger.revision(job.job_id, job.revision)
     task = draft_task(context["dag"], source)
-    if edit.author == "model" or job.review_digest is not None or task is None:
+    if edit.editor is None or job.review_digest is not None or task is None:
         return job
     problems: list[dict[str, Any]]
     if task.output_type is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -132,21 +131,25 @@ class RollbackOperator(BaseOperator):
 
 
 def _rolled_back_before(record: JobRecord, owner: Owner, reference: Any) -> int | None:
-    """The earlier revision that this task has rolled back, where nobody asks it for a newer one."""
+    """The earlier revision that this task has rolled back, where nobody asks it for a newer one.
+
+    It has, where an attempt of this task instance has claimed one of its undos.
+    """
+    from airflow_provider_aihandoff.core.states import JobEvent
+
     asked = reference.get("revision") if isinstance(reference, dict) else None
+    claimed = {
+        event.detail["effect_key"]
+        for event in record.events
+        if event.event == JobEvent.EFFECT_CLAIMED and event.by.instance == owner.actor.instance
+    }
     undone = [
         effect.revision
         for effect in record.effects
-        if effect.undoes is not None and effect.revision < record.job.revision and _same_task(owner, effect.claimed_by)
+        if effect.undoes is not None and effect.revision < record.job.revision and effect.effect_key in claimed
     ]
     before = max(undone, default=None)
     return None if before is None or (asked is not None and asked > before) else before
-
-
-def _same_task(owner: Owner, actor: str | None) -> bool:
-    """Whether an actor is an attempt of this task instance."""
-    other = type(owner).from_actor(actor or "")
-    return other is not None and replace(other, ti_id=owner.ti_id, try_number=owner.try_number) == owner
 
 
 def _result(record: JobRecord, revision: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Effect
+    from airflow_provider_aihandoff.core.models import Actor, Effect
 
 
 class SideEffectOperator(BaseOperator):
@@ -282,7 +282,7 @@ class SideEffectOperator(BaseOperator):
             "state": effect.state.value,
         }
 
-    def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: str) -> None:
+    def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: Actor) -> None:
         """Plan the effects of a job that needs no approval, where no approval task has done it before."""
         from airflow_provider_aihandoff.operators.planning import plan_effects
 

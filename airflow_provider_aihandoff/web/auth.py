@@ -21,7 +21,7 @@ from sqlalchemy import inspect
 
 from airflow_provider_aihandoff.core.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
-from airflow_provider_aihandoff.core.models import Effect, Job, PendingReview
+from airflow_provider_aihandoff.core.models import Actor, Effect, Job, PendingReview
 from airflow_provider_aihandoff.core.review.rules import Person, why_not
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger
 
@@ -61,14 +61,13 @@ class Viewer:
 
     @property
     def name(self) -> str:
-        """The user, as decisions name them: the login name, and the id where that is another."""
-        name, user_id = str(self.user.get_name()), str(self.user.get_id())
-        return name if name == user_id else f"{name} ({user_id})"
+        """The user, as pages name them: the login name, and the id where that is another."""
+        return self.actor.label
 
-    @property
-    def actor(self) -> str:
-        """The user, as the history names them."""
-        return f"user:{self.name}"
+    @cached_property
+    def actor(self) -> Actor:
+        """The user, as decisions and the history have them."""
+        return Actor.user(str(self.user.get_name()), str(self.user.get_id()))
 
     @cached_property
     def person(self) -> Person:
@@ -81,8 +80,8 @@ class Viewer:
             ]
             of_groups = [getattr(group, "roles", None) for group in groups]  # the FAB auth manager's groups have some
             return Person(
-                self.name,
-                names=frozenset({str(self.user.get_name()), str(self.user.get_id())}),
+                str(self.user.get_name()),
+                user_id=str(self.user.get_id()),
                 roles=_names(getattr(user, "role", None), getattr(user, "roles", None), *of_groups),
                 groups=_names(groups),
             )

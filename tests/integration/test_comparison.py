@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
 from demo import comparison
 from demo.comparison import Row
-from tests.factories import LEASE, approve, ask, draft, effect_plan, job_spec
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 
 BODY = '{"title":"Kettle"}'
 PLAN = effect_plan(body=BODY)
@@ -22,8 +22,8 @@ PLAN = effect_plan(body=BODY)
 
 def applied(ledger: Ledger, plan: EffectPlan = PLAN) -> JobRecord:
     job = approve(ledger, ask(ledger, draft(ledger), plan))
-    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
-    ledger.effects.confirm(claim, external_id="post-1", result=None, actor="test")
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id="post-1", result=None, actor=TEST)
     return ledger.record(job.job_id)
 
 
@@ -45,9 +45,9 @@ def test_a_write_that_both_sides_know_alike_is_no_difference(ledger: Ledger) -> 
 def test_a_write_that_was_taken_back_is_no_difference(ledger: Ledger) -> None:
     undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/kettle", "headers": {}}}
     job_id = applied(ledger, replace(PLAN, undo=undo)).job.job_id
-    (undone,) = ledger.roll_backs.start(job_id, actor="test", reason="the wrong product")
-    claim = ledger.effects.claim(job_id, undone.as_plan, lease=LEASE, actor="test")
-    ledger.effects.confirm(claim, external_id=None, result=None, actor="test")
+    (undone,) = ledger.roll_backs.start(job_id, actor=TEST, reason="the wrong product")
+    claim = ledger.effects.claim(job_id, undone.as_plan, lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id=None, result=None, actor=TEST)
     record = ledger.record(job_id)
     removed = request(record, idempotency_key=undone.effect_key, body_sha256=hashlib.sha256(b"").hexdigest())
 
@@ -125,6 +125,6 @@ def test_a_history_that_was_altered_and_a_job_without_an_end_are_found(ledger: L
 
 def test_an_intent_that_ended_without_a_word_is_the_warning_of_an_orphan(ledger: Ledger) -> None:
     opened = ledger.submission.open(job_spec())
-    ledger.submission.intend(opened.job.job_id, 1, actor="died", lease=timedelta(0))
-    again = ledger.submission.intend(opened.job.job_id, 1, actor="next", lease=LEASE)
+    ledger.submission.intend(opened.job.job_id, 1, actor=Actor.program("died"), lease=timedelta(0))
+    again = ledger.submission.intend(opened.job.job_id, 1, actor=Actor.program("next"), lease=LEASE)
     assert again.revision.unknown_submissions == 1

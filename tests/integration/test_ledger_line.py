@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
-from tests.factories import LEASE, approve, ask, draft, effect_plan
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan
 
 
 def test_a_job_goes_from_draft_to_completed_and_its_history_is_unbroken(ledger: Ledger) -> None:
@@ -14,8 +14,8 @@ def test_a_job_goes_from_draft_to_completed_and_its_history_is_unbroken(ledger: 
     job = approve(ledger, ask(ledger, job, effect_plan("store"), effect_plan("post")))
     assert job.state is JobState.APPROVED
     for name in ("store", "post"):
-        claim = ledger.effects.claim(job.job_id, effect_plan(name), lease=LEASE, actor="test")
-        ledger.effects.confirm(claim, external_id=f"id-{name}", result={"status": 201}, actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(name), lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id=f"id-{name}", result={"status": 201}, actor=TEST)
     record = ledger.record(job.job_id)
     assert record.job.state is JobState.COMPLETED
     assert [effect.external_id for effect in record.effects] == ["id-store", "id-post"]

@@ -12,10 +12,11 @@ import pytest
 
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import URL_VARIABLE, Postgres
-from tests.factories import LEASE, approve, ask, draft, effect_plan
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 ROLES = """
@@ -47,13 +48,13 @@ def test_the_documented_privileges_are_enough_and_no_more(postgres: Postgres) ->
         ask(ledger, job, effect_plan("old"), effect_plan("post"))
         job = approve(ledger, ask(ledger, job, effect_plan("store"), effect_plan("post")))
         for name in ("store", "post"):
-            claim = ledger.effects.claim(job.job_id, effect_plan(name), lease=LEASE, actor="test")
-            ledger.effects.confirm(claim, external_id=name, result={}, actor="test")
+            claim = ledger.effects.claim(job.job_id, effect_plan(name), lease=LEASE, actor=TEST)
+            ledger.effects.confirm(claim, external_id=name, result={}, actor=TEST)
         assert ledger.record(job.job_id).job.state is JobState.COMPLETED
         event = {"type": "response.completed", "data": {"id": "resp_1"}}
         ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", "resp_1", event))
         ledger.inbox.receive(Delivery("wh_2", "openai_default", "response.completed", "resp_2", event))
-        ledger.inbox.discard("wh_2", actor="alice", why="a test")
+        ledger.inbox.discard("wh_2", actor=Actor.program("alice"), why="a test")
         assert ledger.inbox.prune(timedelta(0)) == 2
     for refused in (
         "DELETE FROM aihandoff.jobs",

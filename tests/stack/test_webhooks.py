@@ -27,6 +27,7 @@ from demo.comparison import as_table, compare
 from demo.local import DAGS_FOLDER, LocalDemo, running_demo
 from demo.pipelines import answers, open_ledger
 from demo.waiting import wait_until
+from tests.factories import TEST
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -117,13 +118,13 @@ def test_the_maintenance_dag_asks_openai_about_a_webhook_in_quarantine(
 ) -> None:
     event = {"type": "response.completed", "data": {"id": "resp_unknown"}, "webhook_id": "wh_unknown"}
     httpx.post(f"{demo.openai_url}/standin/webhooks", json=event, timeout=30, trust_env=False).raise_for_status()
-    wait_until(lambda: ledger.inbox.read("wh_unknown").looks, "the receiver to ask about it")
-    assert ledger.inbox.replay("wh_unknown", actor="test").looks == 0
+    wait_until(lambda: ledger.inbox.read("wh_unknown").polls, "the receiver to ask about it", 60)
+    assert ledger.inbox.replay("wh_unknown", actor=TEST).polls == 0
 
     assert admin.wait_for_run("aihandoff_reconcile", admin.trigger("aihandoff_reconcile")) == "success"
 
     entry = ledger.inbox.read("wh_unknown")
-    assert (entry.disposition, entry.looks) == (Disposition.QUARANTINED, 1)
+    assert (entry.disposition, entry.polls) == (Disposition.QUARANTINED, 1)
     assert "404" in str(entry.note)
 
 

@@ -12,7 +12,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from airflow_provider_aihandoff.core.crashpoints import reached
-from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,10 @@ class Database:
         self._pool.close()
 
     def transact(
-        self, work: Callable[[LedgerConnection], T], *, repeatable: bool = False, step: str | None = None
+        self, work: Callable[[LedgerConnection], T | HandoffError], *, repeatable: bool = False, step: str | None = None
     ) -> T:
-        """Run ``work`` in one transaction and return what it returns.
+        """Run ``work`` in one transaction and return what it returns; raise an error that it returns after the
+        commit.
 
         Where the connection breaks before COMMIT was sent, the server has rolled everything back, and ``work`` runs
         again: it must do nothing but SQL. Where it breaks at COMMIT, nobody knows whether the transaction happened,
@@ -106,6 +107,8 @@ class Database:
             runs again where COMMIT is in doubt.
         :param step: its name among :data:`airflow_provider_aihandoff.core.crashpoints.STEPS`.
         :raises LedgerUnavailable: no connection within the tries, or the outcome of COMMIT is in doubt.
+        :raises HandoffError: what ``work`` raises, and nothing is committed; or what it returns, and the rest of its
+            work is committed.
         """
         for left in range(TRANSACTION_TRIES - 1, -1, -1):
             try:
@@ -118,7 +121,9 @@ class Database:
                     reached(step, "after commit")
                     connection.worked_at = time.monotonic()
                     self._wake(connection)
-                    return result
+                if isinstance(result, HandoffError):
+                    raise result
+                return result
             except PoolTimeout as error:
                 raise LedgerUnavailable(
                     f"the ledger's database gave no connection within {self._timeout:g} s: {self._why_not()}.",
@@ -147,7 +152,7 @@ class Database:
                 log.warning("The ledger's connection broke during a commit; running the transaction again.")
         raise AssertionError("unreachable")
 
-    def persist(self, work: Callable[[LedgerConnection], T], *, step: str | None = None) -> T:
+    def persist(self, work: Callable[[LedgerConnection], T | HandoffError], *, step: str | None = None) -> T:
         """Run ``work``, which must be repeatable, and wait for a ledger that is away, since its loss would cost.
 
         :raises LedgerUnavailable: the ledger did not come back within :data:`PATIENCE`.

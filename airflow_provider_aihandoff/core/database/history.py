@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,42 +13,29 @@ from psycopg.types.json import Json
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
-from airflow_provider_aihandoff.core.models import Event, Job, columns
+from airflow_provider_aihandoff.core.models import Actor, Event, Job, columns
 from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, next_job_state
+from airflow_provider_aihandoff.core.text import plain_or_none
 
 GENESIS = "0" * 64
 
 _LOCK_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s FOR UPDATE"
 _READ_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s"
 #: One statement for both, so that no line is written for a job that another process has moved.
-_MOVE = """
-    WITH moved AS (UPDATE aihandoff.jobs SET {} WHERE job_id = %(job_id)s AND state = %(was)s
+_MOVE = f"""
+    WITH moved AS (UPDATE aihandoff.jobs SET {{}} WHERE job_id = %(job_id)s AND state = %(was)s
         AND event_seq = %(seq)s - 1 RETURNING job_id)
-    INSERT INTO aihandoff.events
-        (job_id, seq, at, actor, event, from_state, to_state, reason, detail, previous_hash, hash)
-    SELECT job_id, %(seq)s, %(at)s, %(actor)s, %(event)s, %(from_state)s, %(to_state)s, %(reason)s, %(detail)s,
-        %(previous_hash)s, %(hash)s
-    FROM moved"""
+    INSERT INTO aihandoff.events ({columns(Event)})
+    SELECT {", ".join(f"%({field.name})s" for field in fields(Event))} FROM moved"""
+#: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
+_HASH_VERSION = 2
+_SINCE_VERSION_2 = frozenset({*(f"actor_{field.name}" for field in fields(Actor)), "hash_version"})
 _JSON_COLUMNS = frozenset({"input", "permissions", "review"})
 
 
 def as_json(value: Any) -> Json:
     """Wrap a value for a ``json`` column, as the bytes that digests are made from."""
     return Json(value, dumps=canonical_json)
-
-
-def plain(text: str) -> str:
-    """The text without what PostgreSQL's ``text`` cannot hold: NUL and lone surrogates, each becomes U+FFFD.
-
-    For words that people read; content is kept exactly, as JSON. An error message of a target, or a comment, must
-    not keep what happened from being recorded.
-    """
-    return text.replace("\x00", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def plain_or_none(text: str | None) -> str | None:
-    """:func:`plain`, where there is a text."""
-    return None if text is None else plain(text)
 
 
 def now(connection: LedgerConnection) -> datetime:
@@ -88,7 +75,7 @@ def move(
     job: Job,
     event: JobEvent,
     *,
-    actor: str,
+    actor: Actor,
     reason: str | None = None,
     detail: Mapping[str, Any] | None = None,
     at: datetime | None = None,
@@ -112,7 +99,7 @@ def move(
             remedy=f"`airflow aihandoff jobs show {job.job_id}` tells how the job came to be there.",
         )
     reason = plain_or_none(reason)
-    line = _next_line(job, event, state.value, at or now(connection), plain(actor), reason, dict(detail or {}))
+    line = _next_line(job, event, state.value, at or now(connection), actor, reason, dict(detail or {}))
     after = replace(
         job,
         state=state,
@@ -128,9 +115,9 @@ def move(
     return after
 
 
-def begin(connection: LedgerConnection, job: Job, line: Event) -> Job:
+def begin(connection: LedgerConnection, job: Job, *, actor: Actor, detail: Mapping[str, Any]) -> Job:
     """Write the first line of a job that was just inserted, and return the job as it is now."""
-    line = replace(line, hash=event_hash(line))
+    line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
     after = replace(job, event_seq=line.seq, event_hash=line.hash)
     _store(connection, before=job, after=after, line=line)
     return after
@@ -141,22 +128,45 @@ def _next_line(
     event: JobEvent,
     to_state: str,
     at: datetime,
-    actor: str,
+    actor: Actor,
     reason: str | None,
     detail: dict[str, Any],
 ) -> Event:
+    return _line(job, event, job.state.value, to_state, at, actor, reason, detail)
+
+
+def _line(
+    job: Job,
+    event: JobEvent,
+    from_state: str | None,
+    to_state: str,
+    at: datetime,
+    actor: Actor,
+    reason: str | None,
+    detail: dict[str, Any],
+) -> Event:
+    """The line after the newest one of a job."""
     line = Event(
         job_id=job.job_id,
         seq=job.event_seq + 1,
         at=at,
-        actor=actor,
+        actor=str(actor),
         event=event.value,
-        from_state=job.state.value,
+        from_state=from_state,
         to_state=to_state,
         reason=reason,
         detail=detail,
         previous_hash=job.event_hash,
         hash="",
+        actor_kind=actor.kind,
+        actor_name=actor.name,
+        actor_user_id=actor.user_id,
+        actor_dag_id=actor.dag_id,
+        actor_run_id=actor.run_id,
+        actor_task_id=actor.task_id,
+        actor_map_index=actor.map_index,
+        actor_try_number=actor.try_number,
+        hash_version=_HASH_VERSION,
     )
     return replace(line, hash=event_hash(line))
 
@@ -179,10 +189,14 @@ def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event
 
 
 def event_hash(line: Event) -> str:
-    """SHA-256 over every field of the line and the hash of the line before it."""
-    fields = {name: value for name, value in vars(line).items() if name != "hash"}
-    fields["at"] = line.at.astimezone(UTC).isoformat(timespec="microseconds")
-    return hashlib.sha256(canonical_json(fields).encode("ascii")).hexdigest()
+    """SHA-256 over every field of the line and the hash of the line before it.
+
+    That of a line of version 1, from before the facts of who acted were columns, covers the others.
+    """
+    left_out = {"hash"} | (_SINCE_VERSION_2 if line.hash_version == 1 else set())
+    covered = {name: value for name, value in vars(line).items() if name not in left_out}
+    covered["at"] = line.at.astimezone(UTC).isoformat(timespec="microseconds")
+    return hashlib.sha256(canonical_json(covered).encode("ascii")).hexdigest()
 
 
 def first_break(lines: Iterable[Event], job: Job | None = None) -> int | None:
@@ -194,8 +208,15 @@ def first_break(lines: Iterable[Event], job: Job | None = None) -> int | None:
     for line in lines:
         if line.seq != expected or line.previous_hash != previous or line.hash != event_hash(line):
             return expected
+        if not _names_its_actor(line):
+            return expected
         previous, expected = line.hash, expected + 1
     if job is not None and (job.event_seq, job.event_hash) != (expected - 1, previous):
         last = expected - 1
         return last if last == job.event_seq else min(last, job.event_seq) + 1
     return None
+
+
+def _names_its_actor(line: Event) -> bool:
+    """Whether the facts of who acted are those that the text names: no hash of version 1 covers them."""
+    return line.by.is_whole and str(line.by) == line.actor

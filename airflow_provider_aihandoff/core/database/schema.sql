@@ -69,7 +69,7 @@ CREATE TABLE aihandoff.revisions (
     revision_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,
     number integer NOT NULL CHECK (number >= 1),
-    author text NOT NULL,            -- 'model', or the person who edited
+    author text NOT NULL,            -- the login name or account of the person who edited; else 'model'
     state text NOT NULL CHECK (state IN ('queued', 'submitting', 'running', 'completed', 'failed', 'cancelled')),
     conn_id text NOT NULL,
     request json NOT NULL,
@@ -91,6 +91,8 @@ CREATE TABLE aihandoff.revisions (
     completed_at timestamptz,
     based_on integer,                -- the revision that it edits, or changes at a reviewer's wish
     changes text,                    -- the reviewer's words that the model was asked to follow
+    author_kind text NOT NULL CHECK (author_kind IN ('model', 'user', 'terminal')),
+    author_id text,                  -- the auth manager's id of a user, where it is not the login name
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),
@@ -106,10 +108,11 @@ CREATE TABLE aihandoff.decisions (
     revision integer NOT NULL,
     verdict text NOT NULL CHECK (verdict IN ('approve', 'reject', 'request changes')),
     digest text NOT NULL,
-    decided_by text NOT NULL,
-    decided_by_kind text NOT NULL CHECK (decided_by_kind IN ('user', 'policy', 'timeout')),
+    decided_by text NOT NULL,        -- a login name, an account, a policy's name@version, or 'timeout'
+    decided_by_kind text NOT NULL CHECK (decided_by_kind IN ('user', 'terminal', 'policy', 'timeout')),
     comment text,
-    created_at timestamptz NOT NULL
+    created_at timestamptz NOT NULL,
+    decided_by_id text               -- the auth manager's id of a user, where it is not the login name
 );
 CREATE INDEX decisions_by_job ON aihandoff.decisions (job_id);
 ALTER TABLE aihandoff.jobs ADD FOREIGN KEY (decision_id) REFERENCES aihandoff.decisions;
@@ -160,12 +163,12 @@ CREATE TABLE aihandoff.inbox (
     deliveries integer NOT NULL DEFAULT 1,
     received_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
-    looks integer NOT NULL DEFAULT 0, -- how often OpenAI was asked about its response
-    look_at timestamptz,              -- when to ask (again); null: there is nothing to ask
+    polls integer NOT NULL DEFAULT 0, -- how often OpenAI was asked about its response
+    poll_at timestamptz,              -- when to ask (again); null: there is nothing to ask
     note text                         -- what came of it, in words
 );
 CREATE INDEX inbox_quarantined ON aihandoff.inbox (response_id) WHERE disposition = 'quarantined';
-CREATE INDEX inbox_due ON aihandoff.inbox (look_at) WHERE look_at IS NOT NULL;
+CREATE INDEX inbox_due ON aihandoff.inbox (poll_at) WHERE poll_at IS NOT NULL;
 CREATE INDEX inbox_by_age ON aihandoff.inbox (received_at);
 CREATE INDEX inbox_by_connection ON aihandoff.inbox (conn_id, received_at);
 
@@ -174,7 +177,7 @@ CREATE TABLE aihandoff.events (
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,
     seq integer NOT NULL CHECK (seq >= 1),
     at timestamptz NOT NULL,
-    actor text NOT NULL,
+    actor text NOT NULL,             -- who, in words; the facts stand below
     event text NOT NULL,
     from_state text,
     to_state text NOT NULL,
@@ -182,8 +185,20 @@ CREATE TABLE aihandoff.events (
     detail json NOT NULL,
     previous_hash text NOT NULL,
     hash text NOT NULL,
+    actor_kind text NOT NULL CHECK (actor_kind IN (
+        'task', 'user', 'terminal', 'policy', 'timeout', 'webhook', 'reconciler', 'other')),
+    actor_name text,                 -- a login name, an account, a policy, a connection, or another program
+    actor_user_id text,              -- the auth manager's id of a user, where it is not the login name
+    actor_dag_id text,               -- the attempt of a task
+    actor_run_id text,
+    actor_task_id text,
+    actor_map_index integer,
+    actor_try_number integer,
+    hash_version smallint NOT NULL DEFAULT 1, -- 2: the hash covers every column. 1: those up to `hash`
     PRIMARY KEY (job_id, seq)
 );
+-- The jobs that a Dag run has made or attached to.
+CREATE INDEX events_by_run ON aihandoff.events (actor_dag_id, actor_run_id) WHERE actor_kind = 'task';
 CREATE FUNCTION aihandoff.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'aihandoff.events is append-only';

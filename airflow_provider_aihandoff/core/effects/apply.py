@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_
 from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectBusy, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     plan: EffectPlan,
     target: Target,
     *,
-    actor: str,
+    actor: Actor,
     not_now: int = 0,
     last_try: bool = False,
 ) -> Effect | Wait:
@@ -106,7 +106,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
         return ledger.effects.confirm(claim, external_id=applied.external_id, result=applied.result, actor=actor)
 
 
-def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked: float, actor: str) -> Applied:
+def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked: float, actor: Actor) -> Applied:
     """Send, and record a failure as what it is before it is raised."""
     name, key = claim.effect.name, claim.effect.effect_key
     log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
@@ -156,7 +156,7 @@ def _check_fence(claim: Claim, asked: float) -> None:
         )
 
 
-def _look(ledger: Ledger, plan: EffectPlan, target: Target, unknown: EffectUnknown, actor: str) -> Wait | None:
+def _look(ledger: Ledger, plan: EffectPlan, target: Target, unknown: EffectUnknown, actor: Actor) -> Wait | None:
     """Find out what became of an attempt that ended without a word. None once that is on the record."""
     effect = unknown.effect
     if not target.can_probe:

@@ -33,8 +33,9 @@ from airflow_provider_aihandoff.core.errors import (
     JobRolledBack,
     PlanNotApproved,
 )
-from airflow_provider_aihandoff.core.models import Decision, Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.core.models import Actor, Decision, Effect, EffectPlan, Job, columns
 from airflow_provider_aihandoff.core.states import EffectEvent, EffectState, JobEvent, JobState, next_effect_state
+from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 _READ_DECISION = f"SELECT {columns(Decision)} FROM aihandoff.decisions WHERE decision_id = %s"
 
@@ -65,7 +66,7 @@ class Effects:
         self._database = database
 
     def claim(  # noqa: C901 - the protocol, in one place
-        self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: str, resend: bool = False
+        self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: Actor, resend: bool = False
     ) -> Claim:
         """Get the one permission to send an effect, if it is exactly what was approved.
 
@@ -120,7 +121,7 @@ class Effects:
                 EffectEvent.CLAIM,
                 attempt=effect.attempt + 1,
                 claim_token=token,
-                claimed_by=actor,
+                claimed_by=str(actor),
                 lease=lease,
                 error=None,
             )
@@ -128,10 +129,7 @@ class Effects:
             history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
             return Claim(effect, token, resent=resent)
 
-        result = self._database.transact(work, repeatable=True, step="apply.claim")
-        if isinstance(result, HandoffError):
-            raise result
-        return result
+        return self._database.transact(work, repeatable=True, step="apply.claim")
 
     def ensure_approved(self, job_id: int) -> None:
         """Refuse what :meth:`claim` would refuse whatever the plan is.
@@ -169,7 +167,7 @@ class Effects:
 
         return self._database.transact(work)
 
-    def complete_without_effects(self, job_id: int, *, actor: str) -> Job:
+    def complete_without_effects(self, job_id: int, *, actor: Actor) -> Job:
         """Complete an approved job that intends no effect. Does nothing to a job in another state."""
 
         def work(connection: LedgerConnection) -> Job:
@@ -178,7 +176,9 @@ class Effects:
 
         return self._database.transact(work, step="apply.complete")
 
-    def confirm(self, claim: Claim, *, external_id: str | None, result: Mapping[str, Any] | None, actor: str) -> Effect:
+    def confirm(
+        self, claim: Claim, *, external_id: str | None, result: Mapping[str, Any] | None, actor: Actor
+    ) -> Effect:
         """Record that the target has applied the effect; the last one completes the job. Safe to repeat.
 
         :raises ClaimLost: another attempt took over; it, or a person, says what became of the effect.
@@ -193,7 +193,7 @@ class Effects:
                 job,
                 effect,
                 EffectEvent.CONFIRM,
-                external_id=history.plain_or_none(external_id),
+                external_id=plain_or_none(external_id),
                 result=None if result is None else dict(result),
                 error=None,
             )
@@ -205,33 +205,35 @@ class Effects:
 
         return self._database.persist(work, step="apply.confirm")
 
-    def release(self, claim: Claim, *, error: str, actor: str) -> Effect:
+    def release(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
         """Record that nothing was written and that the effect may be tried again as it is.
 
         :raises ClaimLost: another attempt took over.
         """
         return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release")
 
-    def refuse(self, claim: Claim, *, error: str, actor: str) -> Effect:
+    def refuse(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
         """Record that the target refused the effect, which proves that nothing was written.
 
         :raises ClaimLost: another attempt took over.
         """
         return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor, "apply.refuse")
 
-    def lose(self, claim: Claim, *, error: str, actor: str) -> Effect:
+    def lose(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
         """Record that the outcome is not known.
 
         :raises ClaimLost: another attempt took over.
         """
         return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose")
 
-    def _end(self, claim: Claim, event: EffectEvent, job_event: JobEvent, error: str, actor: str, step: str) -> Effect:
+    def _end(
+        self, claim: Claim, event: EffectEvent, job_event: JobEvent, error: str, actor: Actor, step: str
+    ) -> Effect:
         def work(connection: LedgerConnection) -> Effect:
             job, effect = _lock_claimed(connection, claim)
             if effect.state is next_effect_state(EffectState.CLAIMED, event):
                 return effect
-            effect = change_effect(connection, job, effect, event, error=history.plain(error))
+            effect = change_effect(connection, job, effect, event, error=plain(error))
             detail = {"effect": effect.name, "attempt": effect.attempt}
             reason = f"{_progress(connection, job)}; {effect.name}: {error}"
             job = history.move(connection, job, job_event, actor=actor, reason=reason, detail=detail)
@@ -240,7 +242,7 @@ class Effects:
 
         return self._database.persist(work, step=step)
 
-    def give_up(self, effect_id: int, *, actor: str) -> Effect:
+    def give_up(self, effect_id: int, *, actor: Actor) -> Effect:
         """Record that the outcome is not known of an attempt that said nothing before its claim was over.
 
         Does nothing where that is known, or the claim is not over.
@@ -263,7 +265,7 @@ class Effects:
         *,
         external_id: str | None,
         applied: bool,
-        actor: str,
+        actor: Actor,
         why: str,
         attempt: int | None = None,
     ) -> Effect:
@@ -283,7 +285,7 @@ class Effects:
             if attempt is not None and (effect.attempt != attempt or effect.state is not EffectState.UNKNOWN):
                 return effect
             event = EffectEvent.RESOLVE_APPLIED if applied else EffectEvent.RESOLVE_NOT_APPLIED
-            external = history.plain_or_none(external_id)
+            external = plain_or_none(external_id)
             effect = change_effect(connection, job, effect, event, external_id=external, claim_token=None, error=None)
             outcome = ("applied" + (f" as {external_id}" if external_id else "")) if applied else "not applied"
             job = history.move(
@@ -438,7 +440,7 @@ def _busy(job: Job, effect: Effect, seconds: float) -> EffectBusy:
     )
 
 
-def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: str) -> tuple[Job, Effect]:
+def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: Actor) -> tuple[Job, Effect]:
     """Give an attempt up whose claim is over, and that said nothing: from now on it can record nothing any more."""
     error = f"attempt {effect.attempt} by {effect.claimed_by} ended without saying what became of it"
     effect = change_effect(connection, job, effect, EffectEvent.LOSE, claim_token=None, error=error)

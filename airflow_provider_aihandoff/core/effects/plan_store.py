@@ -11,7 +11,7 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import effect_key
 from airflow_provider_aihandoff.core.errors import EffectNotFound, IllegalTransition
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job, columns
 from airflow_provider_aihandoff.core.states import (
     TOUCHED_EFFECT_STATES,
     EffectEvent,
@@ -161,7 +161,7 @@ def progress(effects: Sequence[Effect]) -> str:
     return f"{begin}{counts[EffectState.APPLIED]} of {len(intended)} effects applied"
 
 
-def settle(connection: LedgerConnection, job: Job, *, actor: str) -> Job:
+def settle(connection: LedgerConnection, job: Job, *, actor: Actor) -> Job:
     """Move a locked job on where none of its effects is left to apply or, while it rolls back, to undo.
 
     A job that is being cancelled ends as soon as it is known what became of what was under way.

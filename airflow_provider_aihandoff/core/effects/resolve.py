@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from airflow_provider_aihandoff.core.errors import CannotResolve
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, Event
+from airflow_provider_aihandoff.core.models import Actor, Effect, Event
 from airflow_provider_aihandoff.core.states import EffectState, JobEvent
 
 
@@ -17,7 +17,7 @@ def answer(
     applied: bool,
     external_id: str | None,
     why: str,
-    actor: str,
+    actor: Actor,
     attempt: int | None = None,
 ) -> Effect:
     """Record what a person found in the target. The same answer by the same person, sent again, changes nothing.
@@ -56,8 +56,8 @@ def _last_answer(ledger: Ledger, effect: Effect) -> Event | None:
     return answers[-1] if answers else None
 
 
-def _is_same(event: Event, said: Mapping[str, object], actor: str) -> bool:
-    return event.actor == actor and all(event.detail.get(name) == value for name, value in said.items())
+def _is_same(event: Event, said: Mapping[str, object], actor: Actor) -> bool:
+    return event.by == actor and all(event.detail.get(name) == value for name, value in said.items())
 
 
 def _unclear(ledger: Ledger, effect: Effect, earlier: Event) -> CannotResolve:

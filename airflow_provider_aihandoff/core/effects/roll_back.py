@@ -9,7 +9,7 @@ from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.undo import undo_steps, undo_target
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerSchemaError, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 
 
@@ -17,7 +17,7 @@ def roll_back(
     ledger: Ledger,
     job_id: int,
     *,
-    actor: str,
+    actor: Actor,
     reason: str,
     leave: Sequence[str] = (),
     not_now: int = 0,
@@ -62,7 +62,7 @@ class Unfinished:
 
 
 def roll_back_now(
-    ledger: Ledger, job_id: int, *, actor: str, reason: str, leave: Sequence[str] = (), not_now: int = 0
+    ledger: Ledger, job_id: int, *, actor: Actor, reason: str, leave: Sequence[str] = (), not_now: int = 0
 ) -> Job | Unfinished:
     """:func:`roll_back`, for somebody who looks on: what stops one that has begun is told and not raised.
 

@@ -9,7 +9,7 @@ from airflow_provider_aihandoff.core.database.connection import Database, Ledger
 from airflow_provider_aihandoff.core.effects.plan_store import current_effects, insert_plan, void_plans
 from airflow_provider_aihandoff.core.effects.undo import undo_plan, why_not
 from airflow_provider_aihandoff.core.errors import CannotRollBack, HandoffError
-from airflow_provider_aihandoff.core.models import Effect, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobEvent, JobState
 
 _IN_FLIGHT = frozenset({EffectState.CLAIMED, EffectState.UNKNOWN})
@@ -24,7 +24,7 @@ class RollBacks:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def start(self, job_id: int, *, actor: str, reason: str, leave: Sequence[str] = ()) -> list[Effect]:
+    def start(self, job_id: int, *, actor: Actor, reason: str, leave: Sequence[str] = ()) -> list[Effect]:
         """Plan the undo of every applied effect, the last one first. Safe to repeat: what is planned stays.
 
         :param leave: names of effects that are to stay as they are.
@@ -59,10 +59,7 @@ class RollBacks:
             )
             return planned
 
-        result = self._database.transact(work, step="undo.start")
-        if isinstance(result, HandoffError):
-            raise result
-        return result
+        return self._database.transact(work, step="undo.start")
 
 
 def _to_undo(effects: Sequence[Effect], leave: Sequence[str]) -> list[Effect]:

@@ -20,8 +20,9 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     read_revision,
     write_output,
 )
-from airflow_provider_aihandoff.core.models import Job, Owner, Revision
+from airflow_provider_aihandoff.core.models import Actor, Job, Owner, Revision
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobEvent, JobState, RevisionState
+from airflow_provider_aihandoff.core.text import plain
 
 _STORE_LATE_COST = """
     UPDATE aihandoff.revisions SET response_status = %(status)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
@@ -41,7 +42,7 @@ class Outputs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def store(self, job_id: int, number: int, output: Output, *, actor: str, reason: str | None = None) -> Job:
+    def store(self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None = None) -> Job:
         """Store what a response left, and move the job on. Stored once: a second call changes nothing.
 
         Where somebody has asked to cancel the job meanwhile, it is cancelled, and what the response left is late.
@@ -77,12 +78,12 @@ class Outputs:
         return self._database.transact(work, step="output.store")
 
     @staticmethod
-    def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: str) -> Job:
+    def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: Actor) -> Job:
         """Record what a response cost that nobody waits for any more. Its output is not taken."""
         connection.execute(
             _STORE_LATE_COST,
             {
-                "status": history.plain(output.status),
+                "status": plain(output.status),
                 "usage": None if output.usage is None else as_json(output.usage),
                 "cost_usd": output.cost_usd,
                 "revision_id": revision.revision_id,
@@ -93,7 +94,7 @@ class Outputs:
 
     @staticmethod
     def _accept(
-        connection: LedgerConnection, job: Job, revision: Revision, actor: str, detail: Mapping[str, Any]
+        connection: LedgerConnection, job: Job, revision: Revision, actor: Actor, detail: Mapping[str, Any]
     ) -> Job:
         """Approve by the policy that the author wrote down instead of an approval."""
         row = connection.execute(
@@ -114,7 +115,7 @@ class Outputs:
             decision_id=row["decision_id"],
         )
 
-    def ended(self, job_id: int, number: int, *, status: str, actor: str) -> Job:
+    def ended(self, job_id: int, number: int, *, status: str, actor: Actor) -> Job:
         """Record that the response has ended, as a webhook does, and leave its output to the job's task.
 
         Does nothing when that is known, or the job has moved on.
@@ -137,7 +138,7 @@ class Outputs:
         job_id: int,
         number: int,
         *,
-        actor: str,
+        actor: Actor,
         reason: str,
         error: dict[str, Any],
         status: str | None = None,
@@ -170,7 +171,7 @@ class Outputs:
         return self._database.transact(work, step="output.store")
 
     def request_cancel(
-        self, job_id: int, *, owner: Owner, actor: str, reason: str, as_of: int | None = None
+        self, job_id: int, *, owner: Owner, actor: Actor, reason: str, as_of: int | None = None
     ) -> Revision | None:
         """Write down that a running response is to be cancelled, if the owner still owns the job.
 
@@ -188,7 +189,7 @@ class Outputs:
 
         return self._database.transact(work, step="cancel.request")
 
-    def cancelled(self, job_id: int, number: int, *, actor: str, reason: str, status: str) -> Job:
+    def cancelled(self, job_id: int, number: int, *, actor: Actor, reason: str, status: str) -> Job:
         """Record that the response was stopped. Does nothing when the job has moved on."""
 
         def work(connection: LedgerConnection) -> Job:
@@ -206,7 +207,7 @@ class Outputs:
         job: Job,
         revision: Revision,
         *,
-        actor: str,
+        actor: Actor,
         status: str | None,
         reason: str | None = None,
     ) -> Job:

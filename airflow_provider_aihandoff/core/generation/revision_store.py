@@ -11,8 +11,9 @@ from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.models import Job, Revision, columns
+from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import JobEvent, RevisionState
+from airflow_provider_aihandoff.core.text import plain
 
 #: The kinds of error of a revision that was given up before its response had ended.
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
@@ -99,7 +100,7 @@ def mark_running(
         _MARK_RUNNING,
         {
             "response_id": response_id,
-            "status": history.plain(status),
+            "status": plain(status),
             "uncounted": int(lost and not counted),
             "counted": int(counted),
             "revision_id": revision.revision_id,
@@ -114,7 +115,7 @@ def count_unknown(
     job: Job,
     revision: Revision,
     *,
-    actor: str,
+    actor: Actor,
     reason: str,
     wait: timedelta = timedelta(0),
 ) -> tuple[Job, Revision]:
@@ -144,7 +145,7 @@ def fail_revision(
     job: Job,
     revision: Revision,
     *,
-    actor: str,
+    actor: Actor,
     reason: str | None,
     error: dict[str, Any],
     output: Output | None = None,
@@ -176,7 +177,7 @@ def write_output(connection: LedgerConnection, revision: Revision, state: Revisi
         _STORE_OUTPUT,
         {
             "state": state,
-            "status": history.plain(output.status) or None,
+            "status": plain(output.status) or None,
             "output": as_json(output.output) if has_output else None,
             "output_digest": digest(output.output) if has_output else None,
             "error": None if output.error is None else as_json(output.error),

@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.core.generation.openai.pricing import price, rea
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.jobs.cancel_store import CancelRequest
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Revision
+from airflow_provider_aihandoff.core.models import Actor, Revision
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def cancel(client: OpenAI, response_id: str) -> Any:
         return None
 
 
-def give_up(ledger: Ledger, client: OpenAI, job_id: int, number: int, *, why: Why, actor: str) -> str | None:
+def give_up(ledger: Ledger, client: OpenAI, job_id: int, number: int, *, why: Why, actor: Actor) -> str | None:
     """End a running revision whose deadline passed, or whose response is gone; unless it has ended after all.
 
     :return: the status with which the response has ended by itself: then nothing is recorded, and its output is
@@ -80,7 +80,7 @@ def give_up(ledger: Ledger, client: OpenAI, job_id: int, number: int, *, why: Wh
 
 
 def cancel_job(
-    ledger: Ledger, client_for: Callable[[str], OpenAI], job_id: int, *, actor: str, reason: str
+    ledger: Ledger, client_for: Callable[[str], OpenAI], job_id: int, *, actor: Actor, reason: str
 ) -> CancelRequest:
     """Stop a job, whatever its phase, and its response at OpenAI, where one runs.
 
@@ -105,7 +105,7 @@ def cancel_job(
     return CancelRequest(ledger.job(job_id))
 
 
-def record_cancelled(ledger: Ledger, revision: Revision, response: Any, *, actor: str, reason: str) -> None:
+def record_cancelled(ledger: Ledger, revision: Revision, response: Any, *, actor: Actor, reason: str) -> None:
     """End the job as cancelled. Does nothing to one that has moved on.
 
     :param response: what OpenAI said last about the response; None where it said nothing.
@@ -114,7 +114,7 @@ def record_cancelled(ledger: Ledger, revision: Revision, response: Any, *, actor
     record_cost(ledger, revision, response, actor=actor)
 
 
-def record_cost(ledger: Ledger, revision: Revision, response: Any, *, actor: str) -> None:
+def record_cost(ledger: Ledger, revision: Revision, response: Any, *, actor: Actor) -> None:
     """Record what a response has cost that was given up. Its output is not taken, even if it completed after all."""
     if revision.response_id is None or terminal_status(response, revision.response_id) is None:
         return

@@ -33,8 +33,9 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     read_revision,
 )
 from airflow_provider_aihandoff.core.jobs.attach import Attachment, Step, decide_attachment
-from airflow_provider_aihandoff.core.models import Event, Job, JobSpec, Owner, Revision, columns
+from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, Owner, Revision, columns
 from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
+from airflow_provider_aihandoff.core.text import plain, plain_or_none
 from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_response
 
 #: Requests of one revision that may have been accepted with nobody knowing the id. One is allowed, since a crash
@@ -82,9 +83,9 @@ _LOCK_JOB_BY_KEY = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s FOR UPDATE"""
 _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
-        (job_id, number, author, state, conn_id, request, request_digest, deadline, created_at)
-    VALUES (%(job_id)s, %(number)s, 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s, %(deadline)s,
-        clock_timestamp())
+        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at)
+    VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
+        %(deadline)s, clock_timestamp())
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s
@@ -92,7 +93,9 @@ _REFRESH_UNSENT = """
 _KEEP_REQUEST = """
     UPDATE aihandoff.revisions SET request = %s, request_digest = %s
     WHERE job_id = %s AND number = %s AND state = 'queued'"""
-_COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author = 'model'"
+_COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"
+#: A line that a task of a Dag run has written.
+_OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
         submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp()
@@ -118,8 +121,8 @@ def _revision_values(job: Job, spec: JobSpec) -> dict[str, Any]:
 def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
     """Whether a task of the same Dag run has made or attached to the job before."""
     row = connection.execute(
-        "SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND starts_with(actor, %s)) AS seen",
-        [job.job_id, f"task:{owner.dag_id}/{owner.run_id}/"],
+        f"SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND {_OF_RUN}) AS seen",
+        [job.job_id, owner.dag_id, owner.run_id],
     ).fetchone()
     assert row is not None
     return bool(row["seen"])
@@ -128,9 +131,9 @@ def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
 def _has_made(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
     """Whether a task of the same Dag run has made a revision of the job: a retry or a clear does not make another."""
     row = connection.execute(
-        """SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND event IN ('created', 'revised')
-            AND starts_with(actor, %s)) AS made""",
-        [job.job_id, f"task:{owner.dag_id}/{owner.run_id}/"],
+        f"""SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND event IN ('created', 'revised')
+            AND {_OF_RUN}) AS made""",
+        [job.job_id, owner.dag_id, owner.run_id],
     ).fetchone()
     assert row is not None
     return bool(row["made"])
@@ -168,8 +171,8 @@ class Submission:
             **vars(spec.owner),
             "input": as_json(spec.kept_input),
             "permissions": as_json(spec.permissions),
-            "requested_by": history.plain(spec.requested_by),
-            "triggered_by": history.plain_or_none(spec.triggered_by),
+            "requested_by": plain(spec.requested_by),
+            "triggered_by": plain_or_none(spec.triggered_by),
             "input_digest": input_digest,
             "genesis": history.GENESIS,
         }
@@ -217,20 +220,8 @@ class Submission:
         return Opened(job, read_revision(connection, job.job_id, job.revision), Attachment(step))
 
     def _created(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Opened:
-        line = Event(
-            job_id=job.job_id,
-            seq=1,
-            at=job.created_at,
-            actor=spec.owner.actor,
-            event=JobEvent.CREATED.value,
-            from_state=None,
-            to_state=job.state.value,
-            reason=None,
-            detail={"requested_by": spec.requested_by, "input_digest": job.input_digest},
-            previous_hash=history.GENESIS,
-            hash="",
-        )
-        job = history.begin(connection, job, line)
+        detail = {"requested_by": spec.requested_by, "input_digest": job.input_digest}
+        job = history.begin(connection, job, actor=spec.owner.actor, detail=detail)
         return Opened(job, self._new_revision(connection, job, spec), Attachment.SUBMIT)
 
     @staticmethod
@@ -272,10 +263,10 @@ class Submission:
                 "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
             },
             input=spec.kept_input,
-            requested_by=history.plain(spec.requested_by),
+            requested_by=plain(spec.requested_by),
             permissions=spec.permissions,
             input_digest=input_digest,
-            triggered_by=history.plain_or_none(spec.triggered_by),
+            triggered_by=plain_or_none(spec.triggered_by),
             revision=number,
             approval=spec.approval,
             approval_reason=spec.approval_reason,
@@ -325,7 +316,7 @@ class Submission:
         return self._database.transact(work, step="submit.open")
 
     def intend(
-        self, job_id: int, number: int, *, actor: str, lease: timedelta, orphan_wait: timedelta = timedelta(0)
+        self, job_id: int, number: int, *, actor: Actor, lease: timedelta, orphan_wait: timedelta = timedelta(0)
     ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
@@ -386,9 +377,11 @@ class Submission:
             assert row is not None
             return Intent(Revision(**row), token)
 
-        return self._raise_after_commit(work)
+        return self._database.transact(work, repeatable=True, step="submit.intend")
 
-    def _too_many_unknown(self, connection: LedgerConnection, job: Job, revision: Revision, actor: str) -> HandoffError:
+    def _too_many_unknown(
+        self, connection: LedgerConnection, job: Job, revision: Revision, actor: Actor
+    ) -> HandoffError:
         fail_revision(
             connection,
             job,
@@ -404,7 +397,7 @@ class Submission:
         )
 
     def submitted(
-        self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: str
+        self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: Actor
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
@@ -438,7 +431,7 @@ class Submission:
 
         return self._database.persist(work, step="submit.store")
 
-    def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: str, reason: str) -> None:
+    def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str) -> None:
         """Record that the request was refused or never left, so that no response exists and it may be sent again."""
 
         def work(connection: LedgerConnection) -> None:
@@ -456,7 +449,7 @@ class Submission:
         number: int,
         *,
         token: UUID,
-        actor: str,
+        actor: Actor,
         reason: str,
         orphan_wait: timedelta = timedelta(0),
     ) -> None:
@@ -472,11 +465,3 @@ class Submission:
                 count_unknown(connection, job, revision, actor=actor, reason=reason, wait=orphan_wait)
 
         self._database.persist(work, step="submit.lost")
-
-    def _raise_after_commit(self, work: Any) -> Intent:
-        """Run ``work``; raise what it returns as an error only after what it wrote is committed."""
-        result = self._database.transact(work, repeatable=True, step="submit.intend")
-        if isinstance(result, HandoffError):
-            raise result
-        assert isinstance(result, Intent)
-        return result

@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed, Ledg
 from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, Sent, SubmitFailure, classify
 from airflow_provider_aihandoff.core.generation.openai.request import submission
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -50,7 +50,7 @@ def submit(
     job: Job,
     *,
     deadline: datetime,
-    actor: str,
+    actor: Actor,
     request: Mapping[str, Any] | None = None,
     orphan_wait: timedelta = timedelta(0),
     sleep: Callable[[float], None] = time.sleep,
@@ -129,7 +129,7 @@ def _check_arguments(create: Callable[..., Any], body: dict[str, Any]) -> None:
         raise InvalidArguments(f"{error}; what this SDK does not know goes into extra_body") from None
 
 
-def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any, actor: str) -> Revision | None:
+def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any, actor: Actor) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is nobody's."""
     try:
         revision = ledger.submission.submitted(
@@ -153,7 +153,7 @@ def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any
 
 
 def _record_failure(
-    ledger: Ledger, job: Job, token: UUID, failure: SubmitFailure, actor: str, orphan_wait: timedelta
+    ledger: Ledger, job: Job, token: UUID, failure: SubmitFailure, actor: Actor, orphan_wait: timedelta
 ) -> None:
     where: dict[str, Any] = {"token": token, "actor": actor, "reason": failure.reason}
     if failure.sent is Sent.UNKNOWN:
@@ -170,7 +170,7 @@ def _record_failure(
         )
 
 
-def _check_deadline(ledger: Ledger, job: Job, deadline: datetime, actor: str) -> None:
+def _check_deadline(ledger: Ledger, job: Job, deadline: datetime, actor: Actor) -> None:
     if datetime.now(UTC) < deadline:
         return
     reason = f"the deadline passed before a request was accepted: {deadline.isoformat()}"

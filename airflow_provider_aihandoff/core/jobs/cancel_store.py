@@ -12,8 +12,9 @@ from airflow_provider_aihandoff.core.database.connection import Database, Ledger
 from airflow_provider_aihandoff.core.effects.plan_store import current_effects, settle, void_plans
 from airflow_provider_aihandoff.core.errors import CannotCancel, HandoffError
 from airflow_provider_aihandoff.core.generation.revision_store import count_unknown, give_up, read_revision
-from airflow_provider_aihandoff.core.models import Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobEvent, JobState
+from airflow_provider_aihandoff.core.text import plain
 
 _IN_FLIGHT = frozenset({EffectState.CLAIMED, EffectState.UNKNOWN})
 
@@ -35,7 +36,7 @@ class Cancels:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def cancel(self, job_id: int, *, actor: str, reason: str) -> CancelRequest:
+    def cancel(self, job_id: int, *, actor: Actor, reason: str) -> CancelRequest:
         """Stop a job: nothing of it is sent from now on. Safe to repeat.
 
         Before a request is sent, in review and when it is approved, the job is cancelled at once. While a response
@@ -65,12 +66,9 @@ class Cancels:
                     return CancelRequest(self._cancel_applying(connection, job, actor, reason))
             return _cannot_cancel(job)
 
-        result = self._database.transact(work, step="cancel.request")
-        if isinstance(result, HandoffError):
-            raise result
-        return result
+        return self._database.transact(work, step="cancel.request")
 
-    def cancel_review(self, job_id: int, *, run: tuple[str, str], actor: str, reason: str) -> None:
+    def cancel_review(self, job_id: int, *, run: tuple[str, str], actor: Actor, reason: str) -> None:
         """Cancel a job that waits for a decision, if it still belongs to this ``(dag id, run id)``."""
 
         def work(connection: LedgerConnection) -> None:
@@ -82,7 +80,7 @@ class Cancels:
         self._database.transact(work, step="cancel.request")
 
     @staticmethod
-    def _cancel_unsent(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:
+    def _cancel_unsent(connection: LedgerConnection, job: Job, actor: Actor, reason: str) -> Job:
         """A request that is on its way is counted; its response is stopped when its answer comes."""
         revision = read_revision(connection, job.job_id, job.revision)
         job, _ = count_unknown(
@@ -92,14 +90,14 @@ class Cancels:
         return history.move(connection, job, JobEvent.CANCELLED, actor=actor, reason=reason)
 
     @staticmethod
-    def _request_cancel(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:
+    def _request_cancel(connection: LedgerConnection, job: Job, actor: Actor, reason: str) -> Job:
         if job.cancelling is not None:
             return job
-        wish = history.plain(reason)
+        wish = plain(reason)
         return history.move(connection, job, JobEvent.CANCEL_REQUESTED, actor=actor, reason=reason, cancelling=wish)
 
     @staticmethod
-    def _cancel_applying(connection: LedgerConnection, job: Job, actor: str, reason: str) -> Job:
+    def _cancel_applying(connection: LedgerConnection, job: Job, actor: Actor, reason: str) -> Job:
         if job.cancelling is not None:
             return job
         void_plans(connection, job)
@@ -111,7 +109,7 @@ class Cancels:
             JobEvent.CANCEL_REQUESTED,
             actor=actor,
             reason=f"{reason}{wait}",
-            cancelling=history.plain(reason),
+            cancelling=plain(reason),
         )
         return settle(connection, job, actor=actor)
 

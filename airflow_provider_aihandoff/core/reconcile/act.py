@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_aihandoff.core.generation.openai.outcome import terminal_status
 from airflow_provider_aihandoff.core.generation.stop import cancel, ended_by_itself, give_up, record_cancelled
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import RECONCILER
 from airflow_provider_aihandoff.core.reconcile.diagnose import is_overdue
 from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON
 from airflow_provider_aihandoff.core.reconcile.scan_store import InFlight
@@ -19,8 +20,6 @@ from airflow_provider_aihandoff.core.states import JobState
 if TYPE_CHECKING:
     from openai import OpenAI
 
-#: Who did it, in the history.
-ACTOR = "reconciler"
 
 #: Why a response is stopped before its deadline.
 TASK_ENDED = "its task has ended, and nobody waits for its response"
@@ -44,9 +43,9 @@ def keep_deadline(ledger: Ledger, client: OpenAI, job: InFlight) -> str:
     try:
         status = _status_now(client, job.response_id)
     except openai.NotFoundError:
-        give_up(ledger, client, job.job_id, job.number, why="gone", actor=ACTOR)
+        give_up(ledger, client, job.job_id, job.number, why="gone", actor=RECONCILER)
         return _became(ledger, job)
-    status = status or give_up(ledger, client, job.job_id, job.number, why="deadline", actor=ACTOR)
+    status = status or give_up(ledger, client, job.job_id, job.number, why="deadline", actor=RECONCILER)
     return _leave_output(ledger, job, status) if status else _became(ledger, job)
 
 
@@ -69,7 +68,7 @@ def stop(ledger: Ledger, client: OpenAI, job: InFlight, *, nobody_waits: Callabl
     if not nobody_waits():
         return MOVED_ON
     revision = ledger.outputs.request_cancel(
-        job.job_id, owner=job.owner, actor=ACTOR, reason=TASK_ENDED, as_of=job.event_seq
+        job.job_id, owner=job.owner, actor=RECONCILER, reason=TASK_ENDED, as_of=job.event_seq
     )
     if revision is None:
         return MOVED_ON
@@ -78,7 +77,7 @@ def stop(ledger: Ledger, client: OpenAI, job: InFlight, *, nobody_waits: Callabl
         return _leave_output(ledger, job, status)
     if response is None:
         raise NoAnswer(f"OpenAI does not say whether it has stopped {job.response_id}")
-    record_cancelled(ledger, revision, response, actor=ACTOR, reason=TASK_ENDED)
+    record_cancelled(ledger, revision, response, actor=RECONCILER, reason=TASK_ENDED)
     return _became(ledger, job)
 
 
@@ -86,11 +85,11 @@ def end_unsent(ledger: Ledger, job: InFlight) -> str:
     """Fail a job whose deadline passed before a request was accepted; before then, count the request that was lost."""
     if not is_overdue(job):
         reason = "an attempt ended without saying what came of its request"
-        done = ledger.abandoned.count_lost(job.job_id, job.number, as_of=job.event_seq, actor=ACTOR, reason=reason)
+        done = ledger.abandoned.count_lost(job.job_id, job.number, as_of=job.event_seq, actor=RECONCILER, reason=reason)
         return "counted; until its deadline a webhook may bring its response" if done else MOVED_ON
     reason = f"the deadline passed before a request was accepted: {job.deadline.isoformat()}"
     error = {"kind": "deadline"}
-    ledger.outputs.fail(job.job_id, job.number, actor=ACTOR, reason=reason, error=error, as_of=job.event_seq)
+    ledger.outputs.fail(job.job_id, job.number, actor=RECONCILER, reason=reason, error=error, as_of=job.event_seq)
     return _became(ledger, job)
 
 
@@ -103,7 +102,7 @@ def _status_now(client: OpenAI, response_id: str) -> str | None:
 
 
 def _leave_output(ledger: Ledger, job: InFlight, status: str) -> str:
-    ledger.outputs.ended(job.job_id, job.number, status=status, actor=ACTOR)
+    ledger.outputs.ended(job.job_id, job.number, status=status, actor=RECONCILER)
     return f"it has ended ({status}): its output is left for the draft task, which takes it when it runs"
 
 

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import InboxEntry, Owner
-from airflow_provider_aihandoff.core.reconcile.act import ACTOR, end_unsent, keep_deadline, stop
+from airflow_provider_aihandoff.core.models import RECONCILER, InboxEntry, Owner
+from airflow_provider_aihandoff.core.reconcile.act import end_unsent, keep_deadline, stop
 from airflow_provider_aihandoff.core.reconcile.diagnose import (
     DEADLINE_GRACE,
     TaskState,
@@ -78,14 +78,14 @@ class Search:
 
     def _look(self, entry: InboxEntry) -> str:
         entry = self._ledger.inbox.correlate(entry.webhook_id)
-        if entry.look_at is None:
+        if entry.poll_at is None:
             return _became(entry)
         try:
             client = self._client_for(entry.conn_id)
         except Exception as error:
             # Recorded as a look, so that the webhooks of a connection that is gone do not hold up all others for ever.
             note = f"its connection {entry.conn_id} cannot be used: {type(error).__name__}"
-            self._ledger.inbox.looked(entry.webhook_id, note=note, again=True)
+            self._ledger.inbox.polled(entry.webhook_id, note=note, again=True)
             raise
         return _became(look_up(self._ledger, entry.webhook_id, client))
 
@@ -170,7 +170,7 @@ class Search:
             yield finding, partial(self._give_up, effect.effect_id)
 
     def _give_up(self, effect_id: int) -> str:
-        effect = self._ledger.effects.give_up(effect_id, actor=ACTOR)
+        effect = self._ledger.effects.give_up(effect_id, actor=RECONCILER)
         unknown = effect.state is EffectState.UNKNOWN
         return "it is unknown: clear its task, which finds out, or resolve it" if unknown else MOVED_ON
 
@@ -194,7 +194,7 @@ def _about(entry: InboxEntry, kind: str, step: str) -> Finding:
 
 def _became(entry: InboxEntry) -> str:
     note = f" ({entry.note})" if entry.note else ""
-    return f"it is {entry.disposition}{note}" + ("" if entry.look_at is None else "; OpenAI is asked again later")
+    return f"it is {entry.disposition}{note}" + ("" if entry.poll_at is None else "; OpenAI is asked again later")
 
 
 def _about_review(review: ExpiredReview, kind: str) -> Finding:

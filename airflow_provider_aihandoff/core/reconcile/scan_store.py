@@ -14,7 +14,7 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.generation.revision_store import count_unknown, read_revision
-from airflow_provider_aihandoff.core.models import Effect, InboxEntry, OnTimeout, Owner, columns
+from airflow_provider_aihandoff.core.models import Actor, Effect, InboxEntry, OnTimeout, Owner, columns
 from airflow_provider_aihandoff.core.states import RevisionState
 
 #: Rows of one page of what is in flight.
@@ -30,8 +30,10 @@ _IN_FLIGHT = """
         AND (j.updated_at, j.job_id) > (coalesce(%(after)s::timestamptz, '-infinity'), %(after_id)s)
     ORDER BY j.updated_at, j.job_id LIMIT %(page)s"""
 _ATTEMPTS = """
-    SELECT DISTINCT actor FROM aihandoff.events
-    WHERE job_id = %(job_id)s AND event IN ('created', 'revised', 'attached') AND seq >= (
+    SELECT DISTINCT actor_dag_id AS dag_id, actor_run_id AS run_id, actor_task_id AS task_id,
+        actor_map_index AS map_index, actor_try_number AS try_number
+    FROM aihandoff.events
+    WHERE job_id = %(job_id)s AND actor_kind = 'task' AND event IN ('created', 'revised', 'attached') AND seq >= (
         SELECT max(seq) FROM aihandoff.events WHERE job_id = %(job_id)s AND event IN ('created', 'revised'))"""
 _EXPIRED = """
     SELECT job_id, job_type, job_key, review_digest, review_deadline, review_on_timeout FROM aihandoff.jobs
@@ -40,11 +42,11 @@ _EXPIRED = """
     ORDER BY review_deadline LIMIT %(limit)s"""
 _MATCHED = f"""
     SELECT {columns(InboxEntry, "i")} FROM aihandoff.inbox AS i
-    WHERE disposition = 'quarantined' AND (look_at IS NULL OR look_at > statement_timestamp())
+    WHERE disposition = 'quarantined' AND (poll_at IS NULL OR poll_at > statement_timestamp())
         AND EXISTS (SELECT FROM aihandoff.revisions AS r WHERE r.response_id = i.response_id)
     ORDER BY received_at LIMIT %s"""
 _UNEXPLAINED = f"""
-    SELECT {columns(InboxEntry)} FROM aihandoff.inbox WHERE disposition = 'quarantined' AND look_at IS NULL
+    SELECT {columns(InboxEntry)} FROM aihandoff.inbox WHERE disposition = 'quarantined' AND poll_at IS NULL
     ORDER BY received_at LIMIT %s"""
 _LAPSED_CLAIMS = f"""
     SELECT {columns(Effect)} FROM aihandoff.effects
@@ -140,10 +142,9 @@ class Abandoned:
 
         Their ``ti_id`` is not known.
         """
-        actors = (row["actor"] for row in self._all(_ATTEMPTS, {"job_id": job_id}))
-        return [owner for owner in map(Owner.from_actor, actors) if owner is not None]
+        return [Owner(**row, ti_id="") for row in self._all(_ATTEMPTS, {"job_id": job_id})]
 
-    def count_lost(self, job_id: int, number: int, *, as_of: int, actor: str, reason: str) -> bool:
+    def count_lost(self, job_id: int, number: int, *, as_of: int, actor: Actor, reason: str) -> bool:
         """Count a request whose attempt died as an unknown submission, once; False where the job has moved on.
 
         The permission to send ends with it: a webhook may still bring the response, or a task send once more.

@@ -10,16 +10,16 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.digests import describe_changes
 from airflow_provider_aihandoff.core.effects.plan_store import settle
 from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleDecision
-from airflow_provider_aihandoff.core.models import DeciderKind, Decision, Job, Verdict, columns
+from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Decision, Job, Verdict, columns
 from airflow_provider_aihandoff.core.review.edits import begin_change
-from airflow_provider_aihandoff.core.review.rules import Person, distinct, why_not
+from airflow_provider_aihandoff.core.review.rules import Person, distinct, rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
 
 _INSERT_DECISION = """
     INSERT INTO aihandoff.decisions
-        (job_id, revision, verdict, digest, decided_by, decided_by_kind, comment, created_at)
-    VALUES (%(job_id)s, %(revision)s, %(verdict)s, %(digest)s, %(decided_by)s, %(kind)s, %(comment)s,
-        clock_timestamp())
+        (job_id, revision, verdict, digest, decided_by, decided_by_id, decided_by_kind, comment, created_at)
+    VALUES (%(job_id)s, %(revision)s, %(verdict)s, %(digest)s, %(decided_by)s, %(decided_by_id)s, %(kind)s,
+        %(comment)s, clock_timestamp())
     RETURNING decision_id, created_at"""
 READ_PLANNED = """
     SELECT detail FROM aihandoff.events WHERE job_id = %s AND event IN ('planned', 'plan changed') ORDER BY seq"""
@@ -39,15 +39,15 @@ def decide_as(
     connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, person: Person, comment: str | None
 ) -> Job:
     """Record a person's answer on a locked job."""
-    name = history.plain(person.name)
-    if is_repeat(connection, job, verdict, digest, name):
+    by = person.actor
+    if is_repeat(connection, job, verdict, digest, by):
         return job
     check_person(connection, job, digest, person)
     if verdict == "request changes":
-        change = begin_change(connection, job, comment, person=name)
-        _insert(connection, job, verdict, digest, name, "user", comment)
+        change = begin_change(connection, job, comment, by=by)
+        _insert(connection, job, verdict, digest, by, comment)
         return change
-    return record(connection, job, verdict, digest=digest, decided_by=name, kind="user", comment=comment)
+    return record(connection, job, verdict, digest=digest, by=by, comment=comment)
 
 
 def check_person(connection: LedgerConnection, job: Job, digest: str, person: Person) -> None:
@@ -69,31 +69,29 @@ def record(
     verdict: Literal["approve", "reject"],
     *,
     digest: str,
-    decided_by: str,
-    kind: DeciderKind,
+    by: Actor,
     comment: str | None,
 ) -> Job:
     """Record an answer on a locked job, and move it on where that is the last one that it needs."""
-    decision_id, at = _insert(connection, job, verdict, digest, decided_by, kind, comment)
-    actor = decided_by if kind == "timeout" else f"{kind}:{decided_by}"
+    decision_id, at = _insert(connection, job, verdict, digest, by, comment)
     detail = {"digest": digest, "decision_id": decision_id}
-    needed = job.rules.approvals
-    if verdict == "approve" and kind == "user" and needed > 1:
-        votes = len(distinct(vote.decided_by for vote in votes_for(connection, job)))
+    needed = rules_of(job).approvals
+    if verdict == "approve" and by.kind in PERSON_KINDS and needed > 1:
+        votes = len(distinct(vote.decider for vote in votes_for(connection, job)))
         detail |= {"approvals": votes, "needed": needed}
         if votes < needed:
-            return history.move(connection, job, JobEvent.VOTED, actor=actor, reason=comment, detail=detail, at=at)
+            return history.move(connection, job, JobEvent.VOTED, actor=by, reason=comment, detail=detail, at=at)
     job = history.move(
         connection,
         job,
         _VERDICT_EVENTS[verdict],
-        actor=actor,
+        actor=by,
         reason=comment,
         detail=detail,
         at=at,
         decision_id=decision_id,
     )
-    return settle(connection, job, actor=actor) if verdict == "approve" else job
+    return settle(connection, job, actor=by) if verdict == "approve" else job
 
 
 def _insert(
@@ -101,8 +99,7 @@ def _insert(
     job: Job,
     verdict: Verdict,
     digest: str,
-    decided_by: str,
-    kind: DeciderKind,
+    by: Actor,
     comment: str | None,
 ) -> tuple[int, datetime]:
     """Add a decision, and return its id and its time by the database's clock."""
@@ -111,8 +108,9 @@ def _insert(
         "revision": job.revision,
         "verdict": verdict,
         "digest": digest,
-        "decided_by": decided_by,
-        "kind": kind,
+        "decided_by": by.kind.value if by.name is None else by.name,
+        "decided_by_id": by.user_id,
+        "kind": by.kind,
         "comment": comment,
     }
     row = connection.execute(_INSERT_DECISION, values).fetchone()
@@ -122,7 +120,9 @@ def _insert(
 
 def votes_for(connection: LedgerConnection, job: Job) -> list[Decision]:
     """The approvals by people that count for what the job says now, oldest first."""
-    return [each for each in _of_now(connection, job) if each.verdict == "approve" and each.decided_by_kind == "user"]
+    return [
+        each for each in _of_now(connection, job) if each.verdict == "approve" and each.decider.kind in PERSON_KINDS
+    ]
 
 
 def _of_now(connection: LedgerConnection, job: Job) -> list[Decision]:
@@ -134,11 +134,11 @@ def is_over(connection: LedgerConnection, job: Job) -> bool:
     return job.review_deadline is not None and history.now(connection) >= job.review_deadline
 
 
-def is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, decided_by: str) -> bool:
+def is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: str, by: Actor) -> bool:
     """Whether this very answer counts already: a double click, or a request sent again."""
 
     def is_same(decision: Decision) -> bool:
-        return (decision.verdict, decision.digest, decision.decided_by) == (verdict, digest, decided_by)
+        return (decision.verdict, decision.digest, decision.decider) == (verdict, digest, by)
 
     if verdict == "request changes":
         row = connection.execute(NEWEST, [job.job_id]).fetchone()

@@ -15,23 +15,23 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.plan_store import void_plans
 from airflow_provider_aihandoff.core.errors import CannotChange
 from airflow_provider_aihandoff.core.generation.revision_store import next_number, read_revision
-from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
 
 _INSERT_EDIT = """
-    INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline, output,
-        output_digest, based_on, created_at, completed_at)
-    SELECT job_id, %(number)s, %(author)s, 'completed', conn_id, request, request_digest, deadline, %(output)s,
-        %(output_digest)s, number, clock_timestamp(), clock_timestamp()
+    INSERT INTO aihandoff.revisions (job_id, number, author, author_id, author_kind, state, conn_id, request,
+        request_digest, deadline, output, output_digest, based_on, created_at, completed_at)
+    SELECT job_id, %(number)s, %(author)s, %(author_id)s, %(author_kind)s, 'completed', conn_id, request,
+        request_digest, deadline, %(output)s, %(output_digest)s, number, clock_timestamp(), clock_timestamp()
     FROM aihandoff.revisions WHERE revision_id = %(based_on)s"""
 #: The request is the one that the model was asked by first; what continues it is put in when it is sent.
 _INSERT_CHANGE = """
-    INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline,
-        based_on, changes, created_at)
-    SELECT job_id, %(number)s, 'model', 'queued', conn_id, request, request_digest,
+    INSERT INTO aihandoff.revisions (job_id, number, author, author_kind, state, conn_id, request, request_digest,
+        deadline, based_on, changes, created_at)
+    SELECT job_id, %(number)s, 'model', 'model', 'queued', conn_id, request, request_digest,
         clock_timestamp() + (deadline - created_at), %(based_on)s, %(changes)s, clock_timestamp()
     FROM aihandoff.revisions
-    WHERE job_id = %(job_id)s AND author = 'model' AND based_on IS NULL AND number <= %(based_on)s
+    WHERE job_id = %(job_id)s AND author_kind = 'model' AND based_on IS NULL AND number <= %(based_on)s
     ORDER BY number DESC LIMIT 1"""
 _FAIL_EDIT = """
     UPDATE aihandoff.revisions SET state = 'failed', output = NULL, output_digest = NULL, error = %s
@@ -39,20 +39,20 @@ _FAIL_EDIT = """
 _BILLED = """
     SELECT count(*) AS revisions, coalesce(sum(cost_usd), 0) AS cost_usd,
         count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL) AS unpriced
-    FROM aihandoff.revisions WHERE job_id = %s AND author = 'model'"""
+    FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"""
 
 _NOTHING = "Nothing was recorded and nothing was written outside."
 
 
-def is_edit(connection: LedgerConnection, job: Job, output: Any, *, person: str) -> bool:
+def is_edit(connection: LedgerConnection, job: Job, output: Any, *, by: Actor) -> bool:
     """Whether this very edit is the current revision, and nobody has looked at it yet."""
     if job.state is not JobState.REVIEW or job.review_digest is not None:
         return False
     revision = read_revision(connection, job.job_id, job.revision)
-    return revision.author == person and revision.output_digest == digest(output)
+    return revision.editor == by and revision.output_digest == digest(output)
 
 
-def begin_edit(connection: LedgerConnection, job: Job, output: Any, *, person: str) -> Job:
+def begin_edit(connection: LedgerConnection, job: Job, output: Any, *, by: Actor) -> Job:
     """Store a person's version of the output as the current revision; its plan is to be rendered.
 
     :raises CannotChange: it is the output that there is.
@@ -66,7 +66,9 @@ def begin_edit(connection: LedgerConnection, job: Job, output: Any, *, person: s
     number = next_number(connection, job.job_id)
     values = {
         "number": number,
-        "author": person,
+        "author": by.name,
+        "author_id": by.user_id,
+        "author_kind": by.kind,
         "output": as_json(output),
         "output_digest": output_digest,
         "based_on": old.revision_id,
@@ -77,20 +79,20 @@ def begin_edit(connection: LedgerConnection, job: Job, output: Any, *, person: s
         connection,
         job,
         JobEvent.EDITED,
-        actor=f"user:{person}",
+        actor=by,
         detail={"revision": number, "based_on": old.number, "output_digest": output_digest},
         revision=number,
         review_digest=None,
     )
 
 
-def refuse_edit(connection: LedgerConnection, job: Job, *, error: dict[str, Any], reason: str, actor: str) -> Job:
+def refuse_edit(connection: LedgerConnection, job: Job, *, error: dict[str, Any], reason: str, actor: Actor) -> Job:
     """Make the revision that was edited the current one again; what was typed is kept as the edit's error.
 
     One by the model is left as it is.
     """
     edit = read_revision(connection, job.job_id, job.revision)
-    if edit.author == "model":
+    if edit.editor is None:
         return job
     connection.execute(_FAIL_EDIT, [as_json({**error, "output": edit.output}), edit.revision_id])
     return history.move(
@@ -104,7 +106,7 @@ def refuse_edit(connection: LedgerConnection, job: Job, *, error: dict[str, Any]
     )
 
 
-def begin_change(connection: LedgerConnection, job: Job, changes: str | None, *, person: str) -> Job:
+def begin_change(connection: LedgerConnection, job: Job, changes: str | None, *, by: Actor) -> Job:
     """Open a revision by the model that follows a reviewer's words.
 
     :raises CannotChange: there are no words, or a bound is reached: of revisions, or of what they may cost.
@@ -118,7 +120,7 @@ def begin_change(connection: LedgerConnection, job: Job, changes: str | None, *,
         connection,
         job,
         JobEvent.CHANGES_REQUESTED,
-        actor=f"user:{person}",
+        actor=by,
         reason=changes,
         detail={"revision": number, "based_on": job.revision, "digest": job.review_digest},
         revision=number,

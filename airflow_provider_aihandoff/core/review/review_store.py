@@ -24,6 +24,8 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.models import (
+    TIMEOUT,
+    Actor,
     Decision,
     EffectPlan,
     Job,
@@ -45,14 +47,16 @@ from airflow_provider_aihandoff.core.review.decide import (
     votes_for,
 )
 from airflow_provider_aihandoff.core.review.edits import begin_edit, is_edit, refuse_edit
-from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, due_times
+from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, due_times, rules_of
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
+from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 _PENDING = f"""
     SELECT {columns(PendingReview)} FROM (
-        SELECT jobs.*, ARRAY(
-            SELECT decided_by FROM aihandoff.decisions AS d
-            WHERE {OF_NOW} AND d.verdict = 'approve' AND d.decided_by_kind = 'user' ORDER BY decision_id) AS voters
+        SELECT jobs.*, coalesce((
+            SELECT json_agg(json_build_array(decided_by_kind, decided_by, decided_by_id) ORDER BY decision_id)
+            FROM aihandoff.decisions AS d
+            WHERE {OF_NOW} AND d.verdict = 'approve' AND d.decided_by_kind IN ('user', 'terminal')), '[]') AS voters
         FROM aihandoff.jobs
         WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
             AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
@@ -82,7 +86,7 @@ class Reviews:
         *,
         policy: str | None,
         deadline: datetime,
-        actor: str,
+        actor: Actor,
         revision: int | None = None,
         rules: ReviewRules | None = None,
         reason: str | None = None,
@@ -112,7 +116,9 @@ class Reviews:
 
         return self._database.transact(work, step="review.ask")
 
-    def ask_anew(self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: str, reason: str) -> Job:
+    def ask_anew(
+        self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: Actor, reason: str
+    ) -> Job:
         """Take an approval back whose plan is not what would be written, and ask a person about what would be.
 
         What the job's author said about its review stays: who decides, the policy, and the end of the time to decide.
@@ -131,7 +137,7 @@ class Reviews:
             planned = connection.execute(READ_PLANNED, [job_id]).fetchall()
             policy = planned[-1]["detail"]["components"]["policy"] if planned else None
             on_timeout = job.review_on_timeout
-            return _plan(connection, job, plans, policy, job.rules, deadline, actor, reason, on_timeout)
+            return _plan(connection, job, plans, policy, rules_of(job), deadline, actor, reason, on_timeout)
 
         return self._database.transact(work, step="review.ask")
 
@@ -152,7 +158,7 @@ class Reviews:
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            return decide_as(connection, job, verdict, digest, person, history.plain_or_none(comment))
+            return decide_as(connection, job, verdict, digest, person, plain_or_none(comment))
 
         return self._database.transact(work, step="review.decide")
 
@@ -173,7 +179,7 @@ class Reviews:
         """
         if len({job_id for job_id, _ in choices}) < len(choices):
             raise ValueError("A job is named twice. Nothing was recorded and nothing was written outside.")
-        words = history.plain_or_none(comment)
+        words = plain_or_none(comment)
 
         def work(connection: LedgerConnection) -> dict[int, Job] | StaleBatch:
             done, stale = {}, {}
@@ -196,8 +202,6 @@ class Reviews:
             )
 
         found = self._database.transact(work, step="review.decide")
-        if isinstance(found, StaleBatch):
-            raise found
         return [found[job_id] for job_id, _ in choices]
 
     def approve_by_policy(self, job_id: int, *, digest: str, policy: str, reason: str, expired: bool = False) -> Job:
@@ -208,16 +212,16 @@ class Reviews:
         :return: the job as it is now.
         :raises StaleDecision: the job has another digest by now, or is decided.
         """
+        by = Actor.policy(policy)
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
-            if is_repeat(connection, job, "approve", digest, policy):
+            if is_repeat(connection, job, "approve", digest, by):
                 return job
             check_digest(connection, job, digest)
             if expired and not is_over(connection, job):
                 return job
-            words = history.plain(reason)
-            return record(connection, job, "approve", digest=digest, decided_by=policy, kind="policy", comment=words)
+            return record(connection, job, "approve", digest=digest, by=by, comment=plain(reason))
 
         return self._database.transact(work, step="review.decide")
 
@@ -235,15 +239,15 @@ class Reviews:
         """
 
         def work(connection: LedgerConnection) -> Job:
-            job, name = history.lock(connection, job_id), history.plain(person.name)
-            if is_edit(connection, job, output, person=name):
+            job = history.lock(connection, job_id)
+            if is_edit(connection, job, output, by=person.actor):
                 return job
             check_person(connection, job, digest, person)
-            return begin_edit(connection, job, output, person=name)
+            return begin_edit(connection, job, output, by=person.actor)
 
         return self._database.transact(work, step="review.edit")
 
-    def refuse_edit(self, job_id: int, number: int, *, error: dict[str, Any], reason: str, actor: str) -> Job:
+    def refuse_edit(self, job_id: int, number: int, *, error: dict[str, Any], reason: str, actor: Actor) -> Job:
         """Take back an edit that the output type does not take; what was typed is kept with its revision.
 
         :return: the job as it is now: at the revision that was edited, unless it has moved on.
@@ -257,7 +261,7 @@ class Reviews:
 
         return self._database.transact(work, step="review.refuse edit")
 
-    def tell(self, job_id: int, *, digest: str, actor: str) -> Job:
+    def tell(self, job_id: int, *, digest: str, actor: Actor) -> Job:
         """Record that reviewers are reminded, or that others are asked as well, where it is time to by the database's
         clock. Safe to repeat.
 
@@ -273,7 +277,7 @@ class Reviews:
             if "reminder" in due:
                 job = history.move(connection, job, JobEvent.REMINDED, actor=actor, at=now, reminded_at=now)
             if "escalation" in due:
-                reason = f"{job.rules.escalate_to} may decide as well"
+                reason = f"{rules_of(job).escalate_to} may decide as well"
                 job = history.move(
                     connection, job, JobEvent.ESCALATED, actor=actor, at=now, reason=reason, escalated_at=now
                 )
@@ -287,7 +291,7 @@ class Reviews:
         rows = self._database.transact(lambda connection: connection.execute(_NOTICES, values).fetchall())
         return {row["notice"] for row in rows}
 
-    def notified(self, job: Job, notice: Notice, *, actor: str) -> None:
+    def notified(self, job: Job, notice: Notice, *, actor: Actor) -> None:
         """Record that people were told."""
 
         def work(connection: LedgerConnection) -> None:
@@ -309,7 +313,7 @@ class Reviews:
         """
         values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
         rows = self._database.transact(lambda connection: connection.execute(_PENDING, values).fetchall())
-        return [PendingReview(**row) for row in rows]
+        return [PendingReview(**{**row, "voters": [Actor(*voter) for voter in row["voters"]]}) for row in rows]
 
     def expire(self, job_id: int, *, digest: str, fail: bool) -> Job:
         """End a review whose deadline has passed, by the database's clock. Does nothing before it has.
@@ -324,8 +328,8 @@ class Reviews:
                 return job
             why = "nobody decided in time"
             if fail:
-                return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor="timeout", reason=why)
-            return record(connection, job, "reject", digest=digest, decided_by="timeout", kind="timeout", comment=why)
+                return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor=TIMEOUT, reason=why)
+            return record(connection, job, "reject", digest=digest, by=TIMEOUT, comment=why)
 
         return self._database.transact(work, step="review.expire")
 
@@ -353,7 +357,7 @@ def _plan(
     policy: str | None,
     rules: ReviewRules,
     deadline: datetime,
-    actor: str,
+    actor: Actor,
     reason: str | None,
     on_timeout: OnTimeout | None,
 ) -> Job:

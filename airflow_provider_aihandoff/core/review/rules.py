@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from airflow_provider_aihandoff.core.models import Job, PendingReview
+from airflow_provider_aihandoff.core.models import Actor, Job, PendingReview
 
-#: What stands before the name of a person at a terminal, who is known by their account on that machine.
+#: What an author puts before an account, to mean the person who uses it at a terminal.
 TERMINAL = "cli:"
 
 
@@ -39,7 +38,7 @@ class Approvers:
 
     def __contains__(self, person: Person) -> bool:
         return bool(
-            person.all_names & set(self.users) or person.roles & set(self.roles) or person.groups & set(self.groups)
+            person.names & set(self.users) or person.roles & set(self.roles) or person.groups & set(self.groups)
         )
 
     def __str__(self) -> str:
@@ -49,28 +48,44 @@ class Approvers:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who decides.
+    """A person who decides.
 
-    :param name: how decisions name them.
-    :param names: their login name and id, where these are others.
+    :param login: the login name, or the account of a person at a terminal.
+    :param user_id: the auth manager's id of them.
+    :param at_terminal: the login is an account on a machine. Roles and groups are not known there.
     :param roles: as the auth manager has them.
     :param groups: as the auth manager has them.
     """
 
-    name: str
-    names: frozenset[str] = frozenset()
+    login: str
+    user_id: str | None = None
+    at_terminal: bool = False
     roles: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
 
     @property
-    def all_names(self) -> frozenset[str]:
-        """Every name that an author can mean them by."""
-        return self.names | {self.name}
+    def actor(self) -> Actor:
+        """The person, as decisions and the history have them."""
+        return Actor.terminal(self.login) if self.at_terminal else Actor.user(self.login, self.user_id)
 
     @property
-    def may_be(self) -> frozenset[str]:
-        """Every name that they may be known by: somebody at a terminal may have the same login as in Airflow."""
-        return self.all_names | {name.removeprefix(TERMINAL) for name in self.all_names}
+    def names(self) -> frozenset[str]:
+        """Every name by which an author can let them decide.
+
+        ``cli:bob`` always means an account at a terminal: a login of this form is named by its id, a role or a group.
+        """
+        if self.at_terminal:
+            return frozenset({TERMINAL + self.login})
+        return frozenset(name for name in self._logins if not name.startswith(TERMINAL))
+
+    @property
+    def may_have_asked_as(self) -> frozenset[str]:
+        """Every name by which they may have asked for work: an account may be that of the login of the same name."""
+        return self._logins | {TERMINAL + self.login} if self.at_terminal else self._logins
+
+    @property
+    def _logins(self) -> frozenset[str]:
+        return frozenset({self.login} if self.user_id is None else {self.login, self.user_id})
 
 
 @dataclass(frozen=True)
@@ -137,15 +152,20 @@ def _as_json(approvers: Approvers) -> dict[str, list[str]]:
     return {each.name: list(getattr(approvers, each.name)) for each in fields(approvers)}
 
 
+def rules_of(job: Job | PendingReview) -> ReviewRules:
+    """Who may decide on a job, and how many have to."""
+    return ReviewRules.from_json(job.review)
+
+
 def why_not(job: Job | PendingReview, person: Person) -> str | None:
     """Why a person may not decide on a job, as a sentence; None where its author's rules let them.
 
     Whether they may decide for the Dag at all is Airflow's to say. Nobody is exempt from the rules, whatever they may
     do in Airflow.
     """
-    rules = job.rules
+    rules = rules_of(job)
     asked = {name for name in (job.requested_by, job.triggered_by) if name}
-    if not rules.requester_may_approve and asked & person.may_be:
+    if not rules.requester_may_approve and asked & person.may_have_asked_as:
         return "You asked for this work; somebody else has to decide on it."
     if not rules.approvers or person in rules.approvers:
         return None
@@ -155,11 +175,11 @@ def why_not(job: Job | PendingReview, person: Person) -> str | None:
     return f"Only these may decide on it: {rules.approvers}{escalated}."
 
 
-def distinct(names: Iterable[str]) -> list[str]:
-    """People by the names that decisions give them, each once, however they came."""
-    found: dict[str, str] = {}
-    for name in names:
-        found.setdefault(name.removeprefix(TERMINAL).partition(" (")[0], name)
+def distinct(people: Iterable[Actor]) -> list[Actor]:
+    """The people among those who decided, each once: an account may be that of the login of the same name."""
+    found: dict[str | None, Actor] = {}
+    for person in people:
+        found.setdefault(person.name, person)
     return list(found.values())
 
 
@@ -167,7 +187,7 @@ def due_times(job: Job) -> dict[str, datetime]:
     """When a job's reviewers are to be told something that they have not been told: ``reminder``, ``escalation``."""
     if job.review_asked_at is None:
         return {}
-    rules = job.rules
+    rules = rules_of(job)
     after = {
         "reminder": None if job.reminded_at is not None else rules.remind_after,
         "escalation": None if job.escalated_at is not None else rules.escalate_after,

@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.core.generation.openai.pricing import price, rea
 from airflow_provider_aihandoff.core.generation.openai.request import OWN_METADATA
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import InboxEntry
+from airflow_provider_aihandoff.core.models import Actor, InboxEntry
 from airflow_provider_aihandoff.core.states import Disposition
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def look_up(ledger: Ledger, webhook_id: str, client: OpenAI) -> InboxEntry:
     :raises LedgerUnavailable: nothing was recorded; it is due again.
     """
     entry = ledger.inbox.correlate(webhook_id)
-    if entry.look_at is None or entry.response_id is None:
+    if entry.poll_at is None or entry.response_id is None:
         return entry
     response = _retrieve(client, entry.response_id)
     if isinstance(response, str):
-        return ledger.inbox.looked(webhook_id, note=response, again=True)
+        return ledger.inbox.polled(webhook_id, note=response, again=True)
     if entry.disposition is Disposition.LATE:
         return _record_cost(ledger, entry, response)
     return _find_owner(ledger, entry, response)
@@ -77,7 +77,7 @@ def _find_owner(ledger: Ledger, entry: InboxEntry, response: Any) -> InboxEntry:
         number=int(revision),
         created_at=_created_at(response),
         output=output,
-        actor=f"webhook:{entry.conn_id}",
+        actor=Actor.webhook(entry.conn_id),
     )
     log.warning("The response %s names job %s, which did not know it: %s.", entry.response_id, job, found.disposition)
     return found
@@ -98,6 +98,6 @@ def _record_cost(ledger: Ledger, entry: InboxEntry, response: Any) -> InboxEntry
     assert entry.job_id is not None
     for revision in ledger.record(entry.job_id).revisions:
         if revision.response_id == entry.response_id:
-            record_cost(ledger, revision, response, actor=f"webhook:{entry.conn_id}")
+            record_cost(ledger, revision, response, actor=Actor.webhook(entry.conn_id))
     note = "OpenAI names no usage" if read_usage(response) is None else "its cost is on the record"
-    return ledger.inbox.looked(entry.webhook_id, note=note, again=False)
+    return ledger.inbox.polled(entry.webhook_id, note=note, again=False)

@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
 from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
-from airflow_provider_aihandoff.core.models import InboxEntry, Job, Revision, columns
+from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import (
     ENDED_RESPONSE_STATUSES,
     Disposition,
@@ -23,13 +23,14 @@ from airflow_provider_aihandoff.core.states import (
     JobState,
     RevisionState,
 )
+from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 #: The types of events that say that a response has ended, and the status that each one means.
 ENDING_EVENT_TYPES = {f"response.{status}": status for status in ENDED_RESPONSE_STATUSES}
 
-#: Seconds from one look at OpenAI to the next, for a webhook whose response nobody knows here. Afterwards it is left
+#: Seconds from one poll of OpenAI to the next, for a webhook whose response nobody knows here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
-LOOK_AFTER = (2, 30, 120, 600, 3600)
+POLL_AFTER = (2, 30, 120, 600, 3600)
 
 #: How much older than the revision that it names a response may seem to be: the clocks are OpenAI's and the database's.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -45,9 +46,9 @@ _FIND = f"""
 _LOCK_RESPONSE = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _RECORD = f"""
     INSERT INTO aihandoff.inbox AS i (webhook_id, conn_id, event_type, response_id, body, disposition, job_id,
-        received_at, updated_at, look_at, note)
+        received_at, updated_at, poll_at, note)
     VALUES (%(webhook_id)s, %(conn_id)s, %(event_type)s, %(response_id)s, %(body)s, %(disposition)s, %(job_id)s,
-        clock_timestamp(), clock_timestamp(), clock_timestamp() + %(look_after)s::interval, %(note)s)
+        clock_timestamp(), clock_timestamp(), clock_timestamp() + %(poll_after)s::interval, %(note)s)
     ON CONFLICT (webhook_id) DO UPDATE SET deliveries = i.deliveries + 1, updated_at = clock_timestamp()
     RETURNING {_COLUMNS}"""
 _MARK_ENDED = "UPDATE aihandoff.revisions SET response_status = %s WHERE revision_id = %s"
@@ -58,12 +59,12 @@ _LOCK_QUARANTINED = f"""
     ORDER BY received_at FOR UPDATE"""
 _SETTLE = f"""
     UPDATE aihandoff.inbox SET disposition = %(disposition)s, job_id = %(job_id)s, note = %(note)s,
-        look_at = clock_timestamp() + %(look_after)s::interval, looks = %(looks)s, updated_at = clock_timestamp()
+        poll_at = clock_timestamp() + %(poll_after)s::interval, polls = %(polls)s, updated_at = clock_timestamp()
     WHERE webhook_id = %(webhook_id)s
     RETURNING {_COLUMNS}"""
-_LOOKED = f"""
-    UPDATE aihandoff.inbox SET looks = %(looks)s, note = %(note)s, updated_at = clock_timestamp(),
-        look_at = clock_timestamp() + %(look_after)s::interval
+_POLLED = f"""
+    UPDATE aihandoff.inbox SET polls = %(polls)s, note = %(note)s, updated_at = clock_timestamp(),
+        poll_at = clock_timestamp() + %(poll_after)s::interval
     WHERE webhook_id = %(webhook_id)s
     RETURNING {_COLUMNS}"""
 _LIST = f"""
@@ -71,7 +72,7 @@ _LIST = f"""
     WHERE %(dispositions)s::text[] = '{{}}' OR disposition = ANY(%(dispositions)s)
     ORDER BY received_at DESC LIMIT %(limit)s"""
 _DUE = f"""
-    SELECT {_COLUMNS} FROM aihandoff.inbox WHERE look_at <= clock_timestamp() ORDER BY look_at LIMIT %s"""
+    SELECT {_COLUMNS} FROM aihandoff.inbox WHERE poll_at <= clock_timestamp() ORDER BY poll_at LIMIT %s"""
 _COUNT = """
     SELECT disposition, count(*) AS webhooks, sum(deliveries) AS deliveries FROM aihandoff.inbox GROUP BY disposition"""
 _PRUNE = f"""
@@ -119,7 +120,7 @@ class _Match:
 
 def lock_response(connection: LedgerConnection, response_id: str) -> None:
     """Keep others from correlating this response id until the transaction ends. Before any lock on a job."""
-    connection.execute(_LOCK_RESPONSE, [history.plain(response_id)])
+    connection.execute(_LOCK_RESPONSE, [plain(response_id)])
 
 
 def adopt_early(connection: LedgerConnection, job: Job, revision: Revision) -> Revision:
@@ -190,7 +191,7 @@ class Inbox:
 
         return self._database.transact(work, step="receive.correlate")
 
-    def replay(self, webhook_id: str, *, actor: str) -> InboxEntry:
+    def replay(self, webhook_id: str, *, actor: Actor) -> InboxEntry:
         """Take a webhook that led to nothing out of its place, so that it is looked at anew, and do so.
 
         :raises WebhookSettled: it was applied, or is known to change nothing.
@@ -201,12 +202,12 @@ class Inbox:
             again = (Disposition.QUARANTINED, Disposition.FOREIGN, Disposition.DISCARDED)
             if entry.disposition not in again or entry.response_id is None:
                 raise _settled(entry, "replayed")
-            _settle(connection, entry, Disposition.QUARANTINED, None, note=f"replayed by {actor}", look_after=0)
+            _settle(connection, entry, Disposition.QUARANTINED, None, note=f"replayed by {actor}", poll_after=0)
 
         self._database.transact(work)
         return self.correlate(webhook_id)
 
-    def discard(self, webhook_id: str, *, actor: str, why: str) -> InboxEntry:
+    def discard(self, webhook_id: str, *, actor: Actor, why: str) -> InboxEntry:
         """Record that a person has looked at a quarantined webhook, and that it means nothing.
 
         :raises WebhookSettled: it is not in quarantine.
@@ -231,7 +232,7 @@ class Inbox:
 
         return self._database.transact(work)
 
-    def looked(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
+    def polled(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
         """Record that OpenAI was asked, and when to ask again: later each time, and not for ever.
 
         Does nothing where the webhook was settled meanwhile, and there is nothing to ask any more.
@@ -241,9 +242,9 @@ class Inbox:
 
         def work(connection: LedgerConnection) -> InboxEntry:
             entry = _entry(connection, _LOCK_ENTRY, webhook_id)
-            return entry if entry.look_at is None else _looked(connection, entry, note=note, again=again)
+            return entry if entry.poll_at is None else _polled(connection, entry, note=note, again=again)
 
-        return self._database.transact(work, step="receive.looked")
+        return self._database.transact(work, step="receive.polled")
 
     def adopt(
         self,
@@ -253,7 +254,7 @@ class Inbox:
         number: int,
         created_at: datetime | None,
         output: Output,
-        actor: str,
+        actor: Actor,
     ) -> InboxEntry:
         """Give a job the response that it asked for and whose id was lost on the way: its metadata names the revision.
 
@@ -275,10 +276,10 @@ class Inbox:
             if entry.webhook_id not in [each.webhook_id for each in waiting]:
                 return _entry(connection, _READ_ENTRY, webhook_id)
             if named is None:
-                return _looked(connection, entry, note=f"this ledger has no revision {number} of a job {job_id}")
+                return _polled(connection, entry, note=f"this ledger has no revision {number} of a job {job_id}")
             if match is None and _is_older(created_at, named.revision):
                 note = f"it is older than revision {number} of job {job_id}, which it names"
-                return _looked(connection, entry, note=note)
+                return _polled(connection, entry, note=note)
             match = match or _adopt(connection, named, entry.response_id, actor)
             if match is not None:
                 adopt_early(connection, match.job, match.revision)
@@ -313,14 +314,14 @@ def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
         lock_response(connection, delivery.response_id)
         match = _find(connection, delivery.response_id)
     if match is None:
-        return _record(connection, delivery, Disposition.QUARANTINED, look_after=LOOK_AFTER[0])
+        return _record(connection, delivery, Disposition.QUARANTINED, poll_after=POLL_AFTER[0])
     disposition = _disposition(connection, match)
     receipt = _record(
         connection,
         delivery,
         disposition,
         job_id=match.job.job_id,
-        look_after=_look_for_cost(disposition, match.revision),
+        poll_after=_poll_for_cost(disposition, match.revision),
     )
     if not receipt.repeated:
         _write(connection, match, disposition, receipt.entry, at=receipt.entry.received_at)
@@ -333,20 +334,20 @@ def _record(
     disposition: Disposition,
     *,
     job_id: int | None = None,
-    look_after: float | None = None,
+    poll_after: float | None = None,
     note: str | None = None,
 ) -> Receipt:
     row = connection.execute(
         _RECORD,
         {
-            "webhook_id": history.plain(delivery.webhook_id),
+            "webhook_id": plain(delivery.webhook_id),
             "conn_id": delivery.conn_id,
-            "event_type": history.plain(delivery.event_type),
-            "response_id": history.plain_or_none(delivery.response_id),
+            "event_type": plain(delivery.event_type),
+            "response_id": plain_or_none(delivery.response_id),
             "body": history.as_json(delivery.body),
             "disposition": disposition,
             "job_id": job_id,
-            "look_after": None if look_after is None else timedelta(seconds=look_after),
+            "poll_after": None if poll_after is None else timedelta(seconds=poll_after),
             "note": note,
         },
     ).fetchone()
@@ -357,7 +358,7 @@ def _record(
 
 def _find(connection: LedgerConnection, response_id: str) -> _Match | None:
     """The revision with this response id, which may have changed while its job was locked by others: as it is now."""
-    row = connection.execute(_FIND, [history.plain(response_id)]).fetchone()
+    row = connection.execute(_FIND, [plain(response_id)]).fetchone()
     if row is None:
         return None
     revision = {field.name: row.pop(f"r_{field.name}") for field in fields(Revision)}
@@ -387,9 +388,9 @@ def _late_lines(connection: LedgerConnection, job: Job, response_id: str | None)
     return [row["detail"] for row in rows if row["detail"].get("response_id") == response_id]
 
 
-def _look_for_cost(disposition: Disposition, revision: Revision) -> float | None:
+def _poll_for_cost(disposition: Disposition, revision: Revision) -> float | None:
     """When to ask OpenAI what a response has cost that nobody waits for, in seconds; None where that is known."""
-    return LOOK_AFTER[0] if disposition is Disposition.LATE and revision.usage is None else None
+    return POLL_AFTER[0] if disposition is Disposition.LATE and revision.usage is None else None
 
 
 def _write(
@@ -414,7 +415,7 @@ def _write(
         "status": status,
         "webhook_id": entry.webhook_id,
     }
-    job = history.move(connection, job, event, actor=f"webhook:{entry.conn_id}", detail=detail, at=at)
+    job = history.move(connection, job, event, actor=Actor.webhook(entry.conn_id), detail=detail, at=at)
     if disposition is Disposition.APPLIED:
         connection.execute(_MARK_ENDED, [status, revision.revision_id])
         revision = replace(revision, response_status=status)
@@ -425,7 +426,7 @@ def _apply(connection: LedgerConnection, match: _Match, entry: InboxEntry) -> _M
     """Apply a webhook that was in quarantine, now that its revision is known."""
     disposition = _disposition(connection, match)
     job, revision = _write(connection, match, disposition, entry)
-    _settle(connection, entry, disposition, job.job_id, look_after=_look_for_cost(disposition, revision))
+    _settle(connection, entry, disposition, job.job_id, poll_after=_poll_for_cost(disposition, revision))
     return _Match(job, revision)
 
 
@@ -436,16 +437,16 @@ def _settle(
     job_id: int | None,
     *,
     note: str | None = None,
-    look_after: float | None = None,
+    poll_after: float | None = None,
 ) -> InboxEntry:
     row = connection.execute(
         _SETTLE,
         {
             "disposition": disposition,
             "job_id": job_id,
-            "note": history.plain_or_none(note),
-            "look_after": None if look_after is None else timedelta(seconds=look_after),
-            "looks": 0 if disposition is Disposition.QUARANTINED else entry.looks,
+            "note": plain_or_none(note),
+            "poll_after": None if poll_after is None else timedelta(seconds=poll_after),
+            "polls": 0 if disposition is Disposition.QUARANTINED else entry.polls,
             "webhook_id": entry.webhook_id,
         },
     ).fetchone()
@@ -453,11 +454,11 @@ def _settle(
     return InboxEntry(**row)
 
 
-def _looked(connection: LedgerConnection, entry: InboxEntry, *, note: str, again: bool = False) -> InboxEntry:
-    looks = entry.looks + 1
-    after = timedelta(seconds=LOOK_AFTER[looks]) if again and looks < len(LOOK_AFTER) else None
-    values = {"looks": looks, "note": history.plain(note), "look_after": after, "webhook_id": entry.webhook_id}
-    row = connection.execute(_LOOKED, values).fetchone()
+def _polled(connection: LedgerConnection, entry: InboxEntry, *, note: str, again: bool = False) -> InboxEntry:
+    polls = entry.polls + 1
+    after = timedelta(seconds=POLL_AFTER[polls]) if again and polls < len(POLL_AFTER) else None
+    values = {"polls": polls, "note": plain(note), "poll_after": after, "webhook_id": entry.webhook_id}
+    row = connection.execute(_POLLED, values).fetchone()
     assert row is not None
     return InboxEntry(**row)
 
@@ -477,7 +478,7 @@ def _is_older(created_at: datetime | None, revision: Revision) -> bool:
     return created_at is not None and created_at < revision.created_at - CLOCK_SKEW
 
 
-def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor: str) -> _Match | None:
+def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor: Actor) -> _Match | None:
     """Give the revision its response; None where it has another one, or was given up, and this one is an orphan."""
     job, revision = named.job, named.revision
     waits = job.state is JobState.QUEUED and job.revision == revision.number
@@ -493,7 +494,7 @@ def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor:
 
 
 def _record_orphan(
-    connection: LedgerConnection, named: _Match, waiting: Sequence[InboxEntry], output: Output, actor: str
+    connection: LedgerConnection, named: _Match, waiting: Sequence[InboxEntry], output: Output, actor: Actor
 ) -> None:
     """Write what a response has cost that its job does not wait for into the history, with the first webhook of it."""
     job, response_id = named.job, waiting[0].response_id
@@ -516,7 +517,7 @@ def _record_orphan(
 
 
 def _entry(connection: LedgerConnection, query: str, webhook_id: str) -> InboxEntry:
-    row = connection.execute(query, [history.plain(webhook_id)]).fetchone()
+    row = connection.execute(query, [plain(webhook_id)]).fetchone()
     if row is None:
         raise WebhookNotFound(
             f"the inbox has no webhook {webhook_id}.",

@@ -219,7 +219,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
             "effects": [_fields(schemas.Effect, effect) for effect in record.effects],
             "decisions": [_fields(schemas.Decision, decision) for decision in record.decisions],
             "events": [_fields(schemas.Event, event) for event in record.events],
-            "votes": votes_of(record),
+            "votes": [voter.label for voter in votes_of(record)],
             "may_decide": why_not is None,
             "why_not": why_not,
             **more,

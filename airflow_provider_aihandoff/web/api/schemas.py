@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
-from airflow_provider_aihandoff.core.models import Approval, DeciderKind, Verdict
+from airflow_provider_aihandoff.core.models import ActorKind, Approval, AuthorKind, DeciderKind, Verdict
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
 
@@ -263,7 +263,9 @@ class RevisionItem(_Answer):
     """One version of a job's output, without its content."""
 
     number: int
-    author: str = Field(description="`model`, or the person who edited.")
+    author: str = Field(description="The login name or account of the person who edited; else `model`.")
+    author_kind: AuthorKind
+    author_id: str | None = Field(description="The id of a user who edited, where it is not the login name.")
     based_on: int | None = Field(description="The number of the revision that it edits, or continues.")
     changes: str | None = Field(description="What the model was asked to change.")
     state: RevisionState
@@ -323,7 +325,8 @@ class Decision(_Answer):
     revision: int
     verdict: Verdict
     digest: str
-    decided_by: str
+    decided_by: str = Field(description="A login name, an account, a policy or `timeout`, as `decided_by_kind` says.")
+    decided_by_id: str | None = Field(description="The id of a user, where it is not the login name.")
     decided_by_kind: DeciderKind
     comment: str | None
     created_at: datetime
@@ -334,7 +337,15 @@ class Event(_Answer):
 
     seq: int
     at: datetime
-    actor: str
+    actor: str = Field(description="Who, in words.")
+    actor_kind: ActorKind
+    actor_name: str | None = Field(description="A login name, an account, a policy, a connection or a program.")
+    actor_user_id: str | None = Field(description="The id of a user, where it is not the login name.")
+    actor_dag_id: str | None
+    actor_run_id: str | None
+    actor_task_id: str | None
+    actor_map_index: int | None
+    actor_try_number: int | None
     event: str
     from_state: str | None
     to_state: str
@@ -342,6 +353,7 @@ class Event(_Answer):
     detail: Any
     previous_hash: str
     hash: str
+    hash_version: int = Field(description="2: the hash covers every field. 1: all but this and the `actor_` ones.")
 
 
 class JobRecord(_Answer):

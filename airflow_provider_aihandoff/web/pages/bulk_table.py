@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.ledger import Candidate
 from airflow_provider_aihandoff.core.models import Effect, PendingReview
+from airflow_provider_aihandoff.core.review.rules import rules_of
 from airflow_provider_aihandoff.web.render.formatting import exact_value, request_view, written_by
 
 #: Columns of the table; what differs beyond them stands in each row, folded.
@@ -48,7 +49,7 @@ def group_of(by: GroupBy, review: PendingReview, effects: Sequence[Effect]) -> s
         return review.job_type
     if by is GroupBy.SHAPE:
         return "; ".join(map(_shape, effects)) or "no plan yet, or nothing is written"
-    because = review.rules.because
+    because = rules_of(review).because
     policy, reason = because.get("policy"), _VALUES.sub("…", str(because.get("reason") or "no policy was asked"))
     return f"{policy}: {reason}" if policy else reason
 

@@ -15,8 +15,8 @@ from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
-from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.core.review.rules import distinct
+from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Job
+from airflow_provider_aihandoff.core.review.rules import distinct, rules_of
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -108,6 +108,7 @@ def job_page(
             "blocked": cannot_roll_back(job, effects) if under_way else None,
             "seen": offered(record),
             "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
+            "rules": rules_of(job),
             "votes": votes_of(record),
             "why_not": why_not,
             "policy": _policy(record),
@@ -153,15 +154,15 @@ def _reloads(record: JobRecord) -> int | None:
     return RELOADS if job.state in _GOES_ON and not unknown else None
 
 
-def votes_of(record: JobRecord) -> list[str]:
+def votes_of(record: JobRecord) -> list[Actor]:
     """Who has approved what the job says now, where more have to."""
     if record.job.state is not JobState.REVIEW:
         return []
     last = max((item.decision_id for item in record.decisions if item.verdict != "approve"), default=0)
     return distinct(
-        item.decided_by
+        item.decider
         for item in record.decisions
-        if item.decision_id > last and item.digest == record.job.review_digest and item.decided_by_kind == "user"
+        if item.decision_id > last and item.digest == record.job.review_digest and item.decider.kind in PERSON_KINDS
     )
 
 

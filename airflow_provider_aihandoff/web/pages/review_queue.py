@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from airflow_provider_aihandoff.core.errors import StaleBatch
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, PendingReview
-from airflow_provider_aihandoff.core.review.rules import distinct
+from airflow_provider_aihandoff.core.review.rules import distinct, rules_of
 from airflow_provider_aihandoff.web.api.schemas import BatchVerdict
 from airflow_provider_aihandoff.web.auth import Viewer, visible_dag_ids
 
@@ -33,7 +33,12 @@ class Turn:
     @property
     def votes(self) -> list[str]:
         """Who has approved what it says now."""
-        return distinct(self.review.voters)
+        return [voter.label for voter in distinct(self.review.voters)]
+
+    @property
+    def approvals(self) -> int:
+        """How many have to approve it."""
+        return rules_of(self.review).approvals
 
 
 def turns(ledger: Ledger, viewer: Viewer, dag_id: str | None = None, run_id: str | None = None) -> list[Turn]:
@@ -44,7 +49,7 @@ def turns(ledger: Ledger, viewer: Viewer, dag_id: str | None = None, run_id: str
     """
     pending = ledger.reviews.pending(dag_ids=visible_dag_ids(ledger, viewer, dag_id), run_id=run_id)
     why_not = viewer.why_not_each(pending)
-    found = [Turn(review, why_not[review.job_id], viewer.name in review.voters) for review in pending]
+    found = [Turn(review, why_not[review.job_id], viewer.actor in review.voters) for review in pending]
     return sorted(found, key=lambda turn: not turn.mine)
 
 

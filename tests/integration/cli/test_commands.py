@@ -12,11 +12,11 @@ import pytest
 from openai import OpenAI
 
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.cli.conftest import Airflow, use
 from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of
 from tests.target import DROP, Answer, Target
@@ -24,8 +24,8 @@ from tests.target import DROP, Answer, Target
 
 def unknown_effect(ledger: Ledger) -> int:
     job = approve(ledger, ask(ledger, draft(ledger)))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-    return ledger.effects.lose(claim, error="the connection broke", actor="test").effect_id
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+    return ledger.effects.lose(claim, error="the connection broke", actor=TEST).effect_id
 
 
 def test_a_new_ledger_is_created_once_and_then_checked(
@@ -147,7 +147,7 @@ class TestInbox:
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI
     ) -> None:
         receive(on_ledger, "wh_1", client.responses.create(model="gpt-5.2", input="x", background=True).id)
-        on_ledger.inbox.discard("wh_1", actor="user:bob", why="a mistake")
+        on_ledger.inbox.discard("wh_1", actor=Actor.user("bob"), why="a mistake")
         said = airflow("inbox", "replay", "wh_1")
         assert "wh_1 is foreign (its response belongs to another application)" in said
         assert on_ledger.inbox.read("wh_1").disposition is Disposition.FOREIGN
@@ -161,7 +161,7 @@ class TestInbox:
     def test_it_is_said_when_openai_is_not_asked_any_more(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.LOOK_AFTER", (2,))
+        monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.POLL_AFTER", (2,))
         receive(on_ledger, "wh_1", "resp_nowhere")
         assert "not asked about it any more" in airflow("inbox", "replay", "wh_1")
 
@@ -359,8 +359,8 @@ class TestRollback:
         slept: list[float],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        undo = on_ledger.roll_backs.start(done.job_id, actor="test", reason="wrong product")[0]
-        on_ledger.effects.claim(done.job_id, undo.as_plan, lease=2 * LEASE, actor="test")
+        undo = on_ledger.roll_backs.start(done.job_id, actor=TEST, reason="wrong product")[0]
+        on_ledger.effects.claim(done.job_id, undo.as_plan, lease=2 * LEASE, actor=TEST)
         with pytest.raises(SystemExit) as ended:
             airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
         assert ended.value.code == 3
@@ -420,7 +420,7 @@ class TestPreviewClear:
         for number in range(2):
             revision = submit(on_ledger, job_spec(max_revisions=2), f"resp_{number}")
             on_ledger.outputs.fail(
-                revision.job_id, revision.number, actor="test", reason="no output", error={"kind": "x"}, status="failed"
+                revision.job_id, revision.number, actor=TEST, reason="no output", error={"kind": "x"}, status="failed"
             )
             assert [row["next"] for row in self.preview(airflow)] == [("ask the model", "refuse")[number]]
 

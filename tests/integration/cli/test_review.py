@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
 from airflow_provider_aihandoff.core.states import JobState
-from tests.factories import OWNER, draft, effect_plan, in_an_hour, job_spec
+from tests.factories import OWNER, TEST, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.cli.conftest import Airflow
 
 OUTPUT = {"title": "Kettle", "lines": [1, 2]}
@@ -31,7 +31,7 @@ def in_review(ledger: Ledger, output: Any = "A kettle.", key: str = "post:kettle
         [effect_plan()],
         policy="plain@1",
         deadline=in_an_hour(),
-        actor="test",
+        actor=TEST,
         rules=ReviewRules(because={"policy": "plain@1", "reason": "it is delicate"}, **rules),
     )
 
@@ -198,7 +198,7 @@ class TestDeciding:
             [effect_plan()],
             policy=None,
             deadline=in_an_hour(),
-            actor="test",
+            actor=TEST,
             rules=ReviewRules(**rules),
         )
         words: list[object] = [answer, job.job_id, "--digest", job.review_digest]
@@ -358,7 +358,7 @@ class TestDecidingOnMany:
         jobs = [in_review(on_ledger, key=f"post:{number}") for number in range(3)]
         digests = [job.review_digest for job in jobs]
         changed = on_ledger.reviews.ask(
-            jobs[1].job_id, [effect_plan(url="http://other")], policy=None, deadline=in_an_hour(), actor="test"
+            jobs[1].job_id, [effect_plan(url="http://other")], policy=None, deadline=in_an_hour(), actor=TEST
         )
         lines = [f"{job.job_id} {digest}" for job, digest in zip(jobs, digests, strict=True)]
         monkeypatch.setattr("sys.stdin", StringIO("\n".join([*lines, "999 " + "0" * 64])))

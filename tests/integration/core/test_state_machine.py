@@ -46,7 +46,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.generation.submission_store import MAX_UNKNOWN_SUBMISSIONS
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Event
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Event
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import (
     JOB_TRANSITIONS,
@@ -59,7 +59,7 @@ from airflow_provider_aihandoff.core.states import (
 )
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.conftest import EMPTY_LEDGER
-from tests.factories import OWNER, job_spec
+from tests.factories import OWNER, TEST, job_spec
 from tests.integration.core.outside import ANSWERS, CALL, CREATES, OpenAIWorld, World, WorldTarget
 from tests.integration.core.puppets import Puppet, reach
 
@@ -157,7 +157,7 @@ class Machine(RuleBasedStateMachine):
             self.catch_up()
             self.ask()
             if not DAGS[self.dag]:
-                self.ledger.effects.complete_without_effects(self.job_id, actor="test")
+                self.ledger.effects.complete_without_effects(self.job_id, actor=TEST)
             for intended in self.asked.get(str(self.look().job.review_digest), []):
                 self.start("effect", partial(self.effect, intended), FOREVER)
             if self.is_in(JobState.ROLLING_BACK):
@@ -244,7 +244,7 @@ class Machine(RuleBasedStateMachine):
     def effect(self, intended: EffectPlan) -> Any:
         """What the task does that writes."""
         target = WorldTarget(self.world, self.check_call, **TARGETS[intended.name])
-        return applying.apply_effect(self.ledger, self.job_id, intended, target, actor="test")
+        return applying.apply_effect(self.ledger, self.job_id, intended, target, actor=TEST)
 
     def undo_target(self, undo: EffectPlan) -> WorldTarget:
         name = undo.name.removeprefix("undo:")
@@ -323,7 +323,9 @@ class Machine(RuleBasedStateMachine):
     def start_roll_back(self, leave: str, answer: str, steps: int) -> None:
         self.world.answer = answer
         leaving = (leave,) if leave else ()
-        work = partial(roll_back.roll_back, self.ledger, self.job_id, actor="user:eve", reason="no", leave=leaving)
+        work = partial(
+            roll_back.roll_back, self.ledger, self.job_id, actor=Actor.user("eve"), reason="no", leave=leaving
+        )
         self.start("roll back", work, steps)
 
     @precondition(lambda self: self.alive())
@@ -381,7 +383,7 @@ class Machine(RuleBasedStateMachine):
                 number=response.revision,
                 created_at=datetime.now(UTC),
                 output=Output(response.status, usage={"input_tokens": 1}),
-                actor="webhook:openai_default",
+                actor=Actor.program("webhook:openai_default"),
             )
 
     def store(self, index: int) -> None:
@@ -394,7 +396,7 @@ class Machine(RuleBasedStateMachine):
                 output = Output("completed", f"A kettle, {revision.number}.", usage={"input_tokens": 1})
             else:
                 output = Output(response.status, error={"kind": response.status})
-            self.ledger.outputs.store(self.job_id, revision.number, output, actor="test")
+            self.ledger.outputs.store(self.job_id, revision.number, output, actor=TEST)
 
     @rule(dag=others, anew=st.booleans())
     def ask(self, dag: str | None = None, anew: bool = False) -> None:
@@ -406,7 +408,7 @@ class Machine(RuleBasedStateMachine):
             ask = partial(self.ledger.reviews.ask_anew, reason="the plan changed")
         else:
             ask = partial(self.ledger.reviews.ask, policy=None, on_timeout="reject")
-        after = ask(self.job_id, DAGS[self.dag], deadline=deadline, actor="test")
+        after = ask(self.job_id, DAGS[self.dag], deadline=deadline, actor=TEST)
         if after.review_digest != before.review_digest:
             self.asked[str(after.review_digest)] = DAGS[self.dag]
 
@@ -441,10 +443,10 @@ class Machine(RuleBasedStateMachine):
                     after = reviews.decide(self.job_id, "request changes", digest=seen, person=bob, comment="Shorter.")
                 case "refuse edit":
                     error = {"kind": "mismatch"}
-                    reviews.refuse_edit(self.job_id, before.revision, error=error, reason="too short", actor="test")
+                    reviews.refuse_edit(self.job_id, before.revision, error=error, reason="too short", actor=TEST)
                     return
                 case _:
-                    reviews.tell(self.job_id, digest=seen, actor="test")
+                    reviews.tell(self.job_id, digest=seen, actor=TEST)
                     return
             if after.revision != before.revision:
                 assert seen == before.review_digest, "something was changed that nobody sees any more"
@@ -460,16 +462,16 @@ class Machine(RuleBasedStateMachine):
             case "cancel":
                 client: Any = self.client
                 work = partial(stop.cancel_job, self.ledger, lambda _: client, self.job_id)
-                self.start("cancel", partial(work, actor="user:eve", reason="enough"), steps)
+                self.start("cancel", partial(work, actor=Actor.user("eve"), reason="enough"), steps)
             case "expire":
                 self.time_passes(4000)
                 asked = str(self.look().job.review_digest)
                 self.ledger.reviews.expire(self.job_id, digest=asked, fail=bool(index % 2))
             case "deadline_passes":
                 number = self.look().job.revision
-                self.ledger.outputs.fail(self.job_id, number, actor="test", reason="late", error={"kind": "deadline"})
+                self.ledger.outputs.fail(self.job_id, number, actor=TEST, reason="late", error={"kind": "deadline"})
             case "complete":
-                self.ledger.effects.complete_without_effects(self.job_id, actor="test")
+                self.ledger.effects.complete_without_effects(self.job_id, actor=TEST)
 
     @precondition(lambda self: self.unknown())
     @rule(index=which)
@@ -479,14 +481,14 @@ class Machine(RuleBasedStateMachine):
         applied = self.world.written[effect.effect_key] > 0
         external = f"record of {effect.effect_key}" if applied else None
         self.ledger.effects.resolve(
-            effect.effect_id, applied=applied, external_id=external, actor="user:eve", why="looked"
+            effect.effect_id, applied=applied, external_id=external, actor=Actor.user("eve"), why="looked"
         )
 
     @precondition(lambda self: self.record and self.record.effects)
     @rule(index=which)
     def reconcile(self, index: int) -> None:
         effect: Effect = self.pick(self.look().effects, index)
-        self.ledger.effects.give_up(effect.effect_id, actor="reconciler")
+        self.ledger.effects.give_up(effect.effect_id, actor=Actor.program("reconciler"))
 
     # What is so at the moment of a call.
 

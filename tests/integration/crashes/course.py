@@ -160,7 +160,7 @@ COURSES: Mapping[str, Course] = {
     "receive.correlate": of(_told_of_an_orphan, model=_ORPHAN),
     "receive.retrieve": of(_told_of_an_orphan, model=_ORPHAN),
     "receive.adopt": of(_told_of_an_orphan, model=_ORPHAN),
-    "receive.looked": of(_told_of_an_orphan, model=f"{_ORPHAN} retrieve=404"),
+    "receive.polled": of(_told_of_an_orphan, model=f"{_ORPHAN} retrieve=404"),
     "output.store": _USUAL,
     "review.ask": _USUAL,
     "review.decide": _USUAL,

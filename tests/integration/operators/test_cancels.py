@@ -12,6 +12,7 @@ from openai import OpenAI
 from airflow_provider_aihandoff.core.errors import CannotCancel
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn
@@ -42,7 +43,7 @@ def cancel_when(ledger: Ledger, client: OpenAI) -> Iterator[CancelWhen]:
             while not so():
                 if over.wait(0.02):
                     return
-            cancel_job(ledger, lambda conn_id: client, 1, actor="user:bob", reason="the wrong product")
+            cancel_job(ledger, lambda conn_id: client, 1, actor=Actor.user("bob"), reason="the wrong product")
 
         people.append(threading.Thread(target=watch))
         people[-1].start()
@@ -135,7 +136,7 @@ def test_after_completion_it_is_refused_and_the_run_can_be_cleared_as_before(
     run = dags.run(dag)
 
     with pytest.raises(CannotCancel, match=r"is completed: there is nothing left to stop\. What it wrote stays"):
-        cancel_job(ledger, lambda conn_id: client, 1, actor="user:bob", reason="the wrong product")
+        cancel_job(ledger, lambda conn_id: client, 1, actor=Actor.user("bob"), reason="the wrong product")
 
     assert (dags.clear(dag, run).states, len(target.received)) == (run.states, 1)
     assert ledger.job(1).state is JobState.COMPLETED

@@ -11,6 +11,7 @@ import pytest
 
 from airflow_provider_aihandoff.core.effects import apply
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import publish
@@ -30,7 +31,11 @@ def resolve_when_unknown(ledger: Ledger, *, applied: bool) -> threading.Thread:
             for effect in ledger.list_effects(states=["unknown"]):
                 external_id = "found-1" if applied else None
                 ledger.effects.resolve(
-                    effect.effect_id, applied=applied, external_id=external_id, actor="user:bob", why="looked it up"
+                    effect.effect_id,
+                    applied=applied,
+                    external_id=external_id,
+                    actor=Actor.user("bob"),
+                    why="looked it up",
                 )
                 return
             time.sleep(0.05)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
-from airflow_provider_aihandoff.core.models import Effect, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
@@ -232,7 +232,9 @@ class TestBroken:
             assert f"airflow aihandoff effects resolve {effect().effect_id} --applied EXTERNAL_ID" in message
         assert len(target.received) == 1
 
-        ledger.effects.resolve(effect().effect_id, external_id="rec-1", applied=True, actor="bob", why="it is there")
+        ledger.effects.resolve(
+            effect().effect_id, external_id="rec-1", applied=True, actor=Actor.program("bob"), why="it is there"
+        )
         resolved = dags.run(dag, again=first)
 
         assert resolved.xcoms["publish"]["external_id"] == "rec-1"
@@ -295,7 +297,7 @@ class TestApproval:
 
     def test_what_was_cancelled_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:
         submit(ledger, job_spec())
-        ledger.outputs.cancelled(1, 1, actor="bob", reason="not needed", status="cancelled")
+        ledger.outputs.cancelled(1, 1, actor=Actor.program("bob"), reason="not needed", status="cancelled")
 
         done = run(lambda: [publish(), publish(1, "plain", json={"a": 1})])
 

@@ -169,7 +169,7 @@ class TestOperator:
         monkeypatch.setenv("AIRFLOW__AIHANDOFF__INBOX_RETENTION", "3600")
         world.webhook("wh_1", "resp_1")
         world.sql(
-            "UPDATE aihandoff.inbox SET disposition = 'foreign', look_at = NULL, "
+            "UPDATE aihandoff.inbox SET disposition = 'foreign', poll_at = NULL, "
             "received_at = received_at - interval '1 day'"
         )
         assert reconcile() == {"old webhooks": 1, "failed": 1}

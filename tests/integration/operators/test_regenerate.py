@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.dag_runs import Dags
@@ -70,7 +71,7 @@ def test_once_that_is_taken_back_it_is_made_and_written_anew(
 ) -> None:
     dag = dags.make(write)
     dags.run(dag)
-    roll_back(ledger, 1, actor="user:bob", reason="the wrong product")
+    roll_back(ledger, 1, actor=Actor.user("bob"), reason="the wrong product")
 
     run = dags.run(dag, conf={"regenerate": True})
 

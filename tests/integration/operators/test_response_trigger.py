@@ -28,7 +28,7 @@ from airflow_provider_aihandoff.triggers import ended, polling
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from airflow_provider_aihandoff.triggers.waits import ResponseWait
-from tests.factories import OWNER, approve, ask, draft, in_an_hour, job_spec
+from tests.factories import OWNER, TEST, approve, ask, draft, in_an_hour, job_spec
 from tests.target import Answer, Target
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -56,7 +56,7 @@ def wait_for(ledger: Ledger, stand_in: OpenAIStandIn, _served: Any) -> Submit:
         request = {"model": "gpt-5.2", "input": "Write.", "metadata": {"standin": words}}
         job = ledger.submission.open(job_spec(input=request, request=request, **changes)).job
         with OpenAI(base_url=_served[2], api_key="any") as client:
-            revision = submit(ledger, client, job, deadline=in_an_hour(), actor="test")
+            revision = submit(ledger, client, job, deadline=in_an_hour(), actor=TEST)
         kwargs = {
             "job_id": job.job_id,
             "revision": revision.number,
@@ -166,7 +166,7 @@ class TestRun:
         self, wait_for: Submit, ledger: Ledger, stand_in: OpenAIStandIn
     ) -> None:
         waiting = wait_for("stuck=queued")
-        ledger.outputs.fail(waiting.job.job_id, 1, actor="test", reason="enough", error={"kind": "test"})
+        ledger.outputs.fail(waiting.job.job_id, 1, actor=TEST, reason="enough", error={"kind": "test"})
 
         (event,) = await events(waiting.trigger())
 

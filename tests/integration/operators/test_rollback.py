@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators import waiting
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
+from tests.factories import TEST
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags, Run
 from tests.integration.operators.tasks import ask_unapproved, publish
@@ -241,8 +242,8 @@ class TestUnknown:
         self, written: Any, run: RunDag, ledger: Ledger, target: Target
     ) -> None:
         written()
-        recall, _ = ledger.roll_backs.start(1, actor="test", reason="killed")
-        ledger.effects.claim(1, recall.as_plan, lease=timedelta(seconds=0.5), actor="test")
+        recall, _ = ledger.roll_backs.start(1, actor=TEST, reason="killed")
+        ledger.effects.claim(1, recall.as_plan, lease=timedelta(seconds=0.5), actor=TEST)
         person = resolve_when_unknown(ledger, applied=True)
 
         done = run(roll_back)

@@ -93,7 +93,7 @@ def login(airflow: FastAPI, use_ledger: Callable[[dict[str, Any]], None], connin
         client = TestClient(
             airflow, base_url=BASE_URL, follow_redirects=False, headers=headers, raise_server_exceptions=False
         )
-        user = SimpleAuthManagerUser(username=username, role=ROLES[username])
+        user = SimpleAuthManagerUser(username=username, role=ROLES.get(username, "user"))
         token = airflow_app.get_auth_manager().generate_jwt(user)
         if bearer:
             client.headers = {"Authorization": f"Bearer {token}"}

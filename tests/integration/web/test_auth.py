@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
+from airflow_provider_aihandoff.core.review.rules import ReviewRules
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.app import build_app
 from tests.factories import OWNER, ask, draft, job_spec
@@ -158,8 +160,46 @@ def test_who_decided_is_known_from_the_login(
     form = {**_decision(job), "decided_by": "eve", "user": "eve", "kind": "policy"}
     assert login("bob").post(f"/aihandoff/jobs/{job.job_id}/decision", data=form).status_code == 303
     record = ledger.record(job.job_id)
-    assert (record.decisions[0].decided_by, record.decisions[0].decided_by_kind) == (name, "user")
+    assert record.decisions[0].decider == Actor.user("bob", user_id)
     assert record.events[-1].actor == f"user:{name}"
+
+
+#: Logins that look like something else, and their ids.
+ODD_LOGINS = {"bob": "7", "bob (7)": "8", "cli:bob": "9", "model": "10", "a/b#1": "11", "user:x (": "12"}
+
+
+def test_a_login_of_any_form_votes_once_and_is_told_from_every_other(
+    login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SimpleAuthManagerUser, "get_id", lambda self: ODD_LOGINS[self.username])
+    rules = ReviewRules(approvals=len(ODD_LOGINS))
+    job = ask(ledger, draft(ledger, job_spec(requested_by="model (10)")), rules=rules)
+    path, votes = f"/aihandoff/api/v1/jobs/{job.job_id}", []
+    for name, user_id in ODD_LOGINS.items():
+        client = login(name)
+        mine = client.get("/aihandoff/api/v1/reviews").json()
+        assert (mine["mine"], mine["reviews"][0]["votes"]) == (1, votes)
+        for _ in range(2):  # a double click
+            record = client.post(f"{path}/decisions", json=_decision(job)).json()
+        votes = [*votes, f"{name} ({user_id})"]
+        decision, event = record["decisions"][-1], record["events"][-1]
+        facts = (decision["decided_by"], decision["decided_by_id"], decision["decided_by_kind"])
+        assert facts == (name, user_id, "user")
+        assert (event["actor_kind"], event["actor_name"], event["actor_user_id"]) == ("user", name, user_id)
+        assert event["actor"] == f"user:{name} ({user_id})"
+        assert record["job"]["state"] == ("approved" if len(votes) == len(ODD_LOGINS) else "review")
+    assert len(record["decisions"]) == len(ODD_LOGINS)
+
+
+def test_an_edit_by_a_login_called_model_is_a_persons(login: Login, ledger: Ledger) -> None:
+    job = ask(ledger, draft(ledger))
+    client = login("model")
+    body = {"digest": job.review_digest, "output": "Another kettle."}
+    record = client.post(f"/aihandoff/api/v1/jobs/{job.job_id}/revisions", json=body).json()
+    authors = [(item["author"], item["author_kind"], item["author_id"]) for item in record["revisions"]]
+    assert authors == [("model", "model", None), ("model", "user", None)]
+    assert "Edited by you" in Page(client.get(f"/aihandoff/jobs/{job.job_id}").text).text
+    assert "Edited by model" in Page(login("carol").get(f"/aihandoff/jobs/{job.job_id}").text).text
 
 
 def test_a_program_cannot_say_who_decided(login: Login, ledger: Ledger) -> None:

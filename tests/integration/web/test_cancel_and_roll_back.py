@@ -12,11 +12,11 @@ from openai import OpenAI
 
 from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.web.api import schemas
-from tests.factories import LEASE, OWNER, ask, draft, job_spec, submit
+from tests.factories import LEASE, OWNER, TEST, ask, draft, job_spec, submit
 from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of, undo_of
 from tests.target import DROP, Answer, Target
@@ -98,7 +98,7 @@ class TestCancel:
         self, login: Login, ledger: Ledger, plans: list[EffectPlan]
     ) -> None:
         job = approved(ledger, *plans)
-        claim = ledger.effects.claim(job.job_id, plans[0], lease=LEASE, actor="test")
+        claim = ledger.effects.claim(job.job_id, plans[0], lease=LEASE, actor=TEST)
         bob = login("bob")
         answer = send(bob, job, "cancel", WHY)
         assert (answer.status_code, answer.json()["job"]["state"]) == (200, "applying")
@@ -106,7 +106,7 @@ class TestCancel:
         page = page_of(bob, job)
         assert "Being cancelled: what was not sent never will be." in page.text
         assert "cancel" not in actions(page)
-        ledger.effects.confirm(claim, external_id="publish-1", result=None, actor="test")
+        ledger.effects.confirm(claim, external_id="publish-1", result=None, actor=TEST)
         text = page_of(bob, job).text
         assert "Cancelled. Partly applied: 1 of 2 effects applied. What was applied stays" in text
 
@@ -196,7 +196,9 @@ class TestRollBack:
         assert "Go on with the roll-back" in page.text
         if answer is DROP:
             unknown = ledger.record(job.job_id).undos[1]
-            ledger.effects.resolve(unknown.effect_id, applied=False, external_id=None, actor="x", why="looked")
+            ledger.effects.resolve(
+                unknown.effect_id, applied=False, external_id=None, actor=Actor.program("x"), why="looked"
+            )
         assert send(bob, job, "rollback", WHY).json()["job"]["state"] == "rolled_back"
         assert requests(target)[2:] == [("DELETE", "/publish/publish-1")]
 
@@ -390,7 +392,7 @@ class TestBoth:
         assert ledger.job(job.job_id) == job
 
     def test_a_program_cannot_say_who_it_was(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
-        assert send(login("bob", bearer=True), job, action, {**WHY, "actor": "eve"}).status_code == 422
+        assert send(login("bob", bearer=True), job, action, {**WHY, "actor": Actor.program("eve")}).status_code == 422
         assert ledger.job(job.job_id) == job
 
     def test_nothing_is_done_by_a_get(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:

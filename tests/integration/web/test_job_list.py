@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.pages import job_list
 from airflow_provider_aihandoff.web.render.formatting import cost, job_cost
-from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.web.conftest import Login, Page
 
 
@@ -24,15 +24,15 @@ def _draft(ledger: Ledger, key: str, run_id: str = OWNER.run_id) -> Job:
 
 def _unknown(ledger: Ledger, key: str) -> Job:
     job = approve(ledger, _draft(ledger, key))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-    ledger.effects.lose(claim, error="no answer", actor="test")
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+    ledger.effects.lose(claim, error="no answer", actor=TEST)
     return job
 
 
 def _done(ledger: Ledger, key: str) -> Job:
     job = approve(ledger, _draft(ledger, key))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-    ledger.effects.confirm(claim, external_id="id-1", result=None, actor="test")
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id="id-1", result=None, actor=TEST)
     return job
 
 
@@ -132,7 +132,7 @@ def _price(ledger: Ledger, key: str, *costs: str | None) -> Job:
             error=None if last else {"kind": "failed"},
             cost_usd=None if price is None else Decimal(price),
         )
-        job = ledger.outputs.store(revision.job_id, revision.number, output, actor="test")
+        job = ledger.outputs.store(revision.job_id, revision.number, output, actor=TEST)
     assert job is not None
     return job
 

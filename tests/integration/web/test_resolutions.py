@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, Event
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
-from tests.factories import LEASE, OWNER
+from tests.factories import LEASE, OWNER, TEST
 from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import approved, cms, confirm, lose, plan_of
 from tests.target import Target
@@ -207,8 +207,8 @@ def test_a_job_says_how_far_it_is_partly_applied(login: Login, ledger: Ledger, t
     plans = [plan_of(target, "publish"), plan_of(target, "announce", after=("publish",))]
     job = approved(ledger, *plans)
     confirm(ledger, job, plans[0])
-    claim = ledger.effects.claim(job.job_id, plans[1], lease=LEASE, actor="test")
-    ledger.effects.refuse(claim, error="the target answered 403", actor="test")
+    claim = ledger.effects.claim(job.job_id, plans[1], lease=LEASE, actor=TEST)
+    ledger.effects.refuse(claim, error="the target answered 403", actor=TEST)
     page = Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text)
     assert "Partly applied: 1 of 2 effects applied." in page.text
     assert "the target answered 403" in page.text

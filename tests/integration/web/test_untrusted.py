@@ -10,7 +10,7 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import EffectPlan, Owner
 from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
-from tests.factories import LEASE, ask, draft, job_spec
+from tests.factories import LEASE, TEST, ask, draft, job_spec
 from tests.integration.web.conftest import Login, Page
 
 ATTACK = """x"'></textarea></title><script>alert(1)</script><img src=//evil.test onerror=alert(1)>
@@ -135,9 +135,9 @@ def test_an_attack_in_any_field_is_text(login: Login, ledger: Ledger) -> None:
     assert _attack("comment") in _assert_harmless(bob.get(path)).text
 
     claim = ledger.effects.claim(job.job_id, plans[0], lease=LEASE, actor=_attack("actor"))
-    ledger.effects.confirm(claim, external_id=_attack("id"), result={"r": _attack("answer")}, actor="test")
+    ledger.effects.confirm(claim, external_id=_attack("id"), result={"r": _attack("answer")}, actor=TEST)
     claim = ledger.effects.claim(job.job_id, plans[1], lease=LEASE, actor=_attack("actor"))
-    ledger.effects.lose(claim, error=_attack("error"), actor="test")
+    ledger.effects.lose(claim, error=_attack("error"), actor=TEST)
     page = _assert_harmless(bob.get(path))
     for field in ("id", "actor", "error"):
         assert _attack(field) in page.text, field

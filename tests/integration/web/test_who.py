@@ -186,7 +186,7 @@ def test_roles_and_groups_are_those_of_the_auth_manager(
     user: dict[str, Any], roles: set[str], groups: set[str]
 ) -> None:
     person = Viewer(SimpleNamespace(get_name=lambda: "bob", get_id=lambda: "7", **user)).person
-    assert (person.name, person.names) == ("bob (7)", frozenset({"bob", "7"}))
+    assert (person.actor.label, person.names) == ("bob (7)", frozenset({"bob", "7"}))
     assert (person.roles, person.groups) == (roles, groups)
 
 
@@ -232,4 +232,4 @@ def test_groups_and_their_roles_are_read_of_a_user_that_no_session_has(monkeypat
         user = session.get(_User, 7)
     monkeypatch.setattr(auth, "create_session", lambda: Session(engine))
     person = Viewer(user).person
-    assert (person.name, person.roles, person.groups) == ("bob (7)", {"Op"}, {"editors"})
+    assert (person.actor.label, person.roles, person.groups) == ("bob (7)", {"Op"}, {"editors"})

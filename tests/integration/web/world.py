@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
-from tests.factories import LEASE, approve, ask, draft
+from tests.factories import LEASE, TEST, approve, ask, draft
 from tests.target import Target, serve
 
 
@@ -50,13 +50,13 @@ def approved(ledger: Ledger, *plans: EffectPlan) -> Job:
 
 
 def confirm(ledger: Ledger, job: Job, plan: EffectPlan) -> Effect:
-    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
-    return ledger.effects.confirm(claim, external_id=f"{plan.name}-1", result=None, actor="test")
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    return ledger.effects.confirm(claim, external_id=f"{plan.name}-1", result=None, actor=TEST)
 
 
 def lose(ledger: Ledger, job: Job, plan: EffectPlan) -> Effect:
-    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
-    return ledger.effects.lose(claim, error="ReadTimeout: the read timed out", actor="test")
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    return ledger.effects.lose(claim, error="ReadTimeout: the read timed out", actor=TEST)
 
 
 def completed(ledger: Ledger, *plans: EffectPlan) -> Job:

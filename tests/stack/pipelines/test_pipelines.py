@@ -18,6 +18,7 @@ from demo.comparison import as_table, compare
 from demo.local import LocalDemo
 from demo.pipelines import PIPELINES, approve_what_waits
 from demo.waiting import wait_until
+from tests.factories import TEST
 from tests.stack.browser import chromium_page
 from tests.stack.pipelines.shared import job_of, outside, responses, wait_for_state, writes
 
@@ -141,7 +142,7 @@ def test_neither_a_restart_of_the_triggerer_nor_a_clear_cancels_a_response(
     assert at_openai(demo, ledger, job_id)["response"]["status"] in ("queued", "in_progress")
     assert ledger.revision(job_id, 1).submissions == 1
     # Ended in the ledger, so that no test after this one finds a job that still runs.
-    ledger.outputs.cancelled(job_id, 1, actor="test", reason="the test is over", status="in_progress")
+    ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="the test is over", status="in_progress")
     assert admin.wait_for_run("slow_draft", run_id) == "failed"
 
 

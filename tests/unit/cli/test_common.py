@@ -4,14 +4,14 @@ import pwd
 
 import pytest
 
-from airflow_provider_aihandoff.cli.common import who
+from airflow_provider_aihandoff.cli.common import actor
 
 
 def test_a_person_at_a_terminal_cannot_choose_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = who()
+    before = actor()
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "alice")
-    assert who() == before
+    assert actor() == before
 
 
 def test_an_account_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,4 +20,4 @@ def test_an_account_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     monkeypatch.setattr("os.getuid", lambda: 50123)
-    assert who() == "cli:50123"
+    assert str(actor()) == "user:cli:50123"

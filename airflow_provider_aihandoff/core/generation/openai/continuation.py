@@ -18,7 +18,7 @@ def continued(request: Mapping[str, Any], *, changes: str, before: Revision, res
     :param response_id: the response that the model goes on from; None where OpenAI does not have it any more, and the
         whole conversation is sent once more.
     """
-    known = before.author == "model" or response_id is None
+    known = before.author_kind == "model" or response_id is None
     edited = "" if known else f"A person has edited your answer. It is now:\n\n{_text(before.output)}\n\n"
     wanted = f"Requested changes: {changes}\n\nAnswer again in full, in the same form as before."
     said = {"role": "user", "content": f"{edited}{wanted}"}

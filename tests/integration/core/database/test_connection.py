@@ -15,7 +15,7 @@ from psycopg import sql
 
 from airflow_provider_aihandoff.core.database import connection as connection_module
 from airflow_provider_aihandoff.core.database.connection import TRANSACTION_TRIES, Database, LedgerConnection
-from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.errors import HandoffError, JobCancelled, LedgerUnavailable
 from airflow_provider_aihandoff.hooks.ledger import libpq_parameters
 from demo.postgres import Postgres, PostgresServer
 
@@ -253,6 +253,19 @@ class TestBrokenConnections:
         with pytest.raises(KeyError):
             database.transact(work)
         assert count(database) == 0
+
+    @pytest.mark.parametrize("how", ["transact", "persist"])
+    def test_an_error_that_the_work_returns_is_raised_after_the_commit(self, database: Database, how: str) -> None:
+        runs: list[int] = []
+
+        def work(connection: LedgerConnection) -> int | HandoffError:
+            runs.append(1)
+            connection.execute(ADD)
+            return JobCancelled("it was cancelled.")
+
+        with pytest.raises(JobCancelled, match="it was cancelled"):
+            getattr(database, how)(work)
+        assert (len(runs), count(database)) == (1, 1)
 
     def test_a_statement_that_the_server_refuses_is_not_run_again(self, database: Database) -> None:
         runs: list[int] = []

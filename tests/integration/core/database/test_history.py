@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,10 +17,10 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Event, Job
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Event, Job
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import JOB_TRANSITIONS, JobEvent, JobState, next_job_state
-from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, in_an_hour, job_spec
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.core.webhooks.inboxes import deliver
 
 
@@ -28,8 +28,8 @@ from tests.integration.core.webhooks.inboxes import deliver
 def job(ledger: Ledger) -> Job:
     """A completed job, with a history of every kind of step."""
     job = approve(ledger, ask(ledger, draft(ledger)))
-    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-    ledger.effects.confirm(claim, external_id="post-1", result={"status": 201}, actor="test")
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id="post-1", result={"status": 201}, actor=TEST)
     return ledger.job(job.job_id)
 
 
@@ -51,6 +51,46 @@ def append(conninfo: dict[str, Any], line: Event) -> None:
 
 def broken_at(ledger: Ledger, job: Job) -> int | None:
     return first_break(ledger.record(job.job_id).events, ledger.job(job.job_id))
+
+
+#: One for each column, of a line that a program has written.
+CHANGES = {
+    "actor": "actor = 'user:mallory'",
+    "reason": "reason = 'because'",
+    "event": "event = 'rejected'",
+    "from_state": "from_state = 'queued'",
+    "to_state": "to_state = 'failed'",
+    "at": "at = at + interval '1 microsecond'",
+    "detail": "detail = '{}'",
+    "hash": "hash = repeat('0', 64)",
+    "previous_hash": "previous_hash = repeat('0', 64)",
+    "actor_kind": "actor_kind = 'user'",
+    "actor_name": "actor_name = 'mallory'",
+    "actor_user_id": "actor_user_id = '7'",
+    "actor_dag_id": "actor_dag_id = 'publishing'",
+    "actor_run_id": "actor_run_id = 'manual__1'",
+    "actor_task_id": "actor_task_id = 'draft'",
+    "actor_map_index": "actor_map_index = -1",
+    "actor_try_number": "actor_try_number = 1",
+    "hash_version": "hash_version = 3 - hash_version",
+}
+
+
+def as_version_1(ledger: Ledger, conninfo: dict[str, Any], job: Job) -> Job:
+    """The job with the hashes that a release from before version 2 would have written."""
+    previous = history.GENESIS
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER USER")
+        for line in ledger.record(job.job_id).events:
+            old = replace(line, hash_version=1, previous_hash=previous)
+            previous = history.event_hash(old)
+            connection.execute(
+                "UPDATE aihandoff.events SET hash_version = 1, previous_hash = %s, hash = %s WHERE seq = %s",
+                [old.previous_hash, previous, line.seq],
+            )
+        connection.execute("ALTER TABLE aihandoff.events ENABLE TRIGGER USER")
+        connection.execute("UPDATE aihandoff.jobs SET event_hash = %s", [previous])
+    return ledger.job(job.job_id)
 
 
 class TestAppendOnly:
@@ -76,25 +116,41 @@ class TestTampering:
         assert broken_at(ledger, job) is None
         assert [event.seq for event in ledger.record(job.job_id).events] == list(range(1, job.event_seq + 1))
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            "actor = 'user:mallory'",
-            "reason = 'because'",
-            "event = 'rejected'",
-            "from_state = 'queued'",
-            "to_state = 'failed'",
-            "at = at + interval '1 microsecond'",
-            "detail = '{}'",
-            "hash = repeat('0', 64)",
-            "previous_hash = repeat('0', 64)",
-        ],
-    )
+    @pytest.mark.parametrize("version", [1, 2])
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
     def test_a_change_in_any_column_is_found_at_its_line(
-        self, ledger: Ledger, conninfo: dict[str, Any], job: Job, change: str
+        self, ledger: Ledger, conninfo: dict[str, Any], job: Job, version: int, change: str
     ) -> None:
+        if version == 1:
+            job = as_version_1(ledger, conninfo, job)
+        assert broken_at(ledger, job) is None
+        assert ledger.record(job.job_id).events[3].hash_version == version
         tamper(conninfo, f"UPDATE aihandoff.events SET {change} WHERE seq = 4")  # noqa: S608
         assert broken_at(ledger, job) == 4
+
+    def test_facts_with_a_text_to_match_are_covered_too(
+        self, ledger: Ledger, conninfo: dict[str, Any], job: Job
+    ) -> None:
+        change = "actor_kind = 'user', actor_name = 'eve (7)', actor = 'user:eve (7)'"
+        before = ledger.record(job.job_id).events[3]
+        tamper(conninfo, f"UPDATE aihandoff.events SET {change} WHERE seq = 4")  # noqa: S608
+        forged = ledger.record(job.job_id).events[3]
+        assert history._names_its_actor(forged)
+        assert history.event_hash(replace(forged, actor=before.actor)) != before.hash
+        assert broken_at(ledger, job) == 4
+
+    def test_the_changes_here_are_of_every_column(self) -> None:
+        assert CHANGES.keys() == {field.name for field in fields(Event)} - {"job_id", "seq"}
+
+    @pytest.mark.parametrize("name", [name for name in CHANGES if name.startswith("actor_")])
+    def test_a_fact_of_an_attempt_of_before_cannot_be_removed_or_added_unnoticed(
+        self, ledger: Ledger, conninfo: dict[str, Any], job: Job, name: str
+    ) -> None:
+        job = as_version_1(ledger, conninfo, job)
+        assert ledger.record(job.job_id).events[0].actor_kind == "task"
+        value = {"actor_kind": "'user'", "actor_map_index": "-2", "actor_try_number": "2"}.get(name, "'other'")
+        tamper(conninfo, f"UPDATE aihandoff.events SET {name} = {value} WHERE seq = 1")  # noqa: S608
+        assert broken_at(ledger, job) == 1
 
     def test_a_line_that_was_removed_is_found(self, ledger: Ledger, conninfo: dict[str, Any], job: Job) -> None:
         tamper(conninfo, "DELETE FROM aihandoff.events WHERE seq = 3")
@@ -107,7 +163,9 @@ class TestTampering:
         assert broken_at(ledger, job) == job.event_seq - 1
 
     def test_a_line_cannot_be_added_unnoticed(self, ledger: Ledger, conninfo: dict[str, Any], job: Job) -> None:
-        forged = history._next_line(job, JobEvent.ATTACHED, "completed", job.updated_at, "mallory", None, {})
+        forged = history._next_line(
+            job, JobEvent.ATTACHED, "completed", job.updated_at, Actor.user("mallory"), None, {}
+        )
         append(conninfo, forged)
         assert broken_at(ledger, job) == job.event_seq + 1
 
@@ -117,7 +175,9 @@ class TestTampering:
         before = ledger.record(job.job_id).events[-2]
         tamper(conninfo, f"DELETE FROM aihandoff.events WHERE seq = {job.event_seq}")  # noqa: S608
         other = Job(**{**vars(job), "event_seq": before.seq, "event_hash": before.hash})
-        forged = history._next_line(other, JobEvent.ALL_APPLIED, "completed", job.updated_at, "mallory", None, {})
+        forged = history._next_line(
+            other, JobEvent.ALL_APPLIED, "completed", job.updated_at, Actor.user("mallory"), None, {}
+        )
         append(conninfo, forged)
         assert broken_at(ledger, job) == job.event_seq
 
@@ -128,14 +188,12 @@ class TestMove:
         ledger.submission.open(job_spec())
         with pytest.raises(HandoffError, match="another process moved the job"):
             ledger._database.transact(
-                lambda connection: history.move(connection, stale, JobEvent.SUBMIT_INTENDED, actor="test")
+                lambda connection: history.move(connection, stale, JobEvent.SUBMIT_INTENDED, actor=TEST)
             )
 
     def test_a_refused_event_names_job_state_and_event_and_leaves_no_line(self, ledger: Ledger, job: Job) -> None:
         with pytest.raises(HandoffError) as error:
-            ledger._database.transact(
-                lambda connection: history.move(connection, job, JobEvent.SUBMITTED, actor="test")
-            )
+            ledger._database.transact(lambda connection: history.move(connection, job, JobEvent.SUBMITTED, actor=TEST))
         assert str(error.value).startswith(
             f"{job.label}: the event 'submitted' is not valid in the state 'completed'. This step wrote nothing"
         )
@@ -150,7 +208,7 @@ class TestMove:
     @pytest.mark.parametrize("text", ["nul \x00", "lone \ud800", "pair \ud83d\ude00", "x" * 1_000_000])
     def test_words_of_any_kind_can_be_the_reason_and_keep_the_chain(self, ledger: Ledger, text: str) -> None:
         job = ledger.submission.open(job_spec(requested_by=text)).job
-        ledger.outputs.fail(job.job_id, 1, actor=f"actor {text}", reason=text, error={"text": text})
+        ledger.outputs.fail(job.job_id, 1, actor=Actor.program(f"actor {text}"), reason=text, error={"text": text})
         assert broken_at(ledger, job) is None
         assert digest(ledger.revision(job.job_id, 1).error) == digest({"text": text})
 
@@ -165,8 +223,8 @@ class TestContent:
         job = draft(ledger, spec, output=content)
         plan = EffectPlan("publish", "http", content, digest(content), shown=content, undo=content)
         job = approve(ledger, ask(ledger, job, plan))
-        claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
-        ledger.effects.confirm(claim, external_id="1", result=content, actor="test")
+        claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id="1", result=content, actor=TEST)
         record = ledger.record(job.job_id)
         effect = record.effects[0]
         kept = [record.job.input, record.job.permissions, record.revision.request, record.revision.output]
@@ -207,7 +265,7 @@ class Steps:
 
     def intend(self) -> None:
         number = self.ledger.job(self.job.job_id).revision
-        intent = self.ledger.submission.intend(self.job.job_id, number, actor="test", lease=LEASE * 0)
+        intent = self.ledger.submission.intend(self.job.job_id, number, actor=TEST, lease=LEASE * 0)
         self.tokens.append((number, intent.token))
 
     def respond(self) -> None:
@@ -215,28 +273,28 @@ class Steps:
         number, token = self.tokens[-1]
         response_id = f"{self.spec.job_key}-{self.responses}"
         self.ledger.submission.submitted(
-            self.job.job_id, number, token=token, response_id=response_id, status="queued", actor="test"
+            self.job.job_id, number, token=token, response_id=response_id, status="queued", actor=TEST
         )
 
     def lose(self) -> None:
         number, token = self.tokens[-1]
-        self.ledger.submission.submission_lost(self.job.job_id, number, token=token, actor="test", reason="?")
+        self.ledger.submission.submission_lost(self.job.job_id, number, token=token, actor=TEST, reason="?")
 
     def refuse(self) -> None:
         number, token = self.tokens[-1]
-        self.ledger.submission.not_submitted(self.job.job_id, number, token=token, actor="test", reason="429")
+        self.ledger.submission.not_submitted(self.job.job_id, number, token=token, actor=TEST, reason="429")
 
     def store(self) -> None:
         number = self.ledger.job(self.job.job_id).revision
         usage = {"input_tokens": 1}
-        self.ledger.outputs.store(self.job.job_id, number, Output("completed", "x", usage=usage), actor="test")
+        self.ledger.outputs.store(self.job.job_id, number, Output("completed", "x", usage=usage), actor=TEST)
 
     def store_first(self) -> None:
-        self.ledger.outputs.store(self.job.job_id, 1, Output("failed", error={"kind": "failed"}), actor="test")
+        self.ledger.outputs.store(self.job.job_id, 1, Output("failed", error={"kind": "failed"}), actor=TEST)
 
     def fail(self) -> None:
         number = self.ledger.job(self.job.job_id).revision
-        self.ledger.outputs.fail(self.job.job_id, number, actor="test", reason="?", error={"kind": "failed"})
+        self.ledger.outputs.fail(self.job.job_id, number, actor=TEST, reason="?", error={"kind": "failed"})
 
     def ask(self) -> None:
         ask(self.ledger, self.job, undoable("a"), undoable("b"))
@@ -253,40 +311,42 @@ class Steps:
 
     def claim(self) -> None:
         name = "ab"[len(self.claims) % 2]
-        where = {"lease": LEASE * 0, "resend": True, "actor": "test"}
+        where = {"lease": LEASE * 0, "resend": True, "actor": TEST}
         self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable(name), **where))
 
     def claim_once(self) -> None:
-        self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable("a"), lease=LEASE, actor="test"))
+        self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable("a"), lease=LEASE, actor=TEST))
 
     def confirm(self) -> None:
-        self.ledger.effects.confirm(self.claims[-1], external_id="1", result=None, actor="test")
+        self.ledger.effects.confirm(self.claims[-1], external_id="1", result=None, actor=TEST)
 
     def release(self) -> None:
-        self.ledger.effects.release(self.claims[-1], error="503", actor="test")
+        self.ledger.effects.release(self.claims[-1], error="503", actor=TEST)
 
     def refuse_effect(self) -> None:
-        self.ledger.effects.refuse(self.claims[-1], error="404", actor="test")
+        self.ledger.effects.refuse(self.claims[-1], error="404", actor=TEST)
 
     def resolve(self) -> None:
         effect = self.claims[-1].effect
-        self.ledger.effects.resolve(effect.effect_id, applied=False, external_id=None, actor="bob", why="?")
+        self.ledger.effects.resolve(
+            effect.effect_id, applied=False, external_id=None, actor=Actor.program("bob"), why="?"
+        )
 
     def lose_effect(self) -> None:
-        self.ledger.effects.lose(self.claims[-1], error="time-out", actor="test")
+        self.ledger.effects.lose(self.claims[-1], error="time-out", actor=TEST)
 
     def give_up(self) -> None:
-        self.ledger.effects.give_up(self.claims[-1].effect.effect_id, actor="test")
+        self.ledger.effects.give_up(self.claims[-1].effect.effect_id, actor=TEST)
 
     def cancel(self) -> None:
-        self.ledger.cancels.cancel(self.job.job_id, actor="test", reason="no")
+        self.ledger.cancels.cancel(self.job.job_id, actor=TEST, reason="no")
 
     def roll_back(self) -> None:
-        self.ledger.roll_backs.start(self.job.job_id, actor="test", reason="no")
+        self.ledger.roll_backs.start(self.job.job_id, actor=TEST, reason="no")
 
     def undo(self) -> None:
         for undo in self.ledger.record(self.job.job_id).undos:
-            where = {"lease": LEASE * 0, "resend": True, "actor": "test"}
+            where = {"lease": LEASE * 0, "resend": True, "actor": TEST}
             self.claims.append(self.ledger.effects.claim(self.job.job_id, undo.as_plan, **where))
 
     def regenerate(self) -> None:
@@ -339,6 +399,6 @@ class TestRandomSequences:
 def test_a_deadline_of_a_review_and_an_owner_are_read_back_as_they_were_written(ledger: Ledger) -> None:
     deadline = in_an_hour()
     job = draft(ledger)
-    asked = ledger.reviews.ask(job.job_id, [], policy=None, deadline=deadline, actor="test")
+    asked = ledger.reviews.ask(job.job_id, [], policy=None, deadline=deadline, actor=TEST)
     assert (ledger.job(job.job_id).review_deadline, ledger.job(job.job_id).owner) == (deadline, OWNER)
     assert ledger.job(job.job_id) == asked

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any, get_args
 
 import psycopg
@@ -15,12 +16,15 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.history import GENESIS, event_hash, first_break
+from airflow_provider_aihandoff.core.database.history import GENESIS, first_break
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
 from airflow_provider_aihandoff.core.errors import CannotRollBack, ClaimLost, EffectUnknown, LedgerSchemaError
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import (
+    Actor,
+    ActorKind,
     Approval,
+    AuthorKind,
     DeciderKind,
     Decision,
     Effect,
@@ -32,10 +36,12 @@ from airflow_provider_aihandoff.core.models import (
     Revision,
     Verdict,
 )
+from airflow_provider_aihandoff.core.review.rules import distinct
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import Postgres
-from tests.factories import LEASE
+from tests.factories import LEASE, TEST, line_of_version_1
+from tests.integration.core.database import version_0004
 from tests.integration.core.database.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
 
 CATALOGS = {
@@ -61,7 +67,7 @@ CATALOGS = {
 TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events")
 
 #: A job that runs, and one of everything else, as the first release wrote them. Its history is of one line.
-_LINE = Event(
+_LINE = line_of_version_1(
     job_id=1,
     seq=1,
     at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
@@ -72,14 +78,13 @@ _LINE = Event(
     reason=None,
     detail={"revision": 1},
     previous_hash=GENESIS,
-    hash="",
 )
 ROWS_OF_0001 = f"""
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
         max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq, event_hash,
         created_at, updated_at)
     VALUES ('publishing', 'post:kettle', 'running', '{{"b": 1, "a": "\\u0000"}}', 'digest', 'alice', '{{}}', 'required',
-        3, 1, 'publishing', 'manual__1', 'draft', -1, 'ti-1', 1, 1, '{event_hash(_LINE)}', now(), now());
+        3, 1, 'publishing', 'manual__1', 'draft', -1, 'ti-1', 1, 1, '{_LINE.hash}', now(), now());
     INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest, deadline,
         submissions, response_id, response_status, created_at)
     VALUES (1, 1, 'model', 'running', 'openai_default', '{{}}', 'digest', now(), 1, 'resp_1', 'queued', now());
@@ -92,7 +97,7 @@ ROWS_OF_0001 = f"""
     VALUES ('wh_0', 'openai_default', 'batch.completed', '{{}}', 'ignored', now(), now());
     INSERT INTO aihandoff.events (job_id, seq, at, actor, event, from_state, to_state, detail, previous_hash, hash)
     VALUES (1, 1, '{_LINE.at.isoformat()}', '{_LINE.actor}', 'submitted', 'queued', 'running', '{{"revision": 1}}',
-        '{GENESIS}', '{event_hash(_LINE)}')"""  # noqa: S608
+        '{GENESIS}', '{_LINE.hash}')"""  # noqa: S608
 
 
 def catalogs(conninfo: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -155,7 +160,7 @@ class TestUpgrade:
         for table, kept in before.items():
             assert [{name: row[name] for name in kept[0]} for row in after[table]] == kept
         assert after["jobs"][0]["review_on_timeout"] is None
-        assert [(row["looks"], row["look_at"], row["note"]) for row in after["inbox"]] == [(0, None, None)]
+        assert [(row["polls"], row["poll_at"], row["note"]) for row in after["inbox"]] == [(0, None, None)]
         with Ledger(empty_conninfo) as ledger:
             ledger.check_schema()
             job = ledger.record(1).job
@@ -223,7 +228,9 @@ class TestUpgradeFrom0002:
         with pytest.raises(EffectUnknown, match="attempt 1 by who held it ended without saying"):
             self.claim(upgraded, claimed)
         with pytest.raises(ClaimLost):  # who held it is no longer this version, and may still run
-            upgraded.effects.confirm(Claim(claimed, TOKEN), external_id=None, result=None, actor="who held it")
+            upgraded.effects.confirm(
+                Claim(claimed, TOKEN), external_id=None, result=None, actor=Actor.program("who held it")
+            )
         self.resolve(upgraded, claimed, applied=True)
         record = upgraded.record(1)
         assert first_break(record.events, record.job) is None
@@ -236,12 +243,12 @@ class TestUpgradeFrom0002:
         assert self.claim(upgraded, lost).effect.attempt == 2
 
     def test_a_job_that_was_being_applied_comes_to_its_end(self, upgraded: Ledger) -> None:
-        upgraded.effects.give_up(self.effect(upgraded, "sent").effect_id, actor="reconciler")
+        upgraded.effects.give_up(self.effect(upgraded, "sent").effect_id, actor=Actor.program("reconciler"))
         for name in ("sent", "lost"):
             self.resolve(upgraded, self.effect(upgraded, name), applied=True)
         for name in ("next", "said no"):
             claim = self.claim(upgraded, self.effect(upgraded, name))
-            upgraded.effects.confirm(claim, external_id=None, result=None, actor="test")
+            upgraded.effects.confirm(claim, external_id=None, result=None, actor=TEST)
         record = upgraded.record(1)
         assert record.job.state is JobState.COMPLETED
         assert first_break(record.events, record.job) is None
@@ -251,7 +258,7 @@ class TestUpgradeFrom0002:
     ) -> None:
         assert self.claim(upgraded, self.effect(upgraded, "publish")).applied
         with pytest.raises(CannotRollBack, match="'publish' has an undo that an earlier release kept for people"):
-            upgraded.roll_backs.start(2, actor="user:eve", reason="no")
+            upgraded.roll_backs.start(2, actor=Actor.user("eve"), reason="no")
         assert upgraded.job(2).state is JobState.COMPLETED
 
     def test_every_ledger_gets_a_key_of_its_own(self, upgraded: Ledger, ledger: Ledger) -> None:
@@ -267,11 +274,74 @@ class TestUpgradeFrom0002:
     @staticmethod
     def claim(ledger: Ledger, effect: Effect) -> Claim:
         plan = EffectPlan(effect.name, effect.kind, effect.plan, effect.plan_digest, effect.plan, effect.undo)
-        return ledger.effects.claim(effect.job_id, plan, lease=LEASE, actor="test")
+        return ledger.effects.claim(effect.job_id, plan, lease=LEASE, actor=TEST)
 
     @staticmethod
     def resolve(ledger: Ledger, effect: Effect, *, applied: bool) -> None:
-        ledger.effects.resolve(effect.effect_id, applied=applied, external_id=None, actor="user:bob", why="looked")
+        ledger.effects.resolve(
+            effect.effect_id, applied=applied, external_id=None, actor=Actor.user("bob"), why="looked"
+        )
+
+
+class TestUpgradeFrom0004:
+    @pytest.fixture
+    def upgraded(self, empty_conninfo: dict[str, Any]) -> Iterator[Ledger]:
+        """A ledger that was at that version."""
+        with self.upgrade(empty_conninfo, list(version_0004.ACTORS)) as ledger:
+            yield ledger
+
+    @staticmethod
+    def upgrade(conninfo: dict[str, Any], actors: list[str]) -> Ledger:
+        upgrade_to(conninfo, "0004")
+        with psycopg.connect(**conninfo) as connection:
+            version_0004.write_rows(connection, actors)
+        assert schema.upgrade(conninfo) == ("0004", schema.head_version())
+        return Ledger(conninfo)
+
+    def test_who_acted_is_read_out_of_every_form_of_text_once(self, upgraded: Ledger) -> None:
+        record = upgraded.record(1)
+        assert {event.actor: event.by for event in record.events} == version_0004.ACTORS
+        assert {event.hash_version for event in record.events} == {1}
+        assert first_break(record.events, record.job) is None
+
+    def test_who_decided_and_who_edited_too(self, upgraded: Ledger) -> None:
+        record = upgraded.record(1)
+        assert [decision.decider for decision in record.decisions] == list(version_0004.DECIDERS.values())
+        assert [revision.editor for revision in record.revisions] == list(version_0004.AUTHORS.values())
+
+    def test_the_votes_of_before_count_by_login(self, upgraded: Ledger) -> None:
+        assert [voter.name for voter in distinct(upgraded.reviews.pending()[0].voters)] == ["bob", "cli:bob", "bob ("]
+
+    def test_a_poll_that_was_due_still_is(self, upgraded: Ledger) -> None:
+        (entry,) = upgraded.inbox.due(9)
+        assert (entry.webhook_id, entry.polls) == ("wh_1", 2)
+
+    def test_the_chain_goes_on_with_lines_whose_hash_covers_the_facts(self, upgraded: Ledger) -> None:
+        upgraded.cancels.cancel(1, actor=Actor.user("bob", "7"), reason="no")
+        record = upgraded.record(1)
+        assert (record.events[-1].by, record.events[-1].hash_version) == (Actor.user("bob", "7"), 2)
+        assert first_break(record.events, record.job) is None
+
+    def test_a_run_of_before_has_its_jobs(self, upgraded: Ledger) -> None:
+        for run_id, jobs in (("manual__1", 1), ("manual__2", 1), ("manual__", 0), ("manual__1/draft", 0)):
+            assert len(upgraded.jobs_of_run("publishing", run_id)) == jobs
+
+    def test_the_history_is_closed_again(self, upgraded: Ledger, empty_conninfo: dict[str, Any]) -> None:
+        with pytest.raises(psycopg.Error, match="append-only"):
+            run(empty_conninfo, "UPDATE aihandoff.events SET actor_name = 'mallory'")
+
+    def test_whatever_a_text_holds_its_facts_make_the_same_text(self, empty_conninfo: dict[str, Any]) -> None:
+        random = Random(5)  # noqa: S311 - the same texts in every run
+        begin = ["task:d/", "task:", "user:", "user:cli:", "policy:", "webhook:", "timeout", ""]
+        texts = [
+            random.choice(begin) + "".join(random.choices("ab/#[]0 (7):%", k=random.randint(0, 9))) for _ in range(3000)
+        ]
+        texts += [f"task:d/{text[:9]}/t#{number}" for number, text in enumerate(texts[:300])]
+        with self.upgrade(empty_conninfo, texts) as ledger:
+            record = ledger.record(1)
+        assert first_break(record.events, record.job) is None
+        kinds = {event.actor_kind for event in record.events}
+        assert kinds == set(ActorKind) - {ActorKind.RECONCILER}
 
 
 class TestCheck:
@@ -317,6 +387,8 @@ class TestStrictness:
             ("effects", "state", [state.value for state in EffectState]),
             ("decisions", "verdict", get_args(Verdict)),
             ("decisions", "decided_by_kind", get_args(DeciderKind)),
+            ("revisions", "author_kind", get_args(AuthorKind)),
+            ("events", "actor_kind", [kind.value for kind in ActorKind]),
             ("inbox", "disposition", [disposition.value for disposition in Disposition]),
         ],
     )

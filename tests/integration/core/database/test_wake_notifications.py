@@ -15,9 +15,10 @@ from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL, LedgerConnection
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState
-from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
     USAGE,
     deliver,
@@ -95,7 +96,7 @@ def expire(ledger: Ledger, job_id: int, conninfo: dict[str, Any]) -> None:
 
 
 def store(ledger: Ledger, job_id: int) -> None:
-    ledger.outputs.store(job_id, 1, Output("completed", "A kettle.", usage=USAGE), actor="test")
+    ledger.outputs.store(job_id, 1, Output("completed", "A kettle.", usage=USAGE), actor=TEST)
 
 
 def running(ledger: Ledger) -> int:
@@ -113,8 +114,8 @@ def approved(ledger: Ledger) -> int:
 def unknown(ledger: Ledger) -> int:
     """A job with an effect that may have been applied."""
     job_id = approved(ledger)
-    claim = ledger.effects.claim(job_id, effect_plan(), lease=LEASE, actor="test")
-    return ledger.effects.lose(claim, error="time-out", actor="test").job_id
+    claim = ledger.effects.claim(job_id, effect_plan(), lease=LEASE, actor=TEST)
+    return ledger.effects.lose(claim, error="time-out", actor=TEST).job_id
 
 
 Before = Callable[[Ledger], int]
@@ -132,7 +133,7 @@ WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
     ),
     JobEvent.FAILED: (
         running,
-        lambda ledger, job, _: ledger.outputs.fail(job, 1, actor="test", reason="?", error={"kind": "gone"}),
+        lambda ledger, job, _: ledger.outputs.fail(job, 1, actor=TEST, reason="?", error={"kind": "gone"}),
         JobState.FAILED,
     ),
     JobEvent.PLANNED: (
@@ -155,18 +156,20 @@ WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
     ),
     JobEvent.CHANGE_FAILED: (
         changing,
-        lambda ledger, job, _: ledger.outputs.fail(job, 2, actor="test", reason="?", error={"kind": "gone"}),
+        lambda ledger, job, _: ledger.outputs.fail(job, 2, actor=TEST, reason="?", error={"kind": "gone"}),
         JobState.REVIEW,
     ),
     JobEvent.REVIEW_EXPIRED: (reviewed, expire, JobState.FAILED),
     JobEvent.CANCELLED: (
         running,
-        lambda ledger, job, _: ledger.outputs.cancelled(job, 1, actor="test", reason="?", status="cancelled"),
+        lambda ledger, job, _: ledger.outputs.cancelled(job, 1, actor=TEST, reason="?", status="cancelled"),
         JobState.CANCELLED,
     ),
     JobEvent.EFFECT_RESOLVED: (
         unknown,
-        lambda ledger, job, _: ledger.effects.resolve(1, applied=False, external_id=None, actor="bob", why="looked"),
+        lambda ledger, job, _: ledger.effects.resolve(
+            1, applied=False, external_id=None, actor=Actor.program("bob"), why="looked"
+        ),
         JobState.APPLYING,
     ),
 }
@@ -219,9 +222,9 @@ class TestNotWoken:
         refuse(one, job, intend(one, job))
         lose(one, job, intend(one, job))
         submitted(one, job, intend(one, job))
-        one.outputs.request_cancel(job.job_id, owner=OWNER, actor="test", reason="killed")
+        one.outputs.request_cancel(job.job_id, owner=OWNER, actor=TEST, reason="killed")
         assert listener.heard() == []
-        one.outputs.cancelled(job.job_id, 1, actor="test", reason="killed", status="cancelled")
+        one.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status="cancelled")
         assert listener.heard() == ["1"]
         deliver(one)
         assert [line.event for line in one.record(job.job_id).events][-1] == "output late"
@@ -230,8 +233,8 @@ class TestNotWoken:
     def test_of_the_effects_of_a_job_nobody_is_told(self, one: Ledger, listener: Listener) -> None:
         job_id = approved(one)
         listener.heard()
-        claim = one.effects.claim(job_id, effect_plan(), lease=LEASE, actor="test")
-        one.effects.confirm(claim, external_id="1", result={}, actor="test")
+        claim = one.effects.claim(job_id, effect_plan(), lease=LEASE, actor=TEST)
+        one.effects.confirm(claim, external_id="1", result={}, actor=TEST)
         assert one.job(job_id).state is JobState.COMPLETED
         assert listener.heard() == []
 
@@ -249,13 +252,13 @@ class TestNotWoken:
         job = one.job(running(one))
 
         def work(connection: LedgerConnection) -> None:
-            history.move(connection, job, JobEvent.CANCELLED, actor="test")
+            history.move(connection, job, JobEvent.CANCELLED, actor=TEST)
             raise RuntimeError("half-way")
 
         with pytest.raises(RuntimeError):
             one._database.transact(work)
         assert one.job(job.job_id).state is JobState.RUNNING
-        one.submission.intend(job.job_id, 1, actor="test", lease=LEASE)
+        one.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE)
         assert listener.heard() == []
 
 

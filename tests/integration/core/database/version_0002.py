@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,9 +9,10 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Json
 
-from airflow_provider_aihandoff.core.database.history import GENESIS, event_hash
+from airflow_provider_aihandoff.core.database.history import GENESIS
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.models import Event
+from tests.factories import line_of_version_1
 
 #: The effects of two jobs, by name, and what each has become: one job is being applied, and one is completed.
 EFFECTS = {
@@ -105,7 +105,7 @@ def write_rows(connection: psycopg.Connection[Any]) -> None:
 def _history(job_id: int) -> list[Event]:
     lines: list[Event] = []
     for seq, (event, to_state) in enumerate(HISTORIES[job_id], 1):
-        line = Event(
+        line = line_of_version_1(
             job_id=job_id,
             seq=seq,
             at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC) + timedelta(seconds=seq),
@@ -116,7 +116,6 @@ def _history(job_id: int) -> list[Event]:
             reason=None,
             detail={"seq": seq},
             previous_hash=lines[-1].hash if lines else GENESIS,
-            hash="",
         )
-        lines.append(replace(line, hash=event_hash(line)))
+        lines.append(line)
     return lines

@@ -10,12 +10,12 @@ import psycopg
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
 from airflow_provider_aihandoff.targets.function import FunctionTarget
 from airflow_provider_aihandoff.targets.http import plan_request
 from tests.factories import approve, ask, draft
 
-ACTOR = "task:publishing/manual__1/publish"
+ACTOR = Actor.program("task:publishing/manual__1/publish")
 
 
 def put(name: str = "publish", *, undo: Mapping[str, Any] | None = None, **request: Any) -> EffectPlan:

@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.effects.apply import Suspended, Wait, apply
 from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect
+from airflow_provider_aihandoff.core.models import Actor, Effect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe
 from tests.integration.core.effects.effects import ACTOR, approved, call, function, later, only_effect, put
@@ -80,7 +80,7 @@ class TestFence:
         def take_over() -> None:
             later(ledger, 3600)
             to = function(lambda: new.append(1) or "new-1", idempotent=True)
-            apply_effect(ledger, 1, call(), to, actor="the other")
+            apply_effect(ledger, 1, call(), to, actor=Actor.program("the other"))
 
         stands_still(apply.CLAIM_MARGIN + 1, take_over)
 
@@ -100,7 +100,7 @@ class TestFence:
             sent.append("slow")
             later(ledger, 3600)
             found = function(lambda: sent.append("again"), look=lambda: "found-1")
-            applied = apply_effect(ledger, 1, call(), found, actor="the other")
+            applied = apply_effect(ledger, 1, call(), found, actor=Actor.program("the other"))
             assert isinstance(applied, Effect)
             return "slow-1"
 
@@ -116,7 +116,7 @@ class TestFence:
 
         def slow() -> str:
             other = function(lambda: pytest.fail("sent twice"), call_seconds=50)
-            waits.append(apply_effect(ledger, 1, call(), other, actor="the other"))
+            waits.append(apply_effect(ledger, 1, call(), other, actor=Actor.program("the other")))
             return "slow-1"
 
         apply_effect(ledger, 1, call(), function(slow, call_seconds=50), actor=ACTOR)
@@ -381,9 +381,11 @@ class TestProbe:
         def look() -> NotApplied:
             """While it looks, the write is resolved, sent again and lost again by somebody else."""
             effect = ledger.record(1).current_effects[0]
-            ledger.effects.resolve(effect.effect_id, applied=False, external_id=None, actor="bob", why="not there")
+            ledger.effects.resolve(
+                effect.effect_id, applied=False, external_id=None, actor=Actor.program("bob"), why="not there"
+            )
             again = function(lambda: sent.append("again") or 1 / 0)
-            apply_effect(ledger, 1, call(), again, actor="the other")
+            apply_effect(ledger, 1, call(), again, actor=Actor.program("the other"))
             return NotApplied()
 
         looks = iter([look, lambda: None])

@@ -26,9 +26,9 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from tests.factories import LEASE, approve, ask, draft, effect_plan, job_spec
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def claim(
     lease: timedelta = LEASE,
     resend: bool = False,
 ) -> Claim:
-    return ledger.effects.claim(job.job_id, plan or effect_plan(), lease=lease, resend=resend, actor="test")
+    return ledger.effects.claim(job.job_id, plan or effect_plan(), lease=lease, resend=resend, actor=TEST)
 
 
 def confirm(ledger: Ledger, claimed: Claim, external_id: str | None = "post-1") -> Effect:
-    return ledger.effects.confirm(claimed, external_id=external_id, result={"status": 201}, actor="test")
+    return ledger.effects.confirm(claimed, external_id=external_id, result={"status": 201}, actor=TEST)
 
 
 def state(ledger: Ledger, job: Job) -> JobState:
@@ -92,7 +92,7 @@ class TestRefusal:
 
     def test_for_a_cancelled_job_nothing_is_claimed(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="cancelled")
         with pytest.raises(JobCancelled, match="enough"):
             claim(ledger, job)
 
@@ -170,7 +170,7 @@ class TestOnce:
     @pytest.mark.parametrize("what", ["release", "refuse", "lose"])
     def test_a_failure_can_be_recorded_again_and_counts_once(self, ledger: Ledger, job: Job, what: str) -> None:
         claimed, record = claim(ledger, job), getattr(ledger.effects, what)
-        assert record(claimed, error="503", actor="test") == record(claimed, error="503", actor="test")
+        assert record(claimed, error="503", actor=TEST) == record(claimed, error="503", actor=TEST)
         assert len(events(ledger, job)) == len(set(events(ledger, job)))
 
     def test_the_key_stays_the_same_for_every_attempt_at_the_same_write(self, ledger: Ledger, job: Job) -> None:
@@ -178,7 +178,7 @@ class TestOnce:
         for _ in range(3):
             claimed = claim(ledger, job)
             keys.add(claimed.effect.effect_key)
-            ledger.effects.release(claimed, error="503", actor="test")
+            ledger.effects.release(claimed, error="503", actor=TEST)
         assert len(keys) == 1
 
 
@@ -206,10 +206,10 @@ class TestLease:
     ) -> None:
         first = claim(ledger, job, lease=OVER)
         second = claim(ledger, job, resend=True)
-        lost = ledger.effects.lose(second, error="time-out", actor="test")
+        lost = ledger.effects.lose(second, error="time-out", actor=TEST)
         for attempt, state in ((first.effect.attempt, EffectState.UNKNOWN), (2, EffectState.PLANNED)):
             found = ledger.effects.resolve(
-                lost.effect_id, applied=False, external_id=None, actor="probe", why="?", attempt=attempt
+                lost.effect_id, applied=False, external_id=None, actor=Actor.program("probe"), why="?", attempt=attempt
             )
             assert found.state is state
 
@@ -237,7 +237,7 @@ class TestOrder:
         self, ledger: Ledger, ordered: Job
     ) -> None:
         confirm(ledger, claim(ledger, ordered, effect_plan("create")))
-        ledger.effects.refuse(self.label(ledger, ordered), error="422", actor="test")
+        ledger.effects.refuse(self.label(ledger, ordered), error="422", actor=TEST)
         after = ledger.job(ordered.job_id)
         assert after.state is JobState.APPLYING
         assert after.state_reason == "partly applied: 1 of 2 effects applied; label: 422"
@@ -245,18 +245,18 @@ class TestOrder:
 
 class TestFailure:
     def test_a_released_effect_is_tried_again(self, ledger: Ledger, job: Job) -> None:
-        released = ledger.effects.release(claim(ledger, job), error="503", actor="test")
+        released = ledger.effects.release(claim(ledger, job), error="503", actor=TEST)
         assert (released.state, released.error) == (EffectState.PLANNED, "503")
         again = claim(ledger, job)
         assert (again.resent, again.effect.attempt) == (False, 2)
 
     def test_a_refused_effect_is_tried_again_when_its_task_is_cleared(self, ledger: Ledger, job: Job) -> None:
-        refused = ledger.effects.refuse(claim(ledger, job), error="404", actor="test")
+        refused = ledger.effects.refuse(claim(ledger, job), error="404", actor=TEST)
         assert (refused.state, state(ledger, job)) == (EffectState.REFUSED, JobState.APPLYING)
         assert claim(ledger, job).resent is False
 
     def test_an_effect_whose_outcome_is_not_known_waits_for_a_person(self, ledger: Ledger, job: Job) -> None:
-        effect = ledger.effects.lose(claim(ledger, job), error="time-out", actor="test")
+        effect = ledger.effects.lose(claim(ledger, job), error="time-out", actor=TEST)
         with pytest.raises(EffectUnknown, match=r"may have been applied: time-out.*--applied EXTERNAL_ID") as error:
             claim(ledger, job)
         assert error.value.effect.effect_id == effect.effect_id
@@ -285,21 +285,23 @@ class TestFailure:
     ) -> None:
         lost, newer = claim(ledger, job, lease=OVER), claim(ledger, job, resend=True)
         with pytest.raises(ClaimLost):
-            getattr(ledger.effects, what)(lost, error="?", actor="test")
+            getattr(ledger.effects, what)(lost, error="?", actor=TEST)
         assert ledger.effects.read(lost.effect.effect_id) == newer.effect
 
     def test_an_attempt_whose_plan_was_replaced_meanwhile_has_lost_its_claim(self, ledger: Ledger, job: Job) -> None:
         stalled = claim(ledger, job, lease=OVER)
         with pytest.raises(EffectUnknown):
             claim(ledger, job)
-        ledger.effects.resolve(stalled.effect.effect_id, applied=False, external_id=None, actor="bob", why="looked")
+        ledger.effects.resolve(
+            stalled.effect.effect_id, applied=False, external_id=None, actor=Actor.program("bob"), why="looked"
+        )
         ask(ledger, job, effect_plan(url="http://cms/other"))
         with pytest.raises(ClaimLost):
             confirm(ledger, stalled)
 
     @pytest.mark.parametrize("text", ["nul \x00", "lone \ud800", "x" * 1_000_000])
     def test_whatever_a_target_says_is_recorded(self, ledger: Ledger, job: Job, text: str) -> None:
-        ledger.effects.refuse(claim(ledger, job), error=text, actor="test")
+        ledger.effects.refuse(claim(ledger, job), error=text, actor=TEST)
         assert confirm(ledger, claim(ledger, job), external_id=text).state is EffectState.APPLIED
         assert state(ledger, job) is JobState.COMPLETED
 
@@ -307,11 +309,15 @@ class TestFailure:
 class TestResolve:
     @pytest.fixture
     def unknown(self, ledger: Ledger, job: Job) -> Effect:
-        return ledger.effects.lose(claim(ledger, job), error="time-out", actor="test")
+        return ledger.effects.lose(claim(ledger, job), error="time-out", actor=TEST)
 
     def resolve(self, ledger: Ledger, effect: Effect, *, applied: bool, external_id: str | None = None) -> Effect:
         return ledger.effects.resolve(
-            effect.effect_id, applied=applied, external_id=external_id, actor="cli:bob", why="looked it up"
+            effect.effect_id,
+            applied=applied,
+            external_id=external_id,
+            actor=Actor.program("cli:bob"),
+            why="looked it up",
         )
 
     def test_found_it_is_applied_and_completes_the_job(self, ledger: Ledger, job: Job, unknown: Effect) -> None:
@@ -341,9 +347,9 @@ class TestResolve:
         self, ledger: Ledger, job: Job, what: str
     ) -> None:
         given_up = claim(ledger, job)
-        self.resolve(ledger, ledger.effects.lose(given_up, error="time-out", actor="test"), applied=False)
+        self.resolve(ledger, ledger.effects.lose(given_up, error="time-out", actor=TEST), applied=False)
         with pytest.raises(ClaimLost):
-            getattr(ledger.effects, what)(given_up, error="?", actor="test")
+            getattr(ledger.effects, what)(given_up, error="?", actor=TEST)
 
     @pytest.mark.parametrize("applied", [True, False])
     def test_only_an_unknown_effect_can_be_resolved(self, ledger: Ledger, job: Job, applied: bool) -> None:
@@ -366,20 +372,20 @@ class TestResolve:
 
     def test_an_effect_that_does_not_exist_is_an_error(self, ledger: Ledger) -> None:
         with pytest.raises(EffectNotFound, match="no effect 7"):
-            ledger.effects.resolve(7, applied=True, external_id=None, actor="bob", why="?")
+            ledger.effects.resolve(7, applied=True, external_id=None, actor=Actor.program("bob"), why="?")
 
 
 class TestWithoutEffects:
     def test_an_approved_job_that_intends_nothing_is_completed(self, ledger: Ledger) -> None:
         job = draft(ledger, job_spec(approval="not required", approval_reason="internal"))
-        assert ledger.effects.complete_without_effects(job.job_id, actor="test").state is JobState.COMPLETED
+        assert ledger.effects.complete_without_effects(job.job_id, actor=TEST).state is JobState.COMPLETED
 
     def test_one_that_intends_something_is_not(self, ledger: Ledger, job: Job) -> None:
-        assert ledger.effects.complete_without_effects(job.job_id, actor="test").state is JobState.APPROVED
+        assert ledger.effects.complete_without_effects(job.job_id, actor=TEST).state is JobState.APPROVED
 
     def test_nor_is_one_that_nobody_has_approved(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        assert ledger.effects.complete_without_effects(job.job_id, actor="test").state is JobState.REVIEW
+        assert ledger.effects.complete_without_effects(job.job_id, actor=TEST).state is JobState.REVIEW
 
 
 def test_every_refusal_says_the_job_whether_something_was_written_and_what_to_do(ledger: Ledger, job: Job) -> None:

@@ -30,9 +30,9 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Actor, ActorKind, Effect, EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from tests.factories import LEASE, approve, ask, draft
+from tests.factories import LEASE, TEST, approve, ask, draft
 from tests.integration.core.puppets import Puppet, reach
 
 OVER = timedelta(0)
@@ -59,19 +59,19 @@ def completed(ledger: Ledger, job: Job) -> Job:
 
 
 def claim(ledger: Ledger, job: Job, plan: EffectPlan, **how: Any) -> Claim:
-    return ledger.effects.claim(job.job_id, plan, actor="test", **{"lease": LEASE, **how})
+    return ledger.effects.claim(job.job_id, plan, actor=TEST, **{"lease": LEASE, **how})
 
 
 def confirm(ledger: Ledger, claimed: Claim) -> Effect:
-    return ledger.effects.confirm(claimed, external_id="record-1", result=None, actor="test")
+    return ledger.effects.confirm(claimed, external_id="record-1", result=None, actor=TEST)
 
 
 def cancel(ledger: Ledger, job: Job) -> Job:
-    return ledger.cancels.cancel(job.job_id, actor="user:eve", reason="enough").job
+    return ledger.cancels.cancel(job.job_id, actor=Actor.user("eve"), reason="enough").job
 
 
 def roll_back(ledger: Ledger, job: Job) -> list[Effect]:
-    return ledger.roll_backs.start(job.job_id, actor="user:eve", reason="wrong")
+    return ledger.roll_backs.start(job.job_id, actor=Actor.user("eve"), reason="wrong")
 
 
 def state(ledger: Ledger, job: Job) -> JobState:
@@ -104,7 +104,7 @@ class Shelf(Target):
 
 
 def send(ledger: Ledger, job: Job, shelf: Shelf) -> Effect | Wait:
-    return apply_effect(ledger, job.job_id, undoable("post"), shelf, actor="test")
+    return apply_effect(ledger, job.job_id, undoable("post"), shelf, actor=TEST)
 
 
 def pass_time(conninfo: dict[str, Any], seconds: float) -> None:
@@ -151,7 +151,9 @@ class TestFence:
         pass_time(conninfo, 100)
         waits = send(ledger, job, shelf)
         assert isinstance(waits, Wait)
-        ledger.effects.resolve(waits.effect.effect_id, applied=False, external_id=None, actor="eve", why="not there")
+        ledger.effects.resolve(
+            waits.effect.effect_id, applied=False, external_id=None, actor=Actor.program("eve"), why="not there"
+        )
         assert isinstance(send(ledger, job, shelf), Effect)
         while not stopped.ended:
             stopped.go_on()
@@ -301,12 +303,13 @@ class TestRollBack:
 def test_a_line_that_was_rewritten_with_its_hash_no_longer_leads_to_the_next_one(
     ledger: Ledger, conninfo: dict[str, Any], completed: Job
 ) -> None:
-    forged = replace(ledger.record(completed.job_id).events[3], actor="user:mallory")
+    line = ledger.record(completed.job_id).events[3]
+    forged = replace(line, actor="user:mallory", actor_kind=ActorKind.USER, actor_name="mallory")
     with psycopg.connect(**conninfo) as connection:
         connection.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER USER")
         connection.execute(
-            "UPDATE aihandoff.events SET actor = %s, hash = %s WHERE seq = %s",
-            [forged.actor, event_hash(forged), forged.seq],
+            """UPDATE aihandoff.events SET actor = %s, actor_kind = %s, actor_name = %s, hash = %s WHERE seq = %s""",
+            [forged.actor, forged.actor_kind, forged.actor_name, event_hash(forged), forged.seq],
         )
         connection.execute("ALTER TABLE aihandoff.events ENABLE TRIGGER USER")
     record = ledger.record(completed.job_id)

@@ -23,15 +23,15 @@ from airflow_provider_aihandoff.core.errors import (
     PlanError,
 )
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget
-from tests.factories import LEASE
+from tests.factories import LEASE, TEST
 from tests.integration.core.effects.effects import ACTOR, approved, call, insert, later, put
 from tests.target import DROP, Answer, Target
 
-EVE = "user:eve"
+EVE = Actor.user("eve")
 OVER = timedelta(0)
 DELETE = {"method": "DELETE", "endpoint": "/posts/{external_id}"}
 RECALL = {"method": "POST", "endpoint": "/recalls", "json": {"message": "{external_id}"}}
@@ -78,8 +78,8 @@ def applied(ledger: Ledger, *plans: EffectPlan) -> Job:
     """A job whose effects are applied, as somebody has confirmed."""
     approved(ledger, *plans)
     for plan in plans:
-        claim = ledger.effects.claim(1, plan, lease=LEASE, actor="test")
-        ledger.effects.confirm(claim, external_id=f"{plan.name}-1", result=None, actor="test")
+        claim = ledger.effects.claim(1, plan, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id=f"{plan.name}-1", result=None, actor=TEST)
     return ledger.job(1)
 
 
@@ -129,7 +129,7 @@ class TestHttp:
         effects = ledger.record(1).effects
         assert len({effect.effect_key for effect in effects}) == 4
         assert {effect.state for effect in effects} == {EffectState.APPLIED}
-        assert {effect.claimed_by for effect in undos(ledger)} == {EVE}
+        assert {effect.claimed_by for effect in undos(ledger)} == {str(EVE)}
 
     def test_an_external_id_is_data_in_the_url_and_in_the_body(self, ledger: Ledger, target: Target) -> None:
         plan = put(undo={"method": "POST", "endpoint": "/{external_id}/undo", "json": {"id": "{external_id}"}})
@@ -234,7 +234,7 @@ class TestLost:
         assert requests(target) == [("POST", "/recalls")]
 
         ledger.effects.resolve(
-            wait.effect.effect_id, applied=was_undone, external_id=None, actor="user:bob", why="looked"
+            wait.effect.effect_id, applied=was_undone, external_id=None, actor=Actor.user("bob"), why="looked"
         )
         undo(ledger)
 
@@ -292,8 +292,8 @@ class TestLost:
         look = {"endpoint": "/recalls", "query": {"key": "{effect_key}", "message": "{external_id}"}}
         plan = put(undo={**RECALL, "probe": look})
         approved(ledger, plan)
-        claim = ledger.effects.claim(1, plan, lease=LEASE, actor="test")
-        ledger.effects.confirm(claim, external_id="<{effect_key}>", result=None, actor="test")
+        claim = ledger.effects.claim(1, plan, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id="<{effect_key}>", result=None, actor=TEST)
         target.answers = [DROP, Answer(200, {})]
 
         undo(ledger)
@@ -325,7 +325,7 @@ class TestLost:
     ) -> None:
         applied(ledger, put(undo=declared))
         (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
-        ledger.effects.claim(1, planned.as_plan, lease=OVER, actor="who died")
+        ledger.effects.claim(1, planned.as_plan, lease=OVER, actor=Actor.program("who died"))
         done = undo(ledger)
         assert isinstance(done, Job if sent else Wait)
         assert len(target.received) == sent
@@ -333,7 +333,7 @@ class TestLost:
     def test_while_another_attempt_holds_the_claim_nothing_is_sent(self, ledger: Ledger, target: Target) -> None:
         applied(ledger, put(undo=DELETE))
         (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
-        ledger.effects.claim(1, planned.as_plan, lease=LEASE, actor="the other")
+        ledger.effects.claim(1, planned.as_plan, lease=LEASE, actor=Actor.program("the other"))
         wait = undo(ledger)
         assert isinstance(wait, Wait)
         assert wait.seconds is not None
@@ -371,7 +371,7 @@ class TestPostgres:
     ) -> None:
         applied(ledger, insert(undo=declared))
         (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
-        claim = ledger.effects.claim(1, planned.as_plan, lease=OVER, actor="who died")
+        claim = ledger.effects.claim(1, planned.as_plan, lease=OVER, actor=Actor.program("who died"))
         PostgresTarget("undo:store").apply(planned.plan, claim.effect.effect_key)
         sales.execute("INSERT INTO reports (title) VALUES ('Kettle')")
 
@@ -384,9 +384,9 @@ class TestPostgres:
     def test_an_external_id_is_data_in_a_statement(self, ledger: Ledger, sales: Sales) -> None:
         plan = insert(undo={**REMOVE, "parameters": {"title": "{external_id}"}})
         approved(ledger, plan)
-        claim = ledger.effects.claim(1, plan, lease=LEASE, actor="test")
+        claim = ledger.effects.claim(1, plan, lease=LEASE, actor=TEST)
         hostile = "Kettle' OR true; DROP TABLE reports; --%(title)s"
-        ledger.effects.confirm(claim, external_id=hostile, result=None, actor="test")
+        ledger.effects.confirm(claim, external_id=hostile, result=None, actor=TEST)
 
         undo(ledger)
 

@@ -30,7 +30,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
-from tests.factories import LEASE, OWNER, approve, ask, draft, effect_plan, job_spec, submit
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.webhooks.inboxes import adopt, deliver
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def at_once(number: int, work: Callable[[], T]) -> list[T]:
 
 
 def intend(ledger: Ledger, job: Job, lease: timedelta = LEASE, number: int | None = None) -> Intent:
-    return ledger.submission.intend(job.job_id, number or job.revision, actor="test", lease=lease)
+    return ledger.submission.intend(job.job_id, number or job.revision, actor=TEST, lease=lease)
 
 
 def write_and_undo(ledger: Ledger, job: Job) -> None:
@@ -61,11 +61,11 @@ def write_and_undo(ledger: Ledger, job: Job) -> None:
     undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/{external_id}"}}
     plan = replace(effect_plan(), undo=undo)
     ask(ledger, job, plan)
-    written = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor="test")
-    ledger.effects.confirm(written, external_id="7", result=None, actor="test")
-    (undoing,) = ledger.roll_backs.start(job.job_id, actor="test", reason="no")
-    undone = ledger.effects.claim(job.job_id, undoing.as_plan, lease=LEASE, actor="test")
-    ledger.effects.confirm(undone, external_id=None, result=None, actor="test")
+    written = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    ledger.effects.confirm(written, external_id="7", result=None, actor=TEST)
+    (undoing,) = ledger.roll_backs.start(job.job_id, actor=TEST, reason="no")
+    undone = ledger.effects.claim(job.job_id, undoing.as_plan, lease=LEASE, actor=TEST)
+    ledger.effects.confirm(undone, external_id=None, result=None, actor=TEST)
 
 
 def created(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp_1") -> Revision | None:
@@ -76,14 +76,12 @@ def created(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp_1
         token=intent.token,
         response_id=response_id,
         status="queued",
-        actor="test",
+        actor=TEST,
     )
 
 
 def fail(ledger: Ledger, job: Job) -> Job:
-    return ledger.outputs.fail(
-        job.job_id, job.revision, actor="test", reason="it did not work", error={"kind": "failed"}
-    )
+    return ledger.outputs.fail(job.job_id, job.revision, actor=TEST, reason="it did not work", error={"kind": "failed"})
 
 
 def events(ledger: Ledger, job: Job) -> list[str]:
@@ -130,7 +128,7 @@ class TestOpen:
 
     def test_a_job_that_does_not_exist_is_an_error(self, ledger: Ledger) -> None:
         with pytest.raises(JobNotFound, match="no job 7"):
-            ledger.submission.intend(7, 1, actor="test", lease=LEASE)
+            ledger.submission.intend(7, 1, actor=TEST, lease=LEASE)
 
 
 class TestRevise:
@@ -154,14 +152,14 @@ class TestRevise:
 
     def test_other_input_is_refused_once_something_may_have_been_written(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+        ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
         with pytest.raises(InputChanged, match=r"input differ.*publish is claimed.*job_key of its own"):
             ledger.submission.open(job_spec(input=OTHER_INPUT))
 
     def test_other_input_is_taken_when_the_target_refused_every_write(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-        ledger.effects.refuse(claim, error="404", actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+        ledger.effects.refuse(claim, error="404", actor=TEST)
         opened = ledger.submission.open(job_spec(input=OTHER_INPUT))
         assert (opened.job.state, opened.job.revision) == (JobState.QUEUED, 2)
         assert [effect.state for effect in ledger.record(job.job_id).effects] == [EffectState.VOID]
@@ -182,9 +180,9 @@ class TestRevise:
         job = draft(ledger, job_spec(approval="not required", approval_reason="it is a test"))
         match state:
             case JobState.COMPLETED:
-                ledger.effects.complete_without_effects(job.job_id, actor="test")
+                ledger.effects.complete_without_effects(job.job_id, actor=TEST)
             case JobState.CANCELLED:
-                ledger.cancels.cancel(job.job_id, actor="test", reason="no")
+                ledger.cancels.cancel(job.job_id, actor=TEST, reason="no")
             case _:
                 write_and_undo(ledger, job)
         assert ledger.job(job.job_id).state is state
@@ -194,8 +192,8 @@ class TestRevise:
 
     def test_asked_for_anew_nothing_is_made_while_something_stays_written(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-        ledger.effects.confirm(claim, external_id="7", result=None, actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id="7", result=None, actor=TEST)
         with pytest.raises(CannotRegenerate, match=r"publish is applied.*aihandoff rollback 1"):
             ledger.submission.open(job_spec(regenerate=True, owner=OTHER_RUN))
         assert ledger.job(job.job_id).revision == 1
@@ -234,10 +232,25 @@ class TestRevise:
         opened = ledger.submission.open(job_spec(owner=replace(OWNER, run_id=run_id)))
         assert opened.next is Attachment.SUBMIT
 
+    @pytest.mark.parametrize(
+        ("run_id", "other"), [("a", "a/b"), ("a/b", "a"), ("a/draft#1", "a"), ("r (7)", "r"), ("50%", "50_")]
+    )
+    def test_a_run_of_any_name_is_told_from_every_other(self, ledger: Ledger, run_id: str, other: str) -> None:
+        owner = replace(OWNER, run_id=run_id)
+        job = ask(ledger, draft(ledger, job_spec(owner=owner)))
+        ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
+        for _ in range(2):  # a clear of the run
+            assert ledger.submission.open(job_spec(owner=owner)).next is Attachment.DONE
+        assert ledger.jobs_of_run(OWNER.dag_id, other) == []
+        assert ledger.submission.open(job_spec(owner=replace(OWNER, run_id=other))).next is Attachment.SUBMIT
+        for each in (run_id, other):
+            assert [found.job.job_id for found in ledger.jobs_of_run(OWNER.dag_id, each)] == [job.job_id]
+        assert ledger.jobs_of_run("another", run_id) == []
+
     @pytest.mark.parametrize("spec", [{}, {"input": OTHER_INPUT}, {"owner": OTHER_RUN}])
     def test_a_cancelled_job_stays_cancelled(self, ledger: Ledger, spec: dict[str, Any]) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="cancelled")
         with pytest.raises(JobCancelled, match=r"enough.*another job_key"):
             ledger.submission.open(job_spec(**spec))
 
@@ -273,7 +286,7 @@ class TestIntent:
         first = intend(ledger, job)
         assert first.token is not None
         for _ in range(2):
-            ledger.submission.submission_lost(job.job_id, 1, token=first.token, actor="test", reason="time-out")
+            ledger.submission.submission_lost(job.job_id, 1, token=first.token, actor=TEST, reason="time-out")
         second = intend(ledger, job)
         assert second.token is not None
         assert second.revision.unknown_submissions == 1
@@ -284,26 +297,26 @@ class TestIntent:
         for _ in range(4):
             intent = intend(ledger, job)
             assert intent.token is not None
-            ledger.submission.not_submitted(job.job_id, 1, token=intent.token, actor="test", reason="429")
+            ledger.submission.not_submitted(job.job_id, 1, token=intent.token, actor=TEST, reason="429")
         assert (revision(ledger, job).submissions, revision(ledger, job).unknown_submissions) == (0, 0)
 
     def test_one_that_lost_its_permission_cannot_say_what_became_of_the_other(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         first, second = intend(ledger, job, OVER), intend(ledger, job)
         assert first.token is not None
-        where: dict[str, Any] = {"token": first.token, "actor": "test", "reason": "429"}
+        where: dict[str, Any] = {"token": first.token, "actor": TEST, "reason": "429"}
         ledger.submission.not_submitted(job.job_id, 1, **where)
         ledger.submission.submission_lost(job.job_id, 1, **where)
         assert revision(ledger, job) == second.revision
 
     def test_a_response_that_is_known_is_not_asked_for_again(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
-        intent = ledger.submission.intend(running.job_id, 1, actor="test", lease=LEASE)
+        intent = ledger.submission.intend(running.job_id, 1, actor=TEST, lease=LEASE)
         assert (intent.token, intent.wait, intent.revision.response_id) == (None, 0.0, "resp_1")
 
     def test_nothing_is_sent_for_a_job_that_was_cancelled(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="cancelled")
         with pytest.raises(JobCancelled):
             intend(ledger, job)
 
@@ -320,7 +333,7 @@ class TestOrphanWait:
     WAIT = timedelta(seconds=30)
 
     def waiting(self, ledger: Ledger, job: Job) -> Intent:
-        return ledger.submission.intend(job.job_id, 1, actor="test", lease=LEASE, orphan_wait=self.WAIT)
+        return ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE, orphan_wait=self.WAIT)
 
     def end_the_wait(self, conninfo: dict[str, Any]) -> None:
         with psycopg.connect(**conninfo) as connection:
@@ -336,7 +349,7 @@ class TestOrphanWait:
         token = intend(ledger, job).token
         assert token is not None
         ledger.submission.submission_lost(
-            job.job_id, 1, token=token, actor="test", reason="time-out", orphan_wait=self.WAIT
+            job.job_id, 1, token=token, actor=TEST, reason="time-out", orphan_wait=self.WAIT
         )
 
     @pytest.mark.parametrize("how", ["expired", "lost"])
@@ -381,7 +394,7 @@ class TestOrphanWait:
     def test_a_job_that_was_cancelled_or_replaced_meanwhile_is_not_waited_for(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         self.expired(ledger, job)
-        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
         with pytest.raises(JobCancelled):
             self.waiting(ledger, job)
         assert revision(ledger, job).unknown_submissions == 1
@@ -421,7 +434,7 @@ class TestResponse:
         elif end == "failed":
             fail(ledger, job)
         else:
-            ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+            ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
         assert revision(ledger, job).unknown_submissions == 1
         assert "submit unknown" in events(ledger, job)
 
@@ -434,23 +447,21 @@ class TestResponse:
 class TestStore:
     def test_an_output_is_stored_once(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        again = ledger.outputs.store(job.job_id, 1, Output("completed", "Another."), actor="test")
+        again = ledger.outputs.store(job.job_id, 1, Output("completed", "Another."), actor=TEST)
         assert again == job
         assert revision(ledger, job).output == "A kettle."
         assert revision(ledger, job).output_digest == digest("A kettle.")
 
     def test_two_that_store_at_once_store_one_output(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
-        jobs = at_once(
-            8, lambda: ledger.outputs.store(running.job_id, 1, Output("completed", "A kettle."), actor="test")
-        )
+        jobs = at_once(8, lambda: ledger.outputs.store(running.job_id, 1, Output("completed", "A kettle."), actor=TEST))
         assert {job.state for job in jobs} == {JobState.REVIEW}
         assert events(ledger, jobs[0]).count("output stored") == 1
 
     def test_a_response_without_a_usable_output_fails_the_job_and_keeps_what_there_was(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         output = Output("completed", None, {"kind": "mismatch", "text": "{"}, USAGE, Decimal("0.25"))
-        job = ledger.outputs.store(running.job_id, 1, output, actor="test", reason="it does not match")
+        job = ledger.outputs.store(running.job_id, 1, output, actor=TEST, reason="it does not match")
         assert (job.state, job.state_reason) == (JobState.FAILED, "it does not match")
         stored = revision(ledger, job)
         assert (stored.error, stored.usage, stored.cost_usd) == (
@@ -471,10 +482,10 @@ class TestStore:
 
     def test_a_late_output_is_recorded_once_with_its_cost_and_changes_nothing(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
-        job = ledger.outputs.cancelled(running.job_id, 1, actor="test", reason="enough", status="cancelled")
+        job = ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="cancelled")
         late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
         for _ in range(2):
-            assert ledger.outputs.store(job.job_id, 1, late, actor="test").state is JobState.CANCELLED
+            assert ledger.outputs.store(job.job_id, 1, late, actor=TEST).state is JobState.CANCELLED
         stored = revision(ledger, job)
         assert (stored.state, stored.output) == (RevisionState.CANCELLED, None)
         assert (stored.usage, stored.cost_usd) == (USAGE, Decimal("0.25"))
@@ -483,7 +494,7 @@ class TestStore:
     def test_a_late_output_of_an_older_revision_leaves_the_newer_one_alone(self, ledger: Ledger) -> None:
         submit(ledger, job_spec())
         job = ledger.submission.open(job_spec(input=OTHER_INPUT)).job
-        after = ledger.outputs.store(job.job_id, 1, Output("completed", "Old.", usage=USAGE), actor="test")
+        after = ledger.outputs.store(job.job_id, 1, Output("completed", "Old.", usage=USAGE), actor=TEST)
         assert (after.state, after.revision) == (JobState.QUEUED, 2)
         assert revision(ledger, job, 2).output is None
 
@@ -491,14 +502,14 @@ class TestStore:
         running = submit(ledger, job_spec())
         job = fail(ledger, ledger.job(running.job_id))
         late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
-        ledger.outputs.store(job.job_id, 1, late, actor="test")
+        ledger.outputs.store(job.job_id, 1, late, actor=TEST)
         stored = revision(ledger, job)
         assert (stored.state, stored.output, stored.cost_usd) == (RevisionState.FAILED, None, Decimal("0.25"))
 
     def test_an_output_for_a_request_that_was_never_sent_is_refused(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         with pytest.raises(IllegalTransition, match="queued"):
-            ledger.outputs.store(job.job_id, 1, Output("completed", "?"), actor="test")
+            ledger.outputs.store(job.job_id, 1, Output("completed", "?"), actor=TEST)
 
 
 class TestEnd:
@@ -514,7 +525,7 @@ class TestEnd:
     def test_only_the_attempt_that_owns_the_job_can_ask_to_cancel_it(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         ledger.submission.open(job_spec(owner=OTHER_RUN))
-        where: dict[str, Any] = {"actor": "test", "reason": "killed"}
+        where: dict[str, Any] = {"actor": TEST, "reason": "killed"}
         assert ledger.outputs.request_cancel(running.job_id, owner=OWNER, **where) is None
         asked = ledger.outputs.request_cancel(running.job_id, owner=OTHER_RUN, **where)
         assert asked is not None
@@ -522,9 +533,9 @@ class TestEnd:
 
     def test_a_job_in_review_has_no_response_to_cancel(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        assert ledger.outputs.request_cancel(job.job_id, owner=OWNER, actor="test", reason="killed") is None
+        assert ledger.outputs.request_cancel(job.job_id, owner=OWNER, actor=TEST, reason="killed") is None
 
     def test_a_cancellation_that_comes_late_changes_nothing(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        after = ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="killed", status="completed")
+        after = ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status="completed")
         assert after == job

@@ -21,12 +21,12 @@ from airflow_provider_aihandoff.core.generation import submit as submit_module
 from airflow_provider_aihandoff.core.generation.openai.request import submission
 from airflow_provider_aihandoff.core.generation.submit import SUBMIT_TRIES, NotSubmitted, submit
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 from airflow_provider_aihandoff.core.states import Disposition, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import look_up
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import LEASE, in_an_hour, job_spec
+from tests.factories import LEASE, TEST, in_an_hour, job_spec
 
 _numbers = itertools.count(1)
 
@@ -69,7 +69,7 @@ class Send:
         self.ledger, self.client, self.slept = ledger, client, []  # type: tuple[Ledger, OpenAI, list[float]]
 
     def __call__(self, job: Job, *, deadline: datetime | None = None, **changes: Any) -> Revision:
-        arguments = {"deadline": deadline or in_an_hour(), "actor": "test", "sleep": self.slept.append, **changes}
+        arguments = {"deadline": deadline or in_an_hour(), "actor": TEST, "sleep": self.slept.append, **changes}
         return submit(self.ledger, self.client, job, **arguments)
 
 
@@ -123,7 +123,7 @@ class TestAccepted:
 
         def attempt(_: int) -> Revision:
             start.wait(10)
-            return submit(ledger, client, job, deadline=in_an_hour(), actor="test", sleep=lambda _: None)
+            return submit(ledger, client, job, deadline=in_an_hour(), actor=TEST, sleep=lambda _: None)
 
         with ThreadPoolExecutor(4) as threads:
             revisions = list(threads.map(attempt, range(4)))
@@ -222,7 +222,7 @@ class TestUnknown:
         self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, conninfo: dict[str, Any]
     ) -> None:
         job = open_job(ledger)
-        ledger.submission.intend(job.job_id, 1, actor="died", lease=LEASE)
+        ledger.submission.intend(job.job_id, 1, actor=Actor.program("died"), lease=LEASE)
         waits: list[float] = []
 
         def let_the_lease_run_out(seconds: float) -> None:
@@ -230,7 +230,7 @@ class TestUnknown:
             with psycopg.connect(**conninfo) as connection:
                 connection.execute("UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp()")
 
-        revision = submit(ledger, client, job, deadline=in_an_hour(), actor="test", sleep=let_the_lease_run_out)
+        revision = submit(ledger, client, job, deadline=in_an_hour(), actor=TEST, sleep=let_the_lease_run_out)
         assert (stand_in.responses().creates, len(waits)) == (1, 1)
         assert (revision.state, revision.unknown_submissions) == (RevisionState.RUNNING, 1)
 
@@ -280,7 +280,7 @@ class TestOrphan:
         self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, send: Send
     ) -> None:
         job = open_job(ledger, "delay=0")
-        ledger.submission.intend(job.job_id, 1, actor="died", lease=timedelta(0))
+        ledger.submission.intend(job.job_id, 1, actor=Actor.program("died"), lease=timedelta(0))
         body = submission(
             ledger.revision(job.job_id, 1).request, job_id=job.job_id, revision=1, ledger_id=ledger.ledger_id()
         )
@@ -348,7 +348,9 @@ class TestMeanwhile:
         self.meanwhile(
             ledger,
             monkeypatch,
-            lambda: ledger.outputs.cancelled(job.job_id, 1, actor="bob", reason="enough", status="unknown"),
+            lambda: ledger.outputs.cancelled(
+                job.job_id, 1, actor=Actor.program("bob"), reason="enough", status="unknown"
+            ),
         )
         with pytest.raises(JobCancelled):
             send(job)

@@ -26,12 +26,12 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
-from tests.factories import LEASE, approve, ask, draft, effect_plan, job_spec, submit
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec, submit
 
-EVE = "user:eve"
+EVE = Actor.user("eve")
 OVER = timedelta(0)
 UNDO = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/{external_id}"}}
 APPLIED, VOID = EffectState.APPLIED, EffectState.VOID
@@ -51,16 +51,16 @@ def approved(ledger: Ledger, *plans: EffectPlan) -> Job:
 
 
 def claim(ledger: Ledger, plan: EffectPlan, lease: timedelta = LEASE) -> Claim:
-    return ledger.effects.claim(1, plan, lease=lease, actor="test")
+    return ledger.effects.claim(1, plan, lease=lease, actor=TEST)
 
 
 def confirm(ledger: Ledger, claimed: Claim, external_id: str | None = None) -> Effect:
     external = external_id or f"{claimed.effect.name}-1"
-    return ledger.effects.confirm(claimed, external_id=external, result=None, actor="test")
+    return ledger.effects.confirm(claimed, external_id=external, result=None, actor=TEST)
 
 
 def resolve(ledger: Ledger, effect: Effect, *, applied: bool) -> None:
-    ledger.effects.resolve(effect.effect_id, applied=applied, external_id=None, actor="user:bob", why="looked")
+    ledger.effects.resolve(effect.effect_id, applied=applied, external_id=None, actor=Actor.user("bob"), why="looked")
 
 
 def completed(ledger: Ledger, *plans: EffectPlan) -> Job:
@@ -98,9 +98,9 @@ BEFORE: dict[str, Callable[[Ledger], Any]] = {
 #: What became of the first of two effects, while nobody has claimed the second.
 FIRST: dict[str, Callable[[Ledger], Any]] = {
     "claimed": lambda ledger: claim(ledger, PLANS[0]),
-    "unknown": lambda ledger: ledger.effects.lose(claim(ledger, PLANS[0]), error="time-out", actor="test"),
-    "planned": lambda ledger: ledger.effects.release(claim(ledger, PLANS[0]), error="503", actor="test"),
-    "refused": lambda ledger: ledger.effects.refuse(claim(ledger, PLANS[0]), error="422", actor="test"),
+    "unknown": lambda ledger: ledger.effects.lose(claim(ledger, PLANS[0]), error="time-out", actor=TEST),
+    "planned": lambda ledger: ledger.effects.release(claim(ledger, PLANS[0]), error="503", actor=TEST),
+    "refused": lambda ledger: ledger.effects.refuse(claim(ledger, PLANS[0]), error="422", actor=TEST),
     "applied": lambda ledger: confirm(ledger, claim(ledger, PLANS[0])),
 }
 
@@ -120,7 +120,7 @@ def decide(ledger: Ledger, verdict: Any) -> None:
 
 def fail(ledger: Ledger) -> None:
     submit(ledger, job_spec())
-    ledger.outputs.fail(1, 1, actor="test", reason="the deadline passed", error={"kind": "deadline"})
+    ledger.outputs.fail(1, 1, actor=TEST, reason="the deadline passed", error={"kind": "deadline"})
 
 
 def undo_all(ledger: Ledger) -> None:
@@ -138,28 +138,28 @@ class TestCancelBeforeAnythingIsWritten:
 
         assert (request.job.state, request.job.state_reason, request.revision) == (JobState.CANCELLED, "enough", None)
         last = ledger.record(1).events[-1]
-        assert (last.actor, last.event, last.from_state, last.reason) == (EVE, "cancelled", phase, "enough")
+        assert (last.by, last.event, last.from_state, last.reason) == (EVE, "cancelled", phase, "enough")
         assert set(states(ledger)) <= {VOID}
 
     @pytest.mark.parametrize("phase", BEFORE)
     def test_twice_it_is_recorded_once(self, ledger: Ledger, phase: str) -> None:
         BEFORE[phase](ledger)
         first = ledger.cancels.cancel(1, actor=EVE, reason="enough")
-        assert ledger.cancels.cancel(1, actor="user:bob", reason="again") == first
+        assert ledger.cancels.cancel(1, actor=Actor.user("bob"), reason="again") == first
 
     def test_a_request_that_is_on_its_way_is_counted_and_its_response_is_nobodys(self, ledger: Ledger) -> None:
         ledger.submission.open(job_spec())
-        intent = ledger.submission.intend(1, 1, actor="test", lease=LEASE)
+        intent = ledger.submission.intend(1, 1, actor=TEST, lease=LEASE)
         assert intent.token is not None
 
         cancel(ledger)
         answer = ledger.submission.submitted(
-            1, 1, token=intent.token, response_id="resp_1", status="queued", actor="test"
+            1, 1, token=intent.token, response_id="resp_1", status="queued", actor=TEST
         )
 
         assert answer is None
         assert ledger.revision(1, 1).unknown_submissions == 1
-        unknown, cancelled = [event for event in ledger.record(1).events if event.actor == EVE]
+        unknown, cancelled = [event for event in ledger.record(1).events if event.by == EVE]
         assert (unknown.event, cancelled.event) == ("submit unknown", "cancelled")
         assert "a response may exist, and may be billed" in str(unknown.reason)
 
@@ -168,7 +168,7 @@ class TestCancelBeforeAnythingIsWritten:
         cancel(ledger)
         assert ledger.revision(1, 1).unknown_submissions == 0
         with pytest.raises(JobCancelled, match="cancelled before the request was sent"):
-            ledger.submission.intend(1, 1, actor="test", lease=LEASE)
+            ledger.submission.intend(1, 1, actor=TEST, lease=LEASE)
 
     def test_what_was_approved_is_not_claimed_any_more_and_the_task_is_told_why(self, ledger: Ledger) -> None:
         approved(ledger)
@@ -196,7 +196,7 @@ class TestCancelWhileAResponseRuns:
         assert (request.job.state, request.job.cancelling) == (JobState.RUNNING, "enough")
         assert (request.revision.response_id, request.revision.state) == ("resp_1", RevisionState.RUNNING)
         last = ledger.record(1).events[-1]
-        assert (last.actor, last.event, last.reason) == (EVE, "cancel requested", "enough")
+        assert (last.by, last.event, last.reason) == (EVE, "cancel requested", "enough")
 
     def test_it_ends_when_the_response_is_stopped(self, ledger: Ledger) -> None:
         cancel(ledger)
@@ -212,7 +212,7 @@ class TestCancelWhileAResponseRuns:
         job_id = submit(ledger, spec, "resp_2").job_id
         ledger.cancels.cancel(job_id, actor=EVE, reason="enough")
 
-        job = ledger.outputs.store(job_id, 1, self.OUTPUT, actor="task:late")
+        job = ledger.outputs.store(job_id, 1, self.OUTPUT, actor=Actor.program("task:late"))
 
         assert (job.state, job.state_reason, job.cancelling) == (JobState.CANCELLED, "enough", None)
         revision = ledger.revision(job_id, 1)
@@ -224,14 +224,14 @@ class TestCancelWhileAResponseRuns:
 
     def test_whoever_asked_to_stop_it_finds_that_it_was_recorded(self, ledger: Ledger) -> None:
         cancel(ledger)
-        stored = ledger.outputs.store(1, 1, self.OUTPUT, actor="task:late")
+        stored = ledger.outputs.store(1, 1, self.OUTPUT, actor=Actor.program("task:late"))
         assert ledger.outputs.cancelled(1, 1, actor=EVE, reason="enough", status="completed") == stored
         assert ledger.outputs.store(1, 1, self.OUTPUT, actor=EVE) == stored
 
     def test_a_response_that_ends_while_openai_is_asked_to_stop_it_changes_nothing(self, ledger: Ledger) -> None:
         def finishes(response_id: str) -> Any:
-            ledger.outputs.ended(1, 1, status="completed", actor="webhook")
-            ledger.outputs.store(1, 1, self.OUTPUT, actor="task:late")
+            ledger.outputs.ended(1, 1, status="completed", actor=Actor.program("webhook"))
+            ledger.outputs.store(1, 1, self.OUTPUT, actor=Actor.program("task:late"))
             return SimpleNamespace(id=response_id, status="completed", usage=None)
 
         client: Any = SimpleNamespace(responses=SimpleNamespace(cancel=finishes))
@@ -250,16 +250,18 @@ class TestCancelWhileAResponseRuns:
 
         assert cancel_job(ledger, unreachable, 1, actor=EVE, reason="enough").job.state is JobState.CANCELLED
 
-        assert ledger.outputs.store(1, 1, self.OUTPUT, actor="task:late").state is JobState.CANCELLED
+        assert ledger.outputs.store(1, 1, self.OUTPUT, actor=Actor.program("task:late")).state is JobState.CANCELLED
         assert events(ledger)[-2:] == ["cancelled", "output late"]
 
     @pytest.mark.parametrize("how", ["failed", "deadline"])
     def test_a_response_that_fails_after_the_wish_leaves_a_cancelled_job(self, ledger: Ledger, how: str) -> None:
         cancel(ledger)
         if how == "failed":
-            job = ledger.outputs.store(1, 1, Output("failed", error={"kind": "failed"}), actor="task:late")
+            job = ledger.outputs.store(
+                1, 1, Output("failed", error={"kind": "failed"}), actor=Actor.program("task:late")
+            )
         else:
-            job = ledger.outputs.fail(1, 1, actor="task:late", reason="late", error={"kind": "deadline"})
+            job = ledger.outputs.fail(1, 1, actor=Actor.program("task:late"), reason="late", error={"kind": "deadline"})
         assert (job.state, job.state_reason, job.cancelling) == (JobState.CANCELLED, "enough", None)
 
     def test_a_task_that_comes_after_the_wish_is_refused(self, ledger: Ledger) -> None:
@@ -293,7 +295,7 @@ class TestCancelWhileApplying:
         assert (job.state, job.cancelling) == (JobState.APPLYING, "enough")
         assert states(ledger) == [EffectState(first), VOID]
         last = ledger.record(1).events[-1]
-        assert (last.actor, last.event) == (EVE, "cancel requested")
+        assert (last.by, last.event) == (EVE, "cancel requested")
         assert last.reason == "enough; what became of store is awaited"
 
     @pytest.mark.parametrize(
@@ -313,13 +315,13 @@ class TestCancelWhileApplying:
 
         assert (job.state, job.state_reason, job.cancelling) == (JobState.CANCELLED, why, None)
         assert states(ledger) == [left, VOID]
-        assert [event.actor for event in ledger.record(1).events[-2:]] == [EVE, EVE]
+        assert [event.by for event in ledger.record(1).events[-2:]] == [EVE, EVE]
 
     @pytest.mark.parametrize("first", FIRST)
     def test_twice_it_is_recorded_once(self, ledger: Ledger, first: str) -> None:
         FIRST[first](ledger)
         once = cancel(ledger)
-        assert ledger.cancels.cancel(1, actor="user:bob", reason="again").job == once
+        assert ledger.cancels.cancel(1, actor=Actor.user("bob"), reason="again").job == once
         assert events(ledger).count("cancel requested") == 1
 
     @pytest.mark.parametrize(
@@ -335,7 +337,7 @@ class TestCancelWhileApplying:
         cancel(ledger)
 
         how = {"external_id": "store-1", "result": None} if say == "confirm" else {"error": "503"}
-        getattr(ledger.effects, say)(claimed, actor="task:slow", **how)
+        getattr(ledger.effects, say)(claimed, actor=Actor.program("task:slow"), **how)
 
         record = ledger.record(1)
         assert (record.job.state, record.job.state_reason, record.job.cancelling) == (JobState.CANCELLED, why, None)
@@ -357,9 +359,9 @@ class TestCancelWhileApplying:
         claimed = claim(ledger, PLANS[0], OVER if died else LEASE)
         cancel(ledger)
         if died:
-            lost = ledger.effects.give_up(claimed.effect.effect_id, actor="reconciler")
+            lost = ledger.effects.give_up(claimed.effect.effect_id, actor=Actor.program("reconciler"))
         else:
-            lost = ledger.effects.lose(claimed, error="time-out", actor="test")
+            lost = ledger.effects.lose(claimed, error="time-out", actor=TEST)
         assert (lost.state, ledger.job(1).state) == (EffectState.UNKNOWN, JobState.APPLYING)
         with pytest.raises(EffectUnknown):
             claim(ledger, PLANS[0])
@@ -373,7 +375,7 @@ class TestCancelWhileApplying:
     def test_of_several_under_way_the_last_one_ends_it(self, ledger: Ledger) -> None:
         store, post = (claim(ledger, plan) for plan in PLANS)
         cancel(ledger)
-        ledger.effects.refuse(store, error="422", actor="test")
+        ledger.effects.refuse(store, error="422", actor=TEST)
         assert (ledger.job(1).state, states(ledger)) == (
             JobState.APPLYING,
             [EffectState.REFUSED, EffectState.CLAIMED],
@@ -434,7 +436,7 @@ class TestStartOfARollBack:
         completed(ledger)
         roll_back(ledger, "store")
         started = ledger.record(1).events[-1]
-        assert (started.actor, started.event) == (EVE, "roll back started")
+        assert (started.by, started.event) == (EVE, "roll back started")
         assert started.reason == "the wrong product; left as they are: store"
         assert started.detail == {"effects": ["undo:post"]}
 
@@ -447,7 +449,7 @@ class TestStartOfARollBack:
     def test_of_a_job_that_is_partly_applied_the_rest_is_void(self, ledger: Ledger) -> None:
         approved(ledger)
         FIRST["applied"](ledger)
-        ledger.effects.refuse(claim(ledger, PLANS[1]), error="422", actor="test")
+        ledger.effects.refuse(claim(ledger, PLANS[1]), error="422", actor=TEST)
         (undo,) = roll_back(ledger)
         assert states(ledger) == [APPLIED, VOID]
         confirm(ledger, claim(ledger, undo.as_plan))
@@ -501,7 +503,7 @@ class TestRollBackThatDoesNotBegin:
     def test_while_it_is_not_known_what_became_of_an_effect(self, ledger: Ledger) -> None:
         approved(ledger)
         FIRST["applied"](ledger)
-        lost = ledger.effects.lose(claim(ledger, PLANS[1]), error="time-out", actor="test")
+        lost = ledger.effects.lose(claim(ledger, PLANS[1]), error="time-out", actor=TEST)
         assert "resolve them" in self.refused(ledger, "'post' is unknown").remedy
         resolve(ledger, lost, applied=False)
         assert [undo.name for undo in roll_back(ledger)] == ["undo:store"]
@@ -530,7 +532,7 @@ class TestRollBackThatDoesNotBegin:
     ) -> None:
         approved(ledger)
         for plan, external in zip(PLANS, ("store-1", external_id), strict=True):
-            ledger.effects.confirm(claim(ledger, plan), external_id=external, result=None, actor="test")
+            ledger.effects.confirm(claim(ledger, plan), external_id=external, result=None, actor=TEST)
         self.refused(ledger, "'post' has an undo that names {external_id}, and its external id is")
         assert [undo.name for undo in roll_back(ledger, "post")] == ["undo:store"]
 
@@ -569,7 +571,7 @@ class TestRollBackThatIsTakenUpAgain:
         self, ledger: Ledger, undos: list[EffectPlan], what: str
     ) -> None:
         post, store = undos
-        getattr(ledger.effects, what)(claim(ledger, post), error="403", actor="test")
+        getattr(ledger.effects, what)(claim(ledger, post), error="403", actor=TEST)
         job = ledger.job(1)
         assert (job.state, job.state_reason) == (JobState.ROLLING_BACK, "0 of 2 effects undone; undo:post: 403")
         with pytest.raises(EffectOutOfOrder, match="'undo:store' comes after 'undo:post'"):
@@ -581,7 +583,7 @@ class TestRollBackThatIsTakenUpAgain:
         self, ledger: Ledger, undos: list[EffectPlan], applied: bool
     ) -> None:
         post, store = undos
-        lost = ledger.effects.lose(claim(ledger, post), error="time-out", actor="test")
+        lost = ledger.effects.lose(claim(ledger, post), error="time-out", actor=TEST)
         with pytest.raises(EffectUnknown, match="'undo:post' may have been applied"):
             claim(ledger, post)
         with pytest.raises(EffectOutOfOrder):
@@ -591,7 +593,7 @@ class TestRollBackThatIsTakenUpAgain:
 
     def test_the_last_one_that_a_person_finds_undone_ends_it(self, ledger: Ledger, undos: list[EffectPlan]) -> None:
         confirm(ledger, claim(ledger, undos[0]))
-        resolve(ledger, ledger.effects.lose(claim(ledger, undos[1]), error="cut", actor="test"), applied=True)
+        resolve(ledger, ledger.effects.lose(claim(ledger, undos[1]), error="cut", actor=TEST), applied=True)
         record = ledger.record(1)
         assert (record.job.state, record.events[-1].actor) == (JobState.ROLLED_BACK, "user:bob")
         assert first_break(record.events, record.job) is None

@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
 from airflow_provider_aihandoff.core.reconcile import findings
 from airflow_provider_aihandoff.core.states import EffectState
-from tests.factories import approve, ask, draft, effect_plan
+from tests.factories import TEST, approve, ask, draft, effect_plan
 from tests.integration.core.reconcile.world import World, kinds
 
 
@@ -17,7 +17,7 @@ def claimed(world: World, lapsed: float) -> Claim:
     """A claim that has been over for so many seconds."""
     job = approve(world.ledger, ask(world.ledger, draft(world.ledger)))
     lease = timedelta(seconds=-lapsed)
-    return world.ledger.effects.claim(job.job_id, effect_plan(), lease=lease, actor="test")
+    return world.ledger.effects.claim(job.job_id, effect_plan(), lease=lease, actor=TEST)
 
 
 def test_a_claim_that_is_long_over_becomes_unknown_and_is_found_once(world: World) -> None:
@@ -44,7 +44,7 @@ def test_one_that_is_confirmed_before_the_step_is_left(world: World, monkeypatch
     give_up = world.ledger.effects.give_up
 
     def late(effect_id: int, *, actor: str) -> object:
-        world.ledger.effects.confirm(claim, external_id="7", result=None, actor="test")
+        world.ledger.effects.confirm(claim, external_id="7", result=None, actor=TEST)
         return give_up(effect_id, actor=actor)
 
     monkeypatch.setattr(world.ledger.effects, "give_up", late)

@@ -10,10 +10,11 @@ import openai
 import pytest
 
 from airflow_provider_aihandoff.core.generation.revision_store import Output
-from airflow_provider_aihandoff.core.models import Owner
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import LEASE, OWNER, job_spec
+from tests.factories import LEASE, OWNER, TEST, job_spec
 from tests.integration.core.reconcile.world import World, kinds, task
 
 NOT_ENDED = [TaskState.ALIVE, TaskState.MISSING, TaskState.UNKNOWN]
@@ -96,7 +97,7 @@ class TestPastItsDeadline:
     def test_its_task_is_told_and_takes_the_output(self, world: World) -> None:
         job = world.overdue(words="delay=0")
         world.reconcile()
-        stored = world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor="test")
+        stored = world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
         assert stored.state.value == "review"
 
     def test_one_that_ends_while_it_is_being_cancelled_is_left_to_its_task(self, world: World) -> None:
@@ -143,7 +144,7 @@ class TestPastItsDeadline:
 
     def test_one_that_is_known_to_have_ended_is_not_asked_about(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.overdue(words="delay=0")
-        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor="test")
+        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
         world.age(job, 600)
 
         assert world.reconcile() == []
@@ -155,7 +156,7 @@ class TestPastItsDeadline:
         job = world.overdue()
 
         def take(response_id: str) -> Any:
-            world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor="its task")
+            world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task"))
             return SimpleNamespace(id=response_id, status="in_progress")
 
         client = Answers()
@@ -170,7 +171,7 @@ class TestPastItsDeadline:
     def test_a_job_that_moves_on_before_its_step_is_left_alone(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.overdue()
         world.before_client = lambda: world.ledger.outputs.store(
-            job.job_id, 1, Output("completed", "A kettle."), actor="its task"
+            job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task")
         )
 
         (finding,) = world.reconcile()
@@ -309,11 +310,11 @@ class TestAbandonedResponse:
         other: Any = {"model": "gpt-5.2", "input": "Other.", "metadata": {"standin": "stuck=queued"}}
         spec = job_spec(job_key="r1", input=other, request=other, owner=task("r2"))
         job = world.ledger.submission.open(spec).job
-        intent = world.ledger.submission.intend(job.job_id, 2, actor="test", lease=LEASE)
+        intent = world.ledger.submission.intend(job.job_id, 2, actor=TEST, lease=LEASE)
         response = world.client.responses.create(**other)
         assert intent.token is not None
         world.ledger.submission.submitted(
-            job.job_id, 2, token=intent.token, response_id=response.id, status="queued", actor="test"
+            job.job_id, 2, token=intent.token, response_id=response.id, status="queued", actor=TEST
         )
         world.age(job, 600)
         world.tasks["r2"] = TaskState.ENDED
@@ -327,7 +328,7 @@ class TestOutputLeft:
     @pytest.mark.parametrize("state", GONE)
     def test_a_person_is_told_to_clear_the_task_in_every_run(self, world: World, state: TaskState) -> None:
         job = world.running(words="delay=0")
-        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor="test")
+        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
         world.age(job, 600)
         world.tasks["r1"] = state
         before = world.dump()
@@ -338,10 +339,13 @@ class TestOutputLeft:
             assert "clear the draft task" in finding.step
         assert world.dump() == before
 
-    def test_the_owner_of_a_mapped_task_is_told_apart(self) -> None:
-        for owner in (OWNER, Owner("d", "scheduled__2026-01-01T00:00:00+00:00", "group.draft", 3, "ti", 2)):
-            assert Owner.from_actor(owner.actor) == replace(owner, ti_id="")
-        assert Owner.from_actor("user:bob") is None
+    def test_the_attempts_that_wait_for_a_job_are_those_of_tasks_whatever_their_names_hold(
+        self, ledger: Ledger
+    ) -> None:
+        mapped = Owner("d", "a/b/c#1/task:x [0]", "group.draft", 3, "ti", 2)
+        for owner in (OWNER, mapped):
+            job = ledger.submission.open(job_spec(owner=owner)).job
+        assert set(ledger.abandoned.attempts(job.job_id)) == {replace(owner, ti_id="") for owner in (OWNER, mapped)}
 
 
 def test_an_answer_of_openai_that_is_an_error_is_reported_in_words(world: World) -> None:

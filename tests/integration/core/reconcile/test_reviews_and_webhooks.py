@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_aihandoff.core.reconcile import findings
 from airflow_provider_aihandoff.core.states import Disposition
-from tests.factories import approve, ask, draft
+from tests.factories import TEST, approve, ask, draft
 from tests.integration.core.reconcile.world import World, kinds
 
 
@@ -45,7 +45,7 @@ class TestReviews:
         def expire(job_id: int, **arguments: Any) -> Any:
             if job_id == first.job_id:
                 world.ledger.reviews.ask(
-                    second.job_id, [], policy=None, deadline=datetime.now(UTC) + timedelta(hours=1), actor="test"
+                    second.job_id, [], policy=None, deadline=datetime.now(UTC) + timedelta(hours=1), actor=TEST
                 )
             return ended(job_id, **arguments)
 
@@ -57,7 +57,7 @@ class TestReviews:
     def test_another_question_has_an_end_of_its_own(self, world: World) -> None:
         job = approve(world.ledger, ask(world.ledger, draft(world.ledger)))
         asked = world.ledger.reviews.ask(
-            job.job_id, [], policy=None, deadline=datetime.now(UTC), actor="test", on_timeout="fail"
+            job.job_id, [], policy=None, deadline=datetime.now(UTC), actor=TEST, on_timeout="fail"
         )
         assert (asked.state.value, asked.review_on_timeout) == ("review", "fail")
 
@@ -85,7 +85,7 @@ class TestWebhooks:
         world.webhook("wh_1", "resp_other")
         job = world.running()
         response_id = world.ledger.revision(job.job_id, 1).response_id
-        world.sql("UPDATE aihandoff.inbox SET response_id = %s, look_at = NULL", response_id)
+        world.sql("UPDATE aihandoff.inbox SET response_id = %s, poll_at = NULL", response_id)
 
         assert kinds(world.reconcile())[0] == "webhook matched"
         entry = world.ledger.inbox.read("wh_1")
@@ -97,7 +97,7 @@ class TestWebhooks:
         found = world.reconcile()
         assert [(finding.webhook_id, finding.failed) for finding in found] == [("wh_1", True), ("wh_2", False)]
         entry = world.ledger.inbox.read("wh_1")
-        assert (entry.looks, entry.look_at is not None) == (1, True)
+        assert (entry.polls, entry.poll_at is not None) == (1, True)
         assert "removed" in str(entry.note)
 
     def test_old_ones_are_removed_except_those_in_quarantine(self, world: World) -> None:
@@ -106,7 +106,7 @@ class TestWebhooks:
         world.webhook("wh_2", None)
         world.sql("UPDATE aihandoff.inbox SET received_at = clock_timestamp() - interval '31 days'")
         world.webhook("wh_3", "resp_new")
-        world.sql("UPDATE aihandoff.inbox SET look_at = NULL")
+        world.sql("UPDATE aihandoff.inbox SET poll_at = NULL")
 
         (finding,) = [found for found in world.reconcile() if found.kind == "old webhooks"]
 
@@ -116,7 +116,7 @@ class TestWebhooks:
     def test_none_is_removed_that_could_come_again(self, world: World) -> None:
         world.webhook("wh_1", "resp_1")
         world.sql(
-            "UPDATE aihandoff.inbox SET received_at = received_at - interval '95 hours', look_at = NULL, "
+            "UPDATE aihandoff.inbox SET received_at = received_at - interval '95 hours', poll_at = NULL, "
             "disposition = 'foreign'"
         )
         (finding,) = world.reconcile(inbox_retention=timedelta(hours=95) - timedelta(minutes=1))

@@ -28,7 +28,7 @@ def every_trouble(world: World) -> None:
     world.webhook("wh_left", None)
     world.webhook("wh_old", "resp_old")
     world.sql(
-        "UPDATE aihandoff.inbox SET disposition = 'foreign', look_at = NULL, "
+        "UPDATE aihandoff.inbox SET disposition = 'foreign', poll_at = NULL, "
         "received_at = clock_timestamp() - interval '40 days' WHERE webhook_id = 'wh_old'"
     )
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.states import RevisionState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import LEASE
+from tests.factories import LEASE, TEST
 from tests.integration.core.reconcile.world import World, kinds
 
 NOT_ENDED = [TaskState.ALIVE, TaskState.MISSING, TaskState.UNKNOWN]
@@ -37,7 +38,7 @@ class TestLostSubmission:
         job = world.lost()
         world.tasks["r1"] = TaskState.ENDED
         world.reconcile()
-        assert world.ledger.submission.intend(job.job_id, 1, actor="test", lease=LEASE).token is not None
+        assert world.ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token is not None
 
     @pytest.mark.parametrize("state", NOT_ENDED)
     def test_one_whose_task_is_not_known_to_have_ended_is_left(self, world: World, state: TaskState) -> None:
@@ -83,7 +84,9 @@ class TestLostSubmission:
         job = world.lost()
         world.tasks["r1"] = TaskState.ENDED
         # After the search: the first answer is the search's.
-        world.before_states = lambda: world.ledger.submission.intend(job.job_id, 1, actor="other", lease=LEASE)
+        world.before_states = lambda: world.ledger.submission.intend(
+            job.job_id, 1, actor=Actor.program("other"), lease=LEASE
+        )
 
         (finding,) = world.reconcile()
 
@@ -135,7 +138,9 @@ class TestNeverSubmitted:
     def test_one_that_is_sent_before_the_step_is_left(self, world: World) -> None:
         job = world.never_sent()
         world.tasks["r1"] = TaskState.ENDED
-        world.before_states = lambda: world.ledger.submission.intend(job.job_id, 1, actor="other", lease=LEASE)
+        world.before_states = lambda: world.ledger.submission.intend(
+            job.job_id, 1, actor=Actor.program("other"), lease=LEASE
+        )
 
         (finding,) = world.reconcile()
 

@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.reconcile.findings import Finding
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
-from tests.factories import LEASE, OWNER, effect_plan, in_an_hour, job_spec
+from tests.factories import LEASE, OWNER, TEST, effect_plan, in_an_hour, job_spec
 
 MONTH = timedelta(days=30)
 _TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events")
@@ -103,7 +103,7 @@ class World:
     def running(self, run: str = "r1", words: str = "stuck=in_progress", **changes: Any) -> Job:
         """A job whose response does what the words say; left alone for ten minutes."""
         job = self.opened(run, words, **changes)
-        submit(self.ledger, self.client, job, deadline=in_an_hour(), actor="test")
+        submit(self.ledger, self.client, job, deadline=in_an_hour(), actor=TEST)
         self.age(job, 600)
         return self.ledger.job(job.job_id)
 
@@ -115,7 +115,7 @@ class World:
     def lost(self, run: str = "r1") -> Job:
         """A job whose attempt died between the request and its answer; left alone for ten minutes."""
         job = self.opened(run)
-        self.ledger.submission.intend(job.job_id, 1, actor="test", lease=LEASE)
+        self.ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE)
         self.sql(
             "UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() - interval '1 second' "
             "WHERE job_id = %s",
@@ -135,13 +135,13 @@ class World:
     ) -> Job:
         """A job in review, whose time to decide has been over for so many seconds."""
         job = self.running(run, **changes)
-        self.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor="test")
+        self.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
         return self.ledger.reviews.ask(
             job.job_id,
             [effect_plan()],
             policy=None,
             deadline=datetime.now(UTC) - timedelta(seconds=since),
-            actor="test",
+            actor=TEST,
             on_timeout=on_timeout,
         )
 
@@ -150,7 +150,7 @@ class World:
         kind = "response.completed"
         body = {"type": kind, "data": {"id": response_id}}
         self.ledger.inbox.receive(Delivery(webhook_id, conn_id, kind, response_id, body))
-        self.sql("UPDATE aihandoff.inbox SET look_at = clock_timestamp() WHERE look_at IS NOT NULL")
+        self.sql("UPDATE aihandoff.inbox SET poll_at = clock_timestamp() WHERE poll_at IS NOT NULL")
         return self.ledger.inbox.read(webhook_id)
 
     def state(self, job: Job) -> str:

@@ -12,10 +12,10 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import CannotChange, JobCancelled, JobNotApproved, StaleDecision
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job, Owner
+from airflow_provider_aihandoff.core.models import Actor, Job, Owner
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
-from tests.factories import LEASE, approve, ask, draft, effect_plan, job_spec
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 from tests.integration.core.webhooks.inboxes import run
 
 BOB, CAROL = Person("bob"), Person("carol")
@@ -36,13 +36,13 @@ def follow(ledger: Ledger, job: Job, output: Output | None = None) -> Job:
     """Let the model make the revision that was asked for."""
     taken = ledger.submission.take_over(job.job_id, job.revision, owner=SENSOR, request={"input": "continued"})
     assert taken is not None
-    intent = ledger.submission.intend(job.job_id, job.revision, actor="test", lease=LEASE)
+    intent = ledger.submission.intend(job.job_id, job.revision, actor=TEST, lease=LEASE)
     assert intent.token is not None
     ledger.submission.submitted(
-        job.job_id, job.revision, token=intent.token, response_id=f"resp {job.revision}", status="queued", actor="test"
+        job.job_id, job.revision, token=intent.token, response_id=f"resp {job.revision}", status="queued", actor=TEST
     )
     return ledger.outputs.store(
-        job.job_id, job.revision, output or Output("completed", f"Version {job.revision}"), actor="test"
+        job.job_id, job.revision, output or Output("completed", f"Version {job.revision}"), actor=TEST
     )
 
 
@@ -112,7 +112,7 @@ class TestEdit:
         asked = ask(ledger, draft(ledger))
         edited = edit(ledger, asked)
         job = ledger.reviews.refuse_edit(
-            edited.job_id, 2, error={"kind": "mismatch"}, reason="title: too long", actor="test"
+            edited.job_id, 2, error={"kind": "mismatch"}, reason="title: too long", actor=TEST
         )
         assert (job.state, job.revision, job.state_reason) == (JobState.REVIEW, 1, "title: too long")
         refused = ledger.revision(job.job_id, 2)
@@ -124,14 +124,14 @@ class TestEdit:
 
     def test_one_that_was_asked_about_is_not_taken_back(self, ledger: Ledger) -> None:
         asked = ask(ledger, edit(ledger, ask(ledger, draft(ledger))))
-        assert ledger.reviews.refuse_edit(asked.job_id, 2, error={}, reason="?", actor="test") == asked
+        assert ledger.reviews.refuse_edit(asked.job_id, 2, error={}, reason="?", actor=TEST) == asked
 
     def test_a_plan_that_was_rendered_for_the_revision_before_is_not_taken_for_it(self, ledger: Ledger) -> None:
         from tests.factories import in_an_hour
 
         edited = edit(ledger, ask(ledger, draft(ledger)))
         left = ledger.reviews.ask(
-            edited.job_id, [effect_plan()], policy=None, deadline=in_an_hour(), actor="test", revision=1
+            edited.job_id, [effect_plan()], policy=None, deadline=in_an_hour(), actor=TEST, revision=1
         )
         assert left == edited
 
@@ -205,7 +205,7 @@ class TestRequestChanges:
         if submitted:
             job = follow(ledger, changing, Output("incomplete", error={"kind": "incomplete"}))
         else:
-            job = ledger.outputs.fail(1, 2, actor="test", reason="no connection", error={"kind": "gone"})
+            job = ledger.outputs.fail(1, 2, actor=TEST, reason="no connection", error={"kind": "gone"})
         assert (job.state, job.revision, job.review_digest) == (JobState.REVIEW, 1, None)
         assert (job.state_reason or "").startswith("the change was not made: ")
         again = ask(ledger, job)
@@ -234,6 +234,6 @@ class TestRequestChanges:
 
     def test_one_that_is_cancelled_meanwhile_is_not_sent(self, ledger: Ledger) -> None:
         job = request_changes(ledger, ask(ledger, draft(ledger)))
-        ledger.cancels.cancel(job.job_id, actor="user:bob", reason="enough")
+        ledger.cancels.cancel(job.job_id, actor=Actor.user("bob"), reason="enough")
         with pytest.raises(JobCancelled):
-            ledger.submission.intend(job.job_id, 2, actor="test", lease=LEASE)
+            ledger.submission.intend(job.job_id, 2, actor=TEST, lease=LEASE)

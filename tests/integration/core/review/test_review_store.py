@@ -12,10 +12,10 @@ import pytest
 
 from airflow_provider_aihandoff.core.errors import JobNotApproved, PlanError, StaleDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Job, Verdict
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, Verdict
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from tests.factories import LEASE, approve, ask, draft, effect_plan, in_an_hour, job_spec
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, in_an_hour, job_spec
 
 PAST = datetime.now(UTC) - timedelta(seconds=1)
 
@@ -46,7 +46,11 @@ class TestAsk:
     def test_asking_again_with_the_same_plan_changes_nothing_and_keeps_the_deadline(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         again = ledger.reviews.ask(
-            job.job_id, [effect_plan()], policy=None, deadline=in_an_hour() + timedelta(hours=1), actor="other"
+            job.job_id,
+            [effect_plan()],
+            policy=None,
+            deadline=in_an_hour() + timedelta(hours=1),
+            actor=Actor.program("other"),
         )
         assert again == job
         assert events(ledger, job).count("planned") == 1
@@ -79,31 +83,31 @@ class TestAsk:
 
     def test_once_something_may_have_been_written_the_plan_stays(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+        ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
         asked = ask(ledger, job, effect_plan(url="http://cms/other"))
         assert (asked.state, asked.review_digest) == (JobState.APPLYING, job.review_digest)
 
     def test_a_plan_that_the_target_refused_can_be_mended_and_is_asked_about_anew(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-        ledger.effects.refuse(claim, error="404", actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+        ledger.effects.refuse(claim, error="404", actor=TEST)
         mended = effect_plan(url="http://cms/mended")
         asked = ask(ledger, job, mended)
         assert (asked.state, asked.decision_id) == (JobState.REVIEW, None)
         with pytest.raises(JobNotApproved):
-            ledger.effects.claim(job.job_id, mended, lease=LEASE, actor="test")
+            ledger.effects.claim(job.job_id, mended, lease=LEASE, actor=TEST)
         approve(ledger, asked)
-        claim = ledger.effects.claim(job.job_id, mended, lease=LEASE, actor="test")
-        ledger.effects.confirm(claim, external_id="1", result=None, actor="test")
+        claim = ledger.effects.claim(job.job_id, mended, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id="1", result=None, actor=TEST)
         assert ledger.job(job.job_id).state is JobState.COMPLETED
 
     def test_a_job_without_approval_has_its_refused_plan_mended_too(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger, job_spec(approval="not required", approval_reason="internal")))
-        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-        ledger.effects.refuse(claim, error="404", actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+        ledger.effects.refuse(claim, error="404", actor=TEST)
         mended = effect_plan(url="http://cms/mended")
         assert ask(ledger, job, mended).state is JobState.APPROVED
-        assert ledger.effects.claim(job.job_id, mended, lease=LEASE, actor="test").token is not None
+        assert ledger.effects.claim(job.job_id, mended, lease=LEASE, actor=TEST).token is not None
 
     def test_two_effects_with_one_name_are_refused(self, ledger: Ledger) -> None:
         with pytest.raises(PlanError, match="the same name: publish"):
@@ -113,7 +117,7 @@ class TestAsk:
     def test_a_job_that_waits_for_no_decision_is_left_alone(self, ledger: Ledger, state: JobState) -> None:
         job = ledger.submission.open(job_spec()).job
         if state is JobState.REJECTED:
-            intent = ledger.outputs.fail(job.job_id, 1, actor="test", reason="x", error={})
+            intent = ledger.outputs.fail(job.job_id, 1, actor=TEST, reason="x", error={})
             assert intent.state is JobState.FAILED
         assert ask(ledger, job).review_digest is None
 
@@ -125,7 +129,7 @@ class TestAskAnew:
 
     def anew(self, ledger: Ledger, job: Job, *plans: EffectPlan) -> Job:
         return ledger.reviews.ask_anew(
-            job.job_id, plans or [self.MENDED], deadline=in_an_hour(), actor="test", reason="the url differs"
+            job.job_id, plans or [self.MENDED], deadline=in_an_hour(), actor=TEST, reason="the url differs"
         )
 
     def test_the_approval_is_void_and_a_person_decides_on_the_new_plan(self, ledger: Ledger) -> None:
@@ -137,11 +141,11 @@ class TestAskAnew:
         with pytest.raises(StaleDecision):
             ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), person=Person("bob"))
         approve(ledger, asked)
-        assert ledger.effects.claim(job.job_id, self.MENDED, lease=LEASE, actor="test").token is not None
+        assert ledger.effects.claim(job.job_id, self.MENDED, lease=LEASE, actor=TEST).token is not None
 
     def test_once_something_may_have_been_written_nobody_is_asked(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger), effect_plan(), effect_plan("label")))
-        ledger.effects.claim(job.job_id, effect_plan("label"), lease=LEASE, actor="test")
+        ledger.effects.claim(job.job_id, effect_plan("label"), lease=LEASE, actor=TEST)
         assert self.anew(ledger, job).state is JobState.APPLYING
 
     def test_a_plan_that_is_the_approved_one_after_all_stays_approved(self, ledger: Ledger) -> None:
@@ -173,8 +177,8 @@ class TestDecide:
     def test_the_same_answer_again_after_everything_was_applied_changes_nothing(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         decide(ledger, job)
-        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
-        ledger.effects.confirm(claim, external_id=None, result=None, actor="test")
+        claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id=None, result=None, actor=TEST)
         assert decide(ledger, job).state is JobState.COMPLETED
 
     @pytest.mark.parametrize(("verdict", "by"), [("approve", "carol"), ("reject", "carol"), ("reject", "bob")])
@@ -238,13 +242,13 @@ class TestDecide:
 
     def test_a_job_without_effects_is_completed_by_its_approval(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        job = ledger.reviews.ask(job.job_id, [], policy=None, deadline=in_an_hour(), actor="test")
+        job = ledger.reviews.ask(job.job_id, [], policy=None, deadline=in_an_hour(), actor=TEST)
         assert decide(ledger, job).state is JobState.COMPLETED
 
     def test_a_rejected_job_writes_nothing(self, ledger: Ledger) -> None:
         job = decide(ledger, ask(ledger, draft(ledger)), "reject")
         with pytest.raises(JobNotApproved, match="it is rejected"):
-            ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+            ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
 
     def test_a_comment_of_any_kind_is_recorded(self, ledger: Ledger) -> None:
         job = decide(
@@ -256,7 +260,7 @@ class TestDecide:
 class TestExpire:
     def overdue(self, ledger: Ledger) -> Job:
         job = draft(ledger)
-        return ledger.reviews.ask(job.job_id, [effect_plan()], policy=None, deadline=PAST, actor="test")
+        return ledger.reviews.ask(job.job_id, [effect_plan()], policy=None, deadline=PAST, actor=TEST)
 
     def expire(self, ledger: Ledger, job: Job, *, fail: bool = False) -> Job:
         return ledger.reviews.expire(job.job_id, digest=str(job.review_digest), fail=fail)
@@ -298,6 +302,6 @@ class TestExpire:
     def test_a_newer_plan_has_a_time_of_its_own(self, ledger: Ledger) -> None:
         old = self.overdue(ledger)
         newer = [effect_plan(url="http://cms/other")]
-        asked = ledger.reviews.ask(old.job_id, newer, policy=None, deadline=PAST, actor="test")
+        asked = ledger.reviews.ask(old.job_id, newer, policy=None, deadline=PAST, actor=TEST)
         assert self.expire(ledger, old) == asked
         assert self.expire(ledger, asked).state is JobState.REJECTED

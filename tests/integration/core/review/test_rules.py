@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.database.history import first_break
-from airflow_provider_aihandoff.core.errors import MayNotDecide, StaleBatch, StaleDecision
+from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleBatch, StaleDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
+from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, distinct, rules_of
 from airflow_provider_aihandoff.core.states import JobState
-from tests.factories import draft, effect_plan, in_an_hour, job_spec
+from tests.factories import TEST, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.core.webhooks.inboxes import run
 
 ALICE, BOB, CAROL, DAVE = map(Person, ("alice", "bob", "carol", "dave"))
@@ -30,7 +30,7 @@ def asked(ledger: Ledger, rules: ReviewRules | None = None, output: Any = "A ket
 
 def ask(ledger: Ledger, job: Job, rules: ReviewRules | None = None, **plan: Any) -> Job:
     plans = [effect_plan(**plan)]
-    return ledger.reviews.ask(job.job_id, plans, policy=None, deadline=in_an_hour(), actor="test", rules=rules)
+    return ledger.reviews.ask(job.job_id, plans, policy=None, deadline=in_an_hour(), actor=TEST, rules=rules)
 
 
 def approve(ledger: Ledger, job: Job, person: Person) -> Job:
@@ -98,7 +98,7 @@ class TestQuorum:
         job = asked(ledger, rules)
         approve(ledger, job, BOB)
         assert approve(ledger, job, BOB).state is JobState.REVIEW
-        assert approve(ledger, job, Person("cli:bob")).state is JobState.REVIEW
+        assert approve(ledger, job, Person("bob", at_terminal=True)).state is JobState.REVIEW
         assert events(ledger, job).count("vote counted") == 2
 
     def test_an_effect_is_not_claimed_by_less(self, ledger: Ledger) -> None:
@@ -107,7 +107,7 @@ class TestQuorum:
 
         job = approve(ledger, asked(ledger, self.RULES), BOB)
         with pytest.raises(JobNotApproved, match="it is review"):
-            ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor="test")
+            ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
 
     def test_another_digest_voids_the_votes(self, ledger: Ledger) -> None:
         job = approve(ledger, asked(ledger, self.RULES), BOB)
@@ -140,7 +140,7 @@ class TestQuorum:
         ledger.reviews.decide(
             job.job_id, "request changes", digest=str(job.review_digest), person=CAROL, comment="Shorter."
         )
-        ledger.outputs.fail(job.job_id, 2, actor="test", reason="gone", error={"kind": "gone"})
+        ledger.outputs.fail(job.job_id, 2, actor=TEST, reason="gone", error={"kind": "gone"})
         again = ask(ledger, job, self.RULES)
         assert again.review_digest == job.review_digest
         assert ledger.reviews.votes(again) == []
@@ -246,7 +246,7 @@ class TestTime:
         return later
 
     def tell(self, ledger: Ledger, job: Job) -> Job:
-        return ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor="test")
+        return ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor=TEST)
 
     def test_nothing_is_said_before_its_time(self, ledger: Ledger, later: Callable[[float], None]) -> None:
         job = asked(ledger, self.RULES)
@@ -278,13 +278,13 @@ class TestTime:
     ) -> None:
         job = asked(ledger, self.RULES)
         later(121)
-        assert ledger.reviews.tell(job.job_id, digest="0" * 64, actor="test").reminded_at is None
+        assert ledger.reviews.tell(job.job_id, digest="0" * 64, actor=TEST).reminded_at is None
         approve(ledger, job, BOB)
         assert self.tell(ledger, job).reminded_at is None
 
     def test_what_people_were_told_is_remembered_for_one_asking(self, ledger: Ledger) -> None:
         job = asked(ledger, self.RULES)
-        ledger.reviews.notified(job, "asked", actor="test")
+        ledger.reviews.notified(job, "asked", actor=TEST)
         assert ledger.reviews.notices(job) == {"asked"}
         assert ledger.reviews.notices(ask(ledger, job, self.RULES, url="http://cms/other")) == set()
 
@@ -304,6 +304,56 @@ class TestTime:
         assert ledger.record(job.job_id).decisions[0].decided_by == "late@1"
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("bob", "bob (7)"),
+        ("bob", "bob (8) (7)"),
+        ("bob", "cli:bob"),
+        ("model", "timeout"),
+        ("a/b", "a"),
+        ("d/r/t#1", "d/r/t#2"),
+        ("policy:x", "x"),
+    ],
+)
+class TestLoginsOfAnyForm:
+    def test_two_logins_are_two_votes_and_one_is_one(self, ledger: Ledger, first: str, second: str) -> None:
+        job = asked(ledger, ReviewRules(approvals=3))
+        approve(ledger, job, Person(first, user_id="7"))
+        approve(ledger, job, Person(first))  # the same login without its id, as after a change of the auth manager
+        approve(ledger, job, Person(first, at_terminal=True))
+        assert approve(ledger, job, Person(second)).state is JobState.REVIEW
+        (pending,) = ledger.reviews.pending()
+        assert [voter.name for voter in distinct(pending.voters)] == [first, second]
+        assert approve(ledger, job, CAROL).state is JobState.APPROVED
+        assert events(ledger, job)[-4:] == ["vote counted"] * 3 + ["approved"]
+
+    def test_who_asked_is_kept_out_and_the_other_is_not(self, ledger: Ledger, first: str, second: str) -> None:
+        job = asked(ledger, requested_by="the press team", triggered_by=first)
+        with pytest.raises(MayNotDecide):
+            approve(ledger, job, Person(first, user_id="7"))
+        with pytest.raises(MayNotDecide):
+            approve(ledger, job, Person(first, at_terminal=True))
+        assert approve(ledger, job, Person(second)).state is JobState.APPROVED
+        assert ledger.record(job.job_id).decisions[0].decider == Actor.user(second)
+
+    def test_an_edit_is_its_editors(self, ledger: Ledger, first: str, second: str) -> None:
+        job = asked(ledger)
+        for _ in range(2):  # sent again, it changes nothing
+            ledger.reviews.edit(job.job_id, digest=str(job.review_digest), output="A pan.", person=Person(first))
+        with pytest.raises(JobNotApproved):
+            ledger.reviews.edit(job.job_id, digest=str(job.review_digest), output="A pan.", person=Person(second))
+        record = ledger.record(job.job_id)
+        assert [revision.editor for revision in record.revisions] == [None, Actor.user(first)]
+        changed = ask(ledger, job)
+        person = Person(second)
+        ledger.reviews.decide(
+            job.job_id, "request changes", digest=str(changed.review_digest), person=person, comment="-"
+        )
+        assert ledger.record(job.job_id).revision.request == record.revisions[0].request  # the model's, not the edit's
+        assert ledger.jobs_of_run(job.dag_id, job.run_id)[0].model_revisions == 2
+
+
 class TestPending:
     def test_every_job_in_review_is_listed_the_oldest_first(self, ledger: Ledger) -> None:
         jobs = [asked(ledger, ReviewRules(approvals=2), job_key=f"ticket:{index}") for index in range(3)]
@@ -312,11 +362,11 @@ class TestPending:
         ledger.reviews.decide(jobs[0].job_id, "reject", digest=str(jobs[0].review_digest), person=BOB)
         pending = ledger.reviews.pending()
         assert [(each.job_key, each.voters) for each in pending] == [
-            ("ticket:1", ["bob"]),
+            ("ticket:1", [Actor.user("bob")]),
             ("ticket:2", []),
             ("no plan", []),
         ]
-        assert pending[0].rules.approvals == 2
+        assert rules_of(pending[0]).approvals == 2
         assert ledger.reviews.pending(dag_ids=["another"]) == []
         assert len(ledger.reviews.pending(dag_ids=["publishing"], run_id="manual__1")) == 3
 

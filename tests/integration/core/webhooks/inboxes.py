@@ -17,10 +17,10 @@ from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Event, InboxEntry, Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Event, InboxEntry, Job, Revision
 from airflow_provider_aihandoff.core.states import JobEvent
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
-from tests.factories import LEASE, job_spec
+from tests.factories import LEASE, TEST, job_spec
 
 T = TypeVar("T")
 USAGE = {"input_tokens": 10, "output_tokens": 5}
@@ -49,7 +49,7 @@ def open_job(ledger: Ledger, **changes: Any) -> Job:
 
 
 def intend(ledger: Ledger, job: Job, lease: timedelta = LEASE, **changes: Any) -> Intent:
-    return ledger.submission.intend(job.job_id, job.revision, actor="test", lease=lease, **changes)
+    return ledger.submission.intend(job.job_id, job.revision, actor=TEST, lease=lease, **changes)
 
 
 def submitted(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp_1") -> Revision | None:
@@ -60,7 +60,7 @@ def submitted(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp
         token=intent.token,
         response_id=response_id,
         status="queued",
-        actor="worker",
+        actor=Actor.program("worker"),
     )
 
 
@@ -68,19 +68,24 @@ def lose(ledger: Ledger, job: Job, intent: Intent, wait: timedelta = OVER) -> No
     """The request was sent, and no answer came."""
     assert intent.token is not None
     ledger.submission.submission_lost(
-        job.job_id, job.revision, token=intent.token, actor="test", reason="time-out", orphan_wait=wait
+        job.job_id, job.revision, token=intent.token, actor=TEST, reason="time-out", orphan_wait=wait
     )
 
 
 def refuse(ledger: Ledger, job: Job, intent: Intent) -> None:
     """The request was refused: nothing runs, as far as anybody knows."""
     assert intent.token is not None
-    ledger.submission.not_submitted(job.job_id, job.revision, token=intent.token, actor="test", reason="503")
+    ledger.submission.not_submitted(job.job_id, job.revision, token=intent.token, actor=TEST, reason="503")
 
 
 def adopt(ledger: Ledger, job_id: int, webhook_id: str = "wh_1", **changes: Any) -> InboxEntry:
     """OpenAI was asked about the response of a webhook, and named this job."""
-    found: dict[str, Any] = {"number": 1, "created_at": datetime.now(UTC), "output": BILLED, "actor": "webhook:test"}
+    found: dict[str, Any] = {
+        "number": 1,
+        "created_at": datetime.now(UTC),
+        "output": BILLED,
+        "actor": Actor.program("webhook:test"),
+    }
     return ledger.inbox.adopt(webhook_id, job_id=job_id, **{**found, **changes})
 
 

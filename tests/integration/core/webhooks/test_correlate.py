@@ -13,12 +13,12 @@ from openai import OpenAI
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.generation.openai.request import submission
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import InboxEntry, Job
+from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job
 from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState
 from airflow_provider_aihandoff.core.webhooks.correlate import look_up
-from airflow_provider_aihandoff.core.webhooks.inbox import LOOK_AFTER, Delivery
+from airflow_provider_aihandoff.core.webhooks.inbox import POLL_AFTER, Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import LEASE, job_spec, submit
+from tests.factories import LEASE, TEST, job_spec, submit
 
 D = Disposition
 REQUEST = {"model": "gpt-5.2", "input": "Write about the kettle."}
@@ -49,7 +49,7 @@ def client(served: tuple[OpenAIStandIn, str], stand_in: OpenAIStandIn) -> Iterat
 def job(ledger: Ledger) -> Iterator[Job]:
     """A job whose request is on its way."""
     job = ledger.submission.open(job_spec()).job
-    assert ledger.submission.intend(job.job_id, 1, actor="test", lease=LEASE).token is not None
+    assert ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token is not None
     yield job
     record = ledger.record(job.job_id)
     assert first_break(record.events, record.job) is None
@@ -74,7 +74,7 @@ class TestOurs:
     ) -> None:
         response_id = create(client, ledger)
         entry = look_up(ledger, deliver(ledger, response_id).webhook_id, client)
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.APPLIED, job.job_id, None)
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.APPLIED, job.job_id, None)
         record = ledger.record(job.job_id)
         assert (record.job.state, record.revision.response_id) == (JobState.RUNNING, response_id)
         assert record.events[-1].actor == "webhook:openai_default"
@@ -91,11 +91,11 @@ class TestOurs:
         self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         name = deliver(ledger, "resp_1").webhook_id
-        ledger.inbox.discard(name, actor="alice", why="?")
+        ledger.inbox.discard(name, actor=Actor.program("alice"), why="?")
         submit(ledger, job_spec())
         with monkeypatch.context() as interrupted:
             interrupted.setattr(ledger.inbox, "correlate", ledger.inbox.read)
-            assert ledger.inbox.replay(name, actor="alice").disposition is D.QUARANTINED
+            assert ledger.inbox.replay(name, actor=Actor.program("alice")).disposition is D.QUARANTINED
         assert look_up(ledger, name, client).disposition is D.APPLIED
         assert stand_in.responses().retrieves == 0
 
@@ -118,7 +118,7 @@ class TestOurs:
     ) -> None:
         name = deliver(ledger, create(client, ledger, job_id=job_id, revision=number)).webhook_id
         entry = look_up(ledger, name, client)
-        assert (entry.disposition, entry.look_at) == (D.QUARANTINED, None)
+        assert (entry.disposition, entry.poll_at) == (D.QUARANTINED, None)
         assert entry.note == f"this ledger has no revision {number} of a job {job_id}"
         assert look_up(ledger, name, client) == entry
 
@@ -135,7 +135,7 @@ class TestOurs:
 
         monkeypatch.setattr(client.responses, "retrieve", an_old_one)
         entry = look_up(ledger, deliver(ledger, response_id).webhook_id, client)
-        assert (entry.disposition, entry.look_at) == (D.QUARANTINED, None)
+        assert (entry.disposition, entry.poll_at) == (D.QUARANTINED, None)
         assert "older than revision 1" in str(entry.note)
         assert ledger.job(job.job_id).state is JobState.QUEUED
 
@@ -152,7 +152,7 @@ class TestForeign:
         self, ledger: Ledger, client: OpenAI, job: Job, names: dict[str, str], whose: str
     ) -> None:
         entry = look_up(ledger, deliver(ledger, create(client, ledger, **names)).webhook_id, client)
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.FOREIGN, None, None)
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.FOREIGN, None, None)
         assert entry.note == f"its response belongs to {whose}"
         assert ledger.job(job.job_id).state is JobState.QUEUED
 
@@ -180,9 +180,9 @@ class TestNotNow:
     ) -> None:
         name = deliver(ledger, create(client, ledger, f"retrieve={fault}")).webhook_id
         entry = look_up(ledger, name, client)
-        assert (entry.disposition, entry.looks) == (D.QUARANTINED, 1)
-        assert entry.look_at is not None
-        assert round((entry.look_at - entry.updated_at).total_seconds()) == LOOK_AFTER[1]
+        assert (entry.disposition, entry.polls) == (D.QUARANTINED, 1)
+        assert entry.poll_at is not None
+        assert round((entry.poll_at - entry.updated_at).total_seconds()) == POLL_AFTER[1]
         assert str(entry.note).startswith("asking OpenAI: ")
         assert stand_in.responses().retrieves == 1
         assert look_up(ledger, name, client).disposition is D.APPLIED
@@ -207,10 +207,10 @@ class TestNotNow:
         self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn
     ) -> None:
         name = deliver(ledger, "resp_gone").webhook_id
-        for _ in range(len(LOOK_AFTER) + 3):
+        for _ in range(len(POLL_AFTER) + 3):
             entry = look_up(ledger, name, client)
-        assert (entry.disposition, entry.looks, entry.look_at) == (D.QUARANTINED, len(LOOK_AFTER), None)
-        assert stand_in.responses().retrieves == len(LOOK_AFTER)
+        assert (entry.disposition, entry.polls, entry.poll_at) == (D.QUARANTINED, len(POLL_AFTER), None)
+        assert stand_in.responses().retrieves == len(POLL_AFTER)
 
     def test_a_response_that_runs_although_its_webhook_says_otherwise_is_asked_about_again(
         self, ledger: Ledger, client: OpenAI, job: Job
@@ -227,25 +227,25 @@ class TestNotNow:
         self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = ledger.submission.open(job_spec()).job
-        token = ledger.submission.intend(job.job_id, 1, actor="test", lease=LEASE).token
+        token = ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token
         assert token is not None
         retrieve = client.responses.retrieve
 
         def the_worker_stores_the_id(wanted: str) -> Any:
-            ledger.submission.submitted(1, 1, token=token, response_id=wanted, status="queued", actor="test")
+            ledger.submission.submitted(1, 1, token=token, response_id=wanted, status="queued", actor=TEST)
             return retrieve(wanted)
 
         monkeypatch.setattr(client.responses, "retrieve", the_worker_stores_the_id)
         name = deliver(ledger, create(client, ledger, "retrieve=404")).webhook_id
         entry = look_up(ledger, name, client)
-        assert (entry.disposition, entry.looks, entry.look_at) == (D.APPLIED, 0, None)
+        assert (entry.disposition, entry.polls, entry.poll_at) == (D.APPLIED, 0, None)
 
 
 class TestLate:
     def late(self, ledger: Ledger, client: OpenAI, faults: str = "") -> InboxEntry:
         response_id = create(client, ledger, faults)
         running = submit(ledger, job_spec(), response_id)
-        ledger.outputs.cancelled(running.job_id, 1, actor="test", reason="enough", status="unknown")
+        ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="unknown")
         return deliver(ledger, response_id)
 
     def test_what_a_response_has_cost_that_was_given_up_is_stored_with_its_revision(
@@ -254,7 +254,7 @@ class TestLate:
         webhook = self.late(ledger, client)
         assert webhook.disposition is D.LATE
         entry = look_up(ledger, webhook.webhook_id, client)
-        assert (entry.disposition, entry.look_at, entry.note) == (D.LATE, None, "its cost is on the record")
+        assert (entry.disposition, entry.poll_at, entry.note) == (D.LATE, None, "its cost is on the record")
         record = ledger.record(1)
         assert record.revision.usage is not None
         assert record.revision.cost_usd
@@ -267,16 +267,16 @@ class TestLate:
         self, ledger: Ledger, client: OpenAI
     ) -> None:
         entry = look_up(ledger, self.late(ledger, client, "usage=null").webhook_id, client)
-        assert (entry.look_at, entry.note) == (None, "OpenAI names no usage")
+        assert (entry.poll_at, entry.note) == (None, "OpenAI names no usage")
         assert ledger.record(1).revision.usage is None
 
     def test_where_openai_does_not_answer_it_is_asked_again_later(self, ledger: Ledger, client: OpenAI) -> None:
         name = self.late(ledger, client, "retrieve=500").webhook_id
         entry = look_up(ledger, name, client)
-        assert (entry.disposition, entry.looks, entry.note) == (
+        assert (entry.disposition, entry.polls, entry.note) == (
             D.LATE,
             1,
             "asking OpenAI: InternalServerError (500)",
         )
-        assert entry.look_at is not None
+        assert entry.poll_at is not None
         assert look_up(ledger, name, client).note == "its cost is on the record"

@@ -15,10 +15,10 @@ from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import WebhookNotFound, WebhookSettled
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, RevisionState
-from airflow_provider_aihandoff.core.webhooks.inbox import LOOK_AFTER, Delivery
-from tests.factories import draft, job_spec, submit
+from airflow_provider_aihandoff.core.webhooks.inbox import POLL_AFTER, Delivery
+from tests.factories import TEST, draft, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
     BILLED,
     OVER,
@@ -51,11 +51,11 @@ def every_history_stays_unbroken(ledger: Ledger) -> Iterator[None]:
 def give_up(ledger: Ledger, job_id: int, how: str) -> None:
     """End a revision that runs, without waiting for its response."""
     if how == "cancelled":
-        ledger.outputs.cancelled(job_id, 1, actor="test", reason="enough", status="in_progress")
+        ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status="in_progress")
     elif how == "superseded":
         ledger.submission.open(job_spec(input=OTHER))
     else:
-        ledger.outputs.fail(job_id, 1, actor="test", reason=how, error={"kind": how})
+        ledger.outputs.fail(job_id, 1, actor=TEST, reason=how, error={"kind": how})
 
 
 GIVEN_UP = pytest.mark.parametrize("how", ["cancelled", "superseded", "deadline", "gone"])
@@ -70,7 +70,7 @@ class TestApplied:
         receipt = ledger.inbox.receive(webhook(status=status))
         entry = receipt.entry
         assert (entry.disposition, entry.job_id, receipt.repeated) == (D.APPLIED, running.job_id, False)
-        assert (entry.deliveries, entry.looks, entry.look_at, entry.note) == (1, 0, None, None)
+        assert (entry.deliveries, entry.polls, entry.poll_at, entry.note) == (1, 0, None, None)
         record = ledger.record(running.job_id)
         assert (record.job.state, record.revision.state) == (JobState.RUNNING, RevisionState.RUNNING)
         assert record.revision.response_status == status
@@ -101,7 +101,7 @@ class TestApplied:
     def test_the_same_webhook_again_stays_what_it_was_after_its_job_has_moved_on(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         deliver(ledger)
-        ledger.outputs.cancelled(running.job_id, 1, actor="test", reason="enough", status="completed")
+        ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="completed")
         before = ledger.record(running.job_id)
         assert deliver(ledger).disposition is D.APPLIED
         assert ledger.record(running.job_id) == before
@@ -113,7 +113,7 @@ class TestDuplicate:
         deliver(ledger)
         before = ledger.record(running.job_id)
         entry = deliver(ledger, "wh_2", status="failed")
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.DUPLICATE, running.job_id, None)
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.DUPLICATE, running.job_id, None)
         assert ledger.record(running.job_id) == before
 
     @pytest.mark.parametrize("error", [None, {"kind": "mismatch"}, {"kind": "failed"}])
@@ -121,10 +121,10 @@ class TestDuplicate:
         self, ledger: Ledger, error: dict[str, Any] | None
     ) -> None:
         running = submit(ledger, job_spec())
-        ledger.outputs.store(running.job_id, 1, Output("completed", None if error else "A.", error), actor="test")
+        ledger.outputs.store(running.job_id, 1, Output("completed", None if error else "A.", error), actor=TEST)
         before = ledger.record(running.job_id)
         entry = deliver(ledger)
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.DUPLICATE, running.job_id, None)
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.DUPLICATE, running.job_id, None)
         assert ledger.record(running.job_id) == before
 
 
@@ -138,7 +138,7 @@ class TestLate:
         before = ledger.record(running.job_id)
         entry = deliver(ledger)
         assert (entry.disposition, entry.job_id) == (D.LATE, running.job_id)
-        assert entry.look_at is not None
+        assert entry.poll_at is not None
         after = ledger.record(running.job_id)
         assert after.revisions == before.revisions
         assert after.job.state is before.job.state
@@ -154,9 +154,9 @@ class TestLate:
     def test_nothing_is_looked_up_where_the_cost_is_known(self, ledger: Ledger, how: str) -> None:
         running = submit(ledger, job_spec())
         give_up(ledger, running.job_id, how)
-        ledger.outputs.store(running.job_id, 1, BILLED, actor="test")
+        ledger.outputs.store(running.job_id, 1, BILLED, actor=TEST)
         entry = deliver(ledger)
-        assert (entry.disposition, entry.look_at) == (D.LATE, None)
+        assert (entry.disposition, entry.poll_at) == (D.LATE, None)
 
     @GIVEN_UP
     def test_another_webhook_of_the_same_late_end_is_a_duplicate_and_writes_no_line(
@@ -166,7 +166,7 @@ class TestLate:
         give_up(ledger, running.job_id, how)
         deliver(ledger)
         entry = deliver(ledger, "wh_2")
-        assert (entry.disposition, entry.look_at) == (D.DUPLICATE, None)
+        assert (entry.disposition, entry.poll_at) == (D.DUPLICATE, None)
         assert count(ledger, running.job_id, JobEvent.OUTPUT_LATE) == 1
 
     def test_a_late_webhook_leaves_the_newer_revision_alone(self, ledger: Ledger) -> None:
@@ -183,23 +183,23 @@ class TestIgnored:
         running = submit(ledger, job_spec())
         before = ledger.record(running.job_id)
         entry = ledger.inbox.receive(replace(webhook(), event_type=event_type)).entry
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.IGNORED, None, None)
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.IGNORED, None, None)
         assert ledger.record(running.job_id) == before
 
 
 class TestQuarantine:
     def test_a_webhook_that_names_no_response_is_left_to_a_person(self, ledger: Ledger) -> None:
         entry = deliver(ledger, response_id=None)
-        assert (entry.disposition, entry.look_at, entry.note) == (D.QUARANTINED, None, "it names no response")
+        assert (entry.disposition, entry.poll_at, entry.note) == (D.QUARANTINED, None, "it names no response")
         assert ledger.inbox.correlate("wh_1") == entry
 
     def test_a_webhook_of_an_unknown_response_is_looked_up_after_the_worker_had_time_to_store_its_id(
         self, ledger: Ledger
     ) -> None:
         entry = deliver(ledger)
-        assert (entry.disposition, entry.job_id, entry.looks) == (D.QUARANTINED, None, 0)
-        assert entry.look_at is not None
-        assert timedelta(seconds=1.9) < entry.look_at - entry.received_at < timedelta(seconds=2.1)
+        assert (entry.disposition, entry.job_id, entry.polls) == (D.QUARANTINED, None, 0)
+        assert entry.poll_at is not None
+        assert timedelta(seconds=1.9) < entry.poll_at - entry.received_at < timedelta(seconds=2.1)
 
     def test_it_is_applied_the_moment_the_worker_stores_the_id(self, ledger: Ledger) -> None:
         job = open_job(ledger)
@@ -210,7 +210,7 @@ class TestQuarantine:
         assert revision is not None
         assert (revision.state, revision.response_status) == (RevisionState.RUNNING, "incomplete")
         entry = ledger.inbox.read("wh_1")
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.APPLIED, job.job_id, None)
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.APPLIED, job.job_id, None)
         assert [line.event for line in ledger.record(job.job_id).events][-2:] == ["submitted", "response ended"]
 
     def test_the_worker_that_stores_the_id_twice_changes_nothing_the_second_time(self, ledger: Ledger) -> None:
@@ -239,8 +239,8 @@ class TestQuarantine:
     def test_an_early_webhook_that_comes_again_is_counted_before_and_after_it_was_applied(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         intent = intend(ledger, job)
-        look_at = deliver(ledger).look_at
-        assert deliver(ledger).look_at == look_at
+        poll_at = deliver(ledger).poll_at
+        assert deliver(ledger).poll_at == poll_at
         submitted(ledger, job, intent)
         assert deliver(ledger).disposition is D.APPLIED
         assert ledger.inbox.read("wh_1").deliveries == 3
@@ -250,7 +250,7 @@ class TestQuarantine:
         job = open_job(ledger)
         intent = intend(ledger, job)
         deliver(ledger)
-        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
         assert submitted(ledger, job, intent) is None
         assert ledger.inbox.correlate("wh_1").disposition is D.QUARANTINED
 
@@ -262,7 +262,7 @@ class TestAdoption:
         """The job has taken the response, and its webhook was applied."""
         deliver(ledger)
         entry = adopt(ledger, job.job_id)
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.APPLIED, job.job_id, None)
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.APPLIED, job.job_id, None)
         record = ledger.record(job.job_id)
         revision = record.revision
         assert (record.job.state, revision.state) == (JobState.RUNNING, RevisionState.RUNNING)
@@ -349,7 +349,7 @@ class TestAdoption:
         intend(ledger, job)
         for number in (1, 2):
             deliver(ledger, f"wh_{number}")
-        run(conninfo, "UPDATE aihandoff.inbox SET look_at = NULL WHERE webhook_id = 'wh_1'")
+        run(conninfo, "UPDATE aihandoff.inbox SET poll_at = NULL WHERE webhook_id = 'wh_1'")
         assert adopt(ledger, job.job_id, "wh_2").disposition is D.DUPLICATE
         assert ledger.inbox.read("wh_1").disposition is D.APPLIED
 
@@ -397,7 +397,7 @@ class TestOrphan:
     def cancelled(self, ledger: Ledger) -> int:
         job = open_job(ledger)
         intend(ledger, job)
-        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
         return job.job_id
 
     def superseded(self, ledger: Ledger) -> int:
@@ -412,7 +412,7 @@ class TestOrphan:
         before = ledger.record(job_id)
         deliver(ledger)
         entry = adopt(ledger, job_id)
-        assert (entry.disposition, entry.job_id, entry.look_at, entry.note) == (
+        assert (entry.disposition, entry.job_id, entry.poll_at, entry.note) == (
             D.LATE,
             job_id,
             None,
@@ -454,7 +454,7 @@ class TestOrphan:
     ) -> None:
         job = open_job(ledger)
         intent = intend(ledger, job)
-        ledger.outputs.cancelled(job.job_id, 1, actor="test", reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
         assert submitted(ledger, job, intent) is None
         deliver(ledger, status="cancelled")
         assert adopt(ledger, job.job_id).disposition is D.LATE
@@ -467,7 +467,7 @@ class TestOrphan:
         job = open_job(ledger)
         intend(ledger, job)
         deliver(ledger)
-        ledger.inbox.discard("wh_1", actor="alice", why="a test")
+        ledger.inbox.discard("wh_1", actor=Actor.program("alice"), why="a test")
         before = ledger.record(job.job_id)
         assert adopt(ledger, job.job_id).disposition is D.DISCARDED
         assert ledger.record(job.job_id) == before
@@ -483,7 +483,7 @@ class TestRestoredLedger:
         before = ledger.record(open_job(ledger).job_id)
         deliver(ledger)
         entry = adopt(ledger, job_id, number=number)
-        assert (entry.disposition, entry.job_id, entry.looks, entry.look_at) == (D.QUARANTINED, None, 1, None)
+        assert (entry.disposition, entry.job_id, entry.polls, entry.poll_at) == (D.QUARANTINED, None, 1, None)
         assert entry.note == f"this ledger has no revision {number} of a job {job_id}"
         assert ledger.record(before.job.job_id) == before
 
@@ -499,7 +499,7 @@ class TestRestoredLedger:
         before = ledger.record(job.job_id)
         deliver(ledger)
         entry = adopt(ledger, job.job_id, created_at=before.revision.created_at - timedelta(minutes=6))
-        assert (entry.disposition, entry.look_at) == (D.QUARANTINED, None)
+        assert (entry.disposition, entry.poll_at) == (D.QUARANTINED, None)
         assert entry.note == f"it is older than revision 1 of job {job.job_id}, which it names"
         assert ledger.record(job.job_id) == before
 
@@ -518,15 +518,15 @@ class TestLooked:
     def test_openai_is_asked_later_each_time_and_not_for_ever(self, ledger: Ledger) -> None:
         deliver(ledger)
         waits: list[float | None] = []
-        for number in range(1, len(LOOK_AFTER) + 1):
-            entry = ledger.inbox.looked("wh_1", note=f"look {number}", again=True)
-            assert (entry.disposition, entry.looks, entry.note) == (D.QUARANTINED, number, f"look {number}")
-            waits.append(entry.look_at and round((entry.look_at - entry.updated_at).total_seconds(), 1))
-        assert waits == [*LOOK_AFTER[1:], None]
+        for number in range(1, len(POLL_AFTER) + 1):
+            entry = ledger.inbox.polled("wh_1", note=f"look {number}", again=True)
+            assert (entry.disposition, entry.polls, entry.note) == (D.QUARANTINED, number, f"look {number}")
+            waits.append(entry.poll_at and round((entry.poll_at - entry.updated_at).total_seconds(), 1))
+        assert waits == [*POLL_AFTER[1:], None]
 
     def test_where_asking_again_does_not_help_it_is_not_asked_again(self, ledger: Ledger) -> None:
         deliver(ledger)
-        assert ledger.inbox.looked("wh_1", note="gone", again=False).look_at is None
+        assert ledger.inbox.polled("wh_1", note="gone", again=False).poll_at is None
 
     def test_a_webhook_that_was_applied_while_openai_was_asked_is_not_asked_about_again(self, ledger: Ledger) -> None:
         job = open_job(ledger)
@@ -534,7 +534,7 @@ class TestLooked:
         deliver(ledger)
         submitted(ledger, job, intent)
         before = ledger.inbox.read("wh_1")
-        assert ledger.inbox.looked("wh_1", note="404", again=True) == before
+        assert ledger.inbox.polled("wh_1", note="404", again=True) == before
 
     def test_due_are_the_ones_whose_time_has_come_the_longest_due_first(
         self, ledger: Ledger, conninfo: dict[str, Any]
@@ -546,7 +546,7 @@ class TestLooked:
         for name, seconds in (("wh_1", 5), ("wh_2", 10)):
             run(
                 conninfo,
-                "UPDATE aihandoff.inbox SET look_at = now() - %s * interval '1 s' WHERE webhook_id = %s",
+                "UPDATE aihandoff.inbox SET poll_at = now() - %s * interval '1 s' WHERE webhook_id = %s",
                 seconds,
                 name,
             )
@@ -557,30 +557,30 @@ class TestLooked:
 class TestByHand:
     def test_a_replay_makes_what_was_given_up_be_looked_at_anew_from_the_start(self, ledger: Ledger) -> None:
         deliver(ledger)
-        for _ in LOOK_AFTER:
-            ledger.inbox.looked("wh_1", note="404", again=True)
-        entry = ledger.inbox.replay("wh_1", actor="alice")
-        assert (entry.disposition, entry.looks, entry.note) == (D.QUARANTINED, 0, "replayed by alice")
+        for _ in POLL_AFTER:
+            ledger.inbox.polled("wh_1", note="404", again=True)
+        entry = ledger.inbox.replay("wh_1", actor=Actor.program("alice"))
+        assert (entry.disposition, entry.polls, entry.note) == (D.QUARANTINED, 0, "replayed by alice")
         assert [due.webhook_id for due in ledger.inbox.due(10)] == ["wh_1"]
 
     @pytest.mark.parametrize("how", ["discarded", "foreign"])
     def test_a_replay_takes_back_what_was_said_and_applies_what_is_known_by_now(self, ledger: Ledger, how: str) -> None:
         deliver(ledger)
         if how == "discarded":
-            ledger.inbox.discard("wh_1", actor="alice", why="no idea")
+            ledger.inbox.discard("wh_1", actor=Actor.program("alice"), why="no idea")
         else:
             ledger.inbox.foreign("wh_1", note="its response belongs to another ledger")
         running = submit(ledger, job_spec())
         assert ledger.inbox.read("wh_1").disposition == how
-        entry = ledger.inbox.replay("wh_1", actor="alice")
-        assert (entry.disposition, entry.job_id, entry.look_at) == (D.APPLIED, running.job_id, None)
+        entry = ledger.inbox.replay("wh_1", actor=Actor.program("alice"))
+        assert (entry.disposition, entry.job_id, entry.poll_at) == (D.APPLIED, running.job_id, None)
 
     def test_a_replay_applies_the_webhooks_of_a_response_once(self, ledger: Ledger) -> None:
         for number in (1, 2):
             deliver(ledger, f"wh_{number}")
-            ledger.inbox.discard(f"wh_{number}", actor="alice", why="no idea")
+            ledger.inbox.discard(f"wh_{number}", actor=Actor.program("alice"), why="no idea")
         running = submit(ledger, job_spec())
-        found = [ledger.inbox.replay(f"wh_{number}", actor="alice").disposition for number in (1, 2)]
+        found = [ledger.inbox.replay(f"wh_{number}", actor=Actor.program("alice")).disposition for number in (1, 2)]
         assert found == [D.APPLIED, D.DUPLICATE]
         assert count(ledger, running.job_id, JobEvent.RESPONSE_ENDED) == 1
 
@@ -593,26 +593,26 @@ class TestByHand:
         assert len({entry.disposition for entry in before}) == 3
         for name in ("wh_1", "wh_2", "wh_3"):
             with pytest.raises(WebhookSettled, match=f"{name} is .*cannot be replayed"):
-                ledger.inbox.replay(name, actor="alice")
+                ledger.inbox.replay(name, actor=Actor.program("alice"))
             with pytest.raises(WebhookSettled, match="cannot be discarded"):
-                ledger.inbox.discard(name, actor="alice", why="?")
+                ledger.inbox.discard(name, actor=Actor.program("alice"), why="?")
         assert ledger.inbox.entries() == before
 
     def test_what_names_no_response_cannot_be_replayed_but_discarded(self, ledger: Ledger) -> None:
         deliver(ledger, response_id=None)
         with pytest.raises(WebhookSettled):
-            ledger.inbox.replay("wh_1", actor="alice")
-        assert ledger.inbox.discard("wh_1", actor="alice", why="a test").note == "alice: a test"
+            ledger.inbox.replay("wh_1", actor=Actor.program("alice"))
+        assert ledger.inbox.discard("wh_1", actor=Actor.program("alice"), why="a test").note == "alice: a test"
 
     def test_what_was_discarded_is_not_looked_at_and_keeps_who_said_so(self, ledger: Ledger) -> None:
         deliver(ledger)
-        entry = ledger.inbox.discard("wh_1", actor="alice", why="a test")
-        assert (entry.disposition, entry.look_at, entry.note) == (D.DISCARDED, None, "alice: a test")
+        entry = ledger.inbox.discard("wh_1", actor=Actor.program("alice"), why="a test")
+        assert (entry.disposition, entry.poll_at, entry.note) == (D.DISCARDED, None, "alice: a test")
 
     def test_foreign_is_said_of_what_is_in_quarantine_only(self, ledger: Ledger) -> None:
         deliver(ledger, "wh_1", "resp_foreign")
         entry = ledger.inbox.foreign("wh_1", note="another application's")
-        assert (entry.disposition, entry.look_at, entry.note) == (D.FOREIGN, None, "another application's")
+        assert (entry.disposition, entry.poll_at, entry.note) == (D.FOREIGN, None, "another application's")
         submit(ledger, job_spec())
         applied = deliver(ledger, "wh_2")
         assert ledger.inbox.foreign("wh_2", note="?") == applied
@@ -622,10 +622,10 @@ class TestByHand:
         [
             lambda inbox: inbox.read("wh_9"),
             lambda inbox: inbox.correlate("wh_9"),
-            lambda inbox: inbox.replay("wh_9", actor="alice"),
-            lambda inbox: inbox.discard("wh_9", actor="alice", why="?"),
+            lambda inbox: inbox.replay("wh_9", actor=Actor.program("alice")),
+            lambda inbox: inbox.discard("wh_9", actor=Actor.program("alice"), why="?"),
             lambda inbox: inbox.foreign("wh_9", note="?"),
-            lambda inbox: inbox.looked("wh_9", note="?", again=True),
+            lambda inbox: inbox.polled("wh_9", note="?", again=True),
         ],
     )
     def test_a_webhook_that_does_not_exist_is_an_error_that_says_where_to_look(
@@ -723,9 +723,9 @@ class TestText:
         assert ledger.inbox.correlate(delivery.webhook_id) == entry
         job = open_job(ledger)
         intend(ledger, job)
-        assert ledger.inbox.looked(delivery.webhook_id, note=text, again=True).looks == 1
-        ledger.inbox.discard(delivery.webhook_id, actor=text, why=text)
-        assert ledger.inbox.replay(delivery.webhook_id, actor=text).disposition is D.QUARANTINED
+        assert ledger.inbox.polled(delivery.webhook_id, note=text, again=True).polls == 1
+        ledger.inbox.discard(delivery.webhook_id, actor=Actor.program(text), why=text)
+        assert ledger.inbox.replay(delivery.webhook_id, actor=Actor.program(text)).disposition is D.QUARANTINED
         output = Output("completed", usage={text: 1}, cost_usd=Decimal(1))
         assert adopt(ledger, job.job_id, delivery.webhook_id, output=output).disposition is D.APPLIED
 

@@ -16,10 +16,10 @@ from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.generation import output_store
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import InboxEntry, Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision
 from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks import inbox
-from tests.factories import job_spec, submit
+from tests.factories import TEST, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
     BILLED,
     IMPATIENT,
@@ -103,7 +103,7 @@ class TestOneWebhook:
         self, slow: Ledger, other: Ledger, race: Race
     ) -> None:
         running = submit(other, job_spec())
-        other.outputs.cancelled(running.job_id, 1, actor="test", reason="enough", status="unknown")
+        other.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="unknown")
         first, second = race.run(lambda: deliver(slow), lambda: deliver(other, "wh_2"))
         assert (first.disposition, second.disposition) == (D.LATE, D.DUPLICATE)
         assert count(other, running.job_id, JobEvent.OUTPUT_LATE) == 1
@@ -233,17 +233,17 @@ class TestWebhookAndWorker:
     ) -> None:
         job, store, receive = self.pair(other, 0)
         receive(other)
-        race.run(lambda: slow.inbox.discard("wh_0", actor="alice", why="?"), lambda: store(other))
+        race.run(lambda: slow.inbox.discard("wh_0", actor=Actor.program("alice"), why="?"), lambda: store(other))
         assert other.inbox.read("wh_0").disposition is D.DISCARDED
         assert count(other, job.job_id, JobEvent.RESPONSE_ENDED) == 0
 
 
 def store(ledger: Ledger, job_id: int) -> Job:
-    return ledger.outputs.store(job_id, 1, Output("completed", "A kettle."), actor="test")
+    return ledger.outputs.store(job_id, 1, Output("completed", "A kettle."), actor=TEST)
 
 
 def cancel(ledger: Ledger, job_id: int) -> Job:
-    return ledger.outputs.cancelled(job_id, 1, actor="test", reason="enough", status="unknown")
+    return ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status="unknown")
 
 
 def revise(ledger: Ledger, job_id: int) -> Job:
@@ -251,7 +251,7 @@ def revise(ledger: Ledger, job_id: int) -> Job:
 
 
 def expire(ledger: Ledger, job_id: int) -> Job:
-    return ledger.outputs.fail(job_id, 1, actor="test", reason="too late", error={"kind": "deadline"})
+    return ledger.outputs.fail(job_id, 1, actor=TEST, reason="too late", error={"kind": "deadline"})
 
 
 ENDS = pytest.mark.parametrize(
@@ -337,10 +337,10 @@ def test_any_mixture_of_steps_ends_without_a_deadlock_and_with_every_webhook_acc
             lambda: deliver(other, f"{name}_again", response),
             lambda: other.inbox.correlate(name),
             lambda: adopt(other, job.job_id, name, number=job.revision),
-            lambda: other.inbox.looked(name, note="404", again=True),
-            lambda: other.inbox.replay(name, actor="alice"),
-            lambda: other.inbox.discard(name, actor="alice", why="?"),
-            lambda: other.outputs.store(job.job_id, job.revision, BILLED, actor="test"),
+            lambda: other.inbox.polled(name, note="404", again=True),
+            lambda: other.inbox.replay(name, actor=Actor.program("alice")),
+            lambda: other.inbox.discard(name, actor=Actor.program("alice"), why="?"),
+            lambda: other.outputs.store(job.job_id, job.revision, BILLED, actor=TEST),
             lambda: expire(other, job.job_id),
             lambda: other.submission.open(job_spec(job_key=job.job_key, max_revisions=1000)),
             lambda: other.submission.open(

@@ -8,7 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, distinct, due_times, why_not
 
 ASKED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -16,7 +19,7 @@ ASKED = datetime(2026, 1, 1, tzinfo=UTC)
 
 def job(rules: ReviewRules | None = None, **more: Any) -> Any:
     facts = {
-        "rules": rules or ReviewRules(),
+        "review": None if rules is None else rules.to_json(),
         "requested_by": "alice",
         "triggered_by": "alice",
         "review_asked_at": ASKED,
@@ -31,8 +34,9 @@ class TestRequester:
         "person",
         [
             Person("alice"),
-            Person("Alice (7)", names=frozenset({"alice", "7"})),
-            Person("cli:alice"),
+            Person("alice", user_id="7"),
+            Person("Alice A.", user_id="alice"),
+            Person("alice", at_terminal=True),
             Person("alice", roles=frozenset({"admin"})),
         ],
     )
@@ -60,7 +64,7 @@ class TestApprovers:
         "person",
         [
             Person("bob"),
-            Person("Bob B. (bob)", names=frozenset({"bob"})),
+            Person("Bob B.", user_id="bob"),
             Person("carol", roles=frozenset({"editor", "user"})),
             Person("carol", groups=frozenset({"press"})),
         ],
@@ -73,8 +77,11 @@ class TestApprovers:
         assert said == "Only these may decide on it: bob, the role editor, the group press."
 
     def test_a_name_at_a_terminal_is_not_a_login(self) -> None:
-        assert why_not(job(self.RULES), Person("cli:bob")) is not None
-        assert why_not(job(ReviewRules(Approvers(users=("cli:bob",)))), Person("cli:bob")) is None
+        assert why_not(job(self.RULES), Person("bob", at_terminal=True)) is not None
+        at_terminal = job(ReviewRules(Approvers(users=("cli:bob",))))
+        assert why_not(at_terminal, Person("bob", at_terminal=True)) is None
+        assert why_not(at_terminal, Person("cli:bob")) is not None
+        assert why_not(at_terminal, Person("bob", user_id="cli:bob")) is not None
 
     def test_those_who_are_asked_later_decide_from_then_on(self) -> None:
         rules = ReviewRules(Approvers(users=("bob",)), escalate_to=Approvers(users=("carol",)))
@@ -117,7 +124,52 @@ class TestRules:
 
 
 def test_a_person_counts_once_however_they_came() -> None:
-    assert distinct(["bob", "cli:bob", "bob (7)", "carol"]) == ["bob", "carol"]
+    bob, carol = Actor.user("bob"), Actor.user("carol")
+    assert distinct([bob, Actor.terminal("bob"), Actor.user("bob", "7"), carol]) == [bob, carol]
+
+
+#: Logins that look like something else: an id beside a name, an account, the model, a part of an attempt.
+LOGINS = st.one_of(
+    st.sampled_from(
+        ["bob", "bob (7)", "bob (", "cli:bob", "model", "timeout", "a/b", "d/r/t#1", "user:bob", "x:y", ""]
+    ),
+    st.text(st.sampled_from("ab (/#:)[]7"), max_size=6),
+)
+PEOPLE = st.builds(
+    lambda login, user_id, at_terminal: Person(login, None if at_terminal else user_id, at_terminal),
+    LOGINS,
+    st.none() | LOGINS,
+    st.booleans(),
+)
+
+
+class TestLoginsOfAnyForm:
+    @given(st.lists(PEOPLE, max_size=6))
+    def test_there_are_as_many_votes_as_different_logins(self, people: list[Person]) -> None:
+        voters = distinct(person.actor for person in people)
+        assert [voter.name for voter in voters] == list(dict.fromkeys(person.login for person in people))
+
+    @given(PEOPLE, LOGINS)
+    def test_exactly_those_who_asked_do_not_decide(self, person: Person, requester: str) -> None:
+        own = {person.login, person.user_id} | ({f"cli:{person.login}"} if person.at_terminal else set())
+        refused = why_not(job(requested_by="somebody", triggered_by=requester), person) is not None
+        assert refused == bool(requester and requester in own)
+
+    @given(PEOPLE, LOGINS.filter(bool))
+    def test_exactly_those_who_are_named_decide(self, person: Person, named: str) -> None:
+        by_account = named.startswith("cli:")
+        own = {f"cli:{person.login}"} if person.at_terminal else set() if by_account else {person.login, person.user_id}
+        rules = ReviewRules(Approvers(users=(named,)), requester_may_approve=True)
+        assert (why_not(job(rules), person) is None) == (named in own)
+
+    @given(PEOPLE, PEOPLE)
+    def test_the_same_answer_is_that_of_the_same_person_who_came_in_the_same_way(
+        self, one: Person, two: Person
+    ) -> None:
+        def facts(person: Person) -> tuple[str, bool, str | None]:
+            return person.login, person.at_terminal, None if person.user_id == person.login else person.user_id
+
+        assert (one.actor == two.actor) == (facts(one) == facts(two))
 
 
 def test_what_is_due_is_due_at_its_time_and_once() -> None:

@@ -10,7 +10,7 @@ from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy, group_of
 
 
 def asked(reason: str) -> Any:
-    return SimpleNamespace(rules=ReviewRules(because={"policy": "all-of@1", "reason": reason}))
+    return SimpleNamespace(review=ReviewRules(because={"policy": "all-of@1", "reason": reason}).to_json())
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,14 @@ WORDS = "Requested changes: Shorter.\n\nAnswer again in full, in the same form a
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def revision(output: Any = "A kettle.", author: str = "model", response_id: str | None = "resp_1") -> Revision:
+def revision(output: Any = "A kettle.", author_kind: str = "model", response_id: str | None = "resp_1") -> Revision:
     nothing: dict[str, Any] = dict.fromkeys(Revision.__dataclass_fields__)
-    nothing |= {"state": RevisionState.COMPLETED, "author": author, "output": output, "response_id": response_id}
+    nothing |= {
+        "state": RevisionState.COMPLETED,
+        "author_kind": author_kind,
+        "output": output,
+        "response_id": response_id,
+    }
     return Revision(**nothing)
 
 
@@ -47,7 +52,7 @@ def test_where_the_response_is_gone_the_whole_text_is_sent(asked: Any, first: li
 
 
 def test_what_a_person_has_edited_is_told_as_it_is_now() -> None:
-    edited = revision({"title": "Ü"}, author="bob", response_id=None)
+    edited = revision({"title": "Ü"}, author_kind="user", response_id=None)
     told = continued(REQUEST, changes="Shorter.", before=edited, response_id="resp_1")["input"]
     assert told == [
         {"role": "user", "content": f'A person has edited your answer. It is now:\n\n{{"title": "Ü"}}\n\n{WORDS}'}

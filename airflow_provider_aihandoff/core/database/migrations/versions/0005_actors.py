@@ -1,0 +1,135 @@
+"""Who acted, as columns; hashes that cover them; and polls of OpenAI by that name.
+
+Revision ID: 0005
+
+The facts of earlier rows are read out of their texts, once, and in the way in which the code of before read them:
+
+* ``task:DAG/RUN/TASK[INDEX]#TRY``: only the id of a run may hold a slash.
+* ``user:NAME (ID)``: the name ends at the first ``" ("``, so that a login with ``" ("`` in it is cut there. It needs
+  the bracket at the end; a text without one is a login as a whole.
+* ``user:cli:NAME``, without an id: an account at a terminal. A login with an id that begins with ``cli:`` is a login.
+* ``model``, as the author of a revision: the model.
+* what has none of the forms is the name of another program.
+
+``str()`` of the facts is the text that was there, whatever it was: :func:`history.first_break` compares the two.
+"""
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+COLUMNS = """
+ALTER TABLE aihandoff.revisions
+    ADD COLUMN author_kind text NOT NULL DEFAULT 'model' CHECK (author_kind IN ('model', 'user', 'terminal')),
+    ADD COLUMN author_id text;
+ALTER TABLE aihandoff.revisions ALTER COLUMN author_kind DROP DEFAULT;
+ALTER TABLE aihandoff.decisions
+    ADD COLUMN decided_by_id text,
+    DROP CONSTRAINT decisions_decided_by_kind_check,
+    ADD CONSTRAINT decisions_decided_by_kind_check CHECK (decided_by_kind IN ('user', 'terminal', 'policy', 'timeout'));
+ALTER TABLE aihandoff.inbox RENAME COLUMN looks TO polls;
+ALTER TABLE aihandoff.inbox RENAME COLUMN look_at TO poll_at;
+ALTER TABLE aihandoff.events
+    ADD COLUMN actor_kind text CHECK (actor_kind IN (
+        'task', 'user', 'terminal', 'policy', 'timeout', 'webhook', 'reconciler', 'other')),
+    ADD COLUMN actor_name text,
+    ADD COLUMN actor_user_id text,
+    ADD COLUMN actor_dag_id text,
+    ADD COLUMN actor_run_id text,
+    ADD COLUMN actor_task_id text,
+    ADD COLUMN actor_map_index integer,
+    ADD COLUMN actor_try_number integer,
+    ADD COLUMN hash_version smallint NOT NULL DEFAULT 1;
+"""
+
+#: From PostgreSQL 18 on, NOT NULL is a constraint with a name, which a renamed column leaves as it was.
+NAMES = """
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_constraint
+            WHERE conrelid = 'aihandoff.inbox'::regclass AND conname = 'inbox_looks_not_null') THEN
+        ALTER TABLE aihandoff.inbox RENAME CONSTRAINT inbox_looks_not_null TO inbox_polls_not_null;
+    END IF;
+END $$;
+"""
+
+#: A person as a text names them, as ``kind``, ``name`` and ``id``.
+_PERSON = """
+    CASE WHEN {text} LIKE 'cli:%' AND {text} NOT LIKE '% (%)' THEN 'terminal' ELSE 'user' END AS kind,
+    CASE WHEN {text} LIKE '% (%)' THEN left({text}, strpos({text}, ' (') - 1)
+        WHEN {text} LIKE 'cli:%' THEN substr({text}, 5)
+        ELSE {text} END AS name,
+    CASE WHEN {text} LIKE '% (%)'
+        THEN substr({text}, strpos({text}, ' (') + 2, length({text}) - strpos({text}, ' (') - 2) END AS id"""
+
+#: A number of more digits, or with a zero before it, was never written, and would not come out as the same text.
+_TASK = r"^task:([^/]+)/(.+)/([^][/#]+)(\[(0|[1-9][0-9]{0,8})\])?#(0|[1-9][0-9]{0,8})$"
+
+#: Each text is read once: a job's history repeats the same few.
+EVENTS = f"""
+WITH texts AS (
+    SELECT actor, regexp_match(actor, '{_TASK}') AS task, person.*
+    FROM (SELECT DISTINCT actor FROM aihandoff.events) AS found
+    CROSS JOIN LATERAL (SELECT {_PERSON.format(text="substr(actor, 6)")}) AS person
+), facts AS (
+    SELECT actor, task, name, id,
+        CASE WHEN task IS NOT NULL THEN 'task'
+            WHEN actor LIKE 'user:%' THEN kind
+            WHEN actor LIKE 'policy:%' THEN 'policy'
+            WHEN actor LIKE 'webhook:%' THEN 'webhook'
+            WHEN actor IN ('timeout', 'reconciler') THEN actor
+            ELSE 'other' END AS kind
+    FROM texts
+)
+UPDATE aihandoff.events SET
+    actor_kind = facts.kind,
+    actor_name = CASE
+        WHEN facts.kind IN ('user', 'terminal') THEN facts.name
+        WHEN facts.kind = 'policy' THEN substr(facts.actor, 8)
+        WHEN facts.kind = 'webhook' THEN substr(facts.actor, 9)
+        WHEN facts.kind = 'other' THEN facts.actor END,
+    actor_user_id = CASE WHEN facts.kind = 'user' THEN facts.id END,
+    actor_dag_id = task[1],
+    actor_run_id = task[2],
+    actor_task_id = task[3],
+    actor_map_index = CASE WHEN facts.kind = 'task' THEN coalesce(task[5]::integer, -1) END,
+    actor_try_number = task[6]::integer
+FROM facts WHERE facts.actor = events.actor
+"""
+
+DECISIONS = f"""
+UPDATE aihandoff.decisions SET decided_by = person.name, decided_by_id = person.id, decided_by_kind = person.kind
+FROM (SELECT decision_id, {_PERSON.format(text="decided_by")} FROM aihandoff.decisions) AS person
+WHERE person.decision_id = decisions.decision_id AND decided_by_kind = 'user'
+    AND (decided_by LIKE '% (%)' OR decided_by LIKE 'cli:%')
+"""
+
+REVISIONS = f"""
+UPDATE aihandoff.revisions SET author = person.name, author_id = person.id, author_kind = person.kind
+FROM (SELECT revision_id, {_PERSON.format(text="author")} FROM aihandoff.revisions WHERE author <> 'model') AS person
+WHERE person.revision_id = revisions.revision_id
+"""
+
+RULES = """
+ALTER TABLE aihandoff.events ALTER COLUMN actor_kind SET NOT NULL;
+CREATE INDEX events_by_run ON aihandoff.events (actor_dag_id, actor_run_id) WHERE actor_kind = 'task';
+"""
+
+
+def upgrade() -> None:
+    """Fill the new columns of every line in one statement; nobody else can write a line meanwhile."""
+    op.execute(COLUMNS)
+    op.execute(NAMES)
+    op.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER events_append_only")
+    op.execute(EVENTS)
+    op.execute("ALTER TABLE aihandoff.events ENABLE TRIGGER events_append_only")
+    op.execute(DECISIONS)
+    op.execute(REVISIONS)
+    op.execute(RULES)
+
+
+def downgrade() -> None:
+    """Refuse: the ledger is a record, and is not taken apart."""
+    raise NotImplementedError("The ledger cannot be downgraded. Restore a backup instead.")
