@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_aihandoff.core.effects import target_registry
 from airflow_provider_aihandoff.core.effects.describe import describe, describe_undo
@@ -19,6 +22,38 @@ from airflow_provider_aihandoff.core.effects.undo import plan_undo, undo_plan, u
 from airflow_provider_aihandoff.core.errors import PlanError, UnknownTargetKind
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import EffectState
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=3),
+    max_leaves=5,
+)
+#: The parts of the plans of every kind, and one more.
+NAMES = st.sampled_from(
+    [
+        "connection",
+        "method",
+        "url",
+        "headers",
+        "query",
+        "body",
+        "sql",
+        "database",
+        "parameters",
+        "function",
+        "arguments",
+        "code",
+        "server",
+        "from",
+        "to",
+        "cc",
+        "bcc",
+        "subject",
+        "text",
+        "html",
+        "x",
+    ]
+)
 
 SMS = """
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target
@@ -256,6 +291,15 @@ def test_a_plan_of_another_shape_loses_nothing_and_breaks_no_page(kind: str, par
         view = describe(kind, {name: part})
         shown = str([view.action, view.address, view.code, view.bodies, view.tables, view.rest])
         assert (part[0] if isinstance(part, list) else str(part)) in shown
+
+
+@given(st.sampled_from(["email", "function", "http", "postgres", "of an author"]), st.dictionaries(NAMES, JSON))
+def test_no_part_of_a_plan_is_left_out(kind: str, plan: dict[str, Any]) -> None:
+    shown = json.dumps([*vars(describe(kind, plan)).values()])
+    for name, value in plan.items():
+        if value not in ({}, [], "", None, False, 0):
+            part = ", ".join(map(str, value)) if isinstance(value, list) else value
+            assert json.dumps(part)[1:-1] in shown or json.dumps(value) in shown, name
 
 
 def test_an_undo_whose_plan_and_options_share_a_name_shows_both() -> None:
