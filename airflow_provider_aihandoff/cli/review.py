@@ -10,9 +10,10 @@ import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from airflow_provider_aihandoff.cli.common import command, open_ledger, person, print_rows
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBatch, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
@@ -233,15 +234,11 @@ def _open_editor(path: Path) -> None:
 def _parsed(text: str, before: Any) -> Any:
     """What was typed: a text where the output is one, without the end of the last line that editors add; else JSON.
 
-    :raises ValueError: it is no JSON.
+    :raises ValueError: it is not valid JSON.
     """
     if isinstance(before, str):
         return text if before.endswith("\n") else text.removesuffix("\n")
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"this is no JSON: {error}. The output stays as it is.") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON. The output stays as it is.")
+        return strict_json.loads(text)
+    except strict_json.NotJson as error:
+        raise ValueError(f"{error} The output stays as it is.") from None

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.effects.undo import MASK, why_not
+from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.core.models import Effect, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
 
@@ -168,31 +170,33 @@ def in_schema_order(value: Any, schema: Any) -> Any:
 
     :param schema: the strict JSON schema that the output was made by: its lists of required names keep the order.
     """
-    definitions = schema.get("$defs", {}) if isinstance(schema, dict) else {}
-    return _in_order(value, schema, definitions if isinstance(definitions, dict) else {})
+    return _in_order(value, schema, Document(schema))
 
 
-def _in_order(value: Any, schema: Any, definitions: Mapping[str, Any]) -> Any:
-    schema = _resolved(schema, definitions)
+def _in_order(value: Any, schema: Any, document: Document) -> Any:
+    schema = _with_parts(schema, document)
     if isinstance(value, list):
-        return [_in_order(item, schema.get("items"), definitions) for item in value]
+        return [_in_order(item, schema.get("items"), document) for item in value]
     if not isinstance(value, dict):
         return value
     required = schema.get("required")
     first = [name for name in required if name in value] if isinstance(required, list) else []
     properties = schema.get("properties")
     types = properties if isinstance(properties, dict) else {}
-    return {name: _in_order(value[name], types.get(name), definitions) for name in dict.fromkeys([*first, *value])}
+    return {name: _in_order(value[name], types.get(name), document) for name in dict.fromkeys([*first, *value])}
 
 
-def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_parts(schema: Any, document: Document, depth: int = 0) -> Mapping[str, Any]:
     """The schema that a reference names; of a choice, the first with fields or items."""
-    if not isinstance(schema, dict):
+    try:
+        schema = document.resolve(schema)
+    except UnresolvedReference:
         return {}
-    if "$ref" in schema:
-        return _resolved(definitions.get(str(schema["$ref"]).rpartition("/")[2]), {})
-    for choice in schema.get("anyOf", ()):
-        found = _resolved(choice, definitions)
+    if not isinstance(schema, Mapping):
+        return {}
+    choices = schema.get("anyOf")
+    for choice in choices if isinstance(choices, list) and depth < MAX_DEPTH else ():
+        found = _with_parts(choice, document, depth + 1)
         if "properties" in found or "items" in found:
             return found
     return schema
@@ -217,7 +221,7 @@ def pretty_body(body: Any) -> str:
         return pretty(body)
     try:
         return pretty(_exact_json(body))
-    except (ValueError, RecursionError):
+    except strict_json.NotJson:
         return body
 
 
@@ -228,28 +232,16 @@ def written_by(plan: Mapping[str, Any]) -> Any:
         return body
     try:
         return _exact_json(body)
-    except (ValueError, RecursionError):
+    except strict_json.NotJson:
         return body
 
 
 def _exact_json(text: str) -> Any:
-    return json.loads(
-        text, object_pairs_hook=_without_duplicates, parse_float=_exact_float, parse_constant=_exact_float
-    )
+    """A text as JSON, where that shows all there is.
 
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("two members of an object have the same name, and readers differ on which one counts")
-    return fields
-
-
-def _exact_float(text: str) -> float:
-    number = float(text)
-    if repr(number) != text:
-        raise ValueError("the number would be shown as another")
-    return number
+    :raises NotJson: it is not JSON, or would be shown as another.
+    """
+    return strict_json.loads(text, unique_keys=True, exact_floats=True)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.web.render import json_form_layout
 from airflow_provider_aihandoff.web.render.json_form_layout import Kind, Part
 
@@ -180,20 +181,7 @@ def _parsed(part: Part, kind: Kind, text: str) -> Any:
         if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
             raise ValueError("Write a number, such as 12 or 0.5.")
         return float(text) if re.search(r"[.eE]", text) else int(text)
-    return _parsed_json(text)
-
-
-def _parsed_json(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"This is no JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
-    except RecursionError:
-        raise ValueError("This is nested too deeply.") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"This is no JSON: {name} is no number.")
+    return strict_json.loads(text)
 
 
 def check(schema: Any, value: Any) -> list[tuple[tuple[Any, ...], str]]:

@@ -277,7 +277,7 @@ class TestEditing:
     ) -> None:
         job = in_review(on_ledger, OUTPUT)
         editor.types(typed)
-        with pytest.raises(SystemExit, match="no JSON"):
+        with pytest.raises(SystemExit, match="Not valid JSON"):
             airflow("review", "edit", job.job_id, "--digest", job.review_digest)
         assert "is kept in" in capsys.readouterr().err
         assert editor.left == [typed]
