@@ -34,7 +34,7 @@ def _decision(job: Any, verdict: str = "approve") -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("method", "path"), _routes())
-def test_every_route_but_the_style_sheet_and_the_receiver_needs_a_login(
+def test_every_route_except_static_files_and_the_receiver_needs_a_login(
     stranger: TestClient, ledger: Ledger, method: str, path: str
 ) -> None:
     job = ask(ledger, draft(ledger))
@@ -50,18 +50,18 @@ def test_every_route_but_the_style_sheet_and_the_receiver_needs_a_login(
         assert answer.status_code == 401
 
 
-def test_after_the_login_a_person_comes_back_to_the_very_page(stranger: TestClient, ledger: Ledger) -> None:
+def test_login_leads_back_to_the_requested_page(stranger: TestClient, ledger: Ledger) -> None:
     answer = stranger.get("/aihandoff/?tab=done&dag_id=a%2Bb")
     assert answer.headers["location"].endswith("next=%2Faihandoff%2F%3Ftab%3Ddone%26dag_id%3Da%252Bb")
 
 
-def test_a_token_that_is_forged_is_no_login(stranger: TestClient, ledger: Ledger) -> None:
+def test_a_forged_token_is_not_a_login(stranger: TestClient, ledger: Ledger) -> None:
     stranger.cookies.set("_token", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.")
     assert stranger.get("/aihandoff/").status_code == 303
     assert stranger.get("/aihandoff/api/v1/jobs", headers={"Authorization": "Bearer x"}).status_code == 401
 
 
-def test_a_comment_typed_before_the_session_ended_is_handed_back(stranger: TestClient, ledger: Ledger) -> None:
+def test_a_comment_typed_before_the_session_expired_is_returned(stranger: TestClient, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger))
     answer = stranger.post(f"/aihandoff/jobs/{job.job_id}/decision", data=_decision(job))
     page = Page(answer.text)
@@ -85,7 +85,7 @@ def test_a_viewer_sees_the_job_without_the_decision_box(login: Login, ledger: Le
     answer = vic.get(f"/aihandoff/jobs/{job.job_id}")
     assert answer.status_code == 200
     assert "A kettle." in answer.text
-    assert "You may see this job, but not decide on it." in answer.text
+    assert "You can see this job, but you cannot decide on it." in answer.text
     assert Page(answer.text).all("form") == []
     assert vic.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["may_decide"] is False
 
@@ -101,7 +101,7 @@ def test_a_viewer_cannot_decide(login: Login, ledger: Ledger) -> None:
     assert ledger.record(job.job_id).decisions == []
 
 
-def test_permissions_are_asked_of_the_dag_that_owns_the_job(login: Login, ledger: Ledger, grant: Grant) -> None:
+def test_permissions_are_checked_for_the_dag_that_owns_the_job(login: Login, ledger: Ledger, grant: Grant) -> None:
     job = ask(ledger, draft(ledger))
     carol = login("carol")
     grant("carol", "GET", "another")
@@ -114,9 +114,7 @@ def test_permissions_are_asked_of_the_dag_that_owns_the_job(login: Login, ledger
     assert carol.post(f"/aihandoff/jobs/{job.job_id}/decision", data=_decision(job)).status_code == 303
 
 
-def test_a_job_that_one_may_not_see_looks_like_one_that_is_not_there(
-    login: Login, ledger: Ledger, grant: Grant
-) -> None:
+def test_a_hidden_job_is_answered_like_a_missing_job(login: Login, ledger: Ledger, grant: Grant) -> None:
     job = ask(ledger, draft(ledger))
     grant("carol", "PUT", OWNER.dag_id)  # deciding alone, without seeing, is nothing
     carol = login("carol")
@@ -130,7 +128,7 @@ def test_a_job_that_one_may_not_see_looks_like_one_that_is_not_there(
     assert ledger.job(job.job_id).state is JobState.REVIEW
 
 
-def test_lists_and_their_counts_show_only_what_one_may_see(login: Login, ledger: Ledger, grant: Grant) -> None:
+def test_lists_and_counts_show_only_visible_jobs(login: Login, ledger: Ledger, grant: Grant) -> None:
     draft(ledger, job_spec(job_key="mine"), response_id="resp_1")
     draft(ledger, job_spec(job_key="theirs", owner=_owner("payroll")), response_id="resp_2")
     grant("carol", "GET", OWNER.dag_id)
@@ -142,7 +140,7 @@ def test_lists_and_their_counts_show_only_what_one_may_see(login: Login, ledger:
     assert [job["job_key"] for job in carol.get("/aihandoff/api/v1/jobs").json()["jobs"]] == ["mine"]
     for query in ("?dag_id=payroll", f"?run_id={OWNER.run_id}&dag_id=payroll"):
         assert carol.get(f"/aihandoff/api/v1/jobs{query}").json()["jobs"] == []
-        assert "Nothing waits for a decision" in carol.get(f"/aihandoff/{query}").text
+        assert "The review queue is empty" in carol.get(f"/aihandoff/{query}").text
 
 
 def _owner(dag_id: str) -> Any:
@@ -150,7 +148,7 @@ def _owner(dag_id: str) -> Any:
 
 
 @pytest.mark.parametrize(("user_id", "name"), [("bob", "bob"), ("17", "bob (17)")])
-def test_who_decided_is_known_from_the_login(
+def test_the_decider_is_the_logged_in_user(
     login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, user_id: str, name: str
 ) -> None:
     monkeypatch.setattr(SimpleAuthManagerUser, "get_id", lambda self: user_id)
@@ -162,7 +160,7 @@ def test_who_decided_is_known_from_the_login(
     assert record.events[-1].actor == f"user:{name}"
 
 
-def test_a_program_cannot_say_who_decided(login: Login, ledger: Ledger) -> None:
+def test_a_program_cannot_name_the_decider(login: Login, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger))
     bob = login("bob", bearer=True)
     answer = bob.post(f"/aihandoff/api/v1/jobs/{job.job_id}/decisions", json={**_decision(job), "decided_by": "eve"})
@@ -171,7 +169,7 @@ def test_a_program_cannot_say_who_decided(login: Login, ledger: Ledger) -> None:
     assert ledger.job(job.job_id).state is JobState.REVIEW
 
 
-def test_the_schema_is_for_those_who_are_logged_in(stranger: TestClient, login: Login, ledger: Ledger) -> None:
+def test_the_openapi_schema_needs_a_login(stranger: TestClient, login: Login, ledger: Ledger) -> None:
     for path in ("openapi.json", "docs", "redoc", "docs/oauth2-redirect"):
         assert stranger.get(f"/aihandoff/{path}").status_code == 404
     schema = login("vic").get("/aihandoff/api/v1/openapi.json").json()
