@@ -125,8 +125,8 @@ def report(browser: Any, choices: list[str]) -> None:
     pages = {
         "the list": "/aihandoff/",
         "its last page": f"/aihandoff/?page={(len(choices) + 99) // 100}",
-        "the batch page, by type": "/aihandoff/batch?by=type&select=all",
-        "the batch page, by what is written": "/aihandoff/batch?by=shape&select=all",
+        "the batch page, by type": "/aihandoff/bulk-review?by=type&select=all",
+        "the batch page, by what is written": "/aihandoff/bulk-review?by=shape&select=all",
         "GET /reviews": "/aihandoff/api/v1/reviews?limit=1000",
         "a job": f"/aihandoff/jobs/{choices[0].partition(':')[0]}",
     }
@@ -136,7 +136,7 @@ def report(browser: Any, choices: list[str]) -> None:
         print(f"{name:36} {seconds:6.2f}   {size / 1000:,.0f} KB")
     form = {"by": "type", "verdict": "approve", "job": choices[:1000]}
     started = time.perf_counter()
-    answer = browser.post("/aihandoff/batch/decision", data=form)
+    answer = browser.post("/aihandoff/bulk-review/decision", data=form)
     assert answer.status_code == 200, answer.text
     print(f"{f'approving {len(choices[:1000]):,} of them at once':36} {time.perf_counter() - started:6.2f}")
 

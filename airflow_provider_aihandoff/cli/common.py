@@ -1,4 +1,4 @@
-"""What the commands share: how they end, open the ledger, name who gave them, and print rows."""
+"""What the commands share: how they end, open the ledger, name the user, and print rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
 
 
 def command(function: Command) -> Command:
-    """End with one line and the exit code 1 where the command cannot do what it was asked for."""
+    """End with one line and the exit code 1 if the command fails."""
 
     @wraps(function)
     def run(args: Namespace) -> None:
@@ -47,7 +47,7 @@ def command(function: Command) -> Command:
 
 @contextmanager
 def _connections_of_the_database() -> Iterator[None]:
-    """Find connections in Airflow's database too, as Airflow's own commands do; without it, only elsewhere."""
+    """Find connections in Airflow's database too, as Airflow's own commands do."""
     before = os.environ.get(_CONTEXT)
     os.environ[_CONTEXT] = "server"
     try:
@@ -61,7 +61,7 @@ def _connections_of_the_database() -> Iterator[None]:
 
 @contextmanager
 def open_ledger(args: Namespace) -> Iterator[Ledger]:
-    """The ledger that the command is about."""
+    """The ledger that the command uses."""
     with LedgerHook(args.conn_id).get_conn() as ledger:
         yield ledger
 
@@ -88,8 +88,14 @@ def actor() -> Actor:
     return Actor.terminal(account())
 
 
+def check_reason(reason: str) -> None:
+    """Exit with 1 if a required reason is blank."""
+    if not reason.strip():
+        sys.exit("aihandoff: --reason must not be empty.")
+
+
 def print_rows(rows: list[dict[str, Any]], output: str) -> None:
-    """Print rows; as JSON or YAML with the types that they have, which Airflow's console makes texts of."""
+    """Print rows. JSON and YAML keep the types of the values, which Airflow's console turns into text."""
     data = to_jsonable_python(rows)
     if output == "json":
         print(json.dumps(data, indent=2, ensure_ascii=False))

@@ -1,4 +1,7 @@
-"""What `airflow aihandoff` offers. Imported by every call of `airflow`: the commands load when they run."""
+"""What `airflow aihandoff` offers. Imported by every call of `airflow`: the commands load when they run.
+
+Each command names its function as ``module.function``, in this package.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +9,210 @@ from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand
 
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
-_COMMANDS = "airflow_provider_aihandoff.cli.commands"
-_ENDINGS = "airflow_provider_aihandoff.cli.endings"
-_INBOX = "airflow_provider_aihandoff.cli.inbox"
-_RECONCILE = "airflow_provider_aihandoff.cli.reconcile"
-_WEBHOOKS = "airflow_provider_aihandoff.cli.webhooks"
-
 _JOB = Arg(("job_id",), type=int, help="Id of the job")
 _EFFECT = Arg(("effect_id",), type=int, help="Id of the effect")
 _WEBHOOK = Arg(("webhook_id",), help="Id of the webhook")
 _JOB_STATE = Arg(
-    ("--state",), action="append", default=[], choices=list(JobState), help="Only in this state; may be given again"
+    ("--state",), action="append", default=[], choices=list(JobState), help="Only jobs in this state; repeatable"
 )
 _EFFECT_STATE = Arg(
-    ("--state",), action="append", default=[], choices=list(EffectState), help="Only in this state; may be given again"
+    ("--state",), action="append", default=[], choices=list(EffectState), help="Only effects in this state; repeatable"
 )
 _DISPOSITION = Arg(
-    ("--disposition",), action="append", default=[], choices=list(Disposition), help="Only these; may be given again"
+    ("--disposition",),
+    action="append",
+    default=[],
+    choices=list(Disposition),
+    help="Only webhooks with this disposition; repeatable",
 )
-_DAG = Arg(("--dag-id",), default=None, help="Only of this Dag")
-_LIMIT = Arg(("--limit",), type=int, default=50, help="How many at most (default: 50)")
-_OUTPUT = Arg(
-    ("--output", "-o"), choices=("table", "json", "yaml", "plain"), default="table", help="Form of the output"
-)
-_DIGEST = Arg(("--digest",), required=True, help="The digest of what you looked at, as `review show` prints it")
-_COMMENT = Arg(("--comment",), default=None, help="Why; goes on the record")
-_WHY = Arg(("--why",), required=True, help="Why; goes on the record")
+_DAG = Arg(("--dag-id",), default=None, help="Only jobs of this Dag")
+_LIMIT = Arg(("--limit",), type=int, default=50, help="Maximum number of rows (default: 50)")
+_OUTPUT = Arg(("--output", "-o"), choices=("table", "json", "yaml", "plain"), default="table", help="Output format")
+_DIGEST = Arg(("--digest",), required=True, help="The digest of what you reviewed, as `review show` prints it")
+_COMMENT = Arg(("--comment",), default=None, help="Your comment; kept in the history")
+_REASON = Arg(("--reason",), required=True, help="Your reason; kept in the history")
 _LEDGER = Arg(
     ("--conn-id",), default=None, help="Connection of the ledger (default: ledger_conn_id in the section aihandoff)"
 )
 
 
-def _action(name: str, help: str, function: str, *args: Arg, module: str = _COMMANDS) -> ActionCommand:
+def _action(name: str, help: str, function: str, *args: Arg) -> ActionCommand:
     return ActionCommand(
-        name=name, help=help, func=lazy_load_command(f"{module}.{function}"), args=(*args, _LEDGER, ARG_VERBOSE)
+        name=name,
+        help=help,
+        func=lazy_load_command(f"airflow_provider_aihandoff.cli.{function}"),
+        args=(*args, _LEDGER, ARG_VERBOSE),
     )
 
 
-def _review(name: str, help: str, function: str, *args: Arg) -> ActionCommand:
-    return _action(name, help, function, *args, module="airflow_provider_aihandoff.cli.review")
+_DB = GroupCommand(
+    name="db",
+    help="The ledger's schema",
+    subcommands=(
+        _action("upgrade", "Create the schema, or upgrade it", "db.upgrade"),
+        _action("check", "Check that the schema has the version that this package needs", "db.check"),
+    ),
+)
+
+_JOBS = GroupCommand(
+    name="jobs",
+    help="Jobs",
+    subcommands=(
+        _action("list", "List jobs, newest first", "jobs.list_jobs", _JOB_STATE, _DAG, _LIMIT, _OUTPUT),
+        _action("show", "Show everything about a job", "jobs.show", _JOB, _OUTPUT),
+    ),
+)
+
+_REVIEW = GroupCommand(
+    name="review",
+    help="The review queue and decisions",
+    subcommands=(
+        _action("list", "List the jobs that wait for a decision, oldest first", "review.list_reviews", _DAG, _OUTPUT),
+        _action("show", "Show what you need to decide on a job", "review.show", _JOB, _OUTPUT),
+        _action("approve", "Approve what a job would write", "review.approve", _JOB, _DIGEST, _COMMENT),
+        _action("reject", "Reject what a job would write", "review.reject", _JOB, _DIGEST, _COMMENT),
+        _action(
+            "request-changes",
+            "Ask the model for a new revision",
+            "review.request_changes",
+            _JOB,
+            _DIGEST,
+            Arg(("--comment",), required=True, help="What to change; the model reads it"),
+        ),
+        _action(
+            "edit",
+            "Edit the output yourself",
+            "review.edit",
+            _JOB,
+            _DIGEST,
+            Arg(
+                ("--file",),
+                help="File with the whole output, JSON or text; - for standard input (default: open an editor)",
+            ),
+        ),
+        _action(
+            "decide-many",
+            "Approve or reject many jobs: all or none",
+            "review.decide_many",
+            Arg(("--approve",), action="store_true", help="Approve the jobs"),
+            Arg(("--reject",), action="store_true", help="Reject the jobs"),
+            Arg(
+                ("--file",),
+                default="-",
+                help="File with a job id and its digest on each line (default: standard input)",
+            ),
+            _COMMENT,
+        ),
+    ),
+)
+
+_CANCEL = _action("cancel", "Cancel a job: none of its effects is sent from now on", "cancel.cancel", _JOB, _REASON)
+
+_ROLLBACK = _action(
+    "rollback",
+    "Undo what a job has written, the last effect first; continues a roll-back that has started",
+    "rollback.rollback",
+    _JOB,
+    _REASON,
+    Arg(
+        ("--leave",),
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="Name of an effect that is not undone; repeatable",
+    ),
+    Arg(("--yes", "-y"), action="store_true", help="Do not ask for confirmation"),
+)
+
+_PREVIEW_CLEAR = _action(
+    "preview-clear",
+    "Preview what clearing a Dag run would cost and write",
+    "preview.preview_clear",
+    Arg(("dag_id",), help="Id of the Dag"),
+    Arg(("run_id",), help="Id of the run"),
+    _OUTPUT,
+)
+
+_EFFECTS = GroupCommand(
+    name="effects",
+    help="Writes to external systems",
+    subcommands=(
+        _action("list", "List effects, newest first", "effects.list_effects", _EFFECT_STATE, _LIMIT, _OUTPUT),
+        _action("show", "Show one effect", "effects.show", _EFFECT, _OUTPUT),
+        _action(
+            "resolve",
+            "Resolve an effect whose outcome is unknown",
+            "effects.resolve",
+            _EFFECT,
+            Arg(("--applied",), metavar="EXTERNAL_ID", help="It was applied, and this is the id of its record"),
+            Arg(("--not-applied",), action="store_true", help="It was not applied"),
+            Arg(("--reason",), required=True, help="How you know; kept in the history"),
+            Arg(("--attempt",), type=int, help="The attempt that you checked (default: the newest)"),
+        ),
+    ),
+)
+
+_INBOX = GroupCommand(
+    name="inbox",
+    help="Received webhooks, and what each of them led to",
+    subcommands=(
+        _action("list", "List webhooks, newest first", "inbox.list_webhooks", _DISPOSITION, _LIMIT, _OUTPUT),
+        _action("show", "Show one webhook", "inbox.show", _WEBHOOK, _OUTPUT),
+        _action("replay", "Process a webhook again that led to nothing", "inbox.replay", _WEBHOOK),
+        _action(
+            "discard",
+            "Discard a webhook that is in quarantine",
+            "inbox.discard",
+            _WEBHOOK,
+            Arg(("--reason",), required=True, help="How you know that it means nothing; kept with the webhook"),
+        ),
+        _action(
+            "prune",
+            "Remove old webhooks, except those in quarantine",
+            "inbox.prune",
+            Arg(
+                ("--older-than-days",),
+                type=float,
+                help="Age in days, at least 4 (default: inbox_retention in the section aihandoff)",
+            ),
+        ),
+    ),
+)
+
+_RECONCILE = _action(
+    "reconcile",
+    "Find orphaned responses, reviews, effects and webhooks, and take the next step for each",
+    "reconcile.reconcile_once",
+    Arg(("--dry-run",), action="store_true", help="Only print what would be done"),
+    _OUTPUT,
+)
+
+_WEBHOOKS = GroupCommand(
+    name="webhooks",
+    help="OpenAI's webhooks",
+    subcommands=(
+        _action(
+            "serve",
+            "Receive webhooks without an API server, at the same path as in one",
+            "webhooks.serve",
+            Arg(("--host",), default="127.0.0.1", help="Address to listen on (default: 127.0.0.1)"),
+            Arg(("--port",), type=int, default=8090, help="Port to listen on (default: 8090)"),
+            Arg(
+                ("--openai-conn-id",),
+                action="append",
+                help="OpenAI connection whose webhooks are accepted; repeatable (default: webhook_conn_ids in the "
+                "section aihandoff)",
+            ),
+            Arg(("--ssl-certfile",), help="Certificate file, to serve HTTPS"),
+            Arg(("--ssl-keyfile",), help="Key file of the certificate, if it is another file"),
+            Arg(
+                ("--proxy-headers",),
+                action="store_true",
+                help="Trust X-Forwarded-* headers of the proxies in FORWARDED_ALLOW_IPS",
+            ),
+        ),
+    ),
+)
 
 
 def get_commands() -> list[GroupCommand]:
@@ -52,184 +220,18 @@ def get_commands() -> list[GroupCommand]:
     return [
         GroupCommand(
             name="aihandoff",
-            help="Jobs, decisions and effects of AI Handoff",
+            help="Jobs, reviews and effects of AI Handoff",
             subcommands=(
-                GroupCommand(
-                    name="db",
-                    help="The ledger's schema",
-                    subcommands=(
-                        _action("upgrade", "Create the schema, or bring it up to date", "db_upgrade"),
-                        _action("check", "Say whether the schema is the one that is needed", "db_check"),
-                    ),
-                ),
-                GroupCommand(
-                    name="jobs",
-                    help="Jobs",
-                    subcommands=(
-                        _action("list", "List jobs, newest first", "jobs_list", _JOB_STATE, _DAG, _LIMIT, _OUTPUT),
-                        _action("show", "Show all that is known of a job", "jobs_show", _JOB, _OUTPUT),
-                    ),
-                ),
-                GroupCommand(
-                    name="review",
-                    help="What waits for a decision, and deciding on it",
-                    subcommands=(
-                        _review("list", "List what waits, the oldest first", "review_list", _DAG, _OUTPUT),
-                        _review("show", "Show what is to be decided on", "review_show", _JOB, _OUTPUT),
-                        _review("approve", "Approve what a job would write", "approve", _JOB, _DIGEST, _COMMENT),
-                        _review("reject", "Reject it", "reject", _JOB, _DIGEST, _COMMENT),
-                        _review(
-                            "request-changes",
-                            "Ask the model for another revision",
-                            "request_changes",
-                            _JOB,
-                            _DIGEST,
-                            Arg(("--comment",), required=True, help="What is to be changed; the model reads it"),
-                        ),
-                        _review(
-                            "edit",
-                            "Change the output yourself",
-                            "edit",
-                            _JOB,
-                            _DIGEST,
-                            Arg(
-                                ("--file",),
-                                help="The whole output, JSON or text; - for the standard input (default: open an "
-                                "editor on it)",
-                            ),
-                        ),
-                        _review(
-                            "decide-many",
-                            "Give many jobs one answer, or none of them",
-                            "decide_many",
-                            Arg(("--approve",), action="store_true", help="Approve them"),
-                            Arg(("--reject",), action="store_true", help="Reject them"),
-                            Arg(
-                                ("--file",),
-                                default="-",
-                                help="Lines of a job's id and its digest (default: the standard input)",
-                            ),
-                            _COMMENT,
-                        ),
-                    ),
-                ),
-                _action("cancel", "Stop a job: nothing else of it is sent", "cancel", _JOB, _WHY, module=_ENDINGS),
-                _action(
-                    "rollback",
-                    "Take back what a job has written, the last effect first; goes on with one that has begun",
-                    "rollback",
-                    _JOB,
-                    _WHY,
-                    Arg(
-                        ("--leave",),
-                        action="append",
-                        default=[],
-                        metavar="NAME",
-                        help="Name of an effect that is to stay as it is; may be given again",
-                    ),
-                    Arg(("--yes", "-y"), action="store_true", help="Do not ask before it begins"),
-                    module=_ENDINGS,
-                ),
-                _action(
-                    "preview-clear",
-                    "Say what clearing a Dag run would pay for and write",
-                    "preview_clear",
-                    Arg(("dag_id",), help="Id of the Dag"),
-                    Arg(("run_id",), help="Id of the run"),
-                    _OUTPUT,
-                    module="airflow_provider_aihandoff.cli.preview",
-                ),
-                GroupCommand(
-                    name="effects",
-                    help="Writes to outside systems",
-                    subcommands=(
-                        _action("list", "List effects, newest first", "effects_list", _EFFECT_STATE, _LIMIT, _OUTPUT),
-                        _action("show", "Show one effect", "effects_show", _EFFECT, _OUTPUT),
-                        _action(
-                            "resolve",
-                            "Say what became of an effect whose outcome is not known",
-                            "effects_resolve",
-                            _EFFECT,
-                            Arg(("--applied",), metavar="EXTERNAL_ID", help="It was applied, as this record"),
-                            Arg(("--not-applied",), action="store_true", help="It was not applied"),
-                            Arg(("--why",), required=True, help="How you know; goes on the record"),
-                            Arg(("--attempt",), type=int, help="The attempt that you looked for (default: the newest)"),
-                        ),
-                    ),
-                ),
-                GroupCommand(
-                    name="inbox",
-                    help="Webhooks that came, and what became of each",
-                    subcommands=(
-                        _action(
-                            "list",
-                            "List webhooks, newest first",
-                            "inbox_list",
-                            _DISPOSITION,
-                            _LIMIT,
-                            _OUTPUT,
-                            module=_INBOX,
-                        ),
-                        _action("show", "Show one webhook", "inbox_show", _WEBHOOK, _OUTPUT, module=_INBOX),
-                        _action(
-                            "replay", "Look anew at one that led to nothing", "inbox_replay", _WEBHOOK, module=_INBOX
-                        ),
-                        _action(
-                            "discard",
-                            "Say that one in quarantine means nothing",
-                            "inbox_discard",
-                            _WEBHOOK,
-                            Arg(("--why",), required=True, help="How you know; is kept with it"),
-                            module=_INBOX,
-                        ),
-                        _action(
-                            "prune",
-                            "Remove old ones, except those in quarantine",
-                            "inbox_prune",
-                            Arg(
-                                ("--older-than-days",),
-                                type=float,
-                                help="At least 4 (default: inbox_retention in the section aihandoff)",
-                            ),
-                            module=_INBOX,
-                        ),
-                    ),
-                ),
-                _action(
-                    "reconcile",
-                    "Find what nobody waits for any more, and take the next step for each",
-                    "reconcile_once",
-                    Arg(("--dry-run",), action="store_true", help="Only say what would be done"),
-                    _OUTPUT,
-                    module=_RECONCILE,
-                ),
-                GroupCommand(
-                    name="webhooks",
-                    help="OpenAI's webhooks",
-                    subcommands=(
-                        _action(
-                            "serve",
-                            "Receive webhooks without an API server, at the same path as in one",
-                            "serve",
-                            Arg(("--host",), default="127.0.0.1", help="Address to listen on (default: 127.0.0.1)"),
-                            Arg(("--port",), type=int, default=8090, help="Port to listen on (default: 8090)"),
-                            Arg(
-                                ("--openai-conn-id",),
-                                action="append",
-                                help="OpenAI connection whose webhooks are taken; may be given again (default: "
-                                "webhook_conn_ids in the section aihandoff)",
-                            ),
-                            Arg(("--ssl-certfile",), help="Certificate, to serve HTTPS"),
-                            Arg(("--ssl-keyfile",), help="Key of the certificate, where it stands in another file"),
-                            Arg(
-                                ("--proxy-headers",),
-                                action="store_true",
-                                help="Believe X-Forwarded-* of the proxies that FORWARDED_ALLOW_IPS names",
-                            ),
-                            module=_WEBHOOKS,
-                        ),
-                    ),
-                ),
+                _DB,
+                _JOBS,
+                _REVIEW,
+                _CANCEL,
+                _ROLLBACK,
+                _PREVIEW_CLEAR,
+                _EFFECTS,
+                _INBOX,
+                _RECONCILE,
+                _WEBHOOKS,
             ),
         )
     ]

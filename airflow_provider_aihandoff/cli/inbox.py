@@ -1,4 +1,4 @@
-"""`airflow aihandoff inbox`: the webhooks that came, and what became of each."""
+"""`airflow aihandoff inbox`: the received webhooks, and what each of them led to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.hooks.openai import clients
 
 
 @command
-def inbox_list(args: Namespace) -> None:
+def list_webhooks(args: Namespace) -> None:
     """List webhooks, newest first."""
     with open_ledger(args) as ledger:
         entries = ledger.inbox.entries(dispositions=args.disposition, limit=args.limit)
@@ -25,16 +25,16 @@ def inbox_list(args: Namespace) -> None:
 
 
 @command
-def inbox_show(args: Namespace) -> None:
-    """Show all that is known of a webhook."""
+def show(args: Namespace) -> None:
+    """Show everything about a webhook."""
     with open_ledger(args) as ledger:
         entry = ledger.inbox.read(args.webhook_id)
     print_rows([asdict(entry)], "yaml" if args.output == "table" else args.output)
 
 
 @command
-def inbox_replay(args: Namespace) -> None:
-    """Look at a webhook anew, and ask OpenAI about its response."""
+def replay(args: Namespace) -> None:
+    """Process a webhook again, and poll its response at OpenAI."""
     with open_ledger(args) as ledger, clients() as client_for:
         entry = ledger.inbox.replay(args.webhook_id, actor=actor())
         if entry.poll_at is not None:
@@ -43,15 +43,15 @@ def inbox_replay(args: Namespace) -> None:
 
 
 @command
-def inbox_discard(args: Namespace) -> None:
-    """Record that a webhook in quarantine means nothing."""
+def discard(args: Namespace) -> None:
+    """Discard a webhook that is in quarantine."""
     with open_ledger(args) as ledger:
-        entry = ledger.inbox.discard(args.webhook_id, actor=actor(), why=args.why)
+        entry = ledger.inbox.discard(args.webhook_id, actor=actor(), why=args.reason)
     print(_became(entry))
 
 
 @command
-def inbox_prune(args: Namespace) -> None:
+def prune(args: Namespace) -> None:
     """Remove old webhooks, except those in quarantine."""
     days = args.older_than_days
     retention = settings.seconds("inbox_retention") if days is None else timedelta(days=days)
@@ -64,7 +64,7 @@ def _became(entry: InboxEntry) -> str:
     said = f"Webhook {entry.webhook_id} is {entry.disposition}"
     said += f" ({entry.note})." if entry.note else "."
     if entry.job_id is not None:
-        said += f" It speaks of job {entry.job_id}."
+        said += f" It belongs to job {entry.job_id}."
     if entry.poll_at is not None:
-        return f"{said} OpenAI is asked about it again after {entry.poll_at.isoformat(timespec='seconds')}."
-    return f"{said} OpenAI is not asked about it any more." if entry.disposition is Disposition.QUARANTINED else said
+        return f"{said} OpenAI is polled again after {entry.poll_at.isoformat(timespec='seconds')}."
+    return f"{said} OpenAI is not polled any more." if entry.disposition is Disposition.QUARANTINED else said

@@ -1,4 +1,4 @@
-"""`airflow aihandoff preview-clear`: what clearing a Dag run would pay for and write."""
+"""`airflow aihandoff preview-clear`: what clearing a Dag run would cost and write."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from airflow_provider_aihandoff.core.jobs.clear_preview import preview_clear as 
 
 @command
 def preview_clear(args: Namespace) -> None:
-    """Say what clearing every task of a Dag run would do. Changes nothing."""
+    """Preview what clearing every task of a Dag run would do. Changes nothing."""
     with open_ledger(args) as ledger:
         found = ledger.jobs_of_run(args.dag_id, args.run_id)
     jobs = [preview(item.job, item.effects, item.model_revisions) for item in found]
     if args.output in ("json", "yaml"):
         print_rows([_row(job) | {"effects": job.effects} for job in jobs], args.output)
     elif not jobs:
-        print(f"The ledger has no job of the run {args.run_id} of the Dag {args.dag_id}.")
+        print(f"The ledger has no jobs of run {args.run_id} of Dag {args.dag_id}.")
     else:
         print_rows([_row(job) | {"effects": job.effects_line} for job in jobs], args.output)
-        print(f"If the run asks for the same as before: {total_line(jobs)}.")
+        print(f"If the run requests the same as before: {total_line(jobs)}.")
 
 
 def _row(cleared: ClearedJob) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.operators.jobs import task_states
 
 @command
 def reconcile_once(args: Namespace) -> None:
-    """Find what nobody waits for any more, and take the one next step for each."""
+    """Find orphaned responses, reviews, effects and webhooks, and take the next step for each."""
     with open_ledger(args) as ledger, clients() as client_for:
         findings = reconcile(
             ledger,
@@ -35,7 +35,7 @@ def reconcile_once(args: Namespace) -> None:
     rows = [asdict(finding) for finding in findings]
     print_rows([{name: row[name] for name in names} for row in rows], args.output)
     if any(finding.failed for finding in findings):
-        raise ValueError("some steps failed, as shown. What they were about is as it was; run it again.")
+        raise ValueError("some steps failed, as shown. They changed nothing. Run the command again.")
 
 
 def _ask_database(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:

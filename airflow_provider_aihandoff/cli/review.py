@@ -1,4 +1,4 @@
-"""`airflow aihandoff review`: what waits for a decision, and deciding on it, in the terminal."""
+"""`airflow aihandoff review`: the review queue and decisions, in the terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from airflow_provider_aihandoff.cli.common import command, open_ledger, person, print_rows
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBatch, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
@@ -24,8 +25,8 @@ EDITOR = "vi"
 
 
 @command
-def review_list(args: Namespace) -> None:
-    """List what waits for a decision, oldest first."""
+def list_reviews(args: Namespace) -> None:
+    """List the jobs that wait for a decision, oldest first."""
     with open_ledger(args) as ledger:
         waiting = ledger.reviews.pending(dag_ids=[args.dag_id] if args.dag_id else None)
     rows = [_waiting(review) for review in waiting]
@@ -51,8 +52,8 @@ def _waiting(review: PendingReview) -> dict[str, Any]:
 
 
 @command
-def review_show(args: Namespace) -> None:
-    """Show what a reviewer has to see of a job."""
+def show(args: Namespace) -> None:
+    """Show what a reviewer needs to decide on a job."""
     with open_ledger(args) as ledger:
         record = ledger.record(args.job_id)
         votes = ledger.reviews.votes(record.job)
@@ -118,7 +119,7 @@ def _decide(args: Namespace, verdict: Verdict) -> None:
 def _said(ledger: Ledger, job: Job) -> str:
     """How a job is after a decision."""
     if job.state is JobState.QUEUED:
-        return "queued; its approval task asks the model"
+        return "queued; its approval task requests a new revision from the model"
     if job.state is not JobState.REVIEW:
         return job.state.value
     return f"{len(ledger.reviews.votes(job))} of {rules_of(job).approvals} approvals"
@@ -126,9 +127,9 @@ def _said(ledger: Ledger, job: Job) -> str:
 
 @command
 def decide_many(args: Namespace) -> None:
-    """Give one answer to many jobs, or to none of them."""
+    """Record one decision for each of many jobs, or none."""
     if args.approve == args.reject:
-        sys.exit("aihandoff: give either --approve or --reject.")
+        sys.exit("aihandoff: give --approve or --reject, and not both.")
     choices = _choices(_read(args.file))
     with open_ledger(args) as ledger:
         try:
@@ -154,13 +155,13 @@ def _choices(text: str) -> list[tuple[int, str]]:
         if not words:
             continue
         if len(words) != 2 or not (words[0].isascii() and words[0].isdigit()):
-            raise ValueError(f"line {number} is not the id of a job and a digest: nothing was decided.")
+            raise ValueError(f"line {number} is not a job id and a digest. No decision was recorded.")
         job_id = int(words[0])
         if job_id in choices:
-            raise ValueError(f"line {number} names job {job_id} for the second time: nothing was decided.")
+            raise ValueError(f"line {number} names job {job_id} a second time. No decision was recorded.")
         choices[job_id] = words[1]
     if not choices:
-        raise ValueError("there is no job to decide on.")
+        raise ValueError("no jobs were given. No decision was recorded.")
     return list(choices.items())
 
 
@@ -174,7 +175,7 @@ def _read(name: str) -> str:
 
 @command
 def edit(args: Namespace) -> None:
-    """Put a person's version in the place of the output."""
+    """Replace the output by your version."""
     with open_ledger(args) as ledger:
         record = ledger.record(args.job_id)
     before = record.revision.output
@@ -184,11 +185,11 @@ def edit(args: Namespace) -> None:
         job = _edit_by_hand(args, before)
     else:
         raise StaleDecision(
-            "it is not what you saw any more.",
+            "it has changed since you opened it.",
             job=record.job.label,
-            remedy=f"Look at it with `airflow aihandoff review show {args.job_id}`, and edit that.",
+            remedy=f"See the current version with `airflow aihandoff review show {args.job_id}`, and edit that.",
         )
-    print(f"{job.label}: edited. Its plan is rendered now; look at it, and decide on the new digest.")
+    print(f"{job.label}: edited. Its plan is rendered now. Review it, and decide on the new digest.")
 
 
 def _edit(args: Namespace, output: Any) -> Job:
@@ -197,9 +198,9 @@ def _edit(args: Namespace, output: Any) -> Job:
 
 
 def _edit_by_hand(args: Namespace, before: Any) -> Job:
-    """Open an editor on the output; what was typed is kept in a file where it is not taken.
+    """Open an editor on the output. Text that is not accepted is kept in a file.
 
-    :raises ValueError: nothing was changed, or the editor says no.
+    :raises ValueError: nothing was changed, or the editor failed.
     """
     is_text = isinstance(before, str)
     text = before if is_text else json.dumps(before, indent=2, ensure_ascii=False)
@@ -211,11 +212,11 @@ def _edit_by_hand(args: Namespace, before: Any) -> Job:
     typed = path.read_text("utf-8")
     if typed.removesuffix("\n") == text.removesuffix("\n"):
         path.unlink()
-        raise ValueError("nothing was changed. The output stays as it is.")
+        raise ValueError("you changed nothing. The output stays as it is.")
     try:
         job = _edit(args, _parsed(typed, before))
     except (HandoffError, ValueError):
-        print(f"What you typed is kept in {path}.", file=sys.stderr)
+        print(f"Your text is kept in {path}.", file=sys.stderr)
         raise
     path.unlink()
     return job
@@ -226,23 +227,21 @@ def _open_editor(path: Path) -> None:
     try:
         ended = subprocess.run([*shlex.split(program), str(path)], check=False)  # noqa: S603 - the person's own editor
     except OSError as error:
-        raise ValueError(f"{program} cannot be started: set VISUAL or EDITOR, or give --file.") from error
+        raise ValueError(f"{program} cannot be started. Set VISUAL or EDITOR, or give --file.") from error
     if ended.returncode != 0:
-        raise ValueError(f"{program} ended with {ended.returncode}. The output stays as it is; see {path}.")
+        raise ValueError(
+            f"{program} exited with {ended.returncode}. The output stays as it is. Your text is kept in {path}."
+        )
 
 
 def _parsed(text: str, before: Any) -> Any:
     """What was typed: a text where the output is one, without the end of the last line that editors add; else JSON.
 
-    :raises ValueError: it is no JSON.
+    :raises ValueError: it is not valid JSON.
     """
     if isinstance(before, str):
         return text if before.endswith("\n") else text.removesuffix("\n")
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"this is no JSON: {error}. The output stays as it is.") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON. The output stays as it is.")
+        return strict_json.loads(text)
+    except strict_json.NotJson as error:
+        raise ValueError(f"{error} The output stays as it is.") from None

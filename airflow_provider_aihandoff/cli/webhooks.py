@@ -1,6 +1,6 @@
 """`airflow aihandoff webhooks serve`: the receiver of webhooks without an API server around it.
 
-Not silenced as the other commands are: it runs for long, and what it logs is wanted.
+Its logs are not silenced as those of the other commands are: it runs for a long time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GRACE = 10
 
 @providers_configuration_loaded
 def serve(args: Namespace) -> None:
-    """Receive webhooks until the process is told to stop."""
+    """Receive webhooks until the process is stopped."""
     # As Airflow's own servers do: without it, connections in the metadata database are not found.
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
     try:
@@ -67,11 +67,11 @@ def _stop(number: int, _: object) -> None:
 def _check(conn_ids: Sequence[str], ledger_conn_id: str | None) -> None:
     """Return when webhooks can be verified and recorded.
 
-    :raises ValueError: one of the connections does not serve.
+    :raises ValueError: one of the connections cannot be used.
     :raises HandoffError: the ledger is not there, or not set up.
     """
     if not conn_ids:
-        raise ValueError("no OpenAI connection is named: webhook_conn_ids in the section aihandoff is empty.")
+        raise ValueError("no OpenAI connection is set: webhook_conn_ids in the section aihandoff is empty.")
     for conn_id in conn_ids:
         try:
             Verifier(read_secrets(conn_id))

@@ -1,4 +1,4 @@
-"""The plugin, as every Airflow process loads it. Light: the app is built only where somebody asks for it."""
+"""The plugin, as every Airflow process loads it. Light: the app is built only in the API server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AIHandoffPlugin(AirflowPlugin):
     ]
 
     @cached_property
-    def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list for whoever reads it
+    def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list, computed when it is read
         """The app. Only the API server reads this; its imports cost more than a second elsewhere."""
         from airflow_provider_aihandoff.web.app import build_app
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.testing.json_scalars import (
     Schema,
     UnsupportedSchemaError,
@@ -49,45 +50,36 @@ def resolve(schema: Any, root: Schema) -> Schema:
     Raises:
         UnsupportedSchemaError: the reference leads nowhere, or the schema accepts nothing.
     """
+    return _resolve(schema, Document(root))
+
+
+def _resolve(schema: Any, document: Document) -> Schema:
     for _ in range(_DEEPEST):
+        try:
+            schema = document.resolve(schema)
+        except UnresolvedReference as error:
+            raise UnsupportedSchemaError(str(error)) from None
         if schema is True:
             return {}
         if not isinstance(schema, Mapping):
             raise UnsupportedSchemaError(f"{schema!r} is not a schema that accepts anything.")
-        if "$ref" in schema:
-            schema = {**_follow(schema["$ref"], root), **_without(schema, "$ref")}
-        elif "allOf" in schema:
-            if len(schema["allOf"]) != 1:
-                raise UnsupportedSchemaError("allOf with several schemas cannot be sampled.")
-            schema = {**schema["allOf"][0], **_without(schema, "allOf")}
-        else:
+        if "allOf" not in schema:
             return schema
-    raise UnsupportedSchemaError("A $ref leads back to itself.")
-
-
-def _follow(reference: str, root: Schema) -> Schema:
-    target: Any = root
-    for part in reference.removeprefix("#").split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        target = target.get(name) if isinstance(target, Mapping) else None
-    if not reference.startswith("#") or not isinstance(target, Mapping):
-        raise UnsupportedSchemaError(f"$ref {reference!r} does not point at a schema in this document.")
-    return target
-
-
-def _without(schema: Schema, keyword: str) -> Schema:
-    return {name: value for name, value in schema.items() if name != keyword}
+        if len(schema["allOf"]) != 1:
+            raise UnsupportedSchemaError("allOf with several schemas cannot be sampled.")
+        schema = {**schema["allOf"][0], **{name: part for name, part in schema.items() if name != "allOf"}}
+    raise UnsupportedSchemaError("An allOf is nested too deeply.")
 
 
 class _Sampler:
     """One walk through one schema."""
 
     def __init__(self, root: Schema, source: random.Random) -> None:
-        self._root = root
+        self._document = Document(root)
         self._random = source
 
     def value(self, schema: Any, suggestion: object, depth: int) -> Any:
-        schema = resolve(schema, self._root)
+        schema = _resolve(schema, self._document)
         if depth > _DEEPEST:
             raise UnsupportedSchemaError("The schema has no document of finite depth.")
         if "const" in schema:
@@ -122,7 +114,7 @@ class _Sampler:
         if {"type": "number"} in branches and {"type": "string"} in branches:
             ordered = list(branches)  # how Pydantic writes a Decimal: the number, which is first, is always right
         if depth >= _GROWS_TO_DEPTH:
-            ordered.sort(key=lambda branch: "$ref" in json.dumps(resolve(branch, self._root)))
+            ordered.sort(key=lambda branch: "$ref" in json.dumps(_resolve(branch, self._document)))
         if suggestion is not NO_SUGGESTION:
             ordered.sort(key=lambda branch: not self._accepts(branch, suggestion))
         problems = []
@@ -135,7 +127,7 @@ class _Sampler:
 
     def _accepts(self, branch: Any, suggestion: object) -> bool:
         """Whether `suggestion` looks like it was meant for this branch of a union."""
-        schema = resolve(branch, self._root)
+        schema = _resolve(branch, self._document)
         if "const" in schema or "enum" in schema:
             return _is_among(suggestion, schema.get("enum", [schema.get("const")]))
         if isinstance(suggestion, Mapping) and "properties" in schema:

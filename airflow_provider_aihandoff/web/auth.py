@@ -27,26 +27,26 @@ from airflow_provider_aihandoff.hooks.ledger import shared_ledger
 
 Method = Literal["GET", "PUT"]
 
-#: ``none``: a person did it, not a page.
+#: ``none``: the user typed the address or used a bookmark.
 _OWN_SITES = frozenset({"same-origin", "none"})
 
 _NOT_THIS_DAG = (
-    "You may see this job, but not decide on it. That takes the permission to answer human-in-the-loop tasks of the "
+    "You can see this job, but you cannot decide on it. You need permission to answer human-in-the-loop tasks of the "
     "Dag {}."
 )
-_NOT_RECORDED = "Nothing was recorded and nothing was written outside."
+_NOT_RECORDED = "Nothing was recorded. No external write was made."
 
 
 class LedgerNotNamed(LedgerUnavailable):
-    """Airflow has no connection of the ledger that can be used."""
+    """Airflow has no usable connection to the ledger."""
 
 
 class DecisionForbidden(HandoffError):
     """The user may see the job, but not decide on it."""
 
 
-class ForeignRequest(HandoffError):
-    """A browser sent this request from another site, or does not say where from."""
+class CrossSiteRequest(HandoffError):
+    """A browser sent this request from another site, or does not say from which site."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Viewer:
         return bool(self.visible([job.dag_id]))
 
     def may_act(self, job: Job) -> bool:
-        """Whether the user may act on the jobs of its Dag: cancel them, roll them back, and say what became of them."""
+        """Whether the user may act on the jobs of its Dag: cancel them, roll them back, and resolve their effects."""
         return bool(self.answerable([job.dag_id]))
 
     def why_not(self, job: Job) -> str | None:
@@ -121,7 +121,7 @@ class Viewer:
     def _allowed(self, method: Method, dag_ids: Iterable[str]) -> list[str]:
         """Those of the Dags for which the user has a permission.
 
-        Somebody who has it for all of them costs one question to the auth manager, others one a Dag.
+        A user who has it for all of them costs one call to the auth manager, others one call for each Dag.
         """
         requests = [_request(method, dag_id, team) for dag_id, team in _teams(dag_ids).items()]
         if not requests:
@@ -138,7 +138,7 @@ class Viewer:
 def _with_relations(user: Any) -> Iterator[Any]:
     """A user whose groups can be read: that of the FAB auth manager is a row without a session, which loads none.
 
-    None where that row was deleted a moment ago: somebody without roles and groups.
+    None if that row was deleted a moment ago: a user without roles and groups.
     """
     row = inspect(user, raiseerr=False)
     if row is None:
@@ -184,9 +184,9 @@ def _ledger() -> Ledger:
         return shared_ledger()
     except (AirflowNotFoundException, ValueError) as error:
         raise LedgerNotNamed(
-            f"the connection of the ledger cannot be used: {str(error).rstrip('.')}.",
+            f"the connection to the ledger cannot be used: {str(error).rstrip('.')}.",
             written=_NOT_RECORDED,
-            remedy="Define it (type Postgres), and try again.",
+            remedy="Define it (type Postgres) and try again.",
         ) from error
 
 
@@ -198,7 +198,7 @@ LedgerDep = Annotated[Ledger, Depends(_ledger)]
 def visible_dag_ids(ledger: Ledger, viewer: Viewer, dag_id: str | None = None) -> list[str]:
     """The Dags that own jobs which the user may see.
 
-    :param dag_id: look at this one alone; one that owns no job is none of them.
+    :param dag_id: only this Dag, if it owns a job.
     """
     return viewer.visible(owner for owner in ledger.dag_ids() if dag_id in (None, owner))
 
@@ -206,7 +206,7 @@ def visible_dag_ids(ledger: Ledger, viewer: Viewer, dag_id: str | None = None) -
 def visible_record(ledger: Ledger, viewer: Viewer, job_id: int) -> JobRecord:
     """Return a job with all that belongs to it.
 
-    :raises JobNotFound: there is none, or the user may not see it: the two look the same.
+    :raises JobNotFound: there is none, or the user may not see it. The error does not say which.
     """
     check_visible(ledger, viewer, job_id)
     return ledger.record(job_id)
@@ -215,9 +215,9 @@ def visible_record(ledger: Ledger, viewer: Viewer, job_id: int) -> JobRecord:
 def check_visible(ledger: Ledger, viewer: Viewer, job_id: int) -> Job:
     """Return a job.
 
-    :raises JobNotFound: there is none, or the user may not see it: the two look the same.
+    :raises JobNotFound: there is none, or the user may not see it. The error does not say which.
     """
-    hidden = JobNotFound(f"the ledger has no job {job_id} that you may see.", written="")
+    hidden = JobNotFound(f"there is no job {job_id}, or you may not see it.", written="")
     try:
         job = ledger.job(job_id)
     except JobNotFound:
@@ -230,13 +230,13 @@ def check_visible(ledger: Ledger, viewer: Viewer, job_id: int) -> Job:
 def visible_effect(ledger: Ledger, viewer: Viewer, effect_id: int) -> tuple[Effect, Job]:
     """Return an effect, and the job that it belongs to.
 
-    :raises EffectNotFound: there is none, or the user may not see its job: the two look the same.
+    :raises EffectNotFound: there is none, or the user may not see its job. The error does not say which.
     """
     try:
         effect = ledger.effects.read(effect_id)
         return effect, check_visible(ledger, viewer, effect.job_id)
     except (EffectNotFound, JobNotFound):
-        raise EffectNotFound(f"the ledger has no effect {effect_id} that you may see.", written="") from None
+        raise EffectNotFound(f"there is no effect {effect_id}, or you may not see it.", written="") from None
 
 
 def check_may_act(viewer: Viewer, job: Job) -> None:
@@ -260,27 +260,27 @@ def check_may_decide(viewer: Viewer, job: Job) -> None:
 def check_same_origin(request: Request) -> None:
     """Return when the browser says that this request comes from a page of this site.
 
-    The login is a cookie with ``SameSite=Lax``; this holds where that does not: on a sibling subdomain, or in a
-    browser that ignores it. ``Sec-Fetch-Site`` says it best; browsers leave it out over plain HTTP, where ``Origin``
-    has to do. One of the two is there whenever a browser of this decade sends a form, so a request with neither is
-    refused too.
+    The login is a cookie with ``SameSite=Lax``. This check also works where the cookie's does not: on a sibling
+    subdomain, or in a browser that ignores it. ``Sec-Fetch-Site`` is the best source. Browsers leave it out over plain
+    HTTP, so ``Origin`` is used there. Every current browser sends one of the two with a form, so a request with
+    neither is refused too.
 
-    :raises ForeignRequest: it comes from elsewhere, or there is no telling.
+    :raises CrossSiteRequest: it comes from another site, or does not say from which.
     """
     site = request.headers.get("sec-fetch-site")
     own = site in _OWN_SITES if site is not None else _is_own_origin(request)
     if not own:
-        raise ForeignRequest(
-            "this request does not come from a page of this site.",
+        raise CrossSiteRequest(
+            "this request was not sent by a page of this site.",
             written=_NOT_RECORDED,
-            remedy="Open the job's page and decide there; programs send a bearer token to the REST API.",
+            remedy="Open the job's page and decide there. Programs send a bearer token to the REST API.",
         )
 
 
 def check_api_origin(request: Request) -> None:
-    """:func:`check_same_origin`, unless the request shows a bearer token: no other site can make a browser do that.
+    """:func:`check_same_origin`, unless the request has a bearer token: no other site can make a browser send one.
 
-    :raises ForeignRequest: it is authenticated by the cookie, and comes from elsewhere.
+    :raises CrossSiteRequest: it is authenticated by the cookie, and comes from another site.
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if not (scheme.lower() == "bearer" and token):

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
-#: Enough for the largest form that a page has: an output of some megabytes, or a batch of a thousand jobs.
+#: Enough for the largest form that a page has: an output of some megabytes, or a bulk decision on a thousand jobs.
 MAX_FORM = 16 * 2**20
 MAX_FIELDS = 5_000
 
@@ -20,7 +20,7 @@ async def form_of(request: Request) -> FormData:
     """
     length = request.headers.get("content-length", "")
     if not length.isdecimal() or int(length) > MAX_FORM:
-        raise HTTPException(413, f"A form may have {MAX_FORM // 2**20} MB at most.")
+        raise HTTPException(413, f"A form may be at most {MAX_FORM // 2**20} MB.")
     return await request.form(max_fields=MAX_FIELDS, max_part_size=MAX_FORM)
 
 

@@ -29,12 +29,12 @@ def set_up() -> None:
         legacy_names = conf.getboolean("metrics", "legacy_names_on")
         stats().initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=legacy_names)
     except Exception as error:  # noqa: BLE001  webhooks are taken without metrics too
-        log.warning("There are no metrics: %s", error)
+        log.warning("Metrics are off: %s", error)
 
 
 @cache
 def stats() -> Any:
-    """The metrics of the API server. They are not those of `airflow.sdk`, which nobody sets up in that process."""
+    """The metrics of the API server. Those of `airflow.sdk` are not set up in that process."""
     try:
         module = import_module("airflow.observability.stats")
     except ImportError:  # Airflow 3.1

@@ -1,6 +1,6 @@
 """What went wrong, as an answer: "problem details" (RFC 9457) for programs, a plain page for people.
 
-No answer carries a stack trace; what nobody foresaw is logged with one.
+No answer carries a stack trace. An unexpected error is logged with one.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from airflow_provider_aihandoff.core.errors import (
     StaleBatch,
     StaleDecision,
 )
-from airflow_provider_aihandoff.web.auth import DecisionForbidden, ForeignRequest, LedgerNotNamed
+from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed
 from airflow_provider_aihandoff.web.form_body import form_of
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a ledger that was away is worth another try.
+#: Seconds after which to try an unavailable ledger again.
 RETRY_AFTER = 10
 
 SECURITY_HEADERS: Mapping[str, str] = {
@@ -63,7 +63,7 @@ class Problem:
     """One problem, in the terms of RFC 9457.
 
     :param type: names the kind of problem; relative to the API, and stable.
-    :param digest: the job's review digest now, where a decision named another.
+    :param digest: the job's current review digest, if a decision named another.
     :param stale: why each of these jobs could not be decided on, by id.
     :param errors: what is wrong with the request, field by field.
     """
@@ -85,27 +85,27 @@ class Problem:
 
 
 _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
-    JobNotFound: (404, "job-not-found", "There is no such job"),
-    EffectNotFound: (404, "effect-not-found", "There is no such effect"),
+    JobNotFound: (404, "job-not-found", "Job not found"),
+    EffectNotFound: (404, "effect-not-found", "Effect not found"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),
     MayNotDecide: (403, "decision-forbidden", "You may not decide on this job"),
-    ForeignRequest: (403, "foreign-request", "This came from another site"),
-    StaleDecision: (409, "stale-decision", "The job is not what you saw any more"),
-    StaleBatch: (409, "stale-batch", "Some of the jobs are not what you saw any more"),
-    CannotChange: (409, "cannot-change", "The output cannot be changed like this"),
+    CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
+    StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),
+    StaleBatch: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),
+    CannotChange: (409, "cannot-change", "The output cannot be changed this way"),
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
     CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
-    CannotResolve: (409, "cannot-resolve", "This effect is not what you saw any more"),
+    CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
     CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
-    LedgerSchemaError: (503, "ledger-schema", "The ledger has to be set up"),
-    LedgerUnavailable: (503, "ledger-unavailable", "The ledger cannot be reached"),
-    OperationalError: (503, "ledger-unavailable", "The ledger cannot be reached"),
-    HandoffError: (409, "refused", "This cannot be done"),
+    LedgerSchemaError: (503, "ledger-schema", "The ledger's schema is missing or out of date"),
+    LedgerUnavailable: (503, "ledger-unavailable", "The ledger is unavailable"),
+    OperationalError: (503, "ledger-unavailable", "The ledger is unavailable"),
+    HandoffError: (409, "refused", "The request was refused"),
 }
 
 
 #: The fields of forms that people write into; those of an edit begin with the last one.
-_TYPED = ("comment", "external_id", "reason", "why", "value")
+_TYPED = ("comment", "external_id", "reason", "value")
 
 #: Where the same form, sent again later, may be taken.
 _LATER = frozenset({401, 503})
@@ -124,27 +124,27 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
             stale = error.stale if isinstance(error, StaleBatch) else {}
             return Problem(status, name, title, _detail(error), digest, stale)
     return Problem(
-        500, "internal-error", "Something went wrong here", "It was logged. Reload the page to see what is so now."
+        500, "internal-error", "Something went wrong", "The error was logged. Reload the page to see the current state."
     )
 
 
 def _http_problem(error: HTTPException) -> Problem:
-    # No route here raises one by itself: 401 and 403 are Airflow's answers to a token that is missing, over or forged.
+    # No route here raises one: 401 and 403 are Airflow's answers to a token that is missing, expired or forged.
     if error.status_code in (401, 403):
         return Problem(
-            401, "not-logged-in", "You are not logged in", "Log in to Airflow; programs send a bearer token."
+            401, "not-logged-in", "You are not logged in", "Log in to Airflow. Programs send a bearer token."
         )
     if error.status_code == 404:
-        return Problem(404, "not-found", "There is no such page", "Look at the address again.")
-    return Problem(error.status_code, "refused", "This cannot be done", str(error.detail))
+        return Problem(404, "not-found", "Page not found", "Check the address.")
+    return Problem(error.status_code, "refused", "The request was refused", str(error.detail))
 
 
 def _detail(error: Exception) -> str:
-    """What to say of an error. What the database said is for the log: it names hosts and roles."""
+    """The detail of an error. The database's own message is for the log: it names hosts and roles."""
     if isinstance(error, (LedgerUnavailable, OperationalError)) and not isinstance(error, LedgerNotNamed):
         return (
-            "Its database does not answer, or broke off; the log of the API server says more. Try again in a moment: "
-            "the same, sent twice, counts once."
+            "Its database is unavailable, or the connection broke. The API server's log has the details. Try again in "
+            "a moment: a decision that is sent twice counts once."
         )
     text = str(error)
     return text[:1].upper() + text[1:]
@@ -168,8 +168,8 @@ async def _form(request: Request) -> list[tuple[str, str]]:
 def answer(request: Request, error: Exception, *, form: Sequence[tuple[str, str]] = ()) -> Response:
     """Answer with a problem: JSON to a program, a page to a person. A person who is not logged in is sent to do so.
 
-    :param form: what was sent. Where a login or some patience is all that it takes, the page can send it again. What
-        another site wrote does not come here: it is refused before anybody asks who sent it.
+    :param form: what was sent. If a login or a second try is all that is needed, the page can send it again. A form of
+        another site does not come here: it is refused before the user is known.
     """
     problem = describe(error)
     if problem.status == 503:
@@ -225,7 +225,7 @@ def problem_response(problem: Problem) -> Response:
 
 
 def _next(request: Request) -> str:
-    """Where to go after the login: here, or to the job whose decision could not be taken."""
+    """Where to go after the login: this page, or the job whose decision was not recorded."""
     if request.method == "POST" and "job_id" in request.path_params:
         return path_to(request, "show_job", job_id=request.path_params["job_id"])
     query = f"?{request.url.query}" if request.url.query else ""
@@ -233,7 +233,7 @@ def _next(request: Request) -> str:
 
 
 class Shield:
-    """Puts the security headers on every answer, and a plain one in the place of an error that nobody foresaw.
+    """Puts the security headers on every answer, and a plain one in the place of an unexpected error.
 
     A middleware and not an exception handler: those for ``Exception`` answer, and then raise the error on into
     Airflow's own middlewares, which can cut the answer off.

@@ -6,11 +6,9 @@ to them as some other.
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from typing import Any
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.core.webhooks.signature import Reason, Rejected
 
@@ -30,10 +28,10 @@ def parse(webhook_id: str, conn_id: str, body: bytes) -> Delivery:
     :raises Rejected: it is no event: not a JSON object, or none that can be kept exactly.
     """
     try:
-        event = _load(body)
-    except (ValueError, RecursionError):
+        event = strict_json.loads(body, unique_keys=True, max_depth=MAX_DEPTH)
+    except strict_json.NotJson:
         raise Rejected(Reason.MALFORMED) from None
-    if not isinstance(event, dict) or not _is_shallow(event):
+    if not isinstance(event, dict):
         raise Rejected(Reason.MALFORMED)
     event_type = event.get("type")
     if not isinstance(event_type, str) or not 0 < len(event_type) <= MAX_NAME:
@@ -51,40 +49,3 @@ def _response_id(data: object) -> str | None:
     """The id that an event names; None where it names none that a response could have."""
     named = data.get("id") if isinstance(data, dict) else None
     return named if isinstance(named, str) and _RESPONSE_ID.fullmatch(named) else None
-
-
-def _load(body: bytes) -> Any:
-    return json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _is_shallow(event: object) -> bool:
-    level = [event]
-    for _ in range(MAX_DEPTH):
-        level = [child for item in level for child in _children(item)]
-        if not level:
-            return True
-    return False
-
-
-def _children(item: object) -> list[Any]:
-    if isinstance(item, dict):
-        return list(item.values())
-    return item if isinstance(item, list) else []

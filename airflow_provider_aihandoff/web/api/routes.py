@@ -1,4 +1,4 @@
-"""The jobs API: what the review pages show and do, for programs."""
+"""The jobs API: all that the review pages show and do, for programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from airflow_provider_aihandoff.web.auth import (
 )
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.pages.job_page import votes_of
-from airflow_provider_aihandoff.web.pages.review_queue import decide_together, turns
+from airflow_provider_aihandoff.web.pages.review_queue import decide_in_bulk, review_queue
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, describe, problem_response
 from airflow_provider_aihandoff.web.render import json_form
 from airflow_provider_aihandoff.web.render.formatting import schema_of
@@ -50,10 +50,10 @@ router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=Asci
 def list_jobs(
     viewer: ViewerDep,
     ledger: LedgerDep,
-    state: Annotated[list[JobState], Query(description="Only in this state; may be given again.")] = [],  # noqa: B006
+    state: Annotated[list[JobState], Query(description="Only jobs in this state. Repeat it for several states.")] = [],  # noqa: B006
     dag_id: str | None = None,
     run_id: Annotated[str | None, Query(pattern=r"^[^\x00]*$")] = None,
-    after: Annotated[schemas.JobId | None, Query(description="`next` of the page before.")] = None,
+    after: Annotated[schemas.JobId | None, Query(description="`next` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.JobList:
     """List the jobs that you may see, newest first."""
@@ -65,7 +65,7 @@ def list_jobs(
 
 @router.get("/jobs/{job_id}", responses=_problems(404, 422), response_model=schemas.JobRecord)
 def get_job(job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Return everything the ledger knows of one job."""
+    """Return everything the ledger knows about one job."""
     return _record(ledger, viewer, job_id)
 
 
@@ -76,7 +76,7 @@ def get_job(job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Resp
     dependencies=[Depends(check_api_origin)],
 )
 def decide(job_id: schemas.JobId, body: schemas.DecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Approve, reject or request changes of exactly what you saw. The same answer, sent again, changes nothing."""
+    """Approve, reject, or request changes to exactly what you saw. The same decision, sent again, changes nothing."""
     check_may_decide(viewer, check_visible(ledger, viewer, job_id))
     try:
         ledger.reviews.decide(job_id, body.verdict, digest=body.digest, person=viewer.person, comment=body.comment)
@@ -101,7 +101,7 @@ def get_revision(job_id: schemas.JobId, number: schemas.Number, viewer: ViewerDe
     dependencies=[Depends(check_api_origin)],
 )
 def edit(job_id: schemas.JobId, body: schemas.EditBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Put your version of the output in the place of the one that you saw. Its plan is rendered anew, to decide on."""
+    """Replace the output that you saw by your version. Its plan is then rendered again, for a new decision."""
     check_may_decide(viewer, check_visible(ledger, viewer, job_id))
     schema = schema_of(ledger.record(job_id).revision)
     if errors := json_form.check(schema, body.output):
@@ -117,35 +117,35 @@ def edit(job_id: schemas.JobId, body: schemas.EditBody, viewer: ViewerDep, ledge
 def list_reviews(
     viewer: ViewerDep,
     ledger: LedgerDep,
-    mine: Annotated[bool, Query(description="Only what waits for you.")] = False,
+    mine: Annotated[bool, Query(description="Only jobs that wait for you.")] = False,
     dag_id: str | None = None,
     run_id: schemas.RunId = None,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """List what waits for a decision, yours first, and what waits longest first."""
-    found = turns(ledger, viewer, dag_id, run_id)
-    shown = [turn for turn in found if turn.mine or not mine]
+    """List the jobs that wait for a decision: yours first, and the oldest first."""
+    waiting = review_queue(ledger, viewer, dag_id, run_id)
+    shown = [item for item in waiting if item.mine or not mine]
     reviews = [
         {
-            **{name: getattr(turn.review, name) for name in schemas.PendingReview.model_fields if name not in _OWN},
-            **{name: getattr(turn, name) for name in _OWN},
+            **{name: getattr(item.review, name) for name in schemas.PendingReview.model_fields if name not in _OWN},
+            **{name: getattr(item, name) for name in _OWN},
         }
-        for turn in shown[offset : offset + limit]
+        for item in shown[offset : offset + limit]
     ]
-    return AsciiJSONResponse({"reviews": reviews, "total": len(found), "mine": sum(turn.mine for turn in found)})
+    return AsciiJSONResponse({"reviews": reviews, "total": len(waiting), "mine": sum(item.mine for item in waiting)})
 
 
 @router.post(
     "/decisions",
     responses=_problems(409, 422),
-    response_model=schemas.BatchAnswer,
+    response_model=schemas.BulkDecisionAnswer,
     dependencies=[Depends(check_api_origin)],
 )
-def decide_many(body: schemas.BatchBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Approve or reject many jobs, each exactly as you saw it, or none of them. Sent again, it changes nothing."""
+def decide_many(body: schemas.BulkDecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Approve or reject many jobs, each exactly as you saw it: all or none. The same, sent again, changes nothing."""
     choices = [(choice.job_id, choice.digest) for choice in body.jobs]
-    jobs = decide_together(ledger, viewer, choices, body.verdict, body.comment)
+    jobs = decide_in_bulk(ledger, viewer, choices, body.verdict, body.comment)
     return AsciiJSONResponse({"jobs": [_fields(schemas.Job, job) for job in jobs]})
 
 
@@ -156,7 +156,7 @@ def decide_many(body: schemas.BatchBody, viewer: ViewerDep, ledger: LedgerDep) -
     dependencies=[Depends(check_api_origin)],
 )
 def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Stop a job: nothing else of it is sent. Of one that is cancelled, it changes nothing."""
+    """Cancel a job: none of its effects is sent from now on. A job that is cancelled already does not change."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
     with clients() as client_for:
         cancel_job(ledger, client_for, job_id, actor=viewer.actor, reason=body.reason)
@@ -170,7 +170,7 @@ def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, l
     dependencies=[Depends(check_api_origin)],
 )
 def roll_back(job_id: schemas.JobId, body: schemas.RollBackBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Take back what a job has written, as far as that goes without waiting; sent again, it goes on."""
+    """Undo what a job has written, as far as possible without waiting. Send it again to continue."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
     done = roll_back_now(ledger, job_id, actor=viewer.actor, reason=body.reason, leave=body.leave)
     return _record(ledger, viewer, job_id, unfinished=_unfinished(done) if isinstance(done, Unfinished) else None)
@@ -178,7 +178,7 @@ def roll_back(job_id: schemas.JobId, body: schemas.RollBackBody, viewer: ViewerD
 
 def _unfinished(left: Unfinished) -> dict[str, Any]:
     effect_id = None if left.effect is None else left.effect.effect_id
-    return {"why": left.why, "seconds": left.seconds, "effect_id": effect_id}
+    return {"reason": left.why, "retry_after": left.seconds, "effect_id": effect_id}
 
 
 @router.post(
@@ -190,16 +190,24 @@ def _unfinished(left: Unfinished) -> dict[str, Any]:
 def resolve(
     effect_id: schemas.EffectId, body: schemas.ResolutionBody, viewer: ViewerDep, ledger: LedgerDep
 ) -> Response:
-    """Say what became of an effect whose outcome is not known. The same answer, sent again, changes nothing."""
+    """Resolve an effect whose outcome is unknown. The same answer, sent again, changes nothing."""
     effect, job = visible_effect(ledger, viewer, effect_id)
     check_may_act(viewer, job)
-    answer(ledger, effect.effect_id, actor=viewer.actor, **body.model_dump())
+    answer(
+        ledger,
+        effect.effect_id,
+        applied=body.applied,
+        external_id=body.external_id,
+        why=body.reason,
+        actor=viewer.actor,
+        attempt=body.attempt,
+    )
     return _record(ledger, viewer, effect.job_id)
 
 
 @router.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request, viewer: ViewerDep) -> Response:
-    """The description of this API, for those who are logged in."""
+    """The OpenAPI description of this API, for users who are logged in."""
     schema = {**request.app.openapi(), "servers": [{"url": request.scope["root_path"]}]}
     return AsciiJSONResponse(schema)
 
@@ -207,7 +215,7 @@ def openapi(request: Request, viewer: ViewerDep) -> Response:
 def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Response:
     """A job as :class:`schemas.JobRecord` describes it, not made by it: Pydantic bounds how deep an output may nest.
 
-    :param more: what the answer says beside that.
+    :param more: what the answer has beside that.
     """
     record = visible_record(ledger, viewer, job_id)
     why_not = viewer.why_not(record.job)

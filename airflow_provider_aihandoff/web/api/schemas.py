@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
-from airflow_provider_aihandoff.core.models import ActorKind, Approval, AuthorKind, DeciderKind, Verdict
-from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core import ledger, models
+from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
 
-#: What PostgreSQL's `bigint` can hold.
+#: The largest `bigint` of PostgreSQL.
 MAX_ID = 2**63 - 1
 MAX_COMMENT = 10_000
 MAX_EXTERNAL_ID = 1_000
@@ -20,7 +18,7 @@ MAX_NAMES = 1_000
 
 
 def _clean_comment(value: Any) -> Any:
-    """A comment as it is kept: without what PostgreSQL cannot hold, line ends as a form's text area shows them."""
+    """A comment as it is stored: without what PostgreSQL cannot store, line ends as a form's text area shows them."""
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "replace").decode().replace("\x00", "").replace("\r\n", "\n").strip()
@@ -40,29 +38,29 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The job's 
 Comment = Annotated[
     Annotated[str, Field(max_length=MAX_COMMENT)] | None,
     BeforeValidator(_clean_comment),
-    Field(description="Why; goes on the record."),
+    Field(description="Why; kept in the job's history."),
 ]
 Reason = Annotated[
     Annotated[str, Field(min_length=1, max_length=MAX_COMMENT)],
     BeforeValidator(_clean_reason),
-    Field(description="Why; goes on the record."),
+    Field(description="Why; kept in the job's history."),
 ]
 ExternalId = Annotated[
     Annotated[str, Field(max_length=MAX_EXTERNAL_ID)] | None,
     BeforeValidator(_clean_comment),
-    Field(description="The id of the record in the target, where it was applied and has one."),
+    Field(description="The id of the record in the target, if it was applied and has one."),
 ]
 Attempt = Annotated[
     Annotated[int, Field(ge=1, le=2**31 - 1)] | None,
-    Field(description="The `attempt` that you looked for; the newest where it is left out."),
+    Field(description="The `attempt` that you checked; the newest by default."),
 ]
-Names = Annotated[list[str], Field(max_length=MAX_NAMES, description="Names of effects that are to stay as they are.")]
+Names = Annotated[list[str], Field(max_length=MAX_NAMES, description="Names of effects that are not undone.")]
 OwnVerdict = Literal["approve", "reject", "request changes"]
-BatchVerdict = Literal["approve", "reject"]
+BulkVerdict = Literal["approve", "reject"]
 
 
 class DecisionBody(BaseModel):
-    """A decision. Who decides is known from the login, and cannot be said here."""
+    """A decision. The decider is the logged-in user, and cannot be named here."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,7 +70,7 @@ class DecisionBody(BaseModel):
 
 
 class CancelBody(BaseModel):
-    """A wish to stop a job. Who cancels is known from the login."""
+    """A request to cancel a job. It is recorded in the name of the logged-in user."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,7 +78,7 @@ class CancelBody(BaseModel):
 
 
 class RollBackBody(BaseModel):
-    """A wish to take back what a job has written. Who does so is known from the login."""
+    """A request to undo what a job has written. It is recorded in the name of the logged-in user."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,20 +87,20 @@ class RollBackBody(BaseModel):
 
 
 class ResolutionBody(BaseModel):
-    """What became of an effect whose outcome is not known. Who says so is known from the login."""
+    """The outcome of an effect whose outcome is unknown. It is recorded in the name of the logged-in user."""
 
     model_config = ConfigDict(extra="forbid")
 
     applied: StrictBool
     external_id: ExternalId = None
-    why: Reason
+    reason: Reason
     attempt: Attempt = None
 
     @field_validator("external_id")
     @classmethod
     def _only_of_a_record(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("applied") is False:
-            raise ValueError("what was not applied has no record in the target")
+            raise ValueError("an effect that was not applied has no record in the target")
         return value
 
 
@@ -111,13 +109,13 @@ def _as_choice(text: str) -> tuple[int, str]:
     return int(job_id), digest
 
 
-#: One job of a batch with the digest that was seen, as the batch page writes it.
+#: One selected job with the digest that was seen, as the bulk review page writes it.
 Chosen = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}:[0-9a-f]{64}$")]
-MAX_BATCH = 1_000
+MAX_BULK = 1_000
 
 
-class BatchScope(BaseModel):
-    """What a batch page is about."""
+class BulkScope(BaseModel):
+    """Which jobs the bulk review page shows."""
 
     by: GroupBy = GroupBy.TYPE
     group: Annotated[str | None, Field(max_length=64)] = None
@@ -125,12 +123,12 @@ class BatchScope(BaseModel):
     run_id: RunId = None
 
 
-class BatchForm(BatchScope):
-    """What the form of a batch page says."""
+class BulkForm(BulkScope):
+    """What the form of the bulk review page sends."""
 
-    verdict: BatchVerdict
+    verdict: BulkVerdict
     comment: Comment = None
-    jobs: Annotated[list[Chosen], Field(max_length=MAX_BATCH)]
+    jobs: Annotated[list[Chosen], Field(max_length=MAX_BULK)]
 
     @property
     def choices(self) -> list[tuple[int, str]]:
@@ -139,7 +137,7 @@ class BatchForm(BatchScope):
 
 
 class Choice(BaseModel):
-    """One job of a batch, with the digest that was seen."""
+    """One selected job, with the digest that was seen."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -147,14 +145,14 @@ class Choice(BaseModel):
     digest: Digest
 
 
-class BatchBody(BaseModel):
-    """One answer to many jobs. Who decides is known from the login."""
+class BulkDecisionBody(BaseModel):
+    """One decision on many jobs. The decider is the logged-in user."""
 
     model_config = ConfigDict(extra="forbid")
 
-    verdict: BatchVerdict
+    verdict: BulkVerdict
     comment: Comment = None
-    jobs: Annotated[list[Choice], Field(min_length=1, max_length=MAX_BATCH)]
+    jobs: Annotated[list[Choice], Field(min_length=1, max_length=MAX_BULK)]
 
     @field_validator("jobs")
     @classmethod
@@ -165,16 +163,16 @@ class BatchBody(BaseModel):
 
 
 class EditBody(BaseModel):
-    """A changed output. Who changes it is known from the login."""
+    """A changed output. The author is the logged-in user."""
 
     model_config = ConfigDict(extra="forbid")
 
     digest: Digest
-    output: Annotated[Any, Field(description="The whole output, as the job's output type has it.")]
+    output: Annotated[Any, Field(description="The whole output, in the form of the job's output type.")]
 
 
 class EditForm(BaseModel):
-    """What the edit form says beside the output itself.
+    """What the edit form sends beside the output itself.
 
     :param revision: the number of the revision that it was filled with.
     :param do: ``save``, ``check``, ``add NAME`` or ``remove NAME``, with the name of a list or of a row in it.
@@ -189,28 +187,15 @@ class _Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+@from_record(
+    ledger.JobSummary,
+    notes={
+        "cost_usd": "Of all revisions whose price is known; null when there is none.",
+        "unpriced": "How many revisions were billed at a price that is unknown.",
+    },
+)
 class JobItem(_Answer):
     """One job in a list, without its content."""
-
-    job_id: int
-    job_type: str
-    job_key: str
-    state: JobState
-    state_reason: str | None
-    requested_by: str
-    revision: int
-    review_digest: str | None
-    review_deadline: datetime | None
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    created_at: datetime
-    updated_at: datetime
-    cost_usd: Decimal | None = Field(description="Of all revisions whose price is known; null when there is none.")
-    unpriced: int = Field(description="How many revisions were billed at a price that is unknown.")
-    effects: int
-    unknown_effects: int
 
 
 class JobList(_Answer):
@@ -220,140 +205,85 @@ class JobList(_Answer):
     next: int | None = Field(description="Pass it as `after` for the next page; null on the last one.")
 
 
+@from_record(
+    models.Job,
+    internal=frozenset({"ti_id", "event_seq", "event_hash", "review_on_timeout", "decided_before"}),
+    notes={
+        "triggered_by": "The user who triggered the Dag run, if there is one.",
+        "max_cost_usd": "Above this, the model is not asked for changes.",
+        "review": "Who may decide, how many approvals are needed, when reviewers are notified, and why a review is "
+        "needed.",
+        "review_digest": "What a decision must name; null while there is no plan.",
+        "escalated_at": "Since when the approvers of the escalation may decide as well.",
+        "cancelling": "Why it is being cancelled, while its response or an effect is under way.",
+    },
+)
 class Job(_Answer):
     """The contract."""
 
-    job_id: int
-    job_type: str
-    job_key: str
-    state: JobState
-    state_reason: str | None
-    input: Any
-    input_digest: str
-    requested_by: str
-    triggered_by: str | None = Field(description="The user who triggered the Dag run, if somebody has.")
-    permissions: Any
-    approval: Approval
-    approval_reason: str | None
-    max_revisions: int
-    max_cost_usd: Decimal | None = Field(description="Above this, the model is not asked for changes.")
-    revision: int
-    review: Any = Field(
-        description="Who may decide and how many have to, when reviewers are told, and why a person is asked."
-    )
-    review_digest: str | None = Field(description="What a decision must name; null while there is no plan.")
-    review_deadline: datetime | None
-    review_asked_at: datetime | None
-    reminded_at: datetime | None
-    escalated_at: datetime | None = Field(description="Since when those of the escalation may decide as well.")
-    decision_id: int | None
-    cancelling: str | None = Field(
-        description="Why it is being cancelled, while its response or an effect is under way."
-    )
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    try_number: int
-    created_at: datetime
-    updated_at: datetime
+
+_REVISION_INTERNAL = frozenset(
+    {"revision_id", "job_id", "request", "request_digest", "submit_token", "submit_lease_until"}
+)
+_REVISION_NOTES = {
+    "author": "The login name or account of the person who edited; else `model`.",
+    "author_id": "The id of a user who edited, where it is not the login name.",
+    "based_on": "The number of the revision that it edits, or continues.",
+    "changes": "What the model was asked to change.",
+    "cost_usd": "Null: not billed, or the price is unknown.",
+}
 
 
+@from_record(models.Revision, internal=_REVISION_INTERNAL | {"output", "error"}, notes=_REVISION_NOTES)
 class RevisionItem(_Answer):
     """One version of a job's output, without its content."""
 
-    number: int
-    author: str = Field(description="The login name or account of the person who edited; else `model`.")
-    author_kind: AuthorKind
-    author_id: str | None = Field(description="The id of a user who edited, where it is not the login name.")
-    based_on: int | None = Field(description="The number of the revision that it edits, or continues.")
-    changes: str | None = Field(description="What the model was asked to change.")
-    state: RevisionState
-    conn_id: str
-    deadline: datetime
-    submissions: int
-    unknown_submissions: int
-    response_id: str | None
-    response_status: str | None
-    output_digest: str | None
-    usage: Any
-    cost_usd: Decimal | None = Field(description="Null: not billed, or the price is unknown.")
-    created_at: datetime
-    submitted_at: datetime | None
-    completed_at: datetime | None
 
-
-class Revision(RevisionItem):
+@from_record(models.Revision, internal=_REVISION_INTERNAL, notes=_REVISION_NOTES)
+class Revision(_Answer):
     """One version of a job's output."""
 
-    output: Any
-    error: Any
 
-
+@from_record(
+    models.Effect,
+    internal=frozenset({"job_id", "claim_token", "created_at", "updated_at"}),
+    notes={
+        "plan": "The exact request; secrets are masked.",
+        "current": "What the target had when the plan was rendered: `at`, and `record` or `error`; null if unread.",
+        "undo": "The declared undo; of an effect that undoes another one, its options.",
+        "after_effects": "Names of the effects that must be applied before this one.",
+        "undoes": "The `effect_id` of the effect that this one undoes.",
+        "claim_until": "Until then no other sender may send it, even if its sender has died.",
+    },
+)
 class Effect(_Answer):
     """One intended write."""
 
-    effect_id: int
-    revision: int
-    name: str
-    position: int
-    kind: str
-    effect_key: str
-    state: EffectState
-    plan: Any = Field(description="The exact request; secrets are masked.")
-    plan_digest: str
-    current: Any = Field(
-        description="What the target had when the plan was rendered: `at`, and `record` or `error`; null if unread."
-    )
-    undo: Any = Field(description="The declared way back; of an effect that takes another one back, its options.")
-    after_effects: list[str] = Field(description="Names of the effects that must be applied before this one.")
-    undoes: int | None = Field(description="The `effect_id` of the effect that this one takes back.")
-    attempt: int
-    claimed_by: str | None
-    claimed_at: datetime | None
-    claim_until: datetime | None = Field(description="Until then nobody else sends it, even if its sender has died.")
-    unknown_since: datetime | None
-    external_id: str | None
-    result: Any
-    error: str | None
 
-
+@from_record(
+    models.Decision,
+    internal=frozenset({"job_id"}),
+    notes={
+        "decided_by": "A login name, an account, a policy or `timeout`, as `decided_by_kind` says.",
+        "decided_by_id": "The id of a user, where it is not the login name.",
+    },
+)
 class Decision(_Answer):
     """An answer to one exact digest."""
 
-    decision_id: int
-    revision: int
-    verdict: Verdict
-    digest: str
-    decided_by: str = Field(description="A login name, an account, a policy or `timeout`, as `decided_by_kind` says.")
-    decided_by_id: str | None = Field(description="The id of a user, where it is not the login name.")
-    decided_by_kind: DeciderKind
-    comment: str | None
-    created_at: datetime
 
-
+@from_record(
+    models.Event,
+    internal=frozenset({"job_id"}),
+    notes={
+        "actor": "Who, in words.",
+        "actor_name": "A login name, an account, a policy, a connection or a program.",
+        "actor_user_id": "The id of a user, where it is not the login name.",
+        "hash_version": "2: the hash covers every field. 1: all but this and the `actor_` ones.",
+    },
+)
 class Event(_Answer):
     """One line of a job's history."""
-
-    seq: int
-    at: datetime
-    actor: str = Field(description="Who, in words.")
-    actor_kind: ActorKind
-    actor_name: str | None = Field(description="A login name, an account, a policy, a connection or a program.")
-    actor_user_id: str | None = Field(description="The id of a user, where it is not the login name.")
-    actor_dag_id: str | None
-    actor_run_id: str | None
-    actor_task_id: str | None
-    actor_map_index: int | None
-    actor_try_number: int | None
-    event: str
-    from_state: str | None
-    to_state: str
-    reason: str | None
-    detail: Any
-    previous_hash: str
-    hash: str
-    hash_version: int = Field(description="2: the hash covers every field. 1: all but this and the `actor_` ones.")
 
 
 class JobRecord(_Answer):
@@ -365,52 +295,49 @@ class JobRecord(_Answer):
     effects: list[Effect] = Field(description="Of every revision, in the order of the plan.")
     decisions: list[Decision]
     events: list[Event]
-    votes: list[str] = Field(description="Who has approved what it says now, where it waits for more.")
+    votes: list[str] = Field(description="Who has approved the current version, while more approvals are needed.")
     may_decide: bool = Field(description="Whether you may decide on it.")
     why_not: str | None = Field(description="Why you may not.")
 
 
+@from_record(
+    models.PendingReview,
+    internal=frozenset({"voters"}),
+    notes={
+        "review": "Who may decide, how many approvals are needed, and why a review is needed.",
+        "review_digest": "What a decision must name; null while there is no plan.",
+    },
+)
 class PendingReview(_Answer):
     """A job that waits for a decision."""
 
-    job_id: int
-    job_type: str
-    job_key: str
-    dag_id: str
-    run_id: str
-    requested_by: str
-    triggered_by: str | None
-    review: Any = Field(description="Who may decide and how many have to, and why a person is asked.")
-    review_digest: str | None = Field(description="What a decision must name; null while there is no plan.")
-    review_deadline: datetime | None
-    review_asked_at: datetime | None
-    escalated_at: datetime | None
-    created_at: datetime
-    votes: list[str] = Field(description="Who has approved what it says now.")
+    votes: list[str] = Field(description="Who has approved the current version.")
     mine: bool = Field(description="It waits for you: you may decide on it, and have not approved it yet.")
     why_not: str | None = Field(description="Why you may not decide on it.")
 
 
 class ReviewList(_Answer):
-    """What waits for a decision: yours first, and what waits longest first."""
+    """The jobs that wait for a decision: yours first, and the oldest first."""
 
     reviews: list[PendingReview]
-    total: int = Field(description="How many wait.")
+    total: int = Field(description="How many jobs wait.")
     mine: int = Field(description="How many of them wait for you.")
 
 
-class BatchAnswer(_Answer):
+class BulkDecisionAnswer(_Answer):
     """The jobs, as they are after the decision."""
 
     jobs: list[Job]
 
 
 class Unfinished(_Answer):
-    """What keeps a roll-back from going on."""
+    """Why a roll-back is not finished."""
 
-    why: str
-    seconds: float | None = Field(description="When to send it again; null: when somebody has done something about it.")
-    effect_id: int | None = Field(description="The undo that is waited for, where there is one.")
+    reason: str
+    retry_after: float | None = Field(
+        description="Seconds after which to send the request again; null: first do what the reason says."
+    )
+    effect_id: int | None = Field(description="The undo that it waits for, if there is one.")
 
 
 class RollBackAnswer(JobRecord):
@@ -427,7 +354,7 @@ class FieldError(_Answer):
 
 
 class StaleJob(_Answer):
-    """A job that a batch could not decide on."""
+    """A job that a bulk decision could not decide on."""
 
     job_id: int
     detail: str
@@ -440,6 +367,6 @@ class Problem(_Answer):
     title: str
     status: int
     detail: str
-    digest: str | None = Field(None, description="The job's review digest now, where a decision named another.")
-    stale: list[StaleJob] = Field([], description="The jobs that a batch could not decide on, and why.")
+    digest: str | None = Field(None, description="The job's current review digest, if a decision named another.")
+    stale: list[StaleJob] = Field([], description="The jobs that a bulk decision could not decide on, and why.")
     errors: list[FieldError] = Field([], description="What is wrong with the request, field by field.")

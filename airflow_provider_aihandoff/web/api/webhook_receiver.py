@@ -1,6 +1,6 @@
-"""The receiver of OpenAI's webhooks: public, so it does little for whoever cannot sign, and tells them nothing.
+"""The receiver of OpenAI's webhooks: public, so it does little work for unsigned requests, and tells them nothing.
 
-An answer of 2xx says that the delivery is in the ledger. Every other one makes OpenAI deliver it again, for 72 hours.
+An answer of 2xx says that the delivery is in the ledger. After any other answer, OpenAI delivers again, for 72 hours.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _LEDGER_PARAMETERS = {"connect_timeout": 2, "tcp_user_timeout": 5000}
 _LOOKED_AT = (Disposition.QUARANTINED, Disposition.LATE)
 
 NOT_FOUND = describe(HTTPException(404))
-NOT_JSON = Problem(415, "not-json", "A webhook is JSON", "Send the content type application/json.")
-TOO_LARGE = Problem(413, "too-large", "This is too large for a webhook", "The body is over the limit.")
-TOO_SLOW = Problem(408, "too-slow", "The webhook did not arrive", "The body took too long.")
-REFUSED = Problem(400, "webhook-refused", "This webhook is refused", "It is not signed as it must be, or is no event.")
+NOT_JSON = Problem(415, "not-json", "A webhook must be JSON", "Send the content type application/json.")
+TOO_LARGE = Problem(413, "too-large", "The webhook is too large", "The body is over the limit.")
+TOO_SLOW = Problem(408, "too-slow", "The webhook did not arrive in time", "Reading the body took too long.")
+REFUSED = Problem(400, "webhook-refused", "The webhook was refused", "It is not signed correctly, or is not an event.")
 UNAVAILABLE = Problem(503, "unavailable", "The webhook cannot be recorded now", "Deliver it again later.")
 
 router = APIRouter()
@@ -116,7 +116,7 @@ class Receiver:
     async def _receive(self, conn_id: str, request: Request) -> Receipt:
         # In this order: each step costs more than the one before, and the first ones cost nothing.
         if conn_id not in self.conn_ids:
-            raise _TurnedAway(NOT_FOUND, "its webhooks are not taken ([aihandoff] webhook_conn_ids)")
+            raise _TurnedAway(NOT_FOUND, "its webhooks are not accepted ([aihandoff] webhook_conn_ids)")
         if _media_type(request) != "application/json":
             raise _TurnedAway(NOT_JSON, "the content type is not application/json")
         body = await _read(request, self._body_limit)
@@ -209,7 +209,7 @@ def open_ledger(ledger_conn_id: str | None) -> Ledger:
     try:
         conninfo = LedgerHook(ledger_conn_id).conninfo()
     except (AirflowNotFoundException, ValueError) as error:
-        raise LedgerUnavailable(f"the connection of the ledger cannot be used: {error}") from None
+        raise LedgerUnavailable(f"the connection to the ledger cannot be used: {error}") from None
     ledger = Ledger({**_LEDGER_PARAMETERS, **conninfo}, max_size=AT_ONCE + LOOKS_AT_ONCE, timeout=_LEDGER_TIMEOUT)
     try:
         ledger.check_schema()
@@ -243,5 +243,5 @@ async def _read(request: Request, limit: int) -> bytes:
     except TimeoutError:
         raise _TurnedAway(TOO_SLOW, "the body took too long") from None
     except ClientDisconnect:
-        raise _TurnedAway(REFUSED, "the sender went away") from None
+        raise _TurnedAway(REFUSED, "the sender disconnected") from None
     return bytes(body)

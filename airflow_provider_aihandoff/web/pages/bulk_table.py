@@ -1,4 +1,4 @@
-"""Many jobs beside each other: groups of like ones, and a table of the fields in which they differ. Pure."""
+"""Many jobs in one table: groups of similar jobs, and the fields in which they differ. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from airflow_provider_aihandoff.core.models import Effect, PendingReview
 from airflow_provider_aihandoff.core.review.rules import rules_of
 from airflow_provider_aihandoff.web.render.formatting import exact_value, request_view, written_by
 
-#: Columns of the table; what differs beyond them stands in each row, folded.
+#: Columns of the table. Further fields that differ are folded into each row.
 MAX_COLUMNS = 7
 
-#: Fields that are told apart in one job, and how deeply; what lies beyond is one field with JSON.
+#: How many fields of one job are compared, and how deeply. The rest is one field with JSON.
 MAX_FIELDS = 120
 MAX_DEPTH = 5
 
@@ -39,7 +39,7 @@ class GroupBy(StrEnum):
 
 
 def group_of(by: GroupBy, review: PendingReview, effects: Sequence[Effect]) -> str:
-    """The group of a job, in words.
+    """The name of the group of a job.
 
     :param effects: its effects; they matter for the shape of its plan alone.
     """
@@ -48,9 +48,9 @@ def group_of(by: GroupBy, review: PendingReview, effects: Sequence[Effect]) -> s
     if by is GroupBy.TYPE:
         return review.job_type
     if by is GroupBy.SHAPE:
-        return "; ".join(map(_shape, effects)) or "no plan yet, or nothing is written"
+        return "; ".join(map(_shape, effects)) or "no plan yet, or no requests"
     because = rules_of(review).because
-    policy, reason = because.get("policy"), _VALUES.sub("…", str(because.get("reason") or "no policy was asked"))
+    policy, reason = because.get("policy"), _VALUES.sub("…", str(because.get("reason") or "no policy"))
     return f"{policy}: {reason}" if policy else reason
 
 
@@ -81,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Jobs beside each other.
+    """Jobs in one table.
 
     :param same: the fields that are the same in all of them.
     :param columns: those that differ.
@@ -93,9 +93,9 @@ class Table:
 
 
 def table_of(candidates: Sequence[Candidate]) -> Table:
-    """Put jobs beside each other.
+    """Put jobs into one table.
 
-    A part of a request that says in every job what a field of the output says is not shown again.
+    A part of a request that equals a field of the output in every job is not shown a second time.
     """
     values = [dict(_fields(candidate)) for candidate in candidates]
     paths = list(dict.fromkeys(path for each in values for path in each))
@@ -122,7 +122,7 @@ def table_of(candidates: Sequence[Candidate]) -> Table:
 
 
 def _fields(candidate: Candidate) -> Iterator[tuple[Path, str]]:
-    """Each field of what a job says and would write, as text, by its path."""
+    """Each field of a job's output and requests, as text, by its path."""
     room = [MAX_FIELDS]
     yield from _leaves(("output",) if not isinstance(candidate.output, dict) else (), candidate.output, room)
     for effect in candidate.effects:

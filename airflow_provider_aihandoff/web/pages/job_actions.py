@@ -1,4 +1,4 @@
-"""The routes of one job's page: show it, decide on it, resolve, stop and undo. No script, and no GET that changes."""
+"""The routes of one job's page: show, decide, resolve, cancel, roll back. No script, and no GET changes anything."""
 
 from __future__ import annotations
 
@@ -36,16 +36,14 @@ from airflow_provider_aihandoff.web.auth import (
 )
 from airflow_provider_aihandoff.web.pages.job_page import Notice, job_page, offered, refused, shown
 from airflow_provider_aihandoff.web.render.environment import assets
-from airflow_provider_aihandoff.web.render.formatting import (
-    of_this_job,
-)
+from airflow_provider_aihandoff.web.render.formatting import of_this_job
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/jobs/{job_id}", name="show_job")
 def show(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Show one job: what it says, what it would write, what happened to it; and ask for a decision on it."""
+    """Show one job: its output, what it would write, and its history, with the form for a decision."""
     return job_page(request, viewer, visible_record(ledger, viewer, job_id))
 
 
@@ -59,7 +57,7 @@ def decide(
     digest: Annotated[schemas.Digest, Form()],
     comment: Annotated[schemas.Comment, Form()] = None,
 ) -> Response:
-    """Answer exactly what the page showed. What comes too late is answered with the job as it is now."""
+    """Decide on exactly what the page showed. A decision that is too late is answered with the current job."""
     check_may_decide(viewer, check_visible(ledger, viewer, job_id))
     try:
         ledger.reviews.decide(job_id, verdict, digest=digest, person=viewer.person, comment=comment)
@@ -67,7 +65,7 @@ def decide(
         notice = Notice("Your decision was not recorded", of_this_job(error.what), "decision", comment or "")
         return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=409)
     except CannotChange as error:
-        title = "The model was not asked for changes"
+        title = "Changes were not requested"
         return refused(request, viewer, ledger, job_id, title, error, "decision", comment or "")
     return shown(request, job_id)
 
@@ -80,7 +78,7 @@ def cancel(
     ledger: LedgerDep,
     reason: Annotated[schemas.Reason, Form()],
 ) -> Response:
-    """Stop a job."""
+    """Cancel a job."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
     try:
         with clients() as client_for:
@@ -100,7 +98,7 @@ def roll_back(
     seen: Annotated[str, Form(max_length=schemas.MAX_COMMENT)] = "",
     leave: Annotated[schemas.Names, Form()] = [],  # noqa: B006
 ) -> Response:
-    """Take back what a job has written, as far as that goes without waiting; sent again, it goes on.
+    """Undo what a job has written, as far as possible without waiting. Sent again, it continues.
 
     :param seen: the effects that the page offered to undo, as :func:`offered` writes them.
     """
@@ -113,23 +111,25 @@ def roll_back(
     except HandoffError as error:
         return refused(request, viewer, ledger, job_id, "Nothing was rolled back", error, "rollback", reason)
     if isinstance(done, Unfinished):
-        when = "" if done.seconds is None else f" It can go on in {done.seconds:.0f} s."
-        notice = Notice("The roll-back has begun, and is not done", f"{done.why}{when}", "rollback", reason, bad=False)
+        when = "" if done.seconds is None else f" Continue in {done.seconds:.0f} s."
+        notice = Notice(
+            "The roll-back has started, but is not finished", f"{done.why}{when}", "rollback", reason, bad=False
+        )
         return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice)
     return shown(request, job_id)
 
 
 def _check_seen(record: JobRecord, seen: str) -> None:
-    """Refuse to begin a roll-back of other effects than the page showed.
+    """Refuse to start a roll-back of other effects than the page showed.
 
-    :raises CannotRollBack: something else is applied by now.
+    :raises CannotRollBack: other effects are applied now.
     """
     if record.job.state in CAN_ROLL_BACK and seen != offered(record):
         raise CannotRollBack(
-            "it is not what you saw any more: other effects are applied by now.",
+            "it has changed since you opened it: other effects are applied now.",
             job=record.job.label,
-            written="Nothing was undone, nothing was sent.",
-            remedy="Look at what would be undone now, then roll it back.",
+            written="Nothing was undone. No external write was made.",
+            remedy="Check what would be undone now, then roll it back.",
         )
 
 
@@ -145,18 +145,18 @@ def resolve(
     viewer: ViewerDep,
     ledger: LedgerDep,
     found: Annotated[Literal["applied", "not applied"], Form()],
-    why: Annotated[schemas.Reason, Form()],
+    reason: Annotated[schemas.Reason, Form()],
     attempt: Annotated[int, Form(ge=1, le=2**31 - 1)],
     external_id: Annotated[schemas.ExternalId, Form()] = None,
 ) -> Response:
-    """Say what became of an effect whose outcome is not known."""
+    """Resolve an effect whose outcome is unknown."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
     if ledger.effects.read(effect_id).job_id != job_id:
         raise EffectNotFound(f"job {job_id} has no effect {effect_id}.", written="")
     form, title = f"resolution of {effect_id}", "Your answer was not recorded"
     if found == "not applied" and external_id is not None:
-        said = "You named a record in the target, and said that it was not applied. Say one of the two."
-        notice = Notice(title, said, form, why, external_id)
+        said = "You gave the id of a record, but an effect that was not applied has none. Remove one of the two."
+        notice = Notice(title, said, form, reason, external_id)
         return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=422)
     try:
         answer(
@@ -164,12 +164,12 @@ def resolve(
             effect_id,
             applied=found == "applied",
             external_id=external_id,
-            why=why,
+            why=reason,
             actor=viewer.actor,
             attempt=attempt,
         )
     except CannotResolve as error:
-        return refused(request, viewer, ledger, job_id, title, error, form, why, external_id or "")
+        return refused(request, viewer, ledger, job_id, title, error, form, reason, external_id or "")
     return shown(request, job_id)
 
 

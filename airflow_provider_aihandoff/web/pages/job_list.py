@@ -1,4 +1,4 @@
-"""The lists of jobs: what waits, what is in progress, what is unknown, what is done."""
+"""The lists of jobs: in review, in progress, with unknown effects, done."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_provider_aihandoff.web.auth import (
     visible_dag_ids,
 )
 from airflow_provider_aihandoff.web.links import path_to
-from airflow_provider_aihandoff.web.pages.review_queue import turns
+from airflow_provider_aihandoff.web.pages.review_queue import review_queue
 from airflow_provider_aihandoff.web.render.environment import page
 
 PAGE_SIZE = 100
@@ -41,7 +41,7 @@ class TabView:
     """What a list shows.
 
     :param states: the states that it is about; empty for every state.
-    :param empty: what stands where there is nothing to list, as a heading and a sentence.
+    :param empty: the heading and the sentence of an empty list.
     """
 
     title: str
@@ -55,24 +55,24 @@ TABS = {
     Tab.REVIEW: TabView(
         "In review",
         (JobState.REVIEW,),
-        ("Nothing waits for a decision", "When a job's output is ready, it appears here with what it would write."),
+        ("The review queue is empty", "When a job's output is ready, it appears here with what it would write."),
     ),
     Tab.PROGRESS: TabView(
         "In progress",
         _IN_PROGRESS,
-        ("Nothing is in progress", "Jobs that the model works on, or that are being written outside, appear here."),
+        ("No jobs are in progress", "Jobs appear here while the model works on them, and while their writes are made."),
     ),
     Tab.UNKNOWN: TabView(
         "Unknown effects",
         (),
-        ("No effect is unknown", "Every write is known to be applied, or known not to be."),
+        ("There are no unknown effects", "The outcome of every write is known."),
     ),
     Tab.DONE: TabView(
         "Done",
         tuple(state for state in JobState if state in TERMINAL_JOB_STATES),
-        ("Nothing is done yet", "Completed, rejected, failed, cancelled and rolled back jobs appear here."),
+        ("No jobs are done yet", "Completed, rejected, failed, cancelled and rolled back jobs appear here."),
     ),
-    Tab.ALL: TabView("All", (), ("There are no jobs", "A job appears here as soon as a task asks for it.")),
+    Tab.ALL: TabView("All", (), ("There are no jobs", "A job appears here as soon as a task requests it.")),
 }
 
 router = APIRouter(include_in_schema=False)
@@ -89,12 +89,12 @@ def list_page(
     after: schemas.JobId | None = None,
     number: Annotated[int, Query(alias="page", ge=1, le=1_000_000)] = 1,
 ) -> Response:
-    """List the jobs that the user may see: what waits for them first, elsewhere the newest first."""
+    """List the jobs that the user may see: in review those that wait for them first, elsewhere the newest first."""
     scope = {name: value for name, value in (("dag_id", dag_id), ("run_id", run_id)) if value}
     dag_ids = visible_dag_ids(ledger, viewer, dag_id or None)
     return page(
         request,
-        "list.html",
+        "job_list.html",
         {
             "viewer": viewer,
             "tab": tab,
@@ -104,7 +104,7 @@ def list_page(
             "ended": TERMINAL_JOB_STATES,
             "scope": scope,
             "address": partial(_list_path, request, scope),
-            "batch": f"{path_to(request, 'batch_page')}?{urlencode({'by': 'type', **scope})}",
+            "bulk_review": f"{path_to(request, 'bulk_review_page')}?{urlencode({'by': 'type', **scope})}",
             "further": after is not None or number > 1,
             **(
                 _waiting(ledger, viewer, scope, number)
@@ -116,16 +116,16 @@ def list_page(
 
 
 def _waiting(ledger: Ledger, viewer: Viewer, scope: dict[str, str], number: int) -> dict[str, Any]:
-    """One page of what waits for a decision."""
-    found = turns(ledger, viewer, scope.get("dag_id"), scope.get("run_id"))
-    on_page = found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
-    by_id = {turn.review.job_id: turn for turn in on_page}
+    """One page of the review queue."""
+    waiting = review_queue(ledger, viewer, scope.get("dag_id"), scope.get("run_id"))
+    on_page = waiting[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+    by_id = {item.review.job_id: item for item in on_page}
     summaries = {job.job_id: job for job in ledger.summaries(job_ids=list(by_id), limit=PAGE_SIZE)}
     return {
-        "turns": by_id,
+        "queued_by_job": by_id,
         "jobs": [summaries[job_id] for job_id in by_id if job_id in summaries],
-        "mine": sum(turn.mine for turn in found),
-        "next": {"page": number + 1} if len(found) > number * PAGE_SIZE else None,
+        "mine": sum(item.mine for item in waiting),
+        "next": {"page": number + 1} if len(waiting) > number * PAGE_SIZE else None,
     }
 
 
@@ -141,7 +141,7 @@ def _listed(ledger: Ledger, viewer: Viewer, tab: Tab, scope: dict[str, str], aft
     )
     jobs = found[:PAGE_SIZE]
     return {
-        "turns": {},
+        "queued_by_job": {},
         "jobs": jobs,
         "mine": 0,
         "next": {"after": jobs[-1].job_id} if len(found) > PAGE_SIZE else None,
@@ -154,7 +154,7 @@ def _list_path(request: Request, scope: dict[str, str], tab: Tab, **more: Any) -
 
 
 def _counts(by_state: dict[str, int]) -> dict[Tab, int]:
-    """How many jobs stand in the lists that somebody may have to act on."""
+    """How many jobs are in the lists that may need an action."""
     return {
         Tab.REVIEW: by_state.get(JobState.REVIEW.value, 0),
         Tab.PROGRESS: sum(by_state.get(state.value, 0) for state in _IN_PROGRESS),

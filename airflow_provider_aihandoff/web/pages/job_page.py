@@ -1,4 +1,4 @@
-"""The page of one job: what it says, what it would write, what happened to it, and the forms that act on it."""
+"""The page of one job: its output, what it would write, its history, and the forms that act on it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from airflow_provider_aihandoff.web.render.formatting import (
     of_this_job,
 )
 
-#: Seconds between two looks at a job in which something goes on by itself, and the states in which it does.
-RELOADS = 5
-_GOES_ON = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.APPROVED, JobState.APPLYING})
+#: Seconds after which the page of a job that changes without a person refreshes, and the states of such jobs.
+REFRESHES = 5
+_CHANGES_ALONE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.APPROVED, JobState.APPLYING})
 
 
 @dataclass(frozen=True)
 class Notice:
-    """What came of the form that was just sent.
+    """The result of the form that was just sent.
 
     :param form: the form, as the page knows it.
     :param typed: what was written in it.
@@ -80,16 +80,16 @@ def refused(
 def job_page(
     request: Request, viewer: Viewer, record: JobRecord, notice: Notice | None = None, *, status: int = 200
 ) -> Response:
-    """Render one job. While something goes on by itself, the page asks the browser to load it again.
+    """Render one job. While it can change without a person, the page asks the browser to refresh it.
 
-    :param notice: what came of the form that was just sent.
+    :param notice: the result of the form that was just sent.
     """
     job, effects = record.job, record.current_effects
-    ways = undo_steps(effects) if job.state in CAN_ROLL_BACK else []
+    steps = undo_steps(effects) if job.state in CAN_ROLL_BACK else []
     under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
     why_not = viewer.why_not(job)
-    reloads = None if notice or "still" in request.query_params else _reloads(record)
-    forms = _forms(record, bool(ways) and not under_way, decides=why_not is None) if viewer.may_act(job) else []
+    refreshes = None if notice or "paused" in request.query_params else _refreshes(record)
+    forms = _forms(record, bool(steps) and not under_way, decides=why_not is None) if viewer.may_act(job) else []
     return page(
         request,
         "job.html",
@@ -104,7 +104,7 @@ def job_page(
             "unknown": [effect for effect in record.effects if effect.state is EffectState.UNKNOWN],
             "undone": {undo.undoes for undo in record.undos if undo.state is EffectState.APPLIED},
             "undos": record.undos,
-            "ways": ways,
+            "undo_steps": steps,
             "blocked": cannot_roll_back(job, effects) if under_way else None,
             "seen": offered(record),
             "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
@@ -115,8 +115,8 @@ def job_page(
             "meaning": meaning(job, effects, record.undos),
             "cancelling": CANCELLING.get(job.state),
             "effects_title": EFFECTS_TITLE[job.state],
-            "forms": [] if reloads else forms,
-            "reloads": reloads,
+            "forms": [] if refreshes else forms,
+            "refreshes": refreshes,
             "notice": notice,
             "max_comment": schemas.MAX_COMMENT,
             "max_external_id": schemas.MAX_EXTERNAL_ID,
@@ -125,12 +125,12 @@ def job_page(
             "run_path": _run_path(request, job),
         },
         status=status,
-        headers={"Refresh": str(reloads)} if reloads else None,
+        headers={"Refresh": str(refreshes)} if refreshes else None,
     )
 
 
 def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
-    """The forms that the page of a job has for somebody who may act on it.
+    """The forms that the page of a job has for a user who may act on it.
 
     :param decides: they may decide on it, too.
     """
@@ -145,17 +145,17 @@ def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
     return forms
 
 
-def _reloads(record: JobRecord) -> int | None:
-    """After how many seconds the page is worth another look; None where nothing goes on by itself."""
+def _refreshes(record: JobRecord) -> int | None:
+    """After how many seconds the page refreshes; None if only a person can change the job."""
     job = record.job
     if job.state is JobState.REVIEW:
-        return RELOADS if job.review_digest is None else None
+        return REFRESHES if job.review_digest is None else None
     unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
-    return RELOADS if job.state in _GOES_ON and not unknown else None
+    return REFRESHES if job.state in _CHANGES_ALONE and not unknown else None
 
 
 def votes_of(record: JobRecord) -> list[Actor]:
-    """Who has approved what the job says now, where more have to."""
+    """Who has approved the current version, while more approvals are needed."""
     if record.job.state is not JobState.REVIEW:
         return []
     last = max((item.decision_id for item in record.decisions if item.verdict != "approve"), default=0)
@@ -182,4 +182,4 @@ def _run_path(request: Request, job: Job) -> str | None:
 
 def offered(record: JobRecord) -> str:
     """The effects that a roll-back would undo, by their ids."""
-    return " ".join(str(way.effect.effect_id) for way in undo_steps(record.current_effects))
+    return " ".join(str(step.effect.effect_id) for step in undo_steps(record.current_effects))

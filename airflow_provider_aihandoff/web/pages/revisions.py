@@ -43,7 +43,7 @@ def compare_page(
     old: Number = None,
     new: Number = None,
 ) -> Response:
-    """Show the difference of two revisions' outputs; by default what the current one made of the one before."""
+    """Show the difference of two revisions' outputs; by default the current one and the one before it."""
     record = visible_record(ledger, viewer, job_id)
     written = [revision for revision in record.revisions if revision.output is not None]
     after = _numbered(written, new) or (written[-1] if written else None)
@@ -76,7 +76,7 @@ def _numbered(revisions: list[Revision], number: int | None) -> Revision | None:
 
 
 def _before(written: list[Revision], after: Revision | None) -> Revision | None:
-    """The revision that one goes back to: the one that it continues or edits, else the one before it."""
+    """The revision to compare with: the one that it continues or edits, else the one before it."""
     if after is None:
         return None
     earlier = [revision for revision in written if revision.number < after.number]
@@ -85,7 +85,7 @@ def _before(written: list[Revision], after: Revision | None) -> Revision | None:
 
 @router.get("/jobs/{job_id}/edit", name="edit_job")
 def edit_page(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Show the output in a form; where there is nothing to edit, the job."""
+    """Show the output in a form; if it cannot be edited, show the job."""
     record = visible_record(ledger, viewer, job_id)
     check_may_decide(viewer, record.job)
     if not _can_edit(record):
@@ -96,7 +96,7 @@ def edit_page(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger
 
 @router.post("/jobs/{job_id}/edit", name="save_edit", dependencies=[Depends(check_same_origin)])
 def save(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep, typed: TypedDep) -> Response:
-    """Keep what was typed as a revision by this person; or check it, or add or take out a row, and show the form."""
+    """Save the form as a revision by this user; or check it, or add or remove a row, and show the form again."""
     sent = _edit_form(typed)
     record = visible_record(ledger, viewer, job_id)
     check_may_decide(viewer, record.job)
@@ -109,7 +109,7 @@ def save(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: Led
     if reading.errors or action != "save":
         return _checked(request, viewer, record, base, typed, sent, reading)
     if reading.value == base.output:
-        notice = Notice("Nothing was changed", "The output is as it was. There is nothing to save.", "edit", bad=False)
+        notice = Notice("There is nothing to save", "You did not change the output.", "edit", bad=False)
         return _edit_page(request, viewer, record, base, typed, notice=notice, digest=sent.digest)
     try:
         ledger.reviews.edit(job_id, digest=sent.digest, output=reading.value, person=viewer.person)
@@ -137,7 +137,7 @@ def _checked(
     reading: json_form.Reading,
 ) -> Response:
     """Show the form with what is wrong with it."""
-    notice = None if reading.errors else Notice("Everything fits", "Nothing was saved yet.", "edit", bad=False)
+    notice = None if reading.errors else Notice("The form is valid", "Nothing is saved yet.", "edit", bad=False)
     wrong = reading.errors and sent.do == "save"
     return _edit_page(
         request,
@@ -158,12 +158,12 @@ def _can_edit(record: JobRecord) -> bool:
 
 def _too_late(record: JobRecord, base: Revision, what: str) -> str:
     if record.job.state is not JobState.REVIEW:
-        return f"{what} What you wrote is still below, to copy."
+        return f"{what} Your text is still below, so that you can copy it."
     if record.job.revision == base.number:
-        return f"{what} What you wrote is still below. Save it again to save it on what the job is now."
+        return f"{what} Your text is still below. Save again to apply it to the current version."
     return (
-        f"{what} What you wrote is still below. If you save it now, it takes the place of revision "
-        f"{record.job.revision}: compare the two first."
+        f"{what} Your text is still below. If you save it now, it replaces revision {record.job.revision}. Compare "
+        "the two first."
     )
 
 
@@ -182,7 +182,7 @@ def _edit_page(
     """Render the form.
 
     :param base: the revision that it was filled with.
-    :param digest: the review digest that its first page named; by default the one of now.
+    :param digest: the review digest that its first page named; by default the current one.
     """
     form = json_form.layout(schema_of(base), typed, base.output, errors or {})
     context: dict[str, Any] = {

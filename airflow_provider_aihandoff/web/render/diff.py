@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 Op = Literal["same", "removed", "added", "left out"]
 
-#: How many pairs of equal parts may be looked at, over a whole comparison. difflib's work grows with them.
+#: How many pairs of equal parts may be compared, over a whole comparison. difflib's work grows with them.
 MAX_PAIRS = 1_000_000
 
 #: Of what is the same, this many characters are shown on each side of a change.
 CONTEXT = 240
 
-#: Lists are told apart item by item up to this many, and fields up to this depth.
+#: Lists are compared item by item up to this many, and fields up to this depth.
 MAX_ITEMS = 2_000
 MAX_DEPTH = 20
 
@@ -39,11 +39,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class FieldDifference:
-    """What became of one field.
+    """The difference in one field.
 
     :param path: the names that lead to it; empty for the value itself.
     :param change: in words.
-    :param coarse: whether it was too much to tell word by word.
+    :param coarse: whether it was too much to compare word by word.
     """
 
     path: tuple[str, ...]
@@ -133,7 +133,7 @@ def as_text(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, indent=2)
     except RecursionError:
-        return "nested too deeply to be shown here"
+        return "nested too deeply to show here"
 
 
 def _texts(old: str, new: str, budget: _Budget) -> list[Piece]:
@@ -196,7 +196,7 @@ def _around(piece: Piece, *, first: bool, last: bool) -> list[Piece]:
         return [piece]
     parts = [
         Piece("same", piece.text[:head]),
-        Piece("left out", f"{left_out:,} characters that are the same"),
+        Piece("left out", f"{left_out:,} unchanged characters"),
         Piece("same", piece.text[len(piece.text) - tail :]),
     ]
     return [part for part in parts if part.text]

@@ -1,4 +1,4 @@
-"""Renders the templates. Every value is escaped, and shows the characters in it that are not seen."""
+"""Renders the templates. Every value is escaped, and its invisible characters are shown."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _environment() -> Environment:
 
 
 def _typed(text: str) -> Markup:
-    """A text for an input, where each character is itself, so that it can be sent again as it is.
+    """A text for an input, with every character unchanged, so that it can be sent again as it is.
 
     :return: escaped; what HTML cannot hold is replaced, as browsers do.
     """

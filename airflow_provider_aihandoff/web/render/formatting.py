@@ -10,16 +10,18 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.effects.target import RequestView
 from airflow_provider_aihandoff.core.effects.undo import MASK, why_not
+from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
 
-#: Characters that are not seen, or that change how others are: controls, bidirectional overrides and marks, zero-width
-#: ones, tags, variation selectors without a use in text, fillers, lone surrogates. What joins emoji and letters, and
-#: the selector of the colourful form, are left alone.
+#: Characters that are invisible, or that change how others are shown: controls, bidirectional overrides and marks,
+#: zero-width ones, tags, variation selectors without a use in text, fillers, lone surrogates. Joiners of emoji and
+#: letters, and the selector of emoji style, are not among them.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f"
     "\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb"
@@ -29,7 +31,7 @@ _HIDDEN = re.compile(
 #: Nested values beyond this depth are shown as JSON.
 MAX_DEPTH = 6
 
-#: A text beyond this many characters gets a box of its own to scroll in, so that what follows it stays near.
+#: A longer text, in characters, gets a box of its own to scroll in, so that what follows it stays near.
 LONG_TEXT = 6_000
 
 #: What still reads well in a table: its columns, and the characters of a cell.
@@ -38,9 +40,9 @@ MAX_CELL = 120
 
 
 def reveal(text: str) -> str:
-    """Replace each character that is not seen by its code point, as in ``[U+202E]``.
+    """Replace each invisible character by its code point, as in ``[U+202E]``.
 
-    What a reviewer sees is what is written: a text by a model, or one that it was fed, must not read another way than
+    What a reviewer sees is what is written: a text by a model, or from its input, must not read differently from what
     it is. The marks are plain text, so that they are safe wherever the text stands.
     """
     return _HIDDEN.sub(lambda match: f"[U+{ord(match.group()):04X}]", text)
@@ -69,7 +71,7 @@ def moment(at: datetime) -> str:
 
 
 def cost(cost_usd: Decimal | None, unpriced: int) -> str:
-    """What was billed, never a guess: a price that is unknown is said to be.
+    """What was billed, never a guess: an unknown price is named as such.
 
     :param cost_usd: the sum of the prices that are known.
     :param unpriced: how many responses were billed at a price that is unknown.
@@ -99,7 +101,7 @@ def _is_unpriced(revision: Revision) -> bool:
 
 
 def of_this_job(what: str) -> str:
-    """What an error says of "it", said of "this job"."""
+    """The text of an error with "This job" in the place of "it"."""
     return re.sub(r"^its\b", "This job's", re.sub(r"^it\b", "This job", what))
 
 
@@ -170,31 +172,33 @@ def in_schema_order(value: Any, schema: Any) -> Any:
 
     :param schema: the strict JSON schema that the output was made by: its lists of required names keep the order.
     """
-    definitions = schema.get("$defs", {}) if isinstance(schema, dict) else {}
-    return _in_order(value, schema, definitions if isinstance(definitions, dict) else {})
+    return _in_order(value, schema, Document(schema))
 
 
-def _in_order(value: Any, schema: Any, definitions: Mapping[str, Any]) -> Any:
-    schema = _resolved(schema, definitions)
+def _in_order(value: Any, schema: Any, document: Document) -> Any:
+    schema = _with_parts(schema, document)
     if isinstance(value, list):
-        return [_in_order(item, schema.get("items"), definitions) for item in value]
+        return [_in_order(item, schema.get("items"), document) for item in value]
     if not isinstance(value, dict):
         return value
     required = schema.get("required")
     first = [name for name in required if name in value] if isinstance(required, list) else []
     properties = schema.get("properties")
     types = properties if isinstance(properties, dict) else {}
-    return {name: _in_order(value[name], types.get(name), definitions) for name in dict.fromkeys([*first, *value])}
+    return {name: _in_order(value[name], types.get(name), document) for name in dict.fromkeys([*first, *value])}
 
 
-def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_parts(schema: Any, document: Document, depth: int = 0) -> Mapping[str, Any]:
     """The schema that a reference names; of a choice, the first with fields or items."""
-    if not isinstance(schema, dict):
+    try:
+        schema = document.resolve(schema)
+    except UnresolvedReference:
         return {}
-    if "$ref" in schema:
-        return _resolved(definitions.get(str(schema["$ref"]).rpartition("/")[2]), {})
-    for choice in schema.get("anyOf", ()):
-        found = _resolved(choice, definitions)
+    if not isinstance(schema, Mapping):
+        return {}
+    choices = schema.get("anyOf")
+    for choice in choices if isinstance(choices, list) and depth < MAX_DEPTH else ():
+        found = _with_parts(choice, document, depth + 1)
         if "properties" in found or "items" in found:
             return found
     return schema
@@ -219,7 +223,7 @@ def pretty_body(body: Any) -> str:
         return pretty(body)
     try:
         return pretty(_exact_json(body))
-    except (ValueError, RecursionError):
+    except strict_json.NotJson:
         return body
 
 
@@ -233,28 +237,16 @@ def exact_value(text: str) -> Any:
     """The value of a text that is JSON, where it shows all there is; any other text as it is."""
     try:
         return _exact_json(text)
-    except (ValueError, RecursionError):
+    except strict_json.NotJson:
         return text
 
 
 def _exact_json(text: str) -> Any:
-    return json.loads(
-        text, object_pairs_hook=_without_duplicates, parse_float=_exact_float, parse_constant=_exact_float
-    )
+    """A text as JSON, where that shows all there is.
 
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("two members of an object have the same name, and readers differ on which one counts")
-    return fields
-
-
-def _exact_float(text: str) -> float:
-    number = float(text)
-    if repr(number) != text:
-        raise ValueError("the number would be shown as another")
-    return number
+    :raises NotJson: it is not JSON, or would be shown as another.
+    """
+    return strict_json.loads(text, unique_keys=True, exact_floats=True)
 
 
 def request_view(effect: Effect | EffectPlan) -> RequestView:
@@ -276,18 +268,18 @@ def has_secret(value: Any) -> bool:
 
 _SENT: Mapping[EffectState, str] = {
     EffectState.PLANNED: "Not sent",
-    EffectState.CLAIMED: "Being sent",
+    EffectState.CLAIMED: "Sending",
     EffectState.APPLIED: "Applied",
     EffectState.REFUSED: "Refused by the target, nothing was written",
     EffectState.UNKNOWN: "Unknown: it may have been applied",
-    EffectState.VOID: "Void: never sent, since its revision was replaced, or its job ended before",
+    EffectState.VOID: "Void: never sent, because its revision was replaced or its job ended",
 }
 
 
 def effect_status(effect: Effect, *, undone: bool = False) -> str:
     """Where an effect stands, in words.
 
-    :param undone: it was applied, and taken back.
+    :param undone: it was applied, and undone.
     """
     said = _SENT[effect.state]
     if effect.state is EffectState.APPLIED and effect.external_id is not None:
@@ -296,40 +288,44 @@ def effect_status(effect: Effect, *, undone: bool = False) -> str:
 
 
 _STATE_MEANING: Mapping[JobState, str] = {
-    JobState.QUEUED: "No response runs for it yet.",
-    JobState.RUNNING: "The model is at work.",
-    JobState.REVIEW: "It waits for a decision. Nothing was written outside.",
-    JobState.APPROVED: "Nothing was sent yet.",
-    JobState.APPLYING: "Being written to the outside systems.",
+    JobState.QUEUED: "No response has been requested yet.",
+    JobState.RUNNING: "The model is working.",
+    JobState.REVIEW: "The job waits for a decision. No external write was made.",
+    JobState.APPROVED: "Nothing has been sent yet.",
+    JobState.APPLYING: "The external writes are being made.",
     JobState.COMPLETED: "Every effect is applied.",
     JobState.REJECTED: "Nothing will be written.",
-    JobState.FAILED: "It failed. Nothing will be written.",
-    JobState.CANCELLED: "Cancelled. Nothing was written outside.",
-    JobState.ROLLING_BACK: "What was applied is being undone.",
-    JobState.ROLLED_BACK: "Everything that was applied was undone.",
+    JobState.FAILED: "The job failed. Nothing will be written.",
+    JobState.CANCELLED: "Cancelled. No external write was made.",
+    JobState.ROLLING_BACK: "The applied effects are being undone.",
+    JobState.ROLLED_BACK: "All applied effects were undone.",
 }
 
 
 def meaning(job: Job, effects: Sequence[Effect], undos: Sequence[Effect]) -> str:
-    """What the state of a job means for what is written outside, in words.
+    """What the state of a job means for its external writes, in words.
 
     :param effects: the effects of its current revision.
-    :param undos: those that take others back.
+    :param undos: those that undo others.
     """
     unknown = [effect.name for effect in (*effects, *undos) if effect.state is EffectState.UNKNOWN]
-    waits = f" It waits until somebody says what became of {' and '.join(unknown)}." if unknown else ""
+    waits = f" The job waits until someone resolves {' and '.join(unknown)}." if unknown else ""
     if job.state is JobState.APPLYING:
-        begin = "Being cancelled: what was not sent never will be." if job.cancelling else _STATE_MEANING[job.state]
+        begin = (
+            "Being cancelled: effects that were not sent will not be sent."
+            if job.cancelling
+            else _STATE_MEANING[job.state]
+        )
         return f"{begin} {_sentence(progress(effects))}{waits}"
     if job.state is JobState.CANCELLED and any(effect.state is EffectState.APPLIED for effect in effects):
-        return f"Cancelled. {_sentence(progress(effects))} What was applied stays, until it is rolled back."
+        return f"Cancelled. {_sentence(progress(effects))} Applied effects stay until you roll them back."
     if job.state is JobState.ROLLING_BACK:
         done = sum(undo.state is EffectState.APPLIED for undo in undos)
         return f"{_STATE_MEANING[job.state]} {done} of {count(len(undos), 'effect')} undone.{waits}"
     if job.state is JobState.ROLLED_BACK:
         undone = {undo.undoes for undo in undos}
         left = [e.name for e in effects if e.state is EffectState.APPLIED and e.effect_id not in undone]
-        return f"What was applied was undone, except {', '.join(left)}." if left else _STATE_MEANING[job.state]
+        return f"The applied effects were undone, except {', '.join(left)}." if left else _STATE_MEANING[job.state]
     return _STATE_MEANING[job.state]
 
 
@@ -343,16 +339,16 @@ EFFECTS_TITLE: Mapping[JobState, str] = {
     JobState.APPROVED: "What will be written",
     JobState.APPLYING: "What is being written",
     JobState.COMPLETED: "What was written",
-    JobState.CANCELLED: "What was to be written",
+    JobState.CANCELLED: "What was planned",
     JobState.ROLLING_BACK: "What was written, and is being undone",
-    JobState.ROLLED_BACK: "What was written, and undone",
+    JobState.ROLLED_BACK: "What was written, and then undone",
 }
 
 #: What cancelling a job does, for those states in which it can be.
 CANCELLING: Mapping[JobState, str] = {
-    JobState.QUEUED: "No response is asked for, and nothing is written outside.",
-    JobState.RUNNING: "The response is stopped at OpenAI; what it has cost by then is billed.",
-    JobState.REVIEW: "Nothing is written outside.",
-    JobState.APPROVED: "Nothing is written outside.",
-    JobState.APPLYING: "What was not sent yet never will be. What is applied stays, and can be rolled back.",
+    JobState.QUEUED: "No response will be requested, and no external write will be made.",
+    JobState.RUNNING: "The response is cancelled at OpenAI. What it has used until then is billed.",
+    JobState.REVIEW: "No external write will be made.",
+    JobState.APPROVED: "No external write will be made.",
+    JobState.APPLYING: "Effects that were not sent will not be sent. Applied effects stay, and can be rolled back.",
 }

@@ -18,6 +18,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.web.render import json_form_layout
 from airflow_provider_aihandoff.web.render.json_form_layout import Kind, Part
 
@@ -30,7 +31,7 @@ MAX_INPUTS = 2_000
 _INTEGER = re.compile(r"-?\d{1,400}")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 
-#: What a text area cannot hold, as browsers replace it.
+#: What a text area cannot contain; browsers replace it.
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 _MISSING = object()
@@ -79,7 +80,7 @@ class Reading:
 
 
 def fill(schema: Any, value: Any) -> dict[str, str]:
-    """The form as it is before anybody has typed."""
+    """The form before the user has typed anything."""
     part = json_form_layout.root(schema, value)
     typed: dict[str, str] = {}
     _fill(part, ROOT, value, typed)
@@ -174,30 +175,17 @@ def _parsed(part: Part, kind: Kind, text: str) -> Any:
         return json.loads(text)
     if kind == "integer":
         if not _INTEGER.fullmatch(text):
-            raise ValueError("Write a whole number, such as 12.")
+            raise ValueError("Enter a whole number, such as 12.")
         return int(text)
     if kind == "number":
         if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
-            raise ValueError("Write a number, such as 12 or 0.5.")
+            raise ValueError("Enter a number, such as 12 or 0.5.")
         return float(text) if re.search(r"[.eE]", text) else int(text)
-    return _parsed_json(text)
-
-
-def _parsed_json(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"This is no JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
-    except RecursionError:
-        raise ValueError("This is nested too deeply.") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"This is no JSON: {name} is no number.")
+    return strict_json.loads(text)
 
 
 def check(schema: Any, value: Any) -> list[tuple[tuple[Any, ...], str]]:
-    """What a schema says against a value: where, and what. References to elsewhere are not followed."""
+    """What is wrong with a value by its schema: where, and what. References to other documents are not followed."""
     if not isinstance(schema, dict):
         return []
     validator = Draft202012Validator(schema, registry=Registry())
@@ -231,14 +219,14 @@ _WORDS: Mapping[str, str] = {
     "minLength": "It must have at least {} characters.",
     "maxLength": "It must have at most {} characters.",
     "pattern": "It must match the pattern {}",
-    "minItems": "There must be at least {}.",
-    "maxItems": "There must be at most {}.",
-    "uniqueItems": "No two may be the same.",
-    "type": "It must be: {}.",
+    "minItems": "It must have at least {} items.",
+    "maxItems": "It must have at most {} items.",
+    "uniqueItems": "Each item must be different.",
+    "type": "It must be of type {}.",
     "enum": "It must be one of {}.",
     "const": "It must be {}.",
     "required": "It needs the fields {}.",
-    "additionalProperties": "It has fields that are not known.",
+    "additionalProperties": "It has unknown fields.",
 }
 
 
@@ -246,7 +234,7 @@ def _in_words(error: ValidationError) -> str:
     said = error.validator_value
     shown = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
     words = _WORDS.get(str(error.validator))
-    return words.format(shown) if words else f"It does not fit the rule “{error.validator}”."
+    return words.format(shown) if words else f"It does not satisfy the rule “{error.validator}”."
 
 
 def layout(schema: Any, typed: Mapping[str, str], base: Any, errors: Mapping[str, str]) -> Input:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
+
 Kind = Literal["text", "integer", "number", "choice", "fields", "rows", "json"]
 
 #: Schemas that are nested more deeply, or into themselves, end in a text area with JSON.
@@ -20,13 +22,14 @@ class Part:
     """A part of a schema.
 
     :param schema: what it says, references followed.
+    :param document: the whole schema.
     :param nullable: whether it may also be null.
     :param choices: what one can choose from: the JSON of each value, and its name for a person.
     """
 
     kind: Kind
     schema: Mapping[str, Any]
-    definitions: Mapping[str, Any]
+    document: Document
     nullable: bool = False
     choices: tuple[tuple[str, str], ...] = ()
     depth: int = 0
@@ -38,12 +41,12 @@ class Part:
 
     def field(self, name: str) -> Part:
         """The part of one field."""
-        return _part(self.schema["properties"][name], self.definitions, self.depth + 1)
+        return _part(self.schema["properties"][name], self.document, self.depth + 1)
 
     @property
     def item(self) -> Part:
         """The part of each item of a list."""
-        return _part(self.schema["items"], self.definitions, self.depth + 1)
+        return _part(self.schema["items"], self.document, self.depth + 1)
 
     @property
     def optional(self) -> bool:
@@ -57,32 +60,33 @@ def root(schema: Any, value: Any) -> Part:
     :param schema: its strict JSON schema; None where it has none.
     :param value: the output; what has no schema is a text where it is one, and JSON otherwise.
     """
+    document = Document(schema)
     if isinstance(schema, dict):
-        definitions = schema.get("$defs")
-        return _part(schema, definitions if isinstance(definitions, dict) else {}, 0)
-    return Part("text" if isinstance(value, str) else "json", {}, {})
+        return _part(schema, document, 0)
+    return Part("text" if isinstance(value, str) else "json", {}, document)
 
 
-def _part(schema: Any, definitions: Mapping[str, Any], depth: int) -> Part:
-    schema, nullable = _resolved(schema, definitions)
+def _part(schema: Any, document: Document, depth: int) -> Part:
+    schema, nullable = _resolved(schema, document)
     if depth > MAX_DEPTH:
-        return Part("json", schema, definitions, nullable, depth=depth)
+        return Part("json", schema, document, nullable, depth=depth)
     if choices := _choices(schema):
-        return Part("choice", schema, definitions, nullable or ("null", "null") in choices, _named(choices), depth)
-    return Part(_kind(schema), schema, definitions, nullable, depth=depth)
+        return Part("choice", schema, document, nullable or ("null", "null") in choices, _named(choices), depth)
+    return Part(_kind(schema), schema, document, nullable, depth=depth)
 
 
-def _resolved(schema: Any, definitions: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+def _resolved(schema: Any, document: Document) -> tuple[Mapping[str, Any], bool]:
     """A schema without references and without the choice of null, and whether there was one."""
     nullable = False
-    beside: dict[str, Any] = {}
+    outer: dict[str, Any] = {}
     for _ in range(MAX_DEPTH):
+        try:
+            schema = document.resolve(schema)
+        except UnresolvedReference:
+            return {}, nullable
         if not isinstance(schema, dict):
             return {}, nullable
-        beside = {**schema, **beside}
-        if "$ref" in schema:
-            schema = definitions.get(str(schema["$ref"]).rpartition("/")[2])
-            continue
+        outer = {**schema, **outer}
         choices = schema.get("anyOf")
         others = [choice for choice in choices if choice != {"type": "null"}] if isinstance(choices, list) else []
         if not choices or len(others) != 1:
@@ -95,7 +99,7 @@ def _resolved(schema: Any, definitions: Mapping[str, Any]) -> tuple[Mapping[str,
     if isinstance(types, list) and "null" in types:
         nullable = True
         types = [name for name in types if name != "null"]
-    said = {name: beside[name] for name in ("title", "description") if name in beside}
+    said = {name: outer[name] for name in ("title", "description") if name in outer}
     return {**schema, **said, **({"type": types[0]} if isinstance(types, list) and len(types) == 1 else {})}, nullable
 
 

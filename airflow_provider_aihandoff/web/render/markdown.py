@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from airflow_provider_aihandoff.web.render.formatting import reveal
 
-#: A text beyond this many characters is shown as it is written.
+#: A longer text, in characters, is shown as its source.
 MAX_MARKDOWN = 250_000
 
 #: Without one of these, or four spaces at the start of a line, a text is no Markdown.
@@ -26,7 +26,7 @@ _OFF = ("link", "image", "autolink", "reference", "entity", "html_inline", "html
 #: What a text without any structure is made of.
 _PLAIN = frozenset({"paragraph_open", "paragraph_close", "inline", "text", "softbreak"})
 
-#: What Markdown may take away: its own marks, and space.
+#: What Markdown may remove: its own marks, and space.
 _TAKEN = re.compile(r"[\s!-/:-@\[-`{-~]+")
 
 #: The page has headings of its own above these.
@@ -34,11 +34,11 @@ _HEADINGS = {"h1": "h3", "h2": "h4", "h3": "h5"}
 
 
 def markdown(text: str) -> Markup | None:
-    """A text as HTML; None where it is no Markdown, too long, or would lose a word, and has to be shown as written.
+    """A text as HTML; None where it is no Markdown, too long, or would lose a word, and has to be shown as its source.
 
     Words are lost in cells that a table has no column for, and where quotes and lists nest too deeply. Every character
-    is escaped, those that are not seen are marked. What a reviewer must see to the letter has to stand beside it:
-    Markdown takes its own marks away.
+    is escaped, invisible ones are marked. Where a reviewer must see the exact text, its source has to stand beside it:
+    Markdown removes its own marks.
     """
     if len(text) > MAX_MARKDOWN or not _MARKS.search(text):
         return None

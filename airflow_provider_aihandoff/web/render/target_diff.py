@@ -30,14 +30,14 @@ class Current:
 
 
 def current_of(effect: Effect) -> Current | None:
-    """What the target of an effect had; None where nobody looked."""
-    look = effect.current
-    if look is None:
+    """What the target of an effect had; None if it was not read."""
+    reading = effect.current
+    if reading is None:
         return None
-    at = datetime.fromisoformat(look["at"])
-    if "error" in look:
-        return Current(at, error=str(look["error"]))
-    record, written = look.get("record"), written_by(effect)
+    at = datetime.fromisoformat(reading["at"])
+    if "error" in reading:
+        return Current(at, error=str(reading["error"]))
+    record, written = reading.get("record"), written_by(effect)
     if record is None:
         return Current(at, nothing=True)
     beside: tuple[str, ...] = ()

@@ -60,12 +60,12 @@ def test_a_job_is_shown_with_its_output_its_plan_and_its_history(airflow: Airflo
         (("--not-applied",), EffectState.PLANNED, None),
     ],
 )
-def test_a_person_says_what_became_of_an_unknown_effect(
+def test_an_unknown_effect_is_resolved(
     airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...], state: EffectState, external_id: str | None
 ) -> None:
     effect_id = unknown_effect(on_ledger)
     assert json.loads(airflow("effects", "list", "--state", "unknown", "-o", "json"))[0]["effect_id"] == effect_id
-    airflow("effects", "resolve", effect_id, *answer, "--why", "looked at the page")
+    airflow("effects", "resolve", effect_id, *answer, "--reason", "looked at the page")
     effect = on_ledger.effects.read(effect_id)
     assert (effect.state, effect.external_id) == (state, external_id)
     said = [(event.actor, event.reason) for event in on_ledger.record(effect.job_id).events][-1 - (state == "applied")]
@@ -74,10 +74,10 @@ def test_a_person_says_what_became_of_an_unknown_effect(
 
 
 @pytest.mark.parametrize("answer", [("--applied", "post-7"), ("--not-applied",)])
-def test_a_resolution_given_again_changes_nothing(airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...]) -> None:
+def test_a_repeated_resolution_changes_nothing(airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...]) -> None:
     effect_id = unknown_effect(on_ledger)
-    first = airflow("effects", "resolve", effect_id, *answer, "--why", "looked at the page")
-    assert airflow("effects", "resolve", effect_id, *answer, "--why", "looked at the page") == first
+    first = airflow("effects", "resolve", effect_id, *answer, "--reason", "looked at the page")
+    assert airflow("effects", "resolve", effect_id, *answer, "--reason", "looked at the page") == first
     events = on_ledger.record(on_ledger.effects.read(effect_id).job_id).events
     assert [event.event for event in events].count("effect resolved") == 1
 
@@ -85,29 +85,29 @@ def test_a_resolution_given_again_changes_nothing(airflow: Airflow, on_ledger: L
 def test_a_resolution_of_an_older_attempt_is_refused(airflow: Airflow, on_ledger: Ledger) -> None:
     effect_id = unknown_effect(on_ledger)
     with pytest.raises(SystemExit, match="number 1 is unknown now"):
-        airflow("effects", "resolve", effect_id, "--not-applied", "--why", "looked", "--attempt", 7)
+        airflow("effects", "resolve", effect_id, "--not-applied", "--reason", "looked", "--attempt", 7)
     assert on_ledger.effects.read(effect_id).state is EffectState.UNKNOWN
 
 
 @pytest.mark.parametrize("words", [("effects", "resolve", 1, "--not-applied"), ("cancel", 1), ("rollback", 1, "--yes")])
-def test_an_empty_why_is_none(airflow: Airflow, on_ledger: Ledger, words: tuple[str, ...]) -> None:
+def test_an_empty_reason_is_refused(airflow: Airflow, on_ledger: Ledger, words: tuple[str, ...]) -> None:
     effect_id = unknown_effect(on_ledger)
     before = on_ledger.record(1)
     assert effect_id == 1
-    with pytest.raises(SystemExit, match="--why must say"):
-        airflow(*words, "--why", " ")
+    with pytest.raises(SystemExit, match="--reason must"):
+        airflow(*words, "--reason", " ")
     assert on_ledger.record(1) == before
 
 
 @pytest.mark.parametrize("answer", [(), ("--applied", "post-7", "--not-applied")])
-def test_a_resolution_says_exactly_one_thing(airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...]) -> None:
+def test_a_resolution_needs_exactly_one_outcome(airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...]) -> None:
     effect_id = unknown_effect(on_ledger)
-    with pytest.raises(SystemExit, match="give either"):
-        airflow("effects", "resolve", effect_id, *answer, "--why", "guessing")
+    with pytest.raises(SystemExit, match="and not both"):
+        airflow("effects", "resolve", effect_id, *answer, "--reason", "guessing")
     assert on_ledger.effects.read(effect_id).state is EffectState.UNKNOWN
 
 
-def test_what_does_not_exist_is_said_in_one_line(airflow: Airflow, on_ledger: Ledger) -> None:
+def test_a_missing_job_effect_or_webhook_is_one_line(airflow: Airflow, on_ledger: Ledger) -> None:
     with pytest.raises(SystemExit, match="no job 4711"):
         airflow("jobs", "show", 4711)
     with pytest.raises(SystemExit, match="no effect 4711"):
@@ -128,7 +128,7 @@ class TestInbox:
             with OpenAI(base_url=running.base_url, api_key="sk-any") as client:
                 yield client
 
-    def test_webhooks_are_listed_by_what_became_of_them(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_webhooks_are_listed_by_disposition(self, airflow: Airflow, on_ledger: Ledger) -> None:
         receive(on_ledger, "wh_1", "resp_unknown")
         draft(on_ledger)
         receive(on_ledger, "wh_2", "resp_1")
@@ -137,13 +137,13 @@ class TestInbox:
         assert len(json.loads(airflow("inbox", "list", "-o", "json"))) == 2
         assert len(json.loads(airflow("inbox", "list", "--limit", "1", "-o", "json"))) == 1
 
-    def test_one_is_shown_with_its_body(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_webhook_is_shown_with_its_body(self, airflow: Airflow, on_ledger: Ledger) -> None:
         receive(on_ledger, "wh_1", "resp_unknown")
         shown = airflow("inbox", "show", "wh_1")
         for part in ("webhook_id: wh_1", "disposition: quarantined", "id: resp_unknown"):
             assert part in shown
 
-    def test_one_is_looked_at_anew_and_openai_is_asked(
+    def test_a_replayed_webhook_is_processed_again_and_openai_is_polled(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI
     ) -> None:
         receive(on_ledger, "wh_1", client.responses.create(model="gpt-5.2", input="x", background=True).id)
@@ -152,28 +152,28 @@ class TestInbox:
         assert "wh_1 is foreign (its response belongs to another application)" in said
         assert on_ledger.inbox.read("wh_1").disposition is Disposition.FOREIGN
 
-    def test_one_that_openai_does_not_know_is_asked_about_again(
+    def test_a_replayed_webhook_that_openai_does_not_know_is_polled_again_later(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI
     ) -> None:
         receive(on_ledger, "wh_1", "resp_nowhere")
-        assert "asked about it again after" in airflow("inbox", "replay", "wh_1")
+        assert "polled again after" in airflow("inbox", "replay", "wh_1")
 
-    def test_it_is_said_when_openai_is_not_asked_any_more(
+    def test_a_replayed_webhook_says_when_openai_is_not_polled_any_more(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.POLL_AFTER", (2,))
         receive(on_ledger, "wh_1", "resp_nowhere")
-        assert "not asked about it any more" in airflow("inbox", "replay", "wh_1")
+        assert "not polled any more" in airflow("inbox", "replay", "wh_1")
 
-    def test_one_that_has_done_its_work_is_not_looked_at_again(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_an_applied_webhook_cannot_be_replayed(self, airflow: Airflow, on_ledger: Ledger) -> None:
         draft(on_ledger)
         receive(on_ledger, "wh_1", "resp_1")
         with pytest.raises(SystemExit, match="cannot be replayed"):
             airflow("inbox", "replay", "wh_1")
 
-    def test_a_person_says_that_one_means_nothing(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_webhook_in_quarantine_is_discarded(self, airflow: Airflow, on_ledger: Ledger) -> None:
         receive(on_ledger, "wh_1", None)
-        assert "discarded" in airflow("inbox", "discard", "wh_1", "--why", "a test of ours")
+        assert "discarded" in airflow("inbox", "discard", "wh_1", "--reason", "a test of ours")
         entry = on_ledger.inbox.read("wh_1")
         assert (entry.disposition, entry.note) == (Disposition.DISCARDED, "user:cli:carol: a test of ours")
 
@@ -181,7 +181,7 @@ class TestInbox:
         ("words", "left"),
         [((), {"wh_now", "wh_9"}), (("--older-than-days", "8"), {"wh_now"}), (("--older-than-days", "10"), None)],
     )
-    def test_old_ones_are_removed(
+    def test_old_webhooks_are_removed(
         self, airflow: Airflow, on_ledger: Ledger, conninfo: dict[str, Any], words: Any, left: Any
     ) -> None:
         draft(on_ledger)
@@ -198,25 +198,25 @@ class TestInbox:
         kept = {entry.webhook_id for entry in on_ledger.inbox.entries()}
         assert kept == (left or {"wh_now", "wh_9"})
 
-    def test_none_is_removed_that_could_come_again(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_webhooks_that_could_be_delivered_again_are_not_removed(self, airflow: Airflow, on_ledger: Ledger) -> None:
         with pytest.raises(SystemExit, match="at least 345600 seconds"):
             airflow("inbox", "prune", "--older-than-days", "3.9")
 
-    def test_what_does_not_exist_is_said_in_one_line(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_missing_job_effect_or_webhook_is_one_line(self, airflow: Airflow, on_ledger: Ledger) -> None:
         with pytest.raises(SystemExit, match="no webhook wh_0"):
             airflow("inbox", "show", "wh_0")
 
 
 class TestCancel:
-    def test_a_job_in_review_writes_nothing_any_more(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_cancelled_job_in_review_writes_nothing(self, airflow: Airflow, on_ledger: Ledger) -> None:
         job = ask(on_ledger, draft(on_ledger))
         for _ in range(2):
-            assert airflow("cancel", job.job_id, "--why", "wrong product").endswith("cancelled (wrong product).\n")
+            assert airflow("cancel", job.job_id, "--reason", "wrong product").endswith("cancelled (wrong product).\n")
         record = on_ledger.record(job.job_id)
         assert (record.job.state, record.effects[0].state) == (JobState.CANCELLED, EffectState.VOID)
         assert (record.events[-1].actor, record.events[-1].reason) == ("user:cli:carol", "wrong product")
 
-    def test_a_response_that_runs_is_stopped_at_openai(
+    def test_a_running_response_is_cancelled_at_openai(
         self, airflow: Airflow, on_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with OpenAIStandIn(delay_seconds=60).serve() as running:
@@ -225,19 +225,23 @@ class TestCancel:
             with OpenAI(base_url=running.base_url, api_key="sk-any") as client:
                 response = client.responses.create(model="gpt-5.2", input="x", background=True)
                 job_id = submit(on_ledger, job_spec(), response.id).job_id
-                assert "cancelled" in airflow("cancel", job_id, "--why", "wrong product")
+                assert "cancelled" in airflow("cancel", job_id, "--reason", "wrong product")
                 assert client.responses.retrieve(response.id).status == "cancelled"
 
-    def test_while_an_effect_is_under_way_it_says_what_it_waits_for(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_cancel_with_an_effect_under_way_says_what_it_waits_for(
+        self, airflow: Airflow, on_ledger: Ledger
+    ) -> None:
         job_id = on_ledger.effects.read(unknown_effect(on_ledger)).job_id
-        assert "being cancelled" in airflow("cancel", job_id, "--why", "wrong product")
+        assert "being cancelled" in airflow("cancel", job_id, "--reason", "wrong product")
         assert on_ledger.job(job_id).cancelling == "wrong product"
 
-    def test_a_job_that_has_ended_is_refused_with_the_way_back(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_job_that_has_ended_cannot_be_cancelled_and_names_the_roll_back(
+        self, airflow: Airflow, on_ledger: Ledger
+    ) -> None:
         job = approve(on_ledger, ask(on_ledger, draft(on_ledger)))
         confirm(on_ledger, job, effect_plan())
         with pytest.raises(SystemExit, match=f"airflow aihandoff rollback {job.job_id}"):
-            airflow("cancel", job.job_id, "--why", "wrong product")
+            airflow("cancel", job.job_id, "--reason", "wrong product")
 
 
 class TestRollback:
@@ -254,11 +258,11 @@ class TestRollback:
     def slept(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         """The pauses that the command makes, which are over at once."""
         pauses: list[float] = []
-        monkeypatch.setattr("airflow_provider_aihandoff.cli.endings.time.sleep", pauses.append)
+        monkeypatch.setattr("airflow_provider_aihandoff.cli.rollback.time.sleep", pauses.append)
         return pauses
 
     @pytest.mark.parametrize("answer", ["y", " Yes "])
-    def test_it_shows_what_it_would_undo_and_asks(
+    def test_a_roll_back_shows_what_it_would_undo_and_asks(
         self,
         airflow: Airflow,
         on_ledger: Ledger,
@@ -276,7 +280,7 @@ class TestRollback:
             return answer
 
         monkeypatch.setattr("builtins.input", say)
-        assert "rolled back." in airflow("rollback", done.job_id, "--why", "wrong product")
+        assert "rolled back." in airflow("rollback", done.job_id, "--reason", "wrong product")
         assert [request.path for request in target.received] == ["/announce/announce-1", "/publish/publish-1"]
         record = on_ledger.record(done.job_id)
         assert record.job.state is JobState.ROLLED_BACK
@@ -284,7 +288,7 @@ class TestRollback:
         assert (started.actor, started.reason) == ("user:cli:carol", "wrong product")
 
     @pytest.mark.parametrize("answer", ["", "n", EOFError()])
-    def test_without_a_yes_nothing_is_undone(
+    def test_a_roll_back_without_a_yes_undoes_nothing(
         self,
         airflow: Airflow,
         on_ledger: Ledger,
@@ -300,19 +304,19 @@ class TestRollback:
 
         monkeypatch.setattr("builtins.input", say)
         with pytest.raises(SystemExit, match="Nothing was undone"):
-            airflow("rollback", done.job_id, "--why", "wrong product")
+            airflow("rollback", done.job_id, "--reason", "wrong product")
         assert (on_ledger.job(done.job_id), target.received) == (done, [])
 
-    def test_it_can_be_run_again(self, airflow: Airflow, target: Target, done: Job) -> None:
-        for said in ("rolled back.", "rolled back already (2 of 2 effects undone)."):
-            assert said in airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+    def test_a_roll_back_can_be_run_again(self, airflow: Airflow, target: Target, done: Job) -> None:
+        for said in ("rolled back.", "already rolled back (2 of 2 effects undone)."):
+            assert said in airflow("rollback", done.job_id, "--reason", "wrong product", "--yes")
         assert len(target.received) == 2
 
-    def test_short_waits_are_sat_out(
+    def test_a_roll_back_waits_for_short_pauses(
         self, airflow: Airflow, on_ledger: Ledger, target: Target, done: Job, slept: list[float]
     ) -> None:
         target.answers = [Answer(429, headers={"Retry-After": "7"}), Answer(429, headers={"Retry-After": "9"})]
-        airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+        airflow("rollback", done.job_id, "--reason", "wrong product", "--yes")
         assert slept == [7.0, 9.0]
         assert on_ledger.job(done.job_id).state is JobState.ROLLED_BACK
 
@@ -325,7 +329,7 @@ class TestRollback:
             (Answer(503), "answered 503"),
         ],
     )
-    def test_it_ends_where_it_cannot_go_on_and_can_be_run_again(
+    def test_a_roll_back_that_cannot_continue_exits_and_can_be_run_again(
         self,
         airflow: Airflow,
         on_ledger: Ledger,
@@ -338,19 +342,19 @@ class TestRollback:
     ) -> None:
         target.answers = [Answer(204), answer]
         with pytest.raises(SystemExit) as ended:
-            airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+            airflow("rollback", done.job_id, "--reason", "wrong product", "--yes")
         assert ended.value.code == 3
         assert said in capsys.readouterr().err
         assert slept == []
         undo = on_ledger.record(done.job_id).undos[1]
         if answer is DROP:
-            assert "rollback" in airflow("effects", "resolve", undo.effect_id, "--not-applied", "--why", "looked")
-        again = airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+            assert "rollback" in airflow("effects", "resolve", undo.effect_id, "--not-applied", "--reason", "looked")
+        again = airflow("rollback", done.job_id, "--reason", "wrong product", "--yes")
         assert "Left to undo" in again
         assert "undo:announce" not in again
         assert [request.path for request in target.received[2:]] == ["/publish/publish-1"]
 
-    def test_another_attempts_claim_is_waited_for(
+    def test_a_roll_back_waits_for_the_claim_of_another_attempt(
         self,
         airflow: Airflow,
         on_ledger: Ledger,
@@ -362,21 +366,21 @@ class TestRollback:
         undo = on_ledger.roll_backs.start(done.job_id, actor=TEST, reason="wrong product")[0]
         on_ledger.effects.claim(done.job_id, undo.as_plan, lease=2 * LEASE, actor=TEST)
         with pytest.raises(SystemExit) as ended:
-            airflow("rollback", done.job_id, "--why", "wrong product", "--yes")
+            airflow("rollback", done.job_id, "--reason", "wrong product", "--yes")
         assert ended.value.code == 3
         assert "may be sending it right now" in capsys.readouterr().err
         assert target.received == []
 
-    def test_an_effect_without_an_undo_says_so_before_anything_starts(
+    def test_an_effect_without_an_undo_is_named_before_the_roll_back_starts(
         self, airflow: Airflow, on_ledger: Ledger, target: Target
     ) -> None:
         job = completed(on_ledger, plan_of(target, "publish"), plan_of(target, "mail", undo={}))
         with pytest.raises(SystemExit, match="'mail' declares no undo"):
-            airflow("rollback", job.job_id, "--why", "wrong product", "--yes")
+            airflow("rollback", job.job_id, "--reason", "wrong product", "--yes")
         assert (on_ledger.job(job.job_id), target.received) == (job, [])
         with pytest.raises(SystemExit, match="no effect 'male'"):
-            airflow("rollback", job.job_id, "--why", "wrong product", "--yes", "--leave", "male")
-        airflow("rollback", job.job_id, "--why", "wrong product", "--yes", "--leave", "mail")
+            airflow("rollback", job.job_id, "--reason", "wrong product", "--yes", "--leave", "male")
+        airflow("rollback", job.job_id, "--reason", "wrong product", "--yes", "--leave", "mail")
         assert [request.path for request in target.received] == ["/publish/publish-1"]
 
 
@@ -385,7 +389,7 @@ class TestPreviewClear:
         rows: list[dict[str, Any]] = json.loads(airflow("preview-clear", OWNER.dag_id, run_id, "-o", "json"))
         return rows
 
-    def test_it_says_what_would_be_paid_and_written(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_the_preview_says_what_would_be_paid_and_written(self, airflow: Airflow, on_ledger: Ledger) -> None:
         plans = [effect_plan("publish"), effect_plan("announce"), effect_plan("mail")]
         job = approved(on_ledger, *plans)
         confirm(on_ledger, job, plans[0])
@@ -407,7 +411,9 @@ class TestPreviewClear:
         ]
         assert on_ledger.record(job.job_id) == before
 
-    def test_a_job_that_another_run_has_taken_over_is_among_them(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_the_preview_includes_a_job_that_another_run_has_taken_over(
+        self, airflow: Airflow, on_ledger: Ledger
+    ) -> None:
         spec = job_spec()
         job = draft(on_ledger, spec)
         on_ledger.submission.open(replace(spec, owner=replace(OWNER, run_id="manual__2")))
@@ -416,7 +422,7 @@ class TestPreviewClear:
         for run_id in ("manual__1", "manual__2"):
             assert [row["job_id"] for row in self.preview(airflow, run_id)] == [job.job_id]
 
-    def test_a_new_revision_is_refused_when_all_are_made(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_the_preview_says_when_no_more_revisions_are_allowed(self, airflow: Airflow, on_ledger: Ledger) -> None:
         for number in range(2):
             revision = submit(on_ledger, job_spec(max_revisions=2), f"resp_{number}")
             on_ledger.outputs.fail(
@@ -424,6 +430,6 @@ class TestPreviewClear:
             )
             assert [row["next"] for row in self.preview(airflow)] == [("ask the model", "refuse")[number]]
 
-    def test_a_run_without_a_job_says_so(self, airflow: Airflow, on_ledger: Ledger) -> None:
-        assert "no job of the run nowhere" in airflow("preview-clear", OWNER.dag_id, "nowhere")
+    def test_the_preview_of_a_run_without_jobs_says_so(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        assert "no jobs of run nowhere" in airflow("preview-clear", OWNER.dag_id, "nowhere")
         assert self.preview(airflow, "nowhere") == []

@@ -74,8 +74,8 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
     return Editor(tmp_path, monkeypatch)
 
 
-class TestLooking:
-    def test_what_waits_is_listed_oldest_first_with_who_may_not_decide(
+class TestShowing:
+    def test_the_review_queue_is_listed_oldest_first_with_who_may_not_decide(
         self, airflow: Airflow, on_ledger: Ledger
     ) -> None:
         first = in_review(on_ledger, key="a:1")
@@ -96,14 +96,14 @@ class TestLooking:
         assert "0 of 1" in listed
         assert "digest" not in listed
 
-    def test_only_what_waits_of_a_dag_is_listed(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_the_review_queue_is_listed_for_one_dag(self, airflow: Airflow, on_ledger: Ledger) -> None:
         in_review(on_ledger, key="a:1")
         job = in_review(on_ledger, key="b:1")
         assert [row["job_id"] for row in json.loads(airflow("review", "list", "--dag-id", "b", "-o", "json"))] == [
             job.job_id
         ]
 
-    def test_a_job_is_shown_as_a_reviewer_has_to_see_it(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_job_is_shown_with_all_that_a_reviewer_needs(self, airflow: Airflow, on_ledger: Ledger) -> None:
         job = in_review(on_ledger, approvals=2)
         airflow("review", "approve", job.job_id, "--digest", job.review_digest, "--comment", "fine")
         shown = airflow("review", "show", job.job_id)
@@ -114,7 +114,7 @@ class TestLooking:
         assert (data["output"], data["plan"][0]["plan"]["method"]) == ("A kettle.", "PUT")
         assert [(revision["number"], revision["author"]) for revision in data["revisions"]] == [(1, "model")]
 
-    def test_what_a_model_writes_cannot_move_the_cursor(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_model_output_cannot_move_the_cursor(self, airflow: Airflow, on_ledger: Ledger) -> None:
         job = in_review(on_ledger, "\x1b[2Jharmless\x9b1A")
         shown = airflow("review", "show", job.job_id)
         assert "\x1b" not in shown
@@ -138,19 +138,19 @@ class TestDeciding:
         assert [(d.verdict, d.decided_by, d.comment) for d in record.decisions] == [(verdict, "cli:carol", "I looked")]
 
     @pytest.mark.parametrize("answer", ["approve", "reject", "request-changes", "edit"])
-    def test_what_is_not_the_digest_of_now_changes_nothing(
+    def test_an_outdated_digest_changes_nothing(
         self, airflow: Airflow, on_ledger: Ledger, answer: str, editor: Editor
     ) -> None:
         job = in_review(on_ledger)
         editor.types("Another.")
         more = ("--comment", "shorter") if answer == "request-changes" else ()
-        with pytest.raises(SystemExit, match="not what you saw"):
+        with pytest.raises(SystemExit, match=r"not what you saw|has changed since you opened it"):
             airflow("review", answer, job.job_id, "--digest", "0" * 64, *more)
         assert on_ledger.job(job.job_id) == job
         assert editor.left == []
 
     @pytest.mark.parametrize("answer", ["approve", "reject", "request-changes", "edit"])
-    def test_a_digest_is_always_named(self, airflow: Airflow, on_ledger: Ledger, answer: str) -> None:
+    def test_every_decision_needs_a_digest(self, airflow: Airflow, on_ledger: Ledger, answer: str) -> None:
         with pytest.raises(SystemExit) as ended:
             airflow("review", answer, 1, "--comment", "fine")
         assert ended.value.code == 2
@@ -161,7 +161,7 @@ class TestDeciding:
         assert said == f"{job.label}: 1 of 2 approvals.\n"
         assert on_ledger.job(job.job_id).state is JobState.REVIEW
 
-    def test_changes_are_requested_in_words(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_requested_changes_need_words(self, airflow: Airflow, on_ledger: Ledger) -> None:
         job = in_review(on_ledger)
         comment = ("--comment", "shorter, please")
         said = airflow("review", "request-changes", job.job_id, "--digest", job.review_digest, *comment)
@@ -215,7 +215,7 @@ class TestDeciding:
         assert why in f"{ended.value.code} {capsys.readouterr().err}"
         assert on_ledger.job(job.job_id) == job
 
-    def test_a_person_at_a_terminal_may_be_named(self, airflow: Airflow, on_ledger: Ledger) -> None:
+    def test_a_terminal_user_may_be_a_named_approver(self, airflow: Airflow, on_ledger: Ledger) -> None:
         job = in_review(on_ledger, approvers=Approvers(users=("cli:carol",)))
         airflow("review", "approve", job.job_id, "--digest", job.review_digest)
         assert on_ledger.job(job.job_id).state is JobState.APPROVED
@@ -233,7 +233,7 @@ class TestEditing:
         assert record.revisions[0].output == OUTPUT
         assert editor.left == []
 
-    def test_visual_comes_before_editor(
+    def test_the_variable_visual_wins_over_editor(
         self, airflow: Airflow, on_ledger: Ledger, editor: Editor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = in_review(on_ledger)
@@ -247,7 +247,7 @@ class TestEditing:
         [("One.", "Two.\n", "Two."), ("One.\n", "Two.\n", "Two.\n"), ("One.", '{"a": 1}', '{"a": 1}')],
         ids=["end of line of the editor", "end of line of the output", "a text that looks like JSON"],
     )
-    def test_a_text_stays_a_text(
+    def test_a_text_output_stays_a_text_after_an_edit(
         self, airflow: Airflow, on_ledger: Ledger, editor: Editor, before: str, typed: str, after: str
     ) -> None:
         job = in_review(on_ledger, before)
@@ -261,13 +261,13 @@ class TestEditing:
     ) -> None:
         job = in_review(on_ledger)
         editor.types(typed)
-        with pytest.raises(SystemExit, match="nothing was changed"):
+        with pytest.raises(SystemExit, match="you changed nothing"):
             airflow("review", "edit", job.job_id, "--digest", job.review_digest)
         assert on_ledger.job(job.job_id) == job
         assert editor.left == []
 
     @pytest.mark.parametrize("typed", ["{", '{"title": NaN}'])
-    def test_what_is_no_json_is_kept_in_a_file(
+    def test_invalid_json_is_kept_in_a_file(
         self,
         airflow: Airflow,
         on_ledger: Ledger,
@@ -277,13 +277,13 @@ class TestEditing:
     ) -> None:
         job = in_review(on_ledger, OUTPUT)
         editor.types(typed)
-        with pytest.raises(SystemExit, match="no JSON"):
+        with pytest.raises(SystemExit, match="Not valid JSON"):
             airflow("review", "edit", job.job_id, "--digest", job.review_digest)
         assert "is kept in" in capsys.readouterr().err
         assert editor.left == [typed]
         assert on_ledger.job(job.job_id) == job
 
-    def test_what_was_typed_is_kept_when_the_job_has_changed_meanwhile(
+    def test_typed_text_is_kept_when_the_job_has_changed(
         self, airflow: Airflow, on_ledger: Ledger, editor: Editor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = in_review(on_ledger)
@@ -305,10 +305,10 @@ class TestEditing:
     ) -> None:
         job = in_review(on_ledger)
         editor.types("Another.", status=3)
-        with pytest.raises(SystemExit, match="ended with 3"):
+        with pytest.raises(SystemExit, match="exited with 3"):
             airflow("review", "edit", job.job_id, "--digest", job.review_digest)
         monkeypatch.setenv("EDITOR", "/nowhere/editor")
-        with pytest.raises(SystemExit, match="set VISUAL or EDITOR"):
+        with pytest.raises(SystemExit, match="Set VISUAL or EDITOR"):
             airflow("review", "edit", job.job_id, "--digest", job.review_digest)
         assert on_ledger.job(job.job_id) == job
 
@@ -325,7 +325,7 @@ class TestEditing:
         airflow("review", "edit", job.job_id, "--digest", job.review_digest, "--file", source)
         assert on_ledger.record(job.job_id).revision.output == {"title": "Another"}
 
-    def test_a_file_that_is_not_there_is_said(self, airflow: Airflow, on_ledger: Ledger, tmp_path: Path) -> None:
+    def test_a_missing_file_is_named(self, airflow: Airflow, on_ledger: Ledger, tmp_path: Path) -> None:
         job = in_review(on_ledger)
         with pytest.raises(SystemExit, match="cannot be read"):
             airflow("review", "edit", job.job_id, "--digest", job.review_digest, "--file", tmp_path / "nothing")
@@ -333,7 +333,7 @@ class TestEditing:
 
 class TestDecidingOnMany:
     @pytest.mark.parametrize("flag", ["--approve", "--reject"])
-    def test_one_answer_is_recorded_for_each(
+    def test_decide_many_records_one_decision_for_each_job(
         self, airflow: Airflow, on_ledger: Ledger, tmp_path: Path, flag: str
     ) -> None:
         jobs = [in_review(on_ledger, key=f"post:{number}") for number in range(3)]
@@ -348,7 +348,7 @@ class TestDecidingOnMany:
             assert (decision.decided_by, decision.comment) == ("cli:carol", "all alike")
         assert on_ledger.job(jobs[2].job_id) == jobs[2]
 
-    def test_none_is_decided_where_one_has_changed_and_it_says_which(
+    def test_decide_many_records_nothing_if_one_job_has_changed(
         self,
         airflow: Airflow,
         on_ledger: Ledger,
@@ -373,15 +373,15 @@ class TestDecidingOnMany:
     @pytest.mark.parametrize(
         ("lines", "why"),
         [
-            ("", "no job to decide on"),
+            ("", "no jobs were given"),
             ("1", "line 1 is not"),
             ("\nx y", "line 2 is not"),
             ("1 2 3", "line 1 is not"),
             ("-1 2", "line 1 is not"),
-            ("1 a\n1 b", "line 2 names job 1 for the second time"),
+            ("1 a\n1 b", "line 2 names job 1 a second time"),
         ],
     )
-    def test_lines_that_cannot_be_read_decide_nothing(
+    def test_decide_many_refuses_lines_that_cannot_be_read(
         self, airflow: Airflow, on_ledger: Ledger, monkeypatch: pytest.MonkeyPatch, lines: str, why: str
     ) -> None:
         monkeypatch.setattr("sys.stdin", StringIO(lines))
@@ -389,6 +389,8 @@ class TestDecidingOnMany:
             airflow("review", "decide-many", "--approve")
 
     @pytest.mark.parametrize("flags", [(), ("--approve", "--reject")])
-    def test_the_answer_is_one(self, airflow: Airflow, on_ledger: Ledger, flags: tuple[str, ...]) -> None:
-        with pytest.raises(SystemExit, match="either --approve or --reject"):
+    def test_decide_many_needs_exactly_one_verdict(
+        self, airflow: Airflow, on_ledger: Ledger, flags: tuple[str, ...]
+    ) -> None:
+        with pytest.raises(SystemExit, match="--approve or --reject, and not both"):
             airflow("review", "decide-many", *flags)

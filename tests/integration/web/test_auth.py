@@ -36,7 +36,7 @@ def _decision(job: Any, verdict: str = "approve") -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("method", "path"), _routes())
-def test_every_route_but_the_style_sheet_and_the_receiver_needs_a_login(
+def test_every_route_except_static_files_and_the_receiver_needs_a_login(
     stranger: TestClient, ledger: Ledger, method: str, path: str
 ) -> None:
     job = ask(ledger, draft(ledger))
@@ -52,18 +52,18 @@ def test_every_route_but_the_style_sheet_and_the_receiver_needs_a_login(
         assert answer.status_code == 401
 
 
-def test_after_the_login_a_person_comes_back_to_the_very_page(stranger: TestClient, ledger: Ledger) -> None:
+def test_login_leads_back_to_the_requested_page(stranger: TestClient, ledger: Ledger) -> None:
     answer = stranger.get("/aihandoff/?tab=done&dag_id=a%2Bb")
     assert answer.headers["location"].endswith("next=%2Faihandoff%2F%3Ftab%3Ddone%26dag_id%3Da%252Bb")
 
 
-def test_a_token_that_is_forged_is_no_login(stranger: TestClient, ledger: Ledger) -> None:
+def test_a_forged_token_is_not_a_login(stranger: TestClient, ledger: Ledger) -> None:
     stranger.cookies.set("_token", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.")
     assert stranger.get("/aihandoff/").status_code == 303
     assert stranger.get("/aihandoff/api/v1/jobs", headers={"Authorization": "Bearer x"}).status_code == 401
 
 
-def test_a_comment_typed_before_the_session_ended_is_handed_back(stranger: TestClient, ledger: Ledger) -> None:
+def test_a_comment_typed_before_the_session_expired_is_returned(stranger: TestClient, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger))
     answer = stranger.post(f"/aihandoff/jobs/{job.job_id}/decision", data=_decision(job))
     page = Page(answer.text)
@@ -87,7 +87,7 @@ def test_a_viewer_sees_the_job_without_the_decision_box(login: Login, ledger: Le
     answer = vic.get(f"/aihandoff/jobs/{job.job_id}")
     assert answer.status_code == 200
     assert "A kettle." in answer.text
-    assert "You may see this job, but not decide on it." in answer.text
+    assert "You can see this job, but you cannot decide on it." in answer.text
     assert Page(answer.text).all("form") == []
     assert vic.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["may_decide"] is False
 
@@ -103,7 +103,7 @@ def test_a_viewer_cannot_decide(login: Login, ledger: Ledger) -> None:
     assert ledger.record(job.job_id).decisions == []
 
 
-def test_permissions_are_asked_of_the_dag_that_owns_the_job(login: Login, ledger: Ledger, grant: Grant) -> None:
+def test_permissions_are_checked_for_the_dag_that_owns_the_job(login: Login, ledger: Ledger, grant: Grant) -> None:
     job = ask(ledger, draft(ledger))
     carol = login("carol")
     grant("carol", "GET", "another")
@@ -116,9 +116,7 @@ def test_permissions_are_asked_of_the_dag_that_owns_the_job(login: Login, ledger
     assert carol.post(f"/aihandoff/jobs/{job.job_id}/decision", data=_decision(job)).status_code == 303
 
 
-def test_a_job_that_one_may_not_see_looks_like_one_that_is_not_there(
-    login: Login, ledger: Ledger, grant: Grant
-) -> None:
+def test_a_hidden_job_is_answered_like_a_missing_job(login: Login, ledger: Ledger, grant: Grant) -> None:
     job = ask(ledger, draft(ledger))
     grant("carol", "PUT", OWNER.dag_id)  # deciding alone, without seeing, is nothing
     carol = login("carol")
@@ -132,7 +130,7 @@ def test_a_job_that_one_may_not_see_looks_like_one_that_is_not_there(
     assert ledger.job(job.job_id).state is JobState.REVIEW
 
 
-def test_lists_and_their_counts_show_only_what_one_may_see(login: Login, ledger: Ledger, grant: Grant) -> None:
+def test_lists_and_counts_show_only_visible_jobs(login: Login, ledger: Ledger, grant: Grant) -> None:
     draft(ledger, job_spec(job_key="mine"), response_id="resp_1")
     draft(ledger, job_spec(job_key="theirs", owner=_owner("payroll")), response_id="resp_2")
     grant("carol", "GET", OWNER.dag_id)
@@ -144,7 +142,7 @@ def test_lists_and_their_counts_show_only_what_one_may_see(login: Login, ledger:
     assert [job["job_key"] for job in carol.get("/aihandoff/api/v1/jobs").json()["jobs"]] == ["mine"]
     for query in ("?dag_id=payroll", f"?run_id={OWNER.run_id}&dag_id=payroll"):
         assert carol.get(f"/aihandoff/api/v1/jobs{query}").json()["jobs"] == []
-        assert "Nothing waits for a decision" in carol.get(f"/aihandoff/{query}").text
+        assert "The review queue is empty" in carol.get(f"/aihandoff/{query}").text
 
 
 def _owner(dag_id: str) -> Any:
@@ -152,7 +150,7 @@ def _owner(dag_id: str) -> Any:
 
 
 @pytest.mark.parametrize(("user_id", "name"), [("bob", "bob"), ("17", "bob (17)")])
-def test_who_decided_is_known_from_the_login(
+def test_the_decider_is_the_logged_in_user(
     login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, user_id: str, name: str
 ) -> None:
     monkeypatch.setattr(SimpleAuthManagerUser, "get_id", lambda self: user_id)
@@ -168,7 +166,7 @@ def test_who_decided_is_known_from_the_login(
 ODD_LOGINS = {"bob": "7", "bob (7)": "8", "cli:bob": "9", "model": "10", "a/b#1": "11", "user:x (": "12"}
 
 
-def test_a_login_of_any_form_votes_once_and_is_told_from_every_other(
+def test_a_login_of_any_form_votes_once_and_differs_from_every_other(
     login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SimpleAuthManagerUser, "get_id", lambda self: ODD_LOGINS[self.username])
@@ -202,7 +200,7 @@ def test_an_edit_by_a_login_called_model_is_a_persons(login: Login, ledger: Ledg
     assert "Edited by model" in Page(login("carol").get(f"/aihandoff/jobs/{job.job_id}").text).text
 
 
-def test_a_program_cannot_say_who_decided(login: Login, ledger: Ledger) -> None:
+def test_a_program_cannot_name_the_decider(login: Login, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger))
     bob = login("bob", bearer=True)
     answer = bob.post(f"/aihandoff/api/v1/jobs/{job.job_id}/decisions", json={**_decision(job), "decided_by": "eve"})
@@ -211,7 +209,7 @@ def test_a_program_cannot_say_who_decided(login: Login, ledger: Ledger) -> None:
     assert ledger.job(job.job_id).state is JobState.REVIEW
 
 
-def test_the_schema_is_for_those_who_are_logged_in(stranger: TestClient, login: Login, ledger: Ledger) -> None:
+def test_the_openapi_schema_needs_a_login(stranger: TestClient, login: Login, ledger: Ledger) -> None:
     for path in ("openapi.json", "docs", "redoc", "docs/oauth2-redirect"):
         assert stranger.get(f"/aihandoff/{path}").status_code == 404
     schema = login("vic").get("/aihandoff/api/v1/openapi.json").json()

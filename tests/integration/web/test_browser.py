@@ -1,4 +1,4 @@
-"""The pages in a real browser: usable by everybody, in light and dark, on a wide screen and on a phone."""
+"""The pages in a real browser: usable by all, in light and dark, on a wide screen and on a phone."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-LOOKS = [(scheme, size) for scheme in ("light", "dark") for size in ("wide", "phone")]
+APPEARANCES = [(scheme, size) for scheme in ("light", "dark") for size in ("wide", "phone")]
 
-#: Where to keep a picture of each page, for somebody to look at.
+#: Where to keep a picture of each page, to check by eye.
 PICTURES = os.environ.get("AIHANDOFF_TEST_PICTURES")
 
 Open = Callable[..., "Page"]
@@ -122,13 +122,14 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",
         "compare": f"jobs/{job.job_id}/compare",
-        "batch": "batch?by=outcome",
-        "batch-shape": "batch?by=shape&select=all&group=" + key_of("label: http PUT (category, priority)"),
+        "bulk-review": "bulk-review?by=outcome",
+        "bulk-review-requests": "bulk-review?by=shape&select=all&group="
+        + key_of("label: http PUT (category, priority)"),
     }
 
 
-@pytest.mark.parametrize(("scheme", "size"), LOOKS)
-def test_everybody_can_use_every_page(open_page: Open, ledger: Ledger, scheme: str, size: str) -> None:
+@pytest.mark.parametrize(("scheme", "size"), APPEARANCES)
+def test_every_page_is_accessible_and_fits_the_screen(open_page: Open, ledger: Ledger, scheme: str, size: str) -> None:
     for name, path in _pages(ledger).items():
         page = open_page(path, scheme=scheme, size=size)
         page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
@@ -137,7 +138,7 @@ def test_everybody_can_use_every_page(open_page: Open, ledger: Ledger, scheme: s
 
 
 def tab_to(page: Page, selector: str) -> None:
-    """Move the focus, as somebody does who has no mouse."""
+    """Move the focus, as a user without a mouse does."""
     for _ in range(80):
         page.keyboard.press("Tab")
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
@@ -145,7 +146,7 @@ def tab_to(page: Page, selector: str) -> None:
     pytest.fail(f"the Tab key does not lead to {selector}")
 
 
-def test_a_sentence_is_changed_and_approved_without_a_mouse(open_page: Open, ledger: Ledger) -> None:
+def test_an_output_is_edited_and_approved_with_the_keyboard(open_page: Open, ledger: Ledger) -> None:
     job = showcase.note(ledger, rules=ReviewRules())
     page = open_page(f"jobs/{job.job_id}")
     tab_to(page, "a[href$='/edit']")
@@ -159,7 +160,7 @@ def test_a_sentence_is_changed_and_approved_without_a_mouse(open_page: Open, led
     page.get_by_text("has not been rendered yet").first.wait_for()
     output = ledger.record(job.job_id).revision.output
     assert output == {**showcase.NOTE, "tagline": "Two minutes to tea."}
-    # The approval task renders the plan; the page finds out by itself.
+    # The approval task renders the plan; the page refreshes by itself.
     ask(ledger, ledger.job(job.job_id), showcase.put("post:kettle", {"tagline": output["tagline"]}))
     page.locator("button[value=approve]").wait_for()
     tab_to(page, "button[value=approve]")
@@ -188,15 +189,13 @@ def test_a_double_click_counts_once(open_page: Open, ledger: Ledger) -> None:
     assert len(ledger.record(job.job_id).decisions) == 1
 
 
-def test_a_login_that_ends_in_the_middle_of_an_edit_costs_nothing(
-    open_page: Open, ledger: Ledger, address: str
-) -> None:
+def test_a_login_that_expires_during_an_edit_loses_nothing(open_page: Open, ledger: Ledger, address: str) -> None:
     job = showcase.note(ledger, rules=ReviewRules())
     page = open_page(f"jobs/{job.job_id}/edit")
     page.fill("textarea[name='value/body']", "First line\n\n  “second” <b>line</b>")
     page.context.clear_cookies()
     page.click("button[value=save]")
-    page.get_by_text("Nothing of what you sent is lost.").wait_for()
+    page.get_by_text("What you sent is not lost.").wait_for()
     picture(page, "login-over")
     assert problems(page) == []
     log_in(page.context, "bob", address)
@@ -205,7 +204,7 @@ def test_a_login_that_ends_in_the_middle_of_an_edit_costs_nothing(
     assert ledger.record(job.job_id).revision.output["body"] == "First line\n\n  “second” <b>line</b>"
 
 
-def test_a_row_is_added_where_one_is_looking(open_page: Open, ledger: Ledger) -> None:
+def test_an_added_row_is_on_the_screen(open_page: Open, ledger: Ledger) -> None:
     job = showcase.note(ledger, rules=ReviewRules())
     page = open_page(f"jobs/{job.job_id}/edit", size="phone")
     page.fill("textarea[name='value/title']", "Kept")
@@ -217,42 +216,42 @@ def test_a_row_is_added_where_one_is_looking(open_page: Open, ledger: Ledger) ->
     row.fill("red")
     page.fill("input[name='value/price']", "cheap")
     page.click("button[value=save]")
-    page.get_by_text("One field does not fit").wait_for()
+    page.get_by_text("One field is not valid").wait_for()
     picture(page, "edit-wrong-phone")
     assert problems(page) == []
     assert page.input_value("textarea[name='value/title']") == "Kept"
     assert row.input_value() == "red"
 
 
-def test_nothing_of_an_output_runs_or_loads(open_page: Open, ledger: Ledger, address: str) -> None:
+def test_an_output_runs_nothing_and_loads_nothing(open_page: Open, ledger: Ledger, address: str) -> None:
     attack = f"{ATTACK}\n\n{MARKDOWN}"
     job = ask(ledger, draft(ledger, output={"title": attack, attack: [attack], "rows": [{"a": attack, "b": "1"}] * 2}))
     said, asked = [], []
     page = open_page("")
     page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: asked.append(request.url))
-    for path in (f"jobs/{job.job_id}", f"jobs/{job.job_id}/edit", "batch?by=type"):
+    for path in (f"jobs/{job.job_id}", f"jobs/{job.job_id}/edit", "bulk-review?by=type"):
         page.goto(f"/aihandoff/{path}", wait_until="networkidle")
     assert said == []
     assert len(asked) > 3
     assert [url for url in asked if not url.startswith(f"{address}/aihandoff/")] == []
 
 
-def test_many_are_decided_on_a_phone(open_page: Open, ledger: Ledger) -> None:
+def test_a_bulk_review_works_on_a_phone(open_page: Open, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 4)
     page = open_page("", size="phone")
-    page.get_by_role("link", name="Look at many beside each other").click()
-    page.get_by_role("link", name="Select all that are yours").click()
+    page.get_by_role("link", name="Bulk review").click()
+    page.get_by_role("link", name="Select all yours").click()
     page.get_by_label("Select ticket:4702").uncheck()
     ask(ledger, jobs[0], showcase.put("elsewhere", {"category": "spam"}, name="label"))
-    page.get_by_role("button", name="Approve the selected").click()
-    page.get_by_text("None of the decisions was recorded").wait_for()
-    picture(page, "batch-stale-phone")
+    page.get_by_role("button", name="Approve selected").click()
+    page.get_by_text("No decision was recorded").wait_for()
+    picture(page, "bulk-review-stale-phone")
     assert problems(page) == []
     assert {ledger.job(job.job_id).state for job in jobs} == {JobState.REVIEW}
-    page.get_by_role("button", name="Approve the selected").click()
+    page.get_by_role("button", name="Approve selected").click()
     page.get_by_text("2 decisions recorded").wait_for()
-    picture(page, "decided-phone")
+    picture(page, "bulk-decided-phone")
     assert problems(page) == []
     states = [ledger.job(job.job_id).state for job in jobs]
     assert states == [JobState.REVIEW, JobState.APPROVED, JobState.REVIEW, JobState.APPROVED]

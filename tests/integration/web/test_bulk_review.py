@@ -25,7 +25,7 @@ def _choice(job: Job) -> str:
 
 def _post(client: TestClient, jobs: list[Job], verdict: str = "approve", **more: Any) -> Any:
     form = {"by": "type", "group": key_of("ticket"), "verdict": verdict, "job": [_choice(job) for job in jobs], **more}
-    return client.post("/aihandoff/batch/decision", data=form)
+    return client.post("/aihandoff/bulk-review/decision", data=form)
 
 
 def _send(client: TestClient, jobs: list[Job], verdict: str = "approve", **more: Any) -> Any:
@@ -58,20 +58,20 @@ def _boxes(page: Page) -> dict[str, bool]:
         ("outcome", {"prices@3: the price is above …": 1, "sampling@1: one in ten goes to a person": 3}),
     ],
 )
-def test_what_waits_is_grouped(login: Login, ledger: Ledger, by: str, groups: dict[str, int]) -> None:
+def test_the_review_queue_is_grouped(login: Login, ledger: Ledger, by: str, groups: dict[str, int]) -> None:
     showcase.note(ledger)
     showcase.tickets(ledger, 3)
     bob = login("bob")
-    page = Page(bob.get(f"/aihandoff/batch?by={by}").text)
+    page = Page(bob.get(f"/aihandoff/bulk-review?by={by}").text)
     assert _boxes(page) == {}
     for group, number in groups.items():
         assert f"{group} {number}" in page.text
-        assert len(_boxes(Page(bob.get(f"/aihandoff/batch?by={by}&group={key_of(group)}").text))) == number
+        assert len(_boxes(Page(bob.get(f"/aihandoff/bulk-review?by={by}&group={key_of(group)}").text))) == number
 
 
-def test_fields_that_differ_are_columns_and_the_others_are_said_once(login: Login, ledger: Ledger) -> None:
+def test_fields_that_differ_are_columns_and_equal_fields_are_listed_once(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 4)
-    page = Page(login("bob").get("/aihandoff/batch?by=type").text)
+    page = Page(login("bob").get("/aihandoff/bulk-review?by=type").text)
     words = " ".join(page.text.split())
     assert "SelectJobCategoryPriorityReplyLabel" in words
     assert words.count("Language") == 1
@@ -79,16 +79,18 @@ def test_fields_that_differ_are_columns_and_the_others_are_said_once(login: Logi
     assert list(_boxes(page)) == [_choice(job) for job in jobs]
 
 
-def test_all_are_selected_by_a_link_and_no_script(login: Login, ledger: Ledger) -> None:
+def test_a_link_selects_all_jobs_without_a_script(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 3)
     bob = login("bob")
-    assert set(_boxes(Page(bob.get("/aihandoff/batch?select=all").text)).values()) == {True}
-    assert set(_boxes(Page(bob.get("/aihandoff/batch").text)).values()) == {False}
+    assert set(_boxes(Page(bob.get("/aihandoff/bulk-review?select=all").text)).values()) == {True}
+    assert set(_boxes(Page(bob.get("/aihandoff/bulk-review").text)).values()) == {False}
     assert _states(ledger, jobs) == {JobState.REVIEW}
 
 
 @pytest.mark.parametrize(("verdict", "state"), [("approve", JobState.APPROVED), ("reject", JobState.REJECTED)])
-def test_one_action_is_one_decision_for_each(login: Login, ledger: Ledger, verdict: str, state: JobState) -> None:
+def test_a_bulk_decision_records_one_decision_for_each_job(
+    login: Login, ledger: Ledger, verdict: str, state: JobState
+) -> None:
     jobs = showcase.tickets(ledger, 4)
     answer = _post(login("bob"), jobs[:3], verdict, comment="Sampled.")
     assert answer.status_code == 200
@@ -107,7 +109,7 @@ def test_a_double_click_counts_once(login: Login, ledger: Ledger) -> None:
     assert [len(ledger.record(job.job_id).decisions) for job in jobs] == [1, 1]
 
 
-def test_one_that_changed_holds_all_up_and_is_listed(login: Login, ledger: Ledger) -> None:
+def test_one_changed_job_stops_the_bulk_decision_and_is_listed(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 4)
     plan = showcase.put("elsewhere", {"category": "spam"}, name="label")
     changed = ask(ledger, jobs[1], plan)
@@ -115,7 +117,7 @@ def test_one_that_changed_holds_all_up_and_is_listed(login: Login, ledger: Ledge
     answer = _post(login("carol"), jobs[:3], comment="All <b>fine</b>.")
     page = Page(answer.text)
     assert answer.status_code == 409
-    assert "None of the decisions was recorded" in page.text
+    assert "No decision was recorded" in page.text
     assert f"Job {jobs[1].job_id}: it is not what you saw any more" in page.text
     assert f"Job {jobs[2].job_id}: it no longer waits for a decision" in page.text
     assert _states(ledger, [jobs[0], jobs[1], jobs[3]]) == {JobState.REVIEW}
@@ -124,12 +126,12 @@ def test_one_that_changed_holds_all_up_and_is_listed(login: Login, ledger: Ledge
     assert page.form["comment"] == "All <b>fine</b>."
 
 
-def test_those_one_may_not_decide_on_are_shown_and_cannot_be_selected(login: Login, ledger: Ledger) -> None:
+def test_jobs_of_other_reviewers_are_shown_but_cannot_be_selected(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 2)
     plan = showcase.put("x", {"category": "spam"}, name="label")
     other = ask(ledger, jobs[1], plan, rules=ReviewRules(approvers=Approvers(users=("carol",))))
     bob = login("bob")
-    page = Page(bob.get("/aihandoff/batch?by=type&select=all").text)
+    page = Page(bob.get("/aihandoff/bulk-review?by=type&select=all").text)
     assert _boxes(page) == {_choice(jobs[0]): True}
     assert "Only these may decide on it: carol." in page.text
     answer = _post(bob, [jobs[0], other])
@@ -138,10 +140,10 @@ def test_those_one_may_not_decide_on_are_shown_and_cannot_be_selected(login: Log
     assert _states(ledger, jobs) == {JobState.REVIEW}
 
 
-def test_a_viewer_sees_them_and_decides_nothing(login: Login, ledger: Ledger) -> None:
+def test_a_viewer_sees_the_queue_but_cannot_decide(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 2)
     vic = login("vic")
-    page = Page(vic.get("/aihandoff/batch?select=all").text)
+    page = Page(vic.get("/aihandoff/bulk-review?select=all").text)
     assert "ticket:4701" in page.text
     assert _boxes(page) == {}
     assert _post(vic, jobs).status_code == 409
@@ -149,15 +151,15 @@ def test_a_viewer_sees_them_and_decides_nothing(login: Login, ledger: Ledger) ->
     assert _states(ledger, jobs) == {JobState.REVIEW}
 
 
-def test_jobs_that_one_may_not_see_look_like_none(login: Login, ledger: Ledger, grant: Grant) -> None:
+def test_hidden_jobs_are_answered_like_missing_jobs(login: Login, ledger: Ledger, grant: Grant) -> None:
     hidden, shown = showcase.tickets(ledger, 1), [showcase.note(ledger, rules=ReviewRules())]
     grant("bob", "GET", OWNER.dag_id)
     grant("bob", "PUT", OWNER.dag_id)
     bob = login("bob")
-    assert "ticket" not in bob.get("/aihandoff/batch").text
+    assert "ticket" not in bob.get("/aihandoff/bulk-review").text
     assert bob.get("/aihandoff/api/v1/reviews").json()["total"] == 1
     answers = [_send(bob, [*hidden, *shown]).json(), _send(bob, [*_renumbered(hidden), *shown]).json()]
-    assert [answer["stale"][0]["detail"] for answer in answers] == ["there is no such job that you may see."] * 2
+    assert [answer["stale"][0]["detail"] for answer in answers] == ["there is no such job, or you may not see it."] * 2
     assert _states(ledger, [*hidden, *shown]) == {JobState.REVIEW}
 
 
@@ -165,7 +167,7 @@ def _renumbered(jobs: list[Job]) -> list[Job]:
     return [replace(job, job_id=job.job_id + 1000) for job in jobs]
 
 
-def test_nothing_selected_decides_nothing(login: Login, ledger: Ledger) -> None:
+def test_a_bulk_decision_without_a_selection_records_nothing(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 2)
     answer = _post(login("bob"), [], comment="Kept.")
     assert answer.status_code == 422
@@ -179,7 +181,7 @@ def test_another_site_cannot_make_a_browser_decide(login: Login, ledger: Ledger,
     jobs = showcase.tickets(ledger, 2)
     bob = login("bob", headers=headers)
     assert [sent(bob, jobs).status_code for sent in (_post, _send)] == [403, 403]
-    assert bob.get("/aihandoff/batch/decision").status_code == 405
+    assert bob.get("/aihandoff/bulk-review/decision").status_code == 405
     assert _states(ledger, jobs) == {JobState.REVIEW}
 
 
@@ -194,27 +196,27 @@ def test_another_site_cannot_make_a_browser_decide(login: Login, ledger: Ledger,
         {"job": "0:" + "a" * 64},
     ],
 )
-def test_a_malformed_batch_is_refused(login: Login, ledger: Ledger, change: dict[str, str]) -> None:
+def test_a_malformed_bulk_decision_is_refused(login: Login, ledger: Ledger, change: dict[str, str]) -> None:
     jobs = showcase.tickets(ledger, 2)
     assert _post(login("bob"), jobs, **{"comment": "Kept.", **change}).status_code == 422
     assert _states(ledger, jobs) == {JobState.REVIEW}
 
 
-def test_a_program_decides_on_many(login: Login, ledger: Ledger) -> None:
+def test_a_program_makes_a_bulk_decision(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 3)
     bob = login("bob", bearer=True)
     answer = _send(bob, jobs, comment="Sampled.")
     assert answer.status_code == 200
     assert [item["state"] for item in answer.json()["jobs"]] == ["approved"] * 3
-    assert schemas.BatchAnswer.model_validate_json(answer.content).model_dump(mode="json") == answer.json()
+    assert schemas.BulkDecisionAnswer.model_validate_json(answer.content).model_dump(mode="json") == answer.json()
     stale = _send(bob, jobs, "reject").json()
-    assert stale["type"] == "stale-batch"
+    assert stale["type"] == "stale-bulk-decision"
     assert [item["job_id"] for item in stale["stale"]] == [job.job_id for job in jobs]
     assert _send(bob, [jobs[0], jobs[0]]).status_code == 422
     assert _send(bob, []).status_code == 422
 
 
-def test_a_program_lists_what_waits_yours_first(login: Login, ledger: Ledger) -> None:
+def test_a_program_lists_the_review_queue_with_its_own_jobs_first(login: Login, ledger: Ledger) -> None:
     first, second, third = showcase.tickets(ledger, 3)
     plan = showcase.put("x", {"category": "spam"}, name="label")
     ask(ledger, first, plan, rules=ReviewRules(approvers=Approvers(users=("carol",))))

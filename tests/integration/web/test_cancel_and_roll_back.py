@@ -60,7 +60,7 @@ def requests(target: Target) -> list[tuple[str, str]]:
 
 class TestCancel:
     @pytest.mark.parametrize("sent", [send, post])
-    def test_a_job_in_review_writes_nothing_any_more(self, login: Login, ledger: Ledger, sent: Any) -> None:
+    def test_a_cancelled_job_in_review_writes_nothing(self, login: Login, ledger: Ledger, sent: Any) -> None:
         job = ask(ledger, draft(ledger))
         bob = login("bob")
         assert "cancel" in actions(page_of(bob, job))
@@ -69,11 +69,11 @@ class TestCancel:
         assert (record.job.state, record.effects[0].state) == (JobState.CANCELLED, EffectState.VOID)
         assert (record.events[-1].actor, record.events[-1].reason) == ("user:bob", "The wrong product.")
         page = page_of(bob, job)
-        assert "Cancelled. Nothing was written outside." in page.text
+        assert "Cancelled. No external write was made." in page.text
         assert "The wrong product." in page.text
         assert page.all("form") == []
 
-    def test_sent_again_it_changes_nothing(self, login: Login, ledger: Ledger) -> None:
+    def test_a_second_cancel_changes_nothing(self, login: Login, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         bob = login("bob")
         assert [post(bob, job, "cancel", WHY).status_code for _ in range(2)] == [303, 303]
@@ -81,7 +81,7 @@ class TestCancel:
         assert (answer.status_code, answer.json()["job"]["state"]) == (200, "cancelled")
         assert [event.event for event in ledger.record(job.job_id).events].count("cancelled") == 1
 
-    def test_a_response_that_runs_is_stopped_at_openai(
+    def test_a_running_response_is_cancelled_at_openai(
         self, login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with OpenAIStandIn(delay_seconds=60).serve() as running:
@@ -94,7 +94,7 @@ class TestCancel:
                 assert send(login("bob"), job, "cancel", WHY).json()["job"]["state"] == "cancelled"
                 assert client.responses.retrieve(response.id).status == "cancelled"
 
-    def test_while_an_effect_is_under_way_it_waits_for_what_became_of_it(
+    def test_a_cancel_waits_for_the_outcome_of_an_effect_under_way(
         self, login: Login, ledger: Ledger, plans: list[EffectPlan]
     ) -> None:
         job = approved(ledger, *plans)
@@ -104,13 +104,13 @@ class TestCancel:
         assert (answer.status_code, answer.json()["job"]["state"]) == (200, "applying")
         assert answer.json()["job"]["cancelling"] == "The wrong product."
         page = page_of(bob, job)
-        assert "Being cancelled: what was not sent never will be." in page.text
+        assert "Being cancelled: effects that were not sent will not be sent." in page.text
         assert "cancel" not in actions(page)
         ledger.effects.confirm(claim, external_id="publish-1", result=None, actor=TEST)
         text = page_of(bob, job).text
-        assert "Cancelled. Partly applied: 1 of 2 effects applied. What was applied stays" in text
+        assert "Cancelled. Partly applied: 1 of 2 effects applied. Applied effects stay" in text
 
-    def test_a_completed_job_is_refused_with_the_way_back(
+    def test_a_completed_job_cannot_be_cancelled_and_names_the_roll_back(
         self, login: Login, ledger: Ledger, plans: list[EffectPlan]
     ) -> None:
         job = completed(ledger, *plans)
@@ -139,7 +139,7 @@ class TestRollBack:
         assert target.received == []
 
     @pytest.mark.parametrize("sent", [send, post])
-    def test_everything_is_undone_the_last_one_first(
+    def test_all_effects_are_undone_in_reverse_order(
         self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan], sent: Any
     ) -> None:
         job = completed(ledger, *plans)
@@ -151,11 +151,11 @@ class TestRollBack:
         started = next(event for event in record.events if event.event == "roll back started")
         assert (started.actor, started.reason) == ("user:bob", "The wrong product.")
         page = page_of(bob, job)
-        assert "Everything that was applied was undone." in page.text
+        assert "All applied effects were undone." in page.text
         assert "Applied as publish-1, and undone" in page.text
         assert page.all("form") == []
 
-    def test_a_program_gets_the_job_and_nothing_to_wait_for(
+    def test_a_finished_roll_back_returns_the_job_with_nothing_unfinished(
         self, login: Login, ledger: Ledger, plans: list[EffectPlan]
     ) -> None:
         job = completed(ledger, *plans)
@@ -173,7 +173,7 @@ class TestRollBack:
             (DROP, None, "may have been applied"),
         ],
     )
-    def test_it_ends_at_the_first_wait_and_goes_on_when_it_is_sent_again(
+    def test_a_roll_back_stops_at_the_first_wait_and_continues_when_sent_again(
         self,
         login: Login,
         ledger: Ledger,
@@ -188,12 +188,12 @@ class TestRollBack:
         bob = login("bob")
         sent = send(bob, job, "rollback", WHY)
         assert (sent.status_code, sent.json()["job"]["state"]) == (200, "rolling_back")
-        assert sent.json()["unfinished"]["seconds"] == seconds
-        assert said in sent.json()["unfinished"]["why"]
+        assert sent.json()["unfinished"]["retry_after"] == seconds
+        assert said in sent.json()["unfinished"]["reason"]
         assert len(target.received) == 2
         page = page_of(bob, job)
-        assert "What was applied is being undone. 1 of 2 effects undone." in page.text
-        assert "Go on with the roll-back" in page.text
+        assert "The applied effects are being undone. 1 of 2 effects undone." in page.text
+        assert "Continue the roll-back" in page.text
         if answer is DROP:
             unknown = ledger.record(job.job_id).undos[1]
             ledger.effects.resolve(
@@ -202,7 +202,7 @@ class TestRollBack:
         assert send(bob, job, "rollback", WHY).json()["job"]["state"] == "rolled_back"
         assert requests(target)[2:] == [("DELETE", "/publish/publish-1")]
 
-    def test_the_page_says_what_keeps_it_from_going_on(
+    def test_the_page_says_why_a_roll_back_is_not_finished(
         self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan]
     ) -> None:
         job = completed(ledger, *plans)
@@ -210,12 +210,10 @@ class TestRollBack:
         posted = post(login("bob"), job, "rollback", WHY)
         page = Page(posted.text)
         assert posted.status_code == 200
-        assert "The roll-back has begun, and is not done" in page.text
-        assert "It can go on in 120 s." in page.text
+        assert "The roll-back has started, but is not finished" in page.text
+        assert "Continue in 120 s." in page.text
 
-    def test_an_undo_whose_outcome_is_not_known_is_resolved_on_the_page(
-        self, login: Login, ledger: Ledger, target: Target
-    ) -> None:
+    def test_an_unknown_undo_is_resolved_on_the_page(self, login: Login, ledger: Ledger, target: Target) -> None:
         job = completed(ledger, plan_of(target, "publish"))
         target.answers = [DROP]
         bob = login("bob")
@@ -223,20 +221,20 @@ class TestRollBack:
         undo = ledger.record(job.job_id).undos[0]
         page = page_of(bob, job)
         assert "The effect undo:publish may have been applied" in page.text
-        assert "It waits until somebody says what became of undo:publish." in page.text
-        form = {"found": "applied", "why": "It is gone.", "attempt": str(undo.attempt)}
+        assert "The job waits until someone resolves undo:publish." in page.text
+        form = {"found": "applied", "reason": "It is gone.", "attempt": str(undo.attempt)}
         path = f"/aihandoff/jobs/{job.job_id}/effects/{undo.effect_id}/resolution"
         assert bob.post(path, data=form).status_code == 303
         assert ledger.job(job.job_id).state is JobState.ROLLED_BACK
         assert len(target.received) == 1
 
-    def test_an_effect_without_an_undo_says_so_before_anything_starts(
+    def test_an_effect_without_an_undo_is_named_before_the_roll_back_starts(
         self, login: Login, ledger: Ledger, target: Target
     ) -> None:
         job = completed(ledger, plan_of(target, "publish"), plan_of(target, "mail", undo={}))
         bob = login("bob")
         page = page_of(bob, job)
-        assert "No way back is declared: it cannot be rolled back." in page.text
+        assert "No undo declared. This write can't be rolled back." in page.text
         assert "It declares no undo. Undo it by hand, and leave it out of the roll-back." in page.text
         refused = send(bob, job, "rollback", WHY)
         assert (refused.status_code, refused.json()["type"]) == (409, "cannot-roll-back")
@@ -248,9 +246,9 @@ class TestRollBack:
         assert target.received == []
         assert post(bob, job, "rollback", {**WHY, "leave": ["mail"]}).status_code == 303
         assert requests(target) == [("DELETE", "/publish/publish-1")]
-        assert "What was applied was undone, except mail." in page_of(bob, job).text
+        assert "The applied effects were undone, except mail." in page_of(bob, job).text
 
-    def test_a_page_that_showed_other_effects_begins_nothing(
+    def test_a_roll_back_of_effects_that_the_page_did_not_show_is_refused(
         self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan]
     ) -> None:
         job = approved(ledger, *plans)
@@ -260,11 +258,11 @@ class TestRollBack:
         confirm(ledger, job, plans[1])
         posted = bob.post(f"/aihandoff/jobs/{job.job_id}/rollback", data={"seen": seen, **WHY})
         assert posted.status_code == 409
-        assert "other effects are applied by now" in Page(posted.text).text
+        assert "other effects are applied now" in Page(posted.text).text
         assert ledger.job(job.job_id).state is JobState.COMPLETED
         assert target.received == []
 
-    def test_not_while_something_is_unknown(
+    def test_a_job_with_an_unknown_effect_cannot_be_rolled_back(
         self, login: Login, ledger: Ledger, target: Target, plans: list[EffectPlan]
     ) -> None:
         job = approved(ledger, *plans)
@@ -277,7 +275,7 @@ class TestRollBack:
         assert "'announce' is unknown" in send(bob, job, "rollback", WHY).json()["detail"]
         assert target.received == []
 
-    def test_a_connection_that_is_missing_here_is_no_unknown_undo(
+    def test_a_missing_connection_does_not_make_an_undo_unknown(
         self, login: Login, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = completed(ledger, plan_of(target, "publish"))
@@ -285,7 +283,7 @@ class TestRollBack:
         answer = send(login("bob"), job, "rollback", WHY)
         assert (
             "the connection 'cms' of the effect 'undo:publish' is not defined here"
-            in answer.json()["unfinished"]["why"]
+            in answer.json()["unfinished"]["reason"]
         )
         assert ledger.record(job.job_id).undos[0].state is EffectState.PLANNED
 
@@ -299,7 +297,7 @@ class TestRollBack:
         assert ledger.job(job.job_id).state is JobState.COMPLETED
         assert send(bob, job, "rollback", {**WHY, "leave": ["publish"]}).json()["job"]["state"] == "rolled_back"
 
-    def test_what_was_left_out_needs_not_be_left_out_again(self, login: Login, ledger: Ledger, target: Target) -> None:
+    def test_effects_left_out_of_a_roll_back_stay_left_out(self, login: Login, ledger: Ledger, target: Target) -> None:
         undo = {"kind": "function", "plan": {"function": "nowhere:undo", "arguments": {}}, "idempotent": False}
         job = completed(ledger, plan_of(target, "publish", undo=undo), plan_of(target, "announce"))
         target.answers = [Answer(503)]
@@ -307,7 +305,7 @@ class TestRollBack:
         send(bob, job, "rollback", {**WHY, "leave": ["publish"]})
         assert send(bob, job, "rollback", WHY).json()["job"]["state"] == "rolled_back"
 
-    def test_a_way_back_of_an_earlier_release_is_shown_and_not_sent(
+    def test_an_undo_of_an_earlier_release_is_shown_and_not_sent(
         self, login: Login, ledger: Ledger, target: Target
     ) -> None:
         job = completed(ledger, plan_of(target, "publish", undo={"method": "DELETE", "endpoint": "/posts/1"}))
@@ -315,18 +313,18 @@ class TestRollBack:
         assert "an earlier release kept for people to read" in page_of(bob, job).text
         assert "an earlier release kept for people to read" in send(bob, job, "rollback", WHY).json()["detail"]
 
-    def test_a_masked_secret_is_shown_as_one_and_said_to_stand_in_the_way(
+    def test_a_masked_secret_is_shown_and_blocks_the_roll_back(
         self, login: Login, ledger: Ledger, target: Target
     ) -> None:
         undo = undo_of(target, "publish")
         undo["plan"]["headers"] = {"Authorization": "***"}
         job = ask(ledger, draft(ledger), plan_of(target, "publish", undo=undo))
         text = page_of(login("bob"), job).text
-        assert "*** stands for a secret" in text
-        assert "It cannot be rolled back: it has an undo with a masked secret" in text
+        assert "*** is a masked secret" in text
+        assert "This write can't be rolled back: it has an undo with a masked secret" in text
 
 
-def test_before_anybody_decides_the_page_shows_each_way_back_and_which_effect_has_none(
+def test_a_page_in_review_shows_each_undo_and_which_effect_has_none(
     login: Login, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sales = {"conn_type": "postgres", "host": "db", "login": "shop", "password": "pw", "schema": "sales"}
@@ -347,12 +345,12 @@ def test_before_anybody_decides_the_page_shows_each_way_back_and_which_effect_ha
 
     for shown in ("/posts/{external_id}", "DELETE FROM reports WHERE report_id", "shop.mail:unsend"):
         assert text.count(shown) == 1
-    assert text.count("The way back, as declared") == 3
-    assert text.count("No way back is declared: it cannot be rolled back.") == 1
+    assert text.count("Declared undo") == 3
+    assert text.count("No undo declared. This write can't be rolled back.") == 1
 
 
 @pytest.mark.parametrize("action", ["cancel", "rollback"])
-class TestBoth:
+class TestCancelAndRollBack:
     @pytest.fixture
     def job(self, ledger: Ledger, plans: list[EffectPlan]) -> Job:
         """One that could be cancelled, and could be rolled back."""
@@ -360,7 +358,7 @@ class TestBoth:
         confirm(ledger, job, plans[0])
         return ledger.job(job.job_id)
 
-    def test_only_those_may_who_may_decide(
+    def test_cancel_and_roll_back_need_the_permission_to_decide(
         self, login: Login, ledger: Ledger, target: Target, job: Job, action: str, grant: Grant
     ) -> None:
         grant("vic", "GET", OWNER.dag_id)
@@ -371,7 +369,7 @@ class TestBoth:
         assert target.received == []
 
     @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.test"}, {}])
-    def test_another_site_cannot_make_a_browser_do_it(
+    def test_another_site_cannot_make_a_browser_cancel_or_roll_back(
         self, login: Login, ledger: Ledger, target: Target, job: Job, action: str, headers: dict[str, str]
     ) -> None:
         bob = login("bob", headers=headers)
@@ -391,11 +389,11 @@ class TestBoth:
         assert not reason or reason.strip() in posted.text
         assert ledger.job(job.job_id) == job
 
-    def test_a_program_cannot_say_who_it_was(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
-        assert send(login("bob", bearer=True), job, action, {**WHY, "actor": Actor.program("eve")}).status_code == 422
+    def test_a_program_cannot_name_the_actor(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
+        assert send(login("bob", bearer=True), job, action, {**WHY, "actor": "eve"}).status_code == 422
         assert ledger.job(job.job_id) == job
 
-    def test_nothing_is_done_by_a_get(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
+    def test_a_get_neither_cancels_nor_rolls_back(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
         bob = login("bob")
         for path in (f"jobs/{job.job_id}/{action}", f"api/v1/jobs/{job.job_id}/{action}"):
             assert bob.get(f"/aihandoff/{path}", params=WHY).status_code == 405

@@ -36,7 +36,7 @@ def _send(client: TestClient, job: Job, body: dict[str, Any]) -> Any:
     ("verdict", "state", "said"),
     [("approve", JobState.APPROVED, "Approved by you"), ("reject", JobState.REJECTED, "Rejected by you")],
 )
-def test_a_person_decides_and_sees_that_it_counted(
+def test_a_decision_on_the_page_is_recorded_and_shown(
     login: Login, ledger: Ledger, verdict: str, state: JobState, said: str
 ) -> None:
     job = ask(ledger, draft(ledger))
@@ -70,7 +70,7 @@ def test_a_double_click_counts_once(login: Login, ledger: Ledger) -> None:
     assert len(ledger.record(job.job_id).decisions) == 1
 
 
-def test_a_stale_page_is_told_what_changed_and_keeps_the_comment(login: Login, ledger: Ledger) -> None:
+def test_a_decision_on_a_stale_page_says_what_changed_and_keeps_the_comment(login: Login, ledger: Ledger) -> None:
     seen = ask(ledger, draft(ledger))
     now = ask(ledger, seen, effect_plan(url="http://cms/posts/teapot"))
     answer = _post(login("bob"), seen, _form(seen, comment="Fine <b>by</b> me."))
@@ -84,7 +84,7 @@ def test_a_stale_page_is_told_what_changed_and_keeps_the_comment(login: Login, l
     assert ledger.record(seen.job_id).decisions == []
 
 
-def test_a_stale_program_is_told_what_changed_and_the_digest_now(login: Login, ledger: Ledger) -> None:
+def test_a_stale_decision_by_rest_returns_what_changed_and_the_current_digest(login: Login, ledger: Ledger) -> None:
     seen = ask(ledger, draft(ledger))
     now = ask(ledger, seen, effect_plan(), effect_plan("announce"))
     answer = _send(login("bob", bearer=True), seen, _form(seen))
@@ -96,7 +96,7 @@ def test_a_stale_program_is_told_what_changed_and_the_digest_now(login: Login, l
     assert ledger.record(seen.job_id).decisions == []
 
 
-def test_the_second_of_two_reviewers_learns_that_it_is_decided(login: Login, ledger: Ledger) -> None:
+def test_the_second_of_two_reviewers_sees_that_the_job_is_decided(login: Login, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger))
     _post(login("bob"), job, _form(job))
     carol = login("carol")
@@ -141,7 +141,7 @@ def test_there_is_nothing_to_decide_before_the_plan(login: Login, ledger: Ledger
         {"comment": "x" * 10_001},
     ],
 )
-def test_a_malformed_decision_is_refused_with_what_is_wrong(
+def test_a_malformed_decision_is_refused_with_field_errors(
     login: Login, ledger: Ledger, change: dict[str, str | None]
 ) -> None:
     job = ask(ledger, draft(ledger))
@@ -155,7 +155,7 @@ def test_a_malformed_decision_is_refused_with_what_is_wrong(
 
 
 @pytest.mark.parametrize("comment", ["", "  \r\n ", None, "nul \x00 and half a pair \ud83d"])
-def test_a_comment_may_be_empty_and_may_hold_what_the_ledger_cannot(
+def test_a_comment_may_be_empty_and_loses_characters_that_postgresql_cannot_store(
     login: Login, ledger: Ledger, comment: str | None
 ) -> None:
     job = ask(ledger, draft(ledger))
@@ -191,12 +191,12 @@ def test_another_site_cannot_make_a_browser_decide(login: Login, ledger: Ledger,
     bob = login("bob", headers=headers)
     posted, sent = _post(bob, job, _form(job)), _send(bob, job, _form(job))
     assert (posted.status_code, sent.status_code) == (403, 403)
-    assert sent.json()["type"] == "foreign-request"
+    assert sent.json()["type"] == "cross-site-request"
     assert ledger.record(job.job_id).decisions == []
 
 
 @pytest.mark.parametrize("headers", OWN)
-def test_a_page_of_this_site_can(
+def test_a_page_of_this_site_can_decide(
     login: Login, ledger: Ledger, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://flow.example.com/")  # what a proxy makes of it
@@ -210,7 +210,7 @@ def test_a_form_is_checked_even_with_a_bearer_token(login: Login, ledger: Ledger
     assert _post(bob, job, _form(job), headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
 
 
-def test_the_api_takes_no_body_that_a_foreign_form_could_send(login: Login, ledger: Ledger) -> None:
+def test_the_api_refuses_bodies_that_a_form_of_another_site_could_send(login: Login, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger))
     bob = login("bob", bearer=True)
     body = f'{{"verdict": "approve", "digest": "{job.review_digest}"}}'
@@ -222,7 +222,7 @@ def test_the_api_takes_no_body_that_a_foreign_form_could_send(login: Login, ledg
     assert ledger.record(job.job_id).decisions == []
 
 
-def test_nothing_is_decided_by_a_get(login: Login, ledger: Ledger) -> None:
+def test_a_get_decides_nothing(login: Login, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger))
     bob = login("bob")
     for path in (f"jobs/{job.job_id}/decision", f"api/v1/jobs/{job.job_id}/decisions"):

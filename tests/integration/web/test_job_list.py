@@ -43,10 +43,10 @@ def _keys(html: str) -> list[str]:
 @pytest.mark.parametrize(
     ("tab", "said"),
     [
-        ("review", "Nothing waits for a decision"),
-        ("progress", "Nothing is in progress"),
-        ("unknown", "No effect is unknown"),
-        ("done", "Nothing is done yet"),
+        ("review", "The review queue is empty"),
+        ("progress", "No jobs are in progress"),
+        ("unknown", "There are no unknown effects"),
+        ("done", "No jobs are done yet"),
         ("all", "There are no jobs"),
     ],
 )
@@ -54,7 +54,7 @@ def test_an_empty_list_says_so(login: Login, ledger: Ledger, tab: str, said: str
     assert said in login("bob").get(f"/aihandoff/?tab={tab}").text
 
 
-def test_each_job_stands_where_it_belongs(login: Login, ledger: Ledger) -> None:
+def test_each_job_is_in_the_list_of_its_state(login: Login, ledger: Ledger) -> None:
     _draft(ledger, "key-old")
     _done(ledger, "key-done")
     _unknown(ledger, "key-unknown")
@@ -88,7 +88,7 @@ def test_a_run_shows_its_own_jobs(login: Login, ledger: Ledger) -> None:
     assert [job["job_key"] for job in bob.get("/aihandoff/api/v1/jobs", params=query).json()["jobs"]] == ["key-1"]
 
 
-def test_pages_follow_one_another_without_a_gap(login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_pages_have_no_gaps(login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_list, "PAGE_SIZE", 2)
     for number in range(5):
         _draft(ledger, f"key-{number}")
@@ -102,8 +102,8 @@ def test_pages_follow_one_another_without_a_gap(login: Login, ledger: Ledger, mo
             links = [link["href"] or "" for link in Page(html).all("a")]
             address = next((link for link in links if "after=" in link or "page=" in link), "")
         assert seen == order
-    assert "That was all" in bob.get("/aihandoff/?page=99").text
-    assert "That was all" in bob.get("/aihandoff/?tab=all&after=1").text
+    assert "No more jobs" in bob.get("/aihandoff/?page=99").text
+    assert "No more jobs" in bob.get("/aihandoff/?tab=all&after=1").text
 
 
 def test_the_api_lists_newest_first_page_by_page(login: Login, ledger: Ledger) -> None:
@@ -137,7 +137,7 @@ def _price(ledger: Ledger, key: str, *costs: str | None) -> Job:
     return job
 
 
-def test_a_cost_that_is_unknown_is_never_shown_as_nothing(login: Login, ledger: Ledger) -> None:
+def test_an_unknown_cost_is_never_shown_as_zero(login: Login, ledger: Ledger) -> None:
     bob = login("bob")
     prices = {
         ("0.0123",): "$0.0123",

@@ -39,17 +39,19 @@ def _assert_unavailable(client: TestClient, said: str) -> None:
         assert "Looks right." in answer.text or name != "form"
 
 
-def test_a_ledger_that_is_down(
+def test_an_unavailable_ledger_is_a_503(
     login: Login, use_ledger: UseLedger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
     bob = login("bob")
     use_ledger({**conninfo, "port": 1})
-    _assert_unavailable(bob, "Its database does not answer")
+    _assert_unavailable(bob, "Its database is unavailable")
     assert conninfo["host"] not in bob.get("/aihandoff/").text
 
 
-def test_a_ledger_without_its_schema(login: Login, use_ledger: UseLedger, empty_conninfo: dict[str, Any]) -> None:
+def test_a_ledger_without_its_schema_is_a_503(
+    login: Login, use_ledger: UseLedger, empty_conninfo: dict[str, Any]
+) -> None:
     bob = login("bob")
     use_ledger(empty_conninfo)
     _assert_unavailable(bob, "airflow aihandoff db upgrade")
@@ -57,30 +59,30 @@ def test_a_ledger_without_its_schema(login: Login, use_ledger: UseLedger, empty_
     assert bob.get("/aihandoff/").status_code == 200
 
 
-def test_a_ledger_that_nobody_has_named(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ledger_connection_is_a_503(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
     bob = login("bob")
     monkeypatch.delenv("AIRFLOW_CONN_AIHANDOFF_LEDGER")
     _assert_unavailable(bob, "aihandoff_ledger")
 
 
-def test_a_connection_of_another_type(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_connection_of_another_type_is_a_503(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
     bob = login("bob")
     monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", "http://ledger.test")
     _assert_unavailable(bob, "must be 'postgres'")
 
 
-def test_a_database_that_breaks_off(login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_database_connection_is_a_503(login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise psycopg.OperationalError("server at 10.0.0.7 is out of disk")
 
     for name in ("dag_ids", "job"):
         monkeypatch.setattr(Ledger, name, fail)
     bob = login("bob")
-    _assert_unavailable(bob, "Its database does not answer, or broke off")
+    _assert_unavailable(bob, "Its database is unavailable, or the connection broke")
     assert "10.0.0.7" not in bob.get("/aihandoff/").text
 
 
-def test_an_error_that_nobody_foresaw_is_logged_and_not_shown(
+def test_an_unexpected_error_is_logged_and_not_shown(
     login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -94,13 +96,13 @@ def test_an_error_that_nobody_foresaw_is_logged_and_not_shown(
         assert answer.status_code == 500, name
         assert "hunter2" not in answer.text
         assert "Traceback" not in answer.text
-        assert "Something went wrong here" in answer.text
+        assert "Something went wrong" in answer.text
         assert answer.text.endswith("}" if name.startswith("api") else "</html>")
     assert "hunter2" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["nothing", "jobs/999", "jobs/", "static/app.py", "static/../app.py"])
-def test_what_is_not_there(login: Login, ledger: Ledger, path: str) -> None:
+def test_a_missing_page_or_job_is_a_404(login: Login, ledger: Ledger, path: str) -> None:
     assert login("bob").get(f"/aihandoff/{path}").status_code == 404
 
 
@@ -122,7 +124,7 @@ def test_what_is_not_there(login: Login, ledger: Ledger, path: str) -> None:
         "api/v1/jobs?run_id=a%00b",
     ],
 )
-def test_what_makes_no_sense(login: Login, ledger: Ledger, path: str) -> None:
+def test_invalid_parameters_are_a_422(login: Login, ledger: Ledger, path: str) -> None:
     answer = login("bob").get(f"/aihandoff/{path}")
     assert answer.status_code == 422
     if "api/" in path:
@@ -130,10 +132,10 @@ def test_what_makes_no_sense(login: Login, ledger: Ledger, path: str) -> None:
         assert answer.json()["errors"]
 
 
-def test_a_dag_that_cannot_be_has_no_jobs(login: Login, ledger: Ledger) -> None:
+def test_an_impossible_dag_id_has_no_jobs(login: Login, ledger: Ledger) -> None:
     ask(ledger, draft(ledger))
     bob = login("bob")
-    assert "Nothing waits for a decision" in bob.get("/aihandoff/?dag_id=a%00b").text
+    assert "The review queue is empty" in bob.get("/aihandoff/?dag_id=a%00b").text
     assert bob.get("/aihandoff/api/v1/jobs?dag_id=a%00b").json() == {"jobs": [], "next": None}
 
 
@@ -144,7 +146,7 @@ def test_a_form_that_cannot_be_read_is_refused_plainly(login: Login, ledger: Led
     assert answer.status_code in (400, 422)
 
 
-def test_a_field_whose_name_is_no_text_is_refused_plainly(login: Login, ledger: Ledger) -> None:
+def test_a_form_field_whose_name_is_not_text_is_refused_plainly(login: Login, ledger: Ledger) -> None:
     answer = login("bob").post(
         "/aihandoff/api/v1/jobs/1/decisions", content=b'{"\\ud800": 1}', headers={"Content-Type": "application/json"}
     )
@@ -164,7 +166,7 @@ def test_every_answer_carries_the_security_headers(login: Login, stranger: TestC
         assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_the_style_sheet_may_be_kept(stranger: TestClient, login: Login, ledger: Ledger) -> None:
+def test_the_style_sheet_may_be_cached(stranger: TestClient, login: Login, ledger: Ledger) -> None:
     links = [link["href"] for link in Page(login("bob").get("/aihandoff/").text).all("link")]
     for href in links:
         answer = stranger.get(href or "")

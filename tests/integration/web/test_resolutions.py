@@ -17,8 +17,8 @@ from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import approved, cms, confirm, lose, plan_of
 from tests.target import Target
 
-FOUND = {"applied": True, "external_id": "post-7", "why": "The CMS shows it.", "attempt": 1}
-NOT_FOUND = {"applied": False, "why": "No trace of it.", "attempt": 1}
+FOUND = {"applied": True, "external_id": "post-7", "reason": "The CMS shows it.", "attempt": 1}
+NOT_FOUND = {"applied": False, "reason": "No trace of it.", "attempt": 1}
 
 
 @pytest.fixture
@@ -47,12 +47,12 @@ def resolutions(ledger: Ledger, effect: Effect) -> list[Event]:
     return [event for event in ledger.record(effect.job_id).events if event.event == "effect resolved"]
 
 
-def test_the_page_asks_those_who_may_decide(login: Login, ledger: Ledger, unknown: Effect) -> None:
+def test_the_page_shows_the_resolution_form_to_reviewers(login: Login, ledger: Ledger, unknown: Effect) -> None:
     path = f"/aihandoff/jobs/{unknown.job_id}"
     page = Page(login("bob").get(path).text)
     assert "The effect publish may have been applied" in page.text
     assert unknown.effect_key in page.text
-    assert "It waits until somebody says what became of publish." in page.text
+    assert "The job waits until someone resolves publish." in page.text
     assert f"{path}/effects/{unknown.effect_id}/resolution" in [form["action"] for form in page.all("form")]
     assert page.field("attempt") == "1"
     assert {"applied", "not applied"} <= set(page.buttons)
@@ -67,7 +67,7 @@ def test_the_page_asks_those_who_may_decide(login: Login, ledger: Ledger, unknow
     ],
 )
 @pytest.mark.parametrize("sent", [send, post])
-def test_a_person_says_what_is_so_and_it_is_on_the_record(
+def test_a_resolution_on_the_page_is_recorded(
     login: Login,
     ledger: Ledger,
     unknown: Effect,
@@ -86,7 +86,7 @@ def test_a_person_says_what_is_so_and_it_is_on_the_record(
     assert said in Page(bob.get(f"/aihandoff/jobs/{unknown.job_id}").text).text
 
 
-def test_a_program_gets_the_job(login: Login, ledger: Ledger, unknown: Effect) -> None:
+def test_a_resolution_by_rest_returns_the_job(login: Login, ledger: Ledger, unknown: Effect) -> None:
     answer = send(login("bob", bearer=True), unknown, FOUND)
     assert answer.json()["job"]["state"] == "completed"
     documented = schemas.JobRecord.model_validate_json(answer.content)
@@ -94,9 +94,7 @@ def test_a_program_gets_the_job(login: Login, ledger: Ledger, unknown: Effect) -
 
 
 @pytest.mark.parametrize("body", [FOUND, NOT_FOUND])
-def test_a_double_click_counts_once_and_is_answered_calmly(
-    login: Login, ledger: Ledger, unknown: Effect, body: dict[str, Any]
-) -> None:
+def test_a_repeated_resolution_counts_once(login: Login, ledger: Ledger, unknown: Effect, body: dict[str, Any]) -> None:
     bob = login("bob")
     assert [post(bob, unknown, body).status_code for _ in range(2)] == [303, 303]
     assert send(bob, unknown, body).status_code == 200
@@ -104,7 +102,9 @@ def test_a_double_click_counts_once_and_is_answered_calmly(
     assert len(resolutions(ledger, unknown)) == 1
 
 
-def test_another_answer_is_told_what_is_known(login: Login, ledger: Ledger, unknown: Effect) -> None:
+def test_a_contradicting_resolution_is_refused_with_what_is_recorded(
+    login: Login, ledger: Ledger, unknown: Effect
+) -> None:
     send(login("bob"), unknown, FOUND)
     carol = login("carol")
     refused = send(carol, unknown, NOT_FOUND)
@@ -119,7 +119,7 @@ def test_another_answer_is_told_what_is_known(login: Login, ledger: Ledger, unkn
     assert len(resolutions(ledger, unknown)) == 1
 
 
-def test_what_was_found_about_an_older_attempt_says_nothing_about_a_newer_one(
+def test_a_resolution_of_an_older_attempt_is_refused(
     login: Login, ledger: Ledger, target: Target, unknown: Effect
 ) -> None:
     bob = login("bob")
@@ -140,9 +140,9 @@ def test_what_was_found_about_an_older_attempt_says_nothing_about_a_newer_one(
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"why": " \n "}, "why"),
-        ({"why": None}, "why"),
-        ({"why": "x" * 10_001}, "why"),
+        ({"reason": " \n "}, "reason"),
+        ({"reason": None}, "reason"),
+        ({"reason": "x" * 10_001}, "reason"),
         ({"applied": "maybe"}, "applied"),
         ({"applied": False}, "external_id"),
         ({"external_id": "x" * 1_001}, "external_id"),
@@ -151,7 +151,7 @@ def test_what_was_found_about_an_older_attempt_says_nothing_about_a_newer_one(
         ({"decided_by": "eve"}, "decided_by"),
     ],
 )
-def test_a_malformed_answer_is_refused_with_what_is_wrong(
+def test_a_malformed_resolution_is_refused_with_field_errors(
     login: Login, ledger: Ledger, unknown: Effect, change: dict[str, Any], field: str
 ) -> None:
     answer = send(login("bob"), unknown, {**FOUND, **change})
@@ -164,7 +164,7 @@ def test_a_form_without_a_reason_or_with_a_contradiction_changes_nothing(
     login: Login, ledger: Ledger, unknown: Effect
 ) -> None:
     bob = login("bob")
-    assert post(bob, unknown, {**FOUND, "why": " "}).status_code == 422
+    assert post(bob, unknown, {**FOUND, "reason": " "}).status_code == 422
     contradiction = post(bob, unknown, {**FOUND, "applied": False})
     assert contradiction.status_code == 422
     assert 'value="post-7"' in contradiction.text
@@ -172,7 +172,7 @@ def test_a_form_without_a_reason_or_with_a_contradiction_changes_nothing(
     assert ledger.effects.read(unknown.effect_id).state is EffectState.UNKNOWN
 
 
-def test_only_those_may_resolve_who_may_decide(login: Login, ledger: Ledger, unknown: Effect, grant: Grant) -> None:
+def test_resolving_needs_the_permission_to_decide(login: Login, ledger: Ledger, unknown: Effect, grant: Grant) -> None:
     grant("vic", "GET", OWNER.dag_id)
     for sent in (send, post):
         assert sent(login("vic"), unknown, FOUND).status_code == 403
@@ -193,17 +193,15 @@ def test_another_site_cannot_make_a_browser_resolve(
     assert resolutions(ledger, unknown) == []
 
 
-def test_an_effect_of_another_job_is_not_resolved_on_this_ones_page(
-    login: Login, ledger: Ledger, unknown: Effect
-) -> None:
+def test_an_effect_of_another_job_is_not_resolved_on_this_page(login: Login, ledger: Ledger, unknown: Effect) -> None:
     bob = login("bob")
     for path in ("999/effects/1", f"{unknown.job_id}/effects/999"):
-        form = {"found": "applied", "why": "x", "attempt": "1"}
+        form = {"found": "applied", "reason": "x", "attempt": "1"}
         assert bob.post(f"/aihandoff/jobs/{path}/resolution", data=form).status_code == 404
     assert resolutions(ledger, unknown) == []
 
 
-def test_a_job_says_how_far_it_is_partly_applied(login: Login, ledger: Ledger, target: Target) -> None:
+def test_a_partly_applied_job_says_how_many_effects_are_applied(login: Login, ledger: Ledger, target: Target) -> None:
     plans = [plan_of(target, "publish"), plan_of(target, "announce", after=("publish",))]
     job = approved(ledger, *plans)
     confirm(ledger, job, plans[0])
@@ -212,4 +210,4 @@ def test_a_job_says_how_far_it_is_partly_applied(login: Login, ledger: Ledger, t
     page = Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text)
     assert "Partly applied: 1 of 2 effects applied." in page.text
     assert "the target answered 403" in page.text
-    assert "Sent after publish, which must be applied before." in page.text
+    assert "Sent after publish, which must be applied first." in page.text

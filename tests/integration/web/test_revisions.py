@@ -54,7 +54,7 @@ def test_an_edit_is_a_revision_by_that_person_and_the_original_stays(login: Logi
     assert record.job.review_digest is None
 
 
-def test_what_was_left_alone_stays_byte_for_byte(login: Login, ledger: Ledger) -> None:
+def test_untouched_fields_stay_byte_for_byte(login: Login, ledger: Ledger) -> None:
     output = {**NOTE, "body": "\n\nOne\r\ntwo\rthree \u202e \x00 end\n", "tagline": "  "}
     job = showcase.note(ledger, output=output, rules=ReviewRules())
     bob = login("bob")
@@ -62,27 +62,27 @@ def test_what_was_left_alone_stays_byte_for_byte(login: Login, ledger: Ledger) -
     assert _current(ledger, job) == ("bob", {**output, "title": "New"})
 
 
-def test_while_the_plan_is_rendered_the_page_says_so_and_looks_again(login: Login, ledger: Ledger, job: Job) -> None:
+def test_a_page_without_a_plan_says_so_and_refreshes(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob")
     _post(bob, job, {**_page(bob, job).form, "value/title": "New"})
     shown = bob.get(f"/aihandoff/jobs/{job.job_id}")
     assert "has not been rendered yet" in shown.text
     assert shown.headers["refresh"] == "5"
     assert "approve" not in Page(shown.text).buttons
-    assert "refresh" not in bob.get(f"/aihandoff/jobs/{job.job_id}?still").headers
+    assert "refresh" not in bob.get(f"/aihandoff/jobs/{job.job_id}?paused").headers
     assert bob.get(f"/aihandoff/jobs/{job.job_id}/edit").status_code == 303
     ask(ledger, ledger.job(job.job_id))
     assert "refresh" not in bob.get(f"/aihandoff/jobs/{job.job_id}").headers
 
 
-def test_what_does_not_fit_is_said_and_nothing_typed_is_lost(login: Login, ledger: Ledger, job: Job) -> None:
+def test_an_invalid_edit_is_refused_and_no_text_is_lost(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob")
     typed = {**_page(bob, job).form, "value/title": "Kept <i>title</i>", "value/price": "cheap"}
     answer = _post(bob, job, typed)
     page = Page(answer.text)
     assert answer.status_code == 422
-    assert "One field does not fit. Nothing was saved." in page.text
-    assert "Write a number, such as 12 or 0.5." in page.text
+    assert "One field is not valid. Nothing was saved." in page.text
+    assert "Enter a number, such as 12 or 0.5." in page.text
     assert page.form["value/title"] == "Kept <i>title</i>"
     assert page.form["value/price"] == "cheap"
     assert page.field("digest") == job.review_digest
@@ -91,10 +91,10 @@ def test_what_does_not_fit_is_said_and_nothing_typed_is_lost(login: Login, ledge
     assert _current(ledger, job) == ("model", NOTE)
 
 
-def test_a_check_saves_nothing(login: Login, ledger: Ledger, job: Job) -> None:
+def test_checking_an_edit_saves_nothing(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob")
     answer = _post(bob, job, {**_page(bob, job).form, "value/title": "New"}, do="check")
-    assert "Everything fits" in answer.text
+    assert "The form is valid" in answer.text
     assert Page(answer.text).form["value/title"] == "New"
     assert _current(ledger, job) == ("model", NOTE)
 
@@ -104,7 +104,7 @@ def test_the_enter_key_saves_nothing(login: Login, job: Job) -> None:
     assert buttons[0] == "check"  # the first button of a form is the one that Enter presses
 
 
-def test_rows_are_added_and_taken_out_without_script(login: Login, ledger: Ledger, job: Job) -> None:
+def test_rows_are_added_and_removed_without_a_script(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob")
     page = Page(_post(bob, job, {**_page(bob, job).form, "value/title": "New"}, do="add value/figures").text)
     page = Page(_post(bob, job, page.form, do="remove value/figures/0").text)
@@ -117,7 +117,7 @@ def test_rows_are_added_and_taken_out_without_script(login: Login, ledger: Ledge
     assert _current(ledger, job) == ("bob", {**NOTE, "title": "New", "figures": figures, "colours": colours})
 
 
-def test_a_text_is_edited_as_one(login: Login, ledger: Ledger) -> None:
+def test_a_text_output_is_edited_as_text(login: Login, ledger: Ledger) -> None:
     job = ask(ledger, draft(ledger, output="A kettle.\nIt boils."))
     bob = login("bob")
     page = _page(bob, job)
@@ -133,18 +133,18 @@ def test_a_large_text_is_edited(login: Login, ledger: Ledger) -> None:
     _post(bob, job, {**_page(bob, job).form, "value": f"{text}\nend"})
     assert _current(ledger, job) == ("bob", f"{text}\nend")
     page = bob.get(f"/aihandoff/jobs/{job.job_id}/compare")
-    assert "characters that are the same" in page.text
+    assert "unchanged characters" in page.text
     assert len(page.text) < 20_000
 
 
-def test_nothing_is_saved_where_nothing_changed(login: Login, ledger: Ledger, job: Job) -> None:
+def test_an_unchanged_edit_is_not_saved(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob")
     answer = _post(bob, job, _page(bob, job).form)
-    assert "Nothing was changed" in answer.text
+    assert "There is nothing to save" in answer.text
     assert len(ledger.record(job.job_id).revisions) == 1
 
 
-def test_an_edit_after_somebody_else_edited_keeps_every_word_and_shows_theirs(
+def test_an_edit_on_top_of_another_users_edit_keeps_every_word_and_shows_theirs(
     login: Login, ledger: Ledger, job: Job
 ) -> None:
     bob = login("bob")
@@ -154,7 +154,7 @@ def test_an_edit_after_somebody_else_edited_keeps_every_word_and_shows_theirs(
     shown = Page(answer.text)
     assert answer.status_code == 409
     assert "Your changes were not saved" in shown.text
-    assert "it takes the place of revision 2" in shown.text
+    assert "it replaces revision 2" in shown.text
     assert f"/aihandoff/jobs/{job.job_id}/compare?old=1&new=2" in [link["href"] for link in shown.all("a")]
     assert shown.form["value/title"] == "Bob's title"
     assert _current(ledger, job)[0] == "carol"
@@ -163,7 +163,7 @@ def test_an_edit_after_somebody_else_edited_keeps_every_word_and_shows_theirs(
     assert _current(ledger, job) == ("bob", {**NOTE, "title": "Bob's title", "price": 1})
 
 
-def test_an_edit_of_a_job_that_was_approved_meanwhile_is_shown_to_copy(login: Login, ledger: Ledger, job: Job) -> None:
+def test_an_edit_of_a_job_that_is_approved_by_now_is_shown_to_copy(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob")
     page = _page(bob, job)
     approve(ledger, job)
@@ -175,7 +175,7 @@ def test_an_edit_of_a_job_that_was_approved_meanwhile_is_shown_to_copy(login: Lo
     assert ledger.job(job.job_id).state is JobState.APPROVED
 
 
-def test_an_approval_of_what_was_edited_meanwhile_is_refused(login: Login, ledger: Ledger, job: Job) -> None:
+def test_an_approval_of_an_output_that_was_edited_is_refused(login: Login, ledger: Ledger, job: Job) -> None:
     showcase.edited(ledger, job)
     form = {"verdict": "approve", "digest": str(job.review_digest), "comment": "Fine."}
     answer = login("bob").post(f"/aihandoff/jobs/{job.job_id}/decision", data=form)
@@ -185,7 +185,7 @@ def test_an_approval_of_what_was_edited_meanwhile_is_refused(login: Login, ledge
     assert ledger.job(job.job_id).state is JobState.REVIEW
 
 
-def test_of_an_edit_and_an_approval_at_once_one_counts(login: Login, ledger: Ledger, job: Job) -> None:
+def test_only_one_of_a_concurrent_edit_and_approval_counts(login: Login, ledger: Ledger, job: Job) -> None:
     bob, carol = login("bob"), login("carol")
     form = {**_page(bob, job).form, "value/title": "Edited"}
     decision = {"verdict": "approve", "digest": str(job.review_digest)}
@@ -208,7 +208,9 @@ def test_a_double_click_saves_once(login: Login, ledger: Ledger, job: Job) -> No
     ("username", "rules"),
     [("vic", ReviewRules()), ("carol", ReviewRules(approvers=showcase.Approvers(users=("bob",))))],
 )
-def test_who_may_not_decide_may_not_edit(login: Login, ledger: Ledger, username: str, rules: ReviewRules) -> None:
+def test_a_user_who_may_not_decide_may_not_edit(
+    login: Login, ledger: Ledger, username: str, rules: ReviewRules
+) -> None:
     job = showcase.note(ledger, rules=rules)
     client = login(username)
     form = {**_page(login("bob"), job).form, "value/title": "New"}
@@ -257,7 +259,7 @@ def test_a_form_that_is_too_large_is_refused(login: Login, job: Job) -> None:
     assert answer.status_code == 413
 
 
-def test_a_program_edits(login: Login, ledger: Ledger, job: Job) -> None:
+def test_a_program_edits_an_output(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob", bearer=True)
     answer = _send(bob, job, {**NOTE, "title": "By a program"})
     assert answer.status_code == 200
@@ -270,7 +272,7 @@ def test_a_program_edits(login: Login, ledger: Ledger, job: Job) -> None:
     assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}/revisions/9").status_code == 404
 
 
-def test_a_program_is_told_what_does_not_fit(login: Login, ledger: Ledger, job: Job) -> None:
+def test_an_invalid_edit_by_rest_is_refused_with_field_errors(login: Login, ledger: Ledger, job: Job) -> None:
     bob = login("bob", bearer=True)
     answer = _send(bob, job, {**NOTE, "price": -1, "colours": [7]})
     assert answer.status_code == 422
@@ -289,16 +291,16 @@ class TestCompare:
         assert "From revision 1, by the model" in page.text
         assert "to revision 2, by carol" in page.text
         assert '<ins><span class="hidden">added: </span> quiet<' in answer.text
-        assert "The same in both: Tagline, Price, Colours, Figures, Warning." in page.text
+        assert "Unchanged: Tagline, Price, Colours, Figures, Warning." in page.text
 
-    def test_any_two_can_be_compared(self, login: Login, ledger: Ledger, job: Job) -> None:
+    def test_any_two_revisions_can_be_compared(self, login: Login, ledger: Ledger, job: Job) -> None:
         now = showcase.edited(ledger, job)
         ledger.reviews.edit(job.job_id, digest=str(now.review_digest), output=NOTE, person=Person("bob"))
         vic = login("vic")
-        assert "The two are the same." in vic.get(f"/aihandoff/jobs/{job.job_id}/compare?old=1&new=3").text
+        assert "The two revisions are the same." in vic.get(f"/aihandoff/jobs/{job.job_id}/compare?old=1&new=3").text
         assert "From revision 2, by carol" in vic.get(f"/aihandoff/jobs/{job.job_id}/compare?old=2&new=3").text
         assert vic.get(f"/aihandoff/jobs/{job.job_id}/compare?old=99&new=-1").status_code == 422
         assert vic.get(f"/aihandoff/jobs/{job.job_id}/compare?old=99").status_code == 200
 
-    def test_there_may_be_nothing_to_compare(self, login: Login, job: Job) -> None:
+    def test_a_single_revision_has_nothing_to_compare(self, login: Login, job: Job) -> None:
         assert "only one revision" in login("vic").get(f"/aihandoff/jobs/{job.job_id}/compare").text

@@ -38,7 +38,7 @@ def test_an_edit_is_sent_again_after_the_login(stranger: TestClient, login: Logi
     answer = stranger.post(path, data={**form, "do": "save"})
     page = Page(answer.text)
     assert answer.status_code == 401
-    assert "Nothing of what you sent is lost." in page.text
+    assert "What you sent is not lost." in page.text
     assert 'A "new" <b>title</b>' in page.text
     assert "[U+202E]two" in page.text
     assert ledger.record(job.job_id).revision.number == 1
@@ -57,7 +57,9 @@ def test_a_decision_is_sent_again_after_the_login(stranger: TestClient, login: L
     assert (record.job.state, record.decisions[0].comment) == (JobState.REJECTED, "Two\nlines.")
 
 
-def test_what_changed_meanwhile_is_still_told(stranger: TestClient, login: Login, ledger: Ledger, job: Job) -> None:
+def test_a_form_sent_again_after_the_login_still_reports_a_changed_job(
+    stranger: TestClient, login: Login, ledger: Ledger, job: Job
+) -> None:
     form = {"verdict": "approve", "digest": str(job.review_digest), "comment": "Fine."}
     page = Page(stranger.post(f"/aihandoff/jobs/{job.job_id}/decision", data=form).text)
     showcase.edited(ledger, job)
@@ -66,21 +68,23 @@ def test_what_changed_meanwhile_is_still_told(stranger: TestClient, login: Login
     assert "the output changed" in answer.text
 
 
-def test_a_batch_of_a_thousand_is_sent_again(stranger: TestClient, login: Login, ledger: Ledger) -> None:
+def test_a_bulk_decision_on_a_thousand_jobs_is_sent_again_after_the_login(
+    stranger: TestClient, login: Login, ledger: Ledger
+) -> None:
     jobs = showcase.tickets(ledger, 3)
     chosen = [f"{job.job_id}:{job.review_digest}" for job in jobs]
     form = {"by": "type", "verdict": "approve", "comment": "All.", "job": [*chosen, *(f"{n}:{'0' * 64}" for n in range(5000, 5997))]}  # noqa: E501  # fmt: skip
-    answer = stranger.post("/aihandoff/batch/decision", data=form)
+    answer = stranger.post("/aihandoff/bulk-review/decision", data=form)
     page = Page(answer.text)
     held = [item["value"] for item in page.all("input") if item.get("name") == "job"]
     assert held == form["job"]
     again = {**page.form, "job": held[:3]}
-    assert login("bob").post("/aihandoff/batch/decision", data=again).status_code == 200
+    assert login("bob").post("/aihandoff/bulk-review/decision", data=again).status_code == 200
     assert {ledger.job(job.job_id).state for job in jobs} == {JobState.APPROVED}
 
 
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.test"}])
-def test_what_another_site_wrote_is_not_offered_to_be_sent(
+def test_a_form_of_another_site_is_not_offered_to_be_sent_again(
     stranger: TestClient, ledger: Ledger, headers: dict[str, str]
 ) -> None:
     job = ask(ledger, draft(ledger))
@@ -91,7 +95,7 @@ def test_what_another_site_wrote_is_not_offered_to_be_sent(
     assert Page(answer.text).all("input") == []
 
 
-def test_a_refusal_for_good_is_not_offered_to_be_sent_again(login: Login, ledger: Ledger, job: Job) -> None:
+def test_a_final_refusal_is_not_offered_to_be_sent_again(login: Login, ledger: Ledger, job: Job) -> None:
     form = {"verdict": "approve", "digest": str(job.review_digest), "comment": "Kept."}
     answer = login("vic").post(f"/aihandoff/jobs/{job.job_id}/decision", data=form)
     assert answer.status_code == 403

@@ -115,7 +115,7 @@ def _assert_harmless(answer: Any) -> Page:
     return page
 
 
-def test_an_attack_in_any_field_is_text(login: Login, ledger: Ledger) -> None:
+def test_an_attack_in_any_field_is_shown_as_text(login: Login, ledger: Ledger) -> None:
     bob = login("bob")
     job = draft(ledger, _hostile_spec(), output=_OUTPUT)
     plans = [_plan("sql"), _plan("post")]
@@ -147,7 +147,7 @@ def test_an_attack_in_any_field_is_text(login: Login, ledger: Ledger) -> None:
         assert _attack("run") in _assert_harmless(bob.get("/aihandoff/", params=query)).text
 
 
-def test_an_attack_in_any_field_is_text_on_the_other_pages(login: Login, ledger: Ledger) -> None:
+def test_an_attack_in_any_field_is_shown_as_text_on_every_page(login: Login, ledger: Ledger) -> None:
     bob = login("bob")
     because = {"policy": _attack("policy@1"), "reason": _attack("reason")}
     rules = ReviewRules(approvers=Approvers(users=(_attack("approver"), "bob")), because=because)
@@ -160,7 +160,7 @@ def test_an_attack_in_any_field_is_text_on_the_other_pages(login: Login, ledger:
     job = jobs[0]
     path = f"/aihandoff/jobs/{job.job_id}"
     for by in ("run", "type", "shape", "outcome"):
-        page = _assert_harmless(bob.get("/aihandoff/batch", params={"by": by, "dag_id": _attack("dag")}))
+        page = _assert_harmless(bob.get("/aihandoff/bulk-review", params={"by": by, "dag_id": _attack("dag")}))
         assert _words(_attack("own 1")) in _words(page.text), by
     assert _words("here</a>{{ … * … }}{% raw %}<!-- <svg onload=alert(…)>") in _words(page.text)  # without its values
     page = _assert_harmless(bob.get(path))
@@ -178,9 +178,9 @@ def test_an_attack_in_any_field_is_text_on_the_other_pages(login: Login, ledger:
 
     chosen = [f"{job.job_id}:{job.review_digest}", f"{jobs[1].job_id}:{'0' * 64}"]
     form = {"by": "type", "verdict": "approve", "job": chosen, "comment": _attack("comment")}
-    assert _attack("comment") in _assert_harmless(bob.post("/aihandoff/batch/decision", data=form)).text
+    assert _attack("comment") in _assert_harmless(bob.post("/aihandoff/bulk-review/decision", data=form)).text
     form = {**form, "job": f"{jobs[1].job_id}:{jobs[1].review_digest}"}
-    assert "1 decision recorded" in _assert_harmless(bob.post("/aihandoff/batch/decision", data=form)).text
+    assert "1 decision recorded" in _assert_harmless(bob.post("/aihandoff/bulk-review/decision", data=form)).text
 
 
 def test_markdown_neither_loads_nor_links_nor_hides_anything(login: Login, ledger: Ledger) -> None:
@@ -194,7 +194,7 @@ def test_markdown_neither_loads_nor_links_nor_hides_anything(login: Login, ledge
     assert MARKDOWN in page.text
 
 
-def test_characters_that_deceive_are_shown_as_what_they_are(login: Login, ledger: Ledger) -> None:
+def test_deceptive_characters_are_made_visible(login: Login, ledger: Ledger) -> None:
     output = {
         "file": "\u202egnp.exe\u202c",
         "note": "pay\u200b 1\U000e0031 \x00 \ud800",
@@ -219,7 +219,7 @@ def test_an_output_of_200_kb_is_shown_whole(login: Login, ledger: Ledger) -> Non
     assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["revision"]["output"]["list"] == words
 
 
-def test_an_output_nested_beyond_reason_is_shown(login: Login, ledger: Ledger) -> None:
+def test_a_deeply_nested_output_is_shown(login: Login, ledger: Ledger) -> None:
     output: Any = "bottom"
     for _ in range(900):
         output = [output]
@@ -229,7 +229,7 @@ def test_an_output_nested_beyond_reason_is_shown(login: Login, ledger: Ledger) -
     assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["revision"]["output"] == output
 
 
-def test_a_body_that_readers_understand_differently_is_shown_as_it_is(login: Login, ledger: Ledger) -> None:
+def test_an_ambiguous_json_body_is_not_reformatted(login: Login, ledger: Ledger) -> None:
     body = '{"amount":1,"amount":1000}'
     plan = {"method": "POST", "url": "http://bank", "body": body}
     job = ask(ledger, draft(ledger), EffectPlan("pay", "http", plan, digest(plan), plan))

@@ -49,19 +49,19 @@ def _refused(client: TestClient, job: Job, why: str) -> None:
 
 @pytest.mark.parametrize("username", ["bob", "admin"])
 @pytest.mark.parametrize("asked", ["requested_by", "triggered_by"])
-def test_whoever_asked_does_not_decide_admin_or_not(login: Login, ledger: Ledger, username: str, asked: str) -> None:
+def test_the_requester_cannot_decide_even_as_an_admin(login: Login, ledger: Ledger, username: str, asked: str) -> None:
     job = _job(ledger, **{asked: username})
     _refused(login(username), job, "You asked for this work; somebody else has to decide on it.")
     assert _post(login("carol"), job).status_code == 303
 
 
-def test_whoever_asked_decides_where_the_author_allows_it(login: Login, ledger: Ledger) -> None:
+def test_the_requester_decides_if_the_author_allows_it(login: Login, ledger: Ledger) -> None:
     job = _job(ledger, "bob", requester_may_approve=True)
     assert _post(login("bob"), job).status_code == 303
     assert ledger.job(job.job_id).state is JobState.APPROVED
 
 
-def test_whoever_asked_may_still_cancel(login: Login, ledger: Ledger) -> None:
+def test_the_requester_may_still_cancel(login: Login, ledger: Ledger) -> None:
     job = _job(ledger, "bob")
     bob = login("bob")
     assert [form["action"] for form in _show(bob, job).all("form")] == [f"/aihandoff/jobs/{job.job_id}/cancel"]
@@ -77,26 +77,26 @@ def test_whoever_asked_may_still_cancel(login: Login, ledger: Ledger) -> None:
         (Approvers(roles=("admin",)), "admin", "bob"),
     ],
 )
-def test_only_those_decide_whom_the_author_names(
+def test_only_approvers_named_by_the_author_decide(
     login: Login, ledger: Ledger, approvers: Approvers, may: str, may_not: str
 ) -> None:
     job = _job(ledger, approvers=approvers)
     _refused(login(may_not), job, f"Only these may decide on it: {approvers}.")
-    assert f"May decide: {approvers}." in _show(login(may_not), job).text
+    assert f"Approvers: {approvers}." in _show(login(may_not), job).text
     assert _post(login(may), job).status_code == 303
 
 
-def test_being_named_is_not_enough_without_the_permission(login: Login, ledger: Ledger) -> None:
+def test_a_named_approver_without_the_permission_cannot_decide(login: Login, ledger: Ledger) -> None:
     job = _job(ledger, approvers=Approvers(users=("vic",)))
     _refused(
         login("vic"),
         job,
-        "You may see this job, but not decide on it. That takes the permission to answer human-in-the-loop tasks of "
+        "You can see this job, but you cannot decide on it. You need permission to answer human-in-the-loop tasks of "
         "the Dag publishing.",
     )
 
 
-def test_two_have_to_approve(login: Login, ledger: Ledger) -> None:
+def test_two_approvals_are_needed_where_the_author_says_so(login: Login, ledger: Ledger) -> None:
     job = _job(ledger, approvals=2)
     bob, carol = login("bob"), login("carol")
     assert "0 of 2 approvals so far" in _show(carol, job).text
@@ -119,20 +119,20 @@ def test_one_rejection_is_enough(login: Login, ledger: Ledger) -> None:
     assert ledger.job(job.job_id).state is JobState.REJECTED
 
 
-def test_a_changed_plan_voids_the_votes(login: Login, ledger: Ledger) -> None:
+def test_a_changed_plan_voids_earlier_approvals(login: Login, ledger: Ledger) -> None:
     job = _job(ledger, approvals=2)
     _post(login("bob"), job)
     ask(ledger, job, effect_plan("announce"), rules=ReviewRules(approvals=2))
     assert "0 of 2 approvals so far" in _show(login("bob"), job).text
 
 
-def test_the_page_says_why_a_person_is_asked(login: Login, ledger: Ledger) -> None:
+def test_the_page_shows_the_reason_for_the_review(login: Login, ledger: Ledger) -> None:
     job = _job(ledger, because={"policy": "prices@3", "reason": "the price <b> is above 40"})
-    assert "A person is asked: the price <b> is above 40 (policy prices@3)" in _show(login("bob"), job).text
+    assert "Reason for review: the price <b> is above 40 (policy prices@3)" in _show(login("bob"), job).text
 
 
 class TestRequestChanges:
-    def test_the_comment_goes_to_the_model(self, login: Login, ledger: Ledger) -> None:
+    def test_the_comment_of_requested_changes_goes_to_the_model(self, login: Login, ledger: Ledger) -> None:
         job = _job(ledger)
         bob = login("bob")
         assert _post(bob, job, "request changes", "Shorter,\r\nplease.").status_code == 303
@@ -142,14 +142,16 @@ class TestRequestChanges:
         record = ledger.record(job.job_id)
         assert (record.job.state, record.revision.changes) == (JobState.QUEUED, "Shorter,\nplease.")
 
-    def test_it_needs_words(self, login: Login, ledger: Ledger) -> None:
+    def test_requested_changes_need_a_comment(self, login: Login, ledger: Ledger) -> None:
         job = _job(ledger)
         answer = _post(login("bob"), job, "request changes", " ")
         assert answer.status_code == 409
-        assert "The model was not asked for changes" in answer.text
+        assert "Changes were not requested" in answer.text
         assert ledger.job(job.job_id).state is JobState.REVIEW
 
-    def test_a_bound_is_said_and_the_comment_kept(self, login: Login, ledger: Ledger) -> None:
+    def test_a_refused_request_for_changes_names_the_limit_and_keeps_the_comment(
+        self, login: Login, ledger: Ledger
+    ) -> None:
         job = ask(ledger, draft(ledger, job_spec(max_revisions=1)))
         answer = _post(login("bob"), job, "request changes", "Shorter.")
         assert answer.status_code == 409
@@ -159,7 +161,7 @@ class TestRequestChanges:
         body = {"verdict": "request changes", "digest": job.review_digest, "comment": "Shorter."}
         assert login("bob").post(path, json=body).json()["type"] == "cannot-change"
 
-    def test_the_old_page_can_no_longer_approve(self, login: Login, ledger: Ledger) -> None:
+    def test_an_old_page_cannot_approve_after_changes_were_requested(self, login: Login, ledger: Ledger) -> None:
         job = _job(ledger)
         _post(login("bob"), job, "request changes", "Shorter.")
         answer = _post(login("carol"), job)
@@ -182,9 +184,7 @@ class TestRequestChanges:
         ({"roles": None, "groups": None}, set(), set()),
     ],
 )
-def test_roles_and_groups_are_those_of_the_auth_manager(
-    user: dict[str, Any], roles: set[str], groups: set[str]
-) -> None:
+def test_roles_and_groups_come_from_the_auth_manager(user: dict[str, Any], roles: set[str], groups: set[str]) -> None:
     person = Viewer(SimpleNamespace(get_name=lambda: "bob", get_id=lambda: "7", **user)).person
     assert (person.actor.label, person.names) == ("bob (7)", frozenset({"bob", "7"}))
     assert (person.roles, person.groups) == (roles, groups)
@@ -223,7 +223,7 @@ class _User(_Table):
         return str(self.id)
 
 
-def test_groups_and_their_roles_are_read_of_a_user_that_no_session_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_and_roles_are_read_for_a_user_without_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = create_engine("sqlite://", poolclass=StaticPool)
     _Table.metadata.create_all(engine)
     with Session(engine) as session:

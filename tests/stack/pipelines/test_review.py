@@ -183,7 +183,7 @@ def test_a_hostile_text_of_200_kb_is_shown_runs_nowhere_and_is_written_as_it_was
     bob.click("button[value=save]")
     bob.wait_for_selector("button[value=approve]")
     assert HOSTILE in bob.inner_text("main")
-    bob.goto(f"{demo.airflow.base_url}/aihandoff/batch?by=type")
+    bob.goto(f"{demo.airflow.base_url}/aihandoff/bulk-review?by=type")
     bob.goto(address(demo, job))
     bob.click("button[value=approve]")
     assert admin.wait_for_run("told", run_id) == "success"
@@ -223,12 +223,12 @@ def test_many_are_decided_in_one_action_or_none_of_them(
 ) -> None:
     waiting = [asked(ledger, admin, f"many-{number}") for number in range(3)]
     jobs = [job for _, job in waiting]
-    bob.goto(f"{demo.airflow.base_url}/aihandoff/batch?by=type")
+    bob.goto(f"{demo.airflow.base_url}/aihandoff/bulk-review?by=type")
     bob.click("a:has-text('note')")
-    bob.click("text=Select all that are yours")
+    bob.click("text=Select all yours")
     decide(demo.airflow.api("alice"), jobs[1], "reject", "not this one")
     bob.click("button[value=approve]")
-    bob.wait_for_selector("text=None of the decisions was recorded")
+    bob.wait_for_selector("text=No decision was recorded")
     assert f"Job {jobs[1].job_id}: it no longer waits for a decision" in bob.inner_text("main")
     assert {ledger.job(job.job_id).state for job in (jobs[0], jobs[2])} == {JobState.REVIEW}
 

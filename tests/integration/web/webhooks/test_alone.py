@@ -17,7 +17,7 @@ from tests.integration.web.webhooks.conftest import (
 )
 
 
-def test_the_receiver_alone_serves_the_same_path_its_health_and_nothing_else(
+def test_the_standalone_receiver_serves_only_its_path_and_its_health(
     stranger: TestClient, use_secrets: UseSecrets, use_ledger: UseLedger, conninfo: dict[str, Any]
 ) -> None:
     receiver = Receiver(["openai_default"])
@@ -36,7 +36,7 @@ def test_the_receiver_alone_serves_the_same_path_its_health_and_nothing_else(
     assert down.get("/health").status_code == 503
 
 
-def test_an_error_that_nobody_foresaw_is_answered_in_json_by_the_receiver_alone(
+def test_the_standalone_receiver_answers_an_unexpected_error_in_json(
     stranger: TestClient, use_secrets: UseSecrets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> Any:

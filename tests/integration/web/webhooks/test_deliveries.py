@@ -37,7 +37,7 @@ def test_a_signed_webhook_is_in_the_inbox_before_it_is_answered(openai: TestClie
     assert entry.body == EVENT
 
 
-def test_a_webhook_that_a_job_waits_for_is_applied_and_the_second_delivery_changes_nothing(
+def test_an_expected_webhook_is_applied_and_a_second_delivery_changes_nothing(
     openai: TestClient, ledger: Ledger
 ) -> None:
     revision = submit(ledger, job_spec())
@@ -55,7 +55,7 @@ def test_an_event_of_another_type_is_answered_with_200(openai: TestClient, conni
 
 
 @pytest.mark.parametrize("conn_id", ["other", "openai_default%00", "..", "%2e%2e", "openai_default%0a", "a" * 5000])
-def test_a_connection_that_is_not_named_is_never_looked_up(
+def test_a_connection_that_is_not_configured_is_never_read(
     openai: TestClient, conn_id: str, monkeypatch: pytest.MonkeyPatch, conninfo: dict[str, Any]
 ) -> None:
     asked: list[str] = []
@@ -66,7 +66,7 @@ def test_a_connection_that_is_not_named_is_never_looked_up(
     assert rows(conninfo) == []
 
 
-def test_connections_are_named_in_the_configuration(
+def test_webhook_connections_come_from_the_configuration(
     openai: TestClient, receiver: Receiver, use_secrets: UseSecrets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__AIHANDOFF__WEBHOOK_CONN_IDS", " openai_eu , openai_us,")
@@ -86,11 +86,11 @@ def test_the_secret_of_one_connection_verifies_nothing_for_another(
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonp"])
-def test_what_is_not_json_is_not_read(openai: TestClient, kind: str) -> None:
+def test_a_body_that_is_not_json_is_not_read(openai: TestClient, kind: str) -> None:
     assert send(openai, Content_Type=kind).status_code == 415
 
 
-def test_a_charset_may_stand_beside_the_content_type(openai: TestClient) -> None:
+def test_a_content_type_may_have_a_charset(openai: TestClient) -> None:
     assert send(openai, Content_Type="Application/JSON; charset=utf-8").status_code == 200
 
 
@@ -118,20 +118,18 @@ async def test_a_body_over_the_limit_in_chunks_is_cut_off(airflow: FastAPI) -> N
     assert len(taken) < 10
 
 
-def test_a_body_at_the_limit_is_taken(openai: TestClient) -> None:
+def test_a_body_at_the_limit_is_accepted(openai: TestClient) -> None:
     event = {**EVENT, "filler": ""}
     event["filler"] = "x" * (65_536 - len(json.dumps(event)))
     assert send(openai, json.dumps(event).encode()).status_code == 200
 
 
-def test_the_limit_is_configured(openai: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_body_limit_is_configurable(openai: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__AIHANDOFF__WEBHOOK_BODY_LIMIT", "10")
     assert send(openai).status_code == 413
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for_long(
-    use_secrets: UseSecrets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_body_times_out(use_secrets: UseSecrets, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never() -> Any:
         await asyncio.sleep(60)
 
@@ -139,7 +137,9 @@ async def test_a_body_that_does_not_come_is_not_waited_for_long(
     assert await deliver(build_receiver(Receiver(["openai_default"])), never) == 408
 
 
-async def test_a_sender_that_goes_away_is_no_error(use_secrets: UseSecrets, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_sender_that_disconnects_is_not_an_error(
+    use_secrets: UseSecrets, caplog: pytest.LogCaptureFixture
+) -> None:
     async def gone() -> Any:
         return {"type": "http.disconnect"}
 
@@ -148,17 +148,17 @@ async def test_a_sender_that_goes_away_is_no_error(use_secrets: UseSecrets, capl
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH"])
-def test_other_methods_are_not_allowed(openai: TestClient, method: str) -> None:
+def test_the_receiver_allows_only_post(openai: TestClient, method: str) -> None:
     answer = openai.request(method, PATH)
     assert (answer.status_code, answer.headers["content-type"]) == (405, "application/problem+json")
 
 
-def test_neither_a_login_nor_a_page_of_this_site_is_asked_for(openai: TestClient) -> None:
+def test_the_receiver_needs_neither_a_login_nor_a_page_of_this_site(openai: TestClient) -> None:
     answer = send(openai, Origin="https://elsewhere.test", Sec_Fetch_Site="cross-site")
     assert answer.status_code == 200
 
 
-def test_openai_is_asked_soon_about_what_nobody_waits_for_and_once(
+def test_openai_is_polled_once_for_an_orphaned_response(
     openai: TestClient, receiver: Receiver, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[str, str]] = []
@@ -174,7 +174,7 @@ def test_openai_is_asked_soon_about_what_nobody_waits_for_and_once(
     assert started == [("openai_default", "wh_1")]
 
 
-def test_a_look_uses_a_client_of_the_connection_without_retries(
+def test_a_poll_uses_a_client_of_the_connection_without_retries(
     openai: TestClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str, int, float]] = []

@@ -36,7 +36,7 @@ def end_pause(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return lambda: now.append(PAUSE)
 
 
-def test_a_ledger_that_is_down_is_a_503_and_quick(
+def test_an_unavailable_ledger_is_a_quick_503(
     openai: TestClient,
     use_ledger: UseLedger,
     conninfo: dict[str, Any],
@@ -60,7 +60,7 @@ def test_a_ledger_that_is_down_is_a_503_and_quick(
     assert send(openai, body).status_code == 200
 
 
-def test_a_ledger_that_breaks_off_is_a_503_and_comes_back(
+def test_a_broken_ledger_connection_is_a_503_and_recovers(
     openai: TestClient,
     monkeypatch: pytest.MonkeyPatch,
     end_pause: Callable[[], None],
@@ -88,7 +88,7 @@ def test_a_ledger_without_its_schema_is_a_503(
     assert send(openai).status_code == 200
 
 
-def test_a_ledger_that_nobody_has_named_is_a_503(openai: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ledger_connection_is_a_503_for_webhooks(openai: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_AIHANDOFF_LEDGER")
     assert send(openai).status_code == 503
 
@@ -110,7 +110,7 @@ def test_rejections_are_logged_once_without_content_and_then_counted(
     assert_nothing_secret(caplog.text, BODY)
 
 
-def test_names_that_strangers_make_up_are_neither_logged_nor_kept(
+def test_unknown_connection_names_are_neither_logged_nor_stored(
     openai: TestClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(20):
@@ -141,7 +141,7 @@ def test_outcomes_are_counted_in_airflows_metrics(openai: TestClient, monkeypatc
     ]
 
 
-def test_the_metrics_are_those_that_the_api_server_sets_up() -> None:
+def test_webhooks_are_counted_in_the_metrics_of_the_api_server() -> None:
     from airflow._shared.observability.metrics import stats
 
     assert metrics.stats() is stats.Stats

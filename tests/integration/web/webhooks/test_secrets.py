@@ -20,7 +20,7 @@ from tests.unit.core.webhooks.signing import OTHER_SECRET, SECRET
 
 
 @pytest.mark.parametrize("secrets", [None, []])
-def test_a_connection_without_secrets_looks_like_none(
+def test_a_connection_without_secrets_is_a_404(
     openai: TestClient, use_secrets: UseSecrets, secrets: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     use_secrets(secrets)
@@ -29,7 +29,7 @@ def test_a_connection_without_secrets_looks_like_none(
     assert any("openai_default" in line and "no secrets" in line for line in lines(caplog))
 
 
-def test_a_connection_that_does_not_exist_looks_like_one_that_is_not_named(
+def test_a_missing_connection_is_answered_like_an_unknown_one(
     openai: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_OPENAI_DEFAULT")
@@ -39,7 +39,7 @@ def test_a_connection_that_does_not_exist_looks_like_one_that_is_not_named(
 
 
 @pytest.mark.parametrize("secrets", ["", "whsec_", [SECRET, "whsec_!!!!"], [SECRET, 7], {"a": SECRET}])
-def test_a_secret_that_cannot_be_used_turns_the_receiver_off_and_is_not_shown(
+def test_an_unusable_secret_disables_the_receiver_and_is_not_shown(
     openai: TestClient,
     use_secrets: UseSecrets,
     secrets: Any,
@@ -57,7 +57,7 @@ def test_a_secret_that_cannot_be_used_turns_the_receiver_off_and_is_not_shown(
     assert rows(conninfo) == []
 
 
-def test_one_secret_may_stand_alone(openai: TestClient, use_secrets: UseSecrets) -> None:
+def test_a_single_secret_needs_no_list(openai: TestClient, use_secrets: UseSecrets) -> None:
     use_secrets(SECRET)
     assert send(openai).status_code == 200
 
@@ -73,7 +73,7 @@ def test_a_rotation_is_seen_within_a_minute(
     assert send(openai).status_code == 400
 
 
-def test_known_secrets_are_used_on_while_connections_cannot_be_read(
+def test_known_secrets_stay_in_use_while_connections_cannot_be_read(
     openai: TestClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert send(openai).status_code == 200

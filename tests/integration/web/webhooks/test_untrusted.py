@@ -37,7 +37,9 @@ def forgeries() -> dict[str, dict[str, str]]:
     }
 
 
-def test_every_forgery_gets_the_same_answer_and_leaves_nothing(openai: TestClient, conninfo: dict[str, Any]) -> None:
+def test_every_forged_webhook_gets_the_same_answer_and_stores_nothing(
+    openai: TestClient, conninfo: dict[str, Any]
+) -> None:
     answers = []
     for name, headers in forgeries().items():
         own = {key.replace("_", "-"): value.encode("latin-1") for key, value in headers.items()}
@@ -86,7 +88,7 @@ ON_ONE_LEDGER = settings(max_examples=100, deadline=None, suppress_health_check=
         ),
     ),
 )
-def test_whatever_a_stranger_sends_is_refused_and_leaves_nothing(
+def test_any_unsigned_request_is_refused_and_stores_nothing(
     openai: TestClient, conninfo: dict[str, Any], body: bytes, headers: dict[str, bytes]
 ) -> None:
     assert openai.post(PATH, content=body, headers={**JSON, **headers}).status_code in (400, 413)
@@ -95,7 +97,7 @@ def test_whatever_a_stranger_sends_is_refused_and_leaves_nothing(
 
 @ON_ONE_LEDGER
 @given(event=st.one_of(EVENTS, ANY_JSON), webhook_id=st.from_regex(r"[!-~]{1,256}", fullmatch=True))
-def test_whatever_is_signed_is_recorded_or_refused_and_never_an_error(
+def test_any_signed_request_is_recorded_or_refused_without_an_error(
     openai: TestClient, ledger: Ledger, event: Any, webhook_id: str
 ) -> None:
     body = json.dumps(event).encode()

@@ -21,12 +21,12 @@ def asked(reason: str) -> Any:
         ("the sum of 2 prices is 120, above 100", "the sum of 31 prices is 101.50, above 100"),
     ],
 )
-def test_jobs_that_a_policy_asks_about_for_the_same_reason_are_one_group(one: str, other: str) -> None:
+def test_jobs_with_the_same_reason_are_one_group(one: str, other: str) -> None:
     groups = {group_of(GroupBy.OUTCOME, asked(reason), []) for reason in (one, other)}
     assert len(groups) == 1
     assert groups.pop().startswith("all-of@1: ")
 
 
-def test_jobs_that_different_rules_ask_about_are_not() -> None:
+def test_jobs_with_different_reasons_are_different_groups() -> None:
     groups = {group_of(GroupBy.OUTCOME, asked(f"it is 1 ({rule})"), []) for rule in ("amount@a1", "sampling@b2")}
     assert len(groups) == 2

@@ -70,11 +70,11 @@ def test_the_pieces_make_up_both_texts(old: str, new: str) -> None:
     assert "".join(piece.text for piece in pieces if piece.op in ("same", "added")) == new
 
 
-def test_what_is_the_same_is_shortened_and_said_to_be() -> None:
+def test_long_unchanged_stretches_are_shortened() -> None:
     same = "word " * 1000
     [difference] = compare(f"old {same}", f"new {same}")
     assert [piece.op for piece in difference.pieces] == ["removed", "added", "same", "left out"]
-    assert "characters that are the same" in difference.pieces[-1].text
+    assert "unchanged characters" in difference.pieces[-1].text
 
 
 def _large(kind: str) -> tuple[Any, Any]:
@@ -91,14 +91,14 @@ def _large(kind: str) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", ["one line", "two kinds of lines", "shuffled", "many fields"])
-def test_large_values_take_no_long_time(kind: str) -> None:
+def test_large_values_are_compared_quickly(kind: str) -> None:
     old, new = _large(kind)
     started = time.monotonic()
     assert compare(old, new)
     assert time.monotonic() - started < 30  # about a second; without a bound it is hours
 
 
-def test_what_is_too_much_to_tell_apart_is_given_whole_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_are_too_different_are_shown_whole_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diff, "MAX_PAIRS", 5)
     [first, second] = compare({"a": "c a b", "b": 1}, {"a": "b a d", "b": 2})
     assert first.coarse
@@ -106,7 +106,7 @@ def test_what_is_too_much_to_tell_apart_is_given_whole_and_said_to_be(monkeypatc
     assert not second.coarse
 
 
-def test_a_value_nested_beyond_reason_is_compared() -> None:
+def test_deeply_nested_values_are_compared() -> None:
     deep: Any = "bottom"
     for _ in range(900):
         deep = [deep]

@@ -50,12 +50,12 @@ JSON = st.recursive(
         ("Ünïcödé 漢字 עברית 👩\u200d💻", "Ünïcödé 漢字 עברית 👩\u200d💻"),
     ],
 )
-def test_what_is_not_seen_is_revealed(text: str, shown: str) -> None:
+def test_invisible_characters_are_revealed(text: str, shown: str) -> None:
     assert reveal(text) == shown
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_what_is_revealed_can_be_sent_and_has_no_markup_of_its_own(text: str) -> None:
+def test_revealed_text_is_valid_and_has_no_markup(text: str) -> None:
     assert set(reveal(text).encode().decode()) <= set(text) | set("[U+]0123456789ABCDEF")
 
 
@@ -73,7 +73,7 @@ def test_what_is_revealed_can_be_sent_and_has_no_markup_of_its_own(text: str) ->
         (-49 * 3600, "2 days ago"),
     ],
 )
-def test_a_moment_is_said_as_people_say_it(seconds: int, said: str) -> None:
+def test_times_are_relative(seconds: int, said: str) -> None:
     assert relative(NOW + timedelta(seconds=seconds), NOW) == said
 
 
@@ -161,7 +161,7 @@ def test_a_body_reads_as_the_same_json(value: Any) -> None:
     assert json.loads(pretty_body(body)) == value
 
 
-def test_what_nests_too_deeply_to_be_indented_stands_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_that_nests_too_deeply_to_indent_is_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def dumps(value: Any, **options: Any) -> str:
         if "indent" in options:
             raise RecursionError  # where Python's own stack is shorter than what the JSON parser takes
@@ -173,7 +173,7 @@ def test_what_nests_too_deeply_to_be_indented_stands_in_one_line(monkeypatch: py
 
 
 @pytest.mark.parametrize("body", ['{"a":1,"a":2}', "[1e400]", "[1.10]", "[NaN]", "{", "text", "", "[" * 100_000])
-def test_a_body_that_would_be_shown_as_another_is_shown_as_it_is(body: str) -> None:
+def test_a_body_that_cannot_be_shown_exactly_is_not_reformatted(body: str) -> None:
     assert pretty_body(body) == body
 
 
@@ -196,7 +196,7 @@ def test_an_error_speaks_of_this_job(what: str, said: str) -> None:
     assert of_this_job(what) == said
 
 
-def test_every_state_of_a_job_is_said_in_words() -> None:
+def test_every_job_state_has_a_title_for_its_effects() -> None:
     assert EFFECTS_TITLE.keys() == set(JobState)
 
 
@@ -217,13 +217,13 @@ _APPLIED, _VOID, _UNKNOWN = EffectState.APPLIED, EffectState.VOID, EffectState.U
     ("job", "states", "undone", "said"),
     [
         (_job(JobState.APPLYING), [_APPLIED, EffectState.REFUSED], [], "Partly applied: 1 of 2 effects applied."),
-        (_job(JobState.APPLYING), [_UNKNOWN], [], "It waits until somebody says what became of e0."),
+        (_job(JobState.APPLYING), [_UNKNOWN], [], "The job waits until someone resolves e0."),
         (_job(JobState.APPLYING, cancelling="enough"), [EffectState.CLAIMED], [], "Being cancelled"),
-        (_job(JobState.CANCELLED), [_VOID], [], "Cancelled. Nothing was written outside."),
-        (_job(JobState.CANCELLED), [_APPLIED, _VOID], [], "What was applied stays, until it is rolled back."),
-        (_job(JobState.ROLLING_BACK), [_APPLIED], [_UNKNOWN], "0 of 1 effect undone. It waits until somebody says"),
-        (_job(JobState.ROLLED_BACK), [_APPLIED, _APPLIED], [_APPLIED], "What was applied was undone, except e1."),
-        (_job(JobState.ROLLED_BACK), [_APPLIED], [_APPLIED], "Everything that was applied was undone."),
+        (_job(JobState.CANCELLED), [_VOID], [], "Cancelled. No external write was made."),
+        (_job(JobState.CANCELLED), [_APPLIED, _VOID], [], "Applied effects stay until you roll them back."),
+        (_job(JobState.ROLLING_BACK), [_APPLIED], [_UNKNOWN], "0 of 1 effect undone. The job waits until someone"),
+        (_job(JobState.ROLLED_BACK), [_APPLIED, _APPLIED], [_APPLIED], "The applied effects were undone, except e1."),
+        (_job(JobState.ROLLED_BACK), [_APPLIED], [_APPLIED], "All applied effects were undone."),
     ],
 )
 def test_what_a_state_means_depends_on_what_was_written(
@@ -235,11 +235,11 @@ def test_what_a_state_means_depends_on_what_was_written(
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_every_state_of_a_job_means_something(state: JobState) -> None:
+def test_every_job_state_has_a_sentence(state: JobState) -> None:
     assert meaning(_job(state), [], []).endswith(".")
 
 
-def test_before_it_is_applied_an_effect_lacks_no_external_id() -> None:
+def test_an_effect_that_is_not_applied_needs_no_external_id_for_its_undo() -> None:
     undo = {"kind": "http", "plan": {"url": "http://cms/{external_id}"}}
     assert undo_problem(_effect(1, EffectState.PLANNED, undo=undo)) is None
     assert "external id is not known" in str(undo_problem(_effect(1, _APPLIED, undo=undo)))

@@ -83,14 +83,14 @@ def edited(changes: dict[str, str | None], value: Any = VALUE, schema: Any = SCH
     return read(schema, {name: text for name, text in typed.items() if text is not None}, value)
 
 
-def test_what_nobody_touched_comes_back_as_it_was() -> None:
+def test_untouched_fields_stay_as_they_were() -> None:
     reading = edited({})
     assert reading.errors == {}
     assert repr(reading.value) == repr(VALUE)
 
 
 @pytest.mark.parametrize("text", ["\n\nfirst line empty", "a\rb", "nul \x00", "\ud800 lone", "null", " ", "\u202e"])
-def test_a_text_that_a_browser_cannot_send_is_kept_where_nobody_touched_it(text: str) -> None:
+def test_an_untouched_text_that_a_browser_cannot_send_is_kept(text: str) -> None:
     value = {**VALUE, "title": text, "note": text}
     reading = edited({}, value)
     assert reading.value["note"] == text
@@ -114,7 +114,7 @@ def test_a_text_that_a_browser_cannot_send_is_kept_where_nobody_touched_it(text:
         ({"rows:value/tags": "1"}, "tags", ["b"]),
     ],
 )  # fmt: skip
-def test_what_was_typed_is_the_value(changes: dict[str, str | None], field: str, becomes: Any) -> None:
+def test_typed_text_becomes_the_value(changes: dict[str, str | None], field: str, becomes: Any) -> None:
     reading = edited(changes)
     assert reading.errors == {}
     assert reading.value == {**VALUE, field: becomes}
@@ -126,28 +126,28 @@ def test_what_was_typed_is_the_value(changes: dict[str, str | None], field: str,
     [
         ({"value/title": "x"}, "value/title", "at least 2 characters"),
         ({"value/confidence": "1.5"}, "value/confidence", "at most 1"),
-        ({"value/confidence": "much"}, "value/confidence", "Write a number"),
-        ({"value/confidence": "1e999"}, "value/confidence", "Write a number"),
-        ({"value/confidence": "NaN"}, "value/confidence", "Write a number"),
+        ({"value/confidence": "much"}, "value/confidence", "Enter a number"),
+        ({"value/confidence": "1e999"}, "value/confidence", "Enter a number"),
+        ({"value/confidence": "NaN"}, "value/confidence", "Enter a number"),
         ({"value/address/lines/0/quantity": "1.5"}, "value/address/lines/0/quantity", "whole number"),
         ({"value/address/lines/0/quantity": "0"}, "value/address/lines/0/quantity", "at least 1"),
         ({"value/address/lines/0/quantity": "9" * 5000}, "value/address/lines/0/quantity", "whole number"),
         ({"value/colour": '"green"'}, "value/colour", "Choose one"),
         ({"value/colour": None}, "value/colour", "Choose one"),
-        ({"value/code": "{"}, "value/code", "no JSON"),
-        ({"value/code": "NaN"}, "value/code", "no JSON"),
+        ({"value/code": "{"}, "value/code", "Not valid JSON"),
+        ({"value/code": "NaN"}, "value/code", "Not valid JSON"),
         ({"value/code": "[" * 100_000}, "value/code", "nested too deeply"),
         ({"value/code": "1.5"}, "value/code", "It must be"),
         ({"rows:value/tags": "0 1 301 302"}, "value/tags", "at most 3"),
     ],
 )
-def test_what_does_not_fit_is_said_at_its_field(changes: dict[str, str | None], name: str, said: str) -> None:
+def test_an_invalid_value_is_reported_at_its_field(changes: dict[str, str | None], name: str, said: str) -> None:
     reading = edited(changes)
     assert list(reading.errors) == [name]
     assert said in reading.errors[name]
 
 
-def test_a_row_is_added_and_taken_out_without_touching_the_others() -> None:
+def test_adding_and_removing_rows_leaves_the_others_alone() -> None:
     typed = with_row(sent(fill(SCHEMA, VALUE)), "value/address/lines")
     typed = without_row(typed, "value/address/lines/0")
     assert typed["rows:value/address/lines"] == "1 301"
@@ -170,7 +170,7 @@ def _inputs(part: Input) -> list[Input]:
     return [part, *(inner for piece in part.parts for inner in _inputs(piece))]
 
 
-def test_the_form_shows_what_was_typed_with_what_is_wrong_with_it() -> None:
+def test_the_form_shows_the_typed_text_with_its_errors() -> None:
     typed = {**sent(fill(SCHEMA, VALUE)), "value/confidence": "much", "value/title": "<script>"}
     shown = {part.name: part for part in _inputs(layout(SCHEMA, typed, VALUE, {"value/confidence": "No number."}))}
     assert (shown["value/confidence"].typed, shown["value/confidence"].error) == ("much", "No number.")
@@ -196,21 +196,21 @@ def test_the_form_shows_what_was_typed_with_what_is_wrong_with_it() -> None:
         ({"type": ["string", "null"]}, "x", "text"),
     ],
 )
-def test_what_cannot_be_laid_out_is_edited_as_json(schema: Any, value: Any, kind: str) -> None:
+def test_a_value_without_a_layout_is_edited_as_json(schema: Any, value: Any, kind: str) -> None:
     typed = fill(schema, value)
     assert layout(schema, typed, value, {}).kind == kind
     reading = read(schema, sent(typed), value)
     assert (reading.value, reading.errors) == (value, {})
 
 
-def test_a_value_that_is_not_what_its_schema_says_can_be_edited() -> None:
+def test_a_value_that_breaks_its_schema_can_be_edited() -> None:
     value = {"title": 5, "else": True}
     typed = fill(SCHEMA, value)
     assert layout(SCHEMA, typed, value, {}).kind == "json"
     assert read(SCHEMA, typed, value).errors
 
 
-def test_a_model_within_itself_ends_in_json() -> None:
+def test_a_recursive_model_ends_in_json() -> None:
     value: dict[str, Any] = {"name": "leaf", "children": []}
     for depth in range(20):
         value = {"name": f"n{depth}", "children": [value]}
@@ -219,13 +219,13 @@ def test_a_model_within_itself_ends_in_json() -> None:
     assert reading.value["tree"] == value
 
 
-def test_a_schema_that_points_elsewhere_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_to_other_documents_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: pytest.fail("it was followed"))
     schema = {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}, "required": ["a"], "additionalProperties": False}  # noqa: E501  # fmt: skip
     assert read(schema, {"value/a": "1"}, {"a": 2}).value == {"a": 1}
 
 
 @pytest.mark.parametrize("rows", ["", "x", "-1", "0 0 0", "99999999999", "0;1", " ".join(map(str, range(5000)))])
-def test_rows_that_no_page_has_offered_do_no_harm(rows: str) -> None:
+def test_unknown_row_keys_do_no_harm(rows: str) -> None:
     typed = {**sent(fill(SCHEMA, VALUE)), "rows:value/tags": rows}
     assert len(read(SCHEMA, typed, VALUE).places) < 2000

@@ -34,7 +34,7 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("text", ATTACKS)
-def test_nothing_in_it_acts_loads_or_can_be_clicked(text: str) -> None:
+def test_markdown_has_no_scripts_links_or_images(text: str) -> None:
     html = markdown(text)
     assert html is not None
     left = ALLOWED.sub("", html)
@@ -42,7 +42,7 @@ def test_nothing_in_it_acts_loads_or_can_be_clicked(text: str) -> None:
     assert ">" not in left.replace("&gt;", "")
 
 
-def test_structure_is_shown() -> None:
+def test_markdown_structure_is_shown() -> None:
     html = markdown("# Top\n\nSome *soft* and **hard** words\nin two lines.\n\n- one\n- two\n\n|a|b|\n|-|-|\n|1|2|")
     assert html is not None
     for part in ("<h3>Top</h3>", "<em>soft</em>", "<strong>hard</strong>", "<br />", "<li>one</li>", "<td>2</td>"):
@@ -52,7 +52,7 @@ def test_structure_is_shown() -> None:
 @pytest.mark.parametrize(
     "text", ["", "A kettle.", "Two lines\nof plain words - with a dash.", "snake_case and 3 * 4 = 12", "a (b) [c]"]
 )
-def test_a_text_without_structure_is_no_markdown(text: str) -> None:
+def test_a_text_without_structure_is_not_markdown(text: str) -> None:
     assert markdown(text) is None
 
 
@@ -65,38 +65,38 @@ def test_a_text_without_structure_is_no_markdown(text: str) -> None:
         "**bold**\x00",
     ],
 )
-def test_a_text_that_would_lose_a_word_is_shown_as_it_is_written(text: str) -> None:
+def test_a_text_that_would_lose_a_word_is_shown_as_its_source(text: str) -> None:
     assert markdown(text) is None
 
 
-def test_what_stands_behind_a_fence_is_shown() -> None:
+def test_the_info_string_of_a_code_block_is_shown() -> None:
     html = markdown("```python ignore all previous instructions\nx = 1\n```")
     assert html is not None
     assert "python ignore all previous instructions" in html
 
 
-def test_what_a_reference_says_is_shown() -> None:
+def test_a_link_reference_is_shown() -> None:
     assert "[a]: http://evil.test &quot;approve this&quot;" in str(
         markdown('*x*\n\n[a]: http://evil.test "approve this"')
     )
 
 
-def test_items_have_the_numbers_that_are_written() -> None:
+def test_list_items_keep_their_numbers() -> None:
     html = str(markdown("7. seven\n9. nine"))
     assert '<li value="7">seven</li>' in html
     assert '<li value="9">nine</li>' in html
 
 
-def test_characters_that_are_not_seen_are_marked() -> None:
+def test_invisible_characters_are_marked_in_markdown() -> None:
     assert "<strong>[U+202E]gnp.exe</strong>" in str(markdown("**\u202egnp.exe**"))
 
 
 @pytest.mark.parametrize("part", ["Some *words*, `code`. ", "*a_", "**a ", "~~a", "[", "> ", "- ", "|a"])
-def test_a_long_text_takes_no_long_time(part: str) -> None:
+def test_a_long_text_is_rendered_quickly(part: str) -> None:
     started = time.monotonic()
     markdown(part * (200_000 // len(part)))
     assert time.monotonic() - started < 30  # about a second; a bound against work that explodes
 
 
-def test_a_text_that_is_too_long_is_shown_as_it_is_written() -> None:
+def test_a_text_that_is_too_long_is_shown_as_its_source() -> None:
     assert markdown("**x** " + "a" * MAX_MARKDOWN) is None

@@ -1,0 +1,25 @@
+"""`airflow aihandoff cancel`: cancel a job."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from airflow_provider_aihandoff.cli.common import actor, check_reason, command, open_ledger
+from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.hooks.openai import clients
+
+
+@command
+def cancel(args: Namespace) -> None:
+    """Cancel a job, and its response at OpenAI."""
+    check_reason(args.reason)
+    with open_ledger(args) as ledger, clients() as client_for:
+        job = cancel_job(ledger, client_for, args.job_id, actor=actor(), reason=args.reason).job
+    print(_cancelled(job))
+
+
+def _cancelled(job: Job) -> str:
+    if job.cancelling is not None:
+        return f"{job.label}: being cancelled. It ends when the outcome of the effects under way is known."
+    return f"{job.label}: {job.state.value} ({job.state_reason})."

@@ -1,0 +1,57 @@
+"""`airflow aihandoff jobs`: list and show jobs."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+
+from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.ledger import JobRecord
+
+
+@command
+def list_jobs(args: Namespace) -> None:
+    """List jobs, newest first."""
+    with open_ledger(args) as ledger:
+        jobs = ledger.jobs(states=args.state, dag_id=args.dag_id, limit=args.limit)
+    names = ("job_id", "job_type", "job_key", "state", "revision", "requested_by", "dag_id", "run_id", "state_reason")
+    print_rows([{name: getattr(job, name) for name in names} for job in jobs], args.output)
+
+
+@command
+def show(args: Namespace) -> None:
+    """Show everything about a job."""
+    with open_ledger(args) as ledger:
+        record = ledger.record(args.job_id)
+    if args.output == "table":
+        _print_record(record)
+    else:
+        print_rows([asdict(record)], args.output)
+
+
+def _print_record(record: JobRecord) -> None:
+    job, revision = record.job, record.revision
+    cost = "price unknown" if revision.cost_usd is None else f"{revision.cost_usd} USD"
+    print(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
+    print(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
+    print(f"review digest: {job.review_digest or 'none yet'}")
+    print_rows([{"output": revision.output, "error": revision.error}], "yaml")
+    names = (
+        "effect_id",
+        "name",
+        "state",
+        "attempt",
+        "external_id",
+        "effect_key",
+        "plan",
+        "after_effects",
+        "undo",
+        "error",
+    )
+    effects = [*record.current_effects, *record.undos]
+    print_rows([{name: getattr(effect, name) for name in names} for effect in effects], "yaml")
+    times = ("seq", "at", "actor", "event", "from_state", "to_state", "reason")
+    print_rows([{name: getattr(event, name) for name in times} for event in record.events], "table")
+    broken = first_break(record.events, record.job)
+    print("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")

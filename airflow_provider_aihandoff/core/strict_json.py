@@ -1,0 +1,90 @@
+"""Reads JSON that others wrote, and refuses what readers disagree about. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+class NotJson(ValueError):
+    """A text is not JSON that can be kept exactly. The message is a sentence for the person who wrote it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Not valid JSON: {why}.")
+
+
+def loads(
+    text: str | bytes, *, unique_keys: bool = False, exact_floats: bool = False, max_depth: int | None = None
+) -> Any:
+    """The value that a text says. NaN, infinity, and numbers beyond the range of a float are always refused.
+
+    :param unique_keys: refuse an object that has a key twice, since readers differ on which one counts.
+    :param exact_floats: refuse a float that Python would write in another way, such as 1.10.
+    :param max_depth: how deeply objects and lists may nest; by default as deeply as Python's parser can read.
+    :raises NotJson: the text is not JSON, or is refused.
+    """
+    try:
+        value = json.loads(
+            text.decode() if isinstance(text, bytes) else text,
+            parse_constant=_refuse_constant,
+            parse_int=_whole,
+            parse_float=_exact if exact_floats else _finite,
+            object_pairs_hook=_unique if unique_keys else None,
+        )
+    except json.JSONDecodeError as error:
+        raise NotJson(f"{error.msg} in line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError:
+        raise NotJson("it is not UTF-8") from None
+    except RecursionError:
+        raise NotJson("it is nested too deeply") from None
+    if max_depth is not None and not _is_shallow(value, max_depth):
+        raise NotJson(f"it is nested more than {max_depth} levels deep")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise NotJson(f"{name} is not allowed")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise NotJson("a number has too many digits") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise NotJson("a number is too large")
+    return value
+
+
+def _exact(text: str) -> float:
+    value = _finite(text)
+    if repr(value) != text:
+        raise NotJson("a number cannot be kept exactly as it is written")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise NotJson("an object has the same key twice")
+    return found
+
+
+def _is_shallow(value: object, max_depth: int) -> bool:
+    level = [value]
+    for _ in range(max_depth):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return True
+    return False
+
+
+def _children(item: object) -> list[Any]:
+    if isinstance(item, dict):
+        return list(item.values())
+    return item if isinstance(item, list) else []

@@ -1,0 +1,51 @@
+"""JSON from outside is read exactly, or refused with a sentence for the person who wrote it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_aihandoff.core import strict_json
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_every_json_value_is_read_as_it_is(value: Any) -> None:
+    text = json.dumps(value)
+    assert strict_json.loads(text, unique_keys=True, exact_floats=True, max_depth=64) == value
+    assert strict_json.loads(text.encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("NaN", {}, "Not valid JSON: NaN is not allowed."),
+        ("[-Infinity]", {}, "Not valid JSON: -Infinity is not allowed."),
+        ("1e400", {}, "Not valid JSON: a number is too large."),
+        ("9" * 5000, {}, "Not valid JSON: a number has too many digits."),
+        ("[1,", {}, "Not valid JSON: Expecting value in line 1, column 4."),
+        (b"\xff", {}, "Not valid JSON: it is not UTF-8."),
+        ("[" * 100_000, {}, "Not valid JSON: it is nested too deeply."),
+        ("[[1]]", {"max_depth": 2}, "Not valid JSON: it is nested more than 2 levels deep."),
+        ('{"a":1,"a":1}', {"unique_keys": True}, "Not valid JSON: an object has the same key twice."),
+        ("1.10", {"exact_floats": True}, "Not valid JSON: a number cannot be kept exactly as it is written."),
+    ],
+)
+def test_what_is_refused_is_said_in_a_sentence(text: str | bytes, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(strict_json.NotJson) as refused:
+        strict_json.loads(text, **options)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(("text", "value"), [('{"a":1,"a":2}', {"a": 2}), ("1.10", 1.1), ("[[1]]", [[1]])])
+def test_without_options_only_json_itself_counts(text: str, value: Any) -> None:
+    assert strict_json.loads(text) == value
