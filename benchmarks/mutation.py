@@ -123,13 +123,13 @@ GUARDS = (
     guard(
         "quorum: a person has one vote, at a terminal too",
         f"{_LEDGER}/review/test_rules.py::TestLoginsOfAnyForm::test_two_logins_are_two_votes_and_one_is_one",
-        ("core/review/rules.py", "found.setdefault(person.name, person)", "found.setdefault(str(person), person)"),
+        ("distinct", "found.setdefault(person.name, person)", "found.setdefault(str(person), person)"),
     ),
     guard(
         "four eyes: an account may be that of the login",
         f"{_LEDGER}/review/test_rules.py::TestLoginsOfAnyForm::test_who_asked_is_kept_out_and_the_other_is_not",
         (
-            "core/review/rules.py",
+            "Person.may_have_asked_as",
             "return self._logins | {TERMINAL + self.login} if self.at_terminal",
             "return frozenset({TERMINAL + self.login}) if self.at_terminal",
         ),
@@ -138,7 +138,7 @@ GUARDS = (
         "same run: the one of this Dag and run",
         f"{_LEDGER}/generation/test_submission_store.py::TestRevise::test_a_run_of_any_name_is_told_from_every_other",
         (
-            "core/generation/submission_store.py",
+            "submission_store:_OF_RUN",
             "actor_dag_id = %s AND actor_run_id = %s",
             "actor_dag_id = %s AND starts_with(actor_run_id, %s)",
         ),
@@ -147,7 +147,7 @@ GUARDS = (
         "transact: an error that is returned comes after the commit",
         f"{_LEDGER}/database/test_connection.py::TestBrokenConnections"
         "::test_an_error_that_the_work_returns_is_raised_after_the_commit",
-        ("core/database/connection.py", "            return work(connection)\n", _RAISED_AT_ONCE),
+        ("Database._until_commit", "            return work(connection)\n", _RAISED_AT_ONCE),
     ),
     guard(
         "quorum: another plan voids the votes",
@@ -402,17 +402,17 @@ GUARDS = (
     guard(
         "hash chain: the facts of an old line are those of its text",
         f"{_LEDGER}/database/test_history.py::TestTampering::test_a_change_in_any_column_is_found_at_its_line",
-        ("core/database/history.py", "return line.by.is_whole and str(line.by) == line.actor", "return True"),
+        ("_names_its_actor", "return line.by.is_whole and str(line.by) == line.actor", "return True"),
     ),
     guard(
         "hash chain: an old line has the facts of its kind alone",
         f"{_LEDGER}/database/test_history.py::TestTampering::test_a_change_in_any_column_is_found_at_its_line",
-        ("core/database/history.py", "return line.by.is_whole and str", "return str"),
+        ("_names_its_actor", "return line.by.is_whole and str", "return str"),
     ),
     guard(
         "hash chain: it covers the facts of a new line",
         f"{_LEDGER}/database/test_history.py::TestTampering::test_facts_with_a_text_to_match_are_covered_too",
-        ("core/database/history.py", "_SINCE_VERSION_2 if line.hash_version == 1 else set()", "_SINCE_VERSION_2"),
+        ("event_hash", "_SINCE_VERSION_2 if line.hash_version == 1 else set()", "_SINCE_VERSION_2"),
     ),
     guard(
         "hash chain: the job names its newest line",

@@ -135,7 +135,9 @@ class TestDeciding:
         assert said == f"{job.label}: {state.value}.\n"
         record = on_ledger.record(job.job_id)
         assert record.job.state is state
-        assert [(d.verdict, d.decided_by, d.comment) for d in record.decisions] == [(verdict, "cli:carol", "I looked")]
+        assert [(d.verdict, str(d.decider), d.comment) for d in record.decisions] == [
+            (verdict, "user:cli:carol", "I looked")
+        ]
 
     @pytest.mark.parametrize("answer", ["approve", "reject", "request-changes", "edit"])
     def test_an_outdated_digest_changes_nothing(
@@ -229,7 +231,7 @@ class TestEditing:
         record = on_ledger.record(job.job_id)
         assert json.loads(editor.saw) == OUTPUT
         assert record.revision.output == {**OUTPUT, "title": "Käse"}
-        assert (record.revision.author, record.revision.based_on) == ("cli:carol", 1)
+        assert (str(record.revision.editor), record.revision.based_on) == ("user:cli:carol", 1)
         assert record.revisions[0].output == OUTPUT
         assert editor.left == []
 
@@ -345,7 +347,7 @@ class TestDecidingOnMany:
         for job in jobs[:2]:
             (decision,) = on_ledger.record(job.job_id).decisions
             assert (decision.verdict, decision.digest) == (verdict, job.review_digest)
-            assert (decision.decided_by, decision.comment) == ("cli:carol", "all alike")
+            assert (str(decision.decider), decision.comment) == ("user:cli:carol", "all alike")
         assert on_ledger.job(jobs[2].job_id) == jobs[2]
 
     def test_decide_many_records_nothing_if_one_job_has_changed(

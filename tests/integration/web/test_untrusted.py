@@ -60,7 +60,7 @@ def _plan(name: str) -> EffectPlan:
             "sql": _attack("statement"),
             "parameters": {_attack("parameter"): _attack("value"), "nested": [_attack("in a list")]},
         }
-        return EffectPlan(_attack(name), _attack("kind"), plan, digest(plan), plan, {"sql": _attack("undo sql")})
+        return EffectPlan(_attack(name), "postgres", plan, digest(plan), plan, {"sql": _attack("undo sql")})
     plan = {
         "connection": _attack("connection"),
         "method": _attack("method"),
