@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +76,7 @@ def put(key: str, body: Any, *, current: Any = None, name: str = "publish") -> E
         "method": "PUT",
         "url": f"https://cms.example/posts/{key}",
         "headers": {"Content-Type": "application/json"},
-        "body": body,
+        "body": json.dumps(body, ensure_ascii=False, separators=(",", ":")),
     }
     undo = {"kind": "http", "plan": {"connection": "cms", "method": "DELETE", "url": plan["url"], "headers": {}}}
     return EffectPlan(name, "http", plan, digest(plan), plan, undo, current=current)
