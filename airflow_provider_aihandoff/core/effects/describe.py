@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from airflow_provider_aihandoff.core.effects.target import RequestView
+from airflow_provider_aihandoff.core.effects.target import RequestView, plain_view
 from airflow_provider_aihandoff.core.effects.target_registry import find_target_type
 
 log = logging.getLogger(__name__)
@@ -21,14 +21,14 @@ def describe(kind: str, plan: Mapping[str, Any]) -> RequestView:
             return known.describe(plan)
         except Exception:
             log.exception("The target kind %r cannot describe a plan; each field is shown by its name.", kind)
-    return RequestView(rest=plan, writes=dict(plan))
+    return plain_view(plan)
 
 
 def describe_undo(undo: Mapping[str, Any]) -> RequestView:
     """Lay a declared undo out, its plan and what is kept beside it, as one request."""
     kind, plan = undo.get("kind"), undo.get("plan")
     if not isinstance(kind, str) or not isinstance(plan, Mapping):
-        return RequestView(rest=undo)
+        return plain_view(undo)
     view = describe(kind, plan)
     beside = {name: part for name, part in undo.items() if name != "plan"}
     # A name that both have is shown with its plan whole, so that nothing is left out.

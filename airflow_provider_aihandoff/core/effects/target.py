@@ -173,7 +173,14 @@ class Target(ABC):
 
         By default, each field by its name.
         """
-        return RequestView(rest=plan, writes=dict(plan))
+        return plain_view(plan)
+
+
+def plain_view(plan: Mapping[str, Any]) -> RequestView:
+    """Each field of a plan by its name, in tables where it has names of its own; all of it is what is written."""
+    rest = dict(plan)
+    objects = [name for name, part in plan.items() if isinstance(part, Mapping)]
+    return RequestView(tables=take_tables(rest, *objects), rest=rest, writes=dict(plan))
 
 
 def take_text(rest: dict[str, Any], name: str) -> str:

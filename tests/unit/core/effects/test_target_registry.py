@@ -29,31 +29,9 @@ JSON = st.recursive(
     max_leaves=5,
 )
 #: The parts of the plans of every kind, and one more.
-NAMES = st.sampled_from(
-    [
-        "connection",
-        "method",
-        "url",
-        "headers",
-        "query",
-        "body",
-        "sql",
-        "database",
-        "parameters",
-        "function",
-        "arguments",
-        "code",
-        "server",
-        "from",
-        "to",
-        "cc",
-        "bcc",
-        "subject",
-        "text",
-        "html",
-        "x",
-    ]
-)
+_PARTS = """connection method url headers query body sql database parameters function arguments code
+    server from to cc bcc subject text html x"""
+NAMES = st.sampled_from(_PARTS.split())
 
 SMS = """
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target
