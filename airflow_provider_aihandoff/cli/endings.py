@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.jobs.clear_preview import ways_back
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.hooks.openai import providers
 
 #: The longest wait, in seconds, that the command sits out: as long as the pause between two looks of a probe can be.
 SHORT_WAIT = 30.0
@@ -29,8 +29,8 @@ UNFINISHED = 3
 def cancel(args: Namespace) -> None:
     """Stop a job, and its response at OpenAI."""
     _check_why(args.why)
-    with open_ledger(args) as ledger, clients() as client_for:
-        job = cancel_job(ledger, client_for, args.job_id, actor=actor(), reason=args.why).job
+    with open_ledger(args) as ledger, providers() as provider_for:
+        job = cancel_job(ledger, provider_for, args.job_id, actor=actor(), reason=args.why)
     print(_cancelled(job))
 
 
