@@ -165,6 +165,15 @@ class TestOpenAI:
         assert stand_in.responses().retrieves == 1
         assert openai.retrieve(response.id).id == response.id
 
+    async def test_an_event_loop_asks_once_too(
+        self, openai: OpenAIProvider, stand_in: OpenAIStandIn, served: tuple[OpenAIStandIn, str]
+    ) -> None:
+        response = created(openai, "retrieve=500 times=1")
+        async with AsyncOpenAI(base_url=served[1], api_key="any", max_retries=5, timeout=5) as client:
+            with pytest.raises(ProviderError, match="OpenAI answered 500"):
+                await AsyncOpenAIProvider(client).retrieve(response.id)
+        assert stand_in.responses().retrieves == 1
+
     def test_where_a_stop_fails_what_the_response_is_then_counts(self, openai: OpenAIProvider) -> None:
         response = created(openai, "delay=0")
         stopped = openai.cancel(response.id)
