@@ -32,7 +32,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException
-from openai import OpenAI
 
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
@@ -40,18 +39,19 @@ from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.effects.target import Target
 from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY, plan_undo
 from airflow_provider_aihandoff.core.errors import CannotCancel, CannotChange, StaleDecision
-from airflow_provider_aihandoff.core.generation.openai.outcome import is_final, read_output, terminal_status
+from airflow_provider_aihandoff.core.generation.outcome import is_final, read_output
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import RECONCILER, Actor, EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
-from airflow_provider_aihandoff.core.webhooks.correlate import look_up
+from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
-from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.operators.jobs import final_errors
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement
@@ -181,21 +181,21 @@ def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     spec = _spec(attempt)
     opened = ledger.submission.open(spec)
     job, revision, actor = opened.job, opened.revision, attempt.owner.actor
-    with clients() as client_of:
-        client = client_of(revision.conn_id)
+    with providers() as provider_for:
+        provider = provider_for(revision.conn_id)
         if opened.next is Attachment.SUBMIT:
             revision = submit(
                 ledger,
-                client,
+                provider,
                 job,
                 deadline=revision.deadline,
                 actor=actor,
                 request=spec.request,
                 orphan_wait=timedelta(seconds=world.orphan_wait),
             )
-        if _runs(client, revision):
+        if _runs(provider, revision):
             return Outcome("wait", LOOK_SECONDS, "the response runs")
-        return _finish(ledger, client, job.job_id, actor)
+        return _finish(ledger, provider, job.job_id, actor)
 
 
 def _spec(attempt: Attempt) -> JobSpec:
@@ -220,21 +220,21 @@ def _spec(attempt: Attempt) -> JobSpec:
     )
 
 
-def _runs(client: OpenAI, revision: Revision) -> bool:
+def _runs(provider: ModelProvider, revision: Revision) -> bool:
     """Whether the response has to be waited for, as the ledger knows, or else OpenAI."""
     if revision.state is not RevisionState.RUNNING or revision.response_id is None:
         return False
     if revision.response_status in ENDED_RESPONSE_STATUSES:
         return False
-    return terminal_status(client.responses.retrieve(revision.response_id), revision.response_id) is None
+    return not provider.retrieve(revision.response_id).ended
 
 
-def _finish(ledger: Ledger, client: OpenAI, job_id: int, actor: Actor) -> Outcome:
+def _finish(ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor) -> Outcome:
     job = ledger.job(job_id)
     revision = ledger.revision(job_id, job.revision)
     if job.state is JobState.RUNNING and revision.response_id is not None:
-        response = read_ended(client, revision.response_id)
-        output, why = read_output(response, None, revision.request)
+        response = read_ended(provider, revision.response_id)
+        output, why = read_output(response, None, provider.price(response, revision.request))
         job = ledger.outputs.store(job_id, revision.number, output, actor=actor, reason=why or None)
         revision = ledger.revision(job_id, revision.number)
     if job.state is JobState.CANCELLED:
@@ -419,9 +419,9 @@ def _rollback(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
 
 def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
-    with clients() as client_of:
+    with providers() as provider_for:
         try:
-            cancel_job(ledger, client_of, job.job_id, actor=Actor.user(PERSON), reason="it is not wanted any more")
+            cancel_job(ledger, provider_for, job.job_id, actor=Actor.user(PERSON), reason="it is not wanted any more")
         except CannotCancel as error:
             return Outcome("done", why=str(error))
     return DONE
@@ -432,12 +432,11 @@ def _look(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     revision = ledger.revision(job.job_id, job.revision)
     if revision.response_id is None:
         return Outcome("wait", LOOK_SECONDS, "its response is not known")
-    with clients() as client_of:
-        response = client_of(OPENAI).responses.retrieve(revision.response_id)
-    status = terminal_status(response, revision.response_id)
-    if status is None:
+    with providers() as provider_for:
+        response = provider_for(OPENAI).retrieve(revision.response_id)
+    if not response.ended:
         return Outcome("wait", LOOK_SECONDS, "the response runs")
-    ledger.outputs.ended(job.job_id, revision.number, status=status, actor=RECONCILER)
+    ledger.outputs.ended(job.job_id, revision.number, status=response.status, actor=Actor.program("reconciler"))
     return DONE
 
 
@@ -446,10 +445,10 @@ def _receive(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     responses = _responses(world, job_of(ledger, attempt.work))
     if any(response["status"] not in ENDED_RESPONSE_STATUSES for response in responses):
         return Outcome("wait", LOOK_SECONDS, "a response runs")
-    with clients() as client_of:
+    with providers() as provider_for:
         for response in responses:
             entry = ledger.inbox.receive(_webhook(response)).entry
-            look_up(ledger, entry.webhook_id, client_of(OPENAI))
+            find_owner(ledger, entry.webhook_id, provider_for(OPENAI))
     return DONE
 
 

@@ -364,8 +364,9 @@ def _warm_up(world: World) -> None:
     """Import and build what an attempt needs on its way, without opening a connection."""
     from openai.types.responses import Response
 
-    from airflow_provider_aihandoff.core.generation.openai.outcome import read_output
-    from airflow_provider_aihandoff.hooks.openai import clients
+    from airflow_provider_aihandoff.core.generation.openai.answers import read_response
+    from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
+    from airflow_provider_aihandoff.hooks.openai import providers
     from airflow_provider_aihandoff.targets.http import check_path
     from chaos import plain
     from chaos.attempts import plans
@@ -375,9 +376,10 @@ def _warm_up(world: World) -> None:
     plans(world, Work("warm-up"))
     for path in ("$.id", "$.writes[*].key", "$.writes[0].id"):
         check_path(path, "warm-up")
-    with clients() as client_of:
-        client_of(OPENAI).responses  # noqa: B018 - what the SDK imports on first use
-    read_output(Response.construct(**_RESPONSE), None, {"model": _RESPONSE["model"]})  # builds the SDK's models
+    with providers() as provider_for:
+        provider_for(OPENAI)  # what the SDK imports on first use
+    response = read_response(Response.construct(**_RESPONSE), _RESPONSE["id"])  # builds the SDK's models
+    OpenAIFacts().price(response, {})
     gc.collect()
     gc.freeze()  # so that no child copies pages just to count what is on them
 

@@ -18,10 +18,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from airflow.providers.http.operators.http import HttpOperator
+from airflow.providers.openai.hooks.openai import OpenAIHook
 from airflow.providers.openai.operators.openai import OpenAIResponseOperator
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-from airflow_provider_aihandoff.hooks.openai import clients
 from chaos.attempts import COLLECTIONS, DONE, RETRY_SECONDS, Attempt, Outcome
 from chaos.world import AGENTS, DATABASE, OPENAI, TARGET, World
 
@@ -58,8 +58,9 @@ def run(world: World, attempt: Attempt) -> Outcome:
 
 
 def _ask(world: World, attempt: Attempt) -> None:
-    with clients() as client_of:
-        client_of(OPENAI).responses.create(model="gpt-5.2", input=_input(attempt), metadata=_metadata(attempt))
+    with OpenAIHook(OPENAI).conn as client:
+        once = client.with_options(max_retries=0, timeout=30)
+        once.responses.create(model="gpt-5.2", input=_input(attempt), metadata=_metadata(attempt))
 
 
 def _post(world: World, attempt: Attempt) -> None:

@@ -7,15 +7,15 @@ from argparse import Namespace
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, open_ledger
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.hooks.openai import providers
 
 
 @command
 def cancel(args: Namespace) -> None:
     """Cancel a job, and its response at OpenAI."""
     check_reason(args.reason)
-    with open_ledger(args) as ledger, clients() as client_for:
-        job = cancel_job(ledger, client_for, args.job_id, actor=actor(), reason=args.reason).job
+    with open_ledger(args) as ledger, providers() as provider_for:
+        job = cancel_job(ledger, provider_for, args.job_id, actor=actor(), reason=args.reason)
     print(_cancelled(job))
 
 

@@ -11,8 +11,8 @@ from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, p
 from airflow_provider_aihandoff.core.models import InboxEntry
 from airflow_provider_aihandoff.core.reconcile.scan import check_retention
 from airflow_provider_aihandoff.core.states import Disposition
-from airflow_provider_aihandoff.core.webhooks.correlate import look_up
-from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
+from airflow_provider_aihandoff.hooks.openai import providers
 
 
 @command
@@ -33,12 +33,12 @@ def show(args: Namespace) -> None:
 
 
 @command
-def replay(args: Namespace) -> None:
-    """Process a webhook again, and poll its response at OpenAI."""
-    with open_ledger(args) as ledger, clients() as client_for:
+def inbox_replay(args: Namespace) -> None:
+    """Look at a webhook anew, and ask OpenAI about its response."""
+    with open_ledger(args) as ledger, providers() as provider_for:
         entry = ledger.inbox.replay(args.webhook_id, actor=actor())
         if entry.poll_at is not None:
-            entry = look_up(ledger, entry.webhook_id, client_for(entry.conn_id))
+            entry = find_owner(ledger, entry.webhook_id, provider_for(entry.conn_id))
     print(_became(entry))
 
 

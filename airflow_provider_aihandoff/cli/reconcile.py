@@ -16,17 +16,17 @@ from sqlalchemy import select
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
-from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.operators.jobs import task_states
 
 
 @command
 def reconcile_once(args: Namespace) -> None:
-    """Find orphaned responses, reviews, effects and webhooks, and take the next step for each."""
-    with open_ledger(args) as ledger, clients() as client_for:
+    """Find what nobody waits for any more, and take the one next step for each."""
+    with open_ledger(args) as ledger, providers() as provider_for:
         findings = reconcile(
             ledger,
-            client_for=client_for,
+            provider_for=provider_for,
             states_of=partial(task_states, ask=_ask_database),
             inbox_retention=settings.seconds("inbox_retention"),
             dry_run=args.dry_run,

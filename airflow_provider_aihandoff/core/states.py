@@ -186,8 +186,21 @@ class RevisionState(StrEnum):
     CANCELLED = "cancelled"  # given up: the job was cancelled, or a newer revision took its place
 
 
-#: What OpenAI calls a response that has ended.
-ENDED_RESPONSE_STATUSES = frozenset({"completed", "failed", "cancelled", "incomplete"})
+class ResponseStatus(StrEnum):
+    """Where a response stands at the model provider, in our words whatever the provider's are."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INCOMPLETE = "incomplete"  # it stopped half-way, at a limit or a filter
+
+
+#: The statuses of a response that has ended.
+ENDED_RESPONSE_STATUSES = frozenset(
+    {ResponseStatus.COMPLETED, ResponseStatus.FAILED, ResponseStatus.CANCELLED, ResponseStatus.INCOMPLETE}
+)
 
 
 class Disposition(StrEnum):

@@ -1,68 +1,86 @@
-"""OpenAI's clients, one a connection and process, made by Airflow's own hook."""
+"""The one place where clients for OpenAI are made, from Airflow's connections and by Airflow's own hook.
+
+Their own retries are off: the ledger's protocols decide whether it is safe to ask again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI, OpenAI
+    from airflow_provider_aihandoff.core.generation.provider import AsyncModelProvider, ModelProvider, ProviderFor
 
-#: Seconds that one request of :func:`clients` may take.
+#: Seconds that one request may take.
 REQUEST_TIMEOUT = 30.0
 
 #: Per event loop, since a client's connections belong to the loop that opened them.
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[AsyncOpenAI]]] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[AsyncModelProvider]]] = WeakKeyDictionary()
 
 
 @contextmanager
-def clients() -> Iterator[Callable[[str], OpenAI]]:
-    """What makes the client of a connection, once each, and closes all of them at the end.
+def providers() -> Iterator[ProviderFor]:
+    """What makes the provider of a connection, once each, and closes the clients of all of them at the end.
 
-    It raises ``AirflowNotFoundException`` where there is no such connection. The clients' own retries are off.
+    It reads a connection when it is asked for it, and raises ``AirflowNotFoundException`` where there is none.
     """
     with ExitStack() as opened:
 
         @cache
-        def client(conn_id: str) -> OpenAI:
+        def provider_for(conn_id: str) -> ModelProvider:
             from airflow.providers.openai.hooks.openai import OpenAIHook
 
-            made = opened.enter_context(OpenAIHook(conn_id).conn)
-            return made.with_options(max_retries=0, timeout=REQUEST_TIMEOUT)
+            from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 
-        yield client
+            client = opened.enter_context(OpenAIHook(conn_id).conn)
+            return OpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT))
+
+        yield provider_for
 
 
-async def shared_client(conn_id: str) -> AsyncOpenAI:
-    """The client that all triggers of this process and connection share.
+async def shared_provider(conn_id: str) -> AsyncModelProvider:
+    """The provider that all triggers of this process and connection share.
 
     :raises AirflowNotFoundException: there is no such connection.
     """
-    clients = _clients.setdefault(asyncio.get_running_loop(), {})
-    if conn_id not in clients:
-        clients[conn_id] = asyncio.ensure_future(_open(conn_id))
+    shared = _shared.setdefault(asyncio.get_running_loop(), {})
+    if conn_id not in shared:
+        shared[conn_id] = asyncio.ensure_future(_open(conn_id))
     try:
         # Shielded: a trigger that is cancelled while it waits does not take the client away from the others.
-        return await asyncio.shield(clients[conn_id])
+        return await asyncio.shield(shared[conn_id])
     except Exception:
-        clients.pop(conn_id, None)
+        shared.pop(conn_id, None)
         raise
 
 
-async def _open(conn_id: str) -> AsyncOpenAI:
+async def _open(conn_id: str) -> AsyncModelProvider:
     from airflow.providers.openai.hooks.openai import OpenAIHook
 
-    # The SDK's own retries are off: the trigger has its own, with the deadline in view.
-    return (await OpenAIHook(conn_id).aget_conn()).with_options(max_retries=0)
+    from airflow_provider_aihandoff.core.generation.openai.provider import AsyncOpenAIProvider
+
+    client = await OpenAIHook(conn_id).aget_conn()
+    return AsyncOpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT))
 
 
-def forget_client(conn_id: str, client: AsyncOpenAI) -> None:
-    """Make the next :func:`shared_client` read the connection again: its credentials were refused."""
-    clients = _clients.get(asyncio.get_running_loop(), {})
-    task = clients.get(conn_id)
-    if task is not None and task.done() and not task.cancelled() and task.result() is client:
-        del clients[conn_id]
+def forget_provider(conn_id: str, provider: AsyncModelProvider) -> None:
+    """Make the next :func:`shared_provider` read the connection again: its credentials were refused."""
+    shared = _shared.get(asyncio.get_running_loop(), {})
+    task = shared.get(conn_id)
+    if task is not None and task.done() and not task.cancelled() and task.result() is provider:
+        del shared[conn_id]
+
+
+def load_sdk() -> None:
+    """Import what a request needs. For a thread: it takes seconds, and would hold up every trigger of a process."""
+    for module in (
+        "airflow.providers.openai.hooks.openai",
+        "airflow_provider_aihandoff.core.generation.openai.provider",
+        "openai.resources.responses",
+    ):
+        import_module(module)

@@ -1,4 +1,4 @@
-"""The operator that looks after what nobody waits for any more."""
+"""The operator that settles what no one waits for any more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.operators.jobs import RETRIES, RETRY_DELAY, task_states
 
 if TYPE_CHECKING:
@@ -18,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class ReconcileOperator(BaseOperator):
-    """Find what nobody waits for any more, and take the one next step for each.
+    """Find what no one waits for any more, and take the one next step for each.
 
-    Responses whose task is gone, requests whose answer was lost, deadlines that passed, reviews whose time is over, and
-    webhooks that nobody could place; and it removes old webhooks from the inbox. What it does to a job is in the job's
+    Responses whose task is gone, requests whose answer was lost, deadlines that passed, reviews that expired, and
+    webhooks that match no job; and it removes old webhooks from the inbox. What it does to a job is in the job's
     history. The log names each finding, and what only a person can do.
 
-    **Retry, clear, two at once**: safe. Each step looks again at what it was decided on, and does nothing where that
+    **Retry, clear, two at once**: safe. Each step checks again what it was decided on, and does nothing where that
     has changed.
 
     **Kill**: what was done until then is recorded; the next run goes on.
@@ -52,18 +54,16 @@ class ReconcileOperator(BaseOperator):
         self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context) -> dict[str, int]:
-        """Look once, and take every step that is due."""
+        """Search once, and take every step that is due."""
         from airflow_provider_aihandoff.core.reconcile.run import reconcile
-        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.hooks.openai import clients
 
         def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
             return context["ti"].get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
 
-        with LedgerHook(self.ledger_conn_id).get_conn() as ledger, clients() as client_for:
+        with LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
             findings = reconcile(
                 ledger,
-                client_for=client_for,
+                provider_for=provider_for,
                 states_of=partial(task_states, ask=ask),
                 inbox_retention=settings.seconds("inbox_retention"),
             )

@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.digests import canonical_json
+from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
+from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot
+from airflow_provider_aihandoff.core.generation.outcome import is_final
+from airflow_provider_aihandoff.core.generation.provider import ProviderFor
+from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
+from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.jobs.attach import Attachment
+from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.jobs import (
     ENDED_TASK_STATES,
@@ -23,7 +35,6 @@ from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
-    openai_client,
     store_ended,
     wait_inline,
 )
@@ -33,7 +44,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, Owner, Revision
 
 #: Arguments that are sent to the Responses API under the same name.
 REQUEST_FIELDS = (
@@ -200,35 +210,39 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
-        from airflow_provider_aihandoff.core.jobs.attach import Attachment
-        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-
         owner = owner_of(context)
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
             spec = self._spec(context)
             opened = ledger.submission.open(spec)
             job, revision = opened.job, opened.revision
             self.log.info("Attached to %s: %s.", job.label, opened.next)
             self._running = (job, context["ti"], owner)
             if opened.superseded is not None:
-                self._cancel_superseded(ledger, opened.superseded, owner.actor)
+                self._cancel_superseded(ledger, provider_for, opened.superseded, owner.actor)
             if opened.next is Attachment.SUBMIT:
-                revision = self._submit(context, ledger, job, revision, spec)
-            if not wait_inline(self, revision, patience=self.inline_wait):
+                revision = self._submit(context, ledger, provider_for, job, revision, spec)
+            if not wait_inline(self, provider_for, revision, patience=self.inline_wait):
                 defer_until_ended(
                     self, ledger, revision, ledger_conn_id=self.ledger_conn_id, method_name="execute_complete"
                 )
-            return self._finish(context, ledger, job.job_id)
+            return self._finish(context, ledger, provider_for, job.job_id)
 
-    def _submit(self, context: Context, ledger: Ledger, job: Job, revision: Revision, spec: JobSpec) -> Revision:
-        from airflow_provider_aihandoff.core.generation.submit import submit
+    def _submit(
+        self,
+        context: Context,
+        ledger: Ledger,
+        provider_for: ProviderFor,
+        job: Job,
+        revision: Revision,
+        spec: JobSpec,
+    ) -> Revision:
         from airflow_provider_aihandoff.operators.revising import send_change
 
         if revision.changes is not None:  # a reviewer asked for it, and the approval task has not sent it yet
-            return send_change(self, context, ledger, job, revision)
+            return send_change(self, context, ledger, provider_for, job, revision)
         return submit(
             ledger,
-            openai_client(revision.conn_id),
+            provider_for(revision.conn_id),
             job,
             deadline=revision.deadline,
             actor=spec.owner.actor,
@@ -238,20 +252,15 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the wait: read what the response left, store it, and return it."""
-        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            give_up_if_over(ledger, event, actor=owner_of(context).actor)
-            return self._finish(context, ledger, int(event["job_id"]))
+        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
+            give_up_if_over(ledger, provider_for, event, actor=owner_of(context).actor)
+            return self._finish(context, ledger, provider_for, int(event["job_id"]))
 
     def on_kill(self) -> None:
         """Cancel the response if somebody ended the running task, and only then; the wish is recorded first.
 
         A clear, or a worker that is shut down, arrives here as well; another attempt takes the job up then.
         """
-        from airflow_provider_aihandoff.core.generation.stop import record_cancelled
-        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-
         running = getattr(self, "_running", None)
         if running is None:
             return
@@ -260,11 +269,12 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             self.log.info("This task has not ended: the response of %s goes on.", job.label)
             return
         reason = "the task was ended while it ran"
-        with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        with LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
             revision = ledger.outputs.request_cancel(job.job_id, owner=owner, actor=owner.actor, reason=reason)
             if revision is not None and revision.response_id is not None:
-                response = self._cancel(revision)
-                record_cancelled(ledger, revision, response, actor=owner.actor, reason=reason)
+                provider = provider_for(revision.conn_id)
+                response = cancel(provider, revision.response_id)
+                record_cancelled(ledger, provider, revision, response, actor=owner.actor, reason=reason)
 
     def _state_of(self, ti: Any, owner: Owner) -> str | None:
         """The state of the own task instance now, or None where it cannot be told."""
@@ -279,9 +289,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         return state_among(owner, states)
 
     def _spec(self, context: Context) -> JobSpec:
-        from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
-        from airflow_provider_aihandoff.core.models import JobSpec
-
         owner = owner_of(context)
         request = self.build_request()
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
@@ -320,8 +327,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
         :raises RequestError: they make none.
         """
-        from airflow_provider_aihandoff.core.generation.openai.request import build_request
-
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
         return build_request(arguments, self.output_type)
 
@@ -330,13 +335,11 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             return self.deadline
         return datetime.now(UTC) + (self.deadline or settings.seconds("response_deadline"))
 
-    def _finish(self, context: Context, ledger: Ledger, job_id: int) -> dict[str, Any]:
+    def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
         """Store what the response left, if nobody has, and return the XCom."""
-        from airflow_provider_aihandoff.core.states import JobState
-
         job, actor = ledger.job(job_id), owner_of(context).actor
         revision = ledger.revision(job_id, job.revision)
-        job = store_ended(ledger, job, revision, output_type=self.output_type, actor=actor)
+        job = store_ended(ledger, provider_for, job, revision, output_type=self.output_type, actor=actor)
         revision = ledger.revision(job_id, job.revision)
         self._raise_unless_usable(job, revision)
         if job.state is JobState.APPROVED and not self._has_effects():
@@ -346,24 +349,14 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _has_effects(self) -> bool:
         return bool(effect_tasks(self.get_dag(), self.task_id))
 
-    def _cancel(self, revision: Revision) -> Any:
-        """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing."""
-        from airflow_provider_aihandoff.core.generation.stop import cancel
-
-        assert revision.response_id is not None
-        return cancel(openai_client(revision.conn_id), revision.response_id)
-
-    def _cancel_superseded(self, ledger: Ledger, revision: Revision, actor: Actor) -> None:
+    @staticmethod
+    def _cancel_superseded(ledger: Ledger, provider_for: ProviderFor, revision: Revision, actor: Actor) -> None:
         """Stop the response of an input that was replaced, and record what it has cost."""
-        from airflow_provider_aihandoff.core.generation.stop import record_cost
-
-        record_cost(ledger, revision, self._cancel(revision), actor=actor)
+        assert revision.response_id is not None
+        provider = provider_for(revision.conn_id)
+        record_cost(ledger, provider, revision, cancel(provider, revision.response_id), actor=actor)
 
     def _raise_unless_usable(self, job: Job, revision: Revision) -> None:
-        from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
-        from airflow_provider_aihandoff.core.generation.openai.outcome import is_final
-        from airflow_provider_aihandoff.core.states import JobState
-
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"it was cancelled ({job.state_reason}).", job=job.label)
         if job.state is JobState.FAILED and (is_final(revision.error or {}) or revision.number >= job.max_revisions):
@@ -380,8 +373,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             )
 
     def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:
-        from airflow_provider_aihandoff.core.digests import canonical_json
-
         xcom: dict[str, Any] = {
             "job_id": job.job_id,
             "job_type": job.job_type,

@@ -8,20 +8,25 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.digests import canonical_json, digest
+from airflow_provider_aihandoff.core.errors import JobFailed
+from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
+from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.states import JobState, RevisionState
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.operators.job_tasks import DraftTask, draft_task
 from airflow_provider_aihandoff.operators.jobs import owner_of
 from airflow_provider_aihandoff.operators.masking import MASK, masked
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
-    openai_client,
     store_ended,
     wait_inline,
 )
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
-    from openai import OpenAI
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Job, Revision
@@ -48,9 +53,6 @@ def follow_reviewer(
     :return: the job as it is now; unchanged where its revision is the asking task's to make.
     :raises TaskDeferred: the response runs.
     """
-    from airflow_provider_aihandoff.core.errors import JobFailed
-    from airflow_provider_aihandoff.core.states import JobState
-
     revision = ledger.revision(job.job_id, job.revision)
     if revision.changes is None:
         return job
@@ -61,40 +63,47 @@ def follow_reviewer(
             return ledger.outputs.fail(
                 job.job_id, job.revision, actor=actor, reason=reason, error={"kind": "cannot be sent"}
             )
-        if event is not None and event.get("revision") == revision.number:
-            give_up_if_over(ledger, event, actor=actor)
-        else:
-            revision = send_change(task, context, ledger, job, revision)
-            if not wait_inline(approval, revision, patience=task.inline_wait):
-                defer_until_ended(approval, ledger, revision, ledger_conn_id=ledger_conn_id, method_name="execute")
-        job = ledger.job(job.job_id)
-        if job.state is JobState.RUNNING and job.revision == revision.number:
-            store_ended(ledger, job, revision, output_type=task.output_type, actor=actor)
+        with providers() as provider_for:
+            if event is not None and event.get("revision") == revision.number:
+                give_up_if_over(ledger, provider_for, event, actor=actor)
+            else:
+                revision = send_change(task, context, ledger, provider_for, job, revision)
+                if not wait_inline(approval, provider_for, revision, patience=task.inline_wait):
+                    defer_until_ended(approval, ledger, revision, ledger_conn_id=ledger_conn_id, method_name="execute")
+            job = ledger.job(job.job_id)
+            if job.state is JobState.RUNNING and job.revision == revision.number:
+                store_ended(ledger, provider_for, job, revision, output_type=task.output_type, actor=actor)
     except JobFailed as failure:
         approval.log.warning("%s", failure)
     return ledger.job(job.job_id)
 
 
-def send_change(task: DraftTask, context: Context, ledger: Ledger, job: Job, revision: Revision) -> Revision:
+def send_change(
+    task: DraftTask,
+    context: Context,
+    ledger: Ledger,
+    provider_for: ProviderFor,
+    job: Job,
+    revision: Revision,
+) -> Revision:
     """Send the request of a revision that a reviewer has asked for, unless its response runs; for the task that runs.
 
     :param task: the one that asks the model for this job.
     :raises JobFailed: it cannot be sent; the job is back in review.
     """
-    from airflow_provider_aihandoff.core.generation.submit import submit
-    from airflow_provider_aihandoff.core.states import RevisionState
-
     owner = owner_of(context)
     if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING, RevisionState.RUNNING):
         return revision
-    client = openai_client(revision.conn_id)
-    request = {} if revision.state is RevisionState.RUNNING else _request(task, context, ledger, job, revision, client)
+    provider = provider_for(revision.conn_id)
+    request = (
+        {} if revision.state is RevisionState.RUNNING else _request(task, context, ledger, job, revision, provider)
+    )
     taken = ledger.submission.take_over(job.job_id, revision.number, owner=owner, request=masked(request))
     if taken is None or taken.state is RevisionState.RUNNING:
         return ledger.revision(job.job_id, revision.number)
     return submit(
         ledger,
-        client,
+        provider,
         ledger.job(job.job_id),
         deadline=revision.deadline,
         actor=owner.actor,
@@ -109,14 +118,9 @@ def _request(
     ledger: Ledger,
     job: Job,
     revision: Revision,
-    client: OpenAI,
+    provider: ModelProvider,
 ) -> dict[str, Any]:
     """The request that continues what was asked first, with its secrets."""
-    from airflow_provider_aihandoff.core.digests import digest
-    from airflow_provider_aihandoff.core.errors import JobFailed
-    from airflow_provider_aihandoff.core.generation.openai.continuation import continued
-    from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
-
     assert revision.based_on is not None
     assert revision.changes is not None
     before = ledger.revision(job.job_id, revision.based_on)
@@ -134,19 +138,20 @@ def _request(
                 job.job_id, job.revision, actor=owner_of(context).actor, reason=reason, error={"kind": "cannot be sent"}
             )
             raise JobFailed(f"{reason}.", job=job.label)
-    response_id = origin.response_id if _is_known(client, origin.response_id) else None
-    return continued(request, changes=revision.changes, before=before, response_id=response_id)
+    response_id = origin.response_id if _is_known(provider, origin.response_id) else None
+    return provider.continued(request, changes=revision.changes, before=before, response_id=response_id)
 
 
-def _is_known(client: OpenAI, response_id: str | None) -> bool:
-    """Whether OpenAI still has a response; a look that fails otherwise is Airflow's to try again."""
-    from openai import NotFoundError
+def _is_known(provider: ModelProvider, response_id: str | None) -> bool:
+    """Whether OpenAI still has a response.
 
+    :raises ProviderError: it does not say; Airflow's retry asks again.
+    """
     if response_id is None:
         return False
     try:
-        client.responses.retrieve(response_id)
-    except NotFoundError:
+        provider.retrieve(response_id)
+    except ResponseNotFound:
         return False
     return True
 
@@ -158,8 +163,6 @@ def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
     :return: the job as it is now.
     """
     from pydantic import ValidationError
-
-    from airflow_provider_aihandoff.core.digests import canonical_json
 
     edit = ledger.revision(job.job_id, job.revision)
     task = draft_task(context["dag"], source)

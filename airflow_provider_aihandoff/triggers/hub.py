@@ -29,8 +29,8 @@ _GATHER = 0.5
 #: How many waits one statement asks about: it takes milliseconds, and holds up nothing else in the loop.
 _BATCH = 1000
 
-#: Seconds after which a look at the ledger that brings no answer counts as failed, and so does an attempt to connect.
-_LOOK_TIMEOUT = 30.0
+#: Seconds after which a query of the ledger that brings no answer counts as failed, and so does an attempt to connect.
+_QUERY_TIMEOUT = 30.0
 
 #: Seconds that what is being closed may take: psycopg cancels a statement that is under way, and waits for that.
 _CLOSE_TIMEOUT = 30.0
@@ -123,7 +123,7 @@ class Hub:
         """Follow the ledger for ever, over as many connections as that takes."""
         while True:
             try:
-                async with asyncio.timeout(_LOOK_TIMEOUT):
+                async with asyncio.timeout(_QUERY_TIMEOUT):
                     connection = await wake_queries.listen(await conninfo_async(self.ledger_conn_id))
                 try:
                     await self._follow_on(connection)
@@ -150,22 +150,22 @@ class Hub:
                 await self._sweep(connection)
                 sweep_at = loop.time() + jittered(settings.number("sweep_interval"))
             elif self._new:
-                await self._look(connection, [*self._new])
+                await self._check(connection, [*self._new])
             woken = await wake_queries.woken_jobs(connection, within=_GATHER)
-            await self._look(connection, [wait for job_id in woken for wait in self._waits.get(job_id, ())])
+            await self._check(connection, [wait for job_id in woken for wait in self._waits.get(job_id, ())])
 
     async def _sweep(self, connection: wake_queries.AsyncConnection) -> None:
-        await self._look(connection, [wait for of_job in self._waits.values() for wait in of_job])
-        async with asyncio.timeout(_LOOK_TIMEOUT):
+        await self._check(connection, [wait for of_job in self._waits.values() for wait in of_job])
+        async with asyncio.timeout(_QUERY_TIMEOUT):
             self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
         self._failures = 0
         self._poller.resume()
 
-    async def _look(self, connection: wake_queries.AsyncConnection, waits: list[Wait]) -> None:
+    async def _check(self, connection: wake_queries.AsyncConnection, waits: list[Wait]) -> None:
         """Ask the ledger about these waits, and end the ones that are over."""
         self._new.difference_update(waits)
         for responses in _batches(wait for wait in waits if isinstance(wait, ResponseWait)):
-            async with asyncio.timeout(_LOOK_TIMEOUT):
+            async with asyncio.timeout(_QUERY_TIMEOUT):
                 ended = await wake_queries.ended_responses(
                     connection, [(wait.job_id, wait.revision) for wait in responses]
                 )
@@ -173,7 +173,7 @@ class Hub:
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
         for reviews in _batches(wait for wait in waits if isinstance(wait, ReviewWait)):
-            async with asyncio.timeout(_LOOK_TIMEOUT):
+            async with asyncio.timeout(_QUERY_TIMEOUT):
                 answered = await wake_queries.answered_reviews(
                     connection, [(wait.job_id, wait.digest) for wait in reviews]
                 )
@@ -181,7 +181,7 @@ class Hub:
                 if (review.job_id, review.digest) in answered:
                     review.end("answered")
         for effects in _batches(wait for wait in waits if isinstance(wait, EffectWait)):
-            async with asyncio.timeout(_LOOK_TIMEOUT):
+            async with asyncio.timeout(_QUERY_TIMEOUT):
                 changed = await wake_queries.changed_effects(
                     connection, [(wait.effect_id, wait.state, wait.attempt) for wait in effects]
                 )

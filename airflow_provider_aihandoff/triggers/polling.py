@@ -7,20 +7,16 @@ import heapq
 import logging
 import math
 from collections.abc import Mapping
-from importlib import import_module
 from itertools import count
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
-from airflow_provider_aihandoff.core.generation.openai.outcome import terminal_status
 from airflow_provider_aihandoff.core.generation.pace import TokenBucket, WebhookWatch
-from airflow_provider_aihandoff.hooks.openai import forget_client, shared_client
+from airflow_provider_aihandoff.core.generation.provider import CredentialsRefused, ProviderError, ResponseNotFound
+from airflow_provider_aihandoff.hooks.openai import forget_provider, load_sdk, shared_provider
 from airflow_provider_aihandoff.triggers.waits import ResponseWait
 
 log = logging.getLogger(__name__)
-
-#: Seconds one look at a response may take.
-RETRIEVE_TIMEOUT = 30.0
 
 #: Requests under way at the same time, and how many of the tokens may be used at once.
 _CONCURRENCY = 8
@@ -28,7 +24,7 @@ _CONCURRENCY = 8
 #: How far the interval stretches while webhooks are silent, and by how much each time.
 _STRETCH_LIMIT, _STRETCH = 6.0, 1.25
 
-#: When to look at what is being looked at.
+#: When to poll what is being polled.
 _UNDER_WAY = math.inf
 
 #: Cap of the wait after errors in a row, in seconds.
@@ -40,7 +36,7 @@ GONE_AFTER = 180.0
 
 
 class Poller:
-    """Looks at the responses that are waited for, the longest due first.
+    """Polls the responses that are waited for, the longest due first.
 
     Many that become due at once are spread by the token bucket; a wait that ends meanwhile costs no request. Errors,
     404s and answers that make no sense are waited out.
@@ -51,19 +47,19 @@ class Poller:
         self._queue: list[tuple[float, int, ResponseWait]] = []
         self._order = count()
         self._sooner = asyncio.Event()
-        self._may_look = asyncio.Event()
+        self._may_poll = asyncio.Event()
         self._bucket = TokenBucket(settings.number("poll_rate"), _CONCURRENCY)
         self._silence = settings.number("webhook_silence")
         self._webhooks = WebhookWatch(self._silence)
         self._seldom = settings.number("poll_interval_with_webhooks")
 
     def add(self, wait: ResponseWait) -> None:
-        """Look at this response from now on."""
+        """Poll this response from now on."""
         self._waits.add(wait)
         self._schedule(wait, jittered(self._interval(wait)))
 
     def remove(self, wait: ResponseWait) -> None:
-        """Look at it no longer."""
+        """Poll it no longer."""
         self._waits.discard(wait)
         self._tidy()
         if not self._waits:
@@ -75,50 +71,50 @@ class Poller:
         return sorted(self._webhooks.arriving.union(wait.conn_id for wait in self._waits))
 
     def pause(self) -> None:
-        """Look at nothing: the ledger is away, and a task that goes on would need it."""
-        self._may_look.clear()
+        """Poll nothing: the ledger is unavailable, and a task that goes on would need it."""
+        self._may_poll.clear()
 
     def resume(self) -> None:
-        """Go on looking."""
-        self._may_look.set()
+        """Go on polling."""
+        self._may_poll.set()
 
     def watch(self, since_webhook: Mapping[str, float]) -> None:
-        """Take in how many seconds ago each connection brought its newest webhook, and look more or less often."""
+        """Take in how many seconds ago each connection brought its newest webhook, and poll more or less often."""
         begun, silent = self._webhooks.update(since_webhook)
         waiting, changed = {wait.conn_id for wait in self._waits}, begun | silent
         for conn_id in sorted(begun & waiting):
-            log.info("Webhooks arrive on %s: its responses are looked at seldom.", conn_id)
+            log.info("Webhooks arrive on %s: its responses are polled seldom.", conn_id)
         for conn_id in sorted(silent & waiting):
-            log.warning("Webhooks have fallen silent on %s: its responses are looked at often.", conn_id)
+            log.warning("Webhooks have fallen silent on %s: its responses are polled often.", conn_id)
         for wait in self._waits:
             if wait.conn_id in changed:
                 wait.interval = wait.poll_interval
-                if wait.look_at < _UNDER_WAY:
+                if wait.poll_at < _UNDER_WAY:
                     self._schedule(wait, jittered(self._interval(wait)))
 
     async def run(self) -> None:
-        """Look at whatever is due, for ever. Safe to begin anew after an error: no wait is forgotten."""
-        await asyncio.to_thread(_load_sdk)
+        """Poll whatever is due, for ever. Safe to begin again after an error: no wait is forgotten."""
+        await asyncio.to_thread(load_sdk)
         for wait in self._waits:
-            if wait.look_at == _UNDER_WAY:  # it was cut off
+            if wait.poll_at == _UNDER_WAY:  # it was cut off
                 self._schedule(wait, jittered(self._interval(wait)))
         loop, free = asyncio.get_running_loop(), asyncio.Semaphore(_CONCURRENCY)
-        async with asyncio.TaskGroup() as looks:
+        async with asyncio.TaskGroup() as polls:
             while True:
                 await free.acquire()
                 await self._until_due()
                 await asyncio.sleep(self._bucket.take(loop.time()))
                 if due := self._pop_due():
-                    looks.create_task(self._look_at(due, free))
+                    polls.create_task(self._poll_due(due, free))
                 else:  # it has ended meanwhile
                     free.release()
 
     async def _until_due(self) -> None:
         while True:
-            await self._may_look.wait()
+            await self._may_poll.wait()
             self._sooner.clear()
             wait = self._next()
-            pause = None if wait is None else wait.look_at - asyncio.get_running_loop().time()
+            pause = None if wait is None else wait.poll_at - asyncio.get_running_loop().time()
             if pause is not None and pause <= 0:
                 return
             try:
@@ -129,10 +125,10 @@ class Poller:
 
     def _pop_due(self) -> ResponseWait | None:
         wait = self._next()
-        if wait is None or wait.look_at > asyncio.get_running_loop().time() or not self._may_look.is_set():
+        if wait is None or wait.poll_at > asyncio.get_running_loop().time() or not self._may_poll.is_set():
             return None
         heapq.heappop(self._queue)
-        wait.look_at = _UNDER_WAY
+        wait.poll_at = _UNDER_WAY
         return wait
 
     def _next(self) -> ResponseWait | None:
@@ -142,8 +138,8 @@ class Poller:
         return self._queue[0][2] if self._queue else None
 
     def _schedule(self, wait: ResponseWait, seconds: float) -> None:
-        wait.look_at = asyncio.get_running_loop().time() + seconds
-        heapq.heappush(self._queue, (wait.look_at, next(self._order), wait))
+        wait.poll_at = asyncio.get_running_loop().time() + seconds
+        heapq.heappush(self._queue, (wait.poll_at, next(self._order), wait))
         self._tidy()
         if self._queue[0][2] is wait:
             self._sooner.set()
@@ -155,19 +151,19 @@ class Poller:
             heapq.heapify(self._queue)
 
     def _is_current(self, entry: tuple[float, int, ResponseWait]) -> bool:
-        """Whether this says when to look next: the wait may have ended, or have another time by now."""
+        """Whether this says when to poll next: the wait may have ended, or have another time by now."""
         at, _, wait = entry
-        return wait in self._waits and at == wait.look_at
+        return wait in self._waits and at == wait.poll_at
 
     def _interval(self, wait: ResponseWait) -> float:
         if wait.conn_id in self._webhooks.arriving:
             return max(wait.poll_interval, self._seldom)
         return wait.interval
 
-    async def _look_at(self, wait: ResponseWait, free: asyncio.Semaphore) -> None:
+    async def _poll_due(self, wait: ResponseWait, free: asyncio.Semaphore) -> None:
         seen = "error"
         try:
-            seen = "pending" if wait.over else await _look(wait)
+            seen = "pending" if wait.over else await _poll(wait)
         finally:
             free.release()
             if not wait.over:
@@ -189,26 +185,22 @@ class Poller:
             wait.end(seen)
 
 
-def _load_sdk() -> None:
-    """Import what a look needs. In a thread: it takes seconds, and would hold up every trigger of the process."""
-    for module in ("airflow.providers.openai.hooks.openai", "openai.resources.responses"):
-        import_module(module)
-
-
-async def _look(wait: ResponseWait) -> str:
+async def _poll(wait: ResponseWait) -> str:
     """Ask OpenAI once. The status of a response that has ended, or ``pending``, ``missing`` or ``error``."""
-    import openai
-
     try:
-        client = await shared_client(wait.conn_id)
-        response = await client.responses.retrieve(wait.response_id, timeout=RETRIEVE_TIMEOUT)
-        return terminal_status(response, wait.response_id) or "pending"
-    except openai.NotFoundError:
+        provider = await shared_provider(wait.conn_id)
+    except Exception as error:  # noqa: BLE001 - a connection that cannot be read now must not end a paid job
+        log.warning("The connection %s cannot be used: %s", wait.conn_id, type(error).__name__)
+        return "error"
+    try:
+        response = await provider.retrieve(wait.response_id)
+    except ResponseNotFound:
         return "missing"
-    except openai.AuthenticationError:
-        forget_client(wait.conn_id, client)
+    except CredentialsRefused:
+        forget_provider(wait.conn_id, provider)
         log.warning("OpenAI refused the credentials of %s; reading them again.", wait.conn_id)
         return "error"
-    except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job
-        log.warning("Looking at response %s failed: %s", wait.response_id, type(error).__name__)
+    except ProviderError as error:
+        log.warning("Polling response %s failed: %s", wait.response_id, error.what)
         return "error"
+    return response.status.value if response.ended else "pending"

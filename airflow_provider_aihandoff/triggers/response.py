@@ -10,11 +10,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_aihandoff.core.generation.stop import record_cancelled
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
-from airflow_provider_aihandoff.hooks.openai import shared_client
+from airflow_provider_aihandoff.hooks.openai import shared_provider
 from airflow_provider_aihandoff.operators.jobs import ENDED_TASK_STATES
 from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
-from airflow_provider_aihandoff.triggers.polling import RETRIEVE_TIMEOUT
 from airflow_provider_aihandoff.triggers.waits import ResponseWait, seconds_until
 
 
@@ -31,7 +30,7 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
     :param deadline: absolute, ISO 8601.
     :param not_before: absolute, ISO 8601; it does not fire before it, since Airflow can lose a task that resumes
         right after it deferred.
-    :param poll_interval: seconds between the first looks at the response, while no webhooks arrive.
+    :param poll_interval: seconds between the first polls of the response, while no webhooks arrive.
     """
 
     def __init__(
@@ -89,21 +88,6 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
             ledger.outputs.request_cancel, self.job_id, owner=owner, actor=actor, reason=reason
         )
         if revision is not None and revision.response_id == self.response_id:
-            response = await self._cancel()
-            await asyncio.to_thread(record_cancelled, ledger, revision, response, actor=actor, reason=reason)
-
-    async def _cancel(self) -> Any:
-        """Ask OpenAI to stop, and return what it says about the response then; None where it says nothing.
-
-        A response that has ended answers 200, 400 or 409: what it says on a look counts.
-        """
-        client = await shared_client(self.openai_conn_id)
-        try:
-            return await client.responses.cancel(self.response_id, timeout=RETRIEVE_TIMEOUT)
-        except Exception as error:  # noqa: BLE001 - recorded with what is known
-            self.log.warning("Cancelling response %s: %s; looking at it.", self.response_id, type(error).__name__)
-        try:
-            return await client.responses.retrieve(self.response_id, timeout=RETRIEVE_TIMEOUT)
-        except Exception as error:  # noqa: BLE001 - as above
-            self.log.warning("Looking at response %s: %s.", self.response_id, type(error).__name__)
-            return None
+            provider = await shared_provider(self.openai_conn_id)
+            response = await provider.cancel(self.response_id)
+            await asyncio.to_thread(record_cancelled, ledger, provider, revision, response, actor=actor, reason=reason)

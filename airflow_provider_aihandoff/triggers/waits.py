@@ -37,15 +37,15 @@ class Wait:
 class ResponseWait(Wait):
     """A wait for the end of a response.
 
-    :param poll_interval: seconds between the first looks at OpenAI while webhooks are silent.
+    :param poll_interval: seconds between the first polls of OpenAI while no webhooks arrive.
     """
 
     __slots__ = (
         "conn_id",
         "errors",
         "interval",
-        "look_at",
         "missing_since",
+        "poll_at",
         "poll_interval",
         "response_id",
         "revision",
@@ -59,7 +59,7 @@ class ResponseWait(Wait):
         self.poll_interval = self.interval = poll_interval
         self.errors = 0
         self.missing_since: float | None = None
-        self.look_at = 0.0
+        self.poll_at = 0.0
         """By the event loop's clock."""
 
 

@@ -86,7 +86,7 @@ async def ended_responses(
         {
             "job_ids": [job_id for job_id, _ in revisions],
             "numbers": [number for _, number in revisions],
-            "ended": list(ENDED_RESPONSE_STATUSES),
+            "ended": [status.value for status in ENDED_RESPONSE_STATUSES],
             "settled": SETTLED,
         },
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import JobEvent, RevisionState
 from airflow_provider_aihandoff.core.text import plain
@@ -40,22 +39,6 @@ _STORE_OUTPUT = f"""
 _GIVE_UP = """
     UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
     WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a response that ended has left.
-
-    :param output: the parsed output, or its text; None when there is none that can be used.
-    :param error: why there is none, with the text that there was.
-    :param cost_usd: None when the price is unknown.
-    """
-
-    status: str
-    output: Any = None
-    error: dict[str, Any] | None = None
-    usage: dict[str, Any] | None = None
-    cost_usd: Decimal | None = None
 
 
 def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:

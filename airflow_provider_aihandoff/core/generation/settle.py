@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
-from airflow_provider_aihandoff.core.generation.openai.outcome import terminal_status
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ModelResponse, ProviderError
+from airflow_provider_aihandoff.core.states import ResponseStatus
 
 log = logging.getLogger(__name__)
 
-#: Looks at a response that has ended but cannot be read yet, before the task fails and Airflow retries.
+#: Requests for a response that has ended but cannot be read yet, before the task fails and Airflow retries.
 READ_TRIES = 8
 
 
@@ -24,7 +21,9 @@ class ResponseUnreadable(RuntimeError):
     """A response has ended and cannot be read yet; a retry reads it again."""
 
 
-def read_ended(client: OpenAI, response_id: str, *, sleep: Callable[[float], None] = time.sleep) -> Any:
+def read_ended(
+    provider: ModelProvider, response_id: str, *, sleep: Callable[[float], None] = time.sleep
+) -> ModelResponse:
     """Retrieve a response that has ended.
 
     :raises ResponseUnreadable: it still cannot be read; Airflow's retry attaches and reads it again.
@@ -33,16 +32,16 @@ def read_ended(client: OpenAI, response_id: str, *, sleep: Callable[[float], Non
     for failures in range(1, READ_TRIES + 1):
         reached("wait.retrieve", "before call")
         try:
-            response: Any = client.responses.retrieve(response_id)
-            status = terminal_status(response, response_id)
-            # For a moment, a response that completed can come without its output; asking anew would pay twice.
-            has_output = status != "completed" or response.output is not None
-            if status and (has_output or failures == READ_TRIES):
+            response = provider.retrieve(response_id)
+        except ProviderError as error:
+            problem = error.what.rstrip(".")
+        else:
+            # For a moment, a response that completed can come without its output; asking again would pay twice.
+            has_output = response.status is not ResponseStatus.COMPLETED or response.text is not None
+            if response.ended and (has_output or failures == READ_TRIES):
                 reached("wait.retrieve", "after call")
                 return response
             problem = "no answer that can be used"
-        except Exception as error:  # noqa: BLE001 - a transient error must not end a paid job
-            problem = type(error).__name__
         log.warning("Reading response %s: %s; trying again.", response_id, problem)
         sleep(backoff(failures, base=1.0, cap=10.0))
     raise ResponseUnreadable(

@@ -6,20 +6,23 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed, LedgerUnavailable
-from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, Sent, SubmitFailure, classify
-from airflow_provider_aihandoff.core.generation.openai.request import submission
-from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.generation.provider import (
+    ModelProvider,
+    ModelResponse,
+    Sent,
+    SubmitFailure,
+    own_metadata,
+)
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from airflow_provider_aihandoff.core.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class NotSubmitted(HandoffError):
 
 def submit(
     ledger: Ledger,
-    client: OpenAI,
+    provider: ModelProvider,
     job: Job,
     *,
     deadline: datetime,
@@ -80,12 +83,10 @@ def submit(
             log.info("A request for %s may be on its way; waiting up to %.0f s for its answer.", job.label, intent.wait)
             sleep(min(intent.wait, 1.0))
             continue
-        body = submission(
-            request or intent.revision.request, job_id=job.job_id, revision=job.revision, ledger_id=ledger_id
-        )
-        sent = _send(client, body) if time.monotonic() - asked < _SEND_WITHIN else _SUSPENDED
-        if not isinstance(sent, SubmitFailure):
-            revision = _record(ledger, client, job, intent.token, sent, actor)
+        body, metadata = request or intent.revision.request, own_metadata(job.job_id, job.revision, ledger_id)
+        sent = _send(provider, body, metadata) if time.monotonic() - asked < _SEND_WITHIN else _SUSPENDED
+        if isinstance(sent, ModelResponse):
+            revision = _record(ledger, provider, job, intent.token, sent, actor)
             if revision is None:
                 continue
             return revision
@@ -103,33 +104,19 @@ def submit(
         sleep(min(wait, left, 2 * _BACKOFF_CAP))
 
 
-def _send(client: OpenAI, body: dict[str, Any]) -> Any | SubmitFailure:
-    """POST once. The SDK's own retries are off: it would repeat a request that was accepted."""
-    create = client.with_options(max_retries=0, timeout=SUBMIT_TIMEOUT).responses.create
-    try:
-        _check_arguments(create, body)
-        reached("submit.create", "before call")
-        response = create(**body)
+def _send(
+    provider: ModelProvider, request: Mapping[str, Any], metadata: Mapping[str, str]
+) -> ModelResponse | SubmitFailure:
+    reached("submit.create", "before call")
+    sent = provider.create(request, metadata, timeout=SUBMIT_TIMEOUT)
+    if isinstance(sent, ModelResponse):
         reached("submit.create", "after call")
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must be told apart and recorded
-        return classify(error)
-    if not isinstance(getattr(response, "id", None), str) or not response.id:
-        return SubmitFailure(Sent.UNKNOWN, "the answer was not a response object")
-    return response
+    return sent
 
 
-def _check_arguments(create: Callable[..., Any], body: dict[str, Any]) -> None:
-    """Tell a misspelt argument apart from a ``TypeError`` that comes when the request is on its way.
-
-    :raises InvalidArguments: the SDK does not take these arguments.
-    """
-    try:
-        signature(create).bind(**body)
-    except TypeError as error:
-        raise InvalidArguments(f"{error}; what this SDK does not know goes into extra_body") from None
-
-
-def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any, actor: Actor) -> Revision | None:
+def _record(
+    ledger: Ledger, provider: ModelProvider, job: Job, token: UUID, response: ModelResponse, actor: Actor
+) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is nobody's."""
     try:
         revision = ledger.submission.submitted(
@@ -137,7 +124,7 @@ def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any
             job.revision,
             token=token,
             response_id=response.id,
-            status=str(response.status or "queued"),
+            status=response.status,
             actor=actor,
         )
     except LedgerUnavailable:
@@ -145,10 +132,7 @@ def _record(ledger: Ledger, client: OpenAI, job: Job, token: UUID, response: Any
         raise
     if revision is None:
         log.warning("Response %s came for %s after it had been given up; cancelling it.", response.id, job.label)
-        try:
-            client.responses.cancel(response.id)
-        except Exception as error:  # noqa: BLE001 - the ledger names the response; there is nothing more to do here
-            log.warning("Cancelling the response %s failed: %s", response.id, type(error).__name__)
+        provider.cancel(response.id)  # the ledger names the response; there is nothing more to do here
     return revision
 
 

@@ -27,7 +27,7 @@ class TaskState(StrEnum):
     UNKNOWN = "unknown"  # Airflow could not be asked
 
 
-class Trouble(StrEnum):
+class Diagnosis(StrEnum):
     """What may be wrong with a job that waits for its output."""
 
     OVERDUE = "past its deadline"  # and its response may still run
@@ -38,17 +38,17 @@ class Trouble(StrEnum):
     TASK_UNKNOWN = "task unknown"  # one of these, perhaps
 
 
-def trouble_with(job: InFlight, task: TaskState) -> Trouble | None:
+def diagnose(job: InFlight, task: TaskState) -> Diagnosis | None:
     """What is wrong with a job, given the state of the task instance that it belongs to; None where nothing is."""
     if job.state is RevisionState.RUNNING:
-        return _trouble_with_running(job, task)
-    trouble = _trouble_with_unsent(job)
-    if trouble is None or task is TaskState.ALIVE:
+        return _diagnose_running(job, task)
+    found = _diagnose_unsent(job)
+    if found is None or task is TaskState.ALIVE:
         return None
     if task is TaskState.UNKNOWN:
-        return Trouble.TASK_UNKNOWN
+        return Diagnosis.TASK_UNKNOWN
     # Of a task that is missing one cannot say that it has ended: its job has until the deadline.
-    return trouble if task is TaskState.ENDED or is_overdue(job) else None
+    return found if task is TaskState.ENDED or is_overdue(job) else None
 
 
 def is_overdue(job: InFlight) -> bool:
@@ -56,40 +56,40 @@ def is_overdue(job: InFlight) -> bool:
     return job.at - job.deadline >= DEADLINE_GRACE
 
 
-def _trouble_with_running(job: InFlight, task: TaskState) -> Trouble | None:
+def _diagnose_running(job: InFlight, task: TaskState) -> Diagnosis | None:
     ended = job.response_status in ENDED_RESPONSE_STATUSES
     if is_overdue(job) and not ended:
-        return Trouble.OVERDUE
+        return Diagnosis.OVERDUE
     if job.at - job.updated_at < TASK_GRACE or task is TaskState.ALIVE:
         return None
     if task is TaskState.UNKNOWN:
-        return Trouble.TASK_UNKNOWN
+        return Diagnosis.TASK_UNKNOWN
     if ended:
-        return Trouble.OUTPUT_LEFT
-    return Trouble.ABANDONED if task is TaskState.ENDED else None
+        return Diagnosis.OUTPUT_LEFT
+    return Diagnosis.ABANDONED if task is TaskState.ENDED else None
 
 
-def _trouble_with_unsent(job: InFlight) -> Trouble | None:
+def _diagnose_unsent(job: InFlight) -> Diagnosis | None:
     if job.state is RevisionState.QUEUED:
-        return Trouble.NEVER_SENT if is_overdue(job) else None
+        return Diagnosis.NEVER_SENT if is_overdue(job) else None
     if job.submit_lease_until is not None and job.submit_lease_until > job.at:
         return None  # the request may be on its way, or its response is waited for
     lost = job.unsettled and job.at - job.updated_at >= TASK_GRACE
-    return Trouble.LOST if lost or is_overdue(job) else None
+    return Diagnosis.LOST if lost or is_overdue(job) else None
 
 
-def in_words(job: InFlight, trouble: Trouble, task: TaskState) -> tuple[str, str]:
+def in_words(job: InFlight, diagnosis: Diagnosis, task: TaskState) -> tuple[str, str]:
     """What was found, and the next step."""
-    if trouble is Trouble.OVERDUE:
+    if diagnosis is Diagnosis.OVERDUE:
         found = f"the response {job.response_id} is past its deadline ({job.deadline.isoformat(timespec='seconds')})"
         return found, "ask OpenAI; unless it has ended, cancel it and fail the job"
-    if trouble is Trouble.ABANDONED:
+    if diagnosis is Diagnosis.ABANDONED:
         found = f"the response {job.response_id} runs, and its task has ended"
         return found, "ask OpenAI; unless it has ended, cancel it and the job"
-    if trouble is Trouble.OUTPUT_LEFT:
+    if diagnosis is Diagnosis.OUTPUT_LEFT:
         found = f"the response {job.response_id} has ended ({job.response_status}), and its task is {task}"
         return found, "clear the draft task to take its output"
-    if trouble is Trouble.TASK_UNKNOWN:
+    if diagnosis is Diagnosis.TASK_UNKNOWN:
         return "the state of its task cannot be told", "left to the next run"
     if is_overdue(job):
         return f"its deadline passed before a request was accepted, and its task is {task}", "fail the job"

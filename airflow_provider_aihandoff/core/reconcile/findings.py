@@ -70,5 +70,5 @@ def first_of_each(found: Iterable[tuple[str, Callable[[], Planned]]], limit: int
 
 
 def more(kind: str) -> Finding:
-    """That not all of a kind were looked at."""
+    """That not all of a kind were checked."""
     return Finding(kind, "there are more of these", "left to the next run")

@@ -1,6 +1,6 @@
 """One run over everything that may have been left behind.
 
-It may run at any time, beside live tasks and beside itself: each step looks again at what it was decided on.
+It may run at any time, beside live tasks and beside itself: each step checks again what it was decided on.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
+from airflow_provider_aihandoff.core.generation.provider import ProviderFor
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.reconcile.findings import LIMIT, Finding, first_of, first_of_each
-from airflow_provider_aihandoff.core.reconcile.scan import ClientFor, Search, StatesOf
+from airflow_provider_aihandoff.core.reconcile.scan import Search, StatesOf
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,13 @@ _AWAY = 3
 def reconcile(
     ledger: Ledger,
     *,
-    client_for: ClientFor,
+    provider_for: ProviderFor,
     states_of: StatesOf,
     inbox_retention: timedelta,
     dry_run: bool = False,
     limit: int = LIMIT,
 ) -> list[Finding]:
-    """Look for what nobody waits for any more, the oldest first, and take the next step for each.
+    """Find what no one waits for any more, the oldest first, and take the next step for each.
 
     A step that fails is reported, and does not keep the others from being taken. Safe to repeat.
 
@@ -39,7 +40,7 @@ def reconcile(
     :param limit: the most findings of one kind.
     :raises LedgerUnavailable: the ledger is away. What was done until then is recorded.
     """
-    search = Search(ledger, client_for, states_of)
+    search = Search(ledger, provider_for, states_of)
     searches = (
         # Webhooks first: they may bring a response that is then not missed any more.
         first_of(search.due_webhooks(limit + 1), limit),

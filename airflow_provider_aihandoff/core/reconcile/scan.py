@@ -1,4 +1,4 @@
-"""Where to look for what was left behind, and which step goes with what is found. Yields; it takes no step."""
+"""Finds what was left behind, and the step that goes with each finding. Yields; it takes no step."""
 
 from __future__ import annotations
 
@@ -7,28 +7,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
 
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ProviderUnreachable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, InboxEntry, Owner
 from airflow_provider_aihandoff.core.reconcile.act import end_unsent, keep_deadline, stop
 from airflow_provider_aihandoff.core.reconcile.diagnose import (
     DEADLINE_GRACE,
+    Diagnosis,
     TaskState,
-    Trouble,
+    diagnose,
     in_words,
-    trouble_with,
 )
 from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON, Finding, Planned
 from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.core.webhooks.correlate import look_up
-
-if TYPE_CHECKING:
-    from openai import OpenAI
-
-#: The client of an OpenAI connection; its own retries are off.
-ClientFor = Callable[[str], "OpenAI"]
+from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 
 #: The states of task instances; those of one that is left out could not be told.
 StatesOf = Callable[[Collection[Owner]], Mapping[Owner, TaskState]]
@@ -49,17 +43,17 @@ class NotAsked(RuntimeError):
 
 
 class Search:
-    """One search of one ledger. Each method looks only as far as somebody asks."""
+    """One search of one ledger. Each method searches only as far as its result is read."""
 
-    def __init__(self, ledger: Ledger, client_for: ClientFor, states_of: StatesOf) -> None:
-        self._ledger, self._client_for, self._states_of = ledger, client_for, states_of
+    def __init__(self, ledger: Ledger, provider_for: ProviderFor, states_of: StatesOf) -> None:
+        self._ledger, self._provider_for, self._states_of = ledger, provider_for, states_of
         self._unanswered: Counter[str] = Counter()
 
     def due_webhooks(self, limit: int) -> Iterator[Planned]:
         """Webhooks about whose response OpenAI is to be asked."""
         for entry in self._ledger.inbox.due(limit):
             step = "ask OpenAI whose response it is, or what it has cost"
-            yield _about(entry, "webhook due", step), partial(self._look, entry)
+            yield _about(entry, "webhook due", step), partial(self._poll, entry)
 
     def matched_webhooks(self, limit: int) -> Iterator[Planned]:
         """Webhooks in quarantine whose response a job has by now."""
@@ -70,46 +64,46 @@ class Search:
     def unexplained_webhooks(self, limit: int) -> Iterator[Planned]:
         """Webhooks in quarantine about which there is nobody left to ask."""
         for entry in self._ledger.abandoned.unexplained_webhooks(limit):
-            step = "look at it, then `airflow aihandoff inbox replay` or `inbox discard`"
+            step = "check it, then `airflow aihandoff inbox replay` or `inbox discard`"
             yield _about(entry, "webhook unexplained", step), None
 
     def _correlate(self, entry: InboxEntry) -> str:
         return _became(self._ledger.inbox.correlate(entry.webhook_id))
 
-    def _look(self, entry: InboxEntry) -> str:
+    def _poll(self, entry: InboxEntry) -> str:
         entry = self._ledger.inbox.correlate(entry.webhook_id)
         if entry.poll_at is None:
             return _became(entry)
         try:
-            client = self._client_for(entry.conn_id)
+            provider = self._provider_for(entry.conn_id)
         except Exception as error:
-            # Recorded as a look, so that the webhooks of a connection that is gone do not hold up all others for ever.
+            # Recorded as a poll, so that the webhooks of a connection that is gone do not hold up all others for ever.
             note = f"its connection {entry.conn_id} cannot be used: {type(error).__name__}"
             self._ledger.inbox.polled(entry.webhook_id, note=note, again=True)
             raise
-        return _became(look_up(self._ledger, entry.webhook_id, client))
+        return _became(find_owner(self._ledger, entry.webhook_id, provider))
 
     def jobs(self) -> Iterator[tuple[str, Callable[[], Planned]]]:
-        """The jobs in trouble among those that wait for an output: the kind of trouble, and what makes the finding."""
+        """The jobs that wait for an output and have a problem: its kind, and what makes the finding."""
         for page in self._ledger.abandoned.in_flight(DEADLINE_GRACE):
             tasks = self._states_of({job.owner for job in page})
             for job in page:
                 task = tasks.get(job.owner, TaskState.UNKNOWN)
-                trouble = trouble_with(job, task)
-                if trouble is None or (trouble is Trouble.ABANDONED and self._somebody_waits(job)):
+                diagnosis = diagnose(job, task)
+                if diagnosis is None or (diagnosis is Diagnosis.ABANDONED and self._somebody_waits(job)):
                     continue
-                yield trouble.value, partial(self._planned, job, trouble, task)
+                yield diagnosis.value, partial(self._planned, job, diagnosis, task)
 
-    def _planned(self, job: InFlight, trouble: Trouble, task: TaskState) -> Planned:
+    def _planned(self, job: InFlight, diagnosis: Diagnosis, task: TaskState) -> Planned:
         steps = {
-            Trouble.OVERDUE: self._keep_deadline,
-            Trouble.ABANDONED: self._stop,
-            Trouble.LOST: self._end_unsent,
-            Trouble.NEVER_SENT: self._end_unsent,
+            Diagnosis.OVERDUE: self._keep_deadline,
+            Diagnosis.ABANDONED: self._stop,
+            Diagnosis.LOST: self._end_unsent,
+            Diagnosis.NEVER_SENT: self._end_unsent,
         }
-        found, words = in_words(job, trouble, task)
-        finding = Finding(trouble.value, f"{job.job_type} {job.job_key}: {found}", words, job_id=job.job_id)
-        return finding, partial(steps[trouble], job) if trouble in steps else None
+        found, words = in_words(job, diagnosis, task)
+        finding = Finding(diagnosis.value, f"{job.job_type} {job.job_key}: {found}", words, job_id=job.job_id)
+        return finding, partial(steps[diagnosis], job) if diagnosis in steps else None
 
     def _keep_deadline(self, job: InFlight) -> str:
         return self._ask(job, keep_deadline)
@@ -134,14 +128,12 @@ class Search:
         tasks = self._states_of(came)
         return any(tasks.get(task) not in _GONE for task in came)
 
-    def _ask(self, job: InFlight, step: Callable[[Ledger, OpenAI, InFlight], str]) -> str:
-        import openai
-
+    def _ask(self, job: InFlight, step: Callable[[Ledger, ModelProvider, InFlight], str]) -> str:
         if self._unanswered[job.conn_id] >= _UNANSWERED:
             raise NotAsked(f"OpenAI did not answer over {job.conn_id} before")
         try:
-            done = step(self._ledger, self._client_for(job.conn_id), job)
-        except openai.APIConnectionError:
+            done = step(self._ledger, self._provider_for(job.conn_id), job)
+        except ProviderUnreachable:
             self._unanswered[job.conn_id] += 1
             raise
         del self._unanswered[job.conn_id]

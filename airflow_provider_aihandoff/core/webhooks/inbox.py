@@ -14,6 +14,7 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
+from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import (
@@ -21,12 +22,13 @@ from airflow_provider_aihandoff.core.states import (
     Disposition,
     JobEvent,
     JobState,
+    ResponseStatus,
     RevisionState,
 )
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
-#: The types of events that say that a response has ended, and the status that each one means.
-ENDING_EVENT_TYPES = {f"response.{status}": status for status in ENDED_RESPONSE_STATUSES}
+#: Says what an event means. Webhooks come from OpenAI alone: their form and their signature are its own.
+_PROVIDER = OpenAIFacts()
 
 #: Seconds from one poll of OpenAI to the next, for a webhook whose response nobody knows here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
@@ -304,7 +306,7 @@ class Inbox:
 
 
 def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
-    if delivery.event_type not in ENDING_EVENT_TYPES:
+    if _PROVIDER.ended_status(delivery.event_type) is None:
         return _record(connection, delivery, Disposition.IGNORED)
     if delivery.response_id is None:
         return _record(connection, delivery, Disposition.QUARANTINED, note="it names no response")
@@ -407,7 +409,8 @@ def _write(
     job, revision = match.job, match.revision
     if disposition not in (Disposition.APPLIED, Disposition.LATE):
         return job, revision
-    status = ENDING_EVENT_TYPES[entry.event_type]
+    status = _PROVIDER.ended_status(entry.event_type)
+    assert status is not None
     event = JobEvent.RESPONSE_ENDED if disposition is Disposition.APPLIED else JobEvent.OUTPUT_LATE
     detail = {
         "revision": revision.number,
@@ -485,7 +488,7 @@ def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor:
     # One that its worker brought too late was cancelled at OpenAI: the job waits for another.
     if not waits or _late_lines(connection, job, response_id):
         return None
-    revision = mark_running(connection, revision, response_id, "in_progress", found=True)
+    revision = mark_running(connection, revision, response_id, ResponseStatus.RUNNING, found=True)
     detail = {"revision": revision.number, "response_id": response_id}
     reason = "found by its webhook: the answer to the request was lost"
     return _Match(

@@ -39,7 +39,7 @@ class NoConnection(Exception):
     """There is no such connection, or the place where connections are kept is away: Airflow says the same of both."""
 
 
-class Trouble(StrEnum):
+class KeyProblem(StrEnum):
     """Why a connection has no verifier."""
 
     NO_CONNECTION = "no connection"
@@ -54,14 +54,14 @@ class NoVerifier(Exception):
     :param why: more about it, for the log. Never a secret.
     """
 
-    def __init__(self, trouble: Trouble, why: str = "") -> None:
-        self.trouble, self.why = trouble, why
-        super().__init__(trouble, why)
+    def __init__(self, problem: KeyProblem, why: str = "") -> None:
+        self.problem, self.why = problem, why
+        super().__init__(problem, why)
 
 
 @dataclass(frozen=True)
-class _Troubled:
-    trouble: Trouble
+class _Unusable:
+    problem: KeyProblem
     why: str = ""
 
 
@@ -74,7 +74,7 @@ class _Kept:
     :param failing: that has failed already.
     """
 
-    found: Verifier | _Troubled
+    found: Verifier | _Unusable
     again_at: float
     stale_at: float
     failing: bool = False
@@ -103,9 +103,9 @@ class Keyring:
             await asyncio.wait([self._start_reading(conn_id)], timeout=PATIENCE)
             kept = self._kept.get(conn_id)
         if kept is None or self._clock() >= kept.stale_at:
-            raise NoVerifier(Trouble.UNREADABLE, "they take too long to read")
-        if isinstance(kept.found, _Troubled):
-            raise NoVerifier(kept.found.trouble, kept.found.why)
+            raise NoVerifier(KeyProblem.UNREADABLE, "they take too long to read")
+        if isinstance(kept.found, _Unusable):
+            raise NoVerifier(kept.found.problem, kept.found.why)
         return kept.found
 
     def _start_reading(self, conn_id: str) -> asyncio.Task[None]:
@@ -116,9 +116,9 @@ class Keyring:
         return self._reading[conn_id]
 
     async def _refresh(self, conn_id: str) -> None:
-        found = await run_sync(self._look, conn_id, limiter=self._limiter)
+        found = await run_sync(self._verifier_of, conn_id, limiter=self._limiter)
         now, before = self._clock(), self._kept.get(conn_id)
-        failed = isinstance(found, _Troubled) and found.trouble in (Trouble.NO_CONNECTION, Trouble.UNREADABLE)
+        failed = isinstance(found, _Unusable) and found.problem in (KeyProblem.NO_CONNECTION, KeyProblem.UNREADABLE)
         if failed and before is not None and isinstance(before.found, Verifier) and now < before.stale_at:
             if not before.failing:
                 log.warning("The webhook secrets of %s cannot be read: using those known from before.", conn_id)
@@ -126,14 +126,14 @@ class Keyring:
             return
         self._kept[conn_id] = _Kept(found, again_at=now + (RETRY if failed else FRESH), stale_at=now + STALE)
 
-    def _look(self, conn_id: str) -> Verifier | _Troubled:
+    def _verifier_of(self, conn_id: str) -> Verifier | _Unusable:
         """In a thread: read the secrets, and say what came of it."""
         try:
             secrets = self._read(conn_id)
-            return Verifier(secrets) if secrets else _Troubled(Trouble.NO_SECRETS)
+            return Verifier(secrets) if secrets else _Unusable(KeyProblem.NO_SECRETS)
         except NoConnection:
-            return _Troubled(Trouble.NO_CONNECTION)
+            return _Unusable(KeyProblem.NO_CONNECTION)
         except SecretRefused as refused:
-            return _Troubled(Trouble.REFUSED, str(refused))
+            return _Unusable(KeyProblem.REFUSED, str(refused))
         except Exception as error:  # noqa: BLE001  whatever a secrets backend raises; it may hold what it read
-            return _Troubled(Trouble.UNREADABLE, type(error).__name__)
+            return _Unusable(KeyProblem.UNREADABLE, type(error).__name__)

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, 
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
-from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     LedgerDep,
@@ -158,8 +158,8 @@ def decide_many(body: schemas.BulkDecisionBody, viewer: ViewerDep, ledger: Ledge
 def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Cancel a job: none of its effects is sent from now on. A job that is cancelled already does not change."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
-    with clients() as client_for:
-        cancel_job(ledger, client_for, job_id, actor=viewer.actor, reason=body.reason)
+    with providers() as provider_for:
+        cancel_job(ledger, provider_for, job_id, actor=viewer.actor, reason=body.reason)
     return _record(ledger, viewer, job_id)
 
 

@@ -20,15 +20,17 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import Disposition
+from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.event import parse
 from airflow_provider_aihandoff.core.webhooks.inbox import Receipt
 from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE, Intake, NotNow
-from airflow_provider_aihandoff.core.webhooks.keys import Keyring, NoConnection, NoVerifier, Trouble
+from airflow_provider_aihandoff.core.webhooks.keys import KeyProblem, Keyring, NoConnection, NoVerifier
 from airflow_provider_aihandoff.core.webhooks.log_limit import Tally
-from airflow_provider_aihandoff.core.webhooks.poll_schedule import AT_ONCE as LOOKS_AT_ONCE
-from airflow_provider_aihandoff.core.webhooks.poll_schedule import Looks
+from airflow_provider_aihandoff.core.webhooks.poll_schedule import AT_ONCE as POLLS_AT_ONCE
+from airflow_provider_aihandoff.core.webhooks.poll_schedule import PollSchedule
 from airflow_provider_aihandoff.core.webhooks.signature import Rejected
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
 from airflow_provider_aihandoff.web.metrics import count
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, Problem, describe, problem_response
@@ -47,7 +49,7 @@ _LEDGER_TIMEOUT = 1.0
 #: A ledger that is away without a word is noticed in seconds too. What the connection itself says comes first.
 _LEDGER_PARAMETERS = {"connect_timeout": 2, "tcp_user_timeout": 5000}
 
-_LOOKED_AT = (Disposition.QUARANTINED, Disposition.LATE)
+_POLLED = (Disposition.QUARANTINED, Disposition.LATE)
 
 NOT_FOUND = describe(HTTPException(404))
 NOT_JSON = Problem(415, "not-json", "A webhook must be JSON", "Send the content type application/json.")
@@ -89,7 +91,7 @@ class Receiver:
         self._tally = Tally()
         self._keyring = Keyring(read_secrets)
         self._intake = Intake(lambda: open_ledger(ledger_conn_id))
-        self._looks = Looks(self._look)
+        self._polls = PollSchedule(self._poll)
 
     @cached_property
     def conn_ids(self) -> frozenset[str]:
@@ -110,7 +112,7 @@ class Receiver:
             return problem_response(away.problem)
         self._tally.flush()
         count("duplicate" if receipt.repeated else receipt.entry.disposition.value, known)
-        self._look_soon(receipt)
+        self._poll_soon(receipt)
         return AsciiJSONResponse({"disposition": receipt.entry.disposition})
 
     async def _receive(self, conn_id: str, request: Request) -> Receipt:
@@ -144,22 +146,18 @@ class Receiver:
         """
         await self._intake.check()
 
-    def _look_soon(self, receipt: Receipt) -> None:
+    def _poll_soon(self, receipt: Receipt) -> None:
         entry = receipt.entry
-        if receipt.repeated or entry.response_id is None or entry.disposition not in _LOOKED_AT:
+        if receipt.repeated or entry.response_id is None or entry.disposition not in _POLLED:
             return
-        if not self._looks.start(entry.conn_id, entry.webhook_id):
-            why = "Too many responses wait to be looked at; the maintenance Dag looks at the others."
-            self._tally.note("looks", logging.WARNING, why)
+        if not self._polls.start(entry.conn_id, entry.webhook_id):
+            why = "Too many responses wait to be polled; the maintenance Dag polls the others."
+            self._tally.note("polls", logging.WARNING, why)
 
-    def _look(self, conn_id: str, webhook_id: str) -> None:
+    def _poll(self, conn_id: str, webhook_id: str) -> None:
         """In a thread: ask OpenAI about the response of a webhook."""
-        from airflow.providers.openai.hooks.openai import OpenAIHook
-
-        from airflow_provider_aihandoff.core.webhooks.correlate import look_up
-
-        with OpenAIHook(conn_id).conn as client:
-            look_up(self._intake.ledger(), webhook_id, client.with_options(max_retries=0, timeout=30))
+        with providers() as provider_for:
+            find_owner(self._intake.ledger(), webhook_id, provider_for(conn_id))
 
 
 @router.post(f"{WEBHOOKS_PREFIX}/openai/{{conn_id}}", include_in_schema=False)
@@ -209,8 +207,8 @@ def open_ledger(ledger_conn_id: str | None) -> Ledger:
     try:
         conninfo = LedgerHook(ledger_conn_id).conninfo()
     except (AirflowNotFoundException, ValueError) as error:
-        raise LedgerUnavailable(f"the connection to the ledger cannot be used: {error}") from None
-    ledger = Ledger({**_LEDGER_PARAMETERS, **conninfo}, max_size=AT_ONCE + LOOKS_AT_ONCE, timeout=_LEDGER_TIMEOUT)
+        raise LedgerUnavailable(f"the connection of the ledger cannot be used: {error}") from None
+    ledger = Ledger({**_LEDGER_PARAMETERS, **conninfo}, max_size=AT_ONCE + POLLS_AT_ONCE, timeout=_LEDGER_TIMEOUT)
     try:
         ledger.check_schema()
     except BaseException:
@@ -220,8 +218,8 @@ def open_ledger(ledger_conn_id: str | None) -> Ledger:
 
 
 def _unverifiable(error: NoVerifier) -> _TurnedAway:
-    missing = error.trouble in (Trouble.NO_CONNECTION, Trouble.NO_SECRETS)
-    return _TurnedAway(NOT_FOUND if missing else UNAVAILABLE, f"its {SECRETS_KEY}: {error.trouble.value}", error.why)
+    missing = error.problem in (KeyProblem.NO_CONNECTION, KeyProblem.NO_SECRETS)
+    return _TurnedAway(NOT_FOUND if missing else UNAVAILABLE, f"its {SECRETS_KEY}: {error.problem.value}", error.why)
 
 
 def _media_type(request: Request) -> str:

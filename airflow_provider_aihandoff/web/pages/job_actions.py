@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import JobRecord
-from airflow_provider_aihandoff.hooks.openai import clients
+from airflow_provider_aihandoff.hooks.openai import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     LedgerDep,
@@ -81,8 +81,8 @@ def cancel(
     """Cancel a job."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
     try:
-        with clients() as client_for:
-            cancel_job(ledger, client_for, job_id, actor=viewer.actor, reason=reason)
+        with providers() as provider_for:
+            cancel_job(ledger, provider_for, job_id, actor=viewer.actor, reason=reason)
     except CannotCancel as error:
         return refused(request, viewer, ledger, job_id, "The job was not cancelled", error, "cancel", reason)
     return shown(request, job_id)

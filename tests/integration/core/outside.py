@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, UnclearAnswer
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ModelResponse, Sent, SubmitFailure
+from airflow_provider_aihandoff.core.states import ResponseStatus
+from tests.fake_provider import FakeFacts
 from tests.integration.core.puppets import reach
 
 #: What a target does with a request, in order of appearance.
@@ -103,40 +105,33 @@ class WorldTarget(Target):
         return Applied(f"record of {key}") if visible else NotApplied()
 
 
-class OpenAIWorld:
-    """As much of OpenAI's client as the submit protocol uses."""
+class OpenAIWorld(FakeFacts, ModelProvider):
+    """OpenAI, as far as the submit protocol asks it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.responses = self
 
-    def with_options(self, **options: Any) -> OpenAIWorld:
-        return self
-
-    def create(self, *, metadata: dict[str, str], **body: Any) -> Any:
+    def create(
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+    ) -> ModelResponse | SubmitFailure:
         answer = self._world.create
         if answer == "429":
-            raise _too_many_requests()
+            return SubmitFailure(Sent.NO, "429")
         if answer.startswith("creates"):
             number = len(self._world.responses) + 1
             created = Created(f"resp_{number}", int(metadata["aihandoff_revision"]))
             self._world.responses.append(created)
             reach("in the call")
         if answer.endswith("hangs up"):
-            raise TimeoutError("the connection broke")
-        return SimpleNamespace(id=created.response_id, status="queued")
+            return SubmitFailure(Sent.UNKNOWN, "the connection broke")
+        return ModelResponse(created.response_id, ResponseStatus.QUEUED)
 
-    def cancel(self, response_id: str) -> Any:
+    def retrieve(self, response_id: str) -> ModelResponse:
+        response = next(each for each in self._world.responses if each.response_id == response_id)
+        return ModelResponse(response_id, ResponseStatus(response.status))
+
+    def cancel(self, response_id: str) -> ModelResponse:
         response = next(each for each in self._world.responses if each.response_id == response_id)
         if response.status == "queued":
             response.status = "cancelled"
-        return SimpleNamespace(id=response_id, status=response.status, usage=None)
-
-
-def _too_many_requests() -> Exception:
-    import httpx
-    import openai
-
-    request = httpx.Request("POST", "http://openai/v1/responses")
-    response: Any = httpx.Response(429, request=request)
-    return openai.RateLimitError("429", response=response, body=None)
+        return self.retrieve(response_id)

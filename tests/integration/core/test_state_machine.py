@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
         self.ledger, self.connection = ledger, connection
         connection.execute(EMPTY_LEDGER)
         self.world = World()
-        self.client = OpenAIWorld(self.world)
+        self.provider = OpenAIWorld(self.world)
         self.tasks: list[Puppet] = []
         self.dag = "ordered"
         self.asked: dict[str, list[EffectPlan]] = {}
@@ -229,11 +229,11 @@ class Machine(RuleBasedStateMachine):
         )
         opened = self.ledger.submission.open(spec)
         if opened.superseded is not None and opened.superseded.response_id:
-            self.client.cancel(opened.superseded.response_id)
+            self.provider.cancel(opened.superseded.response_id)
         if opened.next is Attachment.SUBMIT:
             submitting.submit(
                 self.ledger,
-                self.client,
+                self.provider,
                 opened.job,
                 deadline=spec.deadline,
                 actor=owner.actor,
@@ -460,8 +460,7 @@ class Machine(RuleBasedStateMachine):
             case "reject":
                 self.decide("reject", index)
             case "cancel":
-                client: Any = self.client
-                work = partial(stop.cancel_job, self.ledger, lambda _: client, self.job_id)
+                work = partial(stop.cancel_job, self.ledger, lambda _: self.provider, self.job_id)
                 self.start("cancel", partial(work, actor=Actor.user("eve"), reason="enough"), steps)
             case "expire":
                 self.time_passes(4000)

@@ -10,6 +10,8 @@ import pytest
 from openai import OpenAI
 
 from airflow_provider_aihandoff.core.errors import CannotCancel
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor
@@ -27,13 +29,13 @@ CancelWhen = Callable[[Callable[[], Any]], None]
 
 
 @pytest.fixture
-def client(stand_in: OpenAIStandIn, _served: tuple[OpenAIStandIn, Any, str]) -> Iterator[OpenAI]:
+def provider(stand_in: OpenAIStandIn, _served: tuple[OpenAIStandIn, Any, str]) -> Iterator[ModelProvider]:
     with OpenAI(base_url=_served[2], api_key=API_KEY) as client:
-        yield client
+        yield OpenAIProvider(client)
 
 
 @pytest.fixture
-def cancel_when(ledger: Ledger, client: OpenAI) -> Iterator[CancelWhen]:
+def cancel_when(ledger: Ledger, provider: ModelProvider) -> Iterator[CancelWhen]:
     """Somebody who cancels the first job as soon as something is so."""
     people: list[threading.Thread] = []
     over = threading.Event()
@@ -43,7 +45,7 @@ def cancel_when(ledger: Ledger, client: OpenAI) -> Iterator[CancelWhen]:
             while not so():
                 if over.wait(0.02):
                     return
-            cancel_job(ledger, lambda conn_id: client, 1, actor=Actor.user("bob"), reason="the wrong product")
+            cancel_job(ledger, lambda conn_id: provider, 1, actor=Actor.user("bob"), reason="the wrong product")
 
         people.append(threading.Thread(target=watch))
         people[-1].start()
@@ -126,7 +128,7 @@ def test_while_an_effect_is_in_flight_it_ends_first_and_the_next_one_is_never_se
 
 
 def test_after_completion_it_is_refused_and_the_run_can_be_cleared_as_before(
-    dags: Dags, ledger: Ledger, client: OpenAI, target: Target
+    dags: Dags, ledger: Ledger, provider: ModelProvider, target: Target
 ) -> None:
     def define() -> None:
         draft = ask_unapproved()
@@ -136,7 +138,7 @@ def test_after_completion_it_is_refused_and_the_run_can_be_cleared_as_before(
     run = dags.run(dag)
 
     with pytest.raises(CannotCancel, match=r"is completed: there is nothing left to stop\. What it wrote stays"):
-        cancel_job(ledger, lambda conn_id: client, 1, actor=Actor.user("bob"), reason="the wrong product")
+        cancel_job(ledger, lambda conn_id: provider, 1, actor=Actor.user("bob"), reason="the wrong product")
 
     assert (dags.clear(dag, run).states, len(target.received)) == (run.states, 1)
     assert ledger.job(1).state is JobState.COMPLETED

@@ -208,11 +208,11 @@ def hub() -> Hub:
 
 async def caught_up() -> None:
     """Wait until the ledger has been asked about everything that waits: what changes now, has to be noticed."""
-    await until(lambda: hub()._poller._may_look.is_set() and not hub()._new)
+    await until(lambda: hub()._poller._may_poll.is_set() and not hub()._new)
 
 
 def tasks_of_the_hub() -> list[asyncio.Task[Any]]:
-    names = (Hub._run, Hub._follow, Poller.run, Poller._look_at)
+    names = (Hub._run, Hub._follow, Poller.run, Poller._poll_due)
     codes = [name.__qualname__ for name in names]
     return [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") in codes]
 
@@ -538,7 +538,7 @@ class TestRestart:
 
         monkeypatch.setenv(LEDGER, wrong)
         other.execute(END_CONNECTIONS, [APPLICATION_NAME])
-        await until(lambda: not hub()._poller._may_look.is_set())
+        await until(lambda: not hub()._poller._may_poll.is_set())
         for job_id in jobs:
             webhook(ledger, job_id)
         assert fleet.fired == []
@@ -630,7 +630,7 @@ class TestRestart:
         caplog: pytest.LogCaptureFixture,
         table: str,
     ) -> None:
-        monkeypatch.setattr(hub_module, "_LOOK_TIMEOUT", 0.5)
+        monkeypatch.setattr(hub_module, "_QUERY_TIMEOUT", 0.5)
         (job_id,) = running(ledger)
         with psycopg.connect(**conninfo) as holder:
             holder.execute(f"LOCK TABLE aihandoff.{table}")
@@ -687,7 +687,7 @@ class TestRestart:
         else:
             monkeypatch.setattr(Poller, "_until_due", broken(Poller._until_due))
         polled, noticed = running(ledger, 2)
-        looks = looked_at(monkeypatch, lambda _: "completed")
+        polls = record_polls(monkeypatch, lambda _: "completed")
         fleet = Fleet([response_trigger(polled, poll_interval=0.01), response_trigger(noticed)])
 
         await until(lambda: fleet.jobs == [polled])
@@ -696,7 +696,7 @@ class TestRestart:
         await fleet.ended()
         assert fleet.jobs == [polled, noticed]
         assert caplog.text.count("broke off, and begins anew") == 2
-        assert {wait.job_id for _, wait in looks} == {polled}
+        assert {wait.job_id for _, wait in polls} == {polled}
 
     async def test_what_breaks_while_it_closes_does_not_live_on(
         self, ledger: Ledger, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
@@ -727,19 +727,19 @@ def _waits_for_a_lock(other: psycopg.Connection[Any]) -> bool:
     return other.execute(query, [APPLICATION_NAME]).fetchone() is not None
 
 
-Look = tuple[float, ResponseWait]
+Poll = tuple[float, ResponseWait]
 
 
-def looked_at(monkeypatch: pytest.MonkeyPatch, answer: Callable[[ResponseWait], str]) -> list[Look]:
+def record_polls(monkeypatch: pytest.MonkeyPatch, answer: Callable[[ResponseWait], str]) -> list[Poll]:
     """When OpenAI is asked about which wait. It answers at once."""
-    looks: list[Look] = []
+    polls: list[Poll] = []
 
-    async def look(wait: ResponseWait) -> str:
-        looks.append((asyncio.get_running_loop().time(), wait))
+    async def poll(wait: ResponseWait) -> str:
+        polls.append((asyncio.get_running_loop().time(), wait))
         return answer(wait)
 
-    monkeypatch.setattr(polling, "_look", look)
-    return looks
+    monkeypatch.setattr(polling, "_poll", poll)
+    return polls
 
 
 def received(ledger: Ledger, conn_id: str) -> None:
@@ -799,24 +799,24 @@ class TestPolling:
     ) -> None:
         rate = 40
         options(poll_rate=rate)
-        looks = looked_at(monkeypatch, lambda _: "pending")
+        polls = record_polls(monkeypatch, lambda _: "pending")
         fleet = Fleet(response_trigger(job_id, poll_interval=0.01) for job_id in running(ledger, 50))
-        await until(lambda: len(looks) > 100)
+        await until(lambda: len(polls) > 100)
         await fleet.cancel()
 
-        times = [at for at, _ in looks]
+        times = [at for at, _ in polls]
         for number in range(1, 60):
             spans = [last - first for first, last in zip(times, times[number:], strict=False)]
             # A window holds what may come at once, and the rate. The timer of the loop is a little early or late.
             assert min(spans) >= (number - 8) / rate - 0.03
-        assert len({wait for _, wait in looks}) == 50  # and everybody has a turn
+        assert len({wait for _, wait in polls}) == 50  # and everybody has a turn
 
     async def test_the_interval_grows_by_a_quarter_up_to_six_times_as_much(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         intervals: list[float] = []
         monkeypatch.setattr(polling, "jittered", lambda interval: intervals.append(interval) or interval)
-        looks = looked_at(monkeypatch, lambda _: "completed" if len(looks) > 12 else "pending")
+        polls = record_polls(monkeypatch, lambda _: "completed" if len(polls) > 12 else "pending")
         (job_id,) = running(ledger)
 
         await Fleet([response_trigger(job_id, poll_interval=0.01)]).ended()
@@ -831,7 +831,7 @@ class TestPolling:
     ) -> None:
         caplog.set_level(logging.INFO, polling.__name__)
         received(ledger, "with_webhooks")
-        looks = looked_at(monkeypatch, lambda _: "pending")
+        polls = record_polls(monkeypatch, lambda _: "pending")
         first, second = running(ledger, 2)
         fleet = Fleet(
             [
@@ -839,9 +839,9 @@ class TestPolling:
                 response_trigger(second, openai_conn_id="without", poll_interval=0.01),
             ]
         )
-        await until(lambda: len(looks) > 10)
+        await until(lambda: len(polls) > 10)
 
-        assert {wait.conn_id for _, wait in looks} == {"without"}
+        assert {wait.conn_id for _, wait in polls} == {"without"}
         assert "Webhooks arrive on with_webhooks" in caplog.text
         await fleet.cancel()
 
@@ -853,14 +853,14 @@ class TestPolling:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         options(sweep_interval=0.1, webhook_silence=1)
-        looks = looked_at(monkeypatch, lambda _: "pending")
+        polls = record_polls(monkeypatch, lambda _: "pending")
         received(ledger, "openai_default")
         silent_at = asyncio.get_running_loop().time() + 1
         fleet = Fleet(response_trigger(job_id, poll_interval=1) for job_id in running(ledger, 50))
 
-        await until(lambda: len({wait for _, wait in looks}) == 50)
+        await until(lambda: len({wait for _, wait in polls}) == 50)
 
-        times = [at for at, _ in looks][:50]
+        times = [at for at, _ in polls][:50]
         assert times[0] >= silent_at + 0.7  # a fifth of the interval less, and a timer that is a little early
         assert times[-1] - times[0] > 0.1
         assert caplog.text.count("Webhooks have fallen silent on openai_default") == 1
@@ -874,7 +874,7 @@ class TestPolling:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         options(sweep_interval=0.05, webhook_silence=0.5)
-        looked_at(monkeypatch, lambda _: "pending")
+        record_polls(monkeypatch, lambda _: "pending")
         received(ledger, "openai_default")
         first, second = running(ledger, 2)
         keep = Fleet([response_trigger(second, openai_conn_id="another")])
@@ -906,19 +906,19 @@ class TestPolling:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        looks = looked_at(monkeypatch, lambda _: "pending")
+        polls = record_polls(monkeypatch, lambda _: "pending")
         fleet = Fleet(response_trigger(job_id, poll_interval=0.01) for job_id in running(ledger, 20))
-        await until(lambda: len(looks) > 20)
+        await until(lambda: len(polls) > 20)
         monkeypatch.setenv(LEDGER, ledger_connection(conninfo, port=1))
         other.execute(END_CONNECTIONS, [APPLICATION_NAME])
-        await until(lambda: not hub()._poller._may_look.is_set())
+        await until(lambda: not hub()._poller._may_poll.is_set())
 
-        before = len(looks)
+        before = len(polls)
         await until(lambda: caplog.text.count("cannot be followed") >= 3)
-        assert len(looks) == before
+        assert len(polls) == before
 
         monkeypatch.setenv(LEDGER, ledger_connection(conninfo))
-        await until(lambda: len(looks) > before + 20)
+        await until(lambda: len(polls) > before + 20)
         await fleet.cancel()
 
     @pytest.mark.parametrize("status", [{"a": 1}, [], 7, None, "completed "])
@@ -936,17 +936,17 @@ class TestPolling:
         assert "broke off" not in caplog.text
 
     @pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError()], ids=["raises", "is cancelled"])
-    async def test_a_look_that_breaks_is_done_again(
+    async def test_a_poll_that_breaks_is_made_again(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: BaseException
     ) -> None:
         monkeypatch.setattr(hub_module, "_RECONNECT_CAP", 0.1)
 
         def answer(wait: ResponseWait) -> str:
-            if len(looks) <= 20:
+            if len(polls) <= 20:
                 raise error
             return "completed"
 
-        looks = looked_at(monkeypatch, answer)
+        polls = record_polls(monkeypatch, answer)
         jobs = running(ledger, 10)
         fleet = Fleet(response_trigger(job_id, poll_interval=0.01) for job_id in jobs)
 
@@ -969,18 +969,18 @@ class TestPolling:
             poller.remove(wait)
         assert poller._queue == []
 
-    async def test_what_takes_seconds_to_import_is_imported_in_a_thread_before_the_first_look(
+    async def test_what_takes_seconds_to_import_is_imported_in_a_thread_before_the_first_poll(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         order: list[str] = []
-        monkeypatch.setattr(polling, "_load_sdk", lambda: order.append(threading.current_thread().name))
-        looks = looked_at(monkeypatch, lambda _: order.append("look") or "completed")
+        monkeypatch.setattr(polling, "load_sdk", lambda: order.append(threading.current_thread().name))
+        polls = record_polls(monkeypatch, lambda _: order.append("poll") or "completed")
         (job_id,) = running(ledger)
 
         await Fleet([response_trigger(job_id, poll_interval=0.01)]).ended()
 
-        assert len(looks) == 1
-        assert order[1:] == ["look"]
+        assert len(polls) == 1
+        assert order[1:] == ["poll"]
         assert order[0] != threading.main_thread().name
 
 

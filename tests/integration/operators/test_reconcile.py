@@ -20,6 +20,7 @@ from openai import OpenAI
 
 from airflow_provider_aihandoff.cli import reconcile as cli
 from airflow_provider_aihandoff.core.database import connection
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
@@ -39,7 +40,7 @@ ALIVE = ["running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_r
 @pytest.fixture
 def world(ledger: Ledger, conninfo: dict[str, Any], connections: None, _served: Any) -> Iterator[World]:
     with OpenAI(base_url=_served[2], api_key="any", max_retries=0) as client:
-        yield World(ledger, conninfo, client)
+        yield World(ledger, conninfo, OpenAIProvider(client))
 
 
 @pytest.fixture

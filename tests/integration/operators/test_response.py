@@ -319,7 +319,7 @@ class TestFailure:
         assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
         assert "the model refused" in done.error("draft")
         assert record().job.state is JobState.FAILED
-        assert record().revision.error == {"kind": "refusal", "text": "Not this."}
+        assert record().revision.error == {"kind": "refusal", "text": "Not this.", "final": True}
         assert record().revision.usage is not None
         assert stand_in.responses().creates == 1
 

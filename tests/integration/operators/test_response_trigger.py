@@ -18,11 +18,12 @@ from airflow.sdk.execution_time.comms import ErrorResponse, TaskStatesResult
 from airflow.triggers.base import BaseTrigger
 from openai import OpenAI
 
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Owner
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.hooks.openai import shared_client
+from airflow_provider_aihandoff.hooks.openai import shared_provider
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers import ended, polling
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
@@ -56,7 +57,7 @@ def wait_for(ledger: Ledger, stand_in: OpenAIStandIn, _served: Any) -> Submit:
         request = {"model": "gpt-5.2", "input": "Write.", "metadata": {"standin": words}}
         job = ledger.submission.open(job_spec(input=request, request=request, **changes)).job
         with OpenAI(base_url=_served[2], api_key="any") as client:
-            revision = submit(ledger, client, job, deadline=in_an_hour(), actor=TEST)
+            revision = submit(ledger, OpenAIProvider(client), job, deadline=in_an_hour(), actor=TEST)
         kwargs = {
             "job_id": job.job_id,
             "revision": revision.number,
@@ -153,12 +154,12 @@ class TestRun:
         self, wait_for: Submit, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(polling, "GONE_AFTER", -1)
-        looks = iter(["error", "pending", "completed", "completed"])
+        polls = iter(["error", "pending", "completed", "completed"])
 
-        async def look(wait: ResponseWait) -> str:
-            return next(looks)
+        async def poll(wait: ResponseWait) -> str:
+            return next(polls)
 
-        monkeypatch.setattr(polling, "_look", look)
+        monkeypatch.setattr(polling, "_poll", poll)
         (event,) = await events(wait_for().trigger())
         assert event["status"] == "completed"
 
@@ -192,29 +193,29 @@ class TestRun:
 
 class TestClient:
     async def test_all_triggers_of_a_connection_share_one_client(self, opened: list[str]) -> None:
-        clients = await asyncio.gather(*(shared_client("openai_default") for _ in range(20)))
+        providers = await asyncio.gather(*(shared_provider("openai_default") for _ in range(20)))
 
-        assert len({id(client) for client in clients}) == 1
-        assert await shared_client("openai_default") is clients[0]
+        assert len({id(provider) for provider in providers}) == 1
+        assert await shared_provider("openai_default") is providers[0]
         assert opened == ["openai_default"]
 
     async def test_a_trigger_that_is_cancelled_does_not_take_the_client_from_the_others(
         self, opened: list[str]
     ) -> None:
-        first, second = (asyncio.create_task(shared_client("openai_default")) for _ in range(2))
+        first, second = (asyncio.create_task(shared_provider("openai_default")) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
 
-        assert await second is await shared_client("openai_default")
+        assert await second is await shared_provider("openai_default")
         assert opened == ["openai_default"]
 
     async def test_a_connection_that_cannot_be_opened_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         kept = os.environ["AIRFLOW_CONN_OPENAI_DEFAULT"]
         monkeypatch.delenv("AIRFLOW_CONN_OPENAI_DEFAULT")
         with pytest.raises(Exception, match="openai_default"):
-            await shared_client("openai_default")
+            await shared_provider("openai_default")
         monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", kept)
-        assert await shared_client("openai_default")
+        assert await shared_provider("openai_default")
 
     async def test_credentials_that_were_refused_are_read_again(
         self, wait_for: Submit, target: Target, monkeypatch: pytest.MonkeyPatch

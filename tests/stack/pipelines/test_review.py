@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.review.rules import rules_of
 from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.airflow_stack import BUSINESS_DATABASE
@@ -121,7 +122,7 @@ def test_who_may_not_decide_is_told_why_whatever_their_rights(
 
 def test_whom_a_policy_asks_for_decides_and_nobody_else(demo: LocalDemo, admin: AirflowApi, ledger: Ledger) -> None:
     run_id, job = asked(ledger, admin, "for-alice", "told_by_policy")
-    assert job.rules.because == {"policy": "only-alice@1", "reason": "she knows the product"}
+    assert rules_of(job).because == {"policy": "only-alice@1", "reason": "she knows the product"}
     refused = decide(demo.airflow.api("bob"), job)
     assert refused.status_code == 403
     assert "Only these may decide on it: alice." in refused.text

@@ -1,36 +1,23 @@
-"""Tells apart what can go wrong when a request is sent: was it sent, may it be sent again. Pure."""
+"""Tells apart what the SDK raises: was a request sent, may it be sent again, what became of a response. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import openai
 
-
-class Sent(StrEnum):
-    """What is known of a create that raised."""
-
-    NO = "no"  # no response was created, and the same request may succeed later
-    NEVER = "never"  # no response was created, and the same request would be refused again
-    UNKNOWN = "unknown"  # a response may have been created
+from airflow_provider_aihandoff.core.generation.provider import (
+    CredentialsRefused,
+    ProviderError,
+    ProviderUnreachable,
+    ResponseNotFound,
+    Sent,
+    SubmitFailure,
+)
 
 
 class InvalidArguments(TypeError):
     """The SDK has no such argument."""
-
-
-@dataclass(frozen=True)
-class SubmitFailure:
-    """Why a request brought no response id.
-
-    :param retry_after: seconds that OpenAI asked to wait, if it did.
-    """
-
-    sent: Sent
-    reason: str
-    retry_after: float | None = None
 
 
 #: What the SDK's HTTP client raises before a request has left.
@@ -71,6 +58,24 @@ def classify(error: Exception) -> SubmitFailure:
     if isinstance(error, (InvalidArguments, UnicodeEncodeError)):
         return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {error}")
     return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__}: the answer could not be read")
+
+
+def asking_failed(error: Exception, response_id: str) -> ProviderError:
+    """Say what an exception of a call about one response means."""
+    remedy = "Asking again is safe."
+    if isinstance(error, ProviderError):
+        return error
+    if isinstance(error, openai.NotFoundError):
+        return ResponseNotFound(f"OpenAI does not find the response {response_id} (404).", remedy=remedy)
+    if isinstance(error, openai.AuthenticationError):
+        return CredentialsRefused(
+            f"OpenAI refuses the credentials ({error.status_code}).", remedy="Check the connection."
+        )
+    if isinstance(error, openai.APIConnectionError):
+        return ProviderUnreachable(f"OpenAI did not answer ({type(error).__name__}).", remedy=remedy)
+    if isinstance(error, openai.APIStatusError):
+        return ProviderError(f"OpenAI answered {error.status_code} for {response_id}.", remedy=remedy)
+    return ProviderError(f"asking OpenAI for {response_id} failed ({type(error).__name__}).", remedy=remedy)
 
 
 def _classify_status(error: openai.APIStatusError) -> SubmitFailure:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.errors import RequestError
+from airflow_provider_aihandoff.core.generation.provider import OWN_METADATA
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,11 +28,10 @@ PROCESSING_ARGUMENTS = frozenset(
 #: Arguments that the submit protocol sets itself.
 RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options", "timeout"})
 
-#: How many pairs of metadata OpenAI takes, and how many of them name the job.
+#: How many pairs of metadata OpenAI takes, and how long each may be.
 MAX_METADATA = 16
 MAX_METADATA_NAME = 64
 MAX_METADATA_VALUE = 512
-OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
 
 
 def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def _strict_format(output_type: type[BaseModel]) -> dict[str, Any]:
-    """The strict schema, as the SDK makes it for a foreground request."""
+    """The strict schema, as the SDK makes it for a foreground request. Private to the SDK: a test watches over it."""
     from openai.lib._parsing._responses import type_to_text_format_param
 
     return dict(type_to_text_format_param(output_type))
@@ -85,7 +85,6 @@ def input_snapshot(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in PROCESSING_ARGUMENTS}
 
 
-def submission(request: Mapping[str, Any], *, job_id: int, revision: int, ledger_id: str) -> dict[str, Any]:
+def submission(request: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
     """The request as it is sent: in the background, stored, and with metadata by which an orphan can be matched."""
-    own = dict(zip(OWN_METADATA, (str(job_id), str(revision), ledger_id), strict=True))
-    return {**request, "background": True, "store": True, "metadata": {**request.get("metadata", {}), **own}}
+    return {**request, "background": True, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}

@@ -18,12 +18,13 @@ from openai import OpenAI
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection, _BrokenAtCommit
 from airflow_provider_aihandoff.core.errors import InputChanged, JobCancelled, JobFailed, LedgerUnavailable
 from airflow_provider_aihandoff.core.generation import submit as submit_module
-from airflow_provider_aihandoff.core.generation.openai.request import submission
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ModelResponse, own_metadata
 from airflow_provider_aihandoff.core.generation.submit import SUBMIT_TRIES, NotSubmitted, submit
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 from airflow_provider_aihandoff.core.states import Disposition, JobState, RevisionState
-from airflow_provider_aihandoff.core.webhooks.correlate import look_up
+from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, TEST, in_an_hour, job_spec
@@ -45,10 +46,10 @@ def stand_in(served: tuple[OpenAIStandIn, str]) -> OpenAIStandIn:
 
 
 @pytest.fixture
-def client(served: tuple[OpenAIStandIn, str]) -> Iterator[OpenAI]:
-    """A client as Airflow's hook makes it: with the SDK's retries on."""
-    with OpenAI(base_url=served[1], api_key="any", max_retries=5) as opened:
-        yield opened
+def provider(served: tuple[OpenAIStandIn, str]) -> Iterator[ModelProvider]:
+    """A provider on a client as Airflow's hook makes it: with the SDK's retries on."""
+    with OpenAI(base_url=served[1], api_key="any", max_retries=5) as client:
+        yield OpenAIProvider(client)
 
 
 @pytest.fixture(autouse=True)
@@ -65,17 +66,17 @@ def open_job(ledger: Ledger, faults: str = "", **request: Any) -> Job:
 class Send:
     """Submits a job, and keeps what it slept instead of sleeping it."""
 
-    def __init__(self, ledger: Ledger, client: OpenAI) -> None:
-        self.ledger, self.client, self.slept = ledger, client, []  # type: tuple[Ledger, OpenAI, list[float]]
+    def __init__(self, ledger: Ledger, provider: ModelProvider) -> None:
+        self.ledger, self.provider, self.slept = ledger, provider, []  # type: tuple[Ledger, ModelProvider, list[float]]
 
     def __call__(self, job: Job, *, deadline: datetime | None = None, **changes: Any) -> Revision:
         arguments = {"deadline": deadline or in_an_hour(), "actor": TEST, "sleep": self.slept.append, **changes}
-        return submit(self.ledger, self.client, job, **arguments)
+        return submit(self.ledger, self.provider, job, **arguments)
 
 
 @pytest.fixture
-def send(ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn) -> Send:
-    return Send(ledger, client)
+def send(ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn) -> Send:
+    return Send(ledger, provider)
 
 
 def events(ledger: Ledger, job: Job) -> list[str]:
@@ -116,14 +117,14 @@ class TestAccepted:
         assert stand_in.responses().creates == 1
 
     def test_two_that_submit_at_once_send_one_request(
-        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI
+        self, ledger: Ledger, stand_in: OpenAIStandIn, provider: ModelProvider
     ) -> None:
         job = open_job(ledger)
         start = threading.Barrier(4)
 
         def attempt(_: int) -> Revision:
             start.wait(10)
-            return submit(ledger, client, job, deadline=in_an_hour(), actor=TEST, sleep=lambda _: None)
+            return submit(ledger, provider, job, deadline=in_an_hour(), actor=TEST, sleep=lambda _: None)
 
         with ThreadPoolExecutor(4) as threads:
             revisions = list(threads.map(attempt, range(4)))
@@ -188,7 +189,7 @@ class TestRefused:
             port = taken.getsockname()[1]
         job = open_job(ledger)
         with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any") as client, pytest.raises(NotSubmitted):
-            Send(ledger, client)(job)
+            Send(ledger, OpenAIProvider(client))(job)
         assert ledger.record(job.job_id).revision.unknown_submissions == 0
 
 
@@ -219,7 +220,7 @@ class TestUnknown:
         assert stand_in.responses().creates == 2
 
     def test_an_attempt_that_died_after_sending_is_waited_for_and_then_taken_over(
-        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, conninfo: dict[str, Any]
+        self, ledger: Ledger, stand_in: OpenAIStandIn, provider: ModelProvider, conninfo: dict[str, Any]
     ) -> None:
         job = open_job(ledger)
         ledger.submission.intend(job.job_id, 1, actor=Actor.program("died"), lease=LEASE)
@@ -230,7 +231,7 @@ class TestUnknown:
             with psycopg.connect(**conninfo) as connection:
                 connection.execute("UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp()")
 
-        revision = submit(ledger, client, job, deadline=in_an_hour(), actor=TEST, sleep=let_the_lease_run_out)
+        revision = submit(ledger, provider, job, deadline=in_an_hour(), actor=TEST, sleep=let_the_lease_run_out)
         assert (stand_in.responses().creates, len(waits)) == (1, 1)
         assert (revision.state, revision.unknown_submissions) == (RevisionState.RUNNING, 1)
 
@@ -256,19 +257,19 @@ class TestOrphan:
 
     @pytest.mark.parametrize("fault", ["timeout_after_accept", "drop_after_accept"])
     def test_it_is_found_by_its_webhook_and_there_is_one_response_and_one_bill(
-        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, send: Send, fault: str
+        self, ledger: Ledger, stand_in: OpenAIStandIn, provider: ModelProvider, send: Send, fault: str
     ) -> None:
         job = open_job(ledger, f"create={fault} delay=0")
-        looks: list[Disposition] = []
+        found: list[Disposition] = []
 
-        def deliver_and_look(_: float) -> None:
+        def deliver_and_poll(_: float) -> None:
             [response_id] = self.orphans(stand_in)
             event = {"type": "response.completed", "data": {"id": response_id}}
             ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", response_id, event))
-            looks.append(look_up(ledger, "wh_1", client.with_options(max_retries=0)).disposition)
+            found.append(find_owner(ledger, "wh_1", provider).disposition)
 
-        revision = send(job, orphan_wait=self.WAIT, sleep=deliver_and_look)
-        assert looks == [Disposition.APPLIED]
+        revision = send(job, orphan_wait=self.WAIT, sleep=deliver_and_poll)
+        assert found == [Disposition.APPLIED]
         assert stand_in.responses().creates == 1
         assert [revision.response_id] == self.orphans(stand_in)
         assert (revision.state, revision.response_status) == (RevisionState.RUNNING, "completed")
@@ -277,21 +278,21 @@ class TestOrphan:
         assert "output late" not in events(ledger, job)
 
     def test_the_response_of_an_attempt_that_died_is_found_too(
-        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, send: Send
+        self, ledger: Ledger, stand_in: OpenAIStandIn, provider: ModelProvider, send: Send
     ) -> None:
         job = open_job(ledger, "delay=0")
         ledger.submission.intend(job.job_id, 1, actor=Actor.program("died"), lease=timedelta(0))
-        body = submission(
-            ledger.revision(job.job_id, 1).request, job_id=job.job_id, revision=1, ledger_id=ledger.ledger_id()
-        )
-        response_id = client.responses.create(**body).id
+        request, names = ledger.revision(job.job_id, 1).request, own_metadata(job.job_id, 1, ledger.ledger_id())
+        created = provider.create(request, names, timeout=5)
+        assert isinstance(created, ModelResponse)
+        response_id = created.id
 
-        def deliver_and_look(_: float) -> None:
+        def deliver_and_poll(_: float) -> None:
             event = {"type": "response.completed", "data": {"id": response_id}}
             ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", response_id, event))
-            look_up(ledger, "wh_1", client)
+            find_owner(ledger, "wh_1", provider)
 
-        revision = send(job, orphan_wait=self.WAIT, sleep=deliver_and_look)
+        revision = send(job, orphan_wait=self.WAIT, sleep=deliver_and_poll)
         assert (revision.response_id, revision.unknown_submissions) == (response_id, 0)
         assert stand_in.responses().creates == 1
 
@@ -315,14 +316,14 @@ class TestOrphan:
         assert revision.response_id == self.orphans(stand_in)[1]
 
     def test_a_webhook_that_comes_after_the_wait_leaves_the_orphan_s_cost_on_the_record(
-        self, ledger: Ledger, stand_in: OpenAIStandIn, client: OpenAI, send: Send
+        self, ledger: Ledger, stand_in: OpenAIStandIn, provider: ModelProvider, send: Send
     ) -> None:
         job = open_job(ledger, "create=drop_after_accept delay=0")
         revision = send(job)
         orphan = self.orphans(stand_in)[0]
         event = {"type": "response.completed", "data": {"id": orphan}}
         ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", orphan, event))
-        assert look_up(ledger, "wh_1", client).disposition is Disposition.LATE
+        assert find_owner(ledger, "wh_1", provider).disposition is Disposition.LATE
         record = ledger.record(job.job_id)
         assert record.revision == revision
         assert record.events[-1].detail["response_id"] == orphan

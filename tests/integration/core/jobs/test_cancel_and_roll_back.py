@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,13 +22,15 @@ from airflow_provider_aihandoff.core.errors import (
     JobNotFound,
     PlanError,
 )
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus, RevisionState
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec, submit
+from tests.fake_provider import FakeProvider
 
 EVE = Actor.user("eve")
 OVER = timedelta(0)
@@ -229,16 +230,17 @@ class TestCancelWhileAResponseRuns:
         assert ledger.outputs.store(1, 1, self.OUTPUT, actor=EVE) == stored
 
     def test_a_response_that_ends_while_openai_is_asked_to_stop_it_changes_nothing(self, ledger: Ledger) -> None:
-        def finishes(response_id: str) -> Any:
-            ledger.outputs.ended(1, 1, status="completed", actor=Actor.program("webhook"))
-            ledger.outputs.store(1, 1, self.OUTPUT, actor=Actor.program("task:late"))
-            return SimpleNamespace(id=response_id, status="completed", usage=None)
+        class Finishing(FakeProvider):
+            def cancel(self, response_id: str) -> ModelResponse | None:
+                ledger.outputs.ended(1, 1, status="completed", actor=Actor.program("webhook"))
+                ledger.outputs.store(1, 1, output, actor=Actor.program("task:late"))
+                return super().cancel(response_id)
 
-        client: Any = SimpleNamespace(responses=SimpleNamespace(cancel=finishes))
+        output, provider = self.OUTPUT, Finishing(ResponseStatus.COMPLETED)
 
-        request = cancel_job(ledger, lambda conn_id: client, 1, actor=EVE, reason="enough")
+        job = cancel_job(ledger, lambda conn_id: provider, 1, actor=EVE, reason="enough")
 
-        assert (request.job.state, request.job.state_reason) == (JobState.CANCELLED, "enough")
+        assert (job.state, job.state_reason) == (JobState.CANCELLED, "enough")
         assert events(ledger)[-4:] == ["cancel requested", "response ended", "cancelled", "output late"]
         assert ledger.revision(1, 1).cost_usd == Decimal("0.01")
 
@@ -248,7 +250,7 @@ class TestCancelWhileAResponseRuns:
         def unreachable(conn_id: str) -> Any:
             raise ConnectionError(conn_id)
 
-        assert cancel_job(ledger, unreachable, 1, actor=EVE, reason="enough").job.state is JobState.CANCELLED
+        assert cancel_job(ledger, unreachable, 1, actor=EVE, reason="enough").state is JobState.CANCELLED
 
         assert ledger.outputs.store(1, 1, self.OUTPUT, actor=Actor.program("task:late")).state is JobState.CANCELLED
         assert events(ledger)[-2:] == ["cancelled", "output late"]

@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.core.reconcile.world import World
@@ -32,7 +33,7 @@ def world(
     ledger: Ledger, conninfo: dict[str, Any], stand_in: OpenAIStandIn, served: tuple[OpenAIStandIn, str]
 ) -> Iterator[World]:
     with OpenAI(base_url=served[1], api_key="any", max_retries=0, timeout=5) as client:
-        yield World(ledger, conninfo, client)
+        yield World(ledger, conninfo, OpenAIProvider(client))
     for job in ledger.jobs(limit=1000):
         record = ledger.record(job.job_id)
         assert first_break(record.events, record.job) is None

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.reconcile import findings
 from airflow_provider_aihandoff.core.states import EffectState
 from tests.factories import TEST, approve, ask, draft, effect_plan
@@ -43,7 +44,7 @@ def test_one_that_is_confirmed_before_the_step_is_left(world: World, monkeypatch
     claim = claimed(world, lapsed=120)
     give_up = world.ledger.effects.give_up
 
-    def late(effect_id: int, *, actor: str) -> object:
+    def late(effect_id: int, *, actor: Actor) -> object:
         world.ledger.effects.confirm(claim, external_id="7", result=None, actor=TEST)
         return give_up(effect_id, actor=actor)
 

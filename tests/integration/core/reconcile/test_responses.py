@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-import openai
 import pytest
 
-from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, TEST, job_spec
+from tests.fake_provider import PRICE, FakeProvider
 from tests.integration.core.reconcile.world import World, kinds, task
 
 NOT_ENDED = [TaskState.ALIVE, TaskState.MISSING, TaskState.UNKNOWN]
 GONE = [TaskState.ENDED, TaskState.MISSING]
+RUNNING = ResponseStatus.RUNNING
 
 
 def error_of(world: World, job: Any) -> Any:
     return world.ledger.revision(job.job_id, 1).error
-
-
-class Answers:
-    """A client that answers what it is told, one after the other."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.asked: list[str] = []
-        self.responses = self
-
-    def retrieve(self, response_id: str) -> Any:
-        return self._next("retrieve", response_id)
-
-    def cancel(self, response_id: str) -> Any:
-        return self._next("cancel", response_id)
-
-    def _next(self, what: str, response_id: str) -> Any:
-        self.asked.append(what)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return SimpleNamespace(id=response_id, status=answer, usage=None, service_tier=None, model="gpt-5.2")
 
 
 class TestPastItsDeadline:
@@ -65,20 +45,15 @@ class TestPastItsDeadline:
 
     def test_what_it_has_cost_goes_on_the_record(self, world: World) -> None:
         job = world.overdue(words="delay=60 complete_after_cancel")
-        usage = SimpleNamespace(model_dump=lambda **_: {"input_tokens": 3, "output_tokens": 2})
-        answer = SimpleNamespace(status="cancelled", usage=usage, service_tier=None, model="gpt-5.2")
-        client = Answers("in_progress")
-
-        def cancel(response_id: str) -> Any:
-            answer.id = response_id
-            return answer
-
-        client.cancel = cancel  # type: ignore[method-assign]
-        world.client = client  # type: ignore[assignment]
+        response_id = world.ledger.revision(job.job_id, 1).response_id
+        assert response_id is not None
+        billed = ModelResponse(response_id, ResponseStatus.CANCELLED, usage={"tokens": 5})
+        world.provider = FakeProvider(RUNNING, billed)
 
         world.reconcile()
 
-        assert world.ledger.revision(job.job_id, 1).usage is not None
+        revision = world.ledger.revision(job.job_id, 1)
+        assert (revision.usage, revision.cost_usd) == ({"tokens": 5}, 5 * PRICE)
         assert world.events(job) == ["failed", "output late"]
 
     @pytest.mark.parametrize(("status", "words"), [("completed", "delay=0"), ("failed", "delay=0 status=failed")])
@@ -102,7 +77,7 @@ class TestPastItsDeadline:
 
     def test_one_that_ends_while_it_is_being_cancelled_is_left_to_its_task(self, world: World) -> None:
         job = world.overdue()
-        world.client = Answers("in_progress", "completed")  # type: ignore[assignment]
+        world.provider = FakeProvider(RUNNING, ResponseStatus.COMPLETED)
 
         (finding,) = world.reconcile()
 
@@ -155,22 +130,23 @@ class TestPastItsDeadline:
     ) -> None:
         job = world.overdue()
 
-        def take(response_id: str) -> Any:
-            world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task"))
-            return SimpleNamespace(id=response_id, status="in_progress")
+        class Slow(FakeProvider):
+            def retrieve(self, response_id: str) -> ModelResponse:
+                world.ledger.outputs.store(
+                    job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task")
+                )
+                return super().retrieve(response_id)
 
-        client = Answers()
-        client.retrieve = take  # type: ignore[method-assign]
-        world.client = client  # type: ignore[assignment]
+        world.provider = slow = Slow(RUNNING)
 
         (finding,) = world.reconcile()
 
         assert "moved on" in str(finding.done)
-        assert (client.asked, world.state(job)) == ([], "review")
+        assert (slow.calls, world.state(job)) == (["retrieve"], "review")
 
     def test_a_job_that_moves_on_before_its_step_is_left_alone(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.overdue()
-        world.before_client = lambda: world.ledger.outputs.store(
+        world.before_provider = lambda: world.ledger.outputs.store(
             job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task")
         )
 
@@ -229,7 +205,7 @@ class TestAbandonedResponse:
     def test_one_that_ends_while_it_is_being_cancelled_is_left(self, world: World) -> None:
         job = world.running()
         world.tasks["r1"] = TaskState.ENDED
-        world.client = Answers("in_progress", "completed")  # type: ignore[assignment]
+        world.provider = FakeProvider(RUNNING, ResponseStatus.COMPLETED)
 
         world.reconcile()
 
@@ -249,14 +225,14 @@ class TestAbandonedResponse:
     def test_where_openai_does_not_say_that_it_has_stopped_it_is_asked_again(self, world: World) -> None:
         job = world.running()
         world.tasks["r1"] = TaskState.ENDED
-        world.client = Answers("in_progress", ValueError("?"), ValueError("?"))  # type: ignore[assignment]
+        world.provider = FakeProvider(RUNNING, None)
 
         (finding,) = world.reconcile()
 
         assert finding.failed
         assert (world.state(job), world.events(job)) == ("running", ["cancel requested"])
         world.age(job, 600)
-        world.client = Answers("in_progress", "cancelled")  # type: ignore[assignment]
+        world.provider = FakeProvider(RUNNING, ResponseStatus.CANCELLED)
         world.reconcile()
         assert world.state(job) == "cancelled"
 
@@ -278,7 +254,7 @@ class TestAbandonedResponse:
     ) -> None:
         job = world.running()
         world.tasks["r1"] = TaskState.ENDED
-        world.before_client = lambda: world.opened("r1")
+        world.before_provider = lambda: world.opened("r1")
 
         (finding,) = world.reconcile()
 
@@ -311,10 +287,10 @@ class TestAbandonedResponse:
         spec = job_spec(job_key="r1", input=other, request=other, owner=task("r2"))
         job = world.ledger.submission.open(spec).job
         intent = world.ledger.submission.intend(job.job_id, 2, actor=TEST, lease=LEASE)
-        response = world.client.responses.create(**other)
+        response_id = world.created("stuck=queued")
         assert intent.token is not None
         world.ledger.submission.submitted(
-            job.job_id, 2, token=intent.token, response_id=response.id, status="queued", actor=TEST
+            job.job_id, 2, token=intent.token, response_id=response_id, status="queued", actor=TEST
         )
         world.age(job, 600)
         world.tasks["r2"] = TaskState.ENDED
@@ -351,4 +327,4 @@ class TestOutputLeft:
 def test_an_answer_of_openai_that_is_an_error_is_reported_in_words(world: World) -> None:
     world.overdue(words="stuck=in_progress retrieve=500 times=99")
     (finding,) = world.reconcile()
-    assert openai.InternalServerError.__name__ in str(finding.done)
+    assert "OpenAI answered 500" in str(finding.done)

@@ -64,10 +64,7 @@ class TestReviews:
 
 class TestWebhooks:
     def test_openai_is_asked_about_those_that_are_due(self, world: World) -> None:
-        response = world.client.responses.create(
-            model="gpt-5.2", input="x", background=True, metadata={"standin": "delay=0"}
-        )
-        world.webhook("wh_1", response.id)
+        world.webhook("wh_1", world.created("delay=0"))
         (finding,) = world.reconcile()
         assert (finding.kind, finding.webhook_id) == ("webhook due", "wh_1")
         assert "foreign" in str(finding.done)

@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.core.reconcile.world import MONTH, World, kinds
 
 
-def every_trouble(world: World) -> None:
+def every_problem(world: World) -> None:
     """One of each."""
     for name in ("overdue", "running", "lost", "never_sent", "in_review"):
         getattr(world, name)(name)
@@ -49,7 +49,7 @@ class TestRun:
     def test_a_dry_run_says_all_that_a_run_does_and_changes_nothing(
         self, world: World, stand_in: OpenAIStandIn
     ) -> None:
-        every_trouble(world)
+        every_problem(world)
         before, asked = world.dump(), len(stand_in.requests())
 
         said = world.reconcile(dry_run=True)
@@ -61,7 +61,7 @@ class TestRun:
         assert [(one.kind, one.job_id, one.step) for one in done] == [(one.kind, one.job_id, one.step) for one in said]
 
     def test_a_second_run_finds_only_what_a_person_has_to_do(self, world: World) -> None:
-        every_trouble(world)
+        every_problem(world)
         world.reconcile()
         world.sql("UPDATE aihandoff.jobs SET updated_at = updated_at - interval '10 minutes'")
         before = world.dump()
@@ -72,7 +72,7 @@ class TestRun:
         assert world.dump() == before
 
     def test_two_at_once_do_everything_once(self, world: World, conninfo: dict[str, Any]) -> None:
-        every_trouble(world)
+        every_problem(world)
         jobs = world.ledger.jobs()
         start = threading.Barrier(2)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.core.generation.provider import own_metadata
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.states import RevisionState
@@ -98,15 +99,8 @@ class TestLostSubmission:
     def test_a_webhook_that_brings_its_response_comes_first(self, world: World) -> None:
         job = world.lost()
         world.tasks["r1"] = TaskState.ENDED
-        names = {
-            "aihandoff_job": str(job.job_id),
-            "aihandoff_revision": "1",
-            "aihandoff_ledger": world.ledger.ledger_id(),
-        }
-        response = world.client.responses.create(
-            model="gpt-5.2", input="x", background=True, metadata={"standin": "delay=0", **names}
-        )
-        world.webhook("wh_1", response.id)
+        response_id = world.created("delay=0", **own_metadata(job.job_id, 1, world.ledger.ledger_id()))
+        world.webhook("wh_1", response_id)
 
         assert kinds(world.reconcile()) == ["webhook due"]
         assert world.state(job) == "running"

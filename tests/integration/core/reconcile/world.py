@@ -1,4 +1,4 @@
-"""What tests of the reconciler need: jobs in every trouble, states of tasks at will, and all that is stored."""
+"""What tests of the reconciler need: jobs with every problem, states of tasks at will, and all that is stored."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-from openai import OpenAI
 
-from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ModelResponse
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import InboxEntry, Job, OnTimeout, Owner
@@ -32,28 +32,28 @@ def task(name: str) -> Owner:
 class World:
     """One ledger, one OpenAI, and an Airflow whose tasks are in the states that a test gives them."""
 
-    def __init__(self, ledger: Ledger, conninfo: dict[str, Any], client: OpenAI) -> None:
-        self.ledger, self.conninfo, self.client = ledger, conninfo, client
+    def __init__(self, ledger: Ledger, conninfo: dict[str, Any], provider: ModelProvider) -> None:
+        self.ledger, self.conninfo, self.provider = ledger, conninfo, provider
         self.tasks: dict[str, TaskState | list[TaskState]] = {}
         self.before_states: Callable[[], object] | None = None
-        self.before_client: Callable[[], object] | None = None
+        self.before_provider: Callable[[], object] | None = None
         self.asked_states = 0
 
     def reconcile(self, **changes: Any) -> list[Finding]:
         arguments: dict[str, Any] = {
-            "client_for": self.client_for,
+            "provider_for": self.provider_for,
             "states_of": self.states_of,
             "inbox_retention": MONTH,
             **changes,
         }
         return reconcile(arguments.pop("ledger", self.ledger), **arguments)
 
-    def client_for(self, conn_id: str) -> OpenAI:
-        if self.before_client is not None:
-            self.before_client()
+    def provider_for(self, conn_id: str) -> ModelProvider:
+        if self.before_provider is not None:
+            self.before_provider()
         if conn_id == "removed":
             raise LookupError("The conn_id `removed` isn't defined")
-        return self.client
+        return self.provider
 
     def states_of(self, owners: Collection[Owner]) -> Mapping[Owner, TaskState]:
         """The state of each task by its run; of several, one after the other. Alive where a test says nothing."""
@@ -103,7 +103,7 @@ class World:
     def running(self, run: str = "r1", words: str = "stuck=in_progress", **changes: Any) -> Job:
         """A job whose response does what the words say; left alone for ten minutes."""
         job = self.opened(run, words, **changes)
-        submit(self.ledger, self.client, job, deadline=in_an_hour(), actor=TEST)
+        submit(self.ledger, self.provider, job, deadline=in_an_hour(), actor=TEST)
         self.age(job, 600)
         return self.ledger.job(job.job_id)
 
@@ -111,6 +111,13 @@ class World:
         job = self.running(run, words, **changes)
         self.pass_deadline(job, 90)
         return job
+
+    def created(self, words: str, **metadata: str) -> str:
+        """The id of a response that runs at OpenAI and that the ledger does not know."""
+        request = {"model": "gpt-5.2", "input": "x", "metadata": {"standin": words}}
+        response = self.provider.create(request, metadata, timeout=5)
+        assert isinstance(response, ModelResponse)
+        return response.id
 
     def lost(self, run: str = "r1") -> Job:
         """A job whose attempt died between the request and its answer; left alone for ten minutes."""

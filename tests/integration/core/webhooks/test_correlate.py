@@ -1,9 +1,11 @@
-"""Asking OpenAI whose response a webhook speaks of: over real HTTP, one request a look, and never an error."""
+"""Asking OpenAI whose response a webhook speaks of: over real HTTP, one request a poll, and never an error."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -11,11 +13,12 @@ import pytest
 from openai import OpenAI
 
 from airflow_provider_aihandoff.core.database.history import first_break
-from airflow_provider_aihandoff.core.generation.openai.request import submission
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ModelResponse, own_metadata
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job
 from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState
-from airflow_provider_aihandoff.core.webhooks.correlate import look_up
+from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import POLL_AFTER, Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, TEST, job_spec, submit
@@ -39,10 +42,9 @@ def stand_in(served: tuple[OpenAIStandIn, str]) -> OpenAIStandIn:
 
 
 @pytest.fixture
-def client(served: tuple[OpenAIStandIn, str], stand_in: OpenAIStandIn) -> Iterator[OpenAI]:
-    """A client as the receiver makes it: without the SDK's retries."""
-    with OpenAI(base_url=served[1], api_key="any", max_retries=0, timeout=5) as opened:
-        yield opened
+def provider(served: tuple[OpenAIStandIn, str], stand_in: OpenAIStandIn) -> Iterator[ModelProvider]:
+    with OpenAI(base_url=served[1], api_key="any", timeout=5) as client:
+        yield OpenAIProvider(client)
 
 
 @pytest.fixture
@@ -55,11 +57,17 @@ def job(ledger: Ledger) -> Iterator[Job]:
     assert first_break(record.events, record.job) is None
 
 
-def create(client: OpenAI, ledger: Ledger, faults: str = "", **names: Any) -> str:
+def create(provider: ModelProvider, ledger: Ledger, faults: str = "", **names: Any) -> str:
     """Have OpenAI run a response whose id the ledger does not know; it has ended at once."""
-    named = {"job_id": 1, "revision": 1, "ledger_id": ledger.ledger_id(), **names}
-    body = submission({**REQUEST, "metadata": {"standin": faults}}, **named)
-    return client.responses.create(**body).id
+    metadata = own_metadata(**{"job_id": 1, "revision": 1, "ledger_id": ledger.ledger_id(), **names})
+    return create_with(provider, {"standin": faults, **metadata})
+
+
+def create_with(provider: ModelProvider, metadata: dict[str, str]) -> str:
+    """The same, with these metadata alone."""
+    created = provider.create(REQUEST, metadata, timeout=5)
+    assert isinstance(created, ModelResponse)
+    return created.id
 
 
 def deliver(ledger: Ledger, response_id: str, status: str = "completed") -> InboxEntry:
@@ -70,10 +78,10 @@ def deliver(ledger: Ledger, response_id: str, status: str = "completed") -> Inbo
 
 class TestOurs:
     def test_the_job_that_its_metadata_names_gets_it(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn, job: Job
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn, job: Job
     ) -> None:
-        response_id = create(client, ledger)
-        entry = look_up(ledger, deliver(ledger, response_id).webhook_id, client)
+        response_id = create(provider, ledger)
+        entry = find_owner(ledger, deliver(ledger, response_id).webhook_id, provider)
         assert (entry.disposition, entry.job_id, entry.poll_at) == (D.APPLIED, job.job_id, None)
         record = ledger.record(job.job_id)
         assert (record.job.state, record.revision.response_id) == (JobState.RUNNING, response_id)
@@ -81,14 +89,14 @@ class TestOurs:
         assert stand_in.responses().retrieves == 1
 
     def test_what_was_found_is_not_asked_about_again(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn, job: Job
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn, job: Job
     ) -> None:
-        name = deliver(ledger, create(client, ledger)).webhook_id
-        assert look_up(ledger, name, client) == look_up(ledger, name, client)
+        name = deliver(ledger, create(provider, ledger)).webhook_id
+        assert find_owner(ledger, name, provider) == find_owner(ledger, name, provider)
         assert stand_in.responses().retrieves == 1
 
     def test_openai_is_not_asked_where_the_ledger_knows_by_now(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         name = deliver(ledger, "resp_1").webhook_id
         ledger.inbox.discard(name, actor=Actor.program("alice"), why="?")
@@ -96,16 +104,16 @@ class TestOurs:
         with monkeypatch.context() as interrupted:
             interrupted.setattr(ledger.inbox, "correlate", ledger.inbox.read)
             assert ledger.inbox.replay(name, actor=Actor.program("alice")).disposition is D.QUARANTINED
-        assert look_up(ledger, name, client).disposition is D.APPLIED
+        assert find_owner(ledger, name, provider).disposition is D.APPLIED
         assert stand_in.responses().retrieves == 0
 
     def test_an_orphan_is_late_with_its_cost_in_the_history_once(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn
     ) -> None:
         running = submit(ledger, job_spec(), "resp_2")
-        response_id = create(client, ledger)
+        response_id = create(provider, ledger)
         names = [deliver(ledger, response_id).webhook_id for _ in range(2)]
-        assert [look_up(ledger, name, client).disposition for name in names] == [D.LATE, D.DUPLICATE]
+        assert [find_owner(ledger, name, provider).disposition for name in names] == [D.LATE, D.DUPLICATE]
         late = [line for line in ledger.record(running.job_id).events if line.event == JobEvent.OUTPUT_LATE]
         assert len(late) == 1
         assert late[0].detail["response_id"] == response_id
@@ -114,27 +122,27 @@ class TestOurs:
 
     @pytest.mark.parametrize(("job_id", "number"), [(99, 1), (1, 99), (10**17, 1)])
     def test_a_revision_that_is_not_in_this_ledger_is_no_error_and_left_to_a_person(
-        self, ledger: Ledger, client: OpenAI, job: Job, job_id: int, number: int
+        self, ledger: Ledger, provider: ModelProvider, job: Job, job_id: int, number: int
     ) -> None:
-        name = deliver(ledger, create(client, ledger, job_id=job_id, revision=number)).webhook_id
-        entry = look_up(ledger, name, client)
+        name = deliver(ledger, create(provider, ledger, job_id=job_id, revision=number)).webhook_id
+        entry = find_owner(ledger, name, provider)
         assert (entry.disposition, entry.poll_at) == (D.QUARANTINED, None)
         assert entry.note == f"this ledger has no revision {number} of a job {job_id}"
-        assert look_up(ledger, name, client) == entry
+        assert find_owner(ledger, name, provider) == entry
 
     def test_a_response_that_is_older_than_its_revision_is_left_to_a_person(
-        self, ledger: Ledger, client: OpenAI, job: Job, monkeypatch: pytest.MonkeyPatch
+        self, ledger: Ledger, provider: ModelProvider, job: Job, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        response_id = create(client, ledger)
-        retrieve = client.responses.retrieve
+        response_id = create(provider, ledger)
+        retrieve = provider.retrieve
 
-        def an_old_one(wanted: str) -> Any:
+        def an_old_one(wanted: str) -> ModelResponse:
             response = retrieve(wanted)
-            response.created_at -= 3600
-            return response
+            assert response.created_at is not None
+            return replace(response, created_at=response.created_at - timedelta(hours=1))
 
-        monkeypatch.setattr(client.responses, "retrieve", an_old_one)
-        entry = look_up(ledger, deliver(ledger, response_id).webhook_id, client)
+        monkeypatch.setattr(provider, "retrieve", an_old_one)
+        entry = find_owner(ledger, deliver(ledger, response_id).webhook_id, provider)
         assert (entry.disposition, entry.poll_at) == (D.QUARANTINED, None)
         assert "older than revision 1" in str(entry.note)
         assert ledger.job(job.job_id).state is JobState.QUEUED
@@ -149,134 +157,138 @@ class TestForeign:
         ],
     )
     def test_a_response_of_another_ledger_or_application_is_foreign(
-        self, ledger: Ledger, client: OpenAI, job: Job, names: dict[str, str], whose: str
+        self, ledger: Ledger, provider: ModelProvider, job: Job, names: dict[str, str], whose: str
     ) -> None:
-        entry = look_up(ledger, deliver(ledger, create(client, ledger, **names)).webhook_id, client)
+        entry = find_owner(ledger, deliver(ledger, create(provider, ledger, **names)).webhook_id, provider)
         assert (entry.disposition, entry.job_id, entry.poll_at) == (D.FOREIGN, None, None)
         assert entry.note == f"its response belongs to {whose}"
         assert ledger.job(job.job_id).state is JobState.QUEUED
 
-    @pytest.mark.parametrize("metadata", [None, {}, {"aihandoff_job": "1", "aihandoff_revision": "1"}])
+    @pytest.mark.parametrize("metadata", [{}, {"aihandoff_job": "1", "aihandoff_revision": "1"}])
     def test_without_the_pairs_that_name_a_job_it_belongs_to_another_application(
-        self, ledger: Ledger, client: OpenAI, job: Job, metadata: dict[str, str] | None
+        self, ledger: Ledger, provider: ModelProvider, job: Job, metadata: dict[str, str]
     ) -> None:
-        response_id = client.responses.create(**REQUEST, background=True, metadata=metadata).id
-        entry = look_up(ledger, deliver(ledger, response_id).webhook_id, client)
+        response_id = create_with(provider, metadata)
+        entry = find_owner(ledger, deliver(ledger, response_id).webhook_id, provider)
         assert (entry.disposition, entry.note) == (D.FOREIGN, "its response belongs to another application")
 
     @pytest.mark.parametrize("number", ["", "0", "-1", "1.0", "x", "٣", "²", " 1", "1\n", "9" * 512])
     def test_a_number_that_this_ledger_has_never_given_is_no_error(
-        self, ledger: Ledger, client: OpenAI, job: Job, number: str
+        self, ledger: Ledger, provider: ModelProvider, job: Job, number: str
     ) -> None:
         for names in ({"job_id": number}, {"revision": number}):
-            entry = look_up(ledger, deliver(ledger, create(client, ledger, **names)).webhook_id, client)
+            entry = find_owner(ledger, deliver(ledger, create(provider, ledger, **names)).webhook_id, provider)
             assert entry.disposition is D.FOREIGN
 
 
 class TestNotNow:
     @pytest.mark.parametrize("fault", ["404", "429", "500", "503", "html", "wrong_id", "drop"])
     def test_what_passes_is_asked_again_later_and_then_found(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn, job: Job, fault: str
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn, job: Job, fault: str
     ) -> None:
-        name = deliver(ledger, create(client, ledger, f"retrieve={fault}")).webhook_id
-        entry = look_up(ledger, name, client)
+        name = deliver(ledger, create(provider, ledger, f"retrieve={fault}")).webhook_id
+        entry = find_owner(ledger, name, provider)
         assert (entry.disposition, entry.polls) == (D.QUARANTINED, 1)
         assert entry.poll_at is not None
         assert round((entry.poll_at - entry.updated_at).total_seconds()) == POLL_AFTER[1]
-        assert str(entry.note).startswith("asking OpenAI: ")
+        assert "OpenAI" in str(entry.note)
         assert stand_in.responses().retrieves == 1
-        assert look_up(ledger, name, client).disposition is D.APPLIED
+        assert find_owner(ledger, name, provider).disposition is D.APPLIED
 
     @pytest.mark.parametrize(
         ("fault", "note"),
         [
-            ("404", "NotFoundError (404)"),
-            ("500", "InternalServerError (500)"),
-            ("drop", "APIConnectionError"),
-            ("html", "the answer is no response that has ended"),
-            ("wrong_id", "the answer is no response that has ended"),
+            ("404", "OpenAI does not find the response {} (404)"),
+            ("500", "OpenAI answered 500 for {}"),
+            ("drop", "OpenAI did not answer (APIConnectionError)"),
+            ("html", "asked OpenAI for {}, got something else"),
+            ("wrong_id", "asked OpenAI for {}, got something else"),
         ],
     )
     def test_the_note_says_what_came_in_the_place_of_an_answer(
-        self, ledger: Ledger, client: OpenAI, fault: str, note: str
+        self, ledger: Ledger, provider: ModelProvider, fault: str, note: str
     ) -> None:
-        name = deliver(ledger, create(client, ledger, f"retrieve={fault}")).webhook_id
-        assert look_up(ledger, name, client).note == f"asking OpenAI: {note}"
+        response_id = create(provider, ledger, f"retrieve={fault}")
+        name = deliver(ledger, response_id).webhook_id
+        assert find_owner(ledger, name, provider).note == note.format(response_id)
 
     def test_a_response_that_is_gone_is_asked_about_a_few_times_and_then_left_to_a_person(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn
     ) -> None:
         name = deliver(ledger, "resp_gone").webhook_id
         for _ in range(len(POLL_AFTER) + 3):
-            entry = look_up(ledger, name, client)
+            entry = find_owner(ledger, name, provider)
         assert (entry.disposition, entry.polls, entry.poll_at) == (D.QUARANTINED, len(POLL_AFTER), None)
         assert stand_in.responses().retrieves == len(POLL_AFTER)
 
     def test_a_response_that_runs_although_its_webhook_says_otherwise_is_asked_about_again(
-        self, ledger: Ledger, client: OpenAI, job: Job
+        self, ledger: Ledger, provider: ModelProvider, job: Job
     ) -> None:
-        name = deliver(ledger, create(client, ledger, "delay=60")).webhook_id
-        entry = look_up(ledger, name, client)
+        name = deliver(ledger, create(provider, ledger, "delay=60")).webhook_id
+        entry = find_owner(ledger, name, provider)
         assert (entry.disposition, entry.note) == (
             D.QUARANTINED,
-            "asking OpenAI: the answer is no response that has ended",
+            "OpenAI says that it has not ended",
         )
         assert ledger.job(job.job_id).state is JobState.QUEUED
 
     def test_a_webhook_that_was_applied_while_openai_was_asked_is_due_no_more(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = ledger.submission.open(job_spec()).job
         token = ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token
         assert token is not None
-        retrieve = client.responses.retrieve
+        retrieve = provider.retrieve
 
-        def the_worker_stores_the_id(wanted: str) -> Any:
+        def the_worker_stores_the_id(wanted: str) -> ModelResponse:
             ledger.submission.submitted(1, 1, token=token, response_id=wanted, status="queued", actor=TEST)
             return retrieve(wanted)
 
-        monkeypatch.setattr(client.responses, "retrieve", the_worker_stores_the_id)
-        name = deliver(ledger, create(client, ledger, "retrieve=404")).webhook_id
-        entry = look_up(ledger, name, client)
+        monkeypatch.setattr(provider, "retrieve", the_worker_stores_the_id)
+        name = deliver(ledger, create(provider, ledger, "retrieve=404")).webhook_id
+        entry = find_owner(ledger, name, provider)
         assert (entry.disposition, entry.polls, entry.poll_at) == (D.APPLIED, 0, None)
 
 
 class TestLate:
-    def late(self, ledger: Ledger, client: OpenAI, faults: str = "") -> InboxEntry:
-        response_id = create(client, ledger, faults)
+    def late(self, ledger: Ledger, provider: ModelProvider, faults: str = "") -> InboxEntry:
+        response_id = create(provider, ledger, faults)
         running = submit(ledger, job_spec(), response_id)
         ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="unknown")
         return deliver(ledger, response_id)
 
     def test_what_a_response_has_cost_that_was_given_up_is_stored_with_its_revision(
-        self, ledger: Ledger, client: OpenAI, stand_in: OpenAIStandIn
+        self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn
     ) -> None:
-        webhook = self.late(ledger, client)
+        webhook = self.late(ledger, provider)
         assert webhook.disposition is D.LATE
-        entry = look_up(ledger, webhook.webhook_id, client)
+        entry = find_owner(ledger, webhook.webhook_id, provider)
         assert (entry.disposition, entry.poll_at, entry.note) == (D.LATE, None, "its cost is on the record")
         record = ledger.record(1)
         assert record.revision.usage is not None
         assert record.revision.cost_usd
         assert record.revision.output is None
         assert record.job.state is JobState.CANCELLED
-        assert look_up(ledger, webhook.webhook_id, client) == entry
+        assert find_owner(ledger, webhook.webhook_id, provider) == entry
         assert stand_in.responses().retrieves == 1
 
     def test_where_openai_names_no_usage_the_note_does_not_say_that_there_is_a_cost(
-        self, ledger: Ledger, client: OpenAI
+        self, ledger: Ledger, provider: ModelProvider
     ) -> None:
-        entry = look_up(ledger, self.late(ledger, client, "usage=null").webhook_id, client)
+        entry = find_owner(ledger, self.late(ledger, provider, "usage=null").webhook_id, provider)
         assert (entry.poll_at, entry.note) == (None, "OpenAI names no usage")
         assert ledger.record(1).revision.usage is None
 
-    def test_where_openai_does_not_answer_it_is_asked_again_later(self, ledger: Ledger, client: OpenAI) -> None:
-        name = self.late(ledger, client, "retrieve=500").webhook_id
-        entry = look_up(ledger, name, client)
+    def test_where_openai_does_not_answer_it_is_asked_again_later(
+        self, ledger: Ledger, provider: ModelProvider
+    ) -> None:
+        webhook = self.late(ledger, provider, "retrieve=500")
+        name = webhook.webhook_id
+        entry = find_owner(ledger, name, provider)
         assert (entry.disposition, entry.polls, entry.note) == (
             D.LATE,
             1,
-            "asking OpenAI: InternalServerError (500)",
+            f"OpenAI answered 500 for {webhook.response_id}",
         )
         assert entry.poll_at is not None
-        assert look_up(ledger, name, client).note == "its cost is on the record"
+        assert find_owner(ledger, name, provider).note == "its cost is on the record"

@@ -42,7 +42,7 @@ def receiver(airflow: FastAPI, monkeypatch: pytest.MonkeyPatch, use_secrets: Use
     (app,) = [route.app for route in airflow.routes if getattr(route, "path", "") == "/aihandoff"]
     kept, fresh = app.state.receiver, Receiver()
     app.state.receiver = fresh
-    monkeypatch.setattr(fresh._looks, "start", lambda *args: True)
+    monkeypatch.setattr(fresh._polls, "start", lambda *args: True)
     yield fresh
     app.state.receiver = kept
     if fresh._intake._opened:

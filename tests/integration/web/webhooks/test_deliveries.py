@@ -162,7 +162,7 @@ def test_openai_is_polled_once_for_an_orphaned_response(
     openai: TestClient, receiver: Receiver, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[str, str]] = []
-    monkeypatch.setattr(receiver._looks, "start", lambda *args: started.append(args) or True)
+    monkeypatch.setattr(receiver._polls, "start", lambda *args: started.append(args) or True)
     send(openai)
     send(openai)
     assert started == [("openai_default", "wh_1")]
@@ -174,15 +174,16 @@ def test_openai_is_polled_once_for_an_orphaned_response(
     assert started == [("openai_default", "wh_1")]
 
 
-def test_a_poll_uses_a_client_of_the_connection_without_retries(
+def test_a_poll_uses_a_provider_of_the_connection_without_retries(
     openai: TestClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str, int, float]] = []
 
-    def look_up(ledger: Ledger, webhook_id: str, client: Any) -> None:
+    def find_owner(ledger: Ledger, webhook_id: str, provider: Any) -> None:
+        client = provider._responses._client
         asked.append((ledger.inbox.read(webhook_id).webhook_id, client.api_key, client.max_retries, client.timeout))
 
-    monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.correlate.look_up", look_up)
+    monkeypatch.setattr(webhook_receiver, "find_owner", find_owner)
     send(openai)
-    receiver._look("openai_default", "wh_1")
+    receiver._poll("openai_default", "wh_1")
     assert asked == [("wh_1", "sk-of-the-tests", 0, 30)]

@@ -13,10 +13,10 @@ from airflow_provider_aihandoff.core.webhooks.keys import (
     FRESH,
     RETRY,
     STALE,
+    KeyProblem,
     Keyring,
     NoConnection,
     NoVerifier,
-    Trouble,
 )
 from tests.unit.core.webhooks.signing import OTHER_SECRET, SECRET, raw, signed
 
@@ -65,10 +65,10 @@ async def takes(keys: Keyring, secret: str) -> bool:
     return True
 
 
-async def trouble(keys: Keyring) -> tuple[Trouble, str]:
+async def problem(keys: Keyring) -> tuple[KeyProblem, str]:
     with pytest.raises(NoVerifier) as caught:
         await keys.verifier("openai_default")
-    return caught.value.trouble, caught.value.why
+    return caught.value.problem, caught.value.why
 
 
 async def test_secrets_are_read_once_a_minute(keys: Keyring, store: Store) -> None:
@@ -95,16 +95,16 @@ async def test_however_many_ask_at_once_they_are_read_once(keys: Keyring, store:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (NoConnection("gone"), (Trouble.NO_CONNECTION, "")),
-        (OSError("the database is away"), (Trouble.UNREADABLE, "OSError")),
-        (KeyError("x"), (Trouble.UNREADABLE, "KeyError")),
+        (NoConnection("gone"), (KeyProblem.NO_CONNECTION, "")),
+        (OSError("the database is away"), (KeyProblem.UNREADABLE, "OSError")),
+        (KeyError("x"), (KeyProblem.UNREADABLE, "KeyError")),
     ],
 )
 async def test_known_secrets_are_used_on_for_a_while_where_they_cannot_be_read(
     keys: Keyring,
     store: Store,
     error: Exception,
-    said: tuple[Trouble, str],
+    said: tuple[KeyProblem, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert await takes(keys, SECRET)
@@ -118,7 +118,7 @@ async def test_known_secrets_are_used_on_for_a_while_where_they_cannot_be_read(
     assert store.reads == 3
     assert caplog.messages == ["The webhook secrets of openai_default cannot be read: using those known from before."]
     store.now += STALE
-    assert await trouble(keys) == said
+    assert await problem(keys) == said
     store.secrets = [SECRET]
     store.now += RETRY
     assert await takes(keys, SECRET)
@@ -128,22 +128,22 @@ async def test_secrets_that_were_taken_out_are_used_no_more(keys: Keyring, store
     assert await takes(keys, SECRET)
     store.secrets = []
     store.now += FRESH
-    assert await trouble(keys) == (Trouble.NO_SECRETS, "")
+    assert await problem(keys) == (KeyProblem.NO_SECRETS, "")
 
 
 async def test_a_secret_that_cannot_be_used_is_named_by_its_position(keys: Keyring, store: Store) -> None:
     assert await takes(keys, SECRET)
     store.secrets = [SECRET, "whsec_!!!!"]
     store.now += FRESH
-    what, why = await trouble(keys)
-    assert what is Trouble.REFUSED
+    what, why = await problem(keys)
+    assert what is KeyProblem.REFUSED
     assert "webhook secret 2 of 2" in why
     assert "!!!!" not in why
 
 
 async def test_what_a_backend_says_is_kept_out_of_the_log(keys: Keyring, store: Store) -> None:
     store.secrets = RuntimeError(f"could not decode {SECRET}")
-    assert await trouble(keys) == (Trouble.UNREADABLE, "RuntimeError")
+    assert await problem(keys) == (KeyProblem.UNREADABLE, "RuntimeError")
 
 
 @pytest.mark.parametrize("found", [NoConnection("gone"), OSError("away"), [], ["whsec_"]])
@@ -152,15 +152,15 @@ async def test_strangers_cannot_cause_a_read_each(
 ) -> None:
     store.secrets = found
     for _ in range(20):
-        await trouble(keys)
+        await problem(keys)
     assert store.reads == 1
 
 
 async def test_a_webhook_does_not_wait_for_long(keys: Keyring, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys_module, "PATIENCE", 0.05)
     store.gate.clear()
-    assert (await trouble(keys))[0] is Trouble.UNREADABLE
-    assert (await trouble(keys))[0] is Trouble.UNREADABLE
+    assert (await problem(keys))[0] is KeyProblem.UNREADABLE
+    assert (await problem(keys))[0] is KeyProblem.UNREADABLE
     assert store.reads == 1
     monkeypatch.setattr(keys_module, "PATIENCE", 60)
     store.gate.set()
@@ -176,5 +176,5 @@ async def test_known_secrets_do_while_reading_takes_too_long(
     store.now += FRESH
     assert await takes(keys, SECRET)
     store.now += STALE
-    assert (await trouble(keys))[0] is Trouble.UNREADABLE
+    assert (await problem(keys))[0] is KeyProblem.UNREADABLE
     store.gate.set()

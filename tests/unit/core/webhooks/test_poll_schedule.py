@@ -1,4 +1,4 @@
-"""Looks at OpenAI are few at a time, and none of them can hurt the receiver."""
+"""Polls of OpenAI are few at a time, and none of them can hurt the receiver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from airflow_provider_aihandoff.core.webhooks import poll_schedule
-from airflow_provider_aihandoff.core.webhooks.poll_schedule import AT_ONCE, MAX_WAITING, Looks
+from airflow_provider_aihandoff.core.webhooks.poll_schedule import AT_ONCE, MAX_WAITING, PollSchedule
 
 
 @pytest.fixture(autouse=True)
@@ -16,9 +16,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poll_schedule, "DELAY", 0.01)
 
 
-async def test_a_look_is_made_after_a_moment() -> None:
+async def test_a_poll_is_made_after_a_moment() -> None:
     made: list[tuple[str, str]] = []
-    running = Looks(lambda *args: made.append(args))
+    running = PollSchedule(lambda *args: made.append(args))
     assert running.start("openai_default", "wh_1")
     assert made == []
     await asyncio.gather(*running._tasks)
@@ -26,12 +26,12 @@ async def test_a_look_is_made_after_a_moment() -> None:
     assert running._tasks == set()
 
 
-async def test_few_looks_are_made_at_a_time_and_few_wait() -> None:
+async def test_few_polls_are_made_at_a_time_and_few_wait() -> None:
     gate, lock = threading.Event(), threading.Lock()
     inside: list[int] = []
     most: list[int] = []
 
-    def look(conn_id: str, webhook_id: str) -> None:
+    def poll(conn_id: str, webhook_id: str) -> None:
         with lock:
             inside.append(1)
             most.append(len(inside))
@@ -39,7 +39,7 @@ async def test_few_looks_are_made_at_a_time_and_few_wait() -> None:
         with lock:
             inside.pop()
 
-    running = Looks(look)
+    running = PollSchedule(poll)
     started = [running.start("openai_default", f"wh_{number}") for number in range(MAX_WAITING + 5)]
     assert started == [True] * MAX_WAITING + [False] * 5
     async with asyncio.timeout(60):
@@ -52,12 +52,11 @@ async def test_few_looks_are_made_at_a_time_and_few_wait() -> None:
     assert running.start("openai_default", "wh_1")
 
 
-async def test_a_look_that_fails_is_logged_by_its_class_alone(caplog: pytest.LogCaptureFixture) -> None:
-    def look(conn_id: str, webhook_id: str) -> None:
+async def test_a_poll_that_fails_is_logged_by_its_class_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def poll(conn_id: str, webhook_id: str) -> None:
         raise RuntimeError("secret words")
 
-    running = Looks(look)
-    running.start("openai_default", "wh_1")
-    await asyncio.gather(*running._tasks)
-    assert caplog.messages == ["Looking at the response of webhook wh_1 failed: RuntimeError."]
+    PollSchedule(poll).start("openai_default", "wh_1")
+    await asyncio.sleep(0.1)
+    assert caplog.messages == ["Polling the response of webhook wh_1 failed: RuntimeError."]
     assert "secret words" not in caplog.text

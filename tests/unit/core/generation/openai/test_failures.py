@@ -10,7 +10,15 @@ import openai
 import pytest
 from openai import OpenAI
 
-from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, Sent, SubmitFailure, classify
+from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, asking_failed, classify
+from airflow_provider_aihandoff.core.generation.provider import (
+    CredentialsRefused,
+    ProviderError,
+    ProviderUnreachable,
+    ResponseNotFound,
+    Sent,
+    SubmitFailure,
+)
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 
 
@@ -134,3 +142,41 @@ class TestOthers:
     @pytest.mark.parametrize("error", [ValueError("bad JSON"), TypeError("?"), KeyError("id"), RuntimeError("?")])
     def test_everything_else_may_have_been_sent(self, error: Exception) -> None:
         assert classify(error).sent is Sent.UNKNOWN
+
+
+class TestAsking:
+    """What an exception of a call about one response says about the response."""
+
+    def raised(self, status: int) -> ProviderError:
+        answer = httpx.Response(status, request=httpx.Request("GET", "http://x/v1/responses/resp_1"))
+        kind = {401: openai.AuthenticationError, 404: openai.NotFoundError}.get(status, openai.APIStatusError)
+        return asking_failed(kind("said", response=answer, body=None), "resp_1")
+
+    def test_a_response_that_is_not_found_is_told_apart(self) -> None:
+        assert isinstance(self.raised(404), ResponseNotFound)
+        assert not isinstance(self.raised(410), ResponseNotFound)
+
+    def test_credentials_that_are_refused_are_told_apart(self) -> None:
+        assert isinstance(self.raised(401), CredentialsRefused)
+
+    def test_a_connection_that_brings_no_answer_is_told_apart(self) -> None:
+        request = httpx.Request("GET", "http://x/v1/responses/resp_1")
+        for error in (openai.APIConnectionError(request=request), openai.APITimeoutError(request=request)):
+            failed = asking_failed(error, "resp_1")
+            assert isinstance(failed, ProviderUnreachable)
+            assert type(error).__name__ in failed.what
+
+    @pytest.mark.parametrize("status", [400, 403, 429, 500, 503])
+    def test_any_other_answer_is_named_by_its_status(self, status: int) -> None:
+        failed = self.raised(status)
+        assert type(failed) is ProviderError
+        assert failed.what == f"OpenAI answered {status} for resp_1."
+
+    def test_what_the_server_wrote_is_not_repeated(self) -> None:
+        failed = asking_failed(ValueError("Bearer s3cr3t"), "resp_1")
+        assert type(failed) is ProviderError
+        assert "s3cr3t" not in str(failed)
+
+    def test_an_error_of_ours_stays_what_it_is(self) -> None:
+        error = ResponseNotFound("gone.")
+        assert asking_failed(error, "resp_1") is error

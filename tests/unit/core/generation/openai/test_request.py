@@ -7,7 +7,6 @@ from pydantic import BaseModel
 
 from airflow_provider_aihandoff.core.generation.openai.request import (
     MAX_METADATA,
-    OWN_METADATA,
     PROCESSING_ARGUMENTS,
     RESERVED_ARGUMENTS,
     RequestError,
@@ -15,6 +14,7 @@ from airflow_provider_aihandoff.core.generation.openai.request import (
     input_snapshot,
     submission,
 )
+from airflow_provider_aihandoff.core.generation.provider import OWN_METADATA, own_metadata
 
 BASE = {"model": "gpt-5.2", "input": "Write."}
 
@@ -58,7 +58,7 @@ class TestMetadata:
         room = MAX_METADATA - len(OWN_METADATA)
         pairs = {f"k{number}": "v" * 512 for number in range(room)}
         request = build_request({**BASE, "metadata": pairs}, None)
-        sent = submission(request, job_id=1, revision=1, ledger_id="L")["metadata"]
+        sent = submission(request, own_metadata(1, 1, "L"))["metadata"]
         assert len(sent) == MAX_METADATA
         with pytest.raises(RequestError, match=f"{room + 1} pairs"):
             build_request({**BASE, "metadata": {**pairs, "more": "v"}}, None)
@@ -79,7 +79,7 @@ class TestMetadata:
             build_request({**BASE, "metadata": pair}, None)
 
     def test_what_is_sent_names_job_revision_and_ledger_runs_in_the_background_and_is_stored(self) -> None:
-        sent = submission({**BASE, "metadata": {"team": "docs"}}, job_id=7, revision=2, ledger_id="5f0c")
+        sent = submission({**BASE, "metadata": {"team": "docs"}}, own_metadata(7, 2, "5f0c"))
         assert sent == {
             **BASE,
             "background": True,

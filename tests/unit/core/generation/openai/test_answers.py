@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +10,11 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.generation.openai.outcome import is_final, read_output, terminal_status
+from airflow_provider_aihandoff.core.generation.openai.answers import ended_status, read_response
+from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
+from airflow_provider_aihandoff.core.generation.outcome import Output, is_final, read_output
+from airflow_provider_aihandoff.core.generation.provider import ProviderError
+from airflow_provider_aihandoff.core.states import ResponseStatus
 
 USAGE = {
     "input_tokens": 1_000_000,
@@ -40,8 +45,14 @@ def response(*items: Any, **changes: Any) -> Response:
     return Response.construct(**{**body, **changes})
 
 
+def output_of(answer: Response, output_type: type[BaseModel] | None = None) -> tuple[Output, str]:
+    """What the ledger stores of an answer of the SDK."""
+    read = read_response(answer, "resp_1")
+    return read_output(read, output_type, OpenAIFacts().price(read, {}))
+
+
 def error_of(answer: Response, output_type: type[BaseModel] | None = None) -> tuple[dict[str, Any], str]:
-    output, why = read_output(answer, output_type, {})
+    output, why = output_of(answer, output_type)
     assert output.output is None
     assert output.error is not None
     return output.error, why
@@ -50,31 +61,84 @@ def error_of(answer: Response, output_type: type[BaseModel] | None = None) -> tu
 class TestStatus:
     @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "incomplete"])
     def test_a_response_that_has_ended_says_how(self, status: str) -> None:
-        assert terminal_status(response(status=status), "resp_1") == status
+        read = read_response(response(status=status), "resp_1")
+        assert (read.status, read.ended) == (ResponseStatus(status), True)
 
-    @pytest.mark.parametrize("status", ["queued", "in_progress", "suspended", None, 7])
-    def test_one_that_runs_or_says_something_new_has_not_ended(self, status: Any) -> None:
-        assert terminal_status(response(status=status), "resp_1") is None
+    @pytest.mark.parametrize("status", ["completed", "failed", "incomplete"])
+    def test_a_cancelled_response_has_not_ended_by_itself(self, status: str) -> None:
+        assert read_response(response(status=status), "resp_1").ended_by_itself
+        assert not read_response(response(status="cancelled"), "resp_1").ended_by_itself
+        assert not read_response(response(status="queued"), "resp_1").ended_by_itself
+
+    @pytest.mark.parametrize(
+        ("status", "ours"),
+        [("queued", "queued"), ("in_progress", "running"), ("suspended", "running"), (None, "running"), (7, "running")],
+    )
+    def test_one_that_runs_or_says_something_new_has_not_ended(self, status: Any, ours: str) -> None:
+        read = read_response(response(status=status), "resp_1")
+        assert (read.status, read.ended) == (ResponseStatus(ours), False)
+
+    def test_a_status_that_is_not_known_here_is_in_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        read_response(response(status="in_progress"), "resp_1")
+        assert caplog.text == ""
+        read_response(response(status="suspended"), "resp_1")
+        assert "'suspended'" in caplog.text
 
     @pytest.mark.parametrize("answer", ["<html>", None, {"id": "resp_1"}, response(id="resp_2"), response(id=None)])
     def test_an_answer_that_is_not_this_response_is_not_believed(self, answer: Any) -> None:
-        assert terminal_status(answer, "resp_1") is None
+        with pytest.raises(ProviderError, match="got something else"):
+            read_response(answer, "resp_1")
+
+
+class TestEvents:
+    @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "incomplete"])
+    def test_an_event_about_the_end_of_a_response_says_how_it_ended(self, status: str) -> None:
+        assert ended_status(f"response.{status}") is ResponseStatus(status)
+
+    @pytest.mark.parametrize(
+        "event_type",
+        ["response.in_progress", "response.queued", "response.", "response", "completed", "batch.completed", ""],
+    )
+    def test_any_other_event_says_nothing_about_an_end(self, event_type: str) -> None:
+        assert ended_status(event_type) is None
+
+
+class TestEverythingElse:
+    def test_metadata_and_the_time_of_creation_are_read(self) -> None:
+        read = read_response(response(metadata={"a": "b"}, created_at=1_700_000_000), "resp_1")
+        assert read.metadata == {"a": "b"}
+        assert read.created_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+
+    @pytest.mark.parametrize("value", [None, "x", [], 10**20])
+    def test_what_is_odd_is_left_out(self, value: Any) -> None:
+        odd = {"metadata": value, "created_at": value, "error": value, "incomplete_details": value, "usage": value}
+        read = read_response(response(**odd), "resp_1")
+        assert (read.metadata, read.error_code, read.incomplete_reason, read.usage) == ({}, None, None, None)
+        assert read.created_at is None
+
+    @pytest.mark.parametrize("output", ["<html>", 7, {"type": "message"}, [None, "x", 7]])
+    def test_an_output_that_is_no_list_of_messages_has_no_text(self, output: Any) -> None:
+        assert read_response(response(output=output), "resp_1").text == ""
+
+    def test_an_output_that_is_not_there_yet_is_told_apart_from_an_empty_one(self) -> None:
+        assert read_response(response(output=None), "resp_1").text is None
+        assert read_response(response(), "resp_1").text == ""
 
 
 class TestOutput:
     def test_a_text_is_the_output_with_usage_and_cost(self) -> None:
-        output, why = read_output(response(message(text("A kettle."))), None, {})
+        output, why = output_of(response(message(text("A kettle."))), None)
         assert (output.status, output.output, output.error, why) == ("completed", "A kettle.", None, "")
         assert output.usage is not None
         assert output.usage["input_tokens"] == 1_000_000
         assert output.cost_usd == Decimal("1.75")
 
     def test_an_output_type_is_parsed(self) -> None:
-        output, _ = read_output(response(message(text('{"title": "Kettle"}'))), Note, {})
+        output, _ = output_of(response(message(text('{"title": "Kettle"}'))), Note)
         assert output.output == {"title": "Kettle", "score": 0.0}
 
     def test_parts_and_messages_are_joined_in_order(self) -> None:
-        output, _ = read_output(response(message(text("a"), text("b")), message(text("c"))), None, {})
+        output, _ = output_of(response(message(text("a"), text("b")), message(text("c"))), None)
         assert output.output == "abc"
 
     def test_comments_on_the_way_are_not_part_of_the_answer(self) -> None:
@@ -83,12 +147,12 @@ class TestOutput:
             message(text("Let me look. "), phase="commentary"),
             message(text("A kettle."), phase="final_answer"),
         )
-        output, _ = read_output(answer, None, {})
+        output, _ = output_of(answer, None)
         assert output.output == "A kettle."
 
     @pytest.mark.parametrize("said", ["nul \x00", "lone \ud800 surrogate", "x" * 1_000_000])
     def test_a_text_is_taken_exactly_as_it_is(self, said: str) -> None:
-        output, _ = read_output(response(message(text(said))), None, {})
+        output, _ = output_of(response(message(text(said))), None)
         assert output.output == said
 
 
@@ -121,7 +185,10 @@ class TestMismatch:
 class TestNoOutput:
     def test_a_refusal_is_kept_and_final(self) -> None:
         answer = response(message({"type": "refusal", "refusal": "I'm sorry."}))
-        assert error_of(answer, Note) == ({"kind": "refusal", "text": "I'm sorry."}, "the model refused")
+        assert error_of(answer, Note) == (
+            {"kind": "refusal", "text": "I'm sorry.", "final": True},
+            "the model refused",
+        )
         assert is_final(error_of(answer)[0])
 
     def test_a_refusal_counts_even_beside_a_text(self) -> None:
@@ -176,12 +243,12 @@ class TestNoOutput:
 
     @pytest.mark.parametrize("status", ["failed", "incomplete", "cancelled"])
     def test_what_ended_badly_is_billed_all_the_same(self, status: str) -> None:
-        output, _ = read_output(response(status=status), None, {})
+        output, _ = output_of(response(status=status), None)
         assert output.cost_usd == Decimal("1.75")
 
 
 class TestUsage:
     @pytest.mark.parametrize("usage", [None, "n/a", []])
     def test_an_output_without_a_bill_is_stored_with_the_price_unknown(self, usage: Any) -> None:
-        output, _ = read_output(response(message(text("A kettle.")), usage=usage), None, {})
+        output, _ = output_of(response(message(text("A kettle.")), usage=usage), None)
         assert (output.output, output.usage, output.cost_usd) == ("A kettle.", None, None)

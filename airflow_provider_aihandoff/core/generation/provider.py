@@ -1,0 +1,177 @@
+"""The seam to a model provider: what the ledger's protocols ask of one, in values of ours.
+
+A provider's own types, status words, codes and exceptions stay on its side. One that is made for OpenAI ships, in
+``core/generation/openai/``; ``tests/fake_provider.py`` has one in memory.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from airflow_provider_aihandoff.core.errors import HandoffError
+from airflow_provider_aihandoff.core.models import Revision
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
+
+#: The metadata that goes with a request and comes back with its response: the job, the revision and the ledger.
+OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
+
+
+def own_metadata(job_id: int, revision: int, ledger_id: str) -> dict[str, str]:
+    """The metadata by which a response whose id was lost is matched with its revision."""
+    return dict(zip(OWN_METADATA, (str(job_id), str(revision), ledger_id), strict=True))
+
+
+class ProviderError(HandoffError):
+    """The provider could not be asked about a response, or its answer says nothing. Asking again is safe."""
+
+
+class ResponseNotFound(ProviderError):
+    """The provider does not find the response. It may not do so for a while after a response was made or has ended."""
+
+
+class CredentialsRefused(ProviderError):
+    """The provider refuses the credentials of the connection."""
+
+
+class ProviderUnreachable(ProviderError):
+    """No answer came from the provider."""
+
+
+class Sent(StrEnum):
+    """What is known of a create that brought no response."""
+
+    NO = "no"  # no response was created, and the same request may succeed later
+    NEVER = "never"  # no response was created, and the same request would be refused again
+    UNKNOWN = "unknown"  # a response may have been created
+
+
+@dataclass(frozen=True)
+class SubmitFailure:
+    """Why a request brought no response id.
+
+    :param retry_after: seconds that the provider asked to wait, if it did.
+    """
+
+    sent: Sent
+    reason: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelResponse:
+    """What a provider says about one response.
+
+    :param status: that of one which says something new is ``running``: it is waited for.
+    :param text: of the final answer; empty where there is none; None while the output cannot be read yet.
+    :param refusal: why the model refused to answer, where it did.
+    :param error_code: why it failed.
+    :param incomplete_reason: why it stopped half-way.
+    :param is_final: the same request would end the same way, so that another revision would only cost.
+    :param usage: what is billed, as the provider says it.
+    :param model: the one that answered; with ``service_tier`` it decides the price.
+    :param created_at: when the provider created it, if it says so.
+    """
+
+    id: str
+    status: ResponseStatus
+    text: str | None = None
+    refusal: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    incomplete_reason: str | None = None
+    is_final: bool = False
+    usage: dict[str, Any] | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    created_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in ENDED_RESPONSE_STATUSES
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether it has ended before it was stopped. A cancelled one leaves nothing."""
+        return self.ended and self.status is not ResponseStatus.CANCELLED
+
+
+class ProviderFacts(ABC):
+    """What is known of a provider without asking it. Pure."""
+
+    @abstractmethod
+    def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
+        """What a response cost, in US dollars; None where that is unknown.
+
+        :param request: the request that was sent; empty where it is not known.
+        """
+
+    @abstractmethod
+    def continued(
+        self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None
+    ) -> dict[str, Any]:
+        """The request for another version of an output.
+
+        :param request: the one that asked for the work.
+        :param changes: what the reviewer wants changed, in their words.
+        :param before: the revision that they reviewed.
+        :param response_id: the response that the model goes on from; None where the provider does not have it any more.
+        """
+
+    @abstractmethod
+    def ended_status(self, event_type: str) -> ResponseStatus | None:
+        """The status with which a response has ended, as a webhook of this type says; None for any other type."""
+
+
+class ModelProvider(ProviderFacts):
+    """A provider over one connection, for workers, the threads of the API server and the terminal.
+
+    No call is repeated by itself: the protocols decide whether it is safe to ask again.
+    """
+
+    @abstractmethod
+    def create(
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+    ) -> ModelResponse | SubmitFailure:
+        """Send a request once, and return the response that runs for it, or why there is none. Raises nothing.
+
+        :param metadata: goes with the request, beside what it has of its own.
+        :param timeout: seconds that the call may take.
+        """
+
+    @abstractmethod
+    def retrieve(self, response_id: str) -> ModelResponse:
+        """Ask about a response.
+
+        :raises ProviderError: there is no answer to believe.
+        """
+
+    @abstractmethod
+    def cancel(self, response_id: str) -> ModelResponse | None:
+        """Ask to stop a response, and return what the provider says about it then; None where it says nothing.
+
+        A response that has ended stays as it is. Raises nothing.
+        """
+
+
+class AsyncModelProvider(ProviderFacts):
+    """The part of :class:`ModelProvider` that triggerers need, without blocking their event loop."""
+
+    @abstractmethod
+    async def retrieve(self, response_id: str) -> ModelResponse:
+        """As :meth:`ModelProvider.retrieve`."""
+
+    @abstractmethod
+    async def cancel(self, response_id: str) -> ModelResponse | None:
+        """As :meth:`ModelProvider.cancel`."""
+
+
+#: The provider of a connection. Raises what Airflow raises where there is no such connection.
+ProviderFor = Callable[[str], ModelProvider]
