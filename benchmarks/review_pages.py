@@ -1,4 +1,4 @@
-"""How long the review pages and a batch decision take with many jobs in review, as one person asks for them over HTTP.
+"""How long the review pages and a bulk decision take with many jobs in review, as one person asks for them over HTTP.
 
 Run it with `.venv/bin/python -m benchmarks.review_pages [jobs]` (1,000 unless given). Airflow's API server runs in this
 process, with its simple auth manager and real tokens; its own metadata is a SQLite file. The ledger is in PostgreSQL
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def fill(connection: dict[str, Any], jobs: int) -> list[str]:
-    """So many jobs in review; each as the batch page names it."""
+    """So many jobs in review; each as the bulk review page names it."""
     from airflow_provider_aihandoff.core.database import schema
     from airflow_provider_aihandoff.core.digests import digest
     from airflow_provider_aihandoff.core.generation.revision_store import Output
@@ -125,8 +125,8 @@ def report(browser: Any, choices: list[str]) -> None:
     pages = {
         "the list": "/aihandoff/",
         "its last page": f"/aihandoff/?page={(len(choices) + 99) // 100}",
-        "the batch page, by type": "/aihandoff/bulk-review?by=type&select=all",
-        "the batch page, by what is written": "/aihandoff/bulk-review?by=shape&select=all",
+        "bulk review, by type": "/aihandoff/bulk-review?by=type&select=all",
+        "bulk review, by requests": "/aihandoff/bulk-review?by=shape&select=all",
         "GET /reviews": "/aihandoff/api/v1/reviews?limit=1000",
         "a job": f"/aihandoff/jobs/{choices[0].partition(':')[0]}",
     }

@@ -136,8 +136,8 @@ def decide_many(args: Namespace) -> None:
             jobs = ledger.reviews.decide_many(
                 choices, "approve" if args.approve else "reject", person=person(), comment=args.comment
             )
-        except StaleBatch as batch:
-            for job_id, why in batch.stale.items():
+        except StaleBatch as stale:
+            for job_id, why in stale.stale.items():
                 print(f"job {job_id}: {why}", file=sys.stderr)
             raise
         for job in jobs:

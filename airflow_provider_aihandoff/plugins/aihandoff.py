@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowPlugin
 
 URL_PREFIX = "/aihandoff"
 
-# Relative to the address that Airflow's UI is served at, so that they hold under a path prefix as well.
+# Relative to the address that Airflow's UI is served at, so that they also work under a path prefix.
 _HOME = "aihandoff/"
 _ICON = "aihandoff/static/icon.svg"
 

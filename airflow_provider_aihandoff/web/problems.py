@@ -200,7 +200,7 @@ def answer_program(request: Request, error: Exception) -> Response:
 
 
 class AsciiJSONResponse(JSONResponse):
-    """JSON of anything that the ledger holds: times, amounts, and, since it escapes all but ASCII, any text."""
+    """JSON of anything in the ledger: times, amounts, and, since it escapes all but ASCII, any text."""
 
     def render(self, content: Any) -> bytes:
         """Return the body."""

@@ -40,6 +40,12 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": schemas.Problem} for status in (401, *statuses, 503)}
 
 
+#: What every route that changes one job has in common: its problems, and the check of where the request comes from.
+_CHANGES_ONE_JOB: dict[str, Any] = {
+    "responses": _problems(403, 404, 409, 422),
+    "dependencies": [Depends(check_api_origin)],
+}
+
 #: What the list of reviews says beside the jobs themselves.
 _OWN = ("votes", "mine", "why_not")
 
@@ -69,12 +75,7 @@ def get_job(job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Resp
     return _record(ledger, viewer, job_id)
 
 
-@router.post(
-    "/jobs/{job_id}/decisions",
-    responses=_problems(403, 404, 409, 422),
-    response_model=schemas.JobRecord,
-    dependencies=[Depends(check_api_origin)],
-)
+@router.post("/jobs/{job_id}/decisions", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
 def decide(job_id: schemas.JobId, body: schemas.DecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Approve, reject, or request changes to exactly what you saw. The same decision, sent again, changes nothing."""
     check_may_decide(viewer, check_visible(ledger, viewer, job_id))
@@ -94,12 +95,7 @@ def get_revision(job_id: schemas.JobId, number: schemas.Number, viewer: ViewerDe
     raise JobNotFound(f"job {job_id} has no revision {number}.", written="")
 
 
-@router.post(
-    "/jobs/{job_id}/revisions",
-    responses=_problems(403, 404, 409, 422),
-    response_model=schemas.JobRecord,
-    dependencies=[Depends(check_api_origin)],
-)
+@router.post("/jobs/{job_id}/revisions", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
 def edit(job_id: schemas.JobId, body: schemas.EditBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Replace the output that you saw by your version. Its plan is then rendered again, for a new decision."""
     check_may_decide(viewer, check_visible(ledger, viewer, job_id))
@@ -149,12 +145,7 @@ def decide_many(body: schemas.BulkDecisionBody, viewer: ViewerDep, ledger: Ledge
     return AsciiJSONResponse({"jobs": [_fields(schemas.Job, job) for job in jobs]})
 
 
-@router.post(
-    "/jobs/{job_id}/cancel",
-    responses=_problems(403, 404, 409, 422),
-    response_model=schemas.JobRecord,
-    dependencies=[Depends(check_api_origin)],
-)
+@router.post("/jobs/{job_id}/cancel", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
 def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Cancel a job: none of its effects is sent from now on. A job that is cancelled already does not change."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
@@ -163,12 +154,7 @@ def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, l
     return _record(ledger, viewer, job_id)
 
 
-@router.post(
-    "/jobs/{job_id}/rollback",
-    responses=_problems(403, 404, 409, 422),
-    response_model=schemas.RollBackAnswer,
-    dependencies=[Depends(check_api_origin)],
-)
+@router.post("/jobs/{job_id}/rollback", response_model=schemas.RollBackAnswer, **_CHANGES_ONE_JOB)
 def roll_back(job_id: schemas.JobId, body: schemas.RollBackBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Undo what a job has written, as far as possible without waiting. Send it again to continue."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
@@ -181,12 +167,7 @@ def _unfinished(left: Unfinished) -> dict[str, Any]:
     return {"reason": left.why, "retry_after": left.seconds, "effect_id": effect_id}
 
 
-@router.post(
-    "/effects/{effect_id}/resolution",
-    responses=_problems(403, 404, 409, 422),
-    response_model=schemas.JobRecord,
-    dependencies=[Depends(check_api_origin)],
-)
+@router.post("/effects/{effect_id}/resolution", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
 def resolve(
     effect_id: schemas.EffectId, body: schemas.ResolutionBody, viewer: ViewerDep, ledger: LedgerDep
 ) -> Response:

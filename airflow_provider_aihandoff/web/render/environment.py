@@ -114,7 +114,7 @@ def _environment() -> Environment:
 def _typed(text: str) -> Markup:
     """A text for an input, with every character unchanged, so that it can be sent again as it is.
 
-    :return: escaped; what HTML cannot hold is replaced, as browsers do.
+    :return: escaped; what HTML cannot contain is replaced, as browsers do.
     """
     return escape(text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
 

@@ -82,7 +82,7 @@ def _parser() -> MarkdownIt:
 
 
 def _fence(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-    """A block of code; what stands behind its first fence is said, since Markdown shows nothing of it."""
+    """A block of code; the text after its first fence is shown, since Markdown leaves it out."""
     token = tokens[index]
     info = f'<p class="muted small">{escape(token.info.strip())}</p>' if token.info.strip() else ""
     return f"{info}<pre>{escape(token.content)}</pre>"
