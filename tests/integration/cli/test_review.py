@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
 from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import OWNER, TEST, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.cli.conftest import Airflow
 
 OUTPUT = {"title": "Kettle", "lines": [1, 2]}
+
+CAROL = Actor.terminal("carol")
 
 
 def in_review(ledger: Ledger, output: Any = "A kettle.", key: str = "post:kettle", **rules: Any) -> Job:
@@ -135,7 +137,7 @@ class TestDeciding:
         assert said == f"{job.label}: {state.value}.\n"
         record = on_ledger.record(job.job_id)
         assert record.job.state is state
-        assert [(d.verdict, d.decided_by, d.comment) for d in record.decisions] == [(verdict, "cli:carol", "I looked")]
+        assert [(d.verdict, d.decider, d.comment) for d in record.decisions] == [(verdict, CAROL, "I looked")]
 
     @pytest.mark.parametrize("answer", ["approve", "reject", "request-changes", "edit"])
     def test_what_is_not_the_digest_of_now_changes_nothing(
@@ -229,7 +231,7 @@ class TestEditing:
         record = on_ledger.record(job.job_id)
         assert json.loads(editor.saw) == OUTPUT
         assert record.revision.output == {**OUTPUT, "title": "Käse"}
-        assert (record.revision.author, record.revision.based_on) == ("cli:carol", 1)
+        assert (record.revision.editor, record.revision.based_on) == (CAROL, 1)
         assert record.revisions[0].output == OUTPUT
         assert editor.left == []
 
@@ -345,7 +347,7 @@ class TestDecidingOnMany:
         for job in jobs[:2]:
             (decision,) = on_ledger.record(job.job_id).decisions
             assert (decision.verdict, decision.digest) == (verdict, job.review_digest)
-            assert (decision.decided_by, decision.comment) == ("cli:carol", "all alike")
+            assert (decision.decider, decision.comment) == (CAROL, "all alike")
         assert on_ledger.job(jobs[2].job_id) == jobs[2]
 
     def test_none_is_decided_where_one_has_changed_and_it_says_which(

@@ -15,7 +15,7 @@ from airflow.sdk import BaseNotifier
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.core.review.rules import Approvers, Person
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, rules_of
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.policies import Approve, AskPerson
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
@@ -124,7 +124,7 @@ class TestEdit:
         with people(ledger, edit_it, decide("approve")):
             run(lambda: pipeline(policy=policy))
         assert [decision.decided_by for decision in record().decisions] == ["bob"]
-        assert record().job.rules.because == {"policy": "test@1", "reason": "a person has worked on it"}
+        assert rules_of(record().job).because == {"policy": "test@1", "reason": "a person has worked on it"}
 
 
 class TestRequestChanges:
@@ -320,8 +320,8 @@ class TestRules:
         wanted = AskPerson("a large amount", approvers=Approvers(users=("carol",)), approvals=1)
         with people(ledger, decide("approve", person=CAROL)):
             run(lambda: pipeline(policy=Policy(wanted)))
-        assert record().job.rules.approvers == Approvers(users=("carol",))
-        assert record().job.rules.because == {"policy": "test@1", "reason": "a large amount"}
+        assert rules_of(record().job).approvers == Approvers(users=("carol",))
+        assert rules_of(record().job).because == {"policy": "test@1", "reason": "a large amount"}
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -395,7 +395,7 @@ class TestBoth:
         assert ledger.job(job.job_id) == job
 
     def test_a_program_cannot_say_who_it_was(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:
-        assert send(login("bob", bearer=True), job, action, {**WHY, "actor": Actor.program("eve")}).status_code == 422
+        assert send(login("bob", bearer=True), job, action, {**WHY, "actor": "eve"}).status_code == 422
         assert ledger.job(job.job_id) == job
 
     def test_nothing_is_done_by_a_get(self, login: Login, ledger: Ledger, job: Job, action: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Owner
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Owner
 from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
 from tests.factories import LEASE, TEST, ask, draft, job_spec
 from tests.integration.web.conftest import Login, Page
@@ -134,9 +134,9 @@ def test_an_attack_in_any_field_is_text(login: Login, ledger: Ledger) -> None:
     bob.post(f"{path}/decision", data={**stale, "digest": job.review_digest})
     assert _attack("comment") in _assert_harmless(bob.get(path)).text
 
-    claim = ledger.effects.claim(job.job_id, plans[0], lease=LEASE, actor=_attack("actor"))
+    claim = ledger.effects.claim(job.job_id, plans[0], lease=LEASE, actor=Actor.program(_attack("actor")))
     ledger.effects.confirm(claim, external_id=_attack("id"), result={"r": _attack("answer")}, actor=TEST)
-    claim = ledger.effects.claim(job.job_id, plans[1], lease=LEASE, actor=_attack("actor"))
+    claim = ledger.effects.claim(job.job_id, plans[1], lease=LEASE, actor=Actor.program(_attack("actor")))
     ledger.effects.lose(claim, error=_attack("error"), actor=TEST)
     page = _assert_harmless(bob.get(path))
     for field in ("id", "actor", "error"):
