@@ -33,8 +33,8 @@ def show(args: Namespace) -> None:
 
 
 @command
-def inbox_replay(args: Namespace) -> None:
-    """Look at a webhook anew, and ask OpenAI about its response."""
+def replay(args: Namespace) -> None:
+    """Process a webhook again, and poll its response at OpenAI."""
     with open_ledger(args) as ledger, providers() as provider_for:
         entry = ledger.inbox.replay(args.webhook_id, actor=actor())
         if entry.poll_at is not None:

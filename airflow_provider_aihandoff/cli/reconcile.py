@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.operators.jobs import task_states
 
 @command
 def reconcile_once(args: Namespace) -> None:
-    """Find what nobody waits for any more, and take the one next step for each."""
+    """Find orphaned responses, reviews, effects and webhooks, and take the next step for each."""
     with open_ledger(args) as ledger, providers() as provider_for:
         findings = reconcile(
             ledger,

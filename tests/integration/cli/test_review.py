@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
 from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import OWNER, TEST, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.cli.conftest import Airflow
 
 OUTPUT = {"title": "Kettle", "lines": [1, 2]}
+
+CAROL = Actor.terminal("carol")
 
 
 def in_review(ledger: Ledger, output: Any = "A kettle.", key: str = "post:kettle", **rules: Any) -> Job:
@@ -135,9 +137,7 @@ class TestDeciding:
         assert said == f"{job.label}: {state.value}.\n"
         record = on_ledger.record(job.job_id)
         assert record.job.state is state
-        assert [(d.verdict, str(d.decider), d.comment) for d in record.decisions] == [
-            (verdict, "user:cli:carol", "I looked")
-        ]
+        assert [(d.verdict, d.decider, d.comment) for d in record.decisions] == [(verdict, CAROL, "I looked")]
 
     @pytest.mark.parametrize("answer", ["approve", "reject", "request-changes", "edit"])
     def test_an_outdated_digest_changes_nothing(
@@ -231,7 +231,7 @@ class TestEditing:
         record = on_ledger.record(job.job_id)
         assert json.loads(editor.saw) == OUTPUT
         assert record.revision.output == {**OUTPUT, "title": "Käse"}
-        assert (str(record.revision.editor), record.revision.based_on) == ("user:cli:carol", 1)
+        assert (record.revision.editor, record.revision.based_on) == (CAROL, 1)
         assert record.revisions[0].output == OUTPUT
         assert editor.left == []
 
@@ -347,7 +347,7 @@ class TestDecidingOnMany:
         for job in jobs[:2]:
             (decision,) = on_ledger.record(job.job_id).decisions
             assert (decision.verdict, decision.digest) == (verdict, job.review_digest)
-            assert (str(decision.decider), decision.comment) == ("user:cli:carol", "all alike")
+            assert (decision.decider, decision.comment) == (CAROL, "all alike")
         assert on_ledger.job(jobs[2].job_id) == jobs[2]
 
     def test_decide_many_records_nothing_if_one_job_has_changed(

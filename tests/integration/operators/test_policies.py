@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import JobRecord
-from airflow_provider_aihandoff.core.review.rules import Approvers, Person, why_not
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.policies import AllOf, AllowedValues, ApprovalPolicy, Sampling
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
@@ -51,9 +51,9 @@ class TestShippedRules:
         job = record().job
         assert done.states["approve"] == "skipped"
         assert (job.state, target.received) == (JobState.REJECTED, [])
-        assert (job.rules.approvers, job.rules.approvals) == (PRESS, 2)
-        assert job.rules.because["policy"] == policy.label
-        assert 'title is "Kettle", which needs a person' in str(job.rules.because["reason"])
+        assert (rules_of(job).approvers, rules_of(job).approvals) == (PRESS, 2)
+        assert rules_of(job).because["policy"] == policy.label
+        assert 'title is "Kettle", which needs a person' in str(rules_of(job).because["reason"])
         assert why_not(job, Person("bob")) is not None
         assert why_not(job, Person("eve")) is None
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import rules_of
 from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
@@ -296,7 +297,7 @@ def test_in_the_terminal_a_person_lists_looks_edits_and_decides(
     assert admin.wait_for_run("told", run_id) == "success"
     assert outside(f"{demo.business_url}/cms/posts/in-the-terminal")["title"] == "Typed in a terminal"
     (decision,) = ledger.record(job.job_id).decisions
-    assert (decision.decided_by, decision.comment) == (f"cli:{getpass.getuser()}", "Fine.")
+    assert (decision.decider, decision.comment) == (Actor.terminal(getpass.getuser()), "Fine.")
 
     lines = f"{other.job_id} {other.review_digest}\n"
     assert "rejected" in review(demo, "decide-many", "--reject", typed=lines)
