@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.policies import (
     MinimumConfidence,
     Sampling,
 )
-from airflow_provider_aihandoff.policies.rules import Rule
+from airflow_provider_aihandoff.policies.built_in import Rule
 from tests.unit.policies.jobs import PLAN, Says, job
 
 FINANCE = Approvers(groups=("finance",))

@@ -1,0 +1,55 @@
+"""The package is laid out as its listing says: no import goes in a circle, and one name means one thing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import grimp
+
+import airflow_provider_aihandoff
+
+PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
+
+#: Stems that stand in more than one folder, since they mean the same in each: a face and what it shows, a command
+#: group and its protocol, an operator and the trigger or the target that it uses.
+SHARED_STEMS = {
+    "approval": {"sensors", "triggers"},
+    "email": {"operators", "targets"},
+    "errors": {"", "core"},
+    "http": {"operators", "targets"},
+    "inbox": {"cli", "core/webhooks"},
+    "ledger": {"core", "hooks"},
+    "postgres": {"operators", "targets"},
+    "provider": {"core/generation", "core/generation/openai"},
+    "response": {"operators", "triggers"},
+    "rollback": {"cli", "operators"},
+    "reconcile": {"cli", "operators"},
+    "side_effect": {"decorators", "operators"},
+    "states": {"", "core"},
+    "webhooks": {"cli", "testing"},
+}
+
+
+def test_no_import_goes_in_a_circle_not_even_within_a_function_or_for_types_alone() -> None:
+    graph = grimp.build_graph(PACKAGE.name)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert len(imports) > 100
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        raise AssertionError(f"these import each other: {error.args[1]}") from None
+
+
+def test_a_file_name_stands_in_two_folders_only_where_it_means_the_same() -> None:
+    folders = defaultdict(set)
+    for file in PACKAGE.rglob("*.py"):
+        if file.stem != "__init__" and "migrations" not in file.parts:
+            folders[file.stem].add(str(file.parent.relative_to(PACKAGE)).removeprefix("."))
+    assert {stem: found for stem, found in folders.items() if len(found) > 1} == SHARED_STEMS
+
+
+def test_the_packages_are_empty_but_for_the_two_that_dag_files_import_from() -> None:
+    full = {file.parent.name for file in PACKAGE.rglob("__init__.py") if file.read_text("utf-8").strip()}
+    assert full == {"policies", "testing"}
