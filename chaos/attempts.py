@@ -51,8 +51,8 @@ from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
-from airflow_provider_aihandoff.hooks.openai import providers
-from airflow_provider_aihandoff.operators.jobs import final_errors
+from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.operators.retries import final_errors
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement
 from chaos.world import DATABASE, OPENAI, TARGET, World

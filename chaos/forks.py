@@ -366,7 +366,7 @@ def _warm_up(world: World) -> None:
 
     from airflow_provider_aihandoff.core.generation.openai.answers import read_response
     from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
-    from airflow_provider_aihandoff.hooks.openai import providers
+    from airflow_provider_aihandoff.hooks.model_provider import providers
     from airflow_provider_aihandoff.targets.http import check_path
     from chaos import plain
     from chaos.attempts import plans

@@ -7,7 +7,7 @@ from argparse import Namespace
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, open_ledger
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.hooks.openai import providers
+from airflow_provider_aihandoff.hooks.model_provider import providers
 
 
 @command

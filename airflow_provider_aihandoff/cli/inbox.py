@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.core.models import InboxEntry
 from airflow_provider_aihandoff.core.reconcile.scan import check_retention
 from airflow_provider_aihandoff.core.states import Disposition
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
-from airflow_provider_aihandoff.hooks.openai import providers
+from airflow_provider_aihandoff.hooks.model_provider import providers
 
 
 @command

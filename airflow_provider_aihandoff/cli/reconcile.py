@@ -16,8 +16,8 @@ from sqlalchemy import select
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
-from airflow_provider_aihandoff.hooks.openai import providers
-from airflow_provider_aihandoff.operators.jobs import task_states
+from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.task_states import task_states
 
 
 @command

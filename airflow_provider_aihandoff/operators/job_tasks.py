@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from airflow_provider_aihandoff.operators.jobs import job_reference, source_of
+from airflow_provider_aihandoff.operators.job_argument import job_reference, source_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -39,7 +39,7 @@ class DraftTask(Protocol):
 def effect_tasks(dag: Any, source: Any) -> list[Any]:
     """The tasks of a Dag that write for the same job, in topological order. A mapped one is a ``MappedOperator``.
 
-    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
+    :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     """
     return [task for task in dag.topological_sort() if _role(task) == JobRole.EFFECT and _source(task) == source]
 

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.states import JobState
-from airflow_provider_aihandoff.operators.jobs import owner_of
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context

@@ -12,7 +12,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.job_tasks import approval_task, effect_tasks
-from airflow_provider_aihandoff.operators.jobs import owner_of
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -12,8 +12,9 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.hooks.openai import providers
-from airflow_provider_aihandoff.operators.jobs import RETRIES, RETRY_DELAY, task_states
+from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY
+from airflow_provider_aihandoff.task_states import task_states
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

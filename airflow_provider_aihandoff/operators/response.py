@@ -21,16 +21,8 @@ from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.hooks.openai import providers
+from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
-from airflow_provider_aihandoff.operators.jobs import (
-    ENDED_TASK_STATES,
-    RETRIES,
-    RETRY_DELAY,
-    final_errors,
-    owner_of,
-    state_among,
-)
 from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
@@ -38,6 +30,8 @@ from airflow_provider_aihandoff.operators.responding import (
     store_ended,
     wait_inline,
 )
+from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of, state_among
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

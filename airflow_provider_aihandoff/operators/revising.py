@@ -14,9 +14,8 @@ from airflow_provider_aihandoff.core.generation.openai.request import input_snap
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
-from airflow_provider_aihandoff.hooks.openai import providers
+from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.job_tasks import DraftTask, draft_task
-from airflow_provider_aihandoff.operators.jobs import owner_of
 from airflow_provider_aihandoff.operators.masking import MASK, masked
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
@@ -24,6 +23,7 @@ from airflow_provider_aihandoff.operators.responding import (
     store_ended,
     wait_inline,
 )
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -47,7 +47,7 @@ def follow_reviewer(
     Where nothing comes of it, the job goes back into review at the revision before.
 
     :param approval: the task that runs now, which waits for the response.
-    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
+    :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     :param event: what ended the wait for its response, if that is why the task runs.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     :return: the job as it is now; unchanged where its revision is the asking task's to make.
@@ -159,7 +159,7 @@ def _is_known(provider: ModelProvider, response_id: str | None) -> bool:
 def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
     """Let the output type itself say whether it takes what a person has edited; take the edit back where it does not.
 
-    :param source: what makes the job, as :func:`operators.jobs.source_of` names it.
+    :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     :return: the job as it is now.
     """
     from pydantic import ValidationError

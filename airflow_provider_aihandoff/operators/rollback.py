@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_aihandoff.operators.jobs import (
-    RETRIES,
-    RETRY_DELAY,
-    JobReference,
-    final_errors,
-    job_reference,
-    owner_of,
-    resolve_job_id,
-)
+from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id
+from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -17,19 +17,12 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
-from airflow_provider_aihandoff.operators.jobs import (
-    RETRIES,
-    RETRY_DELAY,
-    JobReference,
-    final_errors,
-    job_reference,
-    owner_of,
-    resolve_job_id,
-    source_of,
-)
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
+from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     import jinja2

@@ -12,21 +12,14 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules, due_times
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
-from airflow_provider_aihandoff.operators.jobs import (
-    RETRIES,
-    RETRY_DELAY,
-    JobReference,
-    final_errors,
-    job_reference,
-    owner_of,
-    resolve_job_id,
-    source_of,
-)
 from airflow_provider_aihandoff.operators.notices import notify
 from airflow_provider_aihandoff.operators.planning import plan_effects
+from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context

@@ -10,7 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_aihandoff.core.models import Owner
-from airflow_provider_aihandoff.operators.jobs import state_among
+from airflow_provider_aihandoff.task_states import state_among
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
 from airflow_provider_aihandoff.core.generation.pace import TokenBucket, WebhookWatch
 from airflow_provider_aihandoff.core.generation.provider import CredentialsRefused, ProviderError, ResponseNotFound
-from airflow_provider_aihandoff.hooks.openai import forget_provider, load_sdk, shared_provider
+from airflow_provider_aihandoff.hooks.model_provider import forget_provider, load_sdk, shared_provider
 from airflow_provider_aihandoff.triggers.waits import ResponseWait
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_aihandoff.core.generation.stop import record_cancelled
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
-from airflow_provider_aihandoff.hooks.openai import shared_provider
-from airflow_provider_aihandoff.operators.jobs import ENDED_TASK_STATES
+from airflow_provider_aihandoff.hooks.model_provider import shared_provider
+from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES
 from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
 from airflow_provider_aihandoff.triggers.waits import ResponseWait, seconds_until

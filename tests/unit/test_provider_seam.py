@@ -15,7 +15,7 @@ import airflow_provider_aihandoff
 PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 
 #: Where the SDK may be imported: the implementation of the seam, and the one place that makes clients.
-BEHIND_THE_SEAM = ("core/generation/openai/", "hooks/openai.py")
+BEHIND_THE_SEAM = ("core/generation/openai/", "hooks/model_provider.py")
 
 
 def imported(source: str) -> Iterator[str]:

@@ -30,7 +30,7 @@ from airflow_provider_aihandoff.core.webhooks.poll_schedule import AT_ONCE as PO
 from airflow_provider_aihandoff.core.webhooks.poll_schedule import PollSchedule
 from airflow_provider_aihandoff.core.webhooks.signature import Rejected
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.hooks.openai import providers
+from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
 from airflow_provider_aihandoff.web.metrics import count
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, Problem, describe, problem_response

@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import JobRecord
-from airflow_provider_aihandoff.hooks.openai import providers
+from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     LedgerDep,

@@ -24,9 +24,9 @@ from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIPro
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
-from airflow_provider_aihandoff.operators.jobs import task_states
 from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from airflow_provider_aihandoff.task_states import task_states
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import OWNER, draft
 from tests.integration.core.reconcile.world import World

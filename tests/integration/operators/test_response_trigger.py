@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Owner
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.hooks.openai import shared_provider
+from airflow_provider_aihandoff.hooks.model_provider import shared_provider
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers import ended, polling
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger

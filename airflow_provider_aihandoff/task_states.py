@@ -1,32 +1,12 @@
-"""What the operators of one job share: how they name it, open its ledger, and fail."""
+"""What Airflow says of task instances, and how the ledger names the one that runs."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
-from airflow.sdk.definitions.xcom_arg import PlainXComArg
-
-from airflow_provider_aihandoff.core.errors import (
-    CannotRegenerate,
-    CannotRollBack,
-    EffectRefused,
-    InputChanged,
-    JobCancelled,
-    JobFailed,
-    JobNotApproved,
-    JobNotFound,
-    JobRolledBack,
-    PlanError,
-    PlanNotApproved,
-    RequestError,
-    RevisionsExhausted,
-)
 from airflow_provider_aihandoff.core.models import Owner
 
 if TYPE_CHECKING:
@@ -42,59 +22,9 @@ AskStates = Callable[[str, str, list[str]], Mapping[str, Mapping[str, Any]]]
 #: Runs of a Dag that are asked about at once: their ids are part of a URL.
 _RUNS_AT_ONCE = 50
 
-#: What an operator takes as its job: the operator that made it, that one's XCom, or the id.
-JobReference = Any
-
-#: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
-#: They stand in the signatures, where Airflow looks for them before it applies a Dag's `default_args` or maps a task.
-RETRIES = 3
-RETRY_DELAY = timedelta(seconds=10)
-
 #: States of a task instance in which nobody waits for its job any more. Every other one (cleared, queued, up for
 #: retry, deferred, running) has an attempt that takes the job up again.
 ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
-
-#: Trying again cannot help here; somebody has to do something first.
-_FINAL_ERRORS = (
-    CannotRegenerate,
-    CannotRollBack,
-    EffectRefused,
-    InputChanged,
-    JobCancelled,
-    JobFailed,
-    JobNotApproved,
-    JobNotFound,
-    JobRolledBack,
-    PlanError,
-    PlanNotApproved,
-    RequestError,
-    RevisionsExhausted,
-)
-
-
-def job_reference(job: JobReference) -> Any:
-    """Turn the operator that makes a job into its XCom, which also makes it an upstream task."""
-    return job.output if isinstance(job, BaseOperator) else job
-
-
-def source_of(reference: Any) -> Any:
-    """What tells two references to the same job apart from others before either is resolved."""
-    return reference.operator.task_id if isinstance(reference, PlainXComArg) else reference
-
-
-def resolve_job_id(reference: Any, task_id: str) -> int:
-    """The id of the job that a rendered reference names.
-
-    :raises AirflowFailException: it names none.
-    """
-    value: Any = reference.get("job_id") if isinstance(reference, dict) else reference
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise AirflowFailException(
-            f"The argument `job` of the task {task_id!r} names no job: {reference!r}. Give it the operator that makes "
-            "the job, or a job id. Nothing was written outside."
-        ) from None
 
 
 def owner_of(context: Context) -> Owner:
@@ -140,12 +70,3 @@ def _task_state(owner: Owner, answer: Mapping[str, Mapping[str, Any]]) -> TaskSt
     if _name(owner) not in answer.get(owner.run_id, {}):
         return TaskState.MISSING
     return TaskState.ENDED if state_among(owner, answer) in ENDED_TASK_STATES else TaskState.ALIVE
-
-
-@contextmanager
-def final_errors() -> Iterator[None]:
-    """Fail the task without a retry where a retry cannot help; leave other errors to Airflow's retries."""
-    try:
-        yield
-    except _FINAL_ERRORS as error:
-        raise AirflowFailException(str(error)) from error

@@ -1,0 +1,36 @@
+"""What an operator takes as its job: the operator that made it, that one's XCom, or a job id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
+
+#: What an operator takes as its job: the operator that made it, that one's XCom, or the id.
+JobReference = Any
+
+
+def job_reference(job: JobReference) -> Any:
+    """Turn the operator that makes a job into its XCom, which also makes it an upstream task."""
+    return job.output if isinstance(job, BaseOperator) else job
+
+
+def source_of(reference: Any) -> Any:
+    """What tells two references to the same job apart from others before either is resolved."""
+    return reference.operator.task_id if isinstance(reference, PlainXComArg) else reference
+
+
+def resolve_job_id(reference: Any, task_id: str) -> int:
+    """The id of the job that a rendered reference names.
+
+    :raises AirflowFailException: it names none.
+    """
+    value: Any = reference.get("job_id") if isinstance(reference, dict) else reference
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise AirflowFailException(
+            f"The argument `job` of the task {task_id!r} names no job: {reference!r}. Give it the operator that makes "
+            "the job, or a job id. Nothing was written outside."
+        ) from None
