@@ -34,14 +34,15 @@ def test_every_module_that_it_names_is_there(module: str) -> None:
 def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
     private = {
         "job_tasks",
-        "jobs",
+        "job_argument",
+        "retries",
         "masking",
         "planning",
         "waiting",
         "notices",
         "responding",
         "revising",
-        "openai",
+        "model_provider",
         "ended",
         "hub",
         "polling",

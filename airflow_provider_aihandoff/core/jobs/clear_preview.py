@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from airflow_provider_aihandoff.core.jobs.attach import Step, decide_attachment
+from airflow_provider_aihandoff.core.jobs.state_words import ATTACHED
 from airflow_provider_aihandoff.core.models import Effect, Job
 from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, EffectState, JobState
 
@@ -84,18 +85,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-_ATTACHED: Mapping[JobState, str] = {
-    JobState.RUNNING: "waits for the response that runs: nothing is paid again",
-    JobState.REVIEW: "attaches, nothing is paid; somebody still has to decide",
-    JobState.APPROVED: "attaches, nothing is paid; the approval stands",
-    JobState.APPLYING: "attaches, nothing is paid; the approval stands",
-    JobState.COMPLETED: "attaches, nothing is paid; nothing is written again",
-    JobState.REJECTED: "attaches, nothing is paid; the rejection stands",
-    JobState.ROLLING_BACK: "attaches, nothing is paid; it is being rolled back, so its effects are refused",
-    JobState.ROLLED_BACK: "attaches, nothing is paid; it was rolled back, so its effects are refused",
-}
-
-
 def _draft(job: Job, effects: Sequence[Effect], model_revisions: int) -> tuple[Draft, str]:
     touched = any(effect.state in TOUCHED_EFFECT_STATES and not _is_undone(effect, effects) for effect in _own(effects))
     cancelling = job.cancelling is not None
@@ -110,7 +99,7 @@ def _draft(job: Job, effects: Sequence[Effect], model_revisions: int) -> tuple[D
         return Draft.REFUSE, f"is refused: it was cancelled ({job.state_reason})"
     if cancelling:
         return Draft.ATTACH, f"attaches, nothing is paid; it is being cancelled ({job.cancelling})"
-    return Draft.ATTACH, _ATTACHED[job.state]
+    return Draft.ATTACH, ATTACHED[job.state]
 
 
 def _own(effects: Sequence[Effect]) -> list[Effect]:

@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.effects.undo import undo_steps
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
+from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Job
 from airflow_provider_aihandoff.core.review.rules import distinct, rules_of
@@ -26,8 +27,6 @@ from airflow_provider_aihandoff.web.auth import (
 from airflow_provider_aihandoff.web.links import airflow_path, path_to
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import (
-    CANCELLING,
-    EFFECTS_TITLE,
     job_cost,
     meaning,
     of_this_job,

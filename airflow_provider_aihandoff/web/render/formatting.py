@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.effects.target import RequestView
 from airflow_provider_aihandoff.core.effects.undo import MASK, why_not
+from airflow_provider_aihandoff.core.jobs.state_words import MEANING
 from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
@@ -287,21 +288,6 @@ def effect_status(effect: Effect, *, undone: bool = False) -> str:
     return f"{said}, and undone" if undone else said
 
 
-_STATE_MEANING: Mapping[JobState, str] = {
-    JobState.QUEUED: "No response has been requested yet.",
-    JobState.RUNNING: "The model is working.",
-    JobState.REVIEW: "The job waits for a decision. No external write was made.",
-    JobState.APPROVED: "Nothing has been sent yet.",
-    JobState.APPLYING: "The external writes are being made.",
-    JobState.COMPLETED: "Every effect is applied.",
-    JobState.REJECTED: "Nothing will be written.",
-    JobState.FAILED: "The job failed. Nothing will be written.",
-    JobState.CANCELLED: "Cancelled. No external write was made.",
-    JobState.ROLLING_BACK: "The applied effects are being undone.",
-    JobState.ROLLED_BACK: "All applied effects were undone.",
-}
-
-
 def meaning(job: Job, effects: Sequence[Effect], undos: Sequence[Effect]) -> str:
     """What the state of a job means for its external writes, in words.
 
@@ -312,43 +298,20 @@ def meaning(job: Job, effects: Sequence[Effect], undos: Sequence[Effect]) -> str
     waits = f" The job waits until someone resolves {' and '.join(unknown)}." if unknown else ""
     if job.state is JobState.APPLYING:
         begin = (
-            "Being cancelled: effects that were not sent will not be sent."
-            if job.cancelling
-            else _STATE_MEANING[job.state]
+            "Being cancelled: effects that were not sent will not be sent." if job.cancelling else MEANING[job.state]
         )
         return f"{begin} {_sentence(progress(effects))}{waits}"
     if job.state is JobState.CANCELLED and any(effect.state is EffectState.APPLIED for effect in effects):
         return f"Cancelled. {_sentence(progress(effects))} Applied effects stay until you roll them back."
     if job.state is JobState.ROLLING_BACK:
         done = sum(undo.state is EffectState.APPLIED for undo in undos)
-        return f"{_STATE_MEANING[job.state]} {done} of {count(len(undos), 'effect')} undone.{waits}"
+        return f"{MEANING[job.state]} {done} of {count(len(undos), 'effect')} undone.{waits}"
     if job.state is JobState.ROLLED_BACK:
         undone = {undo.undoes for undo in undos}
         left = [e.name for e in effects if e.state is EffectState.APPLIED and e.effect_id not in undone]
-        return f"The applied effects were undone, except {', '.join(left)}." if left else _STATE_MEANING[job.state]
-    return _STATE_MEANING[job.state]
+        return f"The applied effects were undone, except {', '.join(left)}." if left else MEANING[job.state]
+    return MEANING[job.state]
 
 
 def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
-
-
-EFFECTS_TITLE: Mapping[JobState, str] = {
-    **dict.fromkeys(JobState, "What would be written"),
-    JobState.REVIEW: "What will be written if you approve",
-    JobState.APPROVED: "What will be written",
-    JobState.APPLYING: "What is being written",
-    JobState.COMPLETED: "What was written",
-    JobState.CANCELLED: "What was planned",
-    JobState.ROLLING_BACK: "What was written, and is being undone",
-    JobState.ROLLED_BACK: "What was written, and then undone",
-}
-
-#: What cancelling a job does, for those states in which it can be.
-CANCELLING: Mapping[JobState, str] = {
-    JobState.QUEUED: "No response will be requested, and no external write will be made.",
-    JobState.RUNNING: "The response is cancelled at OpenAI. What it has used until then is billed.",
-    JobState.REVIEW: "No external write will be made.",
-    JobState.APPROVED: "No external write will be made.",
-    JobState.APPLYING: "Effects that were not sent will not be sent. Applied effects stay, and can be rolled back.",
-}

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_aihandoff.core.jobs.state_words import EFFECTS_TITLE
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.render.formatting import (
-    EFFECTS_TITLE,
     cost,
     dollars,
     has_secret,
