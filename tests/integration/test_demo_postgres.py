@@ -63,10 +63,10 @@ def test_it_starts_again_after_a_crash_with_what_was_committed(server: PostgresS
 
 
 def test_a_pid_file_that_names_another_program_does_not_keep_it_from_starting(server: PostgresServer) -> None:
-    user = {"user": server._user[0]} if server._user else {}
+    user = server._user[0] if server._user else None
     server.kill()
     pid_file = server.log.parent / "cluster" / "postmaster.pid"
-    with subprocess.Popen(["sleep", "60"], **user) as other:
+    with subprocess.Popen(["sleep", "60"], user=user) as other:
         stale_pid, _, rest = pid_file.read_text().partition("\n")
         assert stale_pid.isdigit()
         pid_file.write_text(f"{other.pid}\n{rest}")

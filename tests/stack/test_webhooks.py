@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class Waiting:
             for index in indexes:
                 body = {"object": "event", "type": "response.completed", "data": {"id": response_id(index)}}
                 delivery = Delivery(f"wh_{index}", CONN_ID, "response.completed", response_id(index), body)
-                wait_until(lambda delivery=delivery: received(ledger, delivery), "the ledger to take a webhook")
+                wait_until(partial(received, ledger, delivery), "the ledger to take a webhook")
                 recorded[index] = time.time()
         return recorded
 

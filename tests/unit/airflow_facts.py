@@ -55,8 +55,9 @@ def _api_health() -> dict[str, Any]:
 
     client = TestClient(create_app(apps="core"))
     path = "/api/v2/monitor/health"
+    results: dict[str, dict[str, Any]] = {"healthy": {"return_value": None}, "unhealthy": {"side_effect": OSError}}
     bodies = {}
-    for name, result in {"healthy": {"return_value": None}, "unhealthy": {"side_effect": OSError}}.items():
+    for name, result in results.items():
         with patch("airflow.jobs.base_job_runner.BaseJobRunner.most_recent_job", **result):
             answer = client.get(path)
         bodies[name] = {"status": answer.status_code, "body": answer.text}
@@ -97,15 +98,16 @@ def connections(_: object) -> dict[str, Any]:
         await settings.async_engine.dispose()
         return name
 
+    assert settings.engine is not None
     with settings.engine.connect() as connection:
-        metadata = connection.execute(text(me)).scalar_one()
+        metadata = str(connection.execute(text(me)).scalar_one())
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         for command in ("upgrade", "check"):
             arguments = get_parser().parse_args(["aihandoff", "db", command])
             arguments.func(arguments)
-    with psycopg.connect(**LedgerHook().conninfo()) as connection:
-        (ledger,) = connection.execute(me).fetchone() or ("nobody",)
+    with psycopg.connect(**LedgerHook().conninfo()) as ledger_connection:
+        (ledger,) = ledger_connection.execute(me).fetchone() or ("nobody",)
     return {
         "metadata": metadata,
         "metadata_async": asyncio.run(metadata_async()),

@@ -41,7 +41,7 @@ def test_every_route_except_static_files_and_the_receiver_needs_a_login(
 ) -> None:
     job = ask(ledger, draft(ledger))
     address = f"/aihandoff{path.format(job_id=job.job_id, effect_id=1, number=1)}"
-    answer = stranger.request(method, address, **({"json": {}} if "/api/" in path else {}))
+    answer = stranger.request(method, address, json={} if "/api/" in path else None)
     if "/api/" in path:
         assert answer.status_code == 401
         assert answer.json()["type"] == "not-logged-in"
@@ -172,7 +172,8 @@ def test_a_login_of_any_form_votes_once_and_differs_from_every_other(
     monkeypatch.setattr(SimpleAuthManagerUser, "get_id", lambda self: ODD_LOGINS[self.username])
     rules = ReviewRules(approvals=len(ODD_LOGINS))
     job = ask(ledger, draft(ledger, job_spec(requested_by="model (10)")), rules=rules)
-    path, votes = f"/aihandoff/api/v1/jobs/{job.job_id}", []
+    path = f"/aihandoff/api/v1/jobs/{job.job_id}"
+    votes: list[str] = []
     for name, user_id in ODD_LOGINS.items():
         client = login(name)
         mine = client.get("/aihandoff/api/v1/reviews").json()
@@ -234,7 +235,9 @@ def test_everything_works_under_a_path_prefix(
     ]
     assert addresses
     assert all(address.startswith(("/team/flow/aihandoff/", "/team/flow/dags/")) for address in addresses)
-    posted = bob.post(page.all("form")[0]["action"], data=_decision(job))
+    action = page.all("form")[0]["action"]
+    assert action is not None
+    posted = bob.post(action, data=_decision(job))
     assert posted.headers["location"] == f"/team/flow/aihandoff/jobs/{job.job_id}"
     bob.cookies.clear()
     assert bob.get("/team/flow/aihandoff/").headers["location"].startswith("/team/flow/api/v2/auth/login?next=%2Fteam")

@@ -114,8 +114,7 @@ def _pages(ledger: Ledger) -> dict[str, str]:
     showcase.tickets(ledger, 8)
     rendering = showcase.note(ledger, "post:teapot")
     assert rendering.review_digest is not None
-    edit = {"digest": rendering.review_digest, "output": "An edit.", "person": Person("carol")}
-    ledger.reviews.edit(rendering.job_id, **edit)
+    ledger.reviews.edit(rendering.job_id, digest=rendering.review_digest, output="An edit.", person=Person("carol"))
     return {
         "list": "",
         "job": f"jobs/{job.job_id}",
@@ -226,9 +225,11 @@ def test_an_added_row_is_on_the_screen(open_page: Open, ledger: Ledger) -> None:
 def test_an_output_runs_nothing_and_loads_nothing(open_page: Open, ledger: Ledger, address: str) -> None:
     attack = f"{ATTACK}\n\n{MARKDOWN}"
     job = ask(ledger, draft(ledger, output={"title": attack, attack: [attack], "rows": [{"a": attack, "b": "1"}] * 2}))
-    said, asked = [], []
+    said: list[str] = []
+    asked: list[str] = []
     page = open_page("")
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("dialog", lambda dialog: dialog.dismiss())
     page.on("request", lambda request: asked.append(request.url))
     for path in (f"jobs/{job.job_id}", f"jobs/{job.job_id}/edit", "bulk-review?by=type"):
         page.goto(f"/aihandoff/{path}", wait_until="networkidle")

@@ -21,7 +21,7 @@ def function_effect() -> None:
     approve = ApprovalSensor(task_id="approve", job=draft)
 
     @task.side_effect(job=draft, key="post", undo=remove_post, timeout=30)
-    def publish(slug: str, title: str, body: str, lose: str, effect_key: str) -> str:
+    def publish(slug: str, title: str, body: str, lose: str, effect_key: str = "") -> str:
         post_id = put_post(slug, title, body, effect_key)
         if lose == "yes":
             raise ConnectionError("cut off")

@@ -174,8 +174,10 @@ def test_a_hostile_text_of_200_kb_is_shown_runs_nowhere_and_is_written_as_it_was
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
 ) -> None:
     run_id, job = asked(ledger, admin, "hostile")
-    said, loaded = [], []
-    bob.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    said: list[str] = []
+    loaded: list[str] = []
+    bob.on("dialog", lambda dialog: said.append(dialog.message))
+    bob.on("dialog", lambda dialog: dialog.dismiss())
     bob.on("request", lambda request: loaded.append(request.url))
     body = f"{HOSTILE}\n{'Two litres, one switch. ' * 8_600}"
     assert len(body) > 200_000
@@ -269,7 +271,9 @@ def test_a_report_goes_back_to_the_model_is_edited_and_is_stored_and_announced_a
     assert [revision.author for revision in record.revisions] == ["model", "model", "bob"]
     assert record.revisions[1].changes == "Name the best region."
     with demo.postgres.connect(BUSINESS_DATABASE) as database:
-        (stored,) = database.execute("SELECT body FROM reports ORDER BY report_id DESC LIMIT 1").fetchone()
+        row = database.execute("SELECT body FROM reports ORDER BY report_id DESC LIMIT 1").fetchone()
+    assert row is not None
+    (stored,) = row
     assert stored == record.revision.output
     assert stored["summary"] == "A summary by Bob."
     announced = outside(f"{demo.business_url}/channel/messages")["messages"][-1]

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.routing import Mount
 
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from tests.unit.core.webhooks.signing import SECRET, signed
@@ -39,7 +40,8 @@ def use_secrets(monkeypatch: pytest.MonkeyPatch) -> UseSecrets:
 @pytest.fixture
 def receiver(airflow: FastAPI, monkeypatch: pytest.MonkeyPatch, use_secrets: UseSecrets) -> Iterator[Receiver]:
     """The receiver of the API server, as it is when the server starts."""
-    (app,) = [route.app for route in airflow.routes if getattr(route, "path", "") == "/aihandoff"]
+    (app,) = [route.app for route in airflow.routes if isinstance(route, Mount) and route.path == "/aihandoff"]
+    assert isinstance(app, FastAPI)
     kept, fresh = app.state.receiver, Receiver()
     app.state.receiver = fresh
     monkeypatch.setattr(fresh._polls, "start", lambda *args: True)
@@ -56,7 +58,7 @@ def openai(stranger: TestClient, receiver: Receiver) -> TestClient:
     return stranger
 
 
-def send(client: TestClient, body: bytes = BODY, *secrets: str, path: str = PATH, **headers: str) -> Any:
+def send(client: TestClient, body: bytes = BODY, /, *secrets: str, path: str = PATH, **headers: str) -> Any:
     """Deliver as OpenAI does; given headers replace those of the signature."""
     own = {name.replace("_", "-"): value for name, value in headers.items()}
     return client.post(path, content=body, headers={**JSON, **signed(body, *secrets), **own})

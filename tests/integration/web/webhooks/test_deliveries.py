@@ -162,7 +162,12 @@ def test_openai_is_polled_once_for_an_orphaned_response(
     openai: TestClient, receiver: Receiver, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[str, str]] = []
-    monkeypatch.setattr(receiver._polls, "start", lambda *args: started.append(args) or True)
+
+    def start(conn_id: str, webhook_id: str) -> bool:
+        started.append((conn_id, webhook_id))
+        return True
+
+    monkeypatch.setattr(receiver._polls, "start", start)
     send(openai)
     send(openai)
     assert started == [("openai_default", "wh_1")]

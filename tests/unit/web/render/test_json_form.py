@@ -51,7 +51,7 @@ class Order(BaseModel):
 
 SCHEMA: Any = type_to_text_format_param(Order)["schema"]  # type: ignore[typeddict-item]
 
-VALUE = {
+VALUE: dict[str, Any] = {
     "title": "Tea\r\nand more",
     "colour": "red",
     "size": None,
@@ -109,7 +109,7 @@ def test_an_untouched_text_that_a_browser_cannot_send_is_kept(text: str) -> None
         ({"value/gift": "true"}, "gift", True),
         ({"value/code": '"x"'}, "code", "x"),
         ({"value/confidence": " 0.25 "}, "confidence", 0.25),
-        ({"value/address/lines/1/price": ""}, "address", {**VALUE["address"], "lines": [*VALUE["address"]["lines"][:1], {"name": "cup", "quantity": 2, "price": None}]}),  # type: ignore[dict-item,index]  # noqa: E501
+        ({"value/address/lines/1/price": ""}, "address", {**VALUE["address"], "lines": [*VALUE["address"]["lines"][:1], {"name": "cup", "quantity": 2, "price": None}]}),  # noqa: E501
         ({"null:value/invoice": None, "value/invoice/street": "S", "rows:value/invoice/lines": ""}, "invoice", {"street": "S", "lines": []}),  # noqa: E501
         ({"rows:value/tags": "1"}, "tags", ["b"]),
     ],
