@@ -220,16 +220,17 @@ class TestFindOwner:
         assert ledger.revision(job.job_id, 1).response_status == "completed"
 
     @pytest.mark.parametrize(
-        ("created_at", "disposition"),
+        ("age", "disposition"),
         [
             (None, Disposition.APPLIED),
-            (datetime.now(UTC), Disposition.APPLIED),
-            (datetime.now(UTC) - timedelta(days=1), Disposition.QUARANTINED),
+            (timedelta(0), Disposition.APPLIED),
+            (timedelta(days=1), Disposition.QUARANTINED),
         ],
     )
     def test_a_response_that_is_older_than_its_revision_is_left_to_a_person(
-        self, ledger: Ledger, provider: FakeProvider, created_at: datetime | None, disposition: Disposition
+        self, ledger: Ledger, provider: FakeProvider, age: timedelta | None, disposition: Disposition
     ) -> None:
+        created_at = None if age is None else datetime.now(UTC) - age
         _, webhook = self.orphan(ledger, provider, created_at=created_at)
         assert find_owner(ledger, webhook.webhook_id, provider).disposition is disposition
 
