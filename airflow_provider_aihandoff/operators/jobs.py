@@ -46,15 +46,15 @@ _RUNS_AT_ONCE = 50
 JobReference = Any
 
 #: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
-#: They stand in the signatures, where Airflow looks for them before it applies a Dag's `default_args` or maps a task.
+#: They stand in the signatures: Airflow reads them there before it applies a Dag's `default_args` or maps a task.
 RETRIES = 3
 RETRY_DELAY = timedelta(seconds=10)
 
-#: States of a task instance in which nobody waits for its job any more. Every other one (cleared, queued, up for
+#: States of a task instance in which no one waits for its job any longer. Every other one (cleared, queued, up for
 #: retry, deferred, running) has an attempt that takes the job up again.
 ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
 
-#: Trying again cannot help here; somebody has to do something first.
+#: A retry cannot help here; a person has to do something first.
 _FINAL_ERRORS = (
     CannotRegenerate,
     CannotRollBack,
@@ -92,8 +92,8 @@ def resolve_job_id(reference: Any, task_id: str) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise AirflowFailException(
-            f"The argument `job` of the task {task_id!r} names no job: {reference!r}. Give it the operator that makes "
-            "the job, or a job id. Nothing was written outside."
+            f"The argument `job` of the task {task_id!r} does not name a job: {reference!r}. No external write was "
+            "made. Give it the operator that makes the job, or a job id."
         ) from None
 
 
@@ -128,7 +128,7 @@ def task_states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, TaskSt
             try:
                 answer = ask(dag_id, task_id, batch)
             except Exception as error:  # noqa: BLE001 - not knowing is an answer too: nothing is done then
-                log.warning("The states of %s.%s cannot be told: %s.", dag_id, task_id, type(error).__name__)
+                log.warning("The states of %s.%s cannot be read: %s.", dag_id, task_id, type(error).__name__)
                 continue
             found |= {owner: _task_state(owner, answer) for owner in instances if owner.run_id in batch}
     return found

@@ -90,7 +90,7 @@ class TestPerson:
         assert done.tries["approve"] == 1
         assert (record().job.state, record().job.state_reason) == (JobState.REJECTED, "too long")
         if approve == "failed":
-            assert "was rejected: too long. Nothing was written outside." in done.error("approve")
+            assert "was rejected: too long. No external write was made." in done.error("approve")
         assert target.received == []
 
     def test_a_cleared_run_ends_the_same_way_and_asks_nobody_again(
@@ -278,7 +278,7 @@ class TestPlan:
 
         assert (done.states["approve"], done.tries["approve"]) == ("failed", 1)
         assert "the effect 'publish' cannot be rendered" in done.error("approve")
-        assert "Nothing was written outside." in done.error("approve")
+        assert "No external write was made." in done.error("approve")
         assert (record().decisions, target.received) == ([], [])
 
     @pytest.mark.usefixtures("review")
@@ -312,7 +312,7 @@ def test_a_reference_that_names_no_job_fails_without_a_retry(run: RunDag, job: A
     done = run(lambda: [ApprovalSensor(task_id="approve", job=job), publish(job, json={"a": 1})])
 
     assert set(done.tries.values()) == {1}
-    assert all("names no job" in done.error(name) for name in ("approve", "publish"))
+    assert all("does not name a job" in done.error(name) for name in ("approve", "publish"))
 
 
 @pytest.mark.usefixtures("connections")

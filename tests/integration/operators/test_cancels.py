@@ -93,7 +93,7 @@ def test_while_somebody_is_asked_nothing_is_written_and_the_approval_task_says_s
 
     run = dags.run(dags.make(define))
 
-    assert "is cancelled (the wrong product): nothing will be written" in run.error("approve")
+    assert "is cancelled (the wrong product). No effect of it will be applied." in run.error("approve")
     assert (run.states["publish"], target.received) == ("upstream_failed", [])
     assert [effect.state for effect in record().effects] == [EffectState.VOID]
 

@@ -695,7 +695,7 @@ class TestRestart:
 
         await fleet.ended()
         assert fleet.jobs == [polled, noticed]
-        assert caplog.text.count("broke off, and begins anew") == 2
+        assert caplog.text.count("broke off, and starts again") == 2
         assert {wait.job_id for _, wait in polls} == {polled}
 
     async def test_what_breaks_while_it_closes_does_not_live_on(

@@ -295,7 +295,7 @@ class TestTime:
         late = Policy(Approve("harmless"))
         run(lambda: pipeline(timeout=timedelta(seconds=0.2), on_timeout=late))
         (decision,) = record().decisions
-        assert (decision.decided_by, decision.comment) == ("test@1", "nobody decided in time; harmless")
+        assert (decision.decided_by, decision.comment) == ("test@1", "no one decided in time; harmless")
         assert len(target.received) == 1
 
     def test_otherwise_it_rejects(self, run: RunDag, record: Record, target: Target) -> None:

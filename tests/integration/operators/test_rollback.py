@@ -160,13 +160,13 @@ class TestBeforeAnythingStarts:
         ("arguments", "what"),
         [
             ({"job": 4711}, "has no job 4711"),
-            ({"job": "{{ 'none' }}"}, "names no job: 'none'"),
+            ({"job": "{{ 'none' }}"}, "does not name a job: 'none'"),
             ({"reason": "{{ ' ' }}"}, "must say why"),
             ({"leave": LEFT_AS_IT_IS}, "has nothing applied to undo"),
             ({"leave": ["annonce"]}, "has no effect 'annonce' to leave"),
-            ({"leave": "announce"}, "is no list of names: 'announce'"),
-            ({"leave": "{}"}, "is no list of names"),
-            ({"leave": "[1]"}, "is no list of names"),
+            ({"leave": "announce"}, "is not a list of names: 'announce'"),
+            ({"leave": "{}"}, "is not a list of names"),
+            ({"leave": "[1]"}, "is not a list of names"),
         ],
     )
     def test_what_cannot_be_done_is_told(

@@ -194,9 +194,9 @@ class TestPlan:
             ({"headers": {"X Note": "a"}}, "cannot have the header 'X Note'"),
             ({"headers": {"BCC": "eve@example.com"}}, "cannot have the header 'BCC'"),
             ({"headers": {"Content-Type": "text/html"}}, "cannot have the header 'Content-Type'"),
-            ({"headers": {"Reply-To": "a@x.com", "reply-to": "b@x.com"}}, "is no mail that can be sent: There may be"),
+            ({"headers": {"Reply-To": "a@x.com", "reply-to": "b@x.com"}}, "cannot be sent as a mail: There may be"),
             ({"text": None}, "has neither text nor html"),
-            ({"text": "\ud800"}, "is no mail that can be sent"),
+            ({"text": "\ud800"}, "cannot be sent as a mail"),
             ({"text": "\x00"}, "has a NUL character"),
         ],
     )
