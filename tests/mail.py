@@ -23,7 +23,7 @@ class Mailbox:
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:  # noqa: N802 - its name there
         content = cast("bytes", envelope.content)
-        self.mails.append(cast("EmailMessage", message_from_bytes(content, policy=policy.default)))
+        self.mails.append(message_from_bytes(content, policy=policy.default))
         self.recipients.append(envelope.rcpt_tos)
         return "250 OK"
 
@@ -35,7 +35,7 @@ class Mailbox:
 
 
 class AnsweringMailbox(Mailbox):
-    """Answers each command as it is told to, or cuts the connection instead.
+    """Answers each command as it is set to, or cuts the connection instead.
 
     :ivar cut: the command after which it does so; `DATA`: once it has taken the mail.
     """

@@ -56,7 +56,8 @@ def _api_health() -> dict[str, Any]:
     client = TestClient(create_app(apps="core"))
     path = "/api/v2/monitor/health"
     bodies = {}
-    for name, result in {"healthy": {"return_value": None}, "unhealthy": {"side_effect": OSError}}.items():
+    results: dict[str, dict[str, Any]] = {"healthy": {"return_value": None}, "unhealthy": {"side_effect": OSError}}
+    for name, result in results.items():
         with patch("airflow.jobs.base_job_runner.BaseJobRunner.most_recent_job", **result):
             answer = client.get(path)
         bodies[name] = {"status": answer.status_code, "body": answer.text}
@@ -97,6 +98,7 @@ def connections(_: object) -> dict[str, Any]:
         await settings.async_engine.dispose()
         return name
 
+    assert settings.engine is not None
     with settings.engine.connect() as connection:
         metadata = connection.execute(text(me)).scalar_one()
     said = io.StringIO()
@@ -104,8 +106,8 @@ def connections(_: object) -> dict[str, Any]:
         for command in ("upgrade", "check"):
             arguments = get_parser().parse_args(["aihandoff", "db", command])
             arguments.func(arguments)
-    with psycopg.connect(**LedgerHook().conninfo()) as connection:
-        (ledger,) = connection.execute(me).fetchone() or ("nobody",)
+    with psycopg.connect(**LedgerHook().conninfo()) as opened:
+        (ledger,) = opened.execute(me).fetchone() or ("no user",)
     return {
         "metadata": metadata,
         "metadata_async": asyncio.run(metadata_async()),

@@ -47,16 +47,25 @@ CELERY_OPTIONS = {"celery.broker_url": True, "celery.result_backend": True}
 """What compose needs of the Celery provider, which comes with the image; whether the option takes a `_CMD`."""
 
 
-def compose(*arguments: str, env_file: Path = EXAMPLE, **environment: str) -> subprocess.CompletedProcess[str]:
+def compose(
+    *arguments: str, env_file: Path = EXAMPLE, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the real Compose with these variables, and no other ones than it needs itself."""
-    command = [Path(sysconfig.get_path("scripts"), "docker-compose"), "-f", FILE, "--env-file", env_file, *arguments]
+    command: list[str | Path] = [
+        Path(sysconfig.get_path("scripts"), "docker-compose"),
+        "-f",
+        FILE,
+        "--env-file",
+        env_file,
+        *arguments,
+    ]
     needed = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run(command, env=needed | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env={**needed, **(environment or {})}, capture_output=True, text=True, check=False)
 
 
 def rendered(secrets: Mapping[str, str], env_file: Path = EXAMPLE) -> dict[str, Any]:
     """What Compose makes of the file; `$$` is how it writes a `$`."""
-    result = compose("config", "--format", "json", env_file=env_file, **secrets)
+    result = compose("config", "--format", "json", env_file=env_file, environment=secrets)
     assert result.returncode == 0, result.stderr
     model: dict[str, Any] = json.loads(result.stdout.replace("$$", "$"))
     return model
@@ -113,13 +122,13 @@ def test_the_example_alone_is_refused_and_every_missing_variable_is_named() -> N
 
 @pytest.mark.parametrize("missing", REQUIRED)
 def test_one_missing_variable_is_refused_by_name(missing: str) -> None:
-    result = compose("config", "--quiet", **{name: "x" for name in REQUIRED if name != missing})
+    result = compose("config", "--quiet", environment={name: "x" for name in REQUIRED if name != missing})
     assert result.returncode != 0
     assert set(re.findall(r"required variable (\w+)", result.stderr)) == {missing}
 
 
 def test_nothing_but_the_required_variables_is_asked_for() -> None:
-    result = compose("config", "--quiet", **dict.fromkeys(REQUIRED, "x"))
+    result = compose("config", "--quiet", environment=dict.fromkeys(REQUIRED, "x"))
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -165,7 +174,7 @@ def test_who_gets_which_secret() -> None:
     assert "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in environment_of(model, "airflow-worker")
 
 
-# Order, health, and being looked after
+# Order, health, and supervision
 
 
 def test_every_service_says_whether_it_is_well_or_runs_once(model: dict[str, Any]) -> None:
@@ -299,7 +308,7 @@ def test_the_api_servers_health_is_what_airflow_answers(
 ) -> None:
     check = model["services"]["airflow-api-server"]["healthcheck"]["test"]
     assert f"http://localhost:{airflow['api_port']}/api/v2/monitor/health" in check[1]
-    assert airflow["api_health"]["unhealthy"]["status"] == 200, "so the status says nothing, and the body is looked at"
+    assert airflow["api_health"]["unhealthy"]["status"] == 200, "so the status says nothing, and the body is checked"
     for name, healthy in {"healthy": True, "unhealthy": False}.items():
         (tmp_path / "body").write_text(airflow["api_health"][name]["body"])
         stub(tmp_path / "bin", "curl", f"cat {tmp_path / 'body'}")
@@ -443,7 +452,7 @@ def test_the_image_has_what_the_package_is_built_from_and_nothing_else(tmp_path:
     for name in copied:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist"]
+    build: list[str | Path] = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist"]
     subprocess.run(build, cwd=source, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith(".py")}

@@ -1,6 +1,8 @@
-"""A note that a Python function puts to the CMS, and another one takes back; its answer may get lost."""
+"""A note that a Python function puts to the CMS, and another one undoes; its answer may get lost."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from airflow.sdk import dag, task
 from cms_functions import put_post, remove_post
@@ -22,12 +24,13 @@ def function_effect() -> None:
 
     @task.side_effect(job=draft, key="post", undo=remove_post, timeout=30)
     def publish(slug: str, title: str, body: str, lose: str, effect_key: str) -> str:
-        post_id = put_post(slug, title, body, effect_key)
+        post_id: str = put_post(slug, title, body, effect_key)
         if lose == "yes":
             raise ConnectionError("cut off")
         return post_id
 
-    written = publish("{{ params.slug }}", "About {{ params.slug }}", "{{ job.output }}", lose="{{ params.lose }}")
+    write: Any = publish  # the operator passes the effect key
+    written = write("{{ params.slug }}", "About {{ params.slug }}", "{{ job.output }}", lose="{{ params.lose }}")
     draft >> approve >> written
 
 
