@@ -22,7 +22,7 @@ AskStates = Callable[[str, str, list[str]], Mapping[str, Mapping[str, Any]]]
 #: Runs of a Dag that are asked about at once: their ids are part of a URL.
 _RUNS_AT_ONCE = 50
 
-#: States of a task instance in which nobody waits for its job any more. Every other one (cleared, queued, up for
+#: States of a task instance in which no one waits for its job any longer. Every other one (cleared, queued, up for
 #: retry, deferred, running) has an attempt that takes the job up again.
 ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
 
@@ -58,7 +58,7 @@ def task_states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, TaskSt
             try:
                 answer = ask(dag_id, task_id, batch)
             except Exception as error:  # noqa: BLE001 - not knowing is an answer too: nothing is done then
-                log.warning("The states of %s.%s cannot be told: %s.", dag_id, task_id, type(error).__name__)
+                log.warning("The states of %s.%s cannot be read: %s.", dag_id, task_id, type(error).__name__)
                 continue
             found |= {owner: _task_state(owner, answer) for owner in instances if owner.run_id in batch}
     return found

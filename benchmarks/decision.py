@@ -18,7 +18,7 @@ from demo.local import CHECKOUT, running_demo
 
 TIMES = 10
 
-#: How long a task has waited when somebody decides: longer than `[aihandoff] min_deferral` of the demo, as people do.
+#: How long a task has waited when a person decides: longer than `[aihandoff] min_deferral` of the demo, as people do.
 WAITED_SECONDS = 4
 
 DECISION, BESIDE = "decision: task done", "trigger: empty task done"
@@ -35,7 +35,7 @@ def main() -> None:
                 admin.set_paused(dag_id, False)
             print(f"Deciding {TIMES} times", flush=True)
             seconds: dict[str, list[float]] = {DECISION: [], BESIDE: []}
-            for _ in range(TIMES):  # in turn, so that both meet the same machine
+            for _ in range(TIMES):  # alternately, so that both meet the same machine
                 seconds[DECISION].append(_decide(admin, alice))
                 seconds[BESIDE].append(_start(admin))
             report(seconds)

@@ -2,7 +2,7 @@
 
 Run it with `.venv/bin/python -m benchmarks.effect_overhead [--effects 500] [--ledger 1000 1000000]`. PostgreSQL is the
 one from the wheel, with its durable defaults; the target is the demo's business system, which syncs each request to
-disk first. All are measured in turn, so that whatever else the machine does happens to all of them.
+disk first. All are measured alternately, so that whatever else the machine does happens to all of them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def start_target(services: Supervisor, folder: Path) -> str:
 
 
 def answers(url: str) -> bool:
-    """Whether somebody listens."""
+    """Whether a server listens."""
     try:
         return requests.get(url, timeout=2).ok
     except requests.ConnectionError:

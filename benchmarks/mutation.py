@@ -80,12 +80,12 @@ GUARDS = (
         ),
     ),
     guard(
-        "fencing: an attempt that stood still does not send",
+        "fencing: an attempt that was paused does not send",
         f"{_GUARDS}::TestFence::test_one_that_was_taken_over_meanwhile_does_not_send_any_more",
         ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
-        "fencing: a process that really stood still does not send",
+        "fencing: a process that really was paused does not send",
         "tests/integration/crashes/test_matrix.py::test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once"
         "[stop at apply.send: before call (label, neither)]",
         ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
@@ -264,7 +264,7 @@ GUARDS = (
         ("Effects.claim.work", "            _check_order(connection, job, effect)\n", ""),
     ),
     guard(
-        "order: the last write is taken back first",
+        "order: the last write is undone first",
         f"{_GUARDS}::TestRollBack::test_the_last_write_is_taken_back_first",
         ("Effects.claim.work", "            _check_order(connection, job, effect)\n", ""),
     ),
@@ -308,7 +308,7 @@ GUARDS = (
         ),
     ),
     guard(
-        "refusal: a write of its own is looked for first",
+        "refusal: a write of its own is probed for first",
         f"{_APPLYING}/test_apply.py"
         "::TestRefused::test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late",
         (
@@ -328,7 +328,7 @@ GUARDS = (
         ),
     ),
     guard(
-        "resolve: a probe speaks for the attempt it looked for",
+        "resolve: a probe speaks for the attempt it was made for",
         f"{_EFFECTS}::TestLease::test_what_a_probe_found_of_an_earlier_attempt_says_nothing_of_a_later_one",
         (
             "Effects.resolve.work",

@@ -39,7 +39,7 @@ class NoLedger(Intake):
         return Receipt(entry, repeated=False)
 
     async def check(self) -> None:
-        """There is nothing that could be away."""
+        """There is nothing that could be unavailable."""
 
 
 def _no_ledger() -> None:

@@ -88,7 +88,7 @@ def fill(connection: dict[str, Any], jobs: int) -> list[str]:
 
 @contextmanager
 def client(folder: Path, ledger: dict[str, Any]) -> Iterator[Any]:
-    """Somebody who is logged in to an API server in this process."""
+    """A person who is logged in to an API server in this process."""
     os.environ |= {
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",

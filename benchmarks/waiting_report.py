@@ -46,7 +46,7 @@ ROWS = (
     Row("webhook to event, p99 (ms)", lambda f: _quantile(f.fired, 0.99), 0),
     Row("webhook to task resumed, p50 (ms)", lambda f: _quantile(f.resumed, 0.5), 0),
     Row("webhook to task resumed, p99 (ms)", lambda f: _quantile(f.resumed, 0.99), 0),
-    Row("event loop stood still, longest (s)", lambda f: max(f.blocked, default=0), 2),
+    Row("event loop blocked, longest (s)", lambda f: max(f.blocked, default=0), 2),
     Row("  while the jobs were loaded", lambda f: max(f.load_blocked, default=0), 2),
     Row("longest pause between heartbeats (s)", lambda f: f.heartbeat_silence, 1, ratio=False),
 )

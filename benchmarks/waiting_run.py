@@ -50,7 +50,7 @@ class Figures:
     resumed: list[float] = field(default_factory=list)
     """Seconds from the webhook until Airflow's database has the event."""
     blocked: list[float] = field(default_factory=list)
-    """How long the event loop stood still, each time after the load, in seconds."""
+    """How long the event loop was blocked, each time after the load, in seconds."""
     load_blocked: list[float] = field(default_factory=list)
     heartbeat_silence: float = 0
     remark: str = ""
@@ -59,7 +59,7 @@ class Figures:
 class Run:
     """One triggerer, while it waits.
 
-    :param progress: is told what happens now.
+    :param progress: is called with what happens now.
     """
 
     def __init__(self, stack: WaitingStack, pattern: str, jobs: int, progress: Callable[[str], None]) -> None:
@@ -104,7 +104,7 @@ class Run:
         figures.waiting = self._waiting()
         if figures.pattern == HUB:
             loaded = datetime.now(UTC)
-            wait_until(lambda: any(at > loaded for at in stack.ledger_queries()), "the hub to look at all", 30)
+            wait_until(lambda: any(at > loaded for at in stack.ledger_queries()), "the hub to check all waits", 30)
         figures.load_blocked = stack.blocked()
 
     def _is_loaded(self) -> bool:

@@ -187,7 +187,7 @@ class WaitingStack:
         return float(row[0] or 0) if row else 0.0
 
     def blocked(self) -> list[float]:
-        """For how many seconds the event loop stood still, each time that Airflow noticed it (above 0.2 s)."""
+        """For how many seconds the event loop was blocked, each time that Airflow noticed it (above 0.2 s)."""
         return [float(found) for found in re.findall(r"blocked for ([\d.]+) seconds", self._triggerer_log())]
 
     def webhooks_noticed(self) -> bool:

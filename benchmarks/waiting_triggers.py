@@ -21,7 +21,7 @@ class PollingResponseTrigger(BaseTrigger):
 
     The source of that pattern is ``airflow/providers/openai/triggers/agent.py`` of apache-airflow-providers-openai
     2.2.0: a hook of its own for each trigger, hence a client and a connection pool for each; ``asyncio.to_thread`` for
-    each look; a fixed ``poll_interval``; no jitter; errors in a row counted. ``LLMBatchTrigger`` of
+    each poll; a fixed ``poll_interval``; no jitter; errors in a row counted. ``LLMBatchTrigger`` of
     apache-airflow-providers-common-ai (``triggers/llm_batch.py``) has the same form: an adapter with a client of its
     own for each trigger, ``asyncio.to_thread(adapter.get_batch)``, a fixed sleep. ``OpenAIBatchTrigger`` of the first
     makes the same request on the event loop itself, without a thread, which would stop all other triggers meanwhile.

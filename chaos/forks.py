@@ -31,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from requests import certs
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from chaos.attempts import Attempt, Outcome, Work
 from chaos.world import World
@@ -267,7 +267,7 @@ class Forks:
 
 def _one_authority(folder: Path) -> Path:
     """A file with one certificate authority: nothing here speaks TLS, and each client reads all it is given."""
-    first, end, _ = Path(certs.where()).read_text("utf-8").partition("-----END CERTIFICATE-----")
+    first, end, _ = Path(DEFAULT_CA_BUNDLE_PATH).read_text("utf-8").partition("-----END CERTIFICATE-----")
     file = folder / "authority.pem"
     file.write_text(first + end + "\n", "utf-8")
     return file

@@ -37,7 +37,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server.start()
     yield server
     if isinstance(server, PostgresServer):
-        server.kill()  # nobody needs the checkpoint of an orderly end
+        server.kill()  # the checkpoint of a clean stop is not needed
     server.destroy()
 
 

@@ -35,7 +35,7 @@ class Mailbox:
 
 
 class AnsweringMailbox(Mailbox):
-    """Answers each command as it is told to, or cuts the connection instead.
+    """Answers each command as it is set to, or cuts the connection instead.
 
     :ivar cut: the command after which it does so; `DATA`: once it has taken the mail.
     """

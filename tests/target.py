@@ -1,4 +1,4 @@
-"""A business system for tests: a real HTTP server in a thread, which answers as it is told to."""
+"""A business system for tests: a real HTTP server in a thread, which answers as it is set to."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Received:
 
 
 class Target:
-    """A business system that keeps every request that it gets, and answers as it is told to; otherwise 201."""
+    """A business system that keeps every request that it gets, and answers as it is set to; otherwise 201."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -49,6 +49,10 @@ class Target:
         self.hold: threading.Event | None = None
         """While it is set to an event that has not happened, no answer comes."""
         self.port = 0
+
+    def reset(self) -> None:
+        """Forget the requests, and answer 201 again."""
+        self.received, self.answers, self.answer_by_path, self.hold = [], [], {}, None
 
     def next(self, path: str) -> Answer:
         if path in self.answer_by_path:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
 
-#: The parameter in which the function of an undo is told the external record id, if it has one of this name.
+#: The parameter in which the function of an undo gets the external record id, if it has one of this name.
 ID_PARAMETER = "external_id"
 
 
@@ -34,7 +34,7 @@ class FunctionSideEffectOperator(SideEffectOperator):
     """Call one Python function, at most once, with exactly the arguments that were approved.
 
     The plan is the function's name, a digest of its own code, and its arguments, its defaults too, as the JSON that it
-    is called with: a date arrives as a text. It is told the effect key, where it has a parameter ``effect_key``. What
+    is called with: a date arrives as a text. It gets the effect key, where it has a parameter ``effect_key``. What
     it calls is not part of the plan.
 
     The function writes once, through one system, and returns the external record id, an :class:`Applied`, or None. It
@@ -52,7 +52,7 @@ class FunctionSideEffectOperator(SideEffectOperator):
         ``NotApplied()`` or False where it sees no trace of it, and None where it cannot tell.
     :param undo: a mapping, as :class:`SideEffectOperator` takes it; or a function that workers can import, which takes
         what it needs of the same arguments, ``external_id``, and ``effect_key``, the key of the undo itself.
-    :param timeout: seconds that one call may take at most; nobody else calls meanwhile.
+    :param timeout: seconds that one call may take at most; no one else calls meanwhile.
     """
 
     template_fields: Sequence[str] = ("job", "arguments", "undo")
@@ -75,15 +75,15 @@ class FunctionSideEffectOperator(SideEffectOperator):
         for function in (python_callable, probe, undo):
             if callable(function) and not (inspect.isfunction(function) and runs_when_called(function)):
                 raise ValueError(
-                    f"{function!r} is no function that does its work when it is called, but an object, asynchronous, "
-                    "or a generator. Write a function that does the work and returns."
+                    f"{function!r} does not do its work when it is called: it is not a plain function, or it is "
+                    "asynchronous or a generator. Write a function that does the work and returns."
                 )
         self.python_callable = python_callable
-        self.look = probe
+        self.probe_function = probe
         self.arguments = bound_arguments(python_callable, op_args, op_kwargs or {})
         task_id = get_unique_task_id(task_id, kwargs.get("dag"), kwargs.get("task_group"))
-        way_back = undo_of(undo, self.arguments) if callable(undo) else undo
-        super().__init__(task_id=task_id, effect=key, undo=way_back, **kwargs)
+        planned_undo = undo_of(undo, self.arguments) if callable(undo) else undo
+        super().__init__(task_id=task_id, effect=key, undo=planned_undo, **kwargs)
         self.call_seconds = float(timeout)
 
     def plan(self, job: JobView) -> dict[str, Any]:
@@ -99,11 +99,11 @@ class FunctionSideEffectOperator(SideEffectOperator):
         return {"function": path_of(function), "code": source_digest(function), "arguments": arguments}
 
     def target(self) -> FunctionTarget:
-        """The function, and the one that looks."""
+        """The function, and the one that probes."""
         return FunctionTarget(
             self.effect_name,
             self.python_callable,
-            self.look,
+            self.probe_function,
             idempotent=self.idempotent,
             call_seconds=self.call_seconds,
             grace_seconds=self.grace_seconds,
@@ -120,7 +120,7 @@ def side_effect_task(python_callable: Callable[..., Any] | None = None, **kwargs
 
 
 def bound_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by their names, its defaults too, without the effect key, which nobody knows yet.
+    """The arguments of a call by their names, its defaults too, without the effect key, which is not known yet.
 
     :raises TypeError: the function cannot be called with them, or not with arguments by name.
     """
@@ -140,10 +140,10 @@ def bound_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
 
 
 def undo_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The way back that a function is: called with those of the arguments, and the external id, that it takes.
+    """The undo that a function is: called with those of the arguments, and the external id, that it takes.
 
     :raises PlanError: workers cannot import it by its name.
-    :raises TypeError: it takes something that nobody gives it.
+    :raises TypeError: it takes something that it is not given.
     """
     signature = inspect.signature(function)
     offered = {**arguments, ID_PARAMETER: "{external_id}"}

@@ -68,7 +68,7 @@ def libpq_parameters(connection: Connection) -> dict[str, Any]:
     if connection.conn_type not in ("postgres", "postgresql"):
         raise ValueError(
             f"The ledger's connection {connection.conn_id!r} is of the type {connection.conn_type!r}; it must be "
-            "'postgres'. Nothing was written outside. Mend the connection, then retry."
+            "'postgres'. No external write was made. Fix the connection, then retry."
         )
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     extra = {name: value for name, value in connection.extra_dejson.items() if name in known}
@@ -114,7 +114,7 @@ async def conninfo_async(ledger_conn_id: str) -> dict[str, Any]:
 def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any]) -> Ledger:
     from airflow_provider_aihandoff.core.ledger import Ledger
 
-    # Outside the lock: while the server is away, nobody queues behind somebody else's wait for it.
+    # Outside the lock: while the server is unavailable, no thread queues behind another one that waits for it.
     opened = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT))
     with _shared_lock:
         kept = _shared.setdefault(ledger_conn_id, opened)

@@ -16,11 +16,11 @@ class EmailSideEffectOperator(SideEffectOperator):
     """Send one e-mail, at most once, over an Airflow connection of the type SMTP.
 
     The whole mail is approved: sender, every recipient, subject, further headers, text and HTML. Its ``Message-ID`` is
-    made of the effect key. It goes to every recipient or to none: if the server refuses one, nobody gets it.
+    made of the effect key. It goes to every recipient or to none: if the server refuses one, no one gets it.
 
     A server that refuses (5xx) proves that nothing was sent; one that is unavailable or says 4xx is "not now", and
     Airflow's retry sends the mail. Where the connection breaks after the mail was handed over, it is ``unknown``, and
-    waits for a person: nobody can ask a mail server what became of a mail. Retry, clear and kill are those of
+    waits for a person: a mail server cannot be asked what became of a mail. Retry, clear and kill work as in
     :class:`SideEffectOperator`. Requires the extra ``email`` of this package.
 
     :param smtp_conn_id: connection of the type SMTP: server, TLS and credentials.

@@ -30,7 +30,7 @@ class HttpSideEffectOperator(SideEffectOperator):
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535), such as ``$.id``.
     :param external_id_header: the header of the answer that has it, such as ``Location``.
     :param timeout: seconds to connect, and to wait for the answer.
-    :param probe: how to look for the write (templated): a GET with ``endpoint``, and where needed ``query`` and
+    :param probe: how to probe for the write (templated): a GET with ``endpoint``, and where needed ``query`` and
         ``headers``, in which ``{effect_key}`` stands for the effect key. ``found`` maps places in the JSON answer
         (RFC 9535) to the values that they have when the write happened; without it, any 2xx means that it did.
         ``otherwise`` says what a 2xx without these values means: ``not applied`` (the default) or ``unknown``. 404 and

@@ -31,6 +31,6 @@ def resolve_job_id(reference: Any, task_id: str) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise AirflowFailException(
-            f"The argument `job` of the task {task_id!r} names no job: {reference!r}. Give it the operator that makes "
-            "the job, or a job id. Nothing was written outside."
+            f"The argument `job` of the task {task_id!r} does not name a job: {reference!r}. No external write was "
+            "made. Give it the operator that makes the job, or a job id."
         ) from None

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import mask_secret, redact
 
 from airflow_provider_aihandoff.core.effects.undo import MASK
 
-#: Words in a name that Airflow's masker takes for "token" and "secret": it looks for parts of names, and these hide
+#: Words in a name that Airflow's masker takes for "token" and "secret": it matches parts of names, and these hide
 #: counts such as `max_output_tokens`, which a reviewer must see.
 _INNOCENT = re.compile(r"tokens(?![a-z])|tokeni[sz]|secretar", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ def masked(value: Any, secret_fields: Collection[str] = ()) -> Any:
 
 
 def hide_from_logs(value: Any, secret_fields: Collection[str] = ()) -> None:
-    """Tell Airflow's secrets masker of the secret texts in a JSON value: it hides them in logs and rendered fields."""
+    """Register the secret texts in a JSON value with Airflow's secrets masker, which hides them in logs and fields."""
 
     def tell(secret: str) -> str:
         mask_secret(secret)

@@ -1,4 +1,4 @@
-"""Tells people about a review, by Airflow's notifiers: with a link, and no content unless the author says so."""
+"""Notifies people of a review, by Airflow's notifiers: with a link, and no content unless the author says so."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Handoff:
 
 
 def due_notices(job: Job, sent: set[str]) -> list[Notice]:
-    """What people are to be told about a job in review, or that was. Pure.
+    """The notifications that are due for a job that is or was in review. Pure.
 
-    :param sent: what they were told since they were asked.
+    :param sent: those that were sent since people were asked.
     """
     if job.state is not JobState.REVIEW:
         return ["decided"] if "asked" in sent and "decided" not in sent else []
@@ -127,7 +127,7 @@ def _message(job: Job, notice: Notice) -> str:
     sentences: dict[str, Sequence[str]] = {
         "asked": (f"{name} waits for your decision.", until),
         "reminder": (f"{name} still waits for a decision.", until),
-        "escalation": (f"Nobody has decided on {name} yet: now you may.", until),
+        "escalation": (f"No one has decided on {name} yet. You may decide now.", until),
         "decided": (f"{name} is {job.state.value}.", ""),
     }
     return "".join(sentences[notice])

@@ -38,11 +38,11 @@ def digest_key(ledger: Ledger) -> str:
 
 
 def plan_effects(
-    context: Context, source: Any, job: JobView, ledger: Ledger, *, look: bool = False
+    context: Context, source: Any, job: JobView, ledger: Ledger, *, read_current: bool = False
 ) -> list[EffectPlan]:
     """Render every effect of the job in the context of the task that runs now.
 
-    :param look: read what each target has now, where its author says how.
+    :param read_current: read what each target has now, where its author says how.
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
     plans = []
@@ -56,19 +56,19 @@ def plan_effects(
             )
         try:
             after = effects_before(context["dag"], task)
-            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after, look=look))
+            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after, read_current=read_current))
         except HandoffError:
             raise
         except Exception as error:
             raise PlanError(
                 f"the effect {task.task_id!r} cannot be rendered: {type(error).__name__}: {error}.",
                 job=f"job {job.job_id} ({job.job_type} {job.job_key}, revision {job.revision})",
-                remedy="Mend the templates of this task, or the output they use; then clear this task.",
+                remedy="Fix the templates of this task, or the output they use; then clear this task.",
             ) from error
     return plans
 
 
-def ask_anew(context: Context, source: Any, job: JobView, ledger: Ledger, refusal: PlanNotApproved) -> PlanNotApproved:
+def ask_again(context: Context, source: Any, job: JobView, ledger: Ledger, refusal: PlanNotApproved) -> PlanNotApproved:
     """Ask a person about the plan as it is now, where nothing of the approved one was written.
 
     :return: the refusal, with what there is to do about it.
@@ -93,6 +93,6 @@ def ask_anew(context: Context, source: Any, job: JobView, ledger: Ledger, refusa
 
 
 def _review_seconds(dag: Any, source: Any) -> float:
-    """How long somebody has to decide: as the job's approval task says."""
+    """How long people have to decide: as the job's approval task says."""
     approval = approval_task(dag, source)
     return float(conf.getfloat("sensors", "default_timeout") if approval is None else approval.timeout)

@@ -17,7 +17,7 @@ class PostgresSideEffectOperator(SideEffectOperator):
 
     An attempt that finds the marker knows that the statement was committed, and reads its external id; so a crash at
     any instruction is resolved by trying again: an effect that broke off at the commit is ``unknown`` only until the
-    task's retry has looked for the marker.
+    task's retry has read the marker.
 
     :param postgres_conn_id: connection of the type Postgres: the target database.
     :param sql: one statement, with parameters as ``%(name)s``. It is not templated: text by a model has no business

@@ -86,7 +86,7 @@ def store_ended(
     output_type: type[BaseModel] | None,
     actor: Actor,
 ) -> Job:
-    """Store what the response of a revision has left, if nobody has."""
+    """Store what the response of a revision has left, unless that was done."""
     if job.state is not JobState.RUNNING or revision.response_id is None:
         return job
     provider = provider_for(revision.conn_id)

@@ -65,11 +65,12 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     **Retry, clear, second run**: the task attaches to the job with its ``job_type`` and ``job_key``. A response that
     runs is waited for, an output that is stored is returned; neither is paid again. A job that failed gets a new
     revision, up to ``max_revisions``; one that was rejected gets one only from another Dag run. Another input under
-    the same key makes a new revision until something was written outside or the job is completed, and is an error
+    the same key makes a new revision until an external write was made or the job is completed, and is an error
     afterwards.
 
-    **Anew**: a run with the conf ``{"regenerate": true}``, or a list of task ids instead of ``true``, makes one new
-    revision of its jobs, whatever they are. It is refused while something is applied for the job that was not undone.
+    **Regenerate**: a run with the conf ``{"regenerate": true}``, or a list of task ids instead of ``true``, makes one
+    new revision of its jobs, whatever they are. It is refused while an applied effect of the job is not
+    undone.
 
     **Kill**: marking the task failed cancels the response, running or deferred, and the job is cancelled. Clearing it,
     or restarting workers and triggerers, does not.
@@ -90,7 +91,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     :param requested_by: who asked (templated); by default the user who triggered the run.
     :param permissions: what the work may touch, for reviewers and policies; recorded with the job (templated).
     :param approval: ``required``, or ``not required`` together with ``approval_reason``.
-    :param approval_reason: why nobody has to approve; it goes on the record.
+    :param approval_reason: why no one has to approve; it goes on the record.
     :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
     :param max_revisions: how many revisions by the model a job may have.
     :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
@@ -251,7 +252,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             return self._finish(context, ledger, provider_for, int(event["job_id"]))
 
     def on_kill(self) -> None:
-        """Cancel the response if somebody ended the running task, and only then; the wish is recorded first.
+        """Cancel the response if a person ended the running task, and only then; the request is recorded first.
 
         A clear, or a worker that is shut down, arrives here as well; another attempt takes the job up then.
         """
@@ -271,14 +272,14 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
                 record_cancelled(ledger, provider, revision, response, actor=owner.actor, reason=reason)
 
     def _state_of(self, ti: Any, owner: Owner) -> str | None:
-        """The state of the own task instance now, or None where it cannot be told."""
+        """The state of the own task instance now, or None where it cannot be read."""
         index = owner.map_index if owner.map_index >= 0 else None
         try:
             states = ti.get_task_states(
                 dag_id=owner.dag_id, task_ids=[owner.task_id], run_ids=[owner.run_id], map_index=index
             )
         except Exception:  # not knowing is a reason not to cancel, and worth a traceback
-            self.log.exception("The state of this task cannot be told; nothing is cancelled.")
+            self.log.exception("The state of this task cannot be read; nothing is cancelled.")
             return None
         return state_among(owner, states)
 
@@ -303,16 +304,16 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             triggered_by=_triggering_user(context),
             deadline=self._absolute_deadline(),
             owner=owner,
-            regenerate=self._is_asked_anew(context),
+            regenerate=self._is_asked_again(context),
         )
 
-    def _is_asked_anew(self, context: Context) -> bool:
-        """Whether whoever triggered the run wants a new revision: of every job, or of this task's."""
+    def _is_asked_again(self, context: Context) -> bool:
+        """Whether the run was triggered to make a new revision: of every job, or of this task's."""
         wanted: Any = (context["dag_run"].conf or {}).get("regenerate", False)
         if not isinstance(wanted, (bool, list)):
             raise AirflowFailException(
                 f"The run's conf has regenerate={wanted!r}; it must be true, false or a list of task ids. Nothing was "
-                "asked or written."
+                "sent to the model, and no external write was made. Correct the conf, and trigger the run again."
             )
         return self.task_id in wanted if isinstance(wanted, list) else wanted
 
@@ -330,7 +331,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         return datetime.now(UTC) + (self.deadline or settings.seconds("response_deadline"))
 
     def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
-        """Store what the response left, if nobody has, and return the XCom."""
+        """Store what the response left, unless that was done, and return the XCom."""
         job, actor = ledger.job(job_id), owner_of(context).actor
         revision = ledger.revision(job_id, job.revision)
         job = store_ended(ledger, provider_for, job, revision, output_type=self.output_type, actor=actor)
@@ -358,11 +359,11 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
                 f"{job.state_reason}.",
                 job=job.label,
                 remedy="The ledger keeps what there was (`airflow aihandoff jobs show`). Clear the task for a new "
-                "revision, after mending the input.",
+                "revision, after fixing the input.",
             )
         if job.state in (JobState.FAILED, JobState.QUEUED):
             raise RevisionFailed(
-                f"{job.label}: {job.state_reason}. Nothing was written outside. A retry makes a new revision, at most "
+                f"{job.label}: {job.state_reason}. No external write was made. A retry makes a new revision, at most "
                 f"{job.max_revisions} in all."
             )
 

@@ -25,11 +25,11 @@ from airflow_provider_aihandoff.core.errors import (
 )
 
 #: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
-#: They stand in the signatures, where Airflow looks for them before it applies a Dag's `default_args` or maps a task.
+#: They stand in the signatures: Airflow reads them there before it applies a Dag's `default_args` or maps a task.
 RETRIES = 3
 RETRY_DELAY = timedelta(seconds=10)
 
-#: Trying again cannot help here; somebody has to do something first.
+#: A retry cannot help here; a person has to do something first.
 _FINAL_ERRORS = (
     CannotRegenerate,
     CannotRollBack,

@@ -157,7 +157,7 @@ def _is_known(provider: ModelProvider, response_id: str | None) -> bool:
 
 
 def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
-    """Let the output type itself say whether it takes what a person has edited; take the edit back where it does not.
+    """Let the output type itself say whether it takes what a person has edited; undo the edit where it does not.
 
     :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     :return: the job as it is now.

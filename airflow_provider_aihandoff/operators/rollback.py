@@ -1,4 +1,4 @@
-"""The operator that takes back what a job has written."""
+"""The operator that rolls back what a job has written."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class RollbackOperator(BaseOperator):
     an effect of it is under way or unknown, and where one cannot be undone that is not to be left.
 
     **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the rest is gone on
-    with. A task that is cleared after the job was written anew leaves the new writing alone, unless the task that makes
-    the job was cleared too and names it.
+    with. A task that is cleared after the job was written again leaves the new write as it is, unless the task that
+    makes the job was cleared too and names it.
 
     **Refused**: a target that refuses an undo fails the task without a retry, and the job stays ``rolling_back``. Once
-    the cause is mended, clear the task: it sends that undo again, and those after it.
+    the cause is fixed, clear the task: it sends that undo again, and those after it.
 
     The XCom is ``{"job_id", "state", "undone"}``, with the names of the effects that were undone, in that order.
 
@@ -83,7 +83,7 @@ class RollbackOperator(BaseOperator):
             record = ledger.record(job_id)
             if before := _rolled_back_before(record, owner, self.job):
                 self.log.warning(
-                    "%s: this task has rolled revision %d back. A newer one stays as it is; a new run takes it back.",
+                    "%s: this task has rolled back revision %d. A newer one stays as it is; a new run rolls it back.",
                     record.job.label,
                     before,
                 )
@@ -115,17 +115,18 @@ class RollbackOperator(BaseOperator):
         except ValueError:
             names = self.leave
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise self._unusable("leave", f"is no list of names: {self.leave!r}")
+            raise self._unusable("leave", f"is not a list of names: {self.leave!r}")
         return [name.strip() for name in names or () if name.strip()]
 
     def _unusable(self, argument: str, what: str) -> AirflowFailException:
         return AirflowFailException(
-            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone, nothing was sent."
+            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone. No external write was "
+            "made. Fix the argument, then clear this task."
         )
 
 
 def _rolled_back_before(record: JobRecord, owner: Owner, reference: Any) -> int | None:
-    """The earlier revision that this task has rolled back, where nobody asks it for a newer one.
+    """The earlier revision that this task has rolled back, unless it was asked to roll back a newer one.
 
     It has, where an attempt of this task instance has claimed one of its undos.
     """

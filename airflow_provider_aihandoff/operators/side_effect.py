@@ -41,10 +41,10 @@ class SideEffectOperator(BaseOperator):
 
     **Retry and clear**: an effect that is applied is not applied again; the task succeeds with the same result.
 
-    **Kill, crash, time-out**: an attempt that ended without a word leaves a claim that lasts for as long as its call
-    may take; nobody else sends before it is over, and the attempt itself sends nothing after that. What became of it is
-    then found out in this order: :meth:`probe` is asked, over a grace time; the effect is sent again with the same key
-    where the target is ``idempotent``; otherwise a person says what is so, on the job's page or with ``airflow
+    **Kill, crash, time-out**: an attempt that ended without a result leaves a claim that lasts for as long as its call
+    may take. No one else sends before the claim expires, and the attempt itself sends nothing after that. What became
+    of it is then found out in this order: :meth:`probe` is asked, over a grace time; the effect is sent again with the
+    same key where the target is ``idempotent``; otherwise a person resolves it, on the job's page or with ``airflow
     aihandoff effects resolve``. The task waits for that without a worker slot, and goes on by itself.
 
     **A plan that is not what was approved** (an edited Dag, another input) is not sent. The task fails, and where
@@ -121,10 +121,10 @@ class SideEffectOperator(BaseOperator):
         raise NotImplementedError
 
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Find out what became of an attempt that ended without a word.
+        """Find out what became of an attempt that ended without a result.
 
-        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time is over. None (the
-        default) where that cannot be told.
+        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time has passed. None (the
+        default) where that is not known.
         """
         return None
 
@@ -182,12 +182,12 @@ class SideEffectOperator(BaseOperator):
         other.render_template_fields({**context, "task": other, "job": job})  # type: ignore[typeddict-unknown-key]
         return other
 
-    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], look: bool = False) -> EffectPlan:
+    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], read_current: bool = False) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
 
-        :param key: of the digest, so that whoever reads it cannot try out what the secrets are.
+        :param key: of the digest, so that its readers cannot guess the secrets by trial.
         :param after: names of the effects that must be applied before this one.
-        :param look: read what the target has now, where the author says how.
+        :param read_current: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
         plan, target = self.plan(job), self.target()
@@ -209,7 +209,7 @@ class SideEffectOperator(BaseOperator):
             shown=masked(plan, secrets),
             undo=masked(undo, secrets),
             after=tuple(after),
-            current=self._read(target, plan, secrets) if look and target.can_read else None,
+            current=self._read(target, plan, secrets) if read_current and target.can_read else None,
         )
 
     def _undo_plan(self, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -237,7 +237,7 @@ class SideEffectOperator(BaseOperator):
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.planning import ask_anew, digest_key, effects_before
+        from airflow_provider_aihandoff.operators.planning import ask_again, digest_key, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
         actor, ti = owner_of(context).actor, context["ti"]
@@ -259,7 +259,7 @@ class SideEffectOperator(BaseOperator):
                         last_try=ti.try_number > ti.max_tries,
                     )
                 except PlanNotApproved as refusal:
-                    raise ask_anew(context, self.job_source, job, ledger, refusal) from refusal
+                    raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
                 if not isinstance(done, Wait):
                     return self._result(done)
                 not_now = done.not_now

@@ -30,7 +30,7 @@ def wait_or_defer(
 
     :param hold_timeout: how long a person has to say what became of the effect; None: for as long as that takes.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
-    :raises AirflowFailException: nobody has said so within that time.
+    :raises AirflowFailException: no one has resolved it within that time.
     :raises TaskDeferred: the task is to wait in the triggerer.
     """
     from airflow_provider_aihandoff.hooks.ledger import LedgerHook

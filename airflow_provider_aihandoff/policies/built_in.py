@@ -119,7 +119,7 @@ class AllowedValues(Rule):
         super().__init__(name, approvers, approvals, field, self.allowed)
 
     def passes(self, job: JobView) -> str:
-        """Look for a value that is not allowed."""
+        """Check that every value is allowed."""
         found = values_at(job.output, self.field)
         for value in found:
             if canonical_json(value) not in self.allowed:
@@ -167,12 +167,12 @@ class AmountLimit(Rule):
 
 
 class Sampling(Rule):
-    """Approve, except for a share of the jobs, which a person sees anyway.
+    """Approve, except for a share of the jobs, which a person reviews in any case.
 
     Whether a job is in the sample follows from its type, its key, its revision and the rule's name: a retry or a clear,
     and another ledger, say the same. It is no secret: who can choose a key can find one that is not in it.
 
-    :param percent: from 0 to 100. A larger share holds every job of a smaller one.
+    :param percent: from 0 to 100. A larger share has every job of a smaller one.
     :raises ValueError: there is no such share.
     """
 
@@ -200,8 +200,9 @@ class Sampling(Rule):
 class AllOf(ApprovalPolicy):
     """Approve where every one of several policies approves. The reason names each by its label.
 
-    Where more than one asks, a person is told of all. Who may decide is what the first one says that names approvers;
-    as many have to approve as the strictest says. So an order never takes a requirement away that another one makes.
+    Where more than one asks, the reviewer sees the reasons of all. Who may decide is what the first one says that names
+    approvers; as many have to approve as the strictest says. So an order never takes a requirement away that another
+    one makes.
 
     :raises ValueError: there is no policy.
     """

@@ -1,4 +1,4 @@
-"""Reads the fields of an output that the shipped rules look at. What is not there is said, never passed over."""
+"""Reads the fields of an output that the shipped rules check. A missing field is an objection, never skipped."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def check_path(path: str) -> None:
     """
     if not path.startswith("$"):
         if not all(path.split(".")):
-            raise ValueError(f"{path!r} is no path to a field of the output, such as 'total' or 'lines.amount'.")
+            raise ValueError(f"{path!r} is not a path to a field of the output, such as 'total' or 'lines.amount'.")
         return
     try:
         check_json_path(path)
     except ValueError as error:
-        raise ValueError(f"{path!r} is no JSONPath: {error}.") from error
+        raise ValueError(f"{path!r} is not a JSONPath: {error}.") from error
 
 
 def values_at(output: Any, path: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Waits until somebody, or a written policy, has decided on exactly what would be written."""
+"""Waits until a person, or a written policy, has decided on exactly what would be written."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class ApprovalSensor(BaseSensorOperator):
     on the review page in the Airflow UI, over REST, or with ``airflow aihandoff review``.
 
     **Retry and clear**: a decision stands, and the task ends the same way again. A plan that has changed since (an
-    edited Dag, another input) is asked about anew while nothing of it was sent.
+    edited Dag, another input) is asked about again while nothing of it was sent.
 
     **Kill**: marking the task failed while it waits cancels the job: nothing will be written for it. Restarts of
     workers and triggerers do not.
 
     **Edits and changes**: what a person edits becomes a revision of their own; the task checks it with the output type
-    of the task that asks the model, renders the plan anew, and asks again. Where a person requests changes, this task
+    of the task that asks the model, renders the plan again, and asks again. Where a person requests changes, this task
     has the model make another revision, waits for it without a worker slot, and asks again.
 
     :param job: the operator that makes the job, or a job id.
@@ -53,8 +53,8 @@ class ApprovalSensor(BaseSensorOperator):
     :param approvers: who may decide, of those who may answer human-in-the-loop tasks of the Dag; by default all of
         them.
     :param approvals: how many must approve, each what the job says now.
-    :param requester_may_approve: whoever asked for the work may decide on it as well. By default somebody else has to,
-        whatever rights the requester has.
+    :param requester_may_approve: the user who asked for the work may decide on it as well. By default another user has
+        to, whatever rights the requester has.
     :param timeout: how long to wait for a decision; absolute from the moment of asking, and not moved by a retry or an
         edit. By default ``[sensors] default_timeout``.
     :param on_timeout: what the end of that time means: ``reject``, ``fail`` the job, or a policy that may approve, and
@@ -65,7 +65,7 @@ class ApprovalSensor(BaseSensorOperator):
     :param escalate_to: who may decide from then on.
     :param notifiers: Airflow's notifiers, called in the worker when people are asked, reminded, when it is escalated,
         and when it is decided. Their templates have ``handoff``, with ``message`` and ``link`` and nothing of the
-        content, and ``job``, with all of it. One that fails keeps nobody from deciding; where all do, they are called
+        content, and ``job``, with all of it. One that fails keeps no one from deciding; where all do, they are called
         again after five minutes.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
@@ -124,10 +124,10 @@ class ApprovalSensor(BaseSensorOperator):
         if (self.escalate_after is None) != (not self.escalate_to):
             raise ValueError("escalate_after and escalate_to go together: when, and who may decide then.")
         if self.escalate_to and not self.approvers:
-            raise ValueError("escalate_to needs approvers: without them, everybody may decide from the beginning.")
+            raise ValueError("escalate_to needs approvers: without them, everyone may decide from the beginning.")
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask, and end if there is a decision; otherwise defer. Called again with the event when the wait is over."""
+        """Ask, and end if there is a decision; otherwise defer. Called again with the event when the wait has ended."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
         job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
@@ -165,15 +165,15 @@ class ApprovalSensor(BaseSensorOperator):
             job = check_edit(self.job_source, context, ledger, job)
         revision = ledger.revision(job.job_id, job.revision)
         seen = view(job, revision)
-        look = job.state is JobState.REVIEW and job.review_digest is None
-        plans = plan_effects(context, self.job_source, seen, ledger, look=look)
+        first = job.state is JobState.REVIEW and job.review_digest is None
+        plans = plan_effects(context, self.job_source, seen, ledger, read_current=first)
         job = self._ask(context, ledger, job, seen, plans, by_model=revision.based_on is None)
         if job.state is JobState.APPROVED and not plans:
             job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)
         return job
 
     def _expire(self, ledger: Ledger, job: Job) -> Job:
-        """End the review, if its time is over."""
+        """End the review, if it has expired."""
         assert job.review_digest is not None
         assert job.review_deadline is not None
         if isinstance(self.on_timeout, str):
@@ -184,7 +184,7 @@ class ApprovalSensor(BaseSensorOperator):
         plans = [effect.plan for effect in record.current_effects]
         verdict = verdict_of(self.on_timeout, view(record.job, record.revision), plans)
         if isinstance(verdict, Approve):
-            reason = f"nobody decided in time; {verdict.reason}"
+            reason = f"no one decided in time; {verdict.reason}"
             return ledger.reviews.approve_by_policy(
                 job.job_id, digest=job.review_digest, policy=self.on_timeout.label, reason=reason, expired=True
             )
@@ -270,14 +270,19 @@ class ApprovalSensor(BaseSensorOperator):
     def _end(self, job: Job) -> dict[str, Any]:
         """End the task as the job's state says."""
         if job.state is JobState.REJECTED:
-            message = f"{job.label} was rejected: {job.state_reason or 'no comment'}. Nothing was written outside."
+            message = f"{job.label} was rejected: {job.state_reason or 'no comment'}. No external write was made."
             raise AirflowFailException(message) if self.on_reject == "fail" else AirflowSkipException(message)
         if job.state in (JobState.APPROVED, JobState.APPLYING, JobState.COMPLETED):
             return {"job_id": job.job_id, "state": job.state.value, "digest": job.review_digest}
         if job.state in (JobState.QUEUED, JobState.RUNNING):
-            raise NothingToReview(f"{job.label} is {job.state.value} again: its output is not there yet. Retry later.")
-        raise AirflowFailException(f"{job.label} is {job.state.value} ({job.state_reason}): nothing will be written.")
+            raise NothingToReview(
+                f"{job.label} is {job.state.value} again: its new output is not there yet. No external write was made. "
+                "A retry of this task waits for the output."
+            )
+        raise AirflowFailException(
+            f"{job.label} is {job.state.value} ({job.state_reason}). No effect of it will be applied."
+        )
 
 
 class NothingToReview(RuntimeError):
-    """The job is being made anew; a retry finds its output."""
+    """A new revision of the job is being made; a retry finds its output."""

@@ -10,7 +10,7 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow
 
 @contextmanager
 def needed(conn_id: str, name: str) -> Iterator[None]:
-    """Say of a connection that is missing here that nothing was sent, which nobody has to look up.
+    """Say of a connection that is missing here that nothing was sent, so that no one has to find that out.
 
     :param name: the effect's name, for messages.
     :raises EffectNotNow: there is no such connection.

@@ -79,7 +79,7 @@ class EmailTarget(Target):
             raise self._not_sent(f"{type(error).__name__}: {error}") from error
         try:
             self._ask(client, f"MAIL FROM:<{address_of(plan['from'])}>", 250)
-            for recipient in recipients:  # if one is refused, nobody gets it
+            for recipient in recipients:  # if one is refused, no one gets it
                 self._ask(client, f"RCPT TO:<{recipient}>", 250, 251)
             if time.monotonic() - began > self.call_seconds / 2:
                 raise self._not_sent("it took too long to answer")
@@ -192,7 +192,7 @@ def plan_mail(
 
     :param sender: by default, what the connection says.
     :param name: the effect's name, for messages.
-    :raises PlanError: it is no mail that could be sent, or Airflow's SMTP provider is not installed.
+    :raises PlanError: it cannot be sent as a mail, or Airflow's SMTP provider is not installed.
     """
     try:
         hook = smtp_hook(conn_id)
@@ -223,11 +223,11 @@ def plan_mail(
     if not (text or html):
         raise PlanError(f"the effect {name!r} has neither text nor html.")
     if "\x00" in f"{text}{html}":
-        raise PlanError(f"the effect {name!r} has a NUL character, which no mail can have.")
+        raise PlanError(f"the effect {name!r} has a NUL character, which is not allowed in a mail.")
     try:
         message_of(plan, "aih-0")
     except ValueError as error:
-        raise PlanError(f"the effect {name!r} is no mail that can be sent: {error}.") from error
+        raise PlanError(f"the effect {name!r} cannot be sent as a mail: {error}.") from error
     return plan
 
 
@@ -300,7 +300,7 @@ def _mailboxes(text: str, field: str, name: str) -> list[str]:
             or not header.addresses
             or any(group.display_name is not None for group in header.groups)
         ):
-            raise ValueError("it is no list of addresses")
+            raise ValueError("it is not a list of addresses")
         return [
             str(Address(each.display_name, each.username, each.domain.encode("idna").decode()))
             for each in header.addresses

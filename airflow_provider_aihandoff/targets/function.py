@@ -1,4 +1,4 @@
-"""Writes that a Python function makes, and looks for them by another one."""
+"""Writes that a Python function makes, and that another function probes for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.core.errors import PlanError
 
 log = logging.getLogger(__name__)
 
-#: The parameter in which a function is told the effect key, if it has one of this name.
+#: The parameter in which a function gets the effect key, if it has one of this name.
 KEY_PARAMETER = "effect_key"
 
 #: How the name of a module begins that Airflow made from a Dag's file: no other process can import it.
@@ -41,8 +41,8 @@ class FunctionTarget(Target):
     the external record id, an :class:`Applied`, or None.
 
     :param name: the effect's name, for messages.
-    :param look: finds out what became of a call: returns the external record id or an :class:`Applied` where it finds
-        the write, ``NotApplied()`` or False where it sees no trace of it, None where it cannot tell.
+    :param probe_function: finds out what became of a call: returns the external record id or an :class:`Applied` where
+        it finds the write, ``NotApplied()`` or False where it sees no trace of it, None where it does not know.
     :param call_seconds: how long a call may take at most.
     """
 
@@ -51,15 +51,15 @@ class FunctionTarget(Target):
 
     name: str
     function: Callable[..., Any]
-    look: Callable[..., Any] | None = None
+    probe_function: Callable[..., Any] | None = None
     idempotent: bool = False
     call_seconds: float = 300.0
     grace_seconds: float = 30.0
 
     @property
     def can_probe(self) -> bool:
-        """There is a function that looks."""
-        return self.look is not None
+        """There is a function that probes."""
+        return self.probe_function is not None
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Call the function with the plan's arguments."""
@@ -67,16 +67,16 @@ class FunctionTarget(Target):
         if returned is None or (isinstance(returned, (str, int, Applied)) and not isinstance(returned, bool)):
             return _as_applied(returned)
         log.warning(
-            "The function of the effect %r returned a %s, which is no external id; it counts as applied without one.",
+            "The function of the effect %r returned a %s, not an external id. It counts as applied without one.",
             self.name,
             type(returned).__name__,
         )
         return Applied()
 
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Call the function that looks."""
-        assert self.look is not None
-        found = call(self.look, plan["arguments"], key)
+        """Call the function that probes."""
+        assert self.probe_function is not None
+        found = call(self.probe_function, plan["arguments"], key)
         if found is None or isinstance(found, NotApplied):
             return found
         if found is False:

@@ -1,4 +1,4 @@
-"""Writes over HTTP, and looks for them: everything that is sent stands in the plan."""
+"""Writes over HTTP, and probes for them: everything that is sent stands in the plan."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NOT_NOW_STATUSES = frozenset({425, 429, 503})
 
 _PROBE_FIELDS = frozenset({"endpoint", "query", "headers", "found", "external_id_path", "otherwise"})
 
-#: The record is not there: what a probe looks for, or what an undo wants to remove.
+#: The record is not there: the one that a probe is for, or that an undo is to remove.
 _NOT_THERE_STATUSES = frozenset({404, 410})
 
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
@@ -60,7 +60,7 @@ class HttpTarget(Target):
     :param timeout: seconds to connect, and to wait for each part of the answer.
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
     :param external_id_header: the header of the answer that has it.
-    :param probe_plan: the request that looks for the write, or None: as :func:`plan_probe` makes it.
+    :param probe_plan: the request that probes for the write, or None: as :func:`plan_probe` makes it.
     :param current: path under the base URL at which the target says what it has now, as JSON.
     :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe. A ``DELETE`` that is
         answered with "it is not there" has done its work, and a probe that sees the record, without a condition for it,
@@ -120,26 +120,26 @@ class HttpTarget(Target):
         raise UnclearAnswer(said)
 
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Look for the write with a GET. It is found when every condition holds; not there where one does not."""
+        """Probe for the write with a GET. It is found when every condition holds; not there where one does not."""
         assert self.probe_plan is not None
         removes = self._removes(plan)
-        look = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
-        look = _with_key(look, key, UNDO_KEY if self.undoes else EFFECT_KEY)
-        response = self._request(look, look["headers"], None)
+        request = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
+        request = _with_key(request, key, UNDO_KEY if self.undoes else EFFECT_KEY)
+        response = self._request(request, request["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
             return Applied() if removes else NotApplied()
         if not 200 <= response.status_code < 300:
             log.warning("The probe of the effect %r was answered %s.", self.name, response.status_code)
             return None
-        conditions: Mapping[str, Any] = look.get("found") or {}
+        conditions: Mapping[str, Any] = request.get("found") or {}
         try:
             answer = response.json() if conditions else None
         except ValueError:
             return None
         seen = bool(conditions) or not removes
         if seen and all(_has(answer, path, expected) for path, expected in conditions.items()):
-            return Applied(self._external_id(response, look.get("external_id_path")))
-        return NotApplied() if look.get("otherwise", "not applied") == "not applied" else None
+            return Applied(self._external_id(response, request.get("external_id_path")))
+        return NotApplied() if request.get("otherwise", "not applied") == "not applied" else None
 
     def read(self, plan: dict[str, Any]) -> Any:
         """The JSON of the answer at the address that the author gives; None where there is nothing.
@@ -148,8 +148,8 @@ class HttpTarget(Target):
         """
         assert self.current is not None
         accept = {"Accept": "application/json"}
-        look = plan_request(plan["connection"], "GET", self.current, headers=accept, name=self.name)
-        response = self._request(look, look["headers"], None)
+        request = plan_request(plan["connection"], "GET", self.current, headers=accept, name=self.name)
+        response = self._request(request, request["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
             return None
         if not 200 <= response.status_code < 300:
@@ -297,7 +297,7 @@ def plan_request(
 
 
 def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Render the request that looks for a write: :class:`operators.http.HttpSideEffectOperator` says what it takes.
+    """Render the request that probes for a write: :class:`operators.http.HttpSideEffectOperator` says what it takes.
 
     :raises PlanError: it lacks an endpoint, has a field that is not known, or cannot be what it is.
     """
@@ -329,7 +329,7 @@ def check_path(path: str | None, name: str) -> None:
     try:
         check_json_path(path.replace(EFFECT_KEY, "aih-1-r1-0").replace(UNDO_KEY, "aih-2-r1-0"))
     except ValueError as error:
-        raise PlanError(f"{path!r} of the effect {name!r} is no JSON path: {error}.") from error
+        raise PlanError(f"{path!r} of the effect {name!r} is not a JSONPath: {error}.") from error
 
 
 def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
@@ -351,7 +351,7 @@ def _body(value: Any, name: str) -> str:
 def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
     """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing.
 
-    :raises PlanError: the HTTP library would make another one of it, which nobody sees in the plan.
+    :raises PlanError: the HTTP library would make another one of it, which the plan does not show.
     """
     hook = http_hook(conn_id, method)
     hook.get_conn()

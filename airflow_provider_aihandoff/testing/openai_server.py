@@ -15,14 +15,14 @@ With a URL for them, webhooks say how each background response ended, signed by 
 specification and repeated until they are answered with a 2xx. They are due at the end of the response by the
 stand-in's clock; their timestamp is the machine's.
 
-For the test that looks on:
+For the test that observes it:
 
 * `GET /standin/health`
 * `GET /standin/responses`: every response that was ever created, and how often it was asked for
 * `GET /standin/requests`: every request to `/v1`, in order
 * `GET /standin/webhooks`: every attempt to deliver a webhook, and how many are still to be sent
 * `POST /standin/webhooks`: send one event now, such as `{"type": "response.completed", "data": {"id": "resp_1"}}`;
-  the answer tells the HTTP status that it got
+  the answer has the HTTP status that it got
 * `POST /standin/reset`: forget everything
 """
 
@@ -55,7 +55,7 @@ DEFAULT_DELAY_SECONDS = 2.0
 
 
 class ResponseReport(BaseModel):
-    """One response, as the test that looks on sees it."""
+    """One response, as the test that observes it sees it."""
 
     response: dict[str, Any]
     """The Response object, as a retrieve would show it now if no fault were injected."""

@@ -29,7 +29,7 @@ _SENTENCES = (
 
 @dataclass(frozen=True)
 class ResponderRequest:
-    """What a responder may look at to decide its answer."""
+    """What a responder may read to decide its answer."""
 
     model: str
     instructions: str

@@ -37,7 +37,7 @@ CancelFinishedStatus = Literal[200, 400, 409]
 class ResponsesApi:
     """The operations; each notes in `exchange` what the log of requests shows.
 
-    All are called on one event loop, and none gives way to another between looking and changing.
+    All are called on one event loop, and none gives way to another between a read and the change that follows.
     """
 
     state: State

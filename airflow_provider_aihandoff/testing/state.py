@@ -80,7 +80,7 @@ class State:
                 self._record({"event": "webhook", "attempt": attempt.model_dump(mode="json")})
 
     def take_fault(self, key: str, times: int) -> bool:
-        """Whether the fault counted under `key` is to happen once more; if so, that counts."""
+        """Whether the fault counted under `key` is to happen again; if so, that counts."""
         with self._lock:
             if self._faults_taken[key] >= times:
                 return False

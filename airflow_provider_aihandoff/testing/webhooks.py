@@ -32,7 +32,7 @@ from airflow_provider_aihandoff.testing.webhook_events import (
 
 _WORKERS = 16
 # A test's clock jumps, so the time cannot be slept away at once.
-_LOOKS_AT_THE_CLOCK_EVERY_SECONDS = 0.05
+_CLOCK_CHECK_SECONDS = 0.05
 _CREATE_IS_HELD_BACK_SECONDS = 5.0
 
 
@@ -87,7 +87,7 @@ class WebhookDispatcher:
             self._put(delivery.key, delivery.due_at)
 
     async def hold_back(self, response_id: str | None) -> None:
-        """Wait, where the response asks for `webhook=early`, until its event was answered or a few seconds are over."""
+        """Wait, where the response asks for `webhook=early`, until its event was answered, a few seconds at most."""
         response = self._state.find(response_id) if response_id else None
         if response is None or response.faults.webhook != "early":
             return
@@ -173,7 +173,7 @@ class WebhookDispatcher:
         next_at = self._agenda.next_at()
         wait = None
         if next_at is not None:
-            wait = min(max(next_at - self._clock(), 0), _LOOKS_AT_THE_CLOCK_EVERY_SECONDS)
+            wait = min(max(next_at - self._clock(), 0), _CLOCK_CHECK_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await self._changed.wait()

@@ -18,7 +18,7 @@ class ApprovalTrigger(BaseTrigger):
     """Fire once when a job no longer waits for a decision on this digest, or there is something to do about that.
 
     A triggerer that restarts runs it again with the same absolute times. Marking the task failed cancels the job:
-    nobody waits for the decision any more.
+    no one waits for the decision any longer.
 
     :param digest: the review digest that was asked about.
     :param until: when there is something to do at the latest (a reminder, an escalation, the end of the time to
@@ -46,7 +46,7 @@ class ApprovalTrigger(BaseTrigger):
         yield TriggerEvent({"job_id": self.job_id})
 
     async def on_kill(self) -> None:
-        """Cancel the job if somebody marked the task failed, and only then.
+        """Cancel the job if a person marked the task failed, and only then.
 
         Airflow also calls this when the trigger moves to another triggerer, and after a clear. A job that another Dag
         run has taken over goes on waiting for its decision.

@@ -1,4 +1,4 @@
-"""What a trigger does when its task was ended by somebody, and not just moved to another triggerer."""
+"""What a trigger does when a person ended its task, and it was not just moved to another triggerer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ on_kill_tasks: set[asyncio.Task[None]] = set()
 async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """Run the work of ``on_kill`` in a task of its own.
 
-    Airflow cancels a trigger anew with every heartbeat until it has ended, and would cut the method off half-way.
+    Airflow cancels a trigger again with every heartbeat until it has ended, and would cut the method off half-way.
     """
     task = asyncio.create_task(work)
     on_kill_tasks.add(task)
@@ -38,7 +38,7 @@ def owner_of(trigger: BaseTrigger) -> Owner | None:
 
 
 async def task_state(owner: Owner) -> str | None:
-    """The state of the task instance now, or None where it cannot be told."""
+    """The state of the task instance now, or None where it cannot be read."""
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
 
@@ -54,6 +54,6 @@ async def task_state(owner: Owner) -> str | None:
         if not isinstance(answer, TaskStatesResult):
             raise TypeError(f"unexpected answer: {type(answer).__name__}")
     except Exception:  # not knowing is a reason not to cancel, and worth a traceback
-        log.exception("The state of %s cannot be told; nothing is cancelled.", owner.actor)
+        log.exception("The state of %s cannot be read; nothing is cancelled.", owner.actor)
         return None
     return state_among(owner, answer.task_states)

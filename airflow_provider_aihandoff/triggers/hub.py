@@ -1,7 +1,7 @@
 """The one place in a triggerer where all waiting on a ledger is done, however many tasks wait.
 
-One connection listens to the ledger. A notification wakes whoever waits for that job; a sweep of all that waits is the
-truth, so that a notification that gets lost costs seconds. The poller asks OpenAI beside that: see `polling`.
+One connection listens to the ledger. A notification wakes the triggers that wait for that job; a sweep of all waits
+is the truth, so that a notification that gets lost costs seconds. The poller asks OpenAI as well: see `polling`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _QUERY_TIMEOUT = 30.0
 #: Seconds that what is being closed may take: psycopg cancels a statement that is under way, and waits for that.
 _CLOSE_TIMEOUT = 30.0
 
-#: Between two tries to reach the ledger, in seconds. Well below the interval of the sweep: nobody is later than that.
+#: Between two tries to reach the ledger, in seconds. Well below the interval of the sweep, which no wait exceeds.
 _RECONNECT_BASE, _RECONNECT_CAP = 0.25, 5.0
 
 SomeWait = TypeVar("SomeWait", bound=Wait)
@@ -55,7 +55,7 @@ class Hub:
     """Waits for all triggers of one process on one ledger. It works while there is a wait, and closes after the last.
 
     It outlives whatever happens to the ledger and to OpenAI: it connects again with growing pauses, and catches up
-    from the ledger. While the ledger is away no wait ends, since the task that goes on would need it.
+    from the ledger. While the ledger is unavailable no wait ends, since the task that goes on would need it.
     """
 
     def __init__(self, ledger_conn_id: str) -> None:
@@ -115,7 +115,7 @@ class Hub:
                 # Neither ends by itself, not even cancelled by something else than this.
                 errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
                 log.error(
-                    "Waiting on %s broke off, and begins anew.", self.ledger_conn_id, exc_info=next(iter(errors), None)
+                    "Waiting on %s broke off, and starts again.", self.ledger_conn_id, exc_info=next(iter(errors), None)
                 )
                 await asyncio.sleep(_RECONNECT_CAP)
 
@@ -144,7 +144,7 @@ class Hub:
 
     async def _follow_on(self, connection: wake_queries.AsyncConnection) -> None:
         loop = asyncio.get_running_loop()
-        sweep_at = loop.time()  # at once: whatever was notified while nobody listened
+        sweep_at = loop.time()  # at once, for what was notified while no connection listened
         while True:
             if loop.time() >= sweep_at:
                 await self._sweep(connection)
@@ -162,7 +162,7 @@ class Hub:
         self._poller.resume()
 
     async def _check(self, connection: wake_queries.AsyncConnection, waits: list[Wait]) -> None:
-        """Ask the ledger about these waits, and end the ones that are over."""
+        """Ask the ledger about these waits, and end those for which nothing is left to wait."""
         self._new.difference_update(waits)
         for responses in _batches(wait for wait in waits if isinstance(wait, ResponseWait)):
             async with asyncio.timeout(_QUERY_TIMEOUT):

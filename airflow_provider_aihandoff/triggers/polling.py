@@ -63,7 +63,7 @@ class Poller:
         self._waits.discard(wait)
         self._tidy()
         if not self._waits:
-            # Nobody waits, so that nothing arrives: that is no silence.
+            # No task waits, so nothing arrives: webhooks are not silent.
             self._webhooks = WebhookWatch(self._silence)
 
     def conn_ids(self) -> list[str]:

@@ -69,11 +69,11 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
         yield TriggerEvent({"job_id": self.job_id, "revision": self.revision, "status": status})
 
     async def on_kill(self) -> None:
-        """Cancel the response if somebody ended the task, and only then.
+        """Cancel the response if a person ended the task, and only then.
 
         Airflow also calls this when the trigger moves to another triggerer, and after a clear while a newer attempt
-        has already adopted the response; nothing is cancelled then. The wish to cancel is recorded before OpenAI is
-        asked, so that whatever comes after it, is known to be late.
+        has already adopted the response; nothing is cancelled then. The request to cancel is recorded before OpenAI is
+        asked, so that what comes after it is known to be late.
         """
         await to_its_end(self._cancel_if_ended())
 

@@ -21,7 +21,7 @@ class Wait:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, or nobody waits any more."""
+        """Whether it has ended, or no one waits any longer."""
         return self._ended.done()
 
     def end(self, status: str) -> None:

@@ -1,4 +1,4 @@
-"""What a triggerer asks the ledger, asynchronously and on one connection: whose wait is over."""
+"""What a triggerer asks the ledger, asynchronously and on one connection: which waits have ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTLED = "settled"
 
 _JOB_ID = re.compile("[0-9]{1,19}")
 
-#: Of these revisions, the ones whose response has ended, or that nobody waits for any more.
+#: Of these revisions, the ones whose response has ended, or that no one waits for any longer.
 _ENDED_RESPONSES = """
     SELECT job_id, number, CASE WHEN r.state = 'running' THEN r.response_status ELSE %(settled)s END AS status
     FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[]) AS waiting (job_id, number)
@@ -52,7 +52,7 @@ _SINCE_WEBHOOK = """
 
 
 async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
-    """Open a connection that is told of the jobs whose wait may be over.
+    """Open a connection that is notified of the jobs whose wait may have ended.
 
     :param conninfo: libpq's connection parameters by name.
     :raises psycopg.OperationalError: the database cannot be reached.
@@ -73,7 +73,7 @@ async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
 async def woken_jobs(connection: AsyncConnection, *, within: float) -> set[int]:
     """Wait for a notification, for so many seconds, and return the ids of the jobs that have been notified."""
     payloads = [notification.payload async for notification in connection.notifies(timeout=within, stop_after=1)]
-    # Whoever may connect to the database may send anything.
+    # Every user who may connect to the database may send anything.
     return {int(payload) for payload in payloads if _JOB_ID.fullmatch(payload)}
 
 

@@ -1,4 +1,4 @@
-"""Somebody decides, and a task goes on; beside it, a task that only starts. For `decision`."""
+"""A person decides, and a task goes on; beside it, a task that only starts. For `decision`."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ def request(record: JobRecord, **changes: Any) -> dict[str, Any]:
     return {**seen, **changes}
 
 
-def test_a_write_that_both_sides_know_alike_is_no_difference(ledger: Ledger) -> None:
+def test_a_write_that_both_sides_know_alike_is_not_a_difference(ledger: Ledger) -> None:
     record = applied(ledger)
     assert comparison.http_effects([record], [request(record)]) == Row("HTTP writes applied", 1, 1)
 
 
-def test_a_write_that_was_taken_back_is_no_difference(ledger: Ledger) -> None:
+def test_a_write_that_was_undone_is_not_a_difference(ledger: Ledger) -> None:
     undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/kettle", "headers": {}}}
     job_id = applied(ledger, replace(PLAN, undo=undo)).job.job_id
     (undone,) = ledger.roll_backs.start(job_id, actor=TEST, reason="the wrong product")
@@ -123,7 +123,7 @@ def test_a_history_that_was_altered_and_a_job_without_an_end_are_found(ledger: L
     assert comparison.jobs_ended([waiting]).differences
 
 
-def test_an_intent_that_ended_without_a_word_is_the_warning_of_an_orphan(ledger: Ledger) -> None:
+def test_an_intent_without_a_result_warns_of_an_orphan(ledger: Ledger) -> None:
     opened = ledger.submission.open(job_spec())
     ledger.submission.intend(opened.job.job_id, 1, actor=Actor.program("died"), lease=timedelta(0))
     again = ledger.submission.intend(opened.job.job_id, 1, actor=Actor.program("next"), lease=LEASE)

@@ -1,4 +1,4 @@
-"""PostgreSQL without a service: it keeps its data, survives a crash, and outlives nobody."""
+"""PostgreSQL without a service: it keeps its data, survives a crash, and ends with the program that started it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_data_and_address_stay_over_a_restart_and_a_second_start(server: Postgre
     again.stop()
 
 
-def test_it_starts_again_after_a_crash_with_what_was_committed(server: PostgresServer) -> None:
+def test_postgresql_starts_again_after_a_crash_with_what_was_committed(server: PostgresServer) -> None:
     open_connection = server.connect("postgres")
     write(server)
     server.kill()
@@ -121,7 +121,7 @@ def test_a_server_that_is_given_is_used_and_left_alone(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run the server")
-def test_as_root_binaries_and_data_are_put_where_the_servers_user_can_reach_them(
+def test_as_root_binaries_and_data_are_where_the_servers_user_can_reach_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = postgres._wheel_package()

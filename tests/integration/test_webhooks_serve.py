@@ -83,7 +83,7 @@ def address(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_receives_at_the_path_of_the_api_server_logs_and_stops_cleanly(
+def test_the_receiver_serves_at_the_path_of_the_api_server_logs_and_stops_cleanly(
     start: Start, ledger: Ledger, number: signal.Signals
 ) -> None:
     process = start()
@@ -143,7 +143,7 @@ def refusal(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Cal
         ({"AIRFLOW__AIHANDOFF__WEBHOOK_CONN_IDS": " "}, "webhook_conn_ids"),
     ],
 )
-def test_it_does_not_start_where_it_could_not_receive(
+def test_the_receiver_does_not_start_where_it_could_not_receive(
     refusal: Callable[..., str], changes: dict[str, str], said: str
 ) -> None:
     why = refusal(**changes)
@@ -152,11 +152,13 @@ def test_it_does_not_start_where_it_could_not_receive(
     assert "!!!!" not in why
 
 
-def test_it_does_not_start_where_one_of_several_connections_could_not_receive(refusal: Callable[..., str]) -> None:
+def test_the_receiver_does_not_start_where_one_of_several_connections_could_not_receive(
+    refusal: Callable[..., str],
+) -> None:
     assert "'missing' does not exist" in refusal("--openai-conn-id", "openai_default", "--openai-conn-id", "missing")
 
 
-def test_it_does_not_start_without_the_schema_of_the_ledger(
+def test_the_receiver_does_not_start_without_the_schema_of_the_ledger(
     refusal: Callable[..., str], environment: dict[str, str], empty_conninfo: dict[str, Any]
 ) -> None:
     connection = json.loads(environment["AIRFLOW_CONN_AIHANDOFF_LEDGER"])
@@ -166,13 +168,13 @@ def test_it_does_not_start_without_the_schema_of_the_ledger(
     assert "the ledger's database gave no connection" in refusal(AIRFLOW_CONN_AIHANDOFF_LEDGER=away)
 
 
-def test_it_does_not_start_where_it_cannot_listen(refusal: Callable[..., str], tmp_path: Path) -> None:
+def test_the_receiver_does_not_start_where_it_cannot_listen(refusal: Callable[..., str], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "Address already in use" in refusal("--port", str(taken.getsockname()[1]))
     assert "No such file" in refusal("--ssl-certfile", str(tmp_path / "missing.pem"))
 
 
-def test_a_refusal_is_one_line_and_the_exit_code_1(start: Start) -> None:
+def test_a_receiver_that_does_not_start_says_why_in_one_line_and_exits_with_1(start: Start) -> None:
     process = start(**openai(["whsec_!!!!"]))
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -180,7 +182,7 @@ def test_a_refusal_is_one_line_and_the_exit_code_1(start: Start) -> None:
     assert "Traceback" not in out
 
 
-def test_it_stops_while_a_delivery_that_has_begun_is_finished(start: Start, ledger: Ledger) -> None:
+def test_the_receiver_finishes_a_delivery_that_has_begun_before_it_stops(start: Start, ledger: Ledger) -> None:
     process = start()
     url = address(process)
 

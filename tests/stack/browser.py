@@ -15,7 +15,7 @@ from demo.waiting import AIRFLOW_SECONDS
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-#: It draws without a GPU, and asks nobody outside for anything.
+#: It draws without a GPU, and sends no request to the internet.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -1,4 +1,4 @@
-"""The demo's Airflow: it becomes healthy, survives crashes of its parts, and outlives nobody."""
+"""The demo's Airflow: it becomes healthy, survives crashes of its parts, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_cleared_run_runs_again(alice: AirflowApi) -> None:
     assert {task.try_number for task in alice.task_instances("greeting", run_id)} == {2}
 
 
-def test_who_may_only_look_cannot_trigger(stack: AirflowStack, alice: AirflowApi) -> None:
+def test_a_user_who_may_only_read_cannot_trigger(stack: AirflowStack, alice: AirflowApi) -> None:
     with pytest.raises(AirflowApiError, match="403"):
         stack.api("vic").trigger("greeting")
     assert "greeting" in stack.api("vic").dag_ids()

@@ -1,4 +1,4 @@
-"""Webhooks on a real Airflow: a day of them is accounted for, and nobody who waits is lost when something dies."""
+"""Webhooks on a real Airflow: a day of them is accounted for, and no waiting task is lost when something dies."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_every_delivery_of_a_bad_day_is_accounted_for(demo: LocalDemo, admin: Ai
         "resp_of_another_application",
         None,
     }
-    told = {entry.response_id for entry in ledger.inbox.entries(dispositions=[Disposition.APPLIED])}
+    notified = {entry.response_id for entry in ledger.inbox.entries(dispositions=[Disposition.APPLIED])}
     responses = {seen["response"]["id"] for seen in standin(demo, "responses")["responses"]}
-    assert told <= responses
+    assert notified <= responses
     # The one without a webhook was found by looking.
     assert answers(demo)[1] >= 1
     assert not [row for row in compare(demo) if row.differences], as_table(compare(demo))
@@ -129,7 +129,7 @@ def test_the_maintenance_dag_asks_openai_about_a_webhook_in_quarantine(
     assert "404" in str(entry.note)
 
 
-def test_answers_are_polled_for_while_the_receiver_is_down_and_its_webhooks_come_later(
+def test_responses_are_polled_while_the_receiver_is_down_and_its_webhooks_come_later(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     before = answers(demo)
@@ -191,7 +191,7 @@ def received(ledger: Ledger, delivery: Delivery) -> bool:
     return True
 
 
-def test_nobody_of_two_hundred_who_wait_is_lost_when_postgresql_and_the_triggerer_die(tmp_path: Path) -> None:
+def test_none_of_two_hundred_waiting_tasks_is_lost_when_postgresql_and_the_triggerer_die(tmp_path: Path) -> None:
     with WaitingStack(tmp_path, WAITING) as stack, stack.triggerer(HUB, WAITING):
         waiting = Waiting(stack)
         stack.release()
@@ -204,12 +204,12 @@ def test_nobody_of_two_hundred_who_wait_is_lost_when_postgresql_and_the_triggere
             recorded = ending.result()
         wait_until(lambda: len(waiting.resumed()) == len(recorded), "the first half to go on")
         late = [at - recorded[index] for index, at in stack.fired_at(list(recorded)).items()]
-        assert max(late) < 60  # the sweep, every 10 s, and the time that the server was away
+        assert max(late) < 60  # the sweep, every 10 s, and the time that the server was down
 
         stack.airflow.kill("triggerer")
         recorded |= waiting.end_responses(range(WAITING // 2, WAITING + 1))
         stack.airflow.start("triggerer")
-        wait_until(lambda: len(waiting.resumed()) == WAITING, "everybody to go on")
+        wait_until(lambda: len(waiting.resumed()) == WAITING, "every task to go on")
 
         assert set(waiting.resumed().values()) == {1}
         assert set(waiting.fired().values()) == {1}

@@ -21,17 +21,17 @@ MODULES = [
 ]
 
 
-def test_airflow_accepts_it() -> None:
+def test_airflow_accepts_the_provider_info() -> None:
     schema: Any = json.loads(resources.files("airflow").joinpath("provider_info.schema.json").read_text("utf-8"))
     jsonschema.validate(INFO, schema)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_module_that_it_names_is_there(module: str) -> None:
+def test_every_module_that_the_provider_info_names_exists(module: str) -> None:
     assert import_module(module).__doc__
 
 
-def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
+def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module() -> None:
     private = {
         "job_tasks",
         "job_argument",
@@ -59,12 +59,12 @@ def test_every_operator_sensor_hook_and_trigger_module_is_named() -> None:
 
 
 @pytest.mark.parametrize("group", ["apache_airflow_provider", "airflow.plugins"])
-def test_its_entry_points_load(group: str) -> None:
+def test_the_entry_points_of_the_provider_load(group: str) -> None:
     own = [
         point for point in metadata.entry_points(group=group) if point.value.startswith("airflow_provider_aihandoff")
     ]
     assert [callable(point.load()) for point in own] == [True]
 
 
-def test_the_version_is_the_one_of_the_package() -> None:
+def test_the_provider_info_has_the_version_of_the_package() -> None:
     assert metadata.version("airflow-provider-aihandoff") == __version__

@@ -46,7 +46,7 @@ _OTHERS = "others"
 
 #: Seconds that a webhook waits for one of the ledger's connections.
 _LEDGER_TIMEOUT = 1.0
-#: A ledger that is away without a word is noticed in seconds too. What the connection itself says comes first.
+#: A ledger that is silently unavailable is noticed in seconds too. What the connection itself says comes first.
 _LEDGER_PARAMETERS = {"connect_timeout": 2, "tcp_user_timeout": 5000}
 
 _POLLED = (Disposition.QUARANTINED, Disposition.LATE)

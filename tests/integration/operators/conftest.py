@@ -139,7 +139,7 @@ def _target() -> Iterator[Target]:
 
 @pytest.fixture
 def target(_target: Target) -> Iterator[Target]:
-    _target.received, _target.answers, _target.answer_by_path, _target.hold = [], [], {}, None
+    _target.reset()
     yield _target
     if _target.hold is not None:
         _target.hold.set()

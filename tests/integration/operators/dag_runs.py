@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from airflow import settings
 from airflow.dag_processing.dagbag import DagBag
@@ -22,6 +22,7 @@ from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.serialization.serialized_objects import LazyDeserializedDAG
 from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 _numbers = count(1)
 
@@ -103,7 +104,9 @@ class Dags:
 
         :param dag: may be the run's Dag with other code.
         """
-        SerializedDagModel.get_dag(dag.dag_id).clear(task_ids=task_ids, run_id=run.run_id)
+        stored = SerializedDagModel.get_dag(dag.dag_id)
+        assert stored is not None
+        stored.clear(task_ids=task_ids, run_id=run.run_id)
         return self.go_on(dag, run.run_id)
 
     def backfill(self, dag: DAG, day: datetime) -> Run:
@@ -118,7 +121,7 @@ class Dags:
             triggering_user_name="alice",
             reprocess_behavior=ReprocessBehavior.COMPLETED,
         )
-        with settings.Session() as session:
+        with open_session() as session:
             (run_id,) = session.scalars(select(DagRun.run_id).filter_by(dag_id=dag.dag_id, logical_date=day))
             session.query(Backfill).update({Backfill.completed_at: datetime.now(UTC)})  # as the scheduler does
             session.commit()
@@ -127,7 +130,7 @@ class Dags:
     def go_on(self, dag: DAG, run_id: str) -> Run:
         """Run what a run has left to its end: the loop of `dag.test()`, without its beginning."""
         self.errors.clear()
-        with settings.Session() as session:
+        with open_session() as session:
             (dag_run,) = session.scalars(select(DagRun).filter_by(dag_id=dag.dag_id, run_id=run_id))
             dag_run.dag = SerializedDagModel.get_dag(dag.dag_id)
             dag_run.state = DagRunState.RUNNING
@@ -143,7 +146,7 @@ class Dags:
 
     def _ended(self, dag_run: DagRun) -> Run:
         tasks = {_name(ti): ti for ti in dag_run.get_task_instances()}
-        with settings.Session() as session:
+        with open_session() as session:
             rows = session.query(XComModel).filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id, key="return_value")
             xcoms = {_name(row): XComModel.deserialize_value(row) for row in rows}
         return Run(
@@ -158,6 +161,12 @@ class Dags:
 
     def _remember(self, context: Any) -> None:
         self.errors[_name(context["ti"])].append(context["exception"])
+
+
+def open_session() -> Session:
+    """A session on Airflow's metadata database."""
+    assert settings.Session is not None
+    return cast("Session", settings.Session())
 
 
 def _name(row: Any) -> str:

@@ -53,7 +53,7 @@ def publish(draft: Any = 1, task_id: str = "publish", **arguments: Any) -> HttpS
         "endpoint": "/posts/kettle",
         "json": {"title": "{{ job.output.title }}", "body": "{{ job.output.body }}"},
         "external_id_path": "$.id",
-        "hold_timeout": timedelta(0),  # where nobody can say what became of it, the task fails at once
+        "hold_timeout": timedelta(0),  # an unknown effect fails the task at once
     }
     return HttpSideEffectOperator(task_id=task_id, job=draft, **{**defaults, **arguments})
 
@@ -69,7 +69,7 @@ def store(draft: Any = 1, task_id: str = "store", **arguments: Any) -> PostgresS
 
 
 class Policy(ApprovalPolicy):
-    """Says what it is told to say, and remembers what it was asked about."""
+    """Gives the verdict that is set, and remembers what it was asked about."""
 
     name, version = "test", "1"
 

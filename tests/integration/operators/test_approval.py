@@ -38,7 +38,7 @@ def approved_by(policy: Policy | None, then: Callable[[Any], Any] = publish, **a
 
 @contextmanager
 def person(ledger: Ledger, verdict: Verdict, comment: str = "seen") -> Iterator[None]:
-    """Somebody who decides as soon as there is something to decide on."""
+    """A person who decides as soon as there is something to decide on."""
 
     def decide() -> None:
         while not (jobs := ledger.jobs()) or jobs[0].review_digest is None:
@@ -90,10 +90,10 @@ class TestPerson:
         assert done.tries["approve"] == 1
         assert (record().job.state, record().job.state_reason) == (JobState.REJECTED, "too long")
         if approve == "failed":
-            assert "was rejected: too long. Nothing was written outside." in done.error("approve")
+            assert "was rejected: too long. No external write was made." in done.error("approve")
         assert target.received == []
 
-    def test_a_cleared_run_ends_the_same_way_and_asks_nobody_again(
+    def test_a_cleared_run_ends_the_same_way_and_asks_no_one_again(
         self, dags: Dags, ledger: Ledger, record: Record, target: Target
     ) -> None:
         dag = dags.make(lambda: approved_by(None))
@@ -105,7 +105,7 @@ class TestPerson:
         assert again.states == first.states
         assert (len(record().decisions), target.received) == (1, [])
 
-    def test_nobody_in_time_is_a_rejection(self, run: RunDag, record: Record, target: Target) -> None:
+    def test_a_review_that_expires_is_a_rejection(self, run: RunDag, record: Record, target: Target) -> None:
         done = run(lambda: approved_by(None, timeout=timedelta(seconds=0.2)))
 
         (decision,) = record().decisions
@@ -113,7 +113,7 @@ class TestPerson:
         assert (decision.verdict, decision.decided_by_kind) == ("reject", "timeout")
         assert (record().job.state, target.received) == (JobState.REJECTED, [])
 
-    def test_nobody_in_time_can_fail_the_job(self, run: RunDag, record: Record, target: Target) -> None:
+    def test_a_review_that_expires_can_fail_the_job(self, run: RunDag, record: Record, target: Target) -> None:
         done = run(lambda: approved_by(None, timeout=0.2, on_timeout="fail"))
 
         assert (done.states["approve"], done.tries["approve"]) == ("failed", 1)
@@ -124,7 +124,8 @@ class TestPerson:
         self, dags: Dags, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def breaks(self: ApprovalTrigger) -> Any:
-            raise RuntimeError("the triggerer is gone")
+            if self.until:
+                raise RuntimeError("the triggerer is gone")
             yield
 
         monkeypatch.setattr(ApprovalTrigger, "run", breaks)
@@ -173,7 +174,7 @@ class TestPolicy:
         assert [decision.decided_by_kind for decision in record().decisions] == ["timeout"]
         assert target.received == []
 
-    def test_a_policy_of_another_version_is_asked_anew(self, run: RunDag, record: Record, target: Target) -> None:
+    def test_a_policy_of_another_version_is_asked_again(self, run: RunDag, record: Record, target: Target) -> None:
         target.answers = [Answer(503)]
         run(lambda: approved_by(Policy(), then=lambda draft: publish(draft, retries=0)))
         newer = Policy()
@@ -186,7 +187,7 @@ class TestPolicy:
 
 
 class TestPlan:
-    def test_it_covers_every_effect_of_the_job_in_the_order_in_which_they_run(
+    def test_the_plan_covers_every_effect_of_the_job_in_the_order_in_which_they_run(
         self, run: RunDag, record: Record, sales: Any
     ) -> None:
         def define() -> None:
@@ -195,7 +196,7 @@ class TestPlan:
             first = publish(draft, "z_first", effect="named", undo={"method": "DELETE", "endpoint": "/first"})
             approve = ApprovalSensor(task_id="approve", job=draft, policy=Policy())
             draft >> approve >> first >> store(draft, "m_middle") >> last
-            draft >> other  # so that the job looked at below is the first one of the ledger
+            draft >> other  # so that the job of the assertions below is the first one of the ledger
             approve >> publish(other, "of_another_job")
 
         run(define)
@@ -227,14 +228,14 @@ class TestPlan:
             write = publish(
                 label, "write", endpoint="/tickets/{{ job.job_key }}", json={"is": "{{ job.output.title }}"}
             )
-            label >> approve >> write >> publish(label, "tell", endpoint="/tell/{{ job.job_key }}")
+            label >> approve >> write >> publish(label, "announce", endpoint="/announce/{{ job.job_key }}")
 
         done = run(lambda: ticket.expand_kwargs(tickets()))
 
         assert set(done.states.values()) == {"success"}
         for job in ledger.jobs():
             record = ledger.record(job.job_id)
-            assert [effect.name for effect in record.current_effects] == ["ticket.write", "ticket.tell"]
+            assert [effect.name for effect in record.current_effects] == ["ticket.write", "ticket.announce"]
             assert record.current_effects[0].plan["url"].endswith(f"/tickets/{job.job_key}")
             assert job.state is JobState.COMPLETED
         written = {received.path: received.json for received in target.received if "tickets" in received.path}
@@ -271,14 +272,14 @@ class TestPlan:
         ["{{ job.output.titel }}", "{{ job.state }}", "{{ "],
     )
     @pytest.mark.usefixtures("review")
-    def test_a_template_that_cannot_be_rendered_names_the_task_and_asks_nobody(
+    def test_a_template_that_cannot_be_rendered_names_the_task_and_asks_no_one(
         self, run: RunDag, record: Record, target: Target, template: str
     ) -> None:
         done = run(lambda: approved_by(Policy(), then=lambda draft: publish(draft, json={"title": template})))
 
         assert (done.states["approve"], done.tries["approve"]) == ("failed", 1)
         assert "the effect 'publish' cannot be rendered" in done.error("approve")
-        assert "Nothing was written outside." in done.error("approve")
+        assert "No external write was made." in done.error("approve")
         assert (record().decisions, target.received) == ([], [])
 
     @pytest.mark.usefixtures("review")
@@ -289,7 +290,7 @@ class TestPlan:
         assert "two of its effects have the same name: x" in done.error("approve")
         assert target.received == []
 
-    def test_what_a_model_wrote_is_no_template(self, run: RunDag, model: Model, target: Target) -> None:
+    def test_text_by_the_model_is_not_rendered_as_a_template(self, run: RunDag, model: Model, target: Target) -> None:
         model.output = {"title": "{{ conn.cms.port }}", "body": "{% raw"}
 
         def define() -> None:
@@ -303,16 +304,17 @@ class TestPlan:
 
 @pytest.mark.parametrize("argument", ["on_timeout", "on_reject"])
 def test_a_choice_that_does_not_exist_is_refused_when_the_dag_is_parsed(argument: str) -> None:
+    choice: dict[str, Any] = {argument: "sometimes"}
     with pytest.raises(ValueError, match=argument):
-        ApprovalSensor(task_id="approve", job=1, **{argument: "sometimes"})
+        ApprovalSensor(task_id="approve", job=1, **choice)
 
 
 @pytest.mark.parametrize("job", [None, "no number", {"state": "x"}])
-def test_a_reference_that_names_no_job_fails_without_a_retry(run: RunDag, job: Any) -> None:
+def test_a_reference_that_does_not_name_a_job_fails_without_a_retry(run: RunDag, job: Any) -> None:
     done = run(lambda: [ApprovalSensor(task_id="approve", job=job), publish(job, json={"a": 1})])
 
     assert set(done.tries.values()) == {1}
-    assert all("names no job" in done.error(name) for name in ("approve", "publish"))
+    assert all("does not name a job" in done.error(name) for name in ("approve", "publish"))
 
 
 @pytest.mark.usefixtures("connections")
@@ -339,7 +341,7 @@ class TestTrigger:
         async with asyncio.timeout(30):
             return [event.payload async for event in trigger.run()]
 
-    async def test_it_fires_once_when_somebody_has_decided(
+    async def test_the_approval_trigger_fires_once_when_a_person_has_decided(
         self, trigger: Callable[..., ApprovalTrigger], ledger: Ledger
     ) -> None:
         waiting = trigger()
@@ -351,25 +353,27 @@ class TestTrigger:
 
         assert await running == [{"job_id": waiting.job_id}]
 
-    async def test_it_fires_when_the_plan_is_another_one(
+    async def test_the_approval_trigger_fires_when_the_plan_has_changed(
         self, trigger: Callable[..., ApprovalTrigger], ledger: Ledger
     ) -> None:
         waiting = trigger()
         factories.ask(ledger, ledger.job(waiting.job_id), effect_plan(url="http://elsewhere"))
         assert await self.events(waiting) == [{"job_id": waiting.job_id}]
 
-    async def test_it_fires_at_the_deadline(self, trigger: Callable[..., ApprovalTrigger]) -> None:
+    async def test_the_approval_trigger_fires_at_the_deadline(self, trigger: Callable[..., ApprovalTrigger]) -> None:
         soon = datetime.now(UTC) + timedelta(seconds=0.2)
         waiting = trigger(until=soon.isoformat())
         assert await self.events(waiting) == [{"job_id": waiting.job_id}]
         assert datetime.now(UTC) >= soon
 
-    async def test_it_does_not_fire_before_it_may(self, trigger: Callable[..., ApprovalTrigger]) -> None:
+    async def test_the_approval_trigger_does_not_fire_before_the_minimum_wait(
+        self, trigger: Callable[..., ApprovalTrigger]
+    ) -> None:
         not_before = datetime.now(UTC) + timedelta(seconds=0.3)
         await self.events(trigger(digest="of another plan", not_before=not_before.isoformat()))
         assert datetime.now(UTC) >= not_before
 
-    async def test_a_ledger_that_cannot_be_reached_is_waited_for(
+    async def test_the_approval_trigger_waits_while_the_ledger_is_unavailable(
         self,
         trigger: Callable[..., ApprovalTrigger],
         conninfo: dict[str, Any],
@@ -379,8 +383,8 @@ class TestTrigger:
         waiting = trigger(digest="of another plan")
         with socket.socket() as bound:  # it does not listen
             bound.bind(("127.0.0.1", 0))
-            nobody = postgres_connection(conninfo, port=bound.getsockname()[1])
-            monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", nobody)
+            unreachable = postgres_connection(conninfo, port=bound.getsockname()[1])
+            monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", unreachable)
             running = asyncio.create_task(self.events(waiting))
             async with asyncio.timeout(30):
                 while "cannot be followed" not in caplog.text:  # noqa: ASYNC110  a log is no event
@@ -391,7 +395,7 @@ class TestTrigger:
 
         assert await running == [{"job_id": waiting.job_id}]
 
-    def test_it_survives_serialization(self, trigger: Callable[..., ApprovalTrigger]) -> None:
+    def test_the_approval_trigger_survives_serialization(self, trigger: Callable[..., ApprovalTrigger]) -> None:
         path, kwargs = trigger().serialize()
         assert path == "airflow_provider_aihandoff.triggers.approval.ApprovalTrigger"
         assert ApprovalTrigger(**kwargs).serialize() == (path, kwargs)

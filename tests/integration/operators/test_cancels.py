@@ -36,7 +36,7 @@ def provider(stand_in: OpenAIStandIn, _served: tuple[OpenAIStandIn, Any, str]) -
 
 @pytest.fixture
 def cancel_when(ledger: Ledger, provider: ModelProvider) -> Iterator[CancelWhen]:
-    """Somebody who cancels the first job as soon as something is so."""
+    """A person who cancels the first job as soon as a condition holds."""
     people: list[threading.Thread] = []
     over = threading.Event()
 
@@ -61,7 +61,7 @@ def state_of(ledger: Ledger) -> JobState | None:
     return jobs[0].state if jobs else None
 
 
-def test_while_the_response_runs_it_is_stopped_and_the_task_and_every_clear_of_it_end_with_the_reason(
+def test_a_cancel_while_the_response_runs_stops_it_and_the_task_and_every_clear_end_with_the_reason(
     dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, cancel_when: CancelWhen, target: Target
 ) -> None:
     def define() -> None:
@@ -82,7 +82,7 @@ def test_while_the_response_runs_it_is_stopped_and_the_task_and_every_clear_of_i
     assert "the wrong product" in again.error("draft")
 
 
-def test_while_somebody_is_asked_nothing_is_written_and_the_approval_task_says_so(
+def test_a_cancel_during_review_writes_nothing_and_the_approval_task_says_so(
     dags: Dags, ledger: Ledger, record: Record, cancel_when: CancelWhen, target: Target
 ) -> None:
     def define() -> None:
@@ -93,12 +93,12 @@ def test_while_somebody_is_asked_nothing_is_written_and_the_approval_task_says_s
 
     run = dags.run(dags.make(define))
 
-    assert "is cancelled (the wrong product): nothing will be written" in run.error("approve")
+    assert "is cancelled (the wrong product). No effect of it will be applied." in run.error("approve")
     assert (run.states["publish"], target.received) == ("upstream_failed", [])
     assert [effect.state for effect in record().effects] == [EffectState.VOID]
 
 
-def test_while_an_effect_is_in_flight_it_ends_first_and_the_next_one_is_never_sent(
+def test_a_cancel_while_an_effect_is_in_flight_lets_it_end_and_the_next_one_is_never_sent(
     dags: Dags, ledger: Ledger, record: Record, cancel_when: CancelWhen, target: Target
 ) -> None:
     target.hold = in_flight = threading.Event()
@@ -127,7 +127,7 @@ def test_while_an_effect_is_in_flight_it_ends_first_and_the_next_one_is_never_se
     assert [event.event for event in record().events].count("cancel requested") == 1
 
 
-def test_after_completion_it_is_refused_and_the_run_can_be_cleared_as_before(
+def test_a_cancel_after_completion_is_refused_and_the_run_can_be_cleared_as_before(
     dags: Dags, ledger: Ledger, provider: ModelProvider, target: Target
 ) -> None:
     def define() -> None:

@@ -1,4 +1,4 @@
-"""Whatever is cleared, of whatever run, by whomever: nothing is paid and nothing is written twice."""
+"""Whatever is cleared, of every run, by every user: nothing is paid twice and nothing is written twice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def outside(stand_in: OpenAIStandIn, target: Target, sales: psycopg.Connection[A
     return count
 
 
-def test_any_tasks_of_a_finished_run(dags: Dags, outside: Outside, record: Record) -> None:
+def test_clearing_any_tasks_of_a_finished_run_pays_and_writes_nothing(
+    dags: Dags, outside: Outside, record: Record
+) -> None:
     dag = dags.make(pipeline)
     run = dags.run(dag)
     before = record()
@@ -66,7 +68,7 @@ def test_any_tasks_of_a_finished_run(dags: Dags, outside: Outside, record: Recor
     assert (record().job.state, record().effects) == (JobState.COMPLETED, before.effects)
 
 
-def test_what_a_preview_says_is_what_a_clear_does(dags: Dags, ledger: Ledger, target: Target) -> None:
+def test_a_clear_does_what_its_preview_says(dags: Dags, ledger: Ledger, target: Target) -> None:
     answers = {"lost": DROP, "refused": Answer(422), "closed": Answer(503)}
 
     def define() -> None:
@@ -90,7 +92,7 @@ def test_what_a_preview_says_is_what_a_clear_does(dags: Dags, ledger: Ledger, ta
 
 
 @pytest.mark.parametrize("upstream", [True, False], ids=["upstream", "downstream"])
-def test_a_task_that_was_refused_with_those_before_or_after_it(
+def test_clearing_a_refused_task_with_those_before_or_after_it_sends_it_again(
     dags: Dags, outside: Outside, target: Target, upstream: bool
 ) -> None:
     target.answers = [Answer(422)]
@@ -108,7 +110,7 @@ def test_a_task_that_was_refused_with_those_before_or_after_it(
 class TestCodeThatHasChanged:
     """The run is done, its Dag's file is another one, and every task is cleared."""
 
-    def test_an_effect_that_is_another_one_is_told_and_not_sent(self, dags: Dags, outside: Outside) -> None:
+    def test_an_effect_whose_code_has_changed_is_reported_and_not_sent(self, dags: Dags, outside: Outside) -> None:
         dag = dags.make(pipeline)
         run = dags.run(dag)
 
@@ -117,7 +119,9 @@ class TestCodeThatHasChanged:
         assert "It was applied before, as it was approved" in again.error("publish")
         assert (again.tries["publish"], again.states["store"], outside()) == (2, "upstream_failed", WRITTEN_ONCE)
 
-    def test_an_input_that_is_another_one_is_told_and_not_asked(self, dags: Dags, outside: Outside) -> None:
+    def test_an_input_that_has_changed_is_reported_and_not_sent_to_the_model(
+        self, dags: Dags, outside: Outside
+    ) -> None:
         dag = dags.make(pipeline)
         run = dags.run(dag)
 
@@ -126,7 +130,7 @@ class TestCodeThatHasChanged:
         assert "input" in again.error("draft")
         assert (again.tries["draft"], again.states["publish"], outside()) == (2, "upstream_failed", WRITTEN_ONCE)
 
-    def test_another_policy_asks_nobody_anew(self, dags: Dags, outside: Outside, record: Record) -> None:
+    def test_a_changed_policy_asks_no_one_again(self, dags: Dags, outside: Outside, record: Record) -> None:
         dag = dags.make(pipeline)
         run = dags.run(dag)
 
@@ -183,7 +187,9 @@ class TestBackfill:
         return define
 
     @pytest.mark.parametrize("job_key", ["report:{{ ds }}", None], ids=["a key of the day", "the default key"])
-    def test_a_day_that_has_a_run_runs_again(self, dags: Dags, outside: Outside, job_key: str | None) -> None:
+    def test_a_backfill_runs_a_day_that_has_a_run_again(
+        self, dags: Dags, outside: Outside, job_key: str | None
+    ) -> None:
         dag = dags.make(self.daily(job_key=job_key), schedule="@daily")
         first = dags.backfill(dag, self.DAY)
 
@@ -192,7 +198,7 @@ class TestBackfill:
         assert (again.run_id, again.states, results(again)) == (first.run_id, first.states, results(first))
         assert (again.tries["publish"], outside()) == (2, WRITTEN_ONCE)
 
-    def test_a_day_whose_run_airflow_does_not_know_attaches_by_the_key_of_the_day(
+    def test_a_backfill_of_a_day_without_a_run_attaches_by_the_key_of_the_day(
         self, dags: Dags, outside: Outside
     ) -> None:
         define = self.daily(job_key="report:{{ ds }}")

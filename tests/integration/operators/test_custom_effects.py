@@ -29,7 +29,7 @@ Record = Callable[[], JobRecord]
 
 
 class Shelf:
-    """A system that keeps what it is given, and breaks off as it is told to."""
+    """A system that keeps what it is given, and breaks off as it is set to."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, Any]] = []
@@ -110,7 +110,7 @@ def test_what_apply_raises_says_what_became_of_the_effect(
 class TestProbe:
     """An attempt broke off after the write, and the probe says what it finds."""
 
-    def test_a_write_that_it_finds_is_confirmed_and_not_sent_again(
+    def test_a_write_that_the_probe_finds_is_confirmed_and_not_sent_again(
         self, run: RunDag, record: Record, shelf: Shelf
     ) -> None:
         shelf.faults, shelf.probes = [ConnectionError("cut off")], [Applied("found-1")]
@@ -135,7 +135,9 @@ class TestProbe:
         assert len({key for key, _ in shelf.kept}) == 1
         assert len(shelf.kept) == 2
 
-    def test_a_probe_that_cannot_tell_leaves_it_to_a_person(self, run: RunDag, record: Record, shelf: Shelf) -> None:
+    def test_a_probe_without_a_result_leaves_the_effect_to_a_person(
+        self, run: RunDag, record: Record, shelf: Shelf
+    ) -> None:
         shelf.faults, shelf.probes = [ConnectionError("cut off")], [None]
 
         done = run(lambda: put(shelf, ProbedShelfOperator))
@@ -144,7 +146,7 @@ class TestProbe:
         assert "may have been applied" in done.error("put")
         assert (record().current_effects[0].state, len(shelf.kept)) == (EffectState.UNKNOWN, 1)
 
-    def test_it_is_asked_about_a_claim_that_a_killed_attempt_left(
+    def test_the_probe_is_asked_about_a_claim_that_a_killed_attempt_left(
         self, run: RunDag, record: Record, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         killed(monkeypatch)
@@ -155,7 +157,7 @@ class TestProbe:
         assert (done.states["put"], done.xcoms["put"]["external_id"]) == ("success", "found-1")
         assert len(shelf.kept) == 1
 
-    def test_it_is_not_asked_where_nothing_broke_off(self, run: RunDag, shelf: Shelf) -> None:
+    def test_the_probe_is_not_asked_where_no_attempt_broke_off(self, run: RunDag, shelf: Shelf) -> None:
         run(lambda: put(shelf, ProbedShelfOperator))
         assert shelf.probed == 0
 
@@ -224,7 +226,7 @@ def test_an_operator_may_change_the_target_of_another_one(run: RunDag, record: R
     assert record().current_effects[0].kind == "http"
 
 
-def test_an_edit_of_the_dag_after_the_write_is_told_and_writes_nothing(dags: Dags, shelf: Shelf) -> None:
+def test_an_edit_of_the_dag_after_the_write_is_reported_and_writes_nothing(dags: Dags, shelf: Shelf) -> None:
     first = dags.run(dags.make(lambda: put(shelf)))
 
     done = dags.run(dags.make(lambda: put(shelf, title="Another")))

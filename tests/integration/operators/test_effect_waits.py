@@ -23,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("accepted")
 
 
 def resolve_when_unknown(ledger: Ledger, *, applied: bool) -> threading.Thread:
-    """A person who looks as soon as an effect is unknown, and says what they found."""
+    """A person who resolves an effect as soon as it is unknown, by what they found in the target."""
 
-    def look() -> None:
+    def resolve() -> None:
         until = time.monotonic() + 60
         while time.monotonic() < until:
             for effect in ledger.list_effects(states=["unknown"]):
@@ -40,13 +40,13 @@ def resolve_when_unknown(ledger: Ledger, *, applied: bool) -> threading.Thread:
                 return
             time.sleep(0.05)
 
-    person = threading.Thread(target=look)
+    person = threading.Thread(target=resolve)
     person.start()
     return person
 
 
 @pytest.mark.parametrize(("applied", "sent", "external_id"), [(True, 1, "found-1"), (False, 2, "7")])
-def test_what_nobody_knows_is_held_for_a_person_and_goes_on_by_itself(
+def test_an_unknown_effect_waits_for_a_person_and_continues_once_it_is_resolved(
     run: RunDag, record: Record, ledger: Ledger, target: Target, applied: bool, sent: int, external_id: str
 ) -> None:
     target.answers = [DROP, Answer(200, {"id": 7})]
@@ -64,14 +64,14 @@ def test_what_nobody_knows_is_held_for_a_person_and_goes_on_by_itself(
 class TestProbe:
     """The answer got lost, and the target is asked what became of the request."""
 
-    PROBE: dict[str, Any] = {  # noqa: RUF012 - nobody changes it
+    PROBE: dict[str, Any] = {  # noqa: RUF012 - it is never changed
         "endpoint": "/posts",
         "query": {"key": "{effect_key}"},
         "found": {"$.items[*].title": "{{ job.output.title }}"},
         "external_id_path": "$.items[0].id",
     }
 
-    def test_a_write_that_is_found_is_not_sent_again(self, run: RunDag, record: Record, target: Target) -> None:
+    def test_a_write_that_the_probe_finds_is_not_sent_again(self, run: RunDag, record: Record, target: Target) -> None:
         target.answers = [DROP, Answer(200, {"items": [{"id": 7, "title": "Kettle"}]})]
 
         done = run(lambda: publish(probe=self.PROBE))
@@ -102,7 +102,7 @@ class TestProbe:
         assert [received.method for received in target.received] == ["PUT", "GET", "PUT"]
 
     @pytest.mark.parametrize("answer", [Answer(500), Answer(302), DROP])
-    def test_a_target_that_does_not_say_leaves_it_to_a_person(
+    def test_a_target_that_gives_no_answer_leaves_the_effect_to_a_person(
         self, run: RunDag, record: Record, target: Target, answer: Any
     ) -> None:
         target.answers = [DROP, answer]
@@ -113,7 +113,7 @@ class TestProbe:
         assert [received.method for received in target.received] == ["PUT", "GET"]
 
 
-def test_an_attempt_that_stood_still_after_its_claim_sends_nothing(
+def test_an_attempt_that_was_paused_after_its_claim_sends_nothing(
     run: RunDag, record: Record, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, stood = apply._clock, iter([0.0, 5.0])

@@ -1,4 +1,4 @@
-"""E-mails as effects: exactly the one that was approved, at most once, and held where nobody knows."""
+"""E-mails as effects: exactly the approved one, at most once, and left to a person where its outcome is unknown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringMailbox]:
         yield server
 
 
-def tell(**arguments: Any) -> EmailSideEffectOperator:
+def announce(**arguments: Any) -> EmailSideEffectOperator:
     """A task that sends the note of the first job."""
     defaults: dict[str, Any] = {
         "to": ["Ann <ann@example.com>"],
@@ -41,7 +41,7 @@ def tell(**arguments: Any) -> EmailSideEffectOperator:
         "text": "{{ job.output.body }}",
         "hold_timeout": timedelta(0),
     }
-    return EmailSideEffectOperator(task_id="tell", job=1, **{**defaults, **arguments})
+    return EmailSideEffectOperator(task_id="announce", job=1, **{**defaults, **arguments})
 
 
 @pytest.mark.usefixtures("review")
@@ -51,7 +51,7 @@ def test_the_mail_that_is_sent_is_the_one_that_was_approved(
     policy = Policy()
 
     def define() -> None:
-        ApprovalSensor(task_id="approve", job=1, policy=policy) >> tell()
+        ApprovalSensor(task_id="approve", job=1, policy=policy) >> announce()
 
     done = run(define)
 
@@ -64,35 +64,35 @@ def test_the_mail_that_is_sent_is_the_one_that_was_approved(
     assert server.recipients == [["ann@example.com", "archive@example.com"]]
     assert (effect.kind, effect.state) == ("email", EffectState.APPLIED)
     assert effect.external_id == mail["Message-ID"] == f"<{effect.effect_key}@example.com>"
-    assert done.xcoms["tell"]["external_id"] == effect.external_id
+    assert done.xcoms["announce"]["external_id"] == effect.external_id
     assert record().job.state is JobState.COMPLETED
 
 
 @pytest.mark.usefixtures("accepted")
 class TestAtMostOnce:
-    def test_a_cleared_run_sends_nothing_more(self, dags: Dags, server: AnsweringMailbox) -> None:
-        dag = dags.make(tell)
+    def test_a_cleared_run_sends_no_second_mail(self, dags: Dags, server: AnsweringMailbox) -> None:
+        dag = dags.make(announce)
         first = dags.run(dag)
         again = dags.run(dag, again=first)
-        assert again.xcoms["tell"] == first.xcoms["tell"]
+        assert again.xcoms["announce"] == first.xcoms["announce"]
         assert len(server.mails) == 1
 
     def test_a_connection_that_breaks_after_the_mail_leaves_it_to_a_person(
         self, dags: Dags, record: Record, server: AnsweringMailbox
     ) -> None:
         server.cut = "DATA"
-        dag = dags.make(tell)
+        dag = dags.make(announce)
         done = dags.run(dag)
         (effect,) = record().current_effects
-        assert (done.states["tell"], effect.state) == ("failed", EffectState.UNKNOWN)
-        assert "the connection broke after the mail was sent" in done.error("tell")
+        assert (done.states["announce"], effect.state) == ("failed", EffectState.UNKNOWN)
+        assert "the connection broke after the mail was sent" in done.error("announce")
 
         server.cut = ""
         again = dags.run(dag, again=done)
 
-        assert (again.states["tell"], len(server.mails)) == ("failed", 1)
+        assert (again.states["announce"], len(server.mails)) == ("failed", 1)
 
-    def test_so_does_an_attempt_that_was_killed_before_it_could_say_anything(
+    def test_an_attempt_that_was_killed_before_its_result_leaves_the_mail_to_a_person(
         self, run: RunDag, record: Record, server: AnsweringMailbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def confirm(self: Effects, *args: Any, **kwargs: Any) -> None:
@@ -100,12 +100,12 @@ class TestAtMostOnce:
 
         monkeypatch.setattr(Effects, "confirm", confirm)
 
-        done = run(tell)
+        done = run(announce)
 
-        assert (done.states["tell"], record().current_effects[0].state) == ("failed", EffectState.UNKNOWN)
+        assert (done.states["announce"], record().current_effects[0].state) == ("failed", EffectState.UNKNOWN)
         assert len(server.mails) == 1
 
-    def test_a_server_that_is_unavailable_gets_it_with_the_retry(
+    def test_a_mail_server_that_is_unavailable_gets_the_mail_with_the_retry(
         self, run: RunDag, record: Record, server: AnsweringMailbox
     ) -> None:
         server.at_recipient = {"archive@example.com": "450 busy"}
@@ -113,9 +113,9 @@ class TestAtMostOnce:
         def first(context: Any) -> None:
             server.at_recipient = {}
 
-        done = run(lambda: tell(on_retry_callback=first))
+        done = run(lambda: announce(on_retry_callback=first))
 
-        assert (done.states["tell"], done.tries["tell"], len(server.mails)) == ("success", 2, 1)
+        assert (done.states["announce"], done.tries["announce"], len(server.mails)) == ("success", 2, 1)
         assert record().current_effects[0].attempt == 2
 
     def test_a_server_that_refuses_a_recipient_fails_the_task_without_a_retry(
@@ -123,28 +123,28 @@ class TestAtMostOnce:
     ) -> None:
         server.at_recipient = {"archive@example.com": "550 no such user"}
 
-        done = run(tell)
+        done = run(announce)
 
-        assert (done.states["tell"], done.tries["tell"], server.mails) == ("failed", 1, [])
+        assert (done.states["announce"], done.tries["announce"], server.mails) == ("failed", 1, [])
         assert record().current_effects[0].state is EffectState.REFUSED
 
     def test_a_line_break_in_what_the_model_wrote_does_not_become_a_header(
         self, run: RunDag, record: Record, server: AnsweringMailbox
     ) -> None:
-        done = run(lambda: tell(subject="{{ job.output.body }}"))
+        done = run(lambda: announce(subject="{{ job.output.body }}"))
 
-        assert "`subject` of the effect 'tell' has a line break" in done.error("tell")
-        assert (done.tries["tell"], record().effects, server.mails) == (1, [], [])
+        assert "`subject` of the effect 'announce' has a line break" in done.error("announce")
+        assert (done.tries["announce"], record().effects, server.mails) == (1, [], [])
 
-    def test_it_is_undone_by_another_kind_where_its_author_says_so(
+    def test_a_mail_is_undone_by_another_kind_of_target_where_its_author_says_so(
         self, run: RunDag, record: Record, server: AnsweringMailbox, target: Target
     ) -> None:
         recall = {"kind": "http", "connection": "cms", "method": "POST", "endpoint": "/recalls/{external_id}"}
-        run(lambda: tell(undo=recall))
+        run(lambda: announce(undo=recall))
         (effect,) = record().current_effects
         assert effect.undo is not None
         assert (effect.undo["kind"], effect.undo["plan"]["method"]) == ("http", "POST")
 
-        done = run(lambda: tell(undo={"endpoint": "/recalls"}))
+        done = run(lambda: announce(undo={"endpoint": "/recalls"}))
 
-        assert "has the kind 'email', which cannot undo anything" in done.error("tell")
+        assert "has the kind 'email', which cannot undo anything" in done.error("announce")

@@ -1,4 +1,4 @@
-"""`@task.side_effect`: a Python function writes what was approved, at most once, and is looked after and undone."""
+"""`@task.side_effect`: a Python function writes what was approved, at most once, and is probed and undone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Shelf:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
         self.faults: list[Exception | None] = []
-        self.looks: list[Any] = []
+        self.probes: list[Any] = []
         self.removed: list[dict[str, Any]] = []
 
 
@@ -61,7 +61,7 @@ def put(title: str, tags: list[str] | None = None, shelf_mark: str = "A", *, eff
 
 
 def find(title: str, effect_key: str) -> Any:
-    return shelf.looks.pop(0)
+    return shelf.probes.pop(0)
 
 
 def remove(external_id: str, title: str, effect_key: str) -> None:
@@ -77,7 +77,7 @@ def effect(job: Any = 1, function: Callable[..., Any] = put, **options: Any) -> 
 
 class TestPlan:
     @pytest.mark.usefixtures("review")
-    def test_what_is_called_is_what_was_approved(self, run: RunDag, record: Record) -> None:
+    def test_the_function_is_called_with_what_was_approved(self, run: RunDag, record: Record) -> None:
         policy = Policy()
 
         def define() -> None:
@@ -103,13 +103,13 @@ class TestPlan:
         assert record().job.state is JobState.COMPLETED
 
     @pytest.mark.usefixtures("review")
-    def test_nothing_is_called_before_it_is_approved(self, run: RunDag, ledger: Ledger) -> None:
+    def test_the_function_is_not_called_before_it_is_approved(self, run: RunDag, ledger: Ledger) -> None:
         done = run(lambda: effect())
 
         assert "nobody has approved" in done.error("put")
         assert shelf.calls == []
 
-    def test_it_takes_the_job_of_the_task_that_makes_it_and_has_a_key_of_its_own(
+    def test_a_function_effect_takes_the_job_of_its_draft_and_has_a_key_of_its_own(
         self, run: RunDag, record: Record
     ) -> None:
         def define() -> None:
@@ -122,7 +122,9 @@ class TestPlan:
         assert (applied.name, applied.state) == ("on the shelf", EffectState.APPLIED)
 
     @pytest.mark.usefixtures("accepted")
-    def test_it_keeps_its_order_among_the_other_effects_of_the_job(self, run: RunDag, record: Record) -> None:
+    def test_a_function_effect_keeps_its_order_among_the_other_effects_of_the_job(
+        self, run: RunDag, record: Record
+    ) -> None:
         run(lambda: publish() >> effect())
         assert [(one.name, one.after_effects) for one in record().current_effects] == [
             ("publish", []),
@@ -173,7 +175,7 @@ class TestPlan:
         assert seen == [["new"], ["new"]]
 
     @pytest.mark.usefixtures("accepted")
-    def test_one_that_is_mapped_by_itself_is_refused(self, run: RunDag) -> None:
+    def test_a_function_effect_that_is_mapped_by_itself_is_refused(self, run: RunDag) -> None:
         done = run(lambda: task.side_effect(job=1)(put).expand(title=["Kettle", "Lamp"]))
 
         assert "mapped by itself" in str(done.errors)
@@ -214,7 +216,7 @@ class TestOnce:
             (ValueError("a bug"), 1, EffectState.UNKNOWN),
         ],
     )
-    def test_what_it_raises_says_what_became_of_the_effect(
+    def test_the_error_of_the_function_says_what_became_of_the_effect(
         self, run: RunDag, record: Record, fault: Exception, tries: int, state: EffectState
     ) -> None:
         shelf.faults = [fault]
@@ -244,7 +246,7 @@ class TestOnce:
     def test_the_probe_says_what_became_of_a_call_that_broke_off(
         self, run: RunDag, record: Record, found: Any, external_id: str, calls: int
     ) -> None:
-        shelf.faults, shelf.looks = [ConnectionError("cut off")], [found]
+        shelf.faults, shelf.probes = [ConnectionError("cut off")], [found]
 
         done = run(lambda: effect(probe=find))
 
@@ -260,16 +262,16 @@ class TestOnce:
         self, run: RunDag, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         killed(monkeypatch)
-        shelf.looks = ["found-1"]
+        shelf.probes = ["found-1"]
 
         done = run(lambda: effect(probe=find))
 
         assert (done.states["put"], done.xcoms["put"]["external_id"], len(shelf.calls)) == ("success", "found-1", 1)
 
-    def test_what_nobody_can_tell_is_held_for_a_person_and_goes_on_by_itself(
+    def test_an_unknown_call_waits_for_a_person_and_continues_once_it_is_resolved(
         self, run: RunDag, record: Record, ledger: Ledger
     ) -> None:
-        shelf.faults, shelf.looks = [ConnectionError("cut off")], [None]
+        shelf.faults, shelf.probes = [ConnectionError("cut off")], [None]
         person = resolve_when_unknown(ledger, applied=True)
 
         done = run(lambda: effect(probe=find, hold_timeout=None))
@@ -279,7 +281,7 @@ class TestOnce:
         assert (record().current_effects[0].external_id, len(shelf.calls)) == ("found-1", 1)
 
     @pytest.mark.parametrize("returned", [True, {"id": 7}])
-    def test_what_is_no_external_id_counts_as_applied_without_one(
+    def test_a_return_value_that_is_not_an_external_id_counts_as_applied_without_one(
         self, run: RunDag, record: Record, returned: Any
     ) -> None:
         run(lambda: effect(function=lambda title: returned, task_id="put"))
@@ -291,7 +293,7 @@ class TestOnce:
 
 @pytest.mark.usefixtures("accepted")
 class TestUndo:
-    def test_a_function_takes_it_back_with_what_it_was_called_with_and_its_external_id(
+    def test_an_undo_function_gets_the_arguments_of_the_call_and_its_external_id(
         self, run: RunDag, record: Record
     ) -> None:
         run(lambda: effect(undo=remove))
@@ -307,7 +309,9 @@ class TestUndo:
         assert shelf.removed == [{"external_id": "shelf-1", "title": "Kettle", "effect_key": undo.effect_key}]
         assert record().job.state is JobState.ROLLED_BACK
 
-    def test_another_system_can_take_it_back(self, run: RunDag, record: Record, target: Target) -> None:
+    def test_a_function_effect_can_be_undone_by_another_kind_of_target(
+        self, run: RunDag, record: Record, target: Target
+    ) -> None:
         delete = {"kind": "http", "connection": "cms", "method": "DELETE", "endpoint": "/shelf/{external_id}"}
         run(lambda: effect(undo=delete))
 
@@ -320,7 +324,7 @@ class TestUndo:
 def test_two_calls_of_one_function_are_two_effects(run: RunDag, record: Record) -> None:
     def define() -> None:
         draft = ask_unapproved()
-        on_the_shelf = task.side_effect(job=draft)(put)
+        on_the_shelf: Any = task.side_effect(job=draft)(put)  # the operator passes the effect key
         draft >> on_the_shelf(title="{{ job.output.title }}") >> on_the_shelf(title="A second copy")
 
     assert run(define).state == "success"
@@ -328,13 +332,13 @@ def test_two_calls_of_one_function_are_two_effects(run: RunDag, record: Record) 
     assert [call["title"] for call in shelf.calls] == ["Kettle", "A second copy"]
 
 
-def test_what_another_task_gave_can_be_an_argument(run: RunDag, record: Record) -> None:
+def test_the_xcom_of_another_task_can_be_an_argument(run: RunDag, record: Record) -> None:
     @task
     def facts() -> dict[str, Any]:
         return {"title": "Kettle", "tags": ["new"]}
 
     def define() -> None:
-        found = facts()
+        found: Any = facts()
         draft = ask(input="Write about {{ ti.xcom_pull(task_ids='facts')['title'] }}.")
         approve = ApprovalSensor(task_id="approve", job=draft, policy=Policy())
         found >> draft >> approve >> effect(draft, arguments={"title": found["title"], "tags": ["x"]}, undo=remove)
@@ -347,7 +351,7 @@ def test_what_another_task_gave_can_be_an_argument(run: RunDag, record: Record) 
     assert shelf.calls[0]["title"] == "Kettle"
 
 
-def test_in_a_mapped_group_each_item_has_an_effect_of_its_own(run: RunDag, ledger: Ledger) -> None:
+def test_each_item_of_a_mapped_group_has_an_effect_of_its_own(run: RunDag, ledger: Ledger) -> None:
     @task_group
     def item(name: str) -> None:
         draft = ask_unapproved(job_key=name)
@@ -363,7 +367,7 @@ def test_in_a_mapped_group_each_item_has_an_effect_of_its_own(run: RunDag, ledge
 
 
 def test_a_job_can_be_given_where_the_function_is_used(run: RunDag, record: Record) -> None:
-    on_the_shelf = task.side_effect(key="copy")(put)
+    on_the_shelf: Any = task.side_effect(key="copy")(put)  # the operator passes the effect key
 
     def define() -> None:
         draft = ask_unapproved()
@@ -373,7 +377,7 @@ def test_a_job_can_be_given_where_the_function_is_used(run: RunDag, record: Reco
     assert record().current_effects[0].name == "copy"
 
 
-def test_functions_of_a_dags_file_write_and_are_taken_back_by_the_roll_back_dag(
+def test_functions_of_a_dags_file_write_and_are_undone_by_the_roll_back_dag(
     dags: Dags, ledger: Ledger, record: Record, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(FUNCTION_DAG.parent))  # as Airflow does with the Dags folder

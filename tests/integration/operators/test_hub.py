@@ -72,7 +72,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Options:
 def _only_notifications(
     connections: None, conninfo: dict[str, Any], options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a test does not set itself, happens never or at once. The hub's connection can be told from others."""
+    """What a test does not set itself, happens never or at once. The hub's connection has a name of its own."""
     options(sweep_interval=NEVER, poll_interval_with_webhooks=NEVER, webhook_silence=NEVER, poll_rate=1000)
     monkeypatch.setenv(LEDGER, ledger_connection(conninfo))
     monkeypatch.setattr(hub_module, "_GATHER", 0.05)
@@ -85,7 +85,7 @@ def ledger_connection(conninfo: dict[str, Any], *, connect_timeout: int = 5, **c
 
 @pytest.fixture
 def other(conninfo: dict[str, Any]) -> Iterator[psycopg.Connection[Any]]:
-    """Somebody else's connection to the ledger."""
+    """Another user's connection to the ledger."""
     with psycopg.connect(**conninfo, autocommit=True) as connection:
         yield connection
 
@@ -164,7 +164,7 @@ def webhook(ledger: Ledger, job_id: int, status: str = "completed") -> None:
 
 
 def end_unnoticed(other: psycopg.Connection[Any], job_id: int) -> None:
-    """End a response as a webhook does, and tell nobody: a notification that got lost."""
+    """End a response as a webhook does, without a notification, as if it got lost."""
     other.execute("UPDATE aihandoff.revisions SET response_status = 'completed' WHERE job_id = %s", [job_id])
 
 
@@ -247,7 +247,7 @@ class TestOneForAll:
 
         assert [event["status"] for event in await fleet.ended()] == ["completed"] * 5
 
-    async def test_after_the_last_one_nothing_is_left_and_the_next_one_begins_anew(
+    async def test_after_the_last_trigger_nothing_is_left_and_the_next_one_starts_again(
         self, ledger: Ledger, other: psycopg.Connection[Any]
     ) -> None:
         jobs = running(ledger, 3)
@@ -285,7 +285,7 @@ class TestOneForAll:
         await stays.ended()
         assert stays.jobs == [kept]
 
-    async def test_one_that_comes_as_the_last_one_leaves_waits_for_the_connection_to_close(
+    async def test_a_trigger_that_comes_as_the_last_one_leaves_waits_for_the_connection_to_close(
         self,
         ledger: Ledger,
         other: psycopg.Connection[Any],
@@ -307,7 +307,7 @@ class TestOneForAll:
         for job_id, next_id in pairwise(jobs):
             await caught_up()
             with psycopg.connect(**conninfo) as holder:
-                # The look that is under way ends only when it was cancelled at the server.
+                # The check that is under way ends only when it was cancelled at the server.
                 holder.execute("LOCK TABLE aihandoff.revisions")
                 other.execute(f"NOTIFY {wake_queries.WAKE_CHANNEL}, '{job_id}'")
                 await until(lambda: opened[-1].pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE)
@@ -320,7 +320,7 @@ class TestOneForAll:
         webhook(ledger, jobs[-1])
         assert len(await last.ended()) == 1
 
-    async def test_thousands_do_not_hold_up_the_other_triggers_of_the_process(
+    async def test_thousands_of_waits_do_not_block_the_other_triggers_of_the_process(
         self, ledger: Ledger, other: psycopg.Connection[Any], options: Options
     ) -> None:
         options(sweep_interval=0.1)
@@ -358,7 +358,7 @@ class TestWhatEndsAWait:
 
         assert await fleet.ended() == [{"job_id": job.job_id}]
 
-    async def test_so_is_another_plan(self, ledger: Ledger) -> None:
+    async def test_a_changed_plan_is_noticed_at_once(self, ledger: Ledger) -> None:
         job = asked(ledger)
         fleet = Fleet([approval_trigger(job)])
         await caught_up()
@@ -367,7 +367,7 @@ class TestWhatEndsAWait:
 
         assert await fleet.ended() == [{"job_id": job.job_id}]
 
-    async def test_so_is_a_revision_that_takes_the_place_of_the_one_that_runs(self, ledger: Ledger) -> None:
+    async def test_a_revision_that_replaces_the_running_one_is_noticed_at_once(self, ledger: Ledger) -> None:
         revision = factories.submit(ledger, job_spec(), "resp_1")
         fleet = Fleet([response_trigger(revision.job_id, response_id="resp_1")])
         await caught_up()
@@ -389,7 +389,7 @@ class TestWhatEndsAWait:
         await fleet.cancel()
 
     @pytest.mark.parametrize("status", ["completed", "failed"])
-    async def test_what_ended_before_it_is_waited_for_fires_at_once(self, ledger: Ledger, status: str) -> None:
+    async def test_a_wait_for_what_has_already_ended_fires_at_once(self, ledger: Ledger, status: str) -> None:
         first, second = running(ledger, 2)
         job = asked(ledger)
         factories.approve(ledger, job)
@@ -445,7 +445,7 @@ class TestWhatEndsAWait:
         assert datetime.now(UTC) >= soon
 
     @pytest.mark.parametrize("payload", ["hello", "", "-1", "1.5", "9" * 5000, "٣"])
-    async def test_what_others_send_on_the_channel_breaks_nothing(
+    async def test_foreign_notifications_on_the_channel_break_nothing(
         self, ledger: Ledger, other: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture, payload: str
     ) -> None:
         (job_id,) = running(ledger)
@@ -458,7 +458,7 @@ class TestWhatEndsAWait:
         assert len(await fleet.ended()) == 1
         assert "cannot be followed" not in caplog.text
 
-    async def test_a_burst_of_notifications_loses_none_and_holds_up_nobody(
+    async def test_a_burst_of_notifications_loses_none_and_delays_no_other_trigger(
         self, ledger: Ledger, other: psycopg.Connection[Any]
     ) -> None:
         jobs = running(ledger, 200)
@@ -489,7 +489,7 @@ class TestRestart:
         postgres.start()
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
-    async def test_none_is_lost_and_none_fires_twice_when_the_server_restarts_while_webhooks_arrive(
+    async def test_no_wait_is_lost_or_fires_twice_when_the_server_restarts_while_webhooks_arrive(
         self, server: PostgresServer, ledger: Ledger, options: Options, stand_in: OpenAIStandIn, end: str
     ) -> None:
         options(sweep_interval=10)
@@ -525,7 +525,7 @@ class TestRestart:
         assert fleet.jobs == jobs
         assert stand_in.responses().retrieves == 0
 
-    async def test_what_ended_while_nobody_listened_is_caught_up_from_the_ledger(
+    async def test_waits_that_end_while_no_connection_listens_are_caught_up_from_the_ledger(
         self, ledger: Ledger, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         jobs = running(ledger, 50)
@@ -562,7 +562,7 @@ class TestRestart:
         await fleet.ended()
         assert fleet.jobs == jobs
 
-    async def test_a_connection_that_is_cut_off_within_a_look_loses_nothing(
+    async def test_a_connection_that_is_cut_off_within_a_check_loses_nothing(
         self, ledger: Ledger, other: psycopg.Connection[Any], conninfo: dict[str, Any]
     ) -> None:
         (job_id,) = running(ledger)
@@ -617,7 +617,7 @@ class TestRestart:
                 await asyncio.sleep(0.01)
                 ticks += 1
             assert ticks > 20  # the loop goes on meanwhile
-            assert time.process_time() - used < 1.5  # and does not turn idly
+            assert time.process_time() - used < 1.5  # and does not spin
             monkeypatch.setenv(LEDGER, ledger_connection(conninfo))
             assert len(await fleet.ended()) == 1
 
@@ -662,7 +662,7 @@ class TestRestart:
 
     @pytest.mark.parametrize("part", ["follower", "poller"])
     @pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError()], ids=["raises", "is cancelled"])
-    async def test_an_error_that_nobody_foresaw_begins_the_work_anew(
+    async def test_an_unexpected_error_starts_the_work_again(
         self,
         ledger: Ledger,
         monkeypatch: pytest.MonkeyPatch,
@@ -695,10 +695,10 @@ class TestRestart:
 
         await fleet.ended()
         assert fleet.jobs == [polled, noticed]
-        assert caplog.text.count("broke off, and begins anew") == 2
+        assert caplog.text.count("broke off, and starts again") == 2
         assert {wait.job_id for _, wait in polls} == {polled}
 
-    async def test_what_breaks_while_it_closes_does_not_live_on(
+    async def test_a_connection_that_breaks_while_it_closes_is_dropped(
         self, ledger: Ledger, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         follow_on = Hub._follow_on
@@ -782,7 +782,7 @@ class TestPolling:
         fleet = Fleet([response_trigger(job_id, poll_interval=0.05)])
         await until(lambda: slow_openai.received)
 
-        received(ledger, "openai_default")  # they arrive, and fall silent: both change when to look
+        received(ledger, "openai_default")  # they arrive, and fall silent: both change when to poll
         await until(lambda: "openai_default" in hub()._poller._webhooks.arriving)
         await until(lambda: "openai_default" not in hub()._poller._webhooks.arriving)
         busy_until = time.monotonic() + 1
@@ -794,7 +794,7 @@ class TestPolling:
         slow_openai.hold.set()
         await until(lambda: fleet.fired)
 
-    async def test_it_never_asks_faster_than_the_rate(
+    async def test_polling_never_exceeds_the_rate(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, options: Options
     ) -> None:
         rate = 40
@@ -809,13 +809,18 @@ class TestPolling:
             spans = [last - first for first, last in zip(times, times[number:], strict=False)]
             # A window holds what may come at once, and the rate. The timer of the loop is a little early or late.
             assert min(spans) >= (number - 8) / rate - 0.03
-        assert len({wait for _, wait in polls}) == 50  # and everybody has a turn
+        assert len({wait for _, wait in polls}) == 50  # and every wait is polled
 
-    async def test_the_interval_grows_by_a_quarter_up_to_six_times_as_much(
+    async def test_the_polling_interval_grows_by_a_quarter_up_to_six_times_as_much(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         intervals: list[float] = []
-        monkeypatch.setattr(polling, "jittered", lambda interval: intervals.append(interval) or interval)
+
+        def without_jitter(interval: float) -> float:
+            intervals.append(interval)
+            return interval
+
+        monkeypatch.setattr(polling, "jittered", without_jitter)
         polls = record_polls(monkeypatch, lambda _: "completed" if len(polls) > 12 else "pending")
         (job_id,) = running(ledger)
 
@@ -826,7 +831,7 @@ class TestPolling:
         growth = [after / before for before, after in pairwise(intervals[1:]) if after < 0.06]
         assert growth == pytest.approx([1.25] * len(growth))
 
-    async def test_where_webhooks_arrive_it_asks_seldom_and_elsewhere_often(
+    async def test_polling_is_rare_where_webhooks_arrive_and_frequent_elsewhere(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, polling.__name__)
@@ -845,7 +850,7 @@ class TestPolling:
         assert "Webhooks arrive on with_webhooks" in caplog.text
         await fleet.cancel()
 
-    async def test_a_connection_that_falls_silent_is_asked_soon_and_spread(
+    async def test_a_connection_that_falls_silent_is_polled_soon_and_spread(
         self,
         ledger: Ledger,
         monkeypatch: pytest.MonkeyPatch,
@@ -898,7 +903,7 @@ class TestPolling:
         assert "fallen silent" not in caplog.text
         await again.cancel()
 
-    async def test_it_asks_nothing_while_the_ledger_is_away(
+    async def test_polling_stops_while_the_ledger_is_unavailable(
         self,
         ledger: Ledger,
         other: psycopg.Connection[Any],
@@ -922,7 +927,7 @@ class TestPolling:
         await fleet.cancel()
 
     @pytest.mark.parametrize("status", [{"a": 1}, [], 7, None, "completed "])
-    async def test_an_absurd_answer_is_waited_out(
+    async def test_a_poll_waits_after_an_absurd_answer(
         self, ledger: Ledger, slow_openai: Target, caplog: pytest.LogCaptureFixture, status: Any
     ) -> None:
         (job_id,) = running(ledger)
@@ -953,7 +958,7 @@ class TestPolling:
         await fleet.ended()
         assert fleet.jobs == jobs
 
-    async def test_waits_that_are_put_off_again_and_again_take_no_more_room(self) -> None:
+    async def test_polls_that_are_postponed_again_and_again_take_no_more_memory(self) -> None:
         poller = Poller()
         waits = [ResponseWait(n, 1, f"resp_{n}", "openai_default", NEVER) for n in range(100)]
         for wait in waits:
@@ -969,12 +974,17 @@ class TestPolling:
             poller.remove(wait)
         assert poller._queue == []
 
-    async def test_what_takes_seconds_to_import_is_imported_in_a_thread_before_the_first_poll(
+    async def test_the_sdk_is_imported_in_a_thread_before_the_first_poll(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         order: list[str] = []
         monkeypatch.setattr(polling, "load_sdk", lambda: order.append(threading.current_thread().name))
-        polls = record_polls(monkeypatch, lambda _: order.append("poll") or "completed")
+
+        def answer(_: Any) -> str:
+            order.append("poll")
+            return "completed"
+
+        polls = record_polls(monkeypatch, answer)
         (job_id,) = running(ledger)
 
         await Fleet([response_trigger(job_id, poll_interval=0.01)]).ended()
@@ -985,7 +995,7 @@ class TestPolling:
 
 
 class TestTriggerer:
-    async def test_connections_come_from_the_supervisor_though_the_work_belongs_to_no_trigger(
+    async def test_the_hub_gets_connections_from_the_supervisor_though_its_work_belongs_to_no_trigger(
         self, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv(LEDGER)
@@ -996,18 +1006,20 @@ class TestTriggerer:
             while True:
                 size = int.from_bytes(await reader.readexactly(4), "big")
                 request = decoder.decode(await reader.readexactly(size))
-                asked_for[request.body["type"]] += 1
-                if request.body["type"] == "GetConnection":
-                    answer = ConnectionResult(
-                        conn_id=request.body["conn_id"],
-                        conn_type="postgres",
-                        host=conninfo["host"],
-                        port=conninfo["port"],
-                        login=conninfo["user"],
-                        password=conninfo["password"],
-                        schema=conninfo["dbname"],
-                        extra=json.dumps({"application_name": APPLICATION_NAME}),
-                    ).model_dump(by_alias=True)
+                body = request.body or {}
+                asked_for[body["type"]] += 1
+                if body["type"] == "GetConnection":
+                    fields = {
+                        "conn_id": body["conn_id"],
+                        "conn_type": "postgres",
+                        "host": conninfo["host"],
+                        "port": conninfo["port"],
+                        "login": conninfo["user"],
+                        "password": conninfo["password"],
+                        "schema": conninfo["dbname"],
+                        "extra": json.dumps({"application_name": APPLICATION_NAME}),
+                    }
+                    answer = ConnectionResult.model_validate(fields).model_dump(by_alias=True)
                 else:
                     answer = None
                 writer.write(_ResponseFrame(request.id, answer, None).as_bytes())

@@ -62,7 +62,7 @@ def email(**changes: Any) -> SmtpNotifier:
 
 @contextmanager
 def decided_when(ledger: Ledger, is_time: Callable[[], bool]) -> Iterator[None]:
-    """Somebody who approves as soon as it is time."""
+    """A person who approves as soon as it is time."""
 
     def decide() -> None:
         while not is_time():
@@ -87,7 +87,7 @@ class TestNotifiers:
     def approve(self, *notifiers: Any, **arguments: Any) -> None:
         ApprovalSensor(task_id="approve", job=1, notifiers=notifiers, **arguments) >> publish(1)
 
-    def test_e_mails_at_each_of_four_moments_say_where_to_look_and_nothing_of_the_content(
+    def test_e_mails_at_each_of_four_moments_have_a_link_and_no_content(
         self, run: RunDag, ledger: Ledger, record: Record, mailbox: Mailbox
     ) -> None:
         times = {"remind_after": timedelta(seconds=0.3), "escalate_after": timedelta(seconds=0.6)}
@@ -103,10 +103,10 @@ class TestNotifiers:
             assert mail["From"] == "airflow@example.com"
             assert text.endswith("/aihandoff/jobs/1")
             assert NOTE["body"] not in str(mail)
-        told = [event.detail["notice"] for event in record().events if event.event == "notified"]
-        assert told == ["asked", "reminder", "escalation", "decided"]
+        notified = [event.detail["notice"] for event in record().events if event.event == "notified"]
+        assert notified == ["asked", "reminder", "escalation", "decided"]
 
-    def test_slack_gets_it_by_webhook_and_by_its_api(
+    def test_slack_gets_notifications_by_webhook_and_by_its_api(
         self, run: RunDag, ledger: Ledger, record: Record, slack: Target
     ) -> None:
         notifiers = (
@@ -123,14 +123,16 @@ class TestNotifiers:
         assert all("/aihandoff/jobs/1" in text for text in texts)
         assert not any(NOTE["body"].encode() in received.body for received in slack.received)
 
-    def test_content_is_in_it_where_the_author_says_so(self, run: RunDag, ledger: Ledger, mailbox: Mailbox) -> None:
+    def test_a_notification_has_content_where_the_author_says_so(
+        self, run: RunDag, ledger: Ledger, mailbox: Mailbox
+    ) -> None:
         with decided_when(ledger, lambda: len(mailbox.mails) == 1):
             run(lambda: self.approve(email(html_content="{{ job.output.body | e }}")))
 
         assert [unescape(text) for text in mailbox.texts] == [NOTE["body"]] * 2
         assert "<b>" not in mailbox.texts[0]
 
-    def test_a_server_that_is_away_keeps_nobody_from_deciding_and_others_from_nothing(
+    def test_a_mail_server_that_is_unavailable_blocks_neither_decisions_nor_other_notifiers(
         self, run: RunDag, ledger: Ledger, record: Record, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         away = {"conn_type": "smtp", "host": "127.0.0.1", "port": 1, "extra": {"disable_ssl": True}}
@@ -145,5 +147,5 @@ class TestNotifiers:
 
 def _slack_text(received: Any) -> str:
     if received.headers["Content-Type"].startswith("application/x-www-form-urlencoded"):
-        return parse_qs(received.body.decode())["text"][0]
+        return str(parse_qs(received.body.decode())["text"][0])
     return str(received.json["text"])

@@ -29,7 +29,7 @@ def write(policy: ApprovalPolicy) -> None:
 
 @pytest.mark.usefixtures("review")
 class TestShippedRules:
-    def test_what_all_approve_needs_no_person_and_the_record_says_which_rules(
+    def test_a_job_that_every_rule_approves_needs_no_person_and_the_record_names_the_rules(
         self, run: RunDag, record: Record, target: Target
     ) -> None:
         policy = AllOf(AllowedValues("title", ["Kettle"]), Sampling(0))
@@ -57,7 +57,7 @@ class TestShippedRules:
         assert why_not(job, Person("bob")) is not None
         assert why_not(job, Person("eve")) is None
 
-    def test_another_limit_asks_anew_about_what_is_approved_and_not_sent(
+    def test_a_changed_limit_asks_again_about_what_is_approved_and_not_sent(
         self, run: RunDag, record: Record, target: Target
     ) -> None:
         target.answers = [Answer(503)]

@@ -50,7 +50,7 @@ def test_the_row_and_the_marker_are_written_and_the_first_returned_column_is_the
 
 
 @pytest.mark.parametrize("text", ["'); DROP TABLE reports; --", "\"a\" 100% %s %(title)s \\ '' {{ 1 }} ü"])
-def test_what_the_model_wrote_is_data(run: RunDag, sales: Sales, ledger: Ledger, text: str) -> None:
+def test_text_by_the_model_is_data_and_never_sql(run: RunDag, sales: Sales, ledger: Ledger, text: str) -> None:
     spec = job_spec(job_key="of a text", approval="not required", approval_reason="it is a test")
     job = draft(ledger, spec, {"body": text}, "resp_2")
     run(lambda: store(job.job_id))
@@ -158,7 +158,7 @@ def test_a_statement_that_the_database_refuses_writes_nothing(
     assert (reports(sales), markers(sales)) == ([], [])
 
 
-def test_a_database_that_takes_no_connection_is_tried_again(
+def test_a_database_that_accepts_no_connection_is_tried_again(
     run: RunDag, record: Record, sales: Sales, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get_conn, attempts = PostgresHook.get_conn, []
@@ -206,7 +206,7 @@ class TestRoleThatMayNotCreateTables:
         sales.execute("GRANT USAGE ON SCHEMA bookkeeping TO writer")
         sales.execute("GRANT SELECT, INSERT, UPDATE ON bookkeeping.sent TO writer")
         conninfo = {"host": sales.info.host, "port": sales.info.port, "dbname": sales.info.dbname}
-        fields = {**conninfo, "user": "writer", "password": "of these tests"}
+        fields: dict[str, Any] = {**conninfo, "user": "writer", "password": "of these tests"}
         monkeypatch.setenv("AIRFLOW_CONN_SALES_DB", postgres_connection(fields))
         with psycopg.connect(**fields) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("CREATE TABLE mine ()")
@@ -216,7 +216,7 @@ class TestRoleThatMayNotCreateTables:
         sales.execute("DROP ROLE writer")
 
     @pytest.mark.usefixtures("writer")
-    def test_an_effect_and_its_undo_keep_their_markers_in_the_same_table(
+    def test_a_role_that_may_not_create_tables_keeps_both_markers_in_the_same_table(
         self, run: RunDag, record: Record, sales: Sales, ledger: Ledger
     ) -> None:
         remove = {"sql": "DELETE FROM reports WHERE report_id = %(id)s", "parameters": {"id": "{external_id}"}}
@@ -232,7 +232,7 @@ class TestRoleThatMayNotCreateTables:
         assert {key for key, _ in markers(sales, "bookkeeping.sent")} == keys
 
     @pytest.mark.usefixtures("writer")
-    def test_without_a_table_that_was_made_for_it_nothing_is_written(
+    def test_a_role_that_may_not_create_tables_writes_nothing_without_a_marker_table(
         self, run: RunDag, record: Record, sales: Sales
     ) -> None:
         done = run(store)

@@ -105,7 +105,7 @@ Cli = Callable[..., str]
 
 
 class TestOperator:
-    def test_the_response_of_a_task_that_has_ended_is_stopped_and_those_beside_it_go_on(
+    def test_the_response_of_a_task_that_has_ended_is_cancelled_and_other_responses_go_on(
         self, world: World, instances: list[Owner], reconcile: Reconcile, stand_in: OpenAIStandIn
     ) -> None:
         jobs = [running(world, owner, f"r{number}") for number, owner in enumerate(instances)]
@@ -126,7 +126,7 @@ class TestOperator:
         assert world.state(job) == "running"
 
     @pytest.mark.parametrize("state", ENDED)
-    def test_a_task_that_has_ended_does_not(
+    def test_a_task_that_has_ended_does_not_keep_its_response(
         self, world: World, instances: list[Owner], reconcile: Reconcile, state: str
     ) -> None:
         job = running(world, instances[2], "r1")
@@ -155,7 +155,7 @@ class TestOperator:
         reconcile()
         assert stand_in.responses().retrieves == 1
 
-    def test_a_ledger_that_is_not_there_fails_the_task(
+    def test_a_ledger_that_does_not_exist_fails_the_task(
         self, run: RunDag, monkeypatch: pytest.MonkeyPatch, conninfo: dict[str, Any]
     ) -> None:
         monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
@@ -194,7 +194,7 @@ class TestStates:
             [("publishing", "draft", 50), ("publishing", "draft", 50), ("publishing", "draft", 20)],
         )
 
-    def test_what_cannot_be_asked_is_left_out_and_the_others_are_not(self) -> None:
+    def test_a_state_that_cannot_be_read_is_left_out_and_the_others_are_not(self) -> None:
         def ask(dag_id: str, task_id: str, run_ids: list[str]) -> dict[str, dict[str, Any]]:
             if dag_id == "broken":
                 raise RuntimeError("no answer")
@@ -203,7 +203,7 @@ class TestStates:
         states = task_states([OWNER, replace(OWNER, dag_id="broken")], ask)
         assert states == {OWNER: TaskState.MISSING}
 
-    def test_a_task_and_a_mapped_one_are_told_apart(self, instances: list[Owner]) -> None:
+    def test_the_states_of_a_task_and_of_a_mapped_task_are_not_confused(self, instances: list[Owner]) -> None:
         unmapped = replace(instances[0], map_index=-1)
         states = task_states([*instances, unmapped], cli._ask_database)
         assert [*states.values()].count(TaskState.ENDED) == 3
@@ -211,7 +211,7 @@ class TestStates:
 
 
 class TestCommand:
-    def test_it_does_the_same_with_what_the_metadata_database_says(
+    def test_the_command_reconciles_by_the_states_in_the_metadata_database(
         self, world: World, instances: list[Owner], airflow_cli: Cli
     ) -> None:
         jobs = [running(world, owner, f"r{number}") for number, owner in enumerate(instances)]
@@ -224,7 +224,7 @@ class TestCommand:
         assert "cancelled" in found["done"]
         assert [world.state(job) for job in jobs] == ["running", "running", "cancelled"]
 
-    def test_a_dry_run_changes_nothing(
+    def test_a_dry_run_of_the_command_changes_nothing(
         self, world: World, instances: list[Owner], airflow_cli: Cli, stand_in: OpenAIStandIn
     ) -> None:
         running(world, instances[2], "r1")
@@ -237,7 +237,7 @@ class TestCommand:
         assert all("done" not in row for row in found)
         assert (world.dump(), len(stand_in.requests())) == (before, asked)
 
-    def test_it_ends_with_an_error_where_a_step_failed(
+    def test_the_command_ends_with_an_error_where_a_step_failed(
         self, world: World, airflow_cli: Cli, capsys: pytest.CaptureFixture[str]
     ) -> None:
         world.overdue(conn_id="openai_removed")
@@ -263,7 +263,7 @@ class TestCommand:
         assert world.state(job) == "failed"
 
 
-def test_the_sensor_says_what_the_end_of_the_time_means(dags: Dags, ledger: Ledger) -> None:
+def test_the_sensor_says_what_an_expired_review_means(dags: Dags, ledger: Ledger) -> None:
     def define() -> None:
         ApprovalSensor(task_id="approve", job=job.job_id, on_timeout="fail", timeout=0.1, retries=0)
 
@@ -272,7 +272,7 @@ def test_the_sensor_says_what_the_end_of_the_time_means(dags: Dags, ledger: Ledg
     assert ledger.job(job.job_id).review_on_timeout == "fail"
 
 
-def test_the_maintenance_dag_is_one_that_airflow_takes() -> None:
+def test_airflow_parses_the_maintenance_dag() -> None:
     from airflow.dag_processing.dagbag import DagBag
 
     folder = Path(__file__).parents[3] / "dags"

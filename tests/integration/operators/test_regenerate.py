@@ -22,7 +22,7 @@ def write() -> None:
 
 
 @pytest.mark.parametrize("wanted", [True, ["draft"]])
-def test_a_run_that_wants_it_asks_the_model_once_more_and_a_clear_of_it_does_not(
+def test_a_run_with_regenerate_asks_the_model_again_and_a_clear_of_it_does_not(
     dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, wanted: Any
 ) -> None:
     dag = dags.make(ask_unapproved)
@@ -37,7 +37,7 @@ def test_a_run_that_wants_it_asks_the_model_once_more_and_a_clear_of_it_does_not
 
 
 @pytest.mark.parametrize("wanted", [False, ["another"]])
-def test_a_run_that_does_not_want_it_attaches(dags: Dags, stand_in: OpenAIStandIn, wanted: Any) -> None:
+def test_a_run_without_regenerate_attaches(dags: Dags, stand_in: OpenAIStandIn, wanted: Any) -> None:
     dag = dags.make(ask_unapproved)
     dags.run(dag)
 
@@ -46,7 +46,9 @@ def test_a_run_that_does_not_want_it_attaches(dags: Dags, stand_in: OpenAIStandI
     assert len(stand_in.responses().responses) == 1
 
 
-def test_what_is_no_answer_to_the_question_fails_the_task_and_asks_nobody(dags: Dags, stand_in: OpenAIStandIn) -> None:
+def test_an_invalid_value_of_regenerate_fails_the_task_and_asks_the_model_nothing(
+    dags: Dags, stand_in: OpenAIStandIn
+) -> None:
     run = dags.run(dags.make(ask_unapproved), conf={"regenerate": "yes"})
 
     assert (run.states["draft"], run.tries["draft"]) == ("failed", 1)
@@ -54,7 +56,9 @@ def test_what_is_no_answer_to_the_question_fails_the_task_and_asks_nobody(dags: 
     assert not stand_in.responses().responses
 
 
-def test_it_is_refused_while_something_may_be_written(dags: Dags, stand_in: OpenAIStandIn, target: Target) -> None:
+def test_regenerate_is_refused_while_an_external_write_may_happen(
+    dags: Dags, stand_in: OpenAIStandIn, target: Target
+) -> None:
     target.answers = [DROP]
     dag = dags.make(write)
     dags.run(dag)
@@ -66,7 +70,7 @@ def test_it_is_refused_while_something_may_be_written(dags: Dags, stand_in: Open
     assert (len(stand_in.responses().responses), len(target.received)) == (1, 1)
 
 
-def test_once_that_is_taken_back_it_is_made_and_written_anew(
+def test_after_a_roll_back_regenerate_makes_and_writes_a_new_revision(
     dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, target: Target
 ) -> None:
     dag = dags.make(write)
@@ -80,7 +84,9 @@ def test_once_that_is_taken_back_it_is_made_and_written_anew(
     assert ledger.job(1).state is JobState.COMPLETED
 
 
-def test_it_is_refused_while_something_stays_written(dags: Dags, stand_in: OpenAIStandIn, target: Target) -> None:
+def test_regenerate_is_refused_while_an_external_write_is_not_undone(
+    dags: Dags, stand_in: OpenAIStandIn, target: Target
+) -> None:
     dag = dags.make(write)
     dags.run(dag)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from airflow import settings
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import task
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
@@ -28,7 +27,7 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from tests.integration.operators.conftest import API_KEY, Model, RunDag
-from tests.integration.operators.dag_runs import Dags
+from tests.integration.operators.dag_runs import Dags, open_session
 from tests.integration.operators.tasks import NOTE, ask, ask_unapproved, fault, publish
 from tests.target import Target
 
@@ -311,7 +310,7 @@ class TestArguments:
 
 
 class TestFailure:
-    def test_a_refusal_fails_the_job_without_a_retry_and_keeps_the_words(
+    def test_a_refusal_by_the_model_fails_the_job_without_a_retry_and_keeps_its_text(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn
     ) -> None:
         done = run(lambda: ask(metadata=fault('refusal="Not this."')))
@@ -347,7 +346,7 @@ class TestFailure:
             ("status=cancelled", "cancelled", None),
         ],
     )
-    def test_what_did_not_complete_is_tried_again_up_to_the_bound_of_revisions(
+    def test_a_response_that_did_not_complete_is_tried_again_up_to_max_revisions(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn, words: str, kind: str, code: str | None
     ) -> None:
         done = run(lambda: ask(metadata=fault(words), max_revisions=2, retries=5))
@@ -363,7 +362,7 @@ class TestFailure:
         assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
         assert len(record().revisions) == 1
 
-    def test_a_cleared_task_of_a_job_that_is_used_up_says_so(self, dags: Dags, stand_in: OpenAIStandIn) -> None:
+    def test_a_cleared_task_of_a_job_without_revisions_left_says_so(self, dags: Dags, stand_in: OpenAIStandIn) -> None:
         dag = dags.make(lambda: ask(metadata=fault("status=failed"), max_revisions=1))
         first = dags.run(dag)
 
@@ -380,7 +379,7 @@ class TestFailure:
         assert "OpenAI refused the request: OpenAI answered 400" in done.error("draft")
         assert record().job.state is JobState.FAILED
 
-    def test_a_request_that_is_not_taken_is_sent_again_by_the_retry_of_the_task(
+    def test_a_request_that_was_not_accepted_is_sent_again_by_the_retry_of_the_task(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(submit_module, "SUBMIT_TRIES", 1)
@@ -466,7 +465,7 @@ class TestWaiting:
 
         assert (record().job.state, record().revision.output) == (JobState.REVIEW, NOTE)
 
-    def test_a_response_that_openai_does_not_know_any_more_fails_the_job(
+    def test_a_response_that_openai_no_longer_has_fails_the_job(
         self, run: RunDag, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", fires("gone"))
@@ -476,7 +475,7 @@ class TestWaiting:
         assert "OpenAI does not know the response any more" in done.error("draft")
         assert record().revision.error == {"kind": "gone"}
 
-    def test_a_deadline_is_not_moved_by_another_attempt(
+    def test_the_deadline_of_a_revision_is_not_moved_by_another_attempt(
         self, dags: Dags, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[str] = []
@@ -532,7 +531,7 @@ class TestKill:
         assert record().job.state is JobState.RUNNING
         assert stand_in.responses().cancels == 0
 
-    def test_a_task_that_has_no_job_yet_is_killed_without_a_word(self) -> None:
+    def test_a_task_without_a_job_is_killed_without_an_error(self) -> None:
         ask().on_kill()
 
     @pytest.fixture
@@ -614,7 +613,7 @@ def everything_in(connection: psycopg.Connection[Any], schema: str) -> str:
 
 def everything_in_airflow() -> dict[str, str]:
     """Every row of every table of Airflow's metadata, as text, by table."""
-    with settings.Session() as session:
+    with open_session() as session:
         tables = session.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars().all()
         return {
             table: str(session.execute(text(f'SELECT * FROM "{table}"')).fetchall())  # noqa: S608
@@ -623,7 +622,7 @@ def everything_in_airflow() -> dict[str, str]:
 
 
 def fires(status: str, deadlines: list[str] | None = None) -> Any:
-    """A trigger's `run` that does not look; it keeps the deadline that it was given."""
+    """A trigger's `run` that does not wait; it keeps the deadline that it was given."""
 
     async def run(trigger: OpenAIBackgroundResponseTrigger) -> Any:
         if deadlines is not None:
@@ -638,7 +637,8 @@ def breaks(deadlines: list[str]) -> Any:
 
     async def run(trigger: OpenAIBackgroundResponseTrigger) -> Any:
         deadlines.append(trigger.deadline)
-        raise RuntimeError("the triggerer is gone")
+        if deadlines:
+            raise RuntimeError("the triggerer is gone")
         yield
 
     return run

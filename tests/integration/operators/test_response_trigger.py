@@ -96,7 +96,9 @@ class TestRun:
             ("delay=0 status=cancelled", "cancelled"),
         ],
     )
-    async def test_it_fires_once_with_ids_and_the_status(self, wait_for: Submit, words: str, status: str) -> None:
+    async def test_the_response_trigger_fires_once_with_ids_and_the_status(
+        self, wait_for: Submit, words: str, status: str
+    ) -> None:
         waiting = wait_for(words)
         assert await events(waiting.trigger()) == [{"job_id": waiting.job.job_id, "revision": 1, "status": status}]
 
@@ -113,7 +115,9 @@ class TestRun:
             "delay=0 retrieve=drop times=3",
         ],
     )
-    async def test_it_waits_for_the_end_of_a_fault(self, wait_for: Submit, stand_in: OpenAIStandIn, words: str) -> None:
+    async def test_the_response_trigger_waits_for_the_end_of_a_fault(
+        self, wait_for: Submit, stand_in: OpenAIStandIn, words: str
+    ) -> None:
         fired = await events(wait_for(words).trigger())
 
         assert [event["status"] for event in fired] == ["completed"]
@@ -124,7 +128,7 @@ class TestRun:
         assert event["status"] == "completed"
 
     @pytest.mark.parametrize("words", ["delay=0 unknown_status", "stuck=queued", "delay=0 retrieve=500 times=99999"])
-    async def test_what_never_ends_is_waited_for_until_the_deadline(
+    async def test_a_response_that_never_ends_is_waited_for_until_the_deadline(
         self, wait_for: Submit, stand_in: OpenAIStandIn, words: str
     ) -> None:
         soon = datetime.now(UTC) + timedelta(seconds=0.7)
@@ -135,7 +139,9 @@ class TestRun:
         assert datetime.now(UTC) >= soon
         assert stand_in.responses().cancels == 0
 
-    async def test_a_deadline_is_absolute(self, wait_for: Submit, stand_in: OpenAIStandIn) -> None:
+    async def test_the_deadline_of_a_response_trigger_is_absolute(
+        self, wait_for: Submit, stand_in: OpenAIStandIn
+    ) -> None:
         trigger = wait_for("stuck=queued").trigger(deadline=datetime(2026, 1, 1, tzinfo=UTC).isoformat())
 
         (event,) = await events(trigger)
@@ -150,7 +156,7 @@ class TestRun:
         (event,) = await events(wait_for("stuck=queued retrieve=404 times=99999").trigger())
         assert event["status"] == "gone"
 
-    async def test_errors_of_another_kind_in_between_start_the_count_anew(
+    async def test_errors_of_another_kind_in_between_start_the_count_again(
         self, wait_for: Submit, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(polling, "GONE_AFTER", -1)
@@ -163,7 +169,7 @@ class TestRun:
         (event,) = await events(wait_for().trigger())
         assert event["status"] == "completed"
 
-    async def test_it_fires_at_once_when_the_ledger_has_settled_the_revision(
+    async def test_the_response_trigger_fires_at_once_when_the_ledger_has_settled_the_revision(
         self, wait_for: Submit, ledger: Ledger, stand_in: OpenAIStandIn
     ) -> None:
         waiting = wait_for("stuck=queued")
@@ -174,14 +180,14 @@ class TestRun:
         assert event["status"] == "settled"
         assert stand_in.responses().retrieves == 0
 
-    async def test_it_does_not_fire_before_it_may(self, wait_for: Submit) -> None:
+    async def test_the_response_trigger_does_not_fire_before_the_minimum_wait(self, wait_for: Submit) -> None:
         not_before = datetime.now(UTC) + timedelta(seconds=0.5)
 
         await events(wait_for().trigger(not_before=not_before.isoformat()))
 
         assert datetime.now(UTC) >= not_before
 
-    def test_it_survives_serialization_and_holds_ids_and_times_only(self, wait_for: Submit) -> None:
+    def test_the_response_trigger_survives_serialization_and_has_ids_and_times_only(self, wait_for: Submit) -> None:
         waiting = wait_for()
 
         path, kwargs = waiting.trigger().serialize()
@@ -362,7 +368,7 @@ class TestKill:
         await wait_for("stuck=in_progress").trigger().on_kill()
         assert stand_in.responses().cancels == 0
 
-    async def test_cancelling_goes_on_when_it_is_cut_off_itself(
+    async def test_a_cancel_of_a_response_goes_on_when_its_trigger_is_cut_off(
         self, wait_for: Submit, ledger: Ledger, stand_in: OpenAIStandIn, supervisor: Supervisor
     ) -> None:
         supervisor.answers.clear()
@@ -393,7 +399,7 @@ class TestKill:
 
         assert stand_in.responses().cancels == 0
 
-    async def test_a_response_that_had_ended_is_recorded_as_what_it_is(
+    async def test_a_cancel_of_a_response_that_has_ended_records_its_real_status(
         self, wait_for: Submit, ledger: Ledger, supervisor: Supervisor
     ) -> None:
         waiting = wait_for("delay=0")
@@ -427,7 +433,9 @@ class TestKillOfAnApproval:
             owner,
         )
 
-    async def test_marking_it_failed_cancels_the_job(self, ledger: Ledger, job: Job, supervisor: Supervisor) -> None:
+    async def test_marking_the_approval_task_failed_cancels_the_job(
+        self, ledger: Ledger, job: Job, supervisor: Supervisor
+    ) -> None:
         await self.trigger(job).on_kill()
 
         after = ledger.job(job.job_id)
@@ -438,7 +446,9 @@ class TestKillOfAnApproval:
         assert [effect.state for effect in ledger.record(job.job_id).effects] == [EffectState.VOID]
 
     @pytest.mark.parametrize("state", ["deferred", "scheduled", "running", "success", "skipped", None])
-    async def test_nothing_else_does(self, ledger: Ledger, job: Job, supervisor: Supervisor, state: str | None) -> None:
+    async def test_only_marking_the_approval_task_failed_cancels_the_job(
+        self, ledger: Ledger, job: Job, supervisor: Supervisor, state: str | None
+    ) -> None:
         supervisor.state = state
         await self.trigger(job).on_kill()
         assert ledger.job(job.job_id).state is JobState.REVIEW

@@ -1,4 +1,4 @@
-"""What reviewers do while the approval task waits: edit, request changes, be told, let time pass."""
+"""What reviewers do while the approval task waits: edit, request changes, get notified, let time pass."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pipeline(then: Callable[[Any], Any] = publish, asks: dict[str, Any] | None =
 
 @contextmanager
 def people(ledger: Ledger, *steps: Step) -> Iterator[None]:
-    """People who do one thing after the other, each as soon as the job asks for a decision anew."""
+    """People who do one thing after the other, each as soon as the job asks for a decision again."""
     failed: list[BaseException] = []
 
     def act() -> None:
@@ -91,7 +91,7 @@ def events(record: Record) -> list[str]:
 
 
 class TestEdit:
-    def test_what_a_person_wrote_is_what_is_written(
+    def test_the_edited_text_is_what_is_written(
         self, run: RunDag, ledger: Ledger, record: Record, target: Target
     ) -> None:
         with people(ledger, edit({**NOTE, "title": "Pan"}), decide("approve")):
@@ -101,7 +101,7 @@ class TestEdit:
         assert [revision.author for revision in record().revisions] == ["model", "bob"]
         assert record().job.state is JobState.COMPLETED
 
-    def test_what_the_output_type_does_not_take_is_refused_with_its_words_and_nothing_is_lost(
+    def test_an_edit_that_the_output_type_rejects_is_refused_with_its_message_and_nothing_is_lost(
         self, run: RunDag, ledger: Ledger, record: Record, target: Target
     ) -> None:
         with people(ledger, edit({"title": 1, "body": "b"}), decide("approve")):
@@ -112,10 +112,10 @@ class TestEdit:
         assert reason == "the edit is not taken: title: Input should be a valid string"
         assert [sent.json["title"] for sent in target.received] == ["Kettle"]
 
-    def test_a_policy_does_not_release_what_a_person_has_worked_on(
+    def test_a_policy_does_not_approve_what_a_person_has_edited(
         self, run: RunDag, ledger: Ledger, record: Record
     ) -> None:
-        policy = Policy(AskPerson("look"))
+        policy = Policy(AskPerson("please check"))
 
         def edit_it(ledger: Ledger, job: Job) -> None:
             policy.verdict = Approve("fine")
@@ -162,7 +162,7 @@ class TestRequestChanges:
         assert done.states["approve"] == "success"
         assert [sent.json["title"] for sent in target.received] == ["Changed"]
 
-    def test_where_the_response_is_gone_at_openai_the_whole_text_is_sent(
+    def test_a_change_of_a_response_that_openai_no_longer_has_sends_the_whole_text(
         self, run: RunDag, ledger: Ledger, record: Record, target: Target, stand_in: OpenAIStandIn
     ) -> None:
         def forget(ledger: Ledger, job: Job) -> None:
@@ -176,7 +176,7 @@ class TestRequestChanges:
         assert [item["role"] for item in request["input"]] == ["user", "assistant", "user"]
         assert [sent.json["title"] for sent in target.received] == ["Changed"]
 
-    def test_where_the_model_fails_the_revision_before_is_asked_about_again(
+    def test_where_the_model_fails_people_are_asked_about_the_previous_revision_again(
         self, run: RunDag, ledger: Ledger, record: Record, model: Model, target: Target
     ) -> None:
         def break_it(ledger: Ledger, job: Job) -> None:
@@ -190,7 +190,7 @@ class TestRequestChanges:
         (reason,) = (event.reason for event in record().events if event.event == "change failed")
         assert (reason or "").startswith("the change was not made: the output does not match Note")
 
-    def test_a_job_of_another_dag_cannot_be_changed_and_says_so(
+    def test_changes_of_a_job_of_another_dag_are_refused_with_the_reason(
         self, run: RunDag, ledger: Ledger, record: Record, review: Job
     ) -> None:
         with people(ledger, decide("request changes", "Shorter."), decide("approve")):
@@ -204,14 +204,14 @@ class TestRequestChanges:
         tools = [{"type": "mcp", "server_label": "a", "server_url": "http://a", "headers": {"Authorization": "s3cret"}}]
         with people(ledger, decide("request changes", "Shorter."), decide("approve")):
             run(lambda: pipeline(asks={"tools": tools}))
-        requests = [stand_in._state.responses()[number].request for number in (0, 1)]
+        requests: list[dict[str, Any]] = [stand_in._state.responses()[number].request for number in (0, 1)]
         sent = [request["tools"][0]["headers"]["Authorization"] for request in requests]
         assert sent == ["s3cret", "s3cret"]
         assert "s3cret" not in str(record())
 
 
-def when_told(record: Record, times: int, step: Step) -> Step:
-    """Somebody who does it once people were told so often: who is faster is told nothing."""
+def when_notified(record: Record, times: int, step: Step) -> Step:
+    """A person who acts only after this many notifications: a decision before one makes it obsolete."""
 
     def wait(ledger: Ledger, job: Job) -> None:
         while events(record).count("notified") < times:
@@ -245,12 +245,12 @@ class TestNotices:
     def _base_url(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/prefix")
 
-    def test_people_are_told_at_each_step_with_a_link_and_no_content(
+    def test_people_are_notified_at_each_step_with_a_link_and_no_content(
         self, run: RunDag, ledger: Ledger, record: Record
     ) -> None:
         said: list[str] = []
 
-        with people(ledger, when_told(record, 3, decide("approve", person=CAROL))):
+        with people(ledger, when_notified(record, 3, decide("approve", person=CAROL))):
             run(
                 lambda: pipeline(
                     notifiers=[Remembers(self.TEXT, said)],
@@ -266,45 +266,47 @@ class TestNotices:
         assert NOTE["title"] not in str(said)
         assert events(record).count("notified") == 4
 
-    def test_the_author_can_say_more(self, run: RunDag, ledger: Ledger, record: Record) -> None:
+    def test_the_author_can_add_content_to_a_notification(self, run: RunDag, ledger: Ledger, record: Record) -> None:
         said: list[str] = []
-        with people(ledger, when_told(record, 1, decide("approve"))):
+        with people(ledger, when_notified(record, 1, decide("approve"))):
             run(lambda: pipeline(notifiers=[Remembers("{{ job.output.title }} {{ handoff.state }}", said)]))
         assert said == ["Kettle review", "Kettle approved"]
 
-    def test_one_that_fails_is_tried_again_and_keeps_nobody_from_deciding(
+    def test_a_notifier_that_fails_is_tried_again_and_keeps_no_one_from_deciding(
         self, run: RunDag, ledger: Ledger, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from airflow_provider_aihandoff.sensors import approval
 
         monkeypatch.setattr(approval, "NOTICE_RETRY", timedelta(seconds=0.2))
         said: list[str] = []
-        with people(ledger, when_told(record, 1, decide("approve"))):
+        with people(ledger, when_notified(record, 1, decide("approve"))):
             done = run(lambda: pipeline(notifiers=[Remembers(self.TEXT, said, fails=2)]))
         assert done.states["publish"] == "success"
         assert [each.partition(":")[0] for each in said] == ["asked", "decided"]
 
-    def test_nobody_is_told_of_what_a_policy_has_approved(self, run: RunDag) -> None:
+    def test_no_one_is_notified_of_what_a_policy_has_approved(self, run: RunDag) -> None:
         said: list[str] = []
         run(lambda: pipeline(policy=Policy(), notifiers=[Remembers(self.TEXT, said)]))
         assert said == []
 
 
 class TestTime:
-    def test_a_policy_may_approve_what_nobody_decided(self, run: RunDag, record: Record, target: Target) -> None:
+    def test_a_policy_may_approve_an_expired_review(self, run: RunDag, record: Record, target: Target) -> None:
         late = Policy(Approve("harmless"))
         run(lambda: pipeline(timeout=timedelta(seconds=0.2), on_timeout=late))
         (decision,) = record().decisions
-        assert (decision.decided_by, decision.comment) == ("test@1", "nobody decided in time; harmless")
+        assert (decision.decided_by, decision.comment) == ("test@1", "no one decided in time; harmless")
         assert len(target.received) == 1
 
-    def test_otherwise_it_rejects(self, run: RunDag, record: Record, target: Target) -> None:
+    def test_a_policy_that_does_not_approve_rejects_an_expired_review(
+        self, run: RunDag, record: Record, target: Target
+    ) -> None:
         run(lambda: pipeline(timeout=timedelta(seconds=0.2), on_timeout=Policy(AskPerson("no"))))
         assert (record().job.state, target.received) == (JobState.REJECTED, [])
 
 
 class TestRules:
-    def test_the_author_says_who_and_how_many(self, run: RunDag, ledger: Ledger, record: Record) -> None:
+    def test_the_author_says_who_must_approve_and_how_many(self, run: RunDag, ledger: Ledger, record: Record) -> None:
         def both(ledger: Ledger, job: Job) -> None:
             decide("approve", person=BOB)(ledger, job)
             decide("approve", person=CAROL)(ledger, job)
@@ -336,7 +338,9 @@ class TestRules:
             ({"on_timeout": "shrug"}, "on_timeout must be"),
         ],
     )
-    def test_what_cannot_be_is_refused_when_the_dag_is_read(self, arguments: dict[str, Any], said: str) -> None:
+    def test_impossible_review_rules_are_refused_when_the_dag_is_parsed(
+        self, arguments: dict[str, Any], said: str
+    ) -> None:
         with pytest.raises(ValueError, match=said):
             ApprovalSensor(task_id="approve", job=1, **arguments)
 
@@ -360,7 +364,7 @@ class TestCurrent:
         assert (published.current or {})["record"] == {"title": "Old", "password": "***"}
         assert (stored.current or {})["record"] == {"report_id": 1, "title": "old"}
 
-    def test_where_it_cannot_be_read_they_are_told_and_decide_all_the_same(
+    def test_reviewers_see_that_the_target_cannot_be_read_and_can_still_decide(
         self, run: RunDag, ledger: Ledger, record: Record, target: Target
     ) -> None:
         target.answers = [Answer(500, {})]

@@ -1,4 +1,4 @@
-"""What a job wrote is taken back by a task: in order, each undo once, whatever interrupts it, and again from the UI."""
+"""What a job wrote is undone by a task: in order, each undo once, whatever interrupts it, and again from the UI."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ class TestAll:
             result("announce", "publish"),
         )
 
-    def test_who_and_why_are_on_the_record(self, written: Any, run: RunDag, record: Record) -> None:
+    def test_the_actor_and_the_reason_of_a_roll_back_are_on_the_record(
+        self, written: Any, run: RunDag, record: Record
+    ) -> None:
         written()
 
         done = run(lambda: roll_back(reason="wrong: {{ run_id }}"))
@@ -102,7 +104,7 @@ class TestAll:
         )
 
     @pytest.mark.parametrize("cleared", [True, False])
-    def test_clearing_it_or_running_it_once_more_sends_nothing_and_gives_the_same_result(
+    def test_clearing_or_repeating_a_roll_back_sends_nothing_and_gives_the_same_result(
         self, written: Any, dags: Dags, record: Record, target: Target, cleared: bool
     ) -> None:
         written()
@@ -115,7 +117,9 @@ class TestAll:
         assert (again.states, again.xcoms) == (first.states, first.xcoms)
         assert (len(target.received), len(record().events)) == before
 
-    def test_it_takes_its_job_from_the_task_that_makes_it(self, dags: Dags, record: Record, target: Target) -> None:
+    def test_a_roll_back_takes_its_job_from_the_task_that_makes_it(
+        self, dags: Dags, record: Record, target: Target
+    ) -> None:
         def define() -> None:
             draft = ask_unapproved()
             post = publish(draft, undo=DELETE)
@@ -138,14 +142,14 @@ class TestBeforeAnythingStarts:
         assert (target.received, record().undos, record().job.state) == ([], [], JobState.COMPLETED)
         return done.error("roll_back")
 
-    def test_an_effect_without_an_undo_is_named(
+    def test_a_roll_back_names_an_effect_without_an_undo(
         self, written: Any, run: RunDag, target: Target, record: Record
     ) -> None:
         written(announce=None)
         assert "'announce' declares no undo" in self.refused(run(roll_back), target, record)
 
     @pytest.mark.parametrize("leave", [["announce"], '["announce", " "]'])
-    def test_it_may_be_left_as_it_is(
+    def test_an_effect_without_an_undo_may_be_left_as_it_is(
         self, written: Any, run: RunDag, target: Target, record: Record, leave: Any
     ) -> None:
         written(announce=None)
@@ -160,16 +164,16 @@ class TestBeforeAnythingStarts:
         ("arguments", "what"),
         [
             ({"job": 4711}, "has no job 4711"),
-            ({"job": "{{ 'none' }}"}, "names no job: 'none'"),
+            ({"job": "{{ 'none' }}"}, "does not name a job: 'none'"),
             ({"reason": "{{ ' ' }}"}, "must say why"),
             ({"leave": LEFT_AS_IT_IS}, "has nothing applied to undo"),
             ({"leave": ["annonce"]}, "has no effect 'annonce' to leave"),
-            ({"leave": "announce"}, "is no list of names: 'announce'"),
-            ({"leave": "{}"}, "is no list of names"),
-            ({"leave": "[1]"}, "is no list of names"),
+            ({"leave": "announce"}, "is not a list of names: 'announce'"),
+            ({"leave": "{}"}, "is not a list of names"),
+            ({"leave": "[1]"}, "is not a list of names"),
         ],
     )
-    def test_what_cannot_be_done_is_told(
+    def test_a_roll_back_that_cannot_begin_says_why(
         self, written: Any, run: RunDag, target: Target, record: Record, arguments: Any, what: str
     ) -> None:
         written()
@@ -179,7 +183,7 @@ class TestBeforeAnythingStarts:
 class TestUnknown:
     """The answer to an undo got lost."""
 
-    def test_one_that_is_found_is_not_sent_again(
+    def test_an_undo_that_the_probe_finds_is_not_sent_again(
         self, written: Any, run: RunDag, record: Record, target: Target
     ) -> None:
         written(announce=LOOKED_FOR)
@@ -196,7 +200,7 @@ class TestUnknown:
         assert done.xcoms["roll_back"] == result("announce", "publish")
 
     @pytest.mark.parametrize(("applied", "times"), [(True, 1), (False, 2)])
-    def test_one_that_nobody_knows_is_held_for_a_person_and_the_rest_goes_on_by_itself(
+    def test_an_unknown_undo_waits_for_a_person_and_the_rest_continues_once_it_is_resolved(
         self, written: Any, run: RunDag, ledger: Ledger, target: Target, applied: bool, times: int
     ) -> None:
         written()
@@ -211,7 +215,7 @@ class TestUnknown:
         assert ledger.job(1).state is JobState.ROLLED_BACK
 
     @pytest.mark.parametrize(("retries", "held", "times"), [(0, True, 1), (1, False, 2)])
-    def test_one_that_may_be_sent_twice_is_sent_again_by_airflows_retry_or_held_where_there_is_none(
+    def test_an_idempotent_undo_is_sent_again_by_airflows_retry_or_waits_where_no_retry_is_left(
         self, written: Any, run: RunDag, ledger: Ledger, target: Target, retries: int, held: bool, times: int
     ) -> None:
         written(announce=None)
@@ -225,7 +229,7 @@ class TestUnknown:
         assert (done.states["roll_back"], done.tries["roll_back"]) == ("success", times)
         assert sent(target) == [("DELETE", "/posts/rec-1")] * times
 
-    def test_it_waits_for_a_person_no_longer_than_its_author_says(
+    def test_a_roll_back_waits_for_a_person_no_longer_than_its_author_says(
         self, written: Any, run: RunDag, record: Record, target: Target
     ) -> None:
         written()
@@ -238,7 +242,7 @@ class TestUnknown:
         assert states(record) == [EffectState.UNKNOWN, EffectState.PLANNED]
         assert sent(target) == [("POST", "/recalls/rec-2")]
 
-    def test_an_attempt_that_was_killed_is_waited_for_and_nothing_is_sent_beside_it(
+    def test_a_roll_back_waits_for_a_killed_attempt_and_sends_nothing_meanwhile(
         self, written: Any, run: RunDag, ledger: Ledger, target: Target
     ) -> None:
         written()
@@ -254,7 +258,7 @@ class TestUnknown:
 
 
 class TestNotNow:
-    def test_a_target_that_asks_for_it_is_left_alone_for_a_while(
+    def test_a_target_that_says_not_now_gets_the_undo_after_the_time_it_asks_for(
         self, written: Any, run: RunDag, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(waiting, "INLINE_SECONDS", 0.0)
@@ -267,7 +271,7 @@ class TestNotNow:
         assert sent(target) == [("POST", "/recalls/rec-2")] * 3 + [("DELETE", "/posts/rec-1")]
 
     @pytest.mark.parametrize("inline_seconds", [5.0, -1.0])
-    def test_one_that_asks_too_often_is_tried_again_by_airflow(
+    def test_a_target_that_says_not_now_too_often_is_tried_again_by_airflow(
         self, written: Any, run: RunDag, target: Target, monkeypatch: pytest.MonkeyPatch, inline_seconds: float
     ) -> None:
         written()
@@ -280,7 +284,7 @@ class TestNotNow:
         assert (done.states["roll_back"], done.tries["roll_back"]) == ("success", 2)
         assert "503" in done.error("roll_back")
 
-    def test_one_that_does_not_say_when_is_tried_again_by_airflow(
+    def test_a_target_that_says_not_now_without_a_time_is_tried_again_by_airflow(
         self, written: Any, run: RunDag, target: Target
     ) -> None:
         written()
@@ -292,7 +296,7 @@ class TestNotNow:
         assert sent(target) == [("POST", "/recalls/rec-2")] + [("DELETE", "/posts/rec-1")] * 2
 
 
-def test_an_undo_that_is_refused_fails_the_task_and_once_it_is_cleared_the_rest_is_gone_on_with(
+def test_a_refused_undo_fails_the_task_and_a_clear_continues_with_it_and_the_rest(
     written: Any, dags: Dags, record: Record, target: Target
 ) -> None:
     written()
@@ -320,7 +324,7 @@ class TestWrittenAnew:
         draft >> publish(draft, undo=DELETE)
 
     @pytest.mark.parametrize("job", [1, {"job_id": 1, "revision": 1}])
-    def test_clearing_the_roll_back_of_the_old_writing_leaves_the_new_one(
+    def test_clearing_the_roll_back_of_an_old_revision_leaves_the_new_write(
         self, dags: Dags, record: Record, target: Target, job: Any
     ) -> None:
         writing, undoing = dags.make(self.pipeline), dags.make(lambda: roll_back(job))
@@ -335,7 +339,7 @@ class TestWrittenAnew:
         assert (record().job.revision, record().job.state) == (2, JobState.COMPLETED)
         assert sent(target) == before
 
-    def test_another_run_takes_the_new_one_back(self, dags: Dags, record: Record, target: Target) -> None:
+    def test_another_run_rolls_back_the_new_write(self, dags: Dags, record: Record, target: Target) -> None:
         writing, undoing = dags.make(self.pipeline), dags.make(roll_back)
         dags.run(writing)
         dags.run(undoing)
@@ -347,7 +351,7 @@ class TestWrittenAnew:
         assert (record().job.revision, record().job.state) == (2, JobState.ROLLED_BACK)
         assert sent(target)[-2:] == [("PUT", "/posts/kettle"), ("DELETE", "/posts/rec-3")]
 
-    def test_so_does_a_run_that_is_cleared_as_a_whole_and_whose_draft_is_the_new_one(
+    def test_a_fully_cleared_run_whose_draft_is_the_new_revision_rolls_back_the_new_write(
         self, dags: Dags, record: Record, target: Target
     ) -> None:
         def define() -> None:
@@ -376,7 +380,7 @@ class TestTemplateDag:
     def trigger(self, dags: Dags) -> Callable[..., Run]:
         return lambda **params: dags.run(dags.load(DAG_FILE), conf={"job": 1, "reason": "the wrong product", **params})
 
-    def test_it_rolls_a_job_back_and_says_who_asked_for_it(
+    def test_the_roll_back_dag_rolls_back_a_job_and_records_who_asked_for_it(
         self, written: Any, trigger: Any, record: Record, target: Target
     ) -> None:
         written()
@@ -388,27 +392,31 @@ class TestTemplateDag:
         assert "the wrong product (asked for by dag_test)" in [event.reason for event in record().events]
 
     @pytest.mark.parametrize("leave", [["announce"], ["announce", ""]])
-    def test_it_leaves_the_effects_that_are_named(
+    def test_the_roll_back_dag_leaves_the_effects_that_are_named(
         self, written: Any, trigger: Any, target: Target, leave: list[str]
     ) -> None:
         written(announce=None)
         trigger(leave=leave)
         assert sent(target) == [("DELETE", "/posts/rec-1")]
 
-    def test_an_empty_field_of_the_form_leaves_none(self, written: Any, trigger: Any, target: Target) -> None:
+    def test_an_empty_field_of_the_roll_back_form_leaves_no_effect(
+        self, written: Any, trigger: Any, target: Target
+    ) -> None:
         written()
         trigger(leave=None)
         assert len(target.received) == 2
 
     @pytest.mark.parametrize("reason", ['it\'s {{ 1 }} of "two"\nlines', "12"])
-    def test_what_a_person_writes_is_recorded_as_it_is(
+    def test_the_reason_in_the_roll_back_form_is_recorded_unchanged(
         self, written: Any, trigger: Any, record: Record, reason: str
     ) -> None:
         written()
         trigger(reason=reason)
         assert f"{reason} (asked for by dag_test)" in [event.reason for event in record().events]
 
-    def test_a_job_that_does_not_exist_fails_it(self, accepted: Any, trigger: Any, target: Target) -> None:
+    def test_a_job_that_does_not_exist_fails_the_roll_back_dag(
+        self, accepted: Any, trigger: Any, target: Target
+    ) -> None:
         done = trigger(job=4711)
         assert (done.state, target.received) == ("failed", [])
         assert "has no job 4711" in done.error("roll_back")
@@ -416,11 +424,13 @@ class TestTemplateDag:
     @pytest.mark.parametrize(
         "params", [{"job": None}, {"job": "one"}, {"job": 0}, {"reason": " "}, {"leave": "announce"}]
     )
-    def test_airflow_takes_no_run_without_a_job_and_a_reason(self, trigger: Any, params: dict[str, Any]) -> None:
+    def test_airflow_refuses_a_run_of_the_roll_back_dag_without_a_job_and_a_reason(
+        self, trigger: Any, params: dict[str, Any]
+    ) -> None:
         with pytest.raises(ParamValidationError, match=f"Invalid input for param {next(iter(params))}"):
             trigger(**params)
 
-    def test_the_form_of_the_ui_says_what_each_field_is(self, dags: Dags) -> None:
+    def test_the_form_of_the_roll_back_dag_says_what_each_field_is(self, dags: Dags) -> None:
         dag = dags.load(DAG_FILE)
         fields = {name: dag.params.get_param(name) for name in dag.params}
         assert list(fields) == ["job", "reason", "leave"]

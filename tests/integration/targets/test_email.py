@@ -31,15 +31,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringMailbox]:
 
 def plan(**parts: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {"sender": None, "headers": None, **MAIL, **parts}
-    return plan_mail("mail", **fields, name="tell")
+    return plan_mail("mail", **fields, name="announce")
 
 
 def send(**parts: Any) -> Any:
-    return EmailTarget("tell", timeout=5).apply(plan(**parts), KEY)
+    return EmailTarget("announce", timeout=5).apply(plan(**parts), KEY)
 
 
 class TestSent:
-    def test_it_arrives_as_it_was_planned(self, server: AnsweringMailbox) -> None:
+    def test_the_mail_arrives_as_it_was_planned(self, server: AnsweringMailbox) -> None:
         applied = send(
             sender="Shop <shop@example.com>",
             to="Zoë <zoe@example.com>, ann@example.com",
@@ -97,7 +97,7 @@ class TestNotSent:
             ({"cut": "RCPT"}, EffectNotNow, "after 'RCPT TO"),
         ],
     )
-    def test_an_answer_before_the_mail_was_taken_proves_that_nobody_gets_it(
+    def test_a_refusal_before_the_mail_was_accepted_proves_that_no_one_gets_it(
         self, server: AnsweringMailbox, answers: dict[str, Any], raised: type[Exception], said: str
     ) -> None:
         vars(server).update(answers)
@@ -115,7 +115,7 @@ class TestNotSent:
         with pytest.raises(EffectNotNow, match="did not take the mail: ConnectionRefusedError"):
             send()
 
-    def test_one_that_wants_a_password_that_is_wrong_refuses(
+    def test_a_server_that_rejects_the_password_refuses_the_mail(
         self, server: AnsweringMailbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def login(*_: Any, **__: Any) -> None:
@@ -124,7 +124,7 @@ class TestNotSent:
         planned = plan()
         monkeypatch.setattr("airflow.providers.smtp.hooks.smtp.SmtpHook.get_conn", login)
         with pytest.raises(EffectRefused, match="answered 535 bad credentials when it was greeted"):
-            EmailTarget("tell").apply(planned, KEY)
+            EmailTarget("announce").apply(planned, KEY)
 
     def test_a_connection_that_is_missing_or_leads_elsewhere_sends_nothing(
         self, server: AnsweringMailbox, monkeypatch: pytest.MonkeyPatch
@@ -132,18 +132,18 @@ class TestNotSent:
         planned = plan()
         monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps({"conn_type": "smtp", "host": "elsewhere"}))
         with pytest.raises(EffectRefused, match="and its connection leads to elsewhere"):
-            EmailTarget("tell").apply(planned, KEY)
+            EmailTarget("announce").apply(planned, KEY)
         monkeypatch.delenv("AIRFLOW_CONN_MAIL")
-        with pytest.raises(EffectNotNow, match="'mail' of the effect 'tell' is not defined here"):
-            EmailTarget("tell").apply(planned, KEY)
+        with pytest.raises(EffectNotNow, match="'mail' of the effect 'announce' is not defined here"):
+            EmailTarget("announce").apply(planned, KEY)
         assert server.mails == []
 
-    def test_one_that_takes_too_long_before_the_mail_is_left_before_the_next_attempt_may_begin(
+    def test_a_server_that_is_too_slow_is_given_up_before_the_next_attempt_may_begin(
         self, server: AnsweringMailbox
     ) -> None:
         planned = plan()
         with pytest.raises(EffectNotNow, match="it took too long"):
-            Hurried("tell").apply(planned, KEY)
+            Hurried("announce").apply(planned, KEY)
         assert server.mails == []
 
 
@@ -154,7 +154,7 @@ class Hurried(EmailTarget):
 
 
 class TestUnknown:
-    def test_a_connection_that_breaks_after_the_mail_was_handed_over_says_nothing(
+    def test_a_connection_that_breaks_after_the_mail_was_handed_over_leaves_it_unknown(
         self, server: AnsweringMailbox
     ) -> None:
         server.cut = "DATA"
@@ -162,13 +162,13 @@ class TestUnknown:
             send()
         assert len(server.mails) == 1
 
-    def test_an_answer_that_means_nothing_says_nothing(self, server: AnsweringMailbox) -> None:
+    def test_an_answer_without_a_meaning_leaves_the_mail_unknown(self, server: AnsweringMailbox) -> None:
         server.at_data = "354 go on"
         with pytest.raises(UnclearAnswer, match="answered 354 go on to the mail"):
             send()
 
-    def test_it_can_neither_be_probed_nor_sent_again(self) -> None:
-        target = EmailTarget("tell")
+    def test_a_mail_can_neither_be_probed_nor_sent_again(self) -> None:
+        target = EmailTarget("announce")
         assert (target.idempotent, target.can_probe, target.can_read) == (False, False, False)
 
 
@@ -177,35 +177,41 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("parts", "said"),
         [
-            ({"subject": "Kettle\nBcc: eve@example.com"}, "`subject` of the effect 'tell' has a line break"),
-            ({"subject": "Kettle\r\n\r\nbody"}, "`subject` of the effect 'tell' has a line break"),
-            ({"subject": "Kettle\u2028Bcc: eve@example.com"}, "`subject` of the effect 'tell' has a line break"),
-            ({"to": ["ann@example.com\r\nRCPT TO:<eve@example.com>"]}, "`to` of the effect 'tell' has a line break"),
-            ({"to": ["ann@example.com, eve@example.com"]}, "`to` of the effect 'tell' is not one address"),
-            ({"to": "all: ann@example.com, eve@example.com;"}, "`to` of the effect 'tell' has no address that a mail"),
-            ({"to": ["ann"]}, "`to` of the effect 'tell' "),
-            ({"to": ["ann@"]}, "`to` of the effect 'tell' "),
-            ({"to": [""]}, "`to` of the effect 'tell' has no address that a mail"),
+            ({"subject": "Kettle\nBcc: eve@example.com"}, "`subject` of the effect 'announce' has a line break"),
+            ({"subject": "Kettle\r\n\r\nbody"}, "`subject` of the effect 'announce' has a line break"),
+            ({"subject": "Kettle\u2028Bcc: eve@example.com"}, "`subject` of the effect 'announce' has a line break"),
+            (
+                {"to": ["ann@example.com\r\nRCPT TO:<eve@example.com>"]},
+                "`to` of the effect 'announce' has a line break",
+            ),
+            ({"to": ["ann@example.com, eve@example.com"]}, "`to` of the effect 'announce' is not one address"),
+            (
+                {"to": "all: ann@example.com, eve@example.com;"},
+                "`to` of the effect 'announce' has no address that a mail",
+            ),
+            ({"to": ["ann"]}, "`to` of the effect 'announce' "),
+            ({"to": ["ann@"]}, "`to` of the effect 'announce' "),
+            ({"to": [""]}, "`to` of the effect 'announce' has no address that a mail"),
             ({"to": ["zoë@example.com"]}, "has no address that a mail can be sent to: 'zoë@example.com'"),
             ({"to": []}, "has no recipient"),
             ({"to": " "}, "has no recipient"),
-            ({"sender": "a@example.com, b@example.com"}, "`from_email` of the effect 'tell' is not one address"),
-            ({"headers": {"X-Note": "a\nb"}}, "`headers['X-Note']` of the effect 'tell' has a line break"),
+            ({"sender": "a@example.com, b@example.com"}, "`from_email` of the effect 'announce' is not one address"),
+            ({"headers": {"X-Note": "a\nb"}}, "`headers['X-Note']` of the effect 'announce' has a line break"),
             ({"headers": {"X Note": "a"}}, "cannot have the header 'X Note'"),
             ({"headers": {"BCC": "eve@example.com"}}, "cannot have the header 'BCC'"),
             ({"headers": {"Content-Type": "text/html"}}, "cannot have the header 'Content-Type'"),
-            ({"headers": {"Reply-To": "a@x.com", "reply-to": "b@x.com"}}, "is no mail that can be sent: There may be"),
+            ({"headers": {"Reply-To": "a@x.com", "reply-to": "b@x.com"}}, "cannot be sent as a mail: There may be"),
             ({"text": None}, "has neither text nor html"),
-            ({"text": "\ud800"}, "is no mail that can be sent"),
+            ({"text": "\ud800"}, "cannot be sent as a mail"),
             ({"text": "\x00"}, "has a NUL character"),
         ],
     )
-    def test_what_is_no_mail_is_refused_in_words(self, parts: dict[str, Any], said: str) -> None:
+    def test_an_invalid_mail_is_refused_with_the_reason(self, parts: dict[str, Any], said: str) -> None:
         with pytest.raises(PlanError) as refused:
             plan(**parts)
         assert said in str(refused.value)
 
-    def test_it_names_all_that_is_sent(self) -> None:
+    def test_the_plan_of_a_mail_has_everything_that_is_sent(self) -> None:
         planned = plan(cc="bob@example.com", bcc=["Eve <eve@example.com>"], html="<p>It boils.</p>")
         assert planned == {
             "connection": "mail",
@@ -221,12 +227,12 @@ class TestPlan:
         }
         assert planned["server"].startswith("127.0.0.1:")
 
-    def test_without_the_provider_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_the_smtp_provider_the_error_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "airflow.providers.smtp.hooks.smtp", None)
         with pytest.raises(PlanError, match=r"pip install 'airflow-provider-aihandoff\[email\]'"):
             plan()
 
-    def test_a_sender_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_mail_needs_a_sender(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps({"conn_type": "smtp", "host": "mail"}))
         with pytest.raises(PlanError, match="has no sender"):
             plan()
@@ -251,7 +257,7 @@ def test_a_reviewer_sees_every_recipient_and_every_word() -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_what_is_used_of_the_hook_is_there() -> None:
+def test_airflows_smtp_hook_has_the_parts_that_are_used() -> None:
     """Airflow's hook has no public way to its connection: where its name changes, this says so."""
     from airflow.providers.smtp.hooks.smtp import SmtpHook
 

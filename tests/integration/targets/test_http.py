@@ -1,4 +1,4 @@
-"""Writes over HTTP and looks for them: what is asked, what an answer means, and what stays out of errors."""
+"""Writes over HTTP and probes for them: what is asked, what an answer means, and what stays out of errors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def request(endpoint: str = "/posts/kettle", **parts: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def look(target: Target) -> Callable[..., Applied | NotApplied | None]:
-    """Look for a write; the target answers as it is told to."""
+def probe_with(target: Target) -> Callable[..., Applied | NotApplied | None]:
+    """Probe for a write; the target answers as it is set to."""
 
-    def look(answer: Answer, /, **probe: Any) -> Applied | NotApplied | None:
+    def probe_with(answer: Answer, /, **probe: Any) -> Applied | NotApplied | None:
         target.answers = [answer]
         declared = {"endpoint": "/posts", **probe}
         return HttpTarget("publish", probe_plan=plan_probe("cms", declared, "publish")).probe(request(), KEY)
 
-    return look
+    return probe_with
 
 
 def said(found: Applied | NotApplied | None) -> str:
@@ -65,9 +65,9 @@ class TestConditions:
         ],
     )
     def test_a_write_is_found_where_every_condition_holds(
-        self, look: Any, found: dict[str, Any], answer: Any, what: str
+        self, probe_with: Any, found: dict[str, Any], answer: Any, what: str
     ) -> None:
-        assert said(look(Answer(200, answer), found=found)) == what
+        assert said(probe_with(Answer(200, answer), found=found)) == what
 
     @pytest.mark.parametrize(
         ("path", "expected"),
@@ -90,9 +90,9 @@ class TestConditions:
         ],
     )
     def test_an_expected_value_is_what_a_template_makes_of_it_or_its_json(
-        self, look: Any, path: str, expected: Any
+        self, probe_with: Any, path: str, expected: Any
     ) -> None:
-        assert said(look(Answer(200, {**POST, "tags": ["a", 1]}), found={path: expected})) == "found"
+        assert said(probe_with(Answer(200, {**POST, "tags": ["a", 1]}), found={path: expected})) == "found"
 
     @pytest.mark.parametrize(
         ("path", "expected"),
@@ -106,15 +106,15 @@ class TestConditions:
             ("$.gone", False),
         ],
     )
-    def test_another_value_is_another_value(self, look: Any, path: str, expected: Any) -> None:
-        assert said(look(Answer(200, POST), found={path: expected})) == "not found"
+    def test_a_value_other_than_the_expected_one_is_not_a_find(self, probe_with: Any, path: str, expected: Any) -> None:
+        assert said(probe_with(Answer(200, POST), found={path: expected})) == "not found"
 
-    def test_the_target_may_be_one_that_does_not_say_so_when_it_is_not_there(self, look: Any) -> None:
+    def test_an_answer_without_the_expected_value_may_leave_the_write_unknown(self, probe_with: Any) -> None:
         found = {"$.key": "{effect_key}"}
-        assert look(Answer(200, OTHER), found=found, otherwise="unknown") is None
-        assert said(look(Answer(200, POST), found=found, otherwise="unknown")) == "found"
+        assert probe_with(Answer(200, OTHER), found=found, otherwise="unknown") is None
+        assert said(probe_with(Answer(200, POST), found=found, otherwise="unknown")) == "found"
 
-    def test_a_path_that_is_none_is_told_while_the_effect_is_planned(self) -> None:
+    def test_an_invalid_path_is_refused_while_the_effect_is_planned(self) -> None:
         for fields in ({"found": {"$.items[": "x"}}, {"external_id_path": "$.items["}):
             with pytest.raises(PlanError, match=r"'\$\.items\['"):
                 plan_probe("cms", {"endpoint": "/posts", **fields}, "publish")
@@ -122,26 +122,28 @@ class TestConditions:
 
 class TestStatus:
     @pytest.mark.parametrize("status", [404, 410])
-    def test_these_say_that_there_is_no_trace_of_it(self, look: Any, status: int) -> None:
-        assert said(look(Answer(status))) == "not found"
-        assert said(look(Answer(status), otherwise="unknown")) == "not found"
+    def test_404_and_410_say_that_there_is_no_trace_of_the_write(self, probe_with: Any, status: int) -> None:
+        assert said(probe_with(Answer(status))) == "not found"
+        assert said(probe_with(Answer(status), otherwise="unknown")) == "not found"
 
     @pytest.mark.parametrize("status", [301, 400, 401, 403, 408, 429, 500, 502, 503])
-    def test_these_say_nothing(self, look: Any, target: Target, status: int) -> None:
+    def test_any_other_status_of_a_probe_leaves_the_write_unknown(
+        self, probe_with: Any, target: Target, status: int
+    ) -> None:
         elsewhere = {"Location": f"http://127.0.0.1:{target.port}/elsewhere"}
-        assert look(Answer(status, POST, elsewhere), found={"$.title": "Kettle"}) is None
+        assert probe_with(Answer(status, POST, elsewhere), found={"$.title": "Kettle"}) is None
         assert len(target.received) == 1
 
     @pytest.mark.parametrize("body", [b"<html>maintenance</html>", None, b"\xff"])
-    def test_an_answer_that_is_no_json_says_nothing_where_a_value_is_expected(
-        self, look: Any, body: bytes | None
+    def test_a_probe_answer_that_is_not_json_leaves_the_write_unknown(
+        self, probe_with: Any, body: bytes | None
     ) -> None:
-        assert look(Answer(200, body), found={"$.title": "Kettle"}) is None
-        assert said(look(Answer(200, body))) == "found"
+        assert probe_with(Answer(200, body), found={"$.title": "Kettle"}) is None
+        assert said(probe_with(Answer(200, body))) == "found"
 
-    def test_a_connection_that_breaks_says_nothing(self, look: Any) -> None:
+    def test_a_probe_whose_connection_breaks_leaves_the_write_unknown(self, probe_with: Any) -> None:
         with pytest.raises(UnclearAnswer):
-            look(DROP)
+            probe_with(DROP)
 
 
 class TestExternalId:
@@ -156,26 +158,28 @@ class TestExternalId:
             ("$.items[?(@.key == '{effect_key}')].id", {"items": [{**OTHER, "id": 1}, {**POST, "id": 2}]}, "2"),
         ],
     )
-    def test_a_probe_reads_it_where_the_author_says(
-        self, look: Any, path: str, answer: Any, external_id: str | None
+    def test_a_probe_reads_the_external_id_where_the_author_says(
+        self, probe_with: Any, path: str, answer: Any, external_id: str | None
     ) -> None:
         for found in ({}, {"$..title": "Kettle"}):
             if found and "items" not in answer and "title" not in answer:
                 answer = {**answer, "title": "Kettle"}
-            assert look(Answer(200, answer), found=found, external_id_path=path) == Applied(external_id)
+            assert probe_with(Answer(200, answer), found=found, external_id_path=path) == Applied(external_id)
 
     @pytest.mark.parametrize(("value", "external_id"), [(7, "7"), ("p-7", "p-7"), (None, None), (1.5, "1.5")])
-    def test_so_does_a_write(self, target: Target, value: Any, external_id: str | None) -> None:
+    def test_a_write_reads_the_external_id_where_the_author_says(
+        self, target: Target, value: Any, external_id: str | None
+    ) -> None:
         target.answers = [Answer(201, {"id": value})]
         applied = HttpTarget("publish", external_id_path="$.id").apply(request(), KEY)
         assert applied == Applied(external_id, {"status": 201})
 
 
 class TestEffectKey:
-    def test_it_is_filled_in_wherever_the_author_has_put_it_and_only_in_the_probe(
-        self, look: Any, target: Target
+    def test_the_effect_key_is_filled_in_everywhere_in_the_probe_and_nowhere_else(
+        self, probe_with: Any, target: Target
     ) -> None:
-        look(
+        probe_with(
             Answer(200),
             endpoint="/posts/by-key/{effect_key}",
             query={"key": "{effect_key}", "tag": ["kettle", "k:{effect_key}"], "limit": 1},
@@ -194,8 +198,8 @@ class TestEffectKey:
         assert (received.json, received.headers["X-Key"]) == ({"note": "{effect_key}"}, "{effect_key}")
         assert received.headers["Idempotency-Key"] == KEY
 
-    def test_a_header_may_be_a_number(self, look: Any, target: Target) -> None:
-        assert said(look(Answer(200), headers={"X-Version": 2})) == "found"
+    def test_a_header_may_be_a_number(self, probe_with: Any, target: Target) -> None:
+        assert said(probe_with(Answer(200), headers={"X-Version": 2})) == "found"
         assert target.received[0].headers["X-Version"] == "2"
 
 
@@ -224,7 +228,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         "endpoint", ["/posts/a..b", "/posts/...", "/posts/..%2Fusers", "/posts?path=/../x", "/c%23"]
     )
-    def test_any_other_is_what_the_target_gets(self, target: Target, endpoint: str) -> None:
+    def test_any_other_path_reaches_the_target_unchanged(self, target: Target, endpoint: str) -> None:
         HttpTarget("publish").apply(request(endpoint), KEY)
         assert target.received[0].path == endpoint
 
@@ -239,20 +243,24 @@ class TestErrors:
     def secretive(self) -> dict[str, Any]:
         return request(f"/posts/kettle?api_key={self.SECRET}", query={"token": self.SECRET})
 
-    def test_a_connection_that_breaks_says_nothing_of_the_query(self, target: Target) -> None:
+    def test_the_error_of_a_connection_that_breaks_does_not_show_the_query(self, target: Target) -> None:
         target.answers = [DROP]
         with pytest.raises(UnclearAnswer, match="ConnectionError") as broken:
             HttpTarget("publish").apply(self.secretive(), KEY)
         assert self.SECRET not in self.whole(broken.value)
 
-    def test_nor_does_one_that_is_not_what_it_should_be(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_error_of_a_failed_tls_handshake_does_not_show_the_query(
+        self, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         connection = {"conn_type": "http", "host": "127.0.0.1", "port": target.port, "schema": "https"}
         monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(connection))
         with pytest.raises(UnclearAnswer, match=r"SSLError: .*/posts/kettle") as broken:
             HttpTarget("publish").apply(self.secretive(), KEY)
         assert self.SECRET not in self.whole(broken.value)
 
-    def test_nor_does_one_that_was_never_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_error_of_a_connection_that_was_never_made_does_not_show_the_query(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         connection = {"conn_type": "http", "host": "127.0.0.1", "port": port, "schema": "http"}
@@ -261,7 +269,9 @@ class TestErrors:
             HttpTarget("publish").apply(self.secretive(), KEY)
         assert self.SECRET not in self.whole(never.value)
 
-    def test_nor_one_that_leads_elsewhere(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_error_of_a_connection_that_leads_elsewhere_does_not_show_the_query(
+        self, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         plan = self.secretive()
         connection = {"conn_type": "http", "host": "localhost", "port": target.port, "schema": "http"}
         monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(connection))
@@ -270,16 +280,16 @@ class TestErrors:
         assert self.SECRET not in self.whole(elsewhere.value)
 
     @pytest.mark.parametrize("status", [401, 500, 503])
-    def test_nor_does_an_answer(self, target: Target, status: int) -> None:
+    def test_the_error_of_an_answer_does_not_show_the_query(self, target: Target, status: int) -> None:
         target.answers = [Answer(status)]
         with pytest.raises((EffectRefused, EffectNotNow, UnclearAnswer), match=f"answered {status}") as answered:
             HttpTarget("publish").apply(self.secretive(), KEY)
         assert self.SECRET not in self.whole(answered.value)
 
-    def test_nor_does_a_probe_that_cannot_tell(
-        self, look: Any, target: Target, caplog: pytest.LogCaptureFixture
+    def test_the_error_of_a_probe_without_a_result_does_not_show_the_query(
+        self, probe_with: Any, target: Target, caplog: pytest.LogCaptureFixture
     ) -> None:
-        look(Answer(500), query={"api_key": self.SECRET})
+        probe_with(Answer(500), query={"api_key": self.SECRET})
         assert self.SECRET in target.received[0].path
         assert "was answered 500" in caplog.text
         assert self.SECRET not in caplog.text

@@ -1,4 +1,4 @@
-"""Drafts that nobody has to approve, one for each of the faults of the stand-in that a run names."""
+"""Drafts that no one has to approve, one for each of the faults of the stand-in that a run names."""
 
 from __future__ import annotations
 

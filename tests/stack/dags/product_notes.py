@@ -1,4 +1,4 @@
-"""A product note: drafted, approved and published. The Dags beside it say who is told, who decides, and by when."""
+"""A product note: drafted, approved and published. The Dags beside it say who is notified, who decides, and by when."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def outside(url: str) -> Any:
     return httpx.get(url, headers={"Accept": "application/json"}, trust_env=False).raise_for_status().json()
 
 
-def asked(ledger: Ledger, admin: AirflowApi, slug: str, dag_id: str = "told") -> tuple[str, Job]:
+def asked(ledger: Ledger, admin: AirflowApi, slug: str, dag_id: str = "notified") -> tuple[str, Job]:
     """A note that admin has asked for and that waits for a decision: its run, and its job."""
     run_id = admin.trigger(dag_id, {"slug": slug})
     job_id = wait_for_state(ledger, admin, dag_id, run_id, JobState.REVIEW)

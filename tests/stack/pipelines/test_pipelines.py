@@ -50,7 +50,7 @@ def test_a_person_approves_in_the_browser_and_the_write_happens(
     assert writes(demo) == [("PUT", "/cms/posts/northlight-espresso")]
 
 
-def test_a_rejection_skips_what_comes_after_and_clearing_the_run_asks_nobody_again(
+def test_a_rejection_skips_what_comes_after_and_clearing_the_run_asks_no_one_again(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id = admin.trigger("publishing", {"slug": "clearwell-purifier"})
@@ -74,8 +74,8 @@ def start_slow_draft(demo: LocalDemo, admin: AirflowApi, ledger: Ledger, case: s
     admin.wait_for_task("slow_draft", run_id, "draft", {"deferred"})
     job_id = job_of(ledger, "slow_draft", run_id)
     assert job_id is not None
-    # The task itself does not look at the response: whoever does is the trigger.
-    wait_until(lambda: at_openai(demo, ledger, job_id)["retrieves"], "the trigger to look at the response")
+    # The task itself does not poll the response: a poll comes from the trigger.
+    wait_until(lambda: at_openai(demo, ledger, job_id)["retrieves"], "the trigger to poll the response")
     return run_id, job_id
 
 
@@ -105,7 +105,7 @@ def test_marking_a_running_draft_failed_cancels_its_response(
 ) -> None:
     run_id = admin.trigger("attended_draft", {"case": "mark-running-failed"})
     job_id = wait_for_state(ledger, admin, "attended_draft", run_id, JobState.RUNNING)
-    wait_until(lambda: at_openai(demo, ledger, job_id)["retrieves"], "the worker to look at the response")
+    wait_until(lambda: at_openai(demo, ledger, job_id)["retrieves"], "the worker to poll the response")
     assert admin.task_states("attended_draft", run_id)["draft", -1] == "running"
     mark_failed(admin, "attended_draft", run_id, "draft")
     wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled")
@@ -119,7 +119,7 @@ def test_marking_an_approval_that_waits_failed_cancels_the_job_and_nothing_is_wr
     run_id = admin.trigger("function_effect", {"slug": "never-approved"})
     job_id = wait_for_state(ledger, admin, "function_effect", run_id, JobState.REVIEW)
     admin.wait_for_task("function_effect", run_id, "approve", {"deferred"})
-    # One whose task is ended before the triggerer has it is called by nobody.
+    # One whose task is ended before the triggerer has it is never called.
     wait_until(lambda: "starting" in admin.task_log("function_effect", run_id, "approve"), "the trigger to run")
     mark_failed(admin, "function_effect", run_id, "approve")
     wait_until(lambda: ledger.job(job_id).state is JobState.CANCELLED, "the job to be cancelled")
@@ -227,7 +227,7 @@ def roll_back(admin: AirflowApi, ledger: Ledger, job_id: int) -> str:
     return run_id
 
 
-def test_a_published_page_is_taken_back_by_the_roll_back_dag_once(
+def test_a_published_page_is_undone_by_the_roll_back_dag_once(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id = admin.trigger("publishing", {"slug": "rambler-backpack"})
@@ -252,7 +252,7 @@ def test_a_published_page_is_taken_back_by_the_roll_back_dag_once(
     assert writes(demo)[len(before) + 1 :] == []
 
 
-def test_a_function_writes_what_was_approved_and_another_takes_it_back(
+def test_a_function_writes_what_was_approved_and_another_undoes_it(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id = admin.trigger("function_effect", {"slug": "a-function"})
@@ -274,7 +274,7 @@ def test_a_function_writes_what_was_approved_and_another_takes_it_back(
     assert writes(demo)[len(before) :] == [("PUT", path), ("DELETE", path)]
 
 
-def test_a_write_that_nobody_knows_of_is_held_and_goes_on_by_itself_when_a_person_has_looked(
+def test_an_unknown_write_waits_for_a_person_and_continues_once_it_is_resolved(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id = admin.trigger("function_effect", {"slug": "a-lost-answer", "lose": "yes"})

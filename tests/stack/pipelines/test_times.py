@@ -1,4 +1,4 @@
-"""What happens on a real Airflow when nobody decides: people are reminded, others are asked, and it is too late."""
+"""What happens on a real Airflow when no one decides: people are reminded, others are asked, and the review expires."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLUGS = {dag_id: dag_id.replace("_", "-") for dag_id in ("expires_rejected", "ex
 def test_a_reminder_and_an_escalation_come_once_each_though_the_triggerer_is_killed_meanwhile(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger, mailbox: Mailbox, slack: Target
 ) -> None:
-    run_id, job = asked(ledger, admin, "nobody-decides", "escalated")
+    run_id, job = asked(ledger, admin, "no-one-decides", "escalated")
     demo.airflow.kill("triggerer")
     demo.airflow.start("triggerer")
     assert decide(demo.airflow.api("bob"), job).status_code == 403
@@ -36,16 +36,16 @@ def test_a_reminder_and_an_escalation_come_once_each_though_the_triggerer_is_kil
     assert decide(demo.airflow.api("bob"), job).status_code == 200
     assert admin.wait_for_run("escalated", run_id) == "success"
     record = ledger.record(job.job_id)
-    told = [event.detail["notice"] for event in record.events if event.event == "notified"]
-    assert told == ["asked", "reminder", "escalation", "decided"]
-    assert [text.partition(":")[0] for text in mailbox.texts] == told
-    assert [str(request.json["text"]).partition(":")[0] for request in slack.received] == told
+    notified = [event.detail["notice"] for event in record.events if event.event == "notified"]
+    assert notified == ["asked", "reminder", "escalation", "decided"]
+    assert [text.partition(":")[0] for text in mailbox.texts] == notified
+    assert [str(request.json["text"]).partition(":")[0] for request in slack.received] == notified
     body = record.revision.output["body"]
     assert not any(body in str(mail) for mail in mailbox.mails)
     assert not any(body.encode() in request.body for request in slack.received)
 
 
-def test_the_end_of_the_time_rejects_fails_or_has_a_policy_decide(
+def test_an_expired_review_rejects_fails_or_has_a_policy_decide(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     runs = {dag_id: admin.trigger(dag_id, {"slug": slug}) for dag_id, slug in SLUGS.items()}

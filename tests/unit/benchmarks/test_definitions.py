@@ -56,7 +56,7 @@ def test_a_definition_is_found_with_its_whole_lines(package: Path, name: str, te
     assert found.path.read_text()[found.start :].startswith(text)
 
 
-def test_its_decorators_belong_to_it(package: Path) -> None:
+def test_the_decorators_of_a_definition_belong_to_it(package: Path) -> None:
     for name in ("store:Store.size", "jobs.store:Store.size"):
         assert Definitions(package).find(name).text.startswith("    @property\n    def size")
 

@@ -24,7 +24,9 @@ def names_in(file: str) -> set[str]:
 
 
 @every_guard
-def test_it_stands_once_in_one_definition_and_python_compiles_without_it(definitions: Definitions, each: Guard) -> None:
+def test_a_guard_stands_once_in_one_definition_and_python_compiles_without_it(
+    definitions: Definitions, each: Guard
+) -> None:
     for path, text in without(definitions, each).items():
         assert text != path.read_text()
         if path.suffix == ".py":
@@ -32,12 +34,12 @@ def test_it_stands_once_in_one_definition_and_python_compiles_without_it(definit
 
 
 @every_guard
-def test_its_test_exists(each: Guard) -> None:
+def test_the_test_of_a_guard_exists(each: Guard) -> None:
     file, _, test = each.test.partition("::")
     assert test.partition("[")[0].replace("::", ".") in names_in(file)
 
 
-def test_no_two_have_the_same_name() -> None:
+def test_no_two_guards_have_the_same_name() -> None:
     assert len({each.name for each in GUARDS}) == len(GUARDS)
 
 
@@ -49,7 +51,7 @@ def test_all_edits_of_a_guard_are_made_however_long_they_are(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("times", [0, 2])
-def test_a_text_that_is_missing_or_there_twice_is_refused(tmp_path: Path, times: int) -> None:
+def test_a_guard_whose_text_is_missing_or_ambiguous_is_refused(tmp_path: Path, times: int) -> None:
     (tmp_path / "one.py").write_text("def first():\n    return 0" + " + 1" * times + "\n")
     with pytest.raises(LookupError, match=f"first in .*one.py has this {times} times"):
         without(Definitions(tmp_path), guard("one", "a test", ("first", " + 1", "")))

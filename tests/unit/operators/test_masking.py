@@ -66,7 +66,7 @@ class TestNames:
             "value",
         ],
     )
-    def test_other_names_keep_their_value(self, name: str) -> None:
+    def test_a_name_that_is_not_secret_keeps_its_value(self, name: str) -> None:
         assert masked({name: "value"}) == {name: "value"}
 
     def test_a_name_that_airflow_is_configured_to_hide_is_masked(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +84,14 @@ class TestNames:
         assert masked({name: SECRET}) == {name: MASK}
 
     @pytest.mark.parametrize("value", [SECRET, 1234567, 1.5, ""])
-    def test_a_text_and_a_number_is_a_secret(self, value: Any) -> None:
+    def test_a_text_or_a_number_under_a_secret_name_is_masked(self, value: Any) -> None:
         assert masked({"pin": 1, "password": value}) == {"pin": 1, "password": MASK}
 
     @pytest.mark.parametrize("value", [None, True, False])
-    def test_what_says_only_whether_there_is_one_is_none(self, value: Any) -> None:
+    def test_true_false_and_null_under_a_secret_name_are_not_masked(self, value: Any) -> None:
         assert masked({"password": value}) == {"password": value}
 
-    def test_so_is_each_of_several_and_what_has_names_of_its_own_goes_by_these(self) -> None:
+    def test_each_item_of_a_list_is_masked_and_an_object_goes_by_its_own_names(self) -> None:
         shown = masked({"Authorization": [SECRET, SECRET], "credentials": {"user": "shop", "password": SECRET}})
         assert shown == {"Authorization": [MASK, MASK], "credentials": {"user": "shop", "password": MASK}}
 
@@ -111,7 +111,7 @@ class TestUrls:
     def test_a_secret_parameter_of_a_query_is_masked(self, field: str, url: str, shown: str) -> None:
         assert masked({field: url}) == {field: shown}
 
-    def test_so_is_one_that_the_author_names(self) -> None:
+    def test_a_parameter_of_a_query_that_the_author_names_is_masked(self) -> None:
         assert masked({"url": f"/posts?pin={SECRET}&x=1"}, ["pin"]) == {"url": f"/posts?pin={MASK}&x=1"}
 
     def test_a_query_that_stands_by_itself_is_masked_by_its_names(self) -> None:
@@ -128,14 +128,14 @@ class TestBodies:
     @pytest.mark.parametrize(
         "body", ['{ "b": 1.10,\n "a": "\\u00dc" }', "token=abc", "", "[]", '"text"', "17", "{broken", "null"]
     )
-    def test_one_without_a_secret_is_shown_to_the_byte(self, body: str) -> None:
+    def test_a_body_without_a_secret_is_shown_unchanged(self, body: str) -> None:
         assert masked({"body": body}) == {"body": body}
 
-    def test_a_field_that_the_author_names_is_masked_in_it(self) -> None:
+    def test_a_field_that_the_author_names_is_masked_in_a_body(self) -> None:
         shown = masked({"body": '{"pin":1234,"keep":{"pin":["a"]}}'}, ["pin"])["body"]
         assert json.loads(shown) == {"pin": MASK, "keep": {"pin": MASK}}
 
-    def test_a_text_that_airflow_knows_as_a_secret_is_masked_in_it(self) -> None:
+    def test_a_text_that_airflow_knows_as_a_secret_is_masked_in_a_body(self) -> None:
         mask_secret("correct horse battery staple")
         assert masked({"body": '{"note":"say: correct horse battery staple!"}'}) == {
             "body": f'{{"note":"say: {MASK}!"}}'
@@ -144,13 +144,13 @@ class TestBodies:
 
 class TestSecretFields:
     @pytest.mark.parametrize("value", [SECRET, 1234, ["a", "b"], {"a": {"b": 1}}, None, True])
-    def test_whatever_such_a_field_holds_is_masked_at_any_depth(self, value: Any) -> None:
+    def test_every_value_of_a_secret_field_is_masked_at_any_depth(self, value: Any) -> None:
         assert masked({"parameters": [{"pin": value}], "pins": "kept"}, ["pin"]) == {
             "parameters": [{"pin": MASK}],
             "pins": "kept",
         }
 
-    def test_the_name_is_meant_as_it_is_written(self) -> None:
+    def test_the_name_of_a_secret_field_matches_exactly(self) -> None:
         assert masked({"PIN": "kept", "my_pin": "kept"}, ["pin"]) == {"PIN": "kept", "my_pin": "kept"}
 
 
@@ -160,7 +160,7 @@ def test_a_text_that_airflow_knows_as_a_secret_is_masked_wherever_it_stands() ->
     assert masked(plan) == {"sql": f"SELECT '{MASK}'", "list": [MASK], "n": 1}
 
 
-def test_the_value_itself_is_left_alone() -> None:
+def test_masking_does_not_change_the_original_value() -> None:
     plan = {"headers": {"Authorization": "value"}, "body": '{"token":"x"}', "count": 3, "flag": None}
     masked(plan, ["count"])
     assert plan == {"headers": {"Authorization": "value"}, "body": '{"token":"x"}', "count": 3, "flag": None}
@@ -184,7 +184,7 @@ def test_what_is_masked_is_hidden_from_logs_as_well(field: str, place: Any) -> N
 class TestDigest:
     PLAN: ClassVar[dict[str, Any]] = {"headers": {"Authorization": SECRET}, "body": "Ü"}
 
-    def test_it_is_the_keyed_hash_of_the_canonical_json(self) -> None:
+    def test_a_secret_digest_is_the_keyed_hash_of_the_canonical_json(self) -> None:
         expected = hmac.new(b"the key", canonical_json(self.PLAN).encode(), hashlib.sha256).hexdigest()
         assert keyed_digest(self.PLAN, "the key") == expected
         assert keyed_digest(dict(reversed(self.PLAN.items())), "the key") == expected
@@ -219,7 +219,7 @@ class TestDigest:
             lambda secret: {"undo": {"method": "DELETE", "endpoint": "/posts", "headers": {"X-Api-Key": secret}}},
         ],
     )
-    def test_of_an_effect_it_covers_what_is_sent_and_what_is_kept_does_not_have_it(
+    def test_the_digest_of_an_effect_covers_its_secrets_and_the_stored_plan_has_none(
         self, planned: Any, part: Any
     ) -> None:
         one, same, other = (planned(**part(secret)) for secret in (SECRET, SECRET, f"other-{SECRET}"))
@@ -228,6 +228,6 @@ class TestDigest:
         assert SECRET not in json.dumps([one.shown, one.undo])
         assert SECRET in json.dumps(one.plan) or "undo" in part(SECRET)
 
-    def test_of_an_effect_it_covers_its_order_and_depends_on_the_key(self, planned: Any) -> None:
+    def test_the_digest_of_an_effect_covers_its_order_and_depends_on_the_key(self, planned: Any) -> None:
         digests = [planned(), planned(after=("store",)), planned(key="another key")]
         assert len({each.plan_digest for each in digests}) == 3

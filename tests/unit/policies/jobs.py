@@ -1,4 +1,4 @@
-"""Jobs for policies to look at."""
+"""Jobs for policies to decide on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def job(output: Any = None, **changes: Any) -> JobView:
 
 
 class Says(ApprovalPolicy):
-    """Says what it is told to say."""
+    """Gives the verdict that is set."""
 
     version = "1"
 

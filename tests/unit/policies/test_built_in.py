@@ -45,7 +45,7 @@ def decide(policy: ApprovalPolicy, output: Any = None, **changes: Any) -> Approv
 
 class TestConfidence:
     @pytest.mark.parametrize("confidence", [0.85, 0.9, 1, 1.0])
-    def test_as_much_as_the_threshold_is_enough(self, confidence: float) -> None:
+    def test_a_confidence_at_the_threshold_is_approved(self, confidence: float) -> None:
         assert decide(MinimumConfidence(0.85), {"confidence": confidence}) == Approve(
             f"confidence is {confidence}, at least 0.85"
         )
@@ -65,20 +65,20 @@ class TestConfidence:
             (None, "the output has no confidence"),
         ],
     )
-    def test_less_and_anything_else_asks(self, output: Any, reason: str) -> None:
+    def test_a_confidence_below_the_threshold_or_not_a_number_asks_a_person(self, output: Any, reason: str) -> None:
         assert decide(MinimumConfidence(0.85), output) == AskPerson(reason)
 
-    def test_the_lowest_of_several_counts(self) -> None:
+    def test_the_lowest_of_several_confidences_counts(self) -> None:
         rule = MinimumConfidence(0.85, "answers.confidence")
         answers = [{"confidence": 0.9}, {"confidence": 0.4}]
         assert decide(rule, {"answers": answers}) == AskPerson("answers.confidence is 0.4, below 0.85")
 
-    def test_a_field_in_any_of_several_places_must_be_there(self) -> None:
+    def test_a_confidence_must_be_in_each_of_several_places(self) -> None:
         rule = MinimumConfidence(0.85, "answers.confidence")
         assert decide(rule, {"answers": [{"confidence": 0.9}, {}]}) == AskPerson("the output has no answers.confidence")
 
     @pytest.mark.parametrize("threshold", [-0.1, 1.1, 85, float("nan")])
-    def test_a_threshold_is_from_0_to_1(self, threshold: float) -> None:
+    def test_a_threshold_outside_0_to_1_is_refused(self, threshold: float) -> None:
         with pytest.raises(ValueError, match="from 0 to 1"):
             MinimumConfidence(threshold)
 
@@ -96,7 +96,7 @@ class TestPaths:
             assert isinstance(decide(AllowedValues(path, [None]), {name: None}), Approve)
 
     @pytest.mark.parametrize("path", ["", ".", "a.", "a..b", "$.", "$[", "$$"])
-    def test_a_path_that_is_none_is_refused_when_the_dag_is_parsed(self, path: str) -> None:
+    def test_an_invalid_path_is_refused_when_the_dag_is_parsed(self, path: str) -> None:
         for rule in (MinimumConfidence, AmountLimit):
             with pytest.raises(ValueError, match=r"[pP]ath"):
                 rule(field=path, **{"threshold": 0.5} if rule is MinimumConfidence else {"limit": 1})
@@ -131,19 +131,19 @@ class TestAllowedValues:
             ({}, "the output has no category"),
         ],
     )
-    def test_any_other_asks(self, output: Any, reason: str) -> None:
+    def test_a_value_that_is_not_allowed_asks_a_person(self, output: Any, reason: str) -> None:
         assert decide(AllowedValues("category", ["billing"]), output) == AskPerson(reason)
 
     @pytest.mark.parametrize("value", [0, 0.0, "", None, "false", []])
     def test_what_only_resembles_false_is_not_false(self, value: Any) -> None:
         assert isinstance(decide(AllowedValues("sensitive", [False]), {"sensitive": value}), AskPerson)
 
-    def test_every_one_of_several_must_be_allowed(self) -> None:
+    def test_every_one_of_several_values_must_be_allowed(self) -> None:
         rule = AllowedValues("tags", ["a", "b"])
         assert decide(rule, {"tags": ["a", "b", "a"]}) == Approve('tags is "a", "b"')
         assert decide(rule, {"tags": ["a", "c"]}) == AskPerson('tags is "c", which needs a person')
 
-    def test_two_long_values_that_begin_alike_are_told_apart(self) -> None:
+    def test_two_long_values_that_begin_alike_are_different_values(self) -> None:
         long = "x" * 100
         rule = AllowedValues("category", [f"{long}a"])
         assert isinstance(decide(rule, {"category": f"{long}a"}), Approve)
@@ -152,14 +152,14 @@ class TestAllowedValues:
         assert len(verdict.reason) < 100
 
     @pytest.mark.parametrize("values", [[], "billing"])
-    def test_values_are_a_list_with_something_in_it(self, values: Any) -> None:
+    def test_an_empty_list_of_allowed_values_or_a_text_is_refused(self, values: Any) -> None:
         with pytest.raises(ValueError, match="allowed, in a list"):
             AllowedValues("category", values)
 
 
 class TestAmountLimit:
     @pytest.mark.parametrize("total", [100, 99.99, 0, "100.00", "0100"])
-    def test_as_much_as_the_limit_is_within_it(self, total: Any) -> None:
+    def test_an_amount_at_the_limit_is_approved(self, total: Any) -> None:
         assert isinstance(decide(AmountLimit("total", 100), {"total": total}), Approve)
 
     @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ class TestAmountLimit:
             ([], "the output has no total"),
         ],
     )
-    def test_more_and_anything_else_asks(self, total: Any, reason: str) -> None:
+    def test_an_amount_above_the_limit_or_not_an_amount_asks_a_person(self, total: Any, reason: str) -> None:
         assert decide(AmountLimit("total", 100), {"total": total}) == AskPerson(reason)
 
     def test_several_amounts_are_added_up_exactly(self) -> None:
@@ -193,24 +193,24 @@ class TestAmountLimit:
             "the sum of 2 lines.amount is 0.3, at most 0.3"
         )
 
-    def test_a_line_without_an_amount_asks(self) -> None:
+    def test_a_line_without_an_amount_asks_a_person(self) -> None:
         rule = AmountLimit("lines.amount", 100)
         assert isinstance(decide(rule, {"lines": [{"amount": 5}, {"amuont": 5000}]}), AskPerson)
 
     @settings(max_examples=50, deadline=None)
     @given(st.lists(st.floats(min_value=0, allow_infinity=False) | st.integers(min_value=0), min_size=1))
-    def test_the_sum_is_exact_for_any_numbers(self, amounts: list[float]) -> None:
+    def test_the_sum_of_amounts_is_exact_for_any_numbers(self, amounts: list[float]) -> None:
         exact = sum((Fraction(str(value)) for value in amounts), Fraction())
         limit = Decimal(10) ** 6
         verdict = decide(AmountLimit("$.amounts[*]", limit), {"amounts": amounts})
         assert isinstance(verdict, Approve) == (exact <= 10**6)
 
-    def test_a_sum_is_not_rounded_down_to_the_limit(self) -> None:
+    def test_a_sum_of_amounts_is_not_rounded_down_to_the_limit(self) -> None:
         amounts = ["9999999999999999999999999999", "1.000000000000000000000000000001"]
         assert isinstance(decide(AmountLimit("amounts", 10**28), {"amounts": amounts}), AskPerson)
 
     @pytest.mark.parametrize("limit", [-1, "1,000", float("nan"), float("inf"), Decimal("NaN"), "", True])
-    def test_a_limit_is_an_amount(self, limit: Any) -> None:
+    def test_a_limit_that_is_not_an_amount_is_refused(self, limit: Any) -> None:
         with pytest.raises(ValueError, match="the limit is"):
             AmountLimit("total", limit)
 
@@ -218,29 +218,29 @@ class TestAmountLimit:
 class TestSampling:
     @settings(deadline=None)
     @given(st.text(), st.integers(min_value=1, max_value=9), st.floats(0, 100))
-    def test_it_draws_the_same_again(self, key: str, revision: int, percent: float) -> None:
+    def test_a_sample_has_the_same_jobs_each_time(self, key: str, revision: int, percent: float) -> None:
         drawn = [
             decide(Sampling(percent), {"any": "output"}, job_key=key, revision=revision, job_id=job_id)
             for job_id in (1, 2)
         ]
         assert drawn[0] == drawn[1]
 
-    def test_the_draw_of_a_job_is_the_same_in_every_release(self) -> None:
+    def test_a_job_is_in_the_sample_or_not_in_every_release_alike(self) -> None:
         sampled = [key for key in range(60) if isinstance(decide(Sampling(20), job_key=str(key)), AskPerson)]
         assert sampled == SAMPLED
 
     @pytest.mark.parametrize("percent", [1, 5, 50, 99])
-    def test_about_as_many_as_said_are_in_it(self, percent: float) -> None:
+    def test_a_sample_has_about_the_share_of_jobs_that_was_asked_for(self, percent: float) -> None:
         asked = sum(isinstance(decide(Sampling(percent), job_key=str(key)), AskPerson) for key in range(4000))
         assert abs(asked / 40 - percent) < 2.5
 
     @settings(deadline=None)
     @given(st.text())
-    def test_nobody_sees_none_and_a_person_sees_all(self, key: str) -> None:
+    def test_a_sample_of_0_percent_is_empty_and_one_of_100_percent_has_every_job(self, key: str) -> None:
         assert decide(Sampling(0), job_key=key) == Approve("it is not in the sample of 0 %")
         assert decide(Sampling(100), job_key=key) == AskPerson("it is in the sample of 100 %")
 
-    def test_type_revision_and_name_draw_anew(self) -> None:
+    def test_another_job_type_revision_or_rule_name_draws_another_sample(self) -> None:
         keys = [str(key) for key in range(100)]
 
         def asked(name: str = "sampling", **changes: Any) -> list[str]:
@@ -252,31 +252,31 @@ class TestSampling:
 
     @settings(deadline=None)
     @given(st.text(), st.floats(0, 100), st.floats(0, 100))
-    def test_a_larger_share_holds_a_smaller_one(self, key: str, one: float, other: float) -> None:
+    def test_a_larger_sample_has_every_job_of_a_smaller_one(self, key: str, one: float, other: float) -> None:
         small, large = sorted((one, other))
         if isinstance(decide(Sampling(small), job_key=key), AskPerson):
             assert isinstance(decide(Sampling(large), job_key=key), AskPerson)
 
     @pytest.mark.parametrize("percent", [-1, 100.5, float("nan")])
-    def test_a_share_is_from_0_to_100(self, percent: float) -> None:
+    def test_a_share_outside_0_to_100_percent_is_refused(self, percent: float) -> None:
         with pytest.raises(ValueError, match="from 0 to 100"):
             Sampling(percent)
 
 
 class TestAllOf:
-    def test_it_approves_what_all_approve_and_names_each(self) -> None:
+    def test_all_of_approves_what_every_policy_approves_and_names_each(self) -> None:
         rules = (AllowedValues("sensitive", [False]), MinimumConfidence(0.85))
         verdict = decide(AllOf(*rules), {"sensitive": False, "confidence": 0.9})
         assert verdict == Approve(
             f"sensitive is false ({rules[0].label}); confidence is 0.9, at least 0.85 ({rules[1].label})"
         )
 
-    def test_one_that_asks_is_enough_and_the_record_names_it(self) -> None:
+    def test_all_of_asks_a_person_where_one_policy_does_and_names_it(self) -> None:
         rules = (AllowedValues("sensitive", [False]), MinimumConfidence(0.85))
         verdict = decide(AllOf(*rules), {"sensitive": False, "confidence": 0.4})
         assert verdict == AskPerson(f"confidence is 0.4, below 0.85 ({rules[1].label})")
 
-    def test_an_order_takes_no_requirement_away(self) -> None:
+    def test_the_order_of_policies_takes_no_requirement_away(self) -> None:
         sampled = Says(AskPerson("it is in the sample"), "sample")
         large = Says(AskPerson("it is much", FINANCE, 2), "amount")
         for policies in ((sampled, large), (large, sampled)):
@@ -286,20 +286,20 @@ class TestAllOf:
             assert "it is in the sample (sample@1)" in verdict.reason
             assert "it is much (amount@1)" in verdict.reason
 
-    def test_the_first_that_names_approvers_says_who_and_the_strictest_how_many(self) -> None:
+    def test_the_first_policy_that_names_approvers_says_who_and_the_strictest_how_many(self) -> None:
         asks = [AskPerson("a", LEGAL, 1), AskPerson("b", FINANCE, 3), AskPerson("c")]
         verdict = decide(AllOf(*map(Says, asks)))
         assert isinstance(verdict, AskPerson)
         assert (verdict.approvers, verdict.approvals) == (LEGAL, 3)
 
-    def test_one_with_a_bug_asks_and_does_not_hide_what_the_others_require(self) -> None:
+    def test_a_policy_that_raises_asks_and_does_not_hide_what_the_others_require(self) -> None:
         verdict = decide(AllOf(Says(ValueError("a bug"), "broken"), Says(AskPerson("it is much", FINANCE))))
         assert verdict == AskPerson("the policy raised (broken@1); it is much (says@1)", FINANCE)
 
-    def test_two_with_the_same_label_are_both_asked(self) -> None:
+    def test_two_policies_with_the_same_label_are_both_asked(self) -> None:
         assert isinstance(decide(AllOf(Says(AskPerson("a")), Says(Approve("b")))), AskPerson)
 
-    def test_there_must_be_one(self) -> None:
+    def test_all_of_needs_a_policy(self) -> None:
         with pytest.raises(ValueError, match="needs a policy"):
             AllOf()
 
@@ -315,7 +315,7 @@ RULES: list[Callable[..., Rule]] = [
 class TestEveryRule:
     @settings(max_examples=25, deadline=None)  # the machine may be busy
     @given(JSON)
-    def test_whatever_a_model_writes_gets_a_verdict(self, output: Any) -> None:
+    def test_every_output_of_a_model_gets_a_verdict(self, output: Any) -> None:
         for path in ("field", "$.field", "field.field", "$..field"):
             for rule in (MinimumConfidence(0.5, path), AllowedValues(path, [1]), AmountLimit(path, 1)):
                 assert isinstance(decide(rule, output), (Approve, AskPerson))
@@ -329,13 +329,13 @@ class TestEveryRule:
 
     @pytest.mark.parametrize("make", RULES)
     @pytest.mark.parametrize(("name", "approvals"), [("", 1), ("a@b", 1), ("a", 0)])
-    def test_a_name_that_would_be_ambiguous_and_no_approval_are_refused(
+    def test_an_ambiguous_rule_name_and_zero_approvals_are_refused(
         self, make: Callable[..., Rule], name: str, approvals: int
     ) -> None:
         with pytest.raises(ValueError, match=r"name without|at least 1"):
             make(name=name, approvals=approvals)
 
-    def test_a_changed_parameter_changes_the_label_and_nothing_else_does(self) -> None:
+    def test_only_a_changed_parameter_changes_the_label_of_a_rule(self) -> None:
         def labels() -> list[str]:
             rules: list[ApprovalPolicy] = [
                 MinimumConfidence(0.85),
@@ -365,10 +365,10 @@ class TestEveryRule:
         assert labels() == labels()
         assert len(set(labels())) == len(labels())
 
-    def test_values_in_another_order_are_the_same_rule(self) -> None:
+    def test_allowed_values_in_another_order_are_the_same_rule(self) -> None:
         assert AllowedValues("kind", ["a", "b"]).label == AllowedValues("kind", ["b", "a"]).label
 
-    def test_a_changed_logic_is_another_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_rule_with_changed_logic_has_another_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = Sampling(5).version
         monkeypatch.setattr(Sampling, "logic", 2)
         assert Sampling(5).version != before

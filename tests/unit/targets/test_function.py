@@ -63,7 +63,7 @@ class TestArguments:
             (put_all, ("Kettle",), {"size": 2}, {"title": "Kettle", "size": 2}),
         ],
     )
-    def test_they_are_known_by_name_with_the_defaults_and_without_the_effect_key(
+    def test_arguments_are_bound_by_name_with_defaults_and_without_the_effect_key(
         self, function: Callable[..., Any], args: Any, kwargs: Any, expected: Any
     ) -> None:
         assert bound_arguments(function, args, kwargs) == expected
@@ -85,7 +85,7 @@ class TestArguments:
             side_effect_task(job=1, task_id="put")(function)(**kwargs)
 
     @pytest.mark.parametrize("function", [put_later, put_each, put_each_later, Putter(), partial(put, shelf="B")])
-    def test_what_is_no_function_that_does_its_work_is_refused(self, function: Any) -> None:
+    def test_a_callable_that_is_not_a_plain_function_is_refused(self, function: Any) -> None:
         for arguments in ({"python_callable": function}, {"probe": function}, {"undo": function}):
             with pytest.raises(ValueError, match="does its work when it is called"):
                 FunctionSideEffectOperator(
@@ -94,23 +94,23 @@ class TestArguments:
 
 
 class TestUndo:
-    def test_a_function_gets_what_it_takes(self) -> None:
+    def test_an_undo_function_gets_the_arguments_that_it_takes(self) -> None:
         assert undo_of(remove, {"title": "{{ job.output.title }}", "shelf": "A"}) == {
             "function": f"{HERE}:remove",
             "arguments": {"title": "{{ job.output.title }}", "external_id": "{external_id}"},
         }
 
-    def test_one_that_takes_something_that_nobody_gives_it_is_refused(self) -> None:
+    def test_an_undo_function_with_an_unknown_argument_is_refused(self) -> None:
         with pytest.raises(TypeError, match="missing a required argument: 'title'"):
             undo_of(remove, {"shelf": "A"})
 
-    def test_one_that_workers_cannot_import_is_refused(self, dag_file: ModuleType) -> None:
+    def test_an_undo_function_that_workers_cannot_import_is_refused(self, dag_file: ModuleType) -> None:
         for function in (lambda external_id: None, dag_file.put):
             with pytest.raises(PlanError, match="cannot be imported by its name"):
                 importable_path(function)
 
     @pytest.mark.parametrize("name", ["put_later", "put_each"])
-    def test_one_whose_call_does_nothing_is_refused(self, name: str) -> None:
+    def test_an_undo_function_that_is_asynchronous_or_a_generator_is_refused(self, name: str) -> None:
         with pytest.raises(PlanError, match="does nothing by itself"):
             function_at(f"{HERE}:{name}")
 
@@ -118,7 +118,9 @@ class TestUndo:
 class TestCode:
     """The digest of a function's code."""
 
-    def test_a_change_is_seen_and_comments_layout_and_decorators_are_none(self, tmp_path: Path) -> None:
+    def test_only_a_change_of_the_code_changes_its_digest_and_not_comments_layout_or_decorators(
+        self, tmp_path: Path
+    ) -> None:
         body = "    return title"
         digests = [
             source_digest(module_of(tmp_path, source).put)
@@ -133,12 +135,12 @@ class TestCode:
         assert digests[0] == digests[1] == digests[2]
         assert len(set(digests)) == 3
 
-    def test_a_lambda_has_one(self) -> None:
+    def test_a_lambda_has_a_code_digest(self) -> None:
         first, second = (lambda: 1), (lambda: 2)
         assert source_digest(first)
         assert source_digest(first) == source_digest(second)  # they stand in one line, which is all that is known
 
-    def test_a_function_without_source_has_none(self) -> None:
+    def test_a_function_without_source_has_no_code_digest(self) -> None:
         assert source_digest(len) is None
 
     def test_a_function_of_a_dags_file_has_the_same_name_in_every_process(self, dag_file: ModuleType) -> None:
@@ -154,7 +156,7 @@ class TestTarget:
         assert FunctionTarget("put", lambda: returned).apply({"arguments": {}}, "key").external_id == external_id
 
     @pytest.mark.parametrize("returned", [False, NotApplied()])
-    def test_a_probe_may_see_no_trace(self, returned: Any) -> None:
+    def test_a_probe_function_may_see_no_trace_of_the_write(self, returned: Any) -> None:
         target = FunctionTarget("put", lambda: None, lambda: returned)
         assert isinstance(target.probe({"arguments": {}}, "key"), NotApplied)
 

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[3].joinpath("docs", "targets.md").read_text("utf-8
 
 def block(language: str, begins: str) -> str:
     """The code block of the page that has this text in it."""
-    return next(code for code in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if begins in code)
+    return next(str(code) for code in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if begins in code)
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def forget() -> None:
     target_registry.target_type.cache_clear()
 
 
-def test_it_plans_describes_and_undoes_and_its_operator_makes_it(
+def test_a_target_of_another_package_plans_describes_and_undoes_and_its_operator_makes_it(
     acme_sms: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job: Any = SimpleNamespace(job_id=1)
     declared = {"text": "Please ignore {external_id}."}
-    task = acme_sms.SmsSideEffectOperator(task_id="tell", job=1, number="+1", text="It boils.", undo=declared)
+    task = acme_sms.SmsSideEffectOperator(task_id="announce", job=1, number="+1", text="It boils.", undo=declared)
     plan = task.effect_plan(job, key="the key", after=())
     assert (plan.kind, plan.plan) == ("sms", {"connection": "sms", "number": "+1", "text": "It boils."})
     view = describe(plan.kind, plan.shown)
@@ -67,7 +67,7 @@ def test_it_plans_describes_and_undoes_and_its_operator_makes_it(
         {"connection": "sms"},
     )
     fields: dict[str, Any] = dict.fromkeys(Effect.__dataclass_fields__)
-    own = {"name": "tell", "effect_key": "aih-1", "state": EffectState.APPLIED, "external_id": "m-7"}
+    own = {"name": "announce", "effect_key": "aih-1", "state": EffectState.APPLIED, "external_id": "m-7"}
     effect = Effect(**{**fields, **own, "kind": plan.kind, "undo": json.loads(json.dumps(plan.undo))})
     assert why_not(effect) is None
     undo = undo_plan(effect, None)
@@ -75,7 +75,12 @@ def test_it_plans_describes_and_undoes_and_its_operator_makes_it(
 
     sent: list[Any] = []
     answer = SimpleNamespace(status_code=201, json=lambda: {"id": "m-8"})
-    monkeypatch.setattr(acme_sms, "call", lambda *request, **parts: sent.append((request, parts)) or answer)
+
+    def call(*request: Any, **parts: Any) -> Any:
+        sent.append((request, parts))
+        return answer
+
+    monkeypatch.setattr(acme_sms, "call", call)
     applied = undo_target(undo).apply(undo.plan, "aih-2")
     assert applied.external_id == "m-8"
     assert sent[0][1]["json"] == {"to": "+1", "text": "Please ignore m-7.", "reference": "aih-2"}

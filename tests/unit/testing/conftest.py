@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.testing import OpenAIStandIn, RunningServer
 
 
 class Clock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only when it is set."""
 
     now = 1_800_000_000.0
 

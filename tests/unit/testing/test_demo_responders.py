@@ -66,7 +66,7 @@ DATA = {
         {"region": "APAC", "revenue": 310100, "units": 1100, "growth_pct": -1.2},
     ],
 }
-SALES = f"Write the weekly report. Look at [regions] and {{units}}.\n```json\n{json.dumps(DATA)}\n```\nKeep it short."
+SALES = f"Write the weekly report. Read [regions] and {{units}}.\n```json\n{json.dumps(DATA)}\n```\nKeep it short."
 
 
 def answer(schema: dict[str, Any], text: str, seed: str = "seed") -> Any:
@@ -88,8 +88,8 @@ class TestReport:
         report = respond(Report, SALES)
         figures = {figure.label: (figure.value, figure.source) for figure in report.figures}
         assert figures["EMEA revenue"] == (412300.5, "$.rows[0].revenue")
-        assert figures["APAC units"] == (1100, "$.rows[1].units")
-        assert figures["Total units"] == (2390, "sum of 2 entries")
+        assert figures["APAC units"] == (1100.0, "$.rows[1].units")
+        assert figures["Total units"] == (2390.0, "sum of 2 entries")
         assert not any("Total growth" in label for label in figures)
 
     def test_the_text_names_the_period_and_real_numbers(self) -> None:
@@ -241,7 +241,7 @@ def test_enums_and_bounds_of_the_schema_that_was_sent_win() -> None:
     assert found.model_dump()["confidence"] == 0.25
 
 
-def test_other_properties_are_left_to_others() -> None:
+def test_a_schema_with_other_properties_is_left_to_other_responders() -> None:
     class Other(BaseModel):
         title: str
         body: str

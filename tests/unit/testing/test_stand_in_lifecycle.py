@@ -118,7 +118,7 @@ def test_an_unknown_id_answers_404_in_openais_words(client: OpenAI) -> None:
         client.responses.retrieve("resp_none")
 
 
-def test_the_users_responders_come_first_and_none_passes_the_question_on(clock: Clock) -> None:
+def test_the_users_responders_come_first_and_a_responder_may_return_none(clock: Clock) -> None:
     def greet(request: ResponderRequest) -> object:
         return {"greeting": request.input_text, "to": dict(request.metadata)} if request.metadata else None
 

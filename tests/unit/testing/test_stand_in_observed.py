@@ -48,7 +48,7 @@ def test_every_answer_says_that_this_is_not_openai(server: RunningServer) -> Non
         assert headers["x-request-id"].startswith("req_")
 
 
-def test_health_says_so_too(server: RunningServer) -> None:
+def test_health_says_that_this_is_not_openai(server: RunningServer) -> None:
     answer = ask(server, "GET", "/standin/health")
     assert (answer.status, answer.json["status"]) == (200, "ok")
     assert "not OpenAI" in answer.json["notice"]
@@ -73,7 +73,9 @@ def test_responses_are_listed_with_the_requests_for_them(create: Create, client:
     assert listed["responses"][1]["response"]["status"] == "cancelled"
 
 
-def test_looking_on_counts_as_no_retrieve(create: Create, server: RunningServer, stand_in: OpenAIStandIn) -> None:
+def test_the_report_of_responses_does_not_count_as_a_retrieve(
+    create: Create, server: RunningServer, stand_in: OpenAIStandIn
+) -> None:
     create("[[standin: retrieve=404]]")
     ask(server, "GET", "/standin/responses")
     assert stand_in.responses().retrieves == 0
@@ -144,7 +146,7 @@ class TestStateFile:
     def path(self, tmp_path: Path) -> Path:
         return tmp_path / "state.jsonl"
 
-    def test_everything_is_there_after_a_restart(self, path: Path, clock: Clock) -> None:
+    def test_responses_and_requests_are_there_after_a_restart(self, path: Path, clock: Clock) -> None:
         before = OpenAIStandIn(state_file=path, clock=clock)
         with before.serve() as server, OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client:
             kept = client.responses.create(model="m", input="[[standin: retrieve=500]]", background=True)
@@ -187,7 +189,7 @@ class TestStateFile:
 
 
 class TestServing:
-    def test_it_can_be_served_again_on_the_same_port(self, clock: Clock) -> None:
+    def test_the_stand_in_can_be_served_again_on_the_same_port(self, clock: Clock) -> None:
         stand_in = OpenAIStandIn(clock=clock, delay_seconds=0)
         with stand_in.serve() as server:
             created = ask(server, "POST", "/v1/responses", {"model": "m", "input": "i", "background": True}).json
@@ -195,14 +197,14 @@ class TestServing:
             assert again == server
             assert ask(again, "GET", f"/v1/responses/{created['id']}").json["status"] == "completed"
 
-    def test_the_port_is_closed_afterwards(self) -> None:
+    def test_the_port_of_the_stand_in_is_closed_after_it_was_served(self) -> None:
         with OpenAIStandIn().serve() as server:
             pass
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((server.host, server.port), timeout=5)
 
     @pytest.mark.timeout(20)
-    def test_a_request_without_an_answer_does_not_hold_up_the_end(self) -> None:
+    def test_a_request_without_an_answer_does_not_delay_the_stop(self) -> None:
         body = json.dumps({"model": "m", "input": "[[standin: create=timeout_after_accept]]"})
         head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(body)}"
         with socket.socket() as hanging, OpenAIStandIn().serve() as server:
@@ -215,7 +217,7 @@ class TestServing:
 
 
 class TestProcess:
-    def test_killed_and_started_again_it_still_has_its_responses(self, tmp_path: Path) -> None:
+    def test_a_stand_in_that_was_killed_and_started_again_has_its_responses(self, tmp_path: Path) -> None:
         state = ("--state-file", str(tmp_path / "state.jsonl"), "--delay-seconds", "0")
         with process("--port", "0", *state) as (first, base_url):
             with OpenAI(base_url=base_url, api_key="any", max_retries=0) as client:
@@ -228,14 +230,14 @@ class TestProcess:
             with OpenAI(base_url=base_url, api_key="any", max_retries=0) as client:
                 assert client.responses.retrieve(created.id).output_text
 
-    def test_it_stops_on_sigterm(self) -> None:
+    def test_the_stand_in_stops_on_sigterm(self) -> None:
         with process("--port", "0") as (started, base_url):
             with OpenAI(base_url=base_url, api_key="any", max_retries=0) as client:
                 client.responses.create(model="m", input="i")
             started.terminate()
             assert started.wait(20) in {0, -signal.SIGTERM}
 
-    def test_help_says_loudly_what_it_is_and_lists_the_faults(self) -> None:
+    def test_help_says_that_this_is_not_openai_and_lists_the_faults(self) -> None:
         command = [sys.executable, "-m", "airflow_provider_aihandoff.testing", "--help"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "120"})
         assert "This is NOT OpenAI" in shown.stdout
@@ -252,6 +254,6 @@ class TestProcess:
         ):
             assert flag in shown.stdout
 
-    def test_a_delay_that_is_no_time_is_refused(self) -> None:
+    def test_a_delay_that_is_not_a_time_is_refused(self) -> None:
         command = [sys.executable, "-m", "airflow_provider_aihandoff.testing", "--delay-seconds", "-1"]
         assert subprocess.run(command, capture_output=True, check=False).returncode == 2

@@ -48,7 +48,7 @@ def test_a_webhook_is_due_at_the_end_or_at_the_cancel() -> None:
     ],
     ids=["foreground", "deleted", "stuck", "unknown status", "webhook=none"],
 )
-def test_nothing_is_sent(silent: StoredResponse) -> None:
+def test_a_response_that_has_no_event_sends_nothing(silent: StoredResponse) -> None:
     assert deliveries(silent) == []
 
 

@@ -47,9 +47,9 @@ def approved(ledger: Ledger, *plans: EffectPlan) -> Job:
     return approve(ledger, ask(ledger, draft(ledger), *plans))
 
 
-def function(run: Callable[..., Any], **options: Any) -> FunctionTarget:
+def function(run: Callable[..., Any], look: Callable[..., Any] | None = None, **options: Any) -> FunctionTarget:
     """A target that one Python function writes to."""
-    return FunctionTarget("call", run, **options)
+    return FunctionTarget("call", run, look, **options)
 
 
 def only_effect(ledger: Ledger) -> Effect:

@@ -12,7 +12,7 @@ from .receiver import OTHER_SECRET, SECRET, Receiver, all_is_sent, create, until
 
 
 class TestEvents:
-    def test_the_end_of_a_response_is_told_as_openai_tells_it(
+    def test_the_event_for_the_end_of_a_response_is_the_one_of_openai(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver, clock: Clock
     ) -> None:
         response_id = create(server)
@@ -37,14 +37,14 @@ class TestEvents:
         assert abs(int(received.headers["webhook-timestamp"]) - time.time()) < 60
 
     @pytest.mark.parametrize("status", ["failed", "incomplete", "cancelled"])
-    def test_the_type_follows_the_status(
+    def test_the_event_type_follows_the_status_of_the_response(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver, status: str
     ) -> None:
         create(server, f"delay=0 status={status}")
         until(lambda: all_is_sent(stand_in))
         assert [received.type for received in receiver.received] == [f"response.{status}"]
 
-    def test_nothing_is_sent_before_the_end(
+    def test_no_webhook_is_sent_before_the_end_of_the_response(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver
     ) -> None:
         running, ended = create(server), create(server, "delay=0")
@@ -54,7 +54,7 @@ class TestEvents:
         assert running != ended
 
     @pytest.mark.parametrize("faults", ["stuck=queued", "unknown_status", "webhook=none"])
-    def test_some_responses_end_in_silence(
+    def test_some_responses_have_no_webhook(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver, clock: Clock, faults: str
     ) -> None:
         create(server, faults)
@@ -127,7 +127,7 @@ class TestSecrets:
         assert [part[:3] for part in received.headers["webhook-signature"].split(" ")] == ["v1,", "v1,"]
 
     @pytest.mark.parametrize("secrets", [[], [""], ["whsec_"], ["whsec_!!!!"], [SECRET, "whsec_"], ["x"]])
-    def test_a_url_needs_secrets_that_are_some(self, secrets: list[str]) -> None:
+    def test_a_webhook_url_needs_valid_secrets(self, secrets: list[str]) -> None:
         with pytest.raises(ValueError, match=r"[Ww]ebhook.* secret"):
             OpenAIStandIn(webhook_url="http://127.0.0.1/hook", webhook_secrets=secrets)
 

@@ -88,7 +88,7 @@ class TestFaults:
         assert len({received.id for received in receiver.received}) == 1
         assert kinds_and_statuses(stand_in) == [("forged", 401), ("normal", 204)]
 
-    def test_stale_is_signed_for_a_time_that_is_long_over(
+    def test_stale_is_signed_for_a_time_long_ago(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         receiver.statuses = [400]

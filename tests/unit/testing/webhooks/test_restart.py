@@ -44,7 +44,9 @@ class TestRestart:
         assert counted == {delivered: 1, refused: 2, running: 1}
         assert len({received.id for received in receiver.received}) == 3
 
-    def test_it_can_be_served_again(self, stand_in: OpenAIStandIn, receiver: Receiver, clock: Clock) -> None:
+    def test_a_stand_in_that_sends_webhooks_can_be_served_again(
+        self, stand_in: OpenAIStandIn, receiver: Receiver, clock: Clock
+    ) -> None:
         with stand_in.serve() as server:
             create(server)
         clock.advance(10)
@@ -84,7 +86,7 @@ class TestProcess:
         [received] = receiver.received
         assert [received.verifies(secret) for secret in (SECRET, OTHER_SECRET, third)] == [True, True, True]
 
-    def test_a_url_without_a_secret_is_refused_in_a_sentence(self) -> None:
+    def test_a_webhook_url_without_a_secret_is_refused_in_a_sentence(self) -> None:
         command = [sys.executable, "-m", "airflow_provider_aihandoff.testing", "--webhook-url", "http://127.0.0.1/h"]
         environment = {k: v for k, v in os.environ.items() if k != "AIHANDOFF_STANDIN_WEBHOOK_SECRETS"}
         refused = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

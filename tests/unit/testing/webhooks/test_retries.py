@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,10 @@ from tests.unit.testing.conftest import Clock, ask
 from .receiver import SECRET, Receiver, all_is_sent, create, free_port, kinds_and_statuses, until
 
 
+def has_attempts(stand_in: OpenAIStandIn, number: int) -> bool:
+    return len(stand_in.webhooks().attempts) == number
+
+
 class TestRetries:
     def test_a_refusal_is_tried_again_under_the_same_id_until_it_is_taken(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver, clock: Clock
@@ -19,7 +24,7 @@ class TestRetries:
         receiver.statuses = [500, 429, 404]
         create(server, "delay=0")
         for attempts, wait in enumerate((1, 2, 4), 1):
-            until(lambda expected=attempts: len(stand_in.webhooks().attempts) == expected)
+            until(partial(has_attempts, stand_in, attempts))
             assert stand_in.webhooks().due == 1
             clock.advance(wait)
         until(lambda: all_is_sent(stand_in))
@@ -28,7 +33,7 @@ class TestRetries:
         assert len({(received.id, received.body) for received in receiver.received}) == 1
         assert all(received.verifies() for received in receiver.received)
 
-    def test_the_timestamp_is_that_of_the_attempt(
+    def test_the_timestamp_of_a_webhook_is_that_of_the_attempt(
         self,
         server: RunningServer,
         stand_in: OpenAIStandIn,
@@ -53,7 +58,7 @@ class TestRetries:
         receiver.statuses = [302, 307, 308]
         create(server, "delay=0")
         for attempts in (1, 2, 3):
-            until(lambda expected=attempts: len(stand_in.webhooks().attempts) == expected)
+            until(partial(has_attempts, stand_in, attempts))
             clock.advance(30)
         until(lambda: all_is_sent(stand_in))
         assert [attempt.status for attempt in stand_in.webhooks().attempts] == [302, 307, 308, 204]
@@ -102,7 +107,7 @@ class TestRetries:
         until(lambda: all_is_sent(stand_in))
         assert kinds_and_statuses(stand_in) == [("normal", None), ("normal", 204)]
 
-    def test_it_is_given_up_after_three_days(
+    def test_a_delivery_is_given_up_after_three_days(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver, clock: Clock
     ) -> None:
         receiver.statuses = [500] * 10
@@ -115,7 +120,7 @@ class TestRetries:
             (500, True),
         ]
 
-    def test_a_delete_ends_the_attempts(
+    def test_a_delete_of_the_response_ends_the_attempts(
         self, server: RunningServer, stand_in: OpenAIStandIn, receiver: Receiver, clock: Clock
     ) -> None:
         receiver.statuses = [500]

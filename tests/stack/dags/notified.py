@@ -1,4 +1,4 @@
-"""Notes whose reviewers are told by a notifier, and who may be wanted by name, or both, or by a policy."""
+"""Notes whose reviewers get notified by a notifier, and who may be wanted by name, or both, or by a policy."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class OnlyAlice(ApprovalPolicy):
 
 
 @dag(schedule=None, params={"slug": "none"})
-def told() -> None:
+def notified() -> None:
     note(notifiers=[ToFile()])
 
 
 @dag(schedule=None, params={"slug": "none"})
-def told_both() -> None:
+def notified_both() -> None:
     note(notifiers=[ToFile()], approvers=Approvers(users=("alice", "bob")), approvals=2)
 
 
 @dag(schedule=None, params={"slug": "none"})
-def told_by_policy() -> None:
+def notified_by_policy() -> None:
     note(policy=OnlyAlice())
 
 
-told()
-told_both()
-told_by_policy()
+notified()
+notified_both()
+notified_by_policy()
