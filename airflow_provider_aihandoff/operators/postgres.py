@@ -20,9 +20,9 @@ class PostgresSideEffectOperator(SideEffectOperator):
     task's retry has read the marker.
 
     :param postgres_conn_id: connection of the type Postgres: the target database.
-    :param sql: one statement, with parameters as ``%(name)s``. It is not templated: text by a model has no business
-        in a statement. A first column that it returns (``RETURNING report_id``) is the external record id. It is ended
-        after five minutes.
+    :param sql: one statement, with parameters as ``%(name)s``. It is not templated: text by a model must never be part
+        of a statement. A first column that it returns (``RETURNING report_id``) is the external record id. It is
+        ended after five minutes.
     :param parameters: the values (templated).
     :param current: one statement that selects what the target has now, with the same parameters: reviewers see what the
         statement would change. It is read when the plan is rendered for them, in a transaction that can write nothing.

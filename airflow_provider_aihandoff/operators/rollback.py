@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 class RollbackOperator(BaseOperator):
     """Undo each applied effect of a job, the last one first, each at most once.
 
-    Each undo is an effect of its own: claimed, sent with a key, and probed or held for a person where it is not known
-    what became of it. The task waits for that without a worker slot, and goes on by itself.
+    Each undo is an effect of its own: claimed, sent with a key, and probed or left to a person where its outcome is
+    unknown. The task waits for that without a worker slot, and continues by itself.
 
-    Before anything starts it fails, without a retry, where there is no such job, where nothing of it is applied, where
-    an effect of it is under way or unknown, and where one cannot be undone that is not to be left.
+    Before it sends anything, it fails without a retry where the job does not exist, where none of its effects is
+    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone.
 
-    **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the rest is gone on
-    with. A task that is cleared after the job was written again leaves the new write as it is, unless the task that
-    makes the job was cleared too and names it.
+    **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the task continues
+    with the rest. A task that is cleared after the job was written again leaves the new write as it is, unless the
+    task that makes the job was cleared too and names it.
 
     **Refused**: a target that refuses an undo fails the task without a retry, and the job stays ``rolling_back``. Once
     the cause is fixed, clear the task: it sends that undo again, and those after it.
@@ -42,9 +42,9 @@ class RollbackOperator(BaseOperator):
     :param job: the operator that makes the job, its XCom, or a job id (templated).
     :param reason: why, for the record (templated).
     :param leave: names of effects that are to stay as they are: a list, or a text that is the JSON of one (templated).
-        A roll-back that has begun goes on with what it began with.
-    :param hold_timeout: how long the task waits for a person to say what became of an undo, before it fails; None
-        waits for as long as that takes.
+        A roll-back that has begun continues with the names that it began with.
+    :param hold_timeout: how long the task waits for a person to resolve an undo, before it fails; None waits without
+        limit.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -71,7 +71,7 @@ class RollbackOperator(BaseOperator):
         self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Begin or go on; or wait until what an undo has come to is known."""
+        """Begin or continue; or wait until the outcome of an undo is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait
         from airflow_provider_aihandoff.core.effects.roll_back import roll_back
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook

@@ -45,7 +45,7 @@ class SideEffectOperator(BaseOperator):
     may take. No one else sends before the claim expires, and the attempt itself sends nothing after that. What became
     of it is then found out in this order: :meth:`probe` is asked, over a grace time; the effect is sent again with the
     same key where the target is ``idempotent``; otherwise a person resolves it, on the job's page or with ``airflow
-    aihandoff effects resolve``. The task waits for that without a worker slot, and goes on by itself.
+    aihandoff effects resolve``. The task waits for that without a worker slot, and continues by itself.
 
     **A plan that is not what was approved** (an edited Dag, another input) is not sent. The task fails, and where
     nothing of the job was written, a person is asked about the plan as it is now; clear the task once it is approved.
@@ -62,8 +62,8 @@ class SideEffectOperator(BaseOperator):
         as ``Authorization``, and values that Airflow's secrets masker knows, are so in any case.
     :param grace: how long a write may take to become visible to :meth:`probe`; a probe that sees nothing is repeated
         until then.
-    :param hold_timeout: how long the task waits for a person to say what became of the write, before it fails; None
-        waits for as long as that takes.
+    :param hold_timeout: how long the task waits for a person to resolve the write, before it fails; None waits without
+        limit.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 

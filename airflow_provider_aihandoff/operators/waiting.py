@@ -28,7 +28,7 @@ def wait_or_defer(
 ) -> None:
     """Wait a short while and return; or defer the task, whose ``execute`` is called again with ``not_now``.
 
-    :param hold_timeout: how long a person has to say what became of the effect; None: for as long as that takes.
+    :param hold_timeout: how long a person has to resolve the effect; None: without limit.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     :raises AirflowFailException: no one has resolved it within that time.
     :raises TaskDeferred: the task is to wait in the triggerer.

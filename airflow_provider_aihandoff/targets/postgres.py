@@ -41,8 +41,8 @@ _READ_TIMEOUT = 10_000
 class PostgresTarget(Target):
     """A database that is written to through an Airflow connection.
 
-    Sending again is how an attempt that ended without a word is found out about: an attempt that meets the marker knows
-    that the statement was committed. A transaction that is still open is waited for by the server, so that a claim may
+    A retry finds out what became of an attempt that ended without a result: one that finds the marker knows that the
+    statement was committed. A transaction that is still open is waited for by the server, so that a claim may
     be shorter than the statement.
 
     :param name: the effect's name, for messages.
@@ -132,7 +132,7 @@ class PostgresTarget(Target):
         if names_effect(str(declared["sql"])):
             raise PlanError(
                 f"the statement of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
-                remedy="Give it as a parameter: what a target answers has no business in a statement.",
+                remedy="Pass it as a parameter: an answer of a target must never be part of a statement.",
             )
         plan = plan_statement(declared["connection"], str(declared["sql"]), declared.get("parameters"))
         return plan, {"marker_table": str(declared.get("marker_table", MARKER_TABLE))}

@@ -115,7 +115,7 @@ class Hub:
                 # Neither ends by itself, not even cancelled by something else than this.
                 errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
                 log.error(
-                    "Waiting on %s broke off, and starts again.", self.ledger_conn_id, exc_info=next(iter(errors), None)
+                    "Waiting on %s failed, and starts again.", self.ledger_conn_id, exc_info=next(iter(errors), None)
                 )
                 await asyncio.sleep(_RECONNECT_CAP)
 

@@ -695,7 +695,7 @@ class TestRestart:
 
         await fleet.ended()
         assert fleet.jobs == [polled, noticed]
-        assert caplog.text.count("broke off, and starts again") == 2
+        assert caplog.text.count("failed, and starts again") == 2
         assert {wait.job_id for _, wait in polls} == {polled}
 
     async def test_a_connection_that_breaks_while_it_closes_is_dropped(

@@ -87,7 +87,7 @@ class TestArguments:
     @pytest.mark.parametrize("function", [put_later, put_each, put_each_later, Putter(), partial(put, shelf="B")])
     def test_a_callable_that_is_not_a_plain_function_is_refused(self, function: Any) -> None:
         for arguments in ({"python_callable": function}, {"probe": function}, {"undo": function}):
-            with pytest.raises(ValueError, match="does its work when it is called"):
+            with pytest.raises(ValueError, match="does not do its work when it is called"):
                 FunctionSideEffectOperator(
                     **{"task_id": "put", "job": 1, "python_callable": remove, "op_args": ["1", "2"], **arguments}
                 )
