@@ -331,7 +331,7 @@ def _expire(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
 
 def _remind(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
-    ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor=attempt.owner.actor)
+    ledger.reviews.notify(job.job_id, digest=str(job.review_digest), actor=attempt.owner.actor)
     return DONE
 
 

@@ -72,7 +72,7 @@ class World:
         from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
         os.environ.update(self.variables())
-        connection.STANDSTILL = self.standstill
+        connection.IDLE_LIMIT = self.standstill
         apply.CLAIM_MARGIN = self.claim_margin
         apply._PROBE_BASE, apply._PROBE_CAP = 0.1, 0.5
         submit.SUBMIT_TIMEOUT = self.submit_timeout

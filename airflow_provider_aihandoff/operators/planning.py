@@ -68,13 +68,13 @@ def plan_effects(
     return plans
 
 
-def ask_anew(context: Context, source: Any, job: JobView, ledger: Ledger, refusal: PlanNotApproved) -> PlanNotApproved:
+def ask_again(context: Context, source: Any, job: JobView, ledger: Ledger, refusal: PlanNotApproved) -> PlanNotApproved:
     """Ask a person about the plan as it is now, where nothing of the approved one was written.
 
     :return: the refusal, with what there is to do about it.
     """
     deadline = datetime.now(UTC) + timedelta(seconds=_review_seconds(context["dag"], source))
-    asked = ledger.reviews.ask_anew(
+    asked = ledger.reviews.ask_again(
         job.job_id,
         plan_effects(context, source, job, ledger),
         deadline=deadline,

@@ -244,7 +244,7 @@ class SideEffectOperator(BaseOperator):
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.planning import ask_anew, digest_key, effects_before
+        from airflow_provider_aihandoff.operators.planning import ask_again, digest_key, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
         actor, ti = owner_of(context).actor, context["ti"]
@@ -266,7 +266,7 @@ class SideEffectOperator(BaseOperator):
                         last_try=ti.try_number > ti.max_tries,
                     )
                 except PlanNotApproved as refusal:
-                    raise ask_anew(context, self.job_source, job, ledger, refusal) from refusal
+                    raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
                 if not isinstance(done, Wait):
                     return self._result(done)
                 not_now = done.not_now

@@ -405,7 +405,7 @@ class Machine(RuleBasedStateMachine):
         deadline = datetime.now(UTC) + timedelta(hours=1)
         before = self.look().job
         if anew:
-            ask = partial(self.ledger.reviews.ask_anew, reason="the plan changed")
+            ask = partial(self.ledger.reviews.ask_again, reason="the plan changed")
         else:
             ask = partial(self.ledger.reviews.ask, policy=None, on_timeout="reject")
         after = ask(self.job_id, DAGS[self.dag], deadline=deadline, actor=TEST)
@@ -446,7 +446,7 @@ class Machine(RuleBasedStateMachine):
                     reviews.refuse_edit(self.job_id, before.revision, error=error, reason="too short", actor=TEST)
                     return
                 case _:
-                    reviews.tell(self.job_id, digest=seen, actor=TEST)
+                    reviews.notify(self.job_id, digest=seen, actor=TEST)
                     return
             if after.revision != before.revision:
                 assert seen == before.review_digest, "something was changed that nobody sees any more"

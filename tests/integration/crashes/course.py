@@ -166,7 +166,7 @@ COURSES: Mapping[str, Course] = {
     "review.decide": _USUAL,
     "review.edit": of(_edited),
     "review.refuse edit": of(_edited_in_vain),
-    "review.tell": of(_reminded, remind=True),
+    "review.notify": of(_reminded, remind=True),
     "review.expire": of(_expired, JobState.FAILED, review_seconds=1),
     "apply.claim": _USUAL,
     "apply.send": _USUAL,

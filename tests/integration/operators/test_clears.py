@@ -114,7 +114,7 @@ class TestCodeThatHasChanged:
 
         again = dags.clear(dags.make(lambda: pipeline(method="POST"), dag_id=dag.dag_id), run)
 
-        assert "It was applied before, as it was approved" in again.error("publish")
+        assert "It was applied before, as approved" in again.error("publish")
         assert (again.tries["publish"], again.states["store"], outside()) == (2, "upstream_failed", WRITTEN_ONCE)
 
     def test_an_input_that_is_another_one_is_told_and_not_asked(self, dags: Dags, outside: Outside) -> None:

@@ -106,7 +106,7 @@ class TestPlan:
     def test_nothing_is_called_before_it_is_approved(self, run: RunDag, ledger: Ledger) -> None:
         done = run(lambda: effect())
 
-        assert "nobody has approved" in done.error("put")
+        assert "no one has approved" in done.error("put")
         assert shelf.calls == []
 
     def test_it_takes_the_job_of_the_task_that_makes_it_and_has_a_key_of_its_own(

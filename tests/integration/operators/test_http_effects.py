@@ -150,7 +150,7 @@ class TestStatus:
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
         assert f"answered {status}" in done.error("publish")
-        assert "Nothing was written outside." in done.error("publish")
+        assert "No external write was made." in done.error("publish")
         assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
         assert len(target.received) == 1
 
@@ -228,7 +228,7 @@ class TestBroken:
             assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
             message = done.error("publish")
             assert "may have been applied" in message
-            assert f"Look in the target for the effect key {effect().effect_key}" in message
+            assert f"Search the target for the effect key {effect().effect_key}" in message
             assert f"airflow aihandoff effects resolve {effect().effect_id} --applied EXTERNAL_ID" in message
         assert len(target.received) == 1
 
@@ -281,7 +281,7 @@ class TestApproval:
         done = run(lambda: publish())
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
-        assert "it is review, and nobody has approved" in done.error("publish")
+        assert "it is review, and no one has approved" in done.error("publish")
         assert target.received == []
 
     def test_what_somebody_rejected_is_not_sent(
@@ -292,7 +292,7 @@ class TestApproval:
         done = run(lambda: publish())
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
-        assert "it is rejected, and nobody has approved" in done.error("publish")
+        assert "it is rejected, and no one has approved" in done.error("publish")
         assert target.received == []
 
     def test_what_was_cancelled_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:

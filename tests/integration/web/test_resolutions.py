@@ -110,7 +110,7 @@ def test_a_contradicting_resolution_is_refused_with_what_is_recorded(
     refused = send(carol, unknown, NOT_FOUND)
     assert (refused.status_code, refused.json()["type"]) == (409, "cannot-resolve")
     assert "is applied as post-7" in refused.json()["detail"]
-    assert "user:bob said of attempt 1" in refused.json()["detail"]
+    assert "user:bob resolved attempt 1" in refused.json()["detail"]
     posted = post(carol, unknown, NOT_FOUND)
     page = Page(posted.text)
     assert posted.status_code == 409

@@ -179,7 +179,7 @@ class TestBrokenConnections:
     def test_a_transaction_that_stands_still_holds_nobody_up_and_runs_again(
         self, empty_conninfo: dict[str, Any], database: Database, monkeypatch: pytest.MonkeyPatch, before_commit: bool
     ) -> None:
-        monkeypatch.setattr(connection_module, "STANDSTILL", 0.2)
+        monkeypatch.setattr(connection_module, "IDLE_LIMIT", 0.2)
         standing, go_on = threading.Event(), threading.Event()
         others = Database(empty_conninfo)
         runs = []

@@ -351,7 +351,7 @@ class TestCheck:
     def test_a_missing_ledger_is_said_with_the_command_that_makes_one(self, empty_conninfo: dict[str, Any]) -> None:
         with (
             Ledger(empty_conninfo) as ledger,
-            pytest.raises(LedgerSchemaError, match="holds no AI Handoff ledger") as error,
+            pytest.raises(LedgerSchemaError, match="has no AI Handoff ledger") as error,
         ):
             ledger.check_schema()
         assert "`airflow aihandoff db upgrade`" in str(error.value)

@@ -280,7 +280,7 @@ class TestLost:
         job_id = running(one)
         deliver(one)
         assert one.revision(job_id, 1).response_status == "completed"
-        assert "Nobody was told of a change in the ledger" in caplog.text
+        assert "No notification of a change in the ledger was sent" in caplog.text
         assert listener.heard() == []
 
     def test_the_next_steps_are_transactions_as_ever(self, one: Ledger) -> None:

@@ -59,7 +59,7 @@ class TestFence:
         approved(ledger, put())
         stands_still(apply.CLAIM_MARGIN)
 
-        with pytest.raises(Suspended, match=r"stood still for 10 s .* This attempt sent nothing. A retry is safe."):
+        with pytest.raises(Suspended, match=r"was paused for 10 s .* This attempt made no external write. A retry is safe."):
             send(ledger)
 
         assert (target.received, only_effect(ledger).state) == ([], EffectState.PLANNED)
@@ -123,7 +123,7 @@ class TestFence:
 
         (wait,) = waits
         assert wait.seconds == pytest.approx(50 + apply.CLAIM_MARGIN, abs=5)
-        assert "This attempt sent nothing." in wait.why
+        assert "This attempt made no external write." in wait.why
         assert only_effect(ledger).external_id == "slow-1"
 
 

@@ -66,7 +66,7 @@ def events(ledger: Ledger, job: Job) -> list[str]:
 class TestRefusal:
     def test_before_approval_nothing_is_claimed(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
-        with pytest.raises(JobNotApproved, match="nobody has approved"):
+        with pytest.raises(JobNotApproved, match="no one has approved"):
             claim(ledger, job)
         assert ledger.record(job.job_id).effects[0].attempt == 0
 

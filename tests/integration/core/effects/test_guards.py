@@ -279,7 +279,7 @@ class TestRollBack:
 
     def test_an_undo_is_what_was_planned(self, ledger: Ledger, completed: Job) -> None:
         first, _ = roll_back(ledger, completed)
-        with pytest.raises(PlanNotApproved, match="not the way back that was planned"):
+        with pytest.raises(PlanNotApproved, match="not the undo that was planned"):
             claim(ledger, completed, replace(first.as_plan, plan_digest="0" * 64))
 
     def test_while_an_effect_is_under_way_it_does_not_begin(self, ledger: Ledger, job: Job) -> None:

@@ -188,7 +188,7 @@ class TestRevise:
         assert ledger.job(job.job_id).state is state
         opened = ledger.submission.open(job_spec(regenerate=True, owner=OTHER_RUN))
         assert (opened.next, opened.job.revision, opened.job.state) == (Attachment.SUBMIT, 2, JobState.QUEUED)
-        assert "asked for anew" in (ledger.record(job.job_id).events[-1].reason or "")
+        assert "a new revision was requested" in (ledger.record(job.job_id).events[-1].reason or "")
 
     def test_asked_for_anew_nothing_is_made_while_something_stays_written(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))

@@ -174,7 +174,7 @@ class TestCancelBeforeAnythingIsWritten:
     def test_what_was_approved_is_not_claimed_any_more_and_the_task_is_told_why(self, ledger: Ledger) -> None:
         approved(ledger)
         cancel(ledger)
-        with pytest.raises(JobCancelled, match=r"was cancelled \(enough\)\. This effect was not sent\.") as refused:
+        with pytest.raises(JobCancelled, match=r"was cancelled \(enough\)\. This attempt made no external write\.") as refused:
             claim(ledger, PLANS[0])
         assert "job 1" in refused.value.job
 
@@ -298,7 +298,7 @@ class TestCancelWhileApplying:
         assert states(ledger) == [EffectState(first), VOID]
         last = ledger.record(1).events[-1]
         assert (last.by, last.event) == (EVE, "cancel requested")
-        assert last.reason == "enough; what became of store is awaited"
+        assert last.reason == "enough; the outcome of store is not known yet"
 
     @pytest.mark.parametrize(
         ("first", "left", "why"),
@@ -412,7 +412,7 @@ class TestCancelOfWhatHasEnded:
         before = ledger.record(1)
         with pytest.raises(CannotCancel, match=f"it is {state.replace('_', ' ')}: there is nothing left") as refused:
             cancel(ledger)
-        assert refused.value.written == "Nothing was changed."
+        assert refused.value.written == "Nothing was changed. This step made no external write."
         assert ledger.record(1) == before
 
 
@@ -484,7 +484,7 @@ class TestRollBackThatDoesNotBegin:
         before = ledger.record(1)
         with pytest.raises(CannotRollBack, match=what) as refused:
             roll_back(ledger, *leave)
-        assert refused.value.written == "Nothing was undone, nothing was sent."
+        assert refused.value.written == "Nothing was undone. This step made no external write."
         assert "job 1" in refused.value.job
         assert ledger.record(1) == before
         return refused.value

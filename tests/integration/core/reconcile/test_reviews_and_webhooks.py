@@ -18,7 +18,7 @@ class TestReviews:
     def test_one_whose_time_is_over_ends_as_its_author_said(self, world: World, on_timeout: Any, state: str) -> None:
         job = world.in_review(on_timeout=on_timeout)
         assert kinds(world.reconcile()) == ["review over"]
-        assert (world.state(job), world.ledger.job(job.job_id).state_reason) == (state, "nobody decided in time")
+        assert (world.state(job), world.ledger.job(job.job_id).state_reason) == (state, "no one decided in time")
         assert len(world.events(job, "timeout")) == 1
         assert world.reconcile() == []
 

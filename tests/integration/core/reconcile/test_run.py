@@ -165,7 +165,7 @@ class TestRun:
         monkeypatch.setattr(world.ledger.reviews, "expire", expire)
         with pytest.raises(LedgerUnavailable):
             world.reconcile()
-        assert taken == [job.job_id for job in jobs[: run._AWAY]]
+        assert taken == [job.job_id for job in jobs[: run._UNREACHABLE]]
 
     def test_a_ledger_that_is_away_for_every_step_is_an_error(
         self, world: World, monkeypatch: pytest.MonkeyPatch

@@ -128,7 +128,7 @@ class TestAskAnew:
     MENDED = effect_plan(url="http://cms/mended")
 
     def anew(self, ledger: Ledger, job: Job, *plans: EffectPlan) -> Job:
-        return ledger.reviews.ask_anew(
+        return ledger.reviews.ask_again(
             job.job_id, plans or [self.MENDED], deadline=in_an_hour(), actor=TEST, reason="the url differs"
         )
 
@@ -267,12 +267,12 @@ class TestExpire:
 
     def test_a_review_whose_time_is_over_counts_as_rejected(self, ledger: Ledger) -> None:
         job = self.expire(ledger, self.overdue(ledger))
-        assert (job.state, job.state_reason) == (JobState.REJECTED, "nobody decided in time")
+        assert (job.state, job.state_reason) == (JobState.REJECTED, "no one decided in time")
         assert decisions(ledger, job) == [("reject", "timeout")]
 
     def test_or_fails_the_job_if_the_author_said_so(self, ledger: Ledger) -> None:
         job = self.expire(ledger, self.overdue(ledger), fail=True)
-        assert (job.state, job.state_reason) == (JobState.FAILED, "nobody decided in time")
+        assert (job.state, job.state_reason) == (JobState.FAILED, "no one decided in time")
 
     def test_before_its_time_nothing_happens(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))

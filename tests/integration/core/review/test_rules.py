@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.database.history import first_break
-from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleBatch, StaleDecision
+from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, distinct, rules_of
@@ -47,7 +47,7 @@ class TestWho:
     @pytest.mark.parametrize("verdict", ["approve", "reject", "request changes"])
     def test_the_requester_decides_nothing(self, ledger: Ledger, verdict: Any) -> None:
         job = asked(ledger)
-        with pytest.raises(MayNotDecide, match="You asked for this work; somebody else has to decide"):
+        with pytest.raises(MayNotDecide, match="You asked for this work; another user has to decide"):
             ledger.reviews.decide(job.job_id, verdict, digest=str(job.review_digest), person=ALICE, comment="Shorter.")
         assert (ledger.job(job.job_id), ledger.record(job.job_id).decisions) == (job, [])
 
@@ -182,7 +182,7 @@ class TestMany:
         ask(ledger, jobs[1], url="http://cms/other")
         approve(ledger, jobs[2], CAROL)
         before = [ledger.job(job.job_id) for job in jobs]
-        with pytest.raises(StaleBatch, match="2 of 4 jobs cannot be decided on like this") as refused:
+        with pytest.raises(StaleBulkDecision, match="2 of 4 jobs have changed since you opened them") as refused:
             ledger.reviews.decide_many([*choices, (999, "0" * 64)][:4], "approve", person=BOB)
         assert refused.value.stale.keys() == {jobs[1].job_id, jobs[2].job_id}
         assert "the plan of the effect 'publish' changed" in refused.value.stale[jobs[1].job_id]
@@ -193,7 +193,7 @@ class TestMany:
         jobs = self.jobs(ledger, 2)
         named = asked(ledger, ReviewRules(Approvers(users=("carol",))), job_key="ticket:named")
         choices = [(job.job_id, str(job.review_digest)) for job in (*jobs, named)]
-        with pytest.raises(StaleBatch) as refused:
+        with pytest.raises(StaleBulkDecision) as refused:
             ledger.reviews.decide_many([*choices, (999, "0" * 64)], "approve", person=BOB)
         assert refused.value.stale.keys() == {named.job_id, 999}
         assert {ledger.job(job.job_id).state for job in jobs} == {JobState.REVIEW}
@@ -217,7 +217,7 @@ class TestMany:
             try:
                 ledger.reviews.decide_many(mine, "approve", person=person)
                 outcomes.append("done")
-            except StaleBatch:
+            except StaleBulkDecision:
                 outcomes.append("stale")
 
         threads = [
@@ -246,7 +246,7 @@ class TestTime:
         return later
 
     def tell(self, ledger: Ledger, job: Job) -> Job:
-        return ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor=TEST)
+        return ledger.reviews.notify(job.job_id, digest=str(job.review_digest), actor=TEST)
 
     def test_nothing_is_said_before_its_time(self, ledger: Ledger, later: Callable[[float], None]) -> None:
         job = asked(ledger, self.RULES)
@@ -278,7 +278,7 @@ class TestTime:
     ) -> None:
         job = asked(ledger, self.RULES)
         later(121)
-        assert ledger.reviews.tell(job.job_id, digest="0" * 64, actor=TEST).reminded_at is None
+        assert ledger.reviews.notify(job.job_id, digest="0" * 64, actor=TEST).reminded_at is None
         approve(ledger, job, BOB)
         assert self.tell(ledger, job).reminded_at is None
 

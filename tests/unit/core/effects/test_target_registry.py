@@ -173,8 +173,8 @@ class TestUnknown:
         [
             ("sms_package:Nothing", "cannot be loaded from 'sms_package:Nothing': AttributeError"),
             ("no_such_package:SmsTarget", "cannot be loaded from 'no_such_package:SmsTarget': ModuleNotFoundError"),
-            ("sms_package:Other", "is no target of this kind"),
-            ("airflow_provider_aihandoff.targets.http:HttpTarget", "is no target of this kind"),
+            ("sms_package:Other", "is not a target of this kind"),
+            ("airflow_provider_aihandoff.targets.http:HttpTarget", "is not a target of this kind"),
         ],
     )
     def test_a_registration_that_is_wrong_says_what_is(

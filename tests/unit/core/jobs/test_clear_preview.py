@@ -40,7 +40,7 @@ PLANNED = [E.PLANNED, E.PLANNED]
     [
         (JobState.QUEUED, [], Draft.ASK, "asks the model", "not planned yet"),
         (JobState.RUNNING, [], Draft.ATTACH, "waits for the response that runs", "not planned yet"),
-        (JobState.REVIEW, PLANNED, Draft.ATTACH, "somebody still has to decide", "2 would run once approved"),
+        (JobState.REVIEW, PLANNED, Draft.ATTACH, "a person still has to decide", "2 would run once approved"),
         (JobState.APPROVED, PLANNED, Draft.ATTACH, "the approval stands", "2 would run"),
         (
             JobState.APPLYING,

@@ -41,7 +41,7 @@ class TestRequester:
         ],
     )
     def test_whoever_asked_does_not_decide_whatever_else_they_may_do(self, person: Person) -> None:
-        assert why_not(job(), person) == "You asked for this work; somebody else has to decide on it."
+        assert why_not(job(), person) == "You asked for this work; another user has to decide on it."
 
     def test_neither_does_whoever_triggered_the_run_for_somebody_else(self) -> None:
         assert why_not(job(requested_by="marketing", triggered_by="bob"), Person("bob")) is not None
