@@ -62,7 +62,7 @@ def submit(
 
     :param deadline: the revision's; no request is sent after it.
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
-    :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before sending another request.
+    :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before sending again.
     :return: the revision, with its response id, or as another attempt has left it meanwhile.
     :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.

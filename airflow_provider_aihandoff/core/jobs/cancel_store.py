@@ -41,9 +41,9 @@ class Cancels:
 
         Before a request is sent, in review and when it is approved, the job is cancelled at once. While a response
         runs, the wish is recorded, and the caller stops the response (:func:`core.generation.stop.cancel_job`); an
-        output that comes in between is not taken. While effects are applied, those that were not claimed are void; the job
-        is cancelled as soon as the outcome of the others is known, and completed if all of them were applied after
-        all.
+        output that comes in between is not taken. While effects are applied, those that were not claimed are void;
+        the job is cancelled as soon as the outcome of the others is known, and completed if all of them were applied
+        after all.
 
         :raises JobNotFound: there is none with this id.
         :raises CannotCancel: the job has ended, or is being rolled back.

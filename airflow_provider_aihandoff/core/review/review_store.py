@@ -195,7 +195,7 @@ class Reviews:
             connection.execute("ROLLBACK TO SAVEPOINT bulk")
             connection.woken.clear()
             return StaleBulkDecision(
-                f"{len(stale)} of {len(choices)} jobs have changed since you opened them, or may not be decided by you.",
+                f"{len(stale)} of {len(choices)} jobs have changed since you opened them, or are not yours to decide.",
                 stale=stale,
                 written="None of the decisions was recorded. No external write was made.",
                 remedy="Review these again, or leave them out.",

@@ -118,7 +118,7 @@ class TestParameters:
             "options": "-c statement_timeout=5s",
         }
 
-    def test_what_is_not_a_parameter_of_libpq_is_left_out(self) -> None:
+    def test_a_connection_field_that_libpq_does_not_know_is_left_out(self) -> None:
         extra = '{"cursor": "dictcursor", "iam": false, "sqlalchemy_scheme": "postgresql+psycopg2"}'
         assert libpq_parameters(self.airflow_connection(extra=extra)) == {"host": "db", "dbname": "ledger"}
 
@@ -176,7 +176,7 @@ class TestBrokenConnections:
         assert len(runs) == 1
 
     @pytest.mark.parametrize("before_commit", [False, True])
-    def test_a_transaction_that_stands_still_holds_nobody_up_and_runs_again(
+    def test_an_idle_transaction_blocks_no_one_and_runs_again(
         self, empty_conninfo: dict[str, Any], database: Database, monkeypatch: pytest.MonkeyPatch, before_commit: bool
     ) -> None:
         monkeypatch.setattr(connection_module, "IDLE_LIMIT", 0.2)
@@ -386,7 +386,7 @@ class TestRestart:
         database._pool.timeout = 10
         assert count(database) == 0
 
-    def test_what_must_not_be_lost_waits_for_a_server_that_is_away(
+    def test_a_step_that_must_not_be_lost_waits_for_an_unavailable_server(
         self, own_server: PostgresServer, database: Database
     ) -> None:
         database._pool.timeout = 0.3
@@ -410,7 +410,7 @@ class TestRestart:
             recorder.join(60)
         assert results == [1]
 
-    def test_what_must_not_be_lost_is_given_up_in_the_end(
+    def test_a_step_that_must_not_be_lost_is_given_up_in_the_end(
         self, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT", 0.2)

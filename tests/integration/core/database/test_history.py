@@ -34,7 +34,7 @@ def job(ledger: Ledger) -> Job:
 
 
 def tamper(conninfo: dict[str, Any], statement: str) -> None:
-    """Change the history as only somebody with the rights of its owner could."""
+    """Change the history, as only its owner in the database can."""
     with psycopg.connect(**conninfo) as connection:
         connection.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER USER")
         connection.execute(statement)
@@ -240,13 +240,13 @@ class TestContent:
 
 
 def undoable(name: str) -> EffectPlan:
-    """A plan that declares a way back."""
+    """A plan that declares an undo."""
     undo = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}/{{external_id}}"}}
     return replace(effect_plan(name), undo=undo)
 
 
 class Steps:
-    """Every step of the protocols on one job, as whoever comes at any time would take it."""
+    """Every step of the protocols on one job, in any order and at any time."""
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self.ledger = ledger

@@ -40,7 +40,7 @@ def test_a_claim_that_lasts_or_is_just_over_is_left_to_its_task(world: World, la
     assert world.ledger.effects.read(claim.effect.effect_id).state is EffectState.CLAIMED
 
 
-def test_one_that_is_confirmed_before_the_step_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_effect_that_is_confirmed_before_the_step_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     claim = claimed(world, lapsed=120)
     give_up = world.ledger.effects.give_up
 

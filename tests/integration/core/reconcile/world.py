@@ -153,7 +153,7 @@ class World:
         )
 
     def webhook(self, webhook_id: str, response_id: str | None, conn_id: str = "openai_default") -> InboxEntry:
-        """A webhook about the end of a response; if it waits for a look, it is due."""
+        """A webhook about the end of a response; if it waits for a poll, it is due."""
         kind = "response.completed"
         body = {"type": kind, "data": {"id": response_id}}
         self.ledger.inbox.receive(Delivery(webhook_id, conn_id, kind, response_id, body))

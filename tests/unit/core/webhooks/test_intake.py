@@ -1,4 +1,4 @@
-"""A ledger that is away costs one delivery a second, and no more threads than the receiver has."""
+"""A ledger that is unavailable costs one delivery a second, and no more threads than the receiver has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DELIVERY = Delivery("wh_1", "openai_default", "response.completed", "resp_1", {}
 
 
 class Stub:
-    """A ledger that does as it is told, and counts."""
+    """A ledger that does as the test says, and counts."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -128,7 +128,7 @@ async def test_threads_and_waiting_deliveries_are_bounded(intake: Intake, stub: 
     assert await intake.receive(DELIVERY) == "receipt"
 
 
-async def test_those_that_waited_for_a_thread_do_not_try_a_ledger_that_has_failed_meanwhile(
+async def test_deliveries_that_waited_for_a_thread_do_not_try_a_ledger_that_has_failed_meanwhile(
     intake: Intake, stub: Stub
 ) -> None:
     stub.error = LedgerUnavailable("away")
@@ -140,7 +140,7 @@ async def test_those_that_waited_for_a_thread_do_not_try_a_ledger_that_has_faile
     assert stub.calls <= 2 * AT_ONCE
 
 
-async def test_the_ledger_is_opened_once_whoever_comes_first(intake: Intake, stub: Stub) -> None:
+async def test_the_ledger_is_opened_once_by_the_first_delivery(intake: Intake, stub: Stub) -> None:
     await asyncio.gather(*(intake.receive(DELIVERY) for _ in range(AT_ONCE)))
     await intake.receive(DELIVERY)
     assert stub.opened - stub.closed == 1
@@ -154,7 +154,7 @@ async def test_one_delivery_that_the_ledger_refuses_does_not_stop_the_others(int
     assert await intake.receive(DELIVERY) == "receipt"
 
 
-async def test_what_the_database_says_is_kept_out_of_the_log(intake: Intake, stub: Stub) -> None:
+async def test_messages_of_the_database_are_kept_out_of_the_log(intake: Intake, stub: Stub) -> None:
     stub.error = psycopg.OperationalError("while writing: secret words")
     assert await refusal(intake) == "the ledger's database broke off: OperationalError."
 
