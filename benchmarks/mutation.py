@@ -80,15 +80,15 @@ GUARDS = (
         ),
     ),
     guard(
-        "fencing: an attempt that stood still does not send",
+        "fencing: an attempt that was paused does not send",
         f"{_GUARDS}::TestFence::test_an_attempt_that_was_taken_over_meanwhile_no_longer_sends",
-        ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
+        ("_check_fence", "if paused >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
-        "fencing: a process that really stood still does not send",
+        "fencing: a process that was really paused does not send",
         "tests/integration/crashes/test_matrix.py::test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once"
         "[stop at apply.send: before call (label, neither)]",
-        ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
+        ("_check_fence", "if paused >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
         "fencing: the lease covers the call",
@@ -155,9 +155,9 @@ GUARDS = (
         ("OF_NOW", "d.decision_id > coalesce(jobs.decided_before, 0)", "true"),
     ),
     guard(
-        "batch: all of it or nothing",
+        "bulk decision: all of it or nothing",
         f"{_LEDGER}/review/test_rules.py::TestMany::test_if_one_job_of_a_bulk_decision_is_stale_none_is_decided_and_each_stale_one_is_named",
-        ("Reviews.decide_many.work", '            connection.execute("ROLLBACK TO SAVEPOINT batch")\n', ""),
+        ("Reviews.decide_many.work", '            connection.execute("ROLLBACK TO SAVEPOINT bulk")\n', ""),
     ),
     guard(
         "edit: its plan is its own",
@@ -299,16 +299,16 @@ GUARDS = (
         ("apply:_send", "        if claim.resent:\n", "        if False:\n"),
     ),
     guard(
-        "probe: nothing seen counts only after the grace time",
+        "probe: nothing found counts only after the grace time",
         f"{_GUARDS}::TestProbe::test_a_probe_that_sees_nothing_is_believed_only_after_the_grace_time",
         (
-            "apply:_look",
+            "apply:_find_outcome",
             "isinstance(found, NotApplied) and seconds >= target.grace_seconds",
             "isinstance(found, NotApplied)",
         ),
     ),
     guard(
-        "refusal: a write of its own is looked for first",
+        "refusal: a write of its own is probed first",
         f"{_APPLYING}/test_apply.py::TestRefused::test_a_second_attempt_may_be_refused_because_the_first_one_came_late",
         (
             "apply:_send",

@@ -431,7 +431,7 @@ def _seconds_left(connection: LedgerConnection, effect: Effect) -> float:
 
 def _busy(job: Job, effect: Effect, seconds: float) -> EffectBusy:
     return EffectBusy(
-        f"attempt {effect.attempt} at the effect {effect.name!r}, by {effect.claimed_by}, may be sending it now.",
+        f"attempt {effect.attempt} at the effect {effect.name!r}, by {effect.claimed_by}, may be sending it right now.",
         effect=effect,
         seconds=seconds,
         job=job.label,

@@ -391,7 +391,7 @@ class Submission:
             error={"kind": "unknown submission"},
         )
         return JobFailed(
-            "OpenAI may have accepted two requests whose answers were lost.",
+            "two requests may have been accepted by OpenAI, and their answers were lost.",
             job=job.label,
             remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one.",
         )

@@ -119,7 +119,7 @@ def _cannot_cancel(job: Job) -> CannotCancel:
         return CannotCancel(
             "it is completed: there is nothing left to stop.",
             job=job.label,
-            written="Its external writes stay as they are.",
+            written="What it wrote stays as it is.",
             remedy=f"If its effects declare an undo, roll it back with `airflow aihandoff rollback {job.job_id}`.",
         )
     return CannotCancel(

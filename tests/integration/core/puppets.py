@@ -19,7 +19,7 @@ class Killed(BaseException):
 class Puppet(threading.Thread):
     """A task, in a thread that runs only while the test lets it go on.
 
-    It pauses after each commit, and before and after each call to the outside. It never does before a commit,
+    It pauses after each commit, and before and after each external call. It never does before a commit,
     where it would hold a lock; but it can be made to die there.
 
     :param work: what the task does.

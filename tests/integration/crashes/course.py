@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
@@ -131,7 +132,7 @@ def _rolled_back(run: Run) -> None:
     run.drive(*PIPELINE, "rollback")
 
 
-def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: object) -> Course:
+def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: Any) -> Course:
     """A course, with what is special about its work."""
     return Course(go, ends, replace(Work(""), **work))
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import psycopg
 import pytest
@@ -125,7 +125,11 @@ def matrix(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def under_way(matrix: Matrix, request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[tuple[Run, JobRecord]]]]:
     """The courses of the tests that were chosen, which take place at the same time."""
-    chosen = [item.callspec.params["case"] for item in request.session.items if item.parent is request.node]
+    chosen = [
+        cast("Case", item.callspec.params["case"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.parent is request.node
+    ]
     with ThreadPoolExecutor(AT_ONCE) as workers:
         yield {case: workers.submit(matrix.go, number, case) for number, case in enumerate(chosen)}
         workers.shutdown(cancel_futures=True)

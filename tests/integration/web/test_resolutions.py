@@ -132,7 +132,7 @@ def test_a_resolution_of_an_older_attempt_is_refused(
     assert "No trace of it.</textarea>" in posted.text
     again = send(bob, unknown, {**NOT_FOUND, "attempt": None})
     assert again.status_code == 409
-    assert "name the attempt that you looked for: 2" in again.json()["detail"]
+    assert "name the attempt that you checked: 2" in again.json()["detail"]
     assert ledger.effects.read(unknown.effect_id).state is EffectState.UNKNOWN
     assert send(bob, unknown, {**NOT_FOUND, "attempt": 2}).status_code == 200
 

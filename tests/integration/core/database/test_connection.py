@@ -180,30 +180,34 @@ class TestBrokenConnections:
         self, empty_conninfo: dict[str, Any], database: Database, monkeypatch: pytest.MonkeyPatch, before_commit: bool
     ) -> None:
         monkeypatch.setattr(connection_module, "IDLE_LIMIT", 0.2)
-        standing, go_on = threading.Event(), threading.Event()
+        paused, go_on = threading.Event(), threading.Event()
         others = Database(empty_conninfo)
         runs = []
 
-        def stand_still(*_: Any) -> None:
-            standing.set()
+        def pause(*_: Any) -> None:
+            paused.set()
             assert go_on.wait(30)
 
         def lock_and_add(connection: LedgerConnection) -> None:
             runs.append(1)
             connection.execute("LOCK TABLE tries")
             if len(runs) == 1 and not before_commit:
-                stand_still()
+                pause()
             connection.execute(ADD)
+
+        def pause_before_commit(_: object, moment: str) -> None:
+            if moment == "before commit" and not paused.is_set():
+                pause()
 
         if before_commit:
             monkeypatch.setattr(
                 connection_module,
                 "reached",
-                lambda _, moment: moment == "before commit" and not standing.is_set() and stand_still(),
+                pause_before_commit,
             )
         with ThreadPoolExecutor(1) as pool:
             stopped = pool.submit(database.transact, lock_and_add)
-            assert standing.wait(30)
+            assert paused.wait(30)
             try:
                 others.transact(lambda connection: connection.execute(ADD))
             finally:

@@ -195,7 +195,7 @@ class TestMove:
         with pytest.raises(HandoffError) as error:
             ledger._database.transact(lambda connection: history.move(connection, job, JobEvent.SUBMITTED, actor=TEST))
         assert str(error.value).startswith(
-            f"{job.label}: the event 'submitted' is not valid in the state 'completed'. This step wrote nothing"
+            f"{job.label}: the event 'submitted' is not valid in the state 'completed'. This step made no external"
         )
         assert ledger.job(job.job_id) == job
 
@@ -311,7 +311,7 @@ class Steps:
 
     def claim(self) -> None:
         name = "ab"[len(self.claims) % 2]
-        where = {"lease": LEASE * 0, "resend": True, "actor": TEST}
+        where: dict[str, Any] = {"lease": LEASE * 0, "resend": True, "actor": TEST}
         self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable(name), **where))
 
     def claim_once(self) -> None:
@@ -346,7 +346,7 @@ class Steps:
 
     def undo(self) -> None:
         for undo in self.ledger.record(self.job.job_id).undos:
-            where = {"lease": LEASE * 0, "resend": True, "actor": TEST}
+            where: dict[str, Any] = {"lease": LEASE * 0, "resend": True, "actor": TEST}
             self.claims.append(self.ledger.effects.claim(self.job.job_id, undo.as_plan, **where))
 
     def regenerate(self) -> None:

@@ -59,7 +59,7 @@ def only_effect(ledger: Ledger) -> Effect:
 
 
 def later(ledger: Ledger, seconds: float) -> None:
-    """Let so much time pass for every effect whose outcome is not known, and for every claim."""
+    """Let so much time pass for every effect whose outcome is unknown, and for every claim."""
     with psycopg.connect(**ledger._database.conninfo) as connection:
         connection.execute(
             """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from email.utils import formatdate
@@ -32,6 +32,18 @@ def send(ledger: Ledger, to: Any = CMS, **options: Any) -> Effect | Wait:
 
 def events(ledger: Ledger) -> list[str]:
     return [event.event for event in ledger.record(1).events if event.event.startswith("effect")]
+
+
+def noting(log: list[Any], entry: Any, result: Any) -> Callable[[], Any]:
+    """A function that notes each call, and then returns the result or raises it."""
+
+    def run() -> Any:
+        log.append(entry)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return run
 
 
 class TestFence:
@@ -77,11 +89,12 @@ class TestFence:
         self, ledger: Ledger, pause: Any
     ) -> None:
         approved(ledger, call())
-        old, new = [], []
+        new: list[Any] = []
+        old: list[Any] = []
 
         def take_over() -> None:
             later(ledger, 3600)
-            to = function(lambda: new.append(1) or "new-1", idempotent=True)
+            to = function(noting(new, 1, "new-1"), idempotent=True)
             apply_effect(ledger, 1, call(), to, actor=Actor.program("the other"))
 
         pause(apply.CLAIM_MARGIN + 1, take_over)
@@ -376,20 +389,20 @@ class TestProbe:
 
     def test_a_probe_result_of_an_earlier_attempt_is_not_applied_to_a_newer_one(self, ledger: Ledger) -> None:
         approved(ledger, call(), call("other"))
-        sent = []
+        sent: list[Any] = []
 
-        def look() -> NotApplied:
+        def probe() -> NotApplied:
             """While it probes, the write is resolved, sent again and lost again by another attempt."""
             effect = ledger.record(1).current_effects[0]
             ledger.effects.resolve(
                 effect.effect_id, applied=False, external_id=None, actor=Actor.program("bob"), why="not there"
             )
-            again = function(lambda: sent.append("again") or 1 / 0)
+            again = function(noting(sent, "again", OSError()))
             apply_effect(ledger, 1, call(), again, actor=Actor.program("the other"))
             return NotApplied()
 
-        looks = iter([look, lambda: None])
-        to = function(lambda: sent.append("first") or 1 / 0, look=lambda: next(looks)(), grace_seconds=0)
+        answers: Iterator[Callable[[], NotApplied | None]] = iter([probe, lambda: None])
+        to = function(noting(sent, "first", OSError()), look=lambda: next(answers)(), grace_seconds=0)
 
         wait = apply_effect(ledger, 1, call(), to, actor=ACTOR)
 

@@ -1,4 +1,4 @@
-"""A write happens at most once, only as it was approved, and what is not known is said."""
+"""A write happens at most once, only as it was approved, and an unknown outcome is recorded as unknown."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TestRefusal:
     def test_a_request_that_is_not_the_approved_one_is_refused_with_what_differs(
         self, ledger: Ledger, job: Job
     ) -> None:
-        with pytest.raises(PlanNotApproved, match=r"method, url differ.*planned; the changed request was not sent"):
+        with pytest.raises(PlanNotApproved, match=r"method, url differ.*planned. No external write was made with the changed request"):
             claim(ledger, job, effect_plan(url="http://cms/other", method="POST"))
 
     def test_a_difference_that_only_shows_in_a_secret_is_refused_without_showing_it(

@@ -151,9 +151,7 @@ class TestHttp:
         assert gone.result == {"status": status, "note": "it was gone"}
 
     @pytest.mark.parametrize("status", [404, 410])
-    def test_a_missing_record_refuses_an_undo_by_any_other_method(
-        self, ledger: Ledger, target: Target, status: int
-    ) -> None:
+    def test_a_missing_record_refuses_any_other_method(self, ledger: Ledger, target: Target, status: int) -> None:
         applied(ledger, put(undo=RECALL))
         target.answers = [Answer(status)]
         with pytest.raises(EffectRefused, match=f"'undo:publish' answered {status}"):
@@ -236,6 +234,7 @@ class TestLost:
             assert (wait.effect.name, wait.seconds) == ("undo:mail", None)
             assert f"effects resolve {wait.effect.effect_id}" in wait.why
         assert requests(target) == [("POST", "/recalls")]
+        assert isinstance(wait, Wait)
 
         ledger.effects.resolve(
             wait.effect.effect_id, applied=was_undone, external_id=None, actor=Actor.user("bob"), why="looked"

@@ -1,4 +1,4 @@
-"""Sending a request: over real HTTP, on a real ledger, in the face of every fault that the stand-in can make."""
+"""Sending a request: over real HTTP, on a real ledger, with every fault that the stand-in can make."""
 
 from __future__ import annotations
 
@@ -378,7 +378,8 @@ class TestMeanwhile:
         monkeypatch: pytest.MonkeyPatch,
         conninfo: dict[str, Any],
     ) -> None:
-        commit, broken = ledger._database._commit, []
+        commit = ledger._database._commit
+        broken: list[int] = []
 
         def break_after(connection: LedgerConnection) -> None:
             """Lose the answer to the COMMIT that records the response."""

@@ -1,4 +1,4 @@
-"""Effects whose attempt has ended without a word, and that no task has come back for."""
+"""Effects whose attempt has ended without an outcome, and that no task has come back for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.core.reconcile.world import World, kinds
 
 
 def claimed(world: World, lapsed: float) -> Claim:
-    """A claim that has been over for so many seconds."""
+    """A claim that expired so many seconds ago."""
     job = approve(world.ledger, ask(world.ledger, draft(world.ledger)))
     lease = timedelta(seconds=-lapsed)
     return world.ledger.effects.claim(job.job_id, effect_plan(), lease=lease, actor=TEST)

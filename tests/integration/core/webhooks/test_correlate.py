@@ -1,4 +1,4 @@
-"""Asking OpenAI whose response a webhook speaks of: over real HTTP, one request a poll, and never an error."""
+"""Asking OpenAI whose response a webhook is about: over real HTTP, one request a poll, and never an error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def provider(served: tuple[OpenAIStandIn, str], stand_in: OpenAIStandIn) -> Iter
 
 @pytest.fixture
 def job(ledger: Ledger) -> Iterator[Job]:
-    """A job whose request is on its way."""
+    """A job whose request is in transit."""
     job = ledger.submission.open(job_spec()).job
     assert ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token is not None
     yield job

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ class TestWebhookAndWorker:
         jobs = []
         for number in range(PAIRS):
             job, store, receive = self.pair(other, number)
-            race.run(lambda receive=receive: receive(slow), lambda store=store: store(other))
+            race.run(partial(receive, slow), partial(store, other))
             jobs.append(job)
         self.applied_once(other, jobs)
 
@@ -145,7 +146,7 @@ class TestWebhookAndWorker:
         jobs = []
         for number in range(PAIRS):
             job, store, receive = self.pair(other, number)
-            race.run(lambda store=store: store(slow), lambda receive=receive: receive(other))
+            race.run(partial(store, slow), partial(receive, other))
             jobs.append(job)
         self.applied_once(other, jobs)
 

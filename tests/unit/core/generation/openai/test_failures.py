@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -99,7 +100,7 @@ class TestNoAnswer:
 
 
 def status_error(status: int, **headers: str) -> openai.APIStatusError:
-    answer = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1/responses"))
+    answer: Any = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1/responses"))
     return openai.APIStatusError("said", response=answer, body=None)
 
 
@@ -148,7 +149,7 @@ class TestAsking:
     """What an exception of a call about one response says about the response."""
 
     def raised(self, status: int) -> ProviderError:
-        answer = httpx.Response(status, request=httpx.Request("GET", "http://x/v1/responses/resp_1"))
+        answer: Any = httpx.Response(status, request=httpx.Request("GET", "http://x/v1/responses/resp_1"))
         kind = {401: openai.AuthenticationError, 404: openai.NotFoundError}.get(status, openai.APIStatusError)
         return asking_failed(kind("said", response=answer, body=None), "resp_1")
 
@@ -160,7 +161,7 @@ class TestAsking:
         assert isinstance(self.raised(401), CredentialsRefused)
 
     def test_a_connection_without_an_answer_has_an_error_of_its_own(self) -> None:
-        request = httpx.Request("GET", "http://x/v1/responses/resp_1")
+        request: Any = httpx.Request("GET", "http://x/v1/responses/resp_1")  # the SDK may use another client
         for error in (openai.APIConnectionError(request=request), openai.APITimeoutError(request=request)):
             failed = asking_failed(error, "resp_1")
             assert isinstance(failed, ProviderUnreachable)
