@@ -62,17 +62,17 @@ _RAISED_AT_ONCE = """\
 GUARDS = (
     guard(
         "claim comparison: only the newest attempt records",
-        f"{_EFFECTS}::TestFailure::test_an_attempt_that_lost_its_claim_cannot_say_what_became_of_the_effect",
+        f"{_EFFECTS}::TestFailure::test_a_lost_claim_cannot_record_an_outcome",
         ("_lock_claimed", " or effect.claim_token != claim.token:", ":"),
     ),
     guard(
         "lease: a claim is exclusive while it lasts",
-        f"{_EFFECTS}::TestLease::test_while_a_claim_lasts_nobody_else_gets_it_and_everybody_hears_for_how_long",
+        f"{_EFFECTS}::TestLease::test_while_a_claim_lasts_no_one_else_gets_it_and_everyone_gets_its_expiry",
         ("Effects.claim.work", "                if left > 0:\n", "                if False:\n"),
     ),
     guard(
         "lease: the reconciler leaves a claim that lasts",
-        "tests/integration/core/reconcile/test_claims.py::test_one_that_is_confirmed_before_the_step_is_left",
+        "tests/integration/core/reconcile/test_claims.py::test_an_effect_that_is_confirmed_before_the_step_is_left",
         (
             "Effects.give_up.work",
             "if effect.state is EffectState.CLAIMED and _seconds_left",
@@ -81,14 +81,14 @@ GUARDS = (
     ),
     guard(
         "fencing: an attempt that was paused does not send",
-        f"{_GUARDS}::TestFence::test_one_that_was_taken_over_meanwhile_does_not_send_any_more",
-        ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
+        f"{_GUARDS}::TestFence::test_an_attempt_that_was_taken_over_meanwhile_no_longer_sends",
+        ("_check_fence", "if paused >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
-        "fencing: a process that really was paused does not send",
+        "fencing: a process that was really paused does not send",
         "tests/integration/crashes/test_matrix.py::test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once"
         "[stop at apply.send: before call (label, neither)]",
-        ("_check_fence", "if stood >= CLAIM_MARGIN:", "if False:"),
+        ("_check_fence", "if paused >= CLAIM_MARGIN:", "if False:"),
     ),
     guard(
         "fencing: the lease covers the call",
@@ -97,7 +97,7 @@ GUARDS = (
     ),
     guard(
         "plan digest: only the approved request is sent",
-        f"{_EFFECTS}::TestRefusal::test_another_request_than_the_approved_one_is_refused_with_what_differs",
+        f"{_EFFECTS}::TestRefusal::test_a_request_that_is_not_the_approved_one_is_refused_with_what_differs",
         ("Effects.claim.work", "            _check_plan(job, effect, plan)\n", ""),
     ),
     guard(
@@ -136,7 +136,7 @@ GUARDS = (
     ),
     guard(
         "same run: the one of this Dag and run",
-        f"{_LEDGER}/generation/test_submission_store.py::TestRevise::test_a_run_of_any_name_is_told_from_every_other",
+        f"{_LEDGER}/generation/test_submission_store.py::TestRevise::test_a_run_of_any_name_is_distinguished_from_every_other",
         (
             "submission_store:_OF_RUN",
             "actor_dag_id = %s AND actor_run_id = %s",
@@ -151,13 +151,13 @@ GUARDS = (
     ),
     guard(
         "quorum: another plan voids the votes",
-        f"{_LEDGER}/review/test_rules.py::TestQuorum::test_a_digest_that_comes_back_is_voted_on_anew",
+        f"{_LEDGER}/review/test_rules.py::TestQuorum::test_a_digest_that_comes_back_is_voted_on_again",
         ("OF_NOW", "d.decision_id > coalesce(jobs.decided_before, 0)", "true"),
     ),
     guard(
-        "batch: all of it or nothing",
-        f"{_LEDGER}/review/test_rules.py::TestMany::test_where_one_is_stale_none_is_decided_and_each_of_those_is_named",
-        ("Reviews.decide_many.work", '            connection.execute("ROLLBACK TO SAVEPOINT batch")\n', ""),
+        "bulk decision: all of it or nothing",
+        f"{_LEDGER}/review/test_rules.py::TestMany::test_if_one_job_of_a_bulk_decision_is_stale_none_is_decided_and_each_stale_one_is_named",
+        ("Reviews.decide_many.work", '            connection.execute("ROLLBACK TO SAVEPOINT bulk")\n', ""),
     ),
     guard(
         "edit: its plan is its own",
@@ -177,7 +177,7 @@ GUARDS = (
     ),
     guard(
         "approval: another plan voids it",
-        f"{_LEDGER}/review/test_review_store.py::TestAsk::test_another_plan_voids_the_approval",
+        f"{_LEDGER}/review/test_review_store.py::TestAsk::test_a_different_plan_voids_the_approval",
         ("_plan", "            event = JobEvent.PLAN_CHANGED\n", ""),
     ),
     guard(
@@ -191,7 +191,7 @@ GUARDS = (
     ),
     guard(
         "revision: none while something stays written",
-        f"{_LEDGER}/generation/test_submission_store.py::TestRevise::test_asked_for_anew_nothing_is_made_while_something_stays_written",
+        f"{_LEDGER}/generation/test_submission_store.py::TestRevise::test_a_regenerate_is_refused_while_an_external_write_is_not_undone",
         ("decide_attachment", "refuse = touched or state is JobState.ROLLING_BACK", "refuse = False"),
     ),
     guard(
@@ -202,7 +202,7 @@ GUARDS = (
     ),
     guard(
         "inbox: one row a webhook",
-        f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_the_same_webhook_again_is_counted_and_changes_nothing_else",
+        f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_a_repeated_webhook_is_counted_and_changes_nothing_else",
         ("schema.sql", "webhook_id text PRIMARY KEY,", "webhook_id text,"),
         (
             "_RECORD",
@@ -212,12 +212,12 @@ GUARDS = (
     ),
     guard(
         "inbox: a repeated delivery changes nothing",
-        f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_the_same_webhook_again_stays_what_it_was_after_its_job_has_moved_on",
+        f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_a_repeated_webhook_keeps_its_disposition_after_its_job_has_moved_on",
         ("_receive", "    if not receipt.repeated:\n", "    if True:\n"),
     ),
     guard(
         "inbox: an early webhook is adopted",
-        f"{_LEDGER}/webhooks/test_inbox.py::TestQuarantine::test_it_is_applied_the_moment_the_worker_stores_the_id",
+        f"{_LEDGER}/webhooks/test_inbox.py::TestQuarantine::test_an_early_webhook_is_applied_the_moment_the_worker_stores_the_id",
         ("Submission.submitted.work", "return adopt_early(connection, job, revision)", "return revision"),
     ),
     guard(
@@ -265,12 +265,12 @@ GUARDS = (
     ),
     guard(
         "order: the last write is undone first",
-        f"{_GUARDS}::TestRollBack::test_the_last_write_is_taken_back_first",
+        f"{_GUARDS}::TestRollBack::test_the_last_write_is_undone_first",
         ("Effects.claim.work", "            _check_order(connection, job, effect)\n", ""),
     ),
     guard(
         "cancel: nothing is claimed after it",
-        f"{_GUARDS}::TestCancelWhileApplying::test_an_effect_that_nobody_has_claimed_is_not_claimed_any_more",
+        f"{_GUARDS}::TestCancelWhileApplying::test_an_unclaimed_effect_can_no_longer_be_claimed_after_a_cancel",
         ("Effects.claim.work", "            elif job.cancelling is not None:\n", "            elif False:\n"),
         (
             "Cancels._cancel_applying",
@@ -280,12 +280,12 @@ GUARDS = (
     ),
     guard(
         "cancel: nothing is sent again after it",
-        f"{_GUARDS}::TestCancelWhileApplying::test_nor_is_one_sent_again_of_which_nobody_knows_what_became",
+        f"{_GUARDS}::TestCancelWhileApplying::test_an_unknown_effect_is_not_sent_again_after_a_cancel",
         ("Effects.claim.work", "if not resend or job.cancelling is not None:", "if not resend:"),
     ),
     guard(
         "unknown: nothing is sent again unasked",
-        f"{_EFFECTS}::TestLease::test_after_it_nothing_is_sent_again_unless_somebody_asks_for_that",
+        f"{_EFFECTS}::TestLease::test_after_the_lease_nothing_is_sent_again_unless_it_is_requested",
         ("Effects.claim.work", "if not resend or job.cancelling is not None:", "if False:"),
     ),
     guard(
@@ -295,22 +295,21 @@ GUARDS = (
     ),
     guard(
         "unknown: a second answer speaks for itself only",
-        f"{_GUARDS}::TestSentAgain::test_what_the_second_answer_proves_it_proves_for_the_second_attempt_only",
+        f"{_GUARDS}::TestSentAgain::test_the_second_answer_is_proof_for_the_second_attempt_only",
         ("apply:_send", "        if claim.resent:\n", "        if False:\n"),
     ),
     guard(
-        "probe: nothing seen counts only after the grace time",
+        "probe: nothing found counts only after the grace time",
         f"{_GUARDS}::TestProbe::test_a_probe_that_sees_nothing_is_believed_only_after_the_grace_time",
         (
-            "apply:_look",
+            "apply:_find_outcome",
             "isinstance(found, NotApplied) and seconds >= target.grace_seconds",
             "isinstance(found, NotApplied)",
         ),
     ),
     guard(
-        "refusal: a write of its own is probed for first",
-        f"{_APPLYING}/test_apply.py"
-        "::TestRefused::test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late",
+        "refusal: a write of its own is probed first",
+        f"{_APPLYING}/test_apply.py::TestRefused::test_a_second_attempt_may_be_refused_because_the_first_one_came_late",
         (
             "apply:_send",
             "if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:",
@@ -328,8 +327,8 @@ GUARDS = (
         ),
     ),
     guard(
-        "resolve: a probe speaks for the attempt it was made for",
-        f"{_EFFECTS}::TestLease::test_what_a_probe_found_of_an_earlier_attempt_says_nothing_of_a_later_one",
+        "resolve: a probe speaks for the attempt it looked for",
+        f"{_EFFECTS}::TestLease::test_a_probe_result_of_an_earlier_attempt_does_not_resolve_a_later_one",
         (
             "Effects.resolve.work",
             "(effect.attempt != attempt or effect.state is not EffectState.UNKNOWN)",
@@ -338,7 +337,7 @@ GUARDS = (
     ),
     guard(
         "resolve: the attempt it speaks of says nothing more",
-        f"{_EFFECTS}::TestResolve::test_nor_can_an_attempt_that_gave_itself_up_say_anything_after_a_person_has",
+        f"{_EFFECTS}::TestResolve::test_an_attempt_that_gave_up_cannot_record_an_outcome_after_a_person_has",
         (
             "Effects.resolve.work",
             "external_id=external, claim_token=None, error=None",
@@ -352,7 +351,7 @@ GUARDS = (
     ),
     guard(
         "roll back: begun twice, planned once",
-        f"{_GUARDS}::TestRollBack::test_begun_twice_it_plans_each_undo_once",
+        f"{_GUARDS}::TestRollBack::test_a_roll_back_that_is_begun_twice_plans_each_undo_once",
         (
             "RollBacks.start.work",
             "if job.state in (JobState.ROLLING_BACK, JobState.ROLLED_BACK):",
@@ -371,7 +370,7 @@ GUARDS = (
     ),
     guard(
         "roll back: not while an effect is under way",
-        f"{_GUARDS}::TestRollBack::test_while_an_effect_is_under_way_it_does_not_begin",
+        f"{_GUARDS}::TestRollBack::test_a_roll_back_does_not_begin_while_an_effect_is_under_way",
         (
             "cannot_roll_back",
             "if under_way := [effect for effect in effects if effect.state in _IN_FLIGHT]:",
@@ -380,13 +379,12 @@ GUARDS = (
     ),
     guard(
         "roll back: from then on nothing is applied",
-        f"{_GUARDS}::TestRollBack::test_from_then_on_nothing_of_the_job_is_applied",
+        f"{_GUARDS}::TestRollBack::test_after_a_roll_back_began_no_effect_of_the_job_is_applied",
         ("Effects.claim.work", "            if own:\n                _check_rolled_back(job)\n", ""),
     ),
     guard(
         "roll back: a probe does not take the write for its undo",
-        f"{_APPLYING}/test_roll_back.py"
-        "::TestLost::test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with",
+        f"{_APPLYING}/test_roll_back.py::TestLost::test_the_probe_of_an_undo_can_search_for_the_undo_by_its_own_key",
         ("HttpTarget", "UNDO_KEY if self.undoes else EFFECT_KEY", "EFFECT_KEY"),
     ),
     guard(
@@ -426,7 +424,7 @@ GUARDS = (
     ),
     guard(
         "one bill: one permission to send at a time",
-        f"{_LEDGER}/generation/test_submission_store.py::TestIntent::test_while_a_permission_holds_nobody_else_gets_one",
+        f"{_LEDGER}/generation/test_submission_store.py::TestIntent::test_while_a_permission_is_valid_no_one_else_gets_one",
         (
             "Submission.intend.work",
             "if revision.submit_lease_until is not None and revision.submit_lease_until > at:",

@@ -60,7 +60,7 @@ def failures(result: Result) -> list[str]:
 
 
 def report_faults(result: Result) -> None:
-    """Print what was done, by kind, and what became of the jobs."""
+    """Print what was done, by kind, and the results of the jobs."""
     for kind, number in sorted(result.faults.done.items()):
         print(f"  {number:6,}  {kind}")
     states = ", ".join(f"{number:,} {state}" for state, number in result.count.states.most_common())

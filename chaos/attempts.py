@@ -1,15 +1,15 @@
-"""What one attempt of an Airflow task does with the ledger and the outside, without Airflow's scheduler around it.
+"""What one attempt of an Airflow task does with the ledger and outside systems, without Airflow's scheduler.
 
 Each step does what the operator or sensor of the same kind does, on the real core and with the real targets:
 
 - ``draft``: open or attach to the job, submit it, wait for the response, store its output.
 - ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
-  nobody has, in time; ``remind``: they are told to; ``edit``: a person changes the output, ``refuse``: and it is not
-  taken.
+  no one has, in time; ``remind``: they are notified; ``edit``: a person changes the output, ``refuse``: and the
+  output type does not accept it.
 - ``create``, ``label`` and ``store``: apply one effect each. The first two go to the HTTP target, in this order; the
   third goes to the database, after them. ``complete``: end a job that intends none.
-- ``receive``: OpenAI's webhook about the job's response. ``look``: what the reconciler records of one that has ended.
-- ``cancel``: a person stops the job. ``rollback``: a person takes back what it wrote.
+- ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
+- ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 
 **What the HTTP target gets**, under ``/<variant>``, each with the effect key as ``Idempotency-Key``:
 
@@ -19,7 +19,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - Probe: ``GET /writes?key=<effect key>``, answered with ``{"writes": [{"id": ..., "key": ...}, ...]}``.
 
 The variants say what the target is declared to be, and must be: ``idempotent`` (a key that was seen is answered as
-before, and writes nothing), ``probed`` (it writes again, and tells what it has written), ``conditional`` (probed, and
+before, and writes nothing), ``probed`` (it writes again, and reports what it has written), ``conditional`` (probed, and
 ``PUT /records/<name>`` with ``If-None-Match: *`` is answered with 412 where the record exists), ``neither``.
 """
 
@@ -69,16 +69,16 @@ EFFECTS = ("create", "label", "store")
 #: The tasks of a run, in their order.
 PIPELINE = ("draft", "plan", "decide", *EFFECTS)
 
-#: Seconds between two looks at a response that runs, and from an attempt that failed to its retry.
-LOOK_SECONDS, RETRY_SECONDS = 0.1, 0.2
+#: Seconds between two polls of a response that runs, and from an attempt that failed to its retry.
+POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
 
 #: The table that ``store`` writes to. It only grows, so that whatever was written twice can be seen in it: its undo
-#: writes a row too, with the id of the one that it takes back.
+#: writes a row too, with the id of the one that it undoes.
 TABLE = """
     CREATE TABLE IF NOT EXISTS chaos_rows (
-        row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, takes_back bigint)"""
+        row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, undoes bigint)"""
 STATEMENT = "INSERT INTO chaos_rows (name) VALUES (%(name)s) RETURNING row_id"
-UNDO_STATEMENT = "INSERT INTO chaos_rows (name, takes_back) VALUES (%(name)s, %(takes_back)s::bigint) RETURNING row_id"
+UNDO_STATEMENT = "INSERT INTO chaos_rows (name, undoes) VALUES (%(name)s, %(undoes)s::bigint) RETURNING row_id"
 
 #: Where the two HTTP effects create their records.
 COLLECTIONS = {"create": "records", "label": "labels"}
@@ -135,8 +135,8 @@ class Outcome:
 
     :param state: ``done``; ``wait``: the task deferred, and goes on after ``seconds``; ``retry``: it failed, and
         Airflow retries it after ``seconds``; ``held``: it waits for a person; ``failed``: a retry cannot help, and a
-        person must mend something and clear it.
-    :param why: in words.
+        person must fix something and clear it.
+    :param why: as text.
     :param not_now: to hand to the next attempt.
     """
 
@@ -194,7 +194,7 @@ def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
                 orphan_wait=timedelta(seconds=world.orphan_wait),
             )
         if _runs(provider, revision):
-            return Outcome("wait", LOOK_SECONDS, "the response runs")
+            return Outcome("wait", POLL_SECONDS, "the response runs")
         return _finish(ledger, provider, job.job_id, actor)
 
 
@@ -277,7 +277,7 @@ def _database_plan(work: Work) -> dict[str, Any]:
 
 def _undo(world: World, work: Work, name: str) -> dict[str, Any]:
     if name == "store":
-        return {"sql": UNDO_STATEMENT, "parameters": {"name": work.key, "takes_back": "{external_id}"}}
+        return {"sql": UNDO_STATEMENT, "parameters": {"name": work.key, "undoes": "{external_id}"}}
     times = {"timeout": world.call_timeout, "grace": world.grace}
     root = f"/{work.variant}/{COLLECTIONS[name]}/{{external_id}}"
     if name == "create":
@@ -326,12 +326,12 @@ def _expire(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     assert job.review_digest is not None
     job = ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=True)
-    return Outcome("wait", LOOK_SECONDS, "there is time to decide") if job.state is JobState.REVIEW else DONE
+    return Outcome("wait", POLL_SECONDS, "there is time to decide") if job.state is JobState.REVIEW else DONE
 
 
 def _remind(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
-    ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor=attempt.owner.actor)
+    ledger.reviews.notify(job.job_id, digest=str(job.review_digest), actor=attempt.owner.actor)
     return DONE
 
 
@@ -427,24 +427,24 @@ def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
-def _look(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+def _poll(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     revision = ledger.revision(job.job_id, job.revision)
     if revision.response_id is None:
-        return Outcome("wait", LOOK_SECONDS, "its response is not known")
+        return Outcome("wait", POLL_SECONDS, "its response is not known")
     with providers() as provider_for:
         response = provider_for(OPENAI).retrieve(revision.response_id)
     if not response.ended:
-        return Outcome("wait", LOOK_SECONDS, "the response runs")
+        return Outcome("wait", POLL_SECONDS, "the response runs")
     ledger.outputs.ended(job.job_id, revision.number, status=response.status, actor=Actor.program("reconciler"))
     return DONE
 
 
 def _receive(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
-    """Deliver the webhook of each response that was made for the job, and look up those that nobody knows."""
+    """Deliver the webhook of each response that was made for the job, and poll those that no job knows."""
     responses = _responses(world, job_of(ledger, attempt.work))
     if any(response["status"] not in ENDED_RESPONSE_STATUSES for response in responses):
-        return Outcome("wait", LOOK_SECONDS, "a response runs")
+        return Outcome("wait", POLL_SECONDS, "a response runs")
     with providers() as provider_for:
         for response in responses:
             entry = ledger.inbox.receive(_webhook(response)).entry
@@ -480,5 +480,5 @@ STEPS: Mapping[str, Step] = {
     "cancel": _cancel,
     "rollback": _rollback,
     "receive": _receive,
-    "look": _look,
+    "poll": _poll,
 }

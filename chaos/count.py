@@ -18,7 +18,7 @@ class Row:
 
     row_id: int
     name: str
-    takes_back: int | None
+    undoes: int | None
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Count:
     duplicates: list[str] = field(default_factory=list)
     """Writes that happened more than once."""
     lost: list[str] = field(default_factory=list)
-    """Writes that somebody counts on, and that never happened."""
+    """Writes that the ledger counts as applied, and that never happened."""
     unrecorded: list[str] = field(default_factory=list)
     """Writes that happened, and are not on the record."""
     broken: list[str] = field(default_factory=list)
-    """Histories that do not follow from line to line."""
+    """Histories in which a line does not follow from the one before."""
     extra_responses: int = 0
     """Responses beyond one for each revision."""
     unwarned: list[str] = field(default_factory=list)
@@ -64,13 +64,13 @@ class Count:
 
 
 def duplicates(witness: Witness) -> dict[str, str]:
-    """Writes that happened more than once, whoever asked for them: each as a sentence, with the key of its work."""
+    """Writes that happened more than once, by any attempt: each as a sentence, with the key of its work."""
     names = [
         (f"created: {each.variant} {each.collection}", each.name) for each in witness.changes if each.do == "create"
     ]
     names += [(f"removed: {each.record}", each.name) for each in witness.changes if each.do == "remove"]
-    names += [("inserted", row.name) for row in witness.rows if row.takes_back is None]
-    names += [(f"taken back: row {row.takes_back}", row.name) for row in witness.rows if row.takes_back is not None]
+    names += [("inserted", row.name) for row in witness.rows if row.undoes is None]
+    names += [(f"undone: row {row.undoes}", row.name) for row in witness.rows if row.undoes is not None]
     return {f"{times} times {what} of {name}": name for (what, name), times in Counter(names).items() if times > 1}
 
 
@@ -102,7 +102,7 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
 
 
 def _compare_effects(record: JobRecord, there: Collection[str], count: Count) -> set[str]:
-    """Look for what the ledger counts on; return where each write is, as the ledger has it."""
+    """Check that each write that the ledger counts as applied exists; return where each is, as the ledger has it."""
     recorded = set()
     for effect in record.effects:
         if effect.state is not EffectState.APPLIED:
@@ -124,7 +124,7 @@ def _compare_responses(record: JobRecord, made: int, count: Count) -> None:
     if extra > 0:
         count.extra_responses += extra
         if extra > sum(revision.unknown_submissions for revision in record.revisions):
-            count.unwarned.append(f"{record.job.label} had {extra} responses that nobody warned of")
+            count.unwarned.append(f"{record.job.label} had {extra} responses of which the ledger did not warn")
 
 
 def _history(record: JobRecord) -> list[str]:

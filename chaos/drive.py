@@ -19,19 +19,19 @@ MAX_ATTEMPTS = 60
 #: Makes one attempt; returns its outcome, or None where it was killed.
 Try = Callable[[Attempt], Outcome | None]
 
-#: What somebody who looks finds: the id of the record that was written with this effect key, or None.
-Look = Callable[[Effect], str | None]
+#: What a person finds in the target: the id of the record that was written with this effect key, or None.
+Search = Callable[[Effect], str | None]
 
 
 class Stuck(RuntimeError):
-    """A step has not come to its end."""
+    """A step has not ended."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one step.
+    """The result of one step.
 
-    :param held: how many writes a person had to look for.
+    :param held: how many writes a person had to resolve.
     """
 
     outcome: Outcome
@@ -39,10 +39,10 @@ class Step:
     held: int
 
 
-def drive(ledger: Ledger, work: Work, step: str, *, attempt: Try, look: Look, think: float = 0.0) -> Step:
-    """Run a step until it is done or has failed for good. What is held is answered by somebody who looks.
+def drive(ledger: Ledger, work: Work, step: str, *, attempt: Try, search: Search, think: float = 0.0) -> Step:
+    """Run a step until it is done or has failed for good. A person resolves what is held.
 
-    :param think: seconds that this person takes before they look.
+    :param think: seconds that this person takes before they search.
     :raises Stuck: it has not come to its end.
     """
     not_now, held, outcome = 0, 0, None
@@ -56,27 +56,27 @@ def drive(ledger: Ledger, work: Work, step: str, *, attempt: Try, look: Look, th
             return Step(outcome, number, held)
         if outcome.state == "held":
             time.sleep(think)
-            held += answer(ledger, work, look)
+            held += answer(ledger, work, search)
         time.sleep(outcome.seconds)
     raise Stuck(f"{step} of {work} has not ended after {MAX_ATTEMPTS} attempts; the last one: {outcome}")
 
 
-def answer(ledger: Ledger, work: Work, look: Look) -> int:
-    """Say what became of every effect of a job that is unknown; return how many those were.
+def answer(ledger: Ledger, work: Work, search: Search) -> int:
+    """Resolve every unknown effect of a job; return how many those were.
 
-    While the ledger is away, nothing is said; whoever waits asks again.
+    While the ledger is unavailable, nothing is resolved; the caller tries again.
     """
     try:
         record = ledger.record(job_of(ledger, work).job_id)
         unknown = [effect for effect in record.effects if effect.state is EffectState.UNKNOWN]
         for effect in unknown:
-            found = look(effect)
+            found = search(effect)
             ledger.effects.resolve(
                 effect.effect_id,
                 applied=found is not None,
                 external_id=found,
                 actor=Actor.user("bob"),
-                why="looked in the target's log",
+                why="searched the target's log",
                 attempt=effect.attempt,
             )
     except LedgerUnavailable:
@@ -84,10 +84,10 @@ def answer(ledger: Ledger, work: Work, look: Look) -> int:
     return len(unknown)
 
 
-def look_in(changes: Callable[[], Iterable[Change]]) -> Look:
-    """Somebody who looks in the target's log."""
+def search_in(changes: Callable[[], Iterable[Change]]) -> Search:
+    """A person who searches the target's log."""
 
-    def look(effect: Effect) -> str | None:
+    def search(effect: Effect) -> str | None:
         return next((change.record for change in changes() if change.key == effect.effect_key), None)
 
-    return look
+    return search

@@ -1,7 +1,7 @@
 """Attempts in processes of their own, each forked from a server that has imported everything: it costs milliseconds.
 
 The server (``python -m chaos.forks``) has one thread and no connection to anything, so that a child inherits none: it
-opens its ledger, its clients and its sessions itself. Whoever uses the server (:class:`Forks`) may kill, stop and
+opens its ledger, its clients and its sessions itself. The user of the server (:class:`Forks`) may kill, stop and
 continue a child at any time, and give it a :class:`Fault`: then the child kills or stops itself, at the n-th time that
 it reaches a crash point.
 
@@ -36,8 +36,8 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from chaos.attempts import Attempt, Outcome, Work
 from chaos.world import World
 
-#: A point that the core cannot name: the claim was found to hold, and the call has not begun. Nothing in the sending
-#: process can close this gap; the target has to.
+#: A point that the core cannot name: the claim was found to be valid, and the call has not begun. Nothing in the
+#: sending process can close this gap; the target has to.
 AFTER_FENCE = "apply.send: between the last check and the call"
 
 #: Characters of an outcome's words: a line must not be longer than what a pipe takes in one piece (4096 on Linux).
@@ -79,7 +79,7 @@ class Fault:
     """What a child does to itself.
 
     :param point: one of ``crashpoints.POINTS``, or :data:`AFTER_FENCE`.
-    :param do: ``kill``: SIGKILL; ``stop``: SIGSTOP, until somebody continues it.
+    :param do: ``kill``: SIGKILL; ``stop``: SIGSTOP, until it is continued.
     :param nth: at which time that it reaches the point.
     """
 
@@ -89,7 +89,7 @@ class Fault:
 
 
 class Died(RuntimeError):
-    """The server is gone, or a child does not do what it is waited for."""
+    """The server has ended, or a child does not do what it is waited for."""
 
 
 @dataclass(eq=False)
@@ -100,26 +100,26 @@ class Child:
     attempt: Attempt
     send: Callable[..., None] = field(repr=False)
     reached: list[str] = field(default_factory=list)
-    """The crash points that it has reached, in order, where it was asked to tell."""
+    """The crash points that it has reached, in order, where it was asked to report them."""
     outcome: Outcome | None = None
     """How the attempt ended; None while it runs, and where it was killed."""
     struck: bool = False
     """Its fault has happened."""
     stopped: bool = False
-    """It stands still now."""
+    """It is paused now."""
     ended: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def wait(self, timeout: float = _TIMEOUT) -> Outcome | None:
         """Wait until the process has ended; the outcome is None where it was killed.
 
-        :raises Died: it has not ended in time; its log says where it stands.
+        :raises Died: it has not ended in time; its log says where it is.
         """
         self._wait_for(lambda: self.ended, timeout, "ended")
         return self.outcome
 
     def wait_until_stopped(self, timeout: float = _TIMEOUT) -> bool:
-        """Wait until it stands still. False where it has ended instead.
+        """Wait until it is paused. False where it has ended instead.
 
         :raises Died: neither came in time.
         """
@@ -127,7 +127,7 @@ class Child:
         return not self.ended
 
     def kill(self) -> None:
-        """SIGKILL, also where it stands still. Does nothing to one that has ended."""
+        """SIGKILL, also where it is paused. Does nothing to one that has ended."""
         self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -149,7 +149,7 @@ class Child:
                 raise Died(f"{self.attempt} has not {what} within {timeout:g} s; it has reached {self.reached[-3:]}")
 
     def take_in(self, event: dict[str, Any]) -> None:
-        """Learn what the server, or the child itself, tells."""
+        """Take in what the server, or the child itself, reports."""
         with self._changed:
             match event["event"]:
                 case "reached":
@@ -226,8 +226,8 @@ class Forks:
     def start(self, attempt: Attempt, fault: Fault | None = None, *, trace: bool = False) -> Child:
         """Begin an attempt.
 
-        :param trace: let it tell of each crash point that it reaches.
-        :raises Died: the server is gone.
+        :param trace: let it report each crash point that it reaches.
+        :raises Died: the server has ended.
         """
         number = next(self._numbers)
         child = Child(number, attempt, self._send)
@@ -248,7 +248,7 @@ class Forks:
                 self._server.stdin.write(json.dumps(command).encode() + b"\n")
                 self._server.stdin.flush()
             except (OSError, ValueError) as error:
-                raise Died("the server is gone") from error
+                raise Died("the server has ended") from error
 
     def _read(self, events: int) -> None:
         with open(events, "rb") as lines:
@@ -277,7 +277,7 @@ def _one_authority(folder: Path) -> Path:
 
 
 class _Server:
-    """Forks, and tells what becomes of its children."""
+    """Forks, and reports what happens to its children."""
 
     def __init__(self, events: int) -> None:
         self._events = events
@@ -297,7 +297,7 @@ class _Server:
         world.use()
         _warm_up(world)
         _check_nothing_is_inherited()
-        _tell(self._events, event="ready")
+        _report(self._events, event="ready")
         while True:
             readable, _, _ = select.select([0, self._woken], [], [])
             if self._woken in readable:
@@ -348,20 +348,20 @@ class _Server:
                 return
             number = numbers[pid]
             if os.WIFSTOPPED(status):
-                _tell(self._events, event="stopped", number=number)
+                _report(self._events, event="stopped", number=number)
             elif os.WIFCONTINUED(status):
-                _tell(self._events, event="continued", number=number)
+                _report(self._events, event="continued", number=number)
             else:
                 del self._pids[number]
-                _tell(self._events, event="ended", number=number)
+                _report(self._events, event="ended", number=number)
 
 
-def _tell(events: int, **event: Any) -> None:
+def _report(events: int, **event: Any) -> None:
     os.write(events, json.dumps(event).encode() + b"\n")
 
 
 def _warm_up(world: World) -> None:
-    """Import and build what an attempt needs on its way, without opening a connection."""
+    """Import and build what an attempt needs, without opening a connection."""
     from openai.types.responses import Response
 
     from airflow_provider_aihandoff.core.generation.openai.answers import read_response
@@ -392,7 +392,7 @@ def _check_nothing_is_inherited() -> None:
     if threading.active_count() > 1:
         raise RuntimeError(f"the server has threads: {threading.enumerate()}")
     sockets = []
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - one of them is this look itself
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - one of them is this listing itself
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 sockets.append(name)
@@ -419,11 +419,11 @@ def _attempt(command: dict[str, Any], world: World, events: int) -> None:
     attempt = Attempt(**{**fields, "work": work})
     outcome = asdict((plain if attempt.step in plain.STEPS else attempts).run(world, attempt))
     outcome["why"] = outcome["why"][:_MAX_TEXT]
-    _tell(events, event="outcome", number=number, outcome=outcome)
+    _report(events, event="outcome", number=number, outcome=outcome)
 
 
 def _arm(number: int, fault: Fault | None, trace: bool, events: int) -> None:
-    """Let this process tell of the points that it reaches, and strike itself down at one."""
+    """Let this process report the points that it reaches, and kill or stop itself at one."""
     from airflow_provider_aihandoff.core import crashpoints
     from airflow_provider_aihandoff.core.effects import apply
 
@@ -431,9 +431,9 @@ def _arm(number: int, fault: Fault | None, trace: bool, events: int) -> None:
 
     def on_reached(point: str) -> None:
         if trace:
-            _tell(events, event="reached", number=number, point=point)
+            _report(events, event="reached", number=number, point=point)
         if fault is not None and point == fault.point and next(times) == fault.nth:
-            _tell(events, event="struck", number=number)
+            _report(events, event="struck", number=number)
             os.kill(os.getpid(), signal.SIGKILL if fault.do == "kill" else signal.SIGSTOP)
 
     if fault is not None or trace:

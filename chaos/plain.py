@@ -5,7 +5,7 @@
 - ``agents``: the ``AgentOperator`` of Airflow's common-ai provider at its safest, with ``durable=True``: a retry takes
   what its journal has instead of asking again. Its ``HttpOperator`` after it, too.
 
-All write to a target that tells nobody what it has written, and to the database with an INSERT.
+All write to a target that cannot be asked what it has written, and to the database with an INSERT.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def can_run(way: str) -> bool:
 
 
 def warm_up() -> None:
-    """Import what an attempt needs on its way, without opening a connection."""
+    """Import what an attempt needs, without opening a connection."""
     if can_run("agents"):
         from airflow.providers.common.ai.hooks.pydantic_ai import PydanticAIHook
         from airflow.providers.common.ai.operators import agent  # noqa: F401

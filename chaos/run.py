@@ -1,7 +1,7 @@
 """Runs of work under load, in which everything dies at random: attempts, PostgreSQL and the target.
 
-The seed decides what happens to which attempt of which run, and what the outside does; how the processes then meet is
-the machine's.
+The seed decides what happens to which attempt of which run, and what the outside systems do. How the processes then
+meet depends on the machine.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _AFTER_A_LOSS = ("apply.release", "apply.refuse", "apply.lose", "apply.resolve",
 #: Attempts of one step to which something is done; after them it is left in peace, so that it ends.
 _MOLESTED = 12
 
-#: A person who is asked what became of a write looks after so many seconds.
+#: A person who is to resolve a write takes so many seconds.
 _THINK = 1.5
 
 
@@ -143,7 +143,7 @@ class Chaos:
                 ThreadPoolExecutor(self.works_at_once) as workers,
             ):
                 killer = threading.Thread(target=self._kill_the_outside, name="chaos-outside")
-                teller = threading.Thread(target=self._tell, args=[say], name="chaos-teller")
+                teller = threading.Thread(target=self._report_progress, args=[say], name="chaos-teller")
                 killer.start()
                 teller.start()
                 futures = [workers.submit(self._work_on) for _ in range(self.works_at_once)]
@@ -260,14 +260,14 @@ class Chaos:
         with self._lock:
             self.faults.done[kind] += 1
 
-    def _tell(self, say: Callable[[str], None]) -> None:
+    def _report_progress(self, say: Callable[[str], None]) -> None:
         began = time.monotonic()
         while not self._over.wait(30):
             seconds = time.monotonic() - began
             say(f"{seconds:5.0f} s: {self.faults.crashes} of {self.crashes} killed")
 
-    def _look(self, effect: Effect) -> str | None:
-        """Somebody looks in the target."""
+    def _search(self, effect: Effect) -> str | None:
+        """A person searches the target."""
         if effect.kind == "postgres":
             with psycopg.connect(**self._postgres.connection_kwargs("chaos")) as connection:
                 statement = "SELECT external_id FROM aihandoff_marker WHERE effect_key = %s"
@@ -277,7 +277,7 @@ class Chaos:
 
     def _witness(self, world: World) -> Witness:
         with psycopg.connect(**self._postgres.connection_kwargs("chaos")) as connection:
-            rows = [Row(*row) for row in connection.execute("SELECT row_id, name, takes_back FROM chaos_rows")]
+            rows = [Row(*row) for row in connection.execute("SELECT row_id, name, undoes FROM chaos_rows")]
             jobs = connection.execute("SELECT job_id::text, job_key FROM aihandoff.jobs").fetchall()
         key_of = dict(jobs)
         report = requests.get(f"{world.openai_url.removesuffix('/v1')}/standin/responses", timeout=60).json()
@@ -298,7 +298,7 @@ class _Run:
         self.ending = self.chance.choices(["complete", "roll back", "cancel"], [70, 20, 10])[0]
 
     def run(self) -> None:
-        """Do it to its end. What has failed for good is mended by a person, and cleared once."""
+        """Do it to its end. A person fixes what has failed for good, and clears it once."""
         if self.chaos.way != "handoff":
             for step in plain.PIPELINES[self.chaos.way]:
                 self.step(step)
@@ -324,13 +324,13 @@ class _Run:
         return True
 
     def step(self, step: str) -> Step:
-        """Drive one step, and let those that were left standing go on at its end."""
+        """Drive one step, and let those that were left paused go on at its end."""
         # Of a cancelled job nothing is sent again, so that nothing makes the target refuse the late request.
         chaos, attempts = self.chaos, _Attempts(self.chaos, may_be_late=self.ending != "cancel")
         try:
-            done = drive(chaos._ledger, self.work, step, attempt=attempts.make, look=chaos._look, think=_THINK)
+            done = drive(chaos._ledger, self.work, step, attempt=attempts.make, search=chaos._search, think=_THINK)
         finally:
-            for child in attempts.left_standing:
+            for child in attempts.left_paused:
                 child.resume()
                 child.wait()
         with chaos._lock:
@@ -342,13 +342,13 @@ class _Run:
 class _Attempts:
     """What is done to the attempts of one step. Each has a chance of its own, which the seed decides.
 
-    :param may_be_late: one may stand still after its last check, where the target can tell a late request.
+    :param may_be_late: one may be paused after its last check, where the target can recognise a late request.
     """
 
     def __init__(self, chaos: Chaos, *, may_be_late: bool) -> None:
         self.chaos, self.forks, self.may_be_late = chaos, chaos._forks, may_be_late
         self.broke_off: list[float] = []
-        self.left_standing: list[Child] = []
+        self.left_paused: list[Child] = []
 
     def make(self, attempt: Attempt) -> Outcome | None:
         """Make one attempt, to which something may be done."""
@@ -366,10 +366,10 @@ class _Attempts:
                 self._died("attempt at a named point killed")
             return outcome
         beyond = _beyond_the_fence(attempt) if self.may_be_late else []
-        return self._leave_standing(attempt, chance.choice([*points, *beyond]), chance)
+        return self._leave_paused(attempt, chance.choice([*points, *beyond]), chance)
 
     def _strike(self, child: Child, chance: random.Random) -> Outcome | None:
-        """Kill it at any moment, or let it stand still for less than a claim's margin."""
+        """Kill it at any moment, or pause it for less than a claim's margin."""
         with child._changed:
             child._changed.wait_for(lambda: child.ended, chance.uniform(0, 0.3))
         if chance.random() < 0.75:
@@ -385,12 +385,12 @@ class _Attempts:
             self.chaos._count("attempt stopped for a moment")
         return child.wait()
 
-    def _leave_standing(self, attempt: Attempt, point: str, chance: random.Random) -> Outcome | None:
-        """Let it stand still at a point while its retry runs; it goes on before the step is over, or at its end."""
+    def _leave_paused(self, attempt: Attempt, point: str, chance: random.Random) -> Outcome | None:
+        """Pause it at a point while its retry runs; it goes on before the step ends, or at its end."""
         child = self.forks.start(attempt, Fault(point, "stop"))
         if not child.wait_until_stopped():
             return child.outcome
-        self.left_standing.append(child)
+        self.left_paused.append(child)
         beyond = " after the last check" if point == AFTER_FENCE else ""
         self.chaos._count(f"attempt stopped{beyond}, its retry runs beside it")
         if chance.random() < 0.5:
@@ -413,7 +413,7 @@ def _points(attempt: Attempt, *, unusual: bool) -> list[str]:
 
 
 def _beyond_the_fence(attempt: Attempt) -> list[str]:
-    """The point after the last check, for targets that can tell a late request: nothing in the sender closes it."""
+    """The point after the last check, for targets that recognise a late request: the sender cannot close the gap."""
     closes = attempt.step == "store" or attempt.work.variant == "idempotent"
     closes = closes or (attempt.step in ("create", "label") and attempt.work.variant == "conditional")
     return [AFTER_FENCE] * 6 if closes and attempt.step in ("create", "label", "store") else []

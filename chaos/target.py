@@ -29,13 +29,13 @@ from urllib.parse import parse_qs, urlsplit
 #: - ``error``: writes, and answers 500;
 #: - ``slow``: writes, and answers after the client has given up;
 #: - ``late``: writes after the client has given up;
-#: - ``again``: gets the same request twice, as some proxies send it; only where it has a way to tell;
+#: - ``again``: gets the same request twice, as some proxies send it; only where it can recognise that;
 #: - ``hidden``: shows what it has written only after a while.
 FAULTS = ("busy", "refuse", "drop", "error", "slow", "late", "again", "hidden")
 
 
 def _tells(variant: str, method: str) -> bool:
-    """Whether the target can tell that a request is the one before: by its key, or by what it names."""
+    """Whether the target can recognise that a request is the one before: by its key, or by what it names."""
     return variant == "idempotent" or (variant == "conditional" and method != "POST")
 
 
@@ -176,7 +176,7 @@ class Target:
 
 
 def faults_of(log: Path) -> Path:
-    """The file beside a log in which each fault is a line."""
+    """The file next to a log in which each fault is a line."""
     return log.with_suffix(".faults")
 
 
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Tell what was written with a key."""
+        """Say what was written with a key."""
         url = urlsplit(self.path)
         if url.path.endswith("/writes"):
             (key,) = parse_qs(url.query)["key"]

@@ -26,11 +26,11 @@ class World:
     :param call_timeout: seconds to connect to the target, and to wait for its answer.
     :param claim_margin: seconds within which a claim's call must begin: ``core.effects.apply.CLAIM_MARGIN``.
     :param database_seconds: how long a statement in the target database may take.
-    :param grace: how long a probe that sees nothing is repeated.
+    :param grace: how long a probe that finds nothing is repeated.
     :param submit_timeout: seconds that a request to OpenAI may take.
     :param submit_margin: seconds within which a submission must begin.
     :param orphan_wait: seconds for which the webhook of a lost response is waited for.
-    :param standstill: seconds for which a transaction may stand still.
+    :param idle_limit: seconds for which a transaction may be idle.
     """
 
     ledger: Mapping[str, Any]
@@ -44,7 +44,7 @@ class World:
     submit_timeout: float = 1.0
     submit_margin: float = 1.0
     orphan_wait: float = 0.0
-    standstill: float = 1.0
+    idle_limit: float = 1.0
 
     def variables(self) -> dict[str, str]:
         """The environment that makes Airflow's hooks find the connections; no metadata database is asked."""
@@ -72,7 +72,7 @@ class World:
         from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
         os.environ.update(self.variables())
-        connection.STANDSTILL = self.standstill
+        connection.IDLE_LIMIT = self.idle_limit
         apply.CLAIM_MARGIN = self.claim_margin
         apply._PROBE_BASE, apply._PROBE_CAP = 0.1, 0.5
         submit.SUBMIT_TIMEOUT = self.submit_timeout

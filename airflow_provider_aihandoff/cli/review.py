@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.cli.common import command, open_ledger, person, print_rows
 from airflow_provider_aihandoff.core import strict_json
-from airflow_provider_aihandoff.core.errors import HandoffError, StaleBatch, StaleDecision
+from airflow_provider_aihandoff.core.errors import HandoffError, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
 from airflow_provider_aihandoff.core.review.rules import rules_of, why_not
@@ -136,7 +136,7 @@ def decide_many(args: Namespace) -> None:
             jobs = ledger.reviews.decide_many(
                 choices, "approve" if args.approve else "reject", person=person(), comment=args.comment
             )
-        except StaleBatch as stale:
+        except StaleBulkDecision as stale:
             for job_id, why in stale.stale.items():
                 print(f"job {job_id}: {why}", file=sys.stderr)
             raise

@@ -1,7 +1,7 @@
-"""The named points at which a process may die: before and after every commit and every call to the outside.
+"""The named points at which a process may die: before and after every commit and every external call.
 
-Nothing happens at them unless a test has armed them: it kills or stops its process there, and then shows that the
-protocols put it right. Pure.
+Nothing happens at them unless a test has armed them. It kills or stops its process there, and then shows that the
+protocols recover. Pure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS = (
     "review.decide",
     "review.edit",
     "review.refuse edit",
-    "review.tell",
+    "review.notify",
     "review.expire",
     "apply.claim",
     "apply.confirm",

@@ -17,13 +17,13 @@ from pydantic_core import to_jsonable_python
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of ``value``: keys sorted, no spaces, ASCII only, no NaN.
 
-    ASCII, so that text which PostgreSQL or a terminal could not hold (NUL, lone surrogates) is kept exactly, as an
+    ASCII, so that text which PostgreSQL or a terminal cannot store (NUL, lone surrogates) is kept exactly, as an
     escape. Dates, decimals, UUIDs and Pydantic models become JSON as Pydantic writes them; a set becomes a sorted list.
 
     :raises ValueError: a number is NaN or infinite, or a value has no JSON form.
     """
     try:
-        # Twice, since keys that are no texts become texts only in JSON, and must be sorted as such.
+        # Twice: keys that are not strings become strings only in JSON, and must be sorted as strings.
         plain = json.loads(json.dumps(value, allow_nan=False, default=_jsonable))
     except TypeError as error:
         raise ValueError(f"the value has no JSON form: {error}") from error
@@ -47,7 +47,7 @@ def digest(value: Any) -> str:
 def keyed_digest(value: Any, key: str) -> str:
     """Return the HMAC-SHA256 (RFC 2104) of the canonical JSON of ``value``, as 64 hexadecimal digits.
 
-    Whoever has it without the key cannot try out what the value is.
+    A reader who has it without the key cannot test guesses of the value.
 
     :raises ValueError: as :func:`canonical_json`.
     """
@@ -60,7 +60,7 @@ def review_components(
     policy: str | None,
     rules: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a decision is bound to, part by part, so that a stale one can be told what changed.
+    """What a decision is bound to, part by part, so that the error of a stale one can say what changed.
 
     :param output_digest: digest of the output.
     :param plans: ``(effect name, plan digest)`` of every intended effect, in order. A plan names its target.
@@ -72,7 +72,7 @@ def review_components(
 
 
 def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Say in words which parts of two :func:`review_components` differ. Empty when none does."""
+    """The parts in which two :func:`review_components` differ, as text. Empty when none does."""
     changes = []
     if before["output"] != after["output"]:
         changes.append("the output changed")
@@ -92,7 +92,7 @@ def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
 def effect_key(ledger_id: str, job_id: int, revision: int, name: str, plan_digest: str) -> str:
     """The idempotency key of one effect: the same for every attempt at the same write, and for no other.
 
-    It begins with what a person can look up, and stays within the 255 characters and the alphabet that targets
+    It begins with what a person can search for, and stays within the 255 characters and the alphabet that targets
     accept in an ``Idempotency-Key`` header. The ledger's id keeps two ledgers apart, the revision and the plan keep
     a changed request from being answered with the result of the earlier one.
     """

@@ -1,4 +1,4 @@
-"""The errors of the core: what happened, to which job, whether anything was written outside, and what to do."""
+"""The errors of the core: what happened, to which job, whether an external write was made, and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Effect
 
-NOTHING_WRITTEN = "Nothing was written outside."
+NOTHING_WRITTEN = "No external write was made."
 
 
 class HandoffError(Exception):
@@ -16,7 +16,7 @@ class HandoffError(Exception):
 
     :param what: what happened, as a sentence.
     :param job: the job it happened to, as :attr:`airflow_provider_aihandoff.core.models.Job.label`.
-    :param written: whether anything was written outside, as a sentence.
+    :param written: whether an external write was made, as a sentence.
     :param remedy: what to do next, as a sentence.
     """
 
@@ -70,7 +70,7 @@ class JobFailed(HandoffError):
 
 
 class JobNotApproved(HandoffError):
-    """An effect was to be applied before anybody approved it."""
+    """An effect was to be applied before anyone approved it."""
 
 
 class PlanNotApproved(HandoffError):
@@ -81,10 +81,10 @@ class StaleDecision(HandoffError):
     """A decision names a digest that is no longer the job's."""
 
 
-class StaleBatch(HandoffError):
-    """Some of the jobs that were decided on together are not what was seen any more; none was decided.
+class StaleBulkDecision(HandoffError):
+    """Some of the jobs in a bulk decision have changed since they were opened; none was decided.
 
-    :param stale: why, in words, by the id of the job.
+    :param stale: why, as text, by the id of the job.
     """
 
     def __init__(self, what: str, *, stale: Mapping[int, str], **kwargs: str) -> None:
@@ -113,10 +113,11 @@ class UnknownTargetKind(PlanError):
 
 
 class EffectRefused(HandoffError):
-    """The target refused the write, in a way that proves that nothing was written.
+    """The target refused the write, in a way that proves that no external write was made.
 
     :param by_precondition: what refuses it may be this very write, which came twice: an intermediary between here and
-        the target may send a request again, and pass on the second answer (RFC 9110, 13.1.1). A probe is asked first.
+        the target may send a request again, and pass on the second answer (RFC 9110, 13.1.1). So the target is
+        probed first.
     """
 
     def __init__(self, what: str, *, by_precondition: bool = False, **kwargs: str) -> None:
@@ -147,10 +148,10 @@ class EffectUnknown(HandoffError):
 
 
 class EffectBusy(HandoffError):
-    """Another attempt holds the claim, and may be sending right now.
+    """Another attempt has the claim, and may be sending now.
 
     :param effect: the effect, as the ledger has it.
-    :param seconds: how long its claim lasts, if it says nothing before.
+    :param seconds: until its claim expires, unless its outcome is recorded before.
     """
 
     def __init__(self, what: str, *, effect: Effect, seconds: float, **kwargs: str) -> None:
@@ -164,7 +165,7 @@ class EffectOutOfOrder(HandoffError):
 
 
 class ClaimLost(HandoffError):
-    """Another attempt took over this effect, or may have; what this one says about it no longer counts."""
+    """Another attempt took over this effect, or may have; this one can no longer record an outcome."""
 
 
 class CannotCancel(HandoffError):
@@ -172,7 +173,7 @@ class CannotCancel(HandoffError):
 
 
 class CannotResolve(HandoffError):
-    """The effect is not unknown, or not since the attempt that was looked for."""
+    """The effect is not unknown, or a newer attempt than the one that was checked is."""
 
 
 class CannotRollBack(HandoffError):
@@ -180,7 +181,7 @@ class CannotRollBack(HandoffError):
 
 
 class JobRolledBack(HandoffError):
-    """What the job had written was taken back, or is being taken back."""
+    """What the job had written was rolled back, or is being rolled back."""
 
 
 class CannotRegenerate(HandoffError):

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 def check_json_path(path: str) -> None:
     """Find out whether a text is a JSONPath.
 
-    :raises ValueError: it is none; the message says where it is wrong.
+    :raises ValueError: it is not a JSONPath; the message says where it is wrong.
     """
     with _clear_errors():
         _parsed(path)
 
 
 def find_values(value: Any, path: str) -> list[Any]:
-    """Every value at a path, in the order in which they stand there; none where it matches nothing.
+    """Every value at a path, in document order; none where it matches nothing.
 
-    :raises ValueError: it is no JSONPath, or the value is nested too deeply.
+    :raises ValueError: it is not a JSONPath, or the value is nested too deeply.
     """
     with _clear_errors():
         return list(_parsed(path).find(value).values())

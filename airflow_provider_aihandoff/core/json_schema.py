@@ -13,7 +13,7 @@ MAX_REFERENCES = 40
 
 
 class UnresolvedReference(ValueError):
-    """A reference leads out of the document, to no schema, or back to itself."""
+    """A reference leads out of the document, to something that is not a schema, or back to itself."""
 
 
 class Document:
@@ -27,15 +27,15 @@ class Document:
         self._resolver = Registry().with_resource("", Resource.opaque(schema)).resolver()
 
     def resolve(self, schema: Any) -> Any:
-        """The schema that its references lead to. Keywords beside a reference win over those that it leads to.
+        """The schema that its references lead to. Keywords next to a reference override those that it leads to.
 
         :raises UnresolvedReference: a reference cannot be followed.
         """
         for _ in range(MAX_REFERENCES):
             if not isinstance(schema, Mapping) or "$ref" not in schema:
                 return schema
-            beside = {name: part for name, part in schema.items() if name != "$ref"}
-            schema = {**self._target(schema["$ref"]), **beside}
+            siblings = {name: part for name, part in schema.items() if name != "$ref"}
+            schema = {**self._target(schema["$ref"]), **siblings}
         raise UnresolvedReference("A $ref leads back to itself.")
 
     def _target(self, reference: Any) -> Mapping[str, Any]:

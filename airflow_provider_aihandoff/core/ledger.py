@@ -100,7 +100,7 @@ class JobSummary:
 class RunJob:
     """A job that a Dag run has made or attached to.
 
-    :param effects: of its current revision, with those that take others back, in the order of the plan.
+    :param effects: of its current revision, with their undos, in the order of the plan.
     :param model_revisions: how many revisions the model has made.
     """
 
@@ -147,7 +147,7 @@ class JobRecord:
 
     @property
     def undos(self) -> list[Effect]:
-        """The effects that take others of the current revision back, in the order in which they are applied."""
+        """The undos of effects of the current revision, in the order in which they are applied."""
         return [effect for effect in self.effects if effect.revision == self.job.revision and effect.undoes is not None]
 
 
@@ -343,7 +343,7 @@ class Ledger:
         return self._database.transact(work)
 
     def candidates(self, job_ids: Sequence[int]) -> list[Candidate]:
-        """Return jobs with what their current revisions say and would write, by id, as of one moment."""
+        """Return jobs with the output and the plan of their current revisions, by id, as of one moment."""
 
         def work(connection: LedgerConnection) -> list[Candidate]:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -26,7 +26,7 @@ class ActorKind(StrEnum):
     USER = "user"  # a person who is logged in to Airflow
     TERMINAL = "terminal"  # a person at a terminal, by their account on that machine
     POLICY = "policy"
-    TIMEOUT = "timeout"  # the time to decide is over
+    TIMEOUT = "timeout"  # the time to decide has ended
     WEBHOOK = "webhook"  # a webhook on a connection
     RECONCILER = "reconciler"
     OTHER = "other"  # a program that uses the ledger itself, by the name that it gives
@@ -116,7 +116,7 @@ class Actor:
 
     @property
     def instance(self) -> tuple[str | None, str | None, str | None, int | None]:
-        """The task instance of a task, whichever attempt: Dag, run, task and map index."""
+        """The task instance of a task, at any attempt: Dag, run, task and map index."""
         return self.dag_id, self.run_id, self.task_id, self.map_index
 
     @property
@@ -168,13 +168,13 @@ class Owner:
 class JobSpec:
     """What a task asks for.
 
-    :param input: the snapshot of everything that decides what the model is asked; its digest tells whether two
+    :param input: the snapshot of everything that decides what the model is asked; its digest shows whether two
         tasks with the same key ask for the same work.
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
     :param deadline: the absolute time until which a new revision may take.
-    :param triggered_by: the user who triggered the Dag run, if somebody has, whoever ``requested_by`` names.
+    :param triggered_by: the user who triggered the Dag run, if a user has, also where ``requested_by`` names another.
     :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
-    :param regenerate: make a new revision, whatever there is, unless a task of the same Dag run has made one.
+    :param regenerate: make a new revision in any case, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
     :param shown_request: the same for the request.
@@ -339,7 +339,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class PendingReview:
-    """A job that waits for a decision: as much of it as tells whose turn it is.
+    """A job that waits for a decision: as much of it as the review queue needs.
 
     :param voters: who has approved what it says now, the first one first.
     """
@@ -367,10 +367,10 @@ class EffectPlan:
     :param name: the effect's name within its job, by default the id of the task that applies it.
     :param kind: what sends it: ``http``, ``postgres``, or the class of the operator.
     :param plan: the exact request. It is stored as ``shown``, where secrets are masked.
-    :param undo: the declared way back as it may be shown, or None: see :mod:`core.effects.undo`.
+    :param undo: the declared undo as it may be shown, or None: see :mod:`core.effects.undo`.
     :param after: names of the effects that must be applied before this one.
-    :param current: what the target has now, for whoever decides: ``{"at", "record"}``, or ``{"at", "error"}`` where it
-        could not be read. No part of what is approved: the target goes on changing.
+    :param current: what the target has now, for the reviewer: ``{"at", "record"}``, or ``{"at", "error"}`` where it
+        could not be read. Not part of what is approved: the target may change later.
     """
 
     name: str
@@ -387,8 +387,8 @@ class EffectPlan:
 class Effect:
     """One intended write, as the ledger has it at one moment.
 
-    :param claim_until: until then the claim is its holder's, even if the holder has died.
-    :param undoes: the id of the effect that this one takes back.
+    :param claim_until: until then the claim belongs to its owner, even if the owner has died.
+    :param undoes: the id of the effect that this one undoes.
     """
 
     effect_id: int
@@ -432,7 +432,7 @@ class Effect:
 class Event:
     """One line of a job's history.
 
-    :param actor: who, in words: ``str()`` of :attr:`by`.
+    :param actor: who, as text: ``str()`` of :attr:`by`.
     :param hash_version: which fields the hash covers; 1 covers none of the facts of who acted.
     """
 
@@ -470,7 +470,7 @@ class InboxEntry:
     :param deliveries: how often it came.
     :param polls: how often OpenAI was asked about its response.
     :param poll_at: when to ask next; None where there is nothing to ask.
-    :param note: what came of it, in words.
+    :param note: the result, as text.
     """
 
     webhook_id: str
@@ -492,7 +492,7 @@ class InboxEntry:
 
 
 def columns(record: type, prefix: str = "") -> str:
-    """The column list of a record, so that a later schema may add columns beside them.
+    """The column list of a record, so that a later schema may add columns.
 
     :param prefix: a table alias to put before each.
     """

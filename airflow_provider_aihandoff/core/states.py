@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     QUEUED = "queued"  # the job exists; no response is known to run for it
     RUNNING = "running"  # OpenAI has accepted the current revision's request
@@ -19,7 +19,7 @@ class JobState(StrEnum):
     APPLYING = "applying"  # at least one effect was claimed, and not all are applied
     COMPLETED = "completed"  # every effect is applied
     REJECTED = "rejected"  # a person, a policy or a time-out said no
-    FAILED = "failed"  # no output that could be reviewed, or nobody decided in time
+    FAILED = "failed"  # no output that could be reviewed, or no one decided in time
     CANCELLED = "cancelled"  # stopped: what was not sent by then never will be
     ROLLING_BACK = "rolling_back"  # applied effects are being undone
     ROLLED_BACK = "rolled_back"  # every applied effect was undone
@@ -41,9 +41,9 @@ class JobEvent(StrEnum):
     SUBMIT_REFUSED = "submit refused"  # OpenAI said no, and that trying again may help
     SUBMITTED = "submitted"  # the response id is known
     RESPONSE_ENDED = "response ended"  # OpenAI says so, by webhook or when asked; the output is still there
-    OUTPUT_STORED = "output stored"  # and somebody must decide
+    OUTPUT_STORED = "output stored"  # and a person must decide
     OUTPUT_ACCEPTED = "output accepted"  # and the author said that no approval is required
-    OUTPUT_LATE = "output late"  # a response ended that nobody waits for any more
+    OUTPUT_LATE = "output late"  # an orphaned response ended
     FAILED = "failed"
     PLANNED = "planned"  # the effects were rendered to the exact requests
     PLAN_CHANGED = "plan changed"  # an approved plan is no longer the plan: ask again
@@ -57,17 +57,17 @@ class JobEvent(StrEnum):
     REMINDED = "reminded"
     ESCALATED = "escalated"  # others may decide as well, from now on
     NOTIFIED = "notified"
-    REVIEW_EXPIRED = "review expired"  # nobody decided in time, and the author said: fail
+    REVIEW_EXPIRED = "review expired"  # no one decided in time, and the author said: fail
     CANCEL_REQUESTED = "cancel requested"  # written before OpenAI is asked to stop
     CANCELLED = "cancelled"
     EFFECT_CLAIMED = "effect claimed"  # written before the request goes out
     EFFECT_RELEASED = "effect released"  # nothing was sent, or the target said: not now
-    EFFECT_REFUSED = "effect refused"  # the target said no, and that proves nothing was written
+    EFFECT_REFUSED = "effect refused"  # the target said no, and that proves that no external write was made
     EFFECT_UNKNOWN = "effect unknown"  # the request may have been applied
     EFFECT_APPLIED = "effect applied"
-    EFFECT_RESOLVED = "effect resolved"  # a probe or a person said what became of an unknown effect
+    EFFECT_RESOLVED = "effect resolved"  # a probe or a person resolved an unknown effect
     ALL_APPLIED = "all applied"
-    ROLL_BACK_STARTED = "roll back started"  # the way back of each applied effect is to be taken
+    ROLL_BACK_STARTED = "roll back started"  # each applied effect is to be undone
     ALL_UNDONE = "all undone"
 
 
@@ -120,7 +120,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.APPLYING, _E.EFFECT_APPLIED): _S.APPLYING,
     (_S.APPLYING, _E.EFFECT_RESOLVED): _S.APPLYING,
     (_S.APPLYING, _E.ALL_APPLIED): _S.COMPLETED,
-    # A cancelled job goes on applying until it is known what became of the effects that were under way.
+    # A cancelled job goes on applying until the outcome of each effect that was under way is known.
     (_S.APPLYING, _E.CANCEL_REQUESTED): _S.APPLYING,
     (_S.APPLYING, _E.CANCELLED): _S.CANCELLED,
     # From the second and the third only where something is applied, and nothing is under way or unknown.
@@ -136,19 +136,19 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.ROLLING_BACK, _E.ALL_UNDONE): _S.ROLLED_BACK,
     (_S.REJECTED, _E.REVISED): _S.QUEUED,
     (_S.FAILED, _E.REVISED): _S.QUEUED,
-    # These three only where somebody asks for it in so many words, and nothing is applied that was not undone.
+    # These three only where a person asks for it explicitly, and nothing is applied that was not undone.
     (_S.COMPLETED, _E.REVISED): _S.QUEUED,
     (_S.CANCELLED, _E.REVISED): _S.QUEUED,
     (_S.ROLLED_BACK, _E.REVISED): _S.QUEUED,
     **{(state, _E.ATTACHED): state for state in _S},
-    # People are told of what happened to a job wherever it is by then.
+    # People are notified of what happened to a job, in any state that it has reached by then.
     **{(state, _E.NOTIFIED): state for state in _S},
-    # A response that ends after its revision was given up is recorded wherever the job is by then.
+    # A response that ends after its revision was given up is recorded in any state of the job.
     **{(state, _E.OUTPUT_LATE): state for state in _S},
 }
 
 
-#: The events that may end somebody's wait for a response, for a decision, or for word of an unknown effect.
+#: The events that may end a task's wait for a response, for a decision, or for the outcome of an unknown effect.
 WAKING_JOB_EVENTS = frozenset(
     {
         JobEvent.REVISED,
@@ -176,7 +176,7 @@ def next_job_state(state: JobState, event: JobEvent) -> JobState | None:
 
 
 class RevisionState(StrEnum):
-    """Where one version of the output stands."""
+    """The state of one version of the output."""
 
     QUEUED = "queued"  # no request was sent
     SUBMITTING = "submitting"  # a request may have been sent, its response id is not known yet
@@ -187,14 +187,14 @@ class RevisionState(StrEnum):
 
 
 class ResponseStatus(StrEnum):
-    """Where a response stands at the model provider, in our words whatever the provider's are."""
+    """The state of a response at the model provider, in our words for every provider."""
 
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    INCOMPLETE = "incomplete"  # it stopped half-way, at a limit or a filter
+    INCOMPLETE = "incomplete"  # it stopped early, at a limit or a filter
 
 
 #: The statuses of a response that has ended.
@@ -204,10 +204,10 @@ ENDED_RESPONSE_STATUSES = frozenset(
 
 
 class Disposition(StrEnum):
-    """What became of a webhook that was accepted. Each has exactly one; none is dropped."""
+    """The result of a webhook that was accepted. Each has exactly one; none is dropped."""
 
     APPLIED = "applied"  # it said that a response which a job waits for has ended
-    DUPLICATE = "duplicate"  # the same was known already: by another webhook, or because somebody looked
+    DUPLICATE = "duplicate"  # the same was known already: by another webhook, or by a poll
     LATE = "late"  # its response had been given up before
     QUARANTINED = "quarantined"  # no revision has its response id, not yet or not at all
     IGNORED = "ignored"  # of a type that is not about the end of a response
@@ -216,17 +216,17 @@ class Disposition(StrEnum):
 
 
 class EffectState(StrEnum):
-    """Where one intended write stands."""
+    """The state of one intended write."""
 
     PLANNED = "planned"  # rendered; nothing was sent
     CLAIMED = "claimed"  # one attempt may be sending it right now
     APPLIED = "applied"  # the target confirmed it
-    REFUSED = "refused"  # the target refused it, and that proves nothing was written
-    UNKNOWN = "unknown"  # it may have been applied: a probe or a person must say
+    REFUSED = "refused"  # the target refused it, and that proves that no external write was made
+    UNKNOWN = "unknown"  # it may have been applied: a probe or a person must resolve it
     VOID = "void"  # its revision was replaced, or its job cancelled, before anything was sent
 
 
-#: An effect in one of these may have been written outside.
+#: An effect in one of these may have made an external write.
 TOUCHED_EFFECT_STATES = frozenset({EffectState.CLAIMED, EffectState.APPLIED, EffectState.UNKNOWN})
 
 

@@ -1,4 +1,4 @@
-"""Reads JSON that others wrote, and refuses what readers disagree about. Pure."""
+"""Reads JSON from outside, and refuses what JSON parsers disagree about. Pure."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Text that people read, as a ``text`` column can hold it. Pure."""
+"""Text that people read, as a ``text`` column can store it. Pure."""
 
 from __future__ import annotations
 
 
 def plain(text: str) -> str:
-    """The text without what PostgreSQL's ``text`` cannot hold: NUL and lone surrogates, each becomes U+FFFD.
+    """The text without what PostgreSQL's ``text`` cannot store: NUL and lone surrogates, each becomes U+FFFD.
 
-    For words that people read; content is kept exactly, as JSON. An error message of a target, or a comment, must
+    For text that people read; content is kept exactly, as JSON. An error message of a target, or a comment, must
     not keep what happened from being recorded.
     """
     return text.replace("\x00", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

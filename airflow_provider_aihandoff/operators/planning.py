@@ -74,7 +74,7 @@ def ask_again(context: Context, source: Any, job: JobView, ledger: Ledger, refus
     :return: the refusal, with what there is to do about it.
     """
     deadline = datetime.now(UTC) + timedelta(seconds=_review_seconds(context["dag"], source))
-    asked = ledger.reviews.ask_anew(
+    asked = ledger.reviews.ask_again(
         job.job_id,
         plan_effects(context, source, job, ledger),
         deadline=deadline,

@@ -141,7 +141,7 @@ class ApprovalSensor(BaseSensorOperator):
                 if job.state in (JobState.REVIEW, JobState.APPROVED, JobState.APPLYING):
                     job = self._ask_about(context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
-                    job = ledger.reviews.tell(job_id, digest=job.review_digest, actor=actor)
+                    job = ledger.reviews.notify(job_id, digest=job.review_digest, actor=actor)
                     job = self._expire(ledger, job)
                 all_sent = notify(self.notifiers, context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:

@@ -33,7 +33,7 @@ from airflow_provider_aihandoff.core.errors import (
     LedgerSchemaError,
     LedgerUnavailable,
     MayNotDecide,
-    StaleBatch,
+    StaleBulkDecision,
     StaleDecision,
 )
 from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed
@@ -91,7 +91,7 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     MayNotDecide: (403, "decision-forbidden", "You may not decide on this job"),
     CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
     StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),
-    StaleBatch: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),
+    StaleBulkDecision: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),
     CannotChange: (409, "cannot-change", "The output cannot be changed this way"),
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
     CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
@@ -121,7 +121,7 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
         return Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)
     for kind, (status, name, title) in _KINDS.items():
         if isinstance(error, kind):
-            stale = error.stale if isinstance(error, StaleBatch) else {}
+            stale = error.stale if isinstance(error, StaleBulkDecision) else {}
             return Problem(status, name, title, _detail(error), digest, stale)
     return Problem(
         500, "internal-error", "Something went wrong", "The error was logged. Reload the page to see the current state."

@@ -16,11 +16,11 @@ from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailab
 
 log = logging.getLogger(__name__)
 
-_NOTHING_DONE = "Nothing was changed in the ledger, nothing was sent outside by this step."
+_NOTHING_DONE = "This step changed nothing in the ledger and made no external write."
 
 T = TypeVar("T")
 
-#: The channel on which the ids of jobs are sent whose wait may be over.
+#: The channel on which the ids of jobs are sent that a waiting task may go on with.
 WAKE_CHANNEL = "aihandoff"
 
 _WAKE = f"SELECT pg_notify('{WAKE_CHANNEL}', job_id::text) FROM unnest(%s::bigint[]) AS job_id"
@@ -31,19 +31,19 @@ TRANSACTION_TRIES = 5
 #: Seconds to wait for a connection before a transaction counts as failed.
 CONNECT_TIMEOUT = 10.0
 
-#: Seconds after which the pool begins its attempts to connect anew. It doubles the time between them, so that
-#: without this a server that was away for minutes would be found again only minutes after it is back.
+#: Seconds after which the pool starts its attempts to connect from the beginning. It doubles the time between them:
+#: without this, a server that was unavailable for minutes would be found again only minutes after it is back.
 _RECONNECT_TIMEOUT = 5.0
 
 #: Seconds for which a connection that worked is used again without asking the server first.
 _TRUSTED = 1.0
 
-#: Seconds for which a step is tried again that must not be lost: what it records has happened outside.
+#: Seconds for which a step that must not be lost is tried again: it records an external call that has been made.
 PATIENCE = 60.0
 
-#: Seconds for which a transaction may stand still between two statements, before the server ends it: a process that is
-#: stopped in the middle of one holds a lock that others wait for.
-STANDSTILL = 10.0
+#: Seconds for which a transaction may be idle between two statements before the server ends it: a process that is
+#: stopped in the middle of one keeps a lock that others wait for.
+IDLE_LIMIT = 10.0
 
 #: Of every connection to the ledger, unless its Airflow connection says otherwise.
 CONNECTION_DEFAULTS: Mapping[str, Any] = {
@@ -57,7 +57,7 @@ CONNECTION_DEFAULTS: Mapping[str, Any] = {
 
 
 class LedgerConnection(psycopg.Connection[DictRow]):
-    """A connection that remembers which jobs its transaction moved in a way that somebody may wait for."""
+    """A connection that remembers which jobs its transaction moved in a way that a task may wait for."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,7 +85,7 @@ class Database:
             num_workers=1,
             timeout=self._timeout,
             reconnect_timeout=_RECONNECT_TIMEOUT,
-            configure=_limit_standstill,
+            configure=_limit_idle_time,
             open=True,
         )
 
@@ -100,7 +100,7 @@ class Database:
         commit.
 
         Where the connection breaks before COMMIT was sent, the server has rolled everything back, and ``work`` runs
-        again: it must do nothing but SQL. Where it breaks at COMMIT, nobody knows whether the transaction happened,
+        again: it must do nothing but SQL. Where it breaks at COMMIT, it is not known whether it was committed,
         so it is not run again: the caller's protocol reads the ledger and goes on from what it finds.
 
         :param repeatable: ``work`` recognises that it was committed before and changes nothing then, so that it also
@@ -146,14 +146,14 @@ class Database:
                     raise LedgerUnavailable(
                         "the ledger's connection broke during a commit, so it is not known whether the step was "
                         "recorded.",
-                        written="Nothing was sent outside after it.",
+                        written="No external write was made after it.",
                         remedy="Retry the task: it reads the ledger and goes on from what it finds.",
                     ) from broken.__cause__
                 log.warning("The ledger's connection broke during a commit; running the transaction again.")
         raise AssertionError("unreachable")
 
     def persist(self, work: Callable[[LedgerConnection], T | HandoffError], *, step: str | None = None) -> T:
-        """Run ``work``, which must be repeatable, and wait for a ledger that is away, since its loss would cost.
+        """Run ``work``, which must be repeatable, and wait for a ledger that is unavailable: losing it would cost.
 
         :raises LedgerUnavailable: the ledger did not come back within :data:`PATIENCE`.
         """
@@ -164,7 +164,7 @@ class Database:
             except LedgerUnavailable as error:
                 if time.monotonic() >= until:
                     raise
-                log.warning("Recording again what must not be lost: %s", error)
+                log.warning("Trying again to record a step that must not be lost: %s", error)
 
     @staticmethod
     def _check(connection: LedgerConnection) -> None:
@@ -180,7 +180,7 @@ class Database:
             raise _BrokenBeforeCommit from error
 
     def _why_not(self) -> str:
-        """What the server says to a connection outside the pool: a wrong password, a refused connection."""
+        """What the server answers to a connection that is not from the pool: a wrong password, a refused connection."""
         try:
             psycopg.connect(**self.conninfo).close()
         except psycopg.Error as error:
@@ -207,9 +207,9 @@ class Database:
 
     @staticmethod
     def _wake(connection: LedgerConnection) -> None:
-        """Tell whoever waits. After the commit, since inside it, PostgreSQL takes the commits one by one.
+        """Notify those who wait. After the commit, since inside it PostgreSQL would commit one transaction at a time.
 
-        A message that gets lost costs seconds: those who wait also look at the ledger from time to time.
+        A notification that is lost costs seconds: those who wait also poll the ledger.
         """
         if not connection.woken:
             return
@@ -217,14 +217,15 @@ class Database:
             connection.autocommit = True
             connection.execute(_WAKE, [sorted(connection.woken)])
         except psycopg.Error as error:
-            log.warning("Nobody was told of a change in the ledger (%s); it is seen later.", type(error).__name__)
+            problem = type(error).__name__
+            log.warning("No notification of a change in the ledger was sent (%s); the next poll sees it.", problem)
         finally:
             if not connection.closed:
                 connection.autocommit = False
 
 
-def _limit_standstill(connection: psycopg.Connection[Any]) -> None:
-    value = f"{round(1000 * STANDSTILL)}ms"
+def _limit_idle_time(connection: psycopg.Connection[Any]) -> None:
+    value = f"{round(1000 * IDLE_LIMIT)}ms"
     connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [value])
     connection.commit()
 

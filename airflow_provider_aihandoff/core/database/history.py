@@ -83,10 +83,10 @@ def move(
 ) -> Job:
     """Apply ``event`` to a locked job and append it to the history. The caller commits.
 
-    :param reason: why, in words a person reads.
+    :param reason: why, as a text for people.
     :param detail: what belongs to the event: ids and digests, never content and never a secret.
     :param changes: further columns of the job to set.
-    :param at: the time of the line, where the database has told it since the job was locked; otherwise it is asked.
+    :param at: the time of the line, if the database was asked for it since the job was locked; by default it is asked.
     :return: the job as it is now.
     :raises IllegalTransition: the event is not valid in the job's state.
     """
@@ -95,8 +95,8 @@ def move(
         raise IllegalTransition(
             f"the event {event.value!r} is not valid in the state {job.state.value!r}.",
             job=job.label,
-            written="This step wrote nothing outside.",
-            remedy=f"`airflow aihandoff jobs show {job.job_id}` tells how the job came to be there.",
+            written="This step made no external write.",
+            remedy=f"`airflow aihandoff jobs show {job.job_id}` shows how the job reached this state.",
         )
     reason = plain_or_none(reason)
     line = _next_line(job, event, state.value, at or now(connection), actor, reason, dict(detail or {}))
@@ -183,7 +183,7 @@ def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event
         raise IllegalTransition(
             "another process moved the job at the same time.",
             job=before.label,
-            written="This step wrote nothing outside.",
+            written="This step made no external write.",
             remedy="Retry: that is safe.",
         )
 

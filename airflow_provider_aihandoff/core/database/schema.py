@@ -86,9 +86,7 @@ def _check_version(current: str | None) -> None:
     if current == head:
         return
     if current is None:
-        raise LedgerSchemaError(
-            "the database holds no AI Handoff ledger.", remedy=f"Create it with `{UPGRADE_COMMAND}`."
-        )
+        raise LedgerSchemaError("the database has no AI Handoff ledger.", remedy=f"Create it with `{UPGRADE_COMMAND}`.")
     _check_known(current)
     raise LedgerSchemaError(
         f"the ledger's schema is at version {current}, this package needs {head}.",

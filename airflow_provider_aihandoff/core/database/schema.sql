@@ -2,7 +2,7 @@
 -- (a test compares the two), so a change here needs a migration in `migrations/versions/`.
 --
 -- Content (inputs, requests, outputs, plans) is `json`, not `jsonb`: `json` keeps the exact bytes that the digest
--- beside it was made from, and takes any text a model can write.
+-- next to it was made from, and takes any text a model can write.
 --
 -- The schema `aihandoff` itself is there already: the upgrade creates it, unless a database administrator has.
 
@@ -49,7 +49,7 @@ CREATE TABLE aihandoff.jobs (
     updated_at timestamptz NOT NULL,
     review_on_timeout text CHECK (review_on_timeout IN ('reject', 'fail')), -- how its author wants a review to expire
     cancelling text,                 -- why it is being cancelled, while its response or an effect is under way
-    triggered_by text,               -- the user who triggered the Dag run, whoever the author names as requester
+    triggered_by text,               -- the user who triggered the Dag run, also where the author names another requester
     max_cost_usd numeric,            -- no further revision by the model is asked for above it
     review json,                     -- who may decide, how many must, and when they are reminded
     review_asked_at timestamptz,     -- when people were asked; an edit does not move it
@@ -131,7 +131,7 @@ CREATE TABLE aihandoff.effects (
     plan_digest text NOT NULL,
     undo json,
     attempt integer NOT NULL DEFAULT 0,
-    claim_token uuid,                -- fencing: only its holder may say what became of the attempt
+    claim_token uuid,                -- fencing: only its owner may record the outcome of the attempt
     claimed_by text,
     claimed_at timestamptz,
     external_id text,
@@ -139,10 +139,10 @@ CREATE TABLE aihandoff.effects (
     error text,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
-    claim_until timestamptz,         -- until then nobody takes over a claim, even if its holder has died
+    claim_until timestamptz,         -- until then no one takes over a claim, even if its owner has died
     unknown_since timestamptz,
     after_effects json NOT NULL DEFAULT '[]',            -- names of the effects that must be applied before this one
-    undoes bigint UNIQUE REFERENCES aihandoff.effects,   -- the effect that this one takes back
+    undoes bigint UNIQUE REFERENCES aihandoff.effects,   -- the effect that this one undoes
     current json,                    -- what the target had when the plan was rendered, where that can be read
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
@@ -165,7 +165,7 @@ CREATE TABLE aihandoff.inbox (
     updated_at timestamptz NOT NULL,
     polls integer NOT NULL DEFAULT 0, -- how often OpenAI was asked about its response
     poll_at timestamptz,              -- when to ask (again); null: there is nothing to ask
-    note text                         -- what came of it, in words
+    note text                         -- the result, as text
 );
 CREATE INDEX inbox_quarantined ON aihandoff.inbox (response_id) WHERE disposition = 'quarantined';
 CREATE INDEX inbox_due ON aihandoff.inbox (poll_at) WHERE poll_at IS NOT NULL;
@@ -177,7 +177,7 @@ CREATE TABLE aihandoff.events (
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,
     seq integer NOT NULL CHECK (seq >= 1),
     at timestamptz NOT NULL,
-    actor text NOT NULL,             -- who, in words; the facts stand below
+    actor text NOT NULL,             -- who, as text; the facts are the columns below
     event text NOT NULL,
     from_state text,
     to_state text NOT NULL,

@@ -1,4 +1,4 @@
-"""The apply protocol's outer half: claim, send once, record; find out what became of an attempt that said nothing."""
+"""The apply protocol's outer half: claim, send once, record; find the outcome of an attempt that recorded none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLAIM_MARGIN = 10.0
 RETRY_AFTER_LIMIT = 900.0
 RETRY_AFTER_TIMES = 8
 
-#: Seconds between two looks of a probe that sees nothing yet: they double.
+#: Seconds between two calls of a probe that finds nothing yet: they double.
 _PROBE_BASE, _PROBE_CAP = 1.0, 30.0
 
 
@@ -34,7 +34,7 @@ class Wait:
     """Nothing can be done now.
 
     :param effect: the effect, as the ledger has it.
-    :param seconds: when to try again; None: when somebody has said what became of the effect.
+    :param seconds: when to try again; None: when a person has resolved the effect.
     :param why: what is waited for, as a sentence.
     :param not_now: how many times in a row the target has asked to come back later.
     """
@@ -46,7 +46,7 @@ class Wait:
 
 
 class Suspended(ClaimLost):
-    """This process stood still between the claim and the call, for so long that another attempt may hold the claim."""
+    """This process was paused between the claim and the call, so long that another attempt may have the claim."""
 
 
 def apply_effect(  # noqa: C901 - the protocol, in one place
@@ -59,16 +59,16 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     not_now: int = 0,
     last_try: bool = False,
 ) -> Effect | Wait:
-    """Write one effect of a job, unless it is written, and record what became of it.
+    """Write one effect of a job, unless it is written, and record the outcome.
 
-    What is not known goes this way: the probe is asked, over the target's grace time; then it is sent again, if the
+    An unknown outcome goes this way: the target is probed, over its grace time; then it is sent again, if the
     target takes the same key again; then it waits for a person.
 
     :param not_now: of the :class:`Wait` that this call comes after.
-    :param last_try: nobody calls again after an error, so that what is not known waits for a person at once.
+    :param last_try: no one calls again after an error, so that an unknown outcome waits for a person at once.
     :return: the effect, applied; or what to wait for before calling again.
-    :raises EffectRefused: the target refused it, nothing was written.
-    :raises EffectNotNow: nothing was written, and a retry is safe.
+    :raises EffectRefused: the target refused it; no external write was made.
+    :raises EffectNotNow: no external write was made, and a retry is safe.
     :raises EffectUnknown: it may have been written, and a retry may send it again with the same key.
     :raises ClaimLost: another attempt took over.
     :raises HandoffError: what :meth:`ledger.effects.Effects.claim` raises.
@@ -82,7 +82,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
         except EffectBusy as busy:
             return Wait(busy.effect, busy.seconds, str(busy))
         except EffectUnknown as unknown:
-            wait = _look(ledger, plan, target, unknown, actor)
+            wait = _find_outcome(ledger, plan, target, unknown, actor)
             if wait is None:
                 continue
             if resend or lost_here or not target.idempotent:
@@ -107,7 +107,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
 
 
 def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked: float, actor: Actor) -> Applied:
-    """Send, and record a failure as what it is before it is raised."""
+    """Send, and record a failure by its kind before it is raised."""
     name, key = claim.effect.name, claim.effect.effect_key
     log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
     reached("apply.send", "before call")
@@ -123,7 +123,7 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
             raise unknown_error(f"job {effect.job_id}", effect) from error
         if isinstance(error, EffectRefused):
             if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:
-                found = _look_for_own(plan, target, claim.effect)
+                found = _probe_for_own_write(plan, target, claim.effect)
                 if isinstance(found, Applied):
                     return found
                 if found is None:
@@ -144,20 +144,22 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
 def _check_fence(claim: Claim, asked: float) -> None:
     """Refuse to send once the claim may have been taken over: this process was stopped, or its machine was.
 
-    No look at the ledger is newer than the clock: what holds a process up after it would hold it up as well.
+    A read of the ledger would not be newer than the clock: the process could also be paused after that read.
     """
-    stood = _clock() - asked
-    if stood >= CLAIM_MARGIN:
+    paused = _clock() - asked
+    if paused >= CLAIM_MARGIN:
         raise Suspended(
-            f"this attempt stood still for {stood:.0f} s between its claim and its call, so that another one may have "
-            f"taken the effect {claim.effect.name!r} over.",
-            written="This attempt sent nothing.",
+            f"this attempt was paused for {paused:.0f} s between its claim and its call, so another attempt may have "
+            f"taken over the effect {claim.effect.name!r}.",
+            written="This attempt made no external write.",
             remedy="A retry is safe.",
         )
 
 
-def _look(ledger: Ledger, plan: EffectPlan, target: Target, unknown: EffectUnknown, actor: Actor) -> Wait | None:
-    """Find out what became of an attempt that ended without a word. None once that is on the record."""
+def _find_outcome(
+    ledger: Ledger, plan: EffectPlan, target: Target, unknown: EffectUnknown, actor: Actor
+) -> Wait | None:
+    """Find the outcome of an attempt that recorded none. None once it is recorded."""
     effect = unknown.effect
     if not target.can_probe:
         return Wait(effect, None, str(unknown))
@@ -170,38 +172,38 @@ def _look(ledger: Ledger, plan: EffectPlan, target: Target, unknown: EffectUnkno
             applied=applied,
             external_id=found.external_id if isinstance(found, Applied) else None,
             actor=actor,
-            why="the probe found the write" if applied else "the probe sees no trace of the write",
+            why="the probe found the write" if applied else "the probe found no trace of the write",
             attempt=effect.attempt,
         )
         return None
     left = target.grace_seconds - seconds
     if left <= 0:
         return Wait(effect, None, str(unknown))
-    looks = int(seconds).bit_length() + 1
-    pause = min(backoff(looks, base=_PROBE_BASE, cap=_PROBE_CAP), left)
-    return Wait(effect, pause, f"The probe sees nothing of the effect {effect.name!r} yet. {unknown}")
+    calls = int(seconds).bit_length() + 1
+    pause = min(backoff(calls, base=_PROBE_BASE, cap=_PROBE_CAP), left)
+    return Wait(effect, pause, f"The probe has not found the effect {effect.name!r} yet. {unknown}")
 
 
-def _look_for_own(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
-    """Find out whether what makes the target refuse is this effect's own write: one that came late, or twice.
+def _probe_for_own_write(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
+    """Find out whether the target refuses because of this effect's own write: one that came late, or twice.
 
-    It is looked for over the grace time, here and now. The refusal counts where nothing is seen until then.
+    It probes at once, over the grace time. The refusal counts if nothing is found by then.
     """
-    until, looks = _clock() + target.grace_seconds, 0
+    until, calls = _clock() + target.grace_seconds, 0
     while True:
         found = _probe(plan, target, effect)
         left = until - _clock()
         if isinstance(found, Applied) or left <= 0:
             return found
-        looks += 1
-        time.sleep(min(backoff(looks, base=_PROBE_BASE, cap=_PROBE_CAP), left))
+        calls += 1
+        time.sleep(min(backoff(calls, base=_PROBE_BASE, cap=_PROBE_CAP), left))
 
 
 def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
     reached("probe.send", "before call")
     try:
         found = target.probe(plan.plan, effect.effect_key)
-    except Exception as error:  # noqa: BLE001 - whatever went wrong, it found nothing out
+    except Exception as error:  # noqa: BLE001 - any error means that it found nothing
         log.warning("The probe of the effect %r failed: %s: %s", effect.name, type(error).__name__, error)
         found = None
     reached("probe.send", "after call")
@@ -209,5 +211,5 @@ def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApp
 
 
 def _clock() -> float:
-    """Seconds, also while the machine sleeps, where the system can tell."""
+    """Seconds, also while the machine sleeps, where the system can measure that."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

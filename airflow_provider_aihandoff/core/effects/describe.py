@@ -25,12 +25,12 @@ def describe(kind: str, plan: Mapping[str, Any]) -> RequestView:
 
 
 def describe_undo(undo: Mapping[str, Any]) -> RequestView:
-    """Lay a declared undo out, its plan and what is kept beside it, as one request."""
+    """Lay a declared undo out, its plan and what is kept with it, as one request."""
     kind, plan = undo.get("kind"), undo.get("plan")
     if not isinstance(kind, str) or not isinstance(plan, Mapping):
         return plain_view(undo)
     view = describe(kind, plan)
-    beside = {name: part for name, part in undo.items() if name != "plan"}
-    # A name that both have is shown with its plan whole, so that nothing is left out.
-    rest = {**view.rest, **beside} if not view.rest.keys() & beside.keys() else {"plan": view.rest, **beside}
+    options = {name: part for name, part in undo.items() if name != "plan"}
+    # Where both have a name, the whole plan is shown under a name of its own, so that nothing is left out.
+    rest = {**view.rest, **options} if not view.rest.keys() & options.keys() else {"plan": view.rest, **options}
     return replace(view, rest=rest)

@@ -1,4 +1,4 @@
-"""The apply protocol: claim (commit) → send → confirm. A write happens at most once, and never silently not at all.
+"""The apply protocol: claim (commit) → send → confirm. A write happens at most once, and is never dropped silently.
 
 Every function is one short transaction.
 """
@@ -48,7 +48,7 @@ _ROLLED_BACK = frozenset({JobState.ROLLING_BACK, JobState.ROLLED_BACK})
 class Claim:
     """The permission to send one effect.
 
-    :param token: fencing token; what becomes of the attempt is recorded only while it is the newest.
+    :param token: fencing token; the outcome of the attempt is recorded only while it is the newest.
     :param applied: the effect is applied already: there is nothing to send, and no token.
     :param resent: an earlier attempt may have been applied, and this one sends the same key again.
     """
@@ -70,18 +70,18 @@ class Effects:
     ) -> Claim:
         """Get the one permission to send an effect, if it is exactly what was approved.
 
-        Nobody else gets it before it has ended: its holder says what became of the write, or its lease is over.
+        No one else gets it before it has ended: its owner records the outcome of the write, or its lease expires.
 
         :param plan: what the caller is about to send.
-        :param lease: how long the permission holds: longer than the write may take.
+        :param lease: how long the permission is valid: longer than the write may take.
         :param resend: send an effect that may have been applied again, with the same key: for a target that takes it
             without writing twice.
         :raises JobCancelled: the job was cancelled, or is being cancelled.
-        :raises JobNotApproved: nobody has approved the job, or somebody rejected it.
+        :raises JobNotApproved: no one has approved the job, or it was rejected.
         :raises JobRolledBack: the job was rolled back, or is being rolled back.
         :raises PlanNotApproved: the plan is not the one that was approved.
         :raises EffectOutOfOrder: an effect that must come before this one is not applied.
-        :raises EffectBusy: another attempt holds the permission.
+        :raises EffectBusy: another attempt has the permission.
         :raises EffectUnknown: an earlier attempt may have been applied, and ``resend`` is off or the job cancelled.
         """
 
@@ -132,10 +132,10 @@ class Effects:
         return self._database.transact(work, repeatable=True, step="apply.claim")
 
     def ensure_approved(self, job_id: int) -> None:
-        """Refuse what :meth:`claim` would refuse whatever the plan is.
+        """Refuse what :meth:`claim` would refuse for every plan.
 
         :raises JobCancelled: the job was cancelled.
-        :raises JobNotApproved: nobody has approved the job, or somebody rejected it.
+        :raises JobNotApproved: no one has approved the job, or it was rejected.
         :raises JobRolledBack: the job was rolled back, or is being rolled back.
         """
 
@@ -181,7 +181,7 @@ class Effects:
     ) -> Effect:
         """Record that the target has applied the effect; the last one completes the job. Safe to repeat.
 
-        :raises ClaimLost: another attempt took over; it, or a person, says what became of the effect.
+        :raises ClaimLost: another attempt took over; it, or a person, records the outcome of the effect.
         """
 
         def work(connection: LedgerConnection) -> Effect:
@@ -206,14 +206,14 @@ class Effects:
         return self._database.persist(work, step="apply.confirm")
 
     def release(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
-        """Record that nothing was written and that the effect may be tried again as it is.
+        """Record that no external write was made, and that the effect may be tried again as it is.
 
         :raises ClaimLost: another attempt took over.
         """
         return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release")
 
     def refuse(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
-        """Record that the target refused the effect, which proves that nothing was written.
+        """Record that the target refused the effect, which proves that no external write was made.
 
         :raises ClaimLost: another attempt took over.
         """
@@ -243,9 +243,9 @@ class Effects:
         return self._database.persist(work, step=step)
 
     def give_up(self, effect_id: int, *, actor: Actor) -> Effect:
-        """Record that the outcome is not known of an attempt that said nothing before its claim was over.
+        """Record as unknown the outcome of an attempt that recorded none before its claim expired.
 
-        Does nothing where that is known, or the claim is not over.
+        Does nothing if the outcome is known, or the claim has not expired.
 
         :raises EffectNotFound: there is none with this id.
         """
@@ -269,12 +269,12 @@ class Effects:
         why: str,
         attempt: int | None = None,
     ) -> Effect:
-        """Record what a probe or a person found out about an effect whose outcome was not known.
+        """Record what a probe or a person found about an effect whose outcome was unknown.
 
-        A task that waits for it goes on by itself.
+        A task that waits for it continues automatically.
 
         :param external_id: the id of the record in the target, when it was applied.
-        :param attempt: the attempt that was looked for; does nothing where there was another one since.
+        :param attempt: the attempt that was checked; does nothing if there was a newer attempt since.
         :raises EffectNotFound: there is none with this id.
         :raises IllegalTransition: the effect is not ``unknown``.
         """
@@ -319,14 +319,14 @@ def _progress(connection: LedgerConnection, job: Job) -> str:
 def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
     """Refuse a plan that is not the approved one, byte for byte.
 
-    A job that nobody has approved, or that has no plan yet, is left to the check after this one.
+    A job that no one has approved, or that has no plan yet, is left to the check after this one.
     """
     if effect is not None and effect.undoes is not None:
         if effect.plan_digest != plan.plan_digest:
             raise PlanNotApproved(
-                f"the effect {plan.name!r} is not the way back that was planned.",
+                f"the effect {plan.name!r} is not the undo that was planned.",
                 job=job.label,
-                written="This effect was not sent.",
+                written="This attempt made no external write.",
             )
         return
     if job.review_digest is None or job.state not in _DECIDED:
@@ -335,8 +335,8 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
         raise PlanNotApproved(
             f"the effect {plan.name!r} is not part of the plan that was approved.",
             job=job.label,
-            written="This effect was not sent.",
-            remedy="Clear the approval task of this run, so that the plan is rendered and asked about again.",
+            written="This attempt made no external write.",
+            remedy="Clear the approval task of this run, so that the plan is rendered and reviewed again.",
         )
     if effect.plan_digest != plan.plan_digest:
         changed = ", ".join(_differing(effect, plan)) or "a masked value"
@@ -344,12 +344,12 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
             f"the effect {plan.name!r} is not what was approved: {changed} differ.",
             job=job.label,
             written=(
-                f"It was applied before, as it was approved (external id {effect.external_id}), and is not sent again."
+                f"It was applied before, as approved (external id {effect.external_id}), and is not sent again."
                 if effect.state is EffectState.APPLIED
-                else f"The effect is {effect.state.value}; the changed request was not sent."
+                else f"The effect is {effect.state.value}. No external write was made with the changed request."
             ),
             remedy=(
-                "Restore the Dag or the input that was approved; or, where nothing of the job was sent yet, clear the "
+                "Restore the Dag or the input that was approved; or, if nothing of the job was sent yet, clear the "
                 "approval task of this run to ask for a decision on the new plan."
             ),
         )
@@ -378,7 +378,7 @@ def _check_approved(connection: LedgerConnection, job: Job) -> None:
     ):
         return
     raise JobNotApproved(
-        f"it is {job.state.value}, and nobody has approved what this task would write.",
+        f"it is {job.state.value}, and no one has approved what this task would write.",
         job=job.label,
         remedy="Put an ApprovalSensor before this task, or decide on the job's review page, then clear this task.",
     )
@@ -389,8 +389,8 @@ def _check_rolled_back(job: Job) -> None:
         raise JobRolledBack(
             f"it is {job.state.value.replace('_', ' ')} ({job.state_reason}).",
             job=job.label,
-            written="What it had written before was undone, or is being undone; nothing was sent now.",
-            remedy='To write it anew, run the Dag with the conf {"regenerate": true}: that asks the model again.',
+            written="Its earlier external writes were undone, or are being undone. No external write was made now.",
+            remedy='To write again, run the Dag with the conf {"regenerate": true}: that asks the model again.',
         )
 
 
@@ -398,14 +398,14 @@ def _cancelled(job: Job, reason: str | None) -> JobCancelled:
     return JobCancelled(
         f"it was cancelled ({reason}).",
         job=job.label,
-        written="This effect was not sent.",
+        written="This attempt made no external write.",
         remedy="What was applied before can be rolled back: "
-        f"`airflow aihandoff rollback {job.job_id}`. Nothing else will be applied for it.",
+        f"`airflow aihandoff rollback {job.job_id}`. No other effect of this job will be applied.",
     )
 
 
 def _check_order(connection: LedgerConnection, job: Job, effect: Effect) -> None:
-    """Refuse an effect before those that its author wants applied first."""
+    """Refuse an effect if one that must be applied before it is not applied."""
     if not effect.after_effects:
         return
     states = {other.name: other.state for other in current_effects(connection, job)}
@@ -418,7 +418,7 @@ def _check_order(connection: LedgerConnection, job: Job, effect: Effect) -> None
         raise EffectOutOfOrder(
             f"the effect {effect.name!r} comes after {' and '.join(missing)}.",
             job=job.label,
-            written="This effect was not sent.",
+            written="This attempt made no external write.",
             remedy="Apply the effects before it first: clear their tasks, then this one.",
         )
 
@@ -435,14 +435,14 @@ def _busy(job: Job, effect: Effect, seconds: float) -> EffectBusy:
         effect=effect,
         seconds=seconds,
         job=job.label,
-        written="This attempt sent nothing.",
-        remedy=f"If that one has died, its claim is over in {seconds:.0f} s; then this task goes on.",
+        written="This attempt made no external write.",
+        remedy=f"If that attempt has died, its claim expires in {seconds:.0f} s; then this task continues.",
     )
 
 
 def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: Actor) -> tuple[Job, Effect]:
-    """Give an attempt up whose claim is over, and that said nothing: from now on it can record nothing any more."""
-    error = f"attempt {effect.attempt} by {effect.claimed_by} ended without saying what became of it"
+    """Give up an attempt whose claim expired without an outcome: from now on it can no longer record one."""
+    error = f"attempt {effect.attempt} by {effect.claimed_by} ended without an outcome"
     effect = change_effect(connection, job, effect, EffectEvent.LOSE, claim_token=None, error=error)
     detail = {"effect": effect.name, "attempt": effect.attempt}
     reason = f"{_progress(connection, job)}; {effect.name}: {error}"
@@ -450,15 +450,15 @@ def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: Acto
 
 
 def unknown_error(job: str, effect: Effect) -> EffectUnknown:
-    """The error of an effect that waits for a person: what to look for, and how to say what was found."""
+    """The error of an effect that waits for a person: what to search for, and how to record what was found."""
     return EffectUnknown(
         f"the effect {effect.name!r} may have been applied: {effect.error}.",
         job=job,
-        written=f"Look in the target for the effect key {effect.effect_key}, or for the record that the plan writes.",
+        written=f"Search the target for the effect key {effect.effect_key}, or for the record that the plan writes.",
         remedy=(
-            f"Then say what you found, on the job's page or with `airflow aihandoff effects resolve {effect.effect_id} "
-            f"--applied EXTERNAL_ID` or `... {effect.effect_id} --not-applied`, and --why. A task that waits for it "
-            "goes on by itself; one that has failed goes on when it is cleared."
+            f"Then record what you found, on the job's page or with `airflow aihandoff effects resolve "
+            f"{effect.effect_id} --applied EXTERNAL_ID` or `... {effect.effect_id} --not-applied`, with --reason. A "
+            "task that waits for it continues automatically; a task that has failed continues when it is cleared."
         ),
         effect=effect,
     )
@@ -472,7 +472,7 @@ def _lock_claimed(connection: LedgerConnection, claim: Claim) -> tuple[Job, Effe
         raise ClaimLost(
             f"attempt {claim.effect.attempt} at the effect {claim.effect.name!r} lost its claim.",
             job=job.label,
-            written="What this attempt did is not recorded; a newer attempt or a person says what is so.",
+            written="The outcome of this attempt was not recorded; a newer attempt or a person records it.",
             remedy=f"See `airflow aihandoff jobs show {job.job_id}`.",
         )
     return job, effect

@@ -45,7 +45,7 @@ _UPDATE_EFFECT = f"""
 _VOID_UNSENT = """
     UPDATE aihandoff.effects SET state = 'void', updated_at = clock_timestamp()
     WHERE job_id = %s AND revision = %s AND undoes IS NULL AND state IN ('planned', 'refused')"""
-#: What was applied and then undone is as if it had never been.
+#: An effect that was applied and then undone counts as never applied.
 _TOUCHED = """
     SELECT EXISTS (
         SELECT FROM aihandoff.effects AS e WHERE job_id = %s AND undoes IS NULL AND state = ANY(%s)
@@ -54,7 +54,7 @@ _TOUCHED = """
 
 
 def anything_touched(connection: LedgerConnection, job_id: int) -> bool:
-    """Whether any effect of the job may have been written outside, and was not undone."""
+    """Whether any effect of the job may have made an external write, and was not undone."""
     row = connection.execute(_TOUCHED, [job_id, [state.value for state in TOUCHED_EFFECT_STATES]]).fetchone()
     assert row is not None
     return bool(row["touched"])
@@ -66,7 +66,7 @@ def void_plans(connection: LedgerConnection, job: Job) -> int:
 
 
 def replace_plans(connection: LedgerConnection, job: Job, plans: Sequence[EffectPlan]) -> None:
-    """Store the plans of a job's current revision in the place of earlier ones. None of them may have been written."""
+    """Replace the plans of a job's current revision. None of the earlier ones may have been written."""
     connection.execute(_DELETE_UNTOUCHED, [job.job_id, job.revision])
     for position, plan in enumerate(plans):
         insert_plan(connection, job, plan, position)
@@ -77,7 +77,7 @@ def insert_plan(
 ) -> Effect:
     """Store one intended effect of a job's current revision.
 
-    :param undoes: the id of the effect that it takes back.
+    :param undoes: the id of the effect that it undoes.
     """
     row = connection.execute("SELECT ledger_id FROM aihandoff.ledger").fetchone()
     assert row is not None
@@ -126,7 +126,7 @@ def read_effect(connection: LedgerConnection, effect_id: int) -> Effect:
 
 
 def current_effects(connection: LedgerConnection, job: Job) -> list[Effect]:
-    """The effects of the current revision, and what takes them back, in the order of the plan."""
+    """The effects of the current revision, and their undos, in the order of the plan."""
     return [Effect(**row) for row in connection.execute(_READ_CURRENT, [job.job_id, job.revision]).fetchall()]
 
 
@@ -141,7 +141,7 @@ def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event:
             f"the event {event.value!r} is not valid for the effect {effect.name!r} in the state "
             f"{effect.state.value!r}.",
             job=job.label,
-            written="This step wrote nothing outside.",
+            written="This step made no external write.",
             remedy=f"See `airflow aihandoff effects show {effect.effect_id}`.",
         )
     claimed, lost = event is EffectEvent.CLAIM, event is EffectEvent.LOSE
@@ -153,7 +153,7 @@ def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event:
 
 
 def progress(effects: Sequence[Effect]) -> str:
-    """How far the effects of one revision are, in words: ``2 of 3 effects applied``."""
+    """How far the effects of one revision are, as text: ``2 of 3 effects applied``."""
     intended = [effect for effect in effects if effect.undoes is None]
     counts = Counter(effect.state for effect in intended)
     refused = counts[EffectState.REFUSED] or counts[EffectState.VOID]
@@ -164,7 +164,7 @@ def progress(effects: Sequence[Effect]) -> str:
 def settle(connection: LedgerConnection, job: Job, *, actor: Actor) -> Job:
     """Move a locked job on where none of its effects is left to apply or, while it rolls back, to undo.
 
-    A job that is being cancelled ends as soon as it is known what became of what was under way.
+    A job that is being cancelled ends as soon as the outcome of each effect under way is known.
     """
     effects = current_effects(connection, job)
     if job.state is JobState.ROLLING_BACK:

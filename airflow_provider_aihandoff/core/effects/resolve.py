@@ -1,4 +1,4 @@
-"""What a person says about an effect whose outcome is not known: once, and about the attempt that they looked for."""
+"""Resolves an effect whose outcome is unknown, by a person: once, and for the attempt that they checked."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def answer(
     """Record what a person found in the target. The same answer by the same person, sent again, changes nothing.
 
     :param external_id: the id of the record in the target, when it was applied and has one.
-    :param attempt: the attempt that was looked for; by default the newest. What was found out about an older one says
+    :param attempt: the attempt that was checked; by default the newest. What was found about an older one says
         nothing about a newer one.
     :return: the effect as it is now.
     :raises EffectNotFound: there is none with this id.
-    :raises CannotResolve: it is not unknown, or there was another attempt since; nothing was recorded.
+    :raises CannotResolve: it is not unknown, or there was a newer attempt since; nothing was recorded.
     """
     said = {"applied": applied, "external_id": external_id}
     seen = ledger.effects.read(effect_id)
@@ -47,7 +47,7 @@ def answer(
 
 
 def _last_answer(ledger: Ledger, effect: Effect) -> Event | None:
-    """The newest line of the history that says what became of the effect, by a probe or a person."""
+    """The newest line of the history that resolves the effect, by a probe or a person."""
     answers = [
         event
         for event in ledger.record(effect.job_id).events
@@ -62,24 +62,27 @@ def _is_same(event: Event, said: Mapping[str, object], actor: Actor) -> bool:
 
 def _unclear(ledger: Ledger, effect: Effect, earlier: Event) -> CannotResolve:
     return CannotResolve(
-        f"you said the same of attempt {earlier.detail['attempt']} at the effect {effect.name!r}, and attempt "
+        f"you gave the same answer for attempt {earlier.detail['attempt']} at the effect {effect.name!r}, and attempt "
         f"{effect.attempt} is unknown now.",
         job=ledger.job(effect.job_id).label,
-        written="Your answer was not recorded.",
-        remedy=f"Look in the target again; then name the attempt that you looked for: {effect.attempt}.",
+        written="Your answer was not recorded. It causes no external write.",
+        remedy=f"Check the target again; then name the attempt that you checked: {effect.attempt}.",
     )
 
 
 def _known(ledger: Ledger, effect: Effect, last: Event | None) -> CannotResolve:
     if effect.state is EffectState.UNKNOWN:
-        what = f"there was another attempt at the effect {effect.name!r} since: number {effect.attempt} is unknown now"
-        remedy = "Look in the target again, for that one; then say what you found."
+        what = f"there was a newer attempt at the effect {effect.name!r} since: number {effect.attempt} is unknown now"
+        remedy = "Check the target again, for that attempt; then record what you found."
     else:
         applied_as = f" as {effect.external_id}" if effect.external_id else ""
         what = f"the effect {effect.name!r} is {effect.state.value}{applied_as}, and not unknown"
-        remedy = "There is nothing to say about it."
+        remedy = "There is nothing to resolve."
         if last is not None:
-            what += f"; {last.actor} said of attempt {last.detail['attempt']}: {last.reason}"
+            what += f"; {last.actor} resolved attempt {last.detail['attempt']}: {last.reason}"
     return CannotResolve(
-        f"{what}.", job=ledger.job(effect.job_id).label, written="Your answer was not recorded.", remedy=remedy
+        f"{what}.",
+        job=ledger.job(effect.job_id).label,
+        written="Your answer was not recorded. It causes no external write.",
+        remedy=remedy,
     )

@@ -27,7 +27,7 @@ def roll_back(
 
     :param leave: names of effects that are to stay as they are.
     :param not_now: of the :class:`Wait` that this call comes after.
-    :param last_try: nobody calls again after an error.
+    :param last_try: no one calls again after an error.
     :return: the job, rolled back; or what to wait for before calling again.
     :raises CannotRollBack: nothing is applied, or not everything can be undone; nothing was changed then.
     :raises PlanError: an undo cannot be applied here: its kind or its function is not installed. Nothing was changed
@@ -49,8 +49,8 @@ def roll_back(
 class Unfinished:
     """A roll-back that has begun, and has come as far as it can now.
 
-    :param why: what keeps it from going on, as sentences.
-    :param seconds: when it can go on; None: when somebody has done something about it.
+    :param why: what stops it, as sentences.
+    :param seconds: when it can go on; None: when a person has resolved what stops it.
     :param effect: the undo that is waited for, where there is one.
     :param not_now: of the :class:`Wait`.
     """
@@ -64,7 +64,7 @@ class Unfinished:
 def roll_back_now(
     ledger: Ledger, job_id: int, *, actor: Actor, reason: str, leave: Sequence[str] = (), not_now: int = 0
 ) -> Job | Unfinished:
-    """:func:`roll_back`, for somebody who looks on: what stops one that has begun is told and not raised.
+    """:func:`roll_back`, for a page or a terminal: what stops a roll-back that has begun is returned, not raised.
 
     :raises HandoffError: it has not begun; nothing was changed.
     """

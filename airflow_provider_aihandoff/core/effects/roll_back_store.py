@@ -74,7 +74,8 @@ def cannot_roll_back(job: Job, effects: Sequence[Effect], leave: Sequence[str] =
     """
 
     def refuse(what: str, remedy: str) -> CannotRollBack:
-        return CannotRollBack(what, job=job.label, written="Nothing was undone, nothing was sent.", remedy=remedy)
+        written = "Nothing was undone. This step made no external write."
+        return CannotRollBack(what, job=job.label, written=written, remedy=remedy)
 
     if unknown_names := sorted(set(leave) - {effect.name for effect in effects}):
         return refuse(f"it has no effect {', '.join(map(repr, unknown_names))} to leave.", "Check the names.")
@@ -83,7 +84,7 @@ def cannot_roll_back(job: Job, effects: Sequence[Effect], leave: Sequence[str] =
         return refuse(f"it is {job.state.value}, and has nothing applied to undo.", "There is nothing to do.")
     if under_way := [effect for effect in effects if effect.state in _IN_FLIGHT]:
         names = ", ".join(f"{effect.name!r} is {effect.state.value}" for effect in under_way)
-        return refuse(f"{names}.", "Wait until it is known what became of them, or resolve them; then try again.")
+        return refuse(f"{names}.", "Wait until their outcome is known, or resolve them; then try again.")
     if reasons := [f"{effect.name!r} {why}" for effect in applied if (why := why_not(effect))]:
         return refuse(
             f"not everything can be undone: {'; '.join(reasons)}.",

@@ -36,7 +36,7 @@ class UnclearAnswer(RuntimeError):
 
 @dataclass(frozen=True)
 class RequestView:
-    """One request as a reviewer sees it. Together, its parts hold every part of the plan.
+    """One request as a reviewer sees it. Together, its parts cover every part of the plan.
 
     :param action: what is done, in a word: ``PUT``, ``SQL``.
     :param address: where: the URL, the database.
@@ -92,7 +92,7 @@ class Target(ABC):
 
         :param plan: exactly what was approved, with its secrets.
         :param key: the effect key: the same for every attempt at this write, and for no other.
-        :raises EffectRefused: the target refused, which proves that nothing was written.
+        :raises EffectRefused: the target refused, which proves that no external write was made.
         :raises EffectNotNow: nothing was sent, or the target asked to come back later: a retry is safe.
         :raises Exception: any other error means that it is not known whether it was written.
         """
@@ -103,10 +103,10 @@ class Target(ABC):
         return type(self).probe is not Target.probe
 
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Find out what became of an attempt that ended without a word. Changes nothing.
+        """Find the outcome of an attempt that recorded none. Changes nothing.
 
-        :return: ``NotApplied()`` where there is no trace of the write: it counts once the grace time is over. None
-            where that cannot be told. An error counts as None.
+        :return: ``NotApplied()`` where there is no trace of the write: it counts once the grace time has ended. None
+            where the target cannot say. An error counts as None.
         """
         return None
 
@@ -137,8 +137,8 @@ class Target(ABC):
 
         :param declared: only :attr:`undo_fields`, their templates rendered, with :meth:`undo_defaults`.
         :param name: of the effect that is undone, for messages.
-        :return: the plan, and what :meth:`from_undo` needs to know beside it, both as JSON. The ledger keeps them.
-        :raises KeyError: a field is missing; the author is told which.
+        :return: the plan, and what :meth:`from_undo` needs to know besides, both as JSON. The ledger keeps them.
+        :raises KeyError: a field is missing; the error message names it.
         :raises PlanError: a field cannot be what it is.
         """
         raise PlanError(f"the effect {name!r} cannot be undone by the kind {cls.kind!r}.")
@@ -149,14 +149,14 @@ class Target(ABC):
 
         :param name: of the undo, for messages.
         :param plan: as :meth:`plan_undo` made it, with the external id and the effect key in it.
-        :param options: what :meth:`plan_undo` returned beside it.
+        :param options: what :meth:`plan_undo` returned with it.
         :raises PlanError: this undo cannot be applied where this runs.
         """
         raise PlanError(f"{name!r} cannot be applied: the kind {cls.kind!r} has no undo.")
 
     @classmethod
     def quoted(cls, field: str, value: str) -> str:
-        """A value that an undo names, as it stands in this field of its plan, or of an option that is an object.
+        """A value that an undo names, as it is written in this field of its plan, or of an option that is an object.
 
         Where the field is a URL, a path or another text with a syntax, the value must stay one part of it.
         """
@@ -164,7 +164,7 @@ class Target(ABC):
 
     @classmethod
     def may_name(cls, external_id: str) -> bool:
-        """Whether this external id can stand in an undo at all, however it is quoted."""
+        """Whether this external id can be used in an undo at all, with any quoting."""
         return True
 
     @classmethod

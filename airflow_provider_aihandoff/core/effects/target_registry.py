@@ -46,7 +46,7 @@ def target_type(kind: str) -> type[Target]:
         raise UnknownTargetKind(
             f"no target of the kind {kind!r} is installed here.",
             remedy=f"Check the name; the kinds that are installed here are: {known}. If a package brings this kind, "
-            "install it wherever effects are planned, applied, shown or rolled back.",
+            "install it everywhere that effects are planned, applied, shown or rolled back.",
         )
     if len(points) > 1:
         values = " and ".join(sorted(point.value for point in points))
@@ -61,14 +61,14 @@ def target_type(kind: str) -> type[Target]:
         ) from error
     if not (isinstance(found, type) and issubclass(found, Target) and found.kind == kind):
         raise UnknownTargetKind(
-            f"{point.value!r}, which is registered as the target kind {kind!r}, is no target of this kind.",
+            f"{point.value!r}, which is registered as the target kind {kind!r}, is not a target of this kind.",
             remedy="Fix the package that registers it: the class must extend Target, and its `kind` be that name.",
         )
     return found
 
 
 def find_target_type(kind: str) -> type[Target] | None:
-    """The class of a kind, or None where it cannot be used here: the kind of an operator of the author's own."""
+    """The class of a kind, or None where it cannot be used here: the kind of a custom operator."""
     try:
         return target_type(kind)
     except UnknownTargetKind:

@@ -1,7 +1,7 @@
 """The declared undo of an effect: from what its author wrote, to an exact plan, to the target that applies it.
 
-An undo is kept beside the plan of its effect as ``{"kind": ..., "plan": {...}}``, with what its target needs to know
-beside it. Its plan may name what only the applied effect knows: ``{external_id}``, the id of the record in the target,
+An undo is kept with the plan of its effect as ``{"kind": ..., "plan": {...}}``, with what its target needs to know
+besides. Its plan may name what only the applied effect knows: ``{external_id}``, the id of the record in the target,
 and ``{effect_key}``, the key of the effect that it undoes. A probe of an undo may also name ``{undo_key}``, the key
 that the undo itself is sent with; its target fills that one in when it probes.
 """
@@ -20,13 +20,13 @@ from airflow_provider_aihandoff.core.errors import PlanError, UnknownTargetKind
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import EffectState
 
-#: What stands in the place of a secret; an undo that has one cannot be sent from the ledger.
+#: What replaces a secret; an undo that has one cannot be sent from the ledger.
 MASK = "***"
 
 #: How the name of an effect that undoes another one begins.
 PREFIX = "undo:"
 
-#: What stands for the key of the effect, in its probe and in its undo; and in the probe of an undo for the undo's own.
+#: The placeholder for the key of the effect, in its probe and its undo; and for the undo's own key, in its probe.
 EFFECT_KEY, UNDO_KEY = "{effect_key}", "{undo_key}"
 
 #: What an undo may name.
@@ -97,7 +97,7 @@ def undo_target(undo: EffectPlan) -> Target:
 
 
 def why_not(effect: Effect) -> str | None:
-    """Why an applied effect cannot be undone, in words; None where it can."""
+    """Why an applied effect cannot be undone, as text; None where it can."""
     if effect.undo is None:
         return "declares no undo"
     kind = effect.undo.get("kind")
@@ -143,7 +143,7 @@ class UndoStep:
     """What a roll-back does about one applied effect.
 
     :param plan: the exact request that undoes it; None where there is none.
-    :param why_not: why it cannot be undone, in words.
+    :param why_not: why it cannot be undone, as text.
     """
 
     effect: Effect

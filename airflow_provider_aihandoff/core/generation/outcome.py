@@ -35,7 +35,7 @@ class Output:
 def read_output(
     response: ModelResponse, output_type: type[BaseModel] | None, cost_usd: Decimal | None
 ) -> tuple[Output, str]:
-    """What a response that has ended leaves, and in words why there is no output, where there is none.
+    """What a response that has ended leaves, and as text why there is no output, where there is none.
 
     :param cost_usd: its price; None where that is unknown.
     """
@@ -79,7 +79,7 @@ def _problems(mismatch: ValueError) -> list[Any]:
 
 
 def _ended_badly(response: ModelResponse) -> tuple[dict[str, Any], str]:
-    """The error of a response that failed, was cancelled, or stopped half-way."""
+    """The error of a response that failed, was cancelled, or stopped early."""
     text = response.text or ""
     if response.status is ResponseStatus.FAILED:
         code, message = response.error_code or "unknown", response.error_message or ""

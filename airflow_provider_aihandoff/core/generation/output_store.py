@@ -32,7 +32,7 @@ _MARK_ENDED = "UPDATE aihandoff.revisions SET response_status = %s WHERE revisio
 
 
 def _brings_cost(revision: Revision, output: Output) -> bool:
-    """Whether a response that was given up for lost turns out to have been billed."""
+    """Whether a response that was given up as lost was billed after all."""
     return revision.state is RevisionState.FAILED and revision.usage is None and output.usage is not None
 
 
@@ -45,7 +45,7 @@ class Outputs:
     def store(self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None = None) -> Job:
         """Store what a response left, and move the job on. Stored once: a second call changes nothing.
 
-        Where somebody has asked to cancel the job meanwhile, it is cancelled, and what the response left is late.
+        Where a person has asked to cancel the job meanwhile, it is cancelled, and what the response left is late.
 
         :param reason: why there is no output, when there is none.
         """
@@ -79,7 +79,7 @@ class Outputs:
 
     @staticmethod
     def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: Actor) -> Job:
-        """Record what a response cost that nobody waits for any more. Its output is not taken."""
+        """Record what an orphaned response cost. Its output is not taken."""
         connection.execute(
             _STORE_LATE_COST,
             {
@@ -211,7 +211,7 @@ class Outputs:
         status: str | None,
         reason: str | None = None,
     ) -> Job:
-        """End a revision and its job as cancelled: for the reason of whoever has recorded the wish, if somebody has."""
+        """End a revision and its job as cancelled: for the reason that was recorded with the wish, if there is one."""
         job, _ = count_unknown(
             connection, job, revision, actor=actor, reason="the job was cancelled while a request was being sent"
         )

@@ -71,7 +71,7 @@ class ModelResponse:
     :param text: of the final answer; empty where there is none; None while the output cannot be read yet.
     :param refusal: why the model refused to answer, where it did.
     :param error_code: why it failed.
-    :param incomplete_reason: why it stopped half-way.
+    :param incomplete_reason: why it stopped early.
     :param is_final: the same request would end the same way, so that another revision would only cost.
     :param usage: what is billed, as the provider says it.
     :param model: the one that answered; with ``service_tier`` it decides the price.
@@ -133,7 +133,7 @@ class ProviderFacts(ABC):
 class ModelProvider(ProviderFacts):
     """A provider over one connection, for workers, the threads of the API server and the terminal.
 
-    No call is repeated by itself: the protocols decide whether it is safe to ask again.
+    No call is repeated automatically: the protocols decide whether it is safe to ask again.
     """
 
     @abstractmethod
@@ -142,7 +142,7 @@ class ModelProvider(ProviderFacts):
     ) -> ModelResponse | SubmitFailure:
         """Send a request once, and return the response that runs for it, or why there is none. Raises nothing.
 
-        :param metadata: goes with the request, beside what it has of its own.
+        :param metadata: goes with the request, in addition to its own.
         :param timeout: seconds that the call may take.
         """
 
@@ -150,7 +150,7 @@ class ModelProvider(ProviderFacts):
     def retrieve(self, response_id: str) -> ModelResponse:
         """Ask about a response.
 
-        :raises ProviderError: there is no answer to believe.
+        :raises ProviderError: there is no valid answer.
         """
 
     @abstractmethod

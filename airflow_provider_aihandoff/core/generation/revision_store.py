@@ -49,7 +49,7 @@ def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Rev
 
 
 def find_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision | None:
-    """Return one revision, or None where there is no such."""
+    """Return one revision, or None where there is none."""
     row = connection.execute(_SELECT_REVISION, [job_id, number]).fetchone()
     return None if row is None else Revision(**row)
 
@@ -74,7 +74,7 @@ def mark_running(
     """Store the id of the response that runs for a revision.
 
     :param found: it is the response of a request whose answer was lost: if that one was counted as unknown, it is
-        known now; if it was taken for refused, it is counted. While another attempt may be sending, nobody can say
+        known now; if it was taken for refused, it is counted. While another attempt may be sending, it is not known
         which of the two requests it answers.
     """
     lost = found and revision.submit_token is None
@@ -102,11 +102,11 @@ def count_unknown(
     reason: str,
     wait: timedelta = timedelta(0),
 ) -> tuple[Job, Revision]:
-    """Count the request of a permission that ended, without a word on what became of it, as an unknown submission.
+    """Count the request of a permission that ended, without an outcome, as an unknown submission.
 
     A permission whose end was recorded has no token any more; there is nothing to count then.
 
-    :param wait: for how long nobody may send again, so that a webhook can bring the response that may exist.
+    :param wait: for how long no one may send again, so that a webhook can bring the response that may exist.
     """
     if revision.state is not RevisionState.SUBMITTING or revision.submit_token is None:
         return job, revision

@@ -1,4 +1,4 @@
-"""Reads a response that has ended. For a while after it did, OpenAI may not find it, or answer oddly."""
+"""Reads a response that has ended. For a while after it did, OpenAI may not find it, or give an unusual answer."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def read_ended(
         log.warning("Reading response %s: %s; trying again.", response_id, problem)
         sleep(backoff(failures, base=1.0, cap=10.0))
     raise ResponseUnreadable(
-        f"The response {response_id} has ended, but cannot be read ({problem}). Nothing was written outside and "
-        "nothing is lost: a retry of this task reads it again."
+        f"The response {response_id} has ended, but cannot be read ({problem}). No external write was made "
+        "and nothing is lost. A retry of this task reads it again."
     )

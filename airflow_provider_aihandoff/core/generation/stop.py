@@ -1,4 +1,4 @@
-"""Stops a response that nobody waits for any more, and records what it had cost by then."""
+"""Stops an orphaned response, and records what it had cost by then."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def give_up(
 ) -> ResponseStatus | None:
     """End a running revision whose deadline passed, or whose response is gone; unless it has ended after all.
 
-    :return: the status with which the response has ended by itself: then nothing is recorded, and its output is
+    :return: the status with which the response has ended on its own: then nothing is recorded, and its output is
         still to be taken. None where the revision is given up, or has moved on.
     """
     job = ledger.job(job_id)

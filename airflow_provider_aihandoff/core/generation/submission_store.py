@@ -38,8 +38,8 @@ from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, JobEve
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
 from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_response
 
-#: Requests of one revision that may have been accepted with nobody knowing the id. One is allowed, since a crash
-#: cannot be told from a loss; a second would break "one job, one bill".
+#: Requests of one revision that may have been accepted without the id being known. One is allowed, since a crash
+#: looks the same as a loss; a second would break "one job, one bill".
 MAX_UNKNOWN_SUBMISSIONS = 1
 
 
@@ -47,7 +47,7 @@ MAX_UNKNOWN_SUBMISSIONS = 1
 class Opened:
     """What :meth:`Submission.open` found or made.
 
-    :param superseded: the response of an older revision that still runs and that nobody needs any more.
+    :param superseded: the response of an older revision that still runs and is no longer needed.
     """
 
     job: Job
@@ -60,7 +60,7 @@ class Opened:
 class Intent:
     """The permission to send one request.
 
-    :param token: proof of the permission; None when another attempt holds it, or has just got an id.
+    :param token: proof of the permission; None when another attempt has it, or has just got an id.
     :param wait: seconds until the other attempt's permission ends, when there is one.
     """
 
@@ -140,12 +140,12 @@ def _has_made(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
 
 
 def _written(connection: LedgerConnection, job: Job) -> str:
-    """What may have been written outside for the job, in words."""
+    """The external writes that may have been made for the job, as text."""
     rows = connection.execute(
         "SELECT name, state FROM aihandoff.effects WHERE job_id = %s AND state = ANY(%s) ORDER BY position",
         [job.job_id, [state.value for state in TOUCHED_EFFECT_STATES]],
     ).fetchall()
-    return ", ".join(f"{row['name']} is {row['state']}" for row in rows) or "nothing is written outside"
+    return ", ".join(f"{row['name']} is {row['state']}" for row in rows) or "no external write was made"
 
 
 class Submission:
@@ -204,8 +204,8 @@ class Submission:
             raise CannotRegenerate(
                 f"it is {job.state.value.replace('_', ' ')}, and {_written(connection, job)}.",
                 job=job.label,
-                written="Nothing was written now.",
-                remedy=f"Take back what was applied (`airflow aihandoff rollback {job.job_id}`), then run this again.",
+                written="No external write was made now.",
+                remedy=f"Roll back what was applied (`airflow aihandoff rollback {job.job_id}`), then run this again.",
             )
         job = history.move(
             connection,
@@ -248,7 +248,7 @@ class Submission:
         if job.input_digest != input_digest:
             why = "the input changed"
         else:
-            asked = ", and it was asked for anew" if spec.regenerate else ""
+            asked = ", and a new revision was requested" if spec.regenerate else ""
             why = f"revision {old.number} was {job.state.value.replace('_', ' ')}{asked}"
         job = history.move(
             connection,
@@ -320,10 +320,10 @@ class Submission:
     ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
-        An earlier permission that ran out without an id means that its request may have been accepted: it is counted
+        An earlier permission that expired without an id means that its request may have been accepted: it is counted
         as an unknown submission, and there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
 
-        :param lease: how long the permission holds: longer than the request may take.
+        :param lease: how long the permission is valid: longer than the request may take.
         :param orphan_wait: how long a webhook may take to bring the response of a request whose answer was lost,
             before one more request is sent.
         :raises JobFailed: one more unknown submission would break the bound; the job is failed.
@@ -356,7 +356,7 @@ class Submission:
                 job,
                 revision,
                 actor=actor,
-                reason="an attempt ended without saying what came of its request",
+                reason="an attempt ended without recording the outcome of its request",
                 wait=orphan_wait,
             )
             if revision.unknown_submissions > counted and orphan_wait:
@@ -391,9 +391,9 @@ class Submission:
             error={"kind": "unknown submission"},
         )
         return JobFailed(
-            "two requests may have been accepted by OpenAI without an answer reaching us.",
+            "two requests may have been accepted by OpenAI, and their answers were lost.",
             job=job.label,
-            remedy="Look for responses with this job's metadata in OpenAI's logs; clear the task to ask once more.",
+            remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one.",
         )
 
     def submitted(
@@ -401,10 +401,10 @@ class Submission:
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
-        Where the permission ran out, and nobody has asked for another one yet, this is the response that is waited for.
+        Where the permission expired, and no one has asked for another one yet, this is the response that is waited for.
 
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
-            attempt took over the permission), and the response is nobody's: the caller cancels it at OpenAI.
+            attempt took over the permission), and the response is orphaned: the caller cancels it at OpenAI.
         """
 
         def work(connection: LedgerConnection) -> Revision | None:
@@ -432,7 +432,7 @@ class Submission:
         return self._database.persist(work, step="submit.store")
 
     def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str) -> None:
-        """Record that the request was refused or never left, so that no response exists and it may be sent again."""
+        """Record that the request was refused or never sent, so that no response exists and it may be sent again."""
 
         def work(connection: LedgerConnection) -> None:
             job = history.lock(connection, job_id)

@@ -1,4 +1,4 @@
-"""The submit protocol's outer half: intend, send once, record; in the face of whatever happens in between."""
+"""The submit protocol's outer half: intend, send once, record; safe against every failure in between."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 #: Seconds that one request may take. In the background OpenAI answers as soon as it has queued the work.
 SUBMIT_TIMEOUT = 30.0
 
-#: How long the permission to send holds: longer than the request, so that nobody takes over one that is on its way.
+#: How long the permission to send is valid: longer than the request, so that no one takes over one that is in transit.
 SUBMIT_LEASE = timedelta(seconds=SUBMIT_TIMEOUT + 15)
 
-#: Seconds after the permission was asked for, within which its request must leave to be over before it ends.
+#: Seconds after the permission was asked for, within which its request must be sent to finish before it expires.
 _SEND_WITHIN = SUBMIT_LEASE.total_seconds() - SUBMIT_TIMEOUT
 
 _SUSPENDED = SubmitFailure(Sent.NO, "this process was suspended between the permission to send and the request")
@@ -58,11 +58,11 @@ def submit(
     orphan_wait: timedelta = timedelta(0),
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
-    """Send the request of a job's current revision, at most once at a time whatever happens, and record the answer.
+    """Send the request of a job's current revision, never two at the same time, and record the answer.
 
     :param deadline: the revision's; no request is sent after it.
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
-    :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before asking once more.
+    :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before sending again.
     :return: the revision, with its response id, or as another attempt has left it meanwhile.
     :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
@@ -80,7 +80,7 @@ def submit(
         if intent.token is None:
             if not intent.wait:
                 return intent.revision
-            log.info("A request for %s may be on its way; waiting up to %.0f s for its answer.", job.label, intent.wait)
+            log.info("A request for %s may be in transit; waiting up to %.0f s for its answer.", job.label, intent.wait)
             sleep(min(intent.wait, 1.0))
             continue
         body, metadata = request or intent.revision.request, own_metadata(job.job_id, job.revision, ledger_id)
@@ -96,7 +96,7 @@ def submit(
             raise NotSubmitted(
                 f"OpenAI did not take the request in {failures} tries: {sent.reason}.",
                 job=job.label,
-                remedy="Airflow's retry of this task goes on from here.",
+                remedy="Airflow's retry of this task continues from here.",
             )
         wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
         left = max(0.0, (deadline - datetime.now(UTC)).total_seconds())
@@ -117,7 +117,7 @@ def _send(
 def _record(
     ledger: Ledger, provider: ModelProvider, job: Job, token: UUID, response: ModelResponse, actor: Actor
 ) -> Revision | None:
-    """Store the response id; None where the permission was lost meanwhile, and the response is nobody's."""
+    """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
     try:
         revision = ledger.submission.submitted(
             job.job_id,
@@ -128,7 +128,7 @@ def _record(
             actor=actor,
         )
     except LedgerUnavailable:
-        log.error("Response %s runs for %s, and the ledger cannot be told.", response.id, job.label)
+        log.error("Response %s runs for %s, and its id cannot be stored in the ledger.", response.id, job.label)
         raise
     if revision is None:
         log.warning("Response %s came for %s after it had been given up; cancelling it.", response.id, job.label)
@@ -150,7 +150,7 @@ def _record_failure(
         raise JobFailed(
             f"OpenAI refused the request: {failure.reason}.",
             job=job.label,
-            remedy="Mend the request, the connection or the account; then clear the task, which makes a new revision.",
+            remedy="Fix the request, the connection or the account; then clear the task, which makes a new revision.",
         )
 
 

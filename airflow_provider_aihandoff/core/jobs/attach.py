@@ -16,7 +16,7 @@ class Attachment(StrEnum):
 
 
 class Step(StrEnum):
-    """The same, with the steps that the ledger takes by itself."""
+    """The same, with the steps that the ledger takes on its own."""
 
     SUBMIT = "submit"
     WAIT = "wait"
@@ -64,14 +64,14 @@ def decide_attachment(
 ) -> Step:
     """What a task does with a job that exists. Pure.
 
-    A rejection stands for the Dag run that it was given in, so that clearing that run repeats no cost and ends the
+    A rejection is final for the Dag run that it was given in, so that clearing that run repeats no cost and ends the
     same way; another run with the same key asks the model again.
 
     :param same_input: the task asks for the work that the job was made for.
     :param same_run: a task of the same Dag run has made or attached to the job before.
-    :param touched: an effect of the job may have been written outside, and was not undone.
-    :param regenerate: somebody asks for a new revision in so many words, and has not got it yet.
-    :param cancelling: somebody has asked to cancel the job, and it has not ended yet.
+    :param touched: an effect of the job may have made an external write, and was not undone.
+    :param regenerate: a person explicitly asks for a new revision, and it does not exist yet.
+    :param cancelling: a person has asked to cancel the job, and it has not ended yet.
     """
     if regenerate:
         refuse = touched or state is JobState.ROLLING_BACK

@@ -1,4 +1,4 @@
-"""Cancels a job: what stops at once, what is awaited, and what of it is void.
+"""Cancels a job: what stops at once, what is waited for, and what becomes void.
 
 Every function is one short transaction.
 """
@@ -21,7 +21,7 @@ _IN_FLIGHT = frozenset({EffectState.CLAIMED, EffectState.UNKNOWN})
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """What cancelling has come to so far.
+    """The result of cancelling so far.
 
     :param revision: the revision whose response is to be stopped at OpenAI; None where none runs.
     """
@@ -40,10 +40,10 @@ class Cancels:
         """Stop a job: nothing of it is sent from now on. Safe to repeat.
 
         Before a request is sent, in review and when it is approved, the job is cancelled at once. While a response
-        runs, the wish is recorded, and the caller stops the response (:func:`responses.stopped.cancel_job`); an output
-        that comes in between is not taken. While effects are applied, those that nobody has claimed are void; the job
-        is cancelled as soon as it is known what became of the others, and completed if all of them were applied after
-        all.
+        runs, the wish is recorded, and the caller stops the response (:func:`core.generation.stop.cancel_job`); an
+        output that comes in between is not taken. While effects are applied, those that were not claimed are void;
+        the job is cancelled as soon as the outcome of the others is known, and completed if all of them were applied
+        after all.
 
         :raises JobNotFound: there is none with this id.
         :raises CannotCancel: the job has ended, or is being rolled back.
@@ -81,7 +81,7 @@ class Cancels:
 
     @staticmethod
     def _cancel_unsent(connection: LedgerConnection, job: Job, actor: Actor, reason: str) -> Job:
-        """A request that is on its way is counted; its response is stopped when its answer comes."""
+        """A request that is in transit is counted; its response is stopped when its answer comes."""
         revision = read_revision(connection, job.job_id, job.revision)
         job, _ = count_unknown(
             connection, job, revision, actor=actor, reason="the job was cancelled while a request was being sent"
@@ -102,7 +102,7 @@ class Cancels:
             return job
         void_plans(connection, job)
         under_way = [effect.name for effect in current_effects(connection, job) if effect.state in _IN_FLIGHT]
-        wait = f"; what became of {', '.join(under_way)} is awaited" if under_way else ""
+        wait = f"; the outcome of {', '.join(under_way)} is not known yet" if under_way else ""
         job = history.move(
             connection,
             job,
@@ -120,11 +120,11 @@ def _cannot_cancel(job: Job) -> CannotCancel:
             "it is completed: there is nothing left to stop.",
             job=job.label,
             written="What it wrote stays as it is.",
-            remedy=f"Take it back with `airflow aihandoff rollback {job.job_id}`, where its effects declare an undo.",
+            remedy=f"If its effects declare an undo, roll it back with `airflow aihandoff rollback {job.job_id}`.",
         )
     return CannotCancel(
         f"it is {job.state.value.replace('_', ' ')}: there is nothing left to stop.",
         job=job.label,
-        written="Nothing was changed.",
-        remedy=f"`airflow aihandoff jobs show {job.job_id}` tells what happened.",
+        written="Nothing was changed. This step made no external write.",
+        remedy=f"`airflow aihandoff jobs show {job.job_id}` shows what happened.",
     )

@@ -25,9 +25,9 @@ class Outcome(StrEnum):
     """What a cleared task makes of one effect, in the order in which they are counted."""
 
     APPLIED = "applied"  # and not sent again
-    UNDONE = "undone"  # and not written anew
-    UNKNOWN = "unknown"  # a probe or a person says what is so
-    UNDER_WAY = "being sent"  # another attempt holds the claim
+    UNDONE = "undone"  # and not written again
+    UNKNOWN = "unknown"  # a probe or a person resolves it
+    UNDER_WAY = "being sent"  # another attempt has the claim
     RUN = "would run"
     DECIDE = "would run once approved"
     NOT_RUN = "would not run"
@@ -38,7 +38,7 @@ class ClearedJob:
     """What clearing the whole run does to one job, if the run asks for the same as before.
 
     :param why: what the draft task does, as a sentence.
-    :param effects: how many effects come to which outcome. Empty where nobody knows the effects: there is no plan yet,
+    :param effects: how many effects come to which outcome. Empty where the effects are not known: there is no plan yet,
         or there will be another one.
     """
 
@@ -56,7 +56,7 @@ class ClearedJob:
 def preview_clear(job: Job, effects: Sequence[Effect], model_revisions: int) -> ClearedJob:
     """What clearing every task of the job's run would do.
 
-    :param effects: of the current revision, with those that take others back.
+    :param effects: of the current revision, with their undos.
     :param model_revisions: how many revisions the model has made.
     """
     draft, why = _draft(job, effects, model_revisions)
@@ -67,12 +67,12 @@ def preview_clear(job: Job, effects: Sequence[Effect], model_revisions: int) -> 
 
 
 def effects_line(effects: Mapping[Outcome, int]) -> str:
-    """How many effects come to which outcome, in words; empty where there are none."""
+    """How many effects come to which outcome, as text; empty where there are none."""
     return ", ".join(f"{effects[outcome]} {outcome.value}" for outcome in Outcome if effects.get(outcome))
 
 
 def total_line(jobs: Sequence[ClearedJob]) -> str:
-    """What clearing the run would come to: what is paid, what is written."""
+    """What clearing the run would cost and write, in total."""
     drafts = Counter(job.draft for job in jobs)
     effects: Counter[Outcome] = sum((Counter(job.effects) for job in jobs), Counter())
     asks = drafts[Draft.ASK]

@@ -45,7 +45,7 @@ CANCELLING: Mapping[JobState, str] = {
 #: What clearing the draft task does. In the other states it asks the model, or is refused: `clear_preview` says why.
 ATTACHED: Mapping[JobState, str] = {
     JobState.RUNNING: "waits for the response that runs: nothing is paid again",
-    JobState.REVIEW: "attaches, nothing is paid; the decision is still open",
+    JobState.REVIEW: "attaches, nothing is paid; a person still has to decide",
     JobState.APPROVED: "attaches, nothing is paid; the approval stands",
     JobState.APPLYING: "attaches, nothing is paid; the approval stands",
     JobState.COMPLETED: "attaches, nothing is paid; nothing is written again",

@@ -1,6 +1,6 @@
-"""The steps for a job whose output nobody waits for. Each says in words what became of it.
+"""The steps for a job whose output no task waits for. Each returns its result as text.
 
-None trusts what it was decided on: where the job has had another event since, nothing is done.
+None relies on what was found: where the job has had another event since, nothing is done.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from airflow_provider_aihandoff.core.reconcile.scan_store import InFlight
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 
 #: Why a response is stopped before its deadline.
-TASK_ENDED = "its task has ended, and nobody waits for its response"
+TASK_ENDED = "its task has ended, and no task waits for its response"
 
 
 def keep_deadline(ledger: Ledger, provider: ModelProvider, job: InFlight) -> str:
     """End a response past its deadline and fail its job; where it has ended, leave its output to the task.
 
-    :raises ProviderError: OpenAI could not be asked, or its answer makes no sense; nothing was changed.
+    :raises ProviderError: OpenAI could not be asked, or its answer is not valid; nothing was changed.
     """
     assert job.response_id is not None
     if ledger.job(job.job_id).event_seq != job.event_seq:
@@ -37,10 +37,10 @@ def keep_deadline(ledger: Ledger, provider: ModelProvider, job: InFlight) -> str
     return _leave_output(ledger, job, status) if status else _became(ledger, job)
 
 
-def stop(ledger: Ledger, provider: ModelProvider, job: InFlight, *, nobody_waits: Callable[[], bool]) -> str:
+def stop(ledger: Ledger, provider: ModelProvider, job: InFlight, *, is_orphaned: Callable[[], bool]) -> str:
     """Cancel a response whose task has ended, and its job. One that has ended is paid for, and left to the task.
 
-    :param nobody_waits: says at the last moment whether no task has come back for it.
+    :param is_orphaned: checks at the last moment that no task has come back for it.
     :raises ProviderError: OpenAI does not say what became of the response; the wish to cancel may be on the record.
     """
     assert job.response_id is not None
@@ -50,7 +50,7 @@ def stop(ledger: Ledger, provider: ModelProvider, job: InFlight, *, nobody_waits
         return "nothing: OpenAI does not find it now, and it has until its deadline"
     if status:
         return _leave_output(ledger, job, status)
-    if not nobody_waits():
+    if not is_orphaned():
         return MOVED_ON
     revision = ledger.outputs.request_cancel(
         job.job_id, owner=job.owner, actor=RECONCILER, reason=TASK_ENDED, as_of=job.event_seq
@@ -71,7 +71,7 @@ def stop(ledger: Ledger, provider: ModelProvider, job: InFlight, *, nobody_waits
 def end_unsent(ledger: Ledger, job: InFlight) -> str:
     """Fail a job whose deadline passed before a request was accepted; before then, count the request that was lost."""
     if not is_overdue(job):
-        reason = "an attempt ended without saying what came of its request"
+        reason = "an attempt ended without recording the outcome of its request"
         done = ledger.abandoned.count_lost(job.job_id, job.number, as_of=job.event_seq, actor=RECONCILER, reason=reason)
         return "counted; until its deadline a webhook may bring its response" if done else MOVED_ON
     reason = f"the deadline passed before a request was accepted: {job.deadline.isoformat()}"

@@ -1,6 +1,6 @@
-"""What is wrong with a job that waits for its output while nobody waits for the job, and what follows. Pure.
+"""What is wrong with a job that waits for its output while no task waits for the job, and the next step. Pure.
 
-Nothing follows while its task is alive, or where that cannot be told; except that a deadline is a deadline.
+There is no next step while its task is alive, or may be; except that a deadline always counts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from enum import StrEnum
 from airflow_provider_aihandoff.core.reconcile.scan_store import InFlight
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, RevisionState
 
-#: How long after a deadline it is left to a task: whoever waits for it comes first.
+#: How long after a deadline it is left to a task: a task that waits for it comes first.
 DEADLINE_GRACE = timedelta(seconds=60)
 
-#: How long a job is left alone whose task has ended: what its attempt was about to record may be on its way.
+#: How long a job is left alone whose task has ended: its attempt may still be recording something.
 TASK_GRACE = timedelta(seconds=120)
 
 
@@ -22,7 +22,7 @@ class TaskState(StrEnum):
     """What Airflow says of the task instance that a job belongs to."""
 
     ALIVE = "alive"  # it runs, waits, or will run (again)
-    ENDED = "ended"  # it does not run any more, unless somebody clears it
+    ENDED = "ended"  # it no longer runs, unless a user clears it
     MISSING = "missing"  # Airflow does not know it
     UNKNOWN = "unknown"  # Airflow could not be asked
 
@@ -47,12 +47,12 @@ def diagnose(job: InFlight, task: TaskState) -> Diagnosis | None:
         return None
     if task is TaskState.UNKNOWN:
         return Diagnosis.TASK_UNKNOWN
-    # Of a task that is missing one cannot say that it has ended: its job has until the deadline.
+    # A missing task may not have ended: its job has until the deadline.
     return found if task is TaskState.ENDED or is_overdue(job) else None
 
 
 def is_overdue(job: InFlight) -> bool:
-    """Whether the deadline has passed, and those who wait for it have had their time."""
+    """Whether the deadline has passed, and the time left to tasks that wait has passed too."""
     return job.at - job.deadline >= DEADLINE_GRACE
 
 
@@ -73,7 +73,7 @@ def _diagnose_unsent(job: InFlight) -> Diagnosis | None:
     if job.state is RevisionState.QUEUED:
         return Diagnosis.NEVER_SENT if is_overdue(job) else None
     if job.submit_lease_until is not None and job.submit_lease_until > job.at:
-        return None  # the request may be on its way, or its response is waited for
+        return None  # the request may be in transit, or its response is waited for
     lost = job.unsettled and job.at - job.updated_at >= TASK_GRACE
     return Diagnosis.LOST if lost or is_overdue(job) else None
 
@@ -90,7 +90,7 @@ def in_words(job: InFlight, diagnosis: Diagnosis, task: TaskState) -> tuple[str,
         found = f"the response {job.response_id} has ended ({job.response_status}), and its task is {task}"
         return found, "clear the draft task to take its output"
     if diagnosis is Diagnosis.TASK_UNKNOWN:
-        return "the state of its task cannot be told", "left to the next run"
+        return "the state of its task is not known", "left to the next run"
     if is_overdue(job):
         return f"its deadline passed before a request was accepted, and its task is {task}", "fail the job"
     return "the answer to its request was lost, and its task has ended", "count the request as unknown"

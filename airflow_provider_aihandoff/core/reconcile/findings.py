@@ -1,4 +1,4 @@
-"""What was found, with the step that it calls for. So many of each kind in one run, and no more."""
+"""What was found, with the next step. At most so many of each kind in one run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ LIMIT = 500
 #: Seconds for the steps of one kind of webhooks or reviews in one run: OpenAI may let each request time out.
 PATIENCE = 120.0
 
-#: What became of a step that came too late.
+#: The result of a step that came too late.
 MOVED_ON = "nothing: it has moved on meanwhile"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that nobody waits for any more.
+    """One orphan: something that no task waits for.
 
     :param kind: what kind of thing it is, in a word or two.
-    :param found: what was found, in words.
-    :param step: the one next step, in words.
-    :param done: what became of it; None where a person has to take it, or none was to be taken.
+    :param found: what was found, as text.
+    :param step: the one next step, as text.
+    :param done: the result of the step; None where a person has to take it, or none was to be taken.
     :param failed: the step failed, and the next run takes it again.
     """
 
@@ -42,7 +42,7 @@ class Finding:
         return f"{self.kind}: {'; '.join([*about, self.found, self.step])}{done}"
 
 
-#: A finding, and what takes its step and says what became of it; None where it is a person's.
+#: A finding, and what takes its step and returns the result; None where a person has to take it.
 Planned = tuple[Finding, Callable[[], str] | None]
 
 

@@ -1,6 +1,6 @@
 """One run over everything that may have been left behind.
 
-It may run at any time, beside live tasks and beside itself: each step checks again what it was decided on.
+It may run at any time, in parallel with live tasks and with itself: each step checks again what was found.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airflow_provider_aihandoff.core.reconcile.scan import Search, StatesOf
 log = logging.getLogger(__name__)
 
 #: Steps in a row that could not reach the ledger, after which the others are left to the next run.
-_AWAY = 3
+_UNREACHABLE = 3
 
 
 def reconcile(
@@ -33,16 +33,16 @@ def reconcile(
 ) -> list[Finding]:
     """Find what no one waits for any more, the oldest first, and take the next step for each.
 
-    A step that fails is reported, and does not keep the others from being taken. Safe to repeat.
+    A step that fails is reported, and does not stop the others. Safe to repeat.
 
     :param inbox_retention: how long webhooks are remembered, except those in quarantine.
     :param dry_run: only say what would be done; nothing is changed and OpenAI is not asked.
     :param limit: the most findings of one kind.
-    :raises LedgerUnavailable: the ledger is away. What was done until then is recorded.
+    :raises LedgerUnavailable: the ledger is unavailable. What was done until then is recorded.
     """
     search = Search(ledger, provider_for, states_of)
     searches = (
-        # Webhooks first: they may bring a response that is then not missed any more.
+        # Webhooks first: they may bring a response that is then no longer missing.
         first_of(search.due_webhooks(limit + 1), limit),
         first_of(search.matched_webhooks(limit + 1), limit),
         first_of(search.unexplained_webhooks(limit + 1), limit),
@@ -53,33 +53,33 @@ def reconcile(
         search.old_webhooks(inbox_retention),
     )
     findings: list[Finding] = []
-    away: list[LedgerUnavailable] = []
+    unreachable: list[LedgerUnavailable] = []
     for finding, step in (planned for found in searches for planned in found):
-        seen = finding if step is None or dry_run else _take(finding, step, away)
+        seen = finding if step is None or dry_run else _take(finding, step, unreachable)
         log.log(logging.WARNING if seen.failed else logging.INFO, "%s", seen)
         findings.append(seen)
-    if away and all(finding.failed for finding in findings):
-        raise away[-1]
+    if unreachable and all(finding.failed for finding in findings):
+        raise unreachable[-1]
     return findings
 
 
-def _take(finding: Finding, step: Callable[[], str], away: list[LedgerUnavailable]) -> Finding:
+def _take(finding: Finding, step: Callable[[], str], unreachable: list[LedgerUnavailable]) -> Finding:
     """Take one step.
 
-    :param away: the errors of the last steps in a row that could not reach the ledger; kept up to date.
+    :param unreachable: the errors of the last steps in a row that could not reach the ledger; kept up to date.
     :raises LedgerUnavailable: there are too many of them.
     """
     try:
         done = step()
     except Exception as error:
         if not isinstance(error, LedgerUnavailable):
-            away.clear()
+            unreachable.clear()
         else:
-            away.append(error)
-            if len(away) >= _AWAY:
+            unreachable.append(error)
+            if len(unreachable) >= _UNREACHABLE:
                 raise
         log.warning("A step failed: job %s, webhook %s.", finding.job_id, finding.webhook_id, exc_info=True)
         why = str(error) if isinstance(error, HandoffError) else f"{type(error).__name__}: {str(error)[:200]}"
         return replace(finding, done=f"failed: {why}", failed=True)
-    away.clear()
+    unreachable.clear()
     return replace(finding, done=done)

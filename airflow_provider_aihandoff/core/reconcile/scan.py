@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, 
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 
-#: The states of task instances; those of one that is left out could not be told.
+#: The states of task instances; the state of one that is left out is not known.
 StatesOf = Callable[[Collection[Owner]], Mapping[Owner, TaskState]]
 
 #: OpenAI delivers a webhook again for 72 hours. One that is forgotten before then would be taken for a new one.
@@ -62,7 +62,7 @@ class Search:
             yield _about(entry, "webhook matched", "give it to the job whose response it speaks of"), step
 
     def unexplained_webhooks(self, limit: int) -> Iterator[Planned]:
-        """Webhooks in quarantine about which there is nobody left to ask."""
+        """Webhooks in quarantine about which OpenAI is no longer asked."""
         for entry in self._ledger.abandoned.unexplained_webhooks(limit):
             step = "check it, then `airflow aihandoff inbox replay` or `inbox discard`"
             yield _about(entry, "webhook unexplained", step), None
@@ -77,7 +77,7 @@ class Search:
         try:
             provider = self._provider_for(entry.conn_id)
         except Exception as error:
-            # Recorded as a poll, so that the webhooks of a connection that is gone do not hold up all others for ever.
+            # Recorded as a poll, so that the webhooks of a connection that was removed do not block all others forever.
             note = f"its connection {entry.conn_id} cannot be used: {type(error).__name__}"
             self._ledger.inbox.polled(entry.webhook_id, note=note, again=True)
             raise
@@ -109,16 +109,16 @@ class Search:
         return self._ask(job, keep_deadline)
 
     def _stop(self, job: InFlight) -> str:
-        def nobody_waits() -> bool:
+        def is_orphaned() -> bool:
             return self._task_of(job) is TaskState.ENDED and not self._somebody_waits(job)
 
-        return self._ask(job, partial(stop, nobody_waits=nobody_waits))
+        return self._ask(job, partial(stop, is_orphaned=is_orphaned))
 
     def _end_unsent(self, job: InFlight) -> str:
         return end_unsent(self._ledger, job) if self._task_of(job) in _GONE else MOVED_ON
 
     def _task_of(self, job: InFlight) -> TaskState:
-        """The state of the job's task now: somebody may have cleared it since."""
+        """The state of the job's task now: a user may have cleared it since."""
         return self._states_of([job.owner]).get(job.owner, TaskState.UNKNOWN)
 
     def _somebody_waits(self, job: InFlight) -> bool:
@@ -140,12 +140,12 @@ class Search:
         return done
 
     def expired_reviews(self, limit: int) -> Iterator[Planned]:
-        """Reviews whose time is over, where the ledger knows what that means."""
+        """Reviews that have expired, where the ledger knows what that means."""
         for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=True, limit=limit):
             yield _about_review(review, "review over"), partial(self._expire, review)
 
     def unsaid_reviews(self, limit: int) -> Iterator[Planned]:
-        """Reviews whose time is over, where only their task knows what that means: an older release asked."""
+        """Reviews that have expired, where only their task knows what that means: an older release asked."""
         for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=False, limit=limit):
             yield _about_review(review, "review over, task needed"), None
 
@@ -155,9 +155,9 @@ class Search:
         return f"the job is {job.state}" if job.state in (JobState.REJECTED, JobState.FAILED) else MOVED_ON
 
     def lapsed_claims(self, limit: int) -> Iterator[Planned]:
-        """Effects whose attempt has ended without a word, and that no task has come back for."""
+        """Effects whose attempt has ended without an outcome, and that no task has come back for."""
         for effect in self._ledger.abandoned.lapsed_claims(DEADLINE_GRACE, limit):
-            found = f"attempt {effect.attempt} at the effect {effect.name!r} ended without saying what became of it"
+            found = f"attempt {effect.attempt} at the effect {effect.name!r} ended without an outcome"
             finding = Finding("lapsed claim", found, "record that its outcome is not known", job_id=effect.job_id)
             yield finding, partial(self._give_up, effect.effect_id)
 
@@ -167,7 +167,7 @@ class Search:
         return "it is unknown: clear its task, which finds out, or resolve it" if unknown else MOVED_ON
 
     def old_webhooks(self, retention: timedelta) -> Iterator[Planned]:
-        """The webhooks that need not be remembered any more, all together."""
+        """The webhooks that need not be kept any longer, all together."""
         count = self._ledger.abandoned.old_webhooks(retention)
         if count:
             found = f"{count} received more than {retention.total_seconds() / 86400:g} days ago"
@@ -190,7 +190,7 @@ def _became(entry: InboxEntry) -> str:
 
 
 def _about_review(review: ExpiredReview, kind: str) -> Finding:
-    found = f"nobody decided until {review.review_deadline.isoformat(timespec='seconds')}"
+    found = f"no one decided until {review.review_deadline.isoformat(timespec='seconds')}"
     words = f"{review.job_type} {review.job_key}: {found}"
     return Finding(kind, words, _VERDICTS[review.review_on_timeout], job_id=review.job_id)
 

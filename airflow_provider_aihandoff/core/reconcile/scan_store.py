@@ -1,6 +1,6 @@
-"""Finds what the ledger holds that nobody may wait for any more. It reads; the one thing it writes is a lost request.
+"""Finds possible orphans in the ledger. It reads; the one thing that it writes is a lost request.
 
-Each query is one short transaction. What is found may have moved on a moment later: whoever acts on it says which event
+Each query is one short transaction. What is found may have moved on a moment later: the caller says which event
 was the newest then (``as_of``), and the protocol does nothing where there is a newer one.
 """
 
@@ -61,7 +61,7 @@ class InFlight:
     """A job that has no output yet, with what matters of its current revision. Without its content, which may be large.
 
     :param event_seq: the newest event of the job.
-    :param unsettled: a permission to send was given out, and nobody has said what became of the request.
+    :param unsettled: a permission to send was given out, and the outcome of the request was not recorded.
     :param at: when this was read, by the database's clock.
     """
 
@@ -114,7 +114,7 @@ class Abandoned:
         self._database = database
 
     def lapsed_claims(self, grace: timedelta, limit: int) -> list[Effect]:
-        """Return effects whose claim has been over for at least this long, the oldest first: nobody has come back."""
+        """Return effects whose claim expired at least this long ago, the oldest first: no attempt has come back."""
         return [Effect(**row) for row in self._all(_LAPSED_CLAIMS, {"grace": grace, "limit": limit})]
 
     def in_flight(self, untouched: timedelta) -> Iterator[list[InFlight]]:
@@ -147,7 +147,7 @@ class Abandoned:
     def count_lost(self, job_id: int, number: int, *, as_of: int, actor: Actor, reason: str) -> bool:
         """Count a request whose attempt died as an unknown submission, once; False where the job has moved on.
 
-        The permission to send ends with it: a webhook may still bring the response, or a task send once more.
+        The permission to send ends with it: a webhook may still bring the response, or a task send again.
         """
 
         def work(connection: LedgerConnection) -> bool:
@@ -160,7 +160,7 @@ class Abandoned:
         return self._database.transact(work)
 
     def expired_reviews(self, grace: timedelta, *, said: bool, limit: int) -> list[ExpiredReview]:
-        """Return the reviews whose time to decide is over for ``grace``, the longest over first.
+        """Return the reviews that expired at least ``grace`` ago, the oldest first.
 
         :param said: those of which the ledger knows what their author wants then; otherwise the others.
         """

@@ -51,15 +51,15 @@ def decide_as(
 
 
 def check_person(connection: LedgerConnection, job: Job, digest: str, person: Person) -> None:
-    """Refuse what is not about the job as it is now, comes too late, or is not this person's to say."""
+    """Refuse an answer on an older form of the job, one that is too late, or one by a person who may not decide."""
     check_digest(connection, job, digest)
     _check_deadline(connection, job)
     if why := why_not(job, person):
         raise MayNotDecide(
             why,
             job=job.label,
-            written="Nothing was recorded and nothing was written outside.",
-            remedy="You can ask them to look at it.",
+            written="Nothing was recorded. No external write was made.",
+            remedy="Ask a user who may decide to review it.",
         )
 
 
@@ -130,7 +130,7 @@ def _of_now(connection: LedgerConnection, job: Job) -> list[Decision]:
 
 
 def is_over(connection: LedgerConnection, job: Job) -> bool:
-    """Whether the time to decide is over, by the database's clock."""
+    """Whether the time to decide has ended, by the database's clock."""
     return job.review_deadline is not None and history.now(connection) >= job.review_deadline
 
 
@@ -159,7 +159,7 @@ def check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
         raise StaleDecision(
             f"it no longer waits for a decision: it is {job.state.value}{by}.",
             job=job.label,
-            written="Your decision was not recorded and writes nothing.",
+            written="Your decision was not recorded. It causes no external write.",
             remedy="Reload the page to see what happened.",
         )
     if job.review_digest is None:
@@ -170,10 +170,10 @@ def check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
         )
     if job.review_digest != digest:
         raise StaleDecision(
-            f"it is not what you saw any more: {_what_changed(connection, job, digest)}.",
+            f"it has changed since you opened it: {_what_changed(connection, job, digest)}.",
             job=job.label,
-            written="Your decision was not recorded and writes nothing.",
-            remedy="Reload the page, look at what it says now, and decide on that.",
+            written="Your decision was not recorded. It causes no external write.",
+            remedy="Reload the page, review it again, and decide.",
         )
 
 
@@ -183,8 +183,8 @@ def _check_deadline(connection: LedgerConnection, job: Job) -> None:
         raise StaleDecision(
             f"the time to decide ended at {job.review_deadline.isoformat(timespec='seconds')}.",
             job=job.label,
-            written="Your decision was not recorded and writes nothing.",
-            remedy="The job's approval task ends the review as its author has said.",
+            written="Your decision was not recorded. It causes no external write.",
+            remedy="The job's approval task ends the review, as its author has configured.",
         )
 
 

@@ -41,11 +41,11 @@ _BILLED = """
         count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL) AS unpriced
     FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"""
 
-_NOTHING = "Nothing was recorded and nothing was written outside."
+_NOTHING = "Nothing was recorded. No external write was made."
 
 
 def is_edit(connection: LedgerConnection, job: Job, output: Any, *, by: Actor) -> bool:
-    """Whether this very edit is the current revision, and nobody has looked at it yet."""
+    """Whether this exact edit is the current revision, and no plan was rendered for it yet."""
     if job.state is not JobState.REVIEW or job.review_digest is not None:
         return False
     revision = read_revision(connection, job.job_id, job.revision)
@@ -61,7 +61,7 @@ def begin_edit(connection: LedgerConnection, job: Job, output: Any, *, by: Actor
     output_digest = digest(output)
     if output_digest == old.output_digest:
         raise CannotChange(
-            "the output is already what you sent.", job=job.label, written=_NOTHING, remedy="Change something."
+            "your edit is the same as the current output.", job=job.label, written=_NOTHING, remedy="Change something."
         )
     number = next_number(connection, job.job_id)
     values = {
@@ -133,7 +133,10 @@ def begin_change(connection: LedgerConnection, job: Job, changes: str | None, *,
 def _check_bounds(connection: LedgerConnection, job: Job, changes: str | None) -> None:
     if not (changes or "").strip():
         raise CannotChange(
-            "say what is to be changed: the model reads it.", job=job.label, written=_NOTHING, remedy="Write a comment."
+            "a request for changes needs a comment: the model reads it.",
+            job=job.label,
+            written=_NOTHING,
+            remedy="Write a comment.",
         )
     row = connection.execute(_BILLED, [job.job_id]).fetchone()
     assert row is not None

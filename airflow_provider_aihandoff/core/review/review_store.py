@@ -19,7 +19,7 @@ from airflow_provider_aihandoff.core.errors import (
     JobNotFound,
     MayNotDecide,
     PlanError,
-    StaleBatch,
+    StaleBulkDecision,
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
@@ -69,7 +69,7 @@ _NOTICES = """
 #: Where the plan may still change: in the last one, as long as every write was refused or never sent.
 _PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
 
-#: What reviewers are told of.
+#: What reviewers are notified of.
 Notice = Literal["asked", "reminder", "escalation", "decided"]
 
 
@@ -92,16 +92,16 @@ class Reviews:
         reason: str | None = None,
         on_timeout: OnTimeout | None = None,
     ) -> Job:
-        """Store the plan of a job that is in review (or approved, with nothing written), for somebody to decide on.
+        """Store the plan of a job that is in review (or approved, with nothing written), for a review.
 
         Safe to repeat: the same plan changes nothing, and keeps its deadline. Another plan voids an approval, and the
         votes for one.
 
         :param policy: ``name@version`` of the policy that is asked first, if there is one.
-        :param deadline: the absolute time by which somebody must decide. A plan of an edit keeps that of before.
+        :param deadline: the absolute time by which a person must decide. A plan of an edit keeps that of before.
         :param revision: the revision that the plan was rendered for; another one that is current by now keeps its own.
-        :param rules: who decides; by default whoever may for the Dag.
-        :param reason: why a person is asked, in words that the reviewer reads.
+        :param rules: who decides; by default every user who may decide for the Dag.
+        :param reason: why a person is asked, as a text for the reviewer.
         :param on_timeout: what the end of that time means, for when no task waits for it.
         :return: the job as it is now; unchanged where it is neither in review nor approved, or something was written.
         :raises PlanError: two effects have the same name.
@@ -116,14 +116,14 @@ class Reviews:
 
         return self._database.transact(work, step="review.ask")
 
-    def ask_anew(
+    def ask_again(
         self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: Actor, reason: str
     ) -> Job:
-        """Take an approval back whose plan is not what would be written, and ask a person about what would be.
+        """Void an approval whose plan is not what would be written, and ask a person about what would be.
 
         What the job's author said about its review stays: who decides, the policy, and the end of the time to decide.
 
-        :param deadline: the absolute time by which somebody must decide.
+        :param deadline: the absolute time by which a person must decide.
         :return: the job as it is now; unchanged where it needs no approval, something was written, or the plan is the
             one that was approved.
         :raises PlanError: two effects have the same name.
@@ -149,7 +149,7 @@ class Reviews:
 
         :param digest: the review digest that the sender saw.
         :return: the job as it is now.
-        :raises StaleDecision: the job has another digest by now, is decided, or the time to decide is over; the
+        :raises StaleDecision: the job has another digest by now, is decided, or the time to decide has ended; the
             message says what changed.
         :raises JobNotApproved: the job has no plan yet to decide on.
         :raises MayNotDecide: the author's rules do not let this person.
@@ -174,16 +174,16 @@ class Reviews:
 
         :param choices: ``(job id, review digest)``.
         :return: the jobs as they are now, in the order of the choices.
-        :raises StaleBatch: some of them cannot be decided so; it says which, and why. None was.
+        :raises StaleBulkDecision: some of them cannot be decided; it says which, and why. None was decided.
         :raises ValueError: a job is named twice.
         """
         if len({job_id for job_id, _ in choices}) < len(choices):
-            raise ValueError("A job is named twice. Nothing was recorded and nothing was written outside.")
+            raise ValueError("A job is named twice. Nothing was recorded. No external write was made.")
         words = plain_or_none(comment)
 
-        def work(connection: LedgerConnection) -> dict[int, Job] | StaleBatch:
+        def work(connection: LedgerConnection) -> dict[int, Job] | StaleBulkDecision:
             done, stale = {}, {}
-            connection.execute("SAVEPOINT batch")
+            connection.execute("SAVEPOINT bulk")
             for job_id, seen in sorted(choices):  # always in this order, so that two cannot block
                 try:
                     job = history.lock(connection, job_id)
@@ -192,13 +192,13 @@ class Reviews:
                     stale[job_id] = refusal.what
             if not stale:
                 return done
-            connection.execute("ROLLBACK TO SAVEPOINT batch")
+            connection.execute("ROLLBACK TO SAVEPOINT bulk")
             connection.woken.clear()
-            return StaleBatch(
-                f"{len(stale)} of {len(choices)} jobs cannot be decided on like this any more.",
+            return StaleBulkDecision(
+                f"{len(stale)} of {len(choices)} jobs have changed since you opened them, or are not yours to decide.",
                 stale=stale,
-                written="None of the decisions was recorded, and nothing was written outside.",
-                remedy="Look at these again, or leave them out.",
+                written="None of the decisions was recorded. No external write was made.",
+                remedy="Review these again, or leave them out.",
             )
 
         found = self._database.transact(work, step="review.decide")
@@ -208,7 +208,7 @@ class Reviews:
         """Record that a policy approves, without a person.
 
         :param policy: ``name@version``.
-        :param expired: it is asked because nobody decided in time: nothing is recorded before that time is over.
+        :param expired: it is asked because no one decided in time: nothing is recorded before the deadline.
         :return: the job as it is now.
         :raises StaleDecision: the job has another digest by now, or is decided.
         """
@@ -226,7 +226,7 @@ class Reviews:
         return self._database.transact(work, step="review.decide")
 
     def edit(self, job_id: int, *, digest: str, output: Any, person: Person) -> Job:
-        """Make a person's version of the output the current revision. The approval task renders its plan anew.
+        """Make a person's version of the output the current revision. The approval task renders its plan again.
 
         Sent again before that, it changes nothing.
 
@@ -234,7 +234,7 @@ class Reviews:
         :param output: the whole output, as JSON.
         :raises StaleDecision: as :meth:`decide`.
         :raises JobNotApproved: as :meth:`decide`.
-        :raises MayNotDecide: as :meth:`decide`: whoever may not decide may not edit either.
+        :raises MayNotDecide: as :meth:`decide`: a person who may not decide may not edit either.
         :raises CannotChange: it is the output that there is.
         """
 
@@ -248,7 +248,7 @@ class Reviews:
         return self._database.transact(work, step="review.edit")
 
     def refuse_edit(self, job_id: int, number: int, *, error: dict[str, Any], reason: str, actor: Actor) -> Job:
-        """Take back an edit that the output type does not take; what was typed is kept with its revision.
+        """Undo an edit that the output type does not accept; what was typed is kept with its revision.
 
         :return: the job as it is now: at the revision that was edited, unless it has moved on.
         """
@@ -261,7 +261,7 @@ class Reviews:
 
         return self._database.transact(work, step="review.refuse edit")
 
-    def tell(self, job_id: int, *, digest: str, actor: Actor) -> Job:
+    def notify(self, job_id: int, *, digest: str, actor: Actor) -> Job:
         """Record that reviewers are reminded, or that others are asked as well, where it is time to by the database's
         clock. Safe to repeat.
 
@@ -283,16 +283,16 @@ class Reviews:
                 )
             return job
 
-        return self._database.transact(work, step="review.tell")
+        return self._database.transact(work, step="review.notify")
 
     def notices(self, job: Job) -> set[str]:
-        """What people were told since the job's reviewers were asked last."""
+        """What reviewers were notified of since they were asked last."""
         values = [job.job_id, str(job.review_asked_at)]
         rows = self._database.transact(lambda connection: connection.execute(_NOTICES, values).fetchall())
         return {row["notice"] for row in rows}
 
     def notified(self, job: Job, notice: Notice, *, actor: Actor) -> None:
-        """Record that people were told."""
+        """Record that reviewers were notified."""
 
         def work(connection: LedgerConnection) -> None:
             detail = {"notice": notice, "asked_at": str(job.review_asked_at)}
@@ -326,7 +326,7 @@ class Reviews:
             job = history.lock(connection, job_id)
             if not is_over(connection, job) or job.state is not JobState.REVIEW or job.review_digest != digest:
                 return job
-            why = "nobody decided in time"
+            why = "no one decided in time"
             if fail:
                 return history.move(connection, job, JobEvent.REVIEW_EXPIRED, actor=TIMEOUT, reason=why)
             return record(connection, job, "reject", digest=digest, by=TIMEOUT, comment=why)
@@ -380,7 +380,7 @@ def _plan(
         changes |= {"review": rules.to_json(), "review_on_timeout": on_timeout, "decision_id": None}
         changes["decided_before"] = None if newest is None else newest["decision_id"]
         edited = job.state is JobState.REVIEW and job.review_digest is None and job.review_deadline is not None
-        if not edited:  # an edit wins no time
+        if not edited:  # an edit does not extend the deadline
             changes |= {"review_deadline": deadline, "review_asked_at": now, "reminded_at": None, "escalated_at": None}
         if job.state is not JobState.REVIEW:
             event = JobEvent.PLAN_CHANGED

@@ -1,4 +1,4 @@
-"""Who may decide on a job, how many have to, and when people are told. Pure."""
+"""Who may decide on a job, how many have to, and when people are notified. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TERMINAL = "cli:"
 
 @dataclass(frozen=True)
 class Approvers:
-    """The people who may decide: everybody who is named in one of these ways. With none, whoever may for the Dag.
+    """The people who may decide: everyone who is named here. By default, every user who may decide for the Dag.
 
     :param users: login names.
     :param roles: roles, where Airflow's auth manager has them.
@@ -43,7 +43,7 @@ class Approvers:
 
     def __str__(self) -> str:
         parts = [*self.users, *(f"the role {name}" for name in self.roles), *(f"the group {n}" for n in self.groups)]
-        return ", ".join(parts) or "whoever may answer human-in-the-loop tasks of the Dag"
+        return ", ".join(parts) or "every user who may answer human-in-the-loop tasks of the Dag"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ReviewRules:
 
     :param approvers: who may decide.
     :param approvals: how many of them must approve, each on the same digest.
-    :param requester_may_approve: whoever asked for the work may decide on it as well.
+    :param requester_may_approve: the requester may decide on it as well.
     :param escalate_to: who may decide as well, from ``escalate_after`` on.
     :param remind_after: seconds from the asking to the reminder; None for no reminder.
     :param escalate_after: seconds from the asking to the escalation; None for none.
@@ -160,13 +160,13 @@ def rules_of(job: Job | PendingReview) -> ReviewRules:
 def why_not(job: Job | PendingReview, person: Person) -> str | None:
     """Why a person may not decide on a job, as a sentence; None where its author's rules let them.
 
-    Whether they may decide for the Dag at all is Airflow's to say. Nobody is exempt from the rules, whatever they may
-    do in Airflow.
+    Whether they may decide for the Dag at all is Airflow's to say. No one is exempt from the rules, also with
+    every permission in Airflow.
     """
     rules = rules_of(job)
     asked = {name for name in (job.requested_by, job.triggered_by) if name}
     if not rules.requester_may_approve and asked & person.may_have_asked_as:
-        return "You asked for this work; somebody else has to decide on it."
+        return "You asked for this work; another user has to decide on it."
     if not rules.approvers or person in rules.approvers:
         return None
     if job.escalated_at is not None and person in rules.escalate_to:
@@ -184,7 +184,7 @@ def distinct(people: Iterable[Actor]) -> list[Actor]:
 
 
 def due_times(job: Job) -> dict[str, datetime]:
-    """When a job's reviewers are to be told something that they have not been told: ``reminder``, ``escalation``."""
+    """When a job's reviewers are to be notified of what they do not know yet: ``reminder``, ``escalation``."""
     if job.review_asked_at is None:
         return {}
     rules = rules_of(job)

@@ -1,7 +1,7 @@
-"""Asks OpenAI whose response a webhook speaks of, where the ledger cannot tell. One request each time.
+"""Asks OpenAI whose response a webhook is about, where the ledger does not know. One request each time.
 
 Ours: its job adopts it, which closes the window in which a worker dies between OpenAI's answer and the commit of the
-response id. Of another application or ledger: foreign. Gone: it stays in quarantine, for a person.
+response id. Of another application or ledger: foreign. Not found: it stays in quarantine, for a person.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def find_owner(ledger: Ledger, webhook_id: str, provider: ModelProvider) -> Inbo
 
 
 def _retrieve(provider: ModelProvider, response_id: str) -> ModelResponse | str:
-    """The response, which has ended; or in words why it cannot be had."""
+    """The response, which has ended; or as text why it cannot be read."""
     reached("receive.retrieve", "before call")
     try:
         response = provider.retrieve(response_id)
@@ -67,7 +67,7 @@ def _give_to_owner(ledger: Ledger, provider: ModelProvider, entry: InboxEntry, r
     if ledger_id != ledger.ledger_id() or not (_NUMBER.fullmatch(job) and _NUMBER.fullmatch(revision)):
         whose = "another ledger" if ledger_id else "another application"
         return ledger.inbox.foreign(entry.webhook_id, note=f"its response belongs to {whose}")
-    # The price of a completion window is only known for a request that the ledger holds: an orphan's is the full one.
+    # The price of a completion window is only known for a request that the ledger has: an orphan's is the full one.
     output = Output(response.status, usage=response.usage, cost_usd=provider.price(response, {}))
     found = ledger.inbox.adopt(
         entry.webhook_id,

@@ -1,6 +1,6 @@
 """What a verified webhook says: from its bytes to a delivery for the inbox. Pure.
 
-Only the ``type`` and ``data.id`` are looked at, and not the SDK's classes: they decode an event of a type that is new
+Only ``type`` and ``data.id`` are read, without the SDK's classes: they decode an event of a type that is new
 to them as some other.
 """
 
@@ -25,7 +25,7 @@ _RESPONSE_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.:~-]{{0,{MAX_NAME - 1}}}")
 def parse(webhook_id: str, conn_id: str, body: bytes) -> Delivery:
     """Return the delivery that a verified body is.
 
-    :raises Rejected: it is no event: not a JSON object, or none that can be kept exactly.
+    :raises Rejected: it is not an event: not a JSON object, or not one that can be kept exactly.
     """
     try:
         event = strict_json.loads(body, unique_keys=True, max_depth=MAX_DEPTH)

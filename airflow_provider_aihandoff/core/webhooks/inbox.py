@@ -1,6 +1,6 @@
-"""The webhook protocol: record each delivery once, and find the revision that it speaks of.
+"""The webhook protocol: record each delivery once, and find the revision that it is about.
 
-Whoever needs both locks takes the one on a response id before the one on a job: a webhook that comes before the worker
+A caller that needs both locks takes the one on a response id before the one on a job. A webhook before the worker
 has stored the id, and the worker that stores it, see each other in any order.
 """
 
@@ -30,7 +30,7 @@ from airflow_provider_aihandoff.core.text import plain, plain_or_none
 #: Says what an event means. Webhooks come from OpenAI alone: their form and their signature are its own.
 _PROVIDER = OpenAIFacts()
 
-#: Seconds from one poll of OpenAI to the next, for a webhook whose response nobody knows here. Afterwards it is left
+#: Seconds from one poll of OpenAI to the next, for a webhook whose response is not known here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
 POLL_AFTER = (2, 30, 120, 600, 3600)
 
@@ -138,7 +138,7 @@ def adopt_early(connection: LedgerConnection, job: Job, revision: Revision) -> R
 
 
 class Inbox:
-    """Every webhook that was accepted, and what became of it, on one ledger."""
+    """Every webhook that was accepted, and its result, on one ledger."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -179,7 +179,7 @@ class Inbox:
         return {Disposition(row["disposition"]): (row["webhooks"], int(row["deliveries"])) for row in rows}
 
     def correlate(self, webhook_id: str) -> InboxEntry:
-        """Look once more in the ledger for the revision that a quarantined webhook speaks of."""
+        """Search the ledger again for the revision that a quarantined webhook is about."""
 
         def work(connection: LedgerConnection) -> InboxEntry:
             entry = _entry(connection, _READ_ENTRY, webhook_id)
@@ -194,7 +194,7 @@ class Inbox:
         return self._database.transact(work, step="receive.correlate")
 
     def replay(self, webhook_id: str, *, actor: Actor) -> InboxEntry:
-        """Take a webhook that led to nothing out of its place, so that it is looked at anew, and do so.
+        """Put a webhook that had no effect back into quarantine, and correlate it again.
 
         :raises WebhookSettled: it was applied, or is known to change nothing.
         """
@@ -210,7 +210,7 @@ class Inbox:
         return self.correlate(webhook_id)
 
     def discard(self, webhook_id: str, *, actor: Actor, why: str) -> InboxEntry:
-        """Record that a person has looked at a quarantined webhook, and that it means nothing.
+        """Record that a person has checked a quarantined webhook, and that it means nothing.
 
         :raises WebhookSettled: it is not in quarantine.
         """
@@ -235,7 +235,7 @@ class Inbox:
         return self._database.transact(work)
 
     def polled(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
-        """Record that OpenAI was asked, and when to ask again: later each time, and not for ever.
+        """Record that OpenAI was asked, and when to ask again: later each time, and not forever.
 
         Does nothing where the webhook was settled meanwhile, and there is nothing to ask any more.
 
@@ -258,7 +258,7 @@ class Inbox:
         output: Output,
         actor: Actor,
     ) -> InboxEntry:
-        """Give a job the response that it asked for and whose id was lost on the way: its metadata names the revision.
+        """Give a job the response that it asked for and whose id was lost in transit: its metadata names the revision.
 
         A revision that still waits for its id gets it. Otherwise the response is an orphan, late and billed: what it
         cost goes on the record, once. A ledger that was restored from a backup may not know the revision, or have
@@ -368,7 +368,7 @@ def _find(connection: LedgerConnection, response_id: str) -> _Match | None:
 
 
 def _lock_waiting(connection: LedgerConnection, response_id: str) -> list[InboxEntry]:
-    """The webhooks in quarantine that speak of this response, oldest first."""
+    """The webhooks in quarantine that are about this response, oldest first."""
     return [InboxEntry(**row) for row in connection.execute(_LOCK_QUARANTINED, [response_id]).fetchall()]
 
 
@@ -380,18 +380,18 @@ def _disposition(connection: LedgerConnection, match: _Match) -> Disposition:
         return Disposition.DUPLICATE if known else Disposition.APPLIED
     if not was_given_up(revision):
         return Disposition.DUPLICATE
-    told = any("webhook_id" in line for line in _late_lines(connection, match.job, revision.response_id))
-    return Disposition.DUPLICATE if told else Disposition.LATE
+    recorded = any("webhook_id" in line for line in _late_lines(connection, match.job, revision.response_id))
+    return Disposition.DUPLICATE if recorded else Disposition.LATE
 
 
 def _late_lines(connection: LedgerConnection, job: Job, response_id: str | None) -> list[dict[str, Any]]:
-    """What the history of a locked job says about a response that nobody waits for."""
+    """What the history of a locked job says about an orphaned response."""
     rows = connection.execute(_LATE_LINES, [job.job_id, JobEvent.OUTPUT_LATE.value]).fetchall()
     return [row["detail"] for row in rows if row["detail"].get("response_id") == response_id]
 
 
 def _poll_for_cost(disposition: Disposition, revision: Revision) -> float | None:
-    """When to ask OpenAI what a response has cost that nobody waits for, in seconds; None where that is known."""
+    """When to ask OpenAI what an orphaned response has cost, in seconds; None where that is known."""
     return POLL_AFTER[0] if disposition is Disposition.LATE and revision.usage is None else None
 
 
@@ -404,7 +404,7 @@ def _write(
 ) -> tuple[Job, Revision]:
     """Write into the job's history what a webhook says, where it says something new.
 
-    :param at: the time of the new line, where the database has just told it.
+    :param at: the time of the new line, if the database was just asked for it.
     """
     job, revision = match.job, match.revision
     if disposition not in (Disposition.APPLIED, Disposition.LATE):
@@ -501,11 +501,11 @@ def _record_orphan(
 ) -> None:
     """Write what a response has cost that its job does not wait for into the history, with the first webhook of it."""
     job, response_id = named.job, waiting[0].response_id
-    told = any("webhook_id" in line for line in _late_lines(connection, job, response_id))
+    recorded = any("webhook_id" in line for line in _late_lines(connection, job, response_id))
     for entry in waiting:
-        disposition = Disposition.DUPLICATE if told else Disposition.LATE
+        disposition = Disposition.DUPLICATE if recorded else Disposition.LATE
         _settle(connection, entry, disposition, job.job_id, note="an orphan of its job")
-        if not told:
+        if not recorded:
             detail = {
                 "revision": named.revision.number,
                 "response_id": response_id,
@@ -516,7 +516,7 @@ def _record_orphan(
             }
             reason = "an orphan: the answer to the request that created it was lost"
             job = history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=detail)
-        told = True
+        recorded = True
 
 
 def _entry(connection: LedgerConnection, query: str, webhook_id: str) -> InboxEntry:
@@ -524,7 +524,7 @@ def _entry(connection: LedgerConnection, query: str, webhook_id: str) -> InboxEn
     if row is None:
         raise WebhookNotFound(
             f"the inbox has no webhook {webhook_id}.",
-            written="Nothing was changed.",
+            written="Nothing was changed. This step made no external write.",
             remedy="`airflow aihandoff inbox list` shows the ones it has.",
         )
     return InboxEntry(**row)
@@ -533,6 +533,6 @@ def _entry(connection: LedgerConnection, query: str, webhook_id: str) -> InboxEn
 def _settled(entry: InboxEntry, wish: str) -> WebhookSettled:
     return WebhookSettled(
         f"the webhook {entry.webhook_id} is {entry.disposition.value}: it cannot be {wish}.",
-        written="Nothing was changed.",
-        remedy=f"`airflow aihandoff inbox show {entry.webhook_id}` tells what became of it.",
+        written="Nothing was changed. This step made no external write.",
+        remedy=f"`airflow aihandoff inbox show {entry.webhook_id}` shows its result.",
     )

@@ -1,4 +1,4 @@
-"""Hands deliveries to the ledger from an event loop: in a few threads of its own, and not at all while it is away."""
+"""Passes deliveries to the ledger from an event loop, in a few threads; not while the ledger is unavailable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
 #: Threads that write to the ledger, and connections that they open to it.
 AT_ONCE = 4
 
-#: Deliveries that wait for one of the threads; more are sent away.
+#: Deliveries that wait for one of the threads; more are refused.
 MAX_WAITING = 32
 
 #: Seconds for which nothing is tried after the ledger failed. Then one delivery tries, and the others wait for it.
@@ -39,7 +39,7 @@ class NotNow(Exception):
 
 
 class Intake:
-    """The way into one ledger, for one event loop.
+    """The entrance to one ledger, for one event loop.
 
     :param open_ledger: opens the ledger, in a thread; called again until it has succeeded once.
     """
@@ -59,7 +59,7 @@ class Intake:
     async def receive(self, delivery: Delivery) -> Receipt:
         """Record a delivery.
 
-        :raises NotNow: it was not recorded, or nobody knows.
+        :raises NotNow: it was not recorded, or that is not known.
         """
         return await self._run(lambda ledger: ledger.inbox.receive(delivery))
 
@@ -105,7 +105,7 @@ class Intake:
     def _work(self, work: Callable[[Ledger], T], trial: bool) -> T:
         """In a thread, which may have become free only after the ledger had failed."""
         if self._failed and not trial:
-            raise NotNow("the ledger does not answer.")
+            raise NotNow("the ledger is unavailable.")
         return work(self.ledger())
 
     def ledger(self) -> Ledger:
@@ -114,7 +114,7 @@ class Intake:
 
     def _open(self) -> Ledger:
         opened = self._open_ledger()
-        # Not around the opening: while the server is away, nobody queues behind somebody else's wait for it.
+        # Not around the opening: while the server is unavailable, no thread queues behind another one's wait for it.
         with self._opening:
             kept = self._opened = self._opened or opened
         if kept is not opened:
@@ -123,7 +123,7 @@ class Intake:
 
     def _refuse_while_closed(self) -> None:
         if self._trying or self._clock() < self._closed_until:
-            raise NotNow("the ledger does not answer.")
+            raise NotNow("the ledger is unavailable.")
 
     def _close(self) -> None:
         self._failed, self._closed_until = True, self._clock() + PAUSE

@@ -1,4 +1,4 @@
-"""Keeps the verifier of each connection, and reads its secrets anew once a minute."""
+"""Keeps the verifier of each connection, and reads its secrets again once a minute."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ReadSecrets = Callable[[str], Sequence[object]]
 
 
 class NoConnection(Exception):
-    """There is no such connection, or the place where connections are kept is away: Airflow says the same of both."""
+    """There is no such connection, or the secrets backend is unavailable: Airflow does not distinguish the two."""
 
 
 class KeyProblem(StrEnum):
@@ -69,7 +69,7 @@ class _Unusable:
 class _Kept:
     """What is known of a connection.
 
-    :param again_at: when to read anew.
+    :param again_at: when to read again.
     :param stale_at: until when to use it where that fails.
     :param failing: that has failed already.
     """
@@ -135,5 +135,5 @@ class Keyring:
             return _Unusable(KeyProblem.NO_CONNECTION)
         except SecretRefused as refused:
             return _Unusable(KeyProblem.REFUSED, str(refused))
-        except Exception as error:  # noqa: BLE001  whatever a secrets backend raises; it may hold what it read
+        except Exception as error:  # noqa: BLE001  any error of a secrets backend; it may contain what was read
             return _Unusable(KeyProblem.UNREADABLE, type(error).__name__)

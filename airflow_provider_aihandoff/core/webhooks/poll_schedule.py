@@ -25,7 +25,7 @@ Poll = Callable[[str, str], None]
 
 
 class PollSchedule:
-    """The polls that are under way, on one event loop. They are a convenience: what is lost here is made up for later.
+    """The polls that are under way, on one event loop. They are a convenience: what is lost here is polled later.
 
     They are tasks of their own and no part of the request: a server counts a request as going on until its background
     tasks are done, and keeps its connection from taking the next one.
@@ -49,5 +49,5 @@ class PollSchedule:
         await asyncio.sleep(DELAY)
         try:
             await run_sync(self._poll, conn_id, webhook_id, limiter=self._limiter)
-        except Exception as error:  # noqa: BLE001  it may hold content, so its class has to do
+        except Exception as error:  # noqa: BLE001  it may contain content, so only its class is logged
             log.warning("Polling the response of webhook %s failed: %s.", webhook_id, type(error).__name__)

@@ -36,7 +36,7 @@ _SIGNATURE = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 
 
 class Reason(StrEnum):
-    """Why a webhook is refused. For the log and the metrics; its sender is told nothing of it."""
+    """Why a webhook is refused. For the log and the metrics; its sender does not see it."""
 
     MISSING_HEADER = "missing header"
     STALE = "stale timestamp"
@@ -53,7 +53,7 @@ class Rejected(Exception):
 
 
 class SecretRefused(HandoffError):
-    """A webhook secret cannot be used: anybody could forge what it verifies, or it would verify nothing."""
+    """A webhook secret cannot be used: anyone could forge what it verifies, or it would verify nothing."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -88,7 +88,7 @@ class Verifier:
             text = body.decode()
         except UnicodeDecodeError:
             raise Rejected(Reason.MALFORMED) from None
-        # Every secret is tried, so that the time it takes does not tell which one it was.
+        # Every secret is tried, so that the time it takes does not reveal which one it was.
         matches = sum(_is_signed(webhook, text, signed) for webhook in self._webhooks)
         if not matches:
             raise Rejected(Reason.SIGNATURE)
@@ -134,7 +134,7 @@ def _read(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _signatures(header: str) -> str:
-    """The signatures of the version that is known here. Those of others stand beside them, and are passed over."""
+    """The signatures of the version that is known here. Those of other versions are ignored."""
     signatures = header.split(" ")
     known = [signature for signature in signatures if _SIGNATURE.fullmatch(signature)]
     if not known or len(signatures) > MAX_SIGNATURES:
@@ -148,6 +148,6 @@ def _is_signed(webhook: Webhook, text: str, headers: dict[str, str]) -> bool:
     except WebhookVerificationError:
         return False
     except (ValueError, TypeError, OverflowError):
-        # Other releases of the package may stumble where this one does not: that is no reason for a 500.
+        # Other releases of the package may raise where this one does not: that is no reason for a 500.
         raise Rejected(Reason.MALFORMED) from None
     return True

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from airflow_provider_aihandoff.core.errors import StaleBatch
+from airflow_provider_aihandoff.core.errors import StaleBulkDecision
 from airflow_provider_aihandoff.core.ledger import Candidate, Ledger
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, check_same_origin
@@ -77,7 +77,7 @@ def decide(request: Request, viewer: ViewerDep, ledger: LedgerDep, form: FormDep
         return _page(request, viewer, ledger, sent, refused=nothing, status=422)
     try:
         jobs = decide_in_bulk(ledger, viewer, sent.choices, sent.verdict, sent.comment)
-    except StaleBatch as error:
+    except StaleBulkDecision as error:
         stale = Refused(
             "No decision was recorded",
             "Some of the jobs have changed since you opened them. Review these again, or deselect them.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from airflow_provider_aihandoff.core.errors import StaleBatch
+from airflow_provider_aihandoff.core.errors import StaleBulkDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, PendingReview
 from airflow_provider_aihandoff.core.review.rules import distinct, rules_of
@@ -61,7 +61,7 @@ def decide_in_bulk(
     """Record one decision for each of many jobs, or none.
 
     :param choices: ``(job id, review digest)``.
-    :raises StaleBatch: some of them have changed, or the viewer may not decide on them; it says which.
+    :raises StaleBulkDecision: some of them have changed, or the viewer may not decide on them; it says which.
     """
     ids = [job_id for job_id, _ in choices]
     dags = {job.job_id: job.dag_id for job in ledger.summaries(job_ids=ids, limit=len(ids))}
@@ -75,7 +75,7 @@ def decide_in_bulk(
         if job_id not in refused and dags[job_id] not in answerable
     }
     if refused:
-        raise StaleBatch(
+        raise StaleBulkDecision(
             f"you may not decide on {len(refused)} of {len(ids)} jobs.",
             stale=refused,
             written="No decision was recorded. No external write was made.",

@@ -17,9 +17,9 @@ class Killed(BaseException):
 
 
 class Puppet(threading.Thread):
-    """A task, in a thread that runs only while somebody lets it go on.
+    """A task, in a thread that runs only while the test lets it go on.
 
-    It stands still after each commit, and before and after each call to the outside. It never does before a commit,
+    It pauses after each commit, and before and after each external call. It never does before a commit,
     where it would hold a lock; but it can be made to die there.
 
     :param work: what the task does.
@@ -46,7 +46,7 @@ class Puppet(threading.Thread):
                 self.result = self._work()
         except Killed:
             pass
-        except BaseException as error:  # noqa: BLE001 - told to whoever lets it go on
+        except BaseException as error:  # noqa: BLE001 - raised again where the test lets it go on
             self.error = error
         self.ended, self.at = True, "end"
         self._stands.release()
@@ -66,7 +66,7 @@ class Puppet(threading.Thread):
             self.go_on()
 
     def reach(self, point: str) -> None:
-        """Stand still here, in the thread of this task."""
+        """Pause here, in the thread of this task."""
         if point.endswith("before commit"):
             if self._die_before_commit:
                 raise Killed
@@ -79,7 +79,7 @@ class Puppet(threading.Thread):
 
 
 def reach(point: str) -> None:
-    """Stand still here, if it is a task that comes by."""
+    """Pause here, if this is the thread of such a task."""
     thread = threading.current_thread()
     if isinstance(thread, Puppet):
         thread.reach(point)

@@ -1,6 +1,6 @@
 """The real ledger under every mixture of steps, beside a model of the outside world that counts what really happened.
 
-Hypothesis chooses who does what next: tasks of a Dag, which run the real protocols and stand still, go on or die at
+Hypothesis chooses who does what next: tasks of a Dag, which run the real protocols and pause, go on or die at
 any of their crash points; OpenAI and its webhooks; people; the clock. After every step the ledger is compared with
 the world.
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -72,7 +72,7 @@ MAX_TASKS = 4
 #: What each kind of target can do. Its undo can do the same.
 TARGETS = {
     "repeat": {"idempotent": True},
-    "look": {"can_probe": True},
+    "probe": {"can_probe": True},
     "both": {"idempotent": True, "can_probe": True},
     "neither": {},
 }
@@ -86,10 +86,10 @@ def plan(name: str, text: str = "first", *, after: tuple[str, ...] = (), undo: b
 
 #: What the Dag intends to write, from one edit of it to the next.
 DAGS: dict[str, list[EffectPlan]] = {
-    "ordered": [plan("repeat"), plan("look", after=("repeat",)), plan("neither", after=("look",))],
-    "edited": [plan("repeat", "second"), plan("look", "second", after=("repeat",))],
+    "ordered": [plan("repeat"), plan("probe", after=("repeat",)), plan("neither", after=("probe",))],
+    "edited": [plan("repeat", "second"), plan("probe", "second", after=("repeat",))],
     "any order": [plan("neither"), plan("both")],
-    "no way back": [plan("look"), plan("repeat", undo=False)],
+    "no undo": [plan("probe"), plan("repeat", undo=False)],
     "nothing": [],
 }
 
@@ -104,14 +104,14 @@ PASS = """
 FOREVER = 100
 
 which = st.integers(0, 7)
-others = st.sampled_from([None, None, None, "ordered", None, "any order", "edited", None, "no way back"])
+others = st.sampled_from([None, None, None, "ordered", None, "any order", "edited", None, "no undo"])
 steps = st.integers(1, 9)
 answers = st.sampled_from([*ANSWERS[:1] * 3, *ANSWERS])
 creates = st.sampled_from(CREATES)
 
 
 class Machine(RuleBasedStateMachine):
-    """One job, everybody who has to do with it, and what really happened."""
+    """One job, everyone involved in it, and what really happened."""
 
     def __init__(self, ledger: Ledger, connection: psycopg.Connection[Any]) -> None:
         super().__init__()
@@ -122,14 +122,14 @@ class Machine(RuleBasedStateMachine):
         self.tasks: list[Puppet] = []
         self.dag = "ordered"
         self.asked: dict[str, list[EffectPlan]] = {}
-        """The plans that somebody was asked about, by digest."""
+        """The plans that people were asked about, by digest."""
         self.approved: set[tuple[int, str]] = set()
-        """What somebody approved: revision and digest."""
+        """What a person approved: revision and digest."""
         self.deliveries: Counter[str] = Counter()
         self.record: JobRecord | None = None
         crashpoints.arm(reach)
         applying._clock = lambda: self.world.clock
-        submitting.time = SimpleNamespace(monotonic=lambda: self.world.clock)
+        vars(submitting)["time"] = SimpleNamespace(monotonic=lambda: self.world.clock)
         roll_back.undo_target = self.undo_target
 
     def teardown(self) -> None:
@@ -142,13 +142,13 @@ class Machine(RuleBasedStateMachine):
             crashpoints.arm(None)
 
     def put_right(self) -> None:
-        """Every task is cleared, and everybody does what they should: then the job comes to its end.
+        """Every task is cleared, and everyone does what they should: then the job ends.
 
         Where something was written, that takes the Dag as it was when the plan was approved.
         """
         self.world.answer, self.world.create = ANSWERS[0], CREATES[0]
         for _ in range(len(DAGS["ordered"]) + 2):
-            job = self.look().job
+            job = self.read_record().job
             if job.state in TERMINAL_JOB_STATES:
                 break
             self.time_passes(40)
@@ -158,14 +158,14 @@ class Machine(RuleBasedStateMachine):
             self.ask()
             if not DAGS[self.dag]:
                 self.ledger.effects.complete_without_effects(self.job_id, actor=TEST)
-            for intended in self.asked.get(str(self.look().job.review_digest), []):
+            for intended in self.asked.get(str(self.read_record().job.review_digest), []):
                 self.start("effect", partial(self.effect, intended), FOREVER)
             if self.is_in(JobState.ROLLING_BACK):
                 self.start_roll_back("", ANSWERS[0], FOREVER)
-            self.record = self.look()
+            self.record = self.read_record()
             for _ in self.unknown():
                 self.resolve(0)
-                self.record = self.look()
+                self.record = self.read_record()
         self.ledger_and_world_agree()
         assert self.record is not None
         assert self.record.job.state in TERMINAL_JOB_STATES, f"it stays {self.record.job.state}: {self.record.job}"
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
 
     @property
     def job_id(self) -> int:
-        return 1  # the sequences begin anew with every example
+        return 1  # the sequences start again with every example
 
     def start(self, name: str, work: Callable[[], Any], steps: int) -> None:
         task = Puppet(name, work)
@@ -210,7 +210,7 @@ class Machine(RuleBasedStateMachine):
     def pick(self, some: list[Any], index: int) -> Any:
         return some[index % len(some)]
 
-    def look(self) -> JobRecord:
+    def read_record(self) -> JobRecord:
         return self.ledger.record(self.job_id)
 
     def draft(self, text: str, run: str, approval: str, regenerate: bool) -> None:
@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         phase=st.sampled_from(["approved", "review", "new", "approved", "approved", "applied"]),
-        dag=st.sampled_from(["ordered", "any order", "ordered", "no way back", "any order", "nothing"]),
+        dag=st.sampled_from(["ordered", "any order", "ordered", "no undo", "any order", "nothing"]),
         approval=st.sampled_from(["required", "required", "not required"]),
     )
     def begin(self, phase: str, dag: str, approval: str) -> None:
@@ -287,7 +287,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_in(JobState.QUEUED, JobState.RUNNING, JobState.REVIEW))
     @rule()
     def catch_up(self) -> None:
-        """Everybody does what they should, up to the approval."""
+        """Everyone does what they should, up to the approval."""
         for number in range(len(self.world.responses)):
             self.model_ends(number)
             self.store(number)
@@ -298,7 +298,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.has_room() and self.is_in(JobState.APPROVED, JobState.APPLYING))
     @rule(index=which, answer=answers, steps=steps)
     def start_effect(self, index: int, answer: str, steps: int) -> None:
-        """A task that writes starts, or starts anew."""
+        """A task that writes starts, or starts again."""
         self.world.answer = answer
         if DAGS[self.dag]:
             self.start("effect", partial(self.effect, self.pick(DAGS[self.dag], index)), steps)
@@ -387,9 +387,9 @@ class Machine(RuleBasedStateMachine):
             )
 
     def store(self, index: int) -> None:
-        """Whoever waited for a response takes what it left."""
+        """The task that waited for a response takes what it left."""
         response = self.pick(self.world.responses, index)
-        for revision in self.look().revisions:
+        for revision in self.read_record().revisions:
             if response.status == "queued" or revision.response_id != response.response_id:
                 continue
             if response.status == "completed":
@@ -398,14 +398,14 @@ class Machine(RuleBasedStateMachine):
                 output = Output(response.status, error={"kind": response.status})
             self.ledger.outputs.store(self.job_id, revision.number, output, actor=TEST)
 
-    @rule(dag=others, anew=st.booleans())
-    def ask(self, dag: str | None = None, anew: bool = False) -> None:
-        """The Dag may be edited; then its plan is rendered, and somebody is asked."""
+    @rule(dag=others, again=st.booleans())
+    def ask(self, dag: str | None = None, again: bool = False) -> None:
+        """The Dag may be edited; then its plan is rendered, and a person is asked."""
         self.dag = dag or self.dag
         deadline = datetime.now(UTC) + timedelta(hours=1)
-        before = self.look().job
-        if anew:
-            ask = partial(self.ledger.reviews.ask_anew, reason="the plan changed")
+        before = self.read_record().job
+        if again:
+            ask = partial(self.ledger.reviews.ask_again, reason="the plan changed")
         else:
             ask = partial(self.ledger.reviews.ask, policy=None, on_timeout="reject")
         after = ask(self.job_id, DAGS[self.dag], deadline=deadline, actor=TEST)
@@ -415,11 +415,11 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.asked and self.is_in(JobState.REVIEW))
     @rule(index=which)
     def approve(self, index: int) -> None:
-        """Somebody approves what they saw: mostly the newest, sometimes what was asked before."""
+        """A person approves what they saw: mostly the newest, sometimes what was asked before."""
         self.decide("approve", index)
 
     def decide(self, verdict: Any, index: int) -> None:
-        before = self.look().job
+        before = self.read_record().job
         seen = self.pick([str(before.review_digest)] * 3 + list(self.asked), index)
         with suppress(HandoffError):
             self.ledger.reviews.decide(self.job_id, verdict, digest=seen, person=Person("bob"))
@@ -431,8 +431,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.asked and self.is_in(JobState.REVIEW))
     @rule(what=st.sampled_from(["edit", "request changes", "refuse edit", "tell"]), index=which)
     def review(self, what: str, index: int) -> None:
-        """Somebody changes the output, or has it changed; or the task that asks finds something to do."""
-        before = self.look().job
+        """A person changes the output, or has it changed; or the task that asks finds something to do."""
+        before = self.read_record().job
         seen = self.pick([str(before.review_digest)] * 3 + list(self.asked), index)
         reviews, bob = self.ledger.reviews, Person("bob")
         with suppress(HandoffError):
@@ -446,16 +446,16 @@ class Machine(RuleBasedStateMachine):
                     reviews.refuse_edit(self.job_id, before.revision, error=error, reason="too short", actor=TEST)
                     return
                 case _:
-                    reviews.tell(self.job_id, digest=seen, actor=TEST)
+                    reviews.notify(self.job_id, digest=seen, actor=TEST)
                     return
             if after.revision != before.revision:
-                assert seen == before.review_digest, "something was changed that nobody sees any more"
+                assert seen == before.review_digest, "something was changed that no one sees now"
                 assert (after.review_digest, after.decision_id) == (None, None)
 
     @precondition(lambda self: self.has_room())
     @rule(what=st.sampled_from(["cancel", "complete", "reject", "expire", "deadline_passes"]), index=which, steps=steps)
     def end(self, what: str, index: int, steps: int) -> None:
-        """Somebody ends the job, or tries to."""
+        """A person cancels the job, or tries to."""
         match what:
             case "reject":
                 self.decide("reject", index)
@@ -464,10 +464,10 @@ class Machine(RuleBasedStateMachine):
                 self.start("cancel", partial(work, actor=Actor.user("eve"), reason="enough"), steps)
             case "expire":
                 self.time_passes(4000)
-                asked = str(self.look().job.review_digest)
+                asked = str(self.read_record().job.review_digest)
                 self.ledger.reviews.expire(self.job_id, digest=asked, fail=bool(index % 2))
             case "deadline_passes":
-                number = self.look().job.revision
+                number = self.read_record().job.revision
                 self.ledger.outputs.fail(self.job_id, number, actor=TEST, reason="late", error={"kind": "deadline"})
             case "complete":
                 self.ledger.effects.complete_without_effects(self.job_id, actor=TEST)
@@ -475,7 +475,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.unknown())
     @rule(index=which)
     def resolve(self, index: int) -> None:
-        """A person has looked in the target, and says what is so."""
+        """A person has searched the target, and resolves the effect."""
         effect = self.pick(self.unknown(), index)
         applied = self.world.written[effect.effect_key] > 0
         external = f"record of {effect.effect_key}" if applied else None
@@ -486,14 +486,14 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.record and self.record.effects)
     @rule(index=which)
     def reconcile(self, index: int) -> None:
-        effect: Effect = self.pick(self.look().effects, index)
+        effect: Effect = self.pick(self.read_record().effects, index)
         self.ledger.effects.give_up(effect.effect_id, actor=Actor.program("reconciler"))
 
     # What is so at the moment of a call.
 
     def check_call(self, key: str) -> None:
         """A request is about to reach a target."""
-        record = self.look()
+        record = self.read_record()
         job = record.job
         effect = next((effect for effect in record.effects if effect.effect_key == key), None)
         assert effect is not None, "an effect is sent that is not in the ledger"
@@ -521,7 +521,7 @@ class Machine(RuleBasedStateMachine):
     def ledger_and_world_agree(self) -> None:
         if not self.ledger.jobs(limit=1):
             return
-        record = self.record = self.look()
+        record = self.record = self.read_record()
         self.check_history(record)
         self.check_effects(record)
         self.check_bills(record)
@@ -538,7 +538,7 @@ class Machine(RuleBasedStateMachine):
 
     @staticmethod
     def check_claims_of_cancelled(lines: list[Event]) -> None:
-        """From a cancellation on, nothing is claimed, until the job is begun anew or rolled back."""
+        """From a cancellation on, nothing is claimed, until the job is started again or rolled back."""
         cancelled = False
         for line in lines:
             if line.event in (JobEvent.REVISED, JobEvent.ROLL_BACK_STARTED):
@@ -610,7 +610,7 @@ def test_whatever_happens_in_whatever_order_the_ledger_and_the_world_agree(
         psycopg.connect(**conninfo, autocommit=True) as connection,
     ):
         run_state_machine_as_test(
-            lambda: Machine(ledger, connection),
+            cast("type[Machine]", lambda: Machine(ledger, connection)),  # any factory will do
             settings=settings(
                 max_examples=EXAMPLES,
                 stateful_step_count=STEPS,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
 from chaos.attempts import EFFECTS, PIPELINE, Attempt, Outcome, Work
-from chaos.drive import Look, drive
+from chaos.drive import Search, drive
 from chaos.forks import Child, Fault, Forks
 
 
@@ -22,16 +23,16 @@ class Run:
 
     forks: Forks
     ledger: Ledger
-    look: Look
+    search: Search
     work: Work
     fault: Fault
     at: str | None = None
     struck: Child | None = field(default=None, init=False)
 
     def drive(self, *steps: str) -> None:
-        """Drive steps to their ends. What failed for good is mended, and cleared once.
+        """Drive steps to their ends. What failed for good is fixed, and cleared once.
 
-        An attempt that stands still goes on when its step is done.
+        An attempt that is paused goes on when its step is done.
         """
         for step in steps:
             if self._drive(step).state == "failed":
@@ -44,7 +45,7 @@ class Run:
         assert outcome.state == "wait", outcome
 
     def _drive(self, step: str) -> Outcome:
-        outcome = drive(self.ledger, self.work, step, attempt=self._attempt, look=self.look).outcome
+        outcome = drive(self.ledger, self.work, step, attempt=self._attempt, search=self.search).outcome
         if self.struck is not None and self.struck.stopped:
             self.struck.resume()
             self.struck.wait()
@@ -76,7 +77,7 @@ class Course:
 
     @property
     def writes(self) -> tuple[int, int, int, int]:
-        """What it leaves behind outside: created, removed, inserted, taken back."""
+        """The external writes that it leaves: created, removed, inserted, undone."""
         if not self.work.effects or self.ends not in (JobState.COMPLETED, JobState.ROLLED_BACK):
             return 0, 0, 0, 0
         return (2, 0, 1, 0) if self.ends is JobState.COMPLETED else (2, 2, 1, 1)
@@ -87,9 +88,9 @@ def _completed(run: Run) -> None:
 
 
 def _seen_by_others(run: Run) -> None:
-    """Somebody else than the draft's task sees first that the response has ended."""
+    """The reconciler sees before the draft's task that the response has ended."""
     run.begin("draft")
-    run.drive("look", *PIPELINE)
+    run.drive("poll", *PIPELINE)
 
 
 def _told(run: Run) -> None:
@@ -131,12 +132,12 @@ def _rolled_back(run: Run) -> None:
     run.drive(*PIPELINE, "rollback")
 
 
-def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: object) -> Course:
+def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: Any) -> Course:
     """A course, with what is special about its work."""
     return Course(go, ends, replace(Work(""), **work))
 
 
-#: The response still runs when the attempt that has asked for it looks at it.
+#: The response still runs when the attempt that has asked for it polls it.
 _SLOW = "delay=4"
 #: The answer with the first response's id is lost, and another response is asked for.
 _ORPHAN = "delay=0.1 create=drop_after_accept"
@@ -166,7 +167,7 @@ COURSES: Mapping[str, Course] = {
     "review.decide": _USUAL,
     "review.edit": of(_edited),
     "review.refuse edit": of(_edited_in_vain),
-    "review.tell": of(_reminded, remind=True),
+    "review.notify": of(_reminded, remind=True),
     "review.expire": of(_expired, JobState.FAILED, review_seconds=1),
     "apply.claim": _USUAL,
     "apply.send": _USUAL,

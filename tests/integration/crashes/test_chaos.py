@@ -11,7 +11,7 @@ from chaos.run import Chaos
 
 
 @pytest.mark.timeout(240)
-def test_while_everything_dies_at_random_nothing_is_written_twice_or_lost_and_every_job_comes_to_an_end(
+def test_random_crashes_write_nothing_twice_lose_nothing_and_every_job_ends(
     tmp_path: Path,
 ) -> None:
     result = Chaos(tmp_path / "chaos", way="handoff", crashes=150, seed=1).run()

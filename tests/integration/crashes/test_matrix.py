@@ -1,6 +1,6 @@
 """Crash matrix: strike an attempt at every named point, go on to the end, and compare the ledger with its witnesses.
 
-``kill``: the process dies by SIGKILL at the point, and Airflow tries again. ``stop``: it stands still there, its retry
+``kill``: the process dies by SIGKILL at the point, and Airflow tries again. ``stop``: it is paused there, its retry
 does the step beside it, and only then it goes on, in the belief that it is still the one.
 """
 
@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import psycopg
 import pytest
@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from chaos.attempts import TABLE, Variant
 from chaos.count import Row, Witness, compare
-from chaos.drive import look_in
+from chaos.drive import search_in
 from chaos.forks import AFTER_FENCE, Fault, Forks
 from chaos.target import Target, serving
 from chaos.world import World
@@ -84,7 +84,7 @@ class Matrix:
         """Go one course to its end."""
         work = replace(case.course.work, key=f"work-{number}")
         fault = Fault(case.point, case.do, case.nth)
-        run = Run(self.forks, self.ledger, look_in(lambda: self.target.changes), work, fault, case.at)
+        run = Run(self.forks, self.ledger, search_in(lambda: self.target.changes), work, fault, case.at)
         case.course.go(run)
         (job,) = self.ledger.jobs(run_id=work.key)
         return run, self.ledger.record(job.job_id)
@@ -93,7 +93,7 @@ class Matrix:
         """What those say to whom it was done, of one job."""
         key = job.job_key
         with psycopg.connect(**self.world.ledger) as connection:
-            rows = connection.execute("SELECT row_id, name, takes_back FROM chaos_rows WHERE name = %s", [key])
+            rows = connection.execute("SELECT row_id, name, undoes FROM chaos_rows WHERE name = %s", [key])
             written = [Row(*row) for row in rows]
         changes = [change for change in list(self.target.changes) if change.name == key]
         made = sum(
@@ -125,7 +125,11 @@ def matrix(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def under_way(matrix: Matrix, request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[tuple[Run, JobRecord]]]]:
     """The courses of the tests that were chosen, which take place at the same time."""
-    chosen = [item.callspec.params["case"] for item in request.session.items if item.parent is request.node]
+    chosen = [
+        cast("Case", item.callspec.params["case"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.parent is request.node
+    ]
     with ThreadPoolExecutor(AT_ONCE) as workers:
         yield {case: workers.submit(matrix.go, number, case) for number, case in enumerate(chosen)}
         workers.shutdown(cancel_futures=True)
@@ -146,7 +150,7 @@ def test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once(
 
 
 def written(witness: Witness) -> tuple[int, int, int, int]:
-    """How much was created and removed over HTTP, inserted and taken back in the database."""
+    """How much was created and removed over HTTP, inserted and undone in the database."""
     did = Counter(change.do for change in witness.changes)
-    inserted = sum(row.takes_back is None for row in witness.rows)
+    inserted = sum(row.undoes is None for row in witness.rows)
     return did["create"], did["remove"], inserted, len(witness.rows) - inserted

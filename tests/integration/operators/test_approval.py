@@ -117,7 +117,7 @@ class TestPerson:
         done = run(lambda: approved_by(None, timeout=0.2, on_timeout="fail"))
 
         assert (done.states["approve"], done.tries["approve"]) == ("failed", 1)
-        assert "nobody decided in time" in done.error("approve")
+        assert "no one decided in time" in done.error("approve")
         assert (record().job.state, target.received) == (JobState.FAILED, [])
 
     def test_the_time_to_decide_is_not_moved_by_another_attempt(

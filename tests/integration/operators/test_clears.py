@@ -116,7 +116,7 @@ class TestCodeThatHasChanged:
 
         again = dags.clear(dags.make(lambda: pipeline(method="POST"), dag_id=dag.dag_id), run)
 
-        assert "It was applied before, as it was approved" in again.error("publish")
+        assert "It was applied before, as approved" in again.error("publish")
         assert (again.tries["publish"], again.states["store"], outside()) == (2, "upstream_failed", WRITTEN_ONCE)
 
     def test_an_input_that_has_changed_is_reported_and_not_sent_to_the_model(

@@ -170,7 +170,7 @@ def test_a_claim_that_a_killed_attempt_left_is_unknown_where_there_is_no_probe(
     done = run(lambda: put(shelf))
 
     assert (done.states["put"], done.tries["put"]) == ("failed", 2)
-    assert "ended without saying what became of it" in done.error("put")
+    assert "ended without an outcome" in done.error("put")
     assert (record().current_effects[0].state, len(shelf.kept)) == (EffectState.UNKNOWN, 1)
 
 
@@ -198,7 +198,7 @@ def test_a_plan_that_is_not_json_is_refused(run: RunDag, shelf: Shelf) -> None:
 def test_a_subclass_is_bound_to_the_approval_as_well(run: RunDag, ledger: Ledger, shelf: Shelf) -> None:
     done = run(lambda: put(shelf, job=draft(ledger, job_spec(job_key="other"), NOTE, "resp_2").job_id))
 
-    assert "nobody has approved" in done.error("put")
+    assert "no one has approved" in done.error("put")
     assert shelf.kept == []
 
 
@@ -232,5 +232,5 @@ def test_an_edit_of_the_dag_after_the_write_is_reported_and_writes_nothing(dags:
     done = dags.run(dags.make(lambda: put(shelf, title="Another")))
 
     assert first.states["put"] == "success"
-    assert "It was applied before, as it was approved (external id shelf-1)" in done.error("put")
+    assert "It was applied before, as approved (external id shelf-1)" in done.error("put")
     assert len(shelf.kept) == 1

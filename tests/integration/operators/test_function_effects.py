@@ -106,7 +106,7 @@ class TestPlan:
     def test_the_function_is_not_called_before_it_is_approved(self, run: RunDag, ledger: Ledger) -> None:
         done = run(lambda: effect())
 
-        assert "nobody has approved" in done.error("put")
+        assert "no one has approved" in done.error("put")
         assert shelf.calls == []
 
     def test_a_function_effect_takes_the_job_of_its_draft_and_has_a_key_of_its_own(

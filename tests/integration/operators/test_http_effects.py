@@ -150,7 +150,7 @@ class TestStatus:
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
         assert f"answered {status}" in done.error("publish")
-        assert "Nothing was written outside." in done.error("publish")
+        assert "No external write was made." in done.error("publish")
         assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
         assert len(target.received) == 1
 
@@ -229,7 +229,7 @@ class TestBroken:
             assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
             message = done.error("publish")
             assert "may have been applied" in message
-            assert f"Look in the target for the effect key {effect().effect_key}" in message
+            assert f"Search the target for the effect key {effect().effect_key}" in message
             assert f"airflow aihandoff effects resolve {effect().effect_id} --applied EXTERNAL_ID" in message
         assert len(target.received) == 1
 
@@ -282,7 +282,7 @@ class TestApproval:
         done = run(lambda: publish())
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
-        assert "it is review, and nobody has approved" in done.error("publish")
+        assert "it is review, and no one has approved" in done.error("publish")
         assert target.received == []
 
     def test_an_effect_of_a_rejected_job_is_not_sent(
@@ -293,7 +293,7 @@ class TestApproval:
         done = run(lambda: publish())
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
-        assert "it is rejected, and nobody has approved" in done.error("publish")
+        assert "it is rejected, and no one has approved" in done.error("publish")
         assert target.received == []
 
     def test_an_effect_of_a_cancelled_job_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:

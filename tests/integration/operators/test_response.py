@@ -424,7 +424,7 @@ class TestFailure:
         done = run(lambda: ask(metadata=fault("retrieve=html times=3"), inline_wait=timedelta(0)))
 
         assert (done.states, done.tries) == ({"draft": "success"}, {"draft": 2})
-        assert "a retry of this task reads it again" in done.error("draft")
+        assert "retry of this task reads it again" in done.error("draft")
         assert len(record().revisions) == 1
         assert stand_in.responses().creates == 1
 

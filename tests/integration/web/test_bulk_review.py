@@ -118,7 +118,7 @@ def test_one_changed_job_stops_the_bulk_decision_and_is_listed(login: Login, led
     page = Page(answer.text)
     assert answer.status_code == 409
     assert "No decision was recorded" in page.text
-    assert f"Job {jobs[1].job_id}: it is not what you saw any more" in page.text
+    assert f"Job {jobs[1].job_id}: it has changed since you opened it" in page.text
     assert f"Job {jobs[2].job_id}: it no longer waits for a decision" in page.text
     assert _states(ledger, [jobs[0], jobs[1], jobs[3]]) == {JobState.REVIEW}
     # What is left stays selected; what changed has to be looked at again.

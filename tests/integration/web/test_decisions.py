@@ -77,7 +77,7 @@ def test_a_decision_on_a_stale_page_says_what_changed_and_keeps_the_comment(logi
     page = Page(answer.text)
     assert answer.status_code == 409
     assert "Your decision was not recorded" in page.text
-    assert "This job is not what you saw any more: the plan of the effect 'publish' changed" in page.text
+    assert "This job has changed since you opened it: the plan of the effect 'publish' changed" in page.text
     assert "http://cms/posts/teapot" in page.text
     assert page.field("digest") == now.review_digest
     assert "Fine &lt;b&gt;by&lt;/b&gt; me.</textarea>" in answer.text

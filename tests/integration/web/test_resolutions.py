@@ -110,7 +110,7 @@ def test_a_contradicting_resolution_is_refused_with_what_is_recorded(
     refused = send(carol, unknown, NOT_FOUND)
     assert (refused.status_code, refused.json()["type"]) == (409, "cannot-resolve")
     assert "is applied as post-7" in refused.json()["detail"]
-    assert "user:bob said of attempt 1" in refused.json()["detail"]
+    assert "user:bob resolved attempt 1" in refused.json()["detail"]
     posted = post(carol, unknown, NOT_FOUND)
     page = Page(posted.text)
     assert posted.status_code == 409
@@ -132,7 +132,7 @@ def test_a_resolution_of_an_older_attempt_is_refused(
     assert "No trace of it.</textarea>" in posted.text
     again = send(bob, unknown, {**NOT_FOUND, "attempt": None})
     assert again.status_code == 409
-    assert "name the attempt that you looked for: 2" in again.json()["detail"]
+    assert "name the attempt that you checked: 2" in again.json()["detail"]
     assert ledger.effects.read(unknown.effect_id).state is EffectState.UNKNOWN
     assert send(bob, unknown, {**NOT_FOUND, "attempt": 2}).status_code == 200
 

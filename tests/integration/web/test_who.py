@@ -51,7 +51,7 @@ def _refused(client: TestClient, job: Job, why: str) -> None:
 @pytest.mark.parametrize("asked", ["requested_by", "triggered_by"])
 def test_the_requester_cannot_decide_even_as_an_admin(login: Login, ledger: Ledger, username: str, asked: str) -> None:
     job = _job(ledger, **{asked: username})
-    _refused(login(username), job, "You asked for this work; somebody else has to decide on it.")
+    _refused(login(username), job, "You asked for this work; another user has to decide on it.")
     assert _post(login("carol"), job).status_code == 303
 
 

@@ -295,7 +295,8 @@ def test_in_the_terminal_a_person_lists_looks_edits_and_decides(
     said = review(demo, "edit", str(job.job_id), f"--digest={seen['digest']}", "--file=-", typed=output)
     assert "edited" in said
     wait_for_state(ledger, admin, "told", run_id, JobState.REVIEW)
-    assert "not what you saw" in review(demo, "approve", str(job.job_id), f"--digest={seen['digest']}", fails=True)
+    refused = review(demo, "approve", str(job.job_id), f"--digest={seen['digest']}", fails=True)
+    assert "has changed since you opened it" in refused
     digest = ledger.job(job.job_id).review_digest
     assert "approved" in review(demo, "approve", str(job.job_id), f"--digest={digest}", "--comment=Fine.")
     assert admin.wait_for_run("told", run_id) == "success"

@@ -67,7 +67,7 @@ def test_the_decorators_of_a_definition_belong_to_it(package: Path) -> None:
         ("Store.size", "defined 2 times, not once: archive:Store.size, jobs.store:Store.size"),
         ("Store.size.work.local", "defined 0 times"),
         ("size", "defined 0 times"),
-        ("ore:Store.size", "defined 0 times"),
+        ("tore:Store.size", "defined 0 times"),
     ],
 )
 def test_a_name_that_is_missing_or_ambiguous_is_refused(package: Path, name: str, said: str) -> None:

@@ -103,10 +103,10 @@ class TestReviewDigest:
     def changes(self, output: str, plans: list[tuple[str, str]], policy: str | None) -> list[str]:
         return describe_changes(self.BEFORE, review_components(output, plans, policy))
 
-    def test_the_same_parts_have_no_changes(self) -> None:
+    def test_equal_review_parts_have_no_changes(self) -> None:
         assert self.changes("out-1", [("store", "p1"), ("post", "p2")], "small@1") == []
 
-    def test_each_change_is_said_in_words(self) -> None:
+    def test_each_change_is_described_as_text(self) -> None:
         assert self.changes("out-2", [("post", "p3"), ("mail", "p4")], "small@2") == [
             "the output changed",
             "the effect 'store' was removed",
@@ -115,13 +115,13 @@ class TestReviewDigest:
             "the policy changed from small@1 to small@2",
         ]
 
-    def test_another_order_is_a_change_too(self) -> None:
+    def test_a_different_order_is_a_change_too(self) -> None:
         assert self.changes("out-1", [("post", "p2"), ("store", "p1")], "small@1") == [
             "the order of the effects changed"
         ]
 
     @given(st.sampled_from(["o1", "o2"]), st.permutations([("a", "1"), ("b", "2")]), st.sampled_from([None, "p@1"]))
-    def test_what_differs_in_its_digest_can_be_described(
+    def test_every_difference_in_the_digest_can_be_described(
         self, output: str, plans: list[tuple[str, str]], policy: str | None
     ) -> None:
         before = review_components("o1", [("a", "1"), ("b", "2")], None)
@@ -157,7 +157,7 @@ class TestEffectKey:
             ("5f0c", 7, 2, "publish", "q" * 64),
         ],
     )
-    def test_another_ledger_job_revision_effect_or_plan_has_another_key(
+    def test_a_different_ledger_job_revision_effect_or_plan_has_a_different_key(
         self, other: tuple[str, int, int, str, str]
     ) -> None:
         assert effect_key(*other) != effect_key(*self.ARGUMENTS)

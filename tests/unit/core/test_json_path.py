@@ -50,7 +50,7 @@ def test_a_path_finds_every_value_in_its_order(path: str, found: list[Any]) -> N
 @pytest.mark.parametrize(
     "path", ["", "id", "$.", "$[", "$.lines[?@.kind == 'fee'", "$.lines[?length(@.tags)]", "$ .id extra", "$['a"]
 )
-def test_another_text_is_refused(path: str) -> None:
+def test_a_text_that_is_not_a_json_path_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         check_json_path(path)
     with pytest.raises(ValueError, match=r"\w"):

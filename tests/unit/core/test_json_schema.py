@@ -37,7 +37,7 @@ def test_a_reference_leads_to_its_schema(reference: str, found: dict[str, Any]) 
     assert Document(DOCUMENT).resolve({"$ref": reference}) == found
 
 
-def test_keywords_beside_a_reference_win() -> None:
+def test_keywords_next_to_a_reference_override_it() -> None:
     found = Document(DOCUMENT).resolve({"$ref": "#/$defs/A", "description": "mine"})
     assert found == {"type": "string", "description": "mine"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,11 +56,12 @@ def test_an_actor_has_the_facts_of_its_kind_and_no_others(actor: Actor) -> None:
         if each.name in ("kind", "user_id" if actor.kind is ActorKind.USER else ""):
             continue
         other = None if getattr(actor, each.name) is not None else "x"
-        assert not replace(actor, **{each.name: other}).is_whole
+        changes: dict[str, Any] = {each.name: other}
+        assert not replace(actor, **changes).is_whole
 
 
 @given(st.sampled_from(ALL), st.text())
-def test_words_that_a_column_cannot_hold_are_replaced(actor: Actor, text: str) -> None:
+def test_text_that_a_column_cannot_store_is_replaced(actor: Actor, text: str) -> None:
     if actor.name is not None:
         actor = replace(actor, name=text + "\x00\ud800")
         assert actor.name is not None
@@ -68,7 +70,7 @@ def test_words_that_a_column_cannot_hold_are_replaced(actor: Actor, text: str) -
         assert replace(actor) == actor
 
 
-def test_attempts_of_one_task_instance_are_told_from_those_of_others() -> None:
+def test_attempts_of_one_task_instance_are_distinguished_from_those_of_others() -> None:
     owner = Owner("d", "r", "t", 0, "ti", 1)
     assert replace(owner, try_number=2, ti_id="x").actor.instance == owner.actor.instance
     for other in (replace(owner, dag_id="r"), replace(owner, map_index=1), replace(owner, run_id="r/t")):

@@ -31,7 +31,7 @@ ES, EE = EffectState, EffectEvent
 
 Table = Mapping[tuple[Any, Any], Any]
 
-#: The states of an effect in which nobody will ever send it (again).
+#: The states of an effect in which no one will ever send it (again).
 TERMINAL_EFFECT_STATES = frozenset({ES.APPLIED, ES.VOID})
 
 #: The only ways out of the states in which a job has ended.
@@ -86,7 +86,7 @@ def test_both_tables_are_as_they_are_named_complete_and_without_dead_ends() -> N
     assert problems(JOB_TRANSITIONS, EFFECT_TRANSITIONS) == []
 
 
-def test_a_transition_that_nobody_has_named_is_found_wherever_it_is_added() -> None:
+def test_an_undeclared_transition_is_found_in_every_place() -> None:
     unnoticed: list[tuple[Any, ...]] = [
         (*pair, to)
         for pair, to in product(product(S, E), S)
@@ -116,7 +116,7 @@ def test_the_tables_are_all_that_decides() -> None:
 
 
 class TestJobs:
-    def test_nothing_is_applied_on_any_path_without_somebody_who_approves(self) -> None:
+    def test_no_effect_is_applied_on_any_path_without_an_approval(self) -> None:
         without_approval = reachable(JOB_TRANSITIONS, S.QUEUED, without={E.APPROVED, E.OUTPUT_ACCEPTED})
         assert without_approval == {S.QUEUED, S.RUNNING, S.REVIEW, S.REJECTED, S.FAILED, S.CANCELLED} | {
             S.ROLLING_BACK,  # of a cancelled job: the ledger starts no roll-back where nothing is applied
@@ -130,7 +130,7 @@ class TestJobs:
         assert S.ROLLING_BACK not in reachable(JOB_TRANSITIONS, S.QUEUED, without={E.ROLL_BACK_STARTED})
         assert reachable(JOB_TRANSITIONS, S.ROLLING_BACK, without={E.ALL_UNDONE}) == {S.ROLLING_BACK}
 
-    def test_what_is_rolled_back_or_being_rolled_back_is_applied_again_only_after_a_new_approval(self) -> None:
+    def test_a_rolled_back_job_is_applied_again_only_after_a_new_approval(self) -> None:
         for state in (S.ROLLING_BACK, S.ROLLED_BACK):
             again = reachable(JOB_TRANSITIONS, state, without={E.APPROVED, E.OUTPUT_ACCEPTED})
             assert not again & {S.APPROVED, S.APPLYING, S.COMPLETED}
@@ -141,7 +141,7 @@ class TestJobs:
         assert stuck == {state}
 
     @pytest.mark.parametrize("state", sorted(set(S) - TERMINAL_JOB_STATES))
-    def test_every_open_job_can_end_without_being_begun_anew(self, state: JobState) -> None:
+    def test_every_open_job_can_end_without_starting_again(self, state: JobState) -> None:
         assert reachable(JOB_TRANSITIONS, state, without={E.REVISED}) & TERMINAL_JOB_STATES
 
     @pytest.mark.parametrize("state", sorted(set(S) - TERMINAL_JOB_STATES - {S.ROLLING_BACK}))
@@ -163,7 +163,7 @@ class TestJobs:
 
     @pytest.mark.parametrize(("same_input", "same_run", "regenerate"), list(product([True, False], repeat=3)))
     @pytest.mark.parametrize("state", S)
-    def test_a_task_that_comes_never_begins_anew_what_stays_written(
+    def test_an_attaching_task_never_starts_a_job_again_that_has_writes_in_place(
         self, state: JobState, same_input: bool, same_run: bool, regenerate: bool
     ) -> None:
         step = decide_attachment(state, same_input=same_input, same_run=same_run, touched=True, regenerate=regenerate)
@@ -205,8 +205,8 @@ class TestEffects:
         into_void = {state for (state, _), to in EFFECT_TRANSITIONS.items() if to is ES.VOID}
         assert into_void.isdisjoint(TOUCHED_EFFECT_STATES)
 
-    def test_what_is_not_known_is_never_guessed(self) -> None:
-        """Out of `unknown` lead only what somebody found out, and the same key again."""
+    def test_an_unknown_outcome_is_never_guessed(self) -> None:
+        """Out of `unknown` lead only what a probe or a person found, and the same key again."""
         assert {event for (state, event) in EFFECT_TRANSITIONS if state is ES.UNKNOWN} == {
             EE.RESOLVE_APPLIED,
             EE.RESOLVE_NOT_APPLIED,

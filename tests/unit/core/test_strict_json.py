@@ -40,7 +40,7 @@ def test_every_json_value_is_read_as_it_is(value: Any) -> None:
         ("1.10", {"exact_floats": True}, "Not valid JSON: a number cannot be kept exactly as it is written."),
     ],
 )
-def test_what_is_refused_is_said_in_a_sentence(text: str | bytes, options: dict[str, Any], said: str) -> None:
+def test_a_refusal_is_a_sentence(text: str | bytes, options: dict[str, Any], said: str) -> None:
     with pytest.raises(strict_json.NotJson) as refused:
         strict_json.loads(text, **options)
     assert str(refused.value) == said

@@ -1,6 +1,6 @@
 """Reads what the SDK returns into values of ours. Pure.
 
-An answer is read defensively: servers answer with pages of HTML, null outputs, other ids and states of the future.
+An answer is read defensively: servers answer with HTML pages, null outputs, other ids and states that do not exist yet.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _is_final(status: ResponseStatus, refusal: str | None, error_code: str | Non
 
 
 def _final_text(output: Any) -> tuple[str | None, str | None]:
-    """The text of the final answer, and the refusal if there is one. Comments on the way to it are left out.
+    """The text of the final answer, and the refusal if there is one. Comments before it are left out.
 
     The text is None where there is no output at all: for a moment, a response that completed can come without it.
     """

@@ -14,15 +14,15 @@ def continued(request: Mapping[str, Any], *, changes: str, before: Revision, res
 
     :param request: the one that asked for the work.
     :param changes: what the reviewer wants changed, in their words.
-    :param before: the revision that they looked at.
+    :param before: the revision that they reviewed.
     :param response_id: the response that the model goes on from; None where OpenAI does not have it any more, and the
-        whole conversation is sent once more.
+        whole conversation is sent again.
     """
     known = before.author_kind == "model" or response_id is None
     edited = "" if known else f"A person has edited your answer. It is now:\n\n{_text(before.output)}\n\n"
     wanted = f"Requested changes: {changes}\n\nAnswer again in full, in the same form as before."
     said = {"role": "user", "content": f"{edited}{wanted}"}
-    if "conversation" in request:  # OpenAI keeps it, and takes no response id beside it
+    if "conversation" in request:  # OpenAI keeps it, and takes no response id with it
         return {**request, "input": [said]}
     if response_id is not None:
         return {**request, "input": [said], "previous_response_id": response_id}

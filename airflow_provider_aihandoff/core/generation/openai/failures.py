@@ -1,4 +1,4 @@
-"""Tells apart what the SDK raises: was a request sent, may it be sent again, what became of a response. Pure."""
+"""Classifies what the SDK raises: was a request sent, may it be sent again, what happened to a response. Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def classify(error: Exception) -> SubmitFailure:
         return _classify_status(error)
     if isinstance(error, openai.APIConnectionError):  # its subclass APITimeoutError as well
         cause = type(error.__cause__).__name__
-        # By name, since the SDK's HTTP client is its own matter.
+        # By name: the HTTP client is an internal part of the SDK.
         never_left = cause in _BEFORE_SENDING
         return SubmitFailure(
             Sent.NO if never_left else Sent.UNKNOWN,

@@ -43,7 +43,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         try:
             _check_arguments(self._responses.create, body)
             answer = self._responses.create(**body, timeout=timeout)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must be told apart and recorded
+        except Exception as error:  # noqa: BLE001 - every error must be classified and recorded
             return classify(error)
         response_id = response_id_of(answer)
         if response_id is None:
@@ -100,7 +100,7 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider):
 
 
 def _check_arguments(create: Callable[..., Any], body: Mapping[str, Any]) -> None:
-    """Tell a misspelt argument apart from a ``TypeError`` that comes when the request is on its way.
+    """Distinguish a misspelt argument from a ``TypeError`` that comes after the request was sent.
 
     :raises InvalidArguments: the SDK does not take these arguments.
     """

@@ -42,7 +42,7 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
     :raises RequestError: an argument is reserved, or two of them contradict each other.
     """
     request = {name: value for name, value in arguments.items() if value is not None}
-    # What stands in `extra_body` goes over what stands beside it.
+    # What is in `extra_body` overrides the other arguments.
     if reserved := sorted(RESERVED_ARGUMENTS & {*request, *(request.get("extra_body") or {})}):
         raise RequestError(
             f"{', '.join(reserved)} cannot be set: a job always runs in the background, is stored, and is sent "
@@ -63,7 +63,7 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
 def _check_metadata(metadata: Mapping[str, Any]) -> None:
     room = MAX_METADATA - len(OWN_METADATA)
     if len(metadata) > room:
-        raise RequestError(f"metadata has {len(metadata)} pairs; {room} fit beside the ones that name the job.")
+        raise RequestError(f"metadata has {len(metadata)} pairs; {room} fit with the ones that name the job.")
     for name, value in metadata.items():
         if name in OWN_METADATA:
             raise RequestError(f"metadata {name!r} is reserved: it names the job.")

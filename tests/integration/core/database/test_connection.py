@@ -118,7 +118,7 @@ class TestParameters:
             "options": "-c statement_timeout=5s",
         }
 
-    def test_what_is_not_a_parameter_of_libpq_is_left_out(self) -> None:
+    def test_a_connection_field_that_libpq_does_not_know_is_left_out(self) -> None:
         extra = '{"cursor": "dictcursor", "iam": false, "sqlalchemy_scheme": "postgresql+psycopg2"}'
         assert libpq_parameters(self.airflow_connection(extra=extra)) == {"host": "db", "dbname": "ledger"}
 
@@ -176,34 +176,38 @@ class TestBrokenConnections:
         assert len(runs) == 1
 
     @pytest.mark.parametrize("before_commit", [False, True])
-    def test_a_transaction_that_stands_still_holds_nobody_up_and_runs_again(
+    def test_an_idle_transaction_blocks_no_one_and_runs_again(
         self, empty_conninfo: dict[str, Any], database: Database, monkeypatch: pytest.MonkeyPatch, before_commit: bool
     ) -> None:
-        monkeypatch.setattr(connection_module, "STANDSTILL", 0.2)
-        standing, go_on = threading.Event(), threading.Event()
+        monkeypatch.setattr(connection_module, "IDLE_LIMIT", 0.2)
+        paused, go_on = threading.Event(), threading.Event()
         others = Database(empty_conninfo)
         runs = []
 
-        def stand_still(*_: Any) -> None:
-            standing.set()
+        def pause(*_: Any) -> None:
+            paused.set()
             assert go_on.wait(30)
 
         def lock_and_add(connection: LedgerConnection) -> None:
             runs.append(1)
             connection.execute("LOCK TABLE tries")
             if len(runs) == 1 and not before_commit:
-                stand_still()
+                pause()
             connection.execute(ADD)
+
+        def pause_before_commit(_: object, moment: str) -> None:
+            if moment == "before commit" and not paused.is_set():
+                pause()
 
         if before_commit:
             monkeypatch.setattr(
                 connection_module,
                 "reached",
-                lambda _, moment: moment == "before commit" and not standing.is_set() and stand_still(),
+                pause_before_commit,
             )
         with ThreadPoolExecutor(1) as pool:
             stopped = pool.submit(database.transact, lock_and_add)
-            assert standing.wait(30)
+            assert paused.wait(30)
             try:
                 others.transact(lambda connection: connection.execute(ADD))
             finally:
@@ -386,7 +390,7 @@ class TestRestart:
         database._pool.timeout = 10
         assert count(database) == 0
 
-    def test_what_must_not_be_lost_waits_for_a_server_that_is_away(
+    def test_a_step_that_must_not_be_lost_waits_for_an_unavailable_server(
         self, own_server: PostgresServer, database: Database
     ) -> None:
         database._pool.timeout = 0.3
@@ -410,7 +414,7 @@ class TestRestart:
             recorder.join(60)
         assert results == [1]
 
-    def test_what_must_not_be_lost_is_given_up_in_the_end(
+    def test_a_step_that_must_not_be_lost_is_given_up_in_the_end(
         self, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT", 0.2)

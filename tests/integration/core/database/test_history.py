@@ -34,7 +34,7 @@ def job(ledger: Ledger) -> Job:
 
 
 def tamper(conninfo: dict[str, Any], statement: str) -> None:
-    """Change the history as only somebody with the rights of its owner could."""
+    """Change the history, as only its owner in the database can."""
     with psycopg.connect(**conninfo) as connection:
         connection.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER USER")
         connection.execute(statement)
@@ -195,7 +195,7 @@ class TestMove:
         with pytest.raises(HandoffError) as error:
             ledger._database.transact(lambda connection: history.move(connection, job, JobEvent.SUBMITTED, actor=TEST))
         assert str(error.value).startswith(
-            f"{job.label}: the event 'submitted' is not valid in the state 'completed'. This step wrote nothing"
+            f"{job.label}: the event 'submitted' is not valid in the state 'completed'. This step made no external"
         )
         assert ledger.job(job.job_id) == job
 
@@ -240,13 +240,13 @@ class TestContent:
 
 
 def undoable(name: str) -> EffectPlan:
-    """A plan that declares a way back."""
+    """A plan that declares an undo."""
     undo = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}/{{external_id}}"}}
     return replace(effect_plan(name), undo=undo)
 
 
 class Steps:
-    """Every step of the protocols on one job, as whoever comes at any time would take it."""
+    """Every step of the protocols on one job, in any order and at any time."""
 
     def __init__(self, ledger: Ledger, key: str) -> None:
         self.ledger = ledger
@@ -311,7 +311,7 @@ class Steps:
 
     def claim(self) -> None:
         name = "ab"[len(self.claims) % 2]
-        where = {"lease": LEASE * 0, "resend": True, "actor": TEST}
+        where: dict[str, Any] = {"lease": LEASE * 0, "resend": True, "actor": TEST}
         self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable(name), **where))
 
     def claim_once(self) -> None:
@@ -346,7 +346,7 @@ class Steps:
 
     def undo(self) -> None:
         for undo in self.ledger.record(self.job.job_id).undos:
-            where = {"lease": LEASE * 0, "resend": True, "actor": TEST}
+            where: dict[str, Any] = {"lease": LEASE * 0, "resend": True, "actor": TEST}
             self.claims.append(self.ledger.effects.claim(self.job.job_id, undo.as_plan, **where))
 
     def regenerate(self) -> None:

@@ -221,7 +221,7 @@ class TestUpgradeFrom0002:
         assert record.job.cancelling is None
         assert {(effect.undoes, tuple(effect.after_effects)) for effect in record.effects} == {(None, ())}
 
-    def test_a_claim_of_before_is_over_and_its_outcome_is_found_out(self, upgraded: Ledger) -> None:
+    def test_a_claim_from_before_the_upgrade_is_expired_and_its_outcome_is_found(self, upgraded: Ledger) -> None:
         claimed = self.effect(upgraded, "sent")
         assert claimed.claim_until == claimed.claimed_at
         assert [effect.name for effect in upgraded.abandoned.lapsed_claims(grace=timedelta(0), limit=9)] == ["sent"]
@@ -253,9 +253,7 @@ class TestUpgradeFrom0002:
         assert record.job.state is JobState.COMPLETED
         assert first_break(record.events, record.job) is None
 
-    def test_a_job_that_was_completed_stays_so_and_what_it_kept_for_people_is_sent_to_nobody(
-        self, upgraded: Ledger
-    ) -> None:
+    def test_a_completed_job_stays_completed_and_its_undo_for_people_is_never_sent(self, upgraded: Ledger) -> None:
         assert self.claim(upgraded, self.effect(upgraded, "publish")).applied
         with pytest.raises(CannotRollBack, match="'publish' has an undo that an earlier release kept for people"):
             upgraded.roll_backs.start(2, actor=Actor.user("eve"), reason="no")
@@ -351,7 +349,7 @@ class TestCheck:
     def test_a_missing_ledger_is_said_with_the_command_that_makes_one(self, empty_conninfo: dict[str, Any]) -> None:
         with (
             Ledger(empty_conninfo) as ledger,
-            pytest.raises(LedgerSchemaError, match="holds no AI Handoff ledger") as error,
+            pytest.raises(LedgerSchemaError, match="has no AI Handoff ledger") as error,
         ):
             ledger.check_schema()
         assert "`airflow aihandoff db upgrade`" in str(error.value)

@@ -1,4 +1,4 @@
-"""Whoever waits is told of a change after it was committed, and of nothing else; a lost message does no harm."""
+"""Waiting processes are notified of a change after its commit, and of nothing else; a lost message does no harm."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class TestWoken:
         assert set(WAKING) == WAKING_JOB_EVENTS
 
     @pytest.mark.parametrize("event", WAKING)
-    def test_whoever_listens_hears_the_job_and_then_sees_the_change(
+    def test_a_listener_is_notified_of_the_job_and_then_sees_the_change(
         self, one: Ledger, conninfo: dict[str, Any], event: JobEvent
     ) -> None:
         before, step, state = WAKING[event]
@@ -216,7 +216,7 @@ class TestWoken:
 
 
 class TestNotWoken:
-    def test_of_every_other_event_nobody_is_told(self, one: Ledger, listener: Listener) -> None:
+    def test_no_one_is_notified_of_any_other_event(self, one: Ledger, listener: Listener) -> None:
         job = open_job(one)
         open_job(one)
         refuse(one, job, intend(one, job))
@@ -230,7 +230,7 @@ class TestNotWoken:
         assert [line.event for line in one.record(job.job_id).events][-1] == "output late"
         assert listener.heard() == []
 
-    def test_of_the_effects_of_a_job_nobody_is_told(self, one: Ledger, listener: Listener) -> None:
+    def test_no_one_is_notified_of_the_effects_of_a_job(self, one: Ledger, listener: Listener) -> None:
         job_id = approved(one)
         listener.heard()
         claim = one.effects.claim(job_id, effect_plan(), lease=LEASE, actor=TEST)
@@ -238,7 +238,7 @@ class TestNotWoken:
         assert one.job(job_id).state is JobState.COMPLETED
         assert listener.heard() == []
 
-    def test_a_step_that_changes_nothing_tells_nobody(self, one: Ledger, listener: Listener) -> None:
+    def test_a_step_that_changes_nothing_notifies_no_one(self, one: Ledger, listener: Listener) -> None:
         job_id = running(one)
         deliver(one)
         assert listener.heard() == [str(job_id)]
@@ -246,7 +246,7 @@ class TestNotWoken:
         deliver(one, "wh_2")
         assert listener.heard() == []
 
-    def test_of_what_was_rolled_back_nobody_is_told_then_or_with_the_next_step(
+    def test_no_one_is_notified_of_a_rolled_back_transaction_then_or_with_the_next_step(
         self, one: Ledger, listener: Listener
     ) -> None:
         job = one.job(running(one))
@@ -274,13 +274,13 @@ class TestLost:
     def broken(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection_module, "_WAKE", BROKEN[request.param])
 
-    def test_a_step_is_done_although_nobody_can_be_told(
+    def test_a_step_is_done_although_its_notification_cannot_be_sent(
         self, one: Ledger, listener: Listener, caplog: pytest.LogCaptureFixture
     ) -> None:
         job_id = running(one)
         deliver(one)
         assert one.revision(job_id, 1).response_status == "completed"
-        assert "Nobody was told of a change in the ledger" in caplog.text
+        assert "No notification of a change in the ledger was sent" in caplog.text
         assert listener.heard() == []
 
     def test_the_next_steps_are_transactions_as_ever(self, one: Ledger) -> None:
@@ -296,7 +296,7 @@ class TestLost:
             one._database.transact(work)
         assert one.inbox.read("wh_1").job_id == job.job_id
 
-    def test_what_could_not_be_told_is_not_told_with_the_next_step(
+    def test_a_notification_that_could_not_be_sent_is_not_sent_with_the_next_step(
         self, one: Ledger, listener: Listener, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = open_job(one)

@@ -25,7 +25,7 @@ def put(name: str = "publish", *, undo: Mapping[str, Any] | None = None, **reque
 
 
 def insert(name: str = "store", *, undo: Mapping[str, Any] | None = None) -> EffectPlan:
-    """The plan to write a row: as a look at its external id, which is never made here."""
+    """The plan to write a row, to read its external id: the write itself is never made here."""
     return _plan(name, "postgres", {"sql": "INSERT INTO reports (title) VALUES ('Kettle')"}, undo, "sales_db")
 
 
@@ -43,7 +43,7 @@ def _plan(
 
 
 def approved(ledger: Ledger, *plans: EffectPlan) -> Job:
-    """A job with these effects, which somebody has approved."""
+    """A job with these effects, which a person has approved."""
     return approve(ledger, ask(ledger, draft(ledger), *plans))
 
 
@@ -59,7 +59,7 @@ def only_effect(ledger: Ledger) -> Effect:
 
 
 def later(ledger: Ledger, seconds: float) -> None:
-    """Let so much time pass for every effect whose outcome is not known, and for every claim."""
+    """Let so much time pass for every effect whose outcome is unknown, and for every claim."""
     with psycopg.connect(**ledger._database.conninfo) as connection:
         connection.execute(
             """

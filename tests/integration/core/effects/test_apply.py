@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from email.utils import formatdate
@@ -34,12 +34,24 @@ def events(ledger: Ledger) -> list[str]:
     return [event.event for event in ledger.record(1).events if event.event.startswith("effect")]
 
 
+def noting(log: list[Any], entry: Any, result: Any) -> Callable[[], Any]:
+    """A function that notes each call, and then returns the result or raises it."""
+
+    def run() -> Any:
+        log.append(entry)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return run
+
+
 class TestFence:
     @pytest.fixture
-    def stands_still(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float, Callable[[], Any]], None]:
-        """Let the next attempt stand still between its claim and its call, while something else happens."""
+    def pause(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float, Callable[[], Any]], None]:
+        """Pause the next attempt between its claim and its call, while something else happens."""
 
-        def stands_still(seconds: float, meanwhile: Callable[[], Any] = lambda: None) -> None:
+        def pause(seconds: float, meanwhile: Callable[[], Any] = lambda: None) -> None:
             real, looks = apply._clock, []
 
             def clock() -> float:
@@ -51,48 +63,51 @@ class TestFence:
 
             monkeypatch.setattr(apply, "_clock", clock)
 
-        return stands_still
+        return pause
 
-    def test_an_attempt_that_stood_still_sends_nothing_and_gives_its_claim_back(
-        self, ledger: Ledger, target: Target, stands_still: Any
+    def test_an_attempt_that_was_paused_too_long_sends_nothing_and_releases_its_claim(
+        self, ledger: Ledger, target: Target, pause: Any
     ) -> None:
         approved(ledger, put())
-        stands_still(apply.CLAIM_MARGIN)
+        pause(apply.CLAIM_MARGIN)
 
-        with pytest.raises(Suspended, match=r"stood still for 10 s .* This attempt sent nothing. A retry is safe."):
+        with pytest.raises(
+            Suspended, match=r"was paused for 10 s .* This attempt made no external write. A retry is safe."
+        ):
             send(ledger)
 
         assert (target.received, only_effect(ledger).state) == ([], EffectState.PLANNED)
         assert events(ledger) == ["effect claimed", "effect released"]
 
-    def test_one_that_stood_still_for_less_sends(self, ledger: Ledger, target: Target, stands_still: Any) -> None:
+    def test_an_attempt_that_was_paused_briefly_sends(self, ledger: Ledger, target: Target, pause: Any) -> None:
         approved(ledger, put())
-        stands_still(apply.CLAIM_MARGIN - 1)
+        pause(apply.CLAIM_MARGIN - 1)
         send(ledger)
         assert (len(target.received), only_effect(ledger).state) == (1, EffectState.APPLIED)
 
-    def test_one_that_another_has_taken_over_sends_nothing_and_says_nothing(
-        self, ledger: Ledger, stands_still: Any
+    def test_an_attempt_that_another_has_taken_over_sends_nothing_and_records_nothing(
+        self, ledger: Ledger, pause: Any
     ) -> None:
         approved(ledger, call())
-        old, new = [], []
+        new: list[Any] = []
+        old: list[Any] = []
 
         def take_over() -> None:
             later(ledger, 3600)
-            to = function(lambda: new.append(1) or "new-1", idempotent=True)
+            to = function(noting(new, 1, "new-1"), idempotent=True)
             apply_effect(ledger, 1, call(), to, actor=Actor.program("the other"))
 
-        stands_still(apply.CLAIM_MARGIN + 1, take_over)
+        pause(apply.CLAIM_MARGIN + 1, take_over)
 
         with pytest.raises(ClaimLost, match="lost its claim") as lost:
             apply_effect(ledger, 1, call(), function(lambda: old.append(1)), actor=ACTOR)
 
         assert not isinstance(lost.value, Suspended)
-        # The other one stood still as well: the clock of this process has jumped. Neither has sent anything.
+        # The other one was paused as well: the clock of this process has jumped. Neither has sent anything.
         assert old == []
         assert "effect released" not in events(ledger)[events(ledger).index("effect unknown") :] or new == []
 
-    def test_one_that_another_has_taken_over_while_it_was_sending_cannot_confirm(self, ledger: Ledger) -> None:
+    def test_an_attempt_that_another_has_taken_over_while_it_was_sending_cannot_confirm(self, ledger: Ledger) -> None:
         approved(ledger, call())
         sent = []
 
@@ -110,7 +125,7 @@ class TestFence:
         assert sent == ["slow"]
         assert (only_effect(ledger).external_id, ledger.job(1).state) == ("found-1", JobState.COMPLETED)
 
-    def test_while_a_claim_lasts_everybody_else_waits_for_its_end(self, ledger: Ledger) -> None:
+    def test_while_a_claim_lasts_every_other_attempt_waits_for_its_end(self, ledger: Ledger) -> None:
         approved(ledger, call())
         waits: list[Any] = []
 
@@ -123,7 +138,7 @@ class TestFence:
 
         (wait,) = waits
         assert wait.seconds == pytest.approx(50 + apply.CLAIM_MARGIN, abs=5)
-        assert "This attempt sent nothing." in wait.why
+        assert "This attempt made no external write." in wait.why
         assert only_effect(ledger).external_id == "slow-1"
 
 
@@ -157,7 +172,7 @@ class TestNotNow:
         assert f"answered {status}" in wait.why
 
     @pytest.mark.parametrize("header", [None, "soon", "-1", "1.5", "Fri, 31 Dec 999999 23:59:59 GMT"])
-    def test_one_that_does_not_say_when_is_left_to_airflows_retries(
+    def test_a_target_that_does_not_say_when_to_retry_is_left_to_airflows_retries(
         self, ledger: Ledger, target: Target, header: str | None
     ) -> None:
         approved(ledger, put())
@@ -168,7 +183,7 @@ class TestNotNow:
 
         assert only_effect(ledger).state is EffectState.PLANNED
 
-    def test_one_that_never_has_time_is_left_to_airflows_retries_in_the_end(
+    def test_a_target_that_always_asks_to_wait_is_left_to_airflows_retries_in_the_end(
         self, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(apply, "RETRY_AFTER_TIMES", 3)
@@ -185,9 +200,7 @@ class TestNotNow:
         assert len({received.headers["Idempotency-Key"] for received in target.received}) == 1
         assert only_effect(ledger).state is EffectState.PLANNED
 
-    def test_what_is_sent_again_after_a_loss_waits_as_well_and_stays_unknown_meanwhile(
-        self, ledger: Ledger, target: Target
-    ) -> None:
+    def test_a_resent_effect_waits_as_well_and_stays_unknown_meanwhile(self, ledger: Ledger, target: Target) -> None:
         approved(ledger, put())
         target.answers = [DROP, Answer(429, None, {"Retry-After": "3"}), Answer(200, {"id": 7})]
         to = HttpTarget("publish", external_id_path="$.id", idempotent=True)
@@ -225,7 +238,7 @@ class TestRefused:
             ([None] * 9, EffectState.UNKNOWN),
         ],
     )
-    def test_what_refuses_a_second_attempt_may_be_the_first_one_which_came_late(
+    def test_a_second_attempt_may_be_refused_because_the_first_one_came_late(
         self, ledger: Ledger, looks: list[Any], state: EffectState, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The probe is asked over the grace time before the refusal counts."""
@@ -310,13 +323,13 @@ class TestProbe:
 
         return lost
 
-    def test_it_is_asked_at_once_by_the_attempt_that_lost_the_write(self, ledger: Ledger, lost: Any) -> None:
+    def test_the_attempt_that_lost_the_write_probes_at_once(self, ledger: Ledger, lost: Any) -> None:
         done = lost(Applied("found-1"))()
         assert (done.state, done.external_id) == (EffectState.APPLIED, "found-1")
         assert ledger.job(1).state is JobState.COMPLETED
 
     @pytest.mark.parametrize("nothing", [NotApplied(), False, None])
-    def test_one_that_sees_nothing_looks_again_and_later_each_time_until_the_grace_is_over(
+    def test_a_probe_that_finds_nothing_is_repeated_at_growing_intervals_until_the_grace_ends(
         self, ledger: Ledger, lost: Any, nothing: Any
     ) -> None:
         again = lost(*[nothing] * 4, "found-1", grace_seconds=100)
@@ -346,7 +359,7 @@ class TestProbe:
         assert events(ledger)[-4:] == ["effect unknown", "effect resolved", "effect claimed", "effect applied"]
 
     @pytest.mark.parametrize("answer", [None, ValueError("the probe is broken")])
-    def test_one_that_cannot_tell_leaves_it_to_a_person_after_the_grace(
+    def test_a_probe_without_an_answer_leaves_the_effect_to_a_person_after_the_grace(
         self, ledger: Ledger, lost: Any, answer: Any
     ) -> None:
         def look() -> Any:
@@ -374,22 +387,22 @@ class TestProbe:
         assert again().external_id == "sent-2"
         assert "effect resolved" not in events(ledger)
 
-    def test_what_it_found_of_an_earlier_attempt_is_not_held_against_a_newer_one(self, ledger: Ledger) -> None:
+    def test_a_probe_result_of_an_earlier_attempt_is_not_applied_to_a_newer_one(self, ledger: Ledger) -> None:
         approved(ledger, call(), call("other"))
-        sent = []
+        sent: list[Any] = []
 
-        def look() -> NotApplied:
-            """While it looks, the write is resolved, sent again and lost again by somebody else."""
+        def probe() -> NotApplied:
+            """While it probes, the write is resolved, sent again and lost again by another attempt."""
             effect = ledger.record(1).current_effects[0]
             ledger.effects.resolve(
                 effect.effect_id, applied=False, external_id=None, actor=Actor.program("bob"), why="not there"
             )
-            again = function(lambda: sent.append("again") or 1 / 0)
+            again = function(noting(sent, "again", OSError()))
             apply_effect(ledger, 1, call(), again, actor=Actor.program("the other"))
             return NotApplied()
 
-        looks = iter([look, lambda: None])
-        to = function(lambda: sent.append("first") or 1 / 0, look=lambda: next(looks)(), grace_seconds=0)
+        answers: Iterator[Callable[[], NotApplied | None]] = iter([probe, lambda: None])
+        to = function(noting(sent, "first", OSError()), look=lambda: next(answers)(), grace_seconds=0)
 
         wait = apply_effect(ledger, 1, call(), to, actor=ACTOR)
 

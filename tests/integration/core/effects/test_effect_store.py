@@ -1,4 +1,4 @@
-"""A write happens at most once, only as it was approved, and what is not known is said."""
+"""A write happens at most once, only as it was approved, and an unknown outcome is recorded as unknown."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def events(ledger: Ledger, job: Job) -> list[str]:
 class TestRefusal:
     def test_before_approval_nothing_is_claimed(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
-        with pytest.raises(JobNotApproved, match="nobody has approved"):
+        with pytest.raises(JobNotApproved, match="no one has approved"):
             claim(ledger, job)
         assert ledger.record(job.job_id).effects[0].attempt == 0
 
@@ -75,7 +75,7 @@ class TestRefusal:
         with pytest.raises(JobNotApproved):
             claim(ledger, job)
 
-    def test_a_plan_that_is_asked_about_anew_is_not_approved_any_more(self, ledger: Ledger, job: Job) -> None:
+    def test_a_plan_that_is_asked_about_again_is_no_longer_approved(self, ledger: Ledger, job: Job) -> None:
         other = effect_plan(url="http://cms/other")
         ask(ledger, job, other)
         for plan in (effect_plan(), other):
@@ -96,8 +96,12 @@ class TestRefusal:
         with pytest.raises(JobCancelled, match="enough"):
             claim(ledger, job)
 
-    def test_another_request_than_the_approved_one_is_refused_with_what_differs(self, ledger: Ledger, job: Job) -> None:
-        with pytest.raises(PlanNotApproved, match=r"method, url differ.*planned; the changed request was not sent"):
+    def test_a_request_that_is_not_the_approved_one_is_refused_with_what_differs(
+        self, ledger: Ledger, job: Job
+    ) -> None:
+        with pytest.raises(
+            PlanNotApproved, match=r"method, url differ.*planned. No external write was made with the changed request"
+        ):
             claim(ledger, job, effect_plan(url="http://cms/other", method="POST"))
 
     def test_a_difference_that_only_shows_in_a_secret_is_refused_without_showing_it(
@@ -135,7 +139,7 @@ class TestOnce:
             again = claim(ledger, job, resend=resend)
             assert (again.applied, again.token, again.effect.external_id) == (True, None, "post-1")
 
-    def test_of_eight_claims_at_once_one_gets_the_token_and_the_others_hear_how_long_it_lasts(
+    def test_of_eight_claims_at_once_one_gets_the_token_and_the_others_get_its_expiry(
         self, ledger: Ledger, job: Job
     ) -> None:
         start = threading.Barrier(8)
@@ -184,7 +188,7 @@ class TestOnce:
 
 class TestLease:
     @pytest.mark.parametrize("resend", [False, True])
-    def test_while_a_claim_lasts_nobody_else_gets_it_and_everybody_hears_for_how_long(
+    def test_while_a_claim_lasts_no_one_else_gets_it_and_everyone_gets_its_expiry(
         self, ledger: Ledger, job: Job, resend: bool
     ) -> None:
         first = claim(ledger, job)
@@ -193,7 +197,7 @@ class TestLease:
         assert 0 < busy.value.seconds <= LEASE.total_seconds()
         assert confirm(ledger, first).state is EffectState.APPLIED
 
-    def test_after_it_nothing_is_sent_again_unless_somebody_asks_for_that(self, ledger: Ledger, job: Job) -> None:
+    def test_after_the_lease_nothing_is_sent_again_unless_it_is_requested(self, ledger: Ledger, job: Job) -> None:
         claim(ledger, job, lease=OVER)
         for _ in range(2):
             with pytest.raises(EffectUnknown):
@@ -201,9 +205,7 @@ class TestLease:
         assert events(ledger, job).count("effect unknown") == 1
         assert claim(ledger, job, resend=True).resent
 
-    def test_what_a_probe_found_of_an_earlier_attempt_says_nothing_of_a_later_one(
-        self, ledger: Ledger, job: Job
-    ) -> None:
+    def test_a_probe_result_of_an_earlier_attempt_does_not_resolve_a_later_one(self, ledger: Ledger, job: Job) -> None:
         first = claim(ledger, job, lease=OVER)
         second = claim(ledger, job, resend=True)
         lost = ledger.effects.lose(second, error="time-out", actor=TEST)
@@ -280,9 +282,7 @@ class TestFailure:
         assert (again.resent, again.effect.attempt) == (True, 2)
 
     @pytest.mark.parametrize("what", ["release", "refuse", "lose"])
-    def test_an_attempt_that_lost_its_claim_cannot_say_what_became_of_the_effect(
-        self, ledger: Ledger, job: Job, what: str
-    ) -> None:
+    def test_a_lost_claim_cannot_record_an_outcome(self, ledger: Ledger, job: Job, what: str) -> None:
         lost, newer = claim(ledger, job, lease=OVER), claim(ledger, job, resend=True)
         with pytest.raises(ClaimLost):
             getattr(ledger.effects, what)(lost, error="?", actor=TEST)
@@ -327,7 +327,7 @@ class TestResolve:
         resolved = next(event for event in ledger.record(job.job_id).events if event.event == "effect resolved")
         assert (resolved.actor, resolved.reason) == ("cli:bob", "publish: applied as post-9: looked it up")
 
-    def test_not_found_it_is_sent_once_more(self, ledger: Ledger, job: Job, unknown: Effect) -> None:
+    def test_an_effect_that_was_not_found_is_sent_again(self, ledger: Ledger, job: Job, unknown: Effect) -> None:
         assert self.resolve(ledger, unknown, applied=False).state is EffectState.PLANNED
         again = claim(ledger, job)
         assert (again.resent, again.effect.effect_key) == (False, unknown.effect_key)
@@ -343,7 +343,7 @@ class TestResolve:
             confirm(ledger, stalled)
 
     @pytest.mark.parametrize("what", ["release", "refuse", "lose"])
-    def test_nor_can_an_attempt_that_gave_itself_up_say_anything_after_a_person_has(
+    def test_an_attempt_that_gave_up_cannot_record_an_outcome_after_a_person_has(
         self, ledger: Ledger, job: Job, what: str
     ) -> None:
         given_up = claim(ledger, job)
@@ -357,7 +357,9 @@ class TestResolve:
         with pytest.raises(IllegalTransition, match="in the state 'applied'"):
             self.resolve(ledger, effect, applied=applied)
 
-    def test_of_two_people_who_resolve_it_at_once_one_does(self, ledger: Ledger, job: Job, unknown: Effect) -> None:
+    def test_of_two_people_who_resolve_an_effect_at_once_one_does(
+        self, ledger: Ledger, job: Job, unknown: Effect
+    ) -> None:
         start = threading.Barrier(2)
 
         def attempt(applied: bool) -> EffectState | None:
@@ -380,10 +382,10 @@ class TestWithoutEffects:
         job = draft(ledger, job_spec(approval="not required", approval_reason="internal"))
         assert ledger.effects.complete_without_effects(job.job_id, actor=TEST).state is JobState.COMPLETED
 
-    def test_one_that_intends_something_is_not(self, ledger: Ledger, job: Job) -> None:
+    def test_a_job_that_intends_an_effect_is_not_completed_without_it(self, ledger: Ledger, job: Job) -> None:
         assert ledger.effects.complete_without_effects(job.job_id, actor=TEST).state is JobState.APPROVED
 
-    def test_nor_is_one_that_nobody_has_approved(self, ledger: Ledger) -> None:
+    def test_a_job_that_no_one_has_approved_is_not_completed(self, ledger: Ledger) -> None:
         job = draft(ledger)
         assert ledger.effects.complete_without_effects(job.job_id, actor=TEST).state is JobState.REVIEW
 

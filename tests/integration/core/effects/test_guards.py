@@ -1,4 +1,4 @@
-"""The guards that only show where two attempts meet, or where a job is stopped or taken back while one is under way."""
+"""The guards that only show where two attempts meet, or a job is stopped or rolled back while one is under way."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def state(ledger: Ledger, job: Job) -> JobState:
 
 @dataclass
 class Shelf(Target):
-    """A target that counts what is really written, and answers as it is told to."""
+    """A target that counts what is really written, and answers as the test says."""
 
     kind = "shelf"
 
@@ -119,14 +119,14 @@ def pass_time(conninfo: dict[str, Any], seconds: float) -> None:
 
 @pytest.fixture
 def points() -> Iterator[None]:
-    """Tasks stand still at their crash points."""
+    """Tasks are paused at their crash points."""
     crashpoints.arm(reach)
     yield
     crashpoints.arm(None)
 
 
 def stop_before_the_call(ledger: Ledger, job: Job, shelf: Shelf) -> Puppet:
-    """An attempt that has its claim, and stands still before it sends."""
+    """An attempt that has its claim, and is paused before it sends."""
     task = Puppet("stopped", lambda: send(ledger, job, shelf))
     while task.at != "apply.send: before call":
         task.go_on()
@@ -142,7 +142,7 @@ class TestFence:
         monkeypatch.setattr(applying, "_clock", lambda: now[0])
         return now
 
-    def test_one_that_was_taken_over_meanwhile_does_not_send_any_more(
+    def test_an_attempt_that_was_taken_over_meanwhile_no_longer_sends(
         self, ledger: Ledger, conninfo: dict[str, Any], job: Job, points: None, clock: list[float]
     ) -> None:
         shelf = Shelf()
@@ -160,7 +160,7 @@ class TestFence:
         assert isinstance(stopped.error, ClaimLost)
         assert list(shelf.written.values()) == [1]
 
-    def test_one_that_nobody_has_taken_over_sends_nothing_either_and_gives_its_claim_back(
+    def test_an_attempt_that_was_paused_too_long_releases_its_claim_even_if_not_taken_over(
         self, ledger: Ledger, job: Job, points: None, clock: list[float]
     ) -> None:
         shelf = Shelf()
@@ -172,7 +172,7 @@ class TestFence:
         assert not shelf.written
         assert isinstance(send(ledger, job, shelf), Effect)
 
-    def test_one_that_stood_still_for_a_moment_sends(
+    def test_an_attempt_that_was_paused_for_a_moment_sends(
         self, ledger: Ledger, job: Job, points: None, clock: list[float]
     ) -> None:
         shelf = Shelf()
@@ -193,10 +193,10 @@ class TestFence:
 
 
 class TestSentAgain:
-    """The same key once more, after an attempt of which nobody knows what became."""
+    """The same key again, after an attempt whose outcome is unknown."""
 
     @pytest.mark.parametrize("answer", [EffectRefused("422."), EffectNotNow("503.")])
-    def test_what_the_second_answer_proves_it_proves_for_the_second_attempt_only(
+    def test_the_second_answer_is_proof_for_the_second_attempt_only(
         self, ledger: Ledger, job: Job, answer: Exception
     ) -> None:
         shelf = Shelf(idempotent=True)
@@ -236,7 +236,7 @@ class TestProbe:
 
 
 class TestCancelWhileApplying:
-    def test_an_effect_that_nobody_has_claimed_is_not_claimed_any_more(self, ledger: Ledger, job: Job) -> None:
+    def test_an_unclaimed_effect_can_no_longer_be_claimed_after_a_cancel(self, ledger: Ledger, job: Job) -> None:
         under_way = claim(ledger, job, undoable("store"))
         cancel(ledger, job)
         with pytest.raises(JobCancelled, match="enough"):
@@ -244,7 +244,7 @@ class TestCancelWhileApplying:
         confirm(ledger, under_way)
         assert state(ledger, job) is JobState.CANCELLED
 
-    def test_nor_is_one_sent_again_of_which_nobody_knows_what_became(self, ledger: Ledger, job: Job) -> None:
+    def test_an_unknown_effect_is_not_sent_again_after_a_cancel(self, ledger: Ledger, job: Job) -> None:
         claim(ledger, job, undoable("post"), lease=OVER)
         cancel(ledger, job)
         with pytest.raises(EffectUnknown):
@@ -252,7 +252,7 @@ class TestCancelWhileApplying:
 
 
 class TestRollBack:
-    def test_begun_twice_it_plans_each_undo_once(self, ledger: Ledger, completed: Job) -> None:
+    def test_a_roll_back_that_is_begun_twice_plans_each_undo_once(self, ledger: Ledger, completed: Job) -> None:
         assert roll_back(ledger, completed) == roll_back(ledger, completed)
         assert [undo.name for undo in ledger.record(completed.job_id).undos] == ["undo:post", "undo:store"]
 
@@ -272,24 +272,24 @@ class TestRollBack:
         again = claim(ledger, completed, first.as_plan, resend=True)
         assert (again.applied, again.token) == (True, None)
 
-    def test_the_last_write_is_taken_back_first(self, ledger: Ledger, completed: Job) -> None:
+    def test_the_last_write_is_undone_first(self, ledger: Ledger, completed: Job) -> None:
         _, second = roll_back(ledger, completed)
         with pytest.raises(EffectOutOfOrder, match="'undo:store' comes after 'undo:post'"):
             claim(ledger, completed, second.as_plan)
 
     def test_an_undo_is_what_was_planned(self, ledger: Ledger, completed: Job) -> None:
         first, _ = roll_back(ledger, completed)
-        with pytest.raises(PlanNotApproved, match="not the way back that was planned"):
+        with pytest.raises(PlanNotApproved, match="not the undo that was planned"):
             claim(ledger, completed, replace(first.as_plan, plan_digest="0" * 64))
 
-    def test_while_an_effect_is_under_way_it_does_not_begin(self, ledger: Ledger, job: Job) -> None:
+    def test_a_roll_back_does_not_begin_while_an_effect_is_under_way(self, ledger: Ledger, job: Job) -> None:
         confirm(ledger, claim(ledger, job, undoable("store")))
         claim(ledger, job, undoable("post"))
         with pytest.raises(CannotRollBack, match="'post' is claimed"):
             roll_back(ledger, job)
         assert state(ledger, job) is JobState.APPLYING
 
-    def test_from_then_on_nothing_of_the_job_is_applied(self, ledger: Ledger, job: Job) -> None:
+    def test_after_a_roll_back_began_no_effect_of_the_job_is_applied(self, ledger: Ledger, job: Job) -> None:
         confirm(ledger, claim(ledger, job, undoable("store")))
         (undo,) = roll_back(ledger, job)
         with pytest.raises(JobRolledBack):

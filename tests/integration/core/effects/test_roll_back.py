@@ -1,4 +1,4 @@
-"""What was written is taken back over HTTP, in SQL and by functions: in order, and each at most once."""
+"""What was written is undone over HTTP, in SQL and by functions: in order, and each at most once."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ LOOKED_FOR = {**UNMAIL, "probe": f"{HERE}:is_unsent", "grace": 0}
 
 
 def applied(ledger: Ledger, *plans: EffectPlan) -> Job:
-    """A job whose effects are applied, as somebody has confirmed."""
+    """A job whose effects are applied, as a person has confirmed."""
     approved(ledger, *plans)
     for plan in plans:
         claim = ledger.effects.claim(1, plan, lease=LEASE, actor=TEST)
@@ -108,9 +108,7 @@ def rolled_back(ledger: Ledger) -> bool:
 
 
 class TestHttp:
-    def test_what_was_written_is_removed_the_last_one_first_and_never_again(
-        self, ledger: Ledger, target: Target
-    ) -> None:
+    def test_written_records_are_removed_the_last_one_first_and_only_once(self, ledger: Ledger, target: Target) -> None:
         plans = put("post", undo=DELETE), put("teaser", undo=DELETE)
         approved(ledger, *plans)
         for plan in plans:
@@ -144,7 +142,7 @@ class TestHttp:
         assert sent.json == {"id": '7/../8?"}, "all": {"'}
 
     @pytest.mark.parametrize("status", [404, 410])
-    def test_what_is_gone_is_removed(self, ledger: Ledger, target: Target, status: int) -> None:
+    def test_a_record_that_is_already_gone_counts_as_removed(self, ledger: Ledger, target: Target, status: int) -> None:
         applied(ledger, put(undo=DELETE))
         target.answers = [Answer(status)]
         undo(ledger)
@@ -153,14 +151,14 @@ class TestHttp:
         assert gone.result == {"status": status, "note": "it was gone"}
 
     @pytest.mark.parametrize("status", [404, 410])
-    def test_for_any_other_method_that_is_a_refusal(self, ledger: Ledger, target: Target, status: int) -> None:
+    def test_a_missing_record_refuses_any_other_method(self, ledger: Ledger, target: Target, status: int) -> None:
         applied(ledger, put(undo=RECALL))
         target.answers = [Answer(status)]
         with pytest.raises(EffectRefused, match=f"'undo:publish' answered {status}"):
             undo(ledger)
         assert states(ledger) == ["refused"]
 
-    def test_one_that_the_target_refuses_is_sent_again_when_somebody_goes_on(
+    def test_an_undo_that_the_target_refuses_is_sent_again_when_the_roll_back_continues(
         self, ledger: Ledger, target: Target
     ) -> None:
         applied(ledger, put("post", undo=DELETE), put("teaser", undo=DELETE))
@@ -174,7 +172,7 @@ class TestHttp:
         assert requests(target) == [("DELETE", "/posts/teaser-1")] + [("DELETE", "/posts/post-1")] * 2
         assert rolled_back(ledger)
 
-    def test_one_that_asks_to_come_back_is_left_alone_for_so_long_and_counted_by_itself(
+    def test_a_target_that_asks_to_come_back_later_is_left_alone_and_counted_separately(
         self, ledger: Ledger, target: Target
     ) -> None:
         applied(ledger, put("post", undo=DELETE), put("teaser", undo=DELETE))
@@ -189,7 +187,9 @@ class TestHttp:
         assert (second.effect.name, second.seconds, second.not_now) == ("undo:post", 9, 1)
         assert isinstance(undo(ledger, not_now=second.not_now), Job)
 
-    def test_one_that_does_not_say_when_is_left_to_whoever_calls(self, ledger: Ledger, target: Target) -> None:
+    def test_a_target_that_does_not_say_when_to_retry_is_left_to_the_caller(
+        self, ledger: Ledger, target: Target
+    ) -> None:
         applied(ledger, put(undo=DELETE))
         target.answers = [Answer(503)]
         with pytest.raises(EffectNotNow):
@@ -200,7 +200,9 @@ class TestHttp:
 
 
 class TestLost:
-    def test_one_that_is_safe_to_repeat_is_sent_again_with_the_same_key(self, ledger: Ledger, target: Target) -> None:
+    def test_a_lost_undo_that_is_safe_to_repeat_is_sent_again_with_the_same_key(
+        self, ledger: Ledger, target: Target
+    ) -> None:
         applied(ledger, put(undo=DELETE))
         target.answers = [DROP]
         with pytest.raises(EffectUnknown, match="'undo:publish' may have been applied"):
@@ -221,7 +223,7 @@ class TestLost:
         assert (wait.seconds, len(target.received)) == (None, 1)
 
     @pytest.mark.parametrize("was_undone", [True, False])
-    def test_one_that_is_not_waits_for_a_person_and_goes_on_with_what_they_say(
+    def test_a_lost_undo_that_is_not_safe_to_repeat_waits_for_a_person_and_then_continues(
         self, ledger: Ledger, target: Target, was_undone: bool
     ) -> None:
         applied(ledger, put("post", undo=DELETE), put("mail", undo=RECALL))
@@ -232,6 +234,7 @@ class TestLost:
             assert (wait.effect.name, wait.seconds) == ("undo:mail", None)
             assert f"effects resolve {wait.effect.effect_id}" in wait.why
         assert requests(target) == [("POST", "/recalls")]
+        assert isinstance(wait, Wait)
 
         ledger.effects.resolve(
             wait.effect.effect_id, applied=was_undone, external_id=None, actor=Actor.user("bob"), why="looked"
@@ -266,7 +269,9 @@ class TestLost:
         assert rolled_back(ledger)
 
     @pytest.mark.parametrize("seen", [Answer(500), Answer(200, b"<html>")])
-    def test_where_nobody_can_tell_it_waits_for_a_person(self, ledger: Ledger, target: Target, seen: Answer) -> None:
+    def test_a_lost_undo_without_a_probe_answer_waits_for_a_person(
+        self, ledger: Ledger, target: Target, seen: Answer
+    ) -> None:
         look = {"endpoint": "/posts/{external_id}", "found": {"$.state": "deleted"}}
         applied(ledger, put(undo={**DELETE, "idempotent": False, "probe": look, "grace": 0}))
         target.answers = [DROP, seen]
@@ -286,7 +291,7 @@ class TestLost:
         assert requests(target) == [("DELETE", "/posts/publish-1")] + [("GET", "/posts/publish-1")] * 2
         assert rolled_back(ledger)
 
-    def test_its_probe_looks_for_the_effect_that_it_takes_back_and_fills_nothing_in_twice(
+    def test_the_probe_of_an_undo_searches_for_the_undone_effect_and_fills_nothing_in_twice(
         self, ledger: Ledger, target: Target
     ) -> None:
         look = {"endpoint": "/recalls", "query": {"key": "{effect_key}", "message": "{external_id}"}}
@@ -306,9 +311,7 @@ class TestLost:
         assert target.received[0].json == {"message": "<{effect_key}>"}
         assert rolled_back(ledger)
 
-    def test_its_probe_can_look_for_the_undo_itself_by_the_key_that_it_is_sent_with(
-        self, ledger: Ledger, target: Target
-    ) -> None:
+    def test_the_probe_of_an_undo_can_search_for_the_undo_by_its_own_key(self, ledger: Ledger, target: Target) -> None:
         look = {"endpoint": "/writes", "query": {"key": "{undo_key}"}, "found": {"$[*].key": "{undo_key}"}}
         applied(ledger, put(undo={**RECALL, "probe": look, "grace": 0}))
         target.answers = [DROP, Answer(200, [{"key": ledger.record(1).effects[0].effect_key}]), Answer(201)]
@@ -317,7 +320,7 @@ class TestLost:
 
         (sent, looked, _) = target.received
         assert looked.path == f"/writes?key={sent.headers['Idempotency-Key']}"
-        assert len(requests(target)) == 3  # the write that is to be taken back is not its undo
+        assert len(requests(target)) == 3  # the write that is to be undone is not its undo
 
     @pytest.mark.parametrize(("declared", "sent"), [(DELETE, 1), (RECALL, 0)])
     def test_an_attempt_that_died_with_its_claim_is_sent_again_only_where_that_is_safe(
@@ -330,7 +333,7 @@ class TestLost:
         assert isinstance(done, Job if sent else Wait)
         assert len(target.received) == sent
 
-    def test_while_another_attempt_holds_the_claim_nothing_is_sent(self, ledger: Ledger, target: Target) -> None:
+    def test_no_undo_is_sent_while_another_attempt_has_the_claim(self, ledger: Ledger, target: Target) -> None:
         applied(ledger, put(undo=DELETE))
         (planned,) = ledger.roll_backs.start(1, actor=EVE, reason="no")
         ledger.effects.claim(1, planned.as_plan, lease=LEASE, actor=Actor.program("the other"))
@@ -366,7 +369,7 @@ class TestPostgres:
         assert (only.external_id, only.result) == ("1", {"rows": 1})
 
     @pytest.mark.parametrize("declared", [REMOVE, {**REMOVE, "connection": "sales_db"}])
-    def test_one_that_was_committed_by_an_attempt_that_died_is_found_by_its_marker(
+    def test_an_undo_that_was_committed_by_an_attempt_that_died_is_found_by_its_marker(
         self, ledger: Ledger, sales: Sales, declared: dict[str, Any]
     ) -> None:
         applied(ledger, insert(undo=declared))
@@ -393,7 +396,7 @@ class TestPostgres:
         assert self.rows(sales) == ["Kettle", "Pan"]
         assert undos(ledger)[0].result == {"rows": 0}
 
-    def test_a_statement_that_the_database_refuses_can_be_sent_again_once_that_is_mended(
+    def test_a_statement_that_the_database_refuses_can_be_sent_again_once_that_is_fixed(
         self, ledger: Ledger, sales: Sales
     ) -> None:
         applied(ledger, insert(undo={**REMOVE, "sql": "DELETE FROM archive WHERE title = %(title)s"}))
@@ -407,7 +410,7 @@ class TestPostgres:
             sales.execute("DROP TABLE archive")
         assert rolled_back(ledger)
 
-    def test_another_database_under_the_same_name_is_not_written_to(
+    def test_a_different_database_under_the_same_name_is_not_written_to(
         self, ledger: Ledger, sales: Sales, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         applied(ledger, insert(undo=REMOVE))
@@ -418,7 +421,7 @@ class TestPostgres:
 
 
 class TestFunction:
-    def test_it_is_called_once_with_what_it_undoes_and_a_key_of_its_own(self, ledger: Ledger) -> None:
+    def test_an_undo_function_is_called_once_with_what_it_undoes_and_a_key_of_its_own(self, ledger: Ledger) -> None:
         applied(ledger, call("mail", undo=UNMAIL))
         mailbox.on_call = lambda: "unsent-1"
         for _ in range(2):
@@ -437,7 +440,7 @@ class TestFunction:
         assert rolled_back(ledger)
 
     @pytest.mark.parametrize(("found", "calls"), [(Applied("unsent-9"), 1), (True, 1), (NotApplied(), 2), (False, 2)])
-    def test_one_that_was_lost_is_looked_for(self, ledger: Ledger, found: Any, calls: int) -> None:
+    def test_a_lost_undo_function_is_probed(self, ledger: Ledger, found: Any, calls: int) -> None:
         applied(ledger, call("mail", undo=LOOKED_FOR))
         mailbox.found = found
 
@@ -452,7 +455,9 @@ class TestFunction:
         assert len({key for _, key in mailbox.calls}) == 1
 
     @pytest.mark.parametrize("declared", [UNMAIL, LOOKED_FOR])
-    def test_where_nobody_can_tell_it_waits_for_a_person(self, ledger: Ledger, declared: dict[str, Any]) -> None:
+    def test_a_lost_undo_function_without_a_probe_answer_waits_for_a_person(
+        self, ledger: Ledger, declared: dict[str, Any]
+    ) -> None:
         applied(ledger, call("mail", undo=declared))
         mailbox.on_call = lambda: 1 / 0
         for _ in range(2):
@@ -462,7 +467,7 @@ class TestFunction:
         assert len(mailbox.calls) == 1
 
     @pytest.mark.parametrize("broken", [{"function": f"{HERE}:nowhere"}, {"probe": "no.such.module:look"}])
-    def test_one_that_cannot_be_imported_here_is_told_before_anything_is_undone(
+    def test_an_undo_function_that_cannot_be_imported_is_reported_before_anything_is_undone(
         self, ledger: Ledger, target: Target, broken: dict[str, str]
     ) -> None:
         before = applied(ledger, call("mail", undo={**UNMAIL, **broken}), put("post", undo=DELETE))
@@ -473,7 +478,7 @@ class TestFunction:
         assert isinstance(undo(ledger, leave=["mail"]), Job)
         assert requests(target) == [("DELETE", "/posts/post-1")]
 
-    def test_one_that_was_left_is_not_asked_for_again(self, ledger: Ledger, target: Target) -> None:
+    def test_an_effect_that_was_left_is_not_asked_for_again(self, ledger: Ledger, target: Target) -> None:
         applied(ledger, call("mail", undo={"function": f"{HERE}:nowhere"}), put("post", undo=DELETE))
         target.answers = [Answer(503)]
         with pytest.raises(EffectNotNow):
@@ -488,7 +493,7 @@ class TestFunction:
 
 
 class TestAllKinds:
-    def test_one_job_is_taken_back_through_all_of_them_in_order(
+    def test_one_job_is_rolled_back_through_all_kinds_in_order(
         self, ledger: Ledger, target: Target, sales: Sales
     ) -> None:
         sales.execute("INSERT INTO reports (title) VALUES ('Kettle')")
@@ -507,7 +512,7 @@ class TestAllKinds:
     @pytest.mark.parametrize(
         "declared", [{**DELETE, "kind": "http", "connection": "cms"}, {**UNMAIL, "kind": "function"}]
     )
-    def test_what_its_author_says_of_the_target_is_kept_until_it_is_undone(
+    def test_the_authors_options_of_the_target_are_kept_until_the_undo(
         self, ledger: Ledger, declared: dict[str, Any]
     ) -> None:
         applied(ledger, call("mail", undo={**declared, "idempotent": True, "timeout": 5, "grace": 60}))
@@ -517,8 +522,8 @@ class TestAllKinds:
         assert getattr(to, "timeout", to.call_seconds) == 5
 
 
-class TestForSomebodyWhoLooksOn:
-    def test_what_is_done_is_the_job(self, ledger: Ledger) -> None:
+class TestReturnedForAPage:
+    def test_a_roll_back_that_is_done_returns_the_job(self, ledger: Ledger) -> None:
         applied(ledger, put(undo=DELETE))
         assert now(ledger) == ledger.job(1)
         assert rolled_back(ledger)
@@ -533,7 +538,7 @@ class TestForSomebodyWhoLooksOn:
             (RECALL, DROP, "'undo:publish' may have been applied", None, 0),
         ],
     )
-    def test_what_stops_one_that_has_begun_is_told(
+    def test_an_error_that_stops_a_roll_back_that_has_begun_is_returned(
         self,
         ledger: Ledger,
         target: Target,
@@ -555,7 +560,7 @@ class TestForSomebodyWhoLooksOn:
         if answer is DROP and declared is RECALL:
             assert stopped.effect == undos(ledger)[0]
 
-    def test_a_connection_that_is_missing_here_is_told_and_nothing_was_sent(
+    def test_a_missing_connection_is_returned_and_nothing_was_sent(
         self, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         applied(ledger, put(undo=DELETE))
@@ -566,13 +571,13 @@ class TestForSomebodyWhoLooksOn:
         assert (states(ledger), target.received) == (["planned"], [])
 
     @pytest.mark.parametrize("plan", [put, call])
-    def test_what_keeps_one_from_beginning_is_raised(self, ledger: Ledger, plan: Any) -> None:
+    def test_an_error_that_keeps_a_roll_back_from_beginning_is_raised(self, ledger: Ledger, plan: Any) -> None:
         before = applied(ledger, plan("post"))
         with pytest.raises(CannotRollBack, match="'post' declares no undo"):
             now(ledger)
         assert ledger.job(1) == before
 
-    def test_a_function_that_is_missing_once_it_has_begun_is_told(
+    def test_a_function_that_is_missing_once_a_roll_back_has_begun_is_returned(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         applied(ledger, call("mail", undo=UNMAIL))

@@ -57,7 +57,7 @@ def intend(ledger: Ledger, job: Job, lease: timedelta = LEASE, number: int | Non
 
 
 def write_and_undo(ledger: Ledger, job: Job) -> None:
-    """Write the effect of an approved job, and take it back."""
+    """Write the effect of an approved job, and undo it."""
     undo = {"kind": "http", "plan": {"method": "DELETE", "url": "http://cms/posts/{external_id}"}}
     plan = replace(effect_plan(), undo=undo)
     ask(ledger, job, plan)
@@ -102,7 +102,7 @@ class TestOpen:
         assert events(ledger, opened[0].job).count("created") == 1
 
     @pytest.mark.parametrize("change", [{"job_key": "post:pan"}, {"job_type": "reporting"}])
-    def test_another_key_or_type_is_another_job(self, ledger: Ledger, change: dict[str, str]) -> None:
+    def test_a_different_key_or_type_is_a_different_job(self, ledger: Ledger, change: dict[str, str]) -> None:
         jobs = {ledger.submission.open(job_spec(**spec)).job.job_id for spec in ({}, change)}
         assert len(jobs) == 2
 
@@ -165,16 +165,16 @@ class TestRevise:
         assert [effect.state for effect in ledger.record(job.job_id).effects] == [EffectState.VOID]
 
     @pytest.mark.parametrize("run", [OWNER, OTHER_RUN])
-    def test_asked_for_anew_there_is_one_new_revision_in_each_run_that_did_not_make_one(
+    def test_a_regenerate_makes_one_new_revision_in_each_run_that_did_not_make_one(
         self, ledger: Ledger, run: Owner
     ) -> None:
         ask(ledger, draft(ledger))
-        anew = job_spec(regenerate=True, owner=run)
-        opened = [ledger.submission.open(anew).job.revision for _ in range(2)]
+        again = job_spec(regenerate=True, owner=run)
+        opened = [ledger.submission.open(again).job.revision for _ in range(2)]
         assert opened == ([1, 1] if run is OWNER else [2, 2])
 
     @pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.CANCELLED, JobState.ROLLED_BACK])
-    def test_asked_for_anew_a_job_that_has_ended_and_left_nothing_outside_begins_again(
+    def test_a_regenerate_starts_an_ended_job_without_external_writes_again(
         self, ledger: Ledger, state: JobState
     ) -> None:
         job = draft(ledger, job_spec(approval="not required", approval_reason="it is a test"))
@@ -188,9 +188,9 @@ class TestRevise:
         assert ledger.job(job.job_id).state is state
         opened = ledger.submission.open(job_spec(regenerate=True, owner=OTHER_RUN))
         assert (opened.next, opened.job.revision, opened.job.state) == (Attachment.SUBMIT, 2, JobState.QUEUED)
-        assert "asked for anew" in (ledger.record(job.job_id).events[-1].reason or "")
+        assert "a new revision was requested" in (ledger.record(job.job_id).events[-1].reason or "")
 
-    def test_asked_for_anew_nothing_is_made_while_something_stays_written(self, ledger: Ledger) -> None:
+    def test_a_regenerate_is_refused_while_an_external_write_is_not_undone(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
         claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
         ledger.effects.confirm(claim, external_id="7", result=None, actor=TEST)
@@ -217,7 +217,7 @@ class TestRevise:
         assert {each.job.revision for each in opened} == {2}
         assert len(ledger.record(job.job_id).revisions) == 2
 
-    def test_a_rejection_stands_in_its_run_and_another_run_asks_anew(self, ledger: Ledger) -> None:
+    def test_a_rejection_is_final_in_its_run_and_another_run_asks_again(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
         same = ledger.submission.open(job_spec(owner=replace(OWNER, ti_id="ti-cleared")))
@@ -235,7 +235,7 @@ class TestRevise:
     @pytest.mark.parametrize(
         ("run_id", "other"), [("a", "a/b"), ("a/b", "a"), ("a/draft#1", "a"), ("r (7)", "r"), ("50%", "50_")]
     )
-    def test_a_run_of_any_name_is_told_from_every_other(self, ledger: Ledger, run_id: str, other: str) -> None:
+    def test_a_run_of_any_name_is_distinguished_from_every_other(self, ledger: Ledger, run_id: str, other: str) -> None:
         owner = replace(OWNER, run_id=run_id)
         job = ask(ledger, draft(ledger, job_spec(owner=owner)))
         ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
@@ -256,7 +256,7 @@ class TestRevise:
 
 
 class TestIntent:
-    def test_while_a_permission_holds_nobody_else_gets_one(self, ledger: Ledger) -> None:
+    def test_while_a_permission_is_valid_no_one_else_gets_one(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         assert intend(ledger, job).token is not None
         second = intend(ledger, job)
@@ -300,7 +300,7 @@ class TestIntent:
             ledger.submission.not_submitted(job.job_id, 1, token=intent.token, actor=TEST, reason="429")
         assert (revision(ledger, job).submissions, revision(ledger, job).unknown_submissions) == (0, 0)
 
-    def test_one_that_lost_its_permission_cannot_say_what_became_of_the_other(self, ledger: Ledger) -> None:
+    def test_an_attempt_that_lost_its_permission_cannot_record_the_outcome_of_the_other(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         first, second = intend(ledger, job, OVER), intend(ledger, job)
         assert first.token is not None
@@ -328,7 +328,7 @@ class TestIntent:
 
 
 class TestOrphanWait:
-    """A request whose answer was lost: a webhook may bring its response, and so long nobody sends another."""
+    """A request whose answer was lost: a webhook may bring its response, and until then no one sends another."""
 
     WAIT = timedelta(seconds=30)
 
@@ -353,7 +353,7 @@ class TestOrphanWait:
         )
 
     @pytest.mark.parametrize("how", ["expired", "lost"])
-    def test_it_is_counted_once_and_nobody_may_send_until_the_wait_is_over(
+    def test_a_lost_answer_is_counted_once_and_no_one_may_send_until_the_wait_ends(
         self, ledger: Ledger, conninfo: dict[str, Any], how: str
     ) -> None:
         job = ledger.submission.open(job_spec()).job
@@ -370,7 +370,7 @@ class TestOrphanWait:
         assert events(ledger, job).count("submit unknown") == 1
 
     @pytest.mark.parametrize("how", ["expired", "lost"])
-    def test_the_second_one_is_waited_for_too_and_then_the_job_fails(
+    def test_a_second_lost_answer_is_waited_for_too_and_then_the_job_fails(
         self, ledger: Ledger, conninfo: dict[str, Any], how: str
     ) -> None:
         job = ledger.submission.open(job_spec()).job
@@ -409,7 +409,7 @@ class TestResponse:
         assert first == second
         assert events(ledger, job).count("submitted") == 1
 
-    def test_the_response_of_an_attempt_that_lost_its_permission_is_nobodys(self, ledger: Ledger) -> None:
+    def test_the_response_of_an_attempt_that_lost_its_permission_is_orphaned(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         first, second = intend(ledger, job, OVER), intend(ledger, job)
         assert created(ledger, job, first, "resp_late") is None
@@ -418,7 +418,7 @@ class TestResponse:
         assert late.detail == {"revision": 1, "response_id": "resp_late"}
         assert revision(ledger, job).response_id == "resp_2"
 
-    def test_the_response_of_a_revision_that_was_given_up_is_nobodys(self, ledger: Ledger) -> None:
+    def test_the_response_of_a_revision_that_was_given_up_is_orphaned(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         intent = intend(ledger, job)
         ledger.submission.open(job_spec(input=OTHER_INPUT))

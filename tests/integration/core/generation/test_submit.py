@@ -1,4 +1,4 @@
-"""Sending a request: over real HTTP, on a real ledger, in the face of every fault that the stand-in can make."""
+"""Sending a request: over real HTTP, on a real ledger, with every fault that the stand-in can make."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TestAccepted:
         assert ledger.job(job.job_id).state is JobState.RUNNING
         assert send.slept == []
 
-    def test_its_metadata_names_job_revision_and_ledger(
+    def test_the_metadata_of_a_request_names_job_revision_and_ledger(
         self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send
     ) -> None:
         job = open_job(ledger, "delay=1")
@@ -134,7 +134,7 @@ class TestAccepted:
 
 class TestRefused:
     @pytest.mark.parametrize("fault", ["429", "500", "503"])
-    def test_what_may_pass_is_tried_again_after_a_while(
+    def test_a_temporary_refusal_is_tried_again_after_a_while(
         self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, fault: str
     ) -> None:
         job = open_job(ledger, f"create={fault} times=2")
@@ -162,7 +162,7 @@ class TestRefused:
         assert send(job).state is RevisionState.RUNNING
 
     @pytest.mark.parametrize(("fault", "code"), [("429_quota", "insufficient_quota"), ("400", "400")])
-    def test_what_waiting_does_not_cure_fails_the_job_at_once(
+    def test_a_permanent_refusal_fails_the_job_at_once(
         self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, fault: str, code: str
     ) -> None:
         job = open_job(ledger, f"create={fault} times=99")
@@ -256,7 +256,7 @@ class TestOrphan:
         return [report.response["id"] for report in stand_in.responses().responses]
 
     @pytest.mark.parametrize("fault", ["timeout_after_accept", "drop_after_accept"])
-    def test_it_is_found_by_its_webhook_and_there_is_one_response_and_one_bill(
+    def test_an_orphan_is_found_by_its_webhook_and_there_is_one_response_and_one_bill(
         self, ledger: Ledger, stand_in: OpenAIStandIn, provider: ModelProvider, send: Send, fault: str
     ) -> None:
         job = open_job(ledger, f"create={fault} delay=0")
@@ -296,7 +296,7 @@ class TestOrphan:
         assert (revision.response_id, revision.unknown_submissions) == (response_id, 0)
         assert stand_in.responses().creates == 1
 
-    def test_without_a_webhook_it_is_waited_for_and_the_request_is_sent_once_more(
+    def test_an_orphan_without_a_webhook_is_waited_for_and_the_request_is_sent_again(
         self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, conninfo: dict[str, Any]
     ) -> None:
         job = open_job(ledger, "create=drop_after_accept")
@@ -378,7 +378,8 @@ class TestMeanwhile:
         monkeypatch: pytest.MonkeyPatch,
         conninfo: dict[str, Any],
     ) -> None:
-        commit, broken = ledger._database._commit, []
+        commit = ledger._database._commit
+        broken: list[int] = []
 
         def break_after(connection: LedgerConnection) -> None:
             """Lose the answer to the COMMIT that records the response."""
@@ -405,7 +406,7 @@ class TestMeanwhile:
         assert stand_in.responses().cancels == 0
         assert events(ledger, job).count("submitted") == 1
 
-    def test_a_response_that_the_ledger_cannot_be_told_is_named_in_the_log(
+    def test_a_response_that_cannot_be_stored_in_the_ledger_is_named_in_the_log(
         self,
         ledger: Ledger,
         stand_in: OpenAIStandIn,
@@ -414,7 +415,7 @@ class TestMeanwhile:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         def away() -> None:
-            raise LedgerUnavailable("the ledger is away.")
+            raise LedgerUnavailable("the ledger is unavailable.")
 
         self.meanwhile(ledger, monkeypatch, away)
         with pytest.raises(LedgerUnavailable):

@@ -58,7 +58,7 @@ def lines(ledger: Ledger, job_id: int) -> list[str]:
 
 
 class TestSubmit:
-    def test_what_was_not_sent_is_sent_again_and_counts_as_nothing(
+    def test_a_request_that_was_not_sent_is_sent_again_and_not_counted(
         self, ledger: Ledger, provider: FakeProvider
     ) -> None:
         job = opened(ledger)
@@ -83,7 +83,9 @@ class TestSubmit:
         assert provider.calls == ["create"] * SUBMIT_TRIES
         assert ledger.job(job.job_id).state is JobState.QUEUED
 
-    def test_what_would_be_refused_again_fails_the_job_at_once(self, ledger: Ledger, provider: FakeProvider) -> None:
+    def test_a_request_that_would_be_refused_again_fails_the_job_at_once(
+        self, ledger: Ledger, provider: FakeProvider
+    ) -> None:
         job = opened(ledger)
         provider.refusals.append(SubmitFailure(Sent.NEVER, "no such model"))
         with pytest.raises(JobFailed, match="no such model"):
@@ -93,7 +95,7 @@ class TestSubmit:
         assert record.revision.error == {"kind": "refused request", "message": "no such model"}
         assert record.revision.unknown_submissions == 0
 
-    def test_an_answer_that_is_lost_is_sent_once_more_and_leaves_one_orphan(
+    def test_a_request_whose_answer_was_lost_is_sent_again_and_leaves_one_orphan(
         self, ledger: Ledger, provider: FakeProvider
     ) -> None:
         job = opened(ledger)
@@ -158,7 +160,7 @@ class TestCancel:
         ("answer", "status"),
         [(None, "unknown"), (ResponseStatus.RUNNING, "running"), (ResponseStatus.QUEUED, "queued")],
     )
-    def test_where_it_is_not_known_that_it_has_stopped_no_cost_is_recorded(
+    def test_no_cost_is_recorded_while_it_is_unknown_whether_the_response_has_stopped(
         self, ledger: Ledger, provider: FakeProvider, answer: ResponseStatus | None, status: str
     ) -> None:
         revision = running(ledger, provider)
@@ -189,7 +191,7 @@ class TestGiveUp:
         assert ledger.revision(revision.job_id, 1).error == {"kind": why}
 
     @pytest.mark.parametrize("status", [ResponseStatus.COMPLETED, ResponseStatus.FAILED, ResponseStatus.INCOMPLETE])
-    def test_one_that_has_ended_by_itself_is_left_to_its_task(
+    def test_a_response_that_has_ended_on_its_own_is_left_to_its_task(
         self, ledger: Ledger, provider: FakeProvider, status: ResponseStatus
     ) -> None:
         revision = running(ledger, provider)

@@ -1,4 +1,4 @@
-"""A job is stopped in every phase, and what it wrote is taken back: what changes, and in which words it is recorded."""
+"""A job is stopped in every phase, and what it wrote is rolled back: what changes, and how it is recorded."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ BEFORE: dict[str, Callable[[Ledger], Any]] = {
     "approved": approved,
 }
 
-#: What became of the first of two effects, while nobody has claimed the second.
+#: The outcome of the first of two effects, while the second was not claimed.
 FIRST: dict[str, Callable[[Ledger], Any]] = {
     "claimed": lambda ledger: claim(ledger, PLANS[0]),
     "unknown": lambda ledger: ledger.effects.lose(claim(ledger, PLANS[0]), error="time-out", actor=TEST),
@@ -148,7 +148,7 @@ class TestCancelBeforeAnythingIsWritten:
         first = ledger.cancels.cancel(1, actor=EVE, reason="enough")
         assert ledger.cancels.cancel(1, actor=Actor.user("bob"), reason="again") == first
 
-    def test_a_request_that_is_on_its_way_is_counted_and_its_response_is_nobodys(self, ledger: Ledger) -> None:
+    def test_a_request_in_transit_is_counted_and_its_response_is_orphaned(self, ledger: Ledger) -> None:
         ledger.submission.open(job_spec())
         intent = ledger.submission.intend(1, 1, actor=TEST, lease=LEASE)
         assert intent.token is not None
@@ -171,10 +171,12 @@ class TestCancelBeforeAnythingIsWritten:
         with pytest.raises(JobCancelled, match="cancelled before the request was sent"):
             ledger.submission.intend(1, 1, actor=TEST, lease=LEASE)
 
-    def test_what_was_approved_is_not_claimed_any_more_and_the_task_is_told_why(self, ledger: Ledger) -> None:
+    def test_an_approved_effect_can_no_longer_be_claimed_and_the_task_gets_the_reason(self, ledger: Ledger) -> None:
         approved(ledger)
         cancel(ledger)
-        with pytest.raises(JobCancelled, match=r"was cancelled \(enough\)\. This effect was not sent\.") as refused:
+        with pytest.raises(
+            JobCancelled, match=r"was cancelled \(enough\)\. This attempt made no external write\."
+        ) as refused:
             claim(ledger, PLANS[0])
         assert "job 1" in refused.value.job
 
@@ -199,7 +201,7 @@ class TestCancelWhileAResponseRuns:
         last = ledger.record(1).events[-1]
         assert (last.by, last.event, last.reason) == (EVE, "cancel requested", "enough")
 
-    def test_it_ends_when_the_response_is_stopped(self, ledger: Ledger) -> None:
+    def test_a_job_is_cancelled_when_its_response_is_stopped(self, ledger: Ledger) -> None:
         cancel(ledger)
         job = ledger.outputs.cancelled(1, 1, actor=EVE, reason="enough", status="cancelled")
         assert (job.state, job.state_reason, job.cancelling) == (JobState.CANCELLED, "enough", None)
@@ -223,7 +225,7 @@ class TestCancelWhileAResponseRuns:
         assert (record.events[-1].detail["usage"], record.decisions) == ({"input_tokens": 7}, [])
         assert first_break(record.events, record.job) is None
 
-    def test_whoever_asked_to_stop_it_finds_that_it_was_recorded(self, ledger: Ledger) -> None:
+    def test_after_a_cancel_a_late_output_and_a_repeated_cancel_change_nothing(self, ledger: Ledger) -> None:
         cancel(ledger)
         stored = ledger.outputs.store(1, 1, self.OUTPUT, actor=Actor.program("task:late"))
         assert ledger.outputs.cancelled(1, 1, actor=EVE, reason="enough", status="completed") == stored
@@ -244,9 +246,7 @@ class TestCancelWhileAResponseRuns:
         assert events(ledger)[-4:] == ["cancel requested", "response ended", "cancelled", "output late"]
         assert ledger.revision(1, 1).cost_usd == Decimal("0.01")
 
-    def test_where_openai_cannot_be_asked_the_job_is_cancelled_all_the_same_and_what_comes_is_late(
-        self, ledger: Ledger
-    ) -> None:
+    def test_a_job_is_cancelled_even_if_openai_cannot_be_asked_and_its_response_is_late(self, ledger: Ledger) -> None:
         def unreachable(conn_id: str) -> Any:
             raise ConnectionError(conn_id)
 
@@ -273,7 +273,7 @@ class TestCancelWhileAResponseRuns:
                 ledger.submission.open(spec)
         assert ledger.job(1).cancelling == "enough"
 
-    def test_asked_for_anew_in_so_many_words_it_begins_anew(self, ledger: Ledger) -> None:
+    def test_a_cancelled_job_starts_again_with_an_explicit_regenerate(self, ledger: Ledger) -> None:
         cancel(ledger)
         owner = replace(job_spec().owner, run_id="manual__2")
         opened = ledger.submission.open(job_spec(owner=owner, regenerate=True))
@@ -287,7 +287,7 @@ class TestCancelWhileApplying:
         approved(ledger)
 
     @pytest.mark.parametrize("first", ["claimed", "unknown"])
-    def test_while_one_is_under_way_the_rest_is_void_and_the_record_says_what_is_awaited(
+    def test_while_an_effect_is_under_way_the_rest_is_void_and_the_record_names_it(
         self, ledger: Ledger, first: str
     ) -> None:
         FIRST[first](ledger)
@@ -298,7 +298,7 @@ class TestCancelWhileApplying:
         assert states(ledger) == [EffectState(first), VOID]
         last = ledger.record(1).events[-1]
         assert (last.by, last.event) == (EVE, "cancel requested")
-        assert last.reason == "enough; what became of store is awaited"
+        assert last.reason == "enough; the outcome of store is not known yet"
 
     @pytest.mark.parametrize(
         ("first", "left", "why"),
@@ -308,7 +308,7 @@ class TestCancelWhileApplying:
             ("applied", APPLIED, "enough; partly applied: 1 of 2 effects applied"),
         ],
     )
-    def test_where_none_is_it_ends_at_once_and_says_how_much_stays_written(
+    def test_a_job_without_an_effect_under_way_is_cancelled_at_once_and_says_what_stays_written(
         self, ledger: Ledger, first: str, left: EffectState, why: str
     ) -> None:
         FIRST[first](ledger)
@@ -334,7 +334,9 @@ class TestCancelWhileApplying:
             ("refuse", VOID, "enough; 0 of 2 effects applied"),
         ],
     )
-    def test_it_ends_with_what_the_attempt_says(self, ledger: Ledger, say: str, left: EffectState, why: str) -> None:
+    def test_a_job_is_cancelled_once_the_attempt_records_its_outcome(
+        self, ledger: Ledger, say: str, left: EffectState, why: str
+    ) -> None:
         claimed = claim(ledger, PLANS[0])
         cancel(ledger)
 
@@ -374,7 +376,7 @@ class TestCancelWhileApplying:
         assert (job.state, job.state_reason, job.cancelling) == (JobState.CANCELLED, why, None)
         assert states(ledger) == [left, VOID]
 
-    def test_of_several_under_way_the_last_one_ends_it(self, ledger: Ledger) -> None:
+    def test_of_several_effects_under_way_the_last_one_ends_the_job(self, ledger: Ledger) -> None:
         store, post = (claim(ledger, plan) for plan in PLANS)
         cancel(ledger)
         ledger.effects.refuse(store, error="422", actor=TEST)
@@ -397,7 +399,7 @@ class TestCancelWhileApplying:
 
 
 class TestCancelOfWhatHasEnded:
-    def test_a_completed_job_is_refused_with_what_it_wrote_and_the_way_back(self, ledger: Ledger) -> None:
+    def test_cancelling_a_completed_job_is_refused_with_what_it_wrote_and_how_to_undo_it(self, ledger: Ledger) -> None:
         before = completed(ledger)
         with pytest.raises(CannotCancel, match="it is completed: there is nothing left to stop") as refused:
             cancel(ledger)
@@ -412,14 +414,14 @@ class TestCancelOfWhatHasEnded:
         before = ledger.record(1)
         with pytest.raises(CannotCancel, match=f"it is {state.replace('_', ' ')}: there is nothing left") as refused:
             cancel(ledger)
-        assert refused.value.written == "Nothing was changed."
+        assert refused.value.written == "Nothing was changed. This step made no external write."
         assert ledger.record(1) == before
 
 
 class TestStartOfARollBack:
-    def test_each_applied_effect_gets_an_undo_of_its_own_the_last_of_the_plan_first(self, ledger: Ledger) -> None:
+    def test_each_applied_effect_gets_its_own_undo_the_last_of_the_plan_first(self, ledger: Ledger) -> None:
         approved(ledger)
-        for plan in reversed(PLANS):  # nobody said in which order they are to be applied
+        for plan in reversed(PLANS):  # no order was declared
             confirm(ledger, claim(ledger, plan))
 
         undos = roll_back(ledger)
@@ -442,13 +444,13 @@ class TestStartOfARollBack:
         assert started.reason == "the wrong product; left as they are: store"
         assert started.detail == {"effects": ["undo:post"]}
 
-    def test_of_a_cancelled_job_what_was_applied_is_taken_back(self, ledger: Ledger) -> None:
+    def test_the_applied_effects_of_a_cancelled_job_are_rolled_back(self, ledger: Ledger) -> None:
         approved(ledger)
         FIRST["applied"](ledger)
         cancel(ledger)
         assert [undo.name for undo in roll_back(ledger)] == ["undo:store"]
 
-    def test_of_a_job_that_is_partly_applied_the_rest_is_void(self, ledger: Ledger) -> None:
+    def test_the_other_effects_of_a_partly_applied_job_are_void(self, ledger: Ledger) -> None:
         approved(ledger)
         FIRST["applied"](ledger)
         ledger.effects.refuse(claim(ledger, PLANS[1]), error="422", actor=TEST)
@@ -458,7 +460,7 @@ class TestStartOfARollBack:
         job = ledger.job(1)
         assert (job.state, job.state_reason) == (JobState.ROLLED_BACK, "1 of 1 effects undone")
 
-    def test_one_that_was_applied_after_all_while_the_job_was_cancelled_is_taken_back_too(self, ledger: Ledger) -> None:
+    def test_an_effect_that_was_applied_during_the_cancel_is_rolled_back_too(self, ledger: Ledger) -> None:
         approved(ledger)
         claimed = claim(ledger, PLANS[0])
         cancel(ledger)
@@ -484,25 +486,25 @@ class TestRollBackThatDoesNotBegin:
         before = ledger.record(1)
         with pytest.raises(CannotRollBack, match=what) as refused:
             roll_back(ledger, *leave)
-        assert refused.value.written == "Nothing was undone, nothing was sent."
+        assert refused.value.written == "Nothing was undone. This step made no external write."
         assert "job 1" in refused.value.job
         assert ledger.record(1) == before
         return refused.value
 
     @pytest.mark.parametrize("phase", [*BEFORE, "rejected", "failed"])
-    def test_where_nothing_was_ever_applied(self, ledger: Ledger, phase: str) -> None:
+    def test_a_roll_back_is_refused_where_nothing_was_ever_applied(self, ledger: Ledger, phase: str) -> None:
         (BEFORE | ENDED)[phase](ledger)
         self.refused(ledger, f"it is {phase}, and has nothing applied to undo")
 
     @pytest.mark.parametrize("state", ["applying", "cancelled"])
-    def test_nor_where_the_target_refused_it(self, ledger: Ledger, state: str) -> None:
+    def test_a_roll_back_is_refused_where_the_target_refused_the_effect(self, ledger: Ledger, state: str) -> None:
         approved(ledger)
         FIRST["refused"](ledger)
         if state == "cancelled":
             cancel(ledger)
         self.refused(ledger, f"it is {state}, and has nothing applied to undo")
 
-    def test_while_it_is_not_known_what_became_of_an_effect(self, ledger: Ledger) -> None:
+    def test_a_roll_back_is_refused_while_the_outcome_of_an_effect_is_unknown(self, ledger: Ledger) -> None:
         approved(ledger)
         FIRST["applied"](ledger)
         lost = ledger.effects.lose(claim(ledger, PLANS[1]), error="time-out", actor=TEST)
@@ -538,11 +540,11 @@ class TestRollBackThatDoesNotBegin:
         self.refused(ledger, "'post' has an undo that names {external_id}, and its external id is")
         assert [undo.name for undo in roll_back(ledger, "post")] == ["undo:store"]
 
-    def test_where_everything_is_to_be_left(self, ledger: Ledger) -> None:
+    def test_a_roll_back_that_would_leave_everything_is_refused(self, ledger: Ledger) -> None:
         completed(ledger)
         self.refused(ledger, "it is completed, and has nothing applied to undo", "store", "post")
 
-    def test_where_a_name_to_leave_is_none_of_the_jobs(self, ledger: Ledger) -> None:
+    def test_a_roll_back_that_names_an_effect_that_the_job_does_not_have_is_refused(self, ledger: Ledger) -> None:
         completed(ledger)
         assert self.refused(ledger, "it has no effect 'male', 'tmp' to leave", "tmp", "store", "male").remedy
 
@@ -581,7 +583,7 @@ class TestRollBackThatIsTakenUpAgain:
         self.finish(ledger, undos)
 
     @pytest.mark.parametrize("applied", [True, False])
-    def test_one_that_is_unknown_waits_for_a_person_and_then_goes_on(
+    def test_an_unknown_undo_waits_for_a_person_and_then_the_roll_back_continues(
         self, ledger: Ledger, undos: list[EffectPlan], applied: bool
     ) -> None:
         post, store = undos

@@ -1,4 +1,4 @@
-"""Effects whose attempt has ended without a word, and that no task has come back for."""
+"""Effects whose attempt has ended without an outcome, and that no task has come back for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.core.reconcile.world import World, kinds
 
 
 def claimed(world: World, lapsed: float) -> Claim:
-    """A claim that has been over for so many seconds."""
+    """A claim that expired so many seconds ago."""
     job = approve(world.ledger, ask(world.ledger, draft(world.ledger)))
     lease = timedelta(seconds=-lapsed)
     return world.ledger.effects.claim(job.job_id, effect_plan(), lease=lease, actor=TEST)
@@ -40,7 +40,7 @@ def test_a_claim_that_lasts_or_is_just_over_is_left_to_its_task(world: World, la
     assert world.ledger.effects.read(claim.effect.effect_id).state is EffectState.CLAIMED
 
 
-def test_one_that_is_confirmed_before_the_step_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_effect_that_is_confirmed_before_the_step_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     claim = claimed(world, lapsed=120)
     give_up = world.ledger.effects.give_up
 

@@ -1,4 +1,4 @@
-"""A response that nobody waits for is stopped, unless it has ended: on a real ledger, over real HTTP."""
+"""An orphaned response is stopped, unless it has ended: on a real ledger, over real HTTP."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestPastItsDeadline:
         assert stand_in.responses().responses[0].response["status"] == "cancelled"
         assert world.events(job) == ["failed"]
 
-    def test_what_it_has_cost_goes_on_the_record(self, world: World) -> None:
+    def test_the_cost_of_an_overdue_response_is_recorded(self, world: World) -> None:
         job = world.overdue(words="delay=60 complete_after_cancel")
         response_id = world.ledger.revision(job.job_id, 1).response_id
         assert response_id is not None
@@ -57,7 +57,7 @@ class TestPastItsDeadline:
         assert world.events(job) == ["failed", "output late"]
 
     @pytest.mark.parametrize(("status", "words"), [("completed", "delay=0"), ("failed", "delay=0 status=failed")])
-    def test_one_that_has_ended_is_left_to_its_task(
+    def test_an_overdue_response_that_has_ended_is_left_to_its_task(
         self, world: World, stand_in: OpenAIStandIn, status: str, words: str
     ) -> None:
         job = world.overdue(words=words)
@@ -69,13 +69,13 @@ class TestPastItsDeadline:
         assert world.ledger.revision(job.job_id, 1).response_status == status
         assert stand_in.responses().cancels == 0
 
-    def test_its_task_is_told_and_takes_the_output(self, world: World) -> None:
+    def test_the_task_of_an_ended_response_is_notified_and_takes_the_output(self, world: World) -> None:
         job = world.overdue(words="delay=0")
         world.reconcile()
         stored = world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
         assert stored.state.value == "review"
 
-    def test_one_that_ends_while_it_is_being_cancelled_is_left_to_its_task(self, world: World) -> None:
+    def test_an_overdue_response_that_ends_while_it_is_being_cancelled_is_left_to_its_task(self, world: World) -> None:
         job = world.overdue()
         world.provider = FakeProvider(RUNNING, ResponseStatus.COMPLETED)
 
@@ -84,7 +84,7 @@ class TestPastItsDeadline:
         assert "completed" in str(finding.done)
         assert (world.state(job), world.events(job)) == ("running", ["response ended"])
 
-    def test_one_that_openai_does_not_know_is_gone(self, world: World, stand_in: OpenAIStandIn) -> None:
+    def test_an_overdue_response_that_openai_does_not_find_is_gone(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.overdue(words="stuck=in_progress retrieve=404 times=99")
 
         world.reconcile()
@@ -93,7 +93,7 @@ class TestPastItsDeadline:
         assert stand_in.responses().cancels == 0
 
     @pytest.mark.parametrize("fault", ["500", "503", "429", "html", "wrong_id", "drop"])
-    def test_while_openai_says_nothing_of_use_nothing_is_done_and_the_next_run_asks_again(
+    def test_without_a_valid_answer_of_openai_nothing_is_done_and_the_next_run_asks_again(
         self, world: World, stand_in: OpenAIStandIn, fault: str
     ) -> None:
         job = world.overdue(words=f"stuck=in_progress retrieve={fault} times=1")
@@ -117,7 +117,9 @@ class TestPastItsDeadline:
         world.age(world.overdue(), 50)
         assert world.reconcile() == []
 
-    def test_one_that_is_known_to_have_ended_is_not_asked_about(self, world: World, stand_in: OpenAIStandIn) -> None:
+    def test_openai_is_not_asked_about_a_response_that_is_known_to_have_ended(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
         job = world.overdue(words="delay=0")
         world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
         world.age(job, 600)
@@ -158,7 +160,9 @@ class TestPastItsDeadline:
 
 
 class TestAbandonedResponse:
-    def test_it_is_cancelled_with_its_job_and_the_wish_comes_first(self, world: World, stand_in: OpenAIStandIn) -> None:
+    def test_an_abandoned_response_is_cancelled_with_its_job_and_the_wish_is_recorded_first(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
         job = world.running()
         world.tasks["r1"] = TaskState.ENDED
 
@@ -186,13 +190,15 @@ class TestAbandonedResponse:
         world.running()
         assert kinds(world.reconcile(states_of=lambda owners: {})) == ["task unknown"]
 
-    def test_it_is_left_alone_for_two_minutes(self, world: World) -> None:
+    def test_an_abandoned_response_is_left_alone_for_two_minutes(self, world: World) -> None:
         world.age(world.running(), 110)
         world.tasks["r1"] = TaskState.ENDED
         assert world.reconcile() == []
 
     @pytest.mark.parametrize("status", ["completed", "failed", "incomplete"])
-    def test_one_that_has_ended_is_paid_for_and_left(self, world: World, stand_in: OpenAIStandIn, status: str) -> None:
+    def test_an_abandoned_response_that_has_ended_is_left(
+        self, world: World, stand_in: OpenAIStandIn, status: str
+    ) -> None:
         words = "delay=0" if status == "completed" else f"delay=0 status={status}"
         job = world.running(words=words)
         world.tasks["r1"] = TaskState.ENDED
@@ -202,7 +208,7 @@ class TestAbandonedResponse:
         assert (world.state(job), world.events(job)) == ("running", ["response ended"])
         assert stand_in.responses().cancels == 0
 
-    def test_one_that_ends_while_it_is_being_cancelled_is_left(self, world: World) -> None:
+    def test_an_abandoned_response_that_ends_while_it_is_being_cancelled_is_left(self, world: World) -> None:
         job = world.running()
         world.tasks["r1"] = TaskState.ENDED
         world.provider = FakeProvider(RUNNING, ResponseStatus.COMPLETED)
@@ -211,7 +217,9 @@ class TestAbandonedResponse:
 
         assert (world.state(job), world.events(job)) == ("running", ["cancel requested", "response ended"])
 
-    def test_one_that_openai_does_not_find_has_until_its_deadline(self, world: World, stand_in: OpenAIStandIn) -> None:
+    def test_an_abandoned_response_that_openai_does_not_find_has_until_its_deadline(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
         job = world.running(words="stuck=queued retrieve=404 times=99")
         world.tasks["r1"] = TaskState.ENDED
         before = world.dump()
@@ -222,7 +230,7 @@ class TestAbandonedResponse:
         assert (world.dump(), stand_in.responses().cancels) == (before, 0)
         assert world.state(job) == "running"
 
-    def test_where_openai_does_not_say_that_it_has_stopped_it_is_asked_again(self, world: World) -> None:
+    def test_openai_is_asked_again_until_it_says_that_the_response_has_stopped(self, world: World) -> None:
         job = world.running()
         world.tasks["r1"] = TaskState.ENDED
         world.provider = FakeProvider(RUNNING, None)
@@ -263,7 +271,7 @@ class TestAbandonedResponse:
         assert stand_in.responses().cancels == 0
 
     @pytest.mark.parametrize("state", [TaskState.ALIVE, TaskState.UNKNOWN])
-    def test_it_goes_on_for_a_task_of_another_run_that_waits_for_it_too(
+    def test_a_response_goes_on_for_a_task_of_another_run_that_waits_for_it_too(
         self, world: World, stand_in: OpenAIStandIn, state: TaskState
     ) -> None:
         first = world.running("r1")
@@ -302,7 +310,7 @@ class TestAbandonedResponse:
 
 class TestOutputLeft:
     @pytest.mark.parametrize("state", GONE)
-    def test_a_person_is_told_to_clear_the_task_in_every_run(self, world: World, state: TaskState) -> None:
+    def test_the_finding_to_clear_the_task_is_repeated_in_every_run(self, world: World, state: TaskState) -> None:
         job = world.running(words="delay=0")
         world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
         world.age(job, 600)

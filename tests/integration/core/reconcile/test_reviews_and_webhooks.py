@@ -1,4 +1,4 @@
-"""Reviews whose time is over, and webhooks that nobody could place."""
+"""Reviews that have expired, and webhooks that could not be correlated."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from tests.integration.core.reconcile.world import World, kinds
 
 class TestReviews:
     @pytest.mark.parametrize(("on_timeout", "state"), [("reject", "rejected"), ("fail", "failed")])
-    def test_one_whose_time_is_over_ends_as_its_author_said(self, world: World, on_timeout: Any, state: str) -> None:
+    def test_an_expired_review_ends_as_its_author_configured(self, world: World, on_timeout: Any, state: str) -> None:
         job = world.in_review(on_timeout=on_timeout)
         assert kinds(world.reconcile()) == ["review over"]
-        assert (world.state(job), world.ledger.job(job.job_id).state_reason) == (state, "nobody decided in time")
+        assert (world.state(job), world.ledger.job(job.job_id).state_reason) == (state, "no one decided in time")
         assert len(world.events(job, "timeout")) == 1
         assert world.reconcile() == []
 
-    def test_one_that_an_older_release_asked_about_is_left_to_its_task(self, world: World) -> None:
+    def test_a_review_from_an_older_release_is_left_to_its_task(self, world: World) -> None:
         job = world.in_review(on_timeout=None)
         before = world.dump()
         (finding,) = world.reconcile()
         assert "clear its approval task" in finding.step
         assert (finding.done, world.dump(), world.state(job)) == (None, before, "review")
 
-    def test_its_task_comes_first(self, world: World) -> None:
+    def test_the_task_of_an_expired_review_comes_first(self, world: World) -> None:
         job = world.in_review(since=50)
         assert world.reconcile() == []
         assert world.state(job) == "review"
 
-    def test_one_that_has_time_is_left(self, world: World) -> None:
+    def test_a_review_before_its_deadline_is_left(self, world: World) -> None:
         ask(world.ledger, draft(world.ledger))
         assert world.reconcile() == []
 
-    def test_one_that_is_asked_about_anew_before_the_step_is_left(self, world: World) -> None:
+    def test_a_review_that_is_asked_for_again_before_the_step_is_left(self, world: World) -> None:
         first, second = world.in_review("r1"), world.in_review("r2")
         ended = world.ledger.reviews.expire
 
@@ -54,7 +54,7 @@ class TestReviews:
         assert [finding.done for finding in found] == ["the job is rejected", findings.MOVED_ON]
         assert world.state(second) == "review"
 
-    def test_another_question_has_an_end_of_its_own(self, world: World) -> None:
+    def test_a_review_of_another_digest_has_a_deadline_of_its_own(self, world: World) -> None:
         job = approve(world.ledger, ask(world.ledger, draft(world.ledger)))
         asked = world.ledger.reviews.ask(
             job.job_id, [], policy=None, deadline=datetime.now(UTC), actor=TEST, on_timeout="fail"
@@ -70,14 +70,14 @@ class TestWebhooks:
         assert "foreign" in str(finding.done)
         assert world.ledger.inbox.read("wh_1").disposition is Disposition.FOREIGN
 
-    def test_one_about_which_nobody_can_be_asked_any_more_is_left_to_a_person(self, world: World) -> None:
+    def test_a_webhook_about_which_openai_is_no_longer_asked_is_left_to_a_person(self, world: World) -> None:
         world.webhook("wh_1", None)
         before = world.dump()
         (finding,) = world.reconcile()
         assert (finding.kind, finding.done) == ("webhook unexplained", None)
         assert world.dump() == before
 
-    def test_one_whose_response_is_known_by_now_is_given_to_its_job(self, world: World) -> None:
+    def test_a_webhook_whose_response_is_known_by_now_is_given_to_its_job(self, world: World) -> None:
         """The protocol has no way there."""
         world.webhook("wh_1", "resp_other")
         job = world.running()
@@ -88,7 +88,7 @@ class TestWebhooks:
         entry = world.ledger.inbox.read("wh_1")
         assert (entry.disposition, entry.job_id) == (Disposition.APPLIED, job.job_id)
 
-    def test_a_connection_that_is_gone_is_recorded_and_holds_up_nobody(self, world: World) -> None:
+    def test_a_removed_connection_is_recorded_and_blocks_no_other(self, world: World) -> None:
         world.webhook("wh_1", "resp_1", conn_id="removed")
         world.webhook("wh_2", "resp_2")
         found = world.reconcile()
@@ -110,7 +110,7 @@ class TestWebhooks:
         assert (finding.found.split()[0], finding.done) == ("1", "removed 1")
         assert {entry.webhook_id for entry in world.ledger.inbox.entries()} == {"wh_2", "wh_3"}
 
-    def test_none_is_removed_that_could_come_again(self, world: World) -> None:
+    def test_no_webhook_is_removed_that_could_be_delivered_again(self, world: World) -> None:
         world.webhook("wh_1", "resp_1")
         world.sql(
             "UPDATE aihandoff.inbox SET received_at = received_at - interval '95 hours', poll_at = NULL, "

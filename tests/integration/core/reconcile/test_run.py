@@ -99,7 +99,9 @@ class TestRun:
         assert [finding.failed for finding in found] == [True, False]
         assert (world.state(broken), world.state(other)) == ("running", "failed")
 
-    def test_there_are_so_many_of_a_kind_the_oldest_first_and_it_says_that_there_are_more(self, world: World) -> None:
+    def test_a_run_takes_a_limited_number_of_each_kind_the_oldest_first_and_says_that_there_are_more(
+        self, world: World
+    ) -> None:
         jobs = [world.overdue(f"r{number}") for number in range(3)]
         for number, job in enumerate(jobs):
             world.age(job, 600 + number * 100)
@@ -126,9 +128,7 @@ class TestRun:
         world.overdue()
         assert len(world.reconcile(limit=1)) == 2
 
-    def test_everything_in_flight_is_looked_at_page_by_page(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_everything_in_flight_is_checked_page_by_page(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(scan_store, "PAGE", 2)
         jobs = [world.running(f"r{number}") for number in range(5)]
         world.sql("UPDATE aihandoff.jobs SET updated_at = '2026-01-01' WHERE job_id <= 3")
@@ -145,7 +145,7 @@ class TestRun:
         assert "did not answer" in str(found[2].done)
         assert world.state(other) == "failed"
 
-    def test_a_look_at_one_kind_does_not_take_for_ever(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_steps_of_one_kind_have_a_time_limit(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(findings, "PATIENCE", -1.0)
         world.webhook("wh_1", "resp_1")
         world.overdue()
@@ -154,7 +154,7 @@ class TestRun:
             ("past its deadline", False),
         ]
 
-    def test_a_ledger_that_is_away_ends_the_run(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unavailable_ledger_ends_the_run(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         jobs = [world.in_review(f"r{number}") for number in range(5)]
         taken: list[int] = []
 
@@ -165,9 +165,9 @@ class TestRun:
         monkeypatch.setattr(world.ledger.reviews, "expire", expire)
         with pytest.raises(LedgerUnavailable):
             world.reconcile()
-        assert taken == [job.job_id for job in jobs[: run._AWAY]]
+        assert taken == [job.job_id for job in jobs[: run._UNREACHABLE]]
 
-    def test_a_ledger_that_is_away_for_every_step_is_an_error(
+    def test_a_ledger_that_is_unavailable_for_every_step_is_an_error(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         world.in_review()

@@ -23,7 +23,7 @@ def error_of(world: World, job: Any) -> Any:
 
 
 class TestLostSubmission:
-    def test_it_is_counted_once_and_left_to_webhooks(self, world: World) -> None:
+    def test_a_lost_submission_is_counted_once_and_left_to_webhooks(self, world: World) -> None:
         job = world.lost()
         world.tasks["r1"] = TaskState.ENDED
 
@@ -35,14 +35,14 @@ class TestLostSubmission:
         assert (world.state(job), world.events(job)) == ("queued", ["submit unknown"])
         assert world.reconcile() == []
 
-    def test_a_task_that_is_cleared_afterwards_sends_once_more(self, world: World, stand_in: OpenAIStandIn) -> None:
+    def test_a_task_that_is_cleared_afterwards_sends_again(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.lost()
         world.tasks["r1"] = TaskState.ENDED
         world.reconcile()
         assert world.ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token is not None
 
     @pytest.mark.parametrize("state", NOT_ENDED)
-    def test_one_whose_task_is_not_known_to_have_ended_is_left(self, world: World, state: TaskState) -> None:
+    def test_a_lost_submission_whose_task_may_be_alive_is_left(self, world: World, state: TaskState) -> None:
         world.lost()
         world.tasks["r1"] = state
         before = world.dump()
@@ -56,7 +56,7 @@ class TestLostSubmission:
         world.tasks["r1"] = TaskState.ENDED
         assert world.reconcile() == []
 
-    def test_it_is_left_alone_for_two_minutes(self, world: World) -> None:
+    def test_a_lost_submission_is_left_alone_for_two_minutes(self, world: World) -> None:
         world.age(world.lost(), 110)
         world.tasks["r1"] = TaskState.ENDED
         assert world.reconcile() == []
@@ -124,12 +124,14 @@ class TestNeverSubmitted:
         assert world.reconcile() == []
 
     @pytest.mark.parametrize("seconds", [50, -3600])
-    def test_before_its_deadline_it_waits_for_somebody_to_clear_its_task(self, world: World, seconds: float) -> None:
+    def test_a_job_that_was_never_submitted_waits_until_its_deadline_for_a_cleared_task(
+        self, world: World, seconds: float
+    ) -> None:
         world.pass_deadline(world.never_sent(), seconds)
         world.tasks["r1"] = TaskState.ENDED
         assert world.reconcile() == []
 
-    def test_one_that_is_sent_before_the_step_is_left(self, world: World) -> None:
+    def test_a_job_that_is_sent_before_the_step_is_left(self, world: World) -> None:
         job = world.never_sent()
         world.tasks["r1"] = TaskState.ENDED
         world.before_states = lambda: world.ledger.submission.intend(

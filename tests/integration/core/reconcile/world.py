@@ -140,7 +140,7 @@ class World:
     def in_review(
         self, run: str = "r1", on_timeout: OnTimeout | None = "reject", since: float = 90, **changes: Any
     ) -> Job:
-        """A job in review, whose time to decide has been over for so many seconds."""
+        """A job in review that expired so many seconds ago."""
         job = self.running(run, **changes)
         self.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
         return self.ledger.reviews.ask(
@@ -153,7 +153,7 @@ class World:
         )
 
     def webhook(self, webhook_id: str, response_id: str | None, conn_id: str = "openai_default") -> InboxEntry:
-        """A webhook about the end of a response; if it waits for a look, it is due."""
+        """A webhook about the end of a response; if it waits for a poll, it is due."""
         kind = "response.completed"
         body = {"type": kind, "data": {"id": response_id}}
         self.ledger.inbox.receive(Delivery(webhook_id, conn_id, kind, response_id, body))

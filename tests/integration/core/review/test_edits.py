@@ -53,7 +53,7 @@ def events(ledger: Ledger, job: Job) -> list[str]:
 
 
 class TestEdit:
-    def test_it_is_a_revision_by_that_person_and_the_original_stays(self, ledger: Ledger) -> None:
+    def test_an_edit_is_a_revision_by_that_person_and_the_original_stays(self, ledger: Ledger) -> None:
         job = edit(ledger, ask(ledger, draft(ledger)))
         original, edited = ledger.record(job.job_id).revisions
         assert (job.state, job.revision, job.review_digest) == (JobState.REVIEW, 2, None)
@@ -67,7 +67,7 @@ class TestEdit:
         assert edited.output_digest == digest("A pan.")
         assert (edited.response_id, edited.cost_usd, edited.submissions) == (None, None, 0)
 
-    def test_nobody_decides_before_the_plan_is_rendered_anew(self, ledger: Ledger) -> None:
+    def test_no_one_decides_before_the_plan_is_rendered_again(self, ledger: Ledger) -> None:
         before = ask(ledger, draft(ledger))
         edit(ledger, before)
         with pytest.raises(JobNotApproved, match="plan has not been rendered yet"):
@@ -81,14 +81,14 @@ class TestEdit:
             approve(ledger, before)
         assert approve(ledger, asked).state is JobState.APPROVED
 
-    def test_edit_against_approve_one_of_them_is_told(self, ledger: Ledger) -> None:
+    def test_of_an_edit_and_an_approval_at_once_one_is_refused(self, ledger: Ledger) -> None:
         asked = ask(ledger, draft(ledger))
         approve(ledger, asked)
         with pytest.raises(StaleDecision, match="it no longer waits for a decision: it is approved"):
             edit(ledger, asked)
         assert len(ledger.record(1).revisions) == 1
 
-    def test_of_two_who_edit_the_same_the_second_is_told(self, ledger: Ledger) -> None:
+    def test_of_two_edits_of_the_same_output_the_second_is_refused(self, ledger: Ledger) -> None:
         asked = ask(ledger, draft(ledger))
         edit(ledger, asked)
         with pytest.raises(JobNotApproved):
@@ -99,8 +99,8 @@ class TestEdit:
         assert edit(ledger, asked) == edit(ledger, asked)
         assert events(ledger, asked).count("edited") == 1
 
-    def test_what_is_the_same_is_no_edit(self, ledger: Ledger) -> None:
-        with pytest.raises(CannotChange, match="already what you sent"):
+    def test_an_unchanged_output_is_not_an_edit(self, ledger: Ledger) -> None:
+        with pytest.raises(CannotChange, match="the same as the current output"):
             edit(ledger, ask(ledger, draft(ledger)), "A kettle.")
 
     def test_any_text_is_kept_exactly(self, ledger: Ledger) -> None:
@@ -108,7 +108,9 @@ class TestEdit:
         job = edit(ledger, ask(ledger, draft(ledger)), output)
         assert ledger.revision(job.job_id, 2).output == output
 
-    def test_what_the_output_type_does_not_take_goes_back_to_the_revision_before(self, ledger: Ledger) -> None:
+    def test_an_edit_that_the_output_type_does_not_accept_goes_back_to_the_revision_before(
+        self, ledger: Ledger
+    ) -> None:
         asked = ask(ledger, draft(ledger))
         edited = edit(ledger, asked)
         job = ledger.reviews.refuse_edit(
@@ -122,7 +124,7 @@ class TestEdit:
         assert again.review_digest == asked.review_digest
         assert edit(ledger, again, "A pot.").revision == 3
 
-    def test_one_that_was_asked_about_is_not_taken_back(self, ledger: Ledger) -> None:
+    def test_an_edit_that_was_asked_about_is_not_undone(self, ledger: Ledger) -> None:
         asked = ask(ledger, edit(ledger, ask(ledger, draft(ledger))))
         assert ledger.reviews.refuse_edit(asked.job_id, 2, error={}, reason="?", actor=TEST) == asked
 
@@ -151,7 +153,7 @@ class TestRequestChanges:
         (decision,) = ledger.record(1).decisions
         assert (decision.verdict, decision.digest, decision.revision) == ("request changes", asked.review_digest, 1)
 
-    def test_it_has_as_long_as_the_first_one_had(self, ledger: Ledger) -> None:
+    def test_a_requested_revision_has_as_long_as_the_first_one_had(self, ledger: Ledger) -> None:
         job = request_changes(ledger, ask(ledger, draft(ledger)))
         first, second = (ledger.revision(job.job_id, number) for number in (1, 2))
         assert abs((second.deadline - second.created_at) - (first.deadline - first.created_at)).total_seconds() < 1
@@ -171,11 +173,11 @@ class TestRequestChanges:
         assert len(ledger.record(1).revisions) == 2
 
     @pytest.mark.parametrize("comment", [None, "", " \n"])
-    def test_it_needs_words(self, ledger: Ledger, comment: str | None) -> None:
-        with pytest.raises(CannotChange, match="say what is to be changed"):
+    def test_a_request_for_changes_needs_a_comment(self, ledger: Ledger, comment: str | None) -> None:
+        with pytest.raises(CannotChange, match="a request for changes needs a comment"):
             request_changes(ledger, ask(ledger, draft(ledger)), comment)
 
-    def test_it_is_bounded_in_number_and_edits_do_not_count(self, ledger: Ledger) -> None:
+    def test_requests_for_changes_are_bounded_in_number_and_edits_do_not_count(self, ledger: Ledger) -> None:
         asked = ask(ledger, draft(ledger, job_spec(max_revisions=2)))
         asked = ask(ledger, edit(ledger, asked))
         asked = ask(ledger, follow(ledger, request_changes(ledger, asked)))
@@ -186,7 +188,7 @@ class TestRequestChanges:
     @pytest.mark.parametrize(
         ("cost", "said"), [("0.10", "have cost 0.10 USD"), (None, "have cost an amount that is not known")]
     )
-    def test_it_is_bounded_in_money(
+    def test_requests_for_changes_are_bounded_in_cost(
         self, ledger: Ledger, conninfo: dict[str, Any], cost: str | None, said: str
     ) -> None:
         asked = ask(ledger, draft(ledger, job_spec(max_cost_usd=Decimal("0.10"))))
@@ -197,7 +199,7 @@ class TestRequestChanges:
         assert request_changes(ledger, asked).state is JobState.QUEUED
 
     @pytest.mark.parametrize("submitted", [False, True])
-    def test_where_nothing_comes_of_it_the_revision_before_is_asked_about_again(
+    def test_a_failed_request_for_changes_asks_about_the_revision_before_again(
         self, ledger: Ledger, submitted: bool
     ) -> None:
         asked = ask(ledger, draft(ledger))
@@ -210,7 +212,7 @@ class TestRequestChanges:
         assert (job.state_reason or "").startswith("the change was not made: ")
         again = ask(ledger, job)
         assert again.review_digest == asked.review_digest
-        assert request_changes(ledger, again, "Once more.").revision == 3
+        assert request_changes(ledger, again, "Again.").revision == 3
 
     def test_an_edit_is_changed_from_what_the_person_wrote(self, ledger: Ledger) -> None:
         edited = ask(ledger, edit(ledger, ask(ledger, draft(ledger))))
@@ -232,7 +234,7 @@ class TestRequestChanges:
         opened = ledger.submission.open(job_spec())
         assert (opened.revision.number, opened.revision.request) == (2, {"input": "continued"})
 
-    def test_one_that_is_cancelled_meanwhile_is_not_sent(self, ledger: Ledger) -> None:
+    def test_a_requested_revision_that_is_cancelled_meanwhile_is_not_sent(self, ledger: Ledger) -> None:
         job = request_changes(ledger, ask(ledger, draft(ledger)))
         ledger.cancels.cancel(job.job_id, actor=Actor.user("bob"), reason="enough")
         with pytest.raises(JobCancelled):

@@ -55,25 +55,25 @@ class TestAsk:
         assert again == job
         assert events(ledger, job).count("planned") == 1
 
-    def test_another_plan_replaces_the_one_that_nobody_decided_on(self, ledger: Ledger) -> None:
+    def test_a_new_plan_replaces_one_that_no_one_decided_on(self, ledger: Ledger) -> None:
         first = ask(ledger, draft(ledger), effect_plan("store"), effect_plan("post"))
         second = ask(ledger, first, effect_plan("post", url="http://cms/other"))
         assert second.review_digest != first.review_digest
         assert [effect.name for effect in ledger.record(first.job_id).effects] == ["post"]
 
-    def test_another_plan_voids_the_approval(self, ledger: Ledger) -> None:
+    def test_a_different_plan_voids_the_approval(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
         asked = ask(ledger, job, effect_plan(url="http://cms/other"))
         assert (asked.state, asked.decision_id) == (JobState.REVIEW, None)
         assert asked.state_reason == "the plan is not the one that was approved"
 
-    def test_a_plan_that_comes_back_is_decided_on_anew(self, ledger: Ledger) -> None:
+    def test_a_plan_that_comes_back_is_decided_on_again(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
         again = ask(ledger, ask(ledger, job, effect_plan(url="http://cms/other")))
         assert (again.state, again.review_digest) == (JobState.REVIEW, job.review_digest)
         assert approve(ledger, again).state is JobState.APPROVED
 
-    def test_another_policy_version_voids_the_approval(self, ledger: Ledger) -> None:
+    def test_a_different_policy_version_voids_the_approval(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger), policy="small@1"))
         assert ask(ledger, job, policy="small@2").state is JobState.REVIEW
 
@@ -87,27 +87,27 @@ class TestAsk:
         asked = ask(ledger, job, effect_plan(url="http://cms/other"))
         assert (asked.state, asked.review_digest) == (JobState.APPLYING, job.review_digest)
 
-    def test_a_plan_that_the_target_refused_can_be_mended_and_is_asked_about_anew(self, ledger: Ledger) -> None:
+    def test_a_plan_that_the_target_refused_can_be_fixed_and_is_asked_about_again(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
         claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
         ledger.effects.refuse(claim, error="404", actor=TEST)
-        mended = effect_plan(url="http://cms/mended")
-        asked = ask(ledger, job, mended)
+        fixed = effect_plan(url="http://cms/fixed")
+        asked = ask(ledger, job, fixed)
         assert (asked.state, asked.decision_id) == (JobState.REVIEW, None)
         with pytest.raises(JobNotApproved):
-            ledger.effects.claim(job.job_id, mended, lease=LEASE, actor=TEST)
+            ledger.effects.claim(job.job_id, fixed, lease=LEASE, actor=TEST)
         approve(ledger, asked)
-        claim = ledger.effects.claim(job.job_id, mended, lease=LEASE, actor=TEST)
+        claim = ledger.effects.claim(job.job_id, fixed, lease=LEASE, actor=TEST)
         ledger.effects.confirm(claim, external_id="1", result=None, actor=TEST)
         assert ledger.job(job.job_id).state is JobState.COMPLETED
 
-    def test_a_job_without_approval_has_its_refused_plan_mended_too(self, ledger: Ledger) -> None:
+    def test_a_job_without_approval_has_its_refused_plan_fixed_too(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger, job_spec(approval="not required", approval_reason="internal")))
         claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
         ledger.effects.refuse(claim, error="404", actor=TEST)
-        mended = effect_plan(url="http://cms/mended")
-        assert ask(ledger, job, mended).state is JobState.APPROVED
-        assert ledger.effects.claim(job.job_id, mended, lease=LEASE, actor=TEST).token is not None
+        fixed = effect_plan(url="http://cms/fixed")
+        assert ask(ledger, job, fixed).state is JobState.APPROVED
+        assert ledger.effects.claim(job.job_id, fixed, lease=LEASE, actor=TEST).token is not None
 
     def test_two_effects_with_one_name_are_refused(self, ledger: Ledger) -> None:
         with pytest.raises(PlanError, match="the same name: publish"):
@@ -122,39 +122,39 @@ class TestAsk:
         assert ask(ledger, job).review_digest is None
 
 
-class TestAskAnew:
+class TestAskAgain:
     """The plan that is about to be written is not the one that was approved."""
 
-    MENDED = effect_plan(url="http://cms/mended")
+    FIXED = effect_plan(url="http://cms/fixed")
 
-    def anew(self, ledger: Ledger, job: Job, *plans: EffectPlan) -> Job:
-        return ledger.reviews.ask_anew(
-            job.job_id, plans or [self.MENDED], deadline=in_an_hour(), actor=TEST, reason="the url differs"
+    def ask_again(self, ledger: Ledger, job: Job, *plans: EffectPlan) -> Job:
+        return ledger.reviews.ask_again(
+            job.job_id, plans or [self.FIXED], deadline=in_an_hour(), actor=TEST, reason="the url differs"
         )
 
     def test_the_approval_is_void_and_a_person_decides_on_the_new_plan(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger), policy="small@1"))
-        asked = self.anew(ledger, job)
+        asked = self.ask_again(ledger, job)
         assert (asked.state, asked.decision_id) == (JobState.REVIEW, None)
         assert asked.state_reason == "the plan is not the one that was approved; the url differs"
         assert ledger.record(job.job_id).events[-1].detail["components"]["policy"] == "small@1"
         with pytest.raises(StaleDecision):
             ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), person=Person("bob"))
         approve(ledger, asked)
-        assert ledger.effects.claim(job.job_id, self.MENDED, lease=LEASE, actor=TEST).token is not None
+        assert ledger.effects.claim(job.job_id, self.FIXED, lease=LEASE, actor=TEST).token is not None
 
-    def test_once_something_may_have_been_written_nobody_is_asked(self, ledger: Ledger) -> None:
+    def test_no_one_is_asked_once_an_external_write_may_have_been_made(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger), effect_plan(), effect_plan("label")))
         ledger.effects.claim(job.job_id, effect_plan("label"), lease=LEASE, actor=TEST)
-        assert self.anew(ledger, job).state is JobState.APPLYING
+        assert self.ask_again(ledger, job).state is JobState.APPLYING
 
     def test_a_plan_that_is_the_approved_one_after_all_stays_approved(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
-        assert self.anew(ledger, job, effect_plan()) == job
+        assert self.ask_again(ledger, job, effect_plan()) == job
 
     def test_a_job_that_needs_no_approval_is_left_alone(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger, job_spec(approval="not required", approval_reason="internal")))
-        assert self.anew(ledger, job) == job
+        assert self.ask_again(ledger, job) == job
 
 
 class TestDecide:
@@ -169,12 +169,12 @@ class TestDecide:
         assert decision.digest == job.review_digest
         assert ledger.record(job.job_id).events[-1].actor == "user:bob"
 
-    def test_the_same_answer_by_the_same_person_again_changes_nothing(self, ledger: Ledger) -> None:
+    def test_a_repeated_answer_by_the_same_person_changes_nothing(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         assert decide(ledger, job) == decide(ledger, job)
         assert decisions(ledger, job) == [("approve", "bob")]
 
-    def test_the_same_answer_again_after_everything_was_applied_changes_nothing(self, ledger: Ledger) -> None:
+    def test_a_repeated_answer_after_everything_was_applied_changes_nothing(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         decide(ledger, job)
         claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
@@ -182,14 +182,14 @@ class TestDecide:
         assert decide(ledger, job).state is JobState.COMPLETED
 
     @pytest.mark.parametrize(("verdict", "by"), [("approve", "carol"), ("reject", "carol"), ("reject", "bob")])
-    def test_another_answer_comes_too_late_and_says_so(self, ledger: Ledger, verdict: Verdict, by: str) -> None:
+    def test_a_different_answer_comes_too_late_and_says_so(self, ledger: Ledger, verdict: Verdict, by: str) -> None:
         job = ask(ledger, draft(ledger))
         decide(ledger, job)
         with pytest.raises(StaleDecision, match=r"it is approved.*not recorded"):
             decide(ledger, job, verdict, by)
         assert decisions(ledger, job) == [("approve", "bob")]
 
-    def test_of_many_at_once_one_decides(self, ledger: Ledger) -> None:
+    def test_of_many_answers_at_once_one_decides(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         start = threading.Barrier(8)
 
@@ -265,20 +265,20 @@ class TestExpire:
     def expire(self, ledger: Ledger, job: Job, *, fail: bool = False) -> Job:
         return ledger.reviews.expire(job.job_id, digest=str(job.review_digest), fail=fail)
 
-    def test_a_review_whose_time_is_over_counts_as_rejected(self, ledger: Ledger) -> None:
+    def test_an_expired_review_counts_as_rejected(self, ledger: Ledger) -> None:
         job = self.expire(ledger, self.overdue(ledger))
-        assert (job.state, job.state_reason) == (JobState.REJECTED, "nobody decided in time")
+        assert (job.state, job.state_reason) == (JobState.REJECTED, "no one decided in time")
         assert decisions(ledger, job) == [("reject", "timeout")]
 
     def test_or_fails_the_job_if_the_author_said_so(self, ledger: Ledger) -> None:
         job = self.expire(ledger, self.overdue(ledger), fail=True)
-        assert (job.state, job.state_reason) == (JobState.FAILED, "nobody decided in time")
+        assert (job.state, job.state_reason) == (JobState.FAILED, "no one decided in time")
 
     def test_before_its_time_nothing_happens(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))
         assert self.expire(ledger, job) == job
 
-    def test_it_ends_as_soon_as_the_clock_of_the_database_has_passed_the_deadline(
+    def test_a_review_expires_as_soon_as_the_clock_of_the_database_has_passed_the_deadline(
         self, ledger: Ledger, conninfo: dict[str, Any]
     ) -> None:
         job = ask(ledger, draft(ledger))
@@ -293,7 +293,7 @@ class TestExpire:
             connection.execute("UPDATE aihandoff.jobs SET review_deadline = clock_timestamp()")
         assert self.expire(ledger, job).state is approved.state
 
-    def test_a_person_is_too_late_even_before_anybody_has_ended_the_review(self, ledger: Ledger) -> None:
+    def test_a_person_is_too_late_even_before_the_review_was_ended(self, ledger: Ledger) -> None:
         job = self.overdue(ledger)
         with pytest.raises(StaleDecision, match="the time to decide ended at"):
             decide(ledger, job)

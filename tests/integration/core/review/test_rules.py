@@ -1,4 +1,4 @@
-"""Who decides, how many, and when people are told: kept by the ledger itself, whoever asks it."""
+"""Who decides, how many, and when people are notified: enforced by the ledger itself for every caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.database.history import first_break
-from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleBatch, StaleDecision
+from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, distinct, rules_of
@@ -47,21 +47,21 @@ class TestWho:
     @pytest.mark.parametrize("verdict", ["approve", "reject", "request changes"])
     def test_the_requester_decides_nothing(self, ledger: Ledger, verdict: Any) -> None:
         job = asked(ledger)
-        with pytest.raises(MayNotDecide, match="You asked for this work; somebody else has to decide"):
+        with pytest.raises(MayNotDecide, match="You asked for this work; another user has to decide"):
             ledger.reviews.decide(job.job_id, verdict, digest=str(job.review_digest), person=ALICE, comment="Shorter.")
         assert (ledger.job(job.job_id), ledger.record(job.job_id).decisions) == (job, [])
 
-    def test_neither_does_whoever_triggered_the_run_for_somebody_else(self, ledger: Ledger) -> None:
+    def test_a_user_who_triggered_the_run_for_another_user_does_not_decide(self, ledger: Ledger) -> None:
         job = asked(ledger, requested_by="the press team", triggered_by="bob")
         with pytest.raises(MayNotDecide):
             approve(ledger, job, BOB)
         assert approve(ledger, job, CAROL).state is JobState.APPROVED
 
-    def test_where_the_author_says_so_the_requester_does(self, ledger: Ledger) -> None:
+    def test_the_requester_decides_where_the_author_allows_it(self, ledger: Ledger) -> None:
         job = asked(ledger, ReviewRules(requester_may_approve=True))
         assert approve(ledger, job, ALICE).state is JobState.APPROVED
 
-    def test_of_named_approvers_nobody_else_does(self, ledger: Ledger) -> None:
+    def test_with_named_approvers_no_one_else_decides(self, ledger: Ledger) -> None:
         job = asked(ledger, ReviewRules(Approvers(users=("bob",), roles=("editor",))))
         with pytest.raises(MayNotDecide, match="Only these may decide on it: bob, the role editor"):
             approve(ledger, job, CAROL)
@@ -75,7 +75,7 @@ class TestWho:
         with pytest.raises(StaleDecision, match="the rules of who decides changed"):
             approve(ledger, job, CAROL)
 
-    def test_whoever_may_not_decide_may_not_edit_either(self, ledger: Ledger) -> None:
+    def test_a_person_who_may_not_decide_may_not_edit_either(self, ledger: Ledger) -> None:
         job = asked(ledger)
         with pytest.raises(MayNotDecide):
             ledger.reviews.edit(job.job_id, digest=str(job.review_digest), output="A pan.", person=ALICE)
@@ -109,13 +109,13 @@ class TestQuorum:
         with pytest.raises(JobNotApproved, match="it is review"):
             ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
 
-    def test_another_digest_voids_the_votes(self, ledger: Ledger) -> None:
+    def test_a_different_digest_voids_the_votes(self, ledger: Ledger) -> None:
         job = approve(ledger, asked(ledger, self.RULES), BOB)
         changed = ask(ledger, job, self.RULES, url="http://cms/other")
         assert ledger.reviews.votes(changed) == []
         assert approve(ledger, changed, CAROL).state is JobState.REVIEW
 
-    def test_a_digest_that_comes_back_is_voted_on_anew(self, ledger: Ledger) -> None:
+    def test_a_digest_that_comes_back_is_voted_on_again(self, ledger: Ledger) -> None:
         job = approve(ledger, asked(ledger, self.RULES), BOB)
         ask(ledger, job, self.RULES, url="http://cms/other")
         again = ask(ledger, job, self.RULES)
@@ -130,7 +130,7 @@ class TestQuorum:
         ended = ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=CAROL)
         assert ended.state is JobState.REJECTED
 
-    def test_whoever_has_approved_may_think_better_of_it(self, ledger: Ledger) -> None:
+    def test_an_approver_may_change_their_mind(self, ledger: Ledger) -> None:
         job = approve(ledger, asked(ledger, self.RULES), BOB)
         ended = ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=BOB)
         assert ended.state is JobState.REJECTED
@@ -146,7 +146,7 @@ class TestQuorum:
         assert ledger.reviews.votes(again) == []
         assert approve(ledger, again, DAVE).state is JobState.REVIEW
 
-    def test_of_many_at_once_each_counts_once(self, ledger: Ledger) -> None:
+    def test_of_many_votes_at_once_each_counts_once(self, ledger: Ledger) -> None:
         people = [Person(f"person {number}") for number in range(8)]
         job = asked(ledger, ReviewRules(approvals=8))
         threads = [threading.Thread(target=approve, args=(ledger, job, person)) for person in people * 2]
@@ -163,7 +163,7 @@ class TestMany:
         return [asked(ledger, rules, job_key=f"ticket:{index}") for index in range(number)]
 
     @pytest.mark.parametrize(("verdict", "state"), [("approve", JobState.APPROVED), ("reject", JobState.REJECTED)])
-    def test_one_answer_is_one_decision_for_each_on_what_was_seen(
+    def test_a_bulk_answer_is_one_decision_for_each_job_on_what_was_seen(
         self, ledger: Ledger, verdict: Any, state: JobState
     ) -> None:
         jobs = self.jobs(ledger)
@@ -176,24 +176,26 @@ class TestMany:
             assert ledger.job(job.job_id).state is state
             assert first_break(ledger.record(job.job_id).events, ledger.job(job.job_id)) is None
 
-    def test_where_one_is_stale_none_is_decided_and_each_of_those_is_named(self, ledger: Ledger) -> None:
+    def test_if_one_job_of_a_bulk_decision_is_stale_none_is_decided_and_each_stale_one_is_named(
+        self, ledger: Ledger
+    ) -> None:
         jobs = self.jobs(ledger, 4)
         choices = [(job.job_id, str(job.review_digest)) for job in jobs]
         ask(ledger, jobs[1], url="http://cms/other")
         approve(ledger, jobs[2], CAROL)
         before = [ledger.job(job.job_id) for job in jobs]
-        with pytest.raises(StaleBatch, match="2 of 4 jobs cannot be decided on like this") as refused:
+        with pytest.raises(StaleBulkDecision, match="2 of 4 jobs have changed since you opened them") as refused:
             ledger.reviews.decide_many([*choices, (999, "0" * 64)][:4], "approve", person=BOB)
         assert refused.value.stale.keys() == {jobs[1].job_id, jobs[2].job_id}
         assert "the plan of the effect 'publish' changed" in refused.value.stale[jobs[1].job_id]
         assert [ledger.job(job.job_id) for job in jobs] == before
         assert ledger.record(jobs[0].job_id).decisions == []
 
-    def test_one_that_may_not_be_decided_or_is_not_there_keeps_the_others_from_it(self, ledger: Ledger) -> None:
+    def test_a_job_that_may_not_be_decided_or_does_not_exist_stops_the_bulk_decision(self, ledger: Ledger) -> None:
         jobs = self.jobs(ledger, 2)
         named = asked(ledger, ReviewRules(Approvers(users=("carol",))), job_key="ticket:named")
         choices = [(job.job_id, str(job.review_digest)) for job in (*jobs, named)]
-        with pytest.raises(StaleBatch) as refused:
+        with pytest.raises(StaleBulkDecision) as refused:
             ledger.reviews.decide_many([*choices, (999, "0" * 64)], "approve", person=BOB)
         assert refused.value.stale.keys() == {named.job_id, 999}
         assert {ledger.job(job.job_id).state for job in jobs} == {JobState.REVIEW}
@@ -208,7 +210,7 @@ class TestMany:
         first = ledger.reviews.decide_many(choices, "approve", person=BOB)
         assert ledger.reviews.decide_many(choices, "approve", person=BOB) == first
 
-    def test_of_two_batches_at_once_that_overlap_one_is_told(self, ledger: Ledger) -> None:
+    def test_of_two_overlapping_bulk_decisions_at_once_one_is_refused(self, ledger: Ledger) -> None:
         jobs = self.jobs(ledger, 12)
         choices = [(job.job_id, str(job.review_digest)) for job in jobs]
         outcomes: list[str] = []
@@ -217,7 +219,7 @@ class TestMany:
             try:
                 ledger.reviews.decide_many(mine, "approve", person=person)
                 outcomes.append("done")
-            except StaleBatch:
+            except StaleBulkDecision:
                 outcomes.append("stale")
 
         threads = [
@@ -245,20 +247,20 @@ class TestTime:
 
         return later
 
-    def tell(self, ledger: Ledger, job: Job) -> Job:
-        return ledger.reviews.tell(job.job_id, digest=str(job.review_digest), actor=TEST)
+    def notify(self, ledger: Ledger, job: Job) -> Job:
+        return ledger.reviews.notify(job.job_id, digest=str(job.review_digest), actor=TEST)
 
     def test_nothing_is_said_before_its_time(self, ledger: Ledger, later: Callable[[float], None]) -> None:
         job = asked(ledger, self.RULES)
         later(59)
-        self.tell(ledger, job)
+        self.notify(ledger, job)
         assert "reminded" not in events(ledger, job)
 
     def test_the_reminder_is_recorded_once(self, ledger: Ledger, later: Callable[[float], None]) -> None:
         job = asked(ledger, self.RULES)
         later(61)
-        assert self.tell(ledger, job).reminded_at is not None
-        self.tell(ledger, job)
+        assert self.notify(ledger, job).reminded_at is not None
+        self.notify(ledger, job)
         assert events(ledger, job).count("reminded") == 1
         with pytest.raises(MayNotDecide):
             approve(ledger, job, CAROL)
@@ -268,9 +270,9 @@ class TestTime:
     ) -> None:
         job = asked(ledger, self.RULES)
         later(121)
-        told = self.tell(ledger, job)
+        notified = self.notify(ledger, job)
         assert events(ledger, job)[-2:] == ["reminded", "escalated"]
-        assert (told.review_digest, told.state_reason) == (job.review_digest, "carol may decide as well")
+        assert (notified.review_digest, notified.state_reason) == (job.review_digest, "carol may decide as well")
         assert approve(ledger, job, CAROL).state is JobState.APPROVED
 
     def test_a_job_that_is_decided_or_another_by_now_is_left_alone(
@@ -278,11 +280,11 @@ class TestTime:
     ) -> None:
         job = asked(ledger, self.RULES)
         later(121)
-        assert ledger.reviews.tell(job.job_id, digest="0" * 64, actor=TEST).reminded_at is None
+        assert ledger.reviews.notify(job.job_id, digest="0" * 64, actor=TEST).reminded_at is None
         approve(ledger, job, BOB)
-        assert self.tell(ledger, job).reminded_at is None
+        assert self.notify(ledger, job).reminded_at is None
 
-    def test_what_people_were_told_is_remembered_for_one_asking(self, ledger: Ledger) -> None:
+    def test_what_reviewers_were_notified_of_is_remembered_for_one_review(self, ledger: Ledger) -> None:
         job = asked(ledger, self.RULES)
         ledger.reviews.notified(job, "asked", actor=TEST)
         assert ledger.reviews.notices(job) == {"asked"}
@@ -370,7 +372,7 @@ class TestPending:
         assert ledger.reviews.pending(dag_ids=["another"]) == []
         assert len(ledger.reviews.pending(dag_ids=["publishing"], run_id="manual__1")) == 3
 
-    def test_the_candidates_of_a_batch_come_with_what_they_say_and_would_write(self, ledger: Ledger) -> None:
+    def test_the_candidates_of_a_bulk_review_come_with_their_output_and_plan(self, ledger: Ledger) -> None:
         jobs = [asked(ledger, job_key=f"ticket:{index}", output={"label": index}) for index in range(3)]
         found = ledger.candidates([jobs[2].job_id, jobs[0].job_id])
         assert [(each.job.job_key, each.output) for each in found] == [

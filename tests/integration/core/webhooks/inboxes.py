@@ -1,4 +1,4 @@
-"""What tests of the inbox need often: deliveries, looks at the history, and ledgers that wait at the right moment."""
+"""What tests of the inbox need often: deliveries, reads of the history, and ledgers that wait at the right moment."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def lose(ledger: Ledger, job: Job, intent: Intent, wait: timedelta = OVER) -> No
 
 
 def refuse(ledger: Ledger, job: Job, intent: Intent) -> None:
-    """The request was refused: nothing runs, as far as anybody knows."""
+    """The request was refused: nothing runs, as far as is known."""
     assert intent.token is not None
     ledger.submission.not_submitted(job.job_id, job.revision, token=intent.token, actor=TEST, reason="503")
 

@@ -1,4 +1,4 @@
-"""Asking OpenAI whose response a webhook speaks of: over real HTTP, one request a poll, and never an error."""
+"""Asking OpenAI whose response a webhook is about: over real HTTP, one request a poll, and never an error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def provider(served: tuple[OpenAIStandIn, str], stand_in: OpenAIStandIn) -> Iter
 
 @pytest.fixture
 def job(ledger: Ledger) -> Iterator[Job]:
-    """A job whose request is on its way."""
+    """A job whose request is in transit."""
     job = ledger.submission.open(job_spec()).job
     assert ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token is not None
     yield job
@@ -88,7 +88,7 @@ class TestOurs:
         assert record.events[-1].actor == "webhook:openai_default"
         assert stand_in.responses().retrieves == 1
 
-    def test_what_was_found_is_not_asked_about_again(
+    def test_a_response_that_was_found_is_not_asked_about_again(
         self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn, job: Job
     ) -> None:
         name = deliver(ledger, create(provider, ledger)).webhook_id
@@ -183,7 +183,7 @@ class TestForeign:
 
 class TestNotNow:
     @pytest.mark.parametrize("fault", ["404", "429", "500", "503", "html", "wrong_id", "drop"])
-    def test_what_passes_is_asked_again_later_and_then_found(
+    def test_a_response_with_a_temporary_error_is_asked_about_again_later_and_then_found(
         self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn, job: Job, fault: str
     ) -> None:
         name = deliver(ledger, create(provider, ledger, f"retrieve={fault}")).webhook_id
@@ -257,7 +257,7 @@ class TestLate:
         ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="unknown")
         return deliver(ledger, response_id)
 
-    def test_what_a_response_has_cost_that_was_given_up_is_stored_with_its_revision(
+    def test_the_cost_of_a_response_that_was_given_up_is_stored_with_its_revision(
         self, ledger: Ledger, provider: ModelProvider, stand_in: OpenAIStandIn
     ) -> None:
         webhook = self.late(ledger, provider)
@@ -272,16 +272,14 @@ class TestLate:
         assert find_owner(ledger, webhook.webhook_id, provider) == entry
         assert stand_in.responses().retrieves == 1
 
-    def test_where_openai_names_no_usage_the_note_does_not_say_that_there_is_a_cost(
+    def test_without_usage_from_openai_the_note_does_not_mention_a_cost(
         self, ledger: Ledger, provider: ModelProvider
     ) -> None:
         entry = find_owner(ledger, self.late(ledger, provider, "usage=null").webhook_id, provider)
         assert (entry.poll_at, entry.note) == (None, "OpenAI names no usage")
         assert ledger.record(1).revision.usage is None
 
-    def test_where_openai_does_not_answer_it_is_asked_again_later(
-        self, ledger: Ledger, provider: ModelProvider
-    ) -> None:
+    def test_openai_is_asked_again_later_if_it_does_not_answer(self, ledger: Ledger, provider: ModelProvider) -> None:
         webhook = self.late(ledger, provider, "retrieve=500")
         name = webhook.webhook_id
         entry = find_owner(ledger, name, provider)

@@ -78,7 +78,7 @@ class TestApplied:
         assert (line.event, line.actor) == ("response ended", "webhook:openai_default")
         assert line.detail == {"revision": 1, "response_id": "resp_1", "status": status, "webhook_id": "wh_1"}
 
-    def test_what_was_delivered_can_be_read_as_it_came(self, ledger: Ledger) -> None:
+    def test_a_delivery_can_be_read_as_it_came(self, ledger: Ledger) -> None:
         submit(ledger, job_spec())
         entry = deliver(ledger)
         assert ledger.inbox.read("wh_1") == entry
@@ -89,7 +89,7 @@ class TestApplied:
             webhook().body,
         )
 
-    def test_the_same_webhook_again_is_counted_and_changes_nothing_else(self, ledger: Ledger) -> None:
+    def test_a_repeated_webhook_is_counted_and_changes_nothing_else(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         first = deliver(ledger)
         before = ledger.record(running.job_id)
@@ -98,7 +98,7 @@ class TestApplied:
         assert receipt.entry == replace(first, deliveries=2, updated_at=receipt.entry.updated_at)
         assert ledger.record(running.job_id) == before
 
-    def test_the_same_webhook_again_stays_what_it_was_after_its_job_has_moved_on(self, ledger: Ledger) -> None:
+    def test_a_repeated_webhook_keeps_its_disposition_after_its_job_has_moved_on(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         deliver(ledger)
         ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="completed")
@@ -108,7 +108,7 @@ class TestApplied:
 
 
 class TestDuplicate:
-    def test_another_webhook_of_the_same_end_is_a_duplicate(self, ledger: Ledger) -> None:
+    def test_a_second_webhook_about_the_same_end_is_a_duplicate(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         deliver(ledger)
         before = ledger.record(running.job_id)
@@ -117,7 +117,7 @@ class TestDuplicate:
         assert ledger.record(running.job_id) == before
 
     @pytest.mark.parametrize("error", [None, {"kind": "mismatch"}, {"kind": "failed"}])
-    def test_it_is_a_duplicate_where_somebody_has_looked_and_stored_what_there_was(
+    def test_a_webhook_is_a_duplicate_where_a_poll_has_already_stored_the_output(
         self, ledger: Ledger, error: dict[str, Any] | None
     ) -> None:
         running = submit(ledger, job_spec())
@@ -159,7 +159,7 @@ class TestLate:
         assert (entry.disposition, entry.poll_at) == (D.LATE, None)
 
     @GIVEN_UP
-    def test_another_webhook_of_the_same_late_end_is_a_duplicate_and_writes_no_line(
+    def test_a_second_webhook_about_the_same_late_end_is_a_duplicate_and_writes_no_line(
         self, ledger: Ledger, how: str
     ) -> None:
         running = submit(ledger, job_spec())
@@ -179,7 +179,9 @@ class TestLate:
 
 class TestIgnored:
     @pytest.mark.parametrize("event_type", ["response.in_progress", "response.", "batch.completed", "RESPONSE.FAILED"])
-    def test_what_is_not_about_the_end_of_a_response_is_kept_and_ignored(self, ledger: Ledger, event_type: str) -> None:
+    def test_a_webhook_that_is_not_about_the_end_of_a_response_is_kept_and_ignored(
+        self, ledger: Ledger, event_type: str
+    ) -> None:
         running = submit(ledger, job_spec())
         before = ledger.record(running.job_id)
         entry = ledger.inbox.receive(replace(webhook(), event_type=event_type)).entry
@@ -201,7 +203,7 @@ class TestQuarantine:
         assert entry.poll_at is not None
         assert timedelta(seconds=1.9) < entry.poll_at - entry.received_at < timedelta(seconds=2.1)
 
-    def test_it_is_applied_the_moment_the_worker_stores_the_id(self, ledger: Ledger) -> None:
+    def test_an_early_webhook_is_applied_the_moment_the_worker_stores_the_id(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         intent = intend(ledger, job)
         deliver(ledger, status="incomplete")
@@ -246,7 +248,7 @@ class TestQuarantine:
         assert ledger.inbox.read("wh_1").deliveries == 3
         assert count(ledger, job.job_id, JobEvent.RESPONSE_ENDED) == 1
 
-    def test_it_stays_where_the_worker_stores_the_id_of_a_revision_that_was_given_up(self, ledger: Ledger) -> None:
+    def test_an_early_webhook_stays_in_quarantine_if_its_revision_was_given_up(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         intent = intend(ledger, job)
         deliver(ledger)
@@ -273,17 +275,17 @@ class TestAdoption:
         assert record.events[-2].actor == "webhook:test"
         assert "found by its webhook" in str(record.events[-2].reason)
 
-    def test_one_that_is_being_sent_by_a_live_attempt_gets_it(self, ledger: Ledger) -> None:
+    def test_a_revision_that_a_live_attempt_is_sending_gets_its_response(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         intend(ledger, job)
         self.adopted(ledger, job, submissions=1, unknown=0)
 
-    def test_one_whose_permission_is_over_and_was_not_counted_gets_it(self, ledger: Ledger) -> None:
+    def test_a_revision_whose_permission_expired_uncounted_gets_its_response(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         intend(ledger, job, OVER)
         self.adopted(ledger, job, submissions=1, unknown=0)
 
-    def test_one_that_was_counted_as_unknown_is_known_now(self, ledger: Ledger) -> None:
+    def test_a_submission_that_was_counted_as_unknown_is_known_now(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         lose(ledger, job, intend(ledger, job))
         assert ledger.revision(job.job_id, 1).unknown_submissions == 1
@@ -304,14 +306,14 @@ class TestAdoption:
             lose(ledger, job, intend(ledger, job))
         self.adopted(ledger, job, submissions=2, unknown=1)
 
-    def test_one_that_was_taken_for_refused_is_counted_as_sent(self, ledger: Ledger) -> None:
+    def test_a_submission_that_was_taken_for_refused_is_counted_as_sent(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         for _ in range(2):
             refuse(ledger, job, intend(ledger, job))
         assert ledger.revision(job.job_id, 1).submissions == 0
         self.adopted(ledger, job, submissions=1, unknown=0)
 
-    def test_one_that_was_lost_and_then_refused_answers_the_request_that_was_lost(self, ledger: Ledger) -> None:
+    def test_a_response_after_a_lost_and_a_refused_request_answers_the_lost_one(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         lose(ledger, job, intend(ledger, job))
         refuse(ledger, job, intend(ledger, job))
@@ -326,7 +328,7 @@ class TestAdoption:
         assert submitted(ledger, job, intent) == before.revision
         assert ledger.record(job.job_id) == before
 
-    def test_the_live_worker_that_brings_another_response_is_told_that_it_is_nobodys(self, ledger: Ledger) -> None:
+    def test_a_live_worker_that_brings_another_response_learns_that_it_is_orphaned(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         lose(ledger, job, intend(ledger, job))
         intent = intend(ledger, job)
@@ -335,7 +337,7 @@ class TestAdoption:
         assert ledger.revision(job.job_id, 1).response_id == "resp_1"
         assert lines(ledger, job.job_id, JobEvent.OUTPUT_LATE)[0].detail == {"revision": 1, "response_id": "resp_2"}
 
-    def test_nobody_is_given_a_permission_any_more(self, ledger: Ledger) -> None:
+    def test_no_one_is_given_a_permission_after_an_adoption(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         lose(ledger, job, intend(ledger, job))
         self.adopted(ledger, job, submissions=1, unknown=0)
@@ -353,7 +355,7 @@ class TestAdoption:
         assert adopt(ledger, job.job_id, "wh_2").disposition is D.DUPLICATE
         assert ledger.inbox.read("wh_1").disposition is D.APPLIED
 
-    def test_a_response_that_its_worker_brings_after_its_permission_ran_out_is_taken_while_nobody_else_sends(
+    def test_a_response_that_comes_after_the_permission_expired_is_accepted_while_no_one_else_sends(
         self, ledger: Ledger
     ) -> None:
         job = open_job(ledger)
@@ -405,7 +407,7 @@ class TestOrphan:
         return open_job(ledger, input=OTHER).job_id
 
     @pytest.mark.parametrize("how", ["running", "failed", "stored", "cancelled", "superseded"])
-    def test_it_is_late_and_what_it_cost_is_in_the_history_and_nothing_else_changes(
+    def test_an_orphan_is_late_and_its_cost_is_in_the_history_and_nothing_else_changes(
         self, ledger: Ledger, how: str
     ) -> None:
         job_id: int = getattr(self, how)(ledger)
@@ -431,13 +433,13 @@ class TestOrphan:
             "webhook_id": "wh_1",
         }
 
-    def test_two_that_look_at_the_same_webhook_write_its_cost_once(self, ledger: Ledger) -> None:
+    def test_two_polls_of_the_same_webhook_write_its_cost_once(self, ledger: Ledger) -> None:
         job_id = self.running(ledger)
         deliver(ledger)
         assert adopt(ledger, job_id) == adopt(ledger, job_id)
         assert count(ledger, job_id, JobEvent.OUTPUT_LATE) == 1
 
-    def test_another_webhook_of_the_same_orphan_is_a_duplicate_and_its_cost_is_not_written_twice(
+    def test_a_second_webhook_of_the_same_orphan_is_a_duplicate_and_its_cost_is_written_once(
         self, ledger: Ledger
     ) -> None:
         job_id = self.running(ledger)
@@ -449,9 +451,7 @@ class TestOrphan:
         assert adopt(ledger, job_id, "wh_3").disposition is D.DUPLICATE
         assert count(ledger, job_id, JobEvent.OUTPUT_LATE) == 1
 
-    def test_the_response_of_a_worker_that_was_told_that_it_is_nobodys_still_gets_its_cost_on_the_record(
-        self, ledger: Ledger
-    ) -> None:
+    def test_the_cost_of_a_response_that_its_worker_found_orphaned_is_still_recorded(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         intent = intend(ledger, job)
         ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
@@ -514,17 +514,18 @@ class TestRestoredLedger:
         assert adopt(ledger, job.job_id, created_at=at).disposition is D.APPLIED
 
 
-class TestLooked:
-    def test_openai_is_asked_later_each_time_and_not_for_ever(self, ledger: Ledger) -> None:
+class TestPolled:
+    def test_openai_is_asked_later_each_time_and_not_forever(self, ledger: Ledger) -> None:
         deliver(ledger)
         waits: list[float | None] = []
         for number in range(1, len(POLL_AFTER) + 1):
-            entry = ledger.inbox.polled("wh_1", note=f"look {number}", again=True)
-            assert (entry.disposition, entry.polls, entry.note) == (D.QUARANTINED, number, f"look {number}")
-            waits.append(entry.poll_at and round((entry.poll_at - entry.updated_at).total_seconds(), 1))
+            entry = ledger.inbox.polled("wh_1", note=f"poll {number}", again=True)
+            assert (entry.disposition, entry.polls, entry.note) == (D.QUARANTINED, number, f"poll {number}")
+            wait = None if entry.poll_at is None else round((entry.poll_at - entry.updated_at).total_seconds(), 1)
+            waits.append(wait)
         assert waits == [*POLL_AFTER[1:], None]
 
-    def test_where_asking_again_does_not_help_it_is_not_asked_again(self, ledger: Ledger) -> None:
+    def test_openai_is_not_asked_again_where_that_does_not_help(self, ledger: Ledger) -> None:
         deliver(ledger)
         assert ledger.inbox.polled("wh_1", note="gone", again=False).poll_at is None
 
@@ -555,7 +556,7 @@ class TestLooked:
 
 
 class TestByHand:
-    def test_a_replay_makes_what_was_given_up_be_looked_at_anew_from_the_start(self, ledger: Ledger) -> None:
+    def test_a_replay_polls_a_webhook_that_was_given_up_again_from_the_start(self, ledger: Ledger) -> None:
         deliver(ledger)
         for _ in POLL_AFTER:
             ledger.inbox.polled("wh_1", note="404", again=True)
@@ -564,7 +565,9 @@ class TestByHand:
         assert [due.webhook_id for due in ledger.inbox.due(10)] == ["wh_1"]
 
     @pytest.mark.parametrize("how", ["discarded", "foreign"])
-    def test_a_replay_takes_back_what_was_said_and_applies_what_is_known_by_now(self, ledger: Ledger, how: str) -> None:
+    def test_a_replay_undoes_the_earlier_disposition_and_applies_what_is_known_by_now(
+        self, ledger: Ledger, how: str
+    ) -> None:
         deliver(ledger)
         if how == "discarded":
             ledger.inbox.discard("wh_1", actor=Actor.program("alice"), why="no idea")
@@ -584,7 +587,7 @@ class TestByHand:
         assert found == [D.APPLIED, D.DUPLICATE]
         assert count(ledger, running.job_id, JobEvent.RESPONSE_ENDED) == 1
 
-    def test_what_has_done_what_it_could_is_neither_replayed_nor_discarded(self, ledger: Ledger) -> None:
+    def test_a_settled_webhook_is_neither_replayed_nor_discarded(self, ledger: Ledger) -> None:
         submit(ledger, job_spec())
         deliver(ledger)
         deliver(ledger, "wh_2")
@@ -598,13 +601,13 @@ class TestByHand:
                 ledger.inbox.discard(name, actor=Actor.program("alice"), why="?")
         assert ledger.inbox.entries() == before
 
-    def test_what_names_no_response_cannot_be_replayed_but_discarded(self, ledger: Ledger) -> None:
+    def test_a_webhook_without_a_response_cannot_be_replayed_but_discarded(self, ledger: Ledger) -> None:
         deliver(ledger, response_id=None)
         with pytest.raises(WebhookSettled):
             ledger.inbox.replay("wh_1", actor=Actor.program("alice"))
         assert ledger.inbox.discard("wh_1", actor=Actor.program("alice"), why="a test").note == "alice: a test"
 
-    def test_what_was_discarded_is_not_looked_at_and_keeps_who_said_so(self, ledger: Ledger) -> None:
+    def test_a_discarded_webhook_is_not_polled_and_keeps_who_discarded_it(self, ledger: Ledger) -> None:
         deliver(ledger)
         entry = ledger.inbox.discard("wh_1", actor=Actor.program("alice"), why="a test")
         assert (entry.disposition, entry.poll_at, entry.note) == (D.DISCARDED, None, "alice: a test")
@@ -662,7 +665,7 @@ class TestLists:
 class TestPrune:
     MONTH = timedelta(days=30)
 
-    def test_what_is_old_is_removed_and_what_is_young_or_in_quarantine_is_kept(
+    def test_old_webhooks_are_removed_and_new_or_quarantined_ones_are_kept(
         self, ledger: Ledger, conninfo: dict[str, Any]
     ) -> None:
         submit(ledger, job_spec())
@@ -729,7 +732,7 @@ class TestText:
         output = Output("completed", usage={text: 1}, cost_usd=Decimal(1))
         assert adopt(ledger, job.job_id, delivery.webhook_id, output=output).disposition is D.APPLIED
 
-    def test_what_is_about_anything_else_may_hold_any_text_too(self, ledger: Ledger) -> None:
+    def test_a_webhook_about_anything_else_may_contain_any_text_too(self, ledger: Ledger) -> None:
         odd = "\x00 \ud800"
         assert ledger.inbox.receive(Delivery(odd, "c", odd, odd, {})).entry.disposition is D.IGNORED
 

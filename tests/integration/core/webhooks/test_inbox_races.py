@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ class TestWebhookAndWorker:
         jobs = []
         for number in range(PAIRS):
             job, store, receive = self.pair(other, number)
-            race.run(lambda receive=receive: receive(slow), lambda store=store: store(other))
+            race.run(partial(receive, slow), partial(store, other))
             jobs.append(job)
         self.applied_once(other, jobs)
 
@@ -145,7 +146,7 @@ class TestWebhookAndWorker:
         jobs = []
         for number in range(PAIRS):
             job, store, receive = self.pair(other, number)
-            race.run(lambda store=store: store(slow), lambda receive=receive: receive(other))
+            race.run(partial(store, slow), partial(receive, other))
             jobs.append(job)
         self.applied_once(other, jobs)
 
@@ -164,7 +165,7 @@ class TestWebhookAndWorker:
         self.applied_once(other, jobs)
 
     @pytest.mark.parametrize("worker_first", [True, False])
-    def test_a_worker_and_a_look_at_openai_give_the_job_the_same_response_once(
+    def test_a_worker_and_a_poll_give_the_job_the_same_response_once(
         self, slow: Ledger, other: Ledger, race: Race, worker_first: bool
     ) -> None:
         job, store, receive = self.pair(other, 0)
@@ -175,7 +176,7 @@ class TestWebhookAndWorker:
         self.applied_once(other, [job])
         assert count(other, job.job_id, JobEvent.SUBMITTED) == 1
 
-    def test_a_webhook_that_is_being_recorded_is_seen_by_the_look_at_another_one_of_its_response(
+    def test_a_webhook_that_is_being_recorded_is_seen_by_the_poll_of_another_one_of_its_response(
         self, slow: Ledger, other: Ledger, race: Race
     ) -> None:
         job = open_job(other)
@@ -201,7 +202,7 @@ class TestWebhookAndWorker:
         self.applied_once(other, [job])
 
     @pytest.mark.parametrize("worker_first", [True, False])
-    def test_a_worker_and_a_look_at_openai_that_bring_two_responses_leave_one_and_an_orphan(
+    def test_a_worker_and_a_poll_that_bring_two_responses_leave_one_and_an_orphan(
         self, slow: Ledger, other: Ledger, race: Race, worker_first: bool
     ) -> None:
         job = open_job(other)
@@ -221,7 +222,7 @@ class TestWebhookAndWorker:
         assert count(other, job.job_id, JobEvent.OUTPUT_LATE) == 1
         assert other.inbox.read("wh_1").disposition is (D.LATE if worker_first else D.APPLIED)
 
-    def test_two_looks_at_the_same_orphan_write_its_cost_once(self, slow: Ledger, other: Ledger, race: Race) -> None:
+    def test_two_polls_of_the_same_orphan_write_its_cost_once(self, slow: Ledger, other: Ledger, race: Race) -> None:
         running = submit(other, job_spec(), "resp_2")
         deliver(other)
         first, second = race.run(lambda: adopt(slow, running.job_id), lambda: adopt(other, running.job_id))
@@ -302,7 +303,7 @@ class TestWebhookAndEnd:
         job, entry = race.run(lambda: cancel(other, running.job_id), lambda: deliver(other))
         assert (job.state, entry.disposition) == (JobState.CANCELLED, D.LATE)
 
-    def test_a_revision_that_got_another_response_while_its_webhook_waited_is_read_anew(
+    def test_a_revision_that_got_another_response_while_its_webhook_waited_is_read_again(
         self, slow: Ledger, other: Ledger, race: Race
     ) -> None:
         job = open_job(other)

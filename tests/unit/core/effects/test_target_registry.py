@@ -114,7 +114,7 @@ class TestOwn:
         assert set(kinds()) >= {"email", "function", "http", "postgres"}
 
     @pytest.mark.parametrize("kind", ["email", "function", "http", "postgres"])
-    def test_each_is_a_target_of_its_kind(self, kind: str) -> None:
+    def test_each_own_target_has_its_kind(self, kind: str) -> None:
         found = target_type(kind)
         assert issubclass(found, Target)
         assert found.kind == kind
@@ -138,7 +138,7 @@ class TestAnotherPackage:
         assert undo_target(plan).apply(plan.plan, "key") == Applied("+A sorry, +a")
         assert "its external id is '0'" in str(why_not(sms_effect("0", **undo)))
 
-    def test_what_its_undo_lacks_or_does_not_know_is_refused(self, install: Callable[..., None]) -> None:
+    def test_an_undo_with_a_missing_or_unknown_field_is_refused(self, install: Callable[..., None]) -> None:
         install("sms", sms="sms_package:SmsTarget")
         with pytest.raises(PlanError, match="the undo of the effect 'tell' lacks 'text'"):
             plan_undo({}, kind="sms", name="tell", defaults={"number": "+1"})
@@ -161,7 +161,7 @@ class TestUnknown:
         assert error.value.written in str(error.value)
         assert find_target_type("fax") is None
 
-    def test_its_plan_is_shown_and_its_undo_says_why_it_cannot_be_sent(self) -> None:
+    def test_a_plan_of_an_unknown_kind_is_shown_and_its_undo_says_why_it_cannot_be_sent(self) -> None:
         assert describe("fax", {"to": "+1"}).rest == {"to": "+1"}
         effect = sms_effect(kind="fax", plan={"to": "+1"})
         assert why_not(effect) == "has an undo that cannot be sent: no target of the kind 'fax' is installed here"
@@ -173,8 +173,8 @@ class TestUnknown:
         [
             ("sms_package:Nothing", "cannot be loaded from 'sms_package:Nothing': AttributeError"),
             ("no_such_package:SmsTarget", "cannot be loaded from 'no_such_package:SmsTarget': ModuleNotFoundError"),
-            ("sms_package:Other", "is no target of this kind"),
-            ("airflow_provider_aihandoff.targets.http:HttpTarget", "is no target of this kind"),
+            ("sms_package:Other", "is not a target of this kind"),
+            ("airflow_provider_aihandoff.targets.http:HttpTarget", "is not a target of this kind"),
         ],
     )
     def test_a_registration_that_is_wrong_says_what_is(
@@ -263,8 +263,8 @@ def test_a_reviewer_sees_every_part_of_a_plan(kind: str, plan: dict[str, Any], v
 @pytest.mark.parametrize("kind", ["email", "function", "http", "postgres", "of an author"])
 @pytest.mark.parametrize("part", [None, 17, "a text", ["in a list"], {"a": {"b": 17}}])
 def test_a_plan_of_another_shape_loses_nothing_and_breaks_no_page(kind: str, part: Any) -> None:
-    names = ("method", "url", "headers", "query", "body", "sql", "database", "parameters", "function", "arguments")
-    names += ("server", "from", "to", "cc", "bcc", "subject", "text", "html", "odd")
+    names = ["method", "url", "headers", "query", "body", "sql", "database", "parameters", "function", "arguments"]
+    names += ["server", "from", "to", "cc", "bcc", "subject", "text", "html", "odd"]
     for name in names:
         view = describe(kind, {name: part})
         shown = str([view.action, view.address, view.code, view.bodies, view.tables, view.rest])

@@ -96,18 +96,18 @@ class TestDeclared:
         planned = plan({"method": method, "endpoint": "/posts/7", **declared})
         assert (planned["plan"]["method"], planned["idempotent"]) == (method.upper(), idempotent)
 
-    def test_its_body_is_the_json_that_is_sent(self) -> None:
+    def test_the_body_of_an_undo_is_the_json_that_is_sent(self) -> None:
         declared = {"method": "POST", "endpoint": "/undo", "json": {"id": "{external_id}", "why": "Ü"}}
         assert plan(declared)["plan"]["body"] == '{"id":"{external_id}","why":"Ü"}'
         assert plan({**declared, "json": '{"id": "{external_id}"}'})["plan"]["body"] == '{"id":"{external_id}"}'
 
-    def test_its_probe_is_planned_with_it(self) -> None:
+    def test_the_probe_of_an_undo_is_planned_with_it(self) -> None:
         probe = {"endpoint": "/posts/{external_id}", "found": {"$.state": "deleted"}}
         planned = plan({**DELETE, "probe": probe, "timeout": 5, "grace": "60"})
         assert planned["probe"] == {"url": "http://cms:80/posts/{external_id}", "found": {"$.state": "deleted"}}
         assert (planned["timeout"], planned["grace"]) == (5.0, 60.0)
 
-    def test_it_may_go_to_another_system_than_the_effect(self) -> None:
+    def test_an_undo_may_go_to_another_system_than_the_effect(self) -> None:
         assert plan({**DELETE, "connection": "archive"})["plan"]["url"] == "http://archive:8080/posts/{external_id}"
         planned = plan({**REMOVE, "kind": "postgres", "connection": "sales_db"})
         assert planned == {
@@ -135,7 +135,7 @@ class TestDeclared:
             (
                 {"kind": "ftp"},
                 "http",
-                "has the kind 'ftp': no target of the kind 'ftp' is installed here. Nothing was written outside. Give",
+                "has the kind 'ftp': no target of the kind 'ftp' is installed here. No external write was made. Give",
             ),
             ({"kind": "email"}, "http", "has the kind 'email', which cannot undo anything"),
             ({"delete": "the note"}, "crm note", "has the kind 'crm note': no target of the kind"),
@@ -154,7 +154,9 @@ class TestDeclared:
             ({**DELETE, "probe": {"found": {}}}, "http", "the probe of the effect 'publish' lacks an endpoint"),
         ],
     )
-    def test_what_cannot_be_sent_is_refused_in_words(self, declared: dict[str, Any], kind: str, what: str) -> None:
+    def test_an_undo_that_cannot_be_sent_is_refused_with_the_reason(
+        self, declared: dict[str, Any], kind: str, what: str
+    ) -> None:
         with pytest.raises(PlanError) as refused:
             plan(declared, kind)
         assert what in str(refused.value)
@@ -184,7 +186,7 @@ class TestWhyNot:
             ({**http(), "probe": {"query": {"tags": ["a", "***"]}}}, "a masked secret"),
         ],
     )
-    def test_what_cannot_be_sent_says_why(self, undo: dict[str, Any] | None, why: str) -> None:
+    def test_an_effect_that_cannot_be_undone_says_why(self, undo: dict[str, Any] | None, why: str) -> None:
         assert why in str(why_not(effect(undo)))
 
     @pytest.mark.parametrize(
@@ -196,12 +198,12 @@ class TestWhyNot:
             {"kind": "function", "plan": {"function": "m:f", "arguments": {"ids": ["{external_id}"]}}},
         ],
     )
-    def test_one_that_names_an_external_id_needs_it(self, undo: dict[str, Any]) -> None:
+    def test_an_undo_that_names_an_external_id_needs_it(self, undo: dict[str, Any]) -> None:
         for unknown in (None, ""):
             assert "{external_id}, and its external id is not known" in str(why_not(effect(undo, unknown)))
         assert why_not(effect(undo, "post-7")) is None
 
-    def test_one_that_names_none_does_not(self) -> None:
+    def test_an_undo_that_names_no_external_id_does_not_need_it(self) -> None:
         assert why_not(effect(http(query={"key": "{effect_key}"}), None)) is None
 
     @pytest.mark.parametrize("external_id", [".", ".."])
@@ -248,18 +250,18 @@ class TestFilledIn:
         planned = undo_plan(effect({**http(), "probe": probe}, "a/b"), None)
         assert planned.undo == {"probe": {"url": "http://cms/a%2Fb", "found": {"url": "/a/b", "$.key": KEY}}}
 
-    def test_what_was_filled_in_is_not_filled_in_again(self) -> None:
+    def test_a_placeholder_inside_a_filled_in_value_is_not_filled_in(self) -> None:
         both = {"headers": {"X-Id": "{external_id}{effect_key}"}}
         assert filled(http(**both), "{effect_key}")["headers"] == {"X-Id": "{effect_key}" + KEY}
         assert filled(http(**both), "{external_id}")["headers"] == {"X-Id": "{external_id}" + KEY}
 
-    def test_what_is_no_name_stays(self) -> None:
+    def test_braces_that_are_not_a_placeholder_stay(self) -> None:
         body = '{"a":"{other}","b":"{ external_id }","n":1}'
         assert filled(http(body=body, query={"n": 1, "flag": None}))["body"] == body
 
 
 class TestPlan:
-    def test_it_is_an_effect_of_its_own_named_after_the_one_that_it_takes_back(self) -> None:
+    def test_an_undo_is_an_effect_of_its_own_named_after_the_one_that_it_undoes(self) -> None:
         undo = {**http(url="http://cms/{external_id}"), "idempotent": True, "timeout": 5.0}
         planned = undo_plan(effect(undo), "undo:announce")
         assert (planned.name, planned.kind, planned.after) == ("undo:publish", "http", ("undo:announce",))
@@ -277,12 +279,12 @@ class TestPlan:
             effect(http(url="http://cms/{external_id}"), effect_key="aih-1-r2-0"),
         ],
     )
-    def test_another_record_request_promise_or_effect_has_another_digest(self, other: Effect) -> None:
+    def test_a_different_record_request_promise_or_effect_has_a_different_digest(self, other: Effect) -> None:
         one = effect(http(url="http://cms/{external_id}"))
         assert undo_plan(one, None).plan_digest == undo_plan(one, "undo:a").plan_digest
         assert undo_plan(one, None).plan_digest != undo_plan(other, None).plan_digest
 
-    def test_what_was_declared_stays_as_it_is(self) -> None:
+    def test_the_declared_undo_is_not_changed(self) -> None:
         undo = http(url="http://cms/{external_id}")
         undo_plan(effect(undo), None)
         assert undo == http(url="http://cms/{external_id}")

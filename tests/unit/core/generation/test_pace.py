@@ -25,7 +25,7 @@ def uses(bucket: TokenBucket, times: list[float]) -> list[float]:
 
 class TestTokenBucket:
     @given(rates, bursts, pauses)
-    def test_no_window_ever_holds_more_than_the_burst_and_the_rate(
+    def test_no_window_has_more_than_the_burst_and_the_rate(
         self, rate: float, burst: int, between: list[float]
     ) -> None:
         times = uses(TokenBucket(rate, burst), list(accumulate(between)))
@@ -34,7 +34,7 @@ class TestTokenBucket:
                 assert last - first + 1 <= burst + rate * (times[last] - times[first] + CLOSE) + CLOSE
 
     @given(rates, bursts, pauses)
-    def test_nobody_waits_without_need(self, rate: float, burst: int, between: list[float]) -> None:
+    def test_no_caller_waits_without_need(self, rate: float, burst: int, between: list[float]) -> None:
         taken = list(accumulate(between))
         times = uses(TokenBucket(rate, burst), taken)
         for number, (at, use) in enumerate(zip(taken, times, strict=True)):
@@ -49,12 +49,12 @@ class TestTokenBucket:
         times = uses(TokenBucket(rate, burst), list(accumulate(between)))
         assert all(before <= after + CLOSE for before, after in pairwise(times))
 
-    def test_what_was_not_used_for_long_is_not_more_than_the_burst(self) -> None:
+    def test_tokens_that_were_not_used_for_long_are_not_more_than_the_burst(self) -> None:
         bucket = TokenBucket(10, 3)
         bucket.take(0)
         assert [bucket.take(1000) for _ in range(5)] == pytest.approx([0, 0, 0, 0.1, 0.2])
 
-    def test_the_first_comes_at_once_by_any_clock(self) -> None:
+    def test_the_first_token_comes_at_once_by_any_clock(self) -> None:
         assert TokenBucket(0.1, 1).take(-5) == 0
         assert TokenBucket(0.1, 1).take(1e9) == 0
 
@@ -79,7 +79,7 @@ class TestWebhookWatch:
             assert watch.arriving == {conn_id for conn_id, seconds in since.items() if seconds < 120}
 
     @given(st.lists(ages, max_size=20))
-    def test_each_change_is_told_once(self, updates: list[dict[str, float]]) -> None:
+    def test_each_change_of_silence_is_reported_once(self, updates: list[dict[str, float]]) -> None:
         watch = WebhookWatch(120)
         for since in updates:
             before = watch.arriving
@@ -91,4 +91,4 @@ class TestWebhookWatch:
     def test_the_silence_of_one_connection_says_nothing_about_another(self) -> None:
         watch = WebhookWatch(120)
         watch.update({"a": 1, "b": 1})
-        assert watch.update({"a": 119.9, "b": 120}) == (frozenset(), {"b"})
+        assert watch.update({"a": 119.9, "b": 120}) == (frozenset(), frozenset({"b"}))

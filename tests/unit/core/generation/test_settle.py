@@ -22,7 +22,7 @@ WITHOUT_OUTPUT = ModelResponse("resp_1", ResponseStatus.COMPLETED)
         WITHOUT_OUTPUT,
     ],
 )
-def test_what_cannot_be_read_yet_is_read_again_after_a_while(first: Answer) -> None:
+def test_a_response_that_cannot_be_read_yet_is_read_again_after_a_while(first: Answer) -> None:
     provider, slept = FakeProvider(first, first, WHOLE), list[float]()
     assert read_ended(provider, "resp_1", sleep=slept.append) == WHOLE
     assert (len(provider.calls), len(slept)) == (3, 2)
@@ -35,13 +35,13 @@ def test_a_completed_response_that_stays_without_an_output_is_taken_as_it_is() -
 
 
 @pytest.mark.parametrize("status", [ResponseStatus.FAILED, ResponseStatus.CANCELLED, ResponseStatus.INCOMPLETE])
-def test_one_that_ended_otherwise_needs_no_output(status: ResponseStatus) -> None:
+def test_a_response_that_did_not_complete_needs_no_output(status: ResponseStatus) -> None:
     provider = FakeProvider(status)
     assert read_ended(provider, "resp_1", sleep=lambda _: None).status is status
 
 
 @pytest.mark.parametrize("answer", [ProviderError("OpenAI answered 500."), ResponseStatus.RUNNING])
-def test_what_stays_unreadable_is_an_error_that_says_why(answer: Answer) -> None:
+def test_a_response_that_stays_unreadable_is_an_error_that_says_why(answer: Answer) -> None:
     provider = FakeProvider(*[answer] * READ_TRIES)
     why = r"\(OpenAI answered 500\)" if isinstance(answer, ProviderError) else "no answer that can be used"
     with pytest.raises(ResponseUnreadable, match=why):

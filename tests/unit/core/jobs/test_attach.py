@@ -31,7 +31,7 @@ def test_with_the_same_input_the_state_alone_says_what_is_next(state: JobState, 
 
 
 @pytest.mark.parametrize("touched", [False, True])
-def test_a_rejection_stands_in_its_own_run_and_is_asked_about_anew_in_another(touched: bool) -> None:
+def test_a_rejection_is_final_in_its_run_and_another_run_asks_again(touched: bool) -> None:
     assert decide_attachment(S.REJECTED, same_input=True, same_run=True, touched=touched) is Step.DONE
     assert decide_attachment(S.REJECTED, same_input=True, same_run=False, touched=touched) is Step.REVISE
 
@@ -47,7 +47,7 @@ def test_other_input_makes_a_new_revision_only_while_nothing_can_have_been_writt
 
 
 @pytest.mark.parametrize("same_input", [False, True])
-def test_a_cancelled_job_stays_cancelled_whoever_comes(same_input: bool) -> None:
+def test_a_cancelled_job_stays_cancelled_for_every_task(same_input: bool) -> None:
     step = decide_attachment(S.CANCELLED, same_input=same_input, same_run=False, touched=False)
     assert step is Step.REFUSE_CANCELLED
 

@@ -40,7 +40,7 @@ PLANNED = [E.PLANNED, E.PLANNED]
     [
         (JobState.QUEUED, [], Draft.ASK, "asks the model", "not planned yet"),
         (JobState.RUNNING, [], Draft.ATTACH, "waits for the response that runs", "not planned yet"),
-        (JobState.REVIEW, PLANNED, Draft.ATTACH, "somebody still has to decide", "2 would run once approved"),
+        (JobState.REVIEW, PLANNED, Draft.ATTACH, "a person still has to decide", "2 would run once approved"),
         (JobState.APPROVED, PLANNED, Draft.ATTACH, "the approval stands", "2 would run"),
         (
             JobState.APPLYING,
@@ -93,7 +93,7 @@ def test_a_job_that_is_being_cancelled_sends_nothing() -> None:
     assert cleared.effects_line == "1 being sent, 1 would not run"
 
 
-def test_what_was_undone_is_told_from_what_is_applied() -> None:
+def test_an_undone_effect_is_distinguished_from_an_applied_one() -> None:
     applied = effects(E.APPLIED, E.APPLIED, E.APPLIED)
     undos = [effect(4, E.APPLIED, undoes=1), effect(5, E.UNKNOWN, undoes=2)]
     cleared = preview_clear(job(JobState.ROLLING_BACK), [*applied, *undos], 1)

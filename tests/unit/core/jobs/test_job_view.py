@@ -62,7 +62,7 @@ class TestFields:
     def test_a_field_cannot_take_the_place_of_what_python_itself_calls(self) -> None:
         assert as_fields({"__class__": "x"}).__class__ is Fields
 
-    def test_it_is_a_dict_to_everything_that_wants_one(self) -> None:
+    def test_a_fields_object_is_a_dict_to_everything_that_wants_one(self) -> None:
         fields = as_fields(ORDER)
         assert fields == ORDER
         assert {**fields} == dict(fields) == ORDER
@@ -111,6 +111,6 @@ class TestTemplates:
             render("{{ job.output.__class__.__mro__ }}", {"title": "x"})
 
     @pytest.mark.parametrize("name", ["state", "created_at", "decision_id", "review_digest"])
-    def test_what_changes_between_approval_and_effect_cannot_be_used(self, name: str) -> None:
+    def test_a_template_cannot_use_what_changes_between_approval_and_effect(self, name: str) -> None:
         with pytest.raises(UndefinedError):
             render(f"{{{{ job.{name} }}}}", {})

@@ -40,20 +40,20 @@ class TestRequester:
             Person("alice", roles=frozenset({"admin"})),
         ],
     )
-    def test_whoever_asked_does_not_decide_whatever_else_they_may_do(self, person: Person) -> None:
-        assert why_not(job(), person) == "You asked for this work; somebody else has to decide on it."
+    def test_the_requester_does_not_decide_with_any_role(self, person: Person) -> None:
+        assert why_not(job(), person) == "You asked for this work; another user has to decide on it."
 
-    def test_neither_does_whoever_triggered_the_run_for_somebody_else(self) -> None:
+    def test_a_user_who_triggered_the_run_for_another_user_does_not_decide(self) -> None:
         assert why_not(job(requested_by="marketing", triggered_by="bob"), Person("bob")) is not None
 
-    def test_nor_where_they_are_named_as_an_approver(self) -> None:
+    def test_the_requester_does_not_decide_even_as_a_named_approver(self) -> None:
         assert why_not(job(ReviewRules(Approvers(users=("alice",)))), Person("alice")) is not None
 
-    def test_anybody_else_does(self) -> None:
+    def test_any_other_user_decides(self) -> None:
         assert why_not(job(), Person("bob")) is None
         assert why_not(job(requested_by="airflow (scheduled run)", triggered_by=None), Person("alice")) is None
 
-    def test_they_do_where_the_author_lets_them(self) -> None:
+    def test_the_requester_decides_where_the_author_allows_it(self) -> None:
         assert why_not(job(ReviewRules(requester_may_approve=True)), Person("alice")) is None
 
 
@@ -69,10 +69,10 @@ class TestApprovers:
             Person("carol", groups=frozenset({"press"})),
         ],
     )
-    def test_those_who_are_named_in_any_way_decide(self, person: Person) -> None:
+    def test_approvers_who_are_named_in_any_way_decide(self, person: Person) -> None:
         assert why_not(job(self.RULES), person) is None
 
-    def test_nobody_else_does_and_is_told_who(self) -> None:
+    def test_no_one_else_decides_and_the_refusal_names_the_approvers(self) -> None:
         said = why_not(job(self.RULES), Person("dave", roles=frozenset({"admin"})))
         assert said == "Only these may decide on it: bob, the role editor, the group press."
 
@@ -83,7 +83,7 @@ class TestApprovers:
         assert why_not(at_terminal, Person("cli:bob")) is not None
         assert why_not(at_terminal, Person("bob", user_id="cli:bob")) is not None
 
-    def test_those_who_are_asked_later_decide_from_then_on(self) -> None:
+    def test_approvers_of_an_escalation_decide_from_then_on(self) -> None:
         rules = ReviewRules(Approvers(users=("bob",)), escalate_to=Approvers(users=("carol",)))
         assert why_not(job(rules), Person("carol")) is not None
         assert why_not(job(rules, escalated_at=ASKED), Person("carol")) is None
@@ -91,7 +91,7 @@ class TestApprovers:
         assert "bob, carol" in (why_not(job(rules, escalated_at=ASKED), Person("dave")) or "")
 
     @pytest.mark.parametrize("users", ["bob", [""], [1]])
-    def test_what_is_no_list_of_names_is_refused(self, users: Any) -> None:
+    def test_approvers_that_are_not_a_list_of_names_are_refused(self, users: Any) -> None:
         with pytest.raises(ValueError, match="users must be a list of names"):
             Approvers(users=users)
 
@@ -107,14 +107,14 @@ class TestRules:
         because={"policy": "amounts@1", "reason": "more than 100"},
     )
 
-    def test_they_come_back_from_the_ledger_as_they_were(self) -> None:
+    def test_rules_come_back_from_the_ledger_unchanged(self) -> None:
         assert ReviewRules.from_json(json.loads(json.dumps(self.RULES.to_json()))) == self.RULES
         assert ReviewRules.from_json(None) == ReviewRules()
 
-    def test_what_a_later_release_adds_is_passed_over(self) -> None:
+    def test_rules_ignore_what_a_later_release_adds(self) -> None:
         assert ReviewRules.from_json({"approvals": 3, "veto": ["carol"]}) == ReviewRules(approvals=3)
 
-    def test_an_approval_is_bound_to_who_decides_and_not_to_who_is_told_when(self) -> None:
+    def test_an_approval_is_bound_to_who_decides_and_not_to_who_is_notified_when(self) -> None:
         assert ReviewRules().bound is None
         assert ReviewRules(remind_after=1.0, because={"reason": "any"}).bound is None
         bound = self.RULES.bound
@@ -152,7 +152,7 @@ class TestLoginsOfAnyForm:
     @given(PEOPLE, LOGINS)
     def test_exactly_those_who_asked_do_not_decide(self, person: Person, requester: str) -> None:
         own = {person.login, person.user_id} | ({f"cli:{person.login}"} if person.at_terminal else set())
-        refused = why_not(job(requested_by="somebody", triggered_by=requester), person) is not None
+        refused = why_not(job(requested_by="a requester", triggered_by=requester), person) is not None
         assert refused == bool(requester and requester in own)
 
     @given(PEOPLE, LOGINS.filter(bool))
@@ -163,16 +163,14 @@ class TestLoginsOfAnyForm:
         assert (why_not(job(rules), person) is None) == (named in own)
 
     @given(PEOPLE, PEOPLE)
-    def test_the_same_answer_is_that_of_the_same_person_who_came_in_the_same_way(
-        self, one: Person, two: Person
-    ) -> None:
+    def test_a_repeated_answer_is_by_the_same_person_in_the_same_way(self, one: Person, two: Person) -> None:
         def facts(person: Person) -> tuple[str, bool, str | None]:
             return person.login, person.at_terminal, None if person.user_id == person.login else person.user_id
 
         assert (one.actor == two.actor) == (facts(one) == facts(two))
 
 
-def test_what_is_due_is_due_at_its_time_and_once() -> None:
+def test_a_reminder_or_escalation_is_due_at_its_time_and_once() -> None:
     rules = ReviewRules(remind_after=60.0, escalate_after=90.0)
     times = due_times(job(rules))
     assert times == {"reminder": ASKED + timedelta(seconds=60), "escalation": ASKED + timedelta(seconds=90)}

@@ -38,7 +38,7 @@ def test_an_event_is_kept_whole_with_its_type_and_the_response_that_it_names() -
     assert read(EVENT) == Delivery("wh_1", "openai_default", "response.completed", "resp_1", EVENT)
 
 
-def test_a_type_that_nobody_knows_yet_is_kept_as_it_is() -> None:
+def test_an_unknown_event_type_is_kept_as_it_is() -> None:
     assert read({**EVENT, "type": "response.paused"}).event_type == "response.paused"
 
 
@@ -104,7 +104,7 @@ def test_an_event_without_data_is_kept() -> None:
         json.dumps({"type": "a", "n": nested(MAX_DEPTH)}).encode(),
     ],
 )
-def test_what_is_no_event_is_malformed(body: bytes) -> None:
+def test_a_body_that_is_not_an_event_is_malformed(body: bytes) -> None:
     with pytest.raises(Rejected) as caught:
         read(body)
     assert caught.value.reason is Reason.MALFORMED

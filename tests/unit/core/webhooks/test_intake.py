@@ -1,4 +1,4 @@
-"""A ledger that is away costs one delivery a second, and no more threads than the receiver has."""
+"""A ledger that is unavailable costs one delivery a second, and no more threads than the receiver has."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE, MAX_WAITING, PAUSE, Intake, NotNow
 
+RECEIPT: Any = object()
 DELIVERY = Delivery("wh_1", "openai_default", "response.completed", "resp_1", {})
 
 
 class Stub:
-    """A ledger that does as it is told, and counts."""
+    """A ledger that does as the test says, and counts."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -39,7 +40,7 @@ class Stub:
             self.inside -= 1
         if self.error:
             raise self.error
-        return "receipt"
+        return RECEIPT
 
     def check_schema(self) -> None:
         self.receive(DELIVERY)
@@ -87,7 +88,9 @@ async def refusal(intake: Intake) -> str:
     return caught.value.why
 
 
-@pytest.mark.parametrize("error", [LedgerUnavailable("away"), LedgerSchemaError("old"), psycopg.OperationalError("x")])
+@pytest.mark.parametrize(
+    "error", [LedgerUnavailable("unavailable"), LedgerSchemaError("old"), psycopg.OperationalError("x")]
+)
 async def test_after_a_failure_nothing_is_tried_for_a_second_and_then_once(
     intake: Intake, stub: Stub, error: Exception
 ) -> None:
@@ -110,11 +113,11 @@ async def test_after_a_failure_nothing_is_tried_for_a_second_and_then_once(
 
 
 async def test_a_ledger_that_is_back_is_used_again(intake: Intake, stub: Stub) -> None:
-    stub.error = LedgerUnavailable("away")
+    stub.error = LedgerUnavailable("unavailable")
     await refusal(intake)
     stub.error, stub.now = None, stub.now + PAUSE
-    assert await intake.receive(DELIVERY) == "receipt"
-    assert await intake.receive(DELIVERY) == "receipt"
+    assert await intake.receive(DELIVERY) == RECEIPT
+    assert await intake.receive(DELIVERY) == RECEIPT
 
 
 async def test_threads_and_waiting_deliveries_are_bounded(intake: Intake, stub: Stub) -> None:
@@ -123,15 +126,15 @@ async def test_threads_and_waiting_deliveries_are_bounded(intake: Intake, stub: 
     await all_threads_inside(stub)
     assert "too many" in await refusal(intake)
     stub.gate.set()
-    assert set(await asyncio.gather(*waiting)) == {"receipt"}
+    assert set(await asyncio.gather(*waiting)) == {RECEIPT}
     assert stub.most_inside == AT_ONCE
-    assert await intake.receive(DELIVERY) == "receipt"
+    assert await intake.receive(DELIVERY) == RECEIPT
 
 
-async def test_those_that_waited_for_a_thread_do_not_try_a_ledger_that_has_failed_meanwhile(
+async def test_deliveries_that_waited_for_a_thread_do_not_try_a_ledger_that_has_failed_meanwhile(
     intake: Intake, stub: Stub
 ) -> None:
-    stub.error = LedgerUnavailable("away")
+    stub.error = LedgerUnavailable("unavailable")
     stub.gate.clear()
     waiting = [asyncio.create_task(refusal(intake)) for _ in range(AT_ONCE + MAX_WAITING)]
     await all_threads_inside(stub)
@@ -140,7 +143,7 @@ async def test_those_that_waited_for_a_thread_do_not_try_a_ledger_that_has_faile
     assert stub.calls <= 2 * AT_ONCE
 
 
-async def test_the_ledger_is_opened_once_whoever_comes_first(intake: Intake, stub: Stub) -> None:
+async def test_the_ledger_is_opened_once_by_the_first_delivery(intake: Intake, stub: Stub) -> None:
     await asyncio.gather(*(intake.receive(DELIVERY) for _ in range(AT_ONCE)))
     await intake.receive(DELIVERY)
     assert stub.opened - stub.closed == 1
@@ -151,10 +154,10 @@ async def test_one_delivery_that_the_ledger_refuses_does_not_stop_the_others(int
         stub.error = error
         assert "secret words" not in await refusal(intake)
     stub.error = None
-    assert await intake.receive(DELIVERY) == "receipt"
+    assert await intake.receive(DELIVERY) == RECEIPT
 
 
-async def test_what_the_database_says_is_kept_out_of_the_log(intake: Intake, stub: Stub) -> None:
+async def test_messages_of_the_database_are_kept_out_of_the_log(intake: Intake, stub: Stub) -> None:
     stub.error = psycopg.OperationalError("while writing: secret words")
     assert await refusal(intake) == "the ledger's database broke off: OperationalError."
 
@@ -164,7 +167,7 @@ async def test_health_asks_the_ledger_once_a_second_at_most(intake: Intake, stub
         await intake.check()
     assert stub.calls == 1
     stub.now += PAUSE + 0.1
-    stub.error = LedgerUnavailable("away")
+    stub.error = LedgerUnavailable("unavailable")
     for _ in range(20):
         with pytest.raises(NotNow):
             await intake.check()

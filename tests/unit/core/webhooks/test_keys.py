@@ -96,7 +96,7 @@ async def test_however_many_ask_at_once_they_are_read_once(keys: Keyring, store:
     ("error", "said"),
     [
         (NoConnection("gone"), (KeyProblem.NO_CONNECTION, "")),
-        (OSError("the database is away"), (KeyProblem.UNREADABLE, "OSError")),
+        (OSError("the database is unavailable"), (KeyProblem.UNREADABLE, "OSError")),
         (KeyError("x"), (KeyProblem.UNREADABLE, "KeyError")),
     ],
 )
@@ -141,7 +141,7 @@ async def test_a_secret_that_cannot_be_used_is_named_by_its_position(keys: Keyri
     assert "!!!!" not in why
 
 
-async def test_what_a_backend_says_is_kept_out_of_the_log(keys: Keyring, store: Store) -> None:
+async def test_messages_of_a_secrets_backend_are_kept_out_of_the_log(keys: Keyring, store: Store) -> None:
     store.secrets = RuntimeError(f"could not decode {SECRET}")
     assert await problem(keys) == (KeyProblem.UNREADABLE, "RuntimeError")
 

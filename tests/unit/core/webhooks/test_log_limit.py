@@ -21,7 +21,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_the_first_of_a_kind_is_written_at_once_and_the_others_are_counted(
+def test_the_first_line_of_a_kind_is_written_at_once_and_the_others_are_counted(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tally = Tally(clock)
@@ -35,7 +35,7 @@ def test_the_first_of_a_kind_is_written_at_once_and_the_others_are_counted(
     assert caplog.messages[2:] == ["it happened (999 more times since the last such line)"]
 
 
-def test_there_is_a_line_a_minute_at_most(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_kind_of_line_is_written_once_a_minute_at_most(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     tally = Tally(clock)
     for _ in range(600):
         tally.note("a", logging.WARNING, "it happened")

@@ -37,7 +37,7 @@ SPEC_HEADERS = {
 
 @pytest.fixture
 def in_the_time_of_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Then(standardwebhooks.webhooks.datetime):  # type: ignore[name-defined,misc]
+    class Then(standardwebhooks.webhooks.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return cls.fromtimestamp(1614265330, tz)
@@ -69,7 +69,7 @@ def test_the_padding_of_a_secret_may_be_missing() -> None:
     assert Verifier([padded.rstrip("=")]).verify(BODY, raw(signed(BODY)))
 
 
-def test_what_the_package_signs_is_verified() -> None:
+def test_a_signature_of_the_package_is_verified() -> None:
     at = standardwebhooks.webhooks.datetime.now(tz=standardwebhooks.webhooks.timezone.utc)
     headers = {
         "Webhook-Id": "msg_1",
@@ -118,7 +118,7 @@ def test_everything_that_was_signed_counts(part: str) -> None:
 
 @pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 @pytest.mark.parametrize("empty", [False, True])
-def test_each_header_has_to_be_there(missing: str, empty: bool) -> None:
+def test_each_signature_header_is_required(missing: str, empty: bool) -> None:
     headers = signed(BODY)
     del headers[missing]
     if empty:
@@ -181,7 +181,7 @@ def test_a_header_that_stands_twice_is_malformed(name: str) -> None:
     assert caught.value.reason is Reason.MALFORMED
 
 
-def test_signatures_of_other_versions_stand_beside_the_one_that_counts() -> None:
+def test_signatures_of_other_versions_are_ignored() -> None:
     headers = signed(BODY)
     ours = headers["webhook-signature"]
     headers["webhook-signature"] = f"v1a,{'A' * 86}== junk {ours}"

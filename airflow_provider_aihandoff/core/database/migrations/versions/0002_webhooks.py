@@ -1,4 +1,4 @@
-"""Webhooks: what the inbox knows of each delivery, and how a review expires when nobody waits for it.
+"""Webhooks: what the inbox knows of each delivery, and how a review expires when no task waits for it.
 
 Revision ID: 0002
 """
@@ -25,7 +25,7 @@ CREATE INDEX inbox_by_connection ON aihandoff.inbox (conn_id, received_at);
 
 
 def upgrade() -> None:
-    """Nothing wrote to the inbox before, so that no row can hold a disposition that is gone."""
+    """Nothing wrote to the inbox before, so no row can have a disposition that was removed."""
     op.execute(CHANGES)
 
 

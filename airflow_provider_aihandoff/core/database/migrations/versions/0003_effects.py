@@ -1,4 +1,4 @@
-"""Effects under fire: claims that last, an order, a way back, and keyed hashes of secrets.
+"""Effects: claims that expire, an order, an undo, and keyed hashes of secrets.
 
 Revision ID: 0003
 """
@@ -28,7 +28,7 @@ ALTER TABLE aihandoff.effects
 
 
 def upgrade() -> None:
-    """Claims of before count as over: whoever held one is no longer this version."""
+    """Earlier claims count as expired: their owners ran an earlier version."""
     op.execute(CHANGES)
 
 

@@ -27,7 +27,7 @@ ALTER TABLE aihandoff.effects ADD COLUMN current json;
 
 
 def upgrade() -> None:
-    """Open reviews go by the rules of an author who names none: whoever may for the Dag, except the requester."""
+    """Open reviews get the default rules: every user who may decide for the Dag, except the requester."""
     op.execute(CHANGES)
 
 

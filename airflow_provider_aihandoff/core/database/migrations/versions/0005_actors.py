@@ -2,9 +2,9 @@
 
 Revision ID: 0005
 
-The facts of earlier rows are read out of their texts, once, and in the way in which the code of before read them:
+The facts of earlier rows are read out of their texts, once, in the way that the earlier code read them:
 
-* ``task:DAG/RUN/TASK[INDEX]#TRY``: only the id of a run may hold a slash.
+* ``task:DAG/RUN/TASK[INDEX]#TRY``: only the id of a run may have a slash.
 * ``user:NAME (ID)``: the name ends at the first ``" ("``, so that a login with ``" ("`` in it is cut there. It needs
   the bracket at the end; a text without one is a login as a whole.
 * ``user:cli:NAME``, without an id: an account at a terminal. A login with an id that begins with ``cli:`` is a login.
@@ -123,7 +123,7 @@ CREATE INDEX events_by_run ON aihandoff.events (actor_dag_id, actor_run_id) WHER
 
 
 def upgrade() -> None:
-    """Fill the new columns of every line in one statement; nobody else can write a line meanwhile."""
+    """Fill the new columns of every line in one statement; no one else can write a line meanwhile."""
     op.execute(COLUMNS)
     op.execute(NAMES)
     op.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER events_append_only")

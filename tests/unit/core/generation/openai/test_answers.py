@@ -65,7 +65,7 @@ class TestStatus:
         assert (read.status, read.ended) == (ResponseStatus(status), True)
 
     @pytest.mark.parametrize("status", ["completed", "failed", "incomplete"])
-    def test_a_cancelled_response_has_not_ended_by_itself(self, status: str) -> None:
+    def test_a_cancelled_response_has_not_ended_on_its_own(self, status: str) -> None:
         assert read_response(response(status=status), "resp_1").ended_by_itself
         assert not read_response(response(status="cancelled"), "resp_1").ended_by_itself
         assert not read_response(response(status="queued"), "resp_1").ended_by_itself
@@ -74,7 +74,7 @@ class TestStatus:
         ("status", "ours"),
         [("queued", "queued"), ("in_progress", "running"), ("suspended", "running"), (None, "running"), (7, "running")],
     )
-    def test_one_that_runs_or_says_something_new_has_not_ended(self, status: Any, ours: str) -> None:
+    def test_a_response_that_runs_or_has_a_new_status_has_not_ended(self, status: Any, ours: str) -> None:
         read = read_response(response(status=status), "resp_1")
         assert (read.status, read.ended) == (ResponseStatus(ours), False)
 
@@ -110,7 +110,7 @@ class TestEverythingElse:
         assert read.created_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 
     @pytest.mark.parametrize("value", [None, "x", [], 10**20])
-    def test_what_is_odd_is_left_out(self, value: Any) -> None:
+    def test_fields_of_an_unexpected_type_are_left_out(self, value: Any) -> None:
         odd = {"metadata": value, "created_at": value, "error": value, "incomplete_details": value, "usage": value}
         read = read_response(response(**odd), "resp_1")
         assert (read.metadata, read.error_code, read.incomplete_reason, read.usage) == ({}, None, None, None)
@@ -120,7 +120,7 @@ class TestEverythingElse:
     def test_an_output_that_is_no_list_of_messages_has_no_text(self, output: Any) -> None:
         assert read_response(response(output=output), "resp_1").text == ""
 
-    def test_an_output_that_is_not_there_yet_is_told_apart_from_an_empty_one(self) -> None:
+    def test_a_missing_output_is_distinguished_from_an_empty_one(self) -> None:
         assert read_response(response(output=None), "resp_1").text is None
         assert read_response(response(), "resp_1").text == ""
 
@@ -141,7 +141,7 @@ class TestOutput:
         output, _ = output_of(response(message(text("a"), text("b")), message(text("c"))), None)
         assert output.output == "abc"
 
-    def test_comments_on_the_way_are_not_part_of_the_answer(self) -> None:
+    def test_comments_before_the_answer_are_not_part_of_it(self) -> None:
         answer = response(
             {"type": "reasoning", "id": "r", "summary": []},
             message(text("Let me look. "), phase="commentary"),
@@ -191,7 +191,7 @@ class TestNoOutput:
         )
         assert is_final(error_of(answer)[0])
 
-    def test_a_refusal_counts_even_beside_a_text(self) -> None:
+    def test_a_refusal_counts_even_with_a_text(self) -> None:
         answer = response(message(text("Well."), {"type": "refusal", "refusal": "No."}))
         assert error_of(answer)[0]["kind"] == "refusal"
 
@@ -242,7 +242,7 @@ class TestNoOutput:
         assert (error["kind"], why) == ("cancelled", "the response was cancelled at OpenAI")
 
     @pytest.mark.parametrize("status", ["failed", "incomplete", "cancelled"])
-    def test_what_ended_badly_is_billed_all_the_same(self, status: str) -> None:
+    def test_a_failed_response_is_billed_all_the_same(self, status: str) -> None:
         output, _ = output_of(response(status=status), None)
         assert output.cost_usd == Decimal("1.75")
 

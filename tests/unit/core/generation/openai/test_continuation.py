@@ -28,7 +28,7 @@ def revision(output: Any = "A kettle.", author_kind: str = "model", response_id:
     return Revision(**nothing)
 
 
-def test_it_goes_on_from_the_response_with_everything_else_as_it_was() -> None:
+def test_a_continuation_goes_on_from_the_response_with_everything_else_unchanged() -> None:
     request = continued(REQUEST, changes="Shorter.", before=revision(), response_id="resp_1")
     assert request == {
         **REQUEST,
@@ -44,14 +44,14 @@ def test_it_goes_on_from_the_response_with_everything_else_as_it_was() -> None:
         ([{"role": "developer", "content": "x"}], [{"role": "developer", "content": "x"}]),
     ],
 )
-def test_where_the_response_is_gone_the_whole_text_is_sent(asked: Any, first: list[Any]) -> None:
+def test_a_continuation_without_its_response_sends_the_whole_text(asked: Any, first: list[Any]) -> None:
     request = continued({**REQUEST, "input": asked}, changes="Shorter.", before=revision(), response_id=None)
     answered = {"role": "assistant", "content": "A kettle."}
     assert request["input"] == [*first, answered, {"role": "user", "content": WORDS}]
     assert "previous_response_id" not in request
 
 
-def test_what_a_person_has_edited_is_told_as_it_is_now() -> None:
+def test_a_continuation_includes_the_output_as_a_person_edited_it() -> None:
     edited = revision({"title": "Ü"}, author_kind="user", response_id=None)
     told = continued(REQUEST, changes="Shorter.", before=edited, response_id="resp_1")["input"]
     assert told == [
@@ -61,7 +61,7 @@ def test_what_a_person_has_edited_is_told_as_it_is_now() -> None:
     assert whole[1:] == [{"role": "assistant", "content": '{"title": "Ü"}'}, {"role": "user", "content": WORDS}]
 
 
-def test_a_conversation_that_openai_keeps_is_gone_on_with_by_itself() -> None:
+def test_a_conversation_that_openai_keeps_is_continued_without_a_response_id() -> None:
     request = continued(
         {**REQUEST, "conversation": "conv_1"}, changes="Shorter.", before=replace(revision()), response_id="resp_1"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -63,7 +64,7 @@ class TestAnswers:
         assert failure.sent is sent
         assert failure.reason.startswith(f"OpenAI answered {fault[7:10]}")
 
-    def test_a_quota_that_is_used_up_is_told_apart_from_a_rate_limit(self, base_url: str) -> None:
+    def test_a_used_up_quota_is_distinguished_from_a_rate_limit(self, base_url: str) -> None:
         assert "insufficient_quota" in create(base_url, "create=429_quota").reason
 
 
@@ -91,15 +92,15 @@ class TestNoAnswer:
                 failure = create(f"http://127.0.0.1:{full.getsockname()[1]}/v1", timeout=0.3)
         assert (failure.sent, "ConnectTimeout" in failure.reason) == (Sent.NO, True)
 
-    def test_a_key_that_cannot_stand_in_a_header_has_sent_nothing(self, base_url: str) -> None:
+    def test_a_key_that_is_not_valid_in_a_header_has_sent_nothing(self, base_url: str) -> None:
         assert create(base_url, api_key="key\n").sent is Sent.NO
 
-    def test_an_address_that_is_none_has_sent_nothing(self) -> None:
+    def test_an_invalid_address_has_sent_nothing(self) -> None:
         assert create("ftp://127.0.0.1/v1").sent is Sent.NO
 
 
 def status_error(status: int, **headers: str) -> openai.APIStatusError:
-    answer = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1/responses"))
+    answer: Any = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1/responses"))
     return openai.APIStatusError("said", response=answer, body=None)
 
 
@@ -109,11 +110,11 @@ class TestStatuses:
         assert classify(status_error(status)).sent is Sent.UNKNOWN
 
     @pytest.mark.parametrize("status", [409, 429, 500, 503])
-    def test_what_may_pass_can_be_sent_again(self, status: int) -> None:
+    def test_a_request_with_a_temporary_error_can_be_sent_again(self, status: int) -> None:
         assert classify(status_error(status)).sent is Sent.NO
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
-    def test_what_is_wrong_with_the_request_stays_wrong(self, status: int) -> None:
+    def test_a_request_with_a_permanent_error_cannot_be_sent_again(self, status: int) -> None:
         assert classify(status_error(status)).sent is Sent.NEVER
 
     @pytest.mark.parametrize(
@@ -148,19 +149,19 @@ class TestAsking:
     """What an exception of a call about one response says about the response."""
 
     def raised(self, status: int) -> ProviderError:
-        answer = httpx.Response(status, request=httpx.Request("GET", "http://x/v1/responses/resp_1"))
+        answer: Any = httpx.Response(status, request=httpx.Request("GET", "http://x/v1/responses/resp_1"))
         kind = {401: openai.AuthenticationError, 404: openai.NotFoundError}.get(status, openai.APIStatusError)
         return asking_failed(kind("said", response=answer, body=None), "resp_1")
 
-    def test_a_response_that_is_not_found_is_told_apart(self) -> None:
+    def test_a_response_that_is_not_found_has_an_error_of_its_own(self) -> None:
         assert isinstance(self.raised(404), ResponseNotFound)
         assert not isinstance(self.raised(410), ResponseNotFound)
 
-    def test_credentials_that_are_refused_are_told_apart(self) -> None:
+    def test_refused_credentials_have_an_error_of_their_own(self) -> None:
         assert isinstance(self.raised(401), CredentialsRefused)
 
-    def test_a_connection_that_brings_no_answer_is_told_apart(self) -> None:
-        request = httpx.Request("GET", "http://x/v1/responses/resp_1")
+    def test_a_connection_without_an_answer_has_an_error_of_its_own(self) -> None:
+        request: Any = httpx.Request("GET", "http://x/v1/responses/resp_1")  # the SDK may use another client
         for error in (openai.APIConnectionError(request=request), openai.APITimeoutError(request=request)):
             failed = asking_failed(error, "resp_1")
             assert isinstance(failed, ProviderUnreachable)
@@ -172,7 +173,7 @@ class TestAsking:
         assert type(failed) is ProviderError
         assert failed.what == f"OpenAI answered {status} for resp_1."
 
-    def test_what_the_server_wrote_is_not_repeated(self) -> None:
+    def test_the_body_of_an_error_is_not_repeated(self) -> None:
         failed = asking_failed(ValueError("Bearer s3cr3t"), "resp_1")
         assert type(failed) is ProviderError
         assert "s3cr3t" not in str(failed)

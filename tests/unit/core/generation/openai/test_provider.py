@@ -115,7 +115,7 @@ class TestBoth:
         assert (stopped.status, bool(stopped.text)) == (ResponseStatus.COMPLETED, True)
         assert provider.price(stopped, REQUEST)
 
-    def test_a_response_that_is_not_there_is_not_found_and_a_stop_brings_no_word(
+    def test_a_response_that_does_not_exist_is_not_found_and_a_stop_returns_nothing(
         self, provider: ModelProvider, asking: tuple[Ask, Stop]
     ) -> None:
         ask, stop = asking
@@ -124,7 +124,7 @@ class TestBoth:
         assert stop("resp_nowhere") is None
 
     @pytest.mark.parametrize("event_type", ["response.completed", "response.failed", "response.queued", "batch.failed"])
-    def test_they_read_the_same_from_a_webhook(self, provider: ModelProvider, event_type: str) -> None:
+    def test_the_fake_and_openai_read_the_same_from_a_webhook(self, provider: ModelProvider, event_type: str) -> None:
         assert provider.ended_status(event_type) is FakeProvider().ended_status(event_type)
 
 
@@ -174,13 +174,13 @@ class TestOpenAI:
                 await AsyncOpenAIProvider(client).retrieve(response.id)
         assert stand_in.responses().retrieves == 1
 
-    def test_where_a_stop_fails_what_the_response_is_then_counts(self, openai: OpenAIProvider) -> None:
+    def test_after_a_failed_stop_the_status_of_the_response_counts(self, openai: OpenAIProvider) -> None:
         response = created(openai, "delay=0")
         stopped = openai.cancel(response.id)
         assert stopped is not None
         assert stopped.ended_by_itself
 
-    def test_its_prices_and_its_continuation_are_openai_s(self, openai: OpenAIProvider) -> None:
+    def test_the_provider_has_the_prices_and_the_continuation_of_openai(self, openai: OpenAIProvider) -> None:
         usage = {"input_tokens": 1_000_000, "output_tokens": 0, "total_tokens": 1_000_000}
         response = ModelResponse("resp_1", ResponseStatus.COMPLETED, usage=usage, model="gpt-5.2")
         whole = openai.price(response, {})

@@ -35,16 +35,16 @@ class TestArguments:
         assert build_request({**BASE, "tools": None, "instructions": ""}, None) == {**BASE, "instructions": ""}
 
     @pytest.mark.parametrize("name", sorted(RESERVED_ARGUMENTS))
-    def test_what_the_submit_protocol_sets_cannot_be_set(self, name: str) -> None:
+    def test_arguments_of_the_submit_protocol_cannot_be_set(self, name: str) -> None:
         with pytest.raises(RequestError, match=name):
             build_request({**BASE, name: False}, None)
 
     @pytest.mark.parametrize("name", ["background", "store", "metadata"])
-    def test_nor_can_it_be_set_by_way_of_the_extra_body(self, name: str) -> None:
+    def test_arguments_of_the_submit_protocol_cannot_be_set_in_the_extra_body(self, name: str) -> None:
         with pytest.raises(RequestError, match=name):
             build_request({**BASE, "extra_body": {name: {}}}, None)
 
-    def test_what_comes_next_can_be_sent_in_the_extra_body(self) -> None:
+    def test_an_argument_that_the_sdk_does_not_know_can_be_sent_in_the_extra_body(self) -> None:
         assert build_request({**BASE, "extra_body": {"novelty": 1}}, None)["extra_body"] == {"novelty": 1}
 
     def test_the_arguments_that_were_given_are_not_changed(self) -> None:
@@ -54,7 +54,7 @@ class TestArguments:
 
 
 class TestMetadata:
-    def test_as_many_pairs_fit_as_openai_takes_beside_those_that_name_the_job(self) -> None:
+    def test_metadata_may_have_as_many_pairs_as_openai_takes_minus_those_that_name_the_job(self) -> None:
         room = MAX_METADATA - len(OWN_METADATA)
         pairs = {f"k{number}": "v" * 512 for number in range(room)}
         request = build_request({**BASE, "metadata": pairs}, None)
@@ -78,7 +78,7 @@ class TestMetadata:
         with pytest.raises(RequestError, match=problem):
             build_request({**BASE, "metadata": pair}, None)
 
-    def test_what_is_sent_names_job_revision_and_ledger_runs_in_the_background_and_is_stored(self) -> None:
+    def test_a_request_names_job_revision_and_ledger_runs_in_the_background_and_is_stored(self) -> None:
         sent = submission({**BASE, "metadata": {"team": "docs"}}, own_metadata(7, 2, "5f0c"))
         assert sent == {
             **BASE,
@@ -94,7 +94,7 @@ class TestMetadata:
 
 
 class TestOutputType:
-    def test_it_is_sent_as_a_strict_schema_that_allows_nothing_else(self) -> None:
+    def test_an_output_type_is_sent_as_a_strict_schema_that_allows_nothing_else(self) -> None:
         output_format = build_request(dict(BASE), Order)["text"]["format"]
         assert (output_format["type"], output_format["name"], output_format["strict"]) == ("json_schema", "Order", True)
         schema = output_format["schema"]
@@ -102,10 +102,10 @@ class TestOutputType:
         assert schema["required"] == ["title", "lines", "note"]
         assert schema["$defs"]["Line"]["required"] == ["sku", "amount"]
 
-    def test_it_leaves_the_other_settings_of_the_text_alone(self) -> None:
+    def test_an_output_type_keeps_the_other_settings_of_the_text(self) -> None:
         assert build_request({**BASE, "text": {"verbosity": "low"}}, Order)["text"]["verbosity"] == "low"
 
-    def test_it_cannot_be_given_together_with_a_format(self) -> None:
+    def test_an_output_type_cannot_be_given_together_with_a_format(self) -> None:
         with pytest.raises(RequestError, match="not both"):
             build_request({**BASE, "text": {"format": {"type": "text"}}}, Order)
 
@@ -116,5 +116,5 @@ class TestSnapshot:
         assert input_snapshot({**BASE, name: "x"}) == BASE
 
     @pytest.mark.parametrize("name", ["instructions", "tools", "reasoning", "text", "max_output_tokens", "model"])
-    def test_what_the_model_is_asked_does(self, name: str) -> None:
+    def test_a_different_question_to_the_model_makes_it_other_work(self, name: str) -> None:
         assert input_snapshot({**BASE, name: "x"}) != BASE
