@@ -327,7 +327,7 @@ GUARDS = (
         ),
     ),
     guard(
-        "resolve: a probe speaks for the attempt it looked for",
+        "resolve: a probe speaks for the attempt it checked",
         f"{_EFFECTS}::TestLease::test_a_probe_result_of_an_earlier_attempt_does_not_resolve_a_later_one",
         (
             "Effects.resolve.work",

@@ -10,12 +10,17 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.ledger import Ledger
 from demo.postgres import Postgres, PostgresServer, open_postgres
 
 _numbers = count(os.getpid() * 100_000)  # unique on a server that other sessions use as well
+
+# How fast the machine is, is no property of what is tested: it may be busy.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 #: The data need not outlive the machine.
 SETTINGS = {"fsync": "off", "full_page_writes": "off"}

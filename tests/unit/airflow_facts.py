@@ -107,7 +107,7 @@ def connections(_: object) -> dict[str, Any]:
             arguments = get_parser().parse_args(["aihandoff", "db", command])
             arguments.func(arguments)
     with psycopg.connect(**LedgerHook().conninfo()) as ledger_connection:
-        (ledger,) = ledger_connection.execute(me).fetchone() or ("nobody",)
+        (ledger,) = ledger_connection.execute(me).fetchone() or ("no user",)
     return {
         "metadata": metadata,
         "metadata_async": asyncio.run(metadata_async()),

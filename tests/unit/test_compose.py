@@ -302,7 +302,7 @@ def test_the_api_servers_health_is_what_airflow_answers(
 ) -> None:
     check = model["services"]["airflow-api-server"]["healthcheck"]["test"]
     assert f"http://localhost:{airflow['api_port']}/api/v2/monitor/health" in check[1]
-    assert airflow["api_health"]["unhealthy"]["status"] == 200, "so the status says nothing, and the body is looked at"
+    assert airflow["api_health"]["unhealthy"]["status"] == 200, "so the status says nothing, and the body is read"
     for name, healthy in {"healthy": True, "unhealthy": False}.items():
         (tmp_path / "body").write_text(airflow["api_health"][name]["body"])
         stub(tmp_path / "bin", "curl", f"cat {tmp_path / 'body'}")

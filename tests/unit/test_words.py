@@ -100,6 +100,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     # The column's name in earlier releases of the schema.
     "airflow_provider_aihandoff/core/database/migrations/versions/0002_webhooks.py": frozenset({"look_at"}),
     "airflow_provider_aihandoff/core/database/migrations/versions/0005_actors.py": frozenset({"look_at"}),
+    "tests/integration/core/database/version_0004.py": frozenset({"look_at"}),
     # PostgreSQL does not run as root: there it runs as the user `nobody` of the system.
     "demo/postgres.py": frozenset({"nobody"}),
 }
@@ -115,6 +116,13 @@ DOCUMENTS = sorted(
 )
 PACKAGE = sorted(
     path for path in (ROOT / "airflow_provider_aihandoff").rglob("*") if path.suffix in {".py", ".html", ".css", ".sql"}
+)
+#: Tests and tools; this file quotes every phrase.
+TESTS = sorted(
+    path
+    for folder in ("tests", "benchmarks", "chaos")
+    for path in (ROOT / folder).rglob("*.py")
+    if path != Path(__file__).resolve()
 )
 
 
@@ -167,6 +175,10 @@ def test_a_document_has_no_phrase_that_we_no_longer_use(path: Path) -> None:
 
 def test_the_package_has_no_phrase_that_we_no_longer_use() -> None:
     assert unwanted_in(PACKAGE) == ""
+
+
+def test_the_tests_and_tools_have_no_phrase_that_we_no_longer_use() -> None:
+    assert unwanted_in(TESTS) == ""
 
 
 @pytest.mark.parametrize("phrase", PHRASES, ids=lambda phrase: phrase.name)

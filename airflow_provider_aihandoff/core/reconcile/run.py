@@ -49,7 +49,7 @@ def reconcile(
         first_of_each(search.jobs(), limit),
         first_of(search.expired_reviews(limit + 1), limit),
         first_of(search.unsaid_reviews(limit + 1), limit),
-        first_of(search.lapsed_claims(limit + 1), limit),
+        first_of(search.expired_claims(limit + 1), limit),
         search.old_webhooks(inbox_retention),
     )
     findings: list[Finding] = []

@@ -154,11 +154,11 @@ class Search:
         job = self._ledger.reviews.expire(review.job_id, digest=review.review_digest, fail=fail)
         return f"the job is {job.state}" if job.state in (JobState.REJECTED, JobState.FAILED) else MOVED_ON
 
-    def lapsed_claims(self, limit: int) -> Iterator[Planned]:
+    def expired_claims(self, limit: int) -> Iterator[Planned]:
         """Effects whose attempt has ended without an outcome, and that no task has come back for."""
-        for effect in self._ledger.abandoned.lapsed_claims(DEADLINE_GRACE, limit):
+        for effect in self._ledger.abandoned.expired_claims(DEADLINE_GRACE, limit):
             found = f"attempt {effect.attempt} at the effect {effect.name!r} ended without an outcome"
-            finding = Finding("lapsed claim", found, "record that its outcome is not known", job_id=effect.job_id)
+            finding = Finding("expired claim", found, "record that its outcome is not known", job_id=effect.job_id)
             yield finding, partial(self._give_up, effect.effect_id)
 
     def _give_up(self, effect_id: int) -> str:

@@ -113,7 +113,7 @@ class Abandoned:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def lapsed_claims(self, grace: timedelta, limit: int) -> list[Effect]:
+    def expired_claims(self, grace: timedelta, limit: int) -> list[Effect]:
         """Return effects whose claim expired at least this long ago, the oldest first: no attempt has come back."""
         return [Effect(**row) for row in self._all(_LAPSED_CLAIMS, {"grace": grace, "limit": limit})]
 

@@ -65,19 +65,19 @@ def test_an_unknown_effect_is_resolved(
 ) -> None:
     effect_id = unknown_effect(on_ledger)
     assert json.loads(airflow("effects", "list", "--state", "unknown", "-o", "json"))[0]["effect_id"] == effect_id
-    airflow("effects", "resolve", effect_id, *answer, "--reason", "looked at the page")
+    airflow("effects", "resolve", effect_id, *answer, "--reason", "the page shows it")
     effect = on_ledger.effects.read(effect_id)
     assert (effect.state, effect.external_id) == (state, external_id)
     said = [(event.actor, event.reason) for event in on_ledger.record(effect.job_id).events][-1 - (state == "applied")]
     assert said[0] == "user:cli:carol"
-    assert "looked at the page" in str(said[1])
+    assert "the page shows it" in str(said[1])
 
 
 @pytest.mark.parametrize("answer", [("--applied", "post-7"), ("--not-applied",)])
 def test_a_repeated_resolution_changes_nothing(airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...]) -> None:
     effect_id = unknown_effect(on_ledger)
-    first = airflow("effects", "resolve", effect_id, *answer, "--reason", "looked at the page")
-    assert airflow("effects", "resolve", effect_id, *answer, "--reason", "looked at the page") == first
+    first = airflow("effects", "resolve", effect_id, *answer, "--reason", "the page shows it")
+    assert airflow("effects", "resolve", effect_id, *answer, "--reason", "the page shows it") == first
     events = on_ledger.record(on_ledger.effects.read(effect_id).job_id).events
     assert [event.event for event in events].count("effect resolved") == 1
 

@@ -614,7 +614,6 @@ def test_whatever_happens_in_whatever_order_the_ledger_and_the_world_agree(
             settings=settings(
                 max_examples=EXAMPLES,
                 stateful_step_count=STEPS,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )

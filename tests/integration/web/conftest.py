@@ -35,7 +35,7 @@ Grant = Callable[[str, str, str], None]
 
 @pytest.fixture(scope="package")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
-    """The API server as it runs in production: not in the mode in which everybody is an admin."""
+    """The API server as it runs in production: not in the mode in which everyone is an admin."""
     folder = Path(tmp_path_factory.mktemp("airflow"))
     variables = {
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
@@ -106,7 +106,7 @@ def login(airflow: FastAPI, use_ledger: Callable[[dict[str, Any]], None], connin
 
 @pytest.fixture
 def stranger(airflow: FastAPI, use_ledger: Callable[[dict[str, Any]], None], conninfo: dict[str, Any]) -> TestClient:
-    """A browser of nobody."""
+    """A browser in which no one is logged in."""
     use_ledger(conninfo)
     return TestClient(
         airflow, base_url=BASE_URL, follow_redirects=False, headers=OWN_SITE, raise_server_exceptions=False

@@ -1,4 +1,4 @@
-"""Jobs as people meet them: what the review pages look like is looked at with these."""
+"""Jobs as people meet them: the review pages are seen with these."""
 
 from __future__ import annotations
 

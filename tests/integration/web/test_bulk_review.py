@@ -1,4 +1,4 @@
-"""Many jobs are looked at beside each other, and decided on in one action: all of them, or none."""
+"""Many jobs are reviewed together, and decided on in one action: all of them, or none."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_one_changed_job_stops_the_bulk_decision_and_is_listed(login: Login, led
     assert f"Job {jobs[1].job_id}: it has changed since you opened it" in page.text
     assert f"Job {jobs[2].job_id}: it no longer waits for a decision" in page.text
     assert _states(ledger, [jobs[0], jobs[1], jobs[3]]) == {JobState.REVIEW}
-    # What is left stays selected; what changed has to be looked at again.
+    # What is left stays selected; what changed has to be reviewed again.
     assert _boxes(page) == {_choice(jobs[0]): True, _choice(changed): False, _choice(jobs[3]): False}
     assert page.form["comment"] == "All <b>fine</b>."
 

@@ -1,4 +1,4 @@
-"""What a person says about an unknown effect counts once, for the attempt that they looked for."""
+"""What a person says about an unknown effect counts once, for the attempt that they checked."""
 
 from __future__ import annotations
 

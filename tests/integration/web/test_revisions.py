@@ -158,7 +158,7 @@ def test_an_edit_on_top_of_another_users_edit_keeps_every_word_and_shows_theirs(
     assert f"/aihandoff/jobs/{job.job_id}/compare?old=1&new=2" in [link["href"] for link in shown.all("a")]
     assert shown.form["value/title"] == "Bob's title"
     assert _current(ledger, job)[0] == "carol"
-    # Whoever has seen that may save all the same: on what the job is now.
+    # A reviewer who has seen that may save all the same: on what the job is now.
     assert _post(bob, job, shown.form).status_code == 303
     assert _current(ledger, job) == ("bob", {**NOTE, "title": "Bob's title", "price": 1})
 

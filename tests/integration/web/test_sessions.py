@@ -1,4 +1,4 @@
-"""A login that ends while somebody writes costs them nothing: the answer holds all that was sent, to send it again."""
+"""A login that ends while a person writes costs them nothing: the answer holds all that was sent, to send it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that have written something which can be taken back, in a business system that answers over HTTP."""
+"""Jobs that have written something which can be undone, in a business system that answers over HTTP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def base(target: Target) -> str:
 
 
 def undo_of(target: Target, name: str, **options: Any) -> dict[str, Any]:
-    """The declared way back of an effect."""
+    """The declared undo of an effect."""
     url = f"{base(target)}/{name}/{{external_id}}"
     plan = {"connection": "cms", "method": "DELETE", "url": url, "headers": {}}
     return {"kind": "http", "plan": plan, "idempotent": False, **options}
@@ -39,7 +39,7 @@ def undo_of(target: Target, name: str, **options: Any) -> dict[str, Any]:
 def plan_of(
     target: Target, name: str, *, undo: dict[str, Any] | None = None, after: tuple[str, ...] = ()
 ) -> EffectPlan:
-    """An intended write, with a way back unless ``undo`` is empty."""
+    """An intended write, with an undo unless ``undo`` is empty."""
     plan = {"connection": "cms", "method": "PUT", "url": f"{base(target)}/{name}", "headers": {}}
     undo = undo_of(target, name) if undo is None else undo or None
     return EffectPlan(name, "http", plan, digest(plan), plan, undo, after)

@@ -15,9 +15,9 @@ def test_a_person_at_a_terminal_cannot_choose_their_name(monkeypatch: pytest.Mon
 
 
 def test_an_account_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(uid: int) -> None:
+    def unnamed(uid: int) -> None:
         raise KeyError(uid)
 
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", unnamed)
     monkeypatch.setattr("os.getuid", lambda: 50123)
     assert str(actor()) == "user:cli:50123"

@@ -197,7 +197,7 @@ class TestAmountLimit:
         rule = AmountLimit("lines.amount", 100)
         assert isinstance(decide(rule, {"lines": [{"amount": 5}, {"amuont": 5000}]}), AskPerson)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.lists(st.floats(min_value=0, allow_infinity=False) | st.integers(min_value=0), min_size=1))
     def test_the_sum_of_amounts_is_exact_for_any_numbers(self, amounts: list[float]) -> None:
         exact = sum((Fraction(str(value)) for value in amounts), Fraction())
@@ -216,7 +216,6 @@ class TestAmountLimit:
 
 
 class TestSampling:
-    @settings(deadline=None)
     @given(st.text(), st.integers(min_value=1, max_value=9), st.floats(0, 100))
     def test_a_sample_has_the_same_jobs_each_time(self, key: str, revision: int, percent: float) -> None:
         drawn = [
@@ -234,7 +233,6 @@ class TestSampling:
         asked = sum(isinstance(decide(Sampling(percent), job_key=str(key)), AskPerson) for key in range(4000))
         assert abs(asked / 40 - percent) < 2.5
 
-    @settings(deadline=None)
     @given(st.text())
     def test_a_sample_of_0_percent_is_empty_and_one_of_100_percent_has_every_job(self, key: str) -> None:
         assert decide(Sampling(0), job_key=key) == Approve("it is not in the sample of 0 %")
@@ -250,7 +248,6 @@ class TestSampling:
         draws = [asked(), asked(revision=2), asked(job_type="invoice"), asked("audit")]
         assert len({tuple(draw) for draw in draws}) == 4
 
-    @settings(deadline=None)
     @given(st.text(), st.floats(0, 100), st.floats(0, 100))
     def test_a_larger_sample_has_every_job_of_a_smaller_one(self, key: str, one: float, other: float) -> None:
         small, large = sorted((one, other))
@@ -313,7 +310,7 @@ RULES: list[Callable[..., Rule]] = [
 
 
 class TestEveryRule:
-    @settings(max_examples=25, deadline=None)  # the machine may be busy
+    @settings(max_examples=25)
     @given(JSON)
     def test_every_output_of_a_model_gets_a_verdict(self, output: Any) -> None:
         for path in ("field", "$.field", "field.field", "$..field"):

@@ -224,8 +224,8 @@ class TestUpgradeFrom0002:
     def test_a_claim_from_before_the_upgrade_is_expired_and_its_outcome_is_found(self, upgraded: Ledger) -> None:
         claimed = self.effect(upgraded, "sent")
         assert claimed.claim_until == claimed.claimed_at
-        assert [effect.name for effect in upgraded.abandoned.lapsed_claims(grace=timedelta(0), limit=9)] == ["sent"]
-        with pytest.raises(EffectUnknown, match="attempt 1 by who held it ended without saying"):
+        assert [effect.name for effect in upgraded.abandoned.expired_claims(grace=timedelta(0), limit=9)] == ["sent"]
+        with pytest.raises(EffectUnknown, match="attempt 1 by who held it ended without an outcome"):
             self.claim(upgraded, claimed)
         with pytest.raises(ClaimLost):  # who held it is no longer this version, and may still run
             upgraded.effects.confirm(

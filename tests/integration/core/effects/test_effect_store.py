@@ -268,7 +268,7 @@ class TestFailure:
         self, ledger: Ledger, job: Job
     ) -> None:
         died = claim(ledger, job, lease=OVER)
-        with pytest.raises(EffectUnknown, match="attempt 1 by test ended without saying"):
+        with pytest.raises(EffectUnknown, match="attempt 1 by test ended without an outcome"):
             claim(ledger, job)
         assert ledger.effects.read(died.effect.effect_id).state is EffectState.UNKNOWN
         with pytest.raises(ClaimLost, match="lost its claim"):

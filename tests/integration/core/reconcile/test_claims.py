@@ -14,34 +14,34 @@ from tests.factories import TEST, approve, ask, draft, effect_plan
 from tests.integration.core.reconcile.world import World, kinds
 
 
-def claimed(world: World, lapsed: float) -> Claim:
+def claimed(world: World, expired_for: float) -> Claim:
     """A claim that expired so many seconds ago."""
     job = approve(world.ledger, ask(world.ledger, draft(world.ledger)))
-    lease = timedelta(seconds=-lapsed)
+    lease = timedelta(seconds=-expired_for)
     return world.ledger.effects.claim(job.job_id, effect_plan(), lease=lease, actor=TEST)
 
 
-def test_a_claim_that_is_long_over_becomes_unknown_and_is_found_once(world: World) -> None:
-    claim = claimed(world, lapsed=120)
+def test_a_claim_that_expired_long_ago_becomes_unknown_and_is_found_once(world: World) -> None:
+    claim = claimed(world, expired_for=120)
 
     (finding,) = world.reconcile()
 
     effect = world.ledger.effects.read(claim.effect.effect_id)
-    assert (finding.kind, finding.job_id, effect.state) == ("lapsed claim", effect.job_id, EffectState.UNKNOWN)
+    assert (finding.kind, finding.job_id, effect.state) == ("expired claim", effect.job_id, EffectState.UNKNOWN)
     assert "clear its task" in (finding.done or "")
     assert world.ledger.record(effect.job_id).events[-1].actor == "reconciler"
     assert world.reconcile() == []
 
 
-@pytest.mark.parametrize("lapsed", [-60, 1])
-def test_a_claim_that_lasts_or_is_just_over_is_left_to_its_task(world: World, lapsed: float) -> None:
-    claim = claimed(world, lapsed)
+@pytest.mark.parametrize("expired_for", [-60, 1])
+def test_a_claim_that_is_held_or_has_just_expired_is_left_to_its_task(world: World, expired_for: float) -> None:
+    claim = claimed(world, expired_for)
     assert world.reconcile() == []
     assert world.ledger.effects.read(claim.effect.effect_id).state is EffectState.CLAIMED
 
 
 def test_an_effect_that_is_confirmed_before_the_step_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim = claimed(world, lapsed=120)
+    claim = claimed(world, expired_for=120)
     give_up = world.ledger.effects.give_up
 
     def late(effect_id: int, *, actor: Actor) -> object:

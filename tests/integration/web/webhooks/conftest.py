@@ -1,4 +1,4 @@
-"""The receiver of webhooks in Airflow's API server, and whoever posts to it."""
+"""The receiver of webhooks in Airflow's API server, and what posts to it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def receiver(airflow: FastAPI, monkeypatch: pytest.MonkeyPatch, use_secrets: Use
 
 @pytest.fixture
 def openai(stranger: TestClient, receiver: Receiver) -> TestClient:
-    """Whoever posts to the receiver: somebody who is not logged in."""
+    """What posts to the receiver: a client that is not logged in."""
     stranger.headers = {}
     return stranger
 

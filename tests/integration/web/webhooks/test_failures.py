@@ -1,4 +1,4 @@
-"""A ledger that is away, and what the log and the metrics say."""
+"""A ledger that is unavailable, and what the log and the metrics say."""
 
 from __future__ import annotations
 

@@ -73,7 +73,9 @@ EVENTS = st.fixed_dictionaries(
         "id": ANY_JSON,
     },
 )
-ON_ONE_LEDGER = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ON_ONE_LEDGER = settings(
+    max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 
 @ON_ONE_LEDGER

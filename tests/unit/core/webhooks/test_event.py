@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_aihandoff.core.digests import canonical_json
@@ -126,7 +126,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.one_of(st.binary(), JSON.map(lambda value: json.dumps(value).encode())))
 def test_every_body_is_an_event_that_can_be_written_or_malformed(body: bytes) -> None:
     try:
@@ -136,7 +135,6 @@ def test_every_body_is_an_event_that_can_be_written_or_malformed(body: bytes) ->
     canonical_json(delivery.body)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(st.text(st.characters()), JSON), JSON, JSON)
 def test_every_object_with_a_type_can_be_written(event: dict[str, Any], data: object, event_id: object) -> None:
     try:
