@@ -39,7 +39,7 @@ CONNECTIONS = 16
 RECEIVERS = 2
 WEBHOOKS = 5_000
 SECRET = f"whsec_{b64encode(os.urandom(32)).decode()}"
-PATH = "/aihandoff/webhooks/model_provider/openai_default"
+PATH = "/aihandoff/webhooks/openai/openai_default"
 
 
 @dataclass(frozen=True)

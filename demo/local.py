@@ -156,7 +156,7 @@ def running_demo(
         services = closing.enter_context(Supervisor())
         report("Starting PostgreSQL, the business system and the stand-in for OpenAI")
         business_url = _start_business(services, home, business_port)
-        sends = Webhooks(f"{receiver_url}/webhooks/model_provider/openai_default", webhook_secret)
+        sends = Webhooks(f"{receiver_url}/webhooks/openai/openai_default", webhook_secret)
         openai_url, api_key = _start_openai(services, home, openai_port, answer_seconds, sends)
         postgres.start()
         connections = demo_connections(

@@ -88,7 +88,7 @@ def test_the_receiver_serves_at_the_path_of_the_api_server_logs_and_stops_cleanl
 ) -> None:
     process = start()
     url = address(process)
-    assert url.endswith("/aihandoff/webhooks/model_provider/openai_default")
+    assert url.endswith("/aihandoff/webhooks/openai/openai_default")
     with httpx.Client(trust_env=False) as client:
         answer = client.post(url, content=BODY, headers={**JSON, **signed(BODY)})
         assert (answer.status_code, answer.json()) == (200, {"disposition": "quarantined"})

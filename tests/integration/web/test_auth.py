@@ -23,7 +23,7 @@ from tests.integration.web.conftest import Grant, Login, Page
 ROOT = Path(__file__).parents[3]
 
 #: The style sheet; and the receiver of webhooks, which verifies signatures instead.
-PUBLIC = {"/static/{name}", "/webhooks/model_provider/{conn_id}"}
+PUBLIC = {"/static/{name}", "/webhooks/openai/{conn_id}"}
 
 
 def _routes() -> list[tuple[str, str]]:

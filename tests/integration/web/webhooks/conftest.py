@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from tests.unit.core.webhooks.signing import SECRET, signed
 
-PATH = "/aihandoff/webhooks/model_provider/openai_default"
+PATH = "/aihandoff/webhooks/openai/openai_default"
 EVENT = {"object": "event", "id": "evt_1", "type": "response.completed", "data": {"id": "resp_1"}}
 BODY = json.dumps(EVENT).encode()
 JSON = {"Content-Type": "application/json"}
@@ -83,7 +83,7 @@ def assert_nothing_secret(text: str, body: bytes) -> None:
 async def deliver(app: FastAPI, receive: Callable[[], Any], prefix: str = "") -> int:
     """One request, as a server hands it to the app; the status of the answer."""
     headers = [(name.lower().encode(), value.encode()) for name, value in {**JSON, **signed(BODY)}.items()]
-    path = f"{prefix}/webhooks/model_provider/openai_default"
+    path = f"{prefix}/webhooks/openai/openai_default"
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
         "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "headers": headers,

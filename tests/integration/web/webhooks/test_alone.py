@@ -23,7 +23,7 @@ def test_the_standalone_receiver_serves_only_its_path_and_its_health(
     receiver = Receiver(["openai_default"])
     alone = TestClient(build_receiver(receiver), raise_server_exceptions=False)
     assert alone.get("/health").json() == {"status": "ok"}
-    assert send(alone, path="/webhooks/model_provider/openai_default").status_code == 200
+    assert send(alone, path="/webhooks/openai/openai_default").status_code == 200
     for path in ("/", "/jobs/1", "/api/v1/jobs", "/docs", "/openapi.json", "/static/icon.svg"):
         answer = alone.get(path)
         assert answer.status_code == 404, path
@@ -45,6 +45,6 @@ def test_the_standalone_receiver_answers_an_unexpected_error_in_json(
     monkeypatch.setattr(webhook_receiver, "parse", fail)
     monkeypatch.setattr(Receiver, "check", fail)
     alone = TestClient(build_receiver(Receiver(["openai_default"])), raise_server_exceptions=False)
-    for answer in (send(alone, path="/webhooks/model_provider/openai_default"), alone.get("/health")):
+    for answer in (send(alone, path="/webhooks/openai/openai_default"), alone.get("/health")):
         assert (answer.status_code, answer.json()["status"]) == (500, 500)
         assert "hunter2" not in answer.text

@@ -60,7 +60,7 @@ def test_a_connection_that_is_not_configured_is_never_read(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(BaseHook, "get_connection", lambda conn_id: asked.append(conn_id))
-    answer = send(openai, path=f"/aihandoff/webhooks/model_provider/{conn_id}")
+    answer = send(openai, path=f"/aihandoff/webhooks/openai/{conn_id}")
     assert answer.status_code == 404
     assert asked == []
     assert rows(conninfo) == []
@@ -71,9 +71,9 @@ def test_webhook_connections_come_from_the_configuration(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__AIHANDOFF__WEBHOOK_CONN_IDS", " openai_eu , openai_us,")
     use_secrets([OTHER_SECRET], "openai_eu")
-    assert send(openai, BODY, OTHER_SECRET, path="/aihandoff/webhooks/model_provider/openai_eu").status_code == 200
+    assert send(openai, BODY, OTHER_SECRET, path="/aihandoff/webhooks/openai/openai_eu").status_code == 200
     assert send(openai).status_code == 404
-    assert send(openai, path="/aihandoff/webhooks/model_provider/").status_code == 404
+    assert send(openai, path="/aihandoff/webhooks/openai/").status_code == 404
 
 
 def test_the_secret_of_one_connection_verifies_nothing_for_another(

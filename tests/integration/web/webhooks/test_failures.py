@@ -114,7 +114,7 @@ def test_unknown_connection_names_are_neither_logged_nor_stored(
     openai: TestClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(20):
-        send(openai, path=f"/aihandoff/webhooks/model_provider/made_up_{number}")
+        send(openai, path=f"/aihandoff/webhooks/openai/made_up_{number}")
     assert len(lines(caplog)) == 1
     assert "made_up" not in lines(caplog)[0]
     assert len(receiver._tally._kinds) == 1
@@ -132,7 +132,7 @@ def test_outcomes_are_counted_in_airflows_metrics(openai: TestClient, monkeypatc
     assert send(openai).status_code == 200
     assert send(openai).status_code == 200
     assert send(openai, webhook_id="forged").status_code == 400
-    assert send(openai, path="/aihandoff/webhooks/model_provider/made_up").status_code == 404
+    assert send(openai, path="/aihandoff/webhooks/openai/made_up").status_code == 404
     assert counted == [
         ("openai_default", "quarantined"),
         ("openai_default", "duplicate"),

@@ -24,7 +24,7 @@ def test_a_connection_without_secrets_is_a_404(
     openai: TestClient, use_secrets: UseSecrets, secrets: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     use_secrets(secrets)
-    answer, unknown = send(openai), send(openai, path="/aihandoff/webhooks/model_provider/other")
+    answer, unknown = send(openai), send(openai, path="/aihandoff/webhooks/openai/other")
     assert (answer.status_code, answer.content) == (404, unknown.content)
     assert any("openai_default" in line and "no secrets" in line for line in lines(caplog))
 
@@ -33,7 +33,7 @@ def test_a_missing_connection_is_answered_like_an_unknown_one(
     openai: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_OPENAI_DEFAULT")
-    answer, unknown = send(openai), send(openai, path="/aihandoff/webhooks/model_provider/other")
+    answer, unknown = send(openai), send(openai, path="/aihandoff/webhooks/openai/other")
     assert (answer.status_code, answer.content) == (404, unknown.content)
     assert any("openai_default" in line and "no connection" in line for line in lines(caplog))
 
