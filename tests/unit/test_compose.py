@@ -168,7 +168,7 @@ def test_who_gets_which_secret() -> None:
     assert "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in environment_of(model, "airflow-worker")
 
 
-# Order, health, and being looked after
+# Order, health, and supervision
 
 
 def test_every_service_says_whether_it_is_well_or_runs_once(model: dict[str, Any]) -> None:

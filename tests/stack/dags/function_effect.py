@@ -1,4 +1,4 @@
-"""A note that a Python function puts to the CMS, and another one takes back; its answer may get lost."""
+"""A note that a Python function puts to the CMS, and another one undoes; its answer may get lost."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def test_from_the_link_in_a_notice_a_person_changes_a_sentence_approves_it_and_s
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
 ) -> None:
     run_id, job = asked(ledger, admin, "from-a-link")
-    told = demo.airflow.home / "notices.txt"
-    said = wait_until(lambda: re.findall(r"asked from-a-link (\S+)", told.read_text()), "a notice")
+    notified = demo.airflow.home / "notices.txt"
+    said = wait_until(lambda: re.findall(r"asked from-a-link (\S+)", notified.read_text()), "a notice")
 
     bob.goto(said[0])
     assert "PUT" in bob.inner_text("main")
@@ -62,7 +62,7 @@ def test_from_the_link_in_a_notice_a_person_changes_a_sentence_approves_it_and_s
     bob.wait_for_selector("button[value=approve]")
     assert "A title by Bob" in bob.inner_text("main")
     bob.click("button[value=approve]")
-    assert admin.wait_for_run("told", run_id) == "success"
+    assert admin.wait_for_run("notified", run_id) == "success"
     bob.reload()
     assert "Every effect is applied" in bob.inner_text("main")
 
@@ -70,8 +70,8 @@ def test_from_the_link_in_a_notice_a_person_changes_a_sentence_approves_it_and_s
     record = ledger.record(job.job_id)
     assert [revision.author for revision in record.revisions] == ["model", "bob"]
     assert [decision.decided_by for decision in record.decisions] == ["bob"]
-    wait_until(lambda: "decided from-a-link" in told.read_text(), "the notice of the decision")
-    assert record.revisions[0].output["body"] not in told.read_text()
+    wait_until(lambda: "decided from-a-link" in notified.read_text(), "the notice of the decision")
+    assert record.revisions[0].output["body"] not in notified.read_text()
 
 
 def test_requested_changes_go_to_the_model_and_the_old_tab_can_no_longer_approve(
@@ -93,7 +93,7 @@ def test_requested_changes_go_to_the_model_and_the_old_tab_can_no_longer_approve
     assert not published(demo, "changed-by-the-model")
 
     bob.click("button[value=approve]")
-    assert admin.wait_for_run("told", run_id) == "success"
+    assert admin.wait_for_run("notified", run_id) == "success"
     post = outside(f"{demo.business_url}/cms/posts/changed-by-the-model")
     assert "Revised as asked: Mention the warranty." in post["body"]
     first, second = ledger.record(job.job_id).revisions
@@ -102,7 +102,7 @@ def test_requested_changes_go_to_the_model_and_the_old_tab_can_no_longer_approve
     assert len(made) == 2
 
 
-def test_who_may_not_decide_is_told_why_whatever_their_rights(
+def test_a_user_who_may_not_decide_sees_why_whatever_their_rights(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     _, job = asked(ledger, admin, "not-by-these")
@@ -121,33 +121,33 @@ def test_who_may_not_decide_is_told_why_whatever_their_rights(
     assert decide(demo.airflow.api("bob"), job, "reject").status_code == 200
 
 
-def test_whom_a_policy_asks_for_decides_and_nobody_else(demo: LocalDemo, admin: AirflowApi, ledger: Ledger) -> None:
-    run_id, job = asked(ledger, admin, "for-alice", "told_by_policy")
+def test_the_users_a_policy_asks_for_decide_and_no_one_else(demo: LocalDemo, admin: AirflowApi, ledger: Ledger) -> None:
+    run_id, job = asked(ledger, admin, "for-alice", "notified_by_policy")
     assert rules_of(job).because == {"policy": "only-alice@1", "reason": "she knows the product"}
     refused = decide(demo.airflow.api("bob"), job)
     assert refused.status_code == 403
     assert "Only these may decide on it: alice." in refused.text
     assert decide(demo.airflow.api("alice"), job).status_code == 200
-    assert admin.wait_for_run("told_by_policy", run_id) == "success"
+    assert admin.wait_for_run("notified_by_policy", run_id) == "success"
     assert len(published(demo, "for-alice")) == 1
 
 
 def test_two_of_two_must_approve_what_it_says_now(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
 ) -> None:
-    run_id, job = asked(ledger, admin, "four-eyes", "told_both")
+    run_id, job = asked(ledger, admin, "four-eyes", "notified_both")
     alice = demo.airflow.api("alice")
     assert decide(alice, job).json()["job"]["state"] == "review"
     bob.goto(address(demo, job))
     assert "alice" in bob.inner_text("#decide")
     bob.dblclick("button[value=approve]")
-    assert admin.wait_for_run("told_both", run_id) == "success"
+    assert admin.wait_for_run("notified_both", run_id) == "success"
     record = ledger.record(job.job_id)
     assert [decision.decided_by for decision in record.decisions] == ["alice", "bob"]
     assert len(published(demo, "four-eyes")) == 1
 
 
-def test_of_two_people_at_once_one_counts_and_the_other_is_told(
+def test_of_two_people_who_decide_at_once_one_counts_and_the_other_sees_that(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id, job = asked(ledger, admin, "at-once")
@@ -160,11 +160,11 @@ def test_of_two_people_at_once_one_counts_and_the_other_is_told(
         edited = people.submit(bob.request, "POST", f"{API}/jobs/{job.job_id}/revisions", json=edit)
     assert sorted([approval.result().status_code, edited.result().status_code]) == [200, 409]
     if edited.result().status_code == 200:  # then she decides on what he made of it
-        job = ledger.job(wait_for_state(ledger, admin, "told", run_id, JobState.REVIEW))
+        job = ledger.job(wait_for_state(ledger, admin, "notified", run_id, JobState.REVIEW))
         with ThreadPoolExecutor(2) as people:
             answers = list(people.map(lambda api: decide(api, job).status_code, (alice, bob)))
         assert answers in ([200, 409], [409, 200])
-    assert admin.wait_for_run("told", run_id) == "success"
+    assert admin.wait_for_run("notified", run_id) == "success"
     assert len(ledger.record(job.job_id).decisions) == 1
     written = outside(f"{demo.business_url}/cms/posts/at-once")
     assert written["title"] == ledger.record(job.job_id).revision.output["title"]
@@ -190,7 +190,7 @@ def test_a_hostile_text_of_200_kb_is_shown_runs_nowhere_and_is_written_as_it_was
     bob.goto(f"{demo.airflow.base_url}/aihandoff/bulk-review?by=type")
     bob.goto(address(demo, job))
     bob.click("button[value=approve]")
-    assert admin.wait_for_run("told", run_id) == "success"
+    assert admin.wait_for_run("notified", run_id) == "success"
     post = outside(f"{demo.business_url}/cms/posts/hostile")
     assert (post["title"], post["body"]) == (HOSTILE, body)
     assert said == []
@@ -222,7 +222,7 @@ def test_a_session_that_ends_in_the_middle_of_an_edit_loses_nothing(
     assert decide(demo.airflow.api("bob"), ledger.job(job.job_id), "reject").status_code == 200
 
 
-def test_many_are_decided_in_one_action_or_none_of_them(
+def test_a_bulk_decision_decides_every_job_or_none(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
 ) -> None:
     waiting = [asked(ledger, admin, f"many-{number}") for number in range(3)]
@@ -242,7 +242,7 @@ def test_many_are_decided_in_one_action_or_none_of_them(
     )
     assert answer.status_code == 200, answer.text
     for run_id, job in (waiting[0], waiting[2]):
-        assert admin.wait_for_run("told", run_id) == "success"
+        assert admin.wait_for_run("notified", run_id) == "success"
         assert [decision.comment for decision in ledger.record(job.job_id).decisions] == ["both"]
 
 
@@ -280,12 +280,12 @@ def test_a_report_goes_back_to_the_model_is_edited_and_is_stored_and_announced_a
     assert announced["text"] == f"{stored['title']}\n\nA summary by Bob."
 
 
-def test_in_the_terminal_a_person_lists_looks_edits_and_decides(
+def test_in_the_terminal_a_person_lists_reads_edits_and_decides(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:
     run_id, job = asked(ledger, admin, "in-the-terminal")
     _, other = asked(ledger, admin, "in-the-terminal-too")
-    waiting = {each["job_id"]: each for each in json.loads(review(demo, "list", "--dag-id=told", "--output=json"))}
+    waiting = {each["job_id"]: each for each in json.loads(review(demo, "list", "--dag-id=notified", "--output=json"))}
     assert set(waiting) == {job.job_id, other.job_id}
     assert waiting[job.job_id]["why_not"] is None
     (seen,) = json.loads(review(demo, "show", str(job.job_id), "--output=json"))
@@ -294,12 +294,12 @@ def test_in_the_terminal_a_person_lists_looks_edits_and_decides(
     output = json.dumps({**seen["output"], "title": "Typed in a terminal"})
     said = review(demo, "edit", str(job.job_id), f"--digest={seen['digest']}", "--file=-", typed=output)
     assert "edited" in said
-    wait_for_state(ledger, admin, "told", run_id, JobState.REVIEW)
+    wait_for_state(ledger, admin, "notified", run_id, JobState.REVIEW)
     refused = review(demo, "approve", str(job.job_id), f"--digest={seen['digest']}", fails=True)
     assert "has changed since you opened it" in refused
     digest = ledger.job(job.job_id).review_digest
     assert "approved" in review(demo, "approve", str(job.job_id), f"--digest={digest}", "--comment=Fine.")
-    assert admin.wait_for_run("told", run_id) == "success"
+    assert admin.wait_for_run("notified", run_id) == "success"
     assert outside(f"{demo.business_url}/cms/posts/in-the-terminal")["title"] == "Typed in a terminal"
     (decision,) = ledger.record(job.job_id).decisions
     assert (decision.decider, decision.comment) == (Actor.terminal(getpass.getuser()), "Fine.")
