@@ -1,5 +1,5 @@
-"""Who may decide on a job, as the author of a Dag or a policy names them."""
+"""Who may decide on a job, as the author of a Dag or a policy names them, and a person who decides."""
 
-from airflow_provider_aihandoff.core.review.rules import Approvers
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person
 
-__all__ = ["Approvers"]
+__all__ = ["Approvers", "Person"]

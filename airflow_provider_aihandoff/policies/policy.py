@@ -69,7 +69,7 @@ def verdict_of(policy: ApprovalPolicy, job: JobView, plan: Sequence[dict[str, An
         verdict: Any = policy.decide(job, plan)
     except Exception:
         log.exception("The policy %s raised; a person decides.", policy.label)
-        return AskPerson("the policy raised")
+        return AskPerson("the policy raised an error")
     if not isinstance(verdict, (Approve, AskPerson)):
         log.error("The policy %s returned %r; a person decides.", policy.label, verdict)
         return AskPerson("the policy returned no verdict")

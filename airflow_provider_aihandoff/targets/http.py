@@ -109,7 +109,7 @@ class HttpTarget(Target):
         said = f"the target of the effect {self.name!r} answered {status} {response.reason}"
         if status in _NOT_NOW_STATUSES:
             seconds = retry_after_seconds(response.headers.get("Retry-After"))
-            when = "" if seconds is None else f" and asked to come back after {seconds:g} s"
+            when = "" if seconds is None else f" and asked for a retry after {seconds:g} s"
             raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
         if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
             raise EffectRefused(

@@ -84,7 +84,7 @@ class PostgresTarget(Target):
                 applied = self._run(connection.cursor(), plan, key)
             except psycopg.OperationalError as error:
                 raise EffectNotNow(
-                    f"the database of the effect {self.name!r} broke off before the commit: {error}.",
+                    f"the connection to the database of the effect {self.name!r} broke before the commit: {error}.",
                     remedy="A retry is safe.",
                 ) from error
             except psycopg.Error as error:

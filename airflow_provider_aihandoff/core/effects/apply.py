@@ -10,7 +10,7 @@ from datetime import timedelta
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, UnclearAnswer
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectBusy, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
@@ -117,7 +117,9 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
     except (EffectRefused, EffectNotNow, Suspended) as error:
         if claim.resent:
             # What this attempt proves, it proves for itself only: an earlier one may have been applied.
-            effect = ledger.effects.lose(claim, error=f"an earlier attempt was lost, this one: {error}", actor=actor)
+            effect = ledger.effects.lose(
+                claim, error=f"an earlier attempt was lost; this attempt: {error}", actor=actor
+            )
             if isinstance(error, EffectNotNow) and error.retry_after is not None:
                 raise
             raise unknown_error(f"job {effect.job_id}", effect) from error
@@ -127,7 +129,7 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
                 if isinstance(found, Applied):
                     return found
                 if found is None:
-                    why = f"it may itself be what refuses it: {error}"
+                    why = f"the target may refuse it because the write is already there: {error}"
                     effect = ledger.effects.lose(claim, error=why, actor=actor)
                     raise unknown_error(f"job {effect.job_id}", effect) from error
             ledger.effects.refuse(claim, error=str(error), actor=actor)
@@ -135,7 +137,8 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
             ledger.effects.release(claim, error=str(error), actor=actor)
         raise
     except Exception as error:
-        effect = ledger.effects.lose(claim, error=f"{type(error).__name__}: {error}", actor=actor)
+        said = str(error) if isinstance(error, UnclearAnswer) else f"{type(error).__name__}: {error}"
+        effect = ledger.effects.lose(claim, error=said, actor=actor)
         raise unknown_error(f"job {effect.job_id}", effect) from error
     reached("apply.send", "after call")
     return applied

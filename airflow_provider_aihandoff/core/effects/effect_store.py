@@ -341,7 +341,7 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
     if effect.plan_digest != plan.plan_digest:
         changed = ", ".join(_differing(effect, plan)) or "a masked value"
         raise PlanNotApproved(
-            f"the effect {plan.name!r} is not what was approved: {changed} differ.",
+            f"the effect {plan.name!r} is not what was approved. Changed: {changed}.",
             job=job.label,
             written=(
                 f"It was applied before, as approved (external id {effect.external_id}), and is not sent again."
@@ -452,7 +452,7 @@ def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: Acto
 def unknown_error(job: str, effect: Effect) -> EffectUnknown:
     """The error of an effect that waits for a person: what to search for, and how to record what was found."""
     return EffectUnknown(
-        f"the effect {effect.name!r} may have been applied: {effect.error}.",
+        f"the effect {effect.name!r} may have been applied: {(effect.error or '').rstrip('.')}.",
         job=job,
         written=f"Search the target for the effect key {effect.effect_key}, or for the record that the plan writes.",
         remedy=(

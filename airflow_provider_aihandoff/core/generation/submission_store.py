@@ -291,7 +291,7 @@ class Submission:
         written = _written(connection, job)
         what = ", ".join(fields) or "a masked value"
         return InputChanged(
-            f"this key was used for other work: {what} differ, and the job is {job.state.value}.",
+            f"this key was used for other work (changed: {what}), and the job is {job.state.value}.",
             job=job.label,
             written=f"For the earlier input, {written}.",
             remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",

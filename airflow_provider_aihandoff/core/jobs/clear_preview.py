@@ -92,7 +92,7 @@ def _draft(job: Job, effects: Sequence[Effect], model_revisions: int) -> tuple[D
     if step is Step.SUBMIT:
         return Draft.ASK, "asks the model: no response is known to run for it"
     if step is Step.REVISE and model_revisions >= job.max_revisions:
-        return Draft.REFUSE, f"is refused: it failed, and {model_revisions} of {job.max_revisions} revisions are made"
+        return Draft.REFUSE, f"is refused: it failed, and {model_revisions} of {job.max_revisions} revisions are used"
     if step is Step.REVISE:
         return Draft.ASK, f"makes a new revision, which is paid: it failed ({job.state_reason})"
     if step is Step.REFUSE_CANCELLED:

@@ -47,7 +47,7 @@ def stop(ledger: Ledger, provider: ModelProvider, job: InFlight, *, is_orphaned:
     try:
         status = _status_now(provider, job.response_id)
     except ResponseNotFound:
-        return "nothing: OpenAI does not find it now, and it has until its deadline"
+        return "nothing yet: OpenAI does not find the response now, and it has until its deadline"
     if status:
         return _leave_output(ledger, job, status)
     if not is_orphaned():

@@ -59,7 +59,7 @@ class Search:
         """Webhooks in quarantine whose response a job has by now."""
         for entry in self._ledger.abandoned.matched_webhooks(limit):
             step = partial(self._correlate, entry)
-            yield _about(entry, "webhook matched", "give it to the job whose response it speaks of"), step
+            yield _about(entry, "webhook matched", "give it to the job that has its response"), step
 
     def unexplained_webhooks(self, limit: int) -> Iterator[Planned]:
         """Webhooks in quarantine about which OpenAI is no longer asked."""
@@ -190,7 +190,7 @@ def _became(entry: InboxEntry) -> str:
 
 
 def _about_review(review: ExpiredReview, kind: str) -> Finding:
-    found = f"no one decided until {review.review_deadline.isoformat(timespec='seconds')}"
+    found = f"no one decided by {review.review_deadline.isoformat(timespec='seconds')}"
     words = f"{review.job_type} {review.job_key}: {found}"
     return Finding(kind, words, _VERDICTS[review.review_on_timeout], job_id=review.job_id)
 

@@ -152,7 +152,7 @@ def _check_bounds(connection: LedgerConnection, job: Job, changes: str | None) -
     if limit is not None and (row["unpriced"] or row["cost_usd"] >= limit):
         spent = "an amount that is not known" if row["unpriced"] else f"{row['cost_usd']} USD"
         raise CannotChange(
-            f"its revisions have cost {spent}, and no other is asked for above {limit} USD.",
+            f"its revisions have cost {spent}, and the limit for further revisions is {limit} USD.",
             job=job.label,
             written=_NOTHING,
             remedy=f"{instead} The author of the Dag can raise max_cost_usd.",

@@ -344,7 +344,7 @@ def _check_names(job_id: int, plans: Sequence[EffectPlan]) -> None:
         )
     if taken := sorted(name for name in names if name.startswith(PREFIX)):
         raise PlanError(
-            f"an effect is called like the undo of another one: {', '.join(map(repr, taken))}.",
+            f"the name of an effect is reserved for undos: {', '.join(map(repr, taken))}.",
             job=f"job {job_id}",
             remedy=f"Give it an `effect` that does not begin with {PREFIX!r}.",
         )

@@ -87,5 +87,5 @@ def _record_cost(ledger: Ledger, provider: ModelProvider, entry: InboxEntry, res
     for revision in ledger.record(entry.job_id).revisions:
         if revision.response_id == entry.response_id:
             record_cost(ledger, provider, revision, response, actor=Actor.webhook(entry.conn_id))
-    note = "OpenAI names no usage" if response.usage is None else "its cost is on the record"
+    note = "OpenAI reports no usage" if response.usage is None else "its cost is on the record"
     return ledger.inbox.polled(entry.webhook_id, note=note, again=False)

@@ -80,7 +80,7 @@ class Intake:
             result = await run_sync(self._work, work, trial, limiter=self._limiter)
         except psycopg.OperationalError as error:
             self._close()
-            raise NotNow(f"the ledger's database broke off: {type(error).__name__}.") from None
+            raise NotNow(f"the connection to the ledger's database broke: {type(error).__name__}.") from None
         except psycopg.Error as error:
             raise NotNow(f"the ledger's database refused: {type(error).__name__}.") from None
         except HandoffError as error:

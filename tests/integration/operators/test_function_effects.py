@@ -157,7 +157,7 @@ class TestPlan:
 
         done = dags.run(dags.make(lambda: publish() >> effect(function=changed, task_id="put")))
 
-        assert "is not what was approved: code differ" in done.error("put")
+        assert "is not what was approved. Changed: code." in done.error("put")
         assert shelf.calls == []
 
     @pytest.mark.usefixtures("accepted")

@@ -326,7 +326,7 @@ class TestApproval:
         done = run(lambda: publish(1, **changes))
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
-        assert f"is not what was approved: {what} differ" in done.error("publish")
+        assert f"is not what was approved. Changed: {what}." in done.error("publish")
         assert target.received == []
 
         assert "A person is asked about the plan as it is now" in done.error("publish")
@@ -351,7 +351,7 @@ class TestApproval:
 
         done = run(lambda: publish(1, "second", endpoint="/posts/pot"))
 
-        assert "is not what was approved: url differ" in done.error("second")
+        assert "is not what was approved. Changed: url." in done.error("second")
         assert "A person is asked" not in done.error("second")
         job = ledger.job(1)
         assert (job.state, job.review_digest, len(target.received)) == (JobState.APPLYING, approved, 1)
@@ -365,7 +365,7 @@ class TestApproval:
 
         done = run(lambda: publish())
 
-        assert "url differ" in done.error("publish")
+        assert "Changed: url." in done.error("publish")
         assert target.received == []
 
     def test_an_effect_that_is_no_part_of_the_approved_plan_is_not_sent(

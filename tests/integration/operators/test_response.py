@@ -165,7 +165,7 @@ class TestAttach:
 
         assert done.states == {"draft": "failed", "publish": "upstream_failed"}
         assert done.tries["draft"] == 1
-        assert "input differ" in done.error("draft")
+        assert "(changed: input)" in done.error("draft")
         assert "publish is applied" in done.error("draft")
         assert (len(target.received), stand_in.responses().creates) == (1, 1)
 

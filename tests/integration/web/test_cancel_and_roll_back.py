@@ -167,7 +167,7 @@ class TestRollBack:
     @pytest.mark.parametrize(
         ("answer", "seconds", "said"),
         [
-            (Answer(429, headers={"Retry-After": "120"}), 120.0, "asked to come back after 120 s"),
+            (Answer(429, headers={"Retry-After": "120"}), 120.0, "asked for a retry after 120 s"),
             (Answer(503), None, "answered 503"),
             (Answer(403), None, "answered 403"),
             (DROP, None, "may have been applied"),

@@ -286,7 +286,7 @@ def test_an_unknown_write_waits_for_a_person_and_continues_once_it_is_resolved(
     assert (lost.state, ledger.job(job_id).state) == (EffectState.UNKNOWN, JobState.APPLYING)
 
     found = outside(f"{demo.business_url}/cms/posts/a-lost-answer")["id"]
-    resolution = {"applied": True, "external_id": found, "why": "it is there", "attempt": lost.attempt}
+    resolution = {"applied": True, "external_id": found, "reason": "it is there", "attempt": lost.attempt}
     demo.airflow.api("alice").json("POST", f"/aihandoff/api/v1/effects/{lost.effect_id}/resolution", json=resolution)
 
     assert admin.wait_for_run("function_effect", run_id) == "success"

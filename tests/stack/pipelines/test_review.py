@@ -210,7 +210,7 @@ def test_a_session_that_ends_in_the_middle_of_an_edit_loses_nothing(
     assert ledger.job(job.job_id).revision == 1
 
     with bob.context.expect_page() as opened:
-        bob.click("a:has-text('Log in in another tab')")
+        bob.click("a:has-text('Log in (new tab)')")
     login = opened.value
     login.fill("input[name=username]", "bob")
     login.fill("input[name=password]", "bob")

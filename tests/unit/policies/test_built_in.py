@@ -291,7 +291,7 @@ class TestAllOf:
 
     def test_a_policy_that_raises_asks_and_does_not_hide_what_the_others_require(self) -> None:
         verdict = decide(AllOf(Says(ValueError("a bug"), "broken"), Says(AskPerson("it is much", FINANCE))))
-        assert verdict == AskPerson("the policy raised (broken@1); it is much (says@1)", FINANCE)
+        assert verdict == AskPerson("the policy raised an error (broken@1); it is much (says@1)", FINANCE)
 
     def test_two_policies_with_the_same_label_are_both_asked(self) -> None:
         assert isinstance(decide(AllOf(Says(AskPerson("a")), Says(Approve("b")))), AskPerson)

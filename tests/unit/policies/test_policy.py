@@ -36,7 +36,7 @@ def test_a_policy_is_asked_about_the_job_and_its_plan() -> None:
 @pytest.mark.parametrize(
     ("verdict", "reason"),
     [
-        (ValueError("a bug"), "the policy raised"),
+        (ValueError("a bug"), "the policy raised an error"),
         (True, "the policy returned no verdict"),
         (None, "the policy returned no verdict"),
         (Approve, "the policy returned no verdict"),

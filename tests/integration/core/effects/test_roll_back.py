@@ -531,7 +531,7 @@ class TestReturnedForAPage:
     @pytest.mark.parametrize(
         ("declared", "answer", "said", "seconds", "not_now"),
         [
-            (DELETE, Answer(429, headers={"Retry-After": "7"}), "asked to come back after 7 s", 7.0, 1),
+            (DELETE, Answer(429, headers={"Retry-After": "7"}), "asked for a retry after 7 s", 7.0, 1),
             (DELETE, Answer(429), "answered 429", None, 0),
             (DELETE, Answer(403), "answered 403", None, 0),
             (DELETE, DROP, "'undo:publish' may have been applied", None, 0),

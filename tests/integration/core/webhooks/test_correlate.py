@@ -276,7 +276,7 @@ class TestLate:
         self, ledger: Ledger, provider: ModelProvider
     ) -> None:
         entry = find_owner(ledger, self.late(ledger, provider, "usage=null").webhook_id, provider)
-        assert (entry.poll_at, entry.note) == (None, "OpenAI names no usage")
+        assert (entry.poll_at, entry.note) == (None, "OpenAI reports no usage")
         assert ledger.record(1).revision.usage is None
 
     def test_openai_is_asked_again_later_if_it_does_not_answer(self, ledger: Ledger, provider: ModelProvider) -> None:

@@ -159,7 +159,7 @@ async def test_one_delivery_that_the_ledger_refuses_does_not_stop_the_others(int
 
 async def test_messages_of_the_database_are_kept_out_of_the_log(intake: Intake, stub: Stub) -> None:
     stub.error = psycopg.OperationalError("while writing: secret words")
-    assert await refusal(intake) == "the ledger's database broke off: OperationalError."
+    assert await refusal(intake) == "the connection to the ledger's database broke: OperationalError."
 
 
 async def test_health_asks_the_ledger_once_a_second_at_most(intake: Intake, stub: Stub) -> None:
