@@ -38,10 +38,11 @@ def greeting():
 greeting()
 """
 STARTER = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from demo.local import running_demo
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background ignores it
 home, dags_folder, addresses = map(Path, sys.argv[1:])
 with running_demo(home, dags_folder) as demo:
     addresses.write_text(json.dumps({"airflow": demo.airflow.base_url, "business": demo.business_url}))

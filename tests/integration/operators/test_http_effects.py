@@ -332,7 +332,7 @@ class TestApproval:
         assert "A person is asked about the plan as it is now" in done.error("publish")
         asked = ledger.job(1)
         assert (asked.state, asked.review_digest == drafted) == (JobState.REVIEW, False)
-        assert f"{what} differ" in str(asked.state_reason)
+        assert f"Changed: {what}." in str(asked.state_reason)
         assert asked.review_digest is not None
         ledger.reviews.decide(1, "approve", digest=asked.review_digest, person=Person("bob"))
         assert run(lambda: publish(1, **changes)).states["publish"] == "success"

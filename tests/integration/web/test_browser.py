@@ -242,7 +242,7 @@ def test_a_bulk_review_works_on_a_phone(open_page: Open, ledger: Ledger) -> None
     jobs = showcase.tickets(ledger, 4)
     page = open_page("", size="phone")
     page.get_by_role("link", name="Bulk review").click()
-    page.get_by_role("link", name="Select all yours").click()
+    page.get_by_role("link", name="Select all that you can decide").click()
     page.get_by_label("Select ticket:4702").uncheck()
     ask(ledger, jobs[0], showcase.put("elsewhere", {"category": "spam"}, name="label"))
     page.get_by_role("button", name="Approve selected").click()

@@ -229,7 +229,7 @@ def test_a_bulk_decision_decides_every_job_or_none(
     jobs = [job for _, job in waiting]
     bob.goto(f"{demo.airflow.base_url}/aihandoff/bulk-review?by=type")
     bob.click("a:has-text('note')")
-    bob.click("text=Select all yours")
+    bob.click("text=Select all that you can decide")
     decide(demo.airflow.api("alice"), jobs[1], "reject", "not this one")
     bob.click("button[value=approve]")
     bob.wait_for_selector("text=No decision was recorded")

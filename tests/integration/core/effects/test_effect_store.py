@@ -100,7 +100,8 @@ class TestRefusal:
         self, ledger: Ledger, job: Job
     ) -> None:
         with pytest.raises(
-            PlanNotApproved, match=r"method, url differ.*planned. No external write was made with the changed request"
+            PlanNotApproved,
+            match=r"Changed: method, url\..*planned. No external write was made with the changed request",
         ):
             claim(ledger, job, effect_plan(url="http://cms/other", method="POST"))
 
@@ -109,7 +110,7 @@ class TestRefusal:
     ) -> None:
         approved = effect_plan()
         secret = EffectPlan("publish", "http", {"token": "s3cr3t"}, "0" * 64, shown=approved.shown)
-        with pytest.raises(PlanNotApproved, match="a masked value differ") as error:
+        with pytest.raises(PlanNotApproved, match="Changed: a masked value") as error:
             claim(ledger, job, secret)
         assert "s3cr3t" not in str(error.value)
 

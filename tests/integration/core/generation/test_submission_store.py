@@ -153,7 +153,7 @@ class TestRevise:
     def test_other_input_is_refused_once_something_may_have_been_written(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
         ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
-        with pytest.raises(InputChanged, match=r"input differ.*publish is claimed.*job_key of its own"):
+        with pytest.raises(InputChanged, match=r"changed: input.*publish is claimed.*job_key of its own"):
             ledger.submission.open(job_spec(input=OTHER_INPUT))
 
     def test_other_input_is_taken_when_the_target_refused_every_write(self, ledger: Ledger) -> None:
