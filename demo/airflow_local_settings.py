@@ -19,6 +19,7 @@ PRELOADED = (
     "airflow_provider_aihandoff.operators.postgres",
     "airflow_provider_aihandoff.operators.revising",
     "airflow_provider_aihandoff.policies",
+    "airflow_provider_aihandoff.core.generation.openai.provider",
     "airflow_provider_aihandoff.core.generation.settle",
     "airflow_provider_aihandoff.core.generation.submit",
     "airflow_provider_aihandoff.sensors.approval",
