@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_aihandoff.core.states import ResponseStatus
 from demo.postgres import open_postgres
 
 TIMES = 7
@@ -75,10 +76,10 @@ def fill(connection: dict[str, Any], jobs: int) -> list[str]:
             intent = ledger.submission.intend(job_id, 1, actor=program, lease=timedelta(seconds=30))
             assert intent.token is not None
             ledger.submission.submitted(
-                job_id, 1, token=intent.token, response_id=f"resp_{number}", status="queued", actor=program
+                job_id, 1, token=intent.token, response_id=f"resp_{number}", status=ResponseStatus.QUEUED, actor=program
             )
             label = {"category": ("billing", "bug")[number % 2], "reply": f"Ticket {number}. {'Thank you. ' * 90}"}
-            ledger.outputs.store(job_id, 1, Output("completed", label), actor=program)
+            ledger.outputs.store(job_id, 1, Output(ResponseStatus.COMPLETED, label), actor=program)
             plan = {"method": "PUT", "url": f"http://helpdesk/tickets/{number}", "body": label}
             effect = EffectPlan("label", "http", plan, digest(plan), plan)
             job = ledger.reviews.ask(job_id, [effect], policy=None, deadline=later, actor=program, rules=rules)

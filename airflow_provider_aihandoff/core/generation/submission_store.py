@@ -34,7 +34,13 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
 )
 from airflow_provider_aihandoff.core.jobs.attach import Attachment, Step, decide_attachment
 from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, Owner, Revision, columns
-from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import (
+    TOUCHED_EFFECT_STATES,
+    JobEvent,
+    JobState,
+    ResponseStatus,
+    RevisionState,
+)
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
 from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_response
 
@@ -397,7 +403,7 @@ class Submission:
         )
 
     def submitted(
-        self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: Actor
+        self, job_id: int, number: int, *, token: UUID, response_id: str, status: ResponseStatus, actor: Actor
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 

@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from tests.factories import job_spec, submit
@@ -298,7 +298,7 @@ class TestApproval:
 
     def test_an_effect_of_a_cancelled_job_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:
         submit(ledger, job_spec())
-        ledger.outputs.cancelled(1, 1, actor=Actor.program("bob"), reason="not needed", status="cancelled")
+        ledger.outputs.cancelled(1, 1, actor=Actor.program("bob"), reason="not needed", status=ResponseStatus.CANCELLED)
 
         done = run(lambda: [publish(), publish(1, "plain", json={"a": 1})])
 

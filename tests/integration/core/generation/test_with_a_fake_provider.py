@@ -131,7 +131,7 @@ class TestSubmit:
         provider, job, submitted = FakeProvider(*answers), opened(ledger), ledger.submission.submitted
 
         def late(*args: Any, **kwargs: Any) -> Revision | None:
-            ledger.outputs.cancelled(job.job_id, 1, actor=Actor.user("bob"), reason="enough", status="unknown")
+            ledger.outputs.cancelled(job.job_id, 1, actor=Actor.user("bob"), reason="enough", status=None)
             return submitted(*args, **kwargs)
 
         monkeypatch.setattr(ledger.submission, "submitted", late)
@@ -158,10 +158,10 @@ class TestCancel:
 
     @pytest.mark.parametrize(
         ("answer", "status"),
-        [(None, "unknown"), (ResponseStatus.RUNNING, "running"), (ResponseStatus.QUEUED, "queued")],
+        [(None, None), (ResponseStatus.RUNNING, "running"), (ResponseStatus.QUEUED, "queued")],
     )
     def test_no_cost_is_recorded_while_it_is_unknown_whether_the_response_has_stopped(
-        self, ledger: Ledger, provider: FakeProvider, answer: ResponseStatus | None, status: str
+        self, ledger: Ledger, provider: FakeProvider, answer: ResponseStatus | None, status: str | None
     ) -> None:
         revision = running(ledger, provider)
         provider.answers.append(answer)

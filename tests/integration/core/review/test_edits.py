@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus, RevisionState
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 from tests.integration.core.webhooks.inboxes import run
 
@@ -39,10 +39,15 @@ def follow(ledger: Ledger, job: Job, output: Output | None = None) -> Job:
     intent = ledger.submission.intend(job.job_id, job.revision, actor=TEST, lease=LEASE)
     assert intent.token is not None
     ledger.submission.submitted(
-        job.job_id, job.revision, token=intent.token, response_id=f"resp {job.revision}", status="queued", actor=TEST
+        job.job_id,
+        job.revision,
+        token=intent.token,
+        response_id=f"resp {job.revision}",
+        status=ResponseStatus.QUEUED,
+        actor=TEST,
     )
     return ledger.outputs.store(
-        job.job_id, job.revision, output or Output("completed", f"Version {job.revision}"), actor=TEST
+        job.job_id, job.revision, output or Output(ResponseStatus.COMPLETED, f"Version {job.revision}"), actor=TEST
     )
 
 
@@ -205,7 +210,7 @@ class TestRequestChanges:
         asked = ask(ledger, draft(ledger))
         changing = request_changes(ledger, asked)
         if submitted:
-            job = follow(ledger, changing, Output("incomplete", error={"kind": "incomplete"}))
+            job = follow(ledger, changing, Output(ResponseStatus.INCOMPLETE, error={"kind": "incomplete"}))
         else:
             job = ledger.outputs.fail(1, 2, actor=TEST, reason="no connection", error={"kind": "gone"})
         assert (job.state, job.revision, job.review_digest) == (JobState.REVIEW, 1, None)
