@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
+from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
@@ -94,6 +95,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     :param approval_reason: why no one has to approve; it goes on the record.
     :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
     :param max_revisions: how many revisions by the model a job may have.
+    :param retry_incomplete: a response that stopped at ``max_output_tokens`` is asked for again, up to
+        ``max_revisions``. By default it is not: the same request would most likely stop there again, and be paid again.
     :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
         Where the price of one is not known, they cannot.
     :param inline_wait: how long the worker waits by itself before the task defers.
@@ -153,6 +156,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         approval_reason: str | None = None,
         deadline: timedelta | datetime | None = None,
         max_revisions: int = 3,
+        retry_incomplete: bool = False,
         max_cost_usd: Decimal | float | None = None,
         inline_wait: timedelta | None = None,
         openai_conn_id: str = "openai_default",
@@ -187,6 +191,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         self.approval_reason = approval_reason
         self.deadline = deadline
         self.max_revisions = max_revisions
+        self.retry_incomplete = retry_incomplete
         self.max_cost_usd = None if max_cost_usd is None else Decimal(str(max_cost_usd))
         self.inline_wait = inline_wait
         self.openai_conn_id = openai_conn_id
@@ -202,6 +207,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             raise ValueError(f"max_revisions must be at least 1, not {self.max_revisions}.")
         if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
             raise ValueError("deadline must be a timedelta, or a datetime with a time zone.")
+        if self.output_type is not None:
+            check_output_type(self.output_type)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
@@ -354,7 +361,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _raise_unless_usable(self, job: Job, revision: Revision) -> None:
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"it was cancelled ({job.state_reason}).", job=job.label)
-        if job.state is JobState.FAILED and (is_final(revision.error or {}) or revision.number >= job.max_revisions):
+        if job.state is JobState.FAILED and (self._is_final(revision) or revision.number >= job.max_revisions):
             raise JobFailed(
                 f"{job.state_reason}.",
                 job=job.label,
@@ -366,6 +373,11 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
                 f"{job.label}: {job.state_reason}. No external write was made. A retry makes a new revision, at most "
                 f"{job.max_revisions} in all."
             )
+
+    def _is_final(self, revision: Revision) -> bool:
+        """Whether another revision would only cost."""
+        error = revision.error or {}
+        return is_final(error) and not (self.retry_incomplete and error.get("code") == "max_output_tokens")
 
     def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:
         xcom: dict[str, Any] = {

@@ -342,7 +342,7 @@ class TestFailure:
         ("words", "kind", "code"),
         [
             ("status=failed", "failed", "server_error"),
-            ("status=incomplete", "incomplete", "max_output_tokens"),
+            ("status=incomplete reason=new", "incomplete", "new"),
             ("status=cancelled", "cancelled", None),
         ],
     )
@@ -354,6 +354,26 @@ class TestFailure:
         assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 2})
         errors = [revision.error or {} for revision in record().revisions]
         assert [(error["kind"], error.get("code")) for error in errors] == [(kind, code)] * 2
+        assert stand_in.responses().creates == 2
+
+    def test_a_response_that_reached_its_token_limit_is_not_asked_for_again(
+        self, run: RunDag, record: Record, stand_in: OpenAIStandIn
+    ) -> None:
+        done = run(lambda: ask(metadata=fault("status=incomplete"), retries=5))
+
+        assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
+        assert "max_output_tokens" in done.error("draft")
+        assert (record().job.state_reason, stand_in.responses().creates) == (
+            "the response is incomplete: max_output_tokens",
+            1,
+        )
+
+    def test_a_response_that_reached_its_token_limit_is_asked_for_again_where_the_author_wants_it(
+        self, run: RunDag, record: Record, stand_in: OpenAIStandIn
+    ) -> None:
+        done = run(lambda: ask(metadata=fault("status=incomplete"), max_revisions=2, retries=5, retry_incomplete=True))
+
+        assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 2})
         assert stand_in.responses().creates == 2
 
     def test_a_content_filter_ends_the_job_at_once(self, run: RunDag, record: Record) -> None:
