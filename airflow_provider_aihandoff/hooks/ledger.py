@@ -11,6 +11,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.arguments import identifier
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -31,6 +32,7 @@ class LedgerHook(BaseHook):
     parameter of libpq (``sslmode``, ``sslrootcert``, ``options``, ``target_session_attrs``, ...) is handed to libpq.
 
     :param ledger_conn_id: the connection; by default ``[aihandoff] ledger_conn_id``.
+    :raises RequestError: it is no name of a connection.
     """
 
     conn_name_attr = "ledger_conn_id"
@@ -40,7 +42,8 @@ class LedgerHook(BaseHook):
 
     def __init__(self, ledger_conn_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.ledger_conn_id = ledger_conn_id or settings.text("ledger_conn_id")
+        named = settings.text("ledger_conn_id") if ledger_conn_id is None else ledger_conn_id
+        self.ledger_conn_id = identifier("ledger_conn_id", named)
 
     def get_conn(self) -> Ledger:
         """Open the ledger and check its schema. The caller closes it, or uses it as a context manager.

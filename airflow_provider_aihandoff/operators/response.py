@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot
@@ -21,6 +20,7 @@ from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
@@ -32,6 +32,7 @@ from airflow_provider_aihandoff.operators.responding import (
     wait_inline,
 )
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.xcom import fits_xcom
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of, state_among
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     **Deadline**: absolute, from the moment a revision is opened, and not moved by a retry or a restart.
 
     The XCom is small: ``{"job_id", "job_type", "job_key", "revision", "response_id", "output_digest", "state",
-    "cost_usd"}``, and ``output`` while it is below ``[aihandoff] xcom_output_limit``.
+    "cost_usd"}``, and ``output`` while it is below ``[aihandoff] xcom_output_limit`` and Airflow can carry it.
 
     :param input: text, or a list of input items (templated).
     :param model: the model (templated).
@@ -296,14 +297,14 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
-            job_key=self.job_key or f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}",
+            job_key=f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}" if self.job_key is None else self.job_key,
             input=input_snapshot(request),
             request=request,
             shown_input=masked(input_snapshot(request)),
             shown_request=masked(request),
             conn_id=self.openai_conn_id,
-            requested_by=self.requested_by or _triggered_by(context),
-            permissions=self.permissions or {},
+            requested_by=_triggered_by(context) if self.requested_by is None else self.requested_by,
+            permissions={} if self.permissions is None else self.permissions,
             approval=self.approval,
             approval_reason=self.approval_reason,
             max_revisions=self.max_revisions,
@@ -390,7 +391,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             "state": job.state.value,
             "cost_usd": None if revision.cost_usd is None else str(revision.cost_usd),
         }
-        if len(canonical_json(revision.output)) <= settings.number("xcom_output_limit"):
+        if fits_xcom(revision.output, limit=settings.number("xcom_output_limit")):
             xcom["output"] = revision.output
         return xcom
 
@@ -402,7 +403,8 @@ class RevisionFailed(RuntimeError):
 def _triggered_by(context: Context) -> str:
     """The user who triggered the run; otherwise what did."""
     dag_run = context["dag_run"]
-    return _triggering_user(context) or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
+    user = plain_or_none(_triggering_user(context))
+    return user or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
 
 
 def _triggering_user(context: Context) -> str | None:

@@ -45,6 +45,10 @@ _PROBE_FIELDS = frozenset({"endpoint", "query", "headers", "found", "external_id
 #: The record is not there: the one that a probe is for, or that an undo is to remove.
 _NOT_THERE_STATUSES = frozenset({404, 410})
 
+#: What a header can be called (RFC 9110, 5.6.2), and have in it: the HTTP library sends Latin-1.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"(?![ \t])[\t -~\x80-\xff]*")
+
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
 
@@ -287,7 +291,7 @@ def plan_request(
         "connection": conn_id,
         "method": method,
         "url": _url_of(conn_id, method, endpoint, name),
-        "headers": _headers(headers),
+        "headers": _headers(headers, name),
     }
     if query:
         plan["query"] = dict(query)
@@ -314,7 +318,7 @@ def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str
         check_path(path, name)
     probe = {field: value for field, value in declared.items() if field != "endpoint"}
     if "headers" in probe:
-        probe["headers"] = _headers(probe["headers"])
+        probe["headers"] = _headers(probe["headers"], name)
     return {**probe, "url": _url_of(conn_id, "GET", declared["endpoint"], name)}
 
 
@@ -332,8 +336,21 @@ def check_path(path: str | None, name: str) -> None:
         raise PlanError(f"{path!r} of the effect {name!r} is not a JSONPath: {error}.") from error
 
 
-def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
-    return {header: str(value) for header, value in (headers or {}).items()}
+def _headers(headers: Mapping[str, Any] | None, name: str) -> dict[str, str]:
+    """The headers as texts.
+
+    :raises PlanError: one of them could not be sent, and would break the write off halfway.
+    """
+    texts = {header: str(value) for header, value in (headers or {}).items()}
+    for header, text in texts.items():
+        if not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(text):
+            raise PlanError(
+                f"the header {header!r} of the effect {name!r} has a line break, or a character that no header can "
+                "have.",
+                remedy="A header is one line of Latin-1. Write the value with the filter urlencode, or send it in the "
+                "body.",
+            )
+    return texts
 
 
 def _body(value: Any, name: str) -> str:

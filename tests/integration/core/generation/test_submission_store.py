@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from airflow_provider_aihandoff.core.errors import (
     JobCancelled,
     JobFailed,
     JobNotFound,
+    RequestError,
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import Output
@@ -542,3 +544,22 @@ class TestEnd:
         job = draft(ledger)
         after = ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status=ResponseStatus.COMPLETED)
         assert after == job
+
+
+class TestNames:
+    @pytest.mark.parametrize("key", [1984, 0])
+    def test_a_key_that_a_template_made_a_number_finds_its_job_again(self, ledger: Ledger, key: Any) -> None:
+        first = ledger.submission.open(job_spec(job_key=key))
+        again = ledger.submission.open(job_spec(job_key=key, owner=replace(OWNER, try_number=2)))
+        assert (again.job.job_id, again.job.job_key) == (first.job.job_id, str(key))
+
+    def test_the_longest_names_fit_into_the_index_of_the_ledger(self, ledger: Ledger) -> None:
+        source = random.Random(1)  # noqa: S311 - words that the database cannot compress
+        words = ["".join(chr(source.randrange(0x4E00, 0x9FFF)) for _ in range(size // 3)) for size in (500, 2000)]
+        opened = ledger.submission.open(job_spec(job_type=words[0], job_key=words[1]))
+        assert ledger.submission.open(job_spec(job_type=words[0], job_key=words[1])).job.job_id == opened.job.job_id
+
+    def test_what_is_refused_leaves_nothing_behind(self, ledger: Ledger) -> None:
+        with pytest.raises(RequestError, match="job_key"):
+            ledger.submission.open(job_spec(job_key="k" * 6000))
+        assert ledger.jobs() == []

@@ -108,6 +108,15 @@ class TestEdit:
         with pytest.raises(CannotChange, match="the same as the current output"):
             edit(ledger, ask(ledger, draft(ledger)), "A kettle.")
 
+    def test_an_edit_that_is_nested_too_deeply_is_refused_and_nothing_is_recorded(self, ledger: Ledger) -> None:
+        asked = ask(ledger, draft(ledger))
+        deep: Any = "x"
+        for _ in range(900):
+            deep = [deep]
+        with pytest.raises(CannotChange, match="nested more than 64 levels deep"):
+            edit(ledger, asked, deep)
+        assert ledger.job(asked.job_id) == asked
+
     def test_any_text_is_kept_exactly(self, ledger: Ledger) -> None:
         output = {"text": "nul \x00 lone \ud83d <script>", "n": 1.5, "list": [None, True]}
         job = edit(ledger, ask(ledger, draft(ledger)), output)
