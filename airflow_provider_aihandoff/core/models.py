@@ -341,7 +341,7 @@ class Decision:
 class PendingReview:
     """A job that waits for a decision: as much of it as the review queue needs.
 
-    :param voters: who has approved what it says now, the first one first.
+    :param voters: who has approved what it says now, each person once, the first one first.
     """
 
     job_id: int
