@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
+from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.render import formatting
 from airflow_provider_aihandoff.web.render.markdown import markdown
@@ -92,7 +93,7 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "markdown": markdown,
-        "reveal": formatting.reveal,
+        "has_hidden": has_hidden,
         "rows_of": formatting.rows_of,
         "shape": formatting.shape,
         "count": formatting.count,
@@ -121,4 +122,4 @@ def _typed(text: str) -> Markup:
 
 def _finalize(value: Any) -> Any:
     """What is printed, before it is escaped."""
-    return value if isinstance(value, Markup) else formatting.reveal(str(value))
+    return value if isinstance(value, Markup) else reveal(str(value))

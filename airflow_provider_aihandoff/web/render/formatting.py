@@ -20,15 +20,6 @@ from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedRefe
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
 
-#: Characters that are invisible, or that change how others are shown: controls, bidirectional overrides and marks,
-#: zero-width ones, tags, variation selectors without a use in text, fillers, lone surrogates. Joiners of emoji and
-#: letters, and the selector of emoji style, are not among them.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f"
-    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb"
-    "\U000e0000-\U000e0fff]"
-)
-
 #: Nested values beyond this depth are shown as JSON.
 MAX_DEPTH = 6
 
@@ -38,15 +29,6 @@ LONG_TEXT = 6_000
 #: What still reads well in a table: its columns, and the characters of a cell.
 MAX_COLUMNS = 6
 MAX_CELL = 120
-
-
-def reveal(text: str) -> str:
-    """Replace each invisible character by its code point, as in ``[U+202E]``.
-
-    What a reviewer sees is what is written: a text by a model, or from its input, must not read differently from what
-    it is. The marks are plain text, so that they are safe wherever the text stands.
-    """
-    return _HIDDEN.sub(lambda match: f"[U+{ord(match.group()):04X}]", text)
 
 
 def relative(at: datetime, now: datetime) -> str:

@@ -12,7 +12,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
-from airflow_provider_aihandoff.web.render.formatting import reveal
+from airflow_provider_aihandoff.core.invisible import reveal
 
 #: A longer text, in characters, is shown as its source.
 MAX_MARKDOWN = 250_000

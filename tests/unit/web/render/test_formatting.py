@@ -25,7 +25,6 @@ from airflow_provider_aihandoff.web.render.formatting import (
     pretty,
     pretty_body,
     relative,
-    reveal,
     shape,
     undo_problem,
     written_by,
@@ -36,27 +35,6 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda values: st.lists(values) | st.dictionaries(st.text(), values),
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain\ttext\nin lines", "plain\ttext\nin lines"),
-        ("\u202etxt.exe", "[U+202E]txt.exe"),
-        ("a\u200bb", "a[U+200B]b"),
-        ("tag\U000e0041", "tag[U+E0041]"),
-        ("\x1b[31m", "[U+001B][31m"),
-        ("half \udc00", "half [U+DC00]"),
-        ("Ünïcödé 漢字 עברית 👩\u200d💻", "Ünïcödé 漢字 עברית 👩\u200d💻"),
-    ],
-)
-def test_invisible_characters_are_revealed(text: str, shown: str) -> None:
-    assert reveal(text) == shown
-
-
-@given(st.text(st.characters(exclude_categories=[])))
-def test_revealed_text_is_valid_and_has_no_markup(text: str) -> None:
-    assert set(reveal(text).encode().decode()) <= set(text) | set("[U+]0123456789ABCDEF")
 
 
 @pytest.mark.parametrize(
