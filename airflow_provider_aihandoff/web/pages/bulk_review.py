@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from airflow_provider_aihandoff.core.errors import StaleBulkDecision
 from airflow_provider_aihandoff.core.ledger import Candidate, Ledger
 from airflow_provider_aihandoff.web.api import schemas
-from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, check_same_origin
-from airflow_provider_aihandoff.web.form_body import FormDep
+from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy, group_of, key_of, table_of
 from airflow_provider_aihandoff.web.pages.review_queue import QueuedReview, decide_in_bulk, review_queue
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import label
+from airflow_provider_aihandoff.web.request_body import FormDep
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 #: How many jobs the page shows, the oldest first. Others follow when these are decided.
 MAX_JOBS = 1_000
@@ -67,7 +68,7 @@ def bulk_review_page(
     return _page(request, viewer, ledger, scope, select_all=select == "all")
 
 
-@router.post("/bulk-review/decision", name="decide_bulk", dependencies=[Depends(check_same_origin)])
+@router.post("/bulk-review/decision", name="decide_bulk")
 def decide(request: Request, viewer: ViewerDep, ledger: LedgerDep, form: FormDep) -> Response:
     """Approve or reject the selected jobs, each exactly as the page showed it, or none of them."""
     chosen = [text for text in form.getlist("job") if isinstance(text, str)]
