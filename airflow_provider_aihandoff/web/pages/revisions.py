@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.web.auth import (
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.pages.job_page import Notice, shown
 from airflow_provider_aihandoff.web.render import json_form
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.diff import FieldDifference, compare
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import of_this_job, output_of, schema_of
@@ -48,13 +49,15 @@ def compare_page(
     written = [revision for revision in record.revisions if revision.output is not None]
     after = _numbered(written, new) or (written[-1] if written else None)
     before = _numbered(written, old) or _before(written, after)
-    differences = compare(output_of(before), output_of(after)) if before and after else []
+    budget = Budget()
+    differences = compare(output_of(before), output_of(after), budget) if before and after else []
     changed = [part for part in differences if part.change != "same"]
     return page(
         request,
         "compare.html",
         {
             "viewer": viewer,
+            "budget": budget,
             "job": record.job,
             "written": written,
             "before": before,
@@ -67,8 +70,8 @@ def compare_page(
 
 def _unchanged(differences: list[FieldDifference], changed: list[FieldDifference]) -> list[str]:
     """The fields of the output in which nothing changed."""
-    names = dict.fromkeys(part.path[0] for part in differences if part.path)
-    return [name for name in names if all(part.path[:1] != (name,) for part in changed)]
+    touched = {part.path[0] for part in changed if part.path}
+    return [name for name in dict.fromkeys(part.path[0] for part in differences if part.path) if name not in touched]
 
 
 def _numbered(revisions: list[Revision], number: int | None) -> Revision | None:
