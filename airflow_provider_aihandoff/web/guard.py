@@ -30,13 +30,11 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             if request.method in _READING:
                 return await handler(request)
+            check = check_origin if is_api(request) else check_same_origin
+            check(request)
+            await verify_login(request)
             bounded = BoundedRequest(request.scope, request.receive)
-            if is_api(request):
-                check_origin(request)
-                await verify_login(request)
-            else:
-                check_same_origin(request)
-                await verify_login(request)
+            if not is_api(request):
                 await bounded.form()  # also where a route then fails before it reads it: the answer has what was typed
             return await handler(bounded)
 

@@ -66,9 +66,10 @@ async def read_form(request: Request, limit: int, seconds: float = READ_TIMEOUT)
 
 def _parsed(body: bytes) -> FormData:
     try:
-        return FormData(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        fields = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:
         raise HTTPException(413, f"A form may have at most {MAX_FIELDS:,} fields.") from None
+    return FormData([(name, text) for name, text in fields])
 
 
 def media_type(request: Request) -> str:

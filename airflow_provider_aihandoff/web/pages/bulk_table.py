@@ -114,11 +114,13 @@ def table_of(candidates: Sequence[Candidate], budget: Budget) -> Table:
     differing = list(columns.values())
     shown, rest = differing[:MAX_COLUMNS], differing[MAX_COLUMNS:]
     common = tuple((path, budget.text(text)) for path, text in budget.within(same))
-    rows = tuple(_row(candidate, each, shown, rest, budget) for candidate, each in zip(candidates, values, strict=True))
+    rows = tuple(
+        _cut_row(candidate, each, shown, rest, budget) for candidate, each in zip(candidates, values, strict=True)
+    )
     return Table(common, tuple(shown), rows)
 
 
-def _row(
+def _cut_row(
     candidate: Candidate, fields: dict[Path, str], shown: Sequence[Path], rest: Sequence[Path], budget: Budget
 ) -> Row:
     def cell(path: Path) -> str | None:

@@ -100,7 +100,7 @@ def fill(schema: Any, value: Any) -> dict[str, str]:
     return typed
 
 
-def _take(budget: Budget, part: Part) -> None:
+def _take_input(budget: Budget, part: Part) -> None:
     """Take an input off the budget.
 
     :raises FormTooLarge: it has no room.
@@ -115,7 +115,7 @@ def _take(budget: Budget, part: Part) -> None:
 
 
 def _fill(part: Part, name: str, value: Any, typed: dict[str, str], budget: Budget) -> None:
-    _take(budget, part)
+    _take_input(budget, part)
     if part.optional and value is None:
         typed[_null(name)] = "on"
     elif part.kind == "fields" and isinstance(value, dict) and value.keys() == set(part.names):
@@ -157,7 +157,7 @@ def read(schema: Any, typed: Mapping[str, str], base: Any) -> Reading:
 
 
 def _read(part: Part, name: str, path: tuple[Any, ...], typed: Mapping[str, str], base: Any, reading: Reading) -> Any:
-    _take(reading.budget, part)
+    _take_input(reading.budget, part)
     reading.places[path] = name
     kind = _shown_kind(part, name, typed)
     if part.optional and _null(name) in typed:
@@ -278,7 +278,7 @@ def layout(schema: Any, typed: Mapping[str, str], base: Any, errors: Mapping[str
 def _layout(
     part: Part, name: str, title: str, typed: Mapping[str, str], errors: Mapping[str, str], budget: Budget
 ) -> Input:
-    _take(budget, part)
+    _take_input(budget, part)
     kind = _shown_kind(part, name, typed)
     parts: tuple[Input, ...] = ()
     rows: tuple[str, ...] = ()

@@ -56,7 +56,6 @@ def test_json_that_does_not_fit_is_made_in_one_line() -> None:
 def test_json_that_nests_too_deeply_to_indent_is_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def too_deep(*args: Any) -> Any:
         raise RecursionError  # where Python's own stack is shorter than what the JSON parser takes
-        yield
 
     monkeypatch.setattr(json.JSONEncoder, "iterencode", too_deep)
     monkeypatch.setattr(json, "dumps", lambda value, **options: "in one line")
