@@ -40,10 +40,10 @@ def main() -> None:
             postgres.create_database("ledger")
             connection = postgres.connection_kwargs("ledger")
             choices = fill(connection, jobs)
-            large = fill_large(connection)
             with client(Path(folder), connection) as browser:
-                report_large(browser, f"/aihandoff/jobs/{choices[0].partition(':')[0]}", large)
                 report(browser, choices)
+                ordinary = f"/aihandoff/jobs/{choices[0].partition(':')[0]}"
+                report_large(browser, ordinary, fill_large(connection))
         finally:
             postgres.destroy()
 

@@ -191,7 +191,7 @@ def _ledger() -> Ledger:
 
 
 async def verify_login(request: Request) -> None:
-    """Return when the request is of a user, as :data:`ViewerDep` finds out once more, when the body was read.
+    """Return when the request is of a user, as :data:`ViewerDep` finds out again when the body was read.
 
     :raises HTTPException: it has no login, or one that has expired or is forged.
     """

@@ -1,4 +1,4 @@
-"""Whoever is not logged in costs the API server next to nothing, whatever they send."""
+"""A client that is not logged in costs the API server next to nothing, whatever it sends."""
 
 from __future__ import annotations
 
