@@ -135,14 +135,28 @@ class TestHttp:
     def test_an_external_id_is_data_in_the_url_and_in_the_body(self, ledger: Ledger, target: Target) -> None:
         plan = put(undo={"method": "POST", "endpoint": "/{external_id}/undo", "json": {"id": "{external_id}"}})
         approved(ledger, plan)
-        target.answers = [Answer(201, {"id": '7/../8?"}, "all": {"'})]
+        target.answers = [Answer(201, {"id": '7/8?"}, "all": {"'})]
         apply_effect(ledger, 1, plan, HttpTarget("publish", external_id_path="$.id"), actor=ACTOR)
 
         undo(ledger)
 
         sent = target.received[1]
-        assert sent.path == "/7%2F..%2F8%3F%22%7D%2C%20%22all%22%3A%20%7B%22/undo"
-        assert sent.json == {"id": '7/../8?"}, "all": {"'}
+        assert sent.path == "/7%2F8%3F%22%7D%2C%20%22all%22%3A%20%7B%22/undo"
+        assert sent.json == {"id": '7/8?"}, "all": {"'}
+
+    @pytest.mark.parametrize(
+        "external_id", ["..", "../users", "..\\users", "..%2fusers", "%252e%252e/users", "7/../8", "7\nX-Admin: 1"]
+    )
+    def test_an_external_id_that_leads_elsewhere_is_refused(
+        self, ledger: Ledger, target: Target, external_id: str
+    ) -> None:
+        plan = put(undo=DELETE)
+        approved(ledger, plan)
+        claim = ledger.effects.claim(1, plan, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id=external_id, result=None, actor=TEST)
+        with pytest.raises(CannotRollBack, match=r"names \{external_id\}, and its external id is"):
+            undo(ledger)
+        assert target.received == []
 
     @pytest.mark.parametrize("status", [404, 410])
     def test_a_record_that_is_already_gone_counts_as_removed(self, ledger: Ledger, target: Target, status: int) -> None:
