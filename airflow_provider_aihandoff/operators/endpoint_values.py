@@ -48,7 +48,7 @@ def value_problem(template: Any, text: Any, env: jinja2.Environment, render: Ren
     marked = str(render(template, env.overlay(finalize=lambda value: f"{begin}{value}{end}")))
     parts = list(_parts(marked, begin, end))
     if "".join(part for part, _ in parts) != str(text):
-        return "fills in what cannot be told from the rest: write each value alone, as {{ value | urlencode }}"
+        return "fills in what cannot be separated from the rest: write each value alone, as {{ value | urlencode }}"
     if not any(part for part, is_value in parts if not is_value):
         return None
     return _problem(parts)

@@ -250,7 +250,7 @@ def seconds_until_closed(connection: socket.socket, drip: bytes = b"") -> float:
 def test_connections_that_send_no_whole_request_keep_no_delivery_out(start: Start, ledger: Ledger, sent: bytes) -> None:
     process = start()
     url = address(process)
-    with strangers(url, MAX_CONNECTIONS + 200, sent):
+    with strangers(url, 2 * MAX_CONNECTIONS + 200, sent):
         assert deliver(url) == 200
         with httpx.Client(trust_env=False) as client:
             assert client.get(url.partition("/webhooks")[0] + "/health").status_code == 200

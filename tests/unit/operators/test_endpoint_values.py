@@ -64,7 +64,7 @@ def test_a_value_that_stays_one_part_of_the_url_is_taken(template: str, value: A
         ("/a?b=/{{ v }}", "1&2", "a value with '&', which would change the query"),
         ("{% for each in v %}/{{ each }}{% endfor %}", ["a", "b/c"], "a value with '/', which would change the path"),
         ("{% macro m() %}x{{ v }}{% endmacro %}/posts/{{ m() }}", "a/b", "a value with '/'"),
-        ("/posts/{% filter upper %}{{ v }}{% endfilter %}", "a", "cannot be told from the rest"),
+        ("/posts/{% filter upper %}{{ v }}{% endfilter %}", "a", "cannot be separated from the rest"),
     ],
 )
 def test_a_value_that_would_change_the_structure_of_the_url_is_refused(template: str, value: Any, why: str) -> None:

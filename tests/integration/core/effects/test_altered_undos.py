@@ -1,4 +1,4 @@
-"""An undo is sent only as it was approved, whoever has written to the ledger since."""
+"""An undo is sent only as it was approved, whatever was written to the ledger since."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class TestTheKey:
 
 
 def _reseal(conninfo: dict[str, Any], ledger: Ledger, seals: dict[str, str]) -> None:
-    """Write the history anew, every hash fitting, with other seals: what the owner of the tables can do."""
+    """Write the history again, every hash fitting, with other seals: what the owner of the tables can do."""
     with psycopg.connect(**conninfo) as connection:
         connection.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER ALL")
         previous = GENESIS
