@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import Environment
 
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 
 
-def problem(template: str, env: SandboxedEnvironment | None = None, **values: Any) -> str | None:
-    env = env or DAG("shop", schedule=None).get_template_env()
+def problem(template: str, environment: Environment | None = None, **values: Any) -> str | None:
+    env = environment or DAG("shop", schedule=None).get_template_env()
     return value_problem(
         template, env.from_string(template).render(values), env, lambda text, env: env.from_string(text).render(values)
     )
