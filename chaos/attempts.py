@@ -410,6 +410,7 @@ def _rollback(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
         reason="it was wrong",
         not_now=attempt.not_now,
         last_try=attempt.last_try,
+        in_worker=True,
     )
     return _waits(done) if isinstance(done, Wait) else DONE
 

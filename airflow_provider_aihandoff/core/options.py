@@ -84,6 +84,13 @@ OPTIONS: Mapping[str, Option] = {
         "the digest of every plan: plans that are approved but not applied need a new approval.",
         sensitive=True,
     ),
+    "function_modules": Option(
+        "string",
+        "",
+        "Python modules and packages, separated by commas, whose functions a roll-back may import and call. If empty, "
+        "every module may that marks the function with @rollback_function in its source. The mark is needed in any "
+        "case.",
+    ),
     "xcom_output_limit": Option(
         "integer",
         "8192",
