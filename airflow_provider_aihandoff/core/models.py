@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
+from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.text import plain_or_none
 
@@ -257,8 +258,8 @@ class Job:
 
     @property
     def label(self) -> str:
-        """How messages name the job."""
-        return f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})"
+        """How messages name the job: on one line, without a character that a terminal or a log would obey."""
+        return escape(f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})")
 
     @property
     def owner(self) -> Owner:
@@ -356,7 +357,7 @@ class Decision:
 class PendingReview:
     """A job that waits for a decision: as much of it as the review queue needs.
 
-    :param voters: who has approved what it says now, the first one first.
+    :param voters: who has approved what it says now, each person once, the first one first.
     """
 
     job_id: int

@@ -47,7 +47,7 @@ from airflow_provider_aihandoff.core.review.decide import (
     votes_for,
 )
 from airflow_provider_aihandoff.core.review.edits import begin_edit, is_edit, refuse_edit
-from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, due_times, rules_of
+from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, distinct, due_times, rules_of
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
@@ -303,7 +303,7 @@ class Reviews:
         self._database.transact(work)
 
     def votes(self, job: Job) -> list[Decision]:
-        """The approvals by people that count for a job's digest, oldest first."""
+        """The approvals by people that count for a job's digest: one of each, the oldest first."""
         return self._database.transact(lambda connection: votes_for(connection, job))
 
     def pending(self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None) -> list[PendingReview]:
@@ -313,7 +313,7 @@ class Reviews:
         """
         values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
         rows = self._database.transact(lambda connection: connection.execute(_PENDING, values).fetchall())
-        return [PendingReview(**{**row, "voters": [Actor(*voter) for voter in row["voters"]]}) for row in rows]
+        return [PendingReview(**{**row, "voters": distinct(Actor(*voter) for voter in row["voters"])}) for row in rows]
 
     def expire(self, job_id: int, *, digest: str, fail: bool) -> Job:
         """End a review whose deadline has passed, by the database's clock. Does nothing before it has.

@@ -17,8 +17,8 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
-from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Job
-from airflow_provider_aihandoff.core.review.rules import distinct, rules_of
+from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.review.rules import approvals_of, has_voted, rules_of
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -87,7 +87,7 @@ def job_page(
     job, effects = record.job, record.current_effects
     steps = undo_steps(effects) if job.state in CAN_ROLL_BACK else []
     under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
-    why_not = viewer.why_not(job)
+    why_not, votes = viewer.why_not(job), votes_of(record)
     refreshes = None if notice or "paused" in request.query_params else _refreshes(record)
     forms = _forms(record, bool(steps) and not under_way, decides=why_not is None) if viewer.may_act(job) else []
     return page(
@@ -109,7 +109,8 @@ def job_page(
             "seen": offered(record),
             "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
             "rules": rules_of(job),
-            "votes": votes_of(record),
+            "votes": votes,
+            "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
             "policy": _policy(record),
             "meaning": in_words(record.revision) or meaning(job, effects, record.undos),
@@ -160,12 +161,7 @@ def votes_of(record: JobRecord) -> list[Actor]:
     """Who has approved the current version, while more approvals are needed."""
     if record.job.state is not JobState.REVIEW:
         return []
-    last = max((item.decision_id for item in record.decisions if item.verdict != "approve"), default=0)
-    return distinct(
-        item.decider
-        for item in record.decisions
-        if item.decision_id > last and item.digest == record.job.review_digest and item.decider.kind in PERSON_KINDS
-    )
+    return [approval.decider for approval in approvals_of(record.job, record.decisions)]
 
 
 def _policy(record: JobRecord) -> str | None:

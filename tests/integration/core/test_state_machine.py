@@ -81,8 +81,8 @@ TARGETS = {
 
 def plan(name: str, text: str = "first", *, after: tuple[str, ...] = (), undo: bool = True) -> EffectPlan:
     request = {"method": "PUT", "url": f"http://cms/{name}", "body": text}
-    way_back = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}"}} if undo else None
-    return EffectPlan(name, "http", request, digest([request, way_back, after]), request, way_back, after)
+    removal = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}"}} if undo else None
+    return EffectPlan(name, "http", request, digest([request, removal, after]), request, removal, after)
 
 
 #: What the Dag intends to write, from one edit of it to the next.

@@ -376,7 +376,7 @@ class TestRestart:
         database.transact(work)
         assert (len(runs), count(database)) == (2, 2)
 
-    def test_a_server_that_was_away_for_long_is_found_again_as_soon_as_it_is_back(
+    def test_a_server_that_was_unavailable_for_long_is_found_again_as_soon_as_it_is_back(
         self, own_server: PostgresServer, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         database._pool.timeout = 0.3

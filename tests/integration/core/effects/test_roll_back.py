@@ -71,7 +71,7 @@ def _mailbox() -> Iterator[None]:
 
 
 UNMAIL = {"function": f"{HERE}:unsend", "arguments": {"mail": "{external_id}"}}
-LOOKED_FOR = {**UNMAIL, "probe": f"{HERE}:is_unsent", "grace": 0}
+PROBED = {**UNMAIL, "probe": f"{HERE}:is_unsent", "grace": 0}
 
 
 def applied(ledger: Ledger, *plans: EffectPlan) -> Job:
@@ -255,7 +255,7 @@ class TestLost:
             ({"found": {"$.state": "deleted"}}, Answer(404), False),
         ],
     )
-    def test_a_removal_is_looked_for_and_sent_again_only_where_the_record_is_still_there(
+    def test_a_removal_is_probed_and_sent_again_only_where_the_record_is_still_there(
         self, ledger: Ledger, target: Target, probe: dict[str, Any], seen: Answer, again: bool
     ) -> None:
         look = {"endpoint": "/posts/{external_id}", **probe}
@@ -441,7 +441,7 @@ class TestFunction:
 
     @pytest.mark.parametrize(("found", "calls"), [(Applied("unsent-9"), 1), (True, 1), (NotApplied(), 2), (False, 2)])
     def test_a_lost_undo_function_is_probed(self, ledger: Ledger, found: Any, calls: int) -> None:
-        applied(ledger, call("mail", undo=LOOKED_FOR))
+        applied(ledger, call("mail", undo=PROBED))
         mailbox.found = found
 
         def once() -> str:
@@ -454,7 +454,7 @@ class TestFunction:
         assert len(mailbox.calls) == calls
         assert len({key for _, key in mailbox.calls}) == 1
 
-    @pytest.mark.parametrize("declared", [UNMAIL, LOOKED_FOR])
+    @pytest.mark.parametrize("declared", [UNMAIL, PROBED])
     def test_a_lost_undo_function_without_a_probe_answer_waits_for_a_person(
         self, ledger: Ledger, declared: dict[str, Any]
     ) -> None:
