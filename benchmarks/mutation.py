@@ -497,9 +497,56 @@ GUARDS = (
         "::test_at_most_one_unknown_submission_is_sent_over_and_the_second_fails_the_job",
         (
             "Submission.intend.work",
-            "if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:",
+            "if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:",
             "if False:",
         ),
+    ),
+    guard(
+        "one bill: after a lost request no other one is sent for a while",
+        f"{_LEDGER}/generation/test_submit.py::TestOrphan"
+        "::test_an_orphan_is_found_by_its_webhook_and_there_is_one_response_and_one_bill",
+        ("lost_store:count_lost", "actor=actor, reason=reason, wait=wait)", "actor=actor, reason=reason)"),
+    ),
+    guard(
+        "one bill: a conversation that has the output of a lost request is not asked for another",
+        f"{_LEDGER}/generation/test_submit.py::TestHandle"
+        "::test_a_lost_request_whose_response_has_ended_is_not_sent_again",
+        ("submit:_send", "if lost and (ended := _ended(provider, str(handle))):", "if False:"),
+    ),
+    guard(
+        "one bill: a response that ends between the question and the request is noticed",
+        f"{_LEDGER}/generation/test_submit.py::TestHandle"
+        "::test_a_response_that_ends_between_the_question_and_the_request_is_taken_and_the_other_one_is_cancelled",
+        ("submit:_send", "if lost and not sent.ended and isinstance(", "if False and isinstance("),
+    ),
+    guard(
+        "one bill: a process that was suspended does not send",
+        f"{_LEDGER}/generation/test_submit.py::TestUnknown"
+        "::test_a_process_that_was_suspended_before_sending_does_not_send_on_an_old_permission",
+        ("submit:_send", "if time.monotonic() - asked >= _SEND_WITHIN:", "if False:"),
+    ),
+    guard(
+        "one bill: the first response to end is taken",
+        f"{_LEDGER}/generation/test_submit.py::TestOrphan"
+        "::test_the_first_response_to_end_is_taken_and_the_other_is_cancelled_and_counted",
+        ("inbox:_adopt", "if _comes_first(job, revision, output):", "if False:"),
+    ),
+    guard(
+        "one bill: what a replaced response left is not stored",
+        f"{_LEDGER}/generation/test_submission_store.py::TestStore"
+        "::test_what_a_response_left_that_was_replaced_is_not_stored",
+        ("Outputs.store.work", "if response_id is not None and revision.response_id != response_id:", "if False:"),
+    ),
+    guard(
+        "one bill: a response that came too late is kept to be cancelled",
+        f"{_LEDGER}/reconcile/test_responses.py::TestSurplus"
+        "::test_a_response_that_came_after_its_revision_was_given_up_is_cancelled_where_its_worker_died",
+        ("Submission.submitted.work", "keep_surplus(connection, revision, response_id)", "pass"),
+    ),
+    guard(
+        "one bill: a person answers about the loss that they saw",
+        f"{_LEDGER}/generation/test_submit.py::TestAsked::test_an_answer_to_an_earlier_loss_is_refused",
+        ("Submission.resolve.work", " or revision.unknown_submissions != seen", ""),
     ),
     guard(
         "one bill: an output is stored once",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import JobRecord
-from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobState
+from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobEvent, JobState
 from chaos.target import Change
 
 
@@ -123,8 +123,15 @@ def _compare_responses(record: JobRecord, made: int, count: Count) -> None:
     extra = made - len(record.revisions)
     if extra > 0:
         count.extra_responses += extra
-        if extra > sum(revision.unknown_submissions for revision in record.revisions):
+        if extra > sum(revision.unknown_submissions for revision in record.revisions) + len(_known_extra(record)):
             count.unwarned.append(f"{record.job.label} had {extra} responses of which the ledger did not warn")
+
+
+def _known_extra(record: JobRecord) -> set[str]:
+    """The responses that the history names beside those that the revisions have."""
+    named = {event.detail.get("surplus") for event in record.events}
+    named |= {event.detail.get("response_id") for event in record.events if event.event == JobEvent.OUTPUT_LATE}
+    return {str(each) for each in named if each} - {str(revision.response_id) for revision in record.revisions}
 
 
 def _history(record: JobRecord) -> list[str]:

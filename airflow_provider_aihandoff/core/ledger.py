@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
+from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
@@ -179,6 +180,7 @@ class Ledger:
         self.cancels = Cancels(self._database)
         self.roll_backs = RollBacks(self._database, digest_key)
         self.abandoned = Abandoned(self._database)
+        self.surplus = SurplusResponses(self._database)
 
     def __enter__(self) -> Self:
         return self

@@ -54,8 +54,8 @@ OPTIONS: Mapping[str, Option] = {
     "orphan_wait": Option(
         "float",
         "30",
-        "Seconds to wait for a webhook that names the response of a request whose answer was lost, before the request "
-        "is sent again.",
+        "Minimum seconds to wait for a webhook that names the response of a request whose answer was lost, before the "
+        "request is sent again. Only where webhooks are known to arrive.",
     ),
     "webhook_conn_ids": Option(
         "string",

@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.core.errors import (
     JobNotApproved,
     LedgerSchemaError,
     LedgerUnavailable,
+    NothingLost,
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
@@ -85,6 +86,28 @@ def cancel(
             cancel_job(ledger, provider_for, job_id, actor=viewer.actor, reason=reason)
     except CannotCancel as error:
         return refused(request, viewer, ledger, job_id, "The job was not cancelled", error, "cancel", reason)
+    return shown(request, job_id)
+
+
+@router.post("/jobs/{job_id}/submission", name="resolve_lost_request")
+def resolve_submission(
+    request: Request,
+    job_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    action: Annotated[schemas.LostAction, Form()],
+    reason: Annotated[schemas.Reason, Form()],
+    seen: Annotated[schemas.Seen, Form()],
+) -> Response:
+    """Say what to do about a request whose answer was lost.
+
+    :param seen: how many unknown submissions the page showed.
+    """
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    try:
+        ledger.submission.resolve(job_id, send_again=action == "send again", seen=seen, actor=viewer.actor, why=reason)
+    except NothingLost as error:
+        return refused(request, viewer, ledger, job_id, "Your answer was not recorded", error, "submission", reason)
     return shown(request, job_id)
 
 

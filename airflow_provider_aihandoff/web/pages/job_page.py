@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_step
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
+from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
@@ -116,7 +117,7 @@ def job_page(
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
             "policy": _policy(record),
-            "meaning": meaning(job, effects, record.undos),
+            "meaning": in_words(record.revision) or meaning(job, effects, record.undos),
             "cancelling": CANCELLING.get(job.state),
             "effects_title": EFFECTS_TITLE[job.state],
             "forms": [] if refreshes else forms,
@@ -142,6 +143,8 @@ def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
     forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state is EffectState.UNKNOWN]
     if decides and job.state is JobState.REVIEW and job.review_digest is not None:
         forms.append("decision")
+    if record.revision.is_lost:
+        forms.append("submission")
     if job.state in CANCELLING and job.cancelling is None:
         forms.append("cancel")
     if job.state is JobState.ROLLING_BACK or can_undo:
@@ -155,7 +158,7 @@ def _refreshes(record: JobRecord) -> int | None:
     if job.state is JobState.REVIEW:
         return REFRESHES if job.review_digest is None else None
     unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
-    return REFRESHES if job.state in _CHANGES_ALONE and not unknown else None
+    return REFRESHES if job.state in _CHANGES_ALONE and not unknown and not record.revision.is_lost else None
 
 
 def votes_of(record: JobRecord) -> list[Actor]:
