@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
+from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -157,10 +158,18 @@ class Ledger:
     :param conninfo: libpq's connection parameters by name (``host``, ``password``, ``sslmode``, ...).
     :param max_size: the most connections that it opens.
     :param timeout: seconds to wait for a connection; by default :data:`connection.CONNECT_TIMEOUT`.
+    :param limits: the time-outs of this kind of process.
     """
 
-    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
-        self._database = Database(conninfo, max_size=max_size, timeout=timeout)
+    def __init__(
+        self,
+        conninfo: Mapping[str, Any],
+        *,
+        max_size: int = 1,
+        timeout: float | None = None,
+        limits: Limits = WORKER,
+    ) -> None:
+        self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database)
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
