@@ -199,6 +199,10 @@ class Ledger:
         """
         self._database.transact(schema.check)
 
+    def now(self) -> datetime:
+        """The database's clock, by which every deadline is made and compared: those of workers may differ."""
+        return self._database.transact(history.now)
+
     def ledger_id(self) -> str:
         """The identity of this ledger, a UUID."""
         return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])

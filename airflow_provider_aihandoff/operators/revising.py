@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.operators.responding import (
     store_ended,
     wait_inline,
 )
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def send_change(
         actor=owner.actor,
         request=request,
         orphan_wait=settings.seconds("orphan_wait"),
+        memory=memory_of(context),
     )
 
 

@@ -24,10 +24,15 @@ _NOT_RECORDED = "This step was not recorded in the ledger. It makes no external 
 
 T = TypeVar("T")
 
+#: Keeps elsewhere what a step would record.
+Keep = Callable[[], None]
+
 #: The channel on which the ids of jobs are sent that a waiting task may go on with.
 WAKE_CHANNEL = "aihandoff"
 
 _WAKE = f"SELECT pg_notify('{WAKE_CHANNEL}', job_id::text) FROM unnest(%s::bigint[]) AS job_id"
+
+BACKEND_PID = "SELECT pg_backend_pid()"
 
 #: Tries of one transaction, the first included, while the server restarts or fails for a reason that passes.
 TRANSACTION_TRIES = 5
@@ -205,14 +210,14 @@ class Database:
         work: Callable[[LedgerConnection], T | HandoffError],
         *,
         step: str | None = None,
-        keep: Callable[[], None] | None = None,
+        keep: Keep | None = None,
     ) -> T:
         """Run ``work``, which must be repeatable, and wait for a ledger that is unavailable: losing it would cost.
 
         :param keep: called once, as soon as the ledger cannot take it: keeps elsewhere what would be lost, should this
             process end before the ledger is back.
-        :raises LedgerUnavailable: the ledger did not take it within :data:`PATIENCE`.
-        :raises psycopg.Error: the server refuses it for a reason that does not pass.
+        :raises LedgerUnavailable: the ledger did not take it within :data:`PATIENCE`, or refuses it for a reason that
+            does not pass.
         """
         until, failures = time.monotonic() + PATIENCE, 0
         while True:
@@ -224,6 +229,12 @@ class Database:
                 if not failures and keep is not None:
                     keep()
                 failures += 1
+                if isinstance(error, psycopg.Error):
+                    raise LedgerUnavailable(
+                        f"the ledger's database refuses the step: {sqlstates.describe(error)}.",
+                        written=_NOT_RECORDED,
+                        remedy=f"{sqlstates.what_to_do(error)} Then retry the task.",
+                    ) from error
                 if not isinstance(error, LedgerUnavailable) or time.monotonic() >= until:
                     raise
                 log.warning("Trying again to record a step that must not be lost: %s", error)
@@ -238,7 +249,7 @@ class Database:
         if time.monotonic() - connection.worked_at < _TRUSTED:
             return
         try:
-            ConnectionPool.check_connection(connection)
+            connection.execute("", prepare=False)
         except psycopg.OperationalError as error:
             raise _RolledBack(error) from error
 
@@ -257,6 +268,13 @@ class Database:
         except psycopg.Error as error:
             if connection.broken or sqlstates.passes(error):
                 raise _RolledBack(error) from error
+            if sqlstates.is_of_another_session(error):
+                raise LedgerUnavailable(
+                    "the ledger's connection prepares statements, and the pooler in front of the server gives each "
+                    f"transaction another session: {sqlstates.describe(error)}.",
+                    written=_NOT_RECORDED,
+                    remedy='Put {"prepare_threshold": null} into the extra of the connection, or leave it out.',
+                ) from error
             raise
 
     @staticmethod
@@ -285,19 +303,16 @@ class Database:
             log.warning("No notification of a change in the ledger was sent (%s); the next poll sees it.", problem)
 
 
-def through_pooler(connection: psycopg.BaseConnection[Any], backend_pid: int) -> bool:
-    """Whether a pooler stands between a connection and its server: it names another process than the one that answers.
-
-    :param backend_pid: what the server answers to ``SELECT pg_backend_pid()``.
-    """
-    return connection.info.backend_pid != backend_pid
+def through_pooler(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler stands before the server: it has named another process than the one that answers."""
+    row = connection.cursor(row_factory=tuple_row).execute(BACKEND_PID).fetchone()
+    assert row is not None
+    return bool(row[0] != connection.info.backend_pid)
 
 
 def _prepare_nothing_through_a_pooler(connection: psycopg.Connection[Any]) -> None:
     """A pooler may give each transaction another session, which does not have what this one has prepared."""
-    row = connection.cursor(row_factory=tuple_row).execute("SELECT pg_backend_pid()").fetchone()
-    assert row is not None
-    if through_pooler(connection, row[0]):
+    if through_pooler(connection):
         connection.prepare_threshold = None
 
 

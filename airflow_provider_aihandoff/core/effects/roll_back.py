@@ -10,6 +10,7 @@ from airflow_provider_aihandoff.core.effects.undo import undo_steps, undo_target
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerSchemaError, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
+from airflow_provider_aihandoff.core.second_memory import Memory
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 
 
@@ -22,12 +23,14 @@ def roll_back(
     leave: Sequence[str] = (),
     not_now: int = 0,
     last_try: bool = False,
+    memory: Memory | None = None,
 ) -> Job | Wait:
     """Begin or go on with the roll-back of a job. Safe to repeat: what is undone stays undone, and is not sent again.
 
     :param leave: names of effects that are to stay as they are.
     :param not_now: of the :class:`Wait` that this call comes after.
     :param last_try: no one calls again after an error.
+    :param memory: as :func:`core.effects.apply.apply_effect` takes it.
     :return: the job, rolled back; or what to wait for before calling again.
     :raises CannotRollBack: nothing is applied, or not everything can be undone; nothing was changed then.
     :raises PlanError: an undo cannot be applied here: its kind or its function is not installed. Nothing was changed
@@ -38,7 +41,16 @@ def roll_back(
     _check_targets(ledger, job_id, leave)
     for undo in ledger.roll_backs.start(job_id, actor=actor, reason=reason, leave=leave):
         plan = undo.as_plan
-        done = apply_effect(ledger, job_id, plan, undo_target(plan), actor=actor, not_now=not_now, last_try=last_try)
+        done = apply_effect(
+            ledger,
+            job_id,
+            plan,
+            undo_target(plan),
+            actor=actor,
+            not_now=not_now,
+            last_try=last_try,
+            memory=memory,
+        )
         if isinstance(done, Wait):
             return done
         not_now = 0

@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
                 self.ledger,
                 self.provider,
                 opened.job,
-                deadline=spec.deadline,
+                deadline=opened.revision.deadline,
                 actor=owner.actor,
                 orphan_wait=timedelta(seconds=30),
                 sleep=lambda seconds: reach("asleep"),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,9 @@ from airflow_provider_aihandoff.core.limits import Limits
 from airflow_provider_aihandoff.core.states import EffectState, RevisionState
 from demo.postgres import Postgres, PostgresServer
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
+from tests.failing_database import failing
 
 SHORT = Limits(lock=0.3, statement=2.0, patience=0.0)
-
-#: Fails the next statements on a table, as often as the sequence says: it outlives a roll-back.
-FAIL = """
-    CREATE SEQUENCE IF NOT EXISTS failures;
-    CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        IF nextval('failures') <= {times} THEN
-            RAISE EXCEPTION 'made up' USING ERRCODE = '{state}', DETAIL = 'of the content';
-        END IF;
-        RETURN NEW;
-    END $$;
-    CREATE TRIGGER fail BEFORE UPDATE ON aihandoff.{table} FOR EACH ROW EXECUTE FUNCTION fail()"""
-REPAIR = """
-    DROP TRIGGER IF EXISTS fail ON aihandoff.effects;
-    DROP TRIGGER IF EXISTS fail ON aihandoff.revisions;
-    DROP FUNCTION IF EXISTS fail();
-    DROP SEQUENCE IF EXISTS failures"""
 
 PASSING = ["40001", "40P01", "53100", "53200", "53300", "55P03", "57014", "25006", "57P03", "58030", "08006"]
 
@@ -47,14 +32,12 @@ PASSING = ["40001", "40P01", "53100", "53200", "53300", "55P03", "57014", "25006
 @pytest.fixture
 def fail(conninfo: dict[str, Any]) -> Iterator[Callable[..., None]]:
     """Make the next updates of a table fail."""
+    with ExitStack() as stack:
 
-    def start(table: str, state: str, times: int) -> None:
-        with psycopg.connect(**conninfo) as connection:
-            connection.execute(FAIL.format(table=table, state=state, times=times).encode())
+        def start(table: str, state: str, times: int) -> None:
+            stack.enter_context(failing(conninfo, table, state, times=times))
 
-    yield start
-    with psycopg.connect(**conninfo) as connection:
-        connection.execute(REPAIR.encode())
+        yield start
 
 
 @pytest.fixture
@@ -131,7 +114,7 @@ class TestOutcome:
     def test_is_not_tried_again_where_that_cannot_help(self, one: Ledger, fail: Callable[..., None]) -> None:
         claim, kept = claimed(one), list[int]()
         fail("effects", "42501", 10**6)
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with pytest.raises(LedgerUnavailable, match=r"refuses the step: made up \(SQLSTATE 42501"):
             one._database.persist(
                 lambda connection: connection.execute("UPDATE aihandoff.effects SET error = 'x'"),
                 keep=lambda: kept.append(1),
