@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -60,8 +60,8 @@ def defer_until_ended(
     from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 
     assert revision.response_id is not None
+    not_before = ledger.now() + settings.seconds("min_deferral")
     ledger.close()
-    not_before = datetime.now(UTC) + settings.seconds("min_deferral")
     task.defer(
         trigger=OpenAIBackgroundResponseTrigger(
             job_id=revision.job_id,
