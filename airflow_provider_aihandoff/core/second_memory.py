@@ -63,7 +63,7 @@ class Unrecorded:
         if self._kept and self._memory is not None:
             try:
                 self._memory.forget(self._name)
-            except Exception as error:  # noqa: BLE001 - whoever reads it finds that it is recorded
+            except Exception as error:  # noqa: BLE001 - a later attempt finds that it is recorded
                 log.warning("What was kept as %s cannot be removed: %s.", self._name, type(error).__name__)
 
     @property

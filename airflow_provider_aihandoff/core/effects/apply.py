@@ -11,8 +11,8 @@ from datetime import timedelta
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
-from airflow_provider_aihandoff.core.effects.outcome import Attempt, record_kept
 from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, UnclearAnswer
 from airflow_provider_aihandoff.core.errors import (
     ClaimLost,

@@ -79,7 +79,7 @@ def test_a_response_has_as_long_as_its_author_says(run: RunDag, record: Record) 
 
 @pytest.mark.parametrize("on_timeout", ["reject", "fail"])
 @pytest.mark.usefixtures("review")
-def test_a_review_ends_when_its_time_is_over_and_not_before(run: RunDag, record: Record, on_timeout: Any) -> None:
+def test_a_review_ends_at_its_deadline_and_not_before(run: RunDag, record: Record, on_timeout: Any) -> None:
     run(lambda: ApprovalSensor(task_id="approve", job=1, timeout=1.5, on_timeout=on_timeout))
     job = record().job
     assert job.state is (JobState.REJECTED if on_timeout == "reject" else JobState.FAILED)

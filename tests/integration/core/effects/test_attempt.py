@@ -56,7 +56,7 @@ class Witness:
         self.writes: list[str] = []
         self.before, self.after = before, after
         self.earlier = 0
-        """The writes of an attempt before the one that is looked at."""
+        """The writes of attempts before the one under test."""
 
     def write(self, title: str, *, effect_key: str) -> Applied:
         if self.before is not None:
