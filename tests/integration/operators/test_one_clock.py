@@ -29,6 +29,8 @@ PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 
 #: Where this machine's clock is read, and no deadline is made or compared by it.
 OWN_CLOCK = {
+    "doctor/connection_checks.py": "signs as OpenAI does",
+    "doctor/ledger_checks.py": "compares this clock with the ledger's, to warn",
     "core/webhooks/signature.py": "the time of a signature counts before the ledger may be asked",
     "operators/side_effect.py": "says when a target was read, for the reviewer",
     "web/render/environment.py": "says how long ago or how soon something is, for the reader of a page",
