@@ -75,13 +75,13 @@ class World:
 
     def use(self) -> None:
         """Make this process live in this world: its connections, and the times of its calls."""
-        from airflow_provider_aihandoff.core.database import connection
+        from airflow_provider_aihandoff.core import limits
         from airflow_provider_aihandoff.core.effects import apply
         from airflow_provider_aihandoff.core.generation import submit
         from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
         os.environ.update(self.variables())
-        connection.IDLE_LIMIT = self.idle_limit
+        limits.IDLE_LIMIT = self.idle_limit
         apply.CLAIM_MARGIN = self.claim_margin
         apply._PROBE_BASE, apply._PROBE_CAP = 0.1, 0.5
         submit.SUBMIT_TIMEOUT = self.submit_timeout

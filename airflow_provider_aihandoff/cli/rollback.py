@@ -34,7 +34,7 @@ def rollback(args: Namespace) -> None:
             return
         _show(record, args.leave)
         if not args.yes and not _agrees():
-            fail("Nothing was undone. No external write was made. Answer yes, or give --yes.")
+            fail("Nothing was undone. This command made no external write. Answer yes, or give --yes.")
         not_now = 0
         while True:
             done = roll_back_now(

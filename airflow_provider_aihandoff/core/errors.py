@@ -10,7 +10,8 @@ from airflow_provider_aihandoff.core.invisible import escape_lines
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Effect
 
-NOTHING_WRITTEN = "No external write was made."
+#: What an error says of itself. What was written for the job before, it may not know.
+NOTHING_WRITTEN = "This step made no external write."
 
 
 class HandoffError(Exception):
@@ -24,8 +25,16 @@ class HandoffError(Exception):
 
     def __init__(self, what: str, *, job: str = "", written: str = NOTHING_WRITTEN, remedy: str = "") -> None:
         self.what, self.job, self.written, self.remedy = what, job, written, remedy
-        parts = (f"{job}:" if job else "", what, written, remedy)
-        super().__init__(escape_lines(" ".join(part for part in parts if part)))
+        super().__init__(self._sentences())
+
+    def restate(self, *, written: str, remedy: str) -> None:
+        """Let someone who knows more say whether an external write was made, and what to do next."""
+        self.written, self.remedy = written, remedy
+        self.args = (self._sentences(),)
+
+    def _sentences(self) -> str:
+        parts = (f"{self.job}:" if self.job else "", self.what, self.written, self.remedy)
+        return escape_lines(" ".join(part for part in parts if part))
 
 
 class LedgerSchemaError(HandoffError):

@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import read_revis
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
+from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -164,14 +165,21 @@ class Ledger:
     :param conninfo: libpq's connection parameters by name (``host``, ``password``, ``sslmode``, ...).
     :param max_size: the most connections that it opens.
     :param timeout: seconds to wait for a connection; by default :data:`connection.CONNECT_TIMEOUT`.
+    :param limits: the time-outs of this kind of process.
     :param digest_key: the secret with which digests cover other secrets; empty: the one that the ledger keeps.
     """
 
     def __init__(
-        self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None, digest_key: str = ""
+        self,
+        conninfo: Mapping[str, Any],
+        *,
+        max_size: int = 1,
+        timeout: float | None = None,
+        limits: Limits = WORKER,
+        digest_key: str = "",
     ) -> None:
         self._digest_key = digest_key
-        self._database = Database(conninfo, max_size=max_size, timeout=timeout)
+        self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database)
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
@@ -201,6 +209,10 @@ class Ledger:
         :raises LedgerUnavailable: the database cannot be reached.
         """
         self._database.transact(schema.check)
+
+    def now(self) -> datetime:
+        """The database's clock, by which every deadline is made and compared: those of workers may differ."""
+        return self._database.transact(history.now)
 
     def ledger_id(self) -> str:
         """The identity of this ledger, a UUID."""

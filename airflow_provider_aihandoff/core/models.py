@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
@@ -173,7 +173,7 @@ class JobSpec:
     :param input: the snapshot of everything that decides what the model is asked; its digest shows whether two
         tasks with the same key ask for the same work.
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
-    :param deadline: the absolute time until which a new revision may take.
+    :param deadline: how long a new revision may take, by the database's clock, or until when.
     :param triggered_by: the user who triggered the Dag run, if a user has, also where ``requested_by`` names another.
     :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
     :param on_lost: what to do about a request whose answer was lost; None: as :mod:`core.generation.lost` decides.
@@ -193,7 +193,7 @@ class JobSpec:
     approval: Approval
     approval_reason: str | None
     max_revisions: int
-    deadline: datetime
+    deadline: timedelta | datetime
     owner: Owner
     shown_input: dict[str, Any] | None = None
     shown_request: dict[str, Any] | None = None

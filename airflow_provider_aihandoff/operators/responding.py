@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -62,8 +62,8 @@ def defer_until_ended(
     from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 
     assert revision.response_id is not None
+    not_before = ledger.now() + settings.seconds("min_deferral")
     ledger.close()
-    not_before = datetime.now(UTC) + settings.seconds("min_deferral")
     task.defer(
         trigger=OpenAIBackgroundResponseTrigger(
             job_id=revision.job_id,
@@ -108,6 +108,7 @@ def wait_for_submission(
         task.log.info("Reading %s: %s", revision.conversation_id, error.what)
     lease_until = revision.submit_lease_until or revision.deadline
     task.log.info("%s", in_words(revision) or f"A request is being sent; waiting until {lease_until} for its answer.")
+    not_before = ledger.now() + settings.seconds("min_deferral")
     ledger.close()
     task.defer(
         trigger=SubmissionTrigger(
@@ -117,7 +118,7 @@ def wait_for_submission(
             openai_conn_id=revision.conn_id,
             ledger_conn_id=LedgerHook(ledger_conn_id).ledger_conn_id,
             lease_until=lease_until.isoformat(),
-            not_before=(datetime.now(UTC) + settings.seconds("min_deferral")).isoformat(),
+            not_before=not_before.isoformat(),
             poll_interval=settings.number("poll_interval"),
         ),
         method_name=method_name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,6 +32,7 @@ from airflow_provider_aihandoff.operators.responding import (
     wait_inline,
 )
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of, state_among
 
 if TYPE_CHECKING:
@@ -283,6 +284,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             actor=owner_of(context).actor,
             request=request,
             orphan_wait=settings.seconds("orphan_wait"),
+            memory=memory_of(context),
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -343,7 +345,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             max_cost_usd=self.max_cost_usd,
             on_lost=self.on_lost_submission,
             triggered_by=_triggering_user(context),
-            deadline=self._absolute_deadline(),
+            deadline=self.deadline or settings.seconds("response_deadline"),
             owner=owner,
             regenerate=self._is_asked_again(context),
         )
@@ -365,11 +367,6 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
         return build_request(arguments, self.output_type)
-
-    def _absolute_deadline(self) -> datetime:
-        if isinstance(self.deadline, datetime):
-            return self.deadline
-        return datetime.now(UTC) + (self.deadline or settings.seconds("response_deadline"))
 
     def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
         """Store what the response left, unless that was done, and return the XCom."""
@@ -404,8 +401,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             )
         if job.state in (JobState.FAILED, JobState.QUEUED):
             raise RevisionFailed(
-                f"{job.label}: {job.state_reason}. No external write was made. A retry makes a new revision, at most "
-                f"{job.max_revisions} in all."
+                f"{job.label}: {job.state_reason}. This step made no external write. A retry makes a new revision, at "
+                f"most {job.max_revisions} in all."
             )
 
     def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:

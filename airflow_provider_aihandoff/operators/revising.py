@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.operators.responding import (
     wait_for_submission,
     wait_inline,
 )
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def send_change(
         actor=owner.actor,
         request=request,
         orphan_wait=settings.seconds("orphan_wait"),
+        memory=memory_of(context),
     )
 
 

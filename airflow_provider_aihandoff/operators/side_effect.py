@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -285,6 +286,7 @@ class SideEffectOperator(BaseOperator):
                         actor=actor,
                         not_now=not_now,
                         last_try=ti.try_number > ti.max_tries,
+                        memory=memory_of(context),
                     )
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal

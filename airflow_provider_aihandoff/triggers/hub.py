@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -26,7 +27,6 @@ from airflow_provider_aihandoff.triggers.waits import (
     ReviewWait,
     SubmissionWait,
     Wait,
-    seconds_until,
 )
 
 log = logging.getLogger(__name__)
@@ -81,24 +81,33 @@ class Hub:
         self._work: asyncio.Task[None] | None = None
         self._at_work = asyncio.Lock()
         self._failures = 0
+        self._read_clock: tuple[datetime, float] | None = None
+        self._next_deadline: datetime | None = None
+        self._listening_said = False
 
     async def wait_for(self, wait: Wait, deadline: str | None) -> str | None:
         """Wait, and return what the wait ended with; None where the deadline came first.
 
-        :param deadline: absolute, ISO 8601; None for no deadline.
+        :param deadline: absolute, by the ledger's clock, ISO 8601; None for no deadline.
         """
+        wait.deadline = None if deadline is None else datetime.fromisoformat(deadline)
         self._add(wait)
         try:
-            async with asyncio.timeout(None if deadline is None else seconds_until(deadline)):
-                return await wait.result()
-        except TimeoutError:
-            return None
+            return await wait.result()
         finally:
             self._remove(wait)
+
+    async def sleep_until(self, moment: str) -> None:
+        """Return when it is that time by the ledger's clock, after a wait has ended.
+
+        :param moment: absolute, ISO 8601.
+        """
+        await asyncio.sleep((datetime.fromisoformat(moment) - self._now()).total_seconds())
 
     def _add(self, wait: Wait) -> None:
         self._waits.setdefault(wait.job_id, set()).add(wait)
         self._new.add(wait)
+        self._next_deadline = _earliest(self._next_deadline, wait.deadline)
         if isinstance(wait, PolledWait) and wait.polled is not None:
             self._poller.add(wait)
         if self._work is None:
@@ -139,8 +148,10 @@ class Hub:
         while True:
             try:
                 async with asyncio.timeout(_QUERY_TIMEOUT):
-                    connection = await wake_queries.listen(await conninfo_async(self.ledger_conn_id))
+                    conninfo = await conninfo_async(self.ledger_conn_id)
+                    connection = await wake_queries.listen(conninfo)
                 try:
+                    await self._say_if_deaf(connection, conninfo)
                     await self._follow_on(connection)
                 finally:
                     self._poller.pause()
@@ -157,6 +168,20 @@ class Hub:
                 )
                 await asyncio.sleep(pause)
 
+    async def _say_if_deaf(self, connection: wake_queries.AsyncConnection, conninfo: Mapping[str, Any]) -> None:
+        """Say once that notifications do not come through a pooler. The sweep sees each change all the same."""
+        async with asyncio.timeout(_QUERY_TIMEOUT):
+            deaf = not await wake_queries.hears(connection, conninfo)
+        if deaf and not self._listening_said:
+            self._listening_said = True
+            log.warning(
+                "The ledger's connection %s leads through a pooler that passes on no notifications (PgBouncer in "
+                "transaction mode). Waiting tasks go on at the next sweep, [aihandoff] sweep_interval = %g s. Nothing "
+                "is lost. To have them go on at once, lead this connection to the server itself.",
+                self.ledger_conn_id,
+                settings.number("sweep_interval"),
+            )
+
     async def _follow_on(self, connection: wake_queries.AsyncConnection) -> None:
         loop = asyncio.get_running_loop()
         sweep_at = loop.time()  # at once, for what was notified while no connection listened
@@ -166,10 +191,31 @@ class Hub:
                 sweep_at = loop.time() + jittered(settings.number("sweep_interval"))
             elif self._new:
                 await self._check(connection, [*self._new])
+            self._end_overdue()
             woken = await wake_queries.woken_jobs(connection, within=_GATHER)
             await self._check(connection, [wait for job_id in woken for wait in self._waits.get(job_id, ())])
 
+    def _now(self) -> datetime:
+        """The ledger's clock: as it was read last, and for as long since as the event loop's clock says."""
+        assert self._read_clock is not None
+        read, at = self._read_clock
+        return read + timedelta(seconds=asyncio.get_running_loop().time() - at)
+
+    def _end_overdue(self) -> None:
+        """End the waits whose deadline has passed; by the ledger's clock, whatever this machine's says."""
+        now = self._now()
+        if self._next_deadline is None or now < self._next_deadline:
+            return
+        self._next_deadline = None
+        for wait in [wait for of_job in self._waits.values() for wait in of_job]:
+            if wait.deadline is not None and wait.deadline <= now:
+                wait.end(None)
+            else:
+                self._next_deadline = _earliest(self._next_deadline, wait.deadline)
+
     async def _sweep(self, connection: wake_queries.AsyncConnection) -> None:
+        async with asyncio.timeout(_QUERY_TIMEOUT):
+            self._read_clock = await wake_queries.clock(connection), asyncio.get_running_loop().time()
         await self._check(connection, [wait for of_job in self._waits.values() for wait in of_job])
         async with asyncio.timeout(_QUERY_TIMEOUT):
             self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
@@ -194,6 +240,10 @@ class Hub:
                 for wait in batch:
                     if wait.key in over:
                         wait.end("over")
+
+
+def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)
 
 
 def _batches(waits: Iterable[SomeWait]) -> Iterator[list[SomeWait]]:

@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES
 from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
-from airflow_provider_aihandoff.triggers.waits import SubmissionWait, seconds_until
+from airflow_provider_aihandoff.triggers.waits import SubmissionWait
 
 
 class SubmissionTrigger(BaseTrigger):
@@ -60,8 +60,9 @@ class SubmissionTrigger(BaseTrigger):
         wait = SubmissionWait(
             self.job_id, self.revision, self.handle, self.openai_conn_id, self.poll_interval, self.lease_until
         )
-        await hub_for(self.ledger_conn_id).wait_for(wait, None)
-        await asyncio.sleep(seconds_until(self.not_before))
+        hub = hub_for(self.ledger_conn_id)
+        await hub.wait_for(wait, None)
+        await hub.sleep_until(self.not_before)
         yield TriggerEvent({"job_id": self.job_id, "submission": self.revision})
 
     async def on_kill(self) -> None:

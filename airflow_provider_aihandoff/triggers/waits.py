@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,24 +17,26 @@ class Wait:
     :param job_id: the job whose notifications are about it.
     """
 
-    __slots__ = ("_ended", "job_id")
+    __slots__ = ("_ended", "deadline", "job_id")
 
     def __init__(self, job_id: int) -> None:
         self.job_id = job_id
-        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.deadline: datetime | None = None
+        """By the ledger's clock."""
+        self._ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     @property
     def over(self) -> bool:
         """Whether it has ended, or no one waits any longer."""
         return self._ended.done()
 
-    def end(self, status: str) -> None:
-        """End the wait, if it has not ended."""
+    def end(self, status: str | None) -> None:
+        """End the wait, if it has not ended; with None where its deadline has passed."""
         if not self._ended.done():
             self._ended.set_result(status)
 
-    def result(self) -> Awaitable[str]:
-        """The status that it ends with."""
+    def result(self) -> Awaitable[str | None]:
+        """What it ends with."""
         return self._ended
 
 
@@ -130,8 +132,3 @@ class EffectWait(Wait):
     def key(self) -> tuple[int, str, int]:
         """What the ledger is asked about."""
         return self.effect_id, self.state, self.attempt
-
-
-def seconds_until(moment: str) -> float:
-    """Seconds from now to an absolute time in ISO 8601; 0 where it is past."""
-    return max(0.0, (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds())

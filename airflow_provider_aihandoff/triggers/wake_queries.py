@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 
 AsyncConnection = psycopg.AsyncConnection[DictRow]
@@ -61,6 +62,10 @@ _SINCE_WEBHOOK = """
     WHERE newest IS NOT NULL"""
 
 
+#: Seconds within which an own notification comes back.
+_ECHO = 2.0
+
+
 async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
     """Open a connection that is notified of the jobs whose wait may have ended.
 
@@ -78,6 +83,32 @@ async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
         await connection.close()
         raise
     return connection
+
+
+async def hears(connection: AsyncConnection, conninfo: Mapping[str, Any]) -> bool:
+    """Whether notifications come. A pooler that gives each transaction another session passes none on, and does not
+    have what this one has prepared.
+
+    :param conninfo: libpq's connection parameters by name.
+    """
+    row = await (await connection.execute(BACKEND_PID)).fetchone()
+    assert row is not None
+    if row["pg_backend_pid"] == connection.info.backend_pid:
+        return True
+    connection.prepare_threshold = None
+    async with await AsyncConnection.connect(
+        **{**CONNECTION_DEFAULTS, **conninfo, "prepare_threshold": None}, autocommit=True
+    ) as other:
+        await other.execute("SELECT pg_notify(%s, '')", [WAKE_CHANNEL])
+    return bool([notification async for notification in connection.notifies(timeout=_ECHO, stop_after=1)])
+
+
+async def clock(connection: AsyncConnection) -> datetime:
+    """The database's clock."""
+    row = await (await connection.execute("SELECT clock_timestamp() AS now")).fetchone()
+    assert row is not None
+    now: datetime = row["now"]
+    return now
 
 
 async def woken_jobs(connection: AsyncConnection, *, within: float) -> set[int]:

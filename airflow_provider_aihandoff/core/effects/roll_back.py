@@ -10,6 +10,7 @@ from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_targ
 from airflow_provider_aihandoff.core.errors import CannotRollBack, HandoffError, LedgerSchemaError, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
+from airflow_provider_aihandoff.core.second_memory import Memory
 from airflow_provider_aihandoff.core.states import JobState
 
 
@@ -23,6 +24,7 @@ def roll_back(
     not_now: int = 0,
     last_try: bool = False,
     in_worker: bool = False,
+    memory: Memory | None = None,
 ) -> Job | Wait:
     """Begin or go on with the roll-back of a job. Safe to repeat: what is undone stays undone, and is not sent again.
 
@@ -30,6 +32,7 @@ def roll_back(
     :param not_now: of the :class:`Wait` that this call comes after.
     :param last_try: no one calls again after an error.
     :param in_worker: this process may import what an undo names. The API server may not, nor may a command.
+    :param memory: as :func:`core.effects.apply.apply_effect` takes it.
     :return: the job, rolled back; or what to wait for before calling again.
     :raises CannotRollBack: nothing is applied, not everything can be undone, an undo is not the approved one, or one
         needs a worker; nothing was changed then.
@@ -41,7 +44,16 @@ def roll_back(
     _check_targets(ledger, job_id, leave, in_worker=in_worker)
     for undo in ledger.roll_backs.start(job_id, actor=actor, reason=reason, leave=leave):
         plan = undo.as_plan
-        done = apply_effect(ledger, job_id, plan, undo_target(plan), actor=actor, not_now=not_now, last_try=last_try)
+        done = apply_effect(
+            ledger,
+            job_id,
+            plan,
+            undo_target(plan),
+            actor=actor,
+            not_now=not_now,
+            last_try=last_try,
+            memory=memory,
+        )
         if isinstance(done, Wait):
             return done
         not_now = 0

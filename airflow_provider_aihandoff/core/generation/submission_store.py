@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core.database import history
-from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, void_plans
@@ -90,7 +90,7 @@ _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
         (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost)
     VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
-        %(deadline)s, clock_timestamp(), %(on_lost)s)
+        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s)
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
@@ -127,7 +127,8 @@ def _revision_values(job: Job, spec: JobSpec) -> dict[str, Any]:
         "conn_id": spec.conn_id,
         "request": as_json(spec.kept_request),
         "request_digest": digest(spec.request),
-        "deadline": spec.deadline,
+        "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
+        "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
         "on_lost": spec.on_lost,
     }
 
@@ -450,12 +451,21 @@ class Submission:
         )
 
     def submitted(
-        self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: Actor
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        response_id: str,
+        status: str,
+        actor: Actor,
+        keep: Keep | None = None,
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
         Where the permission expired, and no one has asked for another one yet, this is the response that is waited for.
 
+        :param keep: as in :meth:`Database.persist`.
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is orphaned: the caller cancels it at OpenAI.
         """
@@ -483,7 +493,7 @@ class Submission:
             job = history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
             return adopt_early(connection, job, revision)
 
-        return self._database.persist(work, step="submit.store")
+        return self._database.persist(work, step="submit.store", keep=keep)
 
     def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str) -> None:
         """Record that the request was refused or never sent, so that no response exists and it may be sent again."""

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
-from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed, LedgerUnavailable
+from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed
 from airflow_provider_aihandoff.core.generation.handle import ended_in
 from airflow_provider_aihandoff.core.generation.lost import HANDLE_CHECK
 from airflow_provider_aihandoff.core.generation.provider import (
@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
     own_metadata,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
 from airflow_provider_aihandoff.core.states import RevisionState
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def submit(
     actor: Actor,
     request: Mapping[str, Any] | None = None,
     orphan_wait: timedelta = timedelta(0),
+    memory: Memory | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, never two at the same time, and record the answer.
@@ -68,6 +70,7 @@ def submit(
 
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
     :param orphan_wait: the shortest wait for the webhook of a response whose id was lost, before sending again.
+    :param memory: where the id of a response is kept while the ledger cannot record it.
     :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is
         ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
     :raises NotSubmitted: the tries are used up.
@@ -75,6 +78,8 @@ def submit(
     :raises JobCancelled: the job was cancelled meanwhile.
     :raises InputChanged: a task with other input has taken the key over meanwhile.
     """
+    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:
+        return kept
     metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
     failures = 0
     while True:
@@ -89,7 +94,7 @@ def submit(
         if isinstance(sent, _Runs):
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
-            revision = _record(ledger, provider, job, intent.token, sent, actor)
+            revision = _record(ledger, provider, job, intent.token, sent.id, sent.status, actor, memory)
             if revision is None:
                 continue
             return revision
@@ -191,25 +196,55 @@ def _record_runs(ledger: Ledger, provider: ModelProvider, job: Job, token: UUID,
 
 
 def _record(
-    ledger: Ledger, provider: ModelProvider, job: Job, token: UUID, response: ModelResponse, actor: Actor
+    ledger: Ledger,
+    provider: ModelProvider,
+    job: Job,
+    token: UUID,
+    response_id: str,
+    status: str,
+    actor: Actor,
+    memory: Memory | None,
 ) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
-    try:
+    facts: Facts = {"token": str(token), "response_id": response_id, "status": status}
+    said = f"Response {response_id} runs for {job.label}, revision {job.revision}. No external write was made."
+    created = Unrecorded(memory, _kept_as(job), facts, said)
+    with created.recording():
         revision = ledger.submission.submitted(
             job.job_id,
             job.revision,
             token=token,
-            response_id=response.id,
-            status=response.status,
+            response_id=response_id,
+            status=status,
             actor=actor,
+            keep=created.keep,
         )
-    except LedgerUnavailable:
-        log.error("Response %s runs for %s, and its id cannot be stored in the ledger.", response.id, job.label)
-        raise
     if revision is None:
-        log.warning("Response %s came for %s after it had been given up; cancelling it.", response.id, job.label)
-        provider.cancel(response.id)  # the ledger names the response; there is nothing more to do here
+        log.warning("Response %s came for %s after it had been given up; cancelling it.", response_id, job.label)
+        provider.cancel(response_id)  # the ledger names the response; there is nothing more to do here
     return revision
+
+
+def _record_kept(
+    ledger: Ledger, provider: ModelProvider, job: Job, memory: Memory | None, actor: Actor
+) -> Revision | None:
+    """Store the response id that an earlier attempt had in hand while the ledger was unavailable; None without one."""
+    if memory is None:
+        return None
+    revision = ledger.revision(job.job_id, job.revision)
+    if revision.state is not RevisionState.SUBMITTING and not revision.unknown_submissions:
+        return None
+    facts = memory.read(_kept_as(job))
+    if facts is None:
+        return None
+    token, response_id, status = UUID(str(facts["token"])), str(facts["response_id"]), str(facts["status"])
+    recorded = _record(ledger, provider, job, token, response_id, status, actor, memory)
+    memory.forget(_kept_as(job))
+    return recorded
+
+
+def _kept_as(job: Job) -> str:
+    return f"aihandoff.response.{job.job_id}.{job.revision}"
 
 
 def _record_failure(

@@ -6,7 +6,7 @@ Every function is one short transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from airflow_provider_aihandoff.core.database import history
@@ -90,7 +90,7 @@ class Reviews:
         plans: Sequence[EffectPlan],
         *,
         policy: str | None,
-        deadline: datetime,
+        deadline: timedelta | datetime,
         actor: Actor,
         revision: int | None = None,
         rules: ReviewRules | None = None,
@@ -103,7 +103,8 @@ class Reviews:
         votes for one.
 
         :param policy: ``name@version`` of the policy that is asked first, if there is one.
-        :param deadline: the absolute time by which a person must decide. A plan of an edit keeps that of before.
+        :param deadline: how long a person has to decide, by the database's clock, or until when. A plan of an edit
+            keeps the time of before.
         :param revision: the revision that the plan was rendered for; another one that is current by now keeps its own.
         :param rules: who decides; by default every user who may decide for the Dag.
         :param reason: why a person is asked, as a text for the reviewer.
@@ -123,13 +124,19 @@ class Reviews:
         return self._database.transact(work, step="review.ask")
 
     def ask_again(
-        self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: Actor, reason: str
+        self,
+        job_id: int,
+        plans: Sequence[EffectPlan],
+        *,
+        deadline: timedelta | datetime,
+        actor: Actor,
+        reason: str,
     ) -> Job:
         """Void an approval whose plan is not what would be written, and ask a person about what would be.
 
         What the job's author said about its review stays: who decides, the policy, and the end of the time to decide.
 
-        :param deadline: the absolute time by which a person must decide.
+        :param deadline: how long a person has to decide, by the database's clock, or until when.
         :return: the job as it is now; unchanged where it needs no approval, something was written, or the plan is the
             one that was approved.
         :raises PlanError: two effects have the same name.
@@ -362,7 +369,7 @@ def _plan(
     plans: Sequence[EffectPlan],
     policy: str | None,
     rules: ReviewRules,
-    deadline: datetime,
+    deadline: timedelta | datetime,
     actor: Actor,
     reason: str | None,
     on_timeout: OnTimeout | None,
@@ -389,7 +396,8 @@ def _plan(
         changes["decided_before"] = None if newest is None else newest["decision_id"]
         edited = job.state is JobState.REVIEW and job.review_digest is None and job.review_deadline is not None
         if not edited:  # an edit does not extend the deadline
-            changes |= {"review_deadline": deadline, "review_asked_at": now, "reminded_at": None, "escalated_at": None}
+            until = now + deadline if isinstance(deadline, timedelta) else deadline
+            changes |= {"review_deadline": until, "review_asked_at": now, "reminded_at": None, "escalated_at": None}
         if job.state is not JobState.REVIEW:
             event = JobEvent.PLAN_CHANGED
             why = "the plan is not the one that was approved" + (f"; {reason}" if reason else "")

@@ -151,7 +151,7 @@ def _check_seen(record: JobRecord, seen: str) -> None:
         raise CannotRollBack(
             "it has changed since you opened it: other effects are applied now.",
             job=record.job.label,
-            written="Nothing was undone. No external write was made.",
+            written="Nothing was undone. This request made no external write.",
             remedy="Check what would be undone now, then roll it back.",
         )
 

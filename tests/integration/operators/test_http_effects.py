@@ -182,7 +182,7 @@ class TestStatus:
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
         assert f"answered {status}" in done.error("publish")
-        assert "No external write was made." in done.error("publish")
+        assert "This step made no external write." in done.error("publish")
         assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
         assert len(target.received) == 1
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from airflow_provider_aihandoff.core.database import connection as connection_module
 from airflow_provider_aihandoff.core.database import history
@@ -302,7 +303,7 @@ class TestLost:
         deliver(one)
 
         def work(connection: LedgerConnection) -> None:
-            assert not connection.autocommit
+            assert connection.info.transaction_status is TransactionStatus.INTRANS
             connection.execute("DELETE FROM aihandoff.inbox")
             raise RuntimeError("half-way")
 
@@ -322,8 +323,9 @@ class TestLost:
         assert listener.heard() == []
 
 
-def test_after_a_message_the_connection_is_in_no_autocommit(one: Ledger, listener: Listener) -> None:
+def test_after_a_message_the_next_step_is_a_transaction(one: Ledger, listener: Listener) -> None:
     job_id = running(one)
     deliver(one)
     assert listener.heard() == [str(job_id)]
-    assert one._database.transact(lambda connection: connection.autocommit) is False
+    status = one._database.transact(lambda connection: connection.info.transaction_status)
+    assert status is TransactionStatus.INTRANS

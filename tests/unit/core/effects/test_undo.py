@@ -144,7 +144,7 @@ class TestDeclared:
             (
                 {"kind": "ftp"},
                 "http",
-                "has the kind 'ftp': no target of the kind 'ftp' is installed here. No external write was made. Give",
+                "has the kind 'ftp': no target of the kind 'ftp' is installed here. This step made no external write.",
             ),
             ({"kind": "email"}, "http", "has the kind 'email', which cannot undo anything"),
             ({"delete": "the note"}, "crm note", "has the kind 'crm note': no target of the kind"),
