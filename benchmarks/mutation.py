@@ -397,7 +397,7 @@ GUARDS = (
     ),
     guard(
         "undo: the approval names the job",
-        f"{_ALTERED}::TestBeforeItStarts::test_the_undo_of_another_job_is_refused_with_all_that_belongs_to_it",
+        f"{_ALTERED}::TestTheKey::test_the_seal_of_another_job_seals_nothing_here",
         ("_seal", "[job_id, revision, name, plan_digest, undo]", "[plan_digest, undo]"),
     ),
     guard(

@@ -210,6 +210,24 @@ class TestTheKey:
         assert target.received == []
         assert ledger.record(1).altered_undos == {}, "the forgery is one that would hold with the ledger's own key"
 
+    def test_the_seal_of_another_job_seals_nothing_here(
+        self, ledger: Ledger, target: Target, write: Write, conninfo: dict[str, Any]
+    ) -> None:
+        applied(ledger)
+        plan = put(undo={**DELETE, "endpoint": "/front-page"})
+        draft_of_it = draft(ledger, job_spec(job_key="page"), response_id="resp_2")
+        other = approve(ledger, ask(ledger, draft_of_it, plan))
+        write(
+            "UPDATE aihandoff.effects SET (undo, plan, plan_digest) = "
+            "(SELECT undo, plan, plan_digest FROM aihandoff.effects WHERE job_id = %s) WHERE job_id = 1",
+            other.job_id,
+        )
+        (planned,) = [event for event in ledger.record(other.job_id).events if "components" in event.detail]
+        _reseal(conninfo, ledger, planned.detail["undos"])
+        with pytest.raises(CannotRollBack, match="has an undo that is not the approved one"):
+            undo(ledger)
+        assert target.received == []
+
     def test_the_same_key_is_needed_to_undo(self, ledger: Ledger, target: Target, conninfo: dict[str, Any]) -> None:
         with Ledger(conninfo, digest_key="old") as old, Ledger(conninfo, digest_key="new") as new:
             applied(old)
