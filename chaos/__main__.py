@@ -76,8 +76,9 @@ def failures(result: Result) -> list[str]:
     ended_well = result.count.states["completed"] + result.count.states["rolled_back"]
     if ended_well < result.count.jobs / 2:
         problems.append(f"only {ended_well} of {result.count.jobs} jobs were completed: nothing is shown by that")
-    if result.way in ("webhooks", "handle") and result.count.extra_responses:
-        problems.append(f"{result.count.extra_responses} responses were paid for twice, with {result.way}")
+    paid_twice = result.count.extra_responses - result.count.cancelled_extra
+    if result.way in ("webhooks", "handle") and paid_twice:
+        problems.append(f"{paid_twice} responses were paid for twice, with {result.way}")
     return problems
 
 
@@ -101,6 +102,7 @@ def report(results: list[Result]) -> None:
         "there, and not on the record": lambda result: f"{len(result.count.unrecorded):,}" if ledger(result) else "all",
         "histories broken": lambda result: f"{len(result.count.broken):,}" if ledger(result) else "-",
         "responses paid for twice": lambda result: f"{result.count.extra_responses:,}",
+        "... and cancelled in time": lambda result: f"{result.count.cancelled_extra:,}" if ledger(result) else "-",
         "... without a warning": lambda result: f"{len(result.count.unwarned):,}" if ledger(result) else "all",
         "held for a person": lambda result: f"{result.faults.held:,}",
         "jobs left open": lambda result: f"{result.count.open if ledger(result) else len(result.faults.stuck):,}",

@@ -326,10 +326,13 @@ class Chaos:
         key_of = dict(jobs)
         report = requests.get(f"{world.openai_url.removesuffix('/v1')}/standin/responses", timeout=60).json()
         made: Counter[str] = Counter()
+        cancelled: Counter[str] = Counter()
         for entry in report["responses"]:
             metadata = entry["response"]["metadata"]
-            made[metadata.get("work") or key_of.get(metadata.get("aihandoff_job", ""), "?")] += 1
-        return Witness(list(read_log(self._log)), rows, made)
+            key = metadata.get("work") or key_of.get(metadata.get("aihandoff_job", ""), "?")
+            made[key] += 1
+            cancelled[key] += entry["response"]["status"] == "cancelled"
+        return Witness(list(read_log(self._log)), rows, made, cancelled)
 
 
 class _Run:
