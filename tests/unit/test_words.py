@@ -93,14 +93,15 @@ PHRASES = (
     Phrase("look_at", r"look_at", "poll_at", "inbox.look_at"),
 )
 
+RENAMED_COLUMN = frozenset({"look_at", "look at, look for"})
 #: The phrases that are right in a file, by their names.
 ALLOWED: Mapping[str, frozenset[str]] = {
     # What was renamed is quoted.
-    "CHANGELOG.md": frozenset({"--why", "stale-batch", "foreign-request", "look_at"}),
+    "CHANGELOG.md": frozenset({"--why", "stale-batch", "foreign-request"}) | RENAMED_COLUMN,
     # The column's name in earlier releases of the schema.
-    "airflow_provider_aihandoff/core/database/migrations/versions/0002_webhooks.py": frozenset({"look_at"}),
-    "airflow_provider_aihandoff/core/database/migrations/versions/0005_actors.py": frozenset({"look_at"}),
-    "tests/integration/core/database/version_0004.py": frozenset({"look_at"}),
+    "airflow_provider_aihandoff/core/database/migrations/versions/0002_webhooks.py": RENAMED_COLUMN,
+    "airflow_provider_aihandoff/core/database/migrations/versions/0005_actors.py": RENAMED_COLUMN,
+    "tests/integration/core/database/version_0004.py": RENAMED_COLUMN,
     # PostgreSQL does not run as root: there it runs as the user `nobody` of the system.
     "demo/postgres.py": frozenset({"nobody"}),
 }
@@ -111,7 +112,19 @@ DOCUMENTS = sorted(
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "dags").glob("*.py"),
         *(ROOT / "demo").rglob("*.py"),
-        *(ROOT / name for name in ("Makefile", "Dockerfile", "docker-compose.yaml", ".env.example", "pyproject.toml")),
+        *(path for path in (ROOT / ".github").rglob("*") if path.is_file()),
+        *(
+            ROOT / name
+            for name in (
+                ".ci/run",
+                ".env.example",
+                ".pre-commit-config.yaml",
+                "Dockerfile",
+                "Makefile",
+                "docker-compose.yaml",
+                "pyproject.toml",
+            )
+        ),
     ]
 )
 PACKAGE = sorted(
@@ -151,10 +164,12 @@ def text_of(path: Path) -> str:
 def found_in(path: Path) -> Iterator[tuple[Phrase, str]]:
     """Each phrase that we no longer use in a file, with a line that says where and what to write."""
     text = text_of(path)
+    words_of_names = re.sub(r"(?<=\w)_(?=\w)", " ", text)
     for phrase, pattern in PATTERNS:
-        for match in pattern.finditer(text):
-            line = text.count("\n", 0, match.start()) + 1
-            words = " ".join(match.group().split())
+        found = {match.span() for read in (text, words_of_names) for match in pattern.finditer(read)}
+        for start, end in sorted(found):
+            line = text.count("\n", 0, start) + 1
+            words = " ".join(text[start:end].split())
             yield phrase, f"{name_of(path)}:{line}: {words!r}: write {phrase.instead!r}"
 
 

@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.core.effects.plan_store import settle
 from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleDecision
 from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Decision, Job, Verdict, columns
 from airflow_provider_aihandoff.core.review.edits import begin_change
-from airflow_provider_aihandoff.core.review.rules import Person, distinct, rules_of, why_not
+from airflow_provider_aihandoff.core.review.rules import Person, approvals_of, rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
 
 _INSERT_DECISION = """
@@ -77,7 +77,7 @@ def record(
     detail = {"digest": digest, "decision_id": decision_id}
     needed = rules_of(job).approvals
     if verdict == "approve" and by.kind in PERSON_KINDS and needed > 1:
-        votes = len(distinct(vote.decider for vote in votes_for(connection, job)))
+        votes = len(votes_for(connection, job))
         detail |= {"approvals": votes, "needed": needed}
         if votes < needed:
             return history.move(connection, job, JobEvent.VOTED, actor=by, reason=comment, detail=detail, at=at)
@@ -119,10 +119,8 @@ def _insert(
 
 
 def votes_for(connection: LedgerConnection, job: Job) -> list[Decision]:
-    """The approvals by people that count for what the job says now, oldest first."""
-    return [
-        each for each in _of_now(connection, job) if each.verdict == "approve" and each.decider.kind in PERSON_KINDS
-    ]
+    """The approvals by people that count for what the job says now: one of each, the oldest first."""
+    return approvals_of(job, _of_now(connection, job))
 
 
 def _of_now(connection: LedgerConnection, job: Job) -> list[Decision]:

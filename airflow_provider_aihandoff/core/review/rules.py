@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from airflow_provider_aihandoff.core.models import Actor, Job, PendingReview
+from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Decision, Job, PendingReview
 
 #: What an author puts before an account, to mean the person who uses it at a terminal.
 TERMINAL = "cli:"
@@ -180,6 +180,26 @@ def distinct(people: Iterable[Actor]) -> list[Actor]:
     found: dict[str | None, Actor] = {}
     for person in people:
         found.setdefault(person.name, person)
+    return list(found.values())
+
+
+def has_voted(person: Actor, voters: Iterable[Actor]) -> bool:
+    """Whether a person is one of those who approved, under whichever of their accounts."""
+    return any(voter.name == person.name for voter in voters)
+
+
+def approvals_of(job: Job, decisions: Iterable[Decision]) -> list[Decision]:
+    """The approvals that count for what a job says now: one of each person, the oldest first.
+
+    Its digest may have been asked about before; what was said then is void.
+
+    :param decisions: the job's, the oldest first.
+    """
+    found: dict[str | None, Decision] = {}
+    for each in decisions:
+        of_now = each.digest == job.review_digest and each.decision_id > (job.decided_before or 0)
+        if of_now and each.verdict == "approve" and each.decider.kind in PERSON_KINDS:
+            found.setdefault(each.decider.name, each)
     return list(found.values())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from airflow_provider_aihandoff.core.errors import StaleBulkDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, PendingReview
-from airflow_provider_aihandoff.core.review.rules import distinct, rules_of
+from airflow_provider_aihandoff.core.review.rules import has_voted, rules_of
 from airflow_provider_aihandoff.web.api.schemas import BulkVerdict
 from airflow_provider_aihandoff.web.auth import Viewer, visible_dag_ids
 
@@ -33,7 +33,7 @@ class QueuedReview:
     @property
     def votes(self) -> list[str]:
         """Who has approved its current version."""
-        return [voter.label for voter in distinct(self.review.voters)]
+        return [voter.label for voter in self.review.voters]
 
     @property
     def approvals(self) -> int:
@@ -51,7 +51,7 @@ def review_queue(
     """
     pending = ledger.reviews.pending(dag_ids=visible_dag_ids(ledger, viewer, dag_id), run_id=run_id)
     why_not = viewer.why_not_each(pending)
-    found = [QueuedReview(review, why_not[review.job_id], viewer.actor in review.voters) for review in pending]
+    found = [QueuedReview(review, why_not[review.job_id], has_voted(viewer.actor, review.voters)) for review in pending]
     return sorted(found, key=lambda queued: not queued.mine)
 
 

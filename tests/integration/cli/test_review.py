@@ -92,6 +92,14 @@ class TestShowing:
         assert listed[0]["why_not"] is None
         assert "bob" in listed[1]["why_not"]
 
+    def test_a_person_with_two_accounts_is_one_approval(self, airflow: Airflow, on_ledger: Ledger) -> None:
+        job = in_review(on_ledger, approvals=2)
+        for person in (Person("bob"), Person("bob", at_terminal=True)):
+            on_ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), person=person)
+        (listed,) = json.loads(airflow("review", "list", "-o", "json"))
+        (shown,) = json.loads(airflow("review", "show", job.job_id, "-o", "json"))
+        assert (listed["approvals"], shown["approvals"], len(shown["votes"])) == ("1 of 2", "1 of 2", 1)
+
     def test_the_table_has_no_digest_that_a_line_break_could_spoil(self, airflow: Airflow, on_ledger: Ledger) -> None:
         in_review(on_ledger)
         listed = airflow("review", "list")

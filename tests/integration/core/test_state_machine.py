@@ -57,6 +57,7 @@ from airflow_provider_aihandoff.core.states import (
     JobEvent,
     JobState,
     ResponseStatus,
+    RevisionState,
 )
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.conftest import EMPTY_LEDGER
@@ -81,8 +82,8 @@ TARGETS = {
 
 def plan(name: str, text: str = "first", *, after: tuple[str, ...] = (), undo: bool = True) -> EffectPlan:
     request = {"method": "PUT", "url": f"http://cms/{name}", "body": text}
-    way_back = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}"}} if undo else None
-    return EffectPlan(name, "http", request, digest([request, way_back, after]), request, way_back, after)
+    removal = {"kind": "http", "plan": {"method": "DELETE", "url": f"http://cms/{name}"}} if undo else None
+    return EffectPlan(name, "http", request, digest([request, removal, after]), request, removal, after)
 
 
 #: What the Dag intends to write, from one edit of it to the next.
@@ -232,15 +233,18 @@ class Machine(RuleBasedStateMachine):
         if opened.superseded is not None and opened.superseded.response_id:
             self.provider.cancel(opened.superseded.response_id)
         if opened.next is Attachment.SUBMIT:
-            submitting.submit(
-                self.ledger,
-                self.provider,
-                opened.job,
-                deadline=spec.deadline,
-                actor=owner.actor,
-                orphan_wait=timedelta(seconds=30),
-                sleep=lambda seconds: reach("asleep"),
-            )
+            revision = opened.revision
+            while revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING):
+                revision = submitting.submit(
+                    self.ledger,
+                    self.provider,
+                    opened.job,
+                    actor=owner.actor,
+                    orphan_wait=timedelta(seconds=30),
+                    sleep=lambda seconds: reach("asleep"),
+                )
+                if revision.state is RevisionState.SUBMITTING:
+                    reach("asleep")
 
     def effect(self, intended: EffectPlan) -> Any:
         """What the task does that writes."""

@@ -28,7 +28,7 @@ Record = Callable[[], JobRecord]
 DAG_FILE = Path(__file__).parents[3] / "dags" / "aihandoff_rollback.py"
 DELETE = {"method": "DELETE", "endpoint": "/posts/{external_id}"}
 RECALL = {"method": "POST", "endpoint": "/recalls/{external_id}"}
-LOOKED_FOR = {
+PROBED = {
     **RECALL,
     "probe": {"endpoint": "/recalls", "query": {"key": "{effect_key}"}, "found": {"$.items[*].of": "{external_id}"}},
     "grace": 0,
@@ -186,7 +186,7 @@ class TestUnknown:
     def test_an_undo_that_the_probe_finds_is_not_sent_again(
         self, written: Any, run: RunDag, record: Record, target: Target
     ) -> None:
-        written(announce=LOOKED_FOR)
+        written(announce=PROBED)
         target.answers = [DROP, Answer(200, {"items": [{"of": "rec-2"}]})]
 
         done = run(roll_back)

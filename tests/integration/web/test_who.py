@@ -13,7 +13,7 @@ from sqlalchemy.pool import StaticPool
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web import auth
 from airflow_provider_aihandoff.web.auth import Viewer
@@ -124,6 +124,27 @@ def test_a_changed_plan_voids_earlier_approvals(login: Login, ledger: Ledger) ->
     _post(login("bob"), job)
     ask(ledger, job, effect_plan("announce"), rules=ReviewRules(approvals=2))
     assert "0 of 2 approvals so far" in _show(login("bob"), job).text
+
+
+def test_a_vote_stays_void_when_the_plan_is_changed_back(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, approvals=2)
+    bob = login("bob")
+    _post(bob, job)
+    ask(ledger, job, effect_plan("announce"), rules=ReviewRules(approvals=2))
+    assert ask(ledger, job, rules=ReviewRules(approvals=2)).review_digest == job.review_digest
+    page = _show(bob, job)
+    assert "0 of 2 approvals so far." in page.text
+    assert page.buttons[:3] == ["approve", "reject", "request changes"]
+    assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["votes"] == []
+
+
+def test_a_person_who_approved_at_a_terminal_has_approved_on_the_page_too(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, approvals=2)
+    digest = str(job.review_digest)
+    ledger.reviews.decide(job.job_id, "approve", digest=digest, person=Person("bob", at_terminal=True))
+    page = _show(login("bob"), job)
+    assert "1 of 2 approvals so far, by you." in page.text
+    assert page.buttons[:2] == ["reject", "request changes"]
 
 
 def test_the_page_shows_the_reason_for_the_review(login: Login, ledger: Ledger) -> None:

@@ -36,7 +36,6 @@ from airflow_provider_aihandoff.core.models import (
     Revision,
     Verdict,
 )
-from airflow_provider_aihandoff.core.review.rules import distinct
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import Postgres
@@ -307,8 +306,21 @@ class TestUpgradeFrom0004:
         assert [decision.decider for decision in record.decisions] == list(version_0004.DECIDERS.values())
         assert [revision.editor for revision in record.revisions] == list(version_0004.AUTHORS.values())
 
-    def test_the_votes_of_before_count_by_login(self, upgraded: Ledger) -> None:
-        assert [voter.name for voter in distinct(upgraded.reviews.pending()[0].voters)] == ["bob", "cli:bob", "bob ("]
+    def test_approvals_whose_login_is_in_doubt_are_asked_for_again(self, upgraded: Ledger) -> None:
+        assert upgraded.reviews.pending()[0].voters == []
+        assert upgraded.reviews.votes(upgraded.job(1)) == []
+
+    def test_approvals_by_plain_logins_still_count(self, empty_conninfo: dict[str, Any]) -> None:
+        upgrade_to(empty_conninfo, "0004")
+        with psycopg.connect(**empty_conninfo) as connection:
+            version_0004.write_rows(connection)
+            connection.execute("DELETE FROM aihandoff.decisions WHERE decided_by LIKE '% (%'")
+        schema.upgrade(empty_conninfo)
+        with Ledger(empty_conninfo) as upgraded:
+            assert upgraded.reviews.pending()[0].voters == [Actor.user("bob")]
+
+    def test_a_response_that_runs_has_the_ledgers_word_for_it(self, upgraded: Ledger) -> None:
+        assert {revision.response_status for revision in upgraded.record(1).revisions} == {"running"}
 
     def test_a_poll_that_was_due_still_is(self, upgraded: Ledger) -> None:
         (entry,) = upgraded.inbox.due(9)

@@ -91,8 +91,9 @@ def write_rows(connection: psycopg.Connection[Any], actors: Sequence[str] = tupl
     for number, author in enumerate(AUTHORS, 1):
         connection.execute(
             """INSERT INTO aihandoff.revisions (job_id, number, author, state, conn_id, request, request_digest,
-                deadline, output, output_digest, created_at)
-            VALUES (1, %s, %s, 'completed', 'openai_default', '{}', 'digest', now(), '"A kettle."', 'output', now())""",
+                deadline, response_status, output, output_digest, created_at)
+            VALUES (1, %s, %s, 'completed', 'openai_default', '{}', 'digest', now(), 'in_progress', '"A kettle."',
+                'output', now())""",
             [number, author],
         )
     for kind, decided_by in DECIDERS:

@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, distinct, rules_of
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules, rules_of
 from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import TEST, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.core.webhooks.inboxes import run
@@ -326,7 +326,8 @@ class TestLoginsOfAnyForm:
         approve(ledger, job, Person(first, at_terminal=True))
         assert approve(ledger, job, Person(second)).state is JobState.REVIEW
         (pending,) = ledger.reviews.pending()
-        assert [voter.name for voter in distinct(pending.voters)] == [first, second]
+        assert [voter.name for voter in pending.voters] == [first, second]
+        assert [vote.decider.name for vote in ledger.reviews.votes(ledger.job(job.job_id))] == [first, second]
         assert approve(ledger, job, CAROL).state is JobState.APPROVED
         assert events(ledger, job)[-4:] == ["vote counted"] * 3 + ["approved"]
 

@@ -104,6 +104,19 @@ UPDATE aihandoff.events SET
     ) AS facts)
 """
 
+#: The text was the identity of a voter; a login is now. One whose login has ``" ("`` in it could approve a second time,
+#: so where such an approval counts for a job in review, all its approvals are asked for again.
+ASKED_AGAIN = """
+UPDATE aihandoff.jobs SET decided_before = (SELECT max(decision_id) FROM aihandoff.decisions WHERE job_id = jobs.job_id)
+WHERE state = 'review' AND EXISTS (
+    SELECT FROM aihandoff.decisions AS d
+    WHERE d.job_id = jobs.job_id AND d.digest = jobs.review_digest AND d.decision_id > coalesce(decided_before, 0)
+        AND d.verdict = 'approve' AND d.decided_by_kind = 'user' AND d.decided_by LIKE '% (%')
+"""
+
+#: The ledger has its own words for the states of a response.
+RESPONSES = "UPDATE aihandoff.revisions SET response_status = 'running' WHERE response_status = 'in_progress'"
+
 DECISIONS = f"""
 UPDATE aihandoff.decisions SET (decided_by, decided_by_id, decided_by_kind) = (
     SELECT name, id, kind FROM (SELECT {_PERSON.format(text="decided_by")}) AS person)
@@ -129,6 +142,8 @@ def upgrade() -> None:
     op.execute("ALTER TABLE aihandoff.events DISABLE TRIGGER events_append_only")
     op.execute(EVENTS)
     op.execute("ALTER TABLE aihandoff.events ENABLE TRIGGER events_append_only")
+    op.execute(ASKED_AGAIN)
+    op.execute(RESPONSES)
     op.execute(DECISIONS)
     op.execute(REVISIONS)
     op.execute(RULES)

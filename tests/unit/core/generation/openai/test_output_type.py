@@ -80,7 +80,7 @@ def lists(depth: int) -> Any:
     return kind
 
 
-ACCEPTED = {
+ACCEPTED: dict[str, type[BaseModel]] = {
     "scalars": create_model("Made", a=(str, ...), b=(int, ...), c=(float, ...), d=(bool, ...), e=(None, ...)),
     "nullable": of(int | None, None),
     "bounds": of(Annotated[int, Field(ge=1, le=5, multiple_of=2)]),
@@ -101,7 +101,7 @@ ACCEPTED = {
     "closed": create_model("Made", __config__=ConfigDict(extra="forbid"), a=(int, ...)),
     "ten levels": of(lists(10)),
 }
-REFUSED = {
+REFUSED: dict[str, tuple[type[BaseModel], str]] = {
     "default": (of(int, 1), "Made: field: 'default' is not permitted"),
     "default of an enum": (of(Color, Color.RED), "'default' is not permitted"),
     "default of a model": (of(Cat, Cat(kind="cat", lives=9)), "'default' is not permitted"),
