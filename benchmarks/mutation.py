@@ -153,6 +153,43 @@ GUARDS = (
         ("Database._until_commit", "            return work(connection)\n", _RAISED_AT_ONCE),
     ),
     guard(
+        "persist: an outcome is recorded whatever the database answers first",
+        f"{_LEDGER}/database/test_passing_failures.py::TestOutcome"
+        "::test_of_a_write_is_recorded_once_whatever_the_database_answers_first",
+        ("Database._until_commit", "if connection.broken or sqlstates.passes(error):", "if connection.broken:"),
+    ),
+    guard(
+        "persist: what would be lost is kept at the first failure",
+        f"{_LEDGER}/database/test_passing_failures.py::TestOutcome"
+        "::test_is_kept_elsewhere_at_the_first_failure_and_only_then",
+        ("Database.persist", "                    keep()\n", "                    pass\n"),
+    ),
+    guard(
+        "kept outcome: a write that was made is not sent again",
+        f"{_APPLYING}/test_attempt.py::TestKept"
+        "::test_a_write_that_could_not_be_recorded_is_recorded_by_the_next_attempt_and_not_sent_again",
+        (
+            "apply_effect",
+            "            if record_kept(ledger, busy.effect, memory=memory, actor=actor):\n                continue\n",
+            "",
+        ),
+    ),
+    guard(
+        "kept outcome: only that of the newest claim",
+        f"{_APPLYING}/test_attempt.py::TestKept::test_what_another_claim_or_another_plan_kept_is_not_taken",
+        ("record_kept", ' and facts["token"] == str(effect.claim_token)', ""),
+    ),
+    guard(
+        "kept response: it is waited for, and no other is paid",
+        f"{_LEDGER}/generation/test_kept_response.py"
+        "::test_the_next_attempt_waits_for_the_response_that_runs_and_sends_nothing",
+        (
+            "submit:submit",
+            "    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:\n        return kept\n",
+            "",
+        ),
+    ),
+    guard(
         "quorum: another plan voids the votes",
         f"{_LEDGER}/review/test_rules.py::TestQuorum::test_a_digest_that_comes_back_is_voted_on_again",
         ("OF_NOW", "d.decision_id > coalesce(jobs.decided_before, 0)", "true"),

@@ -207,7 +207,7 @@ def _record(
 ) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
     facts: Facts = {"token": str(token), "response_id": response_id, "status": status}
-    said = f"Response {response_id} runs for {job.label}, revision {job.revision}. No external write was made."
+    said = f"Response {response_id} runs for {job.label}. No external write was made."
     created = Unrecorded(memory, _kept_as(job), facts, said)
     with created.recording():
         revision = ledger.submission.submitted(
