@@ -59,9 +59,10 @@ def _show(record: JobRecord, leave: Sequence[str]) -> None:
         plans = [undo.as_plan for undo in record.undos if undo.state is not EffectState.APPLIED]
         say(f"{record.job.label} is being rolled back. Left to undo, in this order:")
     else:
-        if problem := cannot_roll_back(record.job, record.current_effects, leave):
+        if problem := cannot_roll_back(record.job, record.current_effects, record.altered_undos, leave):
             raise problem
-        plans = [step.plan for step in undo_steps(record.current_effects, leave) if step.plan is not None]
+        steps = undo_steps(record.current_effects, record.altered_undos, leave)
+        plans = [step.plan for step in steps if step.plan is not None]
         say(f"{record.job.label} is {record.job.state.value}. This would be sent, in this order:")
     print_rows([_shown(plan) for plan in plans], "yaml")
 

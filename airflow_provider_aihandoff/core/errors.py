@@ -188,6 +188,10 @@ class CannotResolve(HandoffError):
     """The effect is not unknown, or a newer attempt than the one that was checked is."""
 
 
+class NothingLost(HandoffError):
+    """No request of the job is lost, or it is another one than the one that was seen."""
+
+
 class CannotRollBack(HandoffError):
     """The job has nothing applied that could be undone, or not now, or not all of it."""
 

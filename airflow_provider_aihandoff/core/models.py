@@ -18,6 +18,7 @@ Verdict = Literal["approve", "reject", "request changes"]
 DeciderKind = Literal["user", "terminal", "policy", "timeout"]
 AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
+OnLost = Literal["wait", "ask", "resend"]
 
 
 class ActorKind(StrEnum):
@@ -175,6 +176,7 @@ class JobSpec:
     :param deadline: how long a new revision may take, by the database's clock, or until when.
     :param triggered_by: the user who triggered the Dag run, if a user has, also where ``requested_by`` names another.
     :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
+    :param on_lost: what to do about a request whose answer was lost; None: as :mod:`core.generation.lost` decides.
     :param regenerate: make a new revision in any case, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
@@ -198,6 +200,7 @@ class JobSpec:
     regenerate: bool = False
     triggered_by: str | None = None
     max_cost_usd: Decimal | None = None
+    on_lost: OnLost | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -272,6 +275,10 @@ class Revision:
     :param author_id: the auth manager's id of a user who edited, where it is not the login name.
     :param based_on: the number of the revision that it edits, or changes at a reviewer's wish.
     :param changes: the reviewer's words that the model was asked to follow.
+    :param on_lost: what its author wants after a request whose answer was lost; None: as :mod:`core.generation.lost`
+        decides.
+    :param conversation_id: the provider's handle that was made for this revision alone; it tells what became of a lost
+        request.
     """
 
     revision_id: int
@@ -301,9 +308,17 @@ class Revision:
     changes: str | None
     author_kind: AuthorKind
     author_id: str | None
+    on_lost: OnLost | None
+    conversation_id: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a request may have been accepted, its response is not known, and no attempt is sending now."""
+        lost = self.state is RevisionState.SUBMITTING and self.submit_token is None
+        return lost and self.unknown_submissions > 0
 
     @property
     def editor(self) -> Actor | None:

@@ -55,7 +55,7 @@ class LedgerHook(BaseHook):
         """
         from airflow_provider_aihandoff.core.ledger import Ledger
 
-        return _checked(Ledger(self.conninfo(), limits=self._limits))
+        return _checked(Ledger(self.conninfo(), limits=self._limits, digest_key=settings.text("digest_key")))
 
     def conninfo(self) -> dict[str, Any]:
         """libpq's connection parameters, by name."""
@@ -119,7 +119,9 @@ def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any], limits: Limit
     from airflow_provider_aihandoff.core.ledger import Ledger
 
     # Outside the lock: while the server is unavailable, no thread queues behind another one that waits for it.
-    opened = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT, limits=limits))
+    key = settings.text("digest_key")
+    shared = Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT, limits=limits, digest_key=key)
+    opened = _checked(shared)
     with _shared_lock:
         kept = _shared.setdefault(ledger_conn_id, opened)
     if kept is not opened:

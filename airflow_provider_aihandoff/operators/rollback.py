@@ -29,7 +29,8 @@ class RollbackOperator(BaseOperator):
     unknown. The task waits for that without a worker slot, and continues by itself.
 
     Before it sends anything, it fails without a retry where the job does not exist, where none of its effects is
-    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone.
+    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone, or has an undo
+    in the ledger that is not the approved one. Only this task calls functions that undo: no page and no command does.
 
     **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the task continues
     with the rest. A task that is cleared after the job was written again leaves the new write as it is, unless the
@@ -98,6 +99,7 @@ class RollbackOperator(BaseOperator):
                     leave=leave,
                     not_now=not_now,
                     last_try=ti.try_number > ti.max_tries,
+                    in_worker=True,
                     memory=memory_of(context),
                 )
                 if not isinstance(done, Wait):

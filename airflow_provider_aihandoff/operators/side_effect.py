@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
@@ -77,6 +78,12 @@ class SideEffectOperator(BaseOperator):
 
     #: Seconds that one call of :meth:`apply` may take at most. A claim lasts a little longer.
     call_seconds: float = 60.0
+
+    #: The template fields that are paths under the base URL of a connection.
+    endpoint_fields: Collection[str] = ()
+
+    #: Which endpoint would lead elsewhere by what its template fills in, and why.
+    endpoint_problem: str | None = None
 
     def __init__(
         self,
@@ -169,7 +176,21 @@ class SideEffectOperator(BaseOperator):
         """Render one field, with ``job`` as the ledger has it now."""
         if "job" not in context and content is not self.job:
             context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
-        return super().render_template(content, context, jinja_env, seen_oids)
+        rendered = super().render_template(content, context, jinja_env, seen_oids)
+        self._check_endpoints(content, rendered, context, jinja_env or self.get_template_env())
+        return rendered
+
+    def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
+        """Keep the first problem of an endpoint in the field that was rendered, for :meth:`effect_plan` to refuse."""
+        declared = {name: content for name in self.template_fields if content is getattr(self, name, None)}
+        texts = dict(declared_endpoints(dict.fromkeys(declared, rendered), self.endpoint_fields))
+        for name, template in declared_endpoints(declared, self.endpoint_fields):
+            problem = value_problem(template, texts.get(name), env, lambda text, env: self._text_of(text, context, env))
+            if problem and not self.endpoint_problem:
+                self.endpoint_problem = f"`{name}` of the effect {self.effect_name!r}, {template!r}, {problem}."
+
+    def _text_of(self, template: str, context: Context, env: jinja2.Environment) -> Any:
+        return super().render_template(template, context, env)
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields."""
@@ -191,6 +212,13 @@ class SideEffectOperator(BaseOperator):
         :param read_current: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
+        if self.endpoint_problem:
+            raise PlanError(
+                self.endpoint_problem,
+                job=f"job {job.job_id}",
+                remedy="Pass the value in `query`, use another value, or write it with the filter urlencode. A path "
+                "with steps of its own is one template as a whole.",
+            )
         plan, target = self.plan(job), self.target()
         undo = self._undo_plan(target, plan)
         try:
@@ -238,14 +266,14 @@ class SideEffectOperator(BaseOperator):
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.planning import ask_again, digest_key, effects_before
+        from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
         actor, ti = owner_of(context).actor, context["ti"]
         not_now = (event or {}).get("not_now", 0)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
-            plan = self.effect_plan(job, key=digest_key(ledger), after=effects_before(context["dag"], self))
+            plan = self.effect_plan(job, key=ledger.digest_key(), after=effects_before(context["dag"], self))
             self._ensure_planned(context, ledger, job, actor)
             target = self.target()
             while True:

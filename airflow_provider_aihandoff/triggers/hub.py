@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
@@ -20,7 +20,14 @@ from airflow_provider_aihandoff.core.backoff import backoff, jittered
 from airflow_provider_aihandoff.hooks.ledger import conninfo_async
 from airflow_provider_aihandoff.triggers import wake_queries
 from airflow_provider_aihandoff.triggers.polling import Poller
-from airflow_provider_aihandoff.triggers.waits import EffectWait, ResponseWait, ReviewWait, Wait
+from airflow_provider_aihandoff.triggers.waits import (
+    EffectWait,
+    PolledWait,
+    ResponseWait,
+    ReviewWait,
+    SubmissionWait,
+    Wait,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +47,13 @@ _CLOSE_TIMEOUT = 30.0
 _RECONNECT_BASE, _RECONNECT_CAP = 0.25, 5.0
 
 SomeWait = TypeVar("SomeWait", bound=Wait)
+
+#: What asks the ledger which waits of a kind are over, given the key of each.
+_OVER: Mapping[type[Wait], Callable[[wake_queries.AsyncConnection, Sequence[Any]], Awaitable[set[Any]]]] = {
+    SubmissionWait: wake_queries.settled_submissions,
+    ReviewWait: wake_queries.answered_reviews,
+    EffectWait: wake_queries.changed_effects,
+}
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
 
@@ -94,7 +108,7 @@ class Hub:
         self._waits.setdefault(wait.job_id, set()).add(wait)
         self._new.add(wait)
         self._next_deadline = _earliest(self._next_deadline, wait.deadline)
-        if isinstance(wait, ResponseWait):
+        if isinstance(wait, PolledWait) and wait.polled is not None:
             self._poller.add(wait)
         if self._work is None:
             # In a context of its own: that of the first trigger would put its name on every line of the log.
@@ -106,7 +120,7 @@ class Hub:
         of_job.discard(wait)
         if not of_job:
             del self._waits[wait.job_id]
-        if isinstance(wait, ResponseWait):
+        if isinstance(wait, PolledWait) and wait.polled is not None:
             self._poller.remove(wait)
         if not self._waits and self._work is not None:
             self._work.cancel()
@@ -219,22 +233,13 @@ class Hub:
             for response in responses:
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
-        for reviews in _batches(wait for wait in waits if isinstance(wait, ReviewWait)):
-            async with asyncio.timeout(_QUERY_TIMEOUT):
-                answered = await wake_queries.answered_reviews(
-                    connection, [(wait.job_id, wait.digest) for wait in reviews]
-                )
-            for review in reviews:
-                if (review.job_id, review.digest) in answered:
-                    review.end("answered")
-        for effects in _batches(wait for wait in waits if isinstance(wait, EffectWait)):
-            async with asyncio.timeout(_QUERY_TIMEOUT):
-                changed = await wake_queries.changed_effects(
-                    connection, [(wait.effect_id, wait.state, wait.attempt) for wait in effects]
-                )
-            for effect in effects:
-                if (effect.effect_id, effect.state, effect.attempt) in changed:
-                    effect.end("changed")
+        for kind in (SubmissionWait, ReviewWait, EffectWait):
+            for batch in _batches(wait for wait in waits if isinstance(wait, kind)):
+                async with asyncio.timeout(_QUERY_TIMEOUT):
+                    over = await _OVER[kind](connection, [wait.key for wait in batch])
+                for wait in batch:
+                    if wait.key in over:
+                        wait.end("over")
 
 
 def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:

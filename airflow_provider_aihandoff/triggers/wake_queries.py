@@ -28,6 +28,16 @@ _ENDED_RESPONSES = """
     JOIN aihandoff.revisions AS r USING (job_id, number)
     WHERE r.state <> 'running' OR r.response_status = ANY(%(ended)s)"""
 
+#: Of these revisions, the ones whose request may be sent now, or need not be sent any more. By the database's clock.
+_SETTLED_SUBMISSIONS = """
+    SELECT job_id, number, lease_until
+    FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[], %(leases)s::text[])
+        AS waiting (job_id, number, lease_until)
+    LEFT JOIN aihandoff.revisions AS r USING (job_id, number)
+    WHERE r.state IS DISTINCT FROM 'submitting'
+        OR r.submit_lease_until IS DISTINCT FROM waiting.lease_until::timestamptz
+        OR least(r.submit_lease_until, r.deadline) <= clock_timestamp()"""
+
 #: Of these questions, the ones that are no longer asked: the job has left the review, or has another plan.
 _ANSWERED_REVIEWS = """
     SELECT job_id, digest
@@ -122,6 +132,19 @@ async def ended_responses(
         },
     )
     return {(row["job_id"], row["number"]): row["status"] for row in await cursor.fetchall()}
+
+
+async def settled_submissions(
+    connection: AsyncConnection, waiting: Sequence[tuple[int, int, str]]
+) -> set[tuple[int, int, str]]:
+    """Of these ``(job id, revision, end of its lease)``, the ones to wait for no longer."""
+    values = {
+        "job_ids": [job_id for job_id, _, _ in waiting],
+        "numbers": [number for _, number, _ in waiting],
+        "leases": [lease_until for _, _, lease_until in waiting],
+    }
+    cursor = await connection.execute(_SETTLED_SUBMISSIONS, values)
+    return {(row["job_id"], row["number"], row["lease_until"]) for row in await cursor.fetchall()}
 
 
 async def answered_reviews(connection: AsyncConnection, asked: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:

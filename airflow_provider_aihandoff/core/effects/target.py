@@ -77,6 +77,9 @@ class Target(ABC):
     #: What an author may write into an undo of this kind; empty: an undo cannot be of this kind.
     undo_fields: ClassVar[frozenset[str]] = frozenset()
 
+    #: :meth:`from_undo` imports code that the undo names: only a worker makes such a target, never the API server.
+    undo_in_worker: ClassVar[bool] = False
+
     #: It takes the same effect key twice without writing twice.
     idempotent: bool = False
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.digests import digest, review_components
-from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, replace_plans
+from airflow_provider_aihandoff.core.effects.approved_undo import SEALS, seals
+from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, digest_key, replace_plans
 from airflow_provider_aihandoff.core.effects.undo import PREFIX
 from airflow_provider_aihandoff.core.errors import (
     JobNotApproved,
@@ -74,10 +75,14 @@ Notice = Literal["asked", "reminder", "escalation", "decided"]
 
 
 class Reviews:
-    """The steps from a stored output to a decision, on one ledger."""
+    """The steps from a stored output to a decision, on one ledger.
 
-    def __init__(self, database: Database) -> None:
+    :param digest_key: the configured key of digests; empty: the ledger's own.
+    """
+
+    def __init__(self, database: Database, digest_key: str) -> None:
         self._database = database
+        self._digest_key = digest_key
 
     def ask(
         self,
@@ -113,7 +118,8 @@ class Reviews:
             job = history.lock(connection, job_id)
             if revision not in (None, job.revision):
                 return job
-            return _plan(connection, job, plans, policy, rules or ReviewRules(), deadline, actor, reason, on_timeout)
+            who = rules or ReviewRules()
+            return _plan(connection, job, plans, policy, who, deadline, actor, reason, on_timeout, self._digest_key)
 
         return self._database.transact(work, step="review.ask")
 
@@ -143,8 +149,8 @@ class Reviews:
                 return job
             planned = connection.execute(READ_PLANNED, [job_id]).fetchall()
             policy = planned[-1]["detail"]["components"]["policy"] if planned else None
-            on_timeout = job.review_on_timeout
-            return _plan(connection, job, plans, policy, rules_of(job), deadline, actor, reason, on_timeout)
+            who, on_timeout = rules_of(job), job.review_on_timeout
+            return _plan(connection, job, plans, policy, who, deadline, actor, reason, on_timeout, self._digest_key)
 
         return self._database.transact(work, step="review.ask")
 
@@ -367,6 +373,7 @@ def _plan(
     actor: Actor,
     reason: str | None,
     on_timeout: OnTimeout | None,
+    configured_key: str,
 ) -> Job:
     """Store the plan of a locked job, unless it is the one that it has, or something was written."""
     if job.state not in _PLANNABLE or job.cancelling is not None or anything_touched(connection, job.job_id):
@@ -380,6 +387,7 @@ def _plan(
     if new_digest == job.review_digest:
         return job
     replace_plans(connection, job, plans)
+    sealed = seals(job, plans, configured_key or digest_key(connection))
     changes: dict[str, Any] = {"review_digest": new_digest}
     event, why, now = JobEvent.PLANNED, reason, history.now(connection)
     if job.approval == "required":
@@ -399,7 +407,7 @@ def _plan(
         event,
         actor=actor,
         reason=why,
-        detail={"digest": new_digest, "components": components},
+        detail={"digest": new_digest, "components": components, SEALS: sealed},
         at=now,
         **changes,
     )

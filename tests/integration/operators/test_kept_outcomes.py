@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from airflow.models.variable import Variable
+from sqlalchemy import func, select, text
 
 from airflow_provider_aihandoff import task_memory
 from airflow_provider_aihandoff.core.database import connection as connection_module
@@ -26,9 +27,9 @@ Record = Callable[[], JobRecord]
 @pytest.fixture(params=["task state store", "variables"])
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, airflow: None) -> Callable[[], int]:
     """How many outcomes Airflow keeps: in its task state store, or as releases without one do."""
-    table = "task_state_store"
+    count: Any = text("SELECT count(*) FROM task_state_store")
     if request.param == "variables":
-        table = "variable"
+        count = select(func.count()).select_from(Variable)
         for name in ("response", "side_effect"):
             monkeypatch.setattr(
                 f"airflow_provider_aihandoff.operators.{name}.memory_of",
@@ -37,7 +38,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, airflo
 
     def number() -> int:
         with open_session() as session:
-            return int(session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # noqa: S608
+            return int(session.execute(count).scalar_one())
 
     return number
 
@@ -60,9 +61,9 @@ def outage(conninfo: dict[str, Any]) -> Iterator[Callable[..., Callable[[], None
         yield begin
 
 
-def before_retry(dag: Any, task_id: str, end: Callable[[], None]) -> None:
-    """End the outage before a task is retried."""
-    dag.get_task(task_id).on_retry_callback.append(lambda context: end())
+def once(end: Callable[[], None]) -> Callable[[Any], None]:
+    """A callback that ends the outage before a task is retried."""
+    return lambda context: end()
 
 
 class TestWrite:
@@ -81,7 +82,8 @@ class TestWrite:
         retries = 1 if again == "retry" else 0
         dag = dags.make(lambda: publish(method="POST", retries=retries))
         if again == "retry":
-            before_retry(dag, "publish", end)
+            task: Any = dag.get_task("publish")
+            task.on_retry_callback = [*task.on_retry_callback, once(end)]
         run = dags.run(dag)
         said = str(run.errors["publish"][0])
         assert "The external write was made" in said
@@ -115,7 +117,8 @@ class TestResponse:
         retries = 1 if again == "retry" else 0
         dag = dags.make(lambda: ask(retries=retries))
         if again == "retry":
-            before_retry(dag, "draft", end)
+            task: Any = dag.get_task("draft")
+            task.on_retry_callback = [*task.on_retry_callback, once(end)]
         run = dags.run(dag)
         assert "Response resp_" in str(run.errors["draft"][0])
         if again == "clear":
