@@ -10,7 +10,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from airflow_provider_aihandoff.core.invisible import escape
-from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.text import plain_or_none
 
 Approval = Literal["required", "not required"]
@@ -295,7 +295,7 @@ class Revision:
     submit_token: UUID | None
     submit_lease_until: datetime | None
     response_id: str | None
-    response_status: str | None
+    response_status: ResponseStatus | None
     output: Any
     output_digest: str | None
     error: dict[str, Any] | None
@@ -313,6 +313,8 @@ class Revision:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
+        if self.response_status is not None:
+            object.__setattr__(self, "response_status", ResponseStatus(self.response_status))
 
     @property
     def is_lost(self) -> bool:

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.limits import API_SERVER, TRIGGERER, WORKER, Limits
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class LedgerHook(BaseHook):
 
     :param ledger_conn_id: the connection; by default ``[aihandoff] ledger_conn_id``.
     :param limits: the time-outs of this kind of process; by default a worker's.
+    :raises RequestError: it is no name of a connection.
     """
 
     conn_name_attr = "ledger_conn_id"
@@ -43,7 +45,8 @@ class LedgerHook(BaseHook):
 
     def __init__(self, ledger_conn_id: str | None = None, *, limits: Limits | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.ledger_conn_id = ledger_conn_id or settings.text("ledger_conn_id")
+        named = settings.text("ledger_conn_id") if ledger_conn_id is None else ledger_conn_id
+        self.ledger_conn_id = identifier("ledger_conn_id", named)
         self._limits = limits or WORKER
 
     def get_conn(self) -> Ledger:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import canonical_json, digest
+from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
+from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
@@ -20,6 +21,7 @@ from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, Revision
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
@@ -32,6 +34,7 @@ from airflow_provider_aihandoff.operators.responding import (
     wait_inline,
 )
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.xcom import fits_xcom
 from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of, state_among
 
@@ -80,7 +83,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     **Deadline**: absolute, from the moment a revision is opened, and not moved by a retry or a restart.
 
     The XCom is small: ``{"job_id", "job_type", "job_key", "revision", "response_id", "output_digest", "state",
-    "cost_usd"}``, and ``output`` while it is below ``[aihandoff] xcom_output_limit``.
+    "cost_usd"}``, and ``output`` while it is below ``[aihandoff] xcom_output_limit`` and Airflow can carry it.
 
     :param input: text, or a list of input items (templated).
     :param model: the model (templated).
@@ -96,6 +99,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     :param approval_reason: why no one has to approve; it goes on the record.
     :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
     :param max_revisions: how many revisions by the model a job may have.
+    :param retry_incomplete: a response that stopped at ``max_output_tokens`` is asked for again, up to
+        ``max_revisions``. By default it is not: the same request would most likely stop there again, and be paid again.
     :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
         Where the price of one is not known, they cannot.
     :param inline_wait: how long the worker waits by itself before the task defers.
@@ -161,6 +166,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         approval_reason: str | None = None,
         deadline: timedelta | datetime | None = None,
         max_revisions: int = 3,
+        retry_incomplete: bool = False,
         max_cost_usd: Decimal | float | None = None,
         inline_wait: timedelta | None = None,
         on_lost_submission: OnLost | None = None,
@@ -196,6 +202,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         self.approval_reason = approval_reason
         self.deadline = deadline
         self.max_revisions = max_revisions
+        self.retry_incomplete = retry_incomplete
         self.max_cost_usd = None if max_cost_usd is None else Decimal(str(max_cost_usd))
         self.inline_wait = inline_wait
         self.on_lost_submission = on_lost_submission
@@ -216,6 +223,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             raise ValueError(f"max_revisions must be at least 1, not {self.max_revisions}.")
         if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
             raise ValueError("deadline must be a timedelta, or a datetime with a time zone.")
+        if self.output_type is not None:
+            check_output_type(self.output_type)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
@@ -331,14 +340,14 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
-            job_key=self.job_key or f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}",
+            job_key=f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}" if self.job_key is None else self.job_key,
             input=input_snapshot(request),
             request=request,
             shown_input=masked(input_snapshot(request)),
             shown_request=masked(request),
             conn_id=self.openai_conn_id,
-            requested_by=self.requested_by or _triggered_by(context),
-            permissions=self.permissions or {},
+            requested_by=_triggered_by(context) if self.requested_by is None else self.requested_by,
+            permissions={} if self.permissions is None else self.permissions,
             approval=self.approval,
             approval_reason=self.approval_reason,
             max_revisions=self.max_revisions,
@@ -392,7 +401,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _raise_unless_usable(self, job: Job, revision: Revision) -> None:
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"it was cancelled ({job.state_reason}).", job=job.label)
-        if job.state is JobState.FAILED and (is_final(revision.error or {}) or revision.number >= job.max_revisions):
+        if job.state is JobState.FAILED and (self._is_final(revision) or revision.number >= job.max_revisions):
             raise JobFailed(
                 f"{job.state_reason}.",
                 job=job.label,
@@ -405,6 +414,11 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
                 f"most {job.max_revisions} in all."
             )
 
+    def _is_final(self, revision: Revision) -> bool:
+        """Whether another revision would only cost."""
+        error = revision.error or {}
+        return is_final(error) and not (self.retry_incomplete and error.get("code") == "max_output_tokens")
+
     def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:
         xcom: dict[str, Any] = {
             "job_id": job.job_id,
@@ -416,7 +430,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             "state": job.state.value,
             "cost_usd": None if revision.cost_usd is None else str(revision.cost_usd),
         }
-        if len(canonical_json(revision.output)) <= settings.number("xcom_output_limit"):
+        if fits_xcom(revision.output, limit=settings.number("xcom_output_limit")):
             xcom["output"] = revision.output
         return xcom
 
@@ -428,7 +442,8 @@ class RevisionFailed(RuntimeError):
 def _triggered_by(context: Context) -> str:
     """The user who triggered the run; otherwise what did."""
     dag_run = context["dag_run"]
-    return _triggering_user(context) or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
+    user = plain_or_none(_triggering_user(context))
+    return user or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
 
 
 def _triggering_user(context: Context) -> str | None:

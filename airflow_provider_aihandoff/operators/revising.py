@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import canonical_json, digest
+from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import JobFailed
 from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
+from airflow_provider_aihandoff.core.generation.outcome import in_words, problems_with
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
@@ -176,27 +177,18 @@ def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
     :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     :return: the job as it is now.
     """
-    from pydantic import ValidationError
-
     edit = ledger.revision(job.job_id, job.revision)
     task = draft_task(context["dag"], source)
     if edit.editor is None or job.review_digest is not None or task is None:
         return job
-    problems: list[dict[str, Any]]
     if task.output_type is None:
         problems = [] if isinstance(edit.output, str) else [{"loc": [], "msg": "it must be a text"}]
     else:
-        try:
-            task.output_type.model_validate_json(canonical_json(edit.output))
-            problems = []
-        except ValidationError as mismatch:
-            problems = [
-                dict(each) for each in mismatch.errors(include_url=False, include_context=False, include_input=False)
-            ]
+        problems = problems_with(task.output_type, edit.output)
     if not problems:
         return job
-    said = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'output'}: {each['msg']}" for each in problems[:5])
     error = {"kind": "mismatch", "problems": problems}
+    reason = f"the edit is not taken: {in_words(problems)}"
     return ledger.reviews.refuse_edit(
-        job.job_id, edit.number, error=error, reason=f"the edit is not taken: {said}", actor=owner_of(context).actor
+        job.job_id, edit.number, error=error, reason=reason, actor=owner_of(context).actor
     )

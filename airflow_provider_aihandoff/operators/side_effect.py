@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
 from airflow_provider_aihandoff.core.effects.undo import plan_undo
@@ -17,6 +18,8 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
+from airflow_provider_aihandoff.core.text import first_problem, unwritable
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
@@ -103,7 +106,7 @@ class SideEffectOperator(BaseOperator):
         super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
-        self.effect = effect
+        self.effect = None if effect is None else identifier("effect", effect)
         self.idempotent = idempotent
         self.undo = undo
         self.secret_fields = tuple(secret_fields)
@@ -193,9 +196,13 @@ class SideEffectOperator(BaseOperator):
         return super().render_template(template, context, env)
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields."""
+        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
+
+        :raises PlanError: Airflow itself could not keep what they render to.
+        """
         super().render_template_fields(context, jinja_env)
         fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
+        _check_sendable(fields, name=self.effect_name)
         hide_from_logs(fields, self.secret_fields)
 
     def rendered(self, context: Context, job: JobView) -> SideEffectOperator:
@@ -221,6 +228,7 @@ class SideEffectOperator(BaseOperator):
             )
         plan, target = self.plan(job), self.target()
         undo = self._undo_plan(target, plan)
+        _check_sendable({"plan": plan, "undo": undo}, name=self.effect_name)
         try:
             canonical_json([plan, undo])
         except (TypeError, ValueError) as error:
@@ -327,6 +335,20 @@ class SideEffectOperator(BaseOperator):
     def _view(ledger: Ledger, job_id: int) -> JobView:
         job = ledger.job(job_id)
         return view(job, ledger.revision(job_id, job.revision))
+
+
+def _check_sendable(fields: Mapping[str, Any], *, name: str) -> None:
+    """Refuse what no target could be sent, no page could show, and Airflow could not keep as a rendered field.
+
+    :raises PlanError: with the field.
+    """
+    for field, value in fields.items():
+        found = first_problem(value, unwritable, field) if is_shallow(value) else f"a value in {field}: {TOO_DEEP}"
+        if found is not None:
+            raise PlanError(
+                f"the effect {name!r} has {found}.",
+                remedy="Change its templates, or edit the output; then clear this task.",
+            )
 
 
 class OperatorTarget(Target):

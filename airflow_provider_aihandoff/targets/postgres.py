@@ -10,6 +10,7 @@ from typing import Any, Self
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, take_tables, take_text
 from airflow_provider_aihandoff.core.effects.undo import names_effect
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.text import first_problem, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,15 @@ class PostgresTarget(Target):
 
 
 def plan_statement(conn_id: str, sql: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The exact statement, its parameters, and the database that it runs in. Reads the connection; opens nothing."""
+    """The exact statement, its parameters, and the database that it runs in. Reads the connection; opens nothing.
+
+    :raises PlanError: PostgreSQL could not store a text among them.
+    """
+    if found := first_problem({"sql": sql, "parameters": parameters or {}}, unstorable):
+        raise PlanError(
+            f"the statement has {found}, which PostgreSQL cannot store.",
+            remedy="Remove it where the parameter is filled in, or edit the output; then clear this task.",
+        )
     return {
         "connection": conn_id,
         "database": database_of(conn_id),

@@ -21,8 +21,13 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     write_output,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner, Revision
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobEvent, JobState, RevisionState
-from airflow_provider_aihandoff.core.text import plain
+from airflow_provider_aihandoff.core.states import (
+    ENDED_RESPONSE_STATUSES,
+    JobEvent,
+    JobState,
+    ResponseStatus,
+    RevisionState,
+)
 
 _STORE_LATE_COST = """
     UPDATE aihandoff.revisions SET response_status = %(status)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
@@ -130,7 +135,7 @@ class Outputs:
         connection.execute(
             _STORE_LATE_COST,
             {
-                "status": plain(output.status),
+                "status": output.status,
                 "usage": None if output.usage is None else as_json(output.usage),
                 "cost_usd": output.cost_usd,
                 "revision_id": revision.revision_id,
@@ -162,7 +167,7 @@ class Outputs:
             decision_id=row["decision_id"],
         )
 
-    def ended(self, job_id: int, number: int, *, status: str, actor: Actor) -> Job:
+    def ended(self, job_id: int, number: int, *, status: ResponseStatus, actor: Actor) -> Job:
         """Record that the response has ended, as a webhook does, and leave its output to the job's task.
 
         Does nothing when that is known, or the job has moved on.
@@ -188,7 +193,7 @@ class Outputs:
         actor: Actor,
         reason: str,
         error: dict[str, Any],
-        status: str | None = None,
+        status: ResponseStatus | None = None,
         as_of: int | None = None,
         response_id: str | None = None,
     ) -> Job:
@@ -214,7 +219,7 @@ class Outputs:
                 actor=actor,
                 reason=reason,
                 error=error,
-                output=Output(status or revision.response_status or "", error=error),
+                output=Output(status or revision.response_status, error=error),
             )
 
         return self._database.transact(work, step="output.store")
@@ -238,8 +243,11 @@ class Outputs:
 
         return self._database.transact(work, step="cancel.request")
 
-    def cancelled(self, job_id: int, number: int, *, actor: Actor, reason: str, status: str) -> Job:
-        """Record that the response was stopped. Does nothing when the job has moved on."""
+    def cancelled(self, job_id: int, number: int, *, actor: Actor, reason: str, status: ResponseStatus | None) -> Job:
+        """Record that the response was stopped. Does nothing when the job has moved on.
+
+        :param status: what the provider says about it; None where it says nothing.
+        """
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
@@ -257,7 +265,7 @@ class Outputs:
         revision: Revision,
         *,
         actor: Actor,
-        status: str | None,
+        status: ResponseStatus | None,
         reason: str | None = None,
     ) -> Job:
         """End a revision and its job as cancelled: for the reason that was recorded with the wish, if there is one."""

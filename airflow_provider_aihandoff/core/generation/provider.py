@@ -70,7 +70,9 @@ class ModelResponse:
 
     :param status: that of one which says something new is ``running``: it is waited for.
     :param text: of the final answer; empty where there is none; None while the output cannot be read yet.
+    :param last_message: the text of its last message, where it has several.
     :param refusal: why the model refused to answer, where it did.
+    :param calls: names of the tools that the model asks its caller for, where it does that instead of answering.
     :param error_code: why it failed.
     :param incomplete_reason: why it stopped early.
     :param is_final: the same request would end the same way, so that another revision would only cost.
@@ -82,7 +84,9 @@ class ModelResponse:
     id: str
     status: ResponseStatus
     text: str | None = None
+    last_message: str | None = None
     refusal: str | None = None
+    calls: tuple[str, ...] = ()
     error_code: str | None = None
     error_message: str | None = None
     incomplete_reason: str | None = None

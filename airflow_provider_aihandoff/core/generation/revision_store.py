@@ -11,8 +11,7 @@ from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
-from airflow_provider_aihandoff.core.states import JobEvent, RevisionState
-from airflow_provider_aihandoff.core.text import plain
+from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus, RevisionState
 
 #: The kinds of error of a revision that was given up before its response had ended.
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
@@ -70,7 +69,7 @@ def was_given_up(revision: Revision) -> bool:
 
 
 def mark_running(
-    connection: LedgerConnection, revision: Revision, response_id: str, status: str, *, found: bool = False
+    connection: LedgerConnection, revision: Revision, response_id: str, status: ResponseStatus, *, found: bool = False
 ) -> Revision:
     """Store the id of the response that runs for a revision.
 
@@ -85,7 +84,7 @@ def mark_running(
         _MARK_RUNNING,
         {
             "response_id": response_id,
-            "status": plain(status),
+            "status": status,
             "uncounted": int(lost and not counted),
             "counted": int(counted),
             "revision_id": revision.revision_id,
@@ -139,7 +138,7 @@ def fail_revision(
     job, revision = count_unknown(
         connection, job, revision, actor=actor, reason="the job failed while a request was being sent"
     )
-    write_output(connection, revision, RevisionState.FAILED, output or Output("", error=error))
+    write_output(connection, revision, RevisionState.FAILED, output or Output(None, error=error))
     detail = {"revision": revision.number, "kind": error.get("kind")}
     if revision.based_on is not None:
         why = f"the change was not made: {reason or error.get('kind') or 'no output'}"
@@ -162,7 +161,7 @@ def write_output(connection: LedgerConnection, revision: Revision, state: Revisi
         _STORE_OUTPUT,
         {
             "state": state,
-            "status": plain(output.status) or None,
+            "status": output.status,
             "output": as_json(output.output) if has_output else None,
             "output_digest": digest(output.output) if has_output else None,
             "error": None if output.error is None else as_json(output.error),

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -37,8 +38,14 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment, Step, decide_attachment
 from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, OnLost, Owner, Revision, columns
-from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
-from airflow_provider_aihandoff.core.text import plain, plain_or_none
+from airflow_provider_aihandoff.core.states import (
+    TOUCHED_EFFECT_STATES,
+    JobEvent,
+    JobState,
+    ResponseStatus,
+    RevisionState,
+)
+from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_response
 
 #: Requests of one revision that may have been accepted without the id being known. One is allowed, since a crash
@@ -185,12 +192,14 @@ class Submission:
     def open(self, spec: JobSpec) -> Opened:
         """Create the job, or attach to the one with the same type and key. Safe to repeat.
 
+        :raises RequestError: an argument could not be stored, or found again.
         :raises InputChanged: the key stands for other work, and something may have been written for it.
         :raises RevisionsExhausted: a new revision is called for, and there have been ``max_revisions`` already.
         :raises JobCancelled: the job was cancelled.
         :raises CannotRegenerate: a new revision is asked for, and something is applied that was not undone.
         """
-        return self._database.transact(lambda connection: self._open(connection, spec), step="submit.open")
+        named = checked(spec)
+        return self._database.transact(lambda connection: self._open(connection, named), step="submit.open")
 
     def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
         input_digest = digest(spec.input)
@@ -199,7 +208,7 @@ class Submission:
             **vars(spec.owner),
             "input": as_json(spec.kept_input),
             "permissions": as_json(spec.permissions),
-            "requested_by": plain(spec.requested_by),
+            "requested_by": spec.requested_by,
             "triggered_by": plain_or_none(spec.triggered_by),
             "input_digest": input_digest,
             "genesis": history.GENESIS,
@@ -291,7 +300,7 @@ class Submission:
                 "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
             },
             input=spec.kept_input,
-            requested_by=plain(spec.requested_by),
+            requested_by=spec.requested_by,
             permissions=spec.permissions,
             input_digest=input_digest,
             triggered_by=plain_or_none(spec.triggered_by),
@@ -457,7 +466,7 @@ class Submission:
         *,
         token: UUID,
         response_id: str,
-        status: str,
+        status: ResponseStatus,
         actor: Actor,
         keep: Keep | None = None,
     ) -> Revision | None:

@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
-from airflow_provider_aihandoff.core.states import RevisionState
+from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.ledger import Ledger
@@ -201,7 +201,7 @@ def _record(
     job: Job,
     token: UUID,
     response_id: str,
-    status: str,
+    status: ResponseStatus,
     actor: Actor,
     memory: Memory | None,
 ) -> Revision | None:
@@ -237,7 +237,8 @@ def _record_kept(
     facts = memory.read(_kept_as(job))
     if facts is None:
         return None
-    token, response_id, status = UUID(str(facts["token"])), str(facts["response_id"]), str(facts["status"])
+    token, response_id = UUID(str(facts["token"])), str(facts["response_id"])
+    status = ResponseStatus(str(facts["status"]))
     recorded = _record(ledger, provider, job, token, response_id, status, actor, memory)
     memory.forget(_kept_as(job))
     return recorded

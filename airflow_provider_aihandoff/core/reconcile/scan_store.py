@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.database.connection import Database, Ledger
 from airflow_provider_aihandoff.core.generation.lost_store import count_lost
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.models import Actor, Effect, InboxEntry, OnTimeout, Owner, columns
-from airflow_provider_aihandoff.core.states import RevisionState
+from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 #: Rows of one page of what is in flight.
 PAGE = 500
@@ -81,7 +81,7 @@ class InFlight:
     state: RevisionState
     conn_id: str
     response_id: str | None
-    response_status: str | None
+    response_status: ResponseStatus | None
     deadline: datetime
     unsettled: bool
     submit_lease_until: datetime | None
@@ -89,6 +89,8 @@ class InFlight:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
+        if self.response_status is not None:
+            object.__setattr__(self, "response_status", ResponseStatus(self.response_status))
 
     @property
     def owner(self) -> Owner:

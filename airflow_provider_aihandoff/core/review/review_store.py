@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.core.effects.approved_undo import SEALS, seals
 from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, digest_key, replace_plans
 from airflow_provider_aihandoff.core.effects.undo import PREFIX
 from airflow_provider_aihandoff.core.errors import (
+    CannotChange,
     JobNotApproved,
     JobNotFound,
     MayNotDecide,
@@ -50,6 +51,7 @@ from airflow_provider_aihandoff.core.review.decide import (
 from airflow_provider_aihandoff.core.review.edits import begin_edit, is_edit, refuse_edit
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, distinct, due_times, rules_of
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
+from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 _PENDING = f"""
@@ -248,8 +250,15 @@ class Reviews:
         :raises StaleDecision: as :meth:`decide`.
         :raises JobNotApproved: as :meth:`decide`.
         :raises MayNotDecide: as :meth:`decide`: a person who may not decide may not edit either.
-        :raises CannotChange: it is the output that there is.
+        :raises CannotChange: it is the output that there is, or it is nested too deeply.
         """
+        if not is_shallow(output):
+            raise CannotChange(
+                f"your edit cannot be kept: {TOO_DEEP}.",
+                job=f"job {job_id}",
+                written="Nothing was recorded. No external write was made.",
+                remedy="Write it with fewer levels.",
+            )
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)

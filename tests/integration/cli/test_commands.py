@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
@@ -463,7 +463,12 @@ class TestPreviewClear:
         for number in range(2):
             revision = submit(on_ledger, job_spec(max_revisions=2), f"resp_{number}")
             on_ledger.outputs.fail(
-                revision.job_id, revision.number, actor=TEST, reason="no output", error={"kind": "x"}, status="failed"
+                revision.job_id,
+                revision.number,
+                actor=TEST,
+                reason="no output",
+                error={"kind": "x"},
+                status=ResponseStatus.FAILED,
             )
             assert [row["next"] for row in self.preview(airflow)] == [("ask the model", "refuse")[number]]
 

@@ -56,6 +56,7 @@ from airflow_provider_aihandoff.core.states import (
     EffectState,
     JobEvent,
     JobState,
+    ResponseStatus,
     RevisionState,
 )
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
@@ -397,7 +398,7 @@ class Machine(RuleBasedStateMachine):
             if response.status == "queued" or revision.response_id != response.response_id:
                 continue
             if response.status == "completed":
-                output = Output("completed", f"A kettle, {revision.number}.", usage={"input_tokens": 1})
+                output = Output(ResponseStatus.COMPLETED, f"A kettle, {revision.number}.", usage={"input_tokens": 1})
             else:
                 output = Output(response.status, error={"kind": response.status})
             self.ledger.outputs.store(self.job_id, revision.number, output, actor=TEST)

@@ -19,7 +19,7 @@ from airflow_provider_aihandoff.core.database.connection import TRANSACTION_TRIE
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.limits import Limits
-from airflow_provider_aihandoff.core.states import EffectState, RevisionState
+from airflow_provider_aihandoff.core.states import EffectState, ResponseStatus, RevisionState
 from demo.postgres import Postgres, PostgresServer
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 from tests.failing_database import failing
@@ -94,7 +94,7 @@ class TestOutcome:
         assert intent.token is not None
         fail("revisions", state, TRANSACTION_TRIES + 2)
         revision = one.submission.submitted(
-            job.job_id, 1, token=intent.token, response_id="resp_1", status="queued", actor=TEST
+            job.job_id, 1, token=intent.token, response_id="resp_1", status=ResponseStatus.QUEUED, actor=TEST
         )
         assert revision is not None
         assert (revision.state, revision.response_id) == (RevisionState.RUNNING, "resp_1")

@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState
+from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, ResponseStatus
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
     USAGE,
@@ -97,7 +97,7 @@ def expire(ledger: Ledger, job_id: int, conninfo: dict[str, Any]) -> None:
 
 
 def store(ledger: Ledger, job_id: int) -> None:
-    ledger.outputs.store(job_id, 1, Output("completed", "A kettle.", usage=USAGE), actor=TEST)
+    ledger.outputs.store(job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle.", usage=USAGE), actor=TEST)
 
 
 def running(ledger: Ledger) -> int:
@@ -177,7 +177,9 @@ WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
     JobEvent.REVIEW_EXPIRED: (reviewed, expire, JobState.FAILED),
     JobEvent.CANCELLED: (
         running,
-        lambda ledger, job, _: ledger.outputs.cancelled(job, 1, actor=TEST, reason="?", status="cancelled"),
+        lambda ledger, job, _: ledger.outputs.cancelled(
+            job, 1, actor=TEST, reason="?", status=ResponseStatus.CANCELLED
+        ),
         JobState.CANCELLED,
     ),
     JobEvent.EFFECT_RESOLVED: (
@@ -239,7 +241,7 @@ class TestNotWoken:
         submitted(one, job, intend(one, job))
         one.outputs.request_cancel(job.job_id, owner=OWNER, actor=TEST, reason="killed")
         assert listener.heard() == []
-        one.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status="cancelled")
+        one.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status=ResponseStatus.CANCELLED)
         assert listener.heard() == ["1"]
         deliver(one)
         assert [line.event for line in one.record(job.job_id).events][-1] == "output late"

@@ -31,7 +31,7 @@ from airflow_provider_aihandoff.core.generation.provider import ModelProvider, M
 from airflow_provider_aihandoff.core.generation.submit import SUBMIT_TRIES, NotSubmitted, submit
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job, OnLost, Revision
-from airflow_provider_aihandoff.core.states import Disposition, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import Disposition, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
@@ -391,7 +391,7 @@ class TestOrphan:
         send(job)
         end_the_wait(conninfo)
         revision = send(job)
-        ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
+        ledger.outputs.ended(job.job_id, 1, status=ResponseStatus.COMPLETED, actor=TEST)
         orphan = self.orphans(stand_in)[0]
         assert self.deliver(ledger, provider, orphan) is Disposition.LATE
         record = ledger.record(job.job_id)
@@ -695,9 +695,7 @@ class TestMeanwhile:
         self.meanwhile(
             ledger,
             monkeypatch,
-            lambda: ledger.outputs.cancelled(
-                job.job_id, 1, actor=Actor.program("bob"), reason="enough", status="unknown"
-            ),
+            lambda: ledger.outputs.cancelled(job.job_id, 1, actor=Actor.program("bob"), reason="enough", status=None),
         )
         with pytest.raises(JobCancelled):
             send(job)

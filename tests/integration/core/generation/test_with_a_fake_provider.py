@@ -131,7 +131,7 @@ class TestSubmit:
         provider, job, submitted = FakeProvider(*answers), opened(ledger), ledger.submission.submitted
 
         def late(*args: Any, **kwargs: Any) -> Revision | None:
-            ledger.outputs.cancelled(job.job_id, 1, actor=Actor.user("bob"), reason="enough", status="unknown")
+            ledger.outputs.cancelled(job.job_id, 1, actor=Actor.user("bob"), reason="enough", status=None)
             return submitted(*args, **kwargs)
 
         monkeypatch.setattr(ledger.submission, "submitted", late)
@@ -158,10 +158,10 @@ class TestCancel:
 
     @pytest.mark.parametrize(
         ("answer", "status"),
-        [(None, "unknown"), (ResponseStatus.RUNNING, "running"), (ResponseStatus.QUEUED, "queued")],
+        [(None, None), (ResponseStatus.RUNNING, "running"), (ResponseStatus.QUEUED, "queued")],
     )
     def test_no_cost_is_recorded_while_it_is_unknown_whether_the_response_has_stopped(
-        self, ledger: Ledger, provider: FakeProvider, answer: ResponseStatus | None, status: str
+        self, ledger: Ledger, provider: FakeProvider, answer: ResponseStatus | None, status: str | None
     ) -> None:
         revision = running(ledger, provider)
         provider.answers.append(answer)
@@ -259,7 +259,7 @@ class TestFindOwner:
         job = opened(ledger)
         provider.refusals.append(SubmitFailure(Sent.UNKNOWN, "cut off"))
         running = send(ledger, provider, job)
-        ledger.outputs.ended(job.job_id, running.number, status="completed", actor=TEST)
+        ledger.outputs.ended(job.job_id, running.number, status=ResponseStatus.COMPLETED, actor=TEST)
         provider.end("resp_1", usage={"tokens": 11})
         entry = find_owner(ledger, self.delivered(ledger, "resp_1").webhook_id, provider)
         assert entry.disposition is Disposition.LATE

@@ -90,7 +90,7 @@ class TestSurplus:
         world.running()
         assert token is not None
         came = world.ledger.submission.submitted(
-            job.job_id, 1, token=token, response_id=response_id, status="queued", actor=TEST
+            job.job_id, 1, token=token, response_id=response_id, status=ResponseStatus.QUEUED, actor=TEST
         )
         assert came is None
         world.sql("UPDATE aihandoff.surplus_responses SET created_at = created_at - interval '10 minutes'")
@@ -145,7 +145,7 @@ class TestPastItsDeadline:
     def test_the_task_of_an_ended_response_is_notified_and_takes_the_output(self, world: World) -> None:
         job = world.overdue(words="delay=0")
         world.reconcile()
-        stored = world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
+        stored = world.ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST)
         assert stored.state.value == "review"
 
     def test_an_overdue_response_that_ends_while_it_is_being_cancelled_is_left_to_its_task(self, world: World) -> None:
@@ -194,7 +194,7 @@ class TestPastItsDeadline:
         self, world: World, stand_in: OpenAIStandIn
     ) -> None:
         job = world.overdue(words="delay=0")
-        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
+        world.ledger.outputs.ended(job.job_id, 1, status=ResponseStatus.COMPLETED, actor=TEST)
         world.age(job, 600)
 
         assert world.reconcile() == []
@@ -208,7 +208,7 @@ class TestPastItsDeadline:
         class Slow(FakeProvider):
             def retrieve(self, response_id: str) -> ModelResponse:
                 world.ledger.outputs.store(
-                    job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task")
+                    job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=Actor.program("its task")
                 )
                 return super().retrieve(response_id)
 
@@ -222,7 +222,7 @@ class TestPastItsDeadline:
     def test_a_job_that_moves_on_before_its_step_is_left_alone(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.overdue()
         world.before_provider = lambda: world.ledger.outputs.store(
-            job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task")
+            job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=Actor.program("its task")
         )
 
         (finding,) = world.reconcile()
@@ -371,7 +371,7 @@ class TestAbandonedResponse:
         response_id = world.created("stuck=queued")
         assert intent.token is not None
         world.ledger.submission.submitted(
-            job.job_id, 2, token=intent.token, response_id=response_id, status="queued", actor=TEST
+            job.job_id, 2, token=intent.token, response_id=response_id, status=ResponseStatus.QUEUED, actor=TEST
         )
         world.age(job, 600)
         world.tasks["r2"] = TaskState.ENDED
@@ -385,7 +385,7 @@ class TestOutputLeft:
     @pytest.mark.parametrize("state", GONE)
     def test_the_finding_to_clear_the_task_is_repeated_in_every_run(self, world: World, state: TaskState) -> None:
         job = world.running(words="delay=0")
-        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
+        world.ledger.outputs.ended(job.job_id, 1, status=ResponseStatus.COMPLETED, actor=TEST)
         world.age(job, 600)
         world.tasks["r1"] = state
         before = world.dump()

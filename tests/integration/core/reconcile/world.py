@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.models import InboxEntry, Job, OnTimeout, O
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.reconcile.findings import Finding
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
+from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.factories import LEASE, OWNER, TEST, effect_plan, job_spec
 
@@ -142,7 +143,7 @@ class World:
     ) -> Job:
         """A job in review that expired so many seconds ago."""
         job = self.running(run, **changes)
-        self.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
+        self.ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST)
         return self.ledger.reviews.ask(
             job.job_id,
             [effect_plan()],

@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.core.generation import output_store
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision
-from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks import inbox
 from tests.factories import TEST, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
@@ -104,7 +104,7 @@ class TestOneWebhook:
         self, slow: Ledger, other: Ledger, race: Race
     ) -> None:
         running = submit(other, job_spec())
-        other.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="unknown")
+        other.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status=None)
         first, second = race.run(lambda: deliver(slow), lambda: deliver(other, "wh_2"))
         assert (first.disposition, second.disposition) == (D.LATE, D.DUPLICATE)
         assert count(other, running.job_id, JobEvent.OUTPUT_LATE) == 1
@@ -241,11 +241,11 @@ class TestWebhookAndWorker:
 
 
 def store(ledger: Ledger, job_id: int) -> Job:
-    return ledger.outputs.store(job_id, 1, Output("completed", "A kettle."), actor=TEST)
+    return ledger.outputs.store(job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST)
 
 
 def cancel(ledger: Ledger, job_id: int) -> Job:
-    return ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status="unknown")
+    return ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status=None)
 
 
 def revise(ledger: Ledger, job_id: int) -> Job:
