@@ -94,14 +94,18 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def target(self) -> HttpTarget:
         """The system behind the connection."""
-        probe = self.probe_request
+        probe, literals = None, []
+        if self.probe_request is not None:
+            declared = self.marked("probe_request")
+            probe, literals = self.settled(plan_probe(self.http_conn_id, declared, self.effect_name))
         return HttpTarget(
             self.effect_name,
             self.timeout,
             self.external_id_path,
             self.external_id_header,
             idempotent=self.idempotent,
-            probe_plan=None if probe is None else plan_probe(self.http_conn_id, probe, self.effect_name),
+            probe_plan=probe,
+            probe_literals=literals,
             grace_seconds=self.grace_seconds,
             current=self.current,
         )

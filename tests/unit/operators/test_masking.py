@@ -71,8 +71,7 @@ class TestNames:
 
     def test_a_name_that_airflow_is_configured_to_hide_is_masked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert masked({"customer_pin": SECRET}) == {"customer_pin": SECRET}
-        masker = _secrets_masker()
-        monkeypatch.setattr(masker, "sensitive_variables_fields", [*masker.sensitive_variables_fields, "customer_pin"])
+        monkeypatch.setenv("AIRFLOW__CORE__SENSITIVE_VAR_CONN_NAMES", "customer_pin,other")
         assert masked({"customer_pin": SECRET, "customerPin": SECRET}) == {"customer_pin": MASK, "customerPin": MASK}
         assert masked({"url": f"/posts?customer_pin={SECRET}"}) == {"url": f"/posts?customer_pin={MASK}"}
 
