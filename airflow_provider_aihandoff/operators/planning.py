@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.core.states import JobState
@@ -33,11 +32,6 @@ def effects_before(dag: Any, task: Any) -> tuple[str, ...]:
     )
 
 
-def digest_key(ledger: Ledger) -> str:
-    """The secret with which digests cover other secrets: ``[aihandoff] digest_key``, or else the ledger's own."""
-    return settings.text("digest_key") or ledger.digest_key()
-
-
 def plan_effects(
     context: Context, source: Any, job: JobView, ledger: Ledger, *, read_current: bool = False
 ) -> list[EffectPlan]:
@@ -47,7 +41,7 @@ def plan_effects(
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
     plans = []
-    key = digest_key(ledger)
+    key = ledger.digest_key()
     for task in effect_tasks(context["dag"], source):
         if isinstance(task, MappedOperator):
             raise PlanError(

@@ -93,7 +93,7 @@ class RendersText(BaseOperator):
         declared = expanded.value
         if isinstance(declared, Mapping):  # of `expand`, which Airflow does not render
             return
-        if isinstance(declared, (list, tuple)) and isinstance(declared[context["ti"].map_index], Mapping):
+        if isinstance(declared, (list, tuple)) and isinstance(declared[context["ti"].map_index or 0], Mapping):
             return
         given, partial = self._BaseOperator__init_kwargs, mapped.partial_kwargs  # type: ignore[attr-defined]
         if mapped._expand_input_attr == "op_kwargs_expand_input":
@@ -115,9 +115,9 @@ class Method:
         raise NotText(f"{self._name} is a method")
 
     __repr__ = __str__
-    __bool__ = __str__  # type: ignore[assignment]
+    __bool__ = __str__
     __html__ = __str__
-    __iter__ = __str__  # type: ignore[assignment]
+    __iter__ = __str__
 
     def __eq__(self, other: object) -> bool:
         raise NotText(f"{self._name} is a method")
@@ -164,11 +164,16 @@ def checked(value: Any) -> Any:
         raise NotText(f"{value.__name__!r} is a function or a class")
     if isinstance(value, (Iterator, set, frozenset)):
         raise NotText(f"a {type(value).__name__} has no order that is the same each time")
-    if type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__:
+    if "__str__" not in _own_names(value) and "__repr__" not in _own_names(value):
         raise NotText(f"a {type(value).__name__} has no text")
     for part in [*value.keys(), *value.values()] if isinstance(value, Mapping) else _items(value):
         checked(part)
     return value
+
+
+def _own_names(value: Any) -> set[str]:
+    """The names that the classes of a value define themselves."""
+    return {name for kind in type(value).__mro__[:-1] for name in vars(kind)}
 
 
 def _items(value: Any) -> Iterable[Any]:

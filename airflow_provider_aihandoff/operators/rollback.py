@@ -112,8 +112,8 @@ class RollbackOperator(RendersText):
     def _leave(self) -> list[str]:
         """The names, without the blank ones that a form leaves."""
         try:
-            text = isinstance(self.leave, str)
-            names = strict_json.loads(self.leave, unique_keys=True) if text else list(self.leave or ())
+            given: Any = self.leave
+            names = strict_json.loads(given, unique_keys=True) if isinstance(given, str) else list(given or ())
         except ValueError:
             names = self.leave
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):

@@ -283,14 +283,14 @@ class SideEffectOperator(RendersText):
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.planning import ask_again, digest_key, effects_before
+        from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
         actor, ti = owner_of(context).actor, context["ti"]
         not_now = (event or {}).get("not_now", 0)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
-            plan = self.effect_plan(job, key=digest_key(ledger), after=effects_before(context["dag"], self))
+            plan = self.effect_plan(job, key=ledger.digest_key(), after=effects_before(context["dag"], self))
             self._ensure_planned(context, ledger, job, actor)
             target = self.target()
             while True:
