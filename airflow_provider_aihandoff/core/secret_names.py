@@ -8,7 +8,7 @@ from functools import cache
 
 #: What a name ends with whose value is a secret, word by word: ``X-Api-Key``, ``clientSecret``, ``db_password``. A name
 #: that only has such a word, as ``authorization_code_type`` and ``token_count`` do, says something about a secret.
-_SECRET_ENDINGS = frozenset(
+_SECRET_NAMES = frozenset(
     """
     access key|access token|access tokens|api key|api keys|apikey|auth|auth token|authorization|bearer|client secret|
     connection string|cookie|cookies|credential|credentials|csrf|dsn|encryption key|jwt|keyfile dict|license key|
@@ -27,7 +27,7 @@ _FORMS = frozenset({"b64", "base64", "header", "hash", "text", "value"})
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN = re.compile(r"[^a-z0-9]+")
 
-#: Paths of incoming webhooks, in which whoever knows the last parts may post. The secret is group 2.
+#: Paths of incoming webhooks: the last parts are all that it takes to post. They are group 2.
 _SECRET_PATHS = (
     r"(/services/T[A-Z0-9]+/B[A-Z0-9]+/)([^/?#\s'\"]+)",  # Slack
     r"(/(?:workflows|triggers)/T?[A-Z0-9]+/(?:A[A-Z0-9]+/)?\d+/)([^?#\s'\"]+)",  # Slack
@@ -54,7 +54,7 @@ def is_secret_name(name: str) -> bool:
     words = words_of(name)
     while len(words) > 1 and (words[-1] in _FORMS or words[-1].isdigit()):
         words = words[:-1]
-    return any(" ".join(words[-count:]) in _SECRET_ENDINGS for count in (1, 2))
+    return any(" ".join(words[-count:]) in _SECRET_NAMES for count in (1, 2))
 
 
 def has_words_of(name: str, others: Iterable[str]) -> bool:

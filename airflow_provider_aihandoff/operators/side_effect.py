@@ -350,7 +350,7 @@ def _shown_undo(undo: dict[str, Any], secrets: Collection[str], shown_fields: Co
     secrets = {*secrets, *target_type(undo["kind"]).secret_fields}
     hide_from_logs(undo, secrets, shown_fields)
     shown = masked(undo, secrets, shown_fields)
-    return {**shown, MASKED: shown != undo}
+    return {**shown, MASKED: canonical_json(shown) != canonical_json(undo)}
 
 
 class OperatorTarget(Target):

@@ -136,10 +136,8 @@ def with_keyed_digests(before: dict[str, Any], after: dict[str, Any]) -> dict[st
     key = after["ledger"][0]["digest_key"].encode()
     names = {"input_digest", "request_digest"}
     for row in (row for rows in before.values() for row in rows):
-        row |= {
-            name: f"hmac-sha256:{hmac.new(key, row[name].encode(), 'sha256').hexdigest()}"
-            for name in row.keys() & names
-        }
+        for name in row.keys() & names:
+            row[name] = f"hmac-sha256:{hmac.new(key, row[name].encode(), 'sha256').hexdigest()}"
     return before
 
 
