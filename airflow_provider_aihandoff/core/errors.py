@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from airflow_provider_aihandoff.core.invisible import escape_lines
+
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Effect
 
@@ -12,7 +14,7 @@ NOTHING_WRITTEN = "No external write was made."
 
 
 class HandoffError(Exception):
-    """Base of every error that this package raises.
+    """Base of every error that this package raises. Its text is for terminals and logs: see :mod:`.invisible`.
 
     :param what: what happened, as a sentence.
     :param job: the job it happened to, as :attr:`airflow_provider_aihandoff.core.models.Job.label`.
@@ -31,7 +33,7 @@ class HandoffError(Exception):
 
     def _message(self) -> str:
         parts = (f"{self.job}:" if self.job else "", self.what, self.written, self.remedy)
-        return " ".join(part for part in parts if part)
+        return escape_lines(" ".join(part for part in parts if part))
 
 
 class LedgerSchemaError(HandoffError):
