@@ -56,14 +56,14 @@ def cut(conninfo: dict[str, Any], connection: LedgerConnection) -> None:
 class TestErrors:
     def test_an_error_of_a_statement_says_what_was_wrong_and_quotes_no_row(self, database: Database) -> None:
         def work(connection: LedgerConnection) -> None:
-            connection.execute("ALTER TABLE tries ADD CHECK (note <> 'secret')")
-            connection.execute("INSERT INTO tries (note) VALUES ('secret')")
+            connection.execute("ALTER TABLE tries ADD CHECK (note <> 'of a row')")
+            connection.execute("INSERT INTO tries (note) VALUES ('of a row')")
 
         with pytest.raises(
             psycopg.errors.CheckViolation, match=r"violates check constraint .* \(SQLSTATE 23514\)"
         ) as seen:
             database.transact(work)
-        assert "secret" not in "".join(traceback.format_exception(seen.value))
+        assert "DETAIL" not in "".join(traceback.format_exception(seen.value))
 
 
 class TestCredentials:
