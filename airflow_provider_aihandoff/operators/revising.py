@@ -20,8 +20,10 @@ from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    wait_for_submission,
     wait_inline,
 )
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -67,6 +69,16 @@ def follow_reviewer(
                 give_up_if_over(ledger, provider_for, event, actor=actor)
             else:
                 revision = send_change(task, context, ledger, provider_for, job, revision)
+                wait_for_submission(
+                    approval,
+                    ledger,
+                    provider_for,
+                    revision,
+                    output_type=task.output_type,
+                    actor=actor,
+                    ledger_conn_id=ledger_conn_id,
+                    method_name="execute",
+                )
                 if not wait_inline(approval, provider_for, revision, patience=task.inline_wait):
                     defer_until_ended(approval, ledger, revision, ledger_conn_id=ledger_conn_id, method_name="execute")
             job = ledger.job(job.job_id)
@@ -97,17 +109,19 @@ def send_change(
     request = (
         {} if revision.state is RevisionState.RUNNING else _request(task, context, ledger, job, revision, provider)
     )
-    taken = ledger.submission.take_over(job.job_id, revision.number, owner=owner, request=masked(request))
+    taken = ledger.submission.take_over(
+        job.job_id, revision.number, owner=owner, request=masked(request), on_lost=task.on_lost_submission
+    )
     if taken is None or taken.state is RevisionState.RUNNING:
         return ledger.revision(job.job_id, revision.number)
     return submit(
         ledger,
         provider,
         ledger.job(job.job_id),
-        deadline=revision.deadline,
         actor=owner.actor,
         request=request,
         orphan_wait=settings.seconds("orphan_wait"),
+        memory=memory_of(context),
     )
 
 

@@ -19,12 +19,14 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -85,6 +87,11 @@ class SideEffectOperator(RendersText):
     #: What stands for placeholders in the fields as they are rendered; None before.
     _marks: Marks | None = None
     _marked: Mapping[str, Any] = MappingProxyType({})
+    #: The template fields that are paths under the base URL of a connection.
+    endpoint_fields: Collection[str] = ()
+
+    #: Which endpoint would lead elsewhere by what its template fills in, and why.
+    endpoint_problem: str | None = None
 
     def __init__(
         self,
@@ -179,7 +186,22 @@ class SideEffectOperator(RendersText):
         """Render one value, with ``job`` as the ledger has it now."""
         if "job" not in context and content is not self.job:
             context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
-        return super().render_template(content, context, jinja_env, seen_oids)
+        rendered = super().render_template(content, context, jinja_env, seen_oids)
+        if id(content) not in (seen_oids or ()):  # otherwise it is a value
+            self._check_endpoints(content, rendered, context, jinja_env or self.get_template_env())
+        return rendered
+
+    def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
+        """Keep the first problem of an endpoint in the field that was rendered, for :meth:`effect_plan` to refuse."""
+        declared = {name: content for name in self.template_fields if content is getattr(self, name, None)}
+        texts = dict(declared_endpoints(dict.fromkeys(declared, rendered), self.endpoint_fields))
+        for name, template in declared_endpoints(declared, self.endpoint_fields):
+            problem = value_problem(template, texts.get(name), env, lambda text, env: self._text_of(text, context, env))
+            if problem and not self.endpoint_problem:
+                self.endpoint_problem = f"`{name}` of the effect {self.effect_name!r}, {template!r}, {problem}."
+
+    def _text_of(self, template: str, context: Context, env: jinja2.Environment) -> Any:
+        return super().render_template(template, context, env)
 
     def _do_render_template_fields(
         self,
@@ -225,6 +247,13 @@ class SideEffectOperator(RendersText):
         :param read_current: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
+        if self.endpoint_problem:
+            raise PlanError(
+                self.endpoint_problem,
+                job=f"job {job.job_id}",
+                remedy="Pass the value in `query`, use another value, or write it with the filter urlencode. A path "
+                "with steps of its own is one template as a whole.",
+            )
         fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
         own = Secrets.between(fields, masked(fields, self.secret_fields, self.shown_fields))
         plan, target = call_cleaned(lambda: (self.plan(job), self.target()), own)
@@ -303,6 +332,7 @@ class SideEffectOperator(RendersText):
                         actor=actor,
                         not_now=not_now,
                         last_try=ti.try_number > ti.max_tries,
+                        memory=memory_of(context),
                     )
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json as jsonlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
@@ -28,14 +29,12 @@ from airflow_provider_aihandoff.core.effects.target import (
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.core.error_text import cleaned, said
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
-from airflow_provider_aihandoff.core.secret_names import without_login
-from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets.endpoints import endpoint_of, has_dot_step, http_hook, url_of
 
 if TYPE_CHECKING:
-    from airflow.providers.http.hooks.http import HttpHook
     from requests import Response
 
 log = logging.getLogger(__name__)
@@ -57,8 +56,8 @@ _NOT_THERE_STATUSES = frozenset({404, 410})
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
 
-#: External ids that are steps in a path (RFC 3986, 5.2.4), and would lead a URL to another place.
-_DOT_SEGMENTS = frozenset({".", ".."})
+#: Control characters: a line break ends a header and begins another one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -208,8 +207,10 @@ class HttpTarget(Target):
 
     @classmethod
     def may_name(cls, external_id: str) -> bool:
-        """Whether it is no step in a path."""
-        return external_id not in _DOT_SEGMENTS
+        """Whether it has no step '.' or '..', which no quoting keeps from a server that decodes twice, and no control
+        character.
+        """
+        return not (has_dot_step(external_id) or _CONTROL.search(external_id))
 
     @classmethod
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
@@ -239,7 +240,7 @@ class HttpTarget(Target):
         sent: dict[str, Any] = {"data": body, "params": plan.get("query")}
         try:
             response: Response = hook.run(
-                endpoint=_endpoint(hook, plan["url"], self.name),
+                endpoint=endpoint_of(hook, plan["url"], self.name),
                 headers=dict(headers),
                 **({"data": plan.get("query")} if plan["method"] == "GET" else sent),
                 extra_options={"check_response": False, "allow_redirects": False, "timeout": self.timeout},
@@ -272,13 +273,6 @@ class HttpTarget(Target):
         return found
 
 
-def http_hook(conn_id: str, method: str) -> HttpHook:
-    """Airflow's own way to a system over HTTP."""
-    from airflow.providers.http.hooks.http import HttpHook
-
-    return HttpHook(method=method, http_conn_id=conn_id)
-
-
 def plan_request(
     conn_id: str,
     method: str,
@@ -298,8 +292,8 @@ def plan_request(
     plan: dict[str, Any] = {
         "connection": conn_id,
         "method": method,
-        "url": _url_of(conn_id, method, endpoint, name),
-        "headers": _headers(headers),
+        "url": url_of(conn_id, method, endpoint, name),
+        "headers": _headers(headers, name),
     }
     if query:
         plan["query"] = dict(query)
@@ -326,8 +320,8 @@ def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str
         check_path(path, name)
     probe = {field: value for field, value in declared.items() if field != "endpoint"}
     if "headers" in probe:
-        probe["headers"] = _headers(probe["headers"])
-    return {**probe, "url": _url_of(conn_id, "GET", declared["endpoint"], name)}
+        probe["headers"] = _headers(probe["headers"], name)
+    return {**probe, "url": url_of(conn_id, "GET", declared["endpoint"], name)}
 
 
 def check_path(path: str | None, name: str) -> None:
@@ -344,8 +338,20 @@ def check_path(path: str | None, name: str) -> None:
         raise PlanError(f"{path!r} of the effect {name!r} is not a JSONPath: {error}.") from error
 
 
-def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
-    return {header: str(value) for header, value in (headers or {}).items()}
+def _headers(headers: Mapping[str, Any] | None, name: str) -> dict[str, str]:
+    """Headers as texts.
+
+    :raises PlanError: one has a line break, which would begin another header, or what no header can have.
+    """
+    texts = {header: str(value) for header, value in (headers or {}).items()}
+    for header, text in texts.items():
+        if _CONTROL.search(f"{header}{text}") or any(ord(each) > 255 for each in text) or text != text.strip():
+            raise PlanError(
+                f"the header {header!r} of the effect {name!r} has a line break, a space at an end, or a character "
+                "that is not in ISO 8859-1.",
+                remedy="Check what its template fills in; the filters trim and urlencode help.",
+            )
+    return texts
 
 
 def _body(value: Any, name: str) -> str:
@@ -358,41 +364,6 @@ def _body(value: Any, name: str) -> str:
                 remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
             ) from error
     return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
-    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing.
-
-    :raises PlanError: the HTTP library would make another one of it, which the plan does not show.
-    """
-    hook = http_hook(conn_id, method)
-    hook.get_conn()
-    url = without_login(hook.url_from_endpoint(endpoint))
-    if "#" in url or any(unquote(segment) in (".", "..") for segment in urlsplit(url).path.split("/")):
-        raise PlanError(
-            f"the effect {name!r} would not be sent to {cleaned(url)}: the steps '.' and '..' in a path, and "
-            "what comes after '#', lead elsewhere.",
-            remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
-        )
-    return url
-
-
-def _endpoint(hook: HttpHook, url: str, name: str) -> str:
-    """The path under the connection's base URL that leads to this URL.
-
-    :raises EffectNotNow: there is no such connection here.
-    :raises EffectRefused: the connection leads elsewhere by now.
-    """
-    with needed(hook.http_conn_id, name):
-        hook.get_conn()
-    base = without_login(hook.base_url or "")
-    endpoint = url.removeprefix(base)
-    if without_login(hook.url_from_endpoint(endpoint)) != url:
-        raise EffectRefused(
-            f"the plan of the effect {name!r} is for {cleaned(url)}, and its connection leads to {base} now.",
-            remedy="Restore the connection, or ask for a decision on the new address.",
-        )
-    return endpoint
 
 
 def _has(answer: Any, path: str, expected: Any) -> bool:

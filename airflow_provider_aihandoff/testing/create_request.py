@@ -57,12 +57,20 @@ class CreateRequest(_Part):
     instructions: str | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     previous_response_id: str | None = None
+    conversation: str | dict[str, JsonValue] | None = None
     background: bool | None = None
     store: bool | None = None
     stream: bool | None = None
     text: TextConfig | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
     background_options: BackgroundOptions | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation in which the response runs."""
+        if isinstance(self.conversation, dict):
+            return str(self.conversation.get("id"))
+        return self.conversation
 
     @property
     def format(self) -> TextFormat:
@@ -142,6 +150,13 @@ def _check_background(request: CreateRequest) -> None:
     window = request.background_options and request.background_options.completion_window
     if request.stream:
         raise ApiError(400, "The stand-in does not stream.", param="stream", code="unsupported_parameter")
+    if request.conversation is not None and request.previous_response_id is not None:
+        raise ApiError(
+            400,
+            "Mutually exclusive parameters: 'conversation' and 'previous_response_id'.",
+            param="previous_response_id",
+            code="mutually_exclusive_parameters",
+        )
     if request.background and request.store is False:
         raise ApiError(400, "Background mode requires 'store' to be true.", param="store")
     if window in {"2h", "8h"} and not request.background:

@@ -28,6 +28,10 @@ _STORE_LATE_COST = """
     UPDATE aihandoff.revisions SET response_status = %(status)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
         completed_at = clock_timestamp()
     WHERE revision_id = %(revision_id)s"""
+#: The request that was lost is known to be the one that was accepted. A newer permission to send ends with that.
+_FOUND_BY_HANDLE = """
+    UPDATE aihandoff.revisions SET unknown_submissions = 0, submit_token = NULL, submit_lease_until = NULL
+    WHERE revision_id = %s"""
 _MARK_ENDED = "UPDATE aihandoff.revisions SET response_status = %s WHERE revision_id = %s"
 
 
@@ -42,17 +46,29 @@ class Outputs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def store(self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None = None) -> Job:
+    def store(
+        self,
+        job_id: int,
+        number: int,
+        output: Output,
+        *,
+        actor: Actor,
+        reason: str | None = None,
+        response_id: str | None = None,
+    ) -> Job:
         """Store what a response left, and move the job on. Stored once: a second call changes nothing.
 
         Where a person has asked to cancel the job meanwhile, it is cancelled, and what the response left is late.
 
         :param reason: why there is no output, when there is none.
+        :param response_id: the response that left it; nothing is stored where the revision has another one by now.
         """
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
+            if response_id is not None and revision.response_id != response_id:
+                return job
             if revision.completed_at is not None and not _brings_cost(revision, output):
                 return job
             if revision.state in (RevisionState.CANCELLED, RevisionState.FAILED):
@@ -64,18 +80,49 @@ class Outputs:
             if job.cancelling is not None:
                 job = self._cancel(connection, job, revision, actor=actor, status=output.status)
                 return self._store_late(connection, job, revision, output, actor)
-            if output.error is not None:
-                return fail_revision(
-                    connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
-                )
-            stored = write_output(connection, revision, RevisionState.COMPLETED, output)
-            event = JobEvent.OUTPUT_STORED if job.approval == "required" else JobEvent.OUTPUT_ACCEPTED
-            detail = {"revision": number, "output_digest": stored.output_digest}
-            if event is JobEvent.OUTPUT_STORED:
-                return history.move(connection, job, event, actor=actor, detail=detail)
-            return self._accept(connection, job, stored, actor, detail)
+            return self._take(connection, job, revision, output, actor=actor, reason=reason)
 
         return self._database.transact(work, step="output.store")
+
+    def store_found(self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None = None) -> Job:
+        """Store what the response of a lost request left, as the provider's handle has it. Its id is not known.
+
+        Does nothing where the revision has an output, or a response with an id, or was given up.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            unsent = revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING)
+            if job.state is not JobState.QUEUED or job.revision != number or not unsent:
+                return job
+            connection.execute(_FOUND_BY_HANDLE, [revision.revision_id])
+            revision = read_revision(connection, job_id, number)
+            return self._take(connection, job, revision, output, actor=actor, reason=reason)
+
+        return self._database.transact(work, step="output.store")
+
+    def _take(
+        self,
+        connection: LedgerConnection,
+        job: Job,
+        revision: Revision,
+        output: Output,
+        *,
+        actor: Actor,
+        reason: str | None,
+    ) -> Job:
+        """Store an output that is the first one of its revision."""
+        if output.error is not None:
+            return fail_revision(
+                connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
+            )
+        stored = write_output(connection, revision, RevisionState.COMPLETED, output)
+        event = JobEvent.OUTPUT_STORED if job.approval == "required" else JobEvent.OUTPUT_ACCEPTED
+        detail = {"revision": revision.number, "output_digest": stored.output_digest}
+        if event is JobEvent.OUTPUT_STORED:
+            return history.move(connection, job, event, actor=actor, detail=detail)
+        return self._accept(connection, job, stored, actor, detail)
 
     @staticmethod
     def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: Actor) -> Job:
@@ -143,9 +190,11 @@ class Outputs:
         error: dict[str, Any],
         status: str | None = None,
         as_of: int | None = None,
+        response_id: str | None = None,
     ) -> Job:
         """End the revision and its job without an output. Does nothing when they have ended already.
 
+        :param response_id: the response that was given up; does nothing where the revision has another one by now.
         :param as_of: the newest event of the job that the caller knows of; does nothing when there is a newer one.
         """
 
@@ -154,7 +203,7 @@ class Outputs:
             revision = read_revision(connection, job_id, number)
             if job.state not in (JobState.QUEUED, JobState.RUNNING) or revision.number != job.revision:
                 return job
-            if as_of not in (None, job.event_seq):
+            if as_of not in (None, job.event_seq) or response_id not in (None, revision.response_id):
                 return job
             if job.cancelling is not None:
                 return self._cancel(connection, job, revision, actor=actor, status=status)

@@ -26,7 +26,8 @@ _MARK_RUNNING = f"""
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_UNKNOWN = f"""
-    UPDATE aihandoff.revisions SET unknown_submissions = unknown_submissions + 1, submit_token = NULL,
+    UPDATE aihandoff.revisions SET submit_token = NULL,
+        unknown_submissions = CASE WHEN conversation_id IS NULL THEN unknown_submissions + 1 ELSE 1 END,
         submit_lease_until = clock_timestamp() + %(wait)s
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
@@ -78,7 +79,8 @@ def mark_running(
         which of the two requests it answers.
     """
     lost = found and revision.submit_token is None
-    counted = lost and revision.unknown_submissions > 0
+    # A handle takes one response at a time, and had none of an earlier request.
+    counted = revision.unknown_submissions > 0 and (lost or revision.conversation_id is not None)
     row = connection.execute(
         _MARK_RUNNING,
         {

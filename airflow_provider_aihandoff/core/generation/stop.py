@@ -57,7 +57,13 @@ def give_up(
         if response is not None and response.ended_by_itself:
             return response.status
     ledger.outputs.fail(
-        job_id, number, actor=actor, reason=reason, error={"kind": why}, status=revision.response_status
+        job_id,
+        number,
+        actor=actor,
+        reason=reason,
+        error={"kind": why},
+        status=revision.response_status,
+        response_id=revision.response_id,
     )
     record_cost(ledger, provider, revision, response, actor=actor)
     return None
@@ -117,4 +123,4 @@ def record_cost(
         return
     cost_usd = provider.price(response, revision.request)
     output = Output(response.status, usage=response.usage, cost_usd=cost_usd)
-    ledger.outputs.store(revision.job_id, revision.number, output, actor=actor)
+    ledger.outputs.store(revision.job_id, revision.number, output, actor=actor, response_id=revision.response_id)

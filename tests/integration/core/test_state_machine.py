@@ -56,6 +56,7 @@ from airflow_provider_aihandoff.core.states import (
     EffectState,
     JobEvent,
     JobState,
+    RevisionState,
 )
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.conftest import EMPTY_LEDGER
@@ -231,15 +232,18 @@ class Machine(RuleBasedStateMachine):
         if opened.superseded is not None and opened.superseded.response_id:
             self.provider.cancel(opened.superseded.response_id)
         if opened.next is Attachment.SUBMIT:
-            submitting.submit(
-                self.ledger,
-                self.provider,
-                opened.job,
-                deadline=spec.deadline,
-                actor=owner.actor,
-                orphan_wait=timedelta(seconds=30),
-                sleep=lambda seconds: reach("asleep"),
-            )
+            revision = opened.revision
+            while revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING):
+                revision = submitting.submit(
+                    self.ledger,
+                    self.provider,
+                    opened.job,
+                    actor=owner.actor,
+                    orphan_wait=timedelta(seconds=30),
+                    sleep=lambda seconds: reach("asleep"),
+                )
+                if revision.state is RevisionState.SUBMITTING:
+                    reach("asleep")
 
     def effect(self, intended: EffectPlan) -> Any:
         """What the task does that writes."""

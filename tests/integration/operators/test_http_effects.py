@@ -87,6 +87,38 @@ class TestRequest:
         assert "| tojson" in done.error("publish")
         assert target.received == []
 
+    @pytest.mark.usefixtures("review")
+    @pytest.mark.parametrize(
+        ("arguments", "field"),
+        [
+            ({"endpoint": "/posts/{{ job.output.body }}"}, "endpoint"),
+            ({"current": "/posts/{{ job.output.body }}"}, "current"),
+            ({"probe": {"endpoint": "/posts?key={{ job.output.body }}"}}, "probe.endpoint"),
+            ({"undo": {"method": "DELETE", "endpoint": "/posts/{{ job.output.body }}"}}, "undo.endpoint"),
+            (
+                {"undo": {"method": "DELETE", "endpoint": "/1", "probe": {"endpoint": "/{{ job.output.body }}"}}},
+                "undo.probe.endpoint",
+            ),
+        ],
+    )
+    def test_a_value_of_the_model_that_would_change_a_url_is_refused_before_anyone_is_asked(
+        self, run: RunDag, target: Target, arguments: dict[str, Any], field: str
+    ) -> None:
+        policy = Policy()
+        done = run(lambda: ApprovalSensor(task_id="approve", job=1, policy=policy) >> publish(**arguments))
+
+        assert f"`{field}` of the effect 'publish'" in done.error("approve")
+        assert "which would change the" in done.error("approve")
+        assert (done.tries["approve"], policy.asked, target.received) == (1, [], [])
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_value_that_would_change_a_url_is_refused_where_no_one_approves(
+        self, run: RunDag, target: Target
+    ) -> None:
+        done = run(lambda: publish(endpoint="/posts/{{ job.output.body }}"))
+        assert "fills in a value with ';', which would change the path" in done.error("publish")
+        assert (done.tries["publish"], target.received) == (1, [])
+
     @pytest.mark.usefixtures("accepted")
     def test_a_request_without_a_body_has_none(self, run: RunDag, target: Target) -> None:
         run(lambda: publish(json=None, method="DELETE"))
@@ -200,7 +232,7 @@ class TestStatus:
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
         assert f"answered {status}" in done.error("publish")
-        assert "No external write was made." in done.error("publish")
+        assert "This step made no external write." in done.error("publish")
         assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
         assert len(target.received) == 1
 

@@ -73,6 +73,37 @@ def read_response(answer: Any, response_id: str) -> ModelResponse:
     )
 
 
+def read_items(page: Any, conversation_id: str) -> ModelResponse | None:
+    """What the items of a conversation, the oldest first, say about the response that has ended in it.
+
+    They have what the model wrote, but neither the id nor the usage of the response.
+
+    :return: with the id of the conversation; None where there is nothing that the model wrote.
+    :raises ProviderError: the answer is no list of items.
+    """
+    items = getattr(page, "data", None)
+    if not isinstance(items, list):
+        raise ProviderError(
+            f"asked OpenAI for the items of {conversation_id}, got something else.", remedy="Asking again is safe."
+        )
+    written = [item for item in items if _is_written_by_model(item)]
+    if not written:
+        return None
+    text, refusal = _final_text(written)
+    stopped = any(getattr(item, "status", None) == "incomplete" for item in written)
+    status = ResponseStatus.INCOMPLETE if stopped else ResponseStatus.COMPLETED
+    return ModelResponse(
+        conversation_id, status, text=text, refusal=refusal, is_final=_is_final(status, refusal, None, None)
+    )
+
+
+def _is_written_by_model(item: Any) -> bool:
+    kind = getattr(item, "type", None)
+    if kind == "message":
+        return getattr(item, "role", None) == "assistant"
+    return isinstance(kind, str) and kind.endswith(("_call", "_approval_request"))
+
+
 def _status(answer: Any, response_id: str) -> ResponseStatus:
     named = getattr(answer, "status", None)
     status = _STATUSES.get(named) if isinstance(named, str) else None

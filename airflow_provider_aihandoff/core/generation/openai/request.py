@@ -85,6 +85,16 @@ def input_snapshot(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in PROCESSING_ARGUMENTS}
 
 
-def submission(request: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
+def may_have_conversation(request: Mapping[str, Any]) -> bool:
+    """Whether a request can run in a conversation that is made for it: it goes on from no other response."""
+    given = {*request, *(request.get("extra_body") or {})}
+    return not given & {"conversation", "previous_response_id"}
+
+
+def submission(
+    request: Mapping[str, Any], metadata: Mapping[str, str], conversation_id: str | None = None
+) -> dict[str, Any]:
     """The request as it is sent: in the background, stored, and with metadata by which an orphan can be matched."""
-    return {**request, "background": True, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}
+    conversation = {} if conversation_id is None else {"conversation": conversation_id}
+    own = {"background": True, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}
+    return {**request, **conversation, **own}

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from airflow_provider_aihandoff.core.database import connection as connection_module
 from airflow_provider_aihandoff.core.database import history
@@ -111,6 +112,15 @@ def approved(ledger: Ledger) -> int:
     return approve(ledger, ledger.job(reviewed(ledger))).job_id
 
 
+def lost(ledger: Ledger) -> int:
+    """A job that waits for a person after a lost request."""
+    job_id = open_job(ledger, on_lost="ask").job_id
+    token = ledger.submission.intend(job_id, 1, actor=TEST, lease=LEASE).token
+    assert token is not None
+    ledger.submission.submission_lost(job_id, 1, token=token, actor=TEST, reason="cut off")
+    return job_id
+
+
 def unknown(ledger: Ledger) -> int:
     """A job with an effect that may have been applied."""
     job_id = approved(ledger)
@@ -124,6 +134,11 @@ Step = Callable[[Ledger, int, dict[str, Any]], Any]
 #: How a job comes to be where the event can happen, the step that makes it happen, and the state it leads to.
 WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
     JobEvent.REVISED: (running, lambda ledger, *_: open_job(ledger, input=OTHER), JobState.QUEUED),
+    JobEvent.SUBMIT_RESOLVED: (
+        lost,
+        lambda ledger, job, _: ledger.submission.resolve(job, send_again=True, seen=1, actor=TEST, why="?"),
+        JobState.QUEUED,
+    ),
     JobEvent.RESPONSE_ENDED: (running, lambda ledger, *_: deliver(ledger), JobState.RUNNING),
     JobEvent.OUTPUT_STORED: (running, lambda ledger, job, _: store(ledger, job), JobState.REVIEW),
     JobEvent.OUTPUT_ACCEPTED: (
@@ -288,7 +303,7 @@ class TestLost:
         deliver(one)
 
         def work(connection: LedgerConnection) -> None:
-            assert not connection.autocommit
+            assert connection.info.transaction_status is TransactionStatus.INTRANS
             connection.execute("DELETE FROM aihandoff.inbox")
             raise RuntimeError("half-way")
 
@@ -308,8 +323,9 @@ class TestLost:
         assert listener.heard() == []
 
 
-def test_after_a_message_the_connection_is_in_no_autocommit(one: Ledger, listener: Listener) -> None:
+def test_after_a_message_the_next_step_is_a_transaction(one: Ledger, listener: Listener) -> None:
     job_id = running(one)
     deliver(one)
     assert listener.heard() == [str(job_id)]
-    assert one._database.transact(lambda connection: connection.autocommit) is False
+    status = one._database.transact(lambda connection: connection.info.transaction_status)
+    assert status is TransactionStatus.INTRANS

@@ -333,6 +333,13 @@ class TestOrphanWait:
 
     WAIT = timedelta(seconds=30)
 
+    @pytest.fixture(autouse=True)
+    def _webhooks_arrive(self, ledger: Ledger) -> None:
+        deliver(ledger, "wh_before", "resp_before")
+
+    def open(self, ledger: Ledger) -> Job:
+        return ledger.submission.open(job_spec(on_lost="resend")).job
+
     def waiting(self, ledger: Ledger, job: Job) -> Intent:
         return ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE, orphan_wait=self.WAIT)
 
@@ -357,7 +364,7 @@ class TestOrphanWait:
     def test_a_lost_answer_is_counted_once_and_no_one_may_send_until_the_wait_ends(
         self, ledger: Ledger, conninfo: dict[str, Any], how: str
     ) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         getattr(self, how)(ledger, job)
         for _ in range(3):
             intent = self.waiting(ledger, job)
@@ -374,7 +381,7 @@ class TestOrphanWait:
     def test_a_second_lost_answer_is_waited_for_too_and_then_the_job_fails(
         self, ledger: Ledger, conninfo: dict[str, Any], how: str
     ) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         for _ in range(2):
             getattr(self, how)(ledger, job)
             self.end_the_wait(conninfo)
@@ -384,7 +391,7 @@ class TestOrphanWait:
 
     @pytest.mark.parametrize("how", ["expired", "lost"])
     def test_the_wait_ends_as_soon_as_the_response_is_found(self, ledger: Ledger, how: str) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         getattr(self, how)(ledger, job)
         deliver(ledger)
         adopt(ledger, job.job_id)
@@ -393,7 +400,7 @@ class TestOrphanWait:
         assert (intent.revision.submissions, intent.revision.unknown_submissions) == (1, 0)
 
     def test_a_job_that_was_cancelled_or_replaced_meanwhile_is_not_waited_for(self, ledger: Ledger) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         self.expired(ledger, job)
         ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
         with pytest.raises(JobCancelled):
@@ -446,6 +453,21 @@ class TestResponse:
 
 
 class TestStore:
+    def test_what_a_response_left_that_was_replaced_is_not_stored(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec(on_lost="resend")).job
+        intend(ledger, job, OVER)
+        assert created(ledger, job, intend(ledger, job), "resp_2") is not None
+        deliver(ledger)
+        adopt(ledger, job.job_id)
+        assert revision(ledger, job).response_id == "resp_1"
+        for status in ("completed", "cancelled"):
+            left = Output(status, "A pan.") if status == "completed" else Output(status, error={"kind": "cancelled"})
+            job = ledger.outputs.store(job.job_id, 1, left, actor=TEST, response_id="resp_2")
+            ledger.outputs.fail(job.job_id, 1, actor=TEST, reason="?", error={"kind": "deadline"}, response_id="resp_2")
+            assert (ledger.job(job.job_id).state, revision(ledger, job).output) == (JobState.RUNNING, None)
+        ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST, response_id="resp_1")
+        assert revision(ledger, job).output == "A kettle."
+
     def test_an_output_is_stored_once(self, ledger: Ledger) -> None:
         job = draft(ledger)
         again = ledger.outputs.store(job.job_id, 1, Output("completed", "Another."), actor=TEST)

@@ -360,6 +360,7 @@ class TestAdoption:
     ) -> None:
         job = open_job(ledger)
         first = intend(ledger, job, OVER)
+        deliver(ledger, "wh_before", "resp_before")
         waits = intend(ledger, job, orphan_wait=timedelta(seconds=30))
         assert (waits.token, waits.revision.unknown_submissions) == (None, 1)
         deliver(ledger)
