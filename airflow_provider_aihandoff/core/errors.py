@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from airflow_provider_aihandoff.core.invisible import escape_lines
@@ -30,6 +30,11 @@ class HandoffError(Exception):
     def restate(self, *, written: str, remedy: str) -> None:
         """Let someone who knows more say whether an external write was made, and what to do next."""
         self.written, self.remedy = written, remedy
+        self.args = (self._sentences(),)
+
+    def rewrite(self, clean: Callable[[str], str]) -> None:
+        """Write each part of the message again, in place."""
+        self.what, self.job, self.written, self.remedy = map(clean, (self.what, self.job, self.written, self.remedy))
         self.args = (self._sentences(),)
 
     def _sentences(self) -> str:
@@ -114,6 +119,10 @@ class CannotChange(HandoffError):
 
 class RequestError(HandoffError):
     """The arguments do not make a background request."""
+
+
+class TemplateError(HandoffError):
+    """A template of a task gives something that has no text, or not the same one each time."""
 
 
 class PlanError(HandoffError):

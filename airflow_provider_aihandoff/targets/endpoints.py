@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:
@@ -41,10 +43,10 @@ def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
             f"the effect {name!r} has an endpoint, and its connection {conn_id!r} names no host.",
             remedy="Put the host, or the whole base URL, into the connection: an endpoint is only a path.",
         )
-    url = hook.url_from_endpoint(endpoint)
+    url = without_login(hook.url_from_endpoint(endpoint))
     if _NOT_IN_URL.search(url) or has_dot_step(urlsplit(url).path):
         raise PlanError(
-            f"the effect {name!r} would not be sent to {without_query(url)!r}: the steps '.' and '..' in a path, "
+            f"the effect {name!r} would not be sent to {cleaned(url)!r}: the steps '.' and '..' in a path, "
             "encoded too, '\\', line breaks, and what comes after '#', lead elsewhere.",
             remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
         )
@@ -59,11 +61,11 @@ def endpoint_of(hook: HttpHook, url: str, name: str) -> str:
     """
     with needed(hook.http_conn_id, name):
         hook.get_conn()
-    base = hook.base_url or ""
+    base = without_login(hook.base_url or "")
     endpoint = url.removeprefix(base)
-    if hook.url_from_endpoint(endpoint) != url:
+    if without_login(hook.url_from_endpoint(endpoint)) != url:
         raise EffectRefused(
-            f"the plan of the effect {name!r} is for {without_query(url)}, and its connection leads to {base} now.",
+            f"the plan of the effect {name!r} is for {cleaned(url)}, and its connection leads to {base} now.",
             remedy="Restore the connection, or ask for a decision on the new address.",
         )
     return endpoint
@@ -81,8 +83,3 @@ def has_dot_step(path: str) -> bool:
     decoded = fully_decoded(path)
     steps = re.split(r"[/\\]", decoded)
     return decoded != unquote(decoded) or any(step.partition(";")[0].strip() in _DOT_SEGMENTS for step in steps)
-
-
-def without_query(text: str) -> str:
-    """A text without the queries of the URLs in it."""
-    return re.sub(r"\?[^\s)'\"]*", "?...", text)

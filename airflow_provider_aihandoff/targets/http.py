@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.effects.placeholders import (
+    EFFECT_KEY,
+    LITERALS,
+    UNDO_KEY,
+    Literals,
+    fill,
+    within,
+)
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
     NotApplied,
@@ -20,10 +29,10 @@ from airflow_provider_aihandoff.core.effects.target import (
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
-from airflow_provider_aihandoff.targets.endpoints import endpoint_of, has_dot_step, http_hook, url_of, without_query
+from airflow_provider_aihandoff.targets.endpoints import endpoint_of, has_dot_step, http_hook, url_of
 
 if TYPE_CHECKING:
     from requests import Response
@@ -60,6 +69,7 @@ class HttpTarget(Target):
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
     :param external_id_header: the header of the answer that has it.
     :param probe_plan: the request that probes for the write, or None: as :func:`plan_probe` makes it.
+    :param probe_literals: where that request only reads as if it named the key.
     :param current: path under the base URL at which the target says what it has now, as JSON.
     :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe. A ``DELETE`` that is
         answered with "it is not there" has done its work, and a probe that sees the record, without a condition for it,
@@ -77,6 +87,7 @@ class HttpTarget(Target):
     external_id_header: str | None = None
     idempotent: bool = False
     probe_plan: Mapping[str, Any] | None = None
+    probe_literals: Literals = ()
     grace_seconds: float = 30.0
     current: str | None = None
     undoes: bool = False
@@ -122,8 +133,8 @@ class HttpTarget(Target):
         """Probe for the write with a GET. It is found when every condition holds; not there where one does not."""
         assert self.probe_plan is not None
         removes = self._removes(plan)
-        request = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
-        request = _with_key(request, key, UNDO_KEY if self.undoes else EFFECT_KEY)
+        named, _ = fill(self.probe_plan, {UNDO_KEY if self.undoes else EFFECT_KEY: key}, self.probe_literals)
+        request = {"connection": plan["connection"], "method": "GET", "headers": {}, **named}
         response = self._request(request, request["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
             return Applied() if removes else NotApplied()
@@ -182,6 +193,7 @@ class HttpTarget(Target):
             float(options.get("timeout", 30.0)),
             idempotent=bool(options.get("idempotent")),
             probe_plan=options.get("probe"),
+            probe_literals=within(options.get(LITERALS, ()), "probe"),
             grace_seconds=float(options.get("grace", 30.0)),
             undoes=True,
         )
@@ -237,13 +249,13 @@ class HttpTarget(Target):
             broken = error
         else:
             return response
-        # Outside of the handler: neither the ledger nor a traceback is to show the query, which may have a secret.
+        # Outside of the handler: a traceback is to show nothing of the request.
         if _never_connected(broken):
             raise EffectNotNow(
                 f"no connection to the target of the effect {self.name!r}: {type(broken).__name__}.",
                 remedy="Check the target and its connection; a retry is safe.",
             )
-        raise UnclearAnswer(f"{type(broken).__name__}: {without_query(str(broken))}")
+        raise UnclearAnswer(said(broken))
 
     def _external_id(self, response: Response, path: str | None = None) -> str | None:
         if self.external_id_header and path is None:
@@ -345,22 +357,13 @@ def _headers(headers: Mapping[str, Any] | None, name: str) -> dict[str, str]:
 def _body(value: Any, name: str) -> str:
     if isinstance(value, str):
         try:
-            value = jsonlib.loads(value)
+            value = strict_json.loads(value, unique_keys=True)
         except ValueError as error:
             raise PlanError(
                 f"the body of the effect {name!r} did not render to JSON: {error}.",
                 remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
             ) from error
     return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _with_key(value: Any, key: str, key_name: str) -> Any:
-    """The value with the effect key where its name stands."""
-    if isinstance(value, Mapping):
-        return {_with_key(name, key, key_name): _with_key(item, key, key_name) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_with_key(item, key, key_name) for item in value]
-    return value.replace(key_name, key) if isinstance(value, str) else value
 
 
 def _has(answer: Any, path: str, expected: Any) -> bool:

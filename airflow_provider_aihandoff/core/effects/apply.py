@@ -13,7 +13,8 @@ from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, UnclearAnswer
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
 from airflow_provider_aihandoff.core.errors import (
     ClaimLost,
     EffectBusy,
@@ -141,7 +142,7 @@ def _send(attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, aske
     reached("apply.send", "before call")
     try:
         _check_fence(claim, asked)
-        applied = target.apply(plan.plan, key)
+        applied = call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))
     except (EffectRefused, EffectNotNow, Suspended) as error:
         if claim.resent:
             # What this attempt proves, it proves for itself only: an earlier one may have been applied.
@@ -163,8 +164,7 @@ def _send(attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, aske
             attempt.released(str(error))
         raise
     except Exception as error:
-        said = str(error) if isinstance(error, UnclearAnswer) else f"{type(error).__name__}: {error}"
-        effect = attempt.lost(said)
+        effect = attempt.lost(str(error))
         raise unknown_error(f"job {effect.job_id}", effect) from error
     reached("apply.send", "after call")
     return applied
@@ -241,12 +241,17 @@ def _probe_for_own_write(plan: EffectPlan, target: Target, effect: Effect) -> Ap
 def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
     reached("probe.send", "before call")
     try:
-        found = target.probe(plan.plan, effect.effect_key)
+        found = call_cleaned(lambda: target.probe(plan.plan, effect.effect_key), _secrets(plan))
     except Exception as error:  # noqa: BLE001 - any error means that it found nothing
-        log.warning("The probe of the effect %r failed: %s: %s", effect.name, type(error).__name__, error)
+        log.warning("The probe of the effect %r failed: %s", effect.name, error)
         found = None
     reached("probe.send", "after call")
     return found
+
+
+def _secrets(plan: EffectPlan) -> Secrets:
+    """What an error of the target may not say."""
+    return Secrets.between(plan.plan, plan.shown)
 
 
 def _clock() -> float:
