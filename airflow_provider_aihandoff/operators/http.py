@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.http import HttpTarget, check_path, plan_probe, plan_request
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.targets.http_answers import rules_of
+from airflow_provider_aihandoff.targets.http_probe import check_path
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
@@ -62,6 +64,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         timeout: float = 30.0,
         probe: Mapping[str, Any] | None = None,
         current: str | None = None,
+        answers: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -76,12 +79,14 @@ class HttpSideEffectOperator(SideEffectOperator):
         self.timeout = timeout
         self.probe_request = probe
         self.current = current
+        self.answers = answers
         if self.method not in ("POST", "PUT", "PATCH", "DELETE"):
             raise ValueError(f"method must be POST, PUT, PATCH or DELETE, not {method!r}: an effect writes.")
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The request: connection, method, URL, the author's headers, and the exact body."""
         check_path(self.external_id_path, self.effect_name)
+        rules_of(self.answers, self.effect_name)
         return plan_request(
             self.http_conn_id,
             self.method,
@@ -104,4 +109,8 @@ class HttpSideEffectOperator(SideEffectOperator):
             probe_plan=None if probe is None else plan_probe(self.http_conn_id, probe, self.effect_name),
             grace_seconds=self.grace_seconds,
             current=self.current,
+            answers=self.answers,
+            resends=self.resends,
+            verify=self.verify,
+            try_probe=self.try_probe,
         )

@@ -58,6 +58,7 @@ class PostgresTarget(Target):
     current: str | None = None
 
     idempotent = True
+    resends = 10
     call_seconds = 20.0
     grace_seconds = 0.0
 

@@ -154,7 +154,7 @@ class TestStatus:
         assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
         assert len(target.received) == 1
 
-    @pytest.mark.parametrize("status", [408, 409, 500, 502])
+    @pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 504])
     def test_a_status_that_proves_nothing_is_unknown_and_is_not_sent_again(
         self, run: RunDag, effect: EffectOf, target: Target, status: int
     ) -> None:
@@ -171,12 +171,13 @@ class TestStatus:
     def test_a_status_that_says_not_now_is_sent_again_with_the_same_key_when_the_target_or_airflow_says(
         self, run: RunDag, effect: EffectOf, target: Target, status: int
     ) -> None:
-        target.answers = [Answer(status, None, {"Retry-After": "1"}), Answer(status)]
+        again = {} if status != 503 else {"Retry-After": "6"}  # a gateway's 503 counts only where it says when
+        target.answers = [Answer(status, None, {"Retry-After": "1"}), Answer(status, None, again)]
 
         done = run(publish)
 
         # The first answer says when to come back, and is waited for; after the second one, Airflow's retry goes on.
-        assert (done.states["publish"], done.tries["publish"]) == ("success", 2)
+        assert (done.states["publish"], done.tries["publish"]) == ("success", 1 if again else 2)
         assert (effect().state, effect().attempt) == (EffectState.APPLIED, 3)
         assert {received.headers["Idempotency-Key"] for received in target.received} == {effect().effect_key}
         assert len({received.body for received in target.received}) == 1
@@ -253,7 +254,7 @@ class TestBroken:
         assert [received.headers["Idempotency-Key"] for received in target.received] == [effect().effect_key] * 3
         assert len({received.body for received in target.received}) == 1
 
-    @pytest.mark.parametrize("status", [422, 503])
+    @pytest.mark.parametrize("status", [422, 429])
     def test_a_refusal_of_what_was_sent_again_proves_nothing_about_the_first(
         self, run: RunDag, effect: EffectOf, target: Target, status: int
     ) -> None:
