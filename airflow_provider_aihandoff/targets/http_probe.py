@@ -73,7 +73,7 @@ def _one_path(declared: Mapping[str, Any]) -> Iterator[str | None]:
     following = declared.get("next")
     if isinstance(following, Mapping):
         yield following.get("path")
-    elif following != "link":
+    elif isinstance(following, str) and following != "link":
         yield following
 
 
@@ -83,7 +83,9 @@ def _faults(declared: Mapping[str, Any], paths: list[str]) -> Iterator[tuple[boo
     several = [path for path in paths if not is_singular(_with_example_key(path))]
     following, pages = declared.get("next"), declared.get("pages", PAGES)
     in_list = bool(declared.get("found_in"))
-    known_next = {"parameter", "path", "first"}
+    right_next = following is None or isinstance(following, str)
+    if isinstance(following, Mapping):
+        right_next = bool(following.get("parameter")) and following.keys() <= {"parameter", "path", "first"}
     yield (
         bool(unknown),
         f"has fields that are not known: {', '.join(unknown)}",
@@ -108,7 +110,7 @@ def _faults(declared: Mapping[str, Any], paths: list[str]) -> Iterator[tuple[boo
         "Add found_in.",
     )
     yield (
-        isinstance(following, Mapping) and not (following.get("parameter") and following.keys() <= known_next),
+        not right_next,
         "has a next that is not known",
         "Write 'link', a JSONPath, or a mapping with parameter, and path or first.",
     )

@@ -1,4 +1,4 @@
-"""Every declaration that an author would write, against every fault: what stands in the target, and what the ledger says.
+"""Every declaration that an author would write, against every fault: what the target has, and what the ledger says.
 
 ``python -m tests.integration.targets.grid`` prints the grid, from a PostgreSQL of its own.
 """

@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
                     reply = self._apply(body, again=True)
         self._answer(self._changed(reply, fault), drip=fault == "applied, slow drip")
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = _write
+    do_POST = do_PUT = do_PATCH = do_DELETE = _write  # noqa: N815  the names of the base class
 
     def _fault(self) -> str:
         each = self.system.fault.endswith(" each time")

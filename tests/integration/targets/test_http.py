@@ -87,7 +87,7 @@ class TestConditions:
     @pytest.mark.parametrize("field", ["found", "external_id_path", "found_in"])
     def test_a_path_that_can_lead_to_several_records_is_refused_with_what_to_write(self, path: str, field: str) -> None:
         declared = {"endpoint": "/posts", "found": {"$.key": "x"}, field: {path: "x"} if field == "found" else path}
-        with pytest.raises(PlanError, match="can lead to several values.*Name the list in found_in"):
+        with pytest.raises(PlanError, match=r"can lead to several values.*Name the list in found_in"):
             plan_probe("cms", declared, "publish")
 
     def test_a_record_that_may_be_anyones_proves_nothing(self, probe_with: Any) -> None:
