@@ -26,6 +26,8 @@ _LEDGER = "tests/integration/core"
 _APPLYING = "tests/integration/core/effects"
 _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effects/test_guards.py"
 
+_STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
+
 #: Seconds for the tests of one guard.
 TIMEOUT = 600
 
@@ -449,6 +451,65 @@ GUARDS = (
             "if revision.completed_at is not None and not _brings_cost(revision, output):",
             "if False:",
         ),
+    ),
+    guard(
+        "strangers: no body is read before the login",
+        f"{_STRANGERS}::test_little_of_what_a_stranger_sends_is_read",
+        ("GuardedRoute.get_route_handler.guarded", "            await verify_login(request)\n", ""),
+    ),
+    guard(
+        "strangers: a form of another site is not shown back",
+        f"{_STRANGERS}::test_a_form_of_another_site_is_not_shown_back",
+        ("GuardedRoute.get_route_handler.guarded", "            check(request)\n", ""),
+    ),
+    guard(
+        "strangers: little of a form without a login is kept",
+        f"{_STRANGERS}::test_little_of_what_a_stranger_sends_is_read",
+        ("handle", "read_form(request, MAX_KEPT, _KEEP_TIMEOUT)", "read_form(request, 2**40, _KEEP_TIMEOUT)"),
+    ),
+    guard(
+        "strangers: few forms without a login are kept at once",
+        f"{_STRANGERS}::test_few_forms_of_strangers_are_kept_at_the_same_time",
+        ("handle", " and _KEEPING.acquire(blocking=False):", ":\n        _KEEPING.acquire(blocking=False)"),
+    ),
+    guard(
+        "strangers: no answer is rendered in the event loop",
+        f"{_STRANGERS}::test_no_page_is_rendered_and_no_body_parsed_in_the_event_loop",
+        (
+            "Shield.__call__",
+            "await run_in_threadpool(self._respond, Request(scope), error)",
+            "self._respond(Request(scope), error)",
+        ),
+    ),
+    guard(
+        "page budget: what a page leaves out is said before the decision",
+        f"{_BUDGET}::test_what_a_page_has_no_room_for_is_named_before_the_decision_and_found_as_text",
+        ("Budget.text", "        self.left_characters += left\n", ""),
+    ),
+    guard(
+        "page budget: no job that is not shown in full is selected",
+        f"{_BUDGET}::test_a_bulk_review_selects_no_job_that_it_does_not_show_in_full",
+        ("_cut_row", "whole=not budget.left_out", "whole=True"),
+    ),
+    guard(
+        "page budget: Markdown of all texts together",
+        f"{_BUDGET}::test_the_markdown_of_all_revisions_has_one_budget",
+        ("Budget.allows_markdown", "        self.markdown -= len(text)\n", ""),
+    ),
+    guard(
+        "page budget: a form has so many inputs",
+        f"{_BUDGET}::test_a_form_with_too_many_rows_is_refused_and_shown_back",
+        ("_take_input", "if budget.parts < 0:", "if False:"),
+    ),
+    guard(
+        "terminal: a message holds no escape sequence",
+        "tests/unit/cli/test_common.py::test_a_message_is_one_line",
+        ("say", "print(escape(line),", "print(line,"),
+    ),
+    guard(
+        "terminal: Rich obeys no markup of the ledger",
+        "tests/unit/cli/test_common.py::test_what_the_ledger_holds_is_printed_as_text",
+        ("print_rows", "AirflowConsole(markup=False, emoji=False, highlight=False)", "AirflowConsole()"),
     ),
 )
 

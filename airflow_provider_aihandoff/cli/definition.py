@@ -215,6 +215,25 @@ _WEBHOOKS = GroupCommand(
 )
 
 
+_DOCTOR = _action(
+    "doctor",
+    "Examine the set-up from here: what is wrong, why it matters, and what fixes it. Exits with 1 after a warning, and "
+    "with 2 after an error",
+    "doctor.doctor",
+    Arg(
+        ("--openai-conn-id",),
+        action="append",
+        help="OpenAI connection to examine; repeatable (default: webhook_conn_ids in the section aihandoff)",
+    ),
+    Arg(
+        ("--webhook-url",),
+        help="Public URL of the receiver of webhooks for the first of these connections: a signed test event is sent "
+        "there, and searched in the inbox",
+    ),
+    _OUTPUT,
+)
+
+
 def get_commands() -> list[GroupCommand]:
     """The command group that the provider adds to `airflow`."""
     return [
@@ -232,6 +251,7 @@ def get_commands() -> list[GroupCommand]:
                 _INBOX,
                 _RECONCILE,
                 _WEBHOOKS,
+                _DOCTOR,
             ),
         )
     ]

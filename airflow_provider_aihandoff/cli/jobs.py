@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 
-from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
+from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import JobRecord
 
@@ -33,9 +33,9 @@ def show(args: Namespace) -> None:
 def _print_record(record: JobRecord) -> None:
     job, revision = record.job, record.revision
     cost = "price unknown" if revision.cost_usd is None else f"{revision.cost_usd} USD"
-    print(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
-    print(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
-    print(f"review digest: {job.review_digest or 'none yet'}")
+    say(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
+    say(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
+    say(f"review digest: {job.review_digest or 'none yet'}")
     print_rows([{"output": revision.output, "error": revision.error}], "yaml")
     names = (
         "effect_id",
@@ -54,4 +54,4 @@ def _print_record(record: JobRecord) -> None:
     times = ("seq", "at", "actor", "event", "from_state", "to_state", "reason")
     print_rows([{name: getattr(event, name) for name in times} for event in record.events], "table")
     broken = first_break(record.events, record.job)
-    print("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")
+    say("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")

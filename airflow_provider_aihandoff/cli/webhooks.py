@@ -18,6 +18,7 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from airflow_provider_aihandoff.cli.common import fail, say
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.webhooks.keys import NoConnection
 from airflow_provider_aihandoff.core.webhooks.signature import SecretRefused, Verifier
@@ -51,7 +52,7 @@ def serve(args: Namespace) -> None:
         server = _server(args, conn_ids)
         listener = _listen(args.host, args.port)
     except (HandoffError, AirflowException, ValueError, OSError) as error:
-        sys.exit(f"aihandoff: {error}")
+        fail(str(error))
     metrics.set_up()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -111,4 +112,4 @@ def _announce(listener: socket.socket, conn_ids: Sequence[str], *, secure: bool)
     host, port = listener.getsockname()[:2]
     address = f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}{URL_PREFIX}"
     for conn_id in conn_ids:
-        print(f"Listening for webhooks on {address}{WEBHOOKS_PREFIX}/openai/{conn_id}", flush=True)
+        say(f"Listening for webhooks on {address}{WEBHOOKS_PREFIX}/openai/{conn_id}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from airflow_provider_aihandoff.core.invisible import escape_lines
+
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Effect
 
@@ -12,7 +14,7 @@ NOTHING_WRITTEN = "No external write was made."
 
 
 class HandoffError(Exception):
-    """Base of every error that this package raises.
+    """Base of every error that this package raises. Its text is for terminals and logs: see :mod:`.invisible`.
 
     :param what: what happened, as a sentence.
     :param job: the job it happened to, as :attr:`airflow_provider_aihandoff.core.models.Job.label`.
@@ -22,7 +24,8 @@ class HandoffError(Exception):
 
     def __init__(self, what: str, *, job: str = "", written: str = NOTHING_WRITTEN, remedy: str = "") -> None:
         self.what, self.job, self.written, self.remedy = what, job, written, remedy
-        super().__init__(" ".join(part for part in (f"{job}:" if job else "", what, written, remedy) if part))
+        parts = (f"{job}:" if job else "", what, written, remedy)
+        super().__init__(escape_lines(" ".join(part for part in parts if part)))
 
 
 class LedgerSchemaError(HandoffError):

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
+from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.text import plain_or_none
 
@@ -254,8 +255,8 @@ class Job:
 
     @property
     def label(self) -> str:
-        """How messages name the job."""
-        return f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})"
+        """How messages name the job: on one line, without a character that a terminal or a log would obey."""
+        return escape(f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})")
 
     @property
     def owner(self) -> Owner:

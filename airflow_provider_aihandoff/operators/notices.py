@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.task_states import owner_of
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Handoff:
-    """``handoff`` in the templates of a notifier.
+    """``handoff`` in the templates of a notifier. Its texts are each one line that hides nothing: `core.invisible`.
 
     :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``.
     :param message: what there is to say, in one or two sentences without content.
@@ -112,17 +113,17 @@ def handoff(job: Job, notice: Notice) -> Handoff:
         link=link,
         label=job.label,
         job_id=job.job_id,
-        job_type=job.job_type,
-        job_key=job.job_key,
-        requested_by=job.requested_by,
-        approvers=str(approvers),
+        job_type=escape(job.job_type),
+        job_key=escape(job.job_key),
+        requested_by=escape(job.requested_by),
+        approvers=escape(str(approvers)),
         deadline=job.review_deadline,
         state=job.state.value,
     )
 
 
 def _message(job: Job, notice: Notice) -> str:
-    name = f"{job.job_type} {job.job_key}"
+    name = escape(f"{job.job_type} {job.job_key}")
     until = "" if job.review_deadline is None else f" Decide by {job.review_deadline:%Y-%m-%d %H:%M %Z}."
     sentences: dict[str, Sequence[str]] = {
         "asked": (f"{name} waits for your decision.", until),

@@ -73,6 +73,7 @@ _LIST = f"""
     SELECT {_COLUMNS} FROM aihandoff.inbox
     WHERE %(dispositions)s::text[] = '{{}}' OR disposition = ANY(%(dispositions)s)
     ORDER BY received_at DESC LIMIT %(limit)s"""
+_NEWEST = "SELECT max(received_at) AS newest FROM aihandoff.inbox WHERE conn_id = %s"
 _DUE = f"""
     SELECT {_COLUMNS} FROM aihandoff.inbox WHERE poll_at <= clock_timestamp() ORDER BY poll_at LIMIT %s"""
 _COUNT = """
@@ -156,6 +157,11 @@ class Inbox:
         :raises WebhookNotFound: the inbox has none with this id.
         """
         return self._database.transact(lambda connection: _entry(connection, _READ_ENTRY, webhook_id))
+
+    def last_received(self, conn_id: str) -> datetime | None:
+        """Return when the newest webhook of a connection came first; None where none ever came."""
+        row = self._database.transact(lambda connection: connection.execute(_NEWEST, [conn_id]).fetchone())
+        return None if row is None else row["newest"]
 
     def entries(self, *, dispositions: Sequence[Disposition] = (), limit: int = 100) -> list[InboxEntry]:
         """Return webhooks, newest first.

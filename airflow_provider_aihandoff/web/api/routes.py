@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
@@ -20,7 +20,6 @@ from airflow_provider_aihandoff.web.auth import (
     LedgerDep,
     Viewer,
     ViewerDep,
-    check_api_origin,
     check_may_act,
     check_may_decide,
     check_visible,
@@ -28,6 +27,7 @@ from airflow_provider_aihandoff.web.auth import (
     visible_effect,
     visible_record,
 )
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.pages.job_page import votes_of
 from airflow_provider_aihandoff.web.pages.review_queue import decide_in_bulk, review_queue
@@ -40,16 +40,13 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": schemas.Problem} for status in (401, *statuses, 503)}
 
 
-#: What every route that changes one job has in common: its problems, and the check of where the request comes from.
-_CHANGES_ONE_JOB: dict[str, Any] = {
-    "responses": _problems(403, 404, 409, 422),
-    "dependencies": [Depends(check_api_origin)],
-}
+#: What every route that changes one job has in common.
+_CHANGES_ONE_JOB: dict[str, Any] = {"responses": _problems(403, 404, 409, 422)}
 
 #: What the list of reviews says beside the jobs themselves.
 _OWN = ("votes", "mine", "why_not")
 
-router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse)
+router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse, route_class=GuardedRoute)
 
 
 @router.get("/jobs", responses=_problems(422))
@@ -136,7 +133,6 @@ def list_reviews(
     "/decisions",
     responses=_problems(409, 422),
     response_model=schemas.BulkDecisionAnswer,
-    dependencies=[Depends(check_api_origin)],
 )
 def decide_many(body: schemas.BulkDecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Approve or reject many jobs, each exactly as you saw it: all or none. The same, sent again, changes nothing."""

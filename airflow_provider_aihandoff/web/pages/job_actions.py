@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
@@ -30,15 +30,15 @@ from airflow_provider_aihandoff.web.auth import (
     ViewerDep,
     check_may_act,
     check_may_decide,
-    check_same_origin,
     check_visible,
     visible_record,
 )
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.pages.job_page import Notice, job_page, offered, refused, shown
 from airflow_provider_aihandoff.web.render.environment import assets
 from airflow_provider_aihandoff.web.render.formatting import of_this_job
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 
 @router.get("/jobs/{job_id}", name="show_job")
@@ -47,7 +47,7 @@ def show(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: Led
     return job_page(request, viewer, visible_record(ledger, viewer, job_id))
 
 
-@router.post("/jobs/{job_id}/decision", name="decide_job", dependencies=[Depends(check_same_origin)])
+@router.post("/jobs/{job_id}/decision", name="decide_job")
 def decide(
     request: Request,
     job_id: schemas.JobId,
@@ -70,7 +70,7 @@ def decide(
     return shown(request, job_id)
 
 
-@router.post("/jobs/{job_id}/cancel", name="cancel_job", dependencies=[Depends(check_same_origin)])
+@router.post("/jobs/{job_id}/cancel", name="cancel_job")
 def cancel(
     request: Request,
     job_id: schemas.JobId,
@@ -88,7 +88,7 @@ def cancel(
     return shown(request, job_id)
 
 
-@router.post("/jobs/{job_id}/rollback", name="roll_back_job", dependencies=[Depends(check_same_origin)])
+@router.post("/jobs/{job_id}/rollback", name="roll_back_job")
 def roll_back(
     request: Request,
     job_id: schemas.JobId,
@@ -136,7 +136,6 @@ def _check_seen(record: JobRecord, seen: str) -> None:
 @router.post(
     "/jobs/{job_id}/effects/{effect_id}/resolution",
     name="resolve_effect",
-    dependencies=[Depends(check_same_origin)],
 )
 def resolve(
     request: Request,
