@@ -108,6 +108,55 @@ GUARDS = (
         ("Effects.claim.work", "            _check_plan(job, effect, plan)\n", ""),
     ),
     guard(
+        "secrets: what the kind of an undo sends as secrets is masked",
+        "tests/unit/operators/test_masking.py::TestDigest"
+        "::test_what_the_kind_of_an_undo_sends_as_secrets_is_masked_and_registered",
+        ("_shown_undo", '{*secrets, *target_type(undo["kind"]).secret_fields}', "set(secrets)"),
+    ),
+    guard(
+        "secrets: an error of a target is cleaned before it is recorded",
+        "tests/integration/operators/test_http_effects.py::TestErrors"
+        "::test_a_header_with_a_line_break_behind_a_token_is_in_no_error_log_and_ledger",
+        (
+            "apply:_send",
+            "call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))",
+            "target.apply(plan.plan, key)",
+        ),
+        ("HttpTarget._request", "raise UnclearAnswer(said(broken))", "raise UnclearAnswer(str(broken))"),
+    ),
+    guard(
+        "secrets: an error of the ledger quotes no row",
+        f"{_LEDGER}/database/test_connection.py::TestErrors"
+        "::test_an_error_of_a_statement_says_what_was_wrong_and_quotes_no_row",
+        ("Database._until_commit", "            strip_detail(error)  # which quotes rows\n", ""),
+    ),
+    guard(
+        "secrets: the digest of an input is keyed",
+        f"{_LEDGER}/generation/test_submission_store.py::TestKeyedDigests"
+        "::test_no_digest_in_the_ledger_can_be_made_without_the_key",
+        (
+            "input_digest",
+            'KEYED + hmac.new(key.encode(), digest(value).encode("ascii"), "sha256").hexdigest()',
+            "digest(value)",
+        ),
+    ),
+    guard(
+        "placeholders: a text that reads like one is none",
+        "tests/integration/operators/test_rendering.py::TestPlaceholders"
+        "::test_what_reads_like_a_placeholder_or_a_mask_in_an_output_neither_forbids_nor_changes_the_roll_back",
+        ("plan_undo", "            undo[LITERALS] = literals\n", "            pass\n"),
+    ),
+    guard(
+        "templates: a value of another task is not rendered",
+        "tests/integration/operators/test_rendering.py::TestTwice"
+        "::test_a_value_from_another_task_is_not_rendered_in_a_mapped_task",
+        (
+            "RendersText._do_render_template_fields",
+            "            seen_oids.update(map(id, _parts(value)))\n",
+            "            pass\n",
+        ),
+    ),
+    guard(
         "review digest: a stale decision is refused",
         f"{_LEDGER}/review/test_review_store.py::TestDecide::test_a_digest_that_is_no_longer_the_jobs_is_refused_with_what_changed",
         ("check_digest", "    if job.review_digest != digest:\n        raise", "    if False:\n        raise"),

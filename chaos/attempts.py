@@ -35,9 +35,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+from airflow_provider_aihandoff.core.effects.placeholders import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.effects.target import Target
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY, plan_undo
+from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.errors import CannotCancel, CannotChange, StaleDecision
 from airflow_provider_aihandoff.core.generation.outcome import is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider

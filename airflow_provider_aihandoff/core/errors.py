@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from airflow_provider_aihandoff.core.invisible import escape_lines
@@ -24,8 +24,16 @@ class HandoffError(Exception):
 
     def __init__(self, what: str, *, job: str = "", written: str = NOTHING_WRITTEN, remedy: str = "") -> None:
         self.what, self.job, self.written, self.remedy = what, job, written, remedy
-        parts = (f"{job}:" if job else "", what, written, remedy)
-        super().__init__(escape_lines(" ".join(part for part in parts if part)))
+        super().__init__(self._message())
+
+    def rewrite(self, clean: Callable[[str], str]) -> None:
+        """Write each part of the message again, in place."""
+        self.what, self.job, self.written, self.remedy = map(clean, (self.what, self.job, self.written, self.remedy))
+        self.args = (self._message(),)
+
+    def _message(self) -> str:
+        parts = (f"{self.job}:" if self.job else "", self.what, self.written, self.remedy)
+        return escape_lines(" ".join(part for part in parts if part))
 
 
 class LedgerSchemaError(HandoffError):
@@ -105,6 +113,10 @@ class CannotChange(HandoffError):
 
 class RequestError(HandoffError):
     """The arguments do not make a background request."""
+
+
+class TemplateError(HandoffError):
+    """A template of a task gives something that has no text, or not the same one each time."""
 
 
 class PlanError(HandoffError):

@@ -12,6 +12,7 @@ from typing import Any, Self
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
+from airflow_provider_aihandoff.core.effects.plan_store import digest_key
 from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
@@ -157,11 +158,15 @@ class Ledger:
     :param conninfo: libpq's connection parameters by name (``host``, ``password``, ``sslmode``, ...).
     :param max_size: the most connections that it opens.
     :param timeout: seconds to wait for a connection; by default :data:`connection.CONNECT_TIMEOUT`.
+    :param digest_key: the secret with which digests cover other secrets; empty: the one that the ledger keeps.
     """
 
-    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
+    def __init__(
+        self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None, digest_key: str = ""
+    ) -> None:
+        self._digest_key = digest_key
         self._database = Database(conninfo, max_size=max_size, timeout=timeout)
-        self.submission = Submission(self._database)
+        self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database)
@@ -195,8 +200,8 @@ class Ledger:
         return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
 
     def digest_key(self) -> str:
-        """The secret with which digests cover other secrets, where Airflow's configuration names none."""
-        return str(self._one("SELECT digest_key FROM aihandoff.ledger")["digest_key"])
+        """The secret with which digests cover other secrets: the configured one, or else the ledger's own."""
+        return self._digest_key or self._database.transact(digest_key)
 
     def job(self, job_id: int) -> Job:
         """Return one job.
@@ -208,14 +213,6 @@ class Ledger:
     def revision(self, job_id: int, number: int) -> Revision:
         """Return one revision of a job that exists."""
         return self._database.transact(lambda connection: read_revision(connection, job_id, number))
-
-    def first_request(self, job_id: int, number: int) -> dict[str, Any]:
-        """The request by which the model was first asked for what a revision has become, secrets masked."""
-        query = """
-            SELECT request FROM aihandoff.revisions
-            WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
-        request: dict[str, Any] = self._all(query, {"job_id": job_id, "number": number})[0]["request"]
-        return request
 
     def record(self, job_id: int) -> JobRecord:
         """Return a job with all that belongs to it, as of one moment.

@@ -51,7 +51,7 @@ class LedgerHook(BaseHook):
         """
         from airflow_provider_aihandoff.core.ledger import Ledger
 
-        return _checked(Ledger(self.conninfo()))
+        return _checked(Ledger(self.conninfo(), digest_key=settings.text("digest_key")))
 
     def conninfo(self) -> dict[str, Any]:
         """libpq's connection parameters, by name."""
@@ -115,7 +115,8 @@ def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any]) -> Ledger:
     from airflow_provider_aihandoff.core.ledger import Ledger
 
     # Outside the lock: while the server is unavailable, no thread queues behind another one that waits for it.
-    opened = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT))
+    key = settings.text("digest_key")
+    opened = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT, digest_key=key))
     with _shared_lock:
         kept = _shared.setdefault(ledger_conn_id, opened)
     if kept is not opened:

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.effects.placeholders import (
+    EFFECT_KEY,
+    LITERALS,
+    UNDO_KEY,
+    Literals,
+    fill,
+    names_in,
+    within,
+)
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
     CannotTell,
@@ -21,8 +31,9 @@ from airflow_provider_aihandoff.core.effects.target import (
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY
+from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of
 from airflow_provider_aihandoff.targets.http_probe import NOT_THERE_STATUSES, check_probe, look
@@ -46,6 +57,9 @@ _UNAVAILABLE = 503
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
 
+#: The parts of a probe in which the key shows what it asks for, or what it must find.
+_BY = ("url", "query", "found")
+
 #: External ids that are steps in a path (RFC 3986, 5.2.4), and would lead a URL to another place.
 _DOT_SEGMENTS = frozenset({".", ".."})
 
@@ -63,6 +77,7 @@ class HttpTarget(Target):
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
     :param external_id_header: the header of the answer that has it.
     :param probe_plan: the request that probes for the write, or None: as :func:`plan_probe` makes it.
+    :param probe_literals: where that request only reads as if it named the key.
     :param current: path under the base URL at which the target says what it has now, as JSON.
     :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe.
     :param answers: what the answers mean, as :mod:`targets.http_answers` says, before what the connection and HTTP say.
@@ -92,6 +107,7 @@ class HttpTarget(Target):
     external_id_header: str | None = None
     idempotent: bool = False
     probe_plan: Mapping[str, Any] | None = None
+    probe_literals: Literals = ()
     grace_seconds: float = 30.0
     current: str | None = None
     undoes: bool = False
@@ -122,7 +138,7 @@ class HttpTarget(Target):
         except PlanError as error:
             raise EffectRefused(error.what, answered=False, remedy="Fix the extra of the connection.") from error
         if not self.undoes:  # that of an undo is filled in when it is planned
-            plan = _with_key(plan, key, EFFECT_KEY)
+            plan, _ = fill(plan, {EFFECT_KEY: key}, plan.get(LITERALS, ()))
         headers = {"Content-Type": "application/json", **plan["headers"], "Idempotency-Key": key}
         answer = self._request(plan, headers, plan["body"].encode() if "body" in plan else None)
         return self._applied(plan, answer, meaning_of(answer, rules) or _usual_meaning(answer))
@@ -155,17 +171,20 @@ class HttpTarget(Target):
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | CannotTell:
         """Probe for the write with a GET, over all pages of a list."""
         assert self.probe_plan is not None
-        probe = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
         key_name = UNDO_KEY if self.undoes else EFFECT_KEY
         removes = plan["method"] == "DELETE"
-        probe["by_key"] = _names(key_name, [probe["url"], probe.get("query")])
+        by_key = {
+            part: key_name in names_in(self.probe_plan.get(part), within(self.probe_literals, part)) for part in _BY
+        }
+        named, _ = fill(self.probe_plan, {key_name: key}, self.probe_literals)
         return look(
-            _with_key(probe, key, key_name),
+            {"connection": plan["connection"], "method": "GET", "headers": {}, **named},
             lambda request: self._request(request, request["headers"], None),
             self._rules(plan["connection"]),
             removes=removes,
+            by_key=by_key["url"] or by_key["query"],
             # An undo has a record of its own, and is done when that is as it wants it.
-            own=self.undoes or removes or _proves(probe, plan, key_name),
+            own=self.undoes or removes or by_key["found"] or _proves(named, plan, key),
         )
 
     def read(self, plan: dict[str, Any]) -> Any:
@@ -215,6 +234,7 @@ class HttpTarget(Target):
             float(options.get("timeout", 30.0)),
             idempotent=idempotent,
             probe_plan=options.get("probe"),
+            probe_literals=within(options.get(LITERALS, ()), "probe"),
             grace_seconds=float(options.get("grace", 30.0)),
             undoes=True,
             try_probe=False,
@@ -275,12 +295,12 @@ class HttpTarget(Target):
             return http_exchange.exchange_of(session, request, exchange, self.timeout)
         except http_exchange.NeverLeft as never:
             error: Exception = EffectNotNow(
-                f"no connection to the target of the effect {self.name!r}: {_without_query(str(never))}.",
+                f"no connection to the target of the effect {self.name!r}: {cleaned(str(never))}.",
                 answered=False,
                 remedy="Check the target and its connection; a retry is safe.",
             )
         except http_exchange.Broken as broken:
-            error = UnclearAnswer(_without_query(str(broken)))
+            error = UnclearAnswer(cleaned(str(broken)))
         finally:
             exchange.close()
         # Outside of the handlers: neither the ledger nor a traceback is to show the query, which may have a secret.
@@ -357,18 +377,16 @@ def _usual_meaning(answer: Answer) -> Meaning:
     return Meaning.REFUSED if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES else Meaning.UNKNOWN
 
 
-def _proves(probe: Mapping[str, Any], plan: Mapping[str, Any], key_name: str) -> bool:
+def _proves(probe: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> bool:
     """Whether a record that a probe finds can only come from this write.
 
     It has the key, which stands in the path or in a condition; or a condition names a value that the plan writes.
     """
     conditions: Mapping[str, Any] = probe.get("found") or {}
     if not conditions:
-        return _names(key_name, urlsplit(probe["url"]).path)
+        return key in urlsplit(probe["url"]).path
     written = list(_values([jsonlib.loads(plan.get("body") or "[]"), plan.get("query") or []]))
-    return _names(key_name, conditions) or any(
-        is_value(value, expected) for expected in conditions.values() for value in written
-    )
+    return any(is_value(value, expected) for expected in conditions.values() for value in written)
 
 
 def _values(value: Any) -> Iterator[Any]:
@@ -376,11 +394,6 @@ def _values(value: Any) -> Iterator[Any]:
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield item
         yield from _values(item)
-
-
-def _names(key_name: str, value: Any) -> bool:
-    """Whether the key's name stands in a value."""
-    return bool(_with_key(value, "", key_name) != value)
 
 
 def _check_encodable(part: Mapping[str, Any], name: str) -> None:
@@ -417,7 +430,7 @@ def _headers(headers: Mapping[str, Any] | None, name: str) -> dict[str, str]:
 def _body(value: Any, name: str) -> str:
     if isinstance(value, str):
         try:
-            value = jsonlib.loads(value)
+            value = strict_json.loads(value, unique_keys=True)
         except ValueError as error:
             raise PlanError(
                 f"the body of the effect {name!r} did not render to JSON: {error}.",
@@ -433,10 +446,10 @@ def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
     """
     hook = http_hook(conn_id, method)
     hook.get_conn()
-    url = hook.url_from_endpoint(endpoint)
+    url = without_login(hook.url_from_endpoint(endpoint))
     if "#" in url or any(unquote(segment) in (".", "..") for segment in urlsplit(url).path.split("/")):
         raise PlanError(
-            f"the effect {name!r} would not be sent to {_without_query(url)}: the steps '.' and '..' in a path, and "
+            f"the effect {name!r} would not be sent to {cleaned(url)}: the steps '.' and '..' in a path, and "
             "what comes after '#', lead elsewhere.",
             remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
         )
@@ -451,25 +464,11 @@ def _check_address(hook: HttpHook, url: str, name: str) -> None:
     """
     with needed(hook.http_conn_id, name):
         hook.get_conn()
-    base = hook.base_url or ""
+    base = without_login(hook.base_url or "")
     endpoint = url.removeprefix(base)
-    if hook.url_from_endpoint(endpoint) != url:
+    if without_login(hook.url_from_endpoint(endpoint)) != url:
         raise EffectRefused(
-            f"the plan of the effect {name!r} is for {_without_query(url)}, and its connection leads to {base} now.",
+            f"the plan of the effect {name!r} is for {cleaned(url)}, and its connection leads to {base} now.",
             answered=False,
             remedy="Restore the connection, or ask for a decision on the new address.",
         )
-
-
-def _with_key(value: Any, key: str, key_name: str) -> Any:
-    """The value with the effect key where its name stands."""
-    if isinstance(value, Mapping):
-        return {_with_key(name, key, key_name): _with_key(item, key, key_name) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_with_key(item, key, key_name) for item in value]
-    return value.replace(key_name, key) if isinstance(value, str) else value
-
-
-def _without_query(text: str) -> str:
-    """A text without the queries of the URLs in it."""
-    return re.sub(r"\?[^\s)'\"]*", "?...", text)

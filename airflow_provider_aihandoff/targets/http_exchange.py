@@ -205,11 +205,12 @@ def exchange_of(session: requests.Session, request: requests.Request, exchange: 
         settings = session.merge_environment_settings(
             prepared.url or "", session.proxies, True, session.verify, session.cert
         )
+        adapter: Any = session.get_adapter(prepared.url or "")
     except (requests.RequestException, ValueError) as error:
         raise NeverLeft(_kind(error)) from None
     try:
         # The adapter alone: the session would read the answer of a redirect whole, and send again where a hook asks.
-        response = session.get_adapter(prepared.url or "").send(prepared, timeout=timeout, **settings)
+        response: requests.Response = adapter.send(prepared, timeout=timeout, **settings)
     except Exception as error:  # noqa: BLE001 - whatever breaks it, what counts is whether the request left
         if not exchange.left:
             raise NeverLeft(f"{_kind(error)}: {error}") from None

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urljoin, urlsplit, urlunsplit
 
+from airflow_provider_aihandoff.core.effects.placeholders import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, NotApplied
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.core.json_path import check_json_path, find_values, is_singular, text_of
 from airflow_provider_aihandoff.targets.http_answers import Meaning, Rule, has_value, meaning_of
@@ -133,7 +133,13 @@ def check_path(path: str | None, name: str) -> None:
 
 
 def look(
-    probe: Mapping[str, Any], ask: Callable[[Mapping[str, Any]], Answer], rules: list[Rule], *, removes: bool, own: bool
+    probe: Mapping[str, Any],
+    ask: Callable[[Mapping[str, Any]], Answer],
+    rules: list[Rule],
+    *,
+    removes: bool,
+    own: bool,
+    by_key: bool,
 ) -> Applied | NotApplied | CannotTell:
     """Ask, and say what the answers show.
 
@@ -141,6 +147,7 @@ def look(
     :param ask: sends a request.
     :param removes: the write takes a record away, so that one that is gone is what was wanted.
     :param own: a record for which the conditions hold can only come from this write.
+    :param by_key: it asks for one key alone.
     """
     if not probe.get("found"):
         return _look_for_any(probe, ask(probe), rules, removes=removes, own=own)
@@ -153,9 +160,9 @@ def look(
     if len(seen.matches) > 1:
         return CannotTell(f"it sees {len(seen.matches)} records that could be this write", found=len(seen.matches))
     if removes and probe.get("found_in"):  # the conditions say which record was to be removed
-        return NotApplied() if seen.matches else _nothing(probe, seen, Applied())
+        return NotApplied() if seen.matches else _nothing(probe, seen, Applied(), by_key)
     if not seen.matches:
-        return _nothing(probe, seen, NotApplied())
+        return _nothing(probe, seen, NotApplied(), by_key)
     if not own:
         return CannotTell("it sees a record, and none of its conditions shows that this effect wrote it", found=1)
     return Applied(_id_in(seen.matches[0], probe.get("external_id_path")))
@@ -300,7 +307,9 @@ def _records(body: Any, found_in: str | None) -> list[Any]:
     return values[0]
 
 
-def _nothing(probe: Mapping[str, Any], seen: Seen, nothing: Applied | NotApplied) -> Applied | NotApplied | CannotTell:
+def _nothing(
+    probe: Mapping[str, Any], seen: Seen, nothing: Applied | NotApplied, by_key: bool
+) -> Applied | NotApplied | CannotTell:
     """What it means that no record matches."""
     if seen.more:
         return CannotTell(f"it sees no trace, and {seen.more}")
@@ -309,7 +318,7 @@ def _nothing(probe: Mapping[str, Any], seen: Seen, nothing: Applied | NotApplied
     if "otherwise" not in probe and seen.others:
         if missing := sorted(probe["found"].keys() - seen.has_paths):
             return CannotTell(f"none of the records that it sees has anything at {', '.join(missing)}")
-        if probe.get("by_key") and probe.get("found_in") and not probe.get("next"):
+        if by_key and probe.get("found_in") and not probe.get("next"):
             return CannotTell(
                 f"it asks for one key and sees {seen.others} records without it: the target ignores what it asks for, "
                 "and may have more of them"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, take_tables, take_text
-from airflow_provider_aihandoff.core.effects.undo import names_effect
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.targets.connections import needed
 
@@ -64,6 +65,7 @@ class PostgresTarget(Target):
 
     kind = "postgres"
     undo_fields = frozenset({"connection", "sql", "parameters", "marker_table", "rows"})
+    fixed_fields = frozenset({"sql"})
 
     name: str
     marker_table: str = MARKER_TABLE
@@ -100,13 +102,14 @@ class PostgresTarget(Target):
             except Exception as error:
                 if _is(error, "OperationalError"):
                     raise EffectNotNow(
-                        f"the connection to the database of the effect {self.name!r} broke before the commit: {error}.",
+                        f"the connection to the database of the effect {self.name!r} broke before the commit: "
+                        f"{said(error)}.",
                         remedy="A retry is safe.",
                     ) from error
                 if not _is(error, "Error"):
                     raise
                 raise EffectRefused(
-                    f"the database refused the effect {self.name!r}: {error}.",
+                    f"the database refused the effect {self.name!r}: {said(error)}.",
                     remedy="Fix the statement or the data in the target; then clear this task.",
                 ) from error
             connection.commit()
@@ -146,19 +149,14 @@ class PostgresTarget(Target):
     @classmethod
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The statement; beside it, the table that keeps its marker."""
-        if names_effect(str(declared["sql"])):
-            raise PlanError(
-                f"the statement of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
-                remedy="Pass it as a parameter: an answer of a target must never be part of a statement.",
-            )
         plan = plan_statement(declared["connection"], str(declared["sql"]), declared.get("parameters"), name=name)
-        # What is gone is what was wanted: an undo may change no row, unless its author says otherwise.
-        rows = rows_of(declared.get("rows", [0, None]), name)
-        return plan, {"marker_table": str(declared.get("marker_table", MARKER_TABLE)), "rows": list(rows)}
+        rows = {"rows": list(rows_of(declared["rows"], name))} if "rows" in declared else {}
+        return plan, {"marker_table": str(declared.get("marker_table", MARKER_TABLE)), **rows}
 
     @classmethod
     def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
         """With the marker table of the undo; one that an earlier release kept has the default."""
+        # What is gone is what was wanted: an undo may change no row, unless its author says otherwise.
         rows = rows_of(options.get("rows", [0, None]), name)
         return cls(name, str(options.get("marker_table", MARKER_TABLE)), rows=rows)
 
@@ -297,7 +295,7 @@ def postgres_hook(conn_id: str) -> Any:
 def database_of(conn_id: str) -> str:
     """The database that a connection leads to. Opens nothing."""
     connection = postgres_hook(conn_id).get_connection(conn_id)
-    return f"{connection.host}:{connection.port or 5432}/{connection.schema}"
+    return f"{without_login(connection.host or '')}:{connection.port or 5432}/{connection.schema}"
 
 
 def _quoted(table: str) -> str:

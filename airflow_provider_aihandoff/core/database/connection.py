@@ -12,6 +12,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.error_text import said, strip_detail
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class Database:
         try:
             psycopg.connect(**self.conninfo).close()
         except psycopg.Error as error:
-            return " ".join(str(error).split()).rstrip(".")
+            return said(error).rstrip(".")
         return "each of its connections is in use"
 
     @staticmethod
@@ -192,6 +193,7 @@ class Database:
         try:
             return work(connection)
         except psycopg.Error as error:
+            strip_detail(error)  # which quotes rows
             if connection.broken:
                 raise _BrokenBeforeCommit from error
             raise

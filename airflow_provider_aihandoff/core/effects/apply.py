@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
-from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, NotApplied, Target, UnclearAnswer
+from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, NotApplied, Target
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectBusy, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
@@ -130,16 +130,15 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
     reached("apply.send", "before call")
     try:
         _check_fence(claim, asked)
-        applied = target.apply(plan.plan, key)
+        applied = call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))
     except (EffectRefused, EffectNotNow, Suspended) as error:
         return _not_applied(ledger, claim, plan, target, error, actor)
     except Exception as error:
-        said = str(error) if isinstance(error, UnclearAnswer) else f"{type(error).__name__}: {error}"
-        effect = ledger.effects.lose(claim, error=said, actor=actor)
+        effect = ledger.effects.lose(claim, error=str(error), actor=actor)
         raise unknown_error(f"job {effect.job_id}", effect) from error
     reached("apply.send", "after call")
     if target.verify and target.can_probe:
-        found = _probe_over(target.grace_seconds, lambda: ask_probe(target, plan.plan, claim.effect))
+        found = _probe_over(target.grace_seconds, lambda: ask_probe(target, plan, claim.effect))
         if not isinstance(found, Applied):
             why = f"the target confirmed it, and {_said(found)}"
             effect = ledger.effects.lose(claim, error=why, confirmed=applied.result or {}, actor=actor)
@@ -238,7 +237,7 @@ def _find_outcome(
 def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | CannotTell:
     """Probe for an outcome. What the probe saw before anything was sent is no find."""
     reached("probe.send", "before call")
-    found = ask_probe(target, plan.plan, effect)
+    found = ask_probe(target, plan, effect)
     reached("probe.send", "after call")
     if isinstance(found, Applied) and not effect.find_counts:
         return CannotTell("it sees what it saw before anything was sent")
@@ -264,7 +263,7 @@ def _try_probe(ledger: Ledger, plan: EffectPlan, target: Target, effect: Effect)
     if not (target.can_probe and target.try_probe):
         return effect
     seconds = min(target.grace_seconds, _TRIAL_SECONDS)
-    found = _probe_over(seconds, lambda: ask_probe(target, plan.plan, effect))
+    found = _probe_over(seconds, lambda: ask_probe(target, plan, effect))
     if isinstance(found, Applied):
         return effect
     note = f"the target confirmed the write, and {_said(found)}"
@@ -272,12 +271,12 @@ def _try_probe(ledger: Ledger, plan: EffectPlan, target: Target, effect: Effect)
     return ledger.effects.note_probe(effect.effect_id, note)
 
 
-def ask_probe(target: Target, plan: dict[str, Any], effect: Effect) -> Applied | NotApplied | CannotTell:
+def ask_probe(target: Target, plan: EffectPlan, effect: Effect) -> Applied | NotApplied | CannotTell:
     """Probe once. An error is no answer."""
     try:
-        found = target.probe(plan, effect.effect_key)
+        found = call_cleaned(lambda: target.probe(plan.plan, effect.effect_key), _secrets(plan))
     except Exception as error:  # noqa: BLE001 - any error means that it found nothing
-        found = CannotTell(f"it failed: {type(error).__name__}: {error}")
+        found = CannotTell(f"it failed: {error}")
     if found is None:
         found = CannotTell("it gave no answer that can be read")
     if isinstance(found, CannotTell):
@@ -296,6 +295,11 @@ def _usable_id(applied: Applied) -> str | None:
         log.warning("The external id has %d characters, and is not kept.", len(applied.external_id))
         return None
     return applied.external_id
+
+
+def _secrets(plan: EffectPlan) -> Secrets:
+    """What an error of the target may not say."""
+    return Secrets.between(plan.plan, plan.shown)
 
 
 def _clock() -> float:

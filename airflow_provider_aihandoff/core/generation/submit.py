@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.error_text import Secrets, cleaned
 from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed, LedgerUnavailable
 from airflow_provider_aihandoff.core.generation.provider import (
     ModelProvider,
@@ -91,6 +93,9 @@ def submit(
                 continue
             return revision
         failures += 1
+        # What was sent has secrets that the ledger does not keep, and an answer may quote them.
+        secrets = Secrets.between(body, intent.revision.request)
+        sent = replace(sent, reason=cleaned(sent.reason, secrets))
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(

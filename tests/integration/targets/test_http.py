@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.core.effects.placeholders import LITERALS
 from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, Found, UnclearAnswer
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
@@ -239,11 +240,21 @@ class TestEffectKey:
         assert (received.headers["X-Key"], received.body) == (f"<{KEY}>", b"")
         assert "Idempotency-Key" not in received.headers
 
-    def test_a_write_sends_what_was_approved_as_it_stands(self, target: Target) -> None:
-        HttpTarget("publish").apply(request(json={"note": "{effect_key}"}, headers={"X-Key": "{effect_key}"}), KEY)
+    def test_the_effect_key_is_filled_into_a_write_where_its_author_wrote_it_and_nowhere_else(
+        self, target: Target
+    ) -> None:
+        plan = request(
+            "/posts/{effect_key}",
+            json={"ref": "{effect_key}", "note": "a text that says {effect_key}"},
+            headers={"X-Key": "<{effect_key}>"},
+            query={"key": "{effect_key}"},
+        )
+        assert plan["body"].count("{effect_key}") == 2
+        HttpTarget("publish").apply({**plan, LITERALS: [["body", 1]]}, KEY)
         (received,) = target.received
-        assert (received.json, received.headers["X-Key"]) == ({"note": "{effect_key}"}, "{effect_key}")
-        assert received.headers["Idempotency-Key"] == KEY
+        assert received.path == f"/posts/{KEY}?key={KEY}"
+        assert received.json == {"ref": KEY, "note": "a text that says {effect_key}"}
+        assert (received.headers["X-Key"], received.headers["Idempotency-Key"]) == (f"<{KEY}>", KEY)
 
     def test_a_header_may_be_a_number(self, probe_with: Any, target: Target) -> None:
         assert said(probe_with(Answer(200), headers={"X-Version": 2})) == "found"
