@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -181,10 +183,6 @@ class Cell:
             return "false refused"
         return "unbounded" if self.sent > 1 + TRIES + 3 else ""
 
-    def __str__(self) -> str:
-        sent = f", {self.sent} sent" if self.sent > 1 else ""
-        return self.wrong.upper() or f"{self.state} ({self.count}{sent})"
-
 
 def play(ledger: Ledger, row: Row, fault: str, number: int) -> Cell:
     """Let one effect run to its end, as Airflow would run its task."""
@@ -231,13 +229,19 @@ def applicable(row: Row, fault: str) -> bool:
 
 
 def table(cells: list[Cell]) -> str:
-    """The grid, a line a row and a column a fault."""
-    rows = list(dict.fromkeys(cell.row.what for cell in cells))
-    found = {(cell.row.what, cell.fault): str(cell) for cell in cells}
-    lines = []
-    for what in rows:
-        lines.append(what)
-        lines += [f"    {fault:<28}{found[what, fault]}" for fault in FAULTS if (what, fault) in found]
+    """The grid: a line a declaration, a column a fault, each cell a letter and how often the write stands there."""
+    letters = {"applied": "A", "held": "H", "refused": "R", "planned": "N"}
+    found = {(cell.row.what, cell.fault): cell for cell in cells}
+    lines = [f"{number:>3}  {fault}" for number, fault in enumerate(FAULTS, 1)]
+    lines += ["", " " * 38 + "".join(f"{number:<4}" for number in range(1, len(FAULTS) + 1))]
+    for what in dict.fromkeys(cell.row.what for cell in cells):
+        row = [found.get((what, fault)) for fault in FAULTS]
+        shown = ["-" if cell is None else cell.wrong.upper() or f"{letters[cell.state]}{cell.count}" for cell in row]
+        lines.append(f"{what:<38}" + "".join(f"{text:<4}" for text in shown).rstrip())
+    wrong = Counter(cell.wrong for cell in cells)
+    words = ("double", "false applied", "false refused", "unbounded")
+    sent = max(cell.sent for cell in cells)
+    lines += ["", f"{len(cells)} cells; at most {sent} sent; " + ", ".join(f"{wrong[word]} {word}" for word in words)]
     return "\n".join(lines)
 
 
@@ -260,14 +264,11 @@ def ledger_of_its_own() -> Iterator[Ledger]:
 
 def main() -> None:
     """Print the grid."""
+    logging.disable(logging.CRITICAL)
     numbers = count(1)
     with ledger_of_its_own() as ledger:
         cells = [play(ledger, row, fault, next(numbers)) for row in ROWS for fault in FAULTS if applicable(row, fault)]
     print(table(cells))
-    wrong = [cell for cell in cells if cell.wrong]
-    print(f"\n{len(cells)} cells, {len(wrong)} wrong.")
-    for cell in wrong:
-        print(f"  {cell.row.what}; {cell.fault}: {cell.wrong} ({cell.state}, {cell.count} there, {cell.sent} sent)")
 
 
 if __name__ == "__main__":
