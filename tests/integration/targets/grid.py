@@ -85,7 +85,7 @@ ROWS = (
         {**_TICKETS, "next": "$.next_page"},
     ),
     Row(
-        "helpdesk: POST, probe of the first page",
+        "helpdesk: POST, probe of page 1 alone",
         Helpdesk,
         {"method": "POST", "endpoint": "/tickets", "json": {"subject": "Kettle", "ref": KEY}},
         _TICKETS,
@@ -233,11 +233,11 @@ def table(cells: list[Cell]) -> str:
     letters = {"applied": "A", "held": "H", "refused": "R", "planned": "N"}
     found = {(cell.row.what, cell.fault): cell for cell in cells}
     lines = [f"{number:>3}  {fault}" for number, fault in enumerate(FAULTS, 1)]
-    lines += ["", " " * 38 + "".join(f"{number:<4}" for number in range(1, len(FAULTS) + 1))]
+    lines += ["", " " * 40 + "".join(f"{number:<4}" for number in range(1, len(FAULTS) + 1)).rstrip()]
     for what in dict.fromkeys(cell.row.what for cell in cells):
         row = [found.get((what, fault)) for fault in FAULTS]
         shown = ["-" if cell is None else cell.wrong.upper() or f"{letters[cell.state]}{cell.count}" for cell in row]
-        lines.append(f"{what:<38}" + "".join(f"{text:<4}" for text in shown).rstrip())
+        lines.append(f"{what:<40}" + "".join(f"{text:<4}" for text in shown).rstrip())
     wrong = Counter(cell.wrong for cell in cells)
     words = ("double", "false applied", "false refused", "unbounded")
     sent = max(cell.sent for cell in cells)
