@@ -37,9 +37,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+from airflow_provider_aihandoff.core.effects.placeholders import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.effects.target import Target
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY, plan_undo
+from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.errors import CannotCancel, CannotChange, StaleDecision
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
 from airflow_provider_aihandoff.core.generation.lost import in_words
@@ -309,8 +310,9 @@ def _probe(work: Work, key: str = EFFECT_KEY) -> dict[str, Any]:
     return {
         "endpoint": f"/{work.variant}/writes",
         "query": {"key": key},
-        "found": {"$.writes[*].key": key},
-        "external_id_path": "$.writes[0].id",
+        "found_in": "$.writes",
+        "found": {"$.key": key},
+        "external_id_path": "$.id",
     }
 
 

@@ -1,4 +1,4 @@
-"""Makes updates of a table of the ledger fail, with the SQLSTATE of a real failure."""
+"""Makes changes of a table of the ledger fail, with the SQLSTATE of a real failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FAIL = """
         END IF;
         RETURN NEW;
     END $$;
-    CREATE TRIGGER fail BEFORE UPDATE ON aihandoff.{table} FOR EACH ROW EXECUTE FUNCTION fail()"""
+    CREATE TRIGGER fail BEFORE {on} ON aihandoff.{table} FOR EACH ROW EXECUTE FUNCTION fail()"""
 _REPAIR = "DROP FUNCTION IF EXISTS fail() CASCADE; DROP SEQUENCE IF EXISTS failures"
 
 DISK_FULL = "53100"
@@ -26,14 +26,20 @@ DISK_FULL = "53100"
 
 @contextmanager
 def failing(
-    conninfo: dict[str, Any], table: str, state: str = DISK_FULL, *, times: int = 10**6, where: str = "true"
+    conninfo: dict[str, Any],
+    table: str,
+    state: str = DISK_FULL,
+    *,
+    times: int = 10**6,
+    where: str = "true",
+    on: str = "UPDATE",
 ) -> Iterator[None]:
-    """While this lasts, the next updates of a table fail.
+    """While this lasts, the next changes of a table fail.
 
     :param where: the rows, as SQL about ``NEW``.
     """
     with psycopg.connect(**conninfo) as connection:
-        connection.execute(_FAIL.format(table=table, state=state, times=times, where=where).encode())
+        connection.execute(_FAIL.format(table=table, state=state, times=times, where=where, on=on).encode())
     try:
         yield
     finally:

@@ -180,7 +180,7 @@ class Ledger:
     ) -> None:
         self._digest_key = digest_key
         self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
-        self.submission = Submission(self._database)
+        self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database, digest_key)
@@ -232,14 +232,6 @@ class Ledger:
     def revision(self, job_id: int, number: int) -> Revision:
         """Return one revision of a job that exists."""
         return self._database.transact(lambda connection: read_revision(connection, job_id, number))
-
-    def first_request(self, job_id: int, number: int) -> dict[str, Any]:
-        """The request by which the model was first asked for what a revision has become, secrets masked."""
-        query = """
-            SELECT request FROM aihandoff.revisions
-            WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
-        request: dict[str, Any] = self._all(query, {"job_id": job_id, "number": number})[0]["request"]
-        return request
 
     def record(self, job_id: int) -> JobRecord:
         """Return a job with all that belongs to it, as of one moment.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.states import JobState
@@ -94,8 +95,10 @@ def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: No
             one.render_template_fields(context)
             one.notify(context)
             sent = True
-        except Exception:
-            log.exception("%s could not send the notification (%s).", type(notifier).__name__, notice)
+        except Exception as error:
+            log.error(
+                "%s could not send the notification (%s).", type(notifier).__name__, notice, exc_info=shown(error)
+            )
     return sent
 
 

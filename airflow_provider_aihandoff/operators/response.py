@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.digests import digest
@@ -26,6 +26,7 @@ from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
@@ -64,7 +65,7 @@ REQUEST_FIELDS = (
 )
 
 
-class OpenAIBackgroundResponseOperator(BaseOperator):
+class OpenAIBackgroundResponseOperator(RendersText):
     """Ask the model in the background, and keep the answer as a job in the ledger.
 
     **Retry, clear, second run**: the task attaches to the job with its ``job_type`` and ``job_key``. A response that

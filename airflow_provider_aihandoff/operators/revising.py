@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import JobFailed
 from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
 from airflow_provider_aihandoff.core.generation.outcome import in_words, problems_with
@@ -17,7 +15,7 @@ from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.job_tasks import DraftTask, draft_task
-from airflow_provider_aihandoff.operators.masking import MASK, masked
+from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
@@ -145,14 +143,15 @@ def _request(
     asking = copy.copy(task)
     asking.render_template_fields({**context, "task": asking})  # type: ignore[typeddict-item]
     request = asking.build_request()
-    if digest(input_snapshot(request)) != job.input_digest:  # the Dag was edited since
-        request = ledger.first_request(job.job_id, revision.based_on)
-        if MASK in json.dumps(request):
+    if not ledger.submission.is_input(job, input_snapshot(request)):  # the Dag was edited since
+        kept = ledger.submission.first_request(job.job_id, revision.based_on)
+        if kept is None:
             reason = "the Dag asks for other work by now, and what it asked for has secrets that are not kept"
             ledger.outputs.fail(
                 job.job_id, job.revision, actor=owner_of(context).actor, reason=reason, error={"kind": "cannot be sent"}
             )
             raise JobFailed(f"{reason}.", job=job.label)
+        request = kept
     response_id = origin.response_id if _is_known(provider, origin.response_id) else None
     return provider.continued(request, changes=revision.changes, before=before, response_id=response_id)
 

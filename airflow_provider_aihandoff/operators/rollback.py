@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.task_memory import memory_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Owner
 
 
-class RollbackOperator(BaseOperator):
+class RollbackOperator(RendersText):
     """Undo each applied effect of a job, the last one first, each at most once.
 
     Each undo is an effect of its own: claimed, sent with a key, and probed or left to a person where its outcome is
@@ -115,7 +116,8 @@ class RollbackOperator(BaseOperator):
     def _leave(self) -> list[str]:
         """The names, without the blank ones that a form leaves."""
         try:
-            names = json.loads(self.leave) if isinstance(self.leave, str) else list(self.leave or ())
+            given: Any = self.leave
+            names = strict_json.loads(given, unique_keys=True) if isinstance(given, str) else list(given or ())
         except ValueError:
             names = self.leave
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):

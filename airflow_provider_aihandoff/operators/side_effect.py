@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-
-from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
-from airflow_provider_aihandoff.core.effects.undo import plan_undo
+from airflow_provider_aihandoff.core.effects.placeholders import Marks
+from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, Found, NotApplied, Target, resends_of
+from airflow_provider_aihandoff.core.effects.target_registry import target_type
+from airflow_provider_aihandoff.core.effects.undo import MASKED, plan_undo
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import EffectPlan
@@ -24,6 +26,7 @@ from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoi
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.task_memory import memory_of
@@ -37,7 +40,11 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Actor, Effect
 
 
-class SideEffectOperator(BaseOperator):
+#: The key with which the probe is tried before there is an effect. No effect ever has it.
+KEY_OF_NO_EFFECT = "aih-0-r0-00000000000000000000000000000000"
+
+
+class SideEffectOperator(RendersText):
     """Write to one outside system, at most once, and only what was approved.
 
     Extend it with :meth:`plan` and :meth:`apply`, and where the target allows it with :meth:`probe` and :meth:`read`;
@@ -60,11 +67,19 @@ class SideEffectOperator(BaseOperator):
     :param job: the operator that makes the job, or a job id.
     :param effect: the effect's name within the job; by default the id of the task.
     :param idempotent: the target takes the same effect key twice without writing twice.
+    :param resends: how often the effect is sent again after an attempt whose outcome stayed unknown, before a person
+        resolves it: by default once, if its probe saw no trace; 3 times if it is ``idempotent``.
+    :param verify: a write that the target confirms counts once :meth:`probe` sees it. If it does not within ``grace``,
+        a person resolves it.
+    :param try_probe: try :meth:`probe`: when the plan is rendered for a review, where it must see nothing, and after a
+        write, where it must see it. What it saw instead is on the record, and a find that was there before is none.
     :param undo: what undoes the effect, as a mapping (templated); shown before approval, and sent by a roll-back. It
         has a ``kind`` (``http``, ``postgres``, ``function``, or another one that is installed; by default that of the
         effect) and what that takes; ``{external_id}`` in it stands for the id of the record in the target.
     :param secret_fields: names of fields of the plan whose values are secrets: sent, never stored or shown. Fields such
         as ``Authorization``, and values that Airflow's secrets masker knows, are so in any case.
+    :param shown_fields: names of fields of the plan whose values are no secrets, although their names read like it:
+        reviewers see them.
     :param grace: how long a write may take to become visible to :meth:`probe`; a probe that sees nothing is repeated
         until then.
     :param hold_timeout: how long the task waits for a person to resolve the write, before it fails; None waits without
@@ -82,6 +97,9 @@ class SideEffectOperator(BaseOperator):
     #: Seconds that one call of :meth:`apply` may take at most. A claim lasts a little longer.
     call_seconds: float = 60.0
 
+    #: What stands for placeholders in the fields as they are rendered; None before.
+    _marks: Marks | None = None
+    _marked: Mapping[str, Any] = MappingProxyType({})
     #: The template fields that are paths under the base URL of a connection.
     endpoint_fields: Collection[str] = ()
 
@@ -94,8 +112,12 @@ class SideEffectOperator(BaseOperator):
         job: JobReference,
         effect: str | None = None,
         idempotent: bool = False,
+        resends: int | None = None,
+        verify: bool = False,
+        try_probe: bool = True,
         undo: dict[str, Any] | None = None,
         secret_fields: Sequence[str] = (),
+        shown_fields: Sequence[str] = (),
         grace: timedelta | float = 30.0,
         hold_timeout: timedelta | None = None,
         ledger_conn_id: str | None = None,
@@ -108,8 +130,12 @@ class SideEffectOperator(BaseOperator):
         self.job_source = source_of(self.job)
         self.effect = None if effect is None else identifier("effect", effect)
         self.idempotent = idempotent
+        self.resends = resends_of(resends, idempotent=idempotent)
+        self.verify = verify
+        self.try_probe = try_probe
         self.undo = undo
         self.secret_fields = tuple(secret_fields)
+        self.shown_fields = tuple(shown_fields)
         self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         self.hold_timeout = hold_timeout
         self.ledger_conn_id = ledger_conn_id
@@ -131,11 +157,11 @@ class SideEffectOperator(BaseOperator):
         """
         raise NotImplementedError
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """Find out what became of an attempt that ended without a result.
 
-        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time has passed. None (the
-        default) where that is not known.
+        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time has passed.
+        :class:`CannotTell`, or None (the default), where that is not known.
         """
         return None
 
@@ -176,11 +202,12 @@ class SideEffectOperator(BaseOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render one field, with ``job`` as the ledger has it now."""
+        """Render one value, with ``job`` as the ledger has it now."""
         if "job" not in context and content is not self.job:
             context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
         rendered = super().render_template(content, context, jinja_env, seen_oids)
-        self._check_endpoints(content, rendered, context, jinja_env or self.get_template_env())
+        if id(content) not in (seen_oids or ()):  # otherwise it is a value
+            self._check_endpoints(content, rendered, context, jinja_env or self.get_template_env())
         return rendered
 
     def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
@@ -195,15 +222,39 @@ class SideEffectOperator(BaseOperator):
     def _text_of(self, template: str, context: Context, env: jinja2.Environment) -> Any:
         return super().render_template(template, context, env)
 
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: jinja2.Environment,
+        seen_oids: set[int],
+    ) -> None:
         """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
 
         :raises PlanError: Airflow itself could not keep what they render to.
         """
-        super().render_template_fields(context, jinja_env)
-        fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
-        _check_sendable(fields, name=self.effect_name)
-        hide_from_logs(fields, self.secret_fields)
+        self._marks = Marks() if parent is self else None
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        if self._marks is None:
+            return
+        self._marked = {field: getattr(self, field) for field in self.template_fields}
+        for field, value in self._marked.items():
+            setattr(self, field, self._marks.plain(value))
+        fields = {field: value for field, value in self._marked.items() if field != "job"}
+        _check_sendable({field: getattr(self, field) for field in fields}, name=self.effect_name)
+        hide_from_logs(fields, self.secret_fields, self.shown_fields)
+
+    def _template(self, text: str) -> str:
+        return text if self._marks is None else self._marks.mark(text)
+
+    def marked(self, field: str) -> Any:
+        """A rendered field with marks in the place of placeholders, to be settled by :meth:`settled`."""
+        return self._marked.get(field, getattr(self, field))
+
+    def settled(self, plan: Any) -> tuple[Any, list[list[Any]]]:
+        """A part of a plan that was made of :meth:`marked` fields, and its literals."""
+        return (plan, []) if self._marks is None else self._marks.settle(plan)
 
     def rendered(self, context: Context, job: JobView) -> SideEffectOperator:
         """A copy of this task with its fields rendered for the job, in the context of another task of the same run."""
@@ -211,12 +262,12 @@ class SideEffectOperator(BaseOperator):
         other.render_template_fields({**context, "task": other, "job": job})  # type: ignore[typeddict-unknown-key]
         return other
 
-    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], read_current: bool = False) -> EffectPlan:
+    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
 
         :param key: of the digest, so that its readers cannot guess the secrets by trial.
         :param after: names of the effects that must be applied before this one.
-        :param read_current: read what the target has now, where the author says how.
+        :param ask_target: read what the target has now, and try its probe, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
         if self.endpoint_problem:
@@ -226,8 +277,10 @@ class SideEffectOperator(BaseOperator):
                 remedy="Pass the value in `query`, use another value, or write it with the filter urlencode. A path "
                 "with steps of its own is one template as a whole.",
             )
-        plan, target = self.plan(job), self.target()
-        undo = self._undo_plan(target, plan)
+        fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
+        own = Secrets.between(fields, masked(fields, self.secret_fields, self.shown_fields))
+        plan, target = call_cleaned(lambda: (self.plan(job), self.target()), own)
+        undo = call_cleaned(lambda: self._undo_plan(target, plan), own)
         _check_sendable({"plan": plan, "undo": undo}, name=self.effect_name)
         try:
             canonical_json([plan, undo])
@@ -236,6 +289,8 @@ class SideEffectOperator(BaseOperator):
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
             ) from error
         secrets = frozenset(self.secret_fields) | target.secret_fields
+        hide_from_logs(plan, secrets, self.shown_fields)
+        find_counts, probe_note = self._try_probe(target, plan, own) if ask_target else (True, None)
         return EffectPlan(
             name=self.effect_name,
             kind=target.kind,
@@ -243,26 +298,52 @@ class SideEffectOperator(BaseOperator):
             # The undo and the order are part of what is approved. Which texts are secrets plays no part: what
             # Airflow's masker knows of them differs from process to process.
             plan_digest=keyed_digest([plan, undo, list(after)], key),
-            shown=masked(plan, secrets),
-            undo=masked(undo, secrets),
+            shown=masked(plan, secrets, self.shown_fields),
+            undo=None if undo is None else _shown_undo(undo, secrets, self.shown_fields),
             after=tuple(after),
-            current=self._read(target, plan, secrets) if read_current and target.can_read else None,
+            current=self._read(target, plan, secrets) if ask_target and target.can_read else None,
+            find_counts=find_counts,
+            probe_note=probe_note,
         )
 
     def _undo_plan(self, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
         """The declared undo, as it is kept beside the plan."""
         if self.undo is None:
             return None
-        return plan_undo(self.undo, kind=target.kind, name=self.effect_name, defaults=target.undo_defaults(plan))
+        return plan_undo(
+            self.marked("undo"),
+            kind=target.kind,
+            name=self.effect_name,
+            defaults=target.undo_defaults(plan),
+            marks=self._marks,
+        )
+
+    def _try_probe(self, target: Target, plan: dict[str, Any], secrets: Secrets) -> tuple[bool, str | None]:
+        """Try the probe before anything is sent: whether a later find counts, and what the reviewer should know."""
+        if not (target.can_probe and target.try_probe):
+            return True, None
+        try:
+            found = call_cleaned(lambda: target.probe(plan, KEY_OF_NO_EFFECT), secrets)
+        except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
+            found = CannotTell(f"it failed: {error}")
+        if isinstance(found, Applied) or (isinstance(found, CannotTell) and found.found):
+            note = "before anything was sent, the probe saw what it is to find. A later find proves nothing"
+            return False, note
+        if isinstance(found, NotApplied):
+            return True, None
+        why = found.why if isinstance(found, CannotTell) else "it gave no answer that can be read"
+        return True, str(masked(f"before anything was sent, the probe could not tell: {why}"))
 
     def _read(self, target: Target, plan: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
         """What the target has now, with the time, as it may be shown."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
+        own = Secrets.between(plan, masked(plan, secrets, self.shown_fields))
         try:
-            record = json.loads(canonical_json(masked({"record": target.read(plan)}, secrets)))["record"]
+            found = call_cleaned(lambda: target.read(plan), own)
+            record = json.loads(canonical_json(masked({"record": found}, secrets, self.shown_fields)))["record"]
         except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
             self.log.warning("What the target of %r has now cannot be read: %s", self.effect_name, error)
-            return {"at": at, **masked({"error": f"{type(error).__name__}: {error}"})}
+            return {"at": at, "error": str(error)}
         return {"at": at, "record": record}
 
     @property
@@ -319,7 +400,8 @@ class SideEffectOperator(BaseOperator):
 
         current = ledger.job(job.job_id)
         if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
-            plans = plan_effects(context, self.job_source, job, ledger)
+            first = current.review_digest is None
+            plans = plan_effects(context, self.job_source, job, ledger, ask_targets=first)
             ledger.reviews.ask(job.job_id, plans, policy=None, deadline=current.updated_at, actor=actor)
 
     def _load_job(self) -> JobView:
@@ -351,6 +433,14 @@ def _check_sendable(fields: Mapping[str, Any], *, name: str) -> None:
             )
 
 
+def _shown_undo(undo: dict[str, Any], secrets: Collection[str], shown_fields: Collection[str]) -> dict[str, Any]:
+    """A declared undo as the ledger keeps it. What its own kind sends as secrets is masked too."""
+    secrets = {*secrets, *target_type(undo["kind"]).secret_fields}
+    hide_from_logs(undo, secrets, shown_fields)
+    shown = masked(undo, secrets, shown_fields)
+    return {**shown, MASKED: canonical_json(shown) != canonical_json(undo)}
+
+
 class OperatorTarget(Target):
     """A target that an author's operator writes to by itself.
 
@@ -363,6 +453,9 @@ class OperatorTarget(Target):
         self.idempotent = operator.idempotent
         self.call_seconds = operator.call_seconds
         self.grace_seconds = operator.grace_seconds
+        self.resends = operator.resends
+        self.verify = operator.verify
+        self.try_probe = operator.try_probe
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """As the operator does."""
@@ -373,7 +466,7 @@ class OperatorTarget(Target):
         """Whether the operator defines a probe."""
         return type(self._operator).probe is not SideEffectOperator.probe
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """As the operator does."""
         return self._operator.probe(plan, key)
 
@@ -387,4 +480,4 @@ class OperatorTarget(Target):
         return self._operator.read(plan)
 
 
-__all__ = ["Applied", "EffectNotNow", "EffectRefused", "HandoffError", "NotApplied", "SideEffectOperator"]
+__all__ = ["Applied", "CannotTell", "EffectNotNow", "EffectRefused", "HandoffError", "NotApplied", "SideEffectOperator"]

@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.operators.job_argument import JobReference, job_
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.notices import notify
 from airflow_provider_aihandoff.operators.planning import plan_effects
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 NOTICE_RETRY = timedelta(minutes=5)
 
 
-class ApprovalSensor(BaseSensorOperator):
+class ApprovalSensor(RendersText, BaseSensorOperator):
     """Render the plan of a job's effects, ask for a decision on it, and wait without a worker slot.
 
     The decision lives in the ledger, bound to one digest of the output, the plan and the policy together. People decide
@@ -167,7 +168,7 @@ class ApprovalSensor(BaseSensorOperator):
         revision = ledger.revision(job.job_id, job.revision)
         seen = view(job, revision)
         first = job.state is JobState.REVIEW and job.review_digest is None
-        plans = plan_effects(context, self.job_source, seen, ledger, read_current=first)
+        plans = plan_effects(context, self.job_source, seen, ledger, ask_targets=first)
         job = self._ask(context, ledger, job, seen, plans, by_model=revision.based_on is None)
         if job.state is JobState.APPROVED and not plans:
             job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)

@@ -6,11 +6,14 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook
+    from requests.adapters import HTTPAdapter
 
 #: Steps in a path (RFC 3986, 5.2.4) that lead a URL to another place.
 _DOT_SEGMENTS = frozenset({".", ".."})
@@ -22,11 +25,11 @@ _SERVERS = 5
 _NOT_IN_URL = re.compile(r"[\x00-\x1f\x7f\\#]")
 
 
-def http_hook(conn_id: str, method: str) -> HttpHook:
+def http_hook(conn_id: str, method: str, adapter: HTTPAdapter | None = None) -> HttpHook:
     """Airflow's own way to a system over HTTP."""
     from airflow.providers.http.hooks.http import HttpHook
 
-    return HttpHook(method=method, http_conn_id=conn_id)
+    return HttpHook(method=method, http_conn_id=conn_id, adapter=adapter)
 
 
 def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
@@ -41,32 +44,32 @@ def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
             f"the effect {name!r} has an endpoint, and its connection {conn_id!r} names no host.",
             remedy="Put the host, or the whole base URL, into the connection: an endpoint is only a path.",
         )
-    url = hook.url_from_endpoint(endpoint)
+    url = without_login(hook.url_from_endpoint(endpoint))
     if _NOT_IN_URL.search(url) or has_dot_step(urlsplit(url).path):
         raise PlanError(
-            f"the effect {name!r} would not be sent to {without_query(url)!r}: the steps '.' and '..' in a path, "
+            f"the effect {name!r} would not be sent to {cleaned(url)!r}: the steps '.' and '..' in a path, "
             "encoded too, '\\', line breaks, and what comes after '#', lead elsewhere.",
             remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
         )
     return url
 
 
-def endpoint_of(hook: HttpHook, url: str, name: str) -> str:
-    """The path under the connection's base URL that leads to this URL.
+def check_address(hook: HttpHook, url: str, name: str) -> None:
+    """Refuse to send to a URL that the connection does not lead to.
 
     :raises EffectNotNow: there is no such connection here.
     :raises EffectRefused: the connection leads elsewhere by now.
     """
     with needed(hook.http_conn_id, name):
         hook.get_conn()
-    base = hook.base_url or ""
+    base = without_login(hook.base_url or "")
     endpoint = url.removeprefix(base)
-    if hook.url_from_endpoint(endpoint) != url:
+    if without_login(hook.url_from_endpoint(endpoint)) != url:
         raise EffectRefused(
-            f"the plan of the effect {name!r} is for {without_query(url)}, and its connection leads to {base} now.",
+            f"the plan of the effect {name!r} is for {cleaned(url)}, and its connection leads to {base} now.",
+            answered=False,
             remedy="Restore the connection, or ask for a decision on the new address.",
         )
-    return endpoint
 
 
 def fully_decoded(text: str) -> str:
@@ -81,8 +84,3 @@ def has_dot_step(path: str) -> bool:
     decoded = fully_decoded(path)
     steps = re.split(r"[/\\]", decoded)
     return decoded != unquote(decoded) or any(step.partition(";")[0].strip() in _DOT_SEGMENTS for step in steps)
-
-
-def without_query(text: str) -> str:
-    """A text without the queries of the URLs in it."""
-    return re.sub(r"\?[^\s)'\"]*", "?...", text)

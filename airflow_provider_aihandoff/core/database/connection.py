@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.database import sqlstates
+from airflow_provider_aihandoff.core.error_text import said, strip_detail
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 
@@ -258,7 +259,7 @@ class Database:
         try:
             psycopg.connect(**self.conninfo).close()
         except psycopg.Error as error:
-            return " ".join(str(error).split()).rstrip(".")
+            return said(error).rstrip(".")
         return "each of its connections is in use"
 
     def _until_commit(self, connection: LedgerConnection, work: Callable[[LedgerConnection], T]) -> T:
@@ -266,6 +267,7 @@ class Database:
             connection.execute(self._limits.begin(), prepare=False)
             return work(connection)
         except psycopg.Error as error:
+            strip_detail(error)  # which quotes rows
             if connection.broken or sqlstates.passes(error):
                 raise _RolledBack(error) from error
             if sqlstates.is_of_another_session(error):

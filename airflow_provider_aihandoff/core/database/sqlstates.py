@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import psycopg
 
+from airflow_provider_aihandoff.core.error_text import database_text
+
 #: Classes of SQLSTATE that pass: a broken connection, a transaction that lost against another one, and a server that
 #: is out of disk, memory or connections.
 _CLASSES = ("08", "40", "53")
@@ -51,8 +53,7 @@ def is_of_another_session(error: psycopg.Error) -> bool:
 
 def describe(error: psycopg.Error) -> str:
     """What the server said: its primary message, never the DETAIL, which has content."""
-    said = " ".join((error.diag.message_primary or type(error).__name__).split()).rstrip(".")
-    return f"{said} (SQLSTATE {error.sqlstate})" if error.sqlstate else said
+    return database_text(error).rstrip(".") or type(error).__name__
 
 
 def what_to_do(error: psycopg.Error) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.digests import canonical_json
+from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.text import plain
@@ -139,7 +140,7 @@ def _ended_badly(response: ModelResponse) -> tuple[dict[str, Any], str]:
     """The error of a response that failed, was cancelled, or stopped early."""
     text = response.text or ""
     if response.status is ResponseStatus.FAILED:
-        code, message = response.error_code or "unknown", response.error_message or ""
+        code, message = response.error_code or "unknown", cleaned(response.error_message or "")
         return {"kind": "failed", "code": code, "message": message, "text": text}, f"OpenAI: {code}: {message}"
     if response.status is ResponseStatus.INCOMPLETE:
         code = response.incomplete_reason or "unknown"

@@ -6,6 +6,7 @@ Every function is one short transaction.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,8 +16,8 @@ from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
-from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, void_plans
+from airflow_provider_aihandoff.core.digests import digest, input_digest
+from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, digest_key, void_plans
 from airflow_provider_aihandoff.core.errors import (
     CannotRegenerate,
     HandoffError,
@@ -106,6 +107,9 @@ _REFRESH_UNSENT = """
 _KEEP_REQUEST = """
     UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s
     WHERE job_id = %s AND number = %s AND state = 'queued'"""
+_READ_FIRST_REQUEST = """
+    SELECT request, request_digest FROM aihandoff.revisions
+    WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
 _COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"
 #: A line that a task of a Dag run has written.
 _OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
@@ -125,19 +129,6 @@ _MARK_RUNS_IN_HANDLE = """
     WHERE revision_id = %s"""
 _MARK_MAY_BE_SENT = """
     UPDATE aihandoff.revisions SET state = 'queued', submit_lease_until = NULL WHERE revision_id = %s"""
-
-
-def _revision_values(job: Job, spec: JobSpec) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id,
-        "number": job.revision,
-        "conn_id": spec.conn_id,
-        "request": as_json(spec.kept_request),
-        "request_digest": digest(spec.request),
-        "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
-        "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
-        "on_lost": spec.on_lost,
-    }
 
 
 def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
@@ -184,10 +175,35 @@ def _nothing_lost(job: Job, revision: Revision) -> NothingLost:
 
 
 class Submission:
-    """The steps from a task's request to a stored output, on one ledger."""
+    """The steps from a task's request to a stored output, on one ledger.
 
-    def __init__(self, database: Database) -> None:
+    :param digest_key: the configured key of digests; empty: the ledger's own.
+    """
+
+    def __init__(self, database: Database, digest_key: str) -> None:
         self._database = database
+        self._digest_key = digest_key
+
+    def is_input(self, job: Job, value: Mapping[str, Any]) -> bool:
+        """Whether a job was made, or last revised, with this input."""
+        return job.input_digest in self._database.transact(lambda connection: self._digests(connection, value))
+
+    def first_request(self, job_id: int, number: int) -> dict[str, Any] | None:
+        """The request by which the model was first asked for what a revision has become; None where the ledger does
+        not have it whole, since it has secrets."""
+
+        def work(connection: LedgerConnection) -> dict[str, Any] | None:
+            row = connection.execute(_READ_FIRST_REQUEST, {"job_id": job_id, "number": number}).fetchone()
+            assert row is not None
+            request: dict[str, Any] = row["request"]
+            return request if row["request_digest"] in self._digests(connection, request) else None
+
+        return self._database.transact(work)
+
+    def _digests(self, connection: LedgerConnection, value: Any) -> list[str]:
+        """The digest of an input or a request, and the one that it had before a key was configured."""
+        own = digest_key(connection)
+        return [input_digest(value, key) for key in dict.fromkeys((self._digest_key or own, own))]
 
     def open(self, spec: JobSpec) -> Opened:
         """Create the job, or attach to the one with the same type and key. Safe to repeat.
@@ -202,7 +218,7 @@ class Submission:
         return self._database.transact(lambda connection: self._open(connection, named), step="submit.open")
 
     def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
-        input_digest = digest(spec.input)
+        digests = self._digests(connection, spec.input)
         values = {
             **vars(spec),
             **vars(spec.owner),
@@ -210,7 +226,7 @@ class Submission:
             "permissions": as_json(spec.permissions),
             "requested_by": spec.requested_by,
             "triggered_by": plain_or_none(spec.triggered_by),
-            "input_digest": input_digest,
+            "input_digest": digests[0],
             "genesis": history.GENESIS,
         }
         row = connection.execute(_INSERT_JOB, values).fetchone()
@@ -221,14 +237,14 @@ class Submission:
         job = Job(**row)
         step = decide_attachment(
             job.state,
-            same_input=job.input_digest == input_digest,
+            same_input=job.input_digest in digests,
             same_run=_has_seen(connection, job, spec.owner),
             touched=anything_touched(connection, job.job_id),
             regenerate=spec.regenerate and not _has_made(connection, job, spec.owner),
             cancelling=job.cancelling is not None,
         )
         if step is Step.REVISE:
-            return self._revise(connection, job, spec, input_digest)
+            return self._revise(connection, job, spec, digests)
         if step is Step.REFUSE_CANCELLED:
             raise JobCancelled(
                 f"it was cancelled ({job.state_reason}).",
@@ -251,9 +267,10 @@ class Submission:
             actor=spec.owner.actor,
             **vars(spec.owner),
             detail={"next": step},
+            input_digest=digests[0],
         )
         # How it is processed, and over which connection, may have changed since: a request not sent yet is the newest.
-        connection.execute(_REFRESH_UNSENT, _revision_values(job, spec))
+        connection.execute(_REFRESH_UNSENT, self._revision_values(connection, job, spec))
         return Opened(job, read_revision(connection, job.job_id, job.revision), Attachment(step))
 
     def _created(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Opened:
@@ -261,13 +278,24 @@ class Submission:
         job = history.begin(connection, job, actor=spec.owner.actor, detail=detail)
         return Opened(job, self._new_revision(connection, job, spec), Attachment.SUBMIT)
 
-    @staticmethod
-    def _new_revision(connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
-        row = connection.execute(_INSERT_REVISION, _revision_values(job, spec)).fetchone()
+    def _revision_values(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> dict[str, Any]:
+        return {
+            "job_id": job.job_id,
+            "number": job.revision,
+            "conn_id": spec.conn_id,
+            "request": as_json(spec.kept_request),
+            "request_digest": self._digests(connection, spec.request)[0],
+            "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
+            "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
+            "on_lost": spec.on_lost,
+        }
+
+    def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
+        row = connection.execute(_INSERT_REVISION, self._revision_values(connection, job, spec)).fetchone()
         assert row is not None
         return Revision(**row)
 
-    def _revise(self, connection: LedgerConnection, job: Job, spec: JobSpec, input_digest: str) -> Opened:
+    def _revise(self, connection: LedgerConnection, job: Job, spec: JobSpec, digests: list[str]) -> Opened:
         row = connection.execute(_COUNT_MODEL_REVISIONS, [job.job_id]).fetchone()
         assert row is not None
         if row["n"] >= spec.max_revisions:
@@ -282,7 +310,7 @@ class Submission:
         )
         give_up(connection, job.job_id, job.revision)
         void_plans(connection, job)
-        if job.input_digest != input_digest:
+        if job.input_digest not in digests:
             why = "the input changed"
         else:
             asked = ", and a new revision was requested" if spec.regenerate else ""
@@ -295,14 +323,14 @@ class Submission:
             reason=why,
             detail={
                 "revision": number,
-                "input_digest": input_digest,
+                "input_digest": digests[0],
                 "requested_by": spec.requested_by,
                 "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
             },
             input=spec.kept_input,
             requested_by=spec.requested_by,
             permissions=spec.permissions,
-            input_digest=input_digest,
+            input_digest=digests[0],
             triggered_by=plain_or_none(spec.triggered_by),
             revision=number,
             approval=spec.approval,
@@ -350,7 +378,8 @@ class Submission:
                 return None
             if job.owner != owner:
                 history.move(connection, job, JobEvent.ATTACHED, actor=owner.actor, **vars(owner))
-            connection.execute(_KEEP_REQUEST, [as_json(request), digest(request), on_lost, job_id, number])
+            kept = [as_json(request), self._digests(connection, request)[0], on_lost, job_id, number]
+            connection.execute(_KEEP_REQUEST, kept)
             return read_revision(connection, job_id, number)
 
         return self._database.transact(work, step="submit.open")

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.error_text import Secrets, cleaned
 from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed
 from airflow_provider_aihandoff.core.generation.handle import ended_in
 from airflow_provider_aihandoff.core.generation.lost import HANDLE_CHECK
@@ -90,7 +91,11 @@ def submit(
         )
         if intent.token is None:
             return intent.revision
-        sent = problem or _send(provider, intent.revision, request or intent.revision.request, metadata, asked)
+        body = request or intent.revision.request
+        sent = problem or _send(provider, intent.revision, body, metadata, asked)
+        if not isinstance(sent, ModelResponse):
+            # What is sent has secrets that the ledger does not keep, and an answer may quote them.
+            sent = replace(sent, reason=cleaned(sent.reason, Secrets.between(body, intent.revision.request)))
         if isinstance(sent, _Runs):
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
@@ -207,7 +212,7 @@ def _record(
 ) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
     facts: Facts = {"token": str(token), "response_id": response_id, "status": status}
-    said = f"Response {response_id} runs for {job.label}, revision {job.revision}. No external write was made."
+    said = f"Response {response_id} runs for {job.label}. No external write was made."
     created = Unrecorded(memory, _kept_as(job), facts, said)
     with created.recording():
         revision = ledger.submission.submitted(

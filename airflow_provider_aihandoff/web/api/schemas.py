@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+)
 
 from airflow_provider_aihandoff.core import ledger, models
+from airflow_provider_aihandoff.core.digests import without_plain_input_digest
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
 
@@ -301,6 +311,8 @@ class Decision(_Answer):
 )
 class Event(_Answer):
     """One line of a job's history."""
+
+    detail: Annotated[dict[str, Any], AfterValidator(without_plain_input_digest)]
 
 
 class JobRecord(_Answer):

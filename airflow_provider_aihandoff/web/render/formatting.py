@@ -15,7 +15,8 @@ from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.effects.target import RequestView
-from airflow_provider_aihandoff.core.effects.undo import MASK, why_not
+from airflow_provider_aihandoff.core.effects.undo import why_not
+from airflow_provider_aihandoff.core.error_text import MASK
 from airflow_provider_aihandoff.core.jobs.state_words import MEANING
 from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision

@@ -303,6 +303,7 @@ class TestUndo:
             "kind": "function",
             "plan": {"function": f"{HERE}:remove", "arguments": {"title": "Kettle", "external_id": "{external_id}"}},
             "idempotent": False,
+            "masked": False,
         }
 
         run(lambda: RollbackOperator(task_id="roll_back", job=1, reason="the wrong product"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -258,3 +259,18 @@ def test_an_undo_may_name_another_marker_table(run: RunDag, record: Record, sale
     undo = record().current_effects[0].undo
     assert undo is not None
     assert undo["marker_table"] == "sent"
+
+
+def test_what_a_database_quotes_of_rows_and_statements_is_in_no_error_and_in_no_ledger(
+    run: RunDag, record: Record, sales: Sales
+) -> None:
+    sales.execute("INSERT INTO reports (title) VALUES (%s)", [NOTE["body"]])
+
+    done = run(store)
+
+    (effect,) = record().current_effects
+    assert 'duplicate key value violates unique constraint "reports_title_key" (SQLSTATE 23505)' in str(effect.error)
+    printed = "".join(line for error in done.errors["store"] for line in traceback.format_exception(error))
+    for text in (printed, json.dumps([event.detail for event in record().events]), str(record())):
+        assert "Key (title)" not in text
+        assert "DETAIL" not in text

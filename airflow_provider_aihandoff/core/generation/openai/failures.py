@@ -6,6 +6,7 @@ from typing import Any
 
 import openai
 
+from airflow_provider_aihandoff.core.error_text import cleaned, said
 from airflow_provider_aihandoff.core.generation.provider import (
     CredentialsRefused,
     ProviderError,
@@ -63,9 +64,9 @@ def classify(error: Exception) -> SubmitFailure:
             f"{type(error).__name__} ({cause}) {'before' if never_left else 'after'} the request was sent",
         )
     if isinstance(error, openai.OpenAIError) and not isinstance(error, openai.APIError):
-        return SubmitFailure(Sent.NEVER, f"{type(error).__name__}: {error}")  # credentials, before anything is sent
+        return SubmitFailure(Sent.NEVER, said(error))  # credentials, before anything is sent
     if isinstance(error, (InvalidArguments, UnicodeEncodeError)):
-        return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {error}")
+        return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {cleaned(str(error))}")
     return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__}: the answer could not be read")
 
 

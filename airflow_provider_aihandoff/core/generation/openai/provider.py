@@ -85,8 +85,8 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         """As :meth:`ModelProvider.retrieve`."""
         try:
             return read_response(self._responses.retrieve(response_id), response_id)
-        except Exception as error:
-            raise asking_failed(error, response_id) from error
+        except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
+            raise asking_failed(error, response_id) from None
 
     def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.cancel`. One that has ended may answer 200, 400 or 409: what it is then counts."""
@@ -122,8 +122,8 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider):
         """As :meth:`ModelProvider.retrieve`."""
         try:
             return read_response(await self._responses.retrieve(response_id), response_id)
-        except Exception as error:
-            raise asking_failed(error, response_id) from error
+        except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
+            raise asking_failed(error, response_id) from None
 
     async def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`OpenAIProvider.cancel`."""

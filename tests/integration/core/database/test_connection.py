@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,6 +52,19 @@ def cut(conninfo: dict[str, Any], connection: LedgerConnection) -> None:
     pid = connection.info.backend_pid
     with psycopg.connect(**conninfo, autocommit=True) as other:
         other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+
+class TestErrors:
+    def test_an_error_of_a_statement_says_what_was_wrong_and_quotes_no_row(self, database: Database) -> None:
+        def work(connection: LedgerConnection) -> None:
+            connection.execute("ALTER TABLE tries ADD CHECK (note <> 'of a row')")
+            connection.execute("INSERT INTO tries (note) VALUES ('of a row')")
+
+        with pytest.raises(
+            psycopg.errors.CheckViolation, match=r"violates check constraint .* \(SQLSTATE 23514\)"
+        ) as seen:
+            database.transact(work)
+        assert "DETAIL" not in "".join(traceback.format_exception(seen.value))
 
 
 class TestCredentials:

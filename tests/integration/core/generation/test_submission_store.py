@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 
-from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.digests import digest, input_digest
 from airflow_provider_aihandoff.core.errors import (
     CannotRegenerate,
     IllegalTransition,
@@ -29,7 +30,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job, Owner, Revision
+from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus, RevisionState
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
@@ -144,7 +145,7 @@ class TestRevise:
         assert opened.superseded.response_id == "resp_1"
         assert revision(ledger, opened.job, old.number).state is RevisionState.CANCELLED
         assert (opened.job.requested_by, opened.job.permissions) == ("carol", {"write": ["cms"]})
-        assert opened.job.input_digest == digest(OTHER_INPUT)
+        assert opened.job.input_digest == input_digest(OTHER_INPUT, ledger.digest_key())
 
     def test_other_input_voids_the_plan_and_the_approval(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
@@ -589,3 +590,47 @@ class TestNames:
         with pytest.raises(RequestError, match="job_key"):
             ledger.submission.open(job_spec(job_key="k" * 6000))
         assert ledger.jobs() == []
+
+
+class TestKeyedDigests:
+    """A digest of what is masked is keyed: who reads it cannot test guesses."""
+
+    PIN, SHOWN = {"model": "gpt-5.2", "input": "The PIN is 1234."}, {"model": "gpt-5.2", "input": "The PIN is ***."}
+
+    def spec(self) -> JobSpec:
+        return job_spec(input=self.PIN, request=self.PIN, shown_input=self.SHOWN, shown_request=self.SHOWN)
+
+    def test_no_digest_in_the_ledger_can_be_made_without_the_key(self, ledger: Ledger) -> None:
+        job = submit_job(ledger, self.spec())
+        record = ledger.record(job.job_id)
+        assert digest(self.PIN) not in repr(record)
+        assert record.job.input_digest == input_digest(self.PIN, ledger.digest_key())
+        assert record.revision.request_digest == record.job.input_digest
+        assert record.events[0].detail["input_digest"] == record.job.input_digest
+
+    def test_a_job_is_recognized_after_a_key_is_configured_and_gets_the_digest_with_that_key(
+        self, ledger: Ledger, conninfo: dict[str, Any]
+    ) -> None:
+        job = submit_job(ledger, self.spec())
+        with Ledger(conninfo, digest_key="configured") as other:
+            assert other.submission.is_input(job, self.PIN)
+            opened = other.submission.open(self.spec())
+            assert (opened.next, opened.job.revision) == (Attachment.WAIT, 1)
+            assert opened.job.input_digest == input_digest(self.PIN, "configured")
+            assert other.submission.open(self.spec()).next is Attachment.WAIT
+            assert first_break(other.record(1).events, other.job(1)) is None
+        assert not ledger.submission.is_input(job, self.SHOWN)
+
+    def test_a_request_with_a_masked_secret_is_not_whole_and_one_that_says_stars_by_itself_is(
+        self, ledger: Ledger
+    ) -> None:
+        submit_job(ledger, self.spec())
+        assert ledger.submission.first_request(1, 1) is None
+        submit_job(ledger, job_spec(job_key="stars", input=self.SHOWN, request=self.SHOWN))
+        assert ledger.submission.first_request(2, 1) == self.SHOWN
+
+
+def submit_job(ledger: Ledger, spec: JobSpec) -> Job:
+    """The job of which a response runs."""
+    submit(ledger, spec, f"resp_{spec.job_key}")
+    return next(job for number in (1, 2) if (job := ledger.job(number)).job_key == spec.job_key)

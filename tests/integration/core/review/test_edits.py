@@ -233,7 +233,7 @@ class TestRequestChanges:
         job = request_changes(ledger, edited)
         revision = ledger.revision(job.job_id, 3)
         assert revision.based_on == 2
-        assert ledger.first_request(job.job_id, 3) == ledger.revision(1, 1).request
+        assert ledger.submission.first_request(job.job_id, 3) == ledger.revision(1, 1).request
 
     def test_the_task_that_goes_on_with_it_owns_the_job(self, ledger: Ledger) -> None:
         job = request_changes(ledger, ask(ledger, draft(ledger)))
