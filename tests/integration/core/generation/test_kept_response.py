@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Revision
 from airflow_provider_aihandoff.core.states import RevisionState
-from tests.factories import TEST, in_an_hour, job_spec
+from tests.factories import TEST, job_spec
 from tests.failing_database import failing
 from tests.fake_provider import FakeProvider
 from tests.integration.core.effects.test_attempt import KeptInTests
@@ -25,7 +25,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def send(ledger: Ledger, provider: FakeProvider, job: Job, memory: KeptInTests) -> Revision:
-    return submit(ledger, provider, job, deadline=in_an_hour(), actor=TEST, memory=memory, sleep=lambda seconds: None)
+    return submit(ledger, provider, job, actor=TEST, memory=memory, sleep=lambda seconds: None)
 
 
 def lost(ledger: Ledger, conninfo: dict[str, Any], provider: FakeProvider, memory: KeptInTests) -> Job:
