@@ -12,7 +12,6 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
-from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
@@ -21,7 +20,7 @@ from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.responding import (
@@ -286,13 +285,14 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _spec(self, context: Context) -> JobSpec:
         owner = owner_of(context)
         request = self.build_request()
+        asked = facts_for(self.openai_conn_id).input_snapshot(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
             job_key=self.job_key or f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}",
-            input=input_snapshot(request),
+            input=asked,
             request=request,
-            shown_input=masked(input_snapshot(request)),
+            shown_input=masked(asked),
             shown_request=masked(request),
             conn_id=self.openai_conn_id,
             requested_by=self.requested_by or _triggered_by(context),
@@ -323,7 +323,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         :raises RequestError: they make none.
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
-        return build_request(arguments, self.output_type)
+        return facts_for(self.openai_conn_id).build_request(arguments, self.output_type)
 
     def _absolute_deadline(self) -> datetime:
         if isinstance(self.deadline, datetime):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.digests import canonical_json, digest
 from airflow_provider_aihandoff.core.errors import JobFailed
-from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
@@ -130,7 +129,7 @@ def _request(
     asking = copy.copy(task)
     asking.render_template_fields({**context, "task": asking})  # type: ignore[typeddict-item]
     request = asking.build_request()
-    if digest(input_snapshot(request)) != job.input_digest:  # the Dag was edited since
+    if digest(provider.input_snapshot(request)) != job.input_digest:  # the Dag was edited since
         request = ledger.first_request(job.job_id, revision.based_on)
         if MASK in json.dumps(request):
             reason = "the Dag asks for other work by now, and what it asked for has secrets that are not kept"

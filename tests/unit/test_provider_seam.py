@@ -17,6 +17,9 @@ PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 #: Where the SDK may be imported: the implementation of the seam, and the one place that makes clients.
 BEHIND_THE_SEAM = ("core/generation/openai/", "hooks/model_provider.py")
 
+#: The package that only the files behind the seam import.
+OPENAI_HALF = "core.generation.openai."
+
 
 def imported(source: str) -> Iterator[str]:
     """The modules that a source imports anywhere: at the top, in a function, or for type checkers alone."""
@@ -24,7 +27,7 @@ def imported(source: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def imports_sdk(source: str) -> bool:
@@ -36,6 +39,16 @@ def test_the_sdk_is_imported_only_behind_the_seam() -> None:
     for file in sorted(PACKAGE.rglob("*.py")):
         path = file.relative_to(PACKAGE).as_posix()
         if not path.startswith(BEHIND_THE_SEAM) and imports_sdk(file.read_text(encoding="utf-8")):
+            outside.append(path)
+    assert outside == []
+
+
+def test_openais_half_of_the_seam_is_imported_only_where_clients_are_made() -> None:
+    outside = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        path = file.relative_to(PACKAGE).as_posix()
+        names = imported(file.read_text(encoding="utf-8"))
+        if not path.startswith(BEHIND_THE_SEAM) and any(OPENAI_HALF in f"{name}." for name in names):
             outside.append(path)
     assert outside == []
 

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.models import Revision
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 #: The metadata that goes with a request and comes back with its response: the job, the revision and the ledger.
 OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
@@ -103,6 +106,14 @@ class ModelResponse:
         return self.ended and self.status is not ResponseStatus.CANCELLED
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """How many tokens went in and came out; None where that is not known."""
+
+    input: int | None
+    output: int | None
+
+
 class ProviderFacts(ABC):
     """What is known of a provider without asking it. Pure."""
 
@@ -126,8 +137,29 @@ class ProviderFacts(ABC):
         """
 
     @abstractmethod
-    def ended_status(self, event_type: str) -> ResponseStatus | None:
-        """The status with which a response has ended, as a webhook of this type says; None for any other type."""
+    def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+        """The request that a task's arguments make, without what the submit protocol adds.
+
+        :param arguments: by the provider's names; the ones that are None are left out.
+        :param output_type: the answer is asked for as its JSON.
+        :raises RequestError: they make none.
+        """
+
+    @abstractmethod
+    def input_snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model is asked: the request without how it is processed. A job recognises its own work by it."""
+
+    @abstractmethod
+    def output_schema(self, request: Mapping[str, Any]) -> Any:
+        """The JSON schema that a request asks the output to match; None where it has none."""
+
+    @abstractmethod
+    def model(self, request: Mapping[str, Any]) -> str | None:
+        """The model that a request names; None where it names none."""
+
+    @abstractmethod
+    def tokens(self, usage: Mapping[str, Any]) -> Tokens:
+        """How many tokens were billed, as far as the usage of a response says so."""
 
 
 class ModelProvider(ProviderFacts):

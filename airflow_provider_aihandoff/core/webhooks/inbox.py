@@ -14,7 +14,6 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
-from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import (
@@ -26,9 +25,7 @@ from airflow_provider_aihandoff.core.states import (
     RevisionState,
 )
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
-
-#: Says what an event means. Webhooks come from OpenAI alone: their form and their signature are its own.
-_PROVIDER = OpenAIFacts()
+from airflow_provider_aihandoff.core.webhooks.event_types import ended_status
 
 #: Seconds from one poll of OpenAI to the next, for a webhook whose response is not known here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
@@ -312,7 +309,7 @@ class Inbox:
 
 
 def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
-    if _PROVIDER.ended_status(delivery.event_type) is None:
+    if ended_status(delivery.event_type) is None:
         return _record(connection, delivery, Disposition.IGNORED)
     if delivery.response_id is None:
         return _record(connection, delivery, Disposition.QUARANTINED, note="it names no response")
@@ -415,7 +412,7 @@ def _write(
     job, revision = match.job, match.revision
     if disposition not in (Disposition.APPLIED, Disposition.LATE):
         return job, revision
-    status = _PROVIDER.ended_status(entry.event_type)
+    status = ended_status(entry.event_type)
     assert status is not None
     event = JobEvent.RESPONSE_ENDED if disposition is Disposition.APPLIED else JobEvent.OUTPUT_LATE
     detail = {

@@ -100,6 +100,8 @@ def _environment() -> Environment:
         "job_cost": formatting.job_cost,
         "of_this_job": formatting.of_this_job,
         "output_of": formatting.output_of,
+        "model": formatting.model,
+        "tokens": formatting.tokens,
         "pretty_body": formatting.pretty_body,
         "request_view": formatting.request_view,
         "current_of": current_of,

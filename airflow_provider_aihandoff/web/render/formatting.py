@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.core.jobs.state_words import MEANING
 from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.hooks.model_provider import facts_for
 
 #: Characters that are invisible, or that change how others are shown: controls, bidirectional overrides and marks,
 #: zero-width ones, tags, variation selectors without a use in text, fillers, lone surrogates. Joiners of emoji and
@@ -155,9 +156,21 @@ def _fits_cell(value: Any) -> bool:
 
 def schema_of(revision: Revision) -> Any:
     """The strict JSON schema that the output of a revision was made by; None where it has none."""
-    text = revision.request.get("text")
-    form = text.get("format") if isinstance(text, dict) else None
-    return form.get("schema") if isinstance(form, dict) else None
+    return facts_for(revision.conn_id).output_schema(revision.request)
+
+
+def model(revision: Revision) -> str:
+    """The model that a revision was asked of, in words."""
+    return facts_for(revision.conn_id).model(revision.request) or "not set"
+
+
+def tokens(revision: Revision) -> str:
+    """How many tokens the response of a revision was billed for, in words; empty where that is not known."""
+    if revision.usage is None:
+        return ""
+    billed = facts_for(revision.conn_id).tokens(revision.usage)
+    parts = ((billed.input, "in"), (billed.output, "out"))
+    return ", ".join(f"{number:,} {way}" for number, way in parts if number is not None)
 
 
 def output_of(revision: Revision) -> Any:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
+from airflow_provider_aihandoff.core.states import ResponseStatus
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +26,6 @@ _STATUSES = {
 
 #: Error codes and reasons with which the same request would end the same way.
 _FINAL_CODES = frozenset({"invalid_prompt", "content_filter", "refusal", "image_content_policy_violation"})
-
-_EVENT_PREFIX = "response."
-
-
-def ended_status(event_type: str) -> ResponseStatus | None:
-    """The status with which a response has ended, as a webhook of this type says; None for any other type."""
-    if not event_type.startswith(_EVENT_PREFIX):
-        return None
-    status = _STATUSES.get(event_type.removeprefix(_EVENT_PREFIX))
-    return status if status in ENDED_RESPONSE_STATUSES else None
 
 
 def response_id_of(answer: Any) -> str | None:

@@ -85,6 +85,13 @@ def input_snapshot(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in PROCESSING_ARGUMENTS}
 
 
+def output_schema(request: Mapping[str, Any]) -> Any:
+    """The strict JSON schema that a request asks the output to match; None where it has none."""
+    text = request.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    return form.get("schema") if isinstance(form, dict) else None
+
+
 def submission(request: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
     """The request as it is sent: in the background, stored, and with metadata by which an orphan can be matched."""
     return {**request, "background": True, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}

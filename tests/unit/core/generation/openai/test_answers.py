@@ -10,7 +10,7 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.generation.openai.answers import ended_status, read_response
+from airflow_provider_aihandoff.core.generation.openai.answers import read_response
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.outcome import Output, is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ProviderError
@@ -88,19 +88,6 @@ class TestStatus:
     def test_an_answer_that_is_not_this_response_is_not_believed(self, answer: Any) -> None:
         with pytest.raises(ProviderError, match="got something else"):
             read_response(answer, "resp_1")
-
-
-class TestEvents:
-    @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "incomplete"])
-    def test_an_event_about_the_end_of_a_response_says_how_it_ended(self, status: str) -> None:
-        assert ended_status(f"response.{status}") is ResponseStatus(status)
-
-    @pytest.mark.parametrize(
-        "event_type",
-        ["response.in_progress", "response.queued", "response.", "response", "completed", "batch.completed", ""],
-    )
-    def test_any_other_event_says_nothing_about_an_end(self, event_type: str) -> None:
-        assert ended_status(event_type) is None
 
 
 class TestEverythingElse:

@@ -1,0 +1,15 @@
+"""What the type of a webhook says. The inbox keeps types as OpenAI's webhooks name them: it is the form it receives.
+
+A provider whose webhooks name the end of a response otherwise is translated where they come in. Pure.
+"""
+
+from __future__ import annotations
+
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
+
+_ENDED = {f"response.{status}": status for status in ENDED_RESPONSE_STATUSES}
+
+
+def ended_status(event_type: str) -> ResponseStatus | None:
+    """The status with which a response has ended, as a webhook of this type says; None for any other type."""
+    return _ENDED.get(event_type)
