@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.database.connection import Database, Ledger
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
 from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
-from airflow_provider_aihandoff.core.generation.revision_store import read_revision
+from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
@@ -101,7 +101,7 @@ class RunJob:
     """A job that a Dag run has made or attached to.
 
     :param effects: of its current revision, with their undos, in the order of the plan.
-    :param model_revisions: how many revisions the model has made.
+    :param model_revisions: how many revisions count towards ``max_revisions``.
     """
 
     job: Job
@@ -335,8 +335,8 @@ class Ledger:
             query = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = ANY(%s) ORDER BY position"
             for row in connection.execute(query, [ids]).fetchall():
                 effects.setdefault((row["job_id"], row["revision"]), []).append(Effect(**row))
-            query = """SELECT job_id, count(*) AS made FROM aihandoff.revisions
-                WHERE job_id = ANY(%s) AND author_kind = 'model' GROUP BY job_id"""
+            query = f"""SELECT job_id, count(*) AS made FROM aihandoff.revisions
+                WHERE job_id = ANY(%s) AND {COUNTED} GROUP BY job_id"""
             made = {row["job_id"]: row["made"] for row in connection.execute(query, [ids]).fetchall()}
             return [RunJob(job, effects.get((job.job_id, job.revision), []), made.get(job.job_id, 0)) for job in jobs]
 

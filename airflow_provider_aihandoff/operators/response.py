@@ -92,7 +92,8 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     :param approval: ``required``, or ``not required`` together with ``approval_reason``.
     :param approval_reason: why no one has to approve; it goes on the record.
     :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
-    :param max_revisions: how many revisions by the model a job may have.
+    :param max_revisions: how many revisions by the model a job may have. One whose request the provider refused, as
+        by a spending limit, does not count.
     :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
         Where the price of one is not known, they cannot.
     :param inline_wait: how long the worker waits by itself before the task defers.

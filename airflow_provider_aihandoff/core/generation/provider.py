@@ -58,12 +58,15 @@ class Sent(StrEnum):
 class SubmitFailure:
     """Why a request brought no response id.
 
+    :param reason: without a full stop.
     :param retry_after: seconds that the provider asked to wait, if it did.
+    :param remedy: what a person has to do, where the answer says more than that the request was refused.
     """
 
     sent: Sent
     reason: str
     retry_after: float | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from airflow_provider_aihandoff.core.text import plain
 #: The kinds of error of a revision that was given up before its response had ended.
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
 
+#: The revisions that count towards ``max_revisions``: not one whose request was never taken, as by a spending limit.
+COUNTED = "author_kind = 'model' AND NOT (state = 'failed' AND submissions = 0)"
 _SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
 _NEXT_NUMBER = "SELECT coalesce(max(number), 0) + 1 AS number FROM aihandoff.revisions WHERE job_id = %s"
 _MARK_RUNNING = f"""

@@ -25,6 +25,7 @@ from airflow_provider_aihandoff.core.errors import (
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import (
+    COUNTED,
     count_unknown,
     fail_revision,
     give_up,
@@ -93,7 +94,7 @@ _REFRESH_UNSENT = """
 _KEEP_REQUEST = """
     UPDATE aihandoff.revisions SET request = %s, request_digest = %s
     WHERE job_id = %s AND number = %s AND state = 'queued'"""
-_COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"
+_COUNT_MODEL_REVISIONS = f"SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND {COUNTED}"
 #: A line that a task of a Dag run has written.
 _OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
 _MARK_SUBMITTING = f"""

@@ -94,7 +94,7 @@ def submit(
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(
-                f"OpenAI did not take the request in {failures} tries: {sent.reason}.",
+                f"the request was not accepted in {failures} tries: {sent.reason}.",
                 job=job.label,
                 remedy="Airflow's retry of this task continues from here.",
             )
@@ -148,9 +148,10 @@ def _record_failure(
         error = {"kind": "refused request", "message": failure.reason}
         ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)
         raise JobFailed(
-            f"OpenAI refused the request: {failure.reason}.",
+            f"no response was created: {failure.reason}.",
             job=job.label,
-            remedy="Fix the request, the connection or the account; then clear the task, which makes a new revision.",
+            remedy=failure.remedy
+            or "Fix the request, the connection or the account; then clear the task, which makes a new revision.",
         )
 
 

@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.core.states import (
     RevisionState,
 )
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
-from airflow_provider_aihandoff.core.webhooks.event_types import ended_status
+from airflow_provider_aihandoff.core.webhooks.event_types import ended_status, is_safety_notice
 
 #: Seconds from one poll of OpenAI to the next, for a webhook whose response is not known here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
@@ -309,6 +309,10 @@ class Inbox:
 
 
 def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
+    if is_safety_notice(delivery.event_type):
+        # What it names is a case or an alert. It stays in quarantine until a person has read it.
+        note = f"a safety notice by OpenAI about {delivery.response_id or 'no case'}"
+        return _record(connection, replace(delivery, response_id=None), Disposition.QUARANTINED, note=note)
     if ended_status(delivery.event_type) is None:
         return _record(connection, delivery, Disposition.IGNORED)
     if delivery.response_id is None:

@@ -163,7 +163,7 @@ class TestInbox:
     ) -> None:
         monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.POLL_AFTER", (2,))
         receive(on_ledger, "wh_1", "resp_nowhere")
-        assert "not polled any more" in airflow("inbox", "replay", "wh_1")
+        assert "will not be polled for it again" in airflow("inbox", "replay", "wh_1")
 
     def test_an_applied_webhook_cannot_be_replayed(self, airflow: Airflow, on_ledger: Ledger) -> None:
         draft(on_ledger)

@@ -376,7 +376,7 @@ class TestFailure:
         done = run(lambda: ask(metadata=fault("create=400 times=99")))
 
         assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
-        assert "OpenAI refused the request: OpenAI answered 400" in done.error("draft")
+        assert "no response was created: OpenAI answered 400" in done.error("draft")
         assert record().job.state is JobState.FAILED
 
     def test_a_request_that_was_not_accepted_is_sent_again_by_the_retry_of_the_task(
