@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.generation.outcome import read_output
-from airflow_provider_aihandoff.core.generation.provider import ProviderError, ProviderFor
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError, ProviderFacts, ProviderFor
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
@@ -91,8 +91,21 @@ def store_ended(
         return job
     provider = provider_for(revision.conn_id)
     response = read_ended(provider, revision.response_id)
+    return store_response(ledger, provider, revision, response, output_type=output_type, actor=actor)
+
+
+def store_response(
+    ledger: Ledger,
+    provider: ProviderFacts,
+    revision: Revision,
+    response: ModelResponse,
+    *,
+    output_type: type[BaseModel] | None,
+    actor: Actor,
+) -> Job:
+    """Store what a response in hand has left, unless that was done."""
     output, why = read_output(response, output_type, provider.price(response, revision.request))
-    return ledger.outputs.store(job.job_id, revision.number, output, actor=actor, reason=why or None)
+    return ledger.outputs.store(revision.job_id, revision.number, output, actor=actor, reason=why or None)
 
 
 def give_up_if_over(ledger: Ledger, provider_for: ProviderFor, event: Mapping[str, Any], *, actor: Actor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -27,6 +28,7 @@ from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    store_response,
     wait_inline,
 )
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
@@ -235,14 +237,16 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
 
         if revision.changes is not None:  # a reviewer asked for it, and the approval task has not sent it yet
             return send_change(self, context, ledger, provider_for, job, revision)
+        provider = provider_for(revision.conn_id)
         return submit(
             ledger,
-            provider_for(revision.conn_id),
+            provider,
             job,
             deadline=revision.deadline,
             actor=spec.owner.actor,
             request=spec.request,
             orphan_wait=settings.seconds("orphan_wait"),
+            take=partial(store_response, ledger, provider, output_type=self.output_type, actor=spec.owner.actor),
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

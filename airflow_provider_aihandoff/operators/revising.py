@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
@@ -20,6 +21,7 @@ from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    store_response,
     wait_inline,
 )
 from airflow_provider_aihandoff.task_states import owner_of
@@ -108,6 +110,7 @@ def send_change(
         actor=owner.actor,
         request=request,
         orphan_wait=settings.seconds("orphan_wait"),
+        take=partial(store_response, ledger, provider, output_type=task.output_type, actor=owner.actor),
     )
 
 

@@ -38,6 +38,13 @@ class ResponseNotFound(ProviderError):
     """The provider does not find the response. It may not do so for a while after a response was made or has ended."""
 
 
+#: What a provider means that does not find a response for long, as text without a full stop.
+NOT_FOUND = (
+    "OpenAI does not find the response (404): it was not stored (store=false, or a project with zero data retention), "
+    "was made with another project's key, was deleted, or its server keeps no responses"
+)
+
+
 class CredentialsRefused(ProviderError):
     """The provider refuses the credentials of the connection."""
 
@@ -102,6 +109,11 @@ class ModelResponse:
     def ended(self) -> bool:
         """Whether it will not change any more."""
         return self.status in ENDED_RESPONSE_STATUSES
+
+    @property
+    def readable(self) -> bool:
+        """Whether it has ended and is whole: for a moment, one that completed can come without its output."""
+        return self.ended and (self.status is not ResponseStatus.COMPLETED or self.text is not None)
 
     @property
     def ended_by_itself(self) -> bool:

@@ -394,7 +394,8 @@ class Submission:
         return JobFailed(
             "two requests may have been accepted by OpenAI, and their answers were lost.",
             job=job.label,
-            remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one.",
+            remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one. "
+            "Where each request times out, the server may have no background mode.",
         )
 
     def submitted(

@@ -56,6 +56,7 @@ def submit(
     actor: Actor,
     request: Mapping[str, Any] | None = None,
     orphan_wait: timedelta = timedelta(0),
+    take: Callable[[Revision, ModelResponse], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, never two at the same time, and record the answer.
@@ -63,6 +64,8 @@ def submit(
     :param deadline: the revision's; no request is sent after it.
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
     :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before sending again.
+    :param take: stores what a response left that had ended when the request was answered. Not every server has it
+        afterwards: some have no background mode, and keep nothing.
     :return: the revision, with its response id, or as another attempt has left it meanwhile.
     :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
@@ -89,7 +92,10 @@ def submit(
             revision = _record(ledger, provider, job, intent.token, sent, actor)
             if revision is None:
                 continue
-            return revision
+            if take is None or not sent.readable:
+                return revision
+            take(revision, sent)
+            return ledger.revision(job.job_id, job.revision)
         failures += 1
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
         if failures >= SUBMIT_TRIES:

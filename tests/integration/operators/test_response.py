@@ -472,7 +472,7 @@ class TestWaiting:
 
         done = run(lambda: ask(inline_wait=timedelta(0), max_revisions=1, metadata=fault("stuck=queued")))
 
-        assert "OpenAI does not know the response any more" in done.error("draft")
+        assert "OpenAI does not find the response (404): it was not stored (store=false, " in done.error("draft")
         assert record().revision.error == {"kind": "gone"}
 
     def test_the_deadline_of_a_revision_is_not_moved_by_another_attempt(

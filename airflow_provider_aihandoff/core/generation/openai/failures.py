@@ -65,16 +65,21 @@ def classify(error: Exception) -> SubmitFailure:
     if isinstance(error, openai.APIConnectionError):  # its subclass APITimeoutError as well
         cause = type(error.__cause__).__name__
         # By name: the HTTP client is an internal part of the SDK.
-        never_left = cause in _BEFORE_SENDING
-        return SubmitFailure(
-            Sent.NO if never_left else Sent.UNKNOWN,
-            f"{type(error).__name__} ({cause}) {'before' if never_left else 'after'} the request was sent",
-        )
+        if cause in _BEFORE_SENDING:
+            return SubmitFailure(Sent.NO, f"{type(error).__name__} ({cause}) before the request was sent")
+        return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__} ({cause}) after the request was sent{_slow(error)}")
     if isinstance(error, openai.OpenAIError) and not isinstance(error, openai.APIError):
         return SubmitFailure(Sent.NEVER, f"{type(error).__name__}: {error}")  # credentials, before anything is sent
     if isinstance(error, (InvalidArguments, UnicodeEncodeError)):
         return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {error}")
     return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__}: the answer could not be read")
+
+
+def _slow(error: Exception) -> str:
+    """What a create that is not answered in time hints at: in the background, an answer takes a moment."""
+    if not isinstance(error, openai.APITimeoutError):
+        return ""
+    return ", as from a server without background mode, which answers when the work is done"
 
 
 def asking_failed(error: Exception, response_id: str) -> ProviderError:
