@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
+from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -24,10 +25,10 @@ from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 
 #: Which jobs a list is about: empty or NULL parameters leave out nothing.
-_JOB_FILTER = """
-    (%(states)s::text[] = '{}' OR state = ANY(%(states)s))
+_JOB_FILTER = f"""
+    (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
     AND (%(dag_id)s::text IS NULL OR dag_id = %(dag_id)s)
-    AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    AND {OF_RUN}
     AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))"""
 
 #: The Dags that have a job, found by skipping from one to the next in the index, however many jobs each has.
@@ -253,6 +254,7 @@ class Ledger:
         """Return jobs, newest first.
 
         :param states: only jobs in one of these; empty for every state.
+        :param run_id: only jobs that this run has made or attached to.
         :param dag_ids: only jobs of these Dags; None for every Dag.
         """
         query = f"""
@@ -280,6 +282,7 @@ class Ledger:
         :param states: only jobs in one of these; empty for every state.
         :param unknown_effects: only jobs with a write that may have been applied.
         :param job_ids: only these; None for every job.
+        :param run_id: only jobs that this run has made or attached to.
         :param dag_ids: only jobs of these Dags; None for every Dag.
         :param after: the last job of the page before.
         """
@@ -372,16 +375,28 @@ class Ledger:
         """The Dags that own at least one job."""
         return [row["dag_id"] for row in self._all(_DAG_IDS, {})]
 
-    def list_effects(self, *, states: Sequence[str] = (), limit: int = 100) -> list[Effect]:
-        """Return effects, newest first.
+    def list_effects(
+        self,
+        *,
+        states: Sequence[str] = (),
+        dag_ids: Sequence[str] | None = None,
+        after: int | None = None,
+        limit: int = 100,
+    ) -> list[Effect]:
+        """Return one page of effects, newest first.
 
         :param states: only effects in one of these; empty for every state.
+        :param dag_ids: only effects of jobs of these Dags; None for every Dag.
+        :param after: the last effect of the page before.
         """
         query = f"""
-            SELECT {columns(Effect)} FROM aihandoff.effects
-            WHERE (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
+            SELECT {columns(Effect, "effects")} FROM aihandoff.effects JOIN aihandoff.jobs USING (job_id)
+            WHERE (%(states)s::text[] = '{{}}' OR effects.state = ANY(%(states)s))
+                AND (%(dag_ids)s::text[] IS NULL OR jobs.dag_id = ANY(%(dag_ids)s))
+                AND (%(after)s::bigint IS NULL OR effect_id < %(after)s)
             ORDER BY effect_id DESC LIMIT %(limit)s"""
-        return [Effect(**row) for row in self._all(query, {"states": list(states), "limit": limit})]
+        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "after": after, "limit": limit}
+        return [Effect(**row) for row in self._all(query, {**values, "states": [str(state) for state in states]})]
 
     def _all(self, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self._database.transact(lambda connection: connection.execute(query, values).fetchall())

@@ -260,6 +260,19 @@ class Effect(_Answer):
     """One intended write."""
 
 
+class EffectItem(Effect):  # type: ignore[valid-type, misc]
+    """One intended write, in a list of those of several jobs."""
+
+    job_id: int
+
+
+class EffectList(_Answer):
+    """A page of effects."""
+
+    effects: list[EffectItem]
+    next: int | None = Field(description="Pass it as `after` for the next page; null on the last one.")
+
+
 @from_record(
     models.Decision,
     internal=frozenset({"job_id"}),

@@ -40,6 +40,31 @@ def _keys(html: str) -> list[str]:
     return [line for line in Page(html).text.splitlines() if line.startswith("key-")]
 
 
+def test_a_job_is_found_under_every_run_that_made_or_attached_to_it(login: Login, ledger: Ledger) -> None:
+    runs = ["manual__1", "manual__2", "manual__3"]
+    spec = job_spec(job_key="key-1")
+    made = ledger.submission.open(replace(spec, owner=replace(OWNER, run_id=runs[0]))).job
+    ledger.submission.open(replace(spec, owner=replace(OWNER, run_id=runs[1])))
+    ledger.submission.open(replace(spec, owner=replace(OWNER, dag_id="another", run_id=runs[2])))
+    other = ledger.submission.open(job_spec(job_key="key-2", owner=replace(OWNER, run_id="manual__4"))).job
+    bob = login("bob")
+
+    def found(run_id: str) -> list[int]:
+        return [job["job_id"] for job in bob.get(f"/aihandoff/api/v1/jobs?run_id={run_id}").json()["jobs"]]
+
+    assert [found(run_id) for run_id in runs] == [[made.job_id]] * 3
+    assert (found("manual__4"), found("manual__5")) == ([other.job_id], [])
+    assert ledger.count_open(run_id=runs[0])["queued"] == 1
+    assert [job.job_id for job in ledger.jobs(run_id=runs[0])] == [made.job_id]
+
+
+def test_a_review_is_found_under_the_run_that_made_its_job(login: Login, ledger: Ledger) -> None:
+    job = _draft(ledger, "key-1", "manual__1")
+    ledger.submission.open(job_spec(job_key="key-1", owner=replace(OWNER, run_id="manual__2")))
+    reviews = login("bob").get("/aihandoff/api/v1/reviews?run_id=manual__1").json()["reviews"]
+    assert [review["job_id"] for review in reviews] == [job.job_id]
+
+
 @pytest.mark.parametrize(
     ("tab", "said"),
     [
