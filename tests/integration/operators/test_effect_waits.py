@@ -120,7 +120,7 @@ class TestNotices:
         target.answers = [DROP, Answer(200, {"id": 7})]
         person = threading.Thread(target=lambda: said_then_resolved(said, ledger))
         person.start()
-        done = run(lambda: publish(notifiers=[Remembers(self.TEXT, said, fails=2)]))
+        done = run(lambda: publish(hold_timeout=None, notifiers=[Remembers(self.TEXT, said, fails=2)]))
         person.join()
         assert done.states["publish"] == "success"
         assert len(said) == 1
