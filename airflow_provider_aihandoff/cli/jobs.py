@@ -33,6 +33,7 @@ def show(args: Namespace) -> None:
 def _print_record(record: JobRecord) -> None:
     job, revision = record.job, record.revision
     cost = "price unknown" if revision.cost_usd is None else f"{revision.cost_usd} USD"
+    cost += ", without tools" if "tool_calls" in (revision.usage or {}) else ""
     print(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
     print(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
     print(f"review digest: {job.review_digest or 'none yet'}")

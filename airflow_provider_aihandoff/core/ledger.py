@@ -69,6 +69,7 @@ class JobSummary:
 
     :param cost_usd: of all its revisions, as far as their price is known; None when none was billed or has a price.
     :param unpriced: how many of its revisions were billed at a price that is unknown.
+    :param without_tools: how many of its revisions called tools of the provider, which are in no price.
     :param effects: how many writes the current revision intends.
     :param unknown_effects: how many writes, of any revision, may have been applied.
     """
@@ -90,6 +91,7 @@ class JobSummary:
     updated_at: datetime
     cost_usd: Decimal | None
     unpriced: int
+    without_tools: int
     effects: int
     unknown_effects: int
 
@@ -298,7 +300,8 @@ class Ledger:
             CROSS JOIN LATERAL (
                 SELECT sum(cost_usd) AS cost_usd,
                     count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL AND state <> 'running')
-                        AS unpriced
+                        AS unpriced,
+                    count(*) FILTER (WHERE usage -> 'tool_calls' IS NOT NULL) AS without_tools
                 FROM aihandoff.revisions WHERE revisions.job_id = job.job_id
             ) AS billed
             CROSS JOIN LATERAL (

@@ -97,7 +97,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     :param max_revisions: how many revisions by the model a job may have. One whose request the provider refused, as
         by a spending limit, does not count.
     :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
-        Where the price of one is not known, they cannot.
+        Where the price of one is not known, they cannot. Calls of the provider's tools are in no price.
     :param inline_wait: how long the worker waits by itself before the task defers.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
     :param openai_conn_id: connection of the type OpenAI.

@@ -86,7 +86,8 @@ class ModelResponse:
     :param error_code: why it failed.
     :param incomplete_reason: why it stopped early.
     :param is_final: the same request would end the same way, so that another revision would only cost.
-    :param usage: what is billed, as the provider says it.
+    :param usage: what is billed, as the provider says it; and under ``tool_calls`` how many calls of its own tools, by
+        type, are billed beside it and are in no price.
     :param model: the one that answered; with ``service_tier`` it decides the price.
     :param created_at: when the provider created it, if it says so.
     """
@@ -107,7 +108,7 @@ class ModelResponse:
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether it will no longer change."""
         return self.status in ENDED_RESPONSE_STATUSES
 
     @property
@@ -134,7 +135,7 @@ class ProviderFacts(ABC):
 
     @abstractmethod
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
-        """What a response cost, in US dollars; None where that is unknown.
+        """What a response cost, in US dollars, without its ``tool_calls``; None where that is unknown.
 
         :param request: the request that was sent; empty where it is not known.
         """
@@ -148,7 +149,7 @@ class ProviderFacts(ABC):
         :param request: the one that asked for the work.
         :param changes: what the reviewer wants changed, in their words.
         :param before: the revision that they reviewed.
-        :param response_id: the response that the model goes on from; None where the provider does not have it any more.
+        :param response_id: the response that the model goes on from; None where the provider no longer has it.
         """
 
     @abstractmethod

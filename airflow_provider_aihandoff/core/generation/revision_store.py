@@ -106,7 +106,7 @@ def count_unknown(
 ) -> tuple[Job, Revision]:
     """Count the request of a permission that ended, without an outcome, as an unknown submission.
 
-    A permission whose end was recorded has no token any more; there is nothing to count then.
+    A permission whose end was recorded no longer has a token; there is nothing to count then.
 
     :param wait: for how long no one may send again, so that a webhook can bring the response that may exist.
     """

@@ -240,7 +240,7 @@ class Inbox:
     def polled(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
         """Record that OpenAI was asked, and when to ask again: later each time, and not forever.
 
-        Does nothing where the webhook was settled meanwhile, and there is nothing to ask any more.
+        Does nothing where the webhook was settled meanwhile, and nothing is left to ask.
 
         :param again: asking again may help.
         """

@@ -192,6 +192,7 @@ class _Answer(BaseModel):
     notes={
         "cost_usd": "Of all revisions whose price is known; null when there is none.",
         "unpriced": "How many revisions were billed at a price that is unknown.",
+        "without_tools": "How many revisions called tools, such as web search, which are not in `cost_usd`.",
     },
 )
 class JobItem(_Answer):
@@ -230,7 +231,7 @@ _REVISION_NOTES = {
     "author_id": "The id of a user who edited, where it is not the login name.",
     "based_on": "The number of the revision that it edits, or continues.",
     "changes": "What the model was asked to change.",
-    "cost_usd": "Null: not billed, or the price is unknown.",
+    "cost_usd": "Null: not billed, or the price is unknown. Without the `tool_calls` in `usage`.",
 }
 
 

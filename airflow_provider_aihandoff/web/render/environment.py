@@ -102,6 +102,7 @@ def _environment() -> Environment:
         "output_of": formatting.output_of,
         "model": formatting.model,
         "tokens": formatting.tokens,
+        "tool_calls": formatting.tool_calls,
         "pretty_body": formatting.pretty_body,
         "request_view": formatting.request_view,
         "current_of": current_of,

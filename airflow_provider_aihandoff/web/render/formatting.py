@@ -72,15 +72,17 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def cost(cost_usd: Decimal | None, unpriced: int) -> str:
+def cost(cost_usd: Decimal | None, unpriced: int, without_tools: int = 0) -> str:
     """What was billed, never a guess: an unknown price is named as such.
 
     :param cost_usd: the sum of the prices that are known.
     :param unpriced: how many responses were billed at a price that is unknown.
+    :param without_tools: how many of them called tools, which are in no price.
     """
     if cost_usd is None:
         return "price unknown" if unpriced else "none yet"
-    return f"at least {dollars(cost_usd)}" if unpriced else dollars(cost_usd)
+    said = f"at least {dollars(cost_usd)}" if unpriced else dollars(cost_usd)
+    return f"{said}, without tools" if without_tools else said
 
 
 def dollars(amount: Decimal) -> str:
@@ -93,7 +95,14 @@ def dollars(amount: Decimal) -> str:
 def job_cost(revisions: Sequence[Revision]) -> str:
     """What these revisions cost together."""
     known = [revision.cost_usd for revision in revisions if revision.cost_usd is not None]
-    return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)))
+    tools = sum("tool_calls" in (revision.usage or {}) for revision in revisions)
+    return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)), tools)
+
+
+def tool_calls(revision: Revision) -> str:
+    """How many calls of each of the provider's tools were billed beside the tokens; empty where there were none."""
+    calls: dict[str, int] = (revision.usage or {}).get("tool_calls", {})
+    return ", ".join(f"{kind.removesuffix('_call').replace('_', ' ')}: {number}" for kind, number in calls.items())
 
 
 def _is_unpriced(revision: Revision) -> bool:

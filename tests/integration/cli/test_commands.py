@@ -158,7 +158,7 @@ class TestInbox:
         receive(on_ledger, "wh_1", "resp_nowhere")
         assert "polled again after" in airflow("inbox", "replay", "wh_1")
 
-    def test_a_replayed_webhook_says_when_openai_is_not_polled_any_more(
+    def test_a_replayed_webhook_says_when_openai_will_not_be_polled_again(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.POLL_AFTER", (2,))

@@ -142,7 +142,9 @@ def test_the_api_lists_newest_first_page_by_page(login: Login, ledger: Ledger) -
     assert ([job["job_key"] for job in rest["jobs"]], rest["next"]) == (["key-0"], None)
     both = bob.get("/aihandoff/api/v1/jobs?state=review&state=running").json()["jobs"]
     assert {job["state"] for job in both} == {"review", "running"}
-    assert both[0] | {"effects": 0, "unknown_effects": 0, "unpriced": 0, "cost_usd": None} == both[0]
+    assert (
+        both[0] | {"effects": 0, "unknown_effects": 0, "unpriced": 0, "cost_usd": None, "without_tools": 0} == both[0]
+    )
 
 
 def _price(ledger: Ledger, key: str, *costs: str | None) -> Job:
@@ -178,6 +180,21 @@ def test_an_unknown_cost_is_never_shown_as_zero(login: Login, ledger: Ledger) ->
         assert cost(summary.cost_usd, summary.unpriced) == said == job_cost(ledger.record(job.job_id).revisions)
     text = Page(bob.get("/aihandoff/").text).text
     assert all(said in text for said in prices.values())
+
+
+def test_a_cost_without_the_tools_that_were_called_says_so(login: Login, ledger: Ledger) -> None:
+    revision = submit(ledger, job_spec(job_key="key-1"), "resp_1")
+    usage = {"input_tokens": 1000, "output_tokens": 20, "tool_calls": {"file_search_call": 1, "web_search_call": 2}}
+    output = Output("completed", "A kettle.", usage=usage, cost_usd=Decimal("0.0123"))
+    job = ledger.outputs.store(revision.job_id, 1, output, actor=TEST)
+    bob = login("bob")
+    assert "$0.0123, without tools" in Page(bob.get("/aihandoff/").text).text
+    page = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text
+    assert "$0.0123, without tools" in page
+    assert "1,000 in, 20 out" in page
+    assert "file search: 1, web search: 2 (not in the cost)" in page
+    (item,) = bob.get("/aihandoff/api/v1/jobs").json()["jobs"]
+    assert (item["cost_usd"], item["without_tools"]) == ("0.0123", 1)
 
 
 def test_a_job_that_waits_for_its_plan_says_so(login: Login, ledger: Ledger) -> None:

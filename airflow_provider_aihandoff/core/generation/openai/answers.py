@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_aihandoff.core.generation.openai.tools import with_tool_calls
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError
 from airflow_provider_aihandoff.core.states import ResponseStatus
 
@@ -55,7 +56,7 @@ def read_response(answer: Any, response_id: str) -> ModelResponse:
         error_message=_text_at(answer, "error", "message"),
         incomplete_reason=reason,
         is_final=_is_final(status, refusal, error_code, reason),
-        usage=_usage(answer),
+        usage=with_tool_calls(_usage(answer), getattr(answer, "output", None)),
         model=_text_at(answer, "model"),
         service_tier=_text_at(answer, "service_tier"),
         metadata=_metadata(answer),

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +89,25 @@ class TestStatus:
     def test_an_answer_that_is_not_this_response_is_not_believed(self, answer: Any) -> None:
         with pytest.raises(ProviderError, match="got something else"):
             read_response(answer, "resp_1")
+
+
+class TestTools:
+    def items(self, *kinds: str) -> list[Any]:
+        return [SimpleNamespace(type=kind) for kind in kinds]
+
+    def test_calls_that_are_billed_beside_the_tokens_are_counted(self) -> None:
+        kinds = ("web_search_call", "reasoning", "web_search_call", "code_interpreter_call", "new_call", "message")
+        read = read_response(response(output=self.items(*kinds), usage={"input_tokens": 1}), "resp_1")
+        assert read.usage is not None
+        assert read.usage["tool_calls"] == {"code_interpreter_call": 1, "new_call": 1, "web_search_call": 2}
+
+    def test_calls_that_another_system_makes_are_not(self) -> None:
+        kinds = ("function_call", "custom_tool_call", "mcp_call", "computer_call")
+        read = read_response(response(output=self.items(*kinds), usage={"input_tokens": 1}), "resp_1")
+        assert "tool_calls" not in (read.usage or {})
+
+    def test_they_make_no_usage_where_there_is_none(self) -> None:
+        assert read_response(response(output=self.items("web_search_call"), usage=None), "resp_1").usage is None
 
 
 class TestEverythingElse:
