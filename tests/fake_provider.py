@@ -43,6 +43,9 @@ class FakeFacts(ProviderFacts):
     ) -> dict[str, Any]:
         return {**request, "changes": changes, "from": response_id}
 
+    def check_output_type(self, output_type: Any) -> None:
+        assert output_type
+
     def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
         schema = {} if output_type is None else {"schema": output_type.model_json_schema()}
         return {**arguments, **schema}
@@ -75,7 +78,7 @@ class FakeProvider(FakeFacts, ModelProvider):
         """With what the next creates fail. After one that is unknown, there is a response all the same."""
 
     def create(
-        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
     ) -> ModelResponse | SubmitFailure:
         self.calls.append("create")
         failure = self.refusals.popleft() if self.refusals else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from airflow_provider_aihandoff.cli.common import command, print_rows
+from airflow_provider_aihandoff.cli.common import command, print_rows, say
 from airflow_provider_aihandoff.doctor.examine import examine
 from airflow_provider_aihandoff.doctor.finding import EXIT_CODES, worst
 from airflow_provider_aihandoff.web.api.webhook_receiver import configured_conn_ids
@@ -18,10 +18,10 @@ def doctor(args: Namespace) -> None:
     findings = list(examine(args.conn_id, conn_ids, args.webhook_url))
     if args.output == "table":
         for finding in findings:
-            print(f"{finding.level.value:<8} {finding.subject}: {finding.what}")
+            say(f"{finding.level.value:<8} {finding.subject}: {finding.what}")
             for line in (finding.why, finding.fix and f"Fix: {finding.fix}"):
                 if line:
-                    print(f"{'':<8} {line}")
+                    say(f"{'':<8} {line}")
     else:
         print_rows([vars(finding) for finding in findings], args.output)
     sys.exit(EXIT_CODES[worst(findings)])

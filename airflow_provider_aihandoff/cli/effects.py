@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from dataclasses import asdict
 
-from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
+from airflow_provider_aihandoff.cli.common import actor, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.models import Effect
 
@@ -33,9 +32,9 @@ def resolve(args: Namespace) -> None:
     """Resolve an effect whose outcome is unknown."""
     applied = args.applied is not None
     if applied == args.not_applied:
-        sys.exit("aihandoff: give --applied EXTERNAL_ID or --not-applied, and not both.")
+        fail("give --applied EXTERNAL_ID or --not-applied, and not both.")
     if not args.reason.strip():
-        sys.exit("aihandoff: --reason must say how you know.")
+        fail("--reason must say how you know.")
     with open_ledger(args) as ledger:
         attempt = args.attempt or ledger.effects.read(args.effect_id).attempt
         effect = answer(
@@ -47,7 +46,7 @@ def resolve(args: Namespace) -> None:
             actor=actor(),
             attempt=attempt,
         )
-    print(f"Effect {effect.effect_id} ({effect.name}) is {effect.state.value}. {_next(effect)}")
+    say(f"Effect {effect.effect_id} ({effect.name}) is {effect.state.value}. {_next(effect)}")
 
 
 def _next(effect: Effect) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_aihandoff.core.effects.placeholders import Literals
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
 from airflow_provider_aihandoff.targets.http import HttpTarget, check_path, plan_probe, plan_request
 
@@ -40,6 +41,7 @@ class HttpSideEffectOperator(SideEffectOperator):
     """
 
     template_fields: Sequence[str] = ("job", "endpoint", "json", "headers", "query", "undo", "probe_request", "current")
+    endpoint_fields = ("endpoint", "current")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "json": "json",
         "headers": "json",
@@ -94,14 +96,19 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def target(self) -> HttpTarget:
         """The system behind the connection."""
-        probe = self.probe_request
+        probe: dict[str, Any] | None = None
+        literals: Literals = ()
+        if self.probe_request is not None:
+            declared = self.marked("probe_request")
+            probe, literals = self.settled(plan_probe(self.http_conn_id, declared, self.effect_name))
         return HttpTarget(
             self.effect_name,
             self.timeout,
             self.external_id_path,
             self.external_id_header,
             idempotent=self.idempotent,
-            probe_plan=None if probe is None else plan_probe(self.http_conn_id, probe, self.effect_name),
+            probe_plan=probe,
+            probe_literals=literals,
             grace_seconds=self.grace_seconds,
             current=self.current,
         )

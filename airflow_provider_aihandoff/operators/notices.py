@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_aihandoff.core.error_text import shown
+from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.task_states import owner_of
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Handoff:
-    """``handoff`` in the templates of a notifier.
+    """``handoff`` in the templates of a notifier. Its texts are each one line that hides nothing: `core.invisible`.
 
     :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``; ``held`` where a write waits for a person.
     :param message: what there is to say, in one or two sentences without content.
@@ -112,8 +114,10 @@ def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: No
             one.render_template_fields(context)
             one.notify(context)
             sent = True
-        except Exception:
-            log.exception("%s could not send the notification (%s).", type(notifier).__name__, notice)
+        except Exception as error:
+            log.error(
+                "%s could not send the notification (%s).", type(notifier).__name__, notice, exc_info=shown(error)
+            )
     return sent
 
 
@@ -126,7 +130,7 @@ def handoff(job: Job, notice: Notice) -> Handoff:
     return Handoff(
         notice=notice,
         message=_message(job, notice),
-        approvers=str(approvers),
+        approvers=escape(str(approvers)),
         deadline=job.review_deadline,
         **_about(job),
     )
@@ -134,8 +138,9 @@ def handoff(job: Job, notice: Notice) -> Handoff:
 
 def held(job: Job, effect: Effect) -> Handoff:
     """What a notifier is given of a write that waits for a person."""
+    name = escape(f"{job.job_type} {job.job_key}: the write {effect.name!r}")
     message = (
-        f"{job.job_type} {job.job_key}: the write {effect.name!r} may have been made, and its outcome is not known. "
+        f"{name} may have been made, and its outcome is not known. "
         "The job waits until you check the target and resolve it."
     )
     return Handoff(notice="held", message=message, approvers="", deadline=None, **_about(job))
@@ -147,15 +152,15 @@ def _about(job: Job) -> dict[str, Any]:
         "link": f"{base}/aihandoff/jobs/{job.job_id}",
         "label": job.label,
         "job_id": job.job_id,
-        "job_type": job.job_type,
-        "job_key": job.job_key,
-        "requested_by": job.requested_by,
+        "job_type": escape(job.job_type),
+        "job_key": escape(job.job_key),
+        "requested_by": escape(job.requested_by),
         "state": job.state.value,
     }
 
 
 def _message(job: Job, notice: Notice) -> str:
-    name = f"{job.job_type} {job.job_key}"
+    name = escape(f"{job.job_type} {job.job_key}")
     until = "" if job.review_deadline is None else f" Decide by {job.review_deadline:%Y-%m-%d %H:%M %Z}."
     sentences: dict[str, Sequence[str]] = {
         "asked": (f"{name} waits for your decision.", until),

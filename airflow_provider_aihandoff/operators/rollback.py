@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -21,14 +23,15 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Owner
 
 
-class RollbackOperator(BaseOperator):
+class RollbackOperator(RendersText):
     """Undo each applied effect of a job, the last one first, each at most once.
 
     Each undo is an effect of its own: claimed, sent with a key, and probed or left to a person where its outcome is
     unknown. The task waits for that without a worker slot, and continues by itself.
 
     Before it sends anything, it fails without a retry where the job does not exist, where none of its effects is
-    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone.
+    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone, or has an undo
+    in the ledger that is not the approved one. Only this task calls functions that undo: no page and no command does.
 
     **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the task continues
     with the rest. A task that is cleared after the job was written again leaves the new write as it is, unless the
@@ -101,6 +104,8 @@ class RollbackOperator(BaseOperator):
                     leave=leave,
                     not_now=not_now,
                     last_try=ti.try_number > ti.max_tries,
+                    in_worker=True,
+                    memory=memory_of(context),
                 )
                 if not isinstance(done, Wait):
                     return _result(ledger.record(job_id), done.revision)
@@ -123,7 +128,8 @@ class RollbackOperator(BaseOperator):
     def _leave(self) -> list[str]:
         """The names, without the blank ones that a form leaves."""
         try:
-            names = json.loads(self.leave) if isinstance(self.leave, str) else list(self.leave or ())
+            given: Any = self.leave
+            names = strict_json.loads(given, unique_keys=True) if isinstance(given, str) else list(given or ())
         except ValueError:
             names = self.leave
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -132,8 +138,8 @@ class RollbackOperator(BaseOperator):
 
     def _unusable(self, argument: str, what: str) -> AirflowFailException:
         return AirflowFailException(
-            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone. No external write was "
-            "made. Fix the argument, then clear this task."
+            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone. This step made no "
+            "external write. Fix the argument, then clear this task."
         )
 
 

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
+from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
+from airflow_provider_aihandoff.core.effects.placeholders import Marks
 from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
-from airflow_provider_aihandoff.core.effects.undo import plan_undo
+from airflow_provider_aihandoff.core.effects.target_registry import target_type
+from airflow_provider_aihandoff.core.effects.undo import MASKED, plan_undo
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
+from airflow_provider_aihandoff.core.text import first_problem, unwritable
+from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Actor, Effect
 
 
-class SideEffectOperator(BaseOperator):
+class SideEffectOperator(RendersText):
     """Write to one outside system, at most once, and only what was approved.
 
     Extend it with :meth:`plan` and :meth:`apply`, and where the target allows it with :meth:`probe` and :meth:`read`;
@@ -60,6 +68,8 @@ class SideEffectOperator(BaseOperator):
         effect) and what that takes; ``{external_id}`` in it stands for the id of the record in the target.
     :param secret_fields: names of fields of the plan whose values are secrets: sent, never stored or shown. Fields such
         as ``Authorization``, and values that Airflow's secrets masker knows, are so in any case.
+    :param shown_fields: names of fields of the plan whose values are no secrets, although their names read like it:
+        reviewers see them.
     :param grace: how long a write may take to become visible to :meth:`probe`; a probe that sees nothing is repeated
         until then.
     :param hold_timeout: how long the task waits for a person to resolve the write, before it fails; None waits without
@@ -79,6 +89,15 @@ class SideEffectOperator(BaseOperator):
     #: Seconds that one call of :meth:`apply` may take at most. A claim lasts a little longer.
     call_seconds: float = 60.0
 
+    #: What stands for placeholders in the fields as they are rendered; None before.
+    _marks: Marks | None = None
+    _marked: Mapping[str, Any] = MappingProxyType({})
+    #: The template fields that are paths under the base URL of a connection.
+    endpoint_fields: Collection[str] = ()
+
+    #: Which endpoint would lead elsewhere by what its template fills in, and why.
+    endpoint_problem: str | None = None
+
     def __init__(
         self,
         *,
@@ -87,6 +106,7 @@ class SideEffectOperator(BaseOperator):
         idempotent: bool = False,
         undo: dict[str, Any] | None = None,
         secret_fields: Sequence[str] = (),
+        shown_fields: Sequence[str] = (),
         grace: timedelta | float = 30.0,
         hold_timeout: timedelta | None = None,
         notifiers: Sequence[BaseNotifier] | None = None,
@@ -98,10 +118,11 @@ class SideEffectOperator(BaseOperator):
         super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
-        self.effect = effect
+        self.effect = None if effect is None else identifier("effect", effect)
         self.idempotent = idempotent
         self.undo = undo
         self.secret_fields = tuple(secret_fields)
+        self.shown_fields = tuple(shown_fields)
         self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         self.hold_timeout = hold_timeout
         self.notifiers = None if notifiers is None else list(notifiers)
@@ -169,16 +190,59 @@ class SideEffectOperator(BaseOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render one field, with ``job`` as the ledger has it now."""
+        """Render one value, with ``job`` as the ledger has it now."""
         if "job" not in context and content is not self.job:
             context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
-        return super().render_template(content, context, jinja_env, seen_oids)
+        rendered = super().render_template(content, context, jinja_env, seen_oids)
+        if id(content) not in (seen_oids or ()):  # otherwise it is a value
+            self._check_endpoints(content, rendered, context, jinja_env or self.get_template_env())
+        return rendered
 
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields."""
-        super().render_template_fields(context, jinja_env)
-        fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
-        hide_from_logs(fields, self.secret_fields)
+    def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
+        """Keep the first problem of an endpoint in the field that was rendered, for :meth:`effect_plan` to refuse."""
+        declared = {name: content for name in self.template_fields if content is getattr(self, name, None)}
+        texts = dict(declared_endpoints(dict.fromkeys(declared, rendered), self.endpoint_fields))
+        for name, template in declared_endpoints(declared, self.endpoint_fields):
+            problem = value_problem(template, texts.get(name), env, lambda text, env: self._text_of(text, context, env))
+            if problem and not self.endpoint_problem:
+                self.endpoint_problem = f"`{name}` of the effect {self.effect_name!r}, {template!r}, {problem}."
+
+    def _text_of(self, template: str, context: Context, env: jinja2.Environment) -> Any:
+        return super().render_template(template, context, env)
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: jinja2.Environment,
+        seen_oids: set[int],
+    ) -> None:
+        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
+
+        :raises PlanError: Airflow itself could not keep what they render to.
+        """
+        self._marks = Marks() if parent is self else None
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        if self._marks is None:
+            return
+        self._marked = {field: getattr(self, field) for field in self.template_fields}
+        for field, value in self._marked.items():
+            setattr(self, field, self._marks.plain(value))
+        fields = {field: value for field, value in self._marked.items() if field != "job"}
+        _check_sendable({field: getattr(self, field) for field in fields}, name=self.effect_name)
+        hide_from_logs(fields, self.secret_fields, self.shown_fields)
+
+    def _template(self, text: str) -> str:
+        return text if self._marks is None else self._marks.mark(text)
+
+    def marked(self, field: str) -> Any:
+        """A rendered field with marks in the place of placeholders, to be settled by :meth:`settled`."""
+        return self._marked.get(field, getattr(self, field))
+
+    def settled(self, plan: Any) -> tuple[Any, list[list[Any]]]:
+        """A part of a plan that was made of :meth:`marked` fields, and its literals."""
+        return (plan, []) if self._marks is None else self._marks.settle(plan)
 
     def rendered(self, context: Context, job: JobView) -> SideEffectOperator:
         """A copy of this task with its fields rendered for the job, in the context of another task of the same run."""
@@ -194,8 +258,18 @@ class SideEffectOperator(BaseOperator):
         :param read_current: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
-        plan, target = self.plan(job), self.target()
-        undo = self._undo_plan(target, plan)
+        if self.endpoint_problem:
+            raise PlanError(
+                self.endpoint_problem,
+                job=f"job {job.job_id}",
+                remedy="Pass the value in `query`, use another value, or write it with the filter urlencode. A path "
+                "with steps of its own is one template as a whole.",
+            )
+        fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
+        own = Secrets.between(fields, masked(fields, self.secret_fields, self.shown_fields))
+        plan, target = call_cleaned(lambda: (self.plan(job), self.target()), own)
+        undo = call_cleaned(lambda: self._undo_plan(target, plan), own)
+        _check_sendable({"plan": plan, "undo": undo}, name=self.effect_name)
         try:
             canonical_json([plan, undo])
         except (TypeError, ValueError) as error:
@@ -203,6 +277,7 @@ class SideEffectOperator(BaseOperator):
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
             ) from error
         secrets = frozenset(self.secret_fields) | target.secret_fields
+        hide_from_logs(plan, secrets, self.shown_fields)
         return EffectPlan(
             name=self.effect_name,
             kind=target.kind,
@@ -210,8 +285,8 @@ class SideEffectOperator(BaseOperator):
             # The undo and the order are part of what is approved. Which texts are secrets plays no part: what
             # Airflow's masker knows of them differs from process to process.
             plan_digest=keyed_digest([plan, undo, list(after)], key),
-            shown=masked(plan, secrets),
-            undo=masked(undo, secrets),
+            shown=masked(plan, secrets, self.shown_fields),
+            undo=None if undo is None else _shown_undo(undo, secrets, self.shown_fields),
             after=tuple(after),
             current=self._read(target, plan, secrets) if read_current and target.can_read else None,
         )
@@ -220,16 +295,24 @@ class SideEffectOperator(BaseOperator):
         """The declared undo, as it is kept beside the plan."""
         if self.undo is None:
             return None
-        return plan_undo(self.undo, kind=target.kind, name=self.effect_name, defaults=target.undo_defaults(plan))
+        return plan_undo(
+            self.marked("undo"),
+            kind=target.kind,
+            name=self.effect_name,
+            defaults=target.undo_defaults(plan),
+            marks=self._marks,
+        )
 
     def _read(self, target: Target, plan: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
         """What the target has now, with the time, as it may be shown."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
+        own = Secrets.between(plan, masked(plan, secrets, self.shown_fields))
         try:
-            record = json.loads(canonical_json(masked({"record": target.read(plan)}, secrets)))["record"]
+            found = call_cleaned(lambda: target.read(plan), own)
+            record = json.loads(canonical_json(masked({"record": found}, secrets, self.shown_fields)))["record"]
         except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
             self.log.warning("What the target of %r has now cannot be read: %s", self.effect_name, error)
-            return {"at": at, **masked({"error": f"{type(error).__name__}: {error}"})}
+            return {"at": at, "error": str(error)}
         return {"at": at, "record": record}
 
     @property
@@ -241,14 +324,14 @@ class SideEffectOperator(BaseOperator):
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.planning import ask_again, digest_key, effects_before
+        from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
         actor, ti = owner_of(context).actor, context["ti"]
         not_now = (event or {}).get("not_now", 0)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
-            plan = self.effect_plan(job, key=digest_key(ledger), after=effects_before(context["dag"], self))
+            plan = self.effect_plan(job, key=ledger.digest_key(), after=effects_before(context["dag"], self))
             self._ensure_planned(context, ledger, job, actor)
             target = self.target()
             while True:
@@ -261,6 +344,7 @@ class SideEffectOperator(BaseOperator):
                         actor=actor,
                         not_now=not_now,
                         last_try=ti.try_number > ti.max_tries,
+                        memory=memory_of(context),
                     )
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
@@ -315,6 +399,28 @@ class SideEffectOperator(BaseOperator):
     def _view(ledger: Ledger, job_id: int) -> JobView:
         job = ledger.job(job_id)
         return view(job, ledger.revision(job_id, job.revision))
+
+
+def _check_sendable(fields: Mapping[str, Any], *, name: str) -> None:
+    """Refuse what no target could be sent, no page could show, and Airflow could not keep as a rendered field.
+
+    :raises PlanError: with the field.
+    """
+    for field, value in fields.items():
+        found = first_problem(value, unwritable, field) if is_shallow(value) else f"a value in {field}: {TOO_DEEP}"
+        if found is not None:
+            raise PlanError(
+                f"the effect {name!r} has {found}.",
+                remedy="Change its templates, or edit the output; then clear this task.",
+            )
+
+
+def _shown_undo(undo: dict[str, Any], secrets: Collection[str], shown_fields: Collection[str]) -> dict[str, Any]:
+    """A declared undo as the ledger keeps it. What its own kind sends as secrets is masked too."""
+    secrets = {*secrets, *target_type(undo["kind"]).secret_fields}
+    hide_from_logs(undo, secrets, shown_fields)
+    shown = masked(undo, secrets, shown_fields)
+    return {**shown, MASKED: canonical_json(shown) != canonical_json(undo)}
 
 
 class OperatorTarget(Target):

@@ -16,7 +16,9 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, UnclearAnswer, take_text
+from airflow_provider_aihandoff.core.error_text import cleaned, said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class EmailTarget(Target):
         except smtplib.SMTPResponseException as error:
             raise self._not_accepted(error.smtp_code, error.smtp_error, "when it was greeted") from error
         except OSError as error:  # those of smtplib and TLS, too
-            raise self._not_sent(f"{type(error).__name__}: {error}") from error
+            raise self._not_sent(said(error)) from error
         try:
             self._ask(client, f"MAIL FROM:<{address_of(plan['from'])}>", 250)
             for recipient in recipients:  # if one is refused, no one gets it
@@ -129,7 +131,7 @@ class EmailTarget(Target):
         try:
             hook.get_conn()
         except AirflowException as error:
-            raise self._not_sent(str(error)) from error
+            raise self._not_sent(cleaned(str(error))) from error
         # The hook's own way of sending tries again whatever went wrong, and could send a mail twice.
         client: SMTP = hook._smtp_client  # type: ignore[assignment]
         assert client.sock is not None
@@ -261,7 +263,8 @@ def address_of(mailbox: str) -> str:
 def server_of(conn_id: str) -> str:
     """The server that a connection leads to. Opens nothing."""
     connection = smtp_hook(conn_id).get_connection(conn_id)
-    return f"{connection.host}:{connection.port}" if connection.port else str(connection.host)
+    host = without_login(str(connection.host))
+    return f"{host}:{connection.port}" if connection.port else host
 
 
 def smtp_hook(conn_id: str) -> SmtpHook:

@@ -8,9 +8,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.effects.placeholders import (
+    EFFECT_KEY,
+    LITERALS,
+    UNDO_KEY,
+    Literals,
+    fill,
+    within,
+)
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
     NotApplied,
@@ -20,13 +29,12 @@ from airflow_provider_aihandoff.core.effects.target import (
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
-from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets.endpoints import endpoint_of, has_dot_step, http_hook, url_of
 
 if TYPE_CHECKING:
-    from airflow.providers.http.hooks.http import HttpHook
     from requests import Response
 
 log = logging.getLogger(__name__)
@@ -48,8 +56,8 @@ _NOT_THERE_STATUSES = frozenset({404, 410})
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
 
-#: External ids that are steps in a path (RFC 3986, 5.2.4), and would lead a URL to another place.
-_DOT_SEGMENTS = frozenset({".", ".."})
+#: Control characters: a line break ends a header and begins another one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class HttpTarget(Target):
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
     :param external_id_header: the header of the answer that has it.
     :param probe_plan: the request that probes for the write, or None: as :func:`plan_probe` makes it.
+    :param probe_literals: where that request only reads as if it named the key.
     :param current: path under the base URL at which the target says what it has now, as JSON.
     :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe. A ``DELETE`` that is
         answered with "it is not there" has done its work, and a probe that sees the record, without a condition for it,
@@ -78,6 +87,7 @@ class HttpTarget(Target):
     external_id_header: str | None = None
     idempotent: bool = False
     probe_plan: Mapping[str, Any] | None = None
+    probe_literals: Literals = ()
     grace_seconds: float = 30.0
     current: str | None = None
     undoes: bool = False
@@ -123,8 +133,8 @@ class HttpTarget(Target):
         """Probe for the write with a GET. It is found when every condition holds; not there where one does not."""
         assert self.probe_plan is not None
         removes = self._removes(plan)
-        request = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
-        request = _with_key(request, key, UNDO_KEY if self.undoes else EFFECT_KEY)
+        named, _ = fill(self.probe_plan, {UNDO_KEY if self.undoes else EFFECT_KEY: key}, self.probe_literals)
+        request = {"connection": plan["connection"], "method": "GET", "headers": {}, **named}
         response = self._request(request, request["headers"], None)
         if response.status_code in _NOT_THERE_STATUSES:
             return Applied() if removes else NotApplied()
@@ -183,6 +193,7 @@ class HttpTarget(Target):
             float(options.get("timeout", 30.0)),
             idempotent=bool(options.get("idempotent")),
             probe_plan=options.get("probe"),
+            probe_literals=within(options.get(LITERALS, ()), "probe"),
             grace_seconds=float(options.get("grace", 30.0)),
             undoes=True,
         )
@@ -196,8 +207,10 @@ class HttpTarget(Target):
 
     @classmethod
     def may_name(cls, external_id: str) -> bool:
-        """Whether it is no step in a path."""
-        return external_id not in _DOT_SEGMENTS
+        """Whether it has no step '.' or '..', which no quoting keeps from a server that decodes twice, and no control
+        character.
+        """
+        return not (has_dot_step(external_id) or _CONTROL.search(external_id))
 
     @classmethod
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
@@ -227,7 +240,7 @@ class HttpTarget(Target):
         sent: dict[str, Any] = {"data": body, "params": plan.get("query")}
         try:
             response: Response = hook.run(
-                endpoint=_endpoint(hook, plan["url"], self.name),
+                endpoint=endpoint_of(hook, plan["url"], self.name),
                 headers=dict(headers),
                 **({"data": plan.get("query")} if plan["method"] == "GET" else sent),
                 extra_options={"check_response": False, "allow_redirects": False, "timeout": self.timeout},
@@ -236,13 +249,13 @@ class HttpTarget(Target):
             broken = error
         else:
             return response
-        # Outside of the handler: neither the ledger nor a traceback is to show the query, which may have a secret.
+        # Outside of the handler: a traceback is to show nothing of the request.
         if _never_connected(broken):
             raise EffectNotNow(
                 f"no connection to the target of the effect {self.name!r}: {type(broken).__name__}.",
                 remedy="Check the target and its connection; a retry is safe.",
             )
-        raise UnclearAnswer(f"{type(broken).__name__}: {_without_query(str(broken))}")
+        raise UnclearAnswer(said(broken))
 
     def _external_id(self, response: Response, path: str | None = None) -> str | None:
         if self.external_id_header and path is None:
@@ -258,13 +271,6 @@ class HttpTarget(Target):
         if found is None:
             log.warning("The answer has no %s; the effect has no external id.", path)
         return found
-
-
-def http_hook(conn_id: str, method: str) -> HttpHook:
-    """Airflow's own way to a system over HTTP."""
-    from airflow.providers.http.hooks.http import HttpHook
-
-    return HttpHook(method=method, http_conn_id=conn_id)
 
 
 def plan_request(
@@ -286,8 +292,8 @@ def plan_request(
     plan: dict[str, Any] = {
         "connection": conn_id,
         "method": method,
-        "url": _url_of(conn_id, method, endpoint, name),
-        "headers": _headers(headers),
+        "url": url_of(conn_id, method, endpoint, name),
+        "headers": _headers(headers, name),
     }
     if query:
         plan["query"] = dict(query)
@@ -314,8 +320,8 @@ def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str
         check_path(path, name)
     probe = {field: value for field, value in declared.items() if field != "endpoint"}
     if "headers" in probe:
-        probe["headers"] = _headers(probe["headers"])
-    return {**probe, "url": _url_of(conn_id, "GET", declared["endpoint"], name)}
+        probe["headers"] = _headers(probe["headers"], name)
+    return {**probe, "url": url_of(conn_id, "GET", declared["endpoint"], name)}
 
 
 def check_path(path: str | None, name: str) -> None:
@@ -332,64 +338,32 @@ def check_path(path: str | None, name: str) -> None:
         raise PlanError(f"{path!r} of the effect {name!r} is not a JSONPath: {error}.") from error
 
 
-def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
-    return {header: str(value) for header, value in (headers or {}).items()}
+def _headers(headers: Mapping[str, Any] | None, name: str) -> dict[str, str]:
+    """Headers as texts.
+
+    :raises PlanError: one has a line break, which would begin another header, or what no header can have.
+    """
+    texts = {header: str(value) for header, value in (headers or {}).items()}
+    for header, text in texts.items():
+        if _CONTROL.search(f"{header}{text}") or any(ord(each) > 255 for each in text) or text != text.strip():
+            raise PlanError(
+                f"the header {header!r} of the effect {name!r} has a line break, a space at an end, or a character "
+                "that is not in ISO 8859-1.",
+                remedy="Check what its template fills in; the filters trim and urlencode help.",
+            )
+    return texts
 
 
 def _body(value: Any, name: str) -> str:
     if isinstance(value, str):
         try:
-            value = jsonlib.loads(value)
+            value = strict_json.loads(value, unique_keys=True)
         except ValueError as error:
             raise PlanError(
                 f"the body of the effect {name!r} did not render to JSON: {error}.",
                 remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
             ) from error
     return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
-    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing.
-
-    :raises PlanError: the HTTP library would make another one of it, which the plan does not show.
-    """
-    hook = http_hook(conn_id, method)
-    hook.get_conn()
-    url = hook.url_from_endpoint(endpoint)
-    if "#" in url or any(unquote(segment) in (".", "..") for segment in urlsplit(url).path.split("/")):
-        raise PlanError(
-            f"the effect {name!r} would not be sent to {_without_query(url)}: the steps '.' and '..' in a path, and "
-            "what comes after '#', lead elsewhere.",
-            remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
-        )
-    return url
-
-
-def _endpoint(hook: HttpHook, url: str, name: str) -> str:
-    """The path under the connection's base URL that leads to this URL.
-
-    :raises EffectNotNow: there is no such connection here.
-    :raises EffectRefused: the connection leads elsewhere by now.
-    """
-    with needed(hook.http_conn_id, name):
-        hook.get_conn()
-    base = hook.base_url or ""
-    endpoint = url.removeprefix(base)
-    if hook.url_from_endpoint(endpoint) != url:
-        raise EffectRefused(
-            f"the plan of the effect {name!r} is for {_without_query(url)}, and its connection leads to {base} now.",
-            remedy="Restore the connection, or ask for a decision on the new address.",
-        )
-    return endpoint
-
-
-def _with_key(value: Any, key: str, key_name: str) -> Any:
-    """The value with the effect key where its name stands."""
-    if isinstance(value, Mapping):
-        return {_with_key(name, key, key_name): _with_key(item, key, key_name) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_with_key(item, key, key_name) for item in value]
-    return value.replace(key_name, key) if isinstance(value, str) else value
 
 
 def _has(answer: Any, path: str, expected: Any) -> bool:
@@ -405,11 +379,6 @@ def _text(value: Any) -> str:
 def _first(answer: Any, path: str) -> str | None:
     values = find_values(answer, path)
     return _text(values[0]) if values and values[0] is not None else None
-
-
-def _without_query(text: str) -> str:
-    """A text without the queries of the URLs in it."""
-    return re.sub(r"\?[^\s)'\"]*", "?...", text)
 
 
 def _never_connected(error: Exception) -> bool:

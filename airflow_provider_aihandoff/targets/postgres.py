@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, take_tables, take_text
-from airflow_provider_aihandoff.core.effects.undo import names_effect
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
+from airflow_provider_aihandoff.core.text import first_problem, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class PostgresTarget(Target):
 
     kind = "postgres"
     undo_fields = frozenset({"connection", "sql", "parameters", "marker_table"})
+    fixed_fields = frozenset({"sql"})
 
     name: str
     marker_table: str = MARKER_TABLE
@@ -84,12 +87,13 @@ class PostgresTarget(Target):
                 applied = self._run(connection.cursor(), plan, key)
             except psycopg.OperationalError as error:
                 raise EffectNotNow(
-                    f"the connection to the database of the effect {self.name!r} broke before the commit: {error}.",
+                    f"the connection to the database of the effect {self.name!r} broke before the commit: "
+                    f"{said(error)}.",
                     remedy="A retry is safe.",
                 ) from error
             except psycopg.Error as error:
                 raise EffectRefused(
-                    f"the database refused the effect {self.name!r}: {error}.",
+                    f"the database refused the effect {self.name!r}: {said(error)}.",
                     remedy="Fix the statement or the data in the target; then clear this task.",
                 ) from error
             connection.commit()
@@ -129,11 +133,6 @@ class PostgresTarget(Target):
     @classmethod
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The statement; beside it, the table that keeps its marker."""
-        if names_effect(str(declared["sql"])):
-            raise PlanError(
-                f"the statement of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
-                remedy="Pass it as a parameter: an answer of a target must never be part of a statement.",
-            )
         plan = plan_statement(declared["connection"], str(declared["sql"]), declared.get("parameters"))
         return plan, {"marker_table": str(declared.get("marker_table", MARKER_TABLE))}
 
@@ -183,7 +182,15 @@ class PostgresTarget(Target):
 
 
 def plan_statement(conn_id: str, sql: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The exact statement, its parameters, and the database that it runs in. Reads the connection; opens nothing."""
+    """The exact statement, its parameters, and the database that it runs in. Reads the connection; opens nothing.
+
+    :raises PlanError: PostgreSQL could not store a text among them.
+    """
+    if found := first_problem({"sql": sql, "parameters": parameters or {}}, unstorable):
+        raise PlanError(
+            f"the statement has {found}, which PostgreSQL cannot store.",
+            remedy="Remove it where the parameter is filled in, or edit the output; then clear this task.",
+        )
     return {
         "connection": conn_id,
         "database": database_of(conn_id),
@@ -202,7 +209,7 @@ def postgres_hook(conn_id: str) -> Any:
 def database_of(conn_id: str) -> str:
     """The database that a connection leads to. Opens nothing."""
     connection = postgres_hook(conn_id).get_connection(conn_id)
-    return f"{connection.host}:{connection.port or 5432}/{connection.schema}"
+    return f"{without_login(connection.host or '')}:{connection.port or 5432}/{connection.schema}"
 
 
 def _quoted(table: str) -> str:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, UnclearAnswer
-from airflow_provider_aihandoff.core.errors import ClaimLost, EffectBusy, EffectNotNow, EffectRefused, EffectUnknown
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
+from airflow_provider_aihandoff.core.errors import (
+    ClaimLost,
+    EffectBusy,
+    EffectNotNow,
+    EffectRefused,
+    EffectUnknown,
+    LedgerUnavailable,
+)
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
+from airflow_provider_aihandoff.core.second_memory import Memory
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +39,12 @@ RETRY_AFTER_TIMES = 8
 
 #: Seconds between two calls of a probe that finds nothing yet: they double.
 _PROBE_BASE, _PROBE_CAP = 1.0, 30.0
+
+
+#: What an attempt knows of the write where the ledger fails, and not the target.
+_NOT_SENT = "This attempt made no external write."
+_MAYBE_BEFORE = "This attempt made no external write; an earlier one may have."
+_SENT = "The external write may have been made: this attempt has sent it."
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     actor: Actor,
     not_now: int = 0,
     last_try: bool = False,
+    memory: Memory | None = None,
 ) -> Effect | Wait:
     """Write one effect of a job, unless it is written, and record the outcome.
 
@@ -66,6 +85,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
 
     :param not_now: of the :class:`Wait` that this call comes after.
     :param last_try: no one calls again after an error, so that an unknown outcome waits for a person at once.
+    :param memory: where an outcome is kept while the ledger cannot record it.
     :return: the effect, applied; or what to wait for before calling again.
     :raises EffectRefused: the target refused it; no external write was made.
     :raises EffectNotNow: no external write was made, and a retry is safe.
@@ -78,11 +98,17 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
         asked = _clock()
         lease = timedelta(seconds=target.call_seconds + CLAIM_MARGIN)
         try:
-            claim = ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resend=resend)
+            with _said(_SENT if lost_here else _NOT_SENT):
+                claim = ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resend=resend)
         except EffectBusy as busy:
+            if record_kept(ledger, busy.effect, memory=memory, actor=actor):
+                continue
             return Wait(busy.effect, busy.seconds, str(busy))
         except EffectUnknown as unknown:
-            wait = _find_outcome(ledger, plan, target, unknown, actor)
+            with _said(_SENT if lost_here else _MAYBE_BEFORE):
+                if record_kept(ledger, unknown.effect, memory=memory, actor=actor):
+                    continue
+                wait = _find_outcome(ledger, plan, target, unknown, actor)
             if wait is None:
                 continue
             if resend or lost_here or not target.idempotent:
@@ -91,35 +117,36 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             continue
         if claim.applied:
             return claim.effect
+        attempt = Attempt(ledger, claim, memory, actor)
         try:
-            applied = _send(ledger, claim, plan, target, asked, actor)
+            applied = _send(attempt, claim, plan, target, asked)
         except EffectNotNow as error:
             if error.retry_after is None or not_now >= RETRY_AFTER_TIMES:
                 raise
             seconds = min(error.retry_after, RETRY_AFTER_LIMIT)
-            return Wait(ledger.effects.read(claim.effect.effect_id), seconds, str(error), not_now + 1)
+            with _said(error.written):
+                effect = ledger.effects.read(claim.effect.effect_id)
+            return Wait(effect, seconds, str(error), not_now + 1)
         except EffectUnknown:
             if target.idempotent and not last_try:
                 raise
             resend, lost_here = False, True
             continue
-        return ledger.effects.confirm(claim, external_id=applied.external_id, result=applied.result, actor=actor)
+        return attempt.applied(applied)
 
 
-def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked: float, actor: Actor) -> Applied:
+def _send(attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, asked: float) -> Applied:
     """Send, and record a failure by its kind before it is raised."""
     name, key = claim.effect.name, claim.effect.effect_key
     log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
     reached("apply.send", "before call")
     try:
         _check_fence(claim, asked)
-        applied = target.apply(plan.plan, key)
+        applied = call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))
     except (EffectRefused, EffectNotNow, Suspended) as error:
         if claim.resent:
             # What this attempt proves, it proves for itself only: an earlier one may have been applied.
-            effect = ledger.effects.lose(
-                claim, error=f"an earlier attempt was lost; this attempt: {error}", actor=actor
-            )
+            effect = attempt.lost(f"an earlier attempt was lost; this attempt: {error}")
             if isinstance(error, EffectNotNow) and error.retry_after is not None:
                 raise
             raise unknown_error(f"job {effect.job_id}", effect) from error
@@ -130,18 +157,27 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
                     return found
                 if found is None:
                     why = f"the target may refuse it because the write is already there: {error}"
-                    effect = ledger.effects.lose(claim, error=why, actor=actor)
+                    effect = attempt.lost(why)
                     raise unknown_error(f"job {effect.job_id}", effect) from error
-            ledger.effects.refuse(claim, error=str(error), actor=actor)
+            attempt.refused(str(error))
         else:
-            ledger.effects.release(claim, error=str(error), actor=actor)
+            attempt.released(str(error))
         raise
     except Exception as error:
-        said = str(error) if isinstance(error, UnclearAnswer) else f"{type(error).__name__}: {error}"
-        effect = ledger.effects.lose(claim, error=said, actor=actor)
+        effect = attempt.lost(str(error))
         raise unknown_error(f"job {effect.job_id}", effect) from error
     reached("apply.send", "after call")
     return applied
+
+
+@contextmanager
+def _said(written: str) -> Iterator[None]:
+    """Have an error of the ledger say what this attempt knows."""
+    try:
+        yield
+    except LedgerUnavailable as error:
+        error.restate(written=written, remedy=error.remedy)
+        raise
 
 
 def _check_fence(claim: Claim, asked: float) -> None:
@@ -205,12 +241,17 @@ def _probe_for_own_write(plan: EffectPlan, target: Target, effect: Effect) -> Ap
 def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
     reached("probe.send", "before call")
     try:
-        found = target.probe(plan.plan, effect.effect_key)
+        found = call_cleaned(lambda: target.probe(plan.plan, effect.effect_key), _secrets(plan))
     except Exception as error:  # noqa: BLE001 - any error means that it found nothing
-        log.warning("The probe of the effect %r failed: %s: %s", effect.name, type(error).__name__, error)
+        log.warning("The probe of the effect %r failed: %s", effect.name, error)
         found = None
     reached("probe.send", "after call")
     return found
+
+
+def _secrets(plan: EffectPlan) -> Secrets:
+    """What an error of the target may not say."""
+    return Secrets.between(plan.plan, plan.shown)
 
 
 def _clock() -> float:

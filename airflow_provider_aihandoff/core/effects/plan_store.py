@@ -125,6 +125,13 @@ def read_effect(connection: LedgerConnection, effect_id: int) -> Effect:
     return effect
 
 
+def digest_key(connection: LedgerConnection) -> str:
+    """The ledger's own secret with which digests cover other secrets."""
+    row = connection.execute("SELECT digest_key FROM aihandoff.ledger").fetchone()
+    assert row is not None
+    return str(row["digest_key"])
+
+
 def current_effects(connection: LedgerConnection, job: Job) -> list[Effect]:
     """The effects of the current revision, and their undos, in the order of the plan."""
     return [Effect(**row) for row in connection.execute(_READ_CURRENT, [job.job_id, job.revision]).fetchall()]

@@ -77,6 +77,11 @@ class Target(ABC):
     #: What an author may write into an undo of this kind; empty: an undo cannot be of this kind.
     undo_fields: ClassVar[frozenset[str]] = frozenset()
 
+    #: Fields of the plan of an undo that may not name what only the applied effect knows, such as a statement.
+    fixed_fields: ClassVar[frozenset[str]] = frozenset()
+    #: :meth:`from_undo` imports code that the undo names: only a worker makes such a target, never the API server.
+    undo_in_worker: ClassVar[bool] = False
+
     #: It takes the same effect key twice without writing twice.
     idempotent: bool = False
 
@@ -138,6 +143,7 @@ class Target(ABC):
         :param declared: only :attr:`undo_fields`, their templates rendered, with :meth:`undo_defaults`.
         :param name: of the effect that is undone, for messages.
         :return: the plan, and what :meth:`from_undo` needs to know besides, both as JSON. The ledger keeps them.
+            ``kind``, ``plan``, ``masked`` and ``literals`` are names that the ledger itself uses beside them.
         :raises KeyError: a field is missing; the error message names it.
         :raises PlanError: a field cannot be what it is.
         """

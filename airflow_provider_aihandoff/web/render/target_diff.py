@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from airflow_provider_aihandoff.core.models import Effect
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.diff import FieldDifference, compare
 from airflow_provider_aihandoff.web.render.formatting import written_by
 
@@ -29,7 +30,7 @@ class Current:
     beside: tuple[str, ...] = ()
 
 
-def current_of(effect: Effect) -> Current | None:
+def current_of(effect: Effect, budget: Budget) -> Current | None:
     """What the target of an effect had; None if it was not read."""
     reading = effect.current
     if reading is None:
@@ -44,6 +45,6 @@ def current_of(effect: Effect) -> Current | None:
     if isinstance(record, dict) and isinstance(written, dict):
         beside = tuple(name for name in record if name not in written)
         record = {name: record[name] for name in written if name in record}
-    found = compare(record, written)
+    found = compare(record, written, budget)
     changed = tuple(field for field in found if field.change != "same")
     return Current(at, changed=changed, same=tuple(field for field in found if field.change == "same"), beside=beside)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
 
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
-from airflow_provider_aihandoff.operators.job_argument import job_reference, source_of
+from airflow_provider_aihandoff.operators.job_argument import job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
+from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 Make = Callable[[Any], Any]
@@ -54,3 +56,32 @@ def test_the_operator_and_its_xcom_are_the_same_job() -> None:
         assert source_of(job_reference(draft)) == source_of(draft) == source_of(draft.output) == "draft"
         assert approve(draft).upstream_task_ids == {"draft"}
     assert source_of(job_reference(17)) == 17
+
+
+@pytest.mark.parametrize("reference", [7, "7", " 7 ", {"job_id": 7}, {"job_id": "7", "state": "review"}])
+def test_an_id_is_a_whole_number_or_its_digits(reference: Any) -> None:
+    assert resolve_job_id(reference, "publish") == 7
+
+
+@pytest.mark.parametrize(
+    "reference", [None, "", "7.0", 7.9, True, -1, "-1", "0x7", "\u0667", 2**63, "9" * 40, {}, {"job_id": None}, ["7"]]
+)
+def test_anything_else_names_no_job(reference: Any) -> None:
+    with pytest.raises(AirflowFailException, match="does not name a job") as refused:
+        resolve_job_id(reference, "publish")
+    assert "No external write was made" in str(refused.value)
+
+
+def test_what_is_said_about_a_wrong_reference_is_bounded() -> None:
+    with pytest.raises(AirflowFailException) as refused:
+        resolve_job_id({"output": "x" * 100_000}, "publish")
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("effect", ["", " ", "a\nb", "a\x00", "e" * 501, None])
+def test_an_effect_has_a_name_or_that_of_its_task(effect: Any) -> None:
+    if effect is None:
+        assert SideEffectOperator(task_id="publish", job=1).effect_name == "publish"
+        return
+    with pytest.raises(Exception, match="the argument effect"):
+        SideEffectOperator(task_id="publish", job=1, effect=effect)

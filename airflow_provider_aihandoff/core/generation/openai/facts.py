@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.generation.openai.continuation import continued
+from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot, output_schema
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, Tokens
@@ -28,6 +29,10 @@ class OpenAIFacts(ProviderFacts):
     ) -> dict[str, Any]:
         """As :meth:`ProviderFacts.continued`."""
         return continued(request, changes=changes, before=before, response_id=response_id)
+
+    def check_output_type(self, output_type: Any) -> None:
+        """As :meth:`ProviderFacts.check_output_type`."""
+        check_output_type(output_type)
 
     def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
         """As :meth:`ProviderFacts.build_request`."""

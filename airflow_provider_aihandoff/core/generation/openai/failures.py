@@ -8,6 +8,7 @@ from typing import Any
 import openai
 
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.error_text import cleaned, said
 from airflow_provider_aihandoff.core.generation.provider import (
     CredentialsRefused,
     ProviderError,
@@ -58,6 +59,15 @@ RAISE_LIMIT = (
 )
 
 
+#: What a server answers that has no conversations.
+_NO_SUCH_API = frozenset({404, 405, 501})
+
+
+def has_no_conversations(error: Exception) -> bool:
+    """Whether an error of creating a conversation says that the server has none."""
+    return isinstance(error, openai.APIStatusError) and error.status_code in _NO_SUCH_API
+
+
 def classify(error: Exception) -> SubmitFailure:
     """Say what an exception from ``responses.create`` means, with the SDK's own retries off."""
     if isinstance(error, openai.APIStatusError):
@@ -69,9 +79,9 @@ def classify(error: Exception) -> SubmitFailure:
             return SubmitFailure(Sent.NO, f"{type(error).__name__} ({cause}) before the request was sent")
         return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__} ({cause}) after the request was sent{_slow(error)}")
     if isinstance(error, openai.OpenAIError) and not isinstance(error, openai.APIError):
-        return SubmitFailure(Sent.NEVER, f"{type(error).__name__}: {error}")  # credentials, before anything is sent
+        return SubmitFailure(Sent.NEVER, said(error))  # credentials, before anything is sent
     if isinstance(error, (InvalidArguments, UnicodeEncodeError)):
-        return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {error}")
+        return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {cleaned(str(error))}")
     return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__}: the answer could not be read")
 
 
@@ -106,6 +116,8 @@ def _classify_status(error: openai.APIStatusError) -> SubmitFailure:
     reason = f"OpenAI answered {status}{code}: {_message(error)}"
     if status in _GATEWAY_STATUSES:
         return SubmitFailure(Sent.UNKNOWN, reason)
+    if error.code == "conversation_locked":
+        return SubmitFailure(Sent.RUNS, reason)
     if _is_spent(error):
         return SubmitFailure(Sent.NEVER, reason, remedy=RAISE_LIMIT)
     if status in _RETRIABLE_STATUSES and error.code not in _FINAL_CODES:
