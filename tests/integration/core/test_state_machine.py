@@ -227,6 +227,7 @@ class Machine(RuleBasedStateMachine):
             approval=approval,
             approval_reason=None if approval == "required" else "internal",
             max_revisions=6,
+            on_lost="resend",
             deadline=datetime.now(UTC) + timedelta(days=30),
         )
         opened = self.ledger.submission.open(spec)
