@@ -310,6 +310,21 @@ GUARDS = (
         ("Submission.submitted.work", "return adopt_early(connection, job, revision)", "return revision"),
     ),
     guard(
+        "what a create brings is taken, since not every server has it afterwards",
+        "tests/integration/operators/test_servers.py::test_what_a_create_brings_is_taken_and_not_asked_for_again",
+        ("submit", "if take is None or not sent.readable:", "if True:"),
+    ),
+    guard(
+        "a limit of money is not waited out in a worker slot",
+        "tests/unit/core/generation/openai/test_failures.py::TestStatuses",
+        ("_is_spent", "return any(_MONEY.search(name) and not _SPEED.search(name) for name in names)", "return False"),
+    ),
+    guard(
+        "a safety notice is kept until a person discards it",
+        f"{_LEDGER}/reconcile/test_reviews_and_webhooks.py::TestWebhooks",
+        ("_receive", "if is_safety_notice(delivery.event_type):", "if False:"),
+    ),
+    guard(
         "terminal states: a job that has ended claims nothing",
         "tests/unit/core/test_states_search.py::test_both_tables_are_as_they_are_named_complete_and_without_dead_ends",
         (

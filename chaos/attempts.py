@@ -441,7 +441,7 @@ def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     with providers() as provider_for:
         try:
-            cancel_job(ledger, provider_for, job.job_id, actor=Actor.user(PERSON), reason="it is not wanted any more")
+            cancel_job(ledger, provider_for, job.job_id, actor=Actor.user(PERSON), reason="it is no longer wanted")
         except CannotCancel as error:
             return Outcome("done", why=str(error))
     return DONE

@@ -67,4 +67,4 @@ def _became(entry: InboxEntry) -> str:
         said += f" It belongs to job {entry.job_id}."
     if entry.poll_at is not None:
         return f"{said} OpenAI is polled again after {entry.poll_at.isoformat(timespec='seconds')}."
-    return f"{said} OpenAI is not polled any more." if entry.disposition is Disposition.QUARANTINED else said
+    return f"{said} OpenAI will not be polled for it again." if entry.disposition is Disposition.QUARANTINED else said

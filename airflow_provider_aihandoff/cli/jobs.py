@@ -49,6 +49,7 @@ def resolve_submission(args: Namespace) -> None:
 def _print_record(record: JobRecord) -> None:
     job, revision = record.job, record.revision
     cost = "price unknown" if revision.cost_usd is None else f"{revision.cost_usd} USD"
+    cost += ", without tools" if "tool_calls" in (revision.usage or {}) else ""
     say(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
     say(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
     if waits_for := in_words(revision):

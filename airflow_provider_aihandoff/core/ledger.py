@@ -16,10 +16,11 @@ from airflow_provider_aihandoff.core.effects.effect_store import Effects
 from airflow_provider_aihandoff.core.effects.plan_store import digest_key
 from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
-from airflow_provider_aihandoff.core.generation.revision_store import read_revision
+from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
+from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
@@ -28,10 +29,10 @@ from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 
 #: Which jobs a list is about: empty or NULL parameters leave out nothing.
-_JOB_FILTER = """
-    (%(states)s::text[] = '{}' OR state = ANY(%(states)s))
+_JOB_FILTER = f"""
+    (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
     AND (%(dag_id)s::text IS NULL OR dag_id = %(dag_id)s)
-    AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    AND {OF_RUN}
     AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))"""
 
 #: The Dags that have a job, found by skipping from one to the next in the index, however many jobs each has.
@@ -72,6 +73,7 @@ class JobSummary:
 
     :param cost_usd: of all its revisions, as far as their price is known; None when none was billed or has a price.
     :param unpriced: how many of its revisions were billed at a price that is unknown.
+    :param without_tools: how many of its revisions called tools of the provider, which are in no price.
     :param effects: how many writes the current revision intends.
     :param unknown_effects: how many writes, of any revision, may have been applied.
     """
@@ -93,6 +95,7 @@ class JobSummary:
     updated_at: datetime
     cost_usd: Decimal | None
     unpriced: int
+    without_tools: int
     effects: int
     unknown_effects: int
 
@@ -105,7 +108,7 @@ class RunJob:
     """A job that a Dag run has made or attached to.
 
     :param effects: of its current revision, with their undos, in the order of the plan.
-    :param model_revisions: how many revisions the model has made.
+    :param model_revisions: how many revisions count towards ``max_revisions``.
     """
 
     job: Job
@@ -274,6 +277,7 @@ class Ledger:
         """Return jobs, newest first.
 
         :param states: only jobs in one of these; empty for every state.
+        :param run_id: only jobs that this run has made or attached to.
         :param dag_ids: only jobs of these Dags; None for every Dag.
         """
         query = f"""
@@ -301,6 +305,7 @@ class Ledger:
         :param states: only jobs in one of these; empty for every state.
         :param unknown_effects: only jobs with a write that may have been applied.
         :param job_ids: only these; None for every job.
+        :param run_id: only jobs that this run has made or attached to.
         :param dag_ids: only jobs of these Dags; None for every Dag.
         :param after: the last job of the page before.
         """
@@ -316,7 +321,8 @@ class Ledger:
             CROSS JOIN LATERAL (
                 SELECT sum(cost_usd) AS cost_usd,
                     count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL AND state <> 'running')
-                        AS unpriced
+                        AS unpriced,
+                    count(*) FILTER (WHERE usage -> 'tool_calls' IS NOT NULL) AS without_tools
                 FROM aihandoff.revisions WHERE revisions.job_id = job.job_id
             ) AS billed
             CROSS JOIN LATERAL (
@@ -356,8 +362,8 @@ class Ledger:
             query = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = ANY(%s) ORDER BY position"
             for row in connection.execute(query, [ids]).fetchall():
                 effects.setdefault((row["job_id"], row["revision"]), []).append(Effect(**row))
-            query = """SELECT job_id, count(*) AS made FROM aihandoff.revisions
-                WHERE job_id = ANY(%s) AND author_kind = 'model' GROUP BY job_id"""
+            query = f"""SELECT job_id, count(*) AS made FROM aihandoff.revisions
+                WHERE job_id = ANY(%s) AND {COUNTED} GROUP BY job_id"""
             made = {row["job_id"]: row["made"] for row in connection.execute(query, [ids]).fetchall()}
             return [RunJob(job, effects.get((job.job_id, job.revision), []), made.get(job.job_id, 0)) for job in jobs]
 
@@ -393,16 +399,28 @@ class Ledger:
         """The Dags that own at least one job."""
         return [row["dag_id"] for row in self._all(_DAG_IDS, {})]
 
-    def list_effects(self, *, states: Sequence[str] = (), limit: int = 100) -> list[Effect]:
-        """Return effects, newest first.
+    def list_effects(
+        self,
+        *,
+        states: Sequence[str] = (),
+        dag_ids: Sequence[str] | None = None,
+        after: int | None = None,
+        limit: int = 100,
+    ) -> list[Effect]:
+        """Return one page of effects, newest first.
 
         :param states: only effects in one of these; empty for every state.
+        :param dag_ids: only effects of jobs of these Dags; None for every Dag.
+        :param after: the last effect of the page before.
         """
         query = f"""
-            SELECT {columns(Effect)} FROM aihandoff.effects
-            WHERE (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
+            SELECT {columns(Effect, "effects")} FROM aihandoff.effects JOIN aihandoff.jobs USING (job_id)
+            WHERE (%(states)s::text[] = '{{}}' OR effects.state = ANY(%(states)s))
+                AND (%(dag_ids)s::text[] IS NULL OR jobs.dag_id = ANY(%(dag_ids)s))
+                AND (%(after)s::bigint IS NULL OR effect_id < %(after)s)
             ORDER BY effect_id DESC LIMIT %(limit)s"""
-        return [Effect(**row) for row in self._all(query, {"states": list(states), "limit": limit})]
+        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "after": after, "limit": limit}
+        return [Effect(**row) for row in self._all(query, {**values, "states": [str(state) for state in states]})]
 
     def _all(self, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self._database.transact(lambda connection: connection.execute(query, values).fetchall())

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.core.generation.provider import AsyncModelProvider, ModelProvider, ProviderFor
+    from airflow_provider_aihandoff.core.generation.provider import (
+        AsyncModelProvider,
+        ModelProvider,
+        ProviderFacts,
+        ProviderFor,
+    )
 
 #: Seconds that one request may take.
 REQUEST_TIMEOUT = 30.0
@@ -24,6 +29,13 @@ CONVERSATIONS_KEY = "conversations"
 
 #: Per event loop, since a client's connections belong to the loop that opened them.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[AsyncModelProvider]]] = WeakKeyDictionary()
+
+
+def facts_for(conn_id: str) -> ProviderFacts:
+    """What is known of the provider of a connection without asking it. Reads no connection: one provider ships."""
+    from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
+
+    return OpenAIFacts()
 
 
 @contextmanager

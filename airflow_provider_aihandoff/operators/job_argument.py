@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 
 #: An id of a job, as a text, and the largest one.
@@ -20,12 +22,24 @@ JobReference = Any
 
 
 def job_reference(job: JobReference) -> Any:
-    """Turn the operator that makes a job into its XCom, which also makes it an upstream task."""
+    """Turn the operator that makes a job into its XCom, which also makes it an upstream task.
+
+    :raises ValueError: it is a mapped operator, which makes many jobs.
+    """
+    maker = job.operator if isinstance(job, PlainXComArg) and job.key == BaseXCom.XCOM_RETURN_KEY else job
+    if isinstance(maker, MappedOperator):
+        raise ValueError(
+            f"job={maker.task_id!r} is a mapped task, which makes many jobs, and a task is for one. Put the draft, its "
+            "approval and its effects into a task group, and map the group (docs/operators.md, Mapped task groups); or "
+            "map this task as well, with .expand(job=draft.output)."
+        )
     return job.output if isinstance(job, BaseOperator) else job
 
 
 def source_of(reference: Any) -> Any:
     """What tells two references to the same job apart from others before either is resolved."""
+    if isinstance(reference, BaseOperator):
+        return reference.task_id
     return reference.operator.task_id if isinstance(reference, PlainXComArg) else reference
 
 

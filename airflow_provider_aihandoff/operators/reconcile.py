@@ -1,4 +1,4 @@
-"""The operator that settles what no one waits for any more."""
+"""The operator that settles orphaned work: what no task waits for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ReconcileOperator(RendersText):
-    """Find what no one waits for any more, and take the one next step for each.
+    """Find what no task waits for, and take the one next step for each.
 
     Responses whose task is gone, requests whose answer was lost, deadlines that passed, reviews that expired, and
     webhooks that match no job; and it removes old webhooks from the inbox. What it does to a job is in the job's

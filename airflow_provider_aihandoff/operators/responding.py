@@ -13,7 +13,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.outcome import read_output
-from airflow_provider_aihandoff.core.generation.provider import ProviderError, ProviderFor
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError, ProviderFacts, ProviderFor
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
@@ -138,15 +138,28 @@ def store_ended(
     while job.state is JobState.RUNNING and job.revision == revision.number and revision.response_id is not None:
         provider, response_id = provider_for(revision.conn_id), revision.response_id
         response = read_ended(provider, response_id)
-        output, why = read_output(response, output_type, provider.price(response, revision.request))
-        job = ledger.outputs.store(
-            job.job_id, revision.number, output, actor=actor, reason=why or None, response_id=response_id
-        )
+        job = store_response(ledger, provider, revision, response, output_type=output_type, actor=actor)
         revision = ledger.revision(job.job_id, revision.number)
         if revision.response_id == response_id:
             break
         # Another response of the revision has ended first, and was taken. There is one of those at most.
     return job
+
+
+def store_response(
+    ledger: Ledger,
+    provider: ProviderFacts,
+    revision: Revision,
+    response: ModelResponse,
+    *,
+    output_type: type[BaseModel] | None,
+    actor: Actor,
+) -> Job:
+    """Store what a response in hand has left, unless that was done."""
+    output, why = read_output(response, output_type, provider.price(response, revision.request))
+    return ledger.outputs.store(
+        revision.job_id, revision.number, output, actor=actor, reason=why or None, response_id=response.id
+    )
 
 
 def give_up_if_over(ledger: Ledger, provider_for: ProviderFor, event: Mapping[str, Any], *, actor: Actor) -> None:

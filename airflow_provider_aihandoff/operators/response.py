@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -12,8 +13,6 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
-from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
-from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
@@ -23,7 +22,7 @@ from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.rendering import RendersText
@@ -31,6 +30,7 @@ from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    store_response,
     wait_for_submission,
     wait_inline,
 )
@@ -99,11 +99,12 @@ class OpenAIBackgroundResponseOperator(RendersText):
     :param approval: ``required``, or ``not required`` together with ``approval_reason``.
     :param approval_reason: why no one has to approve; it goes on the record.
     :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
-    :param max_revisions: how many revisions by the model a job may have.
+    :param max_revisions: how many revisions by the model a job may have. One whose request the provider refused, as
+        by a spending limit, does not count.
     :param retry_incomplete: a response that stopped at ``max_output_tokens`` is asked for again, up to
         ``max_revisions``. By default it is not: the same request would most likely stop there again, and be paid again.
     :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
-        Where the price of one is not known, they cannot.
+        Where the price of one is not known, they cannot. Calls of the provider's tools are in no price.
     :param inline_wait: how long the worker waits by itself before the task defers.
     :param on_lost_submission: what to do where the answer to a request was lost, so that a response may exist and be
         billed: ``wait`` for its webhook until the deadline; ``ask`` a person, who says on the job's page, over REST or
@@ -225,7 +226,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
             raise ValueError("deadline must be a timedelta, or a datetime with a time zone.")
         if self.output_type is not None:
-            check_output_type(self.output_type)
+            facts_for(self.openai_conn_id).check_output_type(self.output_type)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
@@ -251,7 +252,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
             self._running = (job, context["ti"], owner)
             if job.state is JobState.QUEUED and job.revision == revision.number:
                 request = self.build_request()
-                if digest(input_snapshot(request)) != job.input_digest:  # its fields render to other work
+                asked = provider_for(revision.conn_id).input_snapshot(request)
+                if digest(asked) != job.input_digest:  # its fields render to other work
                     return self.execute(context)
                 revision = self._submit(context, ledger, provider_for, job, revision, request)
             return self._wait(context, ledger, provider_for, revision)
@@ -287,13 +289,15 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
         if revision.changes is not None:  # a reviewer asked for it, and the approval task has not sent it yet
             return send_change(self, context, ledger, provider_for, job, revision)
+        provider = provider_for(revision.conn_id)
         return submit(
             ledger,
-            provider_for(revision.conn_id),
+            provider,
             job,
             actor=owner_of(context).actor,
             request=request,
             orphan_wait=settings.seconds("orphan_wait"),
+            take=partial(store_response, ledger, provider, output_type=self.output_type, actor=owner_of(context).actor),
             memory=memory_of(context),
         )
 
@@ -338,13 +342,14 @@ class OpenAIBackgroundResponseOperator(RendersText):
     def _spec(self, context: Context) -> JobSpec:
         owner = owner_of(context)
         request = self.build_request()
+        asked = facts_for(self.openai_conn_id).input_snapshot(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
             job_key=f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}" if self.job_key is None else self.job_key,
-            input=input_snapshot(request),
+            input=asked,
             request=request,
-            shown_input=masked(input_snapshot(request)),
+            shown_input=masked(asked),
             shown_request=masked(request),
             conn_id=self.openai_conn_id,
             requested_by=_triggered_by(context) if self.requested_by is None else self.requested_by,
@@ -376,7 +381,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         :raises RequestError: they make none.
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
-        return build_request(arguments, self.output_type)
+        return facts_for(self.openai_conn_id).build_request(arguments, self.output_type)
 
     def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
         """Store what the response left, unless that was done, and return the XCom."""

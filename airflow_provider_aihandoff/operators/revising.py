@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import JobFailed
-from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
 from airflow_provider_aihandoff.core.generation.outcome import in_words, problems_with
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
 from airflow_provider_aihandoff.core.generation.submit import submit
@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    store_response,
     wait_for_submission,
     wait_inline,
 )
@@ -121,6 +122,7 @@ def send_change(
         actor=owner.actor,
         request=request,
         orphan_wait=settings.seconds("orphan_wait"),
+        take=partial(store_response, ledger, provider, output_type=task.output_type, actor=owner.actor),
         memory=memory_of(context),
     )
 
@@ -143,7 +145,7 @@ def _request(
     asking = copy.copy(task)
     asking.render_template_fields({**context, "task": asking})  # type: ignore[typeddict-item]
     request = asking.build_request()
-    if not ledger.submission.is_input(job, input_snapshot(request)):  # the Dag was edited since
+    if not ledger.submission.is_input(job, provider.input_snapshot(request)):  # the Dag was edited since
         kept = ledger.submission.first_request(job.job_id, revision.based_on)
         if kept is None:
             reason = "the Dag asks for other work by now, and what it asked for has secrets that are not kept"

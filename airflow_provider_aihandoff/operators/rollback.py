@@ -17,7 +17,7 @@ from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import JobRecord
     from airflow_provider_aihandoff.core.models import Owner
@@ -48,6 +48,8 @@ class RollbackOperator(RendersText):
         A roll-back that has begun continues with the names that it began with.
     :param hold_timeout: how long the task waits for a person to resolve an undo, before it fails; None waits without
         limit.
+    :param notifiers: Airflow's notifiers, called in the worker once for each undo that waits for a person; as those of
+        an ``ApprovalSensor``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -61,6 +63,7 @@ class RollbackOperator(RendersText):
         reason: str,
         leave: Sequence[str] | str = (),
         hold_timeout: timedelta | None = None,
+        notifiers: Sequence[BaseNotifier] = (),
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
@@ -71,6 +74,7 @@ class RollbackOperator(RendersText):
         self.reason = reason
         self.leave = leave
         self.hold_timeout = hold_timeout
+        self.notifiers = list(notifiers)
         self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -106,7 +110,15 @@ class RollbackOperator(RendersText):
                 if not isinstance(done, Wait):
                     return _result(ledger.record(job_id), done.revision)
                 not_now = done.not_now
-                wait_or_defer(self, ledger, done, hold_timeout=self.hold_timeout, ledger_conn_id=self.ledger_conn_id)
+                wait_or_defer(
+                    self,
+                    context,
+                    ledger,
+                    done,
+                    notifiers=self.notifiers,
+                    hold_timeout=self.hold_timeout,
+                    ledger_conn_id=self.ledger_conn_id,
+                )
 
     def _reason(self) -> str:
         if not str(self.reason or "").strip():

@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
-from airflow_provider_aihandoff.operators.job_tasks import JobRole
+from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
@@ -34,7 +34,7 @@ from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Actor, Effect
@@ -84,6 +84,8 @@ class SideEffectOperator(RendersText):
         until then.
     :param hold_timeout: how long the task waits for a person to resolve the write, before it fails; None waits without
         limit.
+    :param notifiers: Airflow's notifiers, called in the worker once for each time that the write waits for a person;
+        by default those of the job's ``ApprovalSensor``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -120,6 +122,7 @@ class SideEffectOperator(RendersText):
         shown_fields: Sequence[str] = (),
         grace: timedelta | float = 30.0,
         hold_timeout: timedelta | None = None,
+        notifiers: Sequence[BaseNotifier] | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
@@ -138,6 +141,7 @@ class SideEffectOperator(RendersText):
         self.shown_fields = tuple(shown_fields)
         self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         self.hold_timeout = hold_timeout
+        self.notifiers = None if notifiers is None else list(notifiers)
         self.ledger_conn_id = ledger_conn_id
 
     def plan(self, job: JobView) -> dict[str, Any]:
@@ -382,7 +386,21 @@ class SideEffectOperator(RendersText):
                 if not isinstance(done, Wait):
                     return self._result(done)
                 not_now = done.not_now
-                wait_or_defer(self, ledger, done, hold_timeout=self.hold_timeout, ledger_conn_id=self.ledger_conn_id)
+                wait_or_defer(
+                    self,
+                    context,
+                    ledger,
+                    done,
+                    notifiers=self._notifiers(context),
+                    hold_timeout=self.hold_timeout,
+                    ledger_conn_id=self.ledger_conn_id,
+                )
+
+    def _notifiers(self, context: Context) -> Sequence[BaseNotifier]:
+        """Who is called where the write waits for a person: by default, whom the approval of the job calls."""
+        if self.notifiers is not None:
+            return self.notifiers
+        return notifiers_of(context["dag"], self.job_source)
 
     @staticmethod
     def _result(effect: Effect) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The probe of an HTTP target: the declared GET, the one record that it looks for, and every page of a list.
+"""The probe of an HTTP target: the declared GET, the one record that it must find, and every page of a list.
 
 What it finds counts only if it proves to be this write: a condition names the effect key, or a value that the plan
 writes. What it does not find counts only if it could have seen it. In all other cases it cannot tell.

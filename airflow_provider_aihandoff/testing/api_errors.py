@@ -100,6 +100,13 @@ def injected(fault: str) -> ApiError:
                 type="insufficient_quota",
                 code="insufficient_quota",
             )
+        case "429_spend":
+            return ApiError(
+                429,
+                "Injected by the stand-in: the project has reached its spend limit.",
+                type="insufficient_quota",
+                code="project_spend_limit_exceeded",
+            )
         case "503":
             return ApiError(
                 503,

@@ -21,8 +21,8 @@ text                   any text                     exactly this output text, wh
 usage                  null                         ``usage`` stays null
 complete_after_cancel                               a cancel answers ``cancelled``; from then on every
                                                     retrieve says ``completed``, with full output and usage
-create                 400, 429, 429_quota, 500,    the create fails and no response exists
-                       503, html
+create                 400, 429, 429_quota,         the create fails and no response exists
+                       429_spend, 500, 503, html
 create                 timeout_after_accept,        the response exists, but the client never learns its
                        drop_after_accept            id: no answer at all, or a connection cut off
 retrieve               404, 429, 500, 503, html,    the retrieve fails, or answers a body that is wrong
@@ -62,7 +62,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-CreateFault = Literal["400", "429", "429_quota", "500", "503", "html", "timeout_after_accept", "drop_after_accept"]
+CreateFault = Literal[
+    "400", "429", "429_quota", "429_spend", "500", "503", "html", "timeout_after_accept", "drop_after_accept"
+]
 RetrieveFault = Literal["404", "429", "500", "503", "html", "null_output", "wrong_id", "drop"]
 ItemsFault = Literal["404", "429", "500", "503", "html", "drop"]
 WebhookFault = Literal["none", "duplicate", "again", "early", "forged", "stale"]

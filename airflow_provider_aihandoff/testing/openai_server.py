@@ -47,6 +47,7 @@ from airflow_provider_aihandoff.testing.lifecycle import as_json, status_at
 from airflow_provider_aihandoff.testing.output import Responder
 from airflow_provider_aihandoff.testing.responders import DEMO_RESPONDERS
 from airflow_provider_aihandoff.testing.responses_api import CancelFinishedStatus, ResponsesApi
+from airflow_provider_aihandoff.testing.server_kind import ServerKind
 from airflow_provider_aihandoff.testing.serving import HEALTH_PATH, RunningServer, serve
 from airflow_provider_aihandoff.testing.state import LoggedRequest, State
 from airflow_provider_aihandoff.testing.webhook_endpoint import WebhookEndpoint
@@ -54,6 +55,7 @@ from airflow_provider_aihandoff.testing.webhook_events import DirectEvent, Webho
 from airflow_provider_aihandoff.testing.webhooks import WebhookDispatcher
 
 DEFAULT_DELAY_SECONDS = 2.0
+OPENAI = ServerKind()
 
 
 class ResponseReport(BaseModel):
@@ -87,6 +89,7 @@ class OpenAIStandIn:
         webhook_url: where webhooks are sent; none are without it.
         conversations: the server has them; without, they answer 404.
         webhook_secrets: what they are signed with, each with all of them: `whsec_` and base64.
+        kind: what a compatible server lacks; by default nothing.
         clock: the time in Unix seconds; a test may bring its own.
 
     Raises:
@@ -104,6 +107,7 @@ class OpenAIStandIn:
         webhook_url: str | None = None,
         webhook_secrets: Sequence[str] = (),
         conversations: bool = True,
+        kind: ServerKind = OPENAI,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -116,6 +120,7 @@ class OpenAIStandIn:
             delay_seconds=delay_seconds,
             cancel_finished_status=cancel_finished_status,
             responders=(*responders, *DEMO_RESPONDERS),
+            kind=kind,
             schedule_webhooks=self._webhooks.schedule,
         )
         self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None, lifespan=self._lifespan)
@@ -197,7 +202,7 @@ def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher) -> APIRouter:
     @router.post("")
     async def create(request: Request) -> Response:
         exchange = exchange_of(request)
-        answer = api.create(await request.body(), exchange)
+        answer = await api.answer_when_ended(api.create(await request.body(), exchange), exchange)
         await webhooks.hold_back(exchange.response_id)
         return answer
 

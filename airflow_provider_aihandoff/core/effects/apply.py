@@ -260,7 +260,7 @@ def _find_outcome(
     if left <= 0:
         note = _said(found)
         if effect.resends and isinstance(found, NotApplied):
-            note += f"; it was sent again {effect.resends} times without a known outcome, and is not sent once more"
+            note += f"; it was sent again {effect.resends} times without a known outcome, and is not sent again"
         return Wait(ledger.effects.note_probe(effect.effect_id, note), None, f"{unknown} At last {note}.")
     calls = int(seconds).bit_length() + 1
     pause = min(backoff(calls, base=_PROBE_BASE, cap=_PROBE_CAP), left)

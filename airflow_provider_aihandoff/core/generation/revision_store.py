@@ -16,6 +16,8 @@ from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus, Rev
 #: The kinds of error of a revision that was given up before its response had ended.
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
 
+#: The revisions that count towards ``max_revisions``: not one whose request was never taken, as by a spending limit.
+COUNTED = "author_kind = 'model' AND NOT (state = 'failed' AND submissions = 0)"
 _SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
 _NEXT_NUMBER = "SELECT coalesce(max(number), 0) + 1 AS number FROM aihandoff.revisions WHERE job_id = %s"
 _MARK_RUNNING = f"""
@@ -105,7 +107,7 @@ def count_unknown(
 ) -> tuple[Job, Revision]:
     """Count the request of a permission that ended, without an outcome, as an unknown submission.
 
-    A permission whose end was recorded has no token any more; there is nothing to count then.
+    A permission whose end was recorded no longer has a token; there is nothing to count then.
 
     :param wait: for how long no one may send again, so that a webhook can bring the response that may exist.
     """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.provider import (
+    NOT_FOUND,
     ModelProvider,
     ModelResponse,
     ProviderFacts,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Why a response is given up: its deadline passed, or OpenAI does not know it any more.
+#: Why a response is given up: its deadline passed, or OpenAI has not found it for long.
 Why = Literal["deadline", "gone"]
 
 
@@ -47,7 +48,7 @@ def give_up(
         return None
     response = None
     if why == "gone":
-        reason = "OpenAI does not know the response any more"
+        reason = NOT_FOUND
     else:
         reason = f"the deadline passed: {revision.deadline.isoformat()}"
         response = cancel(provider, revision.response_id)

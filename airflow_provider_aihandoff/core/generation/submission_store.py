@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.generation.lost_store import count_lost
 from airflow_provider_aihandoff.core.generation.revision_store import (
+    COUNTED,
     count_unknown,
     fail_revision,
     give_up,
@@ -110,7 +111,7 @@ _KEEP_REQUEST = """
 _READ_FIRST_REQUEST = """
     SELECT request, request_digest FROM aihandoff.revisions
     WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
-_COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"
+_COUNT_MODEL_REVISIONS = f"SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND {COUNTED}"
 #: A line that a task of a Dag run has written.
 _OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
 _MARK_SUBMITTING = f"""
@@ -485,7 +486,8 @@ class Submission:
         return JobFailed(
             "two requests may have been accepted by OpenAI, and their answers were lost.",
             job=job.label,
-            remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one.",
+            remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one. "
+            "Where each request times out, the server may have no background mode.",
         )
 
     def submitted(

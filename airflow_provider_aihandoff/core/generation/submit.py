@@ -62,6 +62,7 @@ def submit(
     actor: Actor,
     request: Mapping[str, Any] | None = None,
     orphan_wait: timedelta = timedelta(0),
+    take: Callable[[Revision, ModelResponse], object] | None = None,
     memory: Memory | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
@@ -71,6 +72,8 @@ def submit(
 
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
     :param orphan_wait: the shortest wait for the webhook of a response whose id was lost, before sending again.
+    :param take: stores what a response left that had ended when the request was answered. Not every server has it
+        afterwards: some have no background mode, and keep nothing.
     :param memory: where the id of a response is kept while the ledger cannot record it.
     :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is
         ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
@@ -102,12 +105,15 @@ def submit(
             revision = _record(ledger, provider, job, intent.token, sent.id, sent.status, actor, memory)
             if revision is None:
                 continue
-            return revision
+            if take is None or not sent.readable:
+                return revision
+            take(revision, sent)
+            return ledger.revision(job.job_id, job.revision)
         failures += 1
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(
-                f"OpenAI did not take the request in {failures} tries: {sent.reason}.",
+                f"the request was not accepted in {failures} tries: {sent.reason}.",
                 job=job.label,
                 remedy="Airflow's retry of this task continues from here.",
             )
@@ -265,7 +271,8 @@ def _record_failure(
         error = {"kind": "refused request", "message": failure.reason}
         ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)
         raise JobFailed(
-            f"OpenAI refused the request: {failure.reason}.",
+            f"no response was created: {failure.reason}.",
             job=job.label,
-            remedy="Fix the request, the connection or the account; then clear the task, which makes a new revision.",
+            remedy=failure.remedy
+            or "Fix the request, the connection or the account; then clear the task, which makes a new revision.",
         )

@@ -27,7 +27,7 @@ def settle_surplus(ledger: Ledger, provider: ModelProvider, surplus: Surplus, *,
             response = provider.retrieve(surplus.response_id)
         except ResponseNotFound:
             ledger.surplus.settle(surplus, actor=actor, reason=f"{_REASON}, and it is gone", detail={"status": "gone"})
-            return "OpenAI does not know it any more"
+            return "OpenAI no longer has it"
     if not response.ended:
         raise ProviderError(f"OpenAI has not stopped {surplus.response_id} yet.", remedy="The next run asks again.")
     revision = ledger.revision(surplus.job_id, surplus.number)

@@ -32,7 +32,7 @@ def reconcile(
     dry_run: bool = False,
     limit: int = LIMIT,
 ) -> list[Finding]:
-    """Find what no one waits for any more, the oldest first, and take the next step for each.
+    """Find what no task waits for, the oldest first, and take the next step for each.
 
     A step that fails is reported, and does not stop the others. Safe to repeat.
 

@@ -26,6 +26,7 @@ from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON, Finding
 from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
+from airflow_provider_aihandoff.core.webhooks.event_types import is_safety_notice
 
 #: The states of task instances; the state of one that is left out is not known.
 StatesOf = Callable[[Collection[Owner]], Mapping[Owner, TaskState]]
@@ -67,6 +68,10 @@ class Search:
     def unexplained_webhooks(self, limit: int) -> Iterator[Planned]:
         """Webhooks in quarantine about which OpenAI is no longer asked."""
         for entry in self._ledger.abandoned.unexplained_webhooks(limit):
+            if is_safety_notice(entry.event_type):
+                step = "read it (`airflow aihandoff inbox show`), act on it at OpenAI, then `inbox discard`"
+                yield _about(entry, "safety notice", step), None
+                continue
             step = "check it, then `airflow aihandoff inbox replay` or `inbox discard`"
             yield _about(entry, "webhook unexplained", step), None
 
@@ -195,7 +200,8 @@ class Search:
 
 def _about(entry: InboxEntry, kind: str, step: str) -> Finding:
     note = f" ({entry.note})" if entry.note else ""
-    found = f"{entry.event_type} of {entry.response_id or 'no response'} is {entry.disposition}{note}"
+    about = entry.response_id or ("OpenAI" if is_safety_notice(entry.event_type) else "no response")
+    found = f"{entry.event_type} of {about} is {entry.disposition}{note}"
     return Finding(kind, found, step, job_id=entry.job_id, webhook_id=entry.webhook_id)
 
 

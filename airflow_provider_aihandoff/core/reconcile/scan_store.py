@@ -175,7 +175,7 @@ class Abandoned:
         return [InboxEntry(**row) for row in self._all(_MATCHED, [limit])]
 
     def unexplained_webhooks(self, limit: int) -> list[InboxEntry]:
-        """Return webhooks in quarantine about which OpenAI is not asked any more, the oldest first."""
+        """Return webhooks in quarantine about which OpenAI is no longer asked, the oldest first."""
         return [InboxEntry(**row) for row in self._all(_UNEXPLAINED, [limit])]
 
     def old_webhooks(self, older_than: timedelta) -> int:

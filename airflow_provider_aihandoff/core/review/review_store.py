@@ -25,10 +25,12 @@ from airflow_provider_aihandoff.core.errors import (
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
+from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.models import (
     TIMEOUT,
     Actor,
     Decision,
+    Effect,
     EffectPlan,
     Job,
     OnTimeout,
@@ -62,7 +64,7 @@ _PENDING = f"""
             WHERE {OF_NOW} AND d.verdict = 'approve' AND d.decided_by_kind IN ('user', 'terminal')), '[]') AS voters
         FROM aihandoff.jobs
         WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
-            AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+            AND {OF_RUN}
     ) AS pending
     ORDER BY created_at, job_id"""
 _NOTICES = """
@@ -72,8 +74,12 @@ _NOTICES = """
 #: Where the plan may still change: in the last one, as long as every write was refused or never sent.
 _PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
 
-#: What reviewers are notified of.
-Notice = Literal["asked", "reminder", "escalation", "decided"]
+_HELD = """
+    SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND event = 'notified' AND detail->>'notice' = 'held'
+        AND detail->>'effect_id' = %s AND detail->>'attempt' = %s) AS sent"""
+
+#: What people are notified of: a review, or an effect that waits for a person.
+Notice = Literal["asked", "reminder", "escalation", "decided", "held"]
 
 
 class Reviews:
@@ -324,6 +330,24 @@ class Reviews:
 
         self._database.transact(work)
 
+    def held_notified(self, effect: Effect) -> bool:
+        """Whether people were notified that this attempt of an effect waits for a person."""
+        values = [effect.job_id, str(effect.effect_id), str(effect.attempt)]
+        row = self._database.transact(lambda connection: connection.execute(_HELD, values).fetchone())
+        assert row is not None
+        return bool(row["sent"])
+
+    def notify_held(self, effect: Effect, *, actor: Actor) -> None:
+        """Record that people were notified that this attempt of an effect waits for a person."""
+
+        def work(connection: LedgerConnection) -> None:
+            detail = {"notice": "held", "effect_id": effect.effect_id, "attempt": effect.attempt}
+            history.move(
+                connection, history.lock(connection, effect.job_id), JobEvent.NOTIFIED, actor=actor, detail=detail
+            )
+
+        self._database.transact(work)
+
     def votes(self, job: Job) -> list[Decision]:
         """The approvals by people that count for a job's digest: one of each, the oldest first."""
         return self._database.transact(lambda connection: votes_for(connection, job))
@@ -332,6 +356,7 @@ class Reviews:
         """Every job in review, the one that waits longest first, without its content.
 
         :param dag_ids: only jobs of these Dags; None for every Dag.
+        :param run_id: only jobs that this run has made or attached to.
         """
         values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
         rows = self._database.transact(lambda connection: connection.execute(_PENDING, values).fetchall())

@@ -14,7 +14,6 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
-from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus, mark_settled
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
@@ -27,9 +26,7 @@ from airflow_provider_aihandoff.core.states import (
     RevisionState,
 )
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
-
-#: Says what an event means. Webhooks come from OpenAI alone: their form and their signature are its own.
-_PROVIDER = OpenAIFacts()
+from airflow_provider_aihandoff.core.webhooks.event_types import ended_status, is_safety_notice
 
 #: Seconds from one poll of OpenAI to the next, for a webhook whose response is not known here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
@@ -254,7 +251,7 @@ class Inbox:
     def polled(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
         """Record that OpenAI was asked, and when to ask again: later each time, and not forever.
 
-        Does nothing where the webhook was settled meanwhile, and there is nothing to ask any more.
+        Does nothing where the webhook was settled meanwhile, and nothing is left to ask.
 
         :param again: asking again may help.
         """
@@ -323,7 +320,11 @@ class Inbox:
 
 
 def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
-    if _PROVIDER.ended_status(delivery.event_type) is None:
+    if is_safety_notice(delivery.event_type):
+        # What it names is a case or an alert. It stays in quarantine until a person has read it.
+        note = f"a safety notice by OpenAI about {delivery.response_id or 'no case'}"
+        return _record(connection, replace(delivery, response_id=None), Disposition.QUARANTINED, note=note)
+    if ended_status(delivery.event_type) is None:
         return _record(connection, delivery, Disposition.IGNORED)
     if delivery.response_id is None:
         return _record(connection, delivery, Disposition.QUARANTINED, note="it names no response")
@@ -426,7 +427,7 @@ def _write(
     job, revision = match.job, match.revision
     if disposition not in (Disposition.APPLIED, Disposition.LATE):
         return job, revision
-    status = _PROVIDER.ended_status(entry.event_type)
+    status = ended_status(entry.event_type)
     assert status is not None
     event = JobEvent.RESPONSE_ENDED if disposition is Disposition.APPLIED else JobEvent.OUTPUT_LATE
     detail = {

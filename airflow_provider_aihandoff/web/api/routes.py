@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, 
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -162,6 +162,24 @@ def roll_back(job_id: schemas.JobId, body: schemas.RollBackBody, viewer: ViewerD
 def _unfinished(left: Unfinished) -> dict[str, Any]:
     effect_id = None if left.effect is None else left.effect.effect_id
     return {"reason": left.why, "retry_after": left.seconds, "effect_id": effect_id}
+
+
+@router.get("/effects", responses=_problems(422), response_model=schemas.EffectList)
+def list_effects(
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    state: Annotated[
+        list[EffectState], Query(description="Only effects in this state. Repeat it for several states.")
+    ] = [],  # noqa: B006
+    dag_id: str | None = None,
+    after: Annotated[schemas.EffectId | None, Query(description="`next` of the previous page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """List the writes of the jobs that you may see, newest first. Those in the state `unknown` wait for a person."""
+    dag_ids = visible_dag_ids(ledger, viewer, dag_id)
+    found = ledger.list_effects(states=state, dag_ids=dag_ids, after=after, limit=limit + 1)
+    effects = [{"job_id": effect.job_id, **_fields(schemas.Effect, effect)} for effect in found[:limit]]
+    return AsciiJSONResponse({"effects": effects, "next": found[limit - 1].effect_id if len(found) > limit else None})
 
 
 @router.post("/effects/{effect_id}/resolution", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)

@@ -217,6 +217,7 @@ class _Answer(BaseModel):
     notes={
         "cost_usd": "Of all revisions whose price is known; null when there is none.",
         "unpriced": "How many revisions were billed at a price that is unknown.",
+        "without_tools": "How many revisions called tools, such as web search, which are not in `cost_usd`.",
     },
 )
 class JobItem(_Answer):
@@ -255,7 +256,7 @@ _REVISION_NOTES = {
     "author_id": "The id of a user who edited, where it is not the login name.",
     "based_on": "The number of the revision that it edits, or continues.",
     "changes": "What the model was asked to change.",
-    "cost_usd": "Null: not billed, or the price is unknown.",
+    "cost_usd": "Null: not billed, or the price is unknown. Without the `tool_calls` in `usage`.",
     "on_lost": "What its author wants after a lost request: `wait`, `ask` or `resend`; null: as the ledger decides.",
     "conversation_id": "OpenAI's conversation that was made for this revision alone.",
 }
@@ -285,6 +286,19 @@ class Revision(_Answer):
 )
 class Effect(_Answer):
     """One intended write."""
+
+
+class EffectItem(Effect):  # type: ignore[valid-type, misc]
+    """One intended write, in a list of those of several jobs."""
+
+    job_id: int
+
+
+class EffectList(_Answer):
+    """A page of effects."""
+
+    effects: list[EffectItem]
+    next: int | None = Field(description="Pass it as `after` for the next page; null on the last one.")
 
 
 @from_record(

@@ -21,6 +21,7 @@ from airflow_provider_aihandoff.core.limits import RECEIVER
 from airflow_provider_aihandoff.core.states import Disposition
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.event import parse
+from airflow_provider_aihandoff.core.webhooks.event_types import is_safety_notice
 from airflow_provider_aihandoff.core.webhooks.inbox import Receipt
 from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE, Intake, NotNow
 from airflow_provider_aihandoff.core.webhooks.keys import KeyProblem, Keyring, NoConnection, NoVerifier
@@ -57,6 +58,8 @@ TOO_LARGE = Problem(413, "too-large", "The webhook is too large", "The body is o
 TOO_SLOW = Problem(408, "too-slow", "The webhook did not arrive in time", "Reading the body took too long.")
 REFUSED = Problem(400, "webhook-refused", "The webhook was refused", "It is not signed correctly, or is not an event.")
 UNAVAILABLE = Problem(503, "unavailable", "The webhook cannot be recorded now", "Deliver it again later.")
+
+log = logging.getLogger(__name__)
 
 #: Why a body was not read, by the status of :class:`BodyRefused`: the answer, and the words for the log.
 _UNREAD = {
@@ -119,6 +122,13 @@ class Receiver:
             return problem_response(away.problem)
         self._tally.flush()
         count("duplicate" if receipt.repeated else receipt.entry.disposition.value, known)
+        if is_safety_notice(receipt.entry.event_type) and not receipt.repeated:
+            log.warning(
+                "OpenAI has sent a safety notice (%r) for %s: webhook %r. Read it with `airflow aihandoff inbox show`.",
+                receipt.entry.event_type,
+                known,
+                receipt.entry.webhook_id,
+            )
         self._poll_soon(receipt)
         return AsciiJSONResponse({"disposition": receipt.entry.disposition})
 

@@ -21,6 +21,7 @@ from airflow_provider_aihandoff.core.jobs.state_words import MEANING
 from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.hooks.model_provider import facts_for
 from airflow_provider_aihandoff.web.render.budget import Budget
 
 #: Nested values beyond this depth are shown as JSON.
@@ -62,15 +63,17 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def cost(cost_usd: Decimal | None, unpriced: int) -> str:
+def cost(cost_usd: Decimal | None, unpriced: int, without_tools: int = 0) -> str:
     """What was billed, never a guess: an unknown price is named as such.
 
     :param cost_usd: the sum of the prices that are known.
     :param unpriced: how many responses were billed at a price that is unknown.
+    :param without_tools: how many of them called tools, which are in no price.
     """
     if cost_usd is None:
         return "price unknown" if unpriced else "none yet"
-    return f"at least {dollars(cost_usd)}" if unpriced else dollars(cost_usd)
+    said = f"at least {dollars(cost_usd)}" if unpriced else dollars(cost_usd)
+    return f"{said}, without tools" if without_tools else said
 
 
 def dollars(amount: Decimal) -> str:
@@ -83,7 +86,14 @@ def dollars(amount: Decimal) -> str:
 def job_cost(revisions: Sequence[Revision]) -> str:
     """What these revisions cost together."""
     known = [revision.cost_usd for revision in revisions if revision.cost_usd is not None]
-    return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)))
+    tools = sum("tool_calls" in (revision.usage or {}) for revision in revisions)
+    return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)), tools)
+
+
+def tool_calls(revision: Revision) -> str:
+    """How many calls of each of the provider's tools were billed beside the tokens; empty where there were none."""
+    calls: dict[str, int] = (revision.usage or {}).get("tool_calls", {})
+    return ", ".join(f"{kind.removesuffix('_call').replace('_', ' ')}: {number}" for kind, number in calls.items())
 
 
 def _is_unpriced(revision: Revision) -> bool:
@@ -146,9 +156,21 @@ def _fits_cell(value: Any) -> bool:
 
 def schema_of(revision: Revision) -> Any:
     """The strict JSON schema that the output of a revision was made by; None where it has none."""
-    text = revision.request.get("text")
-    form = text.get("format") if isinstance(text, dict) else None
-    return form.get("schema") if isinstance(form, dict) else None
+    return facts_for(revision.conn_id).output_schema(revision.request)
+
+
+def model(revision: Revision) -> str:
+    """The model that a revision was asked of, in words."""
+    return facts_for(revision.conn_id).model(revision.request) or "not set"
+
+
+def tokens(revision: Revision) -> str:
+    """How many tokens the response of a revision was billed for, in words; empty where that is not known."""
+    if revision.usage is None:
+        return ""
+    billed = facts_for(revision.conn_id).tokens(revision.usage)
+    parts = ((billed.input, "in"), (billed.output, "out"))
+    return ", ".join(f"{number:,} {way}" for number, way in parts if number is not None)
 
 
 def output_of(revision: Revision) -> Any:

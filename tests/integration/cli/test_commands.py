@@ -195,12 +195,12 @@ class TestInbox:
         receive(on_ledger, "wh_1", "resp_nowhere")
         assert "polled again after" in airflow("inbox", "replay", "wh_1")
 
-    def test_a_replayed_webhook_says_when_openai_is_not_polled_any_more(
+    def test_a_replayed_webhook_says_when_openai_will_not_be_polled_again(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.POLL_AFTER", (2,))
         receive(on_ledger, "wh_1", "resp_nowhere")
-        assert "not polled any more" in airflow("inbox", "replay", "wh_1")
+        assert "will not be polled for it again" in airflow("inbox", "replay", "wh_1")
 
     def test_an_applied_webhook_cannot_be_replayed(self, airflow: Airflow, on_ledger: Ledger) -> None:
         draft(on_ledger)

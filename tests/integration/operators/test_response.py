@@ -462,7 +462,7 @@ class TestFailure:
         done = run(lambda: ask(metadata=fault("create=400 times=99")))
 
         assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
-        assert "OpenAI refused the request: OpenAI answered 400" in done.error("draft")
+        assert "no response was created: OpenAI answered 400" in done.error("draft")
         assert record().job.state is JobState.FAILED
 
     def test_a_request_that_was_not_accepted_is_sent_again_by_the_retry_of_the_task(
@@ -558,7 +558,7 @@ class TestWaiting:
 
         done = run(lambda: ask(inline_wait=timedelta(0), max_revisions=1, metadata=fault("stuck=queued")))
 
-        assert "OpenAI does not know the response any more" in done.error("draft")
+        assert "OpenAI does not find the response (404): it was not stored (store=false, " in done.error("draft")
         assert record().revision.error == {"kind": "gone"}
 
     def test_the_deadline_of_a_revision_is_not_moved_by_another_attempt(

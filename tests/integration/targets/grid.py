@@ -224,7 +224,7 @@ def _run(ledger: Ledger, job_id: int, plan: EffectPlan, target: HttpTarget) -> b
 
 
 def applicable(row: Row, fault: str) -> bool:
-    """Whether a fault can be told from an answer that is true."""
+    """Whether a fault differs from an answer that is true."""
     return row.probe is not None or bool(row.options.get("idempotent")) or fault not in _NEEDS_PROBE
 
 

@@ -17,7 +17,7 @@ _numbers = count(1)
 def test_no_fault_makes_a_second_write_or_a_word_of_the_ledger_that_is_not_so(
     ledger: Ledger, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_GRID", "")  # the grid sets it, and this takes it back
+    monkeypatch.setenv("AIRFLOW_CONN_GRID", "")  # the grid sets it; the fixture restores it
     cells = [play(ledger, row, fault, next(_numbers)) for fault in FAULTS if applicable(row, fault)]
     assert [f"{cell.fault}: {cell.wrong}" for cell in cells if cell.wrong] == []
     assert cells[0].state == ("applied" if row.ours else cells[0].state)

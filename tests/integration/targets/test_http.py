@@ -342,7 +342,7 @@ class TestPlan:
     )
     def test_a_header_that_would_begin_another_one_or_cannot_be_sent_is_refused(self, value: str) -> None:
         for plan in (request, lambda **parts: plan_probe("cms", {"endpoint": "/posts", **parts}, "publish")):
-            with pytest.raises(PlanError, match="the header 'X-Note' of the effect 'publish' has a line break"):
+            with pytest.raises(PlanError, match="the header 'X-Note' of the effect 'publish' cannot be sent"):
                 plan(headers={"X-Note": value})
 
     def test_a_header_may_have_what_its_encoding_has(self, target: Target) -> None:

@@ -48,6 +48,29 @@ def resolutions(ledger: Ledger, effect: Effect) -> list[Event]:
     return [event for event in ledger.record(effect.job_id).events if event.event == "effect resolved"]
 
 
+def test_unknown_effects_are_listed_in_pages_and_only_those_of_visible_jobs(
+    login: Login, ledger: Ledger, target: Target, unknown: Effect, grant: Grant
+) -> None:
+    plan, path = plan_of(target, "announce"), "/aihandoff/api/v1/effects"
+    second = lose(ledger, approved(ledger, plan, key="second"), plan)
+    hidden = lose(ledger, approved(ledger, plan, key="hidden", dag_id="payroll"), plan)
+    for user, dag_id in (("carol", OWNER.dag_id), ("bob", OWNER.dag_id), ("bob", "payroll")):
+        grant(user, "GET", dag_id)
+    carol, bob = login("carol"), login("bob")
+
+    page = bob.get(f"{path}?state=unknown&limit=2").json()
+    assert [effect["effect_id"] for effect in page["effects"]] == [hidden.effect_id, second.effect_id]
+    rest = bob.get(f"{path}?state=unknown&limit=2&after={page['next']}").json()
+    assert ([effect["effect_id"] for effect in rest["effects"]], rest["next"]) == ([unknown.effect_id], None)
+
+    seen = carol.get(f"{path}?state=unknown").json()["effects"]
+    assert [effect["job_id"] for effect in seen] == [second.job_id, unknown.job_id]
+    assert "claim_token" not in seen[0]
+    assert carol.get(f"{path}?dag_id=payroll").json() == {"effects": [], "next": None}
+    assert carol.get(f"{path}?state=applied").json() == {"effects": [], "next": None}
+    assert carol.get(f"{path}?state=odd").status_code == 422
+
+
 def test_the_page_shows_the_resolution_form_to_reviewers(login: Login, ledger: Ledger, unknown: Effect) -> None:
     path = f"/aihandoff/jobs/{unknown.job_id}"
     page = Page(login("bob").get(path).text)

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_aihandoff.core.generation.openai.tools import with_tool_calls
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
+from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.strict_json import is_shallow
 from airflow_provider_aihandoff.core.text import plain
 
@@ -50,16 +51,6 @@ _MAX_NAMES, _MAX_NAME = 10, 80
 #: Characters of a response id, which is part of a URL.
 _MAX_ID = 256
 
-_EVENT_PREFIX = "response."
-
-
-def ended_status(event_type: str) -> ResponseStatus | None:
-    """The status with which a response has ended, as a webhook of this type says; None for any other type."""
-    if not event_type.startswith(_EVENT_PREFIX):
-        return None
-    status = _STATUSES.get(event_type.removeprefix(_EVENT_PREFIX))
-    return status if status in ENDED_RESPONSE_STATUSES else None
-
 
 def response_id_of(answer: Any) -> str | None:
     """The id of a response; None where the answer is no response."""
@@ -89,7 +80,7 @@ def read_response(answer: Any, response_id: str) -> ModelResponse:
         error_message=_text_at(answer, "error", "message"),
         incomplete_reason=reason,
         is_final=_is_final(status, said, error_code, reason),
-        usage=_usage(answer),
+        usage=with_tool_calls(_usage(answer), getattr(answer, "output", None)),
         model=_text_at(answer, "model"),
         service_tier=_text_at(answer, "service_tier"),
         metadata=_metadata(answer),

@@ -126,6 +126,13 @@ def input_snapshot(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in PROCESSING_ARGUMENTS}
 
 
+def output_schema(request: Mapping[str, Any]) -> Any:
+    """The strict JSON schema that a request asks the output to match; None where it has none."""
+    text = request.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    return form.get("schema") if isinstance(form, dict) else None
+
+
 def may_have_conversation(request: Mapping[str, Any]) -> bool:
     """Whether a request can run in a conversation that is made for it: it goes on from no other response."""
     given = {*request, *(request.get("extra_body") or {})}

@@ -335,7 +335,7 @@ class TestResolve:
         confirm(ledger, again)
         assert state(ledger, job) is JobState.COMPLETED
 
-    def test_the_attempt_that_was_resolved_cannot_confirm_any_more(self, ledger: Ledger, job: Job) -> None:
+    def test_the_attempt_that_was_resolved_can_no_longer_confirm(self, ledger: Ledger, job: Job) -> None:
         stalled = claim(ledger, job, lease=OVER)
         with pytest.raises(EffectUnknown):
             claim(ledger, job)

@@ -549,7 +549,7 @@ class TestEnd:
         job = draft(ledger)
         assert fail(ledger, job) == job
 
-    def test_an_older_revision_is_not_failed_any_more(self, ledger: Ledger) -> None:
+    def test_an_older_revision_can_no_longer_be_failed(self, ledger: Ledger) -> None:
         first = ledger.submission.open(job_spec()).job
         second = ledger.submission.open(job_spec(input=OTHER_INPUT)).job
         assert fail(ledger, first) == second

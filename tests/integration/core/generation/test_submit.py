@@ -220,6 +220,25 @@ class TestRefused:
         assert (record.job.state, record.revision.error["kind"]) == (JobState.FAILED, "refused request")  # type: ignore[index]
         assert (record.revision.submissions, record.revision.unknown_submissions) == (0, 0)
 
+    def test_spending_limits_use_up_no_revision_so_that_a_clear_after_them_is_a_new_try(
+        self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send
+    ) -> None:
+        asked = {"model": "gpt-5.2", "input": "Spend.", "metadata": {"standin": "create=429_spend times=3"}}
+        spec = job_spec(job_key="spent", input=asked, request=asked, max_revisions=1)
+        for refused in range(1, 4):
+            job = ledger.submission.open(spec).job
+            with pytest.raises(JobFailed) as failed:
+                send(job)
+            text = str(failed.value)
+            assert "OpenAI answered 429 project_spend_limit_exceeded: " in text
+            assert "limit. " in text
+            assert ".." not in text
+            assert "makes a new revision" in text
+            assert (stand_in.responses().creates, send.slept) == (refused, [])
+        job = ledger.submission.open(spec).job
+        assert send(job).state is RevisionState.RUNNING
+        assert (job.revision, ledger.jobs_of_run(job.dag_id, job.run_id)[0].model_revisions) == (4, 1)
+
     @pytest.mark.parametrize("request_changes", [{"temprature": 1}, {"instructions": "lone \ud800 surrogate"}])
     def test_a_request_that_cannot_leave_fails_the_job_and_leaves_nothing_unknown(
         self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, request_changes: dict[str, Any]

@@ -164,7 +164,7 @@ class TestCancelBeforeAnythingIsWritten:
         assert (unknown.event, cancelled.event) == ("submit unknown", "cancelled")
         assert "a response may exist, and may be billed" in str(unknown.reason)
 
-    def test_a_request_that_was_not_sent_is_not_sent_any_more(self, ledger: Ledger) -> None:
+    def test_a_request_that_was_not_sent_is_no_longer_sent(self, ledger: Ledger) -> None:
         ledger.submission.open(job_spec())
         cancel(ledger)
         assert ledger.revision(1, 1).unknown_submissions == 0

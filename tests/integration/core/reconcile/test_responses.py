@@ -58,11 +58,11 @@ class TestSurplus:
         assert old.cost_usd is not None
         assert world.reconcile() == []
 
-    def test_one_that_openai_does_not_know_any_more_is_settled(self, world: World, stand_in: OpenAIStandIn) -> None:
+    def test_one_that_openai_no_longer_has_is_settled(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = self.superseded(world)
         stand_in.reset()
         (finding,) = world.reconcile()
-        assert finding.done == "OpenAI does not know it any more"
+        assert finding.done == "OpenAI no longer has it"
         assert world.events(job) == ["output late"]
         assert world.reconcile() == []
 

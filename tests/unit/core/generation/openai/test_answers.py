@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from openai.types.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.generation.openai.answers import ended_status, read_response, response_id_of
+from airflow_provider_aihandoff.core.generation.openai.answers import read_response, response_id_of
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.outcome import Output, is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ProviderError
@@ -91,17 +92,23 @@ class TestStatus:
             read_response(answer, "resp_1")
 
 
-class TestEvents:
-    @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "incomplete"])
-    def test_an_event_about_the_end_of_a_response_says_how_it_ended(self, status: str) -> None:
-        assert ended_status(f"response.{status}") is ResponseStatus(status)
+class TestTools:
+    def items(self, *kinds: str) -> list[Any]:
+        return [SimpleNamespace(type=kind) for kind in kinds]
 
-    @pytest.mark.parametrize(
-        "event_type",
-        ["response.in_progress", "response.queued", "response.", "response", "completed", "batch.completed", ""],
-    )
-    def test_any_other_event_says_nothing_about_an_end(self, event_type: str) -> None:
-        assert ended_status(event_type) is None
+    def test_calls_that_are_billed_beside_the_tokens_are_counted(self) -> None:
+        kinds = ("web_search_call", "reasoning", "web_search_call", "code_interpreter_call", "new_call", "message")
+        read = read_response(response(output=self.items(*kinds), usage={"input_tokens": 1}), "resp_1")
+        assert read.usage is not None
+        assert read.usage["tool_calls"] == {"code_interpreter_call": 1, "new_call": 1, "web_search_call": 2}
+
+    def test_calls_that_another_system_makes_are_not(self) -> None:
+        kinds = ("function_call", "custom_tool_call", "mcp_call", "computer_call")
+        read = read_response(response(output=self.items(*kinds), usage={"input_tokens": 1}), "resp_1")
+        assert "tool_calls" not in (read.usage or {})
+
+    def test_they_make_no_usage_where_there_is_none(self) -> None:
+        assert read_response(response(output=self.items("web_search_call"), usage=None), "resp_1").usage is None
 
 
 class TestEverythingElse:
