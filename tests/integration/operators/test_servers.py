@@ -25,7 +25,7 @@ from tests.integration.operators.test_reviewing import decide, people, pipeline
 from tests.target import Target
 
 Record = Callable[[], JobRecord]
-Serve = Callable[[ServerKind], Any]
+Serve = Callable[..., Any]
 
 NO_BACKGROUND = ServerKind(background=False)
 NO_STORAGE = ServerKind(stores=False)
@@ -133,7 +133,7 @@ def test_a_job_is_cancelled_although_its_response_cannot_be(
 
     async def never(self: Any) -> Any:
         raise RuntimeError("the triggerer is gone")
-        yield
+        yield  # type: ignore[unreachable]
 
     monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", never)
     with serve(kind, delay_seconds=60) as stand_in, model_provider.providers() as provider_for:
