@@ -170,7 +170,7 @@ class TestErrors:
 
         printed = "".join(line for error in done.errors["publish"] for line in traceback.format_exception(error))
         assert done.states["publish"] == "failed"
-        assert "InvalidHeader" in printed
+        assert "the header 'Authorization' of the effect 'publish' cannot be sent" in printed
         assert LINE_BREAK not in printed + caplog.text + str(record())
         assert target.received == []
 

@@ -144,9 +144,8 @@ def test_a_connection_that_breaks_at_the_commit_is_resolved_by_the_retry(
         "INSERT INTO nowhere VALUES (%(title)s)",
         "INSERT INTO reports (title) VALUES (%(title)s), (%(title)s)",
         "INSERT INTO reports (report_id) VALUES (%(title)s)",
-        "INSERT INTO reports (title) VALUES (%(unknown)s)",
     ],
-    ids=["no table", "not unique", "wrong type", "no parameter"],
+    ids=["no table", "not unique", "wrong type"],
 )
 def test_a_statement_that_the_database_refuses_writes_nothing(
     run: RunDag, record: Record, sales: Sales, sql: str
