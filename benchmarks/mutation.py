@@ -24,6 +24,7 @@ COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pypr
 
 _LEDGER = "tests/integration/core"
 _APPLYING = "tests/integration/core/effects"
+_ALTERED, _MARKS = f"{_APPLYING}/test_altered_undos.py", "tests/unit/targets/test_rollback_functions.py"
 _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effects/test_guards.py"
 
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
@@ -199,6 +200,43 @@ GUARDS = (
         f"{_LEDGER}/database/test_connection.py::TestBrokenConnections"
         "::test_an_error_that_the_work_returns_is_raised_after_the_commit",
         ("Database._until_commit", "            return work(connection)\n", _RAISED_AT_ONCE),
+    ),
+    guard(
+        "persist: an outcome is recorded whatever the database answers first",
+        f"{_LEDGER}/database/test_passing_failures.py::TestOutcome"
+        "::test_of_a_write_is_recorded_once_whatever_the_database_answers_first",
+        ("Database._until_commit", "if connection.broken or sqlstates.passes(error):", "if connection.broken:"),
+    ),
+    guard(
+        "persist: what would be lost is kept at the first failure",
+        f"{_LEDGER}/database/test_passing_failures.py::TestOutcome"
+        "::test_is_kept_elsewhere_at_the_first_failure_and_only_then",
+        ("Database.persist", "                    keep()\n", "                    pass\n"),
+    ),
+    guard(
+        "kept outcome: a write that was made is not sent again",
+        f"{_APPLYING}/test_attempt.py::TestKept"
+        "::test_a_write_that_could_not_be_recorded_is_recorded_by_the_next_attempt_and_not_sent_again",
+        (
+            "apply_effect",
+            "            if record_kept(ledger, busy.effect, memory=memory, actor=actor):\n                continue\n",
+            "",
+        ),
+    ),
+    guard(
+        "kept outcome: only that of the newest claim",
+        f"{_APPLYING}/test_attempt.py::TestKept::test_what_another_claim_or_another_plan_kept_is_not_taken",
+        ("record_kept", ' and facts["token"] == str(effect.claim_token)', ""),
+    ),
+    guard(
+        "kept response: it is waited for, and no other is paid",
+        f"{_LEDGER}/generation/test_kept_response.py"
+        "::test_the_next_attempt_waits_for_the_response_that_runs_and_sends_nothing",
+        (
+            "submit:submit",
+            "    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:\n        return kept\n",
+            "",
+        ),
     ),
     guard(
         "quorum: another plan voids the votes",
@@ -444,7 +482,7 @@ GUARDS = (
         f"{_GUARDS}::TestRollBack::test_a_roll_back_that_is_begun_twice_plans_each_undo_once",
         (
             "RollBacks.start.work",
-            "if job.state in (JobState.ROLLING_BACK, JobState.ROLLED_BACK):",
+            "if job.state in _STARTED:",
             "if False:",
         ),
     ),
@@ -476,6 +514,64 @@ GUARDS = (
         "roll back: a probe does not take the write for its undo",
         f"{_APPLYING}/test_roll_back.py::TestLost::test_the_probe_of_an_undo_can_search_for_the_undo_by_its_own_key",
         ("HttpTarget", "UNDO_KEY if self.undoes else EFFECT_KEY", "EFFECT_KEY"),
+    ),
+    guard(
+        "undo: only the approved one is sent",
+        f"{_ALTERED}::TestBeforeItStarts::test_another_undo_than_the_approved_one_is_refused",
+        ("_altered", "if sealed.get(effect.name) != expected:", "if False:"),
+    ),
+    guard(
+        "undo: the approval names the job",
+        f"{_ALTERED}::TestTheKey::test_the_seal_of_another_job_seals_nothing_here",
+        ("_seal", "[job_id, revision, name, plan_digest, undo]", "[plan_digest, undo]"),
+    ),
+    guard(
+        "undo: it is filled with what the history says",
+        f"{_ALTERED}::TestBeforeItStarts::test_what_fills_an_undo_must_be_what_the_history_says",
+        ("_altered", 'if fact != {"effect_key": effect.effect_key, "external_id": effect.external_id}:', "if False:"),
+    ),
+    guard(
+        "undo: a history that was altered approves none",
+        f"{_ALTERED}::TestBeforeItStarts::test_nothing_is_undone_by_a_history_that_was_altered",
+        ("altered_undos", "if broken is not None:", "if False:"),
+    ),
+    guard(
+        "undo: only the planned one, once it has started",
+        f"{_ALTERED}::TestOnceItHasStarted::test_another_undo_than_the_planned_one_is_refused",
+        ("_altered_since", "if undo.as_plan == undo_plan(effect, before)", "if True"),
+    ),
+    guard(
+        "undo: only a worker calls functions",
+        f"{_APPLYING}/test_roll_back.py::TestReturnedForAPage::test_a_function_is_never_called_from_a_page_or_a_command",
+        ("_check_targets", "if not in_worker and (", "if False and ("),
+    ),
+    guard(
+        "undo: the mark is read before the import",
+        f"{_MARKS}::test_of_a_module_without_the_mark_on_the_function_no_code_runs",
+        ("check_marked", "if not _marks(source, name):", "if False:"),
+    ),
+    guard(
+        "undo: the function has the mark",
+        f"{_MARKS}::test_a_mark_that_is_only_a_name_in_the_source_is_not_enough",
+        ("function_at", "if not _is_marked(found):", "if False:"),
+    ),
+    guard(
+        "endpoint: a value changes no path and no query",
+        "tests/unit/operators/test_endpoint_values.py::"
+        "test_a_value_that_would_change_the_structure_of_the_url_is_refused",
+        ("_problem", "            if found:", "            if False:"),
+    ),
+    guard(
+        "endpoint: a path is read as the last server reads it",
+        "tests/integration/targets/test_http.py::TestPlan::"
+        "test_a_path_that_leads_to_another_place_than_it_says_is_refused",
+        ("has_dot_step", "decoded = fully_decoded(path)", "decoded = path"),
+        ("has_dot_step", "decoded != unquote(decoded) or ", ""),
+    ),
+    guard(
+        "receiver: connections that send nothing make room",
+        "tests/integration/test_webhooks_serve.py::test_connections_that_send_no_whole_request_keep_no_delivery_out",
+        ("BoundedProtocol.connection_made", "if len(self.connections) >= MAX_CONNECTIONS:", "if False:"),
     ),
     guard(
         "hash chain: each line has its hash",
@@ -527,9 +623,56 @@ GUARDS = (
         "::test_at_most_one_unknown_submission_is_sent_over_and_the_second_fails_the_job",
         (
             "Submission.intend.work",
-            "if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:",
+            "if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:",
             "if False:",
         ),
+    ),
+    guard(
+        "one bill: after a lost request no other one is sent for a while",
+        f"{_LEDGER}/generation/test_submit.py::TestOrphan"
+        "::test_an_orphan_is_found_by_its_webhook_and_there_is_one_response_and_one_bill",
+        ("lost_store:count_lost", "actor=actor, reason=reason, wait=wait)", "actor=actor, reason=reason)"),
+    ),
+    guard(
+        "one bill: a conversation that has the output of a lost request is not asked for another",
+        f"{_LEDGER}/generation/test_submit.py::TestHandle"
+        "::test_a_lost_request_whose_response_has_ended_is_not_sent_again",
+        ("submit:_send", "if lost and (ended := _ended(provider, str(handle))):", "if False:"),
+    ),
+    guard(
+        "one bill: a response that ends between the question and the request is noticed",
+        f"{_LEDGER}/generation/test_submit.py::TestHandle"
+        "::test_a_response_that_ends_between_the_question_and_the_request_is_taken_and_the_other_one_is_cancelled",
+        ("submit:_send", "if lost and not sent.ended and isinstance(", "if False and isinstance("),
+    ),
+    guard(
+        "one bill: a process that was suspended does not send",
+        f"{_LEDGER}/generation/test_submit.py::TestUnknown"
+        "::test_a_process_that_was_suspended_before_sending_does_not_send_on_an_old_permission",
+        ("submit:_send", "if time.monotonic() - asked >= _SEND_WITHIN:", "if False:"),
+    ),
+    guard(
+        "one bill: the first response to end is taken",
+        f"{_LEDGER}/generation/test_submit.py::TestOrphan"
+        "::test_the_first_response_to_end_is_taken_and_the_other_is_cancelled_and_counted",
+        ("inbox:_adopt", "if _comes_first(job, revision, output):", "if False:"),
+    ),
+    guard(
+        "one bill: what a replaced response left is not stored",
+        f"{_LEDGER}/generation/test_submission_store.py::TestStore"
+        "::test_what_a_response_left_that_was_replaced_is_not_stored",
+        ("Outputs.store.work", "if response_id is not None and revision.response_id != response_id:", "if False:"),
+    ),
+    guard(
+        "one bill: a response that came too late is kept to be cancelled",
+        f"{_LEDGER}/reconcile/test_responses.py::TestSurplus"
+        "::test_a_response_that_came_after_its_revision_was_given_up_is_cancelled_where_its_worker_died",
+        ("Submission.submitted.work", "keep_surplus(connection, revision, response_id)", "pass"),
+    ),
+    guard(
+        "one bill: a person answers about the loss that they saw",
+        f"{_LEDGER}/generation/test_submit.py::TestAsked::test_an_answer_to_an_earlier_loss_is_refused",
+        ("Submission.resolve.work", " or revision.unknown_submissions != seen", ""),
     ),
     guard(
         "one bill: an output is stored once",

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff.core.states import ResponseStatus
 from demo.postgres import open_postgres
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ def in_review(ledger: Ledger, number: int, output: Any, schema: Any = None, job_
     assert intent.token is not None
     response_id = f"resp_{job_type}_{number}"
     ledger.submission.submitted(
-        job_id, 1, token=intent.token, response_id=response_id, status="queued", actor=program()
+        job_id, 1, token=intent.token, response_id=response_id, status=ResponseStatus.QUEUED, actor=program()
     )
-    ledger.outputs.store(job_id, 1, Output("completed", output), actor=program())
+    ledger.outputs.store(job_id, 1, Output(ResponseStatus.COMPLETED, output), actor=program())
     return ask(ledger, job_id, {"method": "PUT", "url": f"http://helpdesk/tickets/{number}", "body": output})
 
 

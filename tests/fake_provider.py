@@ -59,7 +59,7 @@ class FakeProvider(FakeFacts, ModelProvider):
         """With what the next creates fail. After one that is unknown, there is a response all the same."""
 
     def create(
-        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
     ) -> ModelResponse | SubmitFailure:
         self.calls.append("create")
         failure = self.refusals.popleft() if self.refusals else None

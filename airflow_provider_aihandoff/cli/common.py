@@ -26,6 +26,7 @@ from pydantic_core import to_jsonable_python
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.invisible import escape, escape_lines, has_hidden
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.limits import COMMAND
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
@@ -67,7 +68,7 @@ def _connections_of_the_database() -> Iterator[None]:
 @contextmanager
 def open_ledger(args: Namespace) -> Iterator[Ledger]:
     """The ledger that the command uses."""
-    with LedgerHook(args.conn_id).get_conn() as ledger:
+    with LedgerHook(args.conn_id, limits=COMMAND).get_conn() as ledger:
         yield ledger
 
 

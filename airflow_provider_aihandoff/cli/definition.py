@@ -60,6 +60,16 @@ _JOBS = GroupCommand(
     subcommands=(
         _action("list", "List jobs, newest first", "jobs.list_jobs", _JOB_STATE, _DAG, _LIMIT, _OUTPUT),
         _action("show", "Show everything about a job", "jobs.show", _JOB, _OUTPUT),
+        _action(
+            "resolve-submission",
+            "Say what to do about a request whose answer was lost",
+            "jobs.resolve_submission",
+            _JOB,
+            Arg(("--send-again",), action="store_true", help="Send it again; a response that runs is billed too"),
+            Arg(("--fail",), action="store_true", help="Fail the job"),
+            Arg(("--unknown",), type=int, help="How many unknown submissions you saw (default: as many as there are)"),
+            _REASON,
+        ),
     ),
 )
 

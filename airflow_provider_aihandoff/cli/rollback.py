@@ -34,7 +34,7 @@ def rollback(args: Namespace) -> None:
             return
         _show(record, args.leave)
         if not args.yes and not _agrees():
-            fail("Nothing was undone. No external write was made. Answer yes, or give --yes.")
+            fail("Nothing was undone. This command made no external write. Answer yes, or give --yes.")
         not_now = 0
         while True:
             done = roll_back_now(
@@ -59,9 +59,10 @@ def _show(record: JobRecord, leave: Sequence[str]) -> None:
         plans = [undo.as_plan for undo in record.undos if undo.state is not EffectState.APPLIED]
         say(f"{record.job.label} is being rolled back. Left to undo, in this order:")
     else:
-        if problem := cannot_roll_back(record.job, record.current_effects, leave):
+        if problem := cannot_roll_back(record.job, record.current_effects, record.altered_undos, leave):
             raise problem
-        plans = [step.plan for step in undo_steps(record.current_effects, leave) if step.plan is not None]
+        steps = undo_steps(record.current_effects, record.altered_undos, leave)
+        plans = [step.plan for step in steps if step.plan is not None]
         say(f"{record.job.label} is {record.job.state.value}. This would be sent, in this order:")
     print_rows([_shown(plan) for plan in plans], "yaml")
 

@@ -12,7 +12,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-import uvicorn
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from starlette.applications import Starlette
@@ -32,10 +31,8 @@ from airflow_provider_aihandoff.web.api.webhook_receiver import (
     read_secrets,
 )
 from airflow_provider_aihandoff.web.app import build_receiver
+from airflow_provider_aihandoff.web.bounded_server import BoundedServer
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
-
-#: Connections at the same time; more are answered 503, and OpenAI delivers again.
-MAX_CONNECTIONS = 1000
 
 #: Seconds for which deliveries that have begun may take when the server stops.
 GRACE = 10
@@ -83,9 +80,9 @@ def _check(conn_ids: Sequence[str], ledger_conn_id: str | None) -> None:
     open_ledger(ledger_conn_id).close()
 
 
-def _server(args: Namespace, conn_ids: Sequence[str]) -> uvicorn.Server:
+def _server(args: Namespace, conn_ids: Sequence[str]) -> BoundedServer:
     app = Starlette(routes=[Mount(URL_PREFIX, app=build_receiver(Receiver(conn_ids, args.conn_id)))])
-    config = uvicorn.Config(
+    return BoundedServer(
         app,
         ssl_certfile=args.ssl_certfile,
         ssl_keyfile=args.ssl_keyfile,
@@ -94,13 +91,8 @@ def _server(args: Namespace, conn_ids: Sequence[str]) -> uvicorn.Server:
         # A line for each request would undo what the receiver does against floods of them.
         access_log=False,
         server_header=False,
-        lifespan="off",
-        ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
     )
-    config.load()
-    return uvicorn.Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:

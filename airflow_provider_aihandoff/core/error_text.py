@@ -66,7 +66,7 @@ def said(error: BaseException, secrets: Secrets | None = None) -> str:
 
     Of a database's error it is the primary message and the SQLSTATE.
     """
-    text = _database_text(error) or str(error)
+    text = database_text(error) or str(error)
     if not type(error).__module__.startswith(_PACKAGE):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return cleaned(text, secrets)
@@ -100,19 +100,22 @@ def call_cleaned(call: Callable[[], T], secrets: Secrets) -> T:
 
 def strip_detail(error: Exception) -> None:
     """Take what is not :func:`said` out of a database's error, which keeps its type."""
-    if text := _database_text(error):
+    if text := database_text(error):
         error.args = (text,)
     error.__context__ = None
 
 
-def _database_text(error: BaseException) -> str:
-    """The primary message and the SQLSTATE of an error of psycopg; of one without them, what comes before DETAIL."""
+def database_text(error: BaseException) -> str:
+    """The primary message and the SQLSTATE of an error of psycopg; of one without them, what comes before DETAIL.
+
+    Empty for other errors.
+    """
     diag = getattr(error, "diag", None)
     if diag is None or not hasattr(error, "sqlstate"):
         return ""
     primary = getattr(diag, "message_primary", None)
     if primary:
-        return f"{primary} (SQLSTATE {error.sqlstate})"
+        return f"{' '.join(primary.split()).rstrip('.')} (SQLSTATE {error.sqlstate})"
     return " ".join(_DETAIL.sub("", str(error)).split())
 
 

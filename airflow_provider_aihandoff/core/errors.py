@@ -10,7 +10,8 @@ from airflow_provider_aihandoff.core.invisible import escape_lines
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Effect
 
-NOTHING_WRITTEN = "No external write was made."
+#: What an error says of itself. What was written for the job before, it may not know.
+NOTHING_WRITTEN = "This step made no external write."
 
 
 class HandoffError(Exception):
@@ -24,14 +25,19 @@ class HandoffError(Exception):
 
     def __init__(self, what: str, *, job: str = "", written: str = NOTHING_WRITTEN, remedy: str = "") -> None:
         self.what, self.job, self.written, self.remedy = what, job, written, remedy
-        super().__init__(self._message())
+        super().__init__(self._sentences())
+
+    def restate(self, *, written: str, remedy: str) -> None:
+        """Let someone who knows more say whether an external write was made, and what to do next."""
+        self.written, self.remedy = written, remedy
+        self.args = (self._sentences(),)
 
     def rewrite(self, clean: Callable[[str], str]) -> None:
         """Write each part of the message again, in place."""
         self.what, self.job, self.written, self.remedy = map(clean, (self.what, self.job, self.written, self.remedy))
-        self.args = (self._message(),)
+        self.args = (self._sentences(),)
 
-    def _message(self) -> str:
+    def _sentences(self) -> str:
         parts = (f"{self.job}:" if self.job else "", self.what, self.written, self.remedy)
         return escape_lines(" ".join(part for part in parts if part))
 
@@ -192,6 +198,10 @@ class CannotCancel(HandoffError):
 
 class CannotResolve(HandoffError):
     """The effect is not unknown, or a newer attempt than the one that was checked is."""
+
+
+class NothingLost(HandoffError):
+    """No request of the job is lost, or it is another one than the one that was seen."""
 
 
 class CannotRollBack(HandoffError):

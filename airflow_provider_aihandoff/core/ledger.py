@@ -11,13 +11,16 @@ from typing import Any, Self
 
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.effects.approved_undo import altered_undos
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
 from airflow_provider_aihandoff.core.effects.plan_store import digest_key
 from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
+from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
+from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -128,13 +131,17 @@ _SUMMARY_JOB_COLUMNS = ", ".join(field.name for field in fields(JobSummary) if f
 
 @dataclass(frozen=True)
 class JobRecord:
-    """Everything the ledger knows of one job, oldest first."""
+    """Everything the ledger knows of one job, oldest first.
+
+    :param altered_undos: why applied effects have an undo that is not the approved one, by the ids of the effects.
+    """
 
     job: Job
     revisions: list[Revision]
     decisions: list[Decision]
     effects: list[Effect]
     events: list[Event]
+    altered_undos: Mapping[int, str]
 
     @property
     def revision(self) -> Revision:
@@ -158,22 +165,30 @@ class Ledger:
     :param conninfo: libpq's connection parameters by name (``host``, ``password``, ``sslmode``, ...).
     :param max_size: the most connections that it opens.
     :param timeout: seconds to wait for a connection; by default :data:`connection.CONNECT_TIMEOUT`.
+    :param limits: the time-outs of this kind of process.
     :param digest_key: the secret with which digests cover other secrets; empty: the one that the ledger keeps.
     """
 
     def __init__(
-        self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None, digest_key: str = ""
+        self,
+        conninfo: Mapping[str, Any],
+        *,
+        max_size: int = 1,
+        timeout: float | None = None,
+        limits: Limits = WORKER,
+        digest_key: str = "",
     ) -> None:
         self._digest_key = digest_key
-        self._database = Database(conninfo, max_size=max_size, timeout=timeout)
+        self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
-        self.reviews = Reviews(self._database)
+        self.reviews = Reviews(self._database, digest_key)
         self.effects = Effects(self._database)
         self.cancels = Cancels(self._database)
-        self.roll_backs = RollBacks(self._database)
+        self.roll_backs = RollBacks(self._database, digest_key)
         self.abandoned = Abandoned(self._database)
+        self.surplus = SurplusResponses(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -194,6 +209,10 @@ class Ledger:
         :raises LedgerUnavailable: the database cannot be reached.
         """
         self._database.transact(schema.check)
+
+    def now(self) -> datetime:
+        """The database's clock, by which every deadline is made and compared: those of workers may differ."""
+        return self._database.transact(history.now)
 
     def ledger_id(self) -> str:
         """The identity of this ledger, a UUID."""
@@ -227,12 +246,17 @@ class Ledger:
                 query = f"SELECT {columns(record)} FROM aihandoff.{table} WHERE job_id = %s ORDER BY {order}"
                 return connection.execute(query, [job_id]).fetchall()
 
+            job = history.read(connection, job_id)
+            effects = [Effect(**row) for row in rows(Effect, "effects", "revision, position")]
+            events = [Event(**row) for row in rows(Event, "events", "seq")]
+            current = [effect for effect in effects if effect.revision == job.revision]
             return JobRecord(
-                job=history.read(connection, job_id),
+                job=job,
                 revisions=[Revision(**row) for row in rows(Revision, "revisions", "number")],
                 decisions=[Decision(**row) for row in rows(Decision, "decisions", "decision_id")],
-                effects=[Effect(**row) for row in rows(Effect, "effects", "revision, position")],
-                events=[Event(**row) for row in rows(Event, "events", "seq")],
+                effects=effects,
+                events=events,
+                altered_undos=altered_undos(job, current, events, self._digest_key or digest_key(connection)),
             )
 
         return self._database.transact(work)

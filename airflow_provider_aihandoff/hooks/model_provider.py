@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Seconds that one request may take.
 REQUEST_TIMEOUT = 30.0
 
+#: The key in an OpenAI connection's extra: true where its server has conversations, which take one response at a time.
+CONVERSATIONS_KEY = "conversations"
+
 #: Per event loop, since a client's connections belong to the loop that opened them.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[AsyncModelProvider]]] = WeakKeyDictionary()
 
@@ -37,8 +40,10 @@ def providers() -> Iterator[ProviderFor]:
 
             from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 
-            client = opened.enter_context(OpenAIHook(conn_id).conn)
-            return OpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT))
+            hook = OpenAIHook(conn_id)
+            client = opened.enter_context(hook.conn)
+            conversations = hook.get_connection(conn_id).extra_dejson.get(CONVERSATIONS_KEY, False) is True
+            return OpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations)
 
         yield provider_for
 

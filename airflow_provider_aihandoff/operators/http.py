@@ -57,6 +57,7 @@ class HttpSideEffectOperator(SideEffectOperator):
     """
 
     template_fields: Sequence[str] = ("job", "endpoint", "json", "headers", "query", "undo", "probe_request", "current")
+    endpoint_fields = ("endpoint", "current")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "json": "json",
         "headers": "json",

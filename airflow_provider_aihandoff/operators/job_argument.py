@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
+
+#: An id of a job, as a text, and the largest one.
+_JOB_ID = re.compile(r"[0-9]{1,19}")
+_MAX_JOB_ID = 2**63 - 1
+
+#: Characters of a reference in a message.
+_SHOWN = 200
 
 #: What an operator takes as its job: the operator that made it, that one's XCom, or the id.
 JobReference = Any
@@ -27,10 +35,16 @@ def resolve_job_id(reference: Any, task_id: str) -> int:
     :raises AirflowFailException: it names none.
     """
     value: Any = reference.get("job_id") if isinstance(reference, dict) else reference
-    try:
-        return int(value)
-    except (TypeError, ValueError):
+    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not _JOB_ID.fullmatch(text.strip()) or int(text) > _MAX_JOB_ID:
         raise AirflowFailException(
-            f"The argument `job` of the task {task_id!r} does not name a job: {reference!r}. No external write was "
-            "made. Give it the operator that makes the job, or a job id."
-        ) from None
+            f"The argument `job` of the task {task_id!r} does not name a job: {_shown(reference)}. No external write "
+            "was made. Give it the operator that makes the job, or a job id."
+        )
+    return int(text)
+
+
+def _shown(reference: Any) -> str:
+    """As much of what was given instead of a job as tells its author what it is."""
+    text = repr(reference)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from pydantic import BaseModel
 
+    from airflow_provider_aihandoff.core.models import OnLost
+
 
 class JobRole(StrEnum):
     """What a task does for its job. An operator says so in its class attribute ``job_role``."""
@@ -28,6 +30,7 @@ class DraftTask(Protocol):
 
     output_type: type[BaseModel] | None
     inline_wait: timedelta | None
+    on_lost_submission: OnLost | None
 
     def build_request(self) -> dict[str, Any]:
         """The request that the rendered fields make, with its secrets."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
@@ -70,11 +70,10 @@ def ask_again(context: Context, source: Any, job: JobView, ledger: Ledger, refus
 
     :return: the refusal, with what there is to do about it.
     """
-    deadline = datetime.now(UTC) + timedelta(seconds=_review_seconds(context["dag"], source))
     asked = ledger.reviews.ask_again(
         job.job_id,
         plan_effects(context, source, job, ledger),
-        deadline=deadline,
+        deadline=timedelta(seconds=_review_seconds(context["dag"], source)),
         actor=owner_of(context).actor,
         reason=refusal.what,
     )

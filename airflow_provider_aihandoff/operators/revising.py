@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import JobFailed
 from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
+from airflow_provider_aihandoff.core.generation.outcome import in_words, problems_with
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
@@ -20,8 +20,10 @@ from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    wait_for_submission,
     wait_inline,
 )
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -67,6 +69,16 @@ def follow_reviewer(
                 give_up_if_over(ledger, provider_for, event, actor=actor)
             else:
                 revision = send_change(task, context, ledger, provider_for, job, revision)
+                wait_for_submission(
+                    approval,
+                    ledger,
+                    provider_for,
+                    revision,
+                    output_type=task.output_type,
+                    actor=actor,
+                    ledger_conn_id=ledger_conn_id,
+                    method_name="execute",
+                )
                 if not wait_inline(approval, provider_for, revision, patience=task.inline_wait):
                     defer_until_ended(approval, ledger, revision, ledger_conn_id=ledger_conn_id, method_name="execute")
             job = ledger.job(job.job_id)
@@ -97,17 +109,19 @@ def send_change(
     request = (
         {} if revision.state is RevisionState.RUNNING else _request(task, context, ledger, job, revision, provider)
     )
-    taken = ledger.submission.take_over(job.job_id, revision.number, owner=owner, request=masked(request))
+    taken = ledger.submission.take_over(
+        job.job_id, revision.number, owner=owner, request=masked(request), on_lost=task.on_lost_submission
+    )
     if taken is None or taken.state is RevisionState.RUNNING:
         return ledger.revision(job.job_id, revision.number)
     return submit(
         ledger,
         provider,
         ledger.job(job.job_id),
-        deadline=revision.deadline,
         actor=owner.actor,
         request=request,
         orphan_wait=settings.seconds("orphan_wait"),
+        memory=memory_of(context),
     )
 
 
@@ -162,27 +176,18 @@ def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
     :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     :return: the job as it is now.
     """
-    from pydantic import ValidationError
-
     edit = ledger.revision(job.job_id, job.revision)
     task = draft_task(context["dag"], source)
     if edit.editor is None or job.review_digest is not None or task is None:
         return job
-    problems: list[dict[str, Any]]
     if task.output_type is None:
         problems = [] if isinstance(edit.output, str) else [{"loc": [], "msg": "it must be a text"}]
     else:
-        try:
-            task.output_type.model_validate_json(canonical_json(edit.output))
-            problems = []
-        except ValidationError as mismatch:
-            problems = [
-                dict(each) for each in mismatch.errors(include_url=False, include_context=False, include_input=False)
-            ]
+        problems = problems_with(task.output_type, edit.output)
     if not problems:
         return job
-    said = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'output'}: {each['msg']}" for each in problems[:5])
     error = {"kind": "mismatch", "problems": problems}
+    reason = f"the edit is not taken: {in_words(problems)}"
     return ledger.reviews.refuse_edit(
-        job.job_id, edit.number, error=error, reason=f"the edit is not taken: {said}", actor=owner_of(context).actor
+        job.job_id, edit.number, error=error, reason=reason, actor=owner_of(context).actor
     )

@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.operators.job_argument import JobReference, job_
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class RollbackOperator(RendersText):
     unknown. The task waits for that without a worker slot, and continues by itself.
 
     Before it sends anything, it fails without a retry where the job does not exist, where none of its effects is
-    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone.
+    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone, or has an undo
+    in the ledger that is not the approved one. Only this task calls functions that undo: no page and no command does.
 
     **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the task continues
     with the rest. A task that is cleared after the job was written again leaves the new write as it is, unless the
@@ -98,6 +100,8 @@ class RollbackOperator(RendersText):
                     leave=leave,
                     not_now=not_now,
                     last_try=ti.try_number > ti.max_tries,
+                    in_worker=True,
+                    memory=memory_of(context),
                 )
                 if not isinstance(done, Wait):
                     return _result(ledger.record(job_id), done.revision)
@@ -122,8 +126,8 @@ class RollbackOperator(RendersText):
 
     def _unusable(self, argument: str, what: str) -> AirflowFailException:
         return AirflowFailException(
-            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone. No external write was "
-            "made. Fix the argument, then clear this task."
+            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone. This step made no "
+            "external write. Fix the argument, then clear this task."
         )
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.effects.placeholders import Marks
 from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, Found, NotApplied, Target, resends_of
@@ -19,12 +20,16 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
+from airflow_provider_aihandoff.core.text import first_problem, unwritable
+from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -95,6 +100,11 @@ class SideEffectOperator(RendersText):
     #: What stands for placeholders in the fields as they are rendered; None before.
     _marks: Marks | None = None
     _marked: Mapping[str, Any] = MappingProxyType({})
+    #: The template fields that are paths under the base URL of a connection.
+    endpoint_fields: Collection[str] = ()
+
+    #: Which endpoint would lead elsewhere by what its template fills in, and why.
+    endpoint_problem: str | None = None
 
     def __init__(
         self,
@@ -118,7 +128,7 @@ class SideEffectOperator(RendersText):
         super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
-        self.effect = effect
+        self.effect = None if effect is None else identifier("effect", effect)
         self.idempotent = idempotent
         self.resends = resends_of(resends, idempotent=idempotent)
         self.verify = verify
@@ -195,7 +205,22 @@ class SideEffectOperator(RendersText):
         """Render one value, with ``job`` as the ledger has it now."""
         if "job" not in context and content is not self.job:
             context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
-        return super().render_template(content, context, jinja_env, seen_oids)
+        rendered = super().render_template(content, context, jinja_env, seen_oids)
+        if id(content) not in (seen_oids or ()):  # otherwise it is a value
+            self._check_endpoints(content, rendered, context, jinja_env or self.get_template_env())
+        return rendered
+
+    def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
+        """Keep the first problem of an endpoint in the field that was rendered, for :meth:`effect_plan` to refuse."""
+        declared = {name: content for name in self.template_fields if content is getattr(self, name, None)}
+        texts = dict(declared_endpoints(dict.fromkeys(declared, rendered), self.endpoint_fields))
+        for name, template in declared_endpoints(declared, self.endpoint_fields):
+            problem = value_problem(template, texts.get(name), env, lambda text, env: self._text_of(text, context, env))
+            if problem and not self.endpoint_problem:
+                self.endpoint_problem = f"`{name}` of the effect {self.effect_name!r}, {template!r}, {problem}."
+
+    def _text_of(self, template: str, context: Context, env: jinja2.Environment) -> Any:
+        return super().render_template(template, context, env)
 
     def _do_render_template_fields(
         self,
@@ -205,7 +230,10 @@ class SideEffectOperator(RendersText):
         jinja_env: jinja2.Environment,
         seen_oids: set[int],
     ) -> None:
-        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields."""
+        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
+
+        :raises PlanError: Airflow itself could not keep what they render to.
+        """
         self._marks = Marks() if parent is self else None
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         if self._marks is None:
@@ -214,6 +242,7 @@ class SideEffectOperator(RendersText):
         for field, value in self._marked.items():
             setattr(self, field, self._marks.plain(value))
         fields = {field: value for field, value in self._marked.items() if field != "job"}
+        _check_sendable({field: getattr(self, field) for field in fields}, name=self.effect_name)
         hide_from_logs(fields, self.secret_fields, self.shown_fields)
 
     def _template(self, text: str) -> str:
@@ -241,10 +270,18 @@ class SideEffectOperator(RendersText):
         :param ask_target: read what the target has now, and try its probe, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
+        if self.endpoint_problem:
+            raise PlanError(
+                self.endpoint_problem,
+                job=f"job {job.job_id}",
+                remedy="Pass the value in `query`, use another value, or write it with the filter urlencode. A path "
+                "with steps of its own is one template as a whole.",
+            )
         fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
         own = Secrets.between(fields, masked(fields, self.secret_fields, self.shown_fields))
         plan, target = call_cleaned(lambda: (self.plan(job), self.target()), own)
         undo = call_cleaned(lambda: self._undo_plan(target, plan), own)
+        _check_sendable({"plan": plan, "undo": undo}, name=self.effect_name)
         try:
             canonical_json([plan, undo])
         except (TypeError, ValueError) as error:
@@ -338,6 +375,7 @@ class SideEffectOperator(RendersText):
                         actor=actor,
                         not_now=not_now,
                         last_try=ti.try_number > ti.max_tries,
+                        memory=memory_of(context),
                     )
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
@@ -379,6 +417,20 @@ class SideEffectOperator(RendersText):
     def _view(ledger: Ledger, job_id: int) -> JobView:
         job = ledger.job(job_id)
         return view(job, ledger.revision(job_id, job.revision))
+
+
+def _check_sendable(fields: Mapping[str, Any], *, name: str) -> None:
+    """Refuse what no target could be sent, no page could show, and Airflow could not keep as a rendered field.
+
+    :raises PlanError: with the field.
+    """
+    for field, value in fields.items():
+        found = first_problem(value, unwritable, field) if is_shallow(value) else f"a value in {field}: {TOO_DEEP}"
+        if found is not None:
+            raise PlanError(
+                f"the effect {name!r} has {found}.",
+                remedy="Change its templates, or edit the output; then clear this task.",
+            )
 
 
 def _shown_undo(undo: dict[str, Any], secrets: Collection[str], shown_fields: Collection[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -46,8 +46,8 @@ def wait_or_defer(
         time.sleep(seconds)
         return
     task.log.warning("%s Waiting %s.", wait.why, "for a person" if seconds is None else f"{seconds:.0f} s")
+    now = ledger.now()
     ledger.close()
-    now = datetime.now(UTC)
     task.defer(
         trigger=EffectTrigger(
             job_id=wait.effect.job_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
@@ -146,8 +146,9 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
                     job = self._expire(ledger, job)
                 all_sent = notify(self.notifiers, context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
+                    now = ledger.now()
                     ledger.close()
-                    self._defer(job, all_sent=all_sent)
+                    self._defer(job, now, all_sent=all_sent)
                 if not self._goes_on(ledger, job):
                     return self._end(job)
                 job, event = ledger.job(job_id), None
@@ -179,7 +180,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         assert job.review_deadline is not None
         if isinstance(self.on_timeout, str):
             return ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=self.on_timeout == "fail")
-        if datetime.now(UTC) < job.review_deadline:
+        if ledger.now() < job.review_deadline:
             return job
         record = ledger.record(job.job_id)
         plans = [effect.plan for effect in record.current_effects]
@@ -214,7 +215,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             job.job_id,
             plans,
             policy=None if self.policy is None else self.policy.label,
-            deadline=datetime.now(UTC) + timedelta(seconds=self.timeout),
+            deadline=timedelta(seconds=self.timeout),
             actor=owner_of(context).actor,
             revision=seen.revision,
             rules=self._rules(verdict),
@@ -244,9 +245,10 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             because={} if self.policy is None else {"policy": self.policy.label, "reason": verdict.reason},
         )
 
-    def _defer(self, job: Job, *, all_sent: bool) -> None:
+    def _defer(self, job: Job, now: datetime, *, all_sent: bool) -> None:
         """Wait for a decision, or until there is something to do about that.
 
+        :param now: by the ledger's clock.
         :param all_sent: every notification that is due was sent; otherwise that is tried again.
         """
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
@@ -254,7 +256,6 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
 
         assert job.review_digest is not None
         assert job.review_deadline is not None
-        now = datetime.now(UTC)
         times = [job.review_deadline, *due_times(job).values()]
         until = min(times if all_sent else [*times, now + NOTICE_RETRY])
         self.defer(

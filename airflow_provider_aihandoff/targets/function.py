@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Self
 
 from airflow_provider_aihandoff.core.effects.target import (
@@ -24,15 +23,12 @@ from airflow_provider_aihandoff.core.effects.target import (
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.core.errors import PlanError
+from airflow_provider_aihandoff.targets.rollback_functions import check_marked, function_at
 
 log = logging.getLogger(__name__)
 
 #: The parameter in which a function gets the effect key, if it has one of this name.
 KEY_PARAMETER = "effect_key"
-
-#: How the name of a module begins that Airflow made from a Dag's file: no other process can import it.
-_DAG_FILE = "unusual_prefix_"
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,7 @@ class FunctionTarget(Target):
 
     kind = "function"
     undo_fields = frozenset({"function", "arguments", "probe", "idempotent", "timeout", "grace", "resends"})
+    undo_in_worker = True
 
     name: str
     function: Callable[..., Any]
@@ -92,6 +89,9 @@ class FunctionTarget(Target):
     @classmethod
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The name of the function and its arguments; beside it, that of its probe and what its author says of it."""
+        for path in (declared["function"], declared.get("probe")):
+            if path:
+                check_marked(str(path))
         plan = {"function": str(declared["function"]), "arguments": dict(declared.get("arguments") or {})}
         options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent"))}
         options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
@@ -101,9 +101,9 @@ class FunctionTarget(Target):
 
     @classmethod
     def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
-        """Import the function, and its probe.
+        """Import the function, and its probe: only a worker does this.
 
-        :raises PlanError: one of them cannot be imported.
+        :raises PlanError: one of them cannot be imported, or is not marked with :func:`rollback_function`.
         """
         return cls(
             name,
@@ -140,32 +140,6 @@ def call(function: Callable[..., Any], arguments: dict[str, Any], key: str) -> A
     return function(**deepcopy(offered))  # what it does to them changes no plan
 
 
-def runs_when_called(function: Callable[..., Any]) -> bool:
-    """Whether a call does the work, and does not merely return a coroutine or a generator that would."""
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    return not any(kind(function) for kind in kinds)
-
-
-def path_of(function: Callable[..., Any]) -> str:
-    """``module:name`` of a function; for one of a Dag's file, its name alone."""
-    module = function.__module__
-    return function.__qualname__ if module.startswith(_DAG_FILE) else f"{module}:{function.__qualname__}"
-
-
-def importable_path(function: Callable[..., Any]) -> str:
-    """``module:name`` of a function that other processes can import by it.
-
-    :raises PlanError: they cannot, since it is a lambda, stands in another function, or in a Dag's file.
-    """
-    path = path_of(function)
-    if ":" not in path or "<" in path:
-        raise PlanError(
-            f"the function {path!r} cannot be imported by its name.",
-            remedy="Put it at the top level of a module that workers can import, beside the Dag's file.",
-        )
-    return path
-
-
 def source_digest(function: Callable[..., Any]) -> str | None:
     """SHA-256 of the function's own code, so that a changed one is not what was approved.
 
@@ -187,31 +161,6 @@ def _code(source: str) -> str:
     if isinstance(defined, ast.FunctionDef):
         defined.decorator_list = []
     return ast.unparse(defined)
-
-
-def function_at(path: str) -> Callable[..., Any]:
-    """The function that ``module:name`` names.
-
-    :raises PlanError: there is none.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise PlanError(
-            f"the function {path!r} cannot be imported: {error}.",
-            remedy="Put it into a module that workers can import, and name it as 'package.module:function'.",
-        ) from error
-    if not callable(found):
-        raise PlanError(f"{path!r} is not a function.")
-    if not runs_when_called(found):
-        raise PlanError(
-            f"a call of {path!r} does nothing by itself: it is asynchronous, or a generator.",
-            remedy="Write a function that does the work and returns.",
-        )
-    return found  # type: ignore[no-any-return]
 
 
 def _as_applied(value: Any) -> Applied:

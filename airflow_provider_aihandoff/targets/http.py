@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
@@ -33,15 +33,12 @@ from airflow_provider_aihandoff.core.effects.target import (
 )
 from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
-from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets.endpoints import check_address, has_dot_step, http_hook, url_of
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of
 from airflow_provider_aihandoff.targets.http_probe import NOT_THERE_STATUSES, check_probe, look
 
 if TYPE_CHECKING:
-    from airflow.providers.http.hooks.http import HttpHook
-    from requests.adapters import HTTPAdapter
-
     from airflow_provider_aihandoff.targets.http_exchange import Answer
 
 #: Answers that do not say whether the write happened: a time-out at the server, and a conflict, which may be with
@@ -60,8 +57,8 @@ _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
 #: The parts of a probe in which the key shows what it asks for, or what it must find.
 _BY = ("url", "query", "found")
 
-#: External ids that are steps in a path (RFC 3986, 5.2.4), and would lead a URL to another place.
-_DOT_SEGMENTS = frozenset({".", ".."})
+#: Control characters: a server may read them as it likes.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 #: The name of a header, and what its value may hold (RFC 9110, 5.5).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -251,8 +248,10 @@ class HttpTarget(Target):
 
     @classmethod
     def may_name(cls, external_id: str) -> bool:
-        """Whether it is no step in a path."""
-        return external_id not in _DOT_SEGMENTS
+        """Whether it has no step '.' or '..', which no quoting keeps from a server that decodes twice, and no control
+        character.
+        """
+        return not (has_dot_step(external_id) or _CONTROL.search(external_id))
 
     @classmethod
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
@@ -286,7 +285,7 @@ class HttpTarget(Target):
         exchange = http_exchange.Exchange(self.timeout)
         try:
             hook = http_hook(plan["connection"], plan["method"], http_exchange.adapter_of(exchange))
-            _check_address(hook, plan["url"], self.name)
+            check_address(hook, plan["url"], self.name)
             # The session alone: the hook's own way of sending reads any answer whole, and announces retries.
             session = hook.get_conn(dict(headers))
             session.headers.pop(EXTRA, None)
@@ -312,13 +311,6 @@ class HttpTarget(Target):
         return answer.value_at(self.external_id_path) if self.external_id_path else None
 
 
-def http_hook(conn_id: str, method: str, adapter: HTTPAdapter | None = None) -> HttpHook:
-    """Airflow's own way to a system over HTTP."""
-    from airflow.providers.http.hooks.http import HttpHook
-
-    return HttpHook(method=method, http_conn_id=conn_id, adapter=adapter)
-
-
 def plan_request(
     conn_id: str,
     method: str,
@@ -338,7 +330,7 @@ def plan_request(
     plan: dict[str, Any] = {
         "connection": conn_id,
         "method": method,
-        "url": _url_of(conn_id, method, endpoint, name),
+        "url": url_of(conn_id, method, endpoint, name),
         "headers": _headers(headers, name),
     }
     if query:
@@ -358,7 +350,7 @@ def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str
     probe = {field: value for field, value in declared.items() if field != "endpoint"}
     if "headers" in probe:
         probe["headers"] = _headers(probe["headers"], name)
-    planned = {**probe, "url": _url_of(conn_id, "GET", declared["endpoint"], name)}
+    planned = {**probe, "url": url_of(conn_id, "GET", declared["endpoint"], name)}
     _check_encodable(planned, name)
     return planned
 
@@ -437,38 +429,3 @@ def _body(value: Any, name: str) -> str:
                 remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
             ) from error
     return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
-    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing.
-
-    :raises PlanError: the HTTP library would make another one of it, which the plan does not show.
-    """
-    hook = http_hook(conn_id, method)
-    hook.get_conn()
-    url = without_login(hook.url_from_endpoint(endpoint))
-    if "#" in url or any(unquote(segment) in (".", "..") for segment in urlsplit(url).path.split("/")):
-        raise PlanError(
-            f"the effect {name!r} would not be sent to {cleaned(url)}: the steps '.' and '..' in a path, and "
-            "what comes after '#', lead elsewhere.",
-            remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
-        )
-    return url
-
-
-def _check_address(hook: HttpHook, url: str, name: str) -> None:
-    """Refuse to send to a URL that the connection does not lead to.
-
-    :raises EffectNotNow: there is no such connection here.
-    :raises EffectRefused: the connection leads elsewhere by now.
-    """
-    with needed(hook.http_conn_id, name):
-        hook.get_conn()
-    base = without_login(hook.base_url or "")
-    endpoint = url.removeprefix(base)
-    if without_login(hook.url_from_endpoint(endpoint)) != url:
-        raise EffectRefused(
-            f"the plan of the effect {name!r} is for {cleaned(url)}, and its connection leads to {base} now.",
-            answered=False,
-            remedy="Restore the connection, or ask for a decision on the new address.",
-        )

@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.effects.target import Applied, RequestView,
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.secret_names import without_login
-from airflow_provider_aihandoff.core.text import plain
+from airflow_provider_aihandoff.core.text import first_problem, plain, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
 
 log = logging.getLogger(__name__)
@@ -224,6 +224,11 @@ def plan_statement(
     :raises PlanError: the statement and its parameters do not fit, or a parameter cannot be sent.
     """
     _check_statement(sql, parameters or {}, name)
+    if found := first_problem({"sql": sql, "parameters": parameters or {}}, unstorable):
+        raise PlanError(
+            f"the statement of the effect {name!r} has {found}, which PostgreSQL cannot store.",
+            remedy="Remove it where the parameter is filled in, or edit the output; then clear this task.",
+        )
     return {
         "connection": conn_id,
         "database": database_of(conn_id),

@@ -63,6 +63,21 @@ def previous_response_not_found(response_id: str) -> ApiError:
     )
 
 
+def conversation_not_found(conversation_id: str) -> ApiError:
+    """The id of a conversation is unknown."""
+    return ApiError(404, f"Conversation with id '{conversation_id}' not found.")
+
+
+def conversation_locked(conversation_id: str) -> ApiError:
+    """Another response runs in the conversation."""
+    return ApiError(
+        400,
+        f"Another process is currently operating on this conversation ({conversation_id}). Please retry in a moment.",
+        param="conversation",
+        code="conversation_locked",
+    )
+
+
 def injected(fault: str) -> ApiError:
     """The answer of a fault that is named by its status (`faults` has the list)."""
     match fault:

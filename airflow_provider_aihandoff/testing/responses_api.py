@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, Response
 
 from airflow_provider_aihandoff.testing.api_errors import (
     ApiError,
+    conversation_locked,
+    conversation_not_found,
     injected,
     previous_response_not_found,
     response_not_found,
@@ -59,6 +61,7 @@ class ResponsesApi:
         """
         request = parse_create_request(body)
         faults = request.faults
+        self._check_conversation(request.conversation_id)
         fault = faults.create
         if fault is None or not self.state.take_fault(_create_fault_key(request, faults), faults.times):
             response = self._accept(request, faults, exchange)
@@ -131,6 +134,20 @@ class ResponsesApi:
         self.state.delete(response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
+    def _check_conversation(self, conversation_id: str | None) -> None:
+        """Refuse a request into a conversation in which another response runs.
+
+        Raises:
+            ApiError: 404, there is none with this id; 400, it is locked.
+        """
+        if conversation_id is None:
+            return
+        if not self.state.has_conversation(conversation_id):
+            raise conversation_not_found(conversation_id)
+        now = self.clock()
+        if any(status_at(each, now) not in FINISHED_STATUSES for each in self.state.in_conversation(conversation_id)):
+            raise conversation_locked(conversation_id)
+
     def _history(self, response_id: str | None) -> list[dict[str, JsonValue]]:
         """The input items of the responses that this one goes on from, oldest first. What was answered plays no part.
 
@@ -160,6 +177,7 @@ class ResponsesApi:
             faults=faults,
             accepted_at=self.clock(),
             delay_seconds=delay,
+            conversation_id=request.conversation_id,
         )
         self.state.accept(response)
         exchange.response_id = response.id

@@ -35,7 +35,7 @@ _NOT_THIS_DAG = (
     "You can see this job, but you cannot decide on it. You need permission to answer human-in-the-loop tasks of the "
     "Dag {}."
 )
-_NOT_RECORDED = "Nothing was recorded. No external write was made."
+_NOT_RECORDED = "Nothing was recorded. This request made no external write."
 
 
 class LedgerNotNamed(LedgerUnavailable):

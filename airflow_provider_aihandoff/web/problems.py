@@ -36,6 +36,7 @@ from airflow_provider_aihandoff.core.errors import (
     LedgerSchemaError,
     LedgerUnavailable,
     MayNotDecide,
+    NothingLost,
     StaleBulkDecision,
     StaleDecision,
 )
@@ -100,6 +101,7 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
     CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
+    NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),
     CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
     LedgerSchemaError: (503, "ledger-schema", "The ledger's schema is missing or out of date"),
     LedgerUnavailable: (503, "ledger-unavailable", "The ledger is unavailable"),

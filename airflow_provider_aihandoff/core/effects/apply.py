@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept, usable_id
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
 from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, NotApplied, Target
 from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
-from airflow_provider_aihandoff.core.errors import ClaimLost, EffectBusy, EffectNotNow, EffectRefused, EffectUnknown
+from airflow_provider_aihandoff.core.errors import (
+    ClaimLost,
+    EffectBusy,
+    EffectNotNow,
+    EffectRefused,
+    EffectUnknown,
+    LedgerUnavailable,
+)
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
+from airflow_provider_aihandoff.core.second_memory import Memory
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +43,11 @@ _PROBE_BASE, _PROBE_CAP = 1.0, 30.0
 #: For how many seconds at most the probe is tried after a confirmed write, until it sees it.
 _TRIAL_SECONDS = 5.0
 
-#: How long an external id may be, in characters. A longer one is none that anyone can use.
-_ID_LIMIT = 1000
+
+#: What an attempt knows of the write where the ledger fails, and not the target.
+_NOT_SENT = "This attempt made no external write."
+_MAYBE_BEFORE = "This attempt made no external write; an earlier one may have."
+_SENT = "The external write may have been made: this attempt has sent it."
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     actor: Actor,
     not_now: int = 0,
     last_try: bool = False,
+    memory: Memory | None = None,
 ) -> Effect | Wait:
     """Write one effect of a job, unless it is written, and record the outcome.
 
@@ -75,6 +89,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
 
     :param not_now: of the :class:`Wait` that this call comes after.
     :param last_try: no one calls again after an error, so that an unknown outcome waits for a person at once.
+    :param memory: where an outcome is kept while the ledger cannot record it.
     :return: the effect, applied; or what to wait for before calling again.
     :raises EffectRefused: the target refused it; no external write was made.
     :raises EffectNotNow: no external write was made, or a probe finds out first; a retry is safe.
@@ -87,11 +102,17 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
         asked = _clock()
         lease = timedelta(seconds=target.call_seconds + CLAIM_MARGIN)
         try:
-            claim = ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+            with _stating(_SENT if lost_here else _NOT_SENT):
+                claim = ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
         except EffectBusy as busy:
+            if record_kept(ledger, busy.effect, memory=memory, actor=actor):
+                continue
             return Wait(busy.effect, busy.seconds, str(busy))
         except EffectUnknown as unknown:
-            wait = _find_outcome(ledger, plan, target, unknown, actor)
+            with _stating(_SENT if lost_here else _MAYBE_BEFORE):
+                if record_kept(ledger, unknown.effect, memory=memory, actor=actor):
+                    continue
+                wait = _find_outcome(ledger, plan, target, unknown, actor)
             if wait is None:
                 continue
             if resends or lost_here or not _takes_it_again(target, wait.effect):
@@ -100,22 +121,26 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             continue
         if claim.applied:
             return claim.effect
+        attempt = Attempt(ledger, claim, memory, actor)
         try:
-            applied = _send(ledger, claim, plan, target, asked, actor)
+            applied = _send(attempt, claim, plan, target, asked)
         except EffectNotNow as error:
             if error.retry_after is None or not_now >= RETRY_AFTER_TIMES:
                 raise
             seconds = min(error.retry_after, RETRY_AFTER_LIMIT)
-            return Wait(ledger.effects.read(claim.effect.effect_id), seconds, str(error), not_now + 1)
+            with _stating(error.written):
+                effect = ledger.effects.read(claim.effect.effect_id)
+            return Wait(effect, seconds, str(error), not_now + 1)
         except EffectUnknown as unknown:
             if not last_try and _takes_it_again(target, unknown.effect):
                 raise
             resends, lost_here = 0, True
             continue
-        effect = ledger.effects.confirm(
-            claim, external_id=_usable_id(applied), result=applied.result, own=applied.own, actor=actor
-        )
-        return effect if target.verify else _try_probe(ledger, plan, target, effect)
+        effect = attempt.applied(applied)
+        if target.verify:
+            return effect
+        with _stating("The external write was made, and recorded."):
+            return _try_probe(ledger, plan, target, effect)
 
 
 def _takes_it_again(target: Target, effect: Effect) -> bool:
@@ -123,7 +148,7 @@ def _takes_it_again(target: Target, effect: Effect) -> bool:
     return target.idempotent and effect.resends < target.resends and effect.result is None
 
 
-def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked: float, actor: Actor) -> Applied:
+def _send(attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, asked: float) -> Applied:
     """Send, and record a failure by its kind before it is raised."""
     name, key = claim.effect.name, claim.effect.effect_key
     log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
@@ -132,27 +157,36 @@ def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked:
         _check_fence(claim, asked)
         applied = call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))
     except (EffectRefused, EffectNotNow, Suspended) as error:
-        return _not_applied(ledger, claim, plan, target, error, actor)
+        return _not_applied(attempt, claim, plan, target, error)
     except Exception as error:
-        effect = ledger.effects.lose(claim, error=str(error), actor=actor)
+        effect = attempt.lost(str(error))
         raise unknown_error(f"job {effect.job_id}", effect) from error
     reached("apply.send", "after call")
     if target.verify and target.can_probe:
         found = _probe_over(target.grace_seconds, lambda: ask_probe(target, plan, claim.effect))
         if not isinstance(found, Applied):
             why = f"the target confirmed it, and {_said(found)}"
-            effect = ledger.effects.lose(claim, error=why, confirmed=applied.result or {}, actor=actor)
+            effect = attempt.lost(why, confirmed=applied.result or {})
             raise unknown_error(f"job {effect.job_id}", effect)
     return applied
 
 
+@contextmanager
+def _stating(written: str) -> Iterator[None]:
+    """Have an error of the ledger say what this attempt knows."""
+    try:
+        yield
+    except LedgerUnavailable as error:
+        error.restate(written=written, remedy=error.remedy)
+        raise
+
+
 def _not_applied(
-    ledger: Ledger,
+    attempt: Attempt,
     claim: Claim,
     plan: EffectPlan,
     target: Target,
     error: EffectRefused | EffectNotNow | Suspended,
-    actor: Actor,
 ) -> Applied:
     """Record what an attempt says that it has not written, and raise it; return the write if the probe finds it.
 
@@ -163,26 +197,25 @@ def _not_applied(
     not_now = answered and isinstance(error, EffectNotNow)
     if claim.resent:
         # What this attempt proves, it proves for itself only: an earlier one may have been applied.
-        why = f"an earlier attempt was lost; this attempt: {error.what}"
-        effect = ledger.effects.lose(claim, error=why, not_now=not_now, actor=actor)
+        effect = attempt.lost(f"an earlier attempt was lost; this attempt: {error.what}", not_now=not_now)
         if isinstance(error, EffectNotNow) and error.retry_after is not None:
             raise error
         raise unknown_error(f"job {effect.job_id}", effect) from error
     if answered and target.can_probe:
         if isinstance(error, EffectNotNow):
-            ledger.effects.lose(claim, error=error.what, not_now=True, actor=actor)
+            attempt.lost(error.what, not_now=True)
             raise error
         found = _probe_over(target.grace_seconds, lambda: _probe(plan, target, claim.effect))
         if isinstance(found, Applied):
             return found
         if isinstance(found, CannotTell):
             why = f"the target may refuse it because the write is already there: {error.what} At last {_said(found)}"
-            effect = ledger.effects.lose(claim, error=why, actor=actor)
+            effect = attempt.lost(why)
             raise unknown_error(f"job {effect.job_id}", effect) from error
     if isinstance(error, EffectRefused):
-        ledger.effects.refuse(claim, error=str(error), actor=actor)
+        attempt.refused(str(error))
     else:
-        ledger.effects.release(claim, error=str(error), actor=actor)
+        attempt.released(str(error))
     raise error
 
 
@@ -217,7 +250,7 @@ def _find_outcome(
         ledger.effects.resolve(
             effect.effect_id,
             applied=applied,
-            external_id=_usable_id(found) if isinstance(found, Applied) else None,
+            external_id=usable_id(found) if isinstance(found, Applied) else None,
             actor=actor,
             why="the probe found the write" if applied else "the probe found no trace of the write",
             attempt=effect.attempt,
@@ -287,14 +320,6 @@ def ask_probe(target: Target, plan: EffectPlan, effect: Effect) -> Applied | Not
 def _said(found: Applied | NotApplied | CannotTell) -> str:
     """What a probe said that did not find the write, as a clause."""
     return f"the probe cannot tell: {found.why}" if isinstance(found, CannotTell) else "the probe sees no trace of it"
-
-
-def _usable_id(applied: Applied) -> str | None:
-    """The external id, where it is one: a text of many pages is no id."""
-    if applied.external_id is not None and len(applied.external_id) > _ID_LIMIT:
-        log.warning("The external id has %d characters, and is not kept.", len(applied.external_id))
-        return None
-    return applied.external_id
 
 
 def _secrets(plan: EffectPlan) -> Secrets:

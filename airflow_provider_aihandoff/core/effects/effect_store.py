@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core.database import history
-from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.effects.plan_store import (
     change_effect,
     current_effects,
@@ -190,10 +190,12 @@ class Effects:
         result: Mapping[str, Any] | None,
         actor: Actor,
         own: bool = True,
+        keep: Keep | None = None,
     ) -> Effect:
         """Record that the target has applied the effect; the last one completes the job. Safe to repeat.
 
         :param own: this effect wrote it; otherwise it was there before.
+        :param keep: as in :meth:`Database.persist`.
         :raises ClaimLost: another attempt took over; it, or a person, records the outcome of the effect.
         """
 
@@ -217,21 +219,21 @@ class Effects:
             settle(connection, job, actor=actor)
             return effect
 
-        return self._database.persist(work, step="apply.confirm")
+        return self._database.persist(work, step="apply.confirm", keep=keep)
 
-    def release(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
+    def release(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
         """Record that no external write was made, and that the effect may be tried again as it is.
 
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release")
+        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release", keep)
 
-    def refuse(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
+    def refuse(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
         """Record that the target refused the effect, which proves that no external write was made.
 
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor, "apply.refuse")
+        return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor, "apply.refuse", keep)
 
     def lose(
         self,
@@ -241,6 +243,7 @@ class Effects:
         actor: Actor,
         not_now: bool = False,
         confirmed: Mapping[str, Any] | None = None,
+        keep: Keep | None = None,
     ) -> Effect:
         """Record that the outcome is not known.
 
@@ -257,7 +260,7 @@ class Effects:
                 "result": effect.result if confirmed is None else dict(confirmed),
             }
 
-        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose", changes)
+        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose", keep, changes)
 
     def _end(
         self,
@@ -267,6 +270,7 @@ class Effects:
         error: str,
         actor: Actor,
         step: str,
+        keep: Keep | None,
         changes: Callable[[Effect], dict[str, Any]] = lambda effect: {},
     ) -> Effect:
         def work(connection: LedgerConnection) -> Effect:
@@ -280,7 +284,7 @@ class Effects:
             settle(connection, job, actor=actor)
             return effect
 
-        return self._database.persist(work, step=step)
+        return self._database.persist(work, step=step, keep=keep)
 
     def give_up(self, effect_id: int, *, actor: Actor) -> Effect:
         """Record as unknown the outcome of an attempt that recorded none before its claim expired.

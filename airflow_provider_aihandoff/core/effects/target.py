@@ -97,6 +97,8 @@ class Target(ABC):
 
     #: Fields of the plan of an undo that may not name what only the applied effect knows, such as a statement.
     fixed_fields: ClassVar[frozenset[str]] = frozenset()
+    #: :meth:`from_undo` imports code that the undo names: only a worker makes such a target, never the API server.
+    undo_in_worker: ClassVar[bool] = False
 
     #: It takes the same effect key twice without writing twice.
     idempotent: bool = False

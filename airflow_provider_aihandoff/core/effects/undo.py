@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.effects.placeholders import (
     names_in,
 )
 from airflow_provider_aihandoff.core.effects.target import Target
-from airflow_provider_aihandoff.core.effects.target_registry import kinds, target_type
+from airflow_provider_aihandoff.core.effects.target_registry import find_target_type, kinds, target_type
 from airflow_provider_aihandoff.core.error_text import MASK
 from airflow_provider_aihandoff.core.errors import PlanError, UnknownTargetKind
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
@@ -117,6 +117,15 @@ def undo_target(undo: EffectPlan) -> Target:
     return target_type(undo.kind).from_undo(undo.name, undo.plan, undo.undo or {})
 
 
+def needs_worker(undo: EffectPlan) -> bool:
+    """Whether an undo imports code that it names, which only a worker does.
+
+    :param undo: as :func:`undo_plan` makes it.
+    """
+    found = find_target_type(undo.kind)
+    return found is not None and found.undo_in_worker
+
+
 def why_not(effect: Effect) -> str | None:
     """Why an applied effect cannot be undone, as text; None where it can."""
     if effect.undo is None:
@@ -183,16 +192,17 @@ class UndoStep:
     why_not: str | None
 
 
-def undo_steps(effects: Sequence[Effect], leave: Collection[str] = ()) -> list[UndoStep]:
+def undo_steps(effects: Sequence[Effect], altered: Mapping[int, str], leave: Collection[str] = ()) -> list[UndoStep]:
     """What rolling a job back would undo, in the order in which it would, before it has begun.
 
     :param effects: of the current revision, in the order of the plan.
+    :param altered: why an undo is not what was approved, by the id of its effect.
     :param leave: names of effects that are to stay as they are.
     """
     steps = []
     for effect in reversed(effects):
         if effect.undoes is None and effect.state is EffectState.APPLIED and effect.name not in leave:
-            why = why_not(effect)
+            why = why_not(effect) or altered.get(effect.effect_id)
             steps.append(UndoStep(effect, None if why else undo_plan(effect, None), why))
     return steps
 

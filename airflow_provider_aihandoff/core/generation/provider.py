@@ -49,6 +49,7 @@ class Sent(StrEnum):
     NO = "no"  # no response was created, and the same request may succeed later
     NEVER = "never"  # no response was created, and the same request would be refused again
     UNKNOWN = "unknown"  # a response may have been created
+    RUNS = "runs"  # none was created, since the response of an earlier request runs in the same handle
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class ModelResponse:
 
     :param status: that of one which says something new is ``running``: it is waited for.
     :param text: of the final answer; empty where there is none; None while the output cannot be read yet.
+    :param last_message: the text of its last message, where it has several.
     :param refusal: why the model refused to answer, where it did.
+    :param calls: names of the tools that the model asks its caller for, where it does that instead of answering.
     :param error_code: why it failed.
     :param incomplete_reason: why it stopped early.
     :param is_final: the same request would end the same way, so that another revision would only cost.
@@ -81,7 +84,9 @@ class ModelResponse:
     id: str
     status: ResponseStatus
     text: str | None = None
+    last_message: str | None = None
     refusal: str | None = None
+    calls: tuple[str, ...] = ()
     error_code: str | None = None
     error_message: str | None = None
     incomplete_reason: str | None = None
@@ -138,13 +143,30 @@ class ModelProvider(ProviderFacts):
 
     @abstractmethod
     def create(
-        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
     ) -> ModelResponse | SubmitFailure:
         """Send a request once, and return the response that runs for it, or why there is none. Raises nothing.
 
         :param metadata: goes with the request, in addition to its own.
         :param timeout: seconds that the call may take.
+        :param handle: where the response runs, as :meth:`open_handle` made it.
         """
+
+    def open_handle(self, request: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
+        """Make a handle that takes one response at a time, for free, and return its id.
+
+        None where the provider has none, the request cannot have one, or its connection does not ask for them.
+
+        :raises ProviderError: it could not be made now. Asking again is safe.
+        """
+        return None
+
+    def read_handle(self, handle: str) -> ModelResponse | None:
+        """The response that has ended in a handle, without its own id and its usage; None where none has.
+
+        :raises ProviderError: there is no valid answer.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def retrieve(self, response_id: str) -> ModelResponse:
@@ -171,6 +193,10 @@ class AsyncModelProvider(ProviderFacts):
     @abstractmethod
     async def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.cancel`."""
+
+    async def read_handle(self, handle: str) -> ModelResponse | None:
+        """As :meth:`ModelProvider.read_handle`."""
+        raise NotImplementedError
 
 
 #: The provider of a connection. Raises what Airflow raises where there is no such connection.

@@ -12,8 +12,9 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.database import history
-from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest, input_digest
 from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, digest_key, void_plans
@@ -23,8 +24,10 @@ from airflow_provider_aihandoff.core.errors import (
     InputChanged,
     JobCancelled,
     JobFailed,
+    NothingLost,
     RevisionsExhausted,
 )
+from airflow_provider_aihandoff.core.generation.lost_store import count_lost
 from airflow_provider_aihandoff.core.generation.revision_store import (
     count_unknown,
     fail_revision,
@@ -33,10 +36,17 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     next_number,
     read_revision,
 )
+from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment, Step, decide_attachment
-from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, Owner, Revision, columns
-from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
-from airflow_provider_aihandoff.core.text import plain, plain_or_none
+from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, OnLost, Owner, Revision, columns
+from airflow_provider_aihandoff.core.states import (
+    TOUCHED_EFFECT_STATES,
+    JobEvent,
+    JobState,
+    ResponseStatus,
+    RevisionState,
+)
+from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_response
 
 #: Requests of one revision that may have been accepted without the id being known. One is allowed, since a crash
@@ -62,12 +72,14 @@ class Intent:
     """The permission to send one request.
 
     :param token: proof of the permission; None when another attempt has it, or has just got an id.
-    :param wait: seconds until the other attempt's permission ends, when there is one.
+    :param wait: seconds until another one may get it: another attempt has it, or a request is lost.
+    :param left: seconds until the deadline, by the database's clock.
     """
 
     revision: Revision
     token: UUID | None
     wait: float = 0.0
+    left: float = 0.0
 
 
 _INSERT_JOB = f"""
@@ -84,15 +96,16 @@ _LOCK_JOB_BY_KEY = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s FOR UPDATE"""
 _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
-        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at)
+        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost)
     VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
-        %(deadline)s, clock_timestamp())
+        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s)
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
-    UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s
+    UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
+        on_lost = %(on_lost)s
     WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued' AND based_on IS NULL"""
 _KEEP_REQUEST = """
-    UPDATE aihandoff.revisions SET request = %s, request_digest = %s
+    UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s
     WHERE job_id = %s AND number = %s AND state = 'queued'"""
 _READ_FIRST_REQUEST = """
     SELECT request, request_digest FROM aihandoff.revisions
@@ -102,13 +115,20 @@ _COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE jo
 _OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
-        submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp()
+        submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp(),
+        conversation_id = coalesce(conversation_id, %(handle)s)
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
     UPDATE aihandoff.revisions SET state = 'queued', submissions = submissions - 1, submit_token = NULL,
         submit_lease_until = NULL
     WHERE revision_id = %s"""
+_MARK_RUNS_IN_HANDLE = """
+    UPDATE aihandoff.revisions SET unknown_submissions = 1, submissions = greatest(submissions - 1, 1),
+        submit_token = NULL, submit_lease_until = least(clock_timestamp() + %s, deadline)
+    WHERE revision_id = %s"""
+_MARK_MAY_BE_SENT = """
+    UPDATE aihandoff.revisions SET state = 'queued', submit_lease_until = NULL WHERE revision_id = %s"""
 
 
 def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
@@ -139,6 +159,19 @@ def _written(connection: LedgerConnection, job: Job) -> str:
         [job.job_id, [state.value for state in TOUCHED_EFFECT_STATES]],
     ).fetchall()
     return ", ".join(f"{row['name']} is {row['state']}" for row in rows) or "no external write was made"
+
+
+def _nothing_lost(job: Job, revision: Revision) -> NothingLost:
+    if revision.state is RevisionState.SUBMITTING and revision.submit_token is not None:
+        what, remedy = "a request is being sent now.", "Try again when its outcome is known, in less than a minute."
+    elif revision.is_lost:
+        what = f"{revision.unknown_submissions} requests are lost by now, more than you saw."
+        remedy = "Check the job again, then decide."
+    else:
+        what, remedy = f"no request is lost: it is {job.state.value.replace('_', ' ')}.", "There is nothing to decide."
+    return NothingLost(
+        what, job=job.label, written="Your answer was not recorded. It causes no external write.", remedy=remedy
+    )
 
 
 class Submission:
@@ -175,12 +208,14 @@ class Submission:
     def open(self, spec: JobSpec) -> Opened:
         """Create the job, or attach to the one with the same type and key. Safe to repeat.
 
+        :raises RequestError: an argument could not be stored, or found again.
         :raises InputChanged: the key stands for other work, and something may have been written for it.
         :raises RevisionsExhausted: a new revision is called for, and there have been ``max_revisions`` already.
         :raises JobCancelled: the job was cancelled.
         :raises CannotRegenerate: a new revision is asked for, and something is applied that was not undone.
         """
-        return self._database.transact(lambda connection: self._open(connection, spec), step="submit.open")
+        named = checked(spec)
+        return self._database.transact(lambda connection: self._open(connection, named), step="submit.open")
 
     def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
         digests = self._digests(connection, spec.input)
@@ -189,7 +224,7 @@ class Submission:
             **vars(spec.owner),
             "input": as_json(spec.kept_input),
             "permissions": as_json(spec.permissions),
-            "requested_by": plain(spec.requested_by),
+            "requested_by": spec.requested_by,
             "triggered_by": plain_or_none(spec.triggered_by),
             "input_digest": digests[0],
             "genesis": history.GENESIS,
@@ -250,7 +285,9 @@ class Submission:
             "conn_id": spec.conn_id,
             "request": as_json(spec.kept_request),
             "request_digest": self._digests(connection, spec.request)[0],
-            "deadline": spec.deadline,
+            "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
+            "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
+            "on_lost": spec.on_lost,
         }
 
     def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
@@ -291,7 +328,7 @@ class Submission:
                 "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
             },
             input=spec.kept_input,
-            requested_by=plain(spec.requested_by),
+            requested_by=spec.requested_by,
             permissions=spec.permissions,
             input_digest=digests[0],
             triggered_by=plain_or_none(spec.triggered_by),
@@ -325,10 +362,13 @@ class Submission:
             remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",
         )
 
-    def take_over(self, job_id: int, number: int, *, owner: Owner, request: dict[str, Any]) -> Revision | None:
+    def take_over(
+        self, job_id: int, number: int, *, owner: Owner, request: dict[str, Any], on_lost: OnLost | None = None
+    ) -> Revision | None:
         """Make the task that goes on with a revision the owner of its job, and keep the request as it will be sent.
 
         :param request: with its secrets masked.
+        :param on_lost: as in :class:`JobSpec`.
         :return: the revision; None where another one is current by now, or nothing is left to send or to wait for.
         """
 
@@ -338,24 +378,33 @@ class Submission:
                 return None
             if job.owner != owner:
                 history.move(connection, job, JobEvent.ATTACHED, actor=owner.actor, **vars(owner))
-            request_digest = self._digests(connection, request)[0]
-            connection.execute(_KEEP_REQUEST, [as_json(request), request_digest, job_id, number])
+            kept = [as_json(request), self._digests(connection, request)[0], on_lost, job_id, number]
+            connection.execute(_KEEP_REQUEST, kept)
             return read_revision(connection, job_id, number)
 
         return self._database.transact(work, step="submit.open")
 
     def intend(
-        self, job_id: int, number: int, *, actor: Actor, lease: timedelta, orphan_wait: timedelta = timedelta(0)
+        self,
+        job_id: int,
+        number: int,
+        *,
+        actor: Actor,
+        lease: timedelta,
+        orphan_wait: timedelta = timedelta(0),
+        handle: str | None = None,
     ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
         An earlier permission that expired without an id means that its request may have been accepted: it is counted
-        as an unknown submission, and there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
+        as an unknown submission, and no request is sent for as long as :mod:`core.generation.lost` says. Without a
+        person's word there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
 
         :param lease: how long the permission is valid: longer than the request may take.
-        :param orphan_wait: how long a webhook may take to bring the response of a request whose answer was lost,
-            before one more request is sent.
-        :raises JobFailed: one more unknown submission would break the bound; the job is failed.
+        :param orphan_wait: the shortest time that a webhook may take to bring the response of a lost request.
+        :param handle: the provider's conversation that was made for this revision, if it has none yet.
+        :raises JobFailed: one more unknown submission would break the bound, or the deadline has passed by the
+            database's clock; the job is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
         :raises InputChanged: a task with other input has taken the key over meanwhile.
         """
@@ -377,20 +426,23 @@ class Submission:
             if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING):
                 return Intent(revision, None)
             at = history.now(connection)
+            if at >= revision.deadline:
+                return self._too_late(connection, job, revision, actor)
             if revision.submit_lease_until is not None and revision.submit_lease_until > at:
                 return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
-            counted = revision.unknown_submissions
-            job, revision = count_unknown(
+            wait = count_lost(
                 connection,
                 job,
                 revision,
-                actor=actor,
-                reason="an attempt ended without recording the outcome of its request",
-                wait=orphan_wait,
+                actor,
+                "an attempt ended without recording the outcome of its request",
+                orphan_wait,
             )
-            if revision.unknown_submissions > counted and orphan_wait:
-                return Intent(revision, None, orphan_wait.total_seconds())
-            if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
+            job, revision = history.lock(connection, job_id), read_revision(connection, job_id, number)
+            if wait:
+                return Intent(revision, None, wait.total_seconds())
+            # A person who said that it may be sent again has put it back to queued.
+            if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
             history.move(
                 connection,
@@ -401,12 +453,23 @@ class Submission:
             )
             row = connection.execute(
                 _MARK_SUBMITTING,
-                {"token": token, "lease": lease, "revision_id": revision.revision_id},
+                {"token": token, "lease": lease, "handle": handle, "revision_id": revision.revision_id},
             ).fetchone()
             assert row is not None
-            return Intent(Revision(**row), token)
+            return Intent(Revision(**row), token, left=(revision.deadline - at).total_seconds())
 
         return self._database.transact(work, repeatable=True, step="submit.intend")
+
+    @staticmethod
+    def _too_late(connection: LedgerConnection, job: Job, revision: Revision, actor: Actor) -> HandoffError:
+        lost = revision.state is RevisionState.SUBMITTING
+        what = "it was known whether the request was accepted" if lost else "a request was accepted"
+        reason = f"the deadline passed before {what}: {revision.deadline.isoformat()}"
+        fail_revision(connection, job, revision, actor=actor, reason=reason, error={"kind": "deadline"})
+        remedy = "Clear the task to make a new revision with a new deadline."
+        if lost:
+            remedy = "A response may exist, and may be billed: search OpenAI's logs for this job's metadata. " + remedy
+        return JobFailed(f"{reason}.", job=job.label, remedy=remedy)
 
     def _too_many_unknown(
         self, connection: LedgerConnection, job: Job, revision: Revision, actor: Actor
@@ -426,12 +489,21 @@ class Submission:
         )
 
     def submitted(
-        self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: Actor
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        response_id: str,
+        status: ResponseStatus,
+        actor: Actor,
+        keep: Keep | None = None,
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
         Where the permission expired, and no one has asked for another one yet, this is the response that is waited for.
 
+        :param keep: as in :meth:`Database.persist`.
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is orphaned: the caller cancels it at OpenAI.
         """
@@ -452,13 +524,14 @@ class Submission:
                     reason="a response was created for a revision that had been given up",
                     detail={"revision": number, "response_id": response_id},
                 )
+                keep_surplus(connection, revision, response_id)
                 return None
             revision = mark_running(connection, revision, response_id, status, found=found)
             detail = {"revision": number, "response_id": response_id}
             job = history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
             return adopt_early(connection, job, revision)
 
-        return self._database.persist(work, step="submit.store")
+        return self._database.persist(work, step="submit.store", keep=keep)
 
     def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str) -> None:
         """Record that the request was refused or never sent, so that no response exists and it may be sent again."""
@@ -491,6 +564,73 @@ class Submission:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
-                count_unknown(connection, job, revision, actor=actor, reason=reason, wait=orphan_wait)
+                count_lost(connection, job, revision, actor, reason, orphan_wait)
 
         self._database.persist(work, step="submit.lost")
+
+    def runs_in_handle(
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        actor: Actor,
+        reason: str,
+        check_after: timedelta,
+        surplus: str | None = None,
+    ) -> Revision:
+        """Record that the handle knows of a response to an earlier request, so that this one is not needed.
+
+        :param check_after: how long no request is sent; the handle is polled meanwhile.
+        :param surplus: the id of a response that was created for this request all the same.
+        :return: the revision as it is now.
+        """
+
+        def work(connection: LedgerConnection) -> Revision:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if surplus is not None:
+                keep_surplus(connection, revision, surplus)
+            if revision.submit_token == token:
+                connection.execute(_MARK_RUNS_IN_HANDLE, [check_after, revision.revision_id])
+                detail = {"revision": number, "surplus": surplus}
+                history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)
+            elif surplus is not None:
+                detail = {"revision": number, "response_id": surplus}
+                history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=detail)
+            return read_revision(connection, job_id, number)
+
+        return self._database.persist(work, step="submit.lost")
+
+    def resolve(self, job_id: int, *, send_again: bool, seen: int, actor: Actor, why: str) -> Job:
+        """Record what a person wants after a lost request: to send it again, or that the job fails.
+
+        :param seen: how many unknown submissions the revision had when they decided.
+        :return: the job as it is now.
+        :raises JobNotFound: there is none with this id.
+        :raises NothingLost: no request is lost, or another one was lost since; nothing was recorded.
+        """
+
+        def work(connection: LedgerConnection) -> Job | HandoffError:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, job.revision)
+            if job.state is not JobState.QUEUED or not revision.is_lost or revision.unknown_submissions != seen:
+                return _nothing_lost(job, revision)
+            if send_again:
+                connection.execute(_MARK_MAY_BE_SENT, [revision.revision_id])
+                detail = {"revision": revision.number, "unknown_submissions": seen}
+                reason = f"sent again by a person: {why}"
+                return history.move(
+                    connection, job, JobEvent.SUBMIT_RESOLVED, actor=actor, reason=reason, detail=detail
+                )
+            error = {"kind": "unknown submission", "final": True}
+            return fail_revision(
+                connection,
+                job,
+                revision,
+                actor=actor,
+                reason=f"unknown submission, ended by a person: {why}",
+                error=error,
+            )
+
+        return self._database.transact(work, step="submit.resolve")

@@ -9,11 +9,14 @@ from datetime import timedelta
 from functools import partial
 
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ProviderUnreachable
+from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
+from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, InboxEntry, Owner
 from airflow_provider_aihandoff.core.reconcile.act import end_unsent, keep_deadline, stop
 from airflow_provider_aihandoff.core.reconcile.diagnose import (
     DEADLINE_GRACE,
+    TASK_GRACE,
     Diagnosis,
     TaskState,
     diagnose,
@@ -106,13 +109,13 @@ class Search:
         return finding, partial(steps[diagnosis], job) if diagnosis in steps else None
 
     def _keep_deadline(self, job: InFlight) -> str:
-        return self._ask(job, keep_deadline)
+        return self._ask(job.conn_id, lambda provider: keep_deadline(self._ledger, provider, job))
 
     def _stop(self, job: InFlight) -> str:
         def is_orphaned() -> bool:
             return self._task_of(job) is TaskState.ENDED and not self._somebody_waits(job)
 
-        return self._ask(job, partial(stop, is_orphaned=is_orphaned))
+        return self._ask(job.conn_id, lambda provider: stop(self._ledger, provider, job, is_orphaned=is_orphaned))
 
     def _end_unsent(self, job: InFlight) -> str:
         return end_unsent(self._ledger, job) if self._task_of(job) in _GONE else MOVED_ON
@@ -128,16 +131,28 @@ class Search:
         tasks = self._states_of(came)
         return any(tasks.get(task) not in _GONE for task in came)
 
-    def _ask(self, job: InFlight, step: Callable[[Ledger, ModelProvider, InFlight], str]) -> str:
-        if self._unanswered[job.conn_id] >= _UNANSWERED:
-            raise NotAsked(f"OpenAI did not answer over {job.conn_id} before")
+    def _ask(self, conn_id: str, step: Callable[[ModelProvider], str]) -> str:
+        if self._unanswered[conn_id] >= _UNANSWERED:
+            raise NotAsked(f"OpenAI did not answer over {conn_id} before")
         try:
-            done = step(self._ledger, self._provider_for(job.conn_id), job)
+            done = step(self._provider_for(conn_id))
         except ProviderUnreachable:
-            self._unanswered[job.conn_id] += 1
+            self._unanswered[conn_id] += 1
             raise
-        del self._unanswered[job.conn_id]
+        del self._unanswered[conn_id]
         return done
+
+    def surplus_responses(self, limit: int) -> Iterator[Planned]:
+        """Responses that no revision waits for: theirs was replaced or cancelled, or has another one."""
+        for surplus in self._ledger.surplus.open(TASK_GRACE, limit):
+            found = f"the response {surplus.response_id} of revision {surplus.number} is not waited for"
+            step = "cancel it at OpenAI, and record what it has cost"
+            yield Finding("surplus response", found, step, job_id=surplus.job_id), partial(self._settle, surplus)
+
+    def _settle(self, surplus: Surplus) -> str:
+        return self._ask(
+            surplus.conn_id, lambda provider: settle_surplus(self._ledger, provider, surplus, actor=RECONCILER)
+        )
 
     def expired_reviews(self, limit: int) -> Iterator[Planned]:
         """Reviews that have expired, where the ledger knows what that means."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, StaleDecision
+from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
@@ -182,6 +183,22 @@ def resolve(
     return _record(ledger, viewer, effect.job_id)
 
 
+@router.post("/jobs/{job_id}/submission", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
+def resolve_submission(
+    job_id: schemas.JobId, body: schemas.SubmissionBody, viewer: ViewerDep, ledger: LedgerDep
+) -> Response:
+    """Say what to do about a request whose answer was lost: send it again, or fail the job."""
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    ledger.submission.resolve(
+        job_id,
+        send_again=body.action == "send again",
+        seen=body.unknown_submissions,
+        actor=viewer.actor,
+        why=body.reason,
+    )
+    return _record(ledger, viewer, job_id)
+
+
 @router.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request, viewer: ViewerDep) -> Response:
     """The OpenAPI description of this API, for users who are logged in."""
@@ -207,6 +224,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
             "votes": [voter.label for voter in votes_of(record)],
             "may_decide": why_not is None,
             "why_not": why_not,
+            "waits_for": in_words(record.revision),
             **more,
         }
     )

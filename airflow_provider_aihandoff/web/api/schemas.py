@@ -65,6 +65,11 @@ Attempt = Annotated[
     Field(description="The `attempt` that you checked; the newest by default."),
 ]
 Names = Annotated[list[str], Field(max_length=MAX_NAMES, description="Names of effects that are not undone.")]
+LostAction = Literal["send again", "fail"]
+Seen = Annotated[
+    Annotated[int, Field(ge=1, le=2**31 - 1)],
+    Field(description="The `unknown_submissions` of the revision that you saw."),
+]
 OwnVerdict = Literal["approve", "reject", "request changes"]
 BulkVerdict = Literal["approve", "reject"]
 
@@ -94,6 +99,16 @@ class RollBackBody(BaseModel):
 
     reason: Reason
     leave: Names = []
+
+
+class SubmissionBody(BaseModel):
+    """What to do about a request whose answer was lost. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: LostAction
+    reason: Reason
+    unknown_submissions: Seen
 
 
 class ResolutionBody(BaseModel):
@@ -241,6 +256,8 @@ _REVISION_NOTES = {
     "based_on": "The number of the revision that it edits, or continues.",
     "changes": "What the model was asked to change.",
     "cost_usd": "Null: not billed, or the price is unknown.",
+    "on_lost": "What its author wants after a lost request: `wait`, `ask` or `resend`; null: as the ledger decides.",
+    "conversation_id": "OpenAI's conversation that was made for this revision alone.",
 }
 
 
@@ -310,6 +327,7 @@ class JobRecord(_Answer):
     votes: list[str] = Field(description="Who has approved the current version, while more approvals are needed.")
     may_decide: bool = Field(description="Whether you may decide on it.")
     why_not: str | None = Field(description="Why you may not.")
+    waits_for: str | None = Field(description="Why no request is sent, after one was lost, and until when. Else null.")
 
 
 @from_record(

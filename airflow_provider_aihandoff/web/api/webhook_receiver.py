@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.limits import RECEIVER
 from airflow_provider_aihandoff.core.states import Disposition
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.event import parse
@@ -214,7 +215,12 @@ def open_ledger(ledger_conn_id: str | None) -> Ledger:
         conninfo = LedgerHook(ledger_conn_id).conninfo()
     except (AirflowNotFoundException, ValueError) as error:
         raise LedgerUnavailable(f"the connection of the ledger cannot be used: {error}") from None
-    ledger = Ledger({**_LEDGER_PARAMETERS, **conninfo}, max_size=AT_ONCE + POLLS_AT_ONCE, timeout=_LEDGER_TIMEOUT)
+    ledger = Ledger(
+        {**_LEDGER_PARAMETERS, **conninfo},
+        max_size=AT_ONCE + POLLS_AT_ONCE,
+        timeout=_LEDGER_TIMEOUT,
+        limits=RECEIVER,
+    )
     try:
         ledger.check_schema()
     except BaseException:

@@ -14,11 +14,11 @@ import pytest
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
-from tests.factories import job_spec, submit
+from tests.factories import draft, job_spec, submit
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE, Policy, ask, ask_unapproved, publish
@@ -86,6 +86,74 @@ class TestRequest:
         assert "did not render to JSON" in done.error("publish")
         assert "| tojson" in done.error("publish")
         assert target.received == []
+
+    def test_a_text_with_nul_is_sent_as_json_and_one_that_utf_8_cannot_write_is_refused_when_it_is_planned(
+        self, run: RunDag, ledger: Ledger, target: Target
+    ) -> None:
+        spec: dict[str, Any] = {"approval": "not required", "approval_reason": "it is a test"}
+        fine = draft(ledger, job_spec(job_key="nul", **spec), {"title": "nul \x00", "body": ""}, "resp_2")
+        odd = draft(ledger, job_spec(job_key="half", **spec), {"title": "\ud800", "body": ""}, "resp_3")
+
+        assert run(lambda: publish(fine.job_id)).states == {"publish": "success"}
+        refused = run(lambda: publish(odd.job_id))
+
+        assert [received.json["title"] for received in target.received] == ["nul \x00"]
+        assert refused.states == {"publish": "failed"}
+        assert "the effect 'publish' has half of a surrogate pair in json.title" in refused.error("publish")
+        assert ledger.record(odd.job_id).effects == []
+
+    @pytest.mark.parametrize("title", ["One\ntwo", "nul \x00", "\u2192", " indented"])
+    def test_a_header_that_could_not_be_sent_is_refused_when_it_is_planned(
+        self, run: RunDag, ledger: Ledger, target: Target, title: str
+    ) -> None:
+        spec = job_spec(approval="not required", approval_reason="it is a test")
+        job = draft(ledger, spec, {"title": title, "body": ""}, "resp_2")
+        done = run(lambda: publish(job.job_id, headers={"X-Title": "{{ job.output.title }}"}))
+        assert (done.states, done.tries) == ({"publish": "failed"}, {"publish": 1})
+        assert "the header 'X-Title' of the effect 'publish'" in done.error("publish")
+        assert (target.received, ledger.record(job.job_id).effects) == ([], [])
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_plan_that_is_nested_too_deeply_is_refused(self, run: RunDag, target: Target) -> None:
+        deep: Any = 1
+        for _ in range(70):
+            deep = [deep]
+        done = run(lambda: publish(query={"deep": deep}))
+        assert done.states["publish"] == "failed"
+        assert "nested more than 64 levels deep" in done.error("publish")
+        assert target.received == []
+
+    @pytest.mark.usefixtures("review")
+    @pytest.mark.parametrize(
+        ("arguments", "field"),
+        [
+            ({"endpoint": "/posts/{{ job.output.body }}"}, "endpoint"),
+            ({"current": "/posts/{{ job.output.body }}"}, "current"),
+            ({"probe": {"endpoint": "/posts?key={{ job.output.body }}"}}, "probe.endpoint"),
+            ({"undo": {"method": "DELETE", "endpoint": "/posts/{{ job.output.body }}"}}, "undo.endpoint"),
+            (
+                {"undo": {"method": "DELETE", "endpoint": "/1", "probe": {"endpoint": "/{{ job.output.body }}"}}},
+                "undo.probe.endpoint",
+            ),
+        ],
+    )
+    def test_a_value_of_the_model_that_would_change_a_url_is_refused_before_anyone_is_asked(
+        self, run: RunDag, target: Target, arguments: dict[str, Any], field: str
+    ) -> None:
+        policy = Policy()
+        done = run(lambda: ApprovalSensor(task_id="approve", job=1, policy=policy) >> publish(**arguments))
+
+        assert f"`{field}` of the effect 'publish'" in done.error("approve")
+        assert "which would change the" in done.error("approve")
+        assert (done.tries["approve"], policy.asked, target.received) == (1, [], [])
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_value_that_would_change_a_url_is_refused_where_no_one_approves(
+        self, run: RunDag, target: Target
+    ) -> None:
+        done = run(lambda: publish(endpoint="/posts/{{ job.output.body }}"))
+        assert "fills in a value with ';', which would change the path" in done.error("publish")
+        assert (done.tries["publish"], target.received) == (1, [])
 
     @pytest.mark.usefixtures("accepted")
     def test_the_effect_key_is_sent_where_the_author_wrote_it_and_a_text_of_the_job_that_reads_so_stays(
@@ -170,7 +238,7 @@ class TestErrors:
 
         printed = "".join(line for error in done.errors["publish"] for line in traceback.format_exception(error))
         assert done.states["publish"] == "failed"
-        assert "the header 'Authorization' of the effect 'publish' cannot be sent" in printed
+        assert "cannot be sent: it is not one line" in printed
         assert LINE_BREAK not in printed + caplog.text + str(record())
         assert target.received == []
 
@@ -248,7 +316,7 @@ class TestStatus:
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
         assert f"answered {status}" in done.error("publish")
-        assert "No external write was made." in done.error("publish")
+        assert "This step made no external write." in done.error("publish")
         assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
         assert len(target.received) == 1
 
@@ -397,7 +465,7 @@ class TestApproval:
 
     def test_an_effect_of_a_cancelled_job_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:
         submit(ledger, job_spec())
-        ledger.outputs.cancelled(1, 1, actor=Actor.program("bob"), reason="not needed", status="cancelled")
+        ledger.outputs.cancelled(1, 1, actor=Actor.program("bob"), reason="not needed", status=ResponseStatus.CANCELLED)
 
         done = run(lambda: [publish(), publish(1, "plain", json={"a": 1})])
 

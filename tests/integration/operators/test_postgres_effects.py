@@ -58,6 +58,17 @@ def test_text_by_the_model_is_data_and_never_sql(run: RunDag, sales: Sales, ledg
     assert reports(sales) == [(1, text)]
 
 
+def test_a_text_that_postgresql_cannot_store_is_refused_when_it_is_planned_and_named(
+    run: RunDag, sales: Sales, ledger: Ledger
+) -> None:
+    spec = job_spec(job_key="of a text", approval="not required", approval_reason="it is a test")
+    job = draft(ledger, spec, {"body": "nul \x00"}, "resp_2")
+    done = run(lambda: store(job.job_id))
+    assert (done.states, done.tries) == ({"store": "failed"}, {"store": 1})
+    assert "the statement has a NUL character in parameters.title, which PostgreSQL cannot" in done.error("store")
+    assert (reports(sales), ledger.record(job.job_id).effects) == ([], [])
+
+
 def test_the_plan_names_the_statement_its_parameters_and_the_database(
     run: RunDag, record: Record, sales: Sales
 ) -> None:

@@ -7,6 +7,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -275,7 +276,27 @@ class TestPlan:
             plan_probe("cms", declared, "publish")
 
     @pytest.mark.parametrize(
-        "endpoint", ["/posts/..", "/posts/../users", "/posts/.", "/posts/%2E%2e/users", "/c#-notes"]
+        "endpoint",
+        [
+            "/posts/..",
+            "/posts/../users",
+            "/posts/.",
+            "/posts/%2E%2e/users",
+            "/c#-notes",
+            "/posts/..%2fusers",
+            "/posts/%2e%2e%2Fusers",
+            "/posts/..\\users",
+            "/posts/..%5cusers",
+            "/posts/%252e%252e%252fusers",
+            "/posts/%25%32%65%252e/users",
+            "/posts/%" + "25" * 9 + "2e",
+            "/posts/..;v=1/users",
+            "/posts/x%2f..",
+            "/posts/a\\b",
+            "/posts/a\nb",
+            "/posts/.\t./users",
+            "/posts/%2e%20/users",
+        ],
     )
     def test_a_path_that_leads_to_another_place_than_it_says_is_refused(self, endpoint: str) -> None:
         with pytest.raises(PlanError, match="the effect 'publish' would not be sent to"):
@@ -284,11 +305,49 @@ class TestPlan:
             plan_probe("cms", {"endpoint": endpoint}, "publish")
 
     @pytest.mark.parametrize(
-        "endpoint", ["/posts/a..b", "/posts/...", "/posts/..%2Fusers", "/posts?path=/../x", "/c%23"]
+        "endpoint",
+        [
+            "/posts/a..b",
+            "/posts/...",
+            "/posts/a%2Fb",
+            "/posts/100%25",
+            "/posts?path=/../x",
+            "/c%23",
+            "/@evil.test",
+            "/:80",
+        ],
     )
     def test_any_other_path_reaches_the_target_unchanged(self, target: Target, endpoint: str) -> None:
         HttpTarget("publish").apply(request(endpoint), KEY)
         assert target.received[0].path == endpoint
+
+    def test_an_endpoint_cannot_name_the_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps({"conn_type": "http", "schema": "https"}))
+        for endpoint in ("evil.test/posts", "/evil.test", "//evil.test"):
+            with pytest.raises(PlanError, match="its connection 'cms' names no host"):
+                request(endpoint)
+
+    @pytest.mark.parametrize(
+        "base", ["http://cms.test", "http://cms.test/", "http://cms.test/v1", "http://cms.test:81"]
+    )
+    @pytest.mark.parametrize(
+        "endpoint", ["@evil.test", "//evil.test", ".evil.test", ":99/x", "?x", "https://evil.test"]
+    )
+    def test_no_endpoint_changes_the_host(self, monkeypatch: pytest.MonkeyPatch, base: str, endpoint: str) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps({"conn_type": "http", "host": base}))
+        assert urlsplit(request(endpoint)["url"]).netloc == urlsplit(base).netloc
+
+    @pytest.mark.parametrize(
+        "value", ["a\r\nX-Admin: 1", "a\nb", "\x00", "a\x7f", " a", "a ", "\u2028", "K\u00e9\u0142"]
+    )
+    def test_a_header_that_would_begin_another_one_or_cannot_be_sent_is_refused(self, value: str) -> None:
+        for plan in (request, lambda **parts: plan_probe("cms", {"endpoint": "/posts", **parts}, "publish")):
+            with pytest.raises(PlanError, match="the header 'X-Note' of the effect 'publish' cannot be sent"):
+                plan(headers={"X-Note": value})
+
+    def test_a_header_may_have_what_its_encoding_has(self, target: Target) -> None:
+        HttpTarget("publish").apply(request(headers={"X-Note": "K\u00e9; a=b"}), KEY)
+        assert target.received[0].headers["X-Note"] == "K\u00e9; a=b"
 
 
 class TestErrors:

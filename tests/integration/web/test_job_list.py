@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 from airflow_provider_aihandoff.web.pages import job_list
 from airflow_provider_aihandoff.web.render.formatting import cost, job_cost
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
@@ -127,7 +127,7 @@ def _price(ledger: Ledger, key: str, *costs: str | None) -> Job:
         revision = submit(ledger, job_spec(job_key=key), f"resp_{key}_{number}")
         last = number == len(costs) - 1
         output = Output(
-            "completed" if last else "failed",
+            ResponseStatus.COMPLETED if last else ResponseStatus.FAILED,
             "A kettle." if last else None,
             error=None if last else {"kind": "failed"},
             cost_usd=None if price is None else Decimal(price),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, Event
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
-from tests.factories import LEASE, OWNER, TEST
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, job_spec
 from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import approved, cms, confirm, lose, plan_of
 from tests.target import Target
@@ -211,3 +212,29 @@ def test_a_partly_applied_job_says_how_many_effects_are_applied(login: Login, le
     assert "Partly applied: 1 of 2 effects applied." in page.text
     assert "the target answered 403" in page.text
     assert "Sent after publish, which must be applied first." in page.text
+
+
+def test_an_effect_of_a_hidden_job_is_answered_like_a_missing_one_on_every_path(
+    login: Login, ledger: Ledger, target: Target, unknown: Effect, grant: Grant
+) -> None:
+    plan = plan_of(target, "salary")
+    owner = replace(OWNER, dag_id="payroll")
+    secret = draft(ledger, job_spec(job_key="secret", owner=owner), response_id="resp_2")
+    hidden = lose(ledger, approve(ledger, ask(ledger, secret, plan)), plan)
+    for method in ("GET", "PUT"):
+        grant("carol", method, OWNER.dag_id)
+    carol = login("carol")
+    form = {"found": "applied", "reason": "x", "attempt": "1"}
+    for job_id in (unknown.job_id, hidden.job_id, 999):
+        answers = [
+            carol.post(f"/aihandoff/jobs/{job_id}/effects/{number}/resolution", data=form)
+            for number in (hidden.effect_id, 77777)
+        ]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        shown = Page(answers[1].text).text.replace("77777", str(hidden.effect_id))
+        assert Page(answers[0].text).text == shown
+    sent = [
+        carol.post(f"/aihandoff/api/v1/effects/{number}/resolution", json=FOUND) for number in (hidden.effect_id, 77777)
+    ]
+    assert sent[0].text == sent[1].text.replace("77777", str(hidden.effect_id))
+    assert ledger.effects.read(hidden.effect_id) == hidden

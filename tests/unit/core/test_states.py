@@ -24,6 +24,8 @@ S, E = JobState, JobEvent
 MOVES = {
     S.QUEUED: {
         E.SUBMITTED: S.RUNNING,
+        E.OUTPUT_STORED: S.REVIEW,
+        E.OUTPUT_ACCEPTED: S.APPROVED,
         E.FAILED: S.FAILED,
         E.CANCELLED: S.CANCELLED,
         E.CHANGE_FAILED: S.REVIEW,
@@ -78,8 +80,8 @@ EFFECT_EVENTS = {
 
 #: The events that are recorded without a change of state.
 STAYS = {
-    S.QUEUED: {E.REVISED, E.SUBMIT_INTENDED, E.SUBMIT_UNKNOWN, E.SUBMIT_REFUSED},
-    S.RUNNING: {E.CANCEL_REQUESTED, E.RESPONSE_ENDED},
+    S.QUEUED: {E.REVISED, E.SUBMIT_INTENDED, E.SUBMIT_UNKNOWN, E.SUBMIT_REFUSED, E.SUBMIT_RESOLVED},
+    S.RUNNING: {E.CANCEL_REQUESTED, E.RESPONSE_ENDED, E.RESPONSE_REPLACED},
     S.REVIEW: {E.PLANNED, E.VOTED, E.EDITED, E.EDIT_REFUSED, E.REMINDED, E.ESCALATED},
     S.APPROVED: {E.PLANNED},
     S.APPLYING: EFFECT_EVENTS | {E.CANCEL_REQUESTED},
@@ -141,7 +143,12 @@ def test_nothing_is_claimed_before_it_is_approved() -> None:
 
 def test_only_a_stored_output_a_decision_or_a_replaced_plan_leads_to_approved() -> None:
     into = {(state, event) for (state, event), to in JOB_TRANSITIONS.items() if to is S.APPROVED and state is not to}
-    assert into == {(S.RUNNING, E.OUTPUT_ACCEPTED), (S.REVIEW, E.APPROVED), (S.APPLYING, E.PLANNED)}
+    assert into == {
+        (S.QUEUED, E.OUTPUT_ACCEPTED),
+        (S.RUNNING, E.OUTPUT_ACCEPTED),
+        (S.REVIEW, E.APPROVED),
+        (S.APPLYING, E.PLANNED),
+    }
 
 
 def test_a_task_that_waits_is_woken_by_every_event_that_may_end_its_wait() -> None:
@@ -150,7 +157,7 @@ def test_a_task_that_waits_is_woken_by_every_event_that_may_end_its_wait() -> No
     # What is written while a request is sent, or an effect, comes often, and ends no wait.
     assert WAKING_JOB_EVENTS.isdisjoint({E.CREATED, E.ATTACHED, E.SUBMITTED, E.OUTPUT_LATE})
     assert {E.EFFECT_RESOLVED} == WAKING_JOB_EVENTS & EFFECT_EVENTS
-    assert WAKING_JOB_EVENTS.isdisjoint(STAYS[S.QUEUED] - {E.REVISED})
+    assert WAKING_JOB_EVENTS.isdisjoint(STAYS[S.QUEUED] - {E.REVISED, E.SUBMIT_RESOLVED})
 
 
 def test_every_event_is_valid_somewhere_except_the_first() -> None:

@@ -42,6 +42,15 @@ _RETRIABLE_STATUSES = frozenset({409, 429, 500, 503})
 _FINAL_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "access_terminated"})
 
 
+#: What a server answers that has no conversations.
+_NO_SUCH_API = frozenset({404, 405, 501})
+
+
+def has_no_conversations(error: Exception) -> bool:
+    """Whether an error of creating a conversation says that the server has none."""
+    return isinstance(error, openai.APIStatusError) and error.status_code in _NO_SUCH_API
+
+
 def classify(error: Exception) -> SubmitFailure:
     """Say what an exception from ``responses.create`` means, with the SDK's own retries off."""
     if isinstance(error, openai.APIStatusError):
@@ -84,6 +93,8 @@ def _classify_status(error: openai.APIStatusError) -> SubmitFailure:
     reason = f"OpenAI answered {status} {error.code or ''}: {_message(error)}".replace(" :", ":")
     if status in _GATEWAY_STATUSES:
         return SubmitFailure(Sent.UNKNOWN, reason)
+    if error.code == "conversation_locked":
+        return SubmitFailure(Sent.RUNS, reason)
     if status in _RETRIABLE_STATUSES and error.code not in _FINAL_CODES:
         return SubmitFailure(Sent.NO, reason, _retry_after(error))
     return SubmitFailure(Sent.NEVER, reason)

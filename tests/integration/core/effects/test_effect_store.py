@@ -27,7 +27,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 
 
@@ -92,7 +92,7 @@ class TestRefusal:
 
     def test_for_a_cancelled_job_nothing_is_claimed(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=ResponseStatus.CANCELLED)
         with pytest.raises(JobCancelled, match="enough"):
             claim(ledger, job)
 

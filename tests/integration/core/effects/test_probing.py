@@ -22,6 +22,7 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.targets.rollback_functions import rollback_function
 from tests.factories import approve, ask, draft
 from tests.integration.core.effects.effects import ACTOR, approved, call, later, only_effect
 
@@ -133,6 +134,12 @@ class TestNotNow:
         assert (send(desk).external_id, desk.probed) == ("sent-2", 0)
 
 
+@rollback_function
+def never_called(**arguments: Any) -> None:
+    """The undo that is declared here."""
+    raise AssertionError
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("seen", "state"),
@@ -154,7 +161,7 @@ class TestRefused:
         assert (only_effect(ledger).state, desk.sent) == (state, 1)
 
     def test_a_refused_effect_that_is_there_can_be_resolved_by_a_person_and_rolled_back(self, ledger: Ledger) -> None:
-        plan = call(undo={"function": f"{__name__}:no_such", "arguments": {"id": "{external_id}"}})
+        plan = call(undo={"function": f"{__name__}:never_called", "arguments": {"id": "{external_id}"}})
         approve(ledger, ask(ledger, draft(ledger), plan))
         with pytest.raises(EffectRefused):
             apply_effect(ledger, 1, plan, Desk(answers=[EffectRefused("400.")], can_probe=False), actor=ACTOR)
@@ -169,7 +176,7 @@ class TestRefused:
         assert undo.plan["arguments"] == {"id": "7"}
 
     def test_what_was_there_before_is_applied_and_never_rolled_back(self, ledger: Ledger) -> None:
-        plan = call(undo={"function": f"{__name__}:no_such"})
+        plan = call(undo={"function": f"{__name__}:never_called"})
         approve(ledger, ask(ledger, draft(ledger), plan))
         done = apply_effect(ledger, 1, plan, Desk(answers=[Applied(None, own=False)]), actor=ACTOR)
         assert isinstance(done, Effect)
