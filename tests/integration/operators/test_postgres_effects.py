@@ -65,7 +65,7 @@ def test_a_text_that_postgresql_cannot_store_is_refused_when_it_is_planned_and_n
     job = draft(ledger, spec, {"body": "nul \x00"}, "resp_2")
     done = run(lambda: store(job.job_id))
     assert (done.states, done.tries) == ({"store": "failed"}, {"store": 1})
-    assert "the statement has a NUL character in parameters.title, which PostgreSQL cannot" in done.error("store")
+    assert "the effect 'store' has a NUL character in parameters.title, which PostgreSQL cannot" in done.error("store")
     assert (reports(sales), ledger.record(job.job_id).effects) == ([], [])
 
 
