@@ -288,7 +288,7 @@ class Effect(_Answer):
     """One intended write."""
 
 
-class EffectItem(Effect):  # type: ignore[valid-type, misc]
+class EffectItem(Effect):
     """One intended write, in a list of those of several jobs."""
 
     job_id: int

@@ -185,7 +185,7 @@ def test_an_unknown_cost_is_never_shown_as_zero(login: Login, ledger: Ledger) ->
 def test_a_cost_without_the_tools_that_were_called_says_so(login: Login, ledger: Ledger) -> None:
     revision = submit(ledger, job_spec(job_key="key-1"), "resp_1")
     usage = {"input_tokens": 1000, "output_tokens": 20, "tool_calls": {"file_search_call": 1, "web_search_call": 2}}
-    output = Output("completed", "A kettle.", usage=usage, cost_usd=Decimal("0.0123"))
+    output = Output(ResponseStatus.COMPLETED, "A kettle.", usage=usage, cost_usd=Decimal("0.0123"))
     job = ledger.outputs.store(revision.job_id, 1, output, actor=TEST)
     bob = login("bob")
     assert "$0.0123, without tools" in Page(bob.get("/aihandoff/").text).text
