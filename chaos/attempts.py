@@ -310,8 +310,9 @@ def _probe(work: Work, key: str = EFFECT_KEY) -> dict[str, Any]:
     return {
         "endpoint": f"/{work.variant}/writes",
         "query": {"key": key},
-        "found": {"$.writes[*].key": key},
-        "external_id_path": "$.writes[0].id",
+        "found_in": "$.writes",
+        "found": {"$.key": key},
+        "external_id_path": "$.id",
     }
 
 

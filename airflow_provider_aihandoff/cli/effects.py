@@ -15,7 +15,7 @@ def list_effects(args: Namespace) -> None:
     """List effects, newest first."""
     with open_ledger(args) as ledger:
         effects = ledger.list_effects(states=args.state, limit=args.limit)
-    names = ("effect_id", "job_id", "name", "kind", "state", "attempt", "external_id", "error")
+    names = ("effect_id", "job_id", "name", "kind", "state", "attempt", "external_id", "error", "probe_note")
     print_rows([{name: getattr(effect, name) for name in names} for effect in effects], args.output)
 
 
@@ -29,7 +29,7 @@ def show(args: Namespace) -> None:
 
 @command
 def resolve(args: Namespace) -> None:
-    """Resolve an effect whose outcome is unknown."""
+    """Resolve an effect whose outcome is unknown, or one that was refused and is there."""
     applied = args.applied is not None
     if applied == args.not_applied:
         fail("give --applied EXTERNAL_ID or --not-applied, and not both.")

@@ -136,25 +136,28 @@ class UnknownTargetKind(PlanError):
 class EffectRefused(HandoffError):
     """The target refused the write, in a way that proves that no external write was made.
 
-    :param by_precondition: what refuses it may be this very write, which came twice: an intermediary between here and
-        the target may send a request again, and pass on the second answer (RFC 9110, 13.1.1). So the target is
-        probed first.
+    :param answered: by the target. What it refuses may be this very write, which came twice: an intermediary between
+        here and the target may send a request again, and pass on the second answer. So a target with a probe is
+        probed first. False where nothing was sent.
     """
 
-    def __init__(self, what: str, *, by_precondition: bool = False, **kwargs: str) -> None:
+    def __init__(self, what: str, *, answered: bool = True, **kwargs: str) -> None:
         super().__init__(what, **kwargs)
-        self.by_precondition = by_precondition
+        self.answered = answered
 
 
 class EffectNotNow(HandoffError):
     """The write was not sent, or the target asked to come back later; trying again is safe.
 
     :param retry_after: seconds for which the target wants to be left alone, where it says so.
+    :param answered: by the target, or by what stands before it and may have forwarded the request. So a target with a
+        probe is probed before it gets the request again. False where nothing was sent.
     """
 
-    def __init__(self, what: str, *, retry_after: float | None = None, **kwargs: str) -> None:
+    def __init__(self, what: str, *, retry_after: float | None = None, answered: bool = True, **kwargs: str) -> None:
         super().__init__(what, **kwargs)
         self.retry_after = retry_after
+        self.answered = answered
 
 
 class EffectUnknown(HandoffError):

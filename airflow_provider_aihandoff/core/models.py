@@ -389,6 +389,8 @@ class EffectPlan:
     :param after: names of the effects that must be applied before this one.
     :param current: what the target has now, for the reviewer: ``{"at", "record"}``, or ``{"at", "error"}`` where it
         could not be read. Not part of what is approved: the target may change later.
+    :param find_counts: False: the probe was tried when the plan was rendered, and saw what it is to find.
+    :param probe_note: what that trial showed, where the reviewer should know.
     """
 
     name: str
@@ -399,6 +401,8 @@ class EffectPlan:
     undo: dict[str, Any] | None = None
     after: tuple[str, ...] = ()
     current: dict[str, Any] | None = None
+    find_counts: bool = True
+    probe_note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -407,6 +411,13 @@ class Effect:
 
     :param claim_until: until then the claim belongs to its owner, even if the owner has died.
     :param undoes: the id of the effect that this one undoes.
+    :param result: what is kept of the target's answer. Of an unknown effect: the target confirmed it, and its probe
+        sees no trace.
+    :param resends: how often it was sent again after an unknown outcome, since a person last resolved it.
+    :param not_now: the target answered the newest attempt with "not now".
+    :param find_counts: False: its probe saw the same before anything was sent, so that a find proves nothing.
+    :param own: it was applied by this effect, as far as the ledger knows; otherwise it was there before.
+    :param probe_note: what its probe saw that a person should know.
     """
 
     effect_id: int
@@ -434,6 +445,11 @@ class Effect:
     after_effects: list[str]
     undoes: int | None
     current: dict[str, Any] | None
+    resends: int
+    not_now: bool
+    find_counts: bool
+    own: bool
+    probe_note: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

@@ -259,6 +259,7 @@ EFFECT_TRANSITIONS: Mapping[tuple[EffectState, EffectEvent], EffectState] = {
     (_ES.PLANNED, _EE.VOID): _ES.VOID,
     (_ES.REFUSED, _EE.CLAIM): _ES.CLAIMED,
     (_ES.REFUSED, _EE.VOID): _ES.VOID,
+    (_ES.REFUSED, _EE.RESOLVE_APPLIED): _ES.APPLIED,  # a person saw the write in the target, whatever it answered
     (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,
     (_ES.CLAIMED, _EE.REFUSE): _ES.REFUSED,
     (_ES.CLAIMED, _EE.LOSE): _ES.UNKNOWN,

@@ -107,6 +107,9 @@ class FunctionSideEffectOperator(SideEffectOperator):
             idempotent=self.idempotent,
             call_seconds=self.call_seconds,
             grace_seconds=self.grace_seconds,
+            resends=self.resends,
+            verify=self.verify,
+            try_probe=self.try_probe,
         )
 
 

@@ -45,6 +45,11 @@ _CONNECTIONS = """
     SELECT count(*) AS used, current_setting('max_connections')::integer AS allowed FROM pg_stat_activity
     WHERE backend_type = 'client backend'"""
 
+_PROBES = """
+    SELECT DISTINCT j.job_type || '/' || e.name AS effect
+    FROM aihandoff.effects AS e JOIN aihandoff.jobs AS j USING (job_id)
+    WHERE e.probe_note IS NOT NULL AND e.updated_at > clock_timestamp() - interval '7 days' ORDER BY 1 LIMIT 10"""
+
 _OLDEST_VERSION = 140000
 
 _UNREACHABLE = "Tasks fail and pages answer 503 until it can be reached."
@@ -68,7 +73,10 @@ def check_ledger(conninfo: Mapping[str, Any]) -> Iterator[Finding]:
         found = _check_schema(connection)
         yield found
         if found.level is Level.OK:
-            yield from _check_rights(connection)
+            rights = list(_check_rights(connection))
+            yield from rights
+            if all(right.level is Level.OK for right in rights):
+                yield _check_probes(connection)
         yield _check_clock(connection)
         yield _check_room(connection)
         yield _check_notifications(connection, lambda: psycopg.connect(**conninfo, autocommit=True))
@@ -163,6 +171,20 @@ def _check_room(connection: psycopg.Connection[Any]) -> Finding:
         what,
         "A task that gets no connection within ten seconds fails, and is retried.",
         "Raise max_connections, or put a pooler before the server.",
+    )
+
+
+def _check_probes(connection: psycopg.Connection[Any]) -> Finding:
+    """Whether probes saw what they should, where they were tried or asked."""
+    effects = [row["effect"] for row in connection.execute(_PROBES)]
+    if not effects:
+        return Finding(Level.OK, "probes", "No probe saw other than it should in the last seven days.")
+    return Finding(
+        Level.WARNING,
+        "probes",
+        f"Probes could not tell, or saw other than they should, in the last seven days: {', '.join(effects)}.",
+        "A probe that cannot see a write leads to a second one, or leaves each lost answer to a person.",
+        "See what each one saw with `airflow aihandoff effects list`, and fix its declaration.",
     )
 
 

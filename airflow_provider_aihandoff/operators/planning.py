@@ -33,11 +33,11 @@ def effects_before(dag: Any, task: Any) -> tuple[str, ...]:
 
 
 def plan_effects(
-    context: Context, source: Any, job: JobView, ledger: Ledger, *, read_current: bool = False
+    context: Context, source: Any, job: JobView, ledger: Ledger, *, ask_targets: bool = False
 ) -> list[EffectPlan]:
     """Render every effect of the job in the context of the task that runs now.
 
-    :param read_current: read what each target has now, where its author says how.
+    :param ask_targets: read what each target has now, and try its probe, where its author says how.
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
     plans = []
@@ -51,7 +51,7 @@ def plan_effects(
             )
         try:
             after = effects_before(context["dag"], task)
-            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after, read_current=read_current))
+            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after, ask_target=ask_targets))
             continue
         except (HandoffError, AirflowFailException):
             raise

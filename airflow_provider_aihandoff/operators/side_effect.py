@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.effects.placeholders import Marks
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
+from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, Found, NotApplied, Target, resends_of
 from airflow_provider_aihandoff.core.effects.target_registry import target_type
 from airflow_provider_aihandoff.core.effects.undo import MASKED, plan_undo
 from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Actor, Effect
 
 
+#: The key with which the probe is tried before there is an effect. No effect ever has it.
+KEY_OF_NO_EFFECT = "aih-0-r0-00000000000000000000000000000000"
+
+
 class SideEffectOperator(RendersText):
     """Write to one outside system, at most once, and only what was approved.
 
@@ -63,6 +67,12 @@ class SideEffectOperator(RendersText):
     :param job: the operator that makes the job, or a job id.
     :param effect: the effect's name within the job; by default the id of the task.
     :param idempotent: the target takes the same effect key twice without writing twice.
+    :param resends: how often the effect is sent again after an attempt whose outcome stayed unknown, before a person
+        resolves it: by default once, if its probe saw no trace; 3 times if it is ``idempotent``.
+    :param verify: a write that the target confirms counts once :meth:`probe` sees it. If it does not within ``grace``,
+        a person resolves it.
+    :param try_probe: try :meth:`probe`: when the plan is rendered for a review, where it must see nothing, and after a
+        write, where it must see it. What it saw instead is on the record, and a find that was there before is none.
     :param undo: what undoes the effect, as a mapping (templated); shown before approval, and sent by a roll-back. It
         has a ``kind`` (``http``, ``postgres``, ``function``, or another one that is installed; by default that of the
         effect) and what that takes; ``{external_id}`` in it stands for the id of the record in the target.
@@ -104,6 +114,9 @@ class SideEffectOperator(RendersText):
         job: JobReference,
         effect: str | None = None,
         idempotent: bool = False,
+        resends: int | None = None,
+        verify: bool = False,
+        try_probe: bool = True,
         undo: dict[str, Any] | None = None,
         secret_fields: Sequence[str] = (),
         shown_fields: Sequence[str] = (),
@@ -120,6 +133,9 @@ class SideEffectOperator(RendersText):
         self.job_source = source_of(self.job)
         self.effect = None if effect is None else identifier("effect", effect)
         self.idempotent = idempotent
+        self.resends = resends_of(resends, idempotent=idempotent)
+        self.verify = verify
+        self.try_probe = try_probe
         self.undo = undo
         self.secret_fields = tuple(secret_fields)
         self.shown_fields = tuple(shown_fields)
@@ -145,11 +161,11 @@ class SideEffectOperator(RendersText):
         """
         raise NotImplementedError
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """Find out what became of an attempt that ended without a result.
 
-        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time has passed. None (the
-        default) where that is not known.
+        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time has passed.
+        :class:`CannotTell`, or None (the default), where that is not known.
         """
         return None
 
@@ -250,12 +266,12 @@ class SideEffectOperator(RendersText):
         other.render_template_fields({**context, "task": other, "job": job})  # type: ignore[typeddict-unknown-key]
         return other
 
-    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], read_current: bool = False) -> EffectPlan:
+    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
 
         :param key: of the digest, so that its readers cannot guess the secrets by trial.
         :param after: names of the effects that must be applied before this one.
-        :param read_current: read what the target has now, where the author says how.
+        :param ask_target: read what the target has now, and try its probe, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
         if self.endpoint_problem:
@@ -278,6 +294,7 @@ class SideEffectOperator(RendersText):
             ) from error
         secrets = frozenset(self.secret_fields) | target.secret_fields
         hide_from_logs(plan, secrets, self.shown_fields)
+        find_counts, probe_note = self._try_probe(target, plan, own) if ask_target else (True, None)
         return EffectPlan(
             name=self.effect_name,
             kind=target.kind,
@@ -288,7 +305,9 @@ class SideEffectOperator(RendersText):
             shown=masked(plan, secrets, self.shown_fields),
             undo=None if undo is None else _shown_undo(undo, secrets, self.shown_fields),
             after=tuple(after),
-            current=self._read(target, plan, secrets) if read_current and target.can_read else None,
+            current=self._read(target, plan, secrets) if ask_target and target.can_read else None,
+            find_counts=find_counts,
+            probe_note=probe_note,
         )
 
     def _undo_plan(self, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -302,6 +321,22 @@ class SideEffectOperator(RendersText):
             defaults=target.undo_defaults(plan),
             marks=self._marks,
         )
+
+    def _try_probe(self, target: Target, plan: dict[str, Any], secrets: Secrets) -> tuple[bool, str | None]:
+        """Try the probe before anything is sent: whether a later find counts, and what the reviewer should know."""
+        if not (target.can_probe and target.try_probe):
+            return True, None
+        try:
+            found = call_cleaned(lambda: target.probe(plan, KEY_OF_NO_EFFECT), secrets)
+        except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
+            found = CannotTell(f"it failed: {error}")
+        if isinstance(found, Applied) or (isinstance(found, CannotTell) and found.found):
+            note = "before anything was sent, the probe saw what it is to find. A later find proves nothing"
+            return False, note
+        if isinstance(found, NotApplied):
+            return True, None
+        why = found.why if isinstance(found, CannotTell) else "it gave no answer that can be read"
+        return True, str(masked(f"before anything was sent, the probe could not tell: {why}"))
 
     def _read(self, target: Target, plan: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
         """What the target has now, with the time, as it may be shown."""
@@ -383,7 +418,8 @@ class SideEffectOperator(RendersText):
 
         current = ledger.job(job.job_id)
         if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
-            plans = plan_effects(context, self.job_source, job, ledger)
+            first = current.review_digest is None
+            plans = plan_effects(context, self.job_source, job, ledger, ask_targets=first)
             ledger.reviews.ask(job.job_id, plans, policy=None, deadline=current.updated_at, actor=actor)
 
     def _load_job(self) -> JobView:
@@ -435,6 +471,9 @@ class OperatorTarget(Target):
         self.idempotent = operator.idempotent
         self.call_seconds = operator.call_seconds
         self.grace_seconds = operator.grace_seconds
+        self.resends = operator.resends
+        self.verify = operator.verify
+        self.try_probe = operator.try_probe
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """As the operator does."""
@@ -445,7 +484,7 @@ class OperatorTarget(Target):
         """Whether the operator defines a probe."""
         return type(self._operator).probe is not SideEffectOperator.probe
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """As the operator does."""
         return self._operator.probe(plan, key)
 
@@ -459,4 +498,4 @@ class OperatorTarget(Target):
         return self._operator.read(plan)
 
 
-__all__ = ["Applied", "EffectNotNow", "EffectRefused", "HandoffError", "NotApplied", "SideEffectOperator"]
+__all__ = ["Applied", "CannotTell", "EffectNotNow", "EffectRefused", "HandoffError", "NotApplied", "SideEffectOperator"]

@@ -168,7 +168,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         revision = ledger.revision(job.job_id, job.revision)
         seen = view(job, revision)
         first = job.state is JobState.REVIEW and job.review_digest is None
-        plans = plan_effects(context, self.job_source, seen, ledger, read_current=first)
+        plans = plan_effects(context, self.job_source, seen, ledger, ask_targets=first)
         job = self._ask(context, ledger, job, seen, plans, by_model=revision.based_on is None)
         if job.state is JobState.APPROVED and not plans:
             job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -79,6 +81,10 @@ class EmailTarget(Target):
             raise self._not_accepted(error.smtp_code, error.smtp_error, "when it was greeted") from error
         except OSError as error:  # those of smtplib and TLS, too
             raise self._not_sent(said(error)) from error
+        assert client.sock is not None
+        cut = threading.Timer(max(1.0, self.call_seconds - (time.monotonic() - began)), _hang_up, [client.sock])
+        cut.daemon = True
+        cut.start()  # a server that sends a byte now and then would hold the claim without end
         try:
             self._ask(client, f"MAIL FROM:<{address_of(plan['from'])}>", 250)
             for recipient in recipients:  # if one is refused, no one gets it
@@ -88,6 +94,7 @@ class EmailTarget(Target):
             self._ask(client, "DATA", 354)
             answer = self._hand_over(client, mail)
         finally:
+            cut.cancel()
             with suppress(OSError):
                 client.putcmd("QUIT")
             client.close()
@@ -125,6 +132,7 @@ class EmailTarget(Target):
         if server != plan["server"]:
             raise EffectRefused(
                 f"the plan of the effect {self.name!r} is for {plan['server']}, and its connection leads to {server}.",
+                answered=False,
                 remedy="Restore the connection, or ask for a decision on the new server.",
             )
         hook = smtp_hook(plan["connection"])
@@ -175,6 +183,11 @@ class EmailTarget(Target):
                 f"{said}.", remedy="Fix the cause at the server; then clear this task, which sends the same mail."
             )
         return EffectNotNow(f"{said}.", remedy="A retry is safe.")
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def plan_mail(

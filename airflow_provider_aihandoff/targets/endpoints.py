@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook
+    from requests.adapters import HTTPAdapter
 
 #: Steps in a path (RFC 3986, 5.2.4) that lead a URL to another place.
 _DOT_SEGMENTS = frozenset({".", ".."})
@@ -24,11 +25,11 @@ _SERVERS = 5
 _NOT_IN_URL = re.compile(r"[\x00-\x1f\x7f\\#]")
 
 
-def http_hook(conn_id: str, method: str) -> HttpHook:
+def http_hook(conn_id: str, method: str, adapter: HTTPAdapter | None = None) -> HttpHook:
     """Airflow's own way to a system over HTTP."""
     from airflow.providers.http.hooks.http import HttpHook
 
-    return HttpHook(method=method, http_conn_id=conn_id)
+    return HttpHook(method=method, http_conn_id=conn_id, adapter=adapter)
 
 
 def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
@@ -53,8 +54,8 @@ def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
     return url
 
 
-def endpoint_of(hook: HttpHook, url: str, name: str) -> str:
-    """The path under the connection's base URL that leads to this URL.
+def check_address(hook: HttpHook, url: str, name: str) -> None:
+    """Refuse to send to a URL that the connection does not lead to.
 
     :raises EffectNotNow: there is no such connection here.
     :raises EffectRefused: the connection leads elsewhere by now.
@@ -66,9 +67,9 @@ def endpoint_of(hook: HttpHook, url: str, name: str) -> str:
     if without_login(hook.url_from_endpoint(endpoint)) != url:
         raise EffectRefused(
             f"the plan of the effect {name!r} is for {cleaned(url)}, and its connection leads to {base} now.",
+            answered=False,
             remedy="Restore the connection, or ask for a decision on the new address.",
         )
-    return endpoint
 
 
 def fully_decoded(text: str) -> str:

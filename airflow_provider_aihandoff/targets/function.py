@@ -14,9 +14,12 @@ from typing import Any, Self
 
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
+    CannotTell,
+    Found,
     NotApplied,
     RequestView,
     Target,
+    resends_of,
     take_tables,
     take_text,
 )
@@ -43,7 +46,7 @@ class FunctionTarget(Target):
     """
 
     kind = "function"
-    undo_fields = frozenset({"function", "arguments", "probe", "idempotent", "timeout", "grace"})
+    undo_fields = frozenset({"function", "arguments", "probe", "idempotent", "timeout", "grace", "resends"})
     undo_in_worker = True
 
     name: str
@@ -52,6 +55,9 @@ class FunctionTarget(Target):
     idempotent: bool = False
     call_seconds: float = 300.0
     grace_seconds: float = 30.0
+    resends: int = 1
+    verify: bool = False
+    try_probe: bool = True
 
     @property
     def can_probe(self) -> bool:
@@ -70,11 +76,11 @@ class FunctionTarget(Target):
         )
         return Applied()
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """Call the function that probes."""
         assert self.probe_function is not None
         found = call(self.probe_function, plan["arguments"], key)
-        if found is None or isinstance(found, NotApplied):
+        if found is None or isinstance(found, (NotApplied, CannotTell)):
             return found
         if found is False:
             return NotApplied()
@@ -89,6 +95,8 @@ class FunctionTarget(Target):
         plan = {"function": str(declared["function"]), "arguments": dict(declared.get("arguments") or {})}
         options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent"))}
         options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
+        if "resends" in declared:
+            options["resends"] = resends_of(declared["resends"], idempotent=options["idempotent"])
         return plan, options | ({"probe": str(declared["probe"])} if declared.get("probe") else {})
 
     @classmethod
@@ -102,8 +110,10 @@ class FunctionTarget(Target):
             function_at(plan["function"]),
             function_at(options["probe"]) if options.get("probe") else None,
             idempotent=bool(options.get("idempotent")),
+            resends=resends_of(options.get("resends"), idempotent=bool(options.get("idempotent"))),
             call_seconds=float(options.get("timeout", 300.0)),
             grace_seconds=float(options.get("grace", 30.0)),
+            try_probe=False,
         )
 
     @classmethod

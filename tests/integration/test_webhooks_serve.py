@@ -221,7 +221,7 @@ def strangers(url: str, count: int, sent: bytes) -> Iterator[list[socket.socket]
 
 
 def deliver(url: str) -> int:
-    with httpx.Client(trust_env=False, timeout=10) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         return client.post(url, content=BODY, headers={**JSON, **signed(BODY)}).status_code
 
 

@@ -123,7 +123,7 @@ def _imports(code: str) -> Iterator[tuple[str, str | None]]:
     for node in ast.walk(ast.parse(code)):
         found: list[tuple[str, str | None]]
         if isinstance(node, ast.Import):
-            found = [(alias.name, None) for alias in node.names]
+            found: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found = [(node.module, alias.name) for alias in node.names]
         else:

@@ -160,6 +160,11 @@ CREATE TABLE aihandoff.effects (
     after_effects json NOT NULL DEFAULT '[]',            -- names of the effects that must be applied before this one
     undoes bigint UNIQUE REFERENCES aihandoff.effects,   -- the effect that this one undoes
     current json,                    -- what the target had when the plan was rendered, where that can be read
+    resends integer NOT NULL DEFAULT 0,                  -- how often it was sent again after an unknown outcome
+    not_now boolean NOT NULL DEFAULT false,              -- the target answered the newest attempt with "not now"
+    find_counts boolean NOT NULL DEFAULT true,           -- false: its probe saw the same before anything was sent
+    own boolean NOT NULL DEFAULT true,                   -- applied by this effect, as far as the ledger knows
+    probe_note text,                 -- what its probe saw that a person should know
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );

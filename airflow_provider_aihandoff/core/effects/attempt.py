@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
 from airflow_provider_aihandoff.core.effects.target import Applied
@@ -10,6 +12,11 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect
 from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
 from airflow_provider_aihandoff.core.states import EffectState
+
+log = logging.getLogger(__name__)
+
+#: How long an external id may be, in characters. A longer one is none that anyone can use.
+_ID_LIMIT = 1000
 
 Outcome = Literal["applied", "refused", "released", "unknown"]
 
@@ -32,12 +39,14 @@ class Attempt:
 
     def applied(self, applied: Applied) -> Effect:
         """Record that the target has applied it."""
-        found = self._unrecorded("applied", applied.external_id)
+        external_id = usable_id(applied)
+        found = self._unrecorded("applied", external_id)
         with found.recording():
             return self._effects.confirm(
                 self._claim,
-                external_id=applied.external_id,
+                external_id=external_id,
                 result=applied.result,
+                own=applied.own,
                 actor=self._actor,
                 keep=found.keep,
             )
@@ -54,11 +63,16 @@ class Attempt:
         with found.recording():
             return self._effects.release(self._claim, error=error, actor=self._actor, keep=found.keep)
 
-    def lost(self, error: str) -> Effect:
-        """Record that the outcome is not known."""
+    def lost(self, error: str, *, not_now: bool = False, confirmed: Mapping[str, Any] | None = None) -> Effect:
+        """Record that the outcome is not known.
+
+        :param not_now: as in :meth:`Effects.lose`, and so is ``confirmed``.
+        """
         found = self._unrecorded("unknown")
         with found.recording():
-            return self._effects.lose(self._claim, error=error, actor=self._actor, keep=found.keep)
+            return self._effects.lose(
+                self._claim, error=error, not_now=not_now, confirmed=confirmed, actor=self._actor, keep=found.keep
+            )
 
     def _unrecorded(self, outcome: Outcome, external_id: str | None = None) -> Unrecorded:
         effect = self._claim.effect
@@ -74,6 +88,14 @@ class Attempt:
         # That the outcome is unknown is what the ledger says by itself, of a claim that expires.
         memory = None if outcome == "unknown" else self._memory
         return Unrecorded(memory, _name(effect), facts, f"{_WRITTEN[outcome]} ({which}).")
+
+
+def usable_id(applied: Applied) -> str | None:
+    """The external id, where it is one: a text of many pages is no id."""
+    if applied.external_id is not None and len(applied.external_id) > _ID_LIMIT:
+        log.warning("The external id has %d characters, and is not kept.", len(applied.external_id))
+        return None
+    return applied.external_id
 
 
 def record_kept(ledger: Ledger, effect: Effect, *, memory: Memory | None, actor: Actor) -> bool:

@@ -30,16 +30,19 @@ _DELETE_UNTOUCHED = """
     DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'void')"""
 _INSERT_EFFECT = f"""
     INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
-        after_effects, undoes, current, created_at, updated_at)
+        after_effects, undoes, current, find_counts, probe_note, created_at, updated_at)
     VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, 'planned', %(plan)s,
-        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, clock_timestamp(), clock_timestamp())
+        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(find_counts)s, %(probe_note)s,
+        clock_timestamp(), clock_timestamp())
     RETURNING {columns(Effect)}"""
 _UPDATE_EFFECT = f"""
     UPDATE aihandoff.effects SET state = %(state)s, attempt = %(attempt)s, claim_token = %(claim_token)s,
         claimed_by = %(claimed_by)s, claimed_at = CASE WHEN %(claimed)s THEN clock_timestamp() ELSE claimed_at END,
         claim_until = CASE WHEN %(claimed)s THEN clock_timestamp() + %(lease)s ELSE claim_until END,
         unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
-        external_id = %(external_id)s, result = %(result)s, error = %(error)s, updated_at = clock_timestamp()
+        external_id = %(external_id)s, result = %(result)s, error = %(error)s, resends = %(resends)s,
+        not_now = %(not_now)s, find_counts = %(find_counts)s, own = %(own)s, probe_note = %(probe_note)s,
+        updated_at = clock_timestamp()
     WHERE effect_id = %(effect_id)s
     RETURNING {columns(Effect)}"""
 _VOID_UNSENT = """
@@ -94,6 +97,8 @@ def insert_plan(
         "after": as_json(list(plan.after)),
         "undoes": undoes,
         "current": None if plan.current is None else as_json(plan.current),
+        "find_counts": plan.find_counts,
+        "probe_note": plan.probe_note,
     }
     row = connection.execute(_INSERT_EFFECT, values).fetchone()
     assert row is not None

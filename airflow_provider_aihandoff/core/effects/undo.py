@@ -130,6 +130,8 @@ def why_not(effect: Effect) -> str | None:
     """Why an applied effect cannot be undone, as text; None where it can."""
     if effect.undo is None:
         return "declares no undo"
+    if effect.own is False:
+        return "was there before, as far as the ledger knows: this job did not write it"
     kind = effect.undo.get("kind")
     if not isinstance(kind, str) or not isinstance(effect.undo.get("plan"), dict):
         return "has an undo that an earlier release kept for people to read, and that cannot be sent"

@@ -37,6 +37,9 @@ from airflow_provider_aihandoff.web.render.formatting import (
 REFRESHES = 5
 _CHANGES_ALONE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.APPROVED, JobState.APPLYING})
 
+#: Effects of which a person can say that they were applied.
+_CAN_RESOLVE = frozenset({EffectState.UNKNOWN, EffectState.REFUSED})
+
 
 @dataclass(frozen=True)
 class Notice:
@@ -103,7 +106,7 @@ def job_page(
             "earlier": [revision for revision in record.revisions if revision.number != job.revision][::-1],
             "effects": effects,
             "earlier_effects": [effect for effect in record.effects if effect.revision != job.revision],
-            "unknown": [effect for effect in record.effects if effect.state is EffectState.UNKNOWN],
+            "unresolved": [effect for effect in record.effects if effect.state in _CAN_RESOLVE],
             "undone": {undo.undoes for undo in record.undos if undo.state is EffectState.APPLIED},
             "undos": record.undos,
             "undo_steps": steps,
@@ -140,7 +143,7 @@ def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
     :param decides: they may decide on it, too.
     """
     job = record.job
-    forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state is EffectState.UNKNOWN]
+    forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state in _CAN_RESOLVE]
     if decides and job.state is JobState.REVIEW and job.review_digest is not None:
         forms.append("decision")
     if record.revision.is_lost:

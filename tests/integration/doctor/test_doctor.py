@@ -25,6 +25,7 @@ from airflow_provider_aihandoff.doctor.ledger_checks import check_ledger
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from demo.postgres import URL_VARIABLE
+from tests.factories import ask, draft
 from tests.integration.cli.conftest import use
 
 SECRET = "whsec_c2VjcmV0IHdpdGggMzIgYnl0ZXMgb2YgbGVuZ3Ro"
@@ -67,6 +68,13 @@ class TestLedger:
         assert "INSERT on jobs" in found.what
         assert "DELETE on inbox" in found.what
         assert of(findings, "ledger role").level is Level.OK
+
+    def test_probes_that_saw_other_than_they_should_are_named(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        assert of(list(check_ledger(conninfo)), "probes").level is Level.OK
+        job = ask(ledger, draft(ledger))
+        ledger.effects.note_probe(ledger.record(job.job_id).current_effects[0].effect_id, "it sees 2 records")
+        found = of(list(check_ledger(conninfo)), "probes")
+        assert (found.level, "publishing/publish" in found.what) == (Level.WARNING, True)
 
     def test_an_owner_is_warned_about(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
         assert of(list(check_ledger(conninfo)), "ledger role").level is Level.WARNING

@@ -83,7 +83,7 @@ def example(part: str) -> str:
         code for code in BLOCK.findall((ROOT / "docs" / "operators.md").read_text("utf-8")) if part in code
     ]
     assert len(found) == 1
-    return found[0]
+    return str(found[0])
 
 
 @pytest.mark.usefixtures("airflow", "connections")

@@ -139,14 +139,15 @@ class TestProbe:
     PROBE: dict[str, Any] = {  # noqa: RUF012 - it is never changed
         "endpoint": "/posts",
         "query": {"key": "{effect_key}"},
-        "found": {"$.items[*].title": "{{ job.output.title }}"},
-        "external_id_path": "$.items[0].id",
+        "found_in": "$.items",
+        "found": {"$.title": "{{ job.output.title }}"},
+        "external_id_path": "$.id",
     }
 
     def test_a_write_that_the_probe_finds_is_not_sent_again(self, run: RunDag, record: Record, target: Target) -> None:
         target.answers = [DROP, Answer(200, {"items": [{"id": 7, "title": "Kettle"}]})]
 
-        done = run(lambda: publish(probe=self.PROBE))
+        done = run(lambda: publish(try_probe=False, probe=self.PROBE))
 
         (effect,) = record().current_effects
         assert (done.states["publish"], effect.state, effect.external_id) == ("success", EffectState.APPLIED, "7")
@@ -158,7 +159,7 @@ class TestProbe:
     ) -> None:
         target.answers = [DROP, Answer(200, {"items": []}), Answer(404), Answer(200, {"items": [{"title": "Kettle"}]})]
 
-        run(lambda: publish(probe=self.PROBE, grace=30))
+        run(lambda: publish(try_probe=False, probe=self.PROBE, grace=30))
 
         assert record().current_effects[0].state is EffectState.APPLIED
         assert [received.method for received in target.received] == ["PUT", "GET", "GET", "GET"]
@@ -168,7 +169,7 @@ class TestProbe:
     ) -> None:
         target.answers = [DROP, Answer(404), Answer(200, {"id": 7})]
 
-        run(lambda: publish(probe=self.PROBE, grace=0))
+        run(lambda: publish(try_probe=False, probe=self.PROBE, grace=0))
 
         assert record().current_effects[0].state is EffectState.APPLIED
         assert [received.method for received in target.received] == ["PUT", "GET", "PUT"]
@@ -179,7 +180,7 @@ class TestProbe:
     ) -> None:
         target.answers = [DROP, answer]
 
-        done = run(lambda: publish(probe=self.PROBE, grace=0))
+        done = run(lambda: publish(try_probe=False, probe=self.PROBE, grace=0))
 
         assert (done.states["publish"], record().current_effects[0].state) == ("failed", EffectState.UNKNOWN)
         assert [received.method for received in target.received] == ["PUT", "GET"]

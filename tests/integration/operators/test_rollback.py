@@ -31,7 +31,12 @@ DELETE = {"method": "DELETE", "endpoint": "/posts/{external_id}"}
 RECALL = {"method": "POST", "endpoint": "/recalls/{external_id}"}
 PROBED = {
     **RECALL,
-    "probe": {"endpoint": "/recalls", "query": {"key": "{effect_key}"}, "found": {"$.items[*].of": "{external_id}"}},
+    "probe": {
+        "endpoint": "/recalls",
+        "query": {"key": "{effect_key}"},
+        "found_in": "$.items",
+        "found": {"$.of": "{external_id}"},
+    },
     "grace": 0,
 }
 LEFT_AS_IT_IS = ["publish", "announce"]

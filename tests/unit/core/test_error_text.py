@@ -126,12 +126,12 @@ class TestRaised:
             try:
                 raise ValueError(SECRET)
             except ValueError as error:
-                raise EffectRefused(f"no {SECRET}.", by_precondition=True, remedy=f"Not {SECRET}.") from error
+                raise EffectRefused(f"no {SECRET}.", answered=False, remedy=f"Not {SECRET}.") from error
 
         with pytest.raises(EffectRefused) as raised:
             call_cleaned(fail, Secrets([SECRET]))
         assert str(raised.value) == "no ***. No external write was made. Not ***."
-        assert raised.value.by_precondition
+        assert not raised.value.answered
         assert SECRET not in "".join(traceback.format_exception(raised.value))
 
     def test_what_is_returned_is_returned(self) -> None:

@@ -168,7 +168,7 @@ ES, EE = EffectState, EffectEvent
 
 EFFECT_MOVES = {
     ES.PLANNED: {EE.CLAIM: ES.CLAIMED, EE.VOID: ES.VOID},
-    ES.REFUSED: {EE.CLAIM: ES.CLAIMED, EE.VOID: ES.VOID},
+    ES.REFUSED: {EE.CLAIM: ES.CLAIMED, EE.VOID: ES.VOID, EE.RESOLVE_APPLIED: ES.APPLIED},
     ES.CLAIMED: {
         EE.RELEASE: ES.PLANNED,
         EE.REFUSE: ES.REFUSED,
@@ -195,7 +195,8 @@ def test_an_applied_effect_is_never_sent_again() -> None:
 
 def test_an_effect_becomes_applied_only_by_its_claim_or_by_a_person() -> None:
     into = {(state, event) for (state, event), to in EFFECT_TRANSITIONS.items() if to is ES.APPLIED}
-    assert into == {(ES.CLAIMED, EE.CONFIRM), (ES.UNKNOWN, EE.RESOLVE_APPLIED)}
+    resolved = {(ES.UNKNOWN, EE.RESOLVE_APPLIED), (ES.REFUSED, EE.RESOLVE_APPLIED)}
+    assert into == {(ES.CLAIMED, EE.CONFIRM), *resolved}
 
 
 def test_an_effect_that_may_have_been_written_is_never_voided() -> None:

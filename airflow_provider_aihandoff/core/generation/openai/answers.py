@@ -184,7 +184,7 @@ def _usage(answer: Any) -> dict[str, Any] | None:
     usage: Any = getattr(answer, "usage", None)
     try:
         dumped: Any = usage.model_dump(mode="json") if hasattr(usage, "model_dump") else usage
-    except ValueError:  # it is nested too deeply, or is no JSON
+    except ValueError:  # it is nested too deeply, or is not valid JSON
         return None
     return dumped if isinstance(dumped, dict) and is_shallow(dumped) else None
 

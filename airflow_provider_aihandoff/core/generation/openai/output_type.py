@@ -65,7 +65,7 @@ def as_sent(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A Pydantic schema as the SDK sends it: closed objects, all fields required, no default that is None.
 
     Where keywords stand beside a ``$ref``, the SDK puts what it leads to in its place; here the reference stays, since
-    what it leads to is looked at in any case.
+    what it leads to is checked in any case.
     """
     root = dict(schema)
     if isinstance(reference := root.pop("$ref", None), str):

@@ -78,7 +78,7 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
 def _checked(name: str, value: Any) -> Any:
     """An argument as OpenAI takes it: a text or a number, where a template may have made something else of it.
 
-    :raises RequestError: it is neither, or no JSON that can be kept.
+    :raises RequestError: it is neither, or cannot be kept as JSON.
     """
     return identifier(name, value) if name in _NAMES else json_value(name, _as_number(name, value))
 

@@ -67,7 +67,7 @@ def refusal_of(schema: Any) -> Refusal | None:
     if "anyOf" in schema:
         return (), "'anyOf' is not permitted"
     for path, node in _nodes(schema, ()):
-        if why := _problem(node, path):
+        if why := _node_problem(node):
             return path, why
     return _size_problem(schema)
 
@@ -87,7 +87,7 @@ def _nodes(schema: Any, path: Path) -> Iterator[tuple[Path, Any]]:
         yield from _nodes(choice, (*path, "anyOf", str(number)))
 
 
-def _problem(node: Any, path: Path) -> str | None:
+def _node_problem(node: Any) -> str | None:
     """What is wrong with one schema, without those within it."""
     if not isinstance(node, Mapping):
         return f"{node!r} is not a schema"

@@ -207,11 +207,11 @@ class TestUpgrade:
         assert schema.upgrade(tenant)[0] == schema.head_version()
 
 
-class TestUpgradeFrom0005:
+class TestUpgradeFrom0006:
     def test_the_same_input_is_recognized_and_its_digest_tells_nothing_any_more(
         self, empty_conninfo: dict[str, Any]
     ) -> None:
-        upgrade_to(empty_conninfo, "0005")
+        upgrade_to(empty_conninfo, "0006")
         spec = job_spec()
         with Ledger(empty_conninfo) as before:  # its statements did not change, but for the digests
             submit(before, spec)
@@ -219,7 +219,7 @@ class TestUpgradeFrom0005:
             connection.execute("UPDATE aihandoff.jobs SET input_digest = %s", [digest(spec.input)])
             connection.execute("UPDATE aihandoff.revisions SET request_digest = %s", [digest(spec.request)])
 
-        assert schema.upgrade(empty_conninfo) == ("0005", schema.head_version())
+        assert schema.upgrade(empty_conninfo) == ("0006", schema.head_version())
 
         with Ledger(empty_conninfo) as upgraded:
             opened = upgraded.submission.open(spec)

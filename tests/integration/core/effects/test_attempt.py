@@ -85,7 +85,8 @@ def memory() -> KeptInTests:
 def send(ledger: Ledger, witness: Witness, memory: KeptInTests | None = None, **options: Any) -> Effect | Wait:
     look = witness.find if options.pop("probe", False) else None
     idempotent = options.pop("idempotent", False)
-    target = FunctionTarget("call", witness.write, look, idempotent=idempotent, grace_seconds=0)
+    resends = 3 if idempotent else 1
+    target = FunctionTarget("call", witness.write, look, idempotent=idempotent, grace_seconds=0, resends=resends)
     return apply_effect(ledger, 1, call(), target, actor=options.pop("actor", ACTOR), memory=memory, **options)
 
 

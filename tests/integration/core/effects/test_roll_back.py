@@ -208,7 +208,7 @@ class TestHttp:
         self, ledger: Ledger, target: Target
     ) -> None:
         applied(ledger, put(undo=DELETE))
-        target.answers = [Answer(503)]
+        target.answers = [Answer(429)]
         with pytest.raises(EffectNotNow):
             undo(ledger)
         assert states(ledger) == ["planned"]
@@ -329,7 +329,13 @@ class TestLost:
         assert rolled_back(ledger)
 
     def test_the_probe_of_an_undo_can_search_for_the_undo_by_its_own_key(self, ledger: Ledger, target: Target) -> None:
-        look = {"endpoint": "/writes", "query": {"key": "{undo_key}"}, "found": {"$[*].key": "{undo_key}"}}
+        look = {
+            "endpoint": "/writes",
+            "query": {"key": "{undo_key}"},
+            "found_in": "$",
+            "found": {"$.key": "{undo_key}"},
+            "next": "link",
+        }
         applied(ledger, put(undo={**RECALL, "probe": look, "grace": 0}))
         target.answers = [DROP, Answer(200, [{"key": ledger.record(1).effects[0].effect_key}]), Answer(201)]
 
@@ -498,7 +504,7 @@ class TestFunction:
 
     def test_an_effect_that_was_left_is_not_asked_for_again(self, ledger: Ledger, target: Target) -> None:
         applied(ledger, call("mail", undo=UNMAIL), put("post", undo=DELETE))
-        target.answers = [Answer(503)]
+        target.answers = [Answer(429)]
         with pytest.raises(EffectNotNow):
             undo(ledger, leave=["mail"])
         assert isinstance(undo(ledger), Job)

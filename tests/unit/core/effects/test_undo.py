@@ -178,7 +178,7 @@ class TestDeclared:
     def test_a_refusal_says_what_there_is_instead(self) -> None:
         with pytest.raises(PlanError, match="and can undo: function, http, postgres"):
             plan({"kind": "ftp"})
-        with pytest.raises(PlanError, match="It takes: connection, marker_table, parameters, sql"):
+        with pytest.raises(PlanError, match="It takes: connection, marker_table, parameters, rows, sql"):
             plan({"table": "reports"}, "postgres")
 
 

@@ -136,7 +136,7 @@ def test_typed_text_becomes_the_value(changes: dict[str, str | None], field: str
         ({"value/colour": None}, "value/colour", "Choose one"),
         ({"value/code": "{"}, "value/code", "Not valid JSON"),
         ({"value/code": "NaN"}, "value/code", "Not valid JSON"),
-        ({"value/code": "[" * 100_000}, "value/code", "nested too deeply"),
+        ({"value/code": "[" * 100_000}, "value/code", "nested more than 64 levels deep"),
         ({"value/code": "1.5"}, "value/code", "It must be"),
         ({"rows:value/tags": "0 1 301 302"}, "value/tags", "at most 3"),
     ],

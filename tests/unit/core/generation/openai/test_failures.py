@@ -128,7 +128,8 @@ class TestStatuses:
         [("7", 7.0), ("0.5", 0.5), ("-3", None), ("nan", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("", None)],
     )
     def test_the_wait_that_openai_asks_for_is_read(self, value: str, seconds: float | None) -> None:
-        assert classify(status_error(429, None, **{"retry-after": value})).retry_after == seconds
+        headers: dict[str, Any] = {"retry-after": value}
+        assert classify(status_error(429, **headers)).retry_after == seconds
 
     @pytest.mark.parametrize(
         "code",
