@@ -121,7 +121,6 @@ def test_every_example_in_python_or_json_can_be_read(page: Path) -> None:
 def _imports(code: str) -> Iterator[tuple[str, str | None]]:
     """Each module, and each name in one, that an example imports of Airflow or of this package."""
     for node in ast.walk(ast.parse(code)):
-        found: list[tuple[str, str | None]]
         if isinstance(node, ast.Import):
             found: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
