@@ -6,12 +6,14 @@ together do not come back together.
 
 from __future__ import annotations
 
-import math
 import random
 import re
 
 #: Decimal seconds. RFC 9110 has whole ones; some servers send parts of a second.
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
+
+#: More seconds than anyone waits: a number of any length is one.
+_FOREVER = 1e9
 
 #: Not for secrets: it spreads load.
 _random = random.SystemRandom()
@@ -42,8 +44,7 @@ def retry_after_seconds(header: str | None) -> float | None:
     if header is None:
         return None
     if _SECONDS.fullmatch(header.strip()):
-        seconds = float(header)
-        return seconds if math.isfinite(seconds) else None
+        return min(float(header), _FOREVER)
     try:
         return float(Retry().parse_retry_after(header))
     except (InvalidHeader, ValueError, OverflowError):

@@ -363,7 +363,7 @@ class TestRollback:
             (Answer(429, headers={"Retry-After": "120"}), "Run this command again in 120 s"),
             (DROP, "airflow aihandoff effects resolve"),
             (Answer(403), "answered 403"),
-            (Answer(503), "answered 503"),
+            (Answer(429), "answered 429"),
         ],
     )
     def test_a_roll_back_that_cannot_continue_exits_and_can_be_run_again(

@@ -175,7 +175,7 @@ class TestPolicy:
         assert target.received == []
 
     def test_a_policy_of_another_version_is_asked_again(self, run: RunDag, record: Record, target: Target) -> None:
-        target.answers = [Answer(503)]
+        target.answers = [Answer(429)]
         run(lambda: approved_by(Policy(), then=lambda draft: publish(draft, retries=0)))
         newer = Policy()
         newer.version = "2"

@@ -183,7 +183,7 @@ class TestRollBack:
         ("answer", "seconds", "said"),
         [
             (Answer(429, headers={"Retry-After": "120"}), 120.0, "asked for a retry after 120 s"),
-            (Answer(503), None, "answered 503"),
+            (Answer(429), None, "answered 429"),
             (Answer(403), None, "answered 403"),
             (DROP, None, "may have been applied"),
         ],
@@ -354,7 +354,7 @@ class TestRollBack:
     def test_effects_left_out_of_a_roll_back_stay_left_out(self, login: Login, ledger: Ledger, target: Target) -> None:
         undo = undo_by("nowhere:undo")
         job = completed(ledger, plan_of(target, "publish", undo=undo), plan_of(target, "announce"))
-        target.answers = [Answer(503)]
+        target.answers = [Answer(429)]
         bob = login("bob")
         send(bob, job, "rollback", {**WHY, "leave": ["publish"]})
         assert send(bob, job, "rollback", WHY).json()["job"]["state"] == "rolled_back"

@@ -207,7 +207,7 @@ class TestMove:
 
     @pytest.mark.parametrize("text", ["nul \x00", "lone \ud800", "pair \ud83d\ude00", "x" * 1_000_000])
     def test_words_of_any_kind_can_be_the_reason_and_keep_the_chain(self, ledger: Ledger, text: str) -> None:
-        job = ledger.submission.open(job_spec(requested_by=text)).job
+        job = ledger.submission.open(job_spec()).job
         ledger.outputs.fail(job.job_id, 1, actor=Actor.program(f"actor {text}"), reason=text, error={"text": text})
         assert broken_at(ledger, job) is None
         assert digest(ledger.revision(job.job_id, 1).error) == digest({"text": text})
@@ -315,7 +315,7 @@ class Steps:
 
     def claim(self) -> None:
         name = "ab"[len(self.claims) % 2]
-        where: dict[str, Any] = {"lease": LEASE * 0, "resend": True, "actor": TEST}
+        where: dict[str, Any] = {"lease": LEASE * 0, "resends": 1_000_000, "actor": TEST}
         self.claims.append(self.ledger.effects.claim(self.job.job_id, undoable(name), **where))
 
     def claim_once(self) -> None:
@@ -350,7 +350,7 @@ class Steps:
 
     def undo(self) -> None:
         for undo in self.ledger.record(self.job.job_id).undos:
-            where: dict[str, Any] = {"lease": LEASE * 0, "resend": True, "actor": TEST}
+            where: dict[str, Any] = {"lease": LEASE * 0, "resends": 1_000_000, "actor": TEST}
             self.claims.append(self.ledger.effects.claim(self.job.job_id, undo.as_plan, **where))
 
     def regenerate(self) -> None:

@@ -171,7 +171,7 @@ class TestNotNow:
         assert (wait.not_now, wait.effect.state) == (1, EffectState.PLANNED)
         assert f"answered {status}" in wait.why
 
-    @pytest.mark.parametrize("header", [None, "soon", "-1", "1.5", "Fri, 31 Dec 999999 23:59:59 GMT"])
+    @pytest.mark.parametrize("header", [None, "soon", "-1", "Fri, 31 Dec 999999 23:59:59 GMT"])
     def test_a_target_that_does_not_say_when_to_retry_is_left_to_airflows_retries(
         self, ledger: Ledger, target: Target, header: str | None
     ) -> None:

@@ -208,8 +208,9 @@ class TestRevise:
         assert (opened.next, opened.job.revision, opened.revision.deadline) == (Attachment.SUBMIT, 2, later.deadline)
 
     def test_there_are_never_more_revisions_than_the_author_allows(self, ledger: Ledger) -> None:
-        for _ in range(2):
-            fail(ledger, ledger.submission.open(job_spec(max_revisions=2)).job)
+        for number in range(2):
+            revision = submit(ledger, job_spec(max_revisions=2), f"resp_{number}")
+            fail(ledger, ledger.job(revision.job_id))
         with pytest.raises(RevisionsExhausted, match=r"failed \(it did not work\) after 2 of 2 revisions"):
             ledger.submission.open(job_spec(max_revisions=2))
         assert ledger.submission.open(job_spec(max_revisions=3)).job.revision == 3
