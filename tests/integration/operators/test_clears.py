@@ -69,7 +69,7 @@ def test_clearing_any_tasks_of_a_finished_run_pays_and_writes_nothing(
 
 
 def test_a_clear_does_what_its_preview_says(dags: Dags, ledger: Ledger, target: Target) -> None:
-    answers = {"lost": DROP, "refused": Answer(422), "closed": Answer(503)}
+    answers = {"lost": DROP, "refused": Answer(422), "closed": Answer(429)}
 
     def define() -> None:
         draft = ask_unapproved()

@@ -60,7 +60,7 @@ class TestShippedRules:
     def test_a_changed_limit_asks_again_about_what_is_approved_and_not_sent(
         self, run: RunDag, record: Record, target: Target
     ) -> None:
-        target.answers = [Answer(503)]
+        target.answers = [Answer(429)]
         run(lambda: ApprovalSensor(task_id="approve", job=1, policy=Sampling(0)) >> publish(1, retries=0))
         first = record().job.review_digest
         run(lambda: write(Sampling(100)))

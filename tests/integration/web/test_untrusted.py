@@ -75,9 +75,9 @@ def _plan(name: str) -> EffectPlan:
 
 def _hostile_spec() -> Any:
     return job_spec(
-        job_type=_attack("type"),
-        job_key=_attack("key"),
-        requested_by=_attack("requester"),
+        job_type=_attack("type").replace("\n", " "),
+        job_key=_attack("key").replace("\n", " "),
+        requested_by=_attack("requester").replace("\n", " "),
         permissions={_attack("permission"): [_attack("permission value")]},
         input={_attack("input name"): {"deep": _attack("input value")}},
         request={"model": _attack("model")},
@@ -153,7 +153,7 @@ def test_an_attack_in_any_field_is_shown_as_text_on_every_page(login: Login, led
     rules = ReviewRules(approvers=Approvers(users=(_attack("approver"), "bob")), because=because)
     jobs = []
     for number in range(2):
-        spec = replace(_hostile_spec(), job_key=_attack(f"key {number}"))
+        spec = replace(_hostile_spec(), job_key=_attack(f"key {number}").replace("\n", " "))
         job = draft(ledger, spec, {**_OUTPUT, _attack("own"): _attack(f"own {number}")}, f"resp_{number}")
         plan = replace(_plan("post"), current={"at": "2026-02-02T09:00:00+00:00", "record": {_attack("old"): "<b>"}})
         jobs.append(ask(ledger, job, plan, rules=rules))
