@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
@@ -253,7 +252,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             if job.state is JobState.QUEUED and job.revision == revision.number:
                 request = self.build_request()
                 asked = provider_for(revision.conn_id).input_snapshot(request)
-                if digest(asked) != job.input_digest:  # its fields render to other work
+                if not ledger.submission.is_input(job, asked):  # its fields render to other work
                     return self.execute(context)
                 revision = self._submit(context, ledger, provider_for, job, revision, request)
             return self._wait(context, ledger, provider_for, revision)

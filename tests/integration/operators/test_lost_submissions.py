@@ -17,6 +17,7 @@ import pytest
 from airflow.sdk.execution_time import task_runner
 from openai import OpenAI
 
+from airflow_provider_aihandoff.core.generation import submit as submit_module
 from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
@@ -158,12 +159,12 @@ class TestDag:
     def test_the_request_of_another_attempt_is_waited_for_outside_of_the_worker(
         self, run: RunDag, record: Record, ledger: Ledger, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(submit_module.time, "sleep", lambda seconds: pytest.fail("it waits in the worker"))
         opened = ledger.submission.open
 
         def beside_another(spec: Any) -> Any:
             found = opened(spec)
-            if found.revision.submissions == 0:
-                ledger.submission.intend(found.job.job_id, 1, actor=TEST, lease=timedelta(seconds=3))
+            ledger.submission.intend(found.job.job_id, 1, actor=TEST, lease=timedelta(seconds=3))
             return found
 
         monkeypatch.setattr(Submission, "open", lambda _, spec: beside_another(spec))
