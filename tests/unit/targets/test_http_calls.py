@@ -18,9 +18,23 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.targets import http_exchange
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, rules_of
-from tests.target import Answer, Target
+from tests.target import Answer, Target, serve
 
 KEY = "aih-1-r1-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def _served() -> Iterator[Target]:
+    with serve() as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def target(_served: Target, monkeypatch: pytest.MonkeyPatch) -> Target:
+    """A business system that answers as a test says; the connection `cms` leads to it."""
+    _served.reset()
+    lead_to(monkeypatch, _served.port)
+    return _served
 
 
 def request(method: str = "POST", **parts: Any) -> dict[str, Any]:
