@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Seconds after which notifiers that have all failed are called again.
 NOTICE_RETRY = 300.0
 
+#: For how many seconds after the outcome was lost they are: then the effect waits for a person who was not notified.
+NOTICE_FOR = 86_400.0
+
 #: Seconds for which a worker waits by itself; for longer, the task defers.
 INLINE_SECONDS = 5.0
 
@@ -49,11 +52,12 @@ def wait_or_defer(
     seconds = wait.seconds
     if seconds is None:
         sent = notify_held(notifiers, context, ledger, wait.effect)
+        held_for = ledger.effects.seconds_unknown(wait.effect.effect_id)
         if hold_timeout is not None:
-            seconds = hold_timeout.total_seconds() - ledger.effects.seconds_unknown(wait.effect.effect_id)
+            seconds = hold_timeout.total_seconds() - held_for
             if seconds <= 0:
                 raise AirflowFailException(wait.why)
-        if not sent:  # it is tried again when the task resumes
+        if not sent and held_for < NOTICE_FOR:  # it is tried again when the task resumes
             seconds = min(NOTICE_RETRY if seconds is None else seconds, NOTICE_RETRY)
     if seconds is not None and seconds <= INLINE_SECONDS:
         task.log.info("%s Trying again in %.1f s.", wait.why, seconds)

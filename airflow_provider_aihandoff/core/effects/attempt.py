@@ -40,7 +40,7 @@ class Attempt:
     def applied(self, applied: Applied) -> Effect:
         """Record that the target has applied it."""
         external_id = usable_id(applied)
-        found = self._unrecorded("applied", external_id)
+        found = self._unrecorded("applied", external_id, own=applied.own)
         with found.recording():
             return self._effects.confirm(
                 self._claim,
@@ -74,11 +74,12 @@ class Attempt:
                 self._claim, error=error, not_now=not_now, confirmed=confirmed, actor=self._actor, keep=found.keep
             )
 
-    def _unrecorded(self, outcome: Outcome, external_id: str | None = None) -> Unrecorded:
+    def _unrecorded(self, outcome: Outcome, external_id: str | None = None, *, own: bool = True) -> Unrecorded:
         effect = self._claim.effect
         facts: Facts = {
             "outcome": outcome,
             "external_id": external_id,
+            "own": own,
             "attempt": effect.attempt,
             "plan_digest": effect.plan_digest,
             "token": str(self._claim.token),
@@ -107,20 +108,27 @@ def record_kept(ledger: Ledger, effect: Effect, *, memory: Memory | None, actor:
     if memory is None or facts is None or facts["plan_digest"] != effect.plan_digest:
         return False
     applied, external_id = facts["outcome"] == "applied", facts["external_id"]
-    external = None if external_id is None else str(external_id)
+    external, own = None if external_id is None else str(external_id), bool(facts["own"])
     of_newest = facts["attempt"] == effect.attempt
     why = f"attempt {facts['attempt']} knew it, and the ledger was unavailable"
     if effect.state is EffectState.CLAIMED and of_newest and facts["token"] == str(effect.claim_token):
         claim = Claim(effect, effect.claim_token)
         if applied:
-            ledger.effects.confirm(claim, external_id=external, result=None, actor=actor)
+            ledger.effects.confirm(claim, external_id=external, result=None, own=own, actor=actor)
         elif facts["outcome"] == "refused":
             ledger.effects.refuse(claim, error=f"the target refused it: {why}", actor=actor)
         else:
             ledger.effects.release(claim, error=f"it was not sent: {why}", actor=actor)
     elif effect.state is EffectState.UNKNOWN and (applied or of_newest):
         ledger.effects.resolve(
-            effect.effect_id, applied=applied, external_id=external, actor=actor, why=why, attempt=effect.attempt
+            effect.effect_id,
+            applied=applied,
+            external_id=external,
+            own=own,
+            actor=actor,
+            why=why,
+            attempt=effect.attempt,
+            resends=effect.resends,
         )
     else:
         return False

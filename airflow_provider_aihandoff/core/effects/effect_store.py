@@ -311,6 +311,7 @@ class Effects:
         applied: bool,
         actor: Actor,
         why: str,
+        own: bool = True,
         attempt: int | None = None,
         resends: int = 0,
     ) -> Effect:
@@ -319,6 +320,7 @@ class Effects:
         A task that waits for it continues automatically. That a refused one was not applied is known.
 
         :param external_id: the id of the record in the target, when it was applied.
+        :param own: this effect wrote it; otherwise it was there before.
         :param attempt: the attempt that was checked; does nothing if there was a newer attempt since.
         :param resends: how often it was sent again after an unknown outcome, with what follows now. 0: a person
             has resolved it, and the count begins again.
@@ -339,6 +341,7 @@ class Effects:
                 event,
                 external_id=plain_or_none(external_id),
                 result=effect.result if applied else None,
+                own=own,
                 claim_token=None,
                 resends=resends,
                 error=None,

@@ -125,6 +125,19 @@ class TestNotices:
         assert done.states["publish"] == "success"
         assert len(said) == 1
 
+    def test_they_are_not_called_again_for_ever(
+        self, run: RunDag, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(waiting, "NOTICE_RETRY", 0.1)
+        monkeypatch.setattr(waiting, "NOTICE_FOR", 0.0)
+        target.answers = [DROP]
+        fails = Remembers(self.TEXT, [], fails=100)
+        person = resolve_when_unknown(ledger, applied=True)
+        done = run(lambda: publish(hold_timeout=None, notifiers=[fails]))
+        person.join()
+        assert done.states["publish"] == "success"
+        assert fails.left == [99]
+
 
 def said_then_resolved(said: list[str], ledger: Ledger) -> None:
     until = time.monotonic() + 60

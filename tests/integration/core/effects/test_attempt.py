@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -130,6 +130,33 @@ class TestKept:
         assert isinstance(done, Effect)
         assert (done.state, done.external_id, len(witness.writes)) == (EffectState.APPLIED, "rec-1", 1)
         assert "attempt 1 knew it" in str(ledger.record(1).events[-2].reason)
+
+    @pytest.mark.parametrize("seconds", [0, 3600])
+    def test_that_a_record_was_there_before_is_kept_too_so_that_no_roll_back_removes_it(
+        self, ledger: Ledger, conninfo: dict[str, Any], memory: KeptInTests, seconds: float
+    ) -> None:
+        class Finds(Witness):
+            def write(self, title: str, *, effect_key: str) -> Applied:
+                return replace(super().write(title, effect_key=effect_key), own=False)
+
+        witness = Finds()
+        self.applied_but_not_recorded(ledger, conninfo, memory, witness)
+        later(ledger, seconds)
+        done = send(ledger, witness, memory, actor=NEXT)
+        assert isinstance(done, Effect)
+        assert (done.state, done.own, len(witness.writes)) == (EffectState.APPLIED, False, 1)
+
+    def test_an_outcome_that_is_recorded_later_begins_no_new_count_of_sendings(
+        self, ledger: Ledger, conninfo: dict[str, Any], memory: KeptInTests
+    ) -> None:
+        approved(ledger, call())
+        with away(conninfo, "planned"), pytest.raises(LedgerUnavailable):
+            send(ledger, Witness(before=EffectNotNow("not now.")), memory)
+        later(ledger, 3600)
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.effects SET resends = 1")
+        assert isinstance(send(ledger, Witness(), memory, actor=NEXT), Effect)
+        assert only_effect(ledger).resends == 1
 
     def test_without_a_memory_it_waits_for_a_person_and_is_not_sent_again(
         self, ledger: Ledger, conninfo: dict[str, Any], memory: KeptInTests
