@@ -218,7 +218,7 @@ class TestKept:
     ) -> None:
         self.applied_but_not_recorded(ledger, conninfo, memory, Witness())
         (facts,) = memory.facts.values()
-        assert set(facts) == {"outcome", "external_id", "attempt", "plan_digest", "token"}
+        assert set(facts) == {"outcome", "external_id", "own", "attempt", "plan_digest", "token"}
         assert "Kettle" not in str(facts)
 
 
