@@ -33,6 +33,7 @@ _RIGHTS = (
     ("effects", "SELECT, INSERT, UPDATE, DELETE"),
     ("inbox", "SELECT, INSERT, UPDATE, DELETE"),
     ("events", "SELECT, INSERT"),
+    ("surplus_responses", "SELECT, INSERT, UPDATE"),
     ("ledger", "SELECT"),
 )
 

@@ -76,6 +76,11 @@ class TestLedger:
         found = of(list(check_ledger(conninfo)), "probes")
         assert (found.level, "publishing/publish" in found.what) == (Level.WARNING, True)
 
+    def test_the_rights_on_every_table_are_examined(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        with psycopg.connect(**conninfo) as connection:
+            rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'aihandoff'").fetchall()
+        assert {table for (table,) in rows} - {schema.VERSION_TABLE} == {table for table, _ in ledger_checks._RIGHTS}
+
     def test_an_owner_is_warned_about(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
         assert of(list(check_ledger(conninfo)), "ledger role").level is Level.WARNING
 
