@@ -131,6 +131,7 @@ class Machine(RuleBasedStateMachine):
         self.record: JobRecord | None = None
         crashpoints.arm(reach)
         applying._clock = lambda: self.world.clock
+        vars(applying)["time"] = SimpleNamespace(sleep=self.sleep)
         vars(submitting)["time"] = SimpleNamespace(monotonic=lambda: self.world.clock)
         roll_back.undo_target = self.undo_target
 
@@ -256,6 +257,11 @@ class Machine(RuleBasedStateMachine):
         name = undo.name.removeprefix("undo:")
         return WorldTarget(self.world, self.check_call, **TARGETS[name])
 
+    def sleep(self, seconds: float) -> None:
+        """A task waits between two calls of a probe, and the clock goes on; whatever else happens then."""
+        self.time_passes(seconds)
+        reach("between two probes")
+
     # What may happen to a job.
 
     @initialize(
@@ -347,7 +353,7 @@ class Machine(RuleBasedStateMachine):
         self.pick(self.tasks, index).kill(before_commit=before_commit)
 
     @rule(seconds=st.sampled_from([2, 6, 15, 40, 40]))
-    def time_passes(self, seconds: int) -> None:
+    def time_passes(self, seconds: float) -> None:
         self.world.clock += seconds
         self.connection.execute(PASS.format(seconds=seconds))
 
@@ -603,6 +609,7 @@ class Machine(RuleBasedStateMachine):
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine replaces is put back afterwards."""
     monkeypatch.setattr(applying, "_clock", applying._clock)
+    monkeypatch.setattr(applying, "time", applying.time)
     monkeypatch.setattr(submitting, "time", submitting.time)
     monkeypatch.setattr(roll_back, "undo_target", roll_back.undo_target)
 
