@@ -371,6 +371,8 @@ class EffectPlan:
     :param after: names of the effects that must be applied before this one.
     :param current: what the target has now, for the reviewer: ``{"at", "record"}``, or ``{"at", "error"}`` where it
         could not be read. Not part of what is approved: the target may change later.
+    :param task_id: the task that applies it.
+    :param skipped: its author's condition leaves it out: there is nothing to send.
     """
 
     name: str
@@ -381,6 +383,8 @@ class EffectPlan:
     undo: dict[str, Any] | None = None
     after: tuple[str, ...] = ()
     current: dict[str, Any] | None = None
+    task_id: str | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -389,6 +393,7 @@ class Effect:
 
     :param claim_until: until then the claim belongs to its owner, even if the owner has died.
     :param undoes: the id of the effect that this one undoes.
+    :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
     """
 
     effect_id: int
@@ -416,6 +421,7 @@ class Effect:
     after_effects: list[str]
     undoes: int | None
     current: dict[str, Any] | None
+    task_id: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

@@ -45,7 +45,7 @@ def plan_effects(
     :param read_current: read what each target has now, where its author says how.
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
-    plans = []
+    plans: list[EffectPlan] = []
     key = digest_key(ledger)
     for task in effect_tasks(context["dag"], source):
         if isinstance(task, MappedOperator):
@@ -56,7 +56,7 @@ def plan_effects(
             )
         try:
             after = effects_before(context["dag"], task)
-            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after, read_current=read_current))
+            plans += task.plans(context, job, key=key, after=after, read_current=read_current)
         except HandoffError:
             raise
         except Exception as error:

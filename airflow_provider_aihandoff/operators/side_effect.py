@@ -6,21 +6,31 @@ import copy
 import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
 from airflow_provider_aihandoff.core.effects.undo import plan_undo
-from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
+from airflow_provider_aihandoff.core.errors import (
+    EffectNotNow,
+    EffectRefused,
+    EffectUnknown,
+    HandoffError,
+    PlanError,
+    PlanNotApproved,
+)
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
-from airflow_provider_aihandoff.core.models import EffectPlan
+from airflow_provider_aihandoff.core.json_path import check_json_path
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.elements import Element, all_failures, elements_of, first_wait
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.skipped import record_skipped
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.task_states import owner_of
 
@@ -28,8 +38,9 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Actor, Effect
+    from airflow_provider_aihandoff.core.models import Actor
 
 
 class SideEffectOperator(BaseOperator):
@@ -54,6 +65,13 @@ class SideEffectOperator(BaseOperator):
 
     :param job: the operator that makes the job, or a job id.
     :param effect: the effect's name within the job; by default the id of the task.
+    :param when: whether the effect applies at all (templated): ``"{{ job.output.category == 'billing' }}"``. Where it
+        renders to ``False``, the effect is no part of the plan, and its other fields are not rendered; the reviewer
+        sees that, nothing is sent, and the task succeeds with the state ``skipped``.
+    :param for_each: a JSONPath (RFC 9535) of a list in the output, such as ``$.lines``: one effect for each of its
+        elements, each with its own key, state and undo. Templates have the element as ``item``, and its number, from 0,
+        as ``index``. An element that the target refuses does not stop the others; the task fails at the end.
+    :param max_elements: the most elements that ``for_each`` takes; a longer list is refused when it is planned.
     :param idempotent: the target takes the same effect key twice without writing twice.
     :param undo: what undoes the effect, as a mapping (templated); shown before approval, and sent by a roll-back. It
         has a ``kind`` (``http``, ``postgres``, ``function``, or another one that is installed; by default that of the
@@ -67,7 +85,7 @@ class SideEffectOperator(BaseOperator):
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
-    template_fields: Sequence[str] = ("job", "undo")
+    template_fields: Sequence[str] = ("job", "when", "undo")
     ui_color = "#fbeee0"
     job_role = JobRole.EFFECT
 
@@ -82,6 +100,9 @@ class SideEffectOperator(BaseOperator):
         *,
         job: JobReference,
         effect: str | None = None,
+        when: str | bool = True,
+        for_each: str | None = None,
+        max_elements: int = 100,
         idempotent: bool = False,
         undo: dict[str, Any] | None = None,
         secret_fields: Sequence[str] = (),
@@ -96,12 +117,21 @@ class SideEffectOperator(BaseOperator):
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
         self.effect = effect
+        self.when = when
+        self.condition = str(when)
+        self.for_each = for_each
+        self.max_elements = max_elements
+        self.element: Element | None = None
         self.idempotent = idempotent
         self.undo = undo
         self.secret_fields = tuple(secret_fields)
         self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         self.hold_timeout = hold_timeout
         self.ledger_conn_id = ledger_conn_id
+        if "[" in (effect or ""):
+            raise ValueError(f"effect must not contain '[', which marks the elements of for_each: {effect!r}.")
+        if for_each is not None:
+            check_json_path(for_each)
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """Return the exact request, as JSON, from the rendered fields and the job. Sends nothing, changes nothing.
@@ -171,16 +201,77 @@ class SideEffectOperator(BaseOperator):
         return super().render_template(content, context, jinja_env, seen_oids)
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields."""
-        super().render_template_fields(context, jinja_env)
-        fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
-        hide_from_logs(fields, self.secret_fields)
+        """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
 
-    def rendered(self, context: Context, job: JobView) -> SideEffectOperator:
-        """A copy of this task with its fields rendered for the job, in the context of another task of the same run."""
-        other = copy.copy(self)
-        other.render_template_fields({**context, "task": other, "job": job})  # type: ignore[typeddict-unknown-key]
-        return other
+        Only ``job`` and ``when`` where the effect does not apply; only ``job`` where there is one effect for each
+        element of a list: the fields are then rendered for each, by :meth:`parts`.
+        """
+        each = self.for_each is not None and self.element is None
+        self._render_each(["job"] if each else ["job", "when"], context, jinja_env)
+        if each or not self.applies:
+            return
+        fields = [field for field in self.template_fields if field not in ("job", "when")]
+        self._render_each(fields, context, jinja_env)
+        hide_from_logs({field: getattr(self, field) for field in fields}, self.secret_fields)
+
+    def _render_each(self, fields: Sequence[str], context: Context, jinja_env: jinja2.Environment | None) -> None:
+        for field in fields:
+            setattr(self, field, self.render_template(getattr(self, field), context, jinja_env))
+
+    @property
+    def applies(self) -> bool:
+        """Whether the effect is part of the plan, as its rendered condition says.
+
+        :raises PlanError: the condition says neither.
+        """
+        said = str(self.when).strip().lower()
+        if said not in ("true", "false"):
+            raise PlanError(
+                f"the condition of the effect {self.effect_name!r} renders to {str(self.when)[:100]!r}.",
+                remedy="`when` must render to True or False, as a comparison does: "
+                "\"{{ job.output.category == 'billing' }}\".",
+            )
+        return said == "true"
+
+    def parts(self, context: Context, job: JobView) -> list[SideEffectOperator]:
+        """Copies of this task with their fields rendered for the job, in the context of a task of the same run: one,
+        or with ``for_each`` one for each element.
+
+        :raises PlanError: there is no list at ``for_each``, or it is too long.
+        """
+        if self.for_each is None:
+            return [self._part(context, job)]
+        elements = elements_of(job, self.for_each, effect=self.effect_name, limit=self.max_elements)
+        return [self._part(context, job, element) for element in elements]
+
+    def plans(
+        self, context: Context, job: JobView, *, key: str, after: Sequence[str], read_current: bool = False
+    ) -> list[EffectPlan]:
+        """The plan of each of the :meth:`parts`, as :meth:`effect_plan` makes it. None of them sends anything."""
+        parts = self.parts(context, job)
+        if not parts:
+            return [self._left_out({"for_each": self.for_each, "elements": 0}, key=key, after=after)]
+        return [part.effect_plan(job, key=key, after=after, read_current=read_current) for part in parts]
+
+    def _part(self, context: Context, job: JobView, element: Element | None = None) -> SideEffectOperator:
+        part = copy.copy(self)
+        part.element = element
+        more: dict[str, Any] = {"task": part, "job": job}
+        if element is None:
+            part.render_template_fields(cast("Context", {**context, **more}))
+            return part
+        more |= {"item": element.item, "index": element.index}
+        try:
+            part.render_template_fields(cast("Context", {**context, **more}))
+        except HandoffError:
+            raise
+        except Exception as error:
+            raise PlanError(
+                f"the effect {part.effect_name!r} cannot be rendered: {type(error).__name__}: {error}.",
+                job=f"job {job.job_id}",
+                remedy="Fix the templates of this task, or the output they use; then clear this task.",
+            ) from error
+        return part
 
     def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], read_current: bool = False) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
@@ -190,6 +281,8 @@ class SideEffectOperator(BaseOperator):
         :param read_current: read what the target has now, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
+        if not self.applies:
+            return self._left_out({"when": self.condition}, key=key, after=after)
         plan, target = self.plan(job), self.target()
         undo = self._undo_plan(target, plan)
         try:
@@ -210,6 +303,20 @@ class SideEffectOperator(BaseOperator):
             undo=masked(undo, secrets),
             after=tuple(after),
             current=self._read(target, plan, secrets) if read_current and target.can_read else None,
+            task_id=self.task_id,
+        )
+
+    def _left_out(self, shown: dict[str, Any], *, key: str, after: Sequence[str]) -> EffectPlan:
+        """In the place of a plan, where there is nothing to send. That this is so is part of what is approved."""
+        return EffectPlan(
+            name=self.effect_name,
+            kind=self.kind or type(self).__name__,
+            plan={},
+            plan_digest=keyed_digest(["skipped", list(after)], key),
+            shown=shown,
+            after=tuple(after),
+            task_id=self.task_id,
+            skipped=True,
         )
 
     def _undo_plan(self, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -231,39 +338,66 @@ class SideEffectOperator(BaseOperator):
     @property
     def effect_name(self) -> str:
         """The effect's name within its job."""
-        return self.effect or self.task_id
+        name = self.effect or self.task_id
+        return name if self.element is None else f"{name}[{self.element.index}]"
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
-        from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+        from airflow_provider_aihandoff.core.effects.apply import Wait
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.operators.planning import ask_again, digest_key, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
-        actor, ti = owner_of(context).actor, context["ti"]
         not_now = (event or {}).get("not_now", 0)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
-            plan = self.effect_plan(job, key=digest_key(ledger), after=effects_before(context["dag"], self))
-            self._ensure_planned(context, ledger, job, actor)
-            target = self.target()
+            key, after = digest_key(ledger), effects_before(context["dag"], self)
+            parts = [self] if self.for_each is None else self.parts(context, job)
+            sent = [(part.effect_plan(job, key=key, after=after), part.target()) for part in parts]
+            self._ensure_planned(context, ledger, job, owner_of(context).actor)
             while True:
                 try:
-                    done = apply_effect(
-                        ledger,
-                        job_id,
-                        plan,
-                        target,
-                        actor=actor,
-                        not_now=not_now,
-                        last_try=ti.try_number > ti.max_tries,
-                    )
+                    done = [self._apply(context, ledger, job_id, plan, target, not_now) for plan, target in sent]
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
-                if not isinstance(done, Wait):
-                    return self._result(done)
-                not_now = done.not_now
-                wait_or_defer(self, ledger, done, hold_timeout=self.hold_timeout, ledger_conn_id=self.ledger_conn_id)
+                waits = [each for each in done if isinstance(each, Wait)]
+                if not waits:
+                    break
+                not_now = max(wait.not_now for wait in waits)
+                wait_or_defer(
+                    self,
+                    ledger,
+                    first_wait(waits),
+                    hold_timeout=self.hold_timeout,
+                    ledger_conn_id=self.ledger_conn_id,
+                )
+            record_skipped(context, ledger, job_id)
+            if failures := [each for each in done if isinstance(each, HandoffError)]:
+                raise all_failures(self.effect_name, failures, len(sent))
+            results = [self._result(each) for each in done if isinstance(each, Effect)]
+            return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
+
+    def _apply(
+        self, context: Context, ledger: Ledger, job_id: int, plan: EffectPlan, target: Target, not_now: int
+    ) -> Effect | Wait | HandoffError:
+        """Apply one effect. What stops one of several is returned, so that it does not stop the others."""
+        from airflow_provider_aihandoff.core.effects.apply import apply_effect
+
+        ti = context["ti"]
+        try:
+            return apply_effect(
+                ledger,
+                job_id,
+                plan,
+                target,
+                actor=owner_of(context).actor,
+                not_now=not_now,
+                last_try=ti.try_number > ti.max_tries,
+            )
+        except (EffectRefused, EffectNotNow, EffectUnknown) as error:
+            if self.for_each is None:
+                raise
+            return error
 
     @staticmethod
     def _result(effect: Effect) -> dict[str, Any]:
@@ -283,6 +417,8 @@ class SideEffectOperator(BaseOperator):
         if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
             plans = plan_effects(context, self.job_source, job, ledger)
             ledger.reviews.ask(job.job_id, plans, policy=None, deadline=current.updated_at, actor=actor)
+            if all(plan.skipped for plan in plans):
+                ledger.effects.complete_without_effects(job.job_id, actor=actor)
 
     def _load_job(self) -> JobView:
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook

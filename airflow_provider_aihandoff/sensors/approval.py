@@ -168,7 +168,7 @@ class ApprovalSensor(BaseSensorOperator):
         first = job.state is JobState.REVIEW and job.review_digest is None
         plans = plan_effects(context, self.job_source, seen, ledger, read_current=first)
         job = self._ask(context, ledger, job, seen, plans, by_model=revision.based_on is None)
-        if job.state is JobState.APPROVED and not plans:
+        if job.state is JobState.APPROVED and all(plan.skipped for plan in plans):
             job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)
         return job
 
@@ -181,7 +181,7 @@ class ApprovalSensor(BaseSensorOperator):
         if datetime.now(UTC) < job.review_deadline:
             return job
         record = ledger.record(job.job_id)
-        plans = [effect.plan for effect in record.current_effects]
+        plans = [effect.plan for effect in record.current_effects if effect.state is not EffectState.SKIPPED]
         verdict = verdict_of(self.on_timeout, view(record.job, record.revision), plans)
         if isinstance(verdict, Approve):
             reason = f"no one decided in time; {verdict.reason}"
@@ -204,7 +204,7 @@ class ApprovalSensor(BaseSensorOperator):
 
         :param by_model: no person has edited the output, or requested changes of it.
         """
-        shown = [plan.shown for plan in plans]
+        shown = [plan.shown for plan in plans if not plan.skipped]
         verdict = AskPerson("no policy") if self.policy is None else verdict_of(self.policy, seen, shown)
         if isinstance(verdict, Approve) and not by_model:
             verdict = AskPerson("a person has worked on it")

@@ -273,6 +273,7 @@ _SENT: Mapping[EffectState, str] = {
     EffectState.APPLIED: "Applied",
     EffectState.REFUSED: "Refused by the target, nothing was written",
     EffectState.UNKNOWN: "Unknown: it may have been applied",
+    EffectState.SKIPPED: "Not part of this plan: nothing is sent",
     EffectState.VOID: "Void: never sent, because its revision was replaced or its job ended",
 }
 
