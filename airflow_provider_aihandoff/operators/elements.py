@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError
 from airflow_provider_aihandoff.core.jobs.job_view import as_fields
-from airflow_provider_aihandoff.core.json_path import find_values
+from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.effects.apply import Wait
@@ -26,6 +26,17 @@ class Element:
 
     index: int
     item: Any
+
+
+def check_path(path: str) -> None:
+    """Find out whether ``for_each`` is a JSONPath.
+
+    :raises ValueError: it is not.
+    """
+    try:
+        check_json_path(path)
+    except ValueError as error:
+        raise ValueError(f"for_each must be a JSONPath such as '$.lines', not {path!r}: {error}") from error
 
 
 def elements_of(job: JobView, path: str, *, effect: str, limit: int) -> list[Element]:

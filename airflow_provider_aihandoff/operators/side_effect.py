@@ -22,10 +22,9 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
-from airflow_provider_aihandoff.core.json_path import check_json_path
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
-from airflow_provider_aihandoff.operators.elements import Element, all_failures, elements_of, first_wait
+from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
@@ -131,7 +130,7 @@ class SideEffectOperator(BaseOperator):
         if "[" in (effect or ""):
             raise ValueError(f"effect must not contain '[', which marks the elements of for_each: {effect!r}.")
         if for_each is not None:
-            check_json_path(for_each)
+            check_path(for_each)
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """Return the exact request, as JSON, from the rendered fields and the job. Sends nothing, changes nothing.

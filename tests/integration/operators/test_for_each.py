@@ -152,7 +152,7 @@ def test_what_cannot_be_planned_is_refused_with_a_sentence(
     assert target.received == []
 
 
-def test_a_path_that_is_no_json_path_fails_when_the_dag_is_parsed() -> None:
+def test_a_path_that_cannot_be_parsed_fails_when_the_dag_is_parsed() -> None:
     with pytest.raises(ValueError, match="lines"):
         publish(for_each="lines")
 
