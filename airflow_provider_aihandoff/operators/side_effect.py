@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target
+from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, as_applied, as_found
 from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.errors import (
     EffectNotNow,
@@ -448,8 +448,8 @@ class OperatorTarget(Target):
         self.grace_seconds = operator.grace_seconds
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
-        """As the operator does."""
-        return self._operator.apply(plan, key)
+        """As the operator does. It may return the external id, or None, as a function may."""
+        return as_applied(self._operator.apply(plan, key), self._operator.effect_name)
 
     @property
     def can_probe(self) -> bool:
@@ -457,8 +457,8 @@ class OperatorTarget(Target):
         return type(self._operator).probe is not SideEffectOperator.probe
 
     def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """As the operator does."""
-        return self._operator.probe(plan, key)
+        """As the operator does. It may return what a function may."""
+        return as_found(self._operator.probe(plan, key))
 
     @property
     def can_read(self) -> bool:

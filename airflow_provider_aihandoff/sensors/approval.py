@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules, due_times
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.notices import notify

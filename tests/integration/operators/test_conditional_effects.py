@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def states(record: JobRecord) -> dict[str, EffectState]:
 def policy_and(*effects: Any, policy: Policy | None = None) -> ApprovalSensor:
     approval = ApprovalSensor(task_id="approve", job=1, policy=policy or Policy())
     approval >> effects[0]
-    for before, after in zip(effects, effects[1:], strict=False):
+    for before, after in pairwise(effects):
         before >> after
     return approval
 
@@ -74,9 +75,7 @@ class TestCondition:
 
     @pytest.mark.usefixtures("accepted")
     @pytest.mark.parametrize(("when", "said"), [("{{ job.output.title }}", "'Kettle'"), ("", "''"), ("yes", "'yes'")])
-    def test_a_condition_that_says_neither_is_refused(
-        self, run: RunDag, target: Target, when: str, said: str
-    ) -> None:
+    def test_a_condition_that_says_neither_is_refused(self, run: RunDag, target: Target, when: str, said: str) -> None:
         done = run(lambda: publish(when=when))
         assert f"the condition of the effect 'publish' renders to {said}" in done.error("publish")
         assert target.received == []
