@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
 from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets.http_body import Body, encoded
 
 if TYPE_CHECKING:
     from airflow.providers.http.hooks.http import HttpHook
@@ -69,7 +70,8 @@ class HttpTarget(Target):
 
     kind = "http"
     undo_fields = frozenset(
-        {"connection", "method", "endpoint", "json", "headers", "query", "probe", "idempotent", "timeout", "grace"}
+        {"connection", "method", "endpoint", "json", "form", "text", "headers", "query", "probe", "idempotent"}
+        | {"timeout", "grace"}
     )
 
     name: str
@@ -99,8 +101,9 @@ class HttpTarget(Target):
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Send the request once; redirects are not followed, and the HTTP library does not retry."""
-        headers = {"Content-Type": "application/json", **plan["headers"], "Idempotency-Key": key}
-        response = self._request(plan, headers, plan["body"].encode() if "body" in plan else None)
+        body, content_type = encoded(plan, key, self.name)
+        headers = {"Content-Type": content_type or "application/json", **plan["headers"], "Idempotency-Key": key}
+        response = self._request(plan, headers, body)
         status = response.status_code
         if 200 <= status < 300:
             return Applied(self._external_id(response), {"status": status})
@@ -167,7 +170,7 @@ class HttpTarget(Target):
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The exact request; beside it, its probe, and what its author says of the target."""
         conn_id, method = declared["connection"], str(declared["method"]).upper()
-        request = {field: declared.get(field) for field in ("json", "headers", "query")}
+        request = {field: declared.get(field) for field in ("json", "form", "text", "headers", "query")}
         plan = plan_request(conn_id, method, declared["endpoint"], **request, name=name)
         options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent", method in _IDEMPOTENT_METHODS))}
         options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
@@ -207,10 +210,10 @@ class HttpTarget(Target):
         return RequestView(
             action=take_text(rest, "method"),
             address=take_text(rest, "url"),
-            tables=take_tables(rest, "query", "headers"),
+            tables=take_tables(rest, "query", "headers", "form", "files"),
             bodies={"Body": body} if body else {},
             rest=rest,
-            writes=body or None,
+            writes=body or plan.get("form") or None,
             key_label="Idempotency-Key",
         )
 
@@ -273,15 +276,19 @@ def plan_request(
     endpoint: str,
     *,
     json: Any = None,
+    form: Mapping[str, Any] | None = None,
+    text: str | None = None,
+    files: Mapping[str, Mapping[str, Any]] | None = None,
     headers: Mapping[str, Any] | None = None,
     query: Mapping[str, Any] | None = None,
     name: str,
 ) -> dict[str, Any]:
     """The exact request: connection, method, URL, the author's headers, query, and body.
 
-    :param json: a value, or a text that is JSON.
+    ``json``, ``form``, ``text`` and ``files`` are those of a :class:`~targets.http_body.Body`.
+
     :param name: the effect's name, for messages.
-    :raises PlanError: the text is not JSON, or the URL leads to another place than it says.
+    :raises PlanError: the body cannot be what it is, or the URL leads to another place than it says.
     """
     plan: dict[str, Any] = {
         "connection": conn_id,
@@ -291,9 +298,7 @@ def plan_request(
     }
     if query:
         plan["query"] = dict(query)
-    if json is not None:
-        plan["body"] = _body(json, name)
-    return plan
+    return {**plan, **Body(json, form, text, files).plan(name)}
 
 
 def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -334,18 +339,6 @@ def check_path(path: str | None, name: str) -> None:
 
 def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
     return {header: str(value) for header, value in (headers or {}).items()}
-
-
-def _body(value: Any, name: str) -> str:
-    if isinstance(value, str):
-        try:
-            value = jsonlib.loads(value)
-        except ValueError as error:
-            raise PlanError(
-                f"the body of the effect {name!r} did not render to JSON: {error}.",
-                remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
-            ) from error
-    return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
