@@ -278,6 +278,13 @@ _SENT: Mapping[EffectState, str] = {
 }
 
 
+def left_out(effect: Effect) -> str:
+    """Why an effect is no part of the plan, in words."""
+    if "for_each" in effect.plan:
+        return f"The list {effect.plan['for_each']} in the output is empty."
+    return f"Its condition is false for this output: {effect.plan.get('when')}"
+
+
 def effect_status(effect: Effect, *, undone: bool = False) -> str:
     """Where an effect stands, in words.
 
