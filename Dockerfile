@@ -2,15 +2,18 @@
 ARG AIRFLOW_IMAGE=apache/airflow:3.3.2-python3.12
 
 FROM ${AIRFLOW_IMAGE} AS build
+COPY --chown=50000:0 requirements/build.txt /tmp/requirements/build.txt
+RUN pip install --no-cache-dir --require-hashes --no-deps -r /tmp/requirements/build.txt
 COPY --chown=50000:0 pyproject.toml README.md LICENSE /tmp/source/
 COPY --chown=50000:0 airflow_provider_aihandoff /tmp/source/airflow_provider_aihandoff
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /tmp/dist /tmp/source
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir /tmp/dist /tmp/source
 
 FROM ${AIRFLOW_IMAGE}
-# Airflow is named with its version, so that pip does not change it. celery<5.7: the Celery provider (3.26) imports `retry`
-# from celery.backends.database, which Celery 5.7 no longer has; scheduler and workers would not start.
+COPY --chown=50000:0 requirements/image.txt /tmp/requirements/image.txt
+# Nothing is installed that has not the hash in image.txt, which `make lock` writes for the Airflow of this image.
 RUN --mount=type=bind,from=build,source=/tmp/dist,target=/tmp/dist \
-    pip install --no-cache-dir "apache-airflow[celery,fab]==${AIRFLOW_VERSION}" "celery[redis]<5.7" \
-        "$(echo /tmp/dist/*.whl)[binary]" \
+    grep -q "^apache-airflow==${AIRFLOW_VERSION} " /tmp/requirements/image.txt \
+    && pip install --no-cache-dir --require-hashes --no-deps -r /tmp/requirements/image.txt \
+    && pip install --no-cache-dir --no-deps --no-index /tmp/dist/*.whl \
     && pip check
 USER 50000:0

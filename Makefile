@@ -65,6 +65,12 @@ lock: $(INSTALLED) ## Resolve the requirements again; the files name no hosts
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra chaos \
 		--constraint requirements/requirements.txt --no-emit-package airflow-provider-aihandoff \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements/chaos.txt
+	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.12 --no-annotate \
+		--custom-compile-command 'make lock' requirements/build.in -o requirements/build.txt
+	cp requirements/requirements.txt requirements/image.txt # what the tests run with, wherever the image can have it
+	$(BIN)/uv pip compile --python-platform linux --generate-hashes --python-version 3.12 --no-annotate --extra binary \
+		--no-emit-package airflow-provider-aihandoff --custom-compile-command 'make lock' pyproject.toml \
+		requirements/image.in -o requirements/image.txt
 
 clean: ## Remove the virtual environments and every cache
 	rm -rf $(VENV) $(CHAOS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -36,6 +36,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _INTEGRATION,
                 "python-modules": [
                     f"{_ROOT}.triggers.response",
+                    f"{_ROOT}.triggers.submission",
                     f"{_ROOT}.triggers.approval",
                     f"{_ROOT}.triggers.effect",
                 ],

@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, JobSpec, Owner
 from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.states import ResponseStatus
 from benchmarks.ledger_rows import fill_effects
 from demo.ports import free_port
 from demo.postgres import Postgres, open_postgres
@@ -137,7 +138,7 @@ def approved(ledger: Ledger, target: str, index: int, body: str) -> tuple[int, E
     assert intent.token is not None
     where = {"token": intent.token, "response_id": f"resp_{index}", "status": "queued", "actor": PROGRAM}
     ledger.submission.submitted(job.job_id, 1, **where)  # type: ignore[arg-type]
-    ledger.outputs.store(job.job_id, 1, Output("completed", "text"), actor=PROGRAM)
+    ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "text"), actor=PROGRAM)
     request = {"method": "POST", "url": target, "body": body}
     plan = EffectPlan("post", "http", request, digest(request), request)
     job = ledger.reviews.ask(job.job_id, [plan], policy=None, deadline=spec.deadline, actor=PROGRAM)

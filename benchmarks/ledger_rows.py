@@ -21,7 +21,7 @@ _REVISIONS = """
         completed_at)
     SELECT job_id, 1, 'model', 'model', %(revision_state)s, 'openai_default', '{"model": "gpt-5.2"}', input_digest,
         now() + interval '1 day', 1, 'resp_' || replace(job_key, ':', '_'),
-        CASE WHEN %(revision_state)s = 'running' THEN 'in_progress' ELSE 'completed' END,
+        CASE WHEN %(revision_state)s = 'running' THEN 'running' ELSE 'completed' END,
         CASE WHEN %(revision_state)s = 'completed' THEN to_json(repeat('It boils. ', 40)) END,
         CASE WHEN %(revision_state)s = 'completed' THEN input_digest END,
         created_at, created_at, CASE WHEN %(revision_state)s = 'completed' THEN now() END

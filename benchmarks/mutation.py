@@ -24,7 +24,10 @@ COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pypr
 
 _LEDGER = "tests/integration/core"
 _APPLYING = "tests/integration/core/effects"
+_ALTERED, _MARKS = f"{_APPLYING}/test_altered_undos.py", "tests/unit/targets/test_rollback_functions.py"
 _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effects/test_guards.py"
+
+_STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
 TIMEOUT = 600
@@ -106,6 +109,55 @@ GUARDS = (
         ("Effects.claim.work", "            _check_plan(job, effect, plan)\n", ""),
     ),
     guard(
+        "secrets: what the kind of an undo sends as secrets is masked",
+        "tests/unit/operators/test_masking.py::TestDigest"
+        "::test_what_the_kind_of_an_undo_sends_as_secrets_is_masked_and_registered",
+        ("_shown_undo", '{*secrets, *target_type(undo["kind"]).secret_fields}', "set(secrets)"),
+    ),
+    guard(
+        "secrets: an error of a target is cleaned before it is recorded",
+        "tests/integration/targets/test_http.py::TestErrors"
+        "::test_the_error_of_a_failed_tls_handshake_does_not_show_the_query",
+        (
+            "apply:_send",
+            "call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))",
+            "target.apply(plan.plan, key)",
+        ),
+        ("HttpTarget._request", "{cleaned(str(never))}", "{never}"),
+    ),
+    guard(
+        "secrets: an error of the ledger quotes no row",
+        f"{_LEDGER}/database/test_connection.py::TestErrors"
+        "::test_an_error_of_a_statement_says_what_was_wrong_and_quotes_no_row",
+        ("Database._until_commit", "            strip_detail(error)  # which quotes rows\n", ""),
+    ),
+    guard(
+        "secrets: the digest of an input is keyed",
+        f"{_LEDGER}/generation/test_submission_store.py::TestKeyedDigests"
+        "::test_no_digest_in_the_ledger_can_be_made_without_the_key",
+        (
+            "input_digest",
+            'KEYED + hmac.new(key.encode(), digest(value).encode("ascii"), "sha256").hexdigest()',
+            "digest(value)",
+        ),
+    ),
+    guard(
+        "placeholders: a text that reads like one is none",
+        "tests/integration/operators/test_rendering.py::TestPlaceholders"
+        "::test_what_reads_like_a_placeholder_or_a_mask_in_an_output_neither_forbids_nor_changes_the_roll_back",
+        ("plan_undo", "            undo[LITERALS] = literals\n", "            pass\n"),
+    ),
+    guard(
+        "templates: a value of another task is not rendered",
+        "tests/integration/operators/test_rendering.py::TestTwice"
+        "::test_a_value_from_another_task_is_not_rendered_in_a_mapped_task",
+        (
+            "RendersText._do_render_template_fields",
+            "            seen_oids.update(map(id, _parts(value)))\n",
+            "            pass\n",
+        ),
+    ),
+    guard(
         "review digest: a stale decision is refused",
         f"{_LEDGER}/review/test_review_store.py::TestDecide::test_a_digest_that_is_no_longer_the_jobs_is_refused_with_what_changed",
         ("check_digest", "    if job.review_digest != digest:\n        raise", "    if False:\n        raise"),
@@ -148,6 +200,43 @@ GUARDS = (
         f"{_LEDGER}/database/test_connection.py::TestBrokenConnections"
         "::test_an_error_that_the_work_returns_is_raised_after_the_commit",
         ("Database._until_commit", "            return work(connection)\n", _RAISED_AT_ONCE),
+    ),
+    guard(
+        "persist: an outcome is recorded whatever the database answers first",
+        f"{_LEDGER}/database/test_passing_failures.py::TestOutcome"
+        "::test_of_a_write_is_recorded_once_whatever_the_database_answers_first",
+        ("Database._until_commit", "if connection.broken or sqlstates.passes(error):", "if connection.broken:"),
+    ),
+    guard(
+        "persist: what would be lost is kept at the first failure",
+        f"{_LEDGER}/database/test_passing_failures.py::TestOutcome"
+        "::test_is_kept_elsewhere_at_the_first_failure_and_only_then",
+        ("Database.persist", "                    keep()\n", "                    pass\n"),
+    ),
+    guard(
+        "kept outcome: a write that was made is not sent again",
+        f"{_APPLYING}/test_attempt.py::TestKept"
+        "::test_a_write_that_could_not_be_recorded_is_recorded_by_the_next_attempt_and_not_sent_again",
+        (
+            "apply_effect",
+            "            if record_kept(ledger, busy.effect, memory=memory, actor=actor):\n                continue\n",
+            "",
+        ),
+    ),
+    guard(
+        "kept outcome: only that of the newest claim",
+        f"{_APPLYING}/test_attempt.py::TestKept::test_what_another_claim_or_another_plan_kept_is_not_taken",
+        ("record_kept", ' and facts["token"] == str(effect.claim_token)', ""),
+    ),
+    guard(
+        "kept response: it is waited for, and no other is paid",
+        f"{_LEDGER}/generation/test_kept_response.py"
+        "::test_the_next_attempt_waits_for_the_response_that_runs_and_sends_nothing",
+        (
+            "submit:submit",
+            "    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:\n        return kept\n",
+            "",
+        ),
     ),
     guard(
         "quorum: another plan voids the votes",
@@ -221,6 +310,21 @@ GUARDS = (
         ("Submission.submitted.work", "return adopt_early(connection, job, revision)", "return revision"),
     ),
     guard(
+        "what a create brings is taken, since not every server has it afterwards",
+        "tests/integration/operators/test_servers.py::test_what_a_create_brings_is_taken_and_not_asked_for_again",
+        ("submit", "if take is None or not sent.readable:", "if True:"),
+    ),
+    guard(
+        "a limit of money is not waited out in a worker slot",
+        "tests/unit/core/generation/openai/test_failures.py::TestStatuses",
+        ("_is_spent", "return any(_MONEY.search(name) and not _SPEED.search(name) for name in names)", "return False"),
+    ),
+    guard(
+        "a safety notice is kept until a person discards it",
+        f"{_LEDGER}/reconcile/test_reviews_and_webhooks.py::TestWebhooks",
+        ("_receive", "if is_safety_notice(delivery.event_type):", "if False:"),
+    ),
+    guard(
         "terminal states: a job that has ended claims nothing",
         "tests/unit/core/test_states_search.py::test_both_tables_are_as_they_are_named_complete_and_without_dead_ends",
         (
@@ -281,58 +385,97 @@ GUARDS = (
     guard(
         "cancel: nothing is sent again after it",
         f"{_GUARDS}::TestCancelWhileApplying::test_an_unknown_effect_is_not_sent_again_after_a_cancel",
-        ("Effects.claim.work", "if not resend or job.cancelling is not None:", "if not resend:"),
+        (
+            "Effects.claim.work",
+            "if effect.resends >= resends or job.cancelling is not None:",
+            "if effect.resends >= resends:",
+        ),
     ),
     guard(
         "unknown: nothing is sent again unasked",
         f"{_EFFECTS}::TestLease::test_after_the_lease_nothing_is_sent_again_unless_it_is_requested",
-        ("Effects.claim.work", "if not resend or job.cancelling is not None:", "if False:"),
+        ("Effects.claim.work", "if effect.resends >= resends or job.cancelling is not None:", "if False:"),
     ),
     guard(
         "unknown: only a target that can repeat gets it twice",
         f"{_GUARDS}::TestSentAgain::test_a_target_that_is_not_declared_to_take_it_twice_does_not_get_it_twice",
-        ("apply_effect", "if resend or lost_here or not target.idempotent:", "if resend or lost_here:"),
+        ("apply:_takes_it_again", "target.idempotent and effect.resends", "effect.resends"),
     ),
     guard(
         "unknown: a second answer speaks for itself only",
         f"{_GUARDS}::TestSentAgain::test_the_second_answer_is_proof_for_the_second_attempt_only",
-        ("apply:_send", "        if claim.resent:\n", "        if False:\n"),
+        ("apply:_not_applied", "    if claim.resent:\n", "    if False:\n"),
     ),
     guard(
         "probe: nothing found counts only after the grace time",
         f"{_GUARDS}::TestProbe::test_a_probe_that_sees_nothing_is_believed_only_after_the_grace_time",
         (
             "apply:_find_outcome",
-            "isinstance(found, NotApplied) and seconds >= target.grace_seconds",
-            "isinstance(found, NotApplied)",
+            "(isinstance(found, NotApplied) and left <= 0 and again)",
+            "(isinstance(found, NotApplied) and again)",
         ),
     ),
     guard(
         "refusal: a write of its own is probed first",
         f"{_APPLYING}/test_apply.py::TestRefused::test_a_second_attempt_may_be_refused_because_the_first_one_came_late",
         (
-            "apply:_send",
-            "if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:",
+            "apply:_not_applied",
+            "if answered and target.can_probe:",
             "if False:",
         ),
     ),
     guard(
-        "refusal: also of a first attempt, by a precondition",
+        "refusal: also of a first attempt",
         f"{_APPLYING}/test_apply.py"
         "::TestRefused::test_a_precondition_may_fail_because_an_intermediary_has_sent_the_same_request_twice",
         (
-            "apply:_send",
-            "if (claim.effect.attempt > 1 or error.by_precondition)",
-            "if claim.effect.attempt > 1",
+            "apply:_not_applied",
+            "if answered and target.can_probe:",
+            "if answered and target.can_probe and claim.effect.attempt > 1:",
         ),
+    ),
+    guard(
+        "not now: the probe is asked before it is sent again",
+        f"{_APPLYING}/test_probing.py"
+        "::TestNotNow::test_the_probe_is_asked_before_a_target_that_said_not_now_gets_it_again",
+        (
+            "apply:_not_applied",
+            "if answered and target.can_probe:",
+            "if answered and target.can_probe and not not_now:",
+        ),
+    ),
+    guard(
+        "unknown: it is sent again as often as declared",
+        f"{_APPLYING}/test_probing.py"
+        "::TestSentAgain::test_what_stays_unknown_is_sent_again_as_often_as_declared_and_then_held",
+        (
+            "apply:_find_outcome",
+            "(effect.not_now or effect.resends < target.resends)",
+            "True",
+        ),
+    ),
+    guard(
+        "verify: a confirmed write without a trace is not sent again",
+        f"{_APPLYING}/test_probing.py::TestVerified::test_a_confirmed_write_without_a_trace_is_held_and_not_sent_again",
+        ("apply:_find_outcome", "again = effect.result is None and", "again = True and"),
+    ),
+    guard(
+        "probe: what it saw before anything was sent is no find",
+        f"{_APPLYING}/test_probing.py::TestTried::test_what_the_probe_saw_before_anything_was_sent_is_no_find",
+        ("apply:_probe", "if isinstance(found, Applied) and not effect.find_counts:", "if False:"),
+    ),
+    guard(
+        "roll back: what was there before stays",
+        f"{_APPLYING}/test_probing.py::TestRefused::test_what_was_there_before_is_applied_and_never_rolled_back",
+        ("undo:why_not", "if effect.own is False:", "if False:"),
     ),
     guard(
         "resolve: a probe speaks for the attempt it checked",
         f"{_EFFECTS}::TestLease::test_a_probe_result_of_an_earlier_attempt_does_not_resolve_a_later_one",
         (
             "Effects.resolve.work",
-            "(effect.attempt != attempt or effect.state is not EffectState.UNKNOWN)",
-            "(effect.state is not EffectState.UNKNOWN)",
+            "(effect.attempt != attempt or effect.state not in _can_resolve(applied))",
+            "(effect.state not in _can_resolve(applied))",
         ),
     ),
     guard(
@@ -340,8 +483,8 @@ GUARDS = (
         f"{_EFFECTS}::TestResolve::test_an_attempt_that_gave_up_cannot_record_an_outcome_after_a_person_has",
         (
             "Effects.resolve.work",
-            "external_id=external, claim_token=None, error=None",
-            "external_id=external, error=None",
+            "                claim_token=None,\n",
+            "",
         ),
         (
             "EFFECT_TRANSITIONS",
@@ -354,7 +497,7 @@ GUARDS = (
         f"{_GUARDS}::TestRollBack::test_a_roll_back_that_is_begun_twice_plans_each_undo_once",
         (
             "RollBacks.start.work",
-            "if job.state in (JobState.ROLLING_BACK, JobState.ROLLED_BACK):",
+            "if job.state in _STARTED:",
             "if False:",
         ),
     ),
@@ -386,6 +529,64 @@ GUARDS = (
         "roll back: a probe does not take the write for its undo",
         f"{_APPLYING}/test_roll_back.py::TestLost::test_the_probe_of_an_undo_can_search_for_the_undo_by_its_own_key",
         ("HttpTarget", "UNDO_KEY if self.undoes else EFFECT_KEY", "EFFECT_KEY"),
+    ),
+    guard(
+        "undo: only the approved one is sent",
+        f"{_ALTERED}::TestBeforeItStarts::test_another_undo_than_the_approved_one_is_refused",
+        ("_altered", "if sealed.get(effect.name) != expected:", "if False:"),
+    ),
+    guard(
+        "undo: the approval names the job",
+        f"{_ALTERED}::TestTheKey::test_the_seal_of_another_job_seals_nothing_here",
+        ("_seal", "[job_id, revision, name, plan_digest, undo]", "[plan_digest, undo]"),
+    ),
+    guard(
+        "undo: it is filled with what the history says",
+        f"{_ALTERED}::TestBeforeItStarts::test_what_fills_an_undo_must_be_what_the_history_says",
+        ("_altered", 'if fact != {"effect_key": effect.effect_key, "external_id": effect.external_id}:', "if False:"),
+    ),
+    guard(
+        "undo: a history that was altered approves none",
+        f"{_ALTERED}::TestBeforeItStarts::test_nothing_is_undone_by_a_history_that_was_altered",
+        ("altered_undos", "if broken is not None:", "if False:"),
+    ),
+    guard(
+        "undo: only the planned one, once it has started",
+        f"{_ALTERED}::TestOnceItHasStarted::test_another_undo_than_the_planned_one_is_refused",
+        ("_altered_since", "if undo.as_plan == undo_plan(effect, before)", "if True"),
+    ),
+    guard(
+        "undo: only a worker calls functions",
+        f"{_APPLYING}/test_roll_back.py::TestReturnedForAPage::test_a_function_is_never_called_from_a_page_or_a_command",
+        ("_check_targets", "if not in_worker and (", "if False and ("),
+    ),
+    guard(
+        "undo: the mark is read before the import",
+        f"{_MARKS}::test_of_a_module_without_the_mark_on_the_function_no_code_runs",
+        ("check_marked", "if not _marks(source, name):", "if False:"),
+    ),
+    guard(
+        "undo: the function has the mark",
+        f"{_MARKS}::test_a_mark_that_is_only_a_name_in_the_source_is_not_enough",
+        ("function_at", "if not _is_marked(found):", "if False:"),
+    ),
+    guard(
+        "endpoint: a value changes no path and no query",
+        "tests/unit/operators/test_endpoint_values.py::"
+        "test_a_value_that_would_change_the_structure_of_the_url_is_refused",
+        ("_problem", "            if found:", "            if False:"),
+    ),
+    guard(
+        "endpoint: a path is read as the last server reads it",
+        "tests/integration/targets/test_http.py::TestPlan::"
+        "test_a_path_that_leads_to_another_place_than_it_says_is_refused",
+        ("has_dot_step", "decoded = fully_decoded(path)", "decoded = path"),
+        ("has_dot_step", "decoded != unquote(decoded) or ", ""),
+    ),
+    guard(
+        "receiver: connections that send nothing make room",
+        "tests/integration/test_webhooks_serve.py::test_connections_that_send_no_whole_request_keep_no_delivery_out",
+        ("BoundedProtocol.connection_made", "if len(self.connections) >= MAX_CONNECTIONS:", "if False:"),
     ),
     guard(
         "hash chain: each line has its hash",
@@ -437,9 +638,56 @@ GUARDS = (
         "::test_at_most_one_unknown_submission_is_sent_over_and_the_second_fails_the_job",
         (
             "Submission.intend.work",
-            "if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:",
+            "if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:",
             "if False:",
         ),
+    ),
+    guard(
+        "one bill: after a lost request no other one is sent for a while",
+        f"{_LEDGER}/generation/test_submit.py::TestOrphan"
+        "::test_an_orphan_is_found_by_its_webhook_and_there_is_one_response_and_one_bill",
+        ("lost_store:count_lost", "actor=actor, reason=reason, wait=wait)", "actor=actor, reason=reason)"),
+    ),
+    guard(
+        "one bill: a conversation that has the output of a lost request is not asked for another",
+        f"{_LEDGER}/generation/test_submit.py::TestHandle"
+        "::test_a_lost_request_whose_response_has_ended_is_not_sent_again",
+        ("submit:_send", "if lost and (ended := _ended(provider, str(handle))):", "if False:"),
+    ),
+    guard(
+        "one bill: a response that ends between the question and the request is noticed",
+        f"{_LEDGER}/generation/test_submit.py::TestHandle"
+        "::test_a_response_that_ends_between_the_question_and_the_request_is_taken_and_the_other_one_is_cancelled",
+        ("submit:_send", "if lost and not sent.ended and isinstance(", "if False and isinstance("),
+    ),
+    guard(
+        "one bill: a process that was suspended does not send",
+        f"{_LEDGER}/generation/test_submit.py::TestUnknown"
+        "::test_a_process_that_was_suspended_before_sending_does_not_send_on_an_old_permission",
+        ("submit:_send", "if time.monotonic() - asked >= _SEND_WITHIN:", "if False:"),
+    ),
+    guard(
+        "one bill: the first response to end is taken",
+        f"{_LEDGER}/generation/test_submit.py::TestOrphan"
+        "::test_the_first_response_to_end_is_taken_and_the_other_is_cancelled_and_counted",
+        ("inbox:_adopt", "if _comes_first(job, revision, output):", "if False:"),
+    ),
+    guard(
+        "one bill: what a replaced response left is not stored",
+        f"{_LEDGER}/generation/test_submission_store.py::TestStore"
+        "::test_what_a_response_left_that_was_replaced_is_not_stored",
+        ("Outputs.store.work", "if response_id is not None and revision.response_id != response_id:", "if False:"),
+    ),
+    guard(
+        "one bill: a response that came too late is kept to be cancelled",
+        f"{_LEDGER}/reconcile/test_responses.py::TestSurplus"
+        "::test_a_response_that_came_after_its_revision_was_given_up_is_cancelled_where_its_worker_died",
+        ("Submission.submitted.work", "keep_surplus(connection, revision, response_id)", "pass"),
+    ),
+    guard(
+        "one bill: a person answers about the loss that they saw",
+        f"{_LEDGER}/generation/test_submit.py::TestAsked::test_an_answer_to_an_earlier_loss_is_refused",
+        ("Submission.resolve.work", " or revision.unknown_submissions != seen", ""),
     ),
     guard(
         "one bill: an output is stored once",
@@ -449,6 +697,65 @@ GUARDS = (
             "if revision.completed_at is not None and not _brings_cost(revision, output):",
             "if False:",
         ),
+    ),
+    guard(
+        "strangers: no body is read before the login",
+        f"{_STRANGERS}::test_little_of_what_a_stranger_sends_is_read",
+        ("GuardedRoute.get_route_handler.guarded", "            await verify_login(request)\n", ""),
+    ),
+    guard(
+        "strangers: a form of another site is not shown back",
+        f"{_STRANGERS}::test_a_form_of_another_site_is_not_shown_back",
+        ("GuardedRoute.get_route_handler.guarded", "            check(request)\n", ""),
+    ),
+    guard(
+        "strangers: little of a form without a login is kept",
+        f"{_STRANGERS}::test_little_of_what_a_stranger_sends_is_read",
+        ("handle", "read_form(request, MAX_KEPT, _KEEP_TIMEOUT)", "read_form(request, 2**40, _KEEP_TIMEOUT)"),
+    ),
+    guard(
+        "strangers: few forms without a login are kept at once",
+        f"{_STRANGERS}::test_few_forms_of_strangers_are_kept_at_the_same_time",
+        ("handle", " and _KEEPING.acquire(blocking=False):", ":\n        _KEEPING.acquire(blocking=False)"),
+    ),
+    guard(
+        "strangers: no answer is rendered in the event loop",
+        f"{_STRANGERS}::test_no_page_is_rendered_and_no_body_parsed_in_the_event_loop",
+        (
+            "Shield.__call__",
+            "await run_in_threadpool(self._respond, Request(scope), error)",
+            "self._respond(Request(scope), error)",
+        ),
+    ),
+    guard(
+        "page budget: what a page leaves out is said before the decision",
+        f"{_BUDGET}::test_what_a_page_has_no_room_for_is_named_before_the_decision_and_found_as_text",
+        ("Budget.text", "        self.left_characters += left\n", ""),
+    ),
+    guard(
+        "page budget: no job that is not shown in full is selected",
+        f"{_BUDGET}::test_a_bulk_review_selects_no_job_that_it_does_not_show_in_full",
+        ("_cut_row", "whole=not budget.left_out", "whole=True"),
+    ),
+    guard(
+        "page budget: Markdown of all texts together",
+        f"{_BUDGET}::test_the_markdown_of_all_revisions_has_one_budget",
+        ("Budget.allows_markdown", "        self.markdown -= len(text)\n", ""),
+    ),
+    guard(
+        "page budget: a form has so many inputs",
+        f"{_BUDGET}::test_a_form_with_too_many_rows_is_refused_and_shown_back",
+        ("_take_input", "if budget.parts < 0:", "if False:"),
+    ),
+    guard(
+        "terminal: a message holds no escape sequence",
+        "tests/unit/cli/test_common.py::test_a_message_is_one_line",
+        ("say", "print(escape(line),", "print(line,"),
+    ),
+    guard(
+        "terminal: Rich obeys no markup of the ledger",
+        "tests/unit/cli/test_common.py::test_what_the_ledger_holds_is_printed_as_text",
+        ("print_rows", "AirflowConsole(markup=False, emoji=False, highlight=False)", "AirflowConsole()"),
     ),
 )
 

@@ -44,7 +44,7 @@ _FILL_LEDGER = """
     INSERT INTO aihandoff.revisions (job_id, number, author, author_kind, state, conn_id, request, request_digest,
         deadline, submissions, response_id, response_status, created_at, submitted_at)
     SELECT n + 1, 1, 'model', 'model', 'running', %(conn_id)s, '{}', repeat('0', 64), now() + interval '1 day', 1,
-        'resp_' || n, 'in_progress', now(), now()
+        'resp_' || n, 'running', now(), now()
     FROM generate_series(0, %(jobs)s) AS n"""
 
 #: What happens in Airflow's database is noted where it happens, with the time of the statement.

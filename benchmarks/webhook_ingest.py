@@ -159,7 +159,7 @@ _ROWS = (
         repeat('0', 64)
     FROM aihandoff.jobs WHERE job_type = 'running' AND job_key = 'bare:' || %(n)s""",
     "UPDATE aihandoff.jobs SET updated_at = now() WHERE job_type = 'running' AND job_key = 'bare:' || %(n)s",
-    "UPDATE aihandoff.revisions SET response_status = 'in_progress' WHERE response_id = 'resp_bare_' || %(n)s",
+    "UPDATE aihandoff.revisions SET response_status = 'running' WHERE response_id = 'resp_bare_' || %(n)s",
 )
 
 

@@ -8,9 +8,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from chaos import plain
-from chaos.run import Chaos, Result, quantile
+from chaos.run import Chaos, Lost, Result, quantile
 
 #: How few of the jobs may stay open in a run that counts.
 _OPEN_SHARE = 0.02
@@ -23,6 +24,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="decides what happens to which attempt (default: 1)")
     parser.add_argument("--at-once", type=int, default=16, help="pieces of work under way at a time (default: 16)")
     parser.add_argument("--plain", type=int, default=300, help="crashes for each of the plain ways; 0 leaves them out")
+    parser.add_argument(
+        "--lost",
+        type=int,
+        default=0,
+        help="crashes for each way to find the response of a lost request, with a model that thinks for longer than "
+        "anything waits for it; 0 leaves them out",
+    )
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # that connections break is what this is about
     with tempfile.TemporaryDirectory() as folder:
@@ -37,6 +45,18 @@ def main() -> None:
                 )
                 results.append(chaos.run(say=lambda line: print(line, flush=True)))
                 report_faults(results[-1])
+        for lost in get_args(Lost) if options.lost else ():
+            print(f"lost requests, {lost}, seed {options.seed}:", flush=True)
+            chaos = Chaos(
+                Path(folder) / lost,
+                way="handoff",
+                crashes=options.lost,
+                seed=options.seed,
+                works_at_once=options.at_once,
+                lost=lost,
+            )
+            results.append(chaos.run(say=lambda line: print(line, flush=True)))
+            report_faults(results[-1])
         report(results)
     judged = [result for result in results if ledger(result)]
     problems = [problem for result in judged for problem in failures(result)]
@@ -56,6 +76,9 @@ def failures(result: Result) -> list[str]:
     ended_well = result.count.states["completed"] + result.count.states["rolled_back"]
     if ended_well < result.count.jobs / 2:
         problems.append(f"only {ended_well} of {result.count.jobs} jobs were completed: nothing is shown by that")
+    paid_twice = result.count.extra_responses - result.count.cancelled_extra
+    if result.way in ("webhooks", "handle") and paid_twice:
+        problems.append(f"{paid_twice} responses were paid for twice, with {result.way}")
     return problems
 
 
@@ -79,6 +102,7 @@ def report(results: list[Result]) -> None:
         "there, and not on the record": lambda result: f"{len(result.count.unrecorded):,}" if ledger(result) else "all",
         "histories broken": lambda result: f"{len(result.count.broken):,}" if ledger(result) else "-",
         "responses paid for twice": lambda result: f"{result.count.extra_responses:,}",
+        "... and cancelled in time": lambda result: f"{result.count.cancelled_extra:,}" if ledger(result) else "-",
         "... without a warning": lambda result: f"{len(result.count.unwarned):,}" if ledger(result) else "all",
         "held for a person": lambda result: f"{result.faults.held:,}",
         "jobs left open": lambda result: f"{result.count.open if ledger(result) else len(result.faults.stuck):,}",
@@ -93,7 +117,7 @@ def report(results: list[Result]) -> None:
 
 def ledger(result: Result) -> bool:
     """Whether there is a ledger to compare with."""
-    return result.way == "handoff"
+    return result.way not in plain.PIPELINES
 
 
 if __name__ == "__main__":

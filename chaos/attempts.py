@@ -8,6 +8,8 @@ Each step does what the operator or sensor of the same kind does, on the real co
   output type does not accept it.
 - ``create``, ``label`` and ``store``: apply one effect each. The first two go to the HTTP target, in this order; the
   third goes to the database, after them. ``complete``: end a job that intends none.
+- ``resolve``: a person says that a lost request is to be sent again. ``settle``: the reconciler cancels what no
+  revision waits for.
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 
@@ -35,18 +37,22 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+from airflow_provider_aihandoff.core.effects.placeholders import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.effects.target import Target
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY, plan_undo
+from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.errors import CannotCancel, CannotChange, StaleDecision
+from airflow_provider_aihandoff.core.generation.handle import take_from_handle
+from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.outcome import is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.models import RECONCILER, Actor, EffectPlan, Job, JobSpec, OnLost, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
@@ -55,7 +61,7 @@ from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.retries import final_errors
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement
-from chaos.world import DATABASE, OPENAI, TARGET, World
+from chaos.world import CONVERSING, DATABASE, OPENAI, TARGET, World
 
 Variant = Literal["idempotent", "probed", "conditional", "neither"]
 State = Literal["done", "wait", "retry", "held", "failed"]
@@ -69,7 +75,7 @@ EFFECTS = ("create", "label", "store")
 #: The tasks of a run, in their order.
 PIPELINE = ("draft", "plan", "decide", *EFFECTS)
 
-#: Seconds between two polls of a response that runs, and from an attempt that failed to its retry.
+#: Seconds between two polls of what others do, and from an attempt that failed to its retry.
 POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
 
 #: The table that ``store`` writes to. It only grows, so that whatever was written twice can be seen in it: its undo
@@ -93,6 +99,9 @@ class Work:
     :param effects: those of :data:`EFFECTS` that the job intends.
     :param review_seconds: how long there is to decide.
     :param remind: people are reminded at once.
+    :param handle: OpenAI is used over the connection whose server has conversations.
+    :param deadline_seconds: how long a revision may take.
+    :param on_lost: what its author wants after a lost request.
     :param model: faults of the response, in the words of the stand-in's ``faults``: ``delay=0.1 create=429``.
     :param target: the fault with which the HTTP target meets the first request for each record, one of
         :data:`chaos.target.FAULTS`; by default chance decides.
@@ -105,6 +114,9 @@ class Work:
     target: str | None = None
     review_seconds: float = 3600
     remind: bool = False
+    handle: bool = False
+    deadline_seconds: float = 3600
+    on_lost: OnLost | None = None
 
 
 @dataclass(frozen=True)
@@ -188,13 +200,16 @@ def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
                 ledger,
                 provider,
                 job,
-                deadline=revision.deadline,
                 actor=actor,
                 request=spec.request,
                 orphan_wait=timedelta(seconds=world.orphan_wait),
             )
+        if revision.state is RevisionState.SUBMITTING and not take_from_handle(
+            ledger, provider, revision, output_type=None, actor=actor
+        ):
+            return Outcome("wait", world.poll, in_words(revision) or "another attempt is sending")
         if _runs(provider, revision):
-            return Outcome("wait", POLL_SECONDS, "the response runs")
+            return Outcome("wait", world.poll, "the response runs")
         return _finish(ledger, provider, job.job_id, actor)
 
 
@@ -209,14 +224,15 @@ def _spec(attempt: Attempt) -> JobSpec:
         job_key=attempt.work.key,
         input={name: request[name] for name in ("model", "input")},
         request=request,
-        conn_id=OPENAI,
+        conn_id=CONVERSING if attempt.work.handle else OPENAI,
         requested_by=REQUESTER,
         permissions={},
         approval="required",
         approval_reason=None,
         max_revisions=3,
-        deadline=datetime.now(UTC) + timedelta(hours=1),
+        deadline=datetime.now(UTC) + timedelta(seconds=attempt.work.deadline_seconds),
         owner=attempt.owner,
+        on_lost=attempt.work.on_lost,
     )
 
 
@@ -232,10 +248,12 @@ def _runs(provider: ModelProvider, revision: Revision) -> bool:
 def _finish(ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor) -> Outcome:
     job = ledger.job(job_id)
     revision = ledger.revision(job_id, job.revision)
-    if job.state is JobState.RUNNING and revision.response_id is not None:
-        response = read_ended(provider, revision.response_id)
+    while job.state is JobState.RUNNING and (response_id := revision.response_id) is not None:
+        response = read_ended(provider, response_id)
         output, why = read_output(response, None, provider.price(response, revision.request))
-        job = ledger.outputs.store(job_id, revision.number, output, actor=actor, reason=why or None)
+        job = ledger.outputs.store(
+            job_id, revision.number, output, actor=actor, reason=why or None, response_id=response_id
+        )
         revision = ledger.revision(job_id, revision.number)
     if job.state is JobState.CANCELLED:
         return Outcome("failed", why=f"{job.label} was cancelled")
@@ -292,8 +310,9 @@ def _probe(work: Work, key: str = EFFECT_KEY) -> dict[str, Any]:
     return {
         "endpoint": f"/{work.variant}/writes",
         "query": {"key": key},
-        "found": {"$.writes[*].key": key},
-        "external_id_path": "$.writes[0].id",
+        "found_in": "$.writes",
+        "found": {"$.key": key},
+        "external_id_path": "$.id",
     }
 
 
@@ -410,6 +429,7 @@ def _rollback(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
         reason="it was wrong",
         not_now=attempt.not_now,
         last_try=attempt.last_try,
+        in_worker=True,
     )
     return _waits(done) if isinstance(done, Wait) else DONE
 
@@ -421,7 +441,7 @@ def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     with providers() as provider_for:
         try:
-            cancel_job(ledger, provider_for, job.job_id, actor=Actor.user(PERSON), reason="it is not wanted any more")
+            cancel_job(ledger, provider_for, job.job_id, actor=Actor.user(PERSON), reason="it is no longer wanted")
         except CannotCancel as error:
             return Outcome("done", why=str(error))
     return DONE
@@ -440,6 +460,29 @@ def _poll(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
+def _resolve(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """A person says that a lost request is to be sent again."""
+    revision = ledger.record(job_of(ledger, attempt.work).job_id).revision
+    if not revision.is_lost:
+        return DONE
+    ledger.submission.resolve(
+        revision.job_id,
+        send_again=True,
+        seen=revision.unknown_submissions,
+        actor=Actor.user(PERSON),
+        why="nothing in the logs",
+    )
+    return DONE
+
+
+def _settle(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """The reconciler cancels what no revision waits for."""
+    with providers() as provider_for:
+        for surplus in ledger.surplus.of_job(job_of(ledger, attempt.work).job_id):
+            settle_surplus(ledger, provider_for(surplus.conn_id), surplus, actor=RECONCILER)
+    return DONE
+
+
 def _receive(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     """Deliver the webhook of each response that was made for the job, and poll those that no job knows."""
     responses = _responses(world, job_of(ledger, attempt.work))
@@ -447,7 +490,7 @@ def _receive(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
         return Outcome("wait", POLL_SECONDS, "a response runs")
     with providers() as provider_for:
         for response in responses:
-            entry = ledger.inbox.receive(_webhook(response)).entry
+            entry = ledger.inbox.receive(webhook(response)).entry
             find_owner(ledger, entry.webhook_id, provider_for(OPENAI))
     return DONE
 
@@ -461,7 +504,8 @@ def _responses(world: World, job: Job) -> list[Mapping[str, Any]]:
     return [response for response in made if response["metadata"].get("aihandoff_job") == str(job.job_id)]
 
 
-def _webhook(response: Mapping[str, Any]) -> Delivery:
+def webhook(response: Mapping[str, Any]) -> Delivery:
+    """The webhook about a response that has ended."""
     kind = f"response.{response['status']}"
     body = {"object": "event", "id": f"evt_{response['id']}", "type": kind, "data": {"id": response["id"]}}
     return Delivery(f"wh_{response['id']}", OPENAI, kind, response["id"], body)
@@ -480,5 +524,7 @@ STEPS: Mapping[str, Step] = {
     "cancel": _cancel,
     "rollback": _rollback,
     "receive": _receive,
+    "resolve": _resolve,
+    "settle": _settle,
     "poll": _poll,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import JobRecord
-from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobState
+from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobEvent, JobState
 from chaos.target import Change
 
 
@@ -26,11 +26,13 @@ class Witness:
     """What was really done, as those say to whom it was done.
 
     :param responses: for each job key, how many responses were made.
+    :param cancelled: how many of them were cancelled before they ended, so that the stand-in bills nothing for them.
     """
 
     changes: Sequence[Change]
     rows: Sequence[Row]
     responses: Mapping[str, int]
+    cancelled: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Count:
     """Histories in which a line does not follow from the one before."""
     extra_responses: int = 0
     """Responses beyond one for each revision."""
+    cancelled_extra: int = 0
+    """Of these, how many were cancelled before they ended."""
     unwarned: list[str] = field(default_factory=list)
     """Extra responses of which the ledger has not warned."""
     states: Counter[str] = field(default_factory=Counter)
@@ -90,7 +94,7 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
             count.broken.append(f"{record.job.label}: line {line} does not follow")
         owner |= {effect.effect_key: record for effect in record.effects}
         recorded |= _compare_effects(record, {*made, *rows}, count)
-        _compare_responses(record, witness.responses.get(record.job.job_key, 0), count)
+        _compare_responses(record, witness, count)
         if len(count.problems) + count.open > before or record.job.job_key in doubled.values():
             count.histories[record.job.label] = _history(record)
     for key, write in (*made.items(), *rows.items()):
@@ -119,12 +123,21 @@ def _compare_effects(record: JobRecord, there: Collection[str], count: Count) ->
     return recorded
 
 
-def _compare_responses(record: JobRecord, made: int, count: Count) -> None:
-    extra = made - len(record.revisions)
+def _compare_responses(record: JobRecord, witness: Witness, count: Count) -> None:
+    key = record.job.job_key
+    extra = witness.responses.get(key, 0) - len(record.revisions)
     if extra > 0:
         count.extra_responses += extra
-        if extra > sum(revision.unknown_submissions for revision in record.revisions):
+        count.cancelled_extra += min(extra, witness.cancelled.get(key, 0))
+        if extra > sum(revision.unknown_submissions for revision in record.revisions) + len(_known_extra(record)):
             count.unwarned.append(f"{record.job.label} had {extra} responses of which the ledger did not warn")
+
+
+def _known_extra(record: JobRecord) -> set[str]:
+    """The responses that the history names beside those that the revisions have."""
+    named = {event.detail.get("surplus") for event in record.events}
+    named |= {event.detail.get("response_id") for event in record.events if event.event == JobEvent.OUTPUT_LATE}
+    return {str(each) for each in named if each} - {str(revision.response_id) for revision in record.revisions}
 
 
 def _history(record: JobRecord) -> list[str]:

@@ -17,19 +17,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import psycopg
 import requests
+from openai import OpenAI
 
 from airflow_provider_aihandoff.core.crashpoints import POINTS
 from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
+from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from chaos import plain
-from chaos.attempts import PIPELINE, TABLE, Attempt, Outcome, Variant, Work
+from chaos.attempts import PIPELINE, POLL_SECONDS, TABLE, Attempt, Outcome, Variant, Work, webhook
 from chaos.count import Count, Row, Witness, compare, duplicates
 from chaos.drive import Step, Stuck, drive
 from chaos.forks import AFTER_FENCE, Child, Died, Fault, Forks
@@ -57,6 +63,15 @@ VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither
 MODELS: tuple[str, ...] = ("delay=0.05",) * 8 + ("delay=0.4", "delay=0.05 create=429", "delay=0.05 create=503")
 MODELS += ("delay=0.05 create=drop_after_accept",)
 
+#: What is there to find the response of a lost request: nothing, webhooks, or a conversation for each revision.
+Lost = Literal["neither", "webhooks", "handle"]
+
+#: A model that thinks for longer than a lease and the wait for an orphan last, and whose answers get lost.
+THINKING: tuple[str, ...] = ("delay=4", "delay=5", "delay=6", "delay=5 create=drop_after_accept")
+
+#: Where a model thinks: how long a revision may take, and how often its response is polled.
+_THINKING_DEADLINE, _THINKING_POLL = 60.0, 1.0
+
 #: What each step commits and calls, mostly.
 _SUBMIT = ("submit.open", "submit.intend", "submit.create", "submit.store", "wait.retrieve", "output.store")
 _SEND = ("apply.claim", "apply.send", "apply.confirm")
@@ -70,7 +85,7 @@ _USUAL = {
 }
 #: What it does where something went wrong before.
 _UNUSUAL = {
-    "draft": ("submit.refused", "submit.lost"),
+    "draft": ("submit.refused", "submit.lost", "submit.open handle", "submit.handle"),
     "plan": ("review.ask",),
     "decide": ("review.decide",),
     "cancel": ("cancel.request",),
@@ -122,10 +137,21 @@ class Chaos:
     :param way: ``handoff``: through the ledger; or one of :data:`plain.PIPELINES`.
     :param crashes: how many processes are killed.
     :param works_at_once: how many pieces of work are under way at the same time.
+    :param lost: with what the response of a lost request is found, while the model thinks for longer than the ledger
+        waits without it; None where it answers soon, and nothing is there.
     """
 
-    def __init__(self, folder: Path, *, way: str, crashes: int, seed: int, works_at_once: int = 16) -> None:
-        self.folder, self.way, self.crashes, self.seed = folder, way, crashes, seed
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        way: str,
+        crashes: int,
+        seed: int,
+        works_at_once: int = 16,
+        lost: Lost | None = None,
+    ) -> None:
+        self.folder, self.way, self.crashes, self.seed, self.lost = folder, way, crashes, seed, lost
         self.works_at_once = works_at_once
         self.faults = Faults()
         self._lock = threading.Lock()
@@ -144,15 +170,19 @@ class Chaos:
             ):
                 killer = threading.Thread(target=self._kill_the_outside, name="chaos-outside")
                 teller = threading.Thread(target=self._report_progress, args=[say], name="chaos-teller")
-                killer.start()
-                teller.start()
+                receiver = threading.Thread(target=self._deliver_webhooks, args=[world], name="chaos-receiver")
+                if self.lost == "webhooks":  # they are known to arrive
+                    self._ledger.inbox.receive(webhook({"id": "resp_before", "status": "completed"}))
+                outside = [killer, teller, *([receiver] if self.lost == "webhooks" else [])]
+                for thread in outside:
+                    thread.start()
                 futures = [workers.submit(self._work_on) for _ in range(self.works_at_once)]
                 try:
                     works = sum(future.result() for future in futures)
                 finally:
                     self._over.set()
-                    killer.join()
-                    teller.join()
+                    for thread in outside:
+                        thread.join()
                 records = [self._ledger.record(job.job_id) for job in self._ledger.jobs(limit=1_000_000)]
             witness = self._witness(world)
             if self.way == "handoff":
@@ -163,7 +193,7 @@ class Chaos:
                 count = Count(jobs=works, writes=writes, duplicates=list(duplicates(witness)), extra_responses=extra)
         struck = faults_of(self._log)
         self.faults.done.update(f"target: {fault}" for fault in (struck.read_text().split() if struck.exists() else []))
-        return Result(self.way, works, time.monotonic() - began, self.faults, count)
+        return Result(self.lost or self.way, works, time.monotonic() - began, self.faults, count)
 
     # The outside.
 
@@ -193,6 +223,8 @@ class Chaos:
                 call_timeout=1.0,
                 claim_margin=2.0,
                 database_seconds=1.0,
+                orphan_wait=1.0 if self.lost else 0.0,
+                poll=_THINKING_POLL if self.lost else POLL_SECONDS,
                 grace=4.0,  # longer than the target, late and stopped for a moment, takes to write
             )
 
@@ -236,6 +268,18 @@ class Chaos:
         self._over.wait()
         self._target.terminate()
         self._target.wait()
+
+    def _deliver_webhooks(self, world: World) -> None:
+        """Tell the ledger of each response that has ended, until it knows: as OpenAI and the receiver do."""
+        delivered: set[str] = set()
+        with OpenAI(base_url=world.openai_url, api_key="sk-of-the-chaos-run") as client:
+            while not self._over.wait(0.5):
+                for response in _ended(world):
+                    if response["id"] not in delivered:
+                        with suppress(LedgerUnavailable, psycopg.Error):
+                            entry = self._ledger.inbox.receive(webhook(response)).entry
+                            find_owner(self._ledger, entry.webhook_id, OpenAIProvider(client))
+                            delivered.add(response["id"])
 
     # The work.
 
@@ -282,10 +326,13 @@ class Chaos:
         key_of = dict(jobs)
         report = requests.get(f"{world.openai_url.removesuffix('/v1')}/standin/responses", timeout=60).json()
         made: Counter[str] = Counter()
+        cancelled: Counter[str] = Counter()
         for entry in report["responses"]:
             metadata = entry["response"]["metadata"]
-            made[metadata.get("work") or key_of.get(metadata.get("aihandoff_job", ""), "?")] += 1
-        return Witness(list(read_log(self._log)), rows, made)
+            key = metadata.get("work") or key_of.get(metadata.get("aihandoff_job", ""), "?")
+            made[key] += 1
+            cancelled[key] += entry["response"]["status"] == "cancelled"
+        return Witness(list(read_log(self._log)), rows, made, cancelled)
 
 
 class _Run:
@@ -294,7 +341,14 @@ class _Run:
     def __init__(self, chaos: Chaos, index: int) -> None:
         self.chaos = chaos
         self.chance = random.Random(f"{chaos.seed} {index}")  # noqa: S311 - chance, not a secret
-        self.work = Work(f"work-{index}", self.chance.choice(VARIANTS), model=self.chance.choice(MODELS))
+        self.work = Work(
+            f"work-{index}",
+            self.chance.choice(VARIANTS),
+            model=self.chance.choice(THINKING if chaos.lost else MODELS),
+            handle=chaos.lost == "handle",
+            deadline_seconds=_THINKING_DEADLINE if chaos.lost else Work.deadline_seconds,
+            on_lost=None if chaos.lost else "resend",
+        )
         self.ending = self.chance.choices(["complete", "roll back", "cancel"], [70, 20, 10])[0]
 
     def run(self) -> None:
@@ -417,6 +471,15 @@ def _beyond_the_fence(attempt: Attempt) -> list[str]:
     closes = attempt.step == "store" or attempt.work.variant == "idempotent"
     closes = closes or (attempt.step in ("create", "label") and attempt.work.variant == "conditional")
     return [AFTER_FENCE] * 6 if closes and attempt.step in ("create", "label", "store") else []
+
+
+def _ended(world: World) -> list[dict[str, Any]]:
+    """The responses that have ended, as the stand-in has them."""
+    with suppress(requests.RequestException):
+        report = requests.get(f"{world.openai_url.removesuffix('/v1')}/standin/responses", timeout=60).json()
+        made = [entry["response"] for entry in report["responses"]]
+        return [response for response in made if response["status"] in ENDED_RESPONSE_STATUSES]
+    return []
 
 
 def _answers(url: str) -> bool:

@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 #: The Airflow connections of an attempt.
-OPENAI, AGENTS, TARGET, DATABASE = "chaos_openai", "chaos_agents", "chaos_target", "chaos_database"
+OPENAI, CONVERSING, AGENTS = "chaos_openai", "chaos_conversing", "chaos_agents"
+TARGET, DATABASE = "chaos_target", "chaos_database"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class World:
     :param submit_timeout: seconds that a request to OpenAI may take.
     :param submit_margin: seconds within which a submission must begin.
     :param orphan_wait: seconds for which the webhook of a lost response is waited for.
+    :param poll: seconds between two polls of a response.
     :param idle_limit: seconds for which a transaction may be idle.
     """
 
@@ -44,6 +46,7 @@ class World:
     submit_timeout: float = 1.0
     submit_margin: float = 1.0
     orphan_wait: float = 0.0
+    poll: float = 0.1
     idle_limit: float = 1.0
 
     def variables(self) -> dict[str, str]:
@@ -51,6 +54,12 @@ class World:
         database = self.database or self.ledger
         connections: dict[str, dict[str, Any]] = {
             OPENAI: {"conn_type": "openai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
+            CONVERSING: {
+                "conn_type": "openai",
+                "password": "sk-of-the-chaos-run",
+                "host": self.openai_url,
+                "extra": {"conversations": True},
+            },
             AGENTS: {"conn_type": "pydanticai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
             TARGET: {"conn_type": "http", "host": self.target_url},
             DATABASE: {
@@ -66,17 +75,18 @@ class World:
 
     def use(self) -> None:
         """Make this process live in this world: its connections, and the times of its calls."""
-        from airflow_provider_aihandoff.core.database import connection
+        from airflow_provider_aihandoff.core import limits
         from airflow_provider_aihandoff.core.effects import apply
         from airflow_provider_aihandoff.core.generation import submit
         from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
         os.environ.update(self.variables())
-        connection.IDLE_LIMIT = self.idle_limit
+        limits.IDLE_LIMIT = self.idle_limit
         apply.CLAIM_MARGIN = self.claim_margin
         apply._PROBE_BASE, apply._PROBE_CAP = 0.1, 0.5
         submit.SUBMIT_TIMEOUT = self.submit_timeout
         submit.SUBMIT_LEASE = timedelta(seconds=self.submit_timeout + self.submit_margin)
+        submit.HANDLE_CHECK = timedelta(seconds=2 * (self.submit_timeout + self.submit_margin))
         submit._SEND_WITHIN = self.submit_margin
         submit._BACKOFF_BASE, submit._BACKOFF_CAP = 0.05, 0.2
         PostgresTarget.call_seconds = self.database_seconds

@@ -11,7 +11,7 @@ import httpx
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import Effect, InboxEntry
-from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState
+from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobEvent
 from demo.airflow_stack import BUSINESS_DATABASE
 from demo.local import LocalDemo
 from demo.pipelines import MOST_JOBS, open_ledger
@@ -93,11 +93,16 @@ def responses_created(
     """Each response that was created, and is billed, belongs to one revision, or the ledger warns of it.
 
     A worker that is killed after OpenAI has accepted a request, and before the id was recorded, leaves an orphan. The
-    revision says then that there may be one: an unknown submission.
+    revision says then that there may be one: an unknown submission. Its history names one that was replaced; one whose
+    output was taken from its conversation has no id in the ledger.
     """
     revisions = [revision for record in records for revision in record.revisions]
     known = {revision.response_id for revision in revisions if revision.response_id}
     warned = Counter({(r.job_id, r.number): r.unknown_submissions for r in revisions if r.unknown_submissions})
+    warned.update((r.job_id, r.number) for r in revisions if r.conversation_id and r.output and not r.response_id)
+    for record in records:
+        replaced = [event.detail for event in record.events if event.event == JobEvent.RESPONSE_REPLACED]
+        warned.update((record.job.job_id, int(detail["revision"])) for detail in replaced)
     own = [seen["response"] for seen in responses if seen["response"]["metadata"].get("aihandoff_ledger") == ledger_id]
     created = {body["id"]: _names(body["metadata"]) for body in own}
     orphans = Counter(name for response_id, name in created.items() if response_id not in known)

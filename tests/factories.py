@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, ActorKind, EffectPlan, Event, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.states import ResponseStatus
 
 TEST = Actor.program("test")
 OWNER = Owner("publishing", "manual__1", "draft", -1, "ti-1", 1)
@@ -63,7 +64,7 @@ def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revisi
         opened.job.revision,
         token=intent.token,
         response_id=response_id,
-        status="queued",
+        status=ResponseStatus.QUEUED,
         actor=TEST,
     )
     assert revision is not None
@@ -73,7 +74,7 @@ def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revisi
 def draft(ledger: Ledger, spec: JobSpec | None = None, output: Any = "A kettle.", response_id: str = "resp_1") -> Job:
     """A job whose output is stored."""
     revision = submit(ledger, spec or job_spec(), response_id)
-    return ledger.outputs.store(revision.job_id, revision.number, Output("completed", output), actor=TEST)
+    return ledger.outputs.store(revision.job_id, revision.number, Output(ResponseStatus.COMPLETED, output), actor=TEST)
 
 
 def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None, **more: Any) -> Job:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.generation.provider import (
     AsyncModelProvider,
@@ -17,9 +17,13 @@ from airflow_provider_aihandoff.core.generation.provider import (
     ResponseNotFound,
     Sent,
     SubmitFailure,
+    Tokens,
 )
 from airflow_provider_aihandoff.core.models import Revision
 from airflow_provider_aihandoff.core.states import ResponseStatus
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 #: What stands in the script of a :class:`FakeProvider`: a status, a whole response, an error, or no word.
 Answer = ResponseStatus | ModelResponse | ProviderError | None
@@ -29,7 +33,7 @@ PRICE = Decimal("0.01")
 
 
 class FakeFacts(ProviderFacts):
-    """Every token costs :data:`PRICE`; an event type is ``response.`` and a status."""
+    """Every token costs :data:`PRICE`."""
 
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         return None if response.usage is None else PRICE * int(response.usage["tokens"])
@@ -39,9 +43,24 @@ class FakeFacts(ProviderFacts):
     ) -> dict[str, Any]:
         return {**request, "changes": changes, "from": response_id}
 
-    def ended_status(self, event_type: str) -> ResponseStatus | None:
-        name = event_type.removeprefix("response.")
-        return ResponseStatus(name) if name in ("completed", "failed", "cancelled", "incomplete") else None
+    def check_output_type(self, output_type: Any) -> None:
+        assert output_type
+
+    def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+        schema = {} if output_type is None else {"schema": output_type.model_json_schema()}
+        return {**arguments, **schema}
+
+    def input_snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(request)
+
+    def output_schema(self, request: Mapping[str, Any]) -> Any:
+        return request.get("schema")
+
+    def model(self, request: Mapping[str, Any]) -> str | None:
+        return "fake"
+
+    def tokens(self, usage: Mapping[str, Any]) -> Tokens:
+        return Tokens(None, int(usage["tokens"]))
 
 
 class FakeProvider(FakeFacts, ModelProvider):
@@ -59,7 +78,7 @@ class FakeProvider(FakeFacts, ModelProvider):
         """With what the next creates fail. After one that is unknown, there is a response all the same."""
 
     def create(
-        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
     ) -> ModelResponse | SubmitFailure:
         self.calls.append("create")
         failure = self.refusals.popleft() if self.refusals else None

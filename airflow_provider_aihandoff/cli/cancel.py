@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from airflow_provider_aihandoff.cli.common import actor, check_reason, command, open_ledger
+from airflow_provider_aihandoff.cli.common import actor, check_reason, command, open_ledger, say
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.hooks.model_provider import providers
@@ -16,7 +16,7 @@ def cancel(args: Namespace) -> None:
     check_reason(args.reason)
     with open_ledger(args) as ledger, providers() as provider_for:
         job = cancel_job(ledger, provider_for, args.job_id, actor=actor(), reason=args.reason)
-    print(_cancelled(job))
+    say(_cancelled(job))
 
 
 def _cancelled(job: Job) -> str:

@@ -1,4 +1,8 @@
-"""What the commands share: how they end, open the ledger, name the user, and print rows."""
+"""What the commands share: how they end, open the ledger, name the user, and print.
+
+Only this module prints: what the ledger holds was written by models, targets and other users, and a terminal obeys the
+escape sequences in a text.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from airflow.cli.simple_table import AirflowConsole
@@ -20,7 +24,9 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 from pydantic_core import to_jsonable_python
 
 from airflow_provider_aihandoff.core.errors import HandoffError
+from airflow_provider_aihandoff.core.invisible import escape, escape_lines, has_hidden
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.limits import COMMAND
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
@@ -39,7 +45,7 @@ def command(function: Command) -> Command:
             with _connections_of_the_database():
                 function(args)
         except (HandoffError, AirflowException, ValueError) as error:
-            sys.exit(f"aihandoff: {error}")
+            fail(str(error))
 
     wrapped: Command = suppress_logs_and_warning(providers_configuration_loaded(run))
     return wrapped
@@ -62,7 +68,7 @@ def _connections_of_the_database() -> Iterator[None]:
 @contextmanager
 def open_ledger(args: Namespace) -> Iterator[Ledger]:
     """The ledger that the command uses."""
-    with LedgerHook(args.conn_id).get_conn() as ledger:
+    with LedgerHook(args.conn_id, limits=COMMAND).get_conn() as ledger:
         yield ledger
 
 
@@ -88,18 +94,57 @@ def actor() -> Actor:
     return Actor.terminal(account())
 
 
+def say(line: str, *, error: bool = False) -> None:
+    """Print one line; what a terminal would not show, or would obey, as escapes.
+
+    :param error: to the standard error.
+    """
+    print(escape(line), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def fail(why: str) -> NoReturn:
+    """Exit with 1, and one line."""
+    sys.exit(f"aihandoff: {escape(why)}")
+
+
 def check_reason(reason: str) -> None:
     """Exit with 1 if a required reason is blank."""
     if not reason.strip():
-        sys.exit("aihandoff: --reason must not be empty.")
+        fail("--reason must not be empty.")
 
 
 def print_rows(rows: list[dict[str, Any]], output: str) -> None:
-    """Print rows. JSON and YAML keep the types of the values, which Airflow's console turns into text."""
+    """Print rows. JSON and YAML keep the types of the values, which Airflow's console turns into text.
+
+    In every format, what a terminal would not show, or would obey, is printed as escapes. Read as JSON or YAML, they
+    are the characters again.
+    """
     data = to_jsonable_python(rows)
     if output == "json":
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        print(escape_lines(json.dumps(data, indent=2, ensure_ascii=False), json_text=True))
     elif output == "yaml":
-        print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
+        print(escape_lines(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)), end="")
     else:
-        AirflowConsole().print_as(data=data, output=output)
+        AirflowConsole(markup=False, emoji=False, highlight=False).print_as(data=_escaped(data), output=output)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts a text that needs escapes into the quotes in which they are read as such."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """A text as YAML."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if has_hidden(data) else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def _escaped(value: Any) -> Any:
+    """A JSON value with every text in it escaped."""
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, list):
+        return [_escaped(part) for part in value]
+    if isinstance(value, dict):
+        return {escape(name): _escaped(part) for name, part in value.items()}
+    return value

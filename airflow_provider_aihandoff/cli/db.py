@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from airflow_provider_aihandoff.cli.common import command, open_ledger
+from airflow_provider_aihandoff.cli.common import command, open_ledger, say
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
@@ -14,15 +14,15 @@ def upgrade(args: Namespace) -> None:
     """Create the ledger's schema, or upgrade it."""
     before, after = schema.upgrade(LedgerHook(args.conn_id).conninfo())
     if before == after:
-        print(f"The ledger's schema is already at version {after}.")
+        say(f"The ledger's schema is already at version {after}.")
     elif before is None:
-        print(f"Created the ledger, schema version {after}.")
+        say(f"Created the ledger, schema version {after}.")
     else:
-        print(f"Upgraded the ledger's schema from version {before} to {after}.")
+        say(f"Upgraded the ledger's schema from version {before} to {after}.")
 
 
 @command
 def check(args: Namespace) -> None:
     """Check that the ledger's schema has the version that this package needs."""
     with open_ledger(args):
-        print(f"The ledger's schema is at version {schema.head_version()}, as needed.")
+        say(f"The ledger's schema is at version {schema.head_version()}, as needed.")

@@ -60,6 +60,16 @@ _JOBS = GroupCommand(
     subcommands=(
         _action("list", "List jobs, newest first", "jobs.list_jobs", _JOB_STATE, _DAG, _LIMIT, _OUTPUT),
         _action("show", "Show everything about a job", "jobs.show", _JOB, _OUTPUT),
+        _action(
+            "resolve-submission",
+            "Say what to do about a request whose answer was lost",
+            "jobs.resolve_submission",
+            _JOB,
+            Arg(("--send-again",), action="store_true", help="Send it again; a response that runs is billed too"),
+            Arg(("--fail",), action="store_true", help="Fail the job"),
+            Arg(("--unknown",), type=int, help="How many unknown submissions you saw (default: as many as there are)"),
+            _REASON,
+        ),
     ),
 )
 
@@ -215,6 +225,25 @@ _WEBHOOKS = GroupCommand(
 )
 
 
+_DOCTOR = _action(
+    "doctor",
+    "Examine the set-up from here: what is wrong, why it matters, and what fixes it. Exits with 1 after a warning, and "
+    "with 2 after an error",
+    "doctor.doctor",
+    Arg(
+        ("--openai-conn-id",),
+        action="append",
+        help="OpenAI connection to examine; repeatable (default: webhook_conn_ids in the section aihandoff)",
+    ),
+    Arg(
+        ("--webhook-url",),
+        help="Public URL of the receiver of webhooks for the first of these connections: a signed test event is sent "
+        "there, and searched in the inbox",
+    ),
+    _OUTPUT,
+)
+
+
 def get_commands() -> list[GroupCommand]:
     """The command group that the provider adds to `airflow`."""
     return [
@@ -232,6 +261,7 @@ def get_commands() -> list[GroupCommand]:
                 _INBOX,
                 _RECONCILE,
                 _WEBHOOKS,
+                _DOCTOR,
             ),
         )
     ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from dataclasses import asdict
 
-from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
+from airflow_provider_aihandoff.cli.common import actor, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.models import Effect
 
@@ -16,7 +15,7 @@ def list_effects(args: Namespace) -> None:
     """List effects, newest first."""
     with open_ledger(args) as ledger:
         effects = ledger.list_effects(states=args.state, limit=args.limit)
-    names = ("effect_id", "job_id", "name", "kind", "state", "attempt", "external_id", "error")
+    names = ("effect_id", "job_id", "name", "kind", "state", "attempt", "external_id", "error", "probe_note")
     print_rows([{name: getattr(effect, name) for name in names} for effect in effects], args.output)
 
 
@@ -30,12 +29,12 @@ def show(args: Namespace) -> None:
 
 @command
 def resolve(args: Namespace) -> None:
-    """Resolve an effect whose outcome is unknown."""
+    """Resolve an effect whose outcome is unknown, or one that was refused and is there."""
     applied = args.applied is not None
     if applied == args.not_applied:
-        sys.exit("aihandoff: give --applied EXTERNAL_ID or --not-applied, and not both.")
+        fail("give --applied EXTERNAL_ID or --not-applied, and not both.")
     if not args.reason.strip():
-        sys.exit("aihandoff: --reason must say how you know.")
+        fail("--reason must say how you know.")
     with open_ledger(args) as ledger:
         attempt = args.attempt or ledger.effects.read(args.effect_id).attempt
         effect = answer(
@@ -47,7 +46,7 @@ def resolve(args: Namespace) -> None:
             actor=actor(),
             attempt=attempt,
         )
-    print(f"Effect {effect.effect_id} ({effect.name}) is {effect.state.value}. {_next(effect)}")
+    say(f"Effect {effect.effect_id} ({effect.name}) is {effect.state.value}. {_next(effect)}")
 
 
 def _next(effect: Effect) -> str:

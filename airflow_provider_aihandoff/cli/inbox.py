@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows
+from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.models import InboxEntry
 from airflow_provider_aihandoff.core.reconcile.scan import check_retention
 from airflow_provider_aihandoff.core.states import Disposition
@@ -39,7 +39,7 @@ def replay(args: Namespace) -> None:
         entry = ledger.inbox.replay(args.webhook_id, actor=actor())
         if entry.poll_at is not None:
             entry = find_owner(ledger, entry.webhook_id, provider_for(entry.conn_id))
-    print(_became(entry))
+    say(_became(entry))
 
 
 @command
@@ -47,7 +47,7 @@ def discard(args: Namespace) -> None:
     """Discard a webhook that is in quarantine."""
     with open_ledger(args) as ledger:
         entry = ledger.inbox.discard(args.webhook_id, actor=actor(), why=args.reason)
-    print(_became(entry))
+    say(_became(entry))
 
 
 @command
@@ -57,7 +57,7 @@ def prune(args: Namespace) -> None:
     retention = settings.seconds("inbox_retention") if days is None else timedelta(days=days)
     with open_ledger(args) as ledger:
         removed = ledger.inbox.prune(check_retention(retention))
-    print(f"Removed {removed} webhooks that were received more than {retention.total_seconds() / 86400:g} days ago.")
+    say(f"Removed {removed} webhooks that were received more than {retention.total_seconds() / 86400:g} days ago.")
 
 
 def _became(entry: InboxEntry) -> str:
@@ -67,4 +67,4 @@ def _became(entry: InboxEntry) -> str:
         said += f" It belongs to job {entry.job_id}."
     if entry.poll_at is not None:
         return f"{said} OpenAI is polled again after {entry.poll_at.isoformat(timespec='seconds')}."
-    return f"{said} OpenAI is not polled any more." if entry.disposition is Disposition.QUARANTINED else said
+    return f"{said} OpenAI will not be polled for it again." if entry.disposition is Disposition.QUARANTINED else said

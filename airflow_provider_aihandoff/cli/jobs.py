@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 
-from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
+from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.ledger import JobRecord
 
 
@@ -30,12 +31,30 @@ def show(args: Namespace) -> None:
         print_rows([asdict(record)], args.output)
 
 
+@command
+def resolve_submission(args: Namespace) -> None:
+    """Say what to do about a request whose answer was lost."""
+    if args.send_again == args.fail:
+        fail("give --send-again or --fail, and not both.")
+    check_reason(args.reason)
+    with open_ledger(args) as ledger:
+        seen = args.unknown or ledger.record(args.job_id).revision.unknown_submissions
+        job = ledger.submission.resolve(
+            args.job_id, send_again=args.send_again, seen=seen, actor=actor(), why=args.reason
+        )
+    then = "A waiting task sends the request. " if args.send_again else ""
+    say(f"{job.label}: {job.state.value} ({job.state_reason}). {then}A failed task continues when you clear it.")
+
+
 def _print_record(record: JobRecord) -> None:
     job, revision = record.job, record.revision
     cost = "price unknown" if revision.cost_usd is None else f"{revision.cost_usd} USD"
-    print(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
-    print(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
-    print(f"review digest: {job.review_digest or 'none yet'}")
+    cost += ", without tools" if "tool_calls" in (revision.usage or {}) else ""
+    say(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
+    say(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
+    if waits_for := in_words(revision):
+        say(waits_for)
+    say(f"review digest: {job.review_digest or 'none yet'}")
     print_rows([{"output": revision.output, "error": revision.error}], "yaml")
     names = (
         "effect_id",
@@ -54,4 +73,4 @@ def _print_record(record: JobRecord) -> None:
     times = ("seq", "at", "actor", "event", "from_state", "to_state", "reason")
     print_rows([{name: getattr(event, name) for name in times} for event in record.events], "table")
     broken = first_break(record.events, record.job)
-    print("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")
+    say("history: unbroken" if broken is None else f"history: BROKEN at line {broken}")

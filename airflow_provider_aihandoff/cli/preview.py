@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
+from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.jobs.clear_preview import ClearedJob, total_line
 from airflow_provider_aihandoff.core.jobs.clear_preview import preview_clear as preview
 
@@ -19,10 +19,10 @@ def preview_clear(args: Namespace) -> None:
     if args.output in ("json", "yaml"):
         print_rows([_row(job) | {"effects": job.effects} for job in jobs], args.output)
     elif not jobs:
-        print(f"The ledger has no jobs of run {args.run_id} of Dag {args.dag_id}.")
+        say(f"The ledger has no jobs of run {args.run_id} of Dag {args.dag_id}.")
     else:
         print_rows([_row(job) | {"effects": job.effects_line} for job in jobs], args.output)
-        print(f"If the run requests the same as before: {total_line(jobs)}.")
+        say(f"If the run requests the same as before: {total_line(jobs)}.")
 
 
 def _row(cleared: ClearedJob) -> dict[str, Any]:

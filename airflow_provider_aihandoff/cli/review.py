@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_aihandoff.cli.common import command, open_ledger, person, print_rows
+from airflow_provider_aihandoff.cli.common import command, fail, open_ledger, person, print_rows, say
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
@@ -113,7 +113,7 @@ def request_changes(args: Namespace) -> None:
 def _decide(args: Namespace, verdict: Verdict) -> None:
     with open_ledger(args) as ledger:
         job = ledger.reviews.decide(args.job_id, verdict, digest=args.digest, person=person(), comment=args.comment)
-        print(f"{job.label}: {_said(ledger, job)}.")
+        say(f"{job.label}: {_said(ledger, job)}.")
 
 
 def _said(ledger: Ledger, job: Job) -> str:
@@ -129,7 +129,7 @@ def _said(ledger: Ledger, job: Job) -> str:
 def decide_many(args: Namespace) -> None:
     """Record one decision for each of many jobs, or none."""
     if args.approve == args.reject:
-        sys.exit("aihandoff: give --approve or --reject, and not both.")
+        fail("give --approve or --reject, and not both.")
     choices = _choices(_read(args.file))
     with open_ledger(args) as ledger:
         try:
@@ -138,10 +138,10 @@ def decide_many(args: Namespace) -> None:
             )
         except StaleBulkDecision as stale:
             for job_id, why in stale.stale.items():
-                print(f"job {job_id}: {why}", file=sys.stderr)
+                say(f"job {job_id}: {why}", error=True)
             raise
         for job in jobs:
-            print(f"{job.label}: {_said(ledger, job)}.")
+            say(f"{job.label}: {_said(ledger, job)}.")
 
 
 def _choices(text: str) -> list[tuple[int, str]]:
@@ -189,7 +189,7 @@ def edit(args: Namespace) -> None:
             job=record.job.label,
             remedy=f"See the current version with `airflow aihandoff review show {args.job_id}`, and edit that.",
         )
-    print(f"{job.label}: edited. Its plan is rendered now. Review it, and decide on the new digest.")
+    say(f"{job.label}: edited. Its plan is rendered now. Review it, and decide on the new digest.")
 
 
 def _edit(args: Namespace, output: Any) -> Job:
@@ -216,7 +216,7 @@ def _edit_by_hand(args: Namespace, before: Any) -> Job:
     try:
         job = _edit(args, _parsed(typed, before))
     except (HandoffError, ValueError):
-        print(f"Your text is kept in {path}.", file=sys.stderr)
+        say(f"Your text is kept in {path}.", error=True)
         raise
     path.unlink()
     return job

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
-from airflow_provider_aihandoff.cli.common import actor, check_reason, command, open_ledger, print_rows
+from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.effects.roll_back_store import cannot_roll_back
 from airflow_provider_aihandoff.core.effects.undo import undo_steps
@@ -30,22 +30,22 @@ def rollback(args: Namespace) -> None:
     with open_ledger(args) as ledger:
         record = ledger.record(args.job_id)
         if record.job.state is JobState.ROLLED_BACK:
-            print(f"{record.job.label}: already rolled back ({record.job.state_reason}).")
+            say(f"{record.job.label}: already rolled back ({record.job.state_reason}).")
             return
         _show(record, args.leave)
         if not args.yes and not _agrees():
-            sys.exit("aihandoff: Nothing was undone. No external write was made. Answer yes, or give --yes.")
+            fail("Nothing was undone. This command made no external write. Answer yes, or give --yes.")
         not_now = 0
         while True:
             done = roll_back_now(
                 ledger, args.job_id, actor=actor(), reason=args.reason, leave=args.leave, not_now=not_now
             )
             if isinstance(done, Job):
-                print(f"{done.label}: rolled back.")
+                say(f"{done.label}: rolled back.")
                 return
             if done.seconds is None or done.seconds > SHORT_WAIT:
                 _end_unfinished(done)
-            print(f"{done.why} Waiting {done.seconds:.0f} s.", file=sys.stderr)
+            say(f"{done.why} Waiting {done.seconds:.0f} s.", error=True)
             not_now = done.not_now
             time.sleep(done.seconds)
 
@@ -57,12 +57,13 @@ def _show(record: JobRecord, leave: Sequence[str]) -> None:
     """
     if record.job.state is JobState.ROLLING_BACK:
         plans = [undo.as_plan for undo in record.undos if undo.state is not EffectState.APPLIED]
-        print(f"{record.job.label} is being rolled back. Left to undo, in this order:")
+        say(f"{record.job.label} is being rolled back. Left to undo, in this order:")
     else:
-        if problem := cannot_roll_back(record.job, record.current_effects, leave):
+        if problem := cannot_roll_back(record.job, record.current_effects, record.altered_undos, leave):
             raise problem
-        plans = [step.plan for step in undo_steps(record.current_effects, leave) if step.plan is not None]
-        print(f"{record.job.label} is {record.job.state.value}. This would be sent, in this order:")
+        steps = undo_steps(record.current_effects, record.altered_undos, leave)
+        plans = [step.plan for step in steps if step.plan is not None]
+        say(f"{record.job.label} is {record.job.state.value}. This would be sent, in this order:")
     print_rows([_shown(plan) for plan in plans], "yaml")
 
 
@@ -81,8 +82,8 @@ def _end_unfinished(left: Unfinished) -> NoReturn:
     when = (
         "Then run this command again." if left.seconds is None else f"Run this command again in {left.seconds:.0f} s."
     )
-    print(
+    say(
         f"aihandoff: The roll-back has started, but is not finished: {left.why} {when} It continues where it stopped.",
-        file=sys.stderr,
+        error=True,
     )
     sys.exit(UNFINISHED)

@@ -12,12 +12,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-import uvicorn
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from airflow_provider_aihandoff.cli.common import fail, say
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.webhooks.keys import NoConnection
 from airflow_provider_aihandoff.core.webhooks.signature import SecretRefused, Verifier
@@ -31,10 +31,8 @@ from airflow_provider_aihandoff.web.api.webhook_receiver import (
     read_secrets,
 )
 from airflow_provider_aihandoff.web.app import build_receiver
+from airflow_provider_aihandoff.web.bounded_server import BoundedServer
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
-
-#: Connections at the same time; more are answered 503, and OpenAI delivers again.
-MAX_CONNECTIONS = 1000
 
 #: Seconds for which deliveries that have begun may take when the server stops.
 GRACE = 10
@@ -51,7 +49,7 @@ def serve(args: Namespace) -> None:
         server = _server(args, conn_ids)
         listener = _listen(args.host, args.port)
     except (HandoffError, AirflowException, ValueError, OSError) as error:
-        sys.exit(f"aihandoff: {error}")
+        fail(str(error))
     metrics.set_up()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -82,9 +80,9 @@ def _check(conn_ids: Sequence[str], ledger_conn_id: str | None) -> None:
     open_ledger(ledger_conn_id).close()
 
 
-def _server(args: Namespace, conn_ids: Sequence[str]) -> uvicorn.Server:
+def _server(args: Namespace, conn_ids: Sequence[str]) -> BoundedServer:
     app = Starlette(routes=[Mount(URL_PREFIX, app=build_receiver(Receiver(conn_ids, args.conn_id)))])
-    config = uvicorn.Config(
+    return BoundedServer(
         app,
         ssl_certfile=args.ssl_certfile,
         ssl_keyfile=args.ssl_keyfile,
@@ -93,13 +91,8 @@ def _server(args: Namespace, conn_ids: Sequence[str]) -> uvicorn.Server:
         # A line for each request would undo what the receiver does against floods of them.
         access_log=False,
         server_header=False,
-        lifespan="off",
-        ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
     )
-    config.load()
-    return uvicorn.Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -111,4 +104,4 @@ def _announce(listener: socket.socket, conn_ids: Sequence[str], *, secure: bool)
     host, port = listener.getsockname()[:2]
     address = f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}{URL_PREFIX}"
     for conn_id in conn_ids:
-        print(f"Listening for webhooks on {address}{WEBHOOKS_PREFIX}/openai/{conn_id}", flush=True)
+        say(f"Listening for webhooks on {address}{WEBHOOKS_PREFIX}/openai/{conn_id}")

@@ -6,7 +6,12 @@ together do not come back together.
 
 from __future__ import annotations
 
+import math
 import random
+import re
+
+#: Decimal seconds. RFC 9110 has whole ones; some servers send parts of a second.
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 
 #: Not for secrets: it spreads load.
 _random = random.SystemRandom()
@@ -34,7 +39,12 @@ def retry_after_seconds(header: str | None) -> float | None:
     from urllib3.exceptions import InvalidHeader
     from urllib3.util import Retry
 
+    if header is None:
+        return None
+    if _SECONDS.fullmatch(header.strip()):
+        seconds = float(header)
+        return seconds if math.isfinite(seconds) else None
     try:
-        return None if header is None else float(Retry().parse_retry_after(header))
+        return float(Retry().parse_retry_after(header))
     except (InvalidHeader, ValueError, OverflowError):
         return None

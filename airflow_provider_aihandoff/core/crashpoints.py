@@ -16,6 +16,8 @@ STEPS = (
     "submit.store",
     "submit.refused",
     "submit.lost",
+    "submit.resolve",
+    "surplus.settle",
     "wait.ended",
     "receive.insert",
     "receive.correlate",
@@ -42,7 +44,16 @@ STEPS = (
 )
 
 #: What is called outside the ledger.
-CALLS = ("submit.create", "wait.retrieve", "wait.cancel", "receive.retrieve", "apply.send", "probe.send")
+CALLS = (
+    "submit.open handle",
+    "submit.handle",
+    "submit.create",
+    "wait.retrieve",
+    "wait.cancel",
+    "receive.retrieve",
+    "apply.send",
+    "probe.send",
+)
 
 POINTS = (
     *(f"{step}: {moment}" for step, moment in product(STEPS, ("before commit", "after commit"))),

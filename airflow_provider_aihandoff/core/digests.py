@@ -54,6 +54,26 @@ def keyed_digest(value: Any, key: str) -> str:
     return hmac.new(key.encode(), canonical_json(value).encode("ascii"), "sha256").hexdigest()
 
 
+#: How a digest begins that was made with a key.
+KEYED = "hmac-sha256:"
+
+
+def input_digest(value: Any, key: str) -> str:
+    """The digest of what the model is asked. The ledger shows it beside that, where secrets are masked: so it is keyed.
+
+    :raises ValueError: as :func:`canonical_json`.
+    """
+    return KEYED + hmac.new(key.encode(), digest(value).encode("ascii"), "sha256").hexdigest()
+
+
+def without_plain_input_digest(detail: dict[str, Any]) -> dict[str, Any]:
+    """The detail of a line of the history, without the digest of an input that an earlier release made without a key:
+    its readers could test guesses of masked values."""
+    if str(detail.get("input_digest", KEYED)).startswith(KEYED):
+        return detail
+    return {name: value for name, value in detail.items() if name != "input_digest"}
+
+
 def review_components(
     output_digest: str,
     plans: Sequence[tuple[str, str]],

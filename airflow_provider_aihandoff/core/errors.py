@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+
+from airflow_provider_aihandoff.core.invisible import escape_lines
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.models import Effect
 
-NOTHING_WRITTEN = "No external write was made."
+#: What an error says of itself. What was written for the job before, it may not know.
+NOTHING_WRITTEN = "This step made no external write."
 
 
 class HandoffError(Exception):
-    """Base of every error that this package raises.
+    """Base of every error that this package raises. Its text is for terminals and logs: see :mod:`.invisible`.
 
     :param what: what happened, as a sentence.
     :param job: the job it happened to, as :attr:`airflow_provider_aihandoff.core.models.Job.label`.
@@ -22,7 +25,21 @@ class HandoffError(Exception):
 
     def __init__(self, what: str, *, job: str = "", written: str = NOTHING_WRITTEN, remedy: str = "") -> None:
         self.what, self.job, self.written, self.remedy = what, job, written, remedy
-        super().__init__(" ".join(part for part in (f"{job}:" if job else "", what, written, remedy) if part))
+        super().__init__(self._sentences())
+
+    def restate(self, *, written: str, remedy: str) -> None:
+        """Let someone who knows more say whether an external write was made, and what to do next."""
+        self.written, self.remedy = written, remedy
+        self.args = (self._sentences(),)
+
+    def rewrite(self, clean: Callable[[str], str]) -> None:
+        """Write each part of the message again, in place."""
+        self.what, self.job, self.written, self.remedy = map(clean, (self.what, self.job, self.written, self.remedy))
+        self.args = (self._sentences(),)
+
+    def _sentences(self) -> str:
+        parts = (f"{self.job}:" if self.job else "", self.what, self.written, self.remedy)
+        return escape_lines(" ".join(part for part in parts if part))
 
 
 class LedgerSchemaError(HandoffError):
@@ -104,6 +121,10 @@ class RequestError(HandoffError):
     """The arguments do not make a background request."""
 
 
+class TemplateError(HandoffError):
+    """A template of a task gives something that has no text, or not the same one each time."""
+
+
 class PlanError(HandoffError):
     """An effect could not be rendered to the exact request that it would send."""
 
@@ -115,25 +136,28 @@ class UnknownTargetKind(PlanError):
 class EffectRefused(HandoffError):
     """The target refused the write, in a way that proves that no external write was made.
 
-    :param by_precondition: what refuses it may be this very write, which came twice: an intermediary between here and
-        the target may send a request again, and pass on the second answer (RFC 9110, 13.1.1). So the target is
-        probed first.
+    :param answered: by the target. What it refuses may be this very write, which came twice: an intermediary between
+        here and the target may send a request again, and pass on the second answer. So a target with a probe is
+        probed first. False where nothing was sent.
     """
 
-    def __init__(self, what: str, *, by_precondition: bool = False, **kwargs: str) -> None:
+    def __init__(self, what: str, *, answered: bool = True, **kwargs: str) -> None:
         super().__init__(what, **kwargs)
-        self.by_precondition = by_precondition
+        self.answered = answered
 
 
 class EffectNotNow(HandoffError):
     """The write was not sent, or the target asked to come back later; trying again is safe.
 
     :param retry_after: seconds for which the target wants to be left alone, where it says so.
+    :param answered: by the target, or by what stands before it and may have forwarded the request. So a target with a
+        probe is probed before it gets the request again. False where nothing was sent.
     """
 
-    def __init__(self, what: str, *, retry_after: float | None = None, **kwargs: str) -> None:
+    def __init__(self, what: str, *, retry_after: float | None = None, answered: bool = True, **kwargs: str) -> None:
         super().__init__(what, **kwargs)
         self.retry_after = retry_after
+        self.answered = answered
 
 
 class EffectUnknown(HandoffError):
@@ -174,6 +198,10 @@ class CannotCancel(HandoffError):
 
 class CannotResolve(HandoffError):
     """The effect is not unknown, or a newer attempt than the one that was checked is."""
+
+
+class NothingLost(HandoffError):
+    """No request of the job is lost, or it is another one than the one that was seen."""
 
 
 class CannotRollBack(HandoffError):

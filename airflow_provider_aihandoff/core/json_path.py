@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +19,20 @@ def check_json_path(path: str) -> None:
     """
     with _clear_errors():
         _parsed(path)
+
+
+def text_of(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def is_singular(path: str) -> bool:
+    """Whether a JSONPath leads to one value at most (RFC 9535, 2.3.5.1).
+
+    :raises ValueError: it is not a JSONPath.
+    """
+    with _clear_errors():
+        return _parsed(path).singular_query()
 
 
 def find_values(value: Any, path: str) -> list[Any]:

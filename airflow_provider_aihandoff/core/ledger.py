@@ -11,12 +11,17 @@ from typing import Any, Self
 
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.effects.approved_undo import altered_undos
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
+from airflow_provider_aihandoff.core.effects.plan_store import digest_key
 from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
-from airflow_provider_aihandoff.core.generation.revision_store import read_revision
+from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
+from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
+from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
+from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -24,10 +29,10 @@ from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 
 #: Which jobs a list is about: empty or NULL parameters leave out nothing.
-_JOB_FILTER = """
-    (%(states)s::text[] = '{}' OR state = ANY(%(states)s))
+_JOB_FILTER = f"""
+    (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
     AND (%(dag_id)s::text IS NULL OR dag_id = %(dag_id)s)
-    AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    AND {OF_RUN}
     AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))"""
 
 #: The Dags that have a job, found by skipping from one to the next in the index, however many jobs each has.
@@ -68,6 +73,7 @@ class JobSummary:
 
     :param cost_usd: of all its revisions, as far as their price is known; None when none was billed or has a price.
     :param unpriced: how many of its revisions were billed at a price that is unknown.
+    :param without_tools: how many of its revisions called tools of the provider, which are in no price.
     :param effects: how many writes the current revision intends.
     :param unknown_effects: how many writes, of any revision, may have been applied.
     """
@@ -89,6 +95,7 @@ class JobSummary:
     updated_at: datetime
     cost_usd: Decimal | None
     unpriced: int
+    without_tools: int
     effects: int
     unknown_effects: int
 
@@ -101,7 +108,7 @@ class RunJob:
     """A job that a Dag run has made or attached to.
 
     :param effects: of its current revision, with their undos, in the order of the plan.
-    :param model_revisions: how many revisions the model has made.
+    :param model_revisions: how many revisions count towards ``max_revisions``.
     """
 
     job: Job
@@ -127,13 +134,17 @@ _SUMMARY_JOB_COLUMNS = ", ".join(field.name for field in fields(JobSummary) if f
 
 @dataclass(frozen=True)
 class JobRecord:
-    """Everything the ledger knows of one job, oldest first."""
+    """Everything the ledger knows of one job, oldest first.
+
+    :param altered_undos: why applied effects have an undo that is not the approved one, by the ids of the effects.
+    """
 
     job: Job
     revisions: list[Revision]
     decisions: list[Decision]
     effects: list[Effect]
     events: list[Event]
+    altered_undos: Mapping[int, str]
 
     @property
     def revision(self) -> Revision:
@@ -157,18 +168,30 @@ class Ledger:
     :param conninfo: libpq's connection parameters by name (``host``, ``password``, ``sslmode``, ...).
     :param max_size: the most connections that it opens.
     :param timeout: seconds to wait for a connection; by default :data:`connection.CONNECT_TIMEOUT`.
+    :param limits: the time-outs of this kind of process.
+    :param digest_key: the secret with which digests cover other secrets; empty: the one that the ledger keeps.
     """
 
-    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
-        self._database = Database(conninfo, max_size=max_size, timeout=timeout)
-        self.submission = Submission(self._database)
+    def __init__(
+        self,
+        conninfo: Mapping[str, Any],
+        *,
+        max_size: int = 1,
+        timeout: float | None = None,
+        limits: Limits = WORKER,
+        digest_key: str = "",
+    ) -> None:
+        self._digest_key = digest_key
+        self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
+        self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
-        self.reviews = Reviews(self._database)
+        self.reviews = Reviews(self._database, digest_key)
         self.effects = Effects(self._database)
         self.cancels = Cancels(self._database)
-        self.roll_backs = RollBacks(self._database)
+        self.roll_backs = RollBacks(self._database, digest_key)
         self.abandoned = Abandoned(self._database)
+        self.surplus = SurplusResponses(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -190,13 +213,17 @@ class Ledger:
         """
         self._database.transact(schema.check)
 
+    def now(self) -> datetime:
+        """The database's clock, by which every deadline is made and compared: those of workers may differ."""
+        return self._database.transact(history.now)
+
     def ledger_id(self) -> str:
         """The identity of this ledger, a UUID."""
         return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
 
     def digest_key(self) -> str:
-        """The secret with which digests cover other secrets, where Airflow's configuration names none."""
-        return str(self._one("SELECT digest_key FROM aihandoff.ledger")["digest_key"])
+        """The secret with which digests cover other secrets: the configured one, or else the ledger's own."""
+        return self._digest_key or self._database.transact(digest_key)
 
     def job(self, job_id: int) -> Job:
         """Return one job.
@@ -208,14 +235,6 @@ class Ledger:
     def revision(self, job_id: int, number: int) -> Revision:
         """Return one revision of a job that exists."""
         return self._database.transact(lambda connection: read_revision(connection, job_id, number))
-
-    def first_request(self, job_id: int, number: int) -> dict[str, Any]:
-        """The request by which the model was first asked for what a revision has become, secrets masked."""
-        query = """
-            SELECT request FROM aihandoff.revisions
-            WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
-        request: dict[str, Any] = self._all(query, {"job_id": job_id, "number": number})[0]["request"]
-        return request
 
     def record(self, job_id: int) -> JobRecord:
         """Return a job with all that belongs to it, as of one moment.
@@ -230,12 +249,17 @@ class Ledger:
                 query = f"SELECT {columns(record)} FROM aihandoff.{table} WHERE job_id = %s ORDER BY {order}"
                 return connection.execute(query, [job_id]).fetchall()
 
+            job = history.read(connection, job_id)
+            effects = [Effect(**row) for row in rows(Effect, "effects", "revision, position")]
+            events = [Event(**row) for row in rows(Event, "events", "seq")]
+            current = [effect for effect in effects if effect.revision == job.revision]
             return JobRecord(
-                job=history.read(connection, job_id),
+                job=job,
                 revisions=[Revision(**row) for row in rows(Revision, "revisions", "number")],
                 decisions=[Decision(**row) for row in rows(Decision, "decisions", "decision_id")],
-                effects=[Effect(**row) for row in rows(Effect, "effects", "revision, position")],
-                events=[Event(**row) for row in rows(Event, "events", "seq")],
+                effects=effects,
+                events=events,
+                altered_undos=altered_undos(job, current, events, self._digest_key or digest_key(connection)),
             )
 
         return self._database.transact(work)
@@ -253,6 +277,7 @@ class Ledger:
         """Return jobs, newest first.
 
         :param states: only jobs in one of these; empty for every state.
+        :param run_id: only jobs that this run has made or attached to.
         :param dag_ids: only jobs of these Dags; None for every Dag.
         """
         query = f"""
@@ -280,6 +305,7 @@ class Ledger:
         :param states: only jobs in one of these; empty for every state.
         :param unknown_effects: only jobs with a write that may have been applied.
         :param job_ids: only these; None for every job.
+        :param run_id: only jobs that this run has made or attached to.
         :param dag_ids: only jobs of these Dags; None for every Dag.
         :param after: the last job of the page before.
         """
@@ -295,7 +321,8 @@ class Ledger:
             CROSS JOIN LATERAL (
                 SELECT sum(cost_usd) AS cost_usd,
                     count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL AND state <> 'running')
-                        AS unpriced
+                        AS unpriced,
+                    count(*) FILTER (WHERE usage -> 'tool_calls' IS NOT NULL) AS without_tools
                 FROM aihandoff.revisions WHERE revisions.job_id = job.job_id
             ) AS billed
             CROSS JOIN LATERAL (
@@ -335,8 +362,8 @@ class Ledger:
             query = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = ANY(%s) ORDER BY position"
             for row in connection.execute(query, [ids]).fetchall():
                 effects.setdefault((row["job_id"], row["revision"]), []).append(Effect(**row))
-            query = """SELECT job_id, count(*) AS made FROM aihandoff.revisions
-                WHERE job_id = ANY(%s) AND author_kind = 'model' GROUP BY job_id"""
+            query = f"""SELECT job_id, count(*) AS made FROM aihandoff.revisions
+                WHERE job_id = ANY(%s) AND {COUNTED} GROUP BY job_id"""
             made = {row["job_id"]: row["made"] for row in connection.execute(query, [ids]).fetchall()}
             return [RunJob(job, effects.get((job.job_id, job.revision), []), made.get(job.job_id, 0)) for job in jobs]
 
@@ -372,16 +399,28 @@ class Ledger:
         """The Dags that own at least one job."""
         return [row["dag_id"] for row in self._all(_DAG_IDS, {})]
 
-    def list_effects(self, *, states: Sequence[str] = (), limit: int = 100) -> list[Effect]:
-        """Return effects, newest first.
+    def list_effects(
+        self,
+        *,
+        states: Sequence[str] = (),
+        dag_ids: Sequence[str] | None = None,
+        after: int | None = None,
+        limit: int = 100,
+    ) -> list[Effect]:
+        """Return one page of effects, newest first.
 
         :param states: only effects in one of these; empty for every state.
+        :param dag_ids: only effects of jobs of these Dags; None for every Dag.
+        :param after: the last effect of the page before.
         """
         query = f"""
-            SELECT {columns(Effect)} FROM aihandoff.effects
-            WHERE (%(states)s::text[] = '{{}}' OR state = ANY(%(states)s))
+            SELECT {columns(Effect, "effects")} FROM aihandoff.effects JOIN aihandoff.jobs USING (job_id)
+            WHERE (%(states)s::text[] = '{{}}' OR effects.state = ANY(%(states)s))
+                AND (%(dag_ids)s::text[] IS NULL OR jobs.dag_id = ANY(%(dag_ids)s))
+                AND (%(after)s::bigint IS NULL OR effect_id < %(after)s)
             ORDER BY effect_id DESC LIMIT %(limit)s"""
-        return [Effect(**row) for row in self._all(query, {"states": list(states), "limit": limit})]
+        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "after": after, "limit": limit}
+        return [Effect(**row) for row in self._all(query, {**values, "states": [str(state) for state in states]})]
 
     def _all(self, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self._database.transact(lambda connection: connection.execute(query, values).fetchall())

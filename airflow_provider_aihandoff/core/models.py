@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
-from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.invisible import escape
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.text import plain_or_none
 
 Approval = Literal["required", "not required"]
@@ -17,6 +18,7 @@ Verdict = Literal["approve", "reject", "request changes"]
 DeciderKind = Literal["user", "terminal", "policy", "timeout"]
 AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
+OnLost = Literal["wait", "ask", "resend"]
 
 
 class ActorKind(StrEnum):
@@ -171,9 +173,10 @@ class JobSpec:
     :param input: the snapshot of everything that decides what the model is asked; its digest shows whether two
         tasks with the same key ask for the same work.
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
-    :param deadline: the absolute time until which a new revision may take.
+    :param deadline: how long a new revision may take, by the database's clock, or until when.
     :param triggered_by: the user who triggered the Dag run, if a user has, also where ``requested_by`` names another.
     :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
+    :param on_lost: what to do about a request whose answer was lost; None: as :mod:`core.generation.lost` decides.
     :param regenerate: make a new revision in any case, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
@@ -190,13 +193,14 @@ class JobSpec:
     approval: Approval
     approval_reason: str | None
     max_revisions: int
-    deadline: datetime
+    deadline: timedelta | datetime
     owner: Owner
     shown_input: dict[str, Any] | None = None
     shown_request: dict[str, Any] | None = None
     regenerate: bool = False
     triggered_by: str | None = None
     max_cost_usd: Decimal | None = None
+    on_lost: OnLost | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -254,8 +258,8 @@ class Job:
 
     @property
     def label(self) -> str:
-        """How messages name the job."""
-        return f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})"
+        """How messages name the job: on one line, without a character that a terminal or a log would obey."""
+        return escape(f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})")
 
     @property
     def owner(self) -> Owner:
@@ -271,6 +275,10 @@ class Revision:
     :param author_id: the auth manager's id of a user who edited, where it is not the login name.
     :param based_on: the number of the revision that it edits, or changes at a reviewer's wish.
     :param changes: the reviewer's words that the model was asked to follow.
+    :param on_lost: what its author wants after a request whose answer was lost; None: as :mod:`core.generation.lost`
+        decides.
+    :param conversation_id: the provider's handle that was made for this revision alone; it tells what became of a lost
+        request.
     """
 
     revision_id: int
@@ -287,7 +295,7 @@ class Revision:
     submit_token: UUID | None
     submit_lease_until: datetime | None
     response_id: str | None
-    response_status: str | None
+    response_status: ResponseStatus | None
     output: Any
     output_digest: str | None
     error: dict[str, Any] | None
@@ -300,9 +308,19 @@ class Revision:
     changes: str | None
     author_kind: AuthorKind
     author_id: str | None
+    on_lost: OnLost | None
+    conversation_id: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
+        if self.response_status is not None:
+            object.__setattr__(self, "response_status", ResponseStatus(self.response_status))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a request may have been accepted, its response is not known, and no attempt is sending now."""
+        lost = self.state is RevisionState.SUBMITTING and self.submit_token is None
+        return lost and self.unknown_submissions > 0
 
     @property
     def editor(self) -> Actor | None:
@@ -371,6 +389,8 @@ class EffectPlan:
     :param after: names of the effects that must be applied before this one.
     :param current: what the target has now, for the reviewer: ``{"at", "record"}``, or ``{"at", "error"}`` where it
         could not be read. Not part of what is approved: the target may change later.
+    :param find_counts: False: the probe was tried when the plan was rendered, and saw what it is to find.
+    :param probe_note: what that trial showed, where the reviewer should know.
     :param task_id: the task that applies it.
     :param skipped: its author's condition leaves it out: there is nothing to send.
     """
@@ -383,6 +403,8 @@ class EffectPlan:
     undo: dict[str, Any] | None = None
     after: tuple[str, ...] = ()
     current: dict[str, Any] | None = None
+    find_counts: bool = True
+    probe_note: str | None = None
     task_id: str | None = None
     skipped: bool = False
 
@@ -393,6 +415,13 @@ class Effect:
 
     :param claim_until: until then the claim belongs to its owner, even if the owner has died.
     :param undoes: the id of the effect that this one undoes.
+    :param result: what is kept of the target's answer. Of an unknown effect: the target confirmed it, and its probe
+        sees no trace.
+    :param resends: how often it was sent again after an unknown outcome, since a person last resolved it.
+    :param not_now: the target answered the newest attempt with "not now".
+    :param find_counts: False: its probe saw the same before anything was sent, so that a find proves nothing.
+    :param own: it was applied by this effect, as far as the ledger knows; otherwise it was there before.
+    :param probe_note: what its probe saw that a person should know.
     :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
     """
 
@@ -421,6 +450,11 @@ class Effect:
     after_effects: list[str]
     undoes: int | None
     current: dict[str, Any] | None
+    resends: int
+    not_now: bool
+    find_counts: bool
+    own: bool
+    probe_note: str | None
     task_id: str | None
 
     def __post_init__(self) -> None:

@@ -54,8 +54,8 @@ OPTIONS: Mapping[str, Option] = {
     "orphan_wait": Option(
         "float",
         "30",
-        "Seconds to wait for a webhook that names the response of a request whose answer was lost, before the request "
-        "is sent again.",
+        "Minimum seconds to wait for a webhook that names the response of a request whose answer was lost, before the "
+        "request is sent again. Only where webhooks are known to arrive.",
     ),
     "webhook_conn_ids": Option(
         "string",
@@ -83,6 +83,13 @@ OPTIONS: Mapping[str, Option] = {
         "ledger is used; then anyone who can read the whole ledger could test guesses of a secret. A new key changes "
         "the digest of every plan: plans that are approved but not applied need a new approval.",
         sensitive=True,
+    ),
+    "function_modules": Option(
+        "string",
+        "",
+        "Python modules and packages, separated by commas, whose functions a roll-back may import and call. If empty, "
+        "every module may that marks the function with @rollback_function in its source. The mark is needed in any "
+        "case.",
     ),
     "xcom_output_limit": Option(
         "integer",

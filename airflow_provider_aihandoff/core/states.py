@@ -39,7 +39,9 @@ class JobEvent(StrEnum):
     SUBMIT_INTENDED = "submit intended"  # written before the request goes out
     SUBMIT_UNKNOWN = "submit unknown"  # the request may have been accepted, its id is not known
     SUBMIT_REFUSED = "submit refused"  # OpenAI said no, and that trying again may help
+    SUBMIT_RESOLVED = "submit resolved"  # a person said that the request may be sent again
     SUBMITTED = "submitted"  # the response id is known
+    RESPONSE_REPLACED = "response replaced"  # the one whose id was lost has ended first, and is taken
     RESPONSE_ENDED = "response ended"  # OpenAI says so, by webhook or when asked; the output is still there
     OUTPUT_STORED = "output stored"  # and a person must decide
     OUTPUT_ACCEPTED = "output accepted"  # and the author said that no approval is required
@@ -80,11 +82,16 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.QUEUED, _E.SUBMIT_INTENDED): _S.QUEUED,
     (_S.QUEUED, _E.SUBMIT_UNKNOWN): _S.QUEUED,
     (_S.QUEUED, _E.SUBMIT_REFUSED): _S.QUEUED,
+    (_S.QUEUED, _E.SUBMIT_RESOLVED): _S.QUEUED,
     (_S.QUEUED, _E.SUBMITTED): _S.RUNNING,
+    # These two only where the output was found by the provider's handle, without the id of its response.
+    (_S.QUEUED, _E.OUTPUT_STORED): _S.REVIEW,
+    (_S.QUEUED, _E.OUTPUT_ACCEPTED): _S.APPROVED,
     (_S.QUEUED, _E.FAILED): _S.FAILED,
     (_S.QUEUED, _E.CHANGE_FAILED): _S.REVIEW,
     (_S.QUEUED, _E.CANCELLED): _S.CANCELLED,
     (_S.RUNNING, _E.REVISED): _S.QUEUED,
+    (_S.RUNNING, _E.RESPONSE_REPLACED): _S.RUNNING,
     (_S.RUNNING, _E.RESPONSE_ENDED): _S.RUNNING,
     (_S.RUNNING, _E.OUTPUT_STORED): _S.REVIEW,
     (_S.RUNNING, _E.OUTPUT_ACCEPTED): _S.APPROVED,
@@ -155,6 +162,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
 WAKING_JOB_EVENTS = frozenset(
     {
         JobEvent.REVISED,
+        JobEvent.SUBMIT_RESOLVED,
         JobEvent.RESPONSE_ENDED,
         JobEvent.OUTPUT_STORED,
         JobEvent.OUTPUT_ACCEPTED,
@@ -261,6 +269,7 @@ EFFECT_TRANSITIONS: Mapping[tuple[EffectState, EffectEvent], EffectState] = {
     (_ES.SKIPPED, _EE.CLAIM): _ES.CLAIMED,  # only one that was planned, and whose task runs after all
     (_ES.REFUSED, _EE.CLAIM): _ES.CLAIMED,
     (_ES.REFUSED, _EE.VOID): _ES.VOID,
+    (_ES.REFUSED, _EE.RESOLVE_APPLIED): _ES.APPLIED,  # a person saw the write in the target, whatever it answered
     (_ES.CLAIMED, _EE.RELEASE): _ES.PLANNED,
     (_ES.CLAIMED, _EE.REFUSE): _ES.REFUSED,
     (_ES.CLAIMED, _EE.LOSE): _ES.UNKNOWN,

@@ -6,6 +6,13 @@ import json
 import math
 from typing import Any
 
+#: Levels of objects and lists that a value may have, the innermost value included, wherever it comes from: an answer, a
+#: webhook, an edit, an input, a plan. What is deeper could be stored, but not be read by everything that shows it.
+MAX_DEPTH = 64
+
+#: What is wrong with a value that has more.
+TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
+
 
 class NotJson(ValueError):
     """A text is not JSON that can be kept exactly. The message is a sentence for the person who wrote it."""
@@ -14,14 +21,13 @@ class NotJson(ValueError):
         super().__init__(f"Not valid JSON: {why}.")
 
 
-def loads(
-    text: str | bytes, *, unique_keys: bool = False, exact_floats: bool = False, max_depth: int | None = None
-) -> Any:
-    """The value that a text says. NaN, infinity, and numbers beyond the range of a float are always refused.
+def loads(text: str | bytes, *, unique_keys: bool = False, exact_floats: bool = False) -> Any:
+    """The value that a text says.
+
+    NaN, infinity, numbers beyond the range of a float, and more than :data:`MAX_DEPTH` levels are always refused.
 
     :param unique_keys: refuse an object that has a key twice, since readers differ on which one counts.
     :param exact_floats: refuse a float that Python would write in another way, such as 1.10.
-    :param max_depth: how deeply objects and lists may nest; by default as deeply as Python's parser can read.
     :raises NotJson: the text is not JSON, or is refused.
     """
     try:
@@ -37,10 +43,20 @@ def loads(
     except UnicodeDecodeError:
         raise NotJson("it is not UTF-8") from None
     except RecursionError:
-        raise NotJson("it is nested too deeply") from None
-    if max_depth is not None and not _is_shallow(value, max_depth):
-        raise NotJson(f"it is nested more than {max_depth} levels deep")
+        raise NotJson(TOO_DEEP) from None
+    if not is_shallow(value):
+        raise NotJson(TOO_DEEP)
     return value
+
+
+def is_shallow(value: object) -> bool:
+    """Whether a value has no more than :data:`MAX_DEPTH` levels."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return True
+    return False
 
 
 def _refuse_constant(name: str) -> Any:
@@ -75,16 +91,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _is_shallow(value: object, max_depth: int) -> bool:
-    level = [value]
-    for _ in range(max_depth):
-        level = [child for item in level for child in _children(item)]
-        if not level:
-            return True
-    return False
-
-
 def _children(item: object) -> list[Any]:
     if isinstance(item, dict):
         return list(item.values())
-    return item if isinstance(item, list) else []
+    return list(item) if isinstance(item, (list, tuple)) else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+
 
 def plain(text: str) -> str:
     """The text without what PostgreSQL's ``text`` cannot store: NUL and lone surrogates, each becomes U+FFFD.
@@ -15,3 +17,31 @@ def plain(text: str) -> str:
 def plain_or_none(text: str | None) -> str | None:
     """:func:`plain`, where there is a text."""
     return None if text is None else plain(text)
+
+
+def unstorable(text: str) -> str | None:
+    """What a text has that PostgreSQL's ``text`` cannot store, in words; None where it has nothing of the kind."""
+    return "a NUL character" if "\x00" in text else unwritable(text)
+
+
+def unwritable(text: str) -> str | None:
+    """What a text has that UTF-8 cannot write, in words; None where it has nothing of the kind."""
+    return "half of a surrogate pair" if any("\ud800" <= character <= "\udfff" for character in text) else None
+
+
+def first_problem(value: object, problem: Callable[[str], str | None], path: str = "") -> str | None:
+    """The first text in a JSON value, or name in it, that has a problem: what it has, and where it stands."""
+    if isinstance(value, str):
+        found = problem(value)
+        return found and f"{found} in {path or 'it'}"
+    items: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    for name, item in items:
+        if isinstance(name, str) and (found := problem(name)):
+            return f"{found} in a name in {path or 'it'}"
+        if found := first_problem(item, problem, f"{path}.{name}" if path else str(name)):
+            return found
+    return None

@@ -12,13 +12,12 @@ from airflow.providers.common.compat.sdk import get_unique_task_id, task_decorat
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.function import (
-    KEY_PARAMETER,
-    FunctionTarget,
+from airflow_provider_aihandoff.targets.function import KEY_PARAMETER, FunctionTarget, source_digest
+from airflow_provider_aihandoff.targets.rollback_functions import (
     importable_path,
     path_of,
+    rollback_function,
     runs_when_called,
-    source_digest,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +49,9 @@ class FunctionSideEffectOperator(SideEffectOperator):
     :param probe: a function that finds out what became of a call: it takes what it needs of the same arguments and
         ``effect_key``, and returns the external record id or an :class:`Applied` where it finds the write,
         ``NotApplied()`` or False where it sees no trace of it, and None where it cannot tell.
-    :param undo: a mapping, as :class:`SideEffectOperator` takes it; or a function that workers can import, which takes
-        what it needs of the same arguments, ``external_id``, and ``effect_key``, the key of the undo itself.
+    :param undo: a mapping, as :class:`SideEffectOperator` takes it; or a function that workers can import, which is
+        marked with :func:`rollback_function`, and takes what it needs of the same arguments, ``external_id``, and
+        ``effect_key``, the key of the undo itself.
     :param timeout: seconds that one call may take at most; no one else calls meanwhile.
     """
 
@@ -107,6 +107,9 @@ class FunctionSideEffectOperator(SideEffectOperator):
             idempotent=self.idempotent,
             call_seconds=self.call_seconds,
             grace_seconds=self.grace_seconds,
+            resends=self.resends,
+            verify=self.verify,
+            try_probe=self.try_probe,
         )
 
 
@@ -142,7 +145,7 @@ def bound_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
 def undo_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The undo that a function is: called with those of the arguments, and the external id, that it takes.
 
-    :raises PlanError: workers cannot import it by its name.
+    :raises PlanError: workers cannot import it by its name, or it is not marked with :func:`rollback_function`.
     :raises TypeError: it takes something that it is not given.
     """
     signature = inspect.signature(function)
@@ -155,3 +158,6 @@ def undo_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[
 def _key_of(signature: inspect.Signature) -> dict[str, None]:
     """In the place of the effect key, where it is taken: it is known when the function is called."""
     return {KEY_PARAMETER: None} if KEY_PARAMETER in signature.parameters else {}
+
+
+__all__ = ["FunctionSideEffectOperator", "rollback_function", "side_effect_task"]

@@ -11,6 +11,8 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.arguments import identifier
+from airflow_provider_aihandoff.core.limits import API_SERVER, TRIGGERER, WORKER, Limits
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -29,8 +31,11 @@ class LedgerHook(BaseHook):
 
     Host, port, login, password and schema (the database) have their usual meaning; what stands in the extra and is a
     parameter of libpq (``sslmode``, ``sslrootcert``, ``options``, ``target_session_attrs``, ...) is handed to libpq.
+    ``prepare_threshold`` in the extra is psycopg's: null prepares no statements.
 
     :param ledger_conn_id: the connection; by default ``[aihandoff] ledger_conn_id``.
+    :param limits: the time-outs of this kind of process; by default a worker's.
+    :raises RequestError: it is no name of a connection.
     """
 
     conn_name_attr = "ledger_conn_id"
@@ -38,9 +43,11 @@ class LedgerHook(BaseHook):
     conn_type = "postgres"
     hook_name = "AI Handoff ledger"
 
-    def __init__(self, ledger_conn_id: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, ledger_conn_id: str | None = None, *, limits: Limits | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.ledger_conn_id = ledger_conn_id or settings.text("ledger_conn_id")
+        named = settings.text("ledger_conn_id") if ledger_conn_id is None else ledger_conn_id
+        self.ledger_conn_id = identifier("ledger_conn_id", named)
+        self._limits = limits or WORKER
 
     def get_conn(self) -> Ledger:
         """Open the ledger and check its schema. The caller closes it, or uses it as a context manager.
@@ -51,7 +58,7 @@ class LedgerHook(BaseHook):
         """
         from airflow_provider_aihandoff.core.ledger import Ledger
 
-        return _checked(Ledger(self.conninfo()))
+        return _checked(Ledger(self.conninfo(), limits=self._limits, digest_key=settings.text("digest_key")))
 
     def conninfo(self) -> dict[str, Any]:
         """libpq's connection parameters, by name."""
@@ -70,7 +77,7 @@ def libpq_parameters(connection: Connection) -> dict[str, Any]:
             f"The ledger's connection {connection.conn_id!r} is of the type {connection.conn_type!r}; it must be "
             "'postgres'. No external write was made. Fix the connection, then retry."
         )
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    known = {"prepare_threshold", *(option.keyword.decode() for option in pq.Conninfo.get_defaults())}
     extra = {name: value for name, value in connection.extra_dejson.items() if name in known}
     own = {
         "host": connection.host,
@@ -87,20 +94,20 @@ _shared_lock = threading.Lock()
 
 
 def shared_ledger(ledger_conn_id: str | None = None) -> Ledger:
-    """The one ledger that the threads of a long-lived process (API server, triggerer) share; it is never closed.
+    """The one ledger that the threads of an API server share; it is never closed.
 
     :raises LedgerUnavailable: the database cannot be reached.
     :raises LedgerSchemaError: the schema is not the one that this package needs.
     """
     hook = LedgerHook(ledger_conn_id)
-    return _shared.get(hook.ledger_conn_id) or _open_shared(hook.ledger_conn_id, hook.conninfo())
+    return _shared.get(hook.ledger_conn_id) or _open_shared(hook.ledger_conn_id, hook.conninfo(), API_SERVER)
 
 
 async def shared_ledger_async(ledger_conn_id: str) -> Ledger:
-    """:func:`shared_ledger` for a trigger: nothing blocks the event loop."""
+    """The one ledger that the triggers of a triggerer share; it is never closed. Nothing blocks the event loop."""
     if ledger_conn_id in _shared:
         return _shared[ledger_conn_id]
-    return await asyncio.to_thread(_open_shared, ledger_conn_id, await conninfo_async(ledger_conn_id))
+    return await asyncio.to_thread(_open_shared, ledger_conn_id, await conninfo_async(ledger_conn_id), TRIGGERER)
 
 
 async def conninfo_async(ledger_conn_id: str) -> dict[str, Any]:
@@ -111,11 +118,13 @@ async def conninfo_async(ledger_conn_id: str) -> dict[str, Any]:
     return libpq_parameters(await get_async_connection(ledger_conn_id))
 
 
-def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any]) -> Ledger:
+def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any], limits: Limits) -> Ledger:
     from airflow_provider_aihandoff.core.ledger import Ledger
 
     # Outside the lock: while the server is unavailable, no thread queues behind another one that waits for it.
-    opened = _checked(Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT))
+    key = settings.text("digest_key")
+    shared = Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT, limits=limits, digest_key=key)
+    opened = _checked(shared)
     with _shared_lock:
         kept = _shared.setdefault(ledger_conn_id, opened)
     if kept is not opened:

@@ -14,13 +14,28 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.core.generation.provider import AsyncModelProvider, ModelProvider, ProviderFor
+    from airflow_provider_aihandoff.core.generation.provider import (
+        AsyncModelProvider,
+        ModelProvider,
+        ProviderFacts,
+        ProviderFor,
+    )
 
 #: Seconds that one request may take.
 REQUEST_TIMEOUT = 30.0
 
+#: The key in an OpenAI connection's extra: true where its server has conversations, which take one response at a time.
+CONVERSATIONS_KEY = "conversations"
+
 #: Per event loop, since a client's connections belong to the loop that opened them.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[AsyncModelProvider]]] = WeakKeyDictionary()
+
+
+def facts_for(conn_id: str) -> ProviderFacts:
+    """What is known of the provider of a connection without asking it. Reads no connection: one provider ships."""
+    from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
+
+    return OpenAIFacts()
 
 
 @contextmanager
@@ -37,8 +52,10 @@ def providers() -> Iterator[ProviderFor]:
 
             from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 
-            client = opened.enter_context(OpenAIHook(conn_id).conn)
-            return OpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT))
+            hook = OpenAIHook(conn_id)
+            client = opened.enter_context(hook.conn)
+            conversations = hook.get_connection(conn_id).extra_dejson.get(CONVERSATIONS_KEY, False) is True
+            return OpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations)
 
         yield provider_for
 

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_aihandoff.core.effects.placeholders import (
+    EFFECT_KEY,
+    EXTERNAL_ID,
+    LITERALS,
+    UNDO_KEY,
+    Literals,
+)
+from airflow_provider_aihandoff.core.errors import TemplateError
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.http import HttpTarget, check_path, plan_probe, plan_request
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.targets.http_answers import rules_of
+from airflow_provider_aihandoff.targets.http_probe import check_path
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
+
+
+#: A placeholder in a declared template, and those that an effect and its undo know.
+_PLACEHOLDER = re.compile(r"(?<![{%#])\{[A-Za-z_][A-Za-z0-9_.]*\}(?!\})")
+_PLACEHOLDERS = frozenset({EFFECT_KEY})
+_UNDO_PLACEHOLDERS = frozenset({EXTERNAL_ID, EFFECT_KEY, UNDO_KEY})
 
 
 class HttpSideEffectOperator(SideEffectOperator):
@@ -58,6 +75,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         "probe_request",
         "current",
     )
+    endpoint_fields = ("endpoint", "current")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "json": "json",
         "form": "json",
@@ -85,6 +103,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         timeout: float = 30.0,
         probe: Mapping[str, Any] | None = None,
         current: str | None = None,
+        answers: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -102,35 +121,63 @@ class HttpSideEffectOperator(SideEffectOperator):
         self.timeout = timeout
         self.probe_request = probe
         self.current = current
+        self.answers = answers
         if self.method not in ("POST", "PUT", "PATCH", "DELETE"):
             raise ValueError(f"method must be POST, PUT, PATCH or DELETE, not {method!r}: an effect writes.")
+
+    def _template(self, text: str) -> str:
+        """Refuse a placeholder that nothing fills in: it would be sent as it stands.
+
+        :raises TemplateError: the declared template has one.
+        """
+        known = _UNDO_PLACEHOLDERS if self._field == "undo" else _PLACEHOLDERS
+        if unknown := sorted({match[0] for match in _PLACEHOLDER.finditer(text)} - known):
+            raise TemplateError(
+                f"`{self._field}` of the task {self.task_id!r} has the placeholder {' and '.join(unknown)}, "
+                "which nothing fills in.",
+                remedy=f"It may have {' and '.join(sorted(known))}. To send the text itself, write it in a template: "
+                f"{{{{ '{unknown[0]}' }}}}.",
+            )
+        return super()._template(text)
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The request: connection, method, URL, the author's headers, and the exact body."""
         check_path(self.external_id_path, self.effect_name)
-        return plan_request(
+        rules_of(self.answers, self.effect_name)
+        request = plan_request(
             self.http_conn_id,
             self.method,
-            self.endpoint,
-            json=self.json,
-            form=self.form,
-            text=self.text,
+            self.marked("endpoint"),
+            json=self.marked("json"),
+            form=self.marked("form"),
+            text=self.marked("text"),
             files=self.files,
-            headers=self.headers,
-            query=self.query,
+            headers=self.marked("headers"),
+            query=self.marked("query"),
             name=self.effect_name,
         )
+        plan, literals = self.settled(request)
+        return {**plan, LITERALS: literals} if literals else dict(plan)
 
     def target(self) -> HttpTarget:
         """The system behind the connection."""
-        probe = self.probe_request
+        probe: dict[str, Any] | None = None
+        literals: Literals = ()
+        if self.probe_request is not None:
+            declared = self.marked("probe_request")
+            probe, literals = self.settled(plan_probe(self.http_conn_id, declared, self.effect_name))
         return HttpTarget(
             self.effect_name,
             self.timeout,
             self.external_id_path,
             self.external_id_header,
             idempotent=self.idempotent,
-            probe_plan=None if probe is None else plan_probe(self.http_conn_id, probe, self.effect_name),
+            probe_plan=probe,
+            probe_literals=literals,
             grace_seconds=self.grace_seconds,
             current=self.current,
+            answers=self.answers,
+            resends=self.resends,
+            verify=self.verify,
+            try_probe=self.try_probe,
         )

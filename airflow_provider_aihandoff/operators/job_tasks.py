@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from airflow_provider_aihandoff.operators.job_argument import job_reference, source_of
+from airflow_provider_aihandoff.operators.job_argument import source_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from collections.abc import Sequence
+
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
     from pydantic import BaseModel
+
+    from airflow_provider_aihandoff.core.models import OnLost
 
 
 class JobRole(StrEnum):
@@ -28,6 +32,7 @@ class DraftTask(Protocol):
 
     output_type: type[BaseModel] | None
     inline_wait: timedelta | None
+    on_lost_submission: OnLost | None
 
     def build_request(self) -> dict[str, Any]:
         """The request that the rendered fields make, with its secrets."""
@@ -53,6 +58,16 @@ def approval_task(dag: Any, source: Any) -> Any:
     return next(found, None)
 
 
+def notifiers_of(dag: Any, source: Any) -> Sequence[BaseNotifier]:
+    """The notifiers of the task that waits for the decision on a job; none where there is no such task.
+
+    :param source: as in :func:`effect_tasks`.
+    """
+    task = approval_task(dag, source)
+    found = task.partial_kwargs.get("notifiers") if isinstance(task, MappedOperator) else getattr(task, "notifiers", ())
+    return found or ()
+
+
 def draft_task(dag: Any, source: Any) -> DraftTask | None:
     """The task of a Dag that asks the model for a job; None where there is none.
 
@@ -70,5 +85,5 @@ def _role(task: Any) -> Any:
 def _source(task: Any) -> Any:
     """What makes the job that a task is about."""
     if isinstance(task, MappedOperator):
-        return source_of(job_reference(task.partial_kwargs.get("job")))
+        return source_of(task.partial_kwargs.get("job"))
     return task.job_source

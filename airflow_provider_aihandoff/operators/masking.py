@@ -7,105 +7,123 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-from airflow.providers.common.compat.sdk import mask_secret, redact
+from airflow.providers.common.compat.sdk import conf, mask_secret, redact
 
-from airflow_provider_aihandoff.core.effects.undo import MASK
+from airflow_provider_aihandoff.core.error_text import MASK
+from airflow_provider_aihandoff.core.secret_names import has_words_of, hidden_in_url, is_secret_name
 
-#: Words in a name that Airflow's masker takes for "token" and "secret": it matches parts of names, and these hide
-#: counts such as `max_output_tokens`, which a reviewer must see.
-_INNOCENT = re.compile(r"tokens(?![a-z])|tokeni[sz]|secretar", re.IGNORECASE)
-
-#: Names whose value is a secret in a request, even where Airflow is configured to show it (``[core]
-#: hide_sensitive_var_conn_fields``) or knows nothing of it: what the ledger has stored, it keeps. The last word counts.
-_ALWAYS_SECRET = re.compile(
-    r"(.*[-_])?(authorization|cookie|password|passwd|passphrase|secret|token|credentials?|api[-_]?key|private[-_]?key)",
-    re.IGNORECASE,
-)
-
-#: Where a word begins in a name such as `privateKey`.
-_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-#: Fields that hold a URL, and one parameter of its query.
+#: Fields that hold a URL.
 _URL_FIELDS = frozenset({"url", "endpoint"})
-_QUERY_PARAMETER = re.compile(r"(?<=[?&])([^=&#]+)=([^&#]*)")
 
 #: Fields that may hold a text which is JSON.
 _BODY_FIELDS = frozenset({"body", "json"})
 
+#: A text that Airflow's masker knows and that reads like a word: it is a secret only where it is the whole value.
+_ORDINARY = re.compile(r"[A-Za-z]?[a-z]{0,14}|[A-Z]{0,15}|\d{0,7}|.{0,7}", re.DOTALL)
+
+#: What stands for a known text while it is found out which one it is: no text has it.
+_FOUND = "\x00\ufdd0\x00"
+
 Hide = Callable[[str], str]
 
 
-def masked(value: Any, secret_fields: Collection[str] = ()) -> Any:
+def masked(value: Any, secret_fields: Collection[str] = (), shown_fields: Collection[str] = ()) -> Any:
     """A copy of a JSON value without its secrets.
 
-    A secret is the value of a field with a name that Airflow's secrets masker hides (such as ``Authorization`` or
-    ``api_key``, and what ``[core] sensitive_var_conn_names`` adds), in a URL's query too; and wherever it stands, any
-    text that the masker knows: the passwords of the connections and the variables that the task has read.
+    A secret is the value of a field with a name that ends as the name of a secret does (``Authorization``,
+    ``client_secret``), or has the words of a name in ``[core] sensitive_var_conn_names``; a login, the path of a
+    webhook and a parameter with such a name, in a field that is a URL; and wherever it stands, any text that Airflow's
+    masker knows, such as the password of a connection that the task has read. A known text that could be an ordinary
+    word is masked only where it is the whole value.
 
     :param secret_fields: further names of fields whose values are secrets, in the JSON of a body too.
+    :param shown_fields: names of fields whose values are none, although their names or values look like it.
     """
-    return _hidden(value, secret_fields, lambda secret: MASK)
+    return _Masking(secret_fields, shown_fields, lambda secret: MASK).value(value)
 
 
-def hide_from_logs(value: Any, secret_fields: Collection[str] = ()) -> None:
+def hide_from_logs(value: Any, secret_fields: Collection[str] = (), shown_fields: Collection[str] = ()) -> None:
     """Register the secret texts in a JSON value with Airflow's secrets masker, which hides them in logs and fields."""
 
     def tell(secret: str) -> str:
         mask_secret(secret)
         return MASK
 
-    _hidden(value, secret_fields, tell)
+    _Masking(secret_fields, shown_fields, tell).value(value)
 
 
-def _hidden(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
-    if isinstance(value, dict):
-        return {name: _hidden_field(str(name), item, secret_fields, hide) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_hidden(item, secret_fields, hide) for item in value]
-    return redact(value) if isinstance(value, str) else value
+class _Masking:
+    """One walk through a value."""
+
+    def __init__(self, secret_fields: Collection[str], shown_fields: Collection[str], hide: Hide) -> None:
+        self._secret, self._shown, self._hide = secret_fields, shown_fields, hide
+        self._configured = [
+            name for name in conf.get("core", "sensitive_var_conn_names", fallback="").split(",") if name
+        ]
+
+    def value(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self._field(str(name), item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.value(item) for item in value]
+        return _without_known(value) if isinstance(value, str) else value
+
+    def _field(self, name: str, value: Any) -> Any:
+        if name in self._secret:
+            return self._hide(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
+        if name in self._shown:
+            return self._shown_value(value)
+        if self._is_secret_name(name):
+            return self._secret_value(value)
+        if not isinstance(value, str):
+            return self.value(value)
+        if name in _URL_FIELDS:
+            value = hidden_in_url(value, self._is_secret, self._hide)
+        if name in _BODY_FIELDS:
+            value = self._body(value)
+        return self.value(value)
+
+    def _shown_value(self, value: Any) -> Any:
+        """What stands under a name that the author shows: a text as it is, but for a known one that is no word."""
+        return _without_known(value, words=False) if isinstance(value, str) else self.value(value)
+
+    def _secret_value(self, value: Any) -> Any:
+        """What stands under a secret name: a text or a number is one; an object goes by its own names."""
+        if isinstance(value, (list, tuple)):
+            return [self._secret_value(item) for item in value]
+        if isinstance(value, dict) or value is None or isinstance(value, bool):
+            return self.value(value)
+        return self._hide(str(value))
+
+    def _is_secret(self, name: str) -> bool:
+        return name in self._secret or (name not in self._shown and self._is_secret_name(name))
+
+    def _is_secret_name(self, name: str) -> bool:
+        return is_secret_name(name) or has_words_of(name, self._configured)
+
+    def _body(self, body: str) -> str:
+        """A JSON body without the secrets in its fields; the very bytes of one that has none."""
+        try:
+            value = json.loads(body)
+        except ValueError:
+            return body
+        shown = self.value(value)
+        return body if shown == value else json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
 
 
-def _hidden_field(name: str, value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
-    if name in secret_fields:
-        return hide(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
-    if _is_secret_name(name):
-        return _hidden_secret(value, secret_fields, hide)
-    if not isinstance(value, str):
-        return _hidden(value, secret_fields, hide)
-    if name in _URL_FIELDS:
-        value = _QUERY_PARAMETER.sub(
-            lambda match: f"{match[1]}={hide(match[2])}" if _is_secret(match[1], secret_fields) else match[0], value
-        )
-    if name in _BODY_FIELDS:
-        value = _hidden_body(value, secret_fields, hide)
-    return _hidden(value, secret_fields, hide)
+def _without_known(text: str, *, words: bool = True) -> str:
+    """A text without those that Airflow's masker knows.
 
-
-def _hidden_secret(value: Any, secret_fields: Collection[str], hide: Hide) -> Any:
-    """What stands under a secret name: a text or a number is one; an object goes by its own names."""
-    if isinstance(value, (list, tuple)):
-        return [_hidden_secret(item, secret_fields, hide) for item in value]
-    if isinstance(value, dict) or value is None or isinstance(value, bool):
-        return _hidden(value, secret_fields, hide)
-    return hide(str(value))
-
-
-def _is_secret(name: str, secret_fields: Collection[str]) -> bool:
-    return name in secret_fields or _is_secret_name(name)
-
-
-def _is_secret_name(name: str) -> bool:
-    """Whether a field with this name has a secret: one that Airflow's masker hides, or that is one in any case."""
-    words = _CAMEL_CASE.sub("_", name)
-    hidden = redact("value", _INNOCENT.sub("", words)) != "value"
-    return hidden or _ALWAYS_SECRET.fullmatch(words) is not None
-
-
-def _hidden_body(body: str, secret_fields: Collection[str], hide: Hide) -> str:
-    """A JSON body without the secrets in its fields; the very bytes of one that has none."""
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return body
-    shown = _hidden(value, secret_fields, hide)
-    return body if shown == value else json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    :param words: mask one that could be an ordinary word, where it is the whole text.
+    """
+    found = str(redact(text, replacement=_FOUND))
+    if _FOUND not in found:
+        return text
+    match = re.fullmatch("(.*?)".join(map(re.escape, found.split(_FOUND))), text, re.DOTALL)
+    assert match is not None
+    shown, end = "", 0
+    for number, secret in enumerate(match.groups(), 1):
+        is_word = _ORDINARY.fullmatch(secret) is not None
+        shown += text[end : match.start(number)] + (MASK if not is_word or (words and secret == text) else secret)
+        end = match.end(number)
+    return shown + text[end:]

@@ -1,4 +1,7 @@
-"""Notifies people of a review, by Airflow's notifiers: with a link, and no content unless the author says so."""
+"""Notifies people of a review, and of a write that waits for them, by Airflow's notifiers.
+
+With a link, and no content unless the author says so.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_aihandoff.core.error_text import shown
+from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.task_states import owner_of
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Job
+    from airflow_provider_aihandoff.core.models import Effect, Job
     from airflow_provider_aihandoff.core.review.review_store import Notice
 
 log = logging.getLogger(__name__)
@@ -27,14 +32,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Handoff:
-    """``handoff`` in the templates of a notifier.
+    """``handoff`` in the templates of a notifier. Its texts are each one line that hides nothing: `core.invisible`.
 
-    :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``.
+    :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``; ``held`` where a write waits for a person.
     :param message: what there is to say, in one or two sentences without content.
     :param link: the job's page.
     :param label: how messages name the job.
-    :param approvers: who may decide, in words.
-    :param deadline: until when.
+    :param approvers: who may decide, in words; empty where a write waits.
+    :param deadline: until when; None where there is no limit.
     :param state: the job's.
     """
 
@@ -81,6 +86,22 @@ def notify(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, 
     return sent
 
 
+def notify_held(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, effect: Effect) -> bool:
+    """Send once for each hold that a write may have been made, and waits for a person; as :func:`notify` does.
+
+    :param effect: whose outcome is not known.
+    :return: whether it was sent. What no notifier could send is due again.
+    """
+    if not notifiers or ledger.reviews.held_notified(effect):
+        return True
+    job = ledger.job(effect.job_id)
+    seen = view(job, ledger.revision(job.job_id, job.revision))
+    if not _send(notifiers, {**context, "handoff": held(job, effect), "job": seen}, "held"):
+        return False
+    ledger.reviews.notify_held(effect, actor=owner_of(context).actor)
+    return True
+
+
 def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: Notice) -> bool:
     """Have every notifier send. One that fails keeps no one from deciding.
 
@@ -93,8 +114,10 @@ def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: No
             one.render_template_fields(context)
             one.notify(context)
             sent = True
-        except Exception:
-            log.exception("%s could not send the notification (%s).", type(notifier).__name__, notice)
+        except Exception as error:
+            log.error(
+                "%s could not send the notification (%s).", type(notifier).__name__, notice, exc_info=shown(error)
+            )
     return sent
 
 
@@ -103,26 +126,41 @@ def handoff(job: Job, notice: Notice) -> Handoff:
     from airflow_provider_aihandoff.core.review.rules import rules_of
 
     rules = rules_of(job)
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
-    link = f"{base}/aihandoff/jobs/{job.job_id}"
     approvers = rules.escalate_to if notice == "escalation" else rules.approvers
     return Handoff(
         notice=notice,
         message=_message(job, notice),
-        link=link,
-        label=job.label,
-        job_id=job.job_id,
-        job_type=job.job_type,
-        job_key=job.job_key,
-        requested_by=job.requested_by,
-        approvers=str(approvers),
+        approvers=escape(str(approvers)),
         deadline=job.review_deadline,
-        state=job.state.value,
+        **_about(job),
     )
 
 
+def held(job: Job, effect: Effect) -> Handoff:
+    """What a notifier is given of a write that waits for a person."""
+    name = escape(f"{job.job_type} {job.job_key}: the write {effect.name!r}")
+    message = (
+        f"{name} may have been made, and its outcome is not known. "
+        "The job waits until you check the target and resolve it."
+    )
+    return Handoff(notice="held", message=message, approvers="", deadline=None, **_about(job))
+
+
+def _about(job: Job) -> dict[str, Any]:
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    return {
+        "link": f"{base}/aihandoff/jobs/{job.job_id}",
+        "label": job.label,
+        "job_id": job.job_id,
+        "job_type": escape(job.job_type),
+        "job_key": escape(job.job_key),
+        "requested_by": escape(job.requested_by),
+        "state": job.state.value,
+    }
+
+
 def _message(job: Job, notice: Notice) -> str:
-    name = f"{job.job_type} {job.job_key}"
+    name = escape(f"{job.job_type} {job.job_key}")
     until = "" if job.review_deadline is None else f" Decide by {job.review_deadline:%Y-%m-%d %H:%M %Z}."
     sentences: dict[str, Sequence[str]] = {
         "asked": (f"{name} waits for your decision.", until),

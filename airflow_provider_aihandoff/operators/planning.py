@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
+from airflow.providers.common.compat.sdk import AirflowFailException, conf
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import HandoffError, PlanError, PlanNotApproved
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.job_tasks import approval_task, effect_tasks
@@ -32,21 +32,16 @@ def effects_before(dag: Any, task: Any) -> tuple[str, ...]:
     )
 
 
-def digest_key(ledger: Ledger) -> str:
-    """The secret with which digests cover other secrets: ``[aihandoff] digest_key``, or else the ledger's own."""
-    return settings.text("digest_key") or ledger.digest_key()
-
-
 def plan_effects(
-    context: Context, source: Any, job: JobView, ledger: Ledger, *, read_current: bool = False
+    context: Context, source: Any, job: JobView, ledger: Ledger, *, ask_targets: bool = False
 ) -> list[EffectPlan]:
     """Render every effect of the job in the context of the task that runs now.
 
-    :param read_current: read what each target has now, where its author says how.
+    :param ask_targets: read what each target has now, and try its probe, where its author says how.
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
     plans: list[EffectPlan] = []
-    key = digest_key(ledger)
+    key = ledger.digest_key()
     for task in effect_tasks(context["dag"], source):
         if isinstance(task, MappedOperator):
             raise PlanError(
@@ -56,15 +51,17 @@ def plan_effects(
             )
         try:
             after = effects_before(context["dag"], task)
-            plans += task.plans(context, job, key=key, after=after, read_current=read_current)
-        except HandoffError:
+            plans += task.plans(context, job, key=key, after=after, ask_target=ask_targets)
+            continue
+        except (HandoffError, AirflowFailException):
             raise
-        except Exception as error:
-            raise PlanError(
-                f"the effect {task.task_id!r} cannot be rendered: {type(error).__name__}: {error}.",
-                job=f"job {job.job_id} ({job.job_type} {job.job_key}, revision {job.revision})",
-                remedy="Fix the templates of this task, or the output they use; then clear this task.",
-            ) from error
+        except Exception as error:  # noqa: BLE001 - raised below, where nothing is chained to it
+            problem = said(error)
+        raise PlanError(
+            f"the effect {task.task_id!r} cannot be rendered: {problem}.",
+            job=f"job {job.job_id} ({job.job_type} {job.job_key}, revision {job.revision})",
+            remedy="Fix the templates of this task, or the output they use; then clear this task.",
+        )
     return plans
 
 
@@ -73,11 +70,10 @@ def ask_again(context: Context, source: Any, job: JobView, ledger: Ledger, refus
 
     :return: the refusal, with what there is to do about it.
     """
-    deadline = datetime.now(UTC) + timedelta(seconds=_review_seconds(context["dag"], source))
     asked = ledger.reviews.ask_again(
         job.job_id,
         plan_effects(context, source, job, ledger),
-        deadline=deadline,
+        deadline=timedelta(seconds=_review_seconds(context["dag"], source)),
         actor=owner_of(context).actor,
         reason=refusal.what,
     )

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.postgres import MARKER_TABLE, PostgresTarget, plan_statement
+from airflow_provider_aihandoff.targets.postgres import (
+    AT_LEAST_ONE,
+    MARKER_TABLE,
+    PostgresTarget,
+    plan_statement,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
@@ -26,6 +32,8 @@ class PostgresSideEffectOperator(SideEffectOperator):
     :param parameters: the values (templated).
     :param current: one statement that selects what the target has now, with the same parameters: reviewers see what the
         statement would change. It is read when the plan is rendered for them, in a transaction that can write nothing.
+    :param rows: how many rows the statement must change: by default at least one. A number, or the least and the most,
+        such as ``(0, None)``. Otherwise it is rolled back, and the effect is refused.
     :param marker_table: the table that keeps the markers, of the undo too; made on first use. For a role that may not
         create tables, create it beforehand (``effect_key text primary key, external_id text, applied_at timestamptz not
         null default now()``), and grant ``SELECT``, ``INSERT`` and ``UPDATE`` on it.
@@ -41,6 +49,7 @@ class PostgresSideEffectOperator(SideEffectOperator):
         sql: str,
         parameters: Mapping[str, Any] | None = None,
         current: str | None = None,
+        rows: int | Sequence[int | None] = AT_LEAST_ONE,
         marker_table: str = MARKER_TABLE,
         **kwargs: Any,
     ) -> None:
@@ -49,12 +58,14 @@ class PostgresSideEffectOperator(SideEffectOperator):
         self.sql = sql
         self.parameters = parameters
         self.current = current
+        self.rows = rows
         self.marker_table = marker_table
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The statement, its parameters, and the database that it runs in."""
-        return plan_statement(self.postgres_conn_id, self.sql, self.parameters)
+        return plan_statement(self.postgres_conn_id, self.sql, self.parameters, name=self.effect_name)
 
     def target(self) -> PostgresTarget:
         """The database behind the connection."""
-        return PostgresTarget(self.effect_name, self.marker_table, self.current)
+        rows = rows_of(self.rows, self.effect_name)
+        return PostgresTarget(self.effect_name, self.marker_table, self.current, rows)

@@ -1,4 +1,4 @@
-"""The operator that settles what no one waits for any more."""
+"""The operator that settles orphaned work: what no task waits for."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY
 from airflow_provider_aihandoff.task_states import task_states
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class ReconcileOperator(BaseOperator):
-    """Find what no one waits for any more, and take the one next step for each.
+class ReconcileOperator(RendersText):
+    """Find what no task waits for, and take the one next step for each.
 
     Responses whose task is gone, requests whose answer was lost, deadlines that passed, reviews that expired, and
     webhooks that match no job; and it removes old webhooks from the inbox. What it does to a job is in the job's

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.generation.handle import take_from_handle
+from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.outcome import read_output
-from airflow_provider_aihandoff.core.generation.provider import ProviderError, ProviderFor
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError, ProviderFacts, ProviderFor
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
@@ -60,8 +62,8 @@ def defer_until_ended(
     from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 
     assert revision.response_id is not None
+    not_before = ledger.now() + settings.seconds("min_deferral")
     ledger.close()
-    not_before = datetime.now(UTC) + settings.seconds("min_deferral")
     task.defer(
         trigger=OpenAIBackgroundResponseTrigger(
             job_id=revision.job_id,
@@ -70,6 +72,52 @@ def defer_until_ended(
             openai_conn_id=revision.conn_id,
             ledger_conn_id=LedgerHook(ledger_conn_id).ledger_conn_id,
             deadline=revision.deadline.isoformat(),
+            not_before=not_before.isoformat(),
+            poll_interval=settings.number("poll_interval"),
+        ),
+        method_name=method_name,
+    )
+
+
+def wait_for_submission(
+    task: BaseOperator,
+    ledger: Ledger,
+    provider_for: ProviderFor,
+    revision: Revision,
+    *,
+    output_type: type[BaseModel] | None,
+    actor: Actor,
+    ledger_conn_id: str | None,
+    method_name: str,
+) -> None:
+    """Defer while another attempt sends the request, or one was lost; return where there is nothing to wait for.
+
+    The output of a lost request that has ended in its handle is stored.
+
+    :param ledger_conn_id: as in :func:`defer_until_ended`, and so is ``method_name``.
+    :raises TaskDeferred: no request may be sent yet, and no response is known.
+    """
+    from airflow_provider_aihandoff.triggers.submission import SubmissionTrigger
+
+    if revision.state is not RevisionState.SUBMITTING:
+        return
+    try:
+        if take_from_handle(ledger, provider_for(revision.conn_id), revision, output_type=output_type, actor=actor):
+            return
+    except ProviderError as error:  # the trigger polls it
+        task.log.info("Reading %s: %s", revision.conversation_id, error.what)
+    lease_until = revision.submit_lease_until or revision.deadline
+    task.log.info("%s", in_words(revision) or f"A request is being sent; waiting until {lease_until} for its answer.")
+    not_before = ledger.now() + settings.seconds("min_deferral")
+    ledger.close()
+    task.defer(
+        trigger=SubmissionTrigger(
+            job_id=revision.job_id,
+            revision=revision.number,
+            handle=revision.conversation_id if revision.is_lost else None,
+            openai_conn_id=revision.conn_id,
+            ledger_conn_id=LedgerHook(ledger_conn_id).ledger_conn_id,
+            lease_until=lease_until.isoformat(),
             not_before=not_before.isoformat(),
             poll_interval=settings.number("poll_interval"),
         ),
@@ -87,12 +135,31 @@ def store_ended(
     actor: Actor,
 ) -> Job:
     """Store what the response of a revision has left, unless that was done."""
-    if job.state is not JobState.RUNNING or revision.response_id is None:
-        return job
-    provider = provider_for(revision.conn_id)
-    response = read_ended(provider, revision.response_id)
+    while job.state is JobState.RUNNING and job.revision == revision.number and revision.response_id is not None:
+        provider, response_id = provider_for(revision.conn_id), revision.response_id
+        response = read_ended(provider, response_id)
+        job = store_response(ledger, provider, revision, response, output_type=output_type, actor=actor)
+        revision = ledger.revision(job.job_id, revision.number)
+        if revision.response_id == response_id:
+            break
+        # Another response of the revision has ended first, and was taken. There is one of those at most.
+    return job
+
+
+def store_response(
+    ledger: Ledger,
+    provider: ProviderFacts,
+    revision: Revision,
+    response: ModelResponse,
+    *,
+    output_type: type[BaseModel] | None,
+    actor: Actor,
+) -> Job:
+    """Store what a response in hand has left, unless that was done."""
     output, why = read_output(response, output_type, provider.price(response, revision.request))
-    return ledger.outputs.store(job.job_id, revision.number, output, actor=actor, reason=why or None)
+    return ledger.outputs.store(
+        revision.job_id, revision.number, output, actor=actor, reason=why or None, response_id=response.id
+    )
 
 
 def give_up_if_over(ledger: Ledger, provider_for: ProviderFor, event: Mapping[str, Any], *, actor: Actor) -> None:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import canonical_json
+from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
-from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
-from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, Revision
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    store_response,
+    wait_for_submission,
     wait_inline,
 )
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.xcom import fits_xcom
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of, state_among
 
 if TYPE_CHECKING:
@@ -59,7 +65,7 @@ REQUEST_FIELDS = (
 )
 
 
-class OpenAIBackgroundResponseOperator(BaseOperator):
+class OpenAIBackgroundResponseOperator(RendersText):
     """Ask the model in the background, and keep the answer as a job in the ledger.
 
     **Retry, clear, second run**: the task attaches to the job with its ``job_type`` and ``job_key``. A response that
@@ -78,7 +84,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     **Deadline**: absolute, from the moment a revision is opened, and not moved by a retry or a restart.
 
     The XCom is small: ``{"job_id", "job_type", "job_key", "revision", "response_id", "output_digest", "state",
-    "cost_usd"}``, and ``output`` while it is below ``[aihandoff] xcom_output_limit``.
+    "cost_usd"}``, and ``output`` while it is below ``[aihandoff] xcom_output_limit`` and Airflow can carry it.
 
     :param input: text, or a list of input items (templated).
     :param model: the model (templated).
@@ -93,10 +99,19 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     :param approval: ``required``, or ``not required`` together with ``approval_reason``.
     :param approval_reason: why no one has to approve; it goes on the record.
     :param deadline: how long a revision may take, or until when; by default ``[aihandoff] response_deadline``.
-    :param max_revisions: how many revisions by the model a job may have.
+    :param max_revisions: how many revisions by the model a job may have. One whose request the provider refused, as
+        by a spending limit, does not count.
+    :param retry_incomplete: a response that stopped at ``max_output_tokens`` is asked for again, up to
+        ``max_revisions``. By default it is not: the same request would most likely stop there again, and be paid again.
     :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
-        Where the price of one is not known, they cannot.
+        Where the price of one is not known, they cannot. Calls of the provider's tools are in no price.
     :param inline_wait: how long the worker waits by itself before the task defers.
+    :param on_lost_submission: what to do where the answer to a request was lost, so that a response may exist and be
+        billed: ``wait`` for its webhook until the deadline; ``ask`` a person, who says on the job's page, over REST or
+        in the terminal whether to send it again; ``resend`` it, once, after ``[aihandoff] orphan_wait``. By default it
+        waits where webhooks are known to arrive on the connection, for as long as a response of the job type may take,
+        and is sent again once where nothing could arrive. It waits deferred. With a conversation (see
+        :doc:`/operators`) OpenAI is asked instead, whatever is set here.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
     :param openai_conn_id: connection of the type OpenAI.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
@@ -153,8 +168,10 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         approval_reason: str | None = None,
         deadline: timedelta | datetime | None = None,
         max_revisions: int = 3,
+        retry_incomplete: bool = False,
         max_cost_usd: Decimal | float | None = None,
         inline_wait: timedelta | None = None,
+        on_lost_submission: OnLost | None = None,
         openai_conn_id: str = "openai_default",
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
@@ -187,8 +204,10 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         self.approval_reason = approval_reason
         self.deadline = deadline
         self.max_revisions = max_revisions
+        self.retry_incomplete = retry_incomplete
         self.max_cost_usd = None if max_cost_usd is None else Decimal(str(max_cost_usd))
         self.inline_wait = inline_wait
+        self.on_lost_submission = on_lost_submission
         self.openai_conn_id = openai_conn_id
         self.ledger_conn_id = ledger_conn_id
         self._check_arguments()
@@ -198,10 +217,16 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             raise ValueError(f"approval must be 'required' or 'not required', not {self.approval!r}.")
         if self.approval == "not required" and not self.approval_reason:
             raise ValueError("approval='not required' needs an approval_reason: it goes on the record.")
+        if self.on_lost_submission not in (None, "wait", "ask", "resend"):
+            raise ValueError(
+                f"on_lost_submission must be 'wait', 'ask', 'resend' or None, not {self.on_lost_submission!r}."
+            )
         if self.max_revisions < 1:
             raise ValueError(f"max_revisions must be at least 1, not {self.max_revisions}.")
         if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
             raise ValueError("deadline must be a timedelta, or a datetime with a time zone.")
+        if self.output_type is not None:
+            facts_for(self.openai_conn_id).check_output_type(self.output_type)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
@@ -215,12 +240,41 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             if opened.superseded is not None:
                 self._cancel_superseded(ledger, provider_for, opened.superseded, owner.actor)
             if opened.next is Attachment.SUBMIT:
-                revision = self._submit(context, ledger, provider_for, job, revision, spec)
-            if not wait_inline(self, provider_for, revision, patience=self.inline_wait):
-                defer_until_ended(
-                    self, ledger, revision, ledger_conn_id=self.ledger_conn_id, method_name="execute_complete"
-                )
-            return self._finish(context, ledger, provider_for, job.job_id)
+                revision = self._submit(context, ledger, provider_for, job, revision, spec.request)
+            return self._wait(context, ledger, provider_for, revision)
+
+    def execute_submission(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the wait for the outcome of a request: send it, if it may be sent; then wait for its response."""
+        owner = owner_of(context)
+        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
+            job = ledger.job(int(event["job_id"]))
+            revision = ledger.revision(job.job_id, int(event["submission"]))
+            self._running = (job, context["ti"], owner)
+            if job.state is JobState.QUEUED and job.revision == revision.number:
+                request = self.build_request()
+                asked = provider_for(revision.conn_id).input_snapshot(request)
+                if digest(asked) != job.input_digest:  # its fields render to other work
+                    return self.execute(context)
+                revision = self._submit(context, ledger, provider_for, job, revision, request)
+            return self._wait(context, ledger, provider_for, revision)
+
+    def _wait(self, context: Context, ledger: Ledger, provider_for: ProviderFor, revision: Revision) -> dict[str, Any]:
+        """Wait for what runs for a revision, in the worker for a little while and then deferred; finish what ended."""
+        wait_for_submission(
+            self,
+            ledger,
+            provider_for,
+            revision,
+            output_type=self.output_type,
+            actor=owner_of(context).actor,
+            ledger_conn_id=self.ledger_conn_id,
+            method_name="execute_submission",
+        )
+        if not wait_inline(self, provider_for, revision, patience=self.inline_wait):
+            defer_until_ended(
+                self, ledger, revision, ledger_conn_id=self.ledger_conn_id, method_name="execute_complete"
+            )
+        return self._finish(context, ledger, provider_for, revision.job_id)
 
     def _submit(
         self,
@@ -229,20 +283,22 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         provider_for: ProviderFor,
         job: Job,
         revision: Revision,
-        spec: JobSpec,
+        request: dict[str, Any],
     ) -> Revision:
         from airflow_provider_aihandoff.operators.revising import send_change
 
         if revision.changes is not None:  # a reviewer asked for it, and the approval task has not sent it yet
             return send_change(self, context, ledger, provider_for, job, revision)
+        provider = provider_for(revision.conn_id)
         return submit(
             ledger,
-            provider_for(revision.conn_id),
+            provider,
             job,
-            deadline=revision.deadline,
-            actor=spec.owner.actor,
-            request=spec.request,
+            actor=owner_of(context).actor,
+            request=request,
             orphan_wait=settings.seconds("orphan_wait"),
+            take=partial(store_response, ledger, provider, output_type=self.output_type, actor=owner_of(context).actor),
+            memory=memory_of(context),
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -286,23 +342,25 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _spec(self, context: Context) -> JobSpec:
         owner = owner_of(context)
         request = self.build_request()
+        asked = facts_for(self.openai_conn_id).input_snapshot(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
-            job_key=self.job_key or f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}",
-            input=input_snapshot(request),
+            job_key=f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}" if self.job_key is None else self.job_key,
+            input=asked,
             request=request,
-            shown_input=masked(input_snapshot(request)),
+            shown_input=masked(asked),
             shown_request=masked(request),
             conn_id=self.openai_conn_id,
-            requested_by=self.requested_by or _triggered_by(context),
-            permissions=self.permissions or {},
+            requested_by=_triggered_by(context) if self.requested_by is None else self.requested_by,
+            permissions={} if self.permissions is None else self.permissions,
             approval=self.approval,
             approval_reason=self.approval_reason,
             max_revisions=self.max_revisions,
             max_cost_usd=self.max_cost_usd,
+            on_lost=self.on_lost_submission,
             triggered_by=_triggering_user(context),
-            deadline=self._absolute_deadline(),
+            deadline=self.deadline or settings.seconds("response_deadline"),
             owner=owner,
             regenerate=self._is_asked_again(context),
         )
@@ -323,12 +381,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
         :raises RequestError: they make none.
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
-        return build_request(arguments, self.output_type)
-
-    def _absolute_deadline(self) -> datetime:
-        if isinstance(self.deadline, datetime):
-            return self.deadline
-        return datetime.now(UTC) + (self.deadline or settings.seconds("response_deadline"))
+        return facts_for(self.openai_conn_id).build_request(arguments, self.output_type)
 
     def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
         """Store what the response left, unless that was done, and return the XCom."""
@@ -354,7 +407,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
     def _raise_unless_usable(self, job: Job, revision: Revision) -> None:
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"it was cancelled ({job.state_reason}).", job=job.label)
-        if job.state is JobState.FAILED and (is_final(revision.error or {}) or revision.number >= job.max_revisions):
+        if job.state is JobState.FAILED and (self._is_final(revision) or revision.number >= job.max_revisions):
             raise JobFailed(
                 f"{job.state_reason}.",
                 job=job.label,
@@ -363,9 +416,14 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             )
         if job.state in (JobState.FAILED, JobState.QUEUED):
             raise RevisionFailed(
-                f"{job.label}: {job.state_reason}. No external write was made. A retry makes a new revision, at most "
-                f"{job.max_revisions} in all."
+                f"{job.label}: {job.state_reason}. This step made no external write. A retry makes a new revision, at "
+                f"most {job.max_revisions} in all."
             )
+
+    def _is_final(self, revision: Revision) -> bool:
+        """Whether another revision would only cost."""
+        error = revision.error or {}
+        return is_final(error) and not (self.retry_incomplete and error.get("code") == "max_output_tokens")
 
     def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:
         xcom: dict[str, Any] = {
@@ -378,7 +436,7 @@ class OpenAIBackgroundResponseOperator(BaseOperator):
             "state": job.state.value,
             "cost_usd": None if revision.cost_usd is None else str(revision.cost_usd),
         }
-        if len(canonical_json(revision.output)) <= settings.number("xcom_output_limit"):
+        if fits_xcom(revision.output, limit=settings.number("xcom_output_limit")):
             xcom["output"] = revision.output
         return xcom
 
@@ -390,7 +448,8 @@ class RevisionFailed(RuntimeError):
 def _triggered_by(context: Context) -> str:
     """The user who triggered the run; otherwise what did."""
     dag_run = context["dag_run"]
-    return _triggering_user(context) or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
+    user = plain_or_none(_triggering_user(context))
+    return user or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)} run)"
 
 
 def _triggering_user(context: Context) -> str | None:

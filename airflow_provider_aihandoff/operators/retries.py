@@ -22,6 +22,7 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
     RequestError,
     RevisionsExhausted,
+    TemplateError,
 )
 
 #: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
@@ -44,6 +45,7 @@ _FINAL_ERRORS = (
     PlanNotApproved,
     RequestError,
     RevisionsExhausted,
+    TemplateError,
 )
 
 

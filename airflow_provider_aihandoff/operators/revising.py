@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.digests import canonical_json, digest
 from airflow_provider_aihandoff.core.errors import JobFailed
-from airflow_provider_aihandoff.core.generation.openai.request import input_snapshot
+from airflow_provider_aihandoff.core.generation.outcome import in_words, problems_with
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.job_tasks import DraftTask, draft_task
-from airflow_provider_aihandoff.operators.masking import MASK, masked
+from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
     store_ended,
+    store_response,
+    wait_for_submission,
     wait_inline,
 )
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -68,6 +70,16 @@ def follow_reviewer(
                 give_up_if_over(ledger, provider_for, event, actor=actor)
             else:
                 revision = send_change(task, context, ledger, provider_for, job, revision)
+                wait_for_submission(
+                    approval,
+                    ledger,
+                    provider_for,
+                    revision,
+                    output_type=task.output_type,
+                    actor=actor,
+                    ledger_conn_id=ledger_conn_id,
+                    method_name="execute",
+                )
                 if not wait_inline(approval, provider_for, revision, patience=task.inline_wait):
                     defer_until_ended(approval, ledger, revision, ledger_conn_id=ledger_conn_id, method_name="execute")
             job = ledger.job(job.job_id)
@@ -98,17 +110,20 @@ def send_change(
     request = (
         {} if revision.state is RevisionState.RUNNING else _request(task, context, ledger, job, revision, provider)
     )
-    taken = ledger.submission.take_over(job.job_id, revision.number, owner=owner, request=masked(request))
+    taken = ledger.submission.take_over(
+        job.job_id, revision.number, owner=owner, request=masked(request), on_lost=task.on_lost_submission
+    )
     if taken is None or taken.state is RevisionState.RUNNING:
         return ledger.revision(job.job_id, revision.number)
     return submit(
         ledger,
         provider,
         ledger.job(job.job_id),
-        deadline=revision.deadline,
         actor=owner.actor,
         request=request,
         orphan_wait=settings.seconds("orphan_wait"),
+        take=partial(store_response, ledger, provider, output_type=task.output_type, actor=owner.actor),
+        memory=memory_of(context),
     )
 
 
@@ -130,14 +145,15 @@ def _request(
     asking = copy.copy(task)
     asking.render_template_fields({**context, "task": asking})  # type: ignore[typeddict-item]
     request = asking.build_request()
-    if digest(input_snapshot(request)) != job.input_digest:  # the Dag was edited since
-        request = ledger.first_request(job.job_id, revision.based_on)
-        if MASK in json.dumps(request):
+    if not ledger.submission.is_input(job, provider.input_snapshot(request)):  # the Dag was edited since
+        kept = ledger.submission.first_request(job.job_id, revision.based_on)
+        if kept is None:
             reason = "the Dag asks for other work by now, and what it asked for has secrets that are not kept"
             ledger.outputs.fail(
                 job.job_id, job.revision, actor=owner_of(context).actor, reason=reason, error={"kind": "cannot be sent"}
             )
             raise JobFailed(f"{reason}.", job=job.label)
+        request = kept
     response_id = origin.response_id if _is_known(provider, origin.response_id) else None
     return provider.continued(request, changes=revision.changes, before=before, response_id=response_id)
 
@@ -162,27 +178,18 @@ def check_edit(source: Any, context: Context, ledger: Ledger, job: Job) -> Job:
     :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     :return: the job as it is now.
     """
-    from pydantic import ValidationError
-
     edit = ledger.revision(job.job_id, job.revision)
     task = draft_task(context["dag"], source)
     if edit.editor is None or job.review_digest is not None or task is None:
         return job
-    problems: list[dict[str, Any]]
     if task.output_type is None:
         problems = [] if isinstance(edit.output, str) else [{"loc": [], "msg": "it must be a text"}]
     else:
-        try:
-            task.output_type.model_validate_json(canonical_json(edit.output))
-            problems = []
-        except ValidationError as mismatch:
-            problems = [
-                dict(each) for each in mismatch.errors(include_url=False, include_context=False, include_input=False)
-            ]
+        problems = problems_with(task.output_type, edit.output)
     if not problems:
         return job
-    said = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'output'}: {each['msg']}" for each in problems[:5])
     error = {"kind": "mismatch", "problems": problems}
+    reason = f"the edit is not taken: {in_words(problems)}"
     return ledger.reviews.refuse_edit(
-        job.job_id, edit.number, error=error, reason=f"the edit is not taken: {said}", actor=owner_of(context).actor
+        job.job_id, edit.number, error=error, reason=reason, actor=owner_of(context).actor
     )

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import JobRecord
     from airflow_provider_aihandoff.core.models import Owner
 
 
-class RollbackOperator(BaseOperator):
+class RollbackOperator(RendersText):
     """Undo each applied effect of a job, the last one first, each at most once.
 
     Each undo is an effect of its own: claimed, sent with a key, and probed or left to a person where its outcome is
     unknown. The task waits for that without a worker slot, and continues by itself.
 
     Before it sends anything, it fails without a retry where the job does not exist, where none of its effects is
-    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone.
+    applied, where one is under way or unknown, and where one that is not in ``leave`` cannot be undone, or has an undo
+    in the ledger that is not the approved one. Only this task calls functions that undo: no page and no command does.
 
     **Retry, clear, kill, two at once**: safe. What is undone stays undone and is not sent again; the task continues
     with the rest. A task that is cleared after the job was written again leaves the new write as it is, unless the
@@ -45,6 +48,8 @@ class RollbackOperator(BaseOperator):
         A roll-back that has begun continues with the names that it began with.
     :param hold_timeout: how long the task waits for a person to resolve an undo, before it fails; None waits without
         limit.
+    :param notifiers: Airflow's notifiers, called in the worker once for each undo that waits for a person; as those of
+        an ``ApprovalSensor``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -58,6 +63,7 @@ class RollbackOperator(BaseOperator):
         reason: str,
         leave: Sequence[str] | str = (),
         hold_timeout: timedelta | None = None,
+        notifiers: Sequence[BaseNotifier] = (),
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
@@ -68,6 +74,7 @@ class RollbackOperator(BaseOperator):
         self.reason = reason
         self.leave = leave
         self.hold_timeout = hold_timeout
+        self.notifiers = list(notifiers)
         self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -97,11 +104,21 @@ class RollbackOperator(BaseOperator):
                     leave=leave,
                     not_now=not_now,
                     last_try=ti.try_number > ti.max_tries,
+                    in_worker=True,
+                    memory=memory_of(context),
                 )
                 if not isinstance(done, Wait):
                     return _result(ledger.record(job_id), done.revision)
                 not_now = done.not_now
-                wait_or_defer(self, ledger, done, hold_timeout=self.hold_timeout, ledger_conn_id=self.ledger_conn_id)
+                wait_or_defer(
+                    self,
+                    context,
+                    ledger,
+                    done,
+                    notifiers=self.notifiers,
+                    hold_timeout=self.hold_timeout,
+                    ledger_conn_id=self.ledger_conn_id,
+                )
 
     def _reason(self) -> str:
         if not str(self.reason or "").strip():
@@ -111,7 +128,8 @@ class RollbackOperator(BaseOperator):
     def _leave(self) -> list[str]:
         """The names, without the blank ones that a form leaves."""
         try:
-            names = json.loads(self.leave) if isinstance(self.leave, str) else list(self.leave or ())
+            given: Any = self.leave
+            names = strict_json.loads(given, unique_keys=True) if isinstance(given, str) else list(given or ())
         except ValueError:
             names = self.leave
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -120,8 +138,8 @@ class RollbackOperator(BaseOperator):
 
     def _unusable(self, argument: str, what: str) -> AirflowFailException:
         return AirflowFailException(
-            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone. No external write was "
-            "made. Fix the argument, then clear this task."
+            f"The argument `{argument}` of the task {self.task_id!r} {what}. Nothing was undone. This step made no "
+            "external write. Fix the argument, then clear this task."
         )
 
 

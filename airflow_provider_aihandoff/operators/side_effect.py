@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, as_applied, as_found
-from airflow_provider_aihandoff.core.effects.undo import plan_undo
+from airflow_provider_aihandoff.core.effects.placeholders import Marks
+from airflow_provider_aihandoff.core.effects.target import (
+    Applied,
+    CannotTell,
+    Found,
+    NotApplied,
+    Target,
+    as_applied,
+    as_found,
+    resends_of,
+)
+from airflow_provider_aihandoff.core.effects.target_registry import target_type
+from airflow_provider_aihandoff.core.effects.undo import MASKED, plan_undo
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned, said
 from airflow_provider_aihandoff.core.errors import (
     EffectNotNow,
     EffectRefused,
@@ -24,25 +38,34 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
+from airflow_provider_aihandoff.core.text import first_problem, unwritable
 from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
+from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
-from airflow_provider_aihandoff.operators.job_tasks import JobRole
+from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.skipped import record_skipped
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Actor
 
 
-class SideEffectOperator(BaseOperator):
+#: The key with which the probe is tried before there is an effect. No effect ever has it.
+KEY_OF_NO_EFFECT = "aih-0-r0-00000000000000000000000000000000"
+
+
+class SideEffectOperator(RendersText):
     """Write to one outside system, at most once, and only what was approved.
 
     Extend it with :meth:`plan` and :meth:`apply`, and where the target allows it with :meth:`probe` and :meth:`read`;
@@ -72,15 +95,25 @@ class SideEffectOperator(BaseOperator):
         as ``index``. An element that the target refuses does not stop the others; the task fails at the end.
     :param max_elements: the most elements that ``for_each`` takes; a longer list is refused when it is planned.
     :param idempotent: the target takes the same effect key twice without writing twice.
+    :param resends: how often the effect is sent again after an attempt whose outcome stayed unknown, before a person
+        resolves it: by default once, if its probe saw no trace; 3 times if it is ``idempotent``.
+    :param verify: a write that the target confirms counts once :meth:`probe` sees it. If it does not within ``grace``,
+        a person resolves it.
+    :param try_probe: try :meth:`probe`: when the plan is rendered for a review, where it must see nothing, and after a
+        write, where it must see it. What it saw instead is on the record, and a find that was there before is none.
     :param undo: what undoes the effect, as a mapping (templated); shown before approval, and sent by a roll-back. It
         has a ``kind`` (``http``, ``postgres``, ``function``, or another one that is installed; by default that of the
         effect) and what that takes; ``{external_id}`` in it stands for the id of the record in the target.
     :param secret_fields: names of fields of the plan whose values are secrets: sent, never stored or shown. Fields such
         as ``Authorization``, and values that Airflow's secrets masker knows, are so in any case.
+    :param shown_fields: names of fields of the plan whose values are no secrets, although their names read like it:
+        reviewers see them.
     :param grace: how long a write may take to become visible to :meth:`probe`; a probe that sees nothing is repeated
         until then.
     :param hold_timeout: how long the task waits for a person to resolve the write, before it fails; None waits without
         limit.
+    :param notifiers: Airflow's notifiers, called in the worker once for each time that the write waits for a person;
+        by default those of the job's ``ApprovalSensor``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -94,6 +127,15 @@ class SideEffectOperator(BaseOperator):
     #: Seconds that one call of :meth:`apply` may take at most. A claim lasts a little longer.
     call_seconds: float = 60.0
 
+    #: What stands for placeholders in the fields as they are rendered; None before.
+    _marks: Marks | None = None
+    _marked: Mapping[str, Any] = MappingProxyType({})
+    #: The template fields that are paths under the base URL of a connection.
+    endpoint_fields: Collection[str] = ()
+
+    #: Which endpoint would lead elsewhere by what its template fills in, and why.
+    endpoint_problem: str | None = None
+
     def __init__(
         self,
         *,
@@ -103,10 +145,15 @@ class SideEffectOperator(BaseOperator):
         for_each: str | None = None,
         max_elements: int = 100,
         idempotent: bool = False,
+        resends: int | None = None,
+        verify: bool = False,
+        try_probe: bool = True,
         undo: dict[str, Any] | None = None,
         secret_fields: Sequence[str] = (),
+        shown_fields: Sequence[str] = (),
         grace: timedelta | float = 30.0,
         hold_timeout: timedelta | None = None,
+        notifiers: Sequence[BaseNotifier] | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
@@ -115,19 +162,24 @@ class SideEffectOperator(BaseOperator):
         super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
-        self.effect = effect
+        self.effect = None if effect is None else identifier("effect", effect)
         self.when = when
         self.condition = str(when)
         self.for_each = for_each
         self.max_elements = max_elements
         self.element: Element | None = None
         self.idempotent = idempotent
+        self.resends = resends_of(resends, idempotent=idempotent)
+        self.verify = verify
+        self.try_probe = try_probe
         self.undo = undo
         self.secret_fields = tuple(secret_fields)
+        self.shown_fields = tuple(shown_fields)
         self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         self.hold_timeout = hold_timeout
+        self.notifiers = None if notifiers is None else list(notifiers)
         self.ledger_conn_id = ledger_conn_id
-        if "[" in (effect or ""):
+        if "[" in (self.effect or ""):
             raise ValueError(f"effect must not contain '[', which marks the elements of for_each: {effect!r}.")
         if for_each is not None:
             check_path(for_each)
@@ -149,11 +201,11 @@ class SideEffectOperator(BaseOperator):
         """
         raise NotImplementedError
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """Find out what became of an attempt that ended without a result.
 
-        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time has passed. None (the
-        default) where that is not known.
+        ``NotApplied()`` where there is no trace of it: it counts as such once the grace time has passed.
+        :class:`CannotTell`, or None (the default), where that is not known.
         """
         return None
 
@@ -194,28 +246,69 @@ class SideEffectOperator(BaseOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render one field, with ``job`` as the ledger has it now."""
+        """Render one value, with ``job`` as the ledger has it now."""
         if "job" not in context and content is not self.job:
             context["job"] = self._load_job()  # type: ignore[typeddict-unknown-key]
-        return super().render_template(content, context, jinja_env, seen_oids)
+        rendered = super().render_template(content, context, jinja_env, seen_oids)
+        if id(content) not in (seen_oids or ()):  # otherwise it is a value
+            self._check_endpoints(content, rendered, context, jinja_env or self.get_template_env())
+        return rendered
 
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+    def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
+        """Keep the first problem of an endpoint in the field that was rendered, for :meth:`effect_plan` to refuse."""
+        declared = {name: content for name in self.template_fields if content is getattr(self, name, None)}
+        texts = dict(declared_endpoints(dict.fromkeys(declared, rendered), self.endpoint_fields))
+        for name, template in declared_endpoints(declared, self.endpoint_fields):
+            problem = value_problem(template, texts.get(name), env, lambda text, env: self._text_of(text, context, env))
+            if problem and not self.endpoint_problem:
+                self.endpoint_problem = f"`{name}` of the effect {self.effect_name!r}, {template!r}, {problem}."
+
+    def _text_of(self, template: str, context: Context, env: jinja2.Environment) -> Any:
+        return super().render_template(template, context, env)
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: jinja2.Environment,
+        seen_oids: set[int],
+    ) -> None:
         """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
 
         Only ``job`` and ``when`` where the effect does not apply; only ``job`` where there is one effect for each
         element of a list: the fields are then rendered for each, by :meth:`parts`.
+
+        :raises PlanError: Airflow itself could not keep what they render to.
         """
+        if parent is not self:
+            self._marks = None
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+            return
+        self._marks, self._marked = Marks(), {}
         each = self.for_each is not None and self.element is None
-        self._render_each(["job"] if each else ["job", "when"], context, jinja_env)
+        first = ["job"] if each else ["job", "when"]
+        super()._do_render_template_fields(self, first, context, jinja_env, seen_oids)
         if each or not self.applies:
             return
-        fields = [field for field in self.template_fields if field not in ("job", "when")]
-        self._render_each(fields, context, jinja_env)
-        hide_from_logs({field: getattr(self, field) for field in fields}, self.secret_fields)
+        rest = [field for field in template_fields if field not in first]
+        super()._do_render_template_fields(self, rest, context, jinja_env, seen_oids)
+        self._marked = {field: getattr(self, field) for field in rest}
+        for field, value in self._marked.items():
+            setattr(self, field, self._marks.plain(value))
+        _check_sendable({field: getattr(self, field) for field in rest}, name=self.effect_name)
+        hide_from_logs(self._marked, self.secret_fields, self.shown_fields)
 
-    def _render_each(self, fields: Sequence[str], context: Context, jinja_env: jinja2.Environment | None) -> None:
-        for field in fields:
-            setattr(self, field, self.render_template(getattr(self, field), context, jinja_env))
+    def _template(self, text: str) -> str:
+        return text if self._marks is None else self._marks.mark(text)
+
+    def marked(self, field: str) -> Any:
+        """A rendered field with marks in the place of placeholders, to be settled by :meth:`settled`."""
+        return self._marked.get(field, getattr(self, field))
+
+    def settled(self, plan: Any) -> tuple[Any, list[list[Any]]]:
+        """A part of a plan that was made of :meth:`marked` fields, and its literals."""
+        return (plan, []) if self._marks is None else self._marks.settle(plan)
 
     @property
     def applies(self) -> bool:
@@ -223,34 +316,25 @@ class SideEffectOperator(BaseOperator):
 
         :raises PlanError: the condition says neither.
         """
-        said = str(self.when).strip().lower()
-        if said not in ("true", "false"):
+        rendered = str(self.when).strip().lower()
+        if rendered not in ("true", "false"):
             raise PlanError(
                 f"the condition of the effect {self.effect_name!r} renders to {str(self.when)[:100]!r}.",
                 remedy="`when` must render to True or False, as a comparison does: "
                 "\"{{ job.output.category == 'billing' }}\".",
             )
-        return said == "true"
+        return rendered == "true"
 
     def parts(self, context: Context, job: JobView) -> list[SideEffectOperator]:
         """Copies of this task with their fields rendered for the job, in the context of a task of the same run: one,
         or with ``for_each`` one for each element.
 
-        :raises PlanError: there is no list at ``for_each``, or it is too long.
+        :raises PlanError: there is no list at ``for_each``, it is too long, or an element cannot be rendered.
         """
         if self.for_each is None:
             return [self._part(context, job)]
         elements = elements_of(job, self.for_each, effect=self.effect_name, limit=self.max_elements)
         return [self._part(context, job, element) for element in elements]
-
-    def plans(
-        self, context: Context, job: JobView, *, key: str, after: Sequence[str], read_current: bool = False
-    ) -> list[EffectPlan]:
-        """The plan of each of the :meth:`parts`, as :meth:`effect_plan` makes it. None of them sends anything."""
-        parts = self.parts(context, job)
-        if not parts:
-            return [self._left_out({"for_each": self.for_each, "elements": 0}, key=key, after=after)]
-        return [part.effect_plan(job, key=key, after=after, read_current=read_current) for part in parts]
 
     def _part(self, context: Context, job: JobView, element: Element | None = None) -> SideEffectOperator:
         part = copy.copy(self)
@@ -262,28 +346,49 @@ class SideEffectOperator(BaseOperator):
         more |= {"item": element.item, "index": element.index}
         try:
             part.render_template_fields(cast("Context", {**context, **more}))
-        except HandoffError:
+        except (HandoffError, AirflowFailException):
             raise
-        except Exception as error:
-            raise PlanError(
-                f"the effect {part.effect_name!r} cannot be rendered: {type(error).__name__}: {error}.",
-                job=f"job {job.job_id}",
-                remedy="Fix the templates of this task, or the output they use; then clear this task.",
-            ) from error
-        return part
+        except Exception as error:  # noqa: BLE001 - raised below, where nothing is chained to it
+            problem = said(error)
+        else:
+            return part
+        raise PlanError(
+            f"the effect {part.effect_name!r} cannot be rendered: {problem}.",
+            job=f"job {job.job_id}",
+            remedy="Fix the templates of this task, or the output they use; then clear this task.",
+        )
 
-    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], read_current: bool = False) -> EffectPlan:
+    def plans(
+        self, context: Context, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False
+    ) -> list[EffectPlan]:
+        """The plan of each of the :meth:`parts`, as :meth:`effect_plan` makes it."""
+        parts = self.parts(context, job)
+        if not parts:
+            return [self._left_out({"for_each": self.for_each, "elements": 0}, key=key, after=after)]
+        return [part.effect_plan(job, key=key, after=after, ask_target=ask_target) for part in parts]
+
+    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
 
         :param key: of the digest, so that its readers cannot guess the secrets by trial.
         :param after: names of the effects that must be applied before this one.
-        :param read_current: read what the target has now, where the author says how.
+        :param ask_target: read what the target has now, and try its probe, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
         if not self.applies:
             return self._left_out({"when": self.condition}, key=key, after=after)
-        plan, target = self.plan(job), self.target()
-        undo = self._undo_plan(target, plan)
+        if self.endpoint_problem:
+            raise PlanError(
+                self.endpoint_problem,
+                job=f"job {job.job_id}",
+                remedy="Pass the value in `query`, use another value, or write it with the filter urlencode. A path "
+                "with steps of its own is one template as a whole.",
+            )
+        fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
+        own = Secrets.between(fields, masked(fields, self.secret_fields, self.shown_fields))
+        plan, target = call_cleaned(lambda: (self.plan(job), self.target()), own)
+        undo = call_cleaned(lambda: self._undo_plan(target, plan), own)
+        _check_sendable({"plan": plan, "undo": undo}, name=self.effect_name)
         try:
             canonical_json([plan, undo])
         except (TypeError, ValueError) as error:
@@ -291,6 +396,8 @@ class SideEffectOperator(BaseOperator):
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
             ) from error
         secrets = frozenset(self.secret_fields) | target.secret_fields
+        hide_from_logs(plan, secrets, self.shown_fields)
+        find_counts, probe_note = self._try_probe(target, plan, own) if ask_target else (True, None)
         return EffectPlan(
             name=self.effect_name,
             kind=target.kind,
@@ -298,10 +405,12 @@ class SideEffectOperator(BaseOperator):
             # The undo and the order are part of what is approved. Which texts are secrets plays no part: what
             # Airflow's masker knows of them differs from process to process.
             plan_digest=keyed_digest([plan, undo, list(after)], key),
-            shown=masked(plan, secrets),
-            undo=masked(undo, secrets),
+            shown=masked(plan, secrets, self.shown_fields),
+            undo=None if undo is None else _shown_undo(undo, secrets, self.shown_fields),
             after=tuple(after),
-            current=self._read(target, plan, secrets) if read_current and target.can_read else None,
+            current=self._read(target, plan, secrets) if ask_target and target.can_read else None,
+            find_counts=find_counts,
+            probe_note=probe_note,
             task_id=self.task_id,
         )
 
@@ -322,16 +431,40 @@ class SideEffectOperator(BaseOperator):
         """The declared undo, as it is kept beside the plan."""
         if self.undo is None:
             return None
-        return plan_undo(self.undo, kind=target.kind, name=self.effect_name, defaults=target.undo_defaults(plan))
+        return plan_undo(
+            self.marked("undo"),
+            kind=target.kind,
+            name=self.effect_name,
+            defaults=target.undo_defaults(plan),
+            marks=self._marks,
+        )
+
+    def _try_probe(self, target: Target, plan: dict[str, Any], secrets: Secrets) -> tuple[bool, str | None]:
+        """Try the probe before anything is sent: whether a later find counts, and what the reviewer should know."""
+        if not (target.can_probe and target.try_probe):
+            return True, None
+        try:
+            found = call_cleaned(lambda: target.probe(plan, KEY_OF_NO_EFFECT), secrets)
+        except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
+            found = CannotTell(f"it failed: {error}")
+        if isinstance(found, Applied) or (isinstance(found, CannotTell) and found.found):
+            note = "before anything was sent, the probe saw what it is to find. A later find proves nothing"
+            return False, note
+        if isinstance(found, NotApplied):
+            return True, None
+        why = found.why if isinstance(found, CannotTell) else "it gave no answer that can be read"
+        return True, str(masked(f"before anything was sent, the probe could not tell: {why}"))
 
     def _read(self, target: Target, plan: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
         """What the target has now, with the time, as it may be shown."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
+        own = Secrets.between(plan, masked(plan, secrets, self.shown_fields))
         try:
-            record = json.loads(canonical_json(masked({"record": target.read(plan)}, secrets)))["record"]
+            found = call_cleaned(lambda: target.read(plan), own)
+            record = json.loads(canonical_json(masked({"record": found}, secrets, self.shown_fields)))["record"]
         except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
             self.log.warning("What the target of %r has now cannot be read: %s", self.effect_name, error)
-            return {"at": at, **masked({"error": f"{type(error).__name__}: {error}"})}
+            return {"at": at, "error": str(error)}
         return {"at": at, "record": record}
 
     @property
@@ -344,19 +477,23 @@ class SideEffectOperator(BaseOperator):
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-        from airflow_provider_aihandoff.operators.planning import ask_again, digest_key, effects_before
+        from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
         not_now = (event or {}).get("not_now", 0)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
-            key, after = digest_key(ledger), effects_before(context["dag"], self)
+            key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
-            sent = [(part.effect_plan(job, key=key, after=after), part.target()) for part in parts]
+            sent = [(part.effect_plan(job, key=key, after=after), part.target()) for part in parts if part.applies]
+            left_out = [part.effect_plan(job, key=key, after=after) for part in parts if not part.applies]
+            if not parts:
+                left_out = self.plans(context, job, key=key, after=after)
             self._ensure_planned(context, ledger, job, owner_of(context).actor)
             while True:
                 try:
                     done = [self._apply(context, ledger, job_id, plan, target, not_now) for plan, target in sent]
+                    skipped = [self._skip(context, ledger, job_id, plan) for plan in left_out]
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
                 waits = [each for each in done if isinstance(each, Wait)]
@@ -365,15 +502,18 @@ class SideEffectOperator(BaseOperator):
                 not_now = max(wait.not_now for wait in waits)
                 wait_or_defer(
                     self,
+                    context,
                     ledger,
                     first_wait(waits),
+                    notifiers=self._notifiers(context),
                     hold_timeout=self.hold_timeout,
                     ledger_conn_id=self.ledger_conn_id,
                 )
             record_skipped(context, ledger, job_id)
             if failures := [each for each in done if isinstance(each, HandoffError)]:
-                raise all_failures(self.effect_name, failures, len(sent))
-            results = [self._result(each) for each in done if isinstance(each, Effect)]
+                raise all_failures(self.effect_name, failures, len(parts))
+            effects = [each for each in (*done, *skipped) if isinstance(each, Effect)]
+            results = [self._result(each) for each in sorted(effects, key=lambda effect: effect.position)]
             return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
 
     def _apply(
@@ -392,11 +532,23 @@ class SideEffectOperator(BaseOperator):
                 actor=owner_of(context).actor,
                 not_now=not_now,
                 last_try=ti.try_number > ti.max_tries,
+                memory=memory_of(context),
             )
         except (EffectRefused, EffectNotNow, EffectUnknown) as error:
             if self.for_each is None:
                 raise
             return error
+
+    @staticmethod
+    def _skip(context: Context, ledger: Ledger, job_id: int, plan: EffectPlan) -> Effect:
+        """Check that the plan that was approved leaves the effect out, too."""
+        return ledger.effects.claim(job_id, plan, lease=timedelta(0), actor=owner_of(context).actor).effect
+
+    def _notifiers(self, context: Context) -> Sequence[BaseNotifier]:
+        """Who is called where the write waits for a person: by default, whom the approval of the job calls."""
+        if self.notifiers is not None:
+            return self.notifiers
+        return notifiers_of(context["dag"], self.job_source)
 
     @staticmethod
     def _result(effect: Effect) -> dict[str, Any]:
@@ -414,7 +566,8 @@ class SideEffectOperator(BaseOperator):
 
         current = ledger.job(job.job_id)
         if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
-            plans = plan_effects(context, self.job_source, job, ledger)
+            first = current.review_digest is None
+            plans = plan_effects(context, self.job_source, job, ledger, ask_targets=first)
             ledger.reviews.ask(job.job_id, plans, policy=None, deadline=current.updated_at, actor=actor)
             if all(plan.skipped for plan in plans):
                 ledger.effects.complete_without_effects(job.job_id, actor=actor)
@@ -434,6 +587,28 @@ class SideEffectOperator(BaseOperator):
         return view(job, ledger.revision(job_id, job.revision))
 
 
+def _check_sendable(fields: Mapping[str, Any], *, name: str) -> None:
+    """Refuse what no target could be sent, no page could show, and Airflow could not keep as a rendered field.
+
+    :raises PlanError: with the field.
+    """
+    for field, value in fields.items():
+        found = first_problem(value, unwritable, field) if is_shallow(value) else f"a value in {field}: {TOO_DEEP}"
+        if found is not None:
+            raise PlanError(
+                f"the effect {name!r} has {found}.",
+                remedy="Change its templates, or edit the output; then clear this task.",
+            )
+
+
+def _shown_undo(undo: dict[str, Any], secrets: Collection[str], shown_fields: Collection[str]) -> dict[str, Any]:
+    """A declared undo as the ledger keeps it. What its own kind sends as secrets is masked too."""
+    secrets = {*secrets, *target_type(undo["kind"]).secret_fields}
+    hide_from_logs(undo, secrets, shown_fields)
+    shown = masked(undo, secrets, shown_fields)
+    return {**shown, MASKED: canonical_json(shown) != canonical_json(undo)}
+
+
 class OperatorTarget(Target):
     """A target that an author's operator writes to by itself.
 
@@ -446,9 +621,12 @@ class OperatorTarget(Target):
         self.idempotent = operator.idempotent
         self.call_seconds = operator.call_seconds
         self.grace_seconds = operator.grace_seconds
+        self.resends = operator.resends
+        self.verify = operator.verify
+        self.try_probe = operator.try_probe
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
-        """As the operator does. It may return the external id, or None, as a function may."""
+        """As the operator does."""
         return as_applied(self._operator.apply(plan, key), self._operator.effect_name)
 
     @property
@@ -456,8 +634,8 @@ class OperatorTarget(Target):
         """Whether the operator defines a probe."""
         return type(self._operator).probe is not SideEffectOperator.probe
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """As the operator does. It may return what a function may."""
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
+        """As the operator does."""
         return as_found(self._operator.probe(plan, key))
 
     @property
@@ -470,4 +648,4 @@ class OperatorTarget(Target):
         return self._operator.read(plan)
 
 
-__all__ = ["Applied", "EffectNotNow", "EffectRefused", "HandoffError", "NotApplied", "SideEffectOperator"]
+__all__ = ["Applied", "CannotTell", "EffectNotNow", "EffectRefused", "HandoffError", "NotApplied", "SideEffectOperator"]

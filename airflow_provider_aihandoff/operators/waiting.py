@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -11,8 +12,13 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_aihandoff import settings
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
+
     from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.ledger import Ledger
+
+#: Seconds after which notifiers that have all failed are called again.
+NOTICE_RETRY = 300.0
 
 #: Seconds for which a worker waits by itself; for longer, the task defers.
 INLINE_SECONDS = 5.0
@@ -20,34 +26,42 @@ INLINE_SECONDS = 5.0
 
 def wait_or_defer(
     task: BaseOperator,
+    context: Context,
     ledger: Ledger,
     wait: Wait,
     *,
+    notifiers: Sequence[BaseNotifier],
     hold_timeout: timedelta | None,
     ledger_conn_id: str | None,
 ) -> None:
     """Wait a short while and return; or defer the task, whose ``execute`` is called again with ``not_now``.
 
+    :param notifiers: called once where a person has to resolve the effect.
     :param hold_timeout: how long a person has to resolve the effect; None: without limit.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     :raises AirflowFailException: no one has resolved it within that time.
     :raises TaskDeferred: the task is to wait in the triggerer.
     """
     from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+    from airflow_provider_aihandoff.operators.notices import notify_held
     from airflow_provider_aihandoff.triggers.effect import EffectTrigger
 
     seconds = wait.seconds
-    if seconds is None and hold_timeout is not None:
-        seconds = hold_timeout.total_seconds() - ledger.effects.seconds_unknown(wait.effect.effect_id)
-        if seconds <= 0:
-            raise AirflowFailException(wait.why)
+    if seconds is None:
+        sent = notify_held(notifiers, context, ledger, wait.effect)
+        if hold_timeout is not None:
+            seconds = hold_timeout.total_seconds() - ledger.effects.seconds_unknown(wait.effect.effect_id)
+            if seconds <= 0:
+                raise AirflowFailException(wait.why)
+        if not sent:  # it is tried again when the task resumes
+            seconds = min(NOTICE_RETRY if seconds is None else seconds, NOTICE_RETRY)
     if seconds is not None and seconds <= INLINE_SECONDS:
         task.log.info("%s Trying again in %.1f s.", wait.why, seconds)
         time.sleep(seconds)
         return
     task.log.warning("%s Waiting %s.", wait.why, "for a person" if seconds is None else f"{seconds:.0f} s")
+    now = ledger.now()
     ledger.close()
-    now = datetime.now(UTC)
     task.defer(
         trigger=EffectTrigger(
             job_id=wait.effect.job_id,

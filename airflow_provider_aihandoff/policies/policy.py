@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff.core.error_text import shown
+
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.review.rules import Approvers
@@ -67,8 +69,8 @@ def verdict_of(policy: ApprovalPolicy, job: JobView, plan: Sequence[dict[str, An
     """Ask a policy. One that raises, or returns no verdict, asks a person; the log says why."""
     try:
         verdict: Any = policy.decide(job, plan)
-    except Exception:
-        log.exception("The policy %s raised; a person decides.", policy.label)
+    except Exception as error:
+        log.error("The policy %s raised; a person decides.", policy.label, exc_info=shown(error))
         return AskPerson("the policy raised an error")
     if not isinstance(verdict, (Approve, AskPerson)):
         log.error("The policy %s returned %r; a person decides.", policy.label, verdict)

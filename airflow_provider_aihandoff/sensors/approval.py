@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.operators.job_argument import JobReference, job_
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.notices import notify
 from airflow_provider_aihandoff.operators.planning import plan_effects
+from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 NOTICE_RETRY = timedelta(minutes=5)
 
 
-class ApprovalSensor(BaseSensorOperator):
+class ApprovalSensor(RendersText, BaseSensorOperator):
     """Render the plan of a job's effects, ask for a decision on it, and wait without a worker slot.
 
     The decision lives in the ledger, bound to one digest of the output, the plan and the policy together. People decide
@@ -145,8 +146,9 @@ class ApprovalSensor(BaseSensorOperator):
                     job = self._expire(ledger, job)
                 all_sent = notify(self.notifiers, context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
+                    now = ledger.now()
                     ledger.close()
-                    self._defer(job, all_sent=all_sent)
+                    self._defer(job, now, all_sent=all_sent)
                 if not self._goes_on(ledger, job):
                     return self._end(job)
                 job, event = ledger.job(job_id), None
@@ -166,7 +168,7 @@ class ApprovalSensor(BaseSensorOperator):
         revision = ledger.revision(job.job_id, job.revision)
         seen = view(job, revision)
         first = job.state is JobState.REVIEW and job.review_digest is None
-        plans = plan_effects(context, self.job_source, seen, ledger, read_current=first)
+        plans = plan_effects(context, self.job_source, seen, ledger, ask_targets=first)
         job = self._ask(context, ledger, job, seen, plans, by_model=revision.based_on is None)
         if job.state is JobState.APPROVED and all(plan.skipped for plan in plans):
             job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)
@@ -178,7 +180,7 @@ class ApprovalSensor(BaseSensorOperator):
         assert job.review_deadline is not None
         if isinstance(self.on_timeout, str):
             return ledger.reviews.expire(job.job_id, digest=job.review_digest, fail=self.on_timeout == "fail")
-        if datetime.now(UTC) < job.review_deadline:
+        if ledger.now() < job.review_deadline:
             return job
         record = ledger.record(job.job_id)
         plans = [effect.plan for effect in record.current_effects if effect.state is not EffectState.SKIPPED]
@@ -213,7 +215,7 @@ class ApprovalSensor(BaseSensorOperator):
             job.job_id,
             plans,
             policy=None if self.policy is None else self.policy.label,
-            deadline=datetime.now(UTC) + timedelta(seconds=self.timeout),
+            deadline=timedelta(seconds=self.timeout),
             actor=owner_of(context).actor,
             revision=seen.revision,
             rules=self._rules(verdict),
@@ -243,9 +245,10 @@ class ApprovalSensor(BaseSensorOperator):
             because={} if self.policy is None else {"policy": self.policy.label, "reason": verdict.reason},
         )
 
-    def _defer(self, job: Job, *, all_sent: bool) -> None:
+    def _defer(self, job: Job, now: datetime, *, all_sent: bool) -> None:
         """Wait for a decision, or until there is something to do about that.
 
+        :param now: by the ledger's clock.
         :param all_sent: every notification that is due was sent; otherwise that is tried again.
         """
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
@@ -253,7 +256,6 @@ class ApprovalSensor(BaseSensorOperator):
 
         assert job.review_digest is not None
         assert job.review_deadline is not None
-        now = datetime.now(UTC)
         times = [job.review_deadline, *due_times(job).values()]
         until = min(times if all_sent else [*times, now + NOTICE_RETRY])
         self.defer(

@@ -22,5 +22,6 @@ def needed(conn_id: str, name: str) -> Iterator[None]:
     except AirflowNotFoundException as error:
         raise EffectNotNow(
             f"the connection {conn_id!r} of the effect {name!r} is not defined here.",
+            answered=False,
             remedy="Define it where this runs; a retry is safe.",
         ) from error

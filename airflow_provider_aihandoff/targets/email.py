@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +18,9 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, UnclearAnswer, take_text
+from airflow_provider_aihandoff.core.error_text import cleaned, said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:
@@ -76,7 +80,11 @@ class EmailTarget(Target):
         except smtplib.SMTPResponseException as error:
             raise self._not_accepted(error.smtp_code, error.smtp_error, "when it was greeted") from error
         except OSError as error:  # those of smtplib and TLS, too
-            raise self._not_sent(f"{type(error).__name__}: {error}") from error
+            raise self._not_sent(said(error)) from error
+        assert client.sock is not None
+        cut = threading.Timer(max(1.0, self.call_seconds - (time.monotonic() - began)), _hang_up, [client.sock])
+        cut.daemon = True
+        cut.start()  # a server that sends a byte now and then would hold the claim without end
         try:
             self._ask(client, f"MAIL FROM:<{address_of(plan['from'])}>", 250)
             for recipient in recipients:  # if one is refused, no one gets it
@@ -86,6 +94,7 @@ class EmailTarget(Target):
             self._ask(client, "DATA", 354)
             answer = self._hand_over(client, mail)
         finally:
+            cut.cancel()
             with suppress(OSError):
                 client.putcmd("QUIT")
             client.close()
@@ -123,13 +132,14 @@ class EmailTarget(Target):
         if server != plan["server"]:
             raise EffectRefused(
                 f"the plan of the effect {self.name!r} is for {plan['server']}, and its connection leads to {server}.",
+                answered=False,
                 remedy="Restore the connection, or ask for a decision on the new server.",
             )
         hook = smtp_hook(plan["connection"])
         try:
             hook.get_conn()
         except AirflowException as error:
-            raise self._not_sent(str(error)) from error
+            raise self._not_sent(cleaned(str(error))) from error
         # The hook's own way of sending tries again whatever went wrong, and could send a mail twice.
         client: SMTP = hook._smtp_client  # type: ignore[assignment]
         assert client.sock is not None
@@ -173,6 +183,11 @@ class EmailTarget(Target):
                 f"{said}.", remedy="Fix the cause at the server; then clear this task, which sends the same mail."
             )
         return EffectNotNow(f"{said}.", remedy="A retry is safe.")
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def plan_mail(
@@ -261,7 +276,8 @@ def address_of(mailbox: str) -> str:
 def server_of(conn_id: str) -> str:
     """The server that a connection leads to. Opens nothing."""
     connection = smtp_hook(conn_id).get_connection(conn_id)
-    return f"{connection.host}:{connection.port}" if connection.port else str(connection.host)
+    host = without_login(str(connection.host))
+    return f"{host}:{connection.port}" if connection.port else host
 
 
 def smtp_hook(conn_id: str) -> SmtpHook:

@@ -10,28 +10,25 @@ import textwrap
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Self
 
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
-    NotApplied,
+    Found,
     RequestView,
     Target,
     as_applied,
     as_found,
+    resends_of,
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.core.errors import PlanError
+from airflow_provider_aihandoff.targets.rollback_functions import check_marked, function_at
 
 log = logging.getLogger(__name__)
 
 #: The parameter in which a function gets the effect key, if it has one of this name.
 KEY_PARAMETER = "effect_key"
-
-#: How the name of a module begins that Airflow made from a Dag's file: no other process can import it.
-_DAG_FILE = "unusual_prefix_"
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,8 @@ class FunctionTarget(Target):
     """
 
     kind = "function"
-    undo_fields = frozenset({"function", "arguments", "probe", "idempotent", "timeout", "grace"})
+    undo_fields = frozenset({"function", "arguments", "probe", "idempotent", "timeout", "grace", "resends"})
+    undo_in_worker = True
 
     name: str
     function: Callable[..., Any]
@@ -57,6 +55,9 @@ class FunctionTarget(Target):
     idempotent: bool = False
     call_seconds: float = 300.0
     grace_seconds: float = 30.0
+    resends: int = 1
+    verify: bool = False
+    try_probe: bool = True
 
     @property
     def can_probe(self) -> bool:
@@ -67,7 +68,7 @@ class FunctionTarget(Target):
         """Call the function with the plan's arguments."""
         return as_applied(call(self.function, plan["arguments"], key), self.name)
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """Call the function that probes."""
         assert self.probe_function is not None
         return as_found(call(self.probe_function, plan["arguments"], key))
@@ -75,24 +76,31 @@ class FunctionTarget(Target):
     @classmethod
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The name of the function and its arguments; beside it, that of its probe and what its author says of it."""
+        for path in (declared["function"], declared.get("probe")):
+            if path:
+                check_marked(str(path))
         plan = {"function": str(declared["function"]), "arguments": dict(declared.get("arguments") or {})}
         options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent"))}
         options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
+        if "resends" in declared:
+            options["resends"] = resends_of(declared["resends"], idempotent=options["idempotent"])
         return plan, options | ({"probe": str(declared["probe"])} if declared.get("probe") else {})
 
     @classmethod
     def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
-        """Import the function, and its probe.
+        """Import the function, and its probe: only a worker does this.
 
-        :raises PlanError: one of them cannot be imported.
+        :raises PlanError: one of them cannot be imported, or is not marked with :func:`rollback_function`.
         """
         return cls(
             name,
             function_at(plan["function"]),
             function_at(options["probe"]) if options.get("probe") else None,
             idempotent=bool(options.get("idempotent")),
+            resends=resends_of(options.get("resends"), idempotent=bool(options.get("idempotent"))),
             call_seconds=float(options.get("timeout", 300.0)),
             grace_seconds=float(options.get("grace", 30.0)),
+            try_probe=False,
         )
 
     @classmethod
@@ -119,32 +127,6 @@ def call(function: Callable[..., Any], arguments: dict[str, Any], key: str) -> A
     return function(**deepcopy(offered))  # what it does to them changes no plan
 
 
-def runs_when_called(function: Callable[..., Any]) -> bool:
-    """Whether a call does the work, and does not merely return a coroutine or a generator that would."""
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    return not any(kind(function) for kind in kinds)
-
-
-def path_of(function: Callable[..., Any]) -> str:
-    """``module:name`` of a function; for one of a Dag's file, its name alone."""
-    module = function.__module__
-    return function.__qualname__ if module.startswith(_DAG_FILE) else f"{module}:{function.__qualname__}"
-
-
-def importable_path(function: Callable[..., Any]) -> str:
-    """``module:name`` of a function that other processes can import by it.
-
-    :raises PlanError: they cannot, since it is a lambda, stands in another function, or in a Dag's file.
-    """
-    path = path_of(function)
-    if ":" not in path or "<" in path:
-        raise PlanError(
-            f"the function {path!r} cannot be imported by its name.",
-            remedy="Put it at the top level of a module that workers can import, beside the Dag's file.",
-        )
-    return path
-
-
 def source_digest(function: Callable[..., Any]) -> str | None:
     """SHA-256 of the function's own code, so that a changed one is not what was approved.
 
@@ -166,28 +148,3 @@ def _code(source: str) -> str:
     if isinstance(defined, ast.FunctionDef):
         defined.decorator_list = []
     return ast.unparse(defined)
-
-
-def function_at(path: str) -> Callable[..., Any]:
-    """The function that ``module:name`` names.
-
-    :raises PlanError: there is none.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise PlanError(
-            f"the function {path!r} cannot be imported: {error}.",
-            remedy="Put it into a module that workers can import, and name it as 'package.module:function'.",
-        ) from error
-    if not callable(found):
-        raise PlanError(f"{path!r} is not a function.")
-    if not runs_when_called(found):
-        raise PlanError(
-            f"a call of {path!r} does nothing by itself: it is asynchronous, or a generator.",
-            remedy="Write a function that does the work and returns.",
-        )
-    return found  # type: ignore[no-any-return]

@@ -3,54 +3,66 @@
 from __future__ import annotations
 
 import json as jsonlib
-import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.effects.placeholders import (
+    EFFECT_KEY,
+    LITERALS,
+    UNDO_KEY,
+    Literals,
+    fill,
+    names_in,
+    within,
+)
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
+    CannotTell,
     NotApplied,
     RequestView,
     Target,
     UnclearAnswer,
+    resends_of,
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.core.effects.undo import EFFECT_KEY, UNDO_KEY
+from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
-from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
 from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets.endpoints import check_address, has_dot_step, http_hook, url_of
+from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of
 from airflow_provider_aihandoff.targets.http_body import Body, encoded
+from airflow_provider_aihandoff.targets.http_probe import NOT_THERE_STATUSES, check_probe, look
 
 if TYPE_CHECKING:
-    from airflow.providers.http.hooks.http import HttpHook
-    from requests import Response
-
-log = logging.getLogger(__name__)
+    from airflow_provider_aihandoff.targets.http_exchange import Answer
 
 #: Answers that do not say whether the write happened: a time-out at the server, and a conflict, which may be with
 #: this very write.
 _AMBIGUOUS_STATUSES = frozenset({408, 409})
 
-_PRECONDITION_FAILED = 412
+#: The target asks to come back later (RFC 8470, 5.2; RFC 6585, 4).
+_NOT_NOW_STATUSES = frozenset({425, 429})
 
-#: The target asks to come back later, and has written nothing.
-_NOT_NOW_STATUSES = frozenset({425, 429, 503})
-
-_PROBE_FIELDS = frozenset({"endpoint", "query", "headers", "found", "external_id_path", "otherwise"})
-
-#: The record is not there: the one that a probe is for, or that an undo is to remove.
-_NOT_THERE_STATUSES = frozenset({404, 410})
+#: Also from a gateway that has forwarded the request: it counts as "later" only where it says when.
+_UNAVAILABLE = 503
 
 #: Methods that do the same when they are sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT_METHODS = frozenset({"PUT", "DELETE"})
 
-#: External ids that are steps in a path (RFC 3986, 5.2.4), and would lead a URL to another place.
-_DOT_SEGMENTS = frozenset({".", ".."})
+#: The parts of a probe in which the key shows what it asks for, or what it must find.
+_BY = ("url", "query", "found")
+
+#: Control characters: a server may read them as it likes.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+#: The name of a header, and what its value may hold (RFC 9110, 5.5).
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"|[!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?")
 
 
 @dataclass(frozen=True)
@@ -58,20 +70,34 @@ class HttpTarget(Target):
     """A system that is written to over HTTP, through an Airflow connection.
 
     :param name: the effect's name, for messages.
-    :param timeout: seconds to connect, and to wait for each part of the answer.
+    :param timeout: seconds to connect, and as many for the whole answer.
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535).
     :param external_id_header: the header of the answer that has it.
     :param probe_plan: the request that probes for the write, or None: as :func:`plan_probe` makes it.
+    :param probe_literals: where that request only reads as if it named the key.
     :param current: path under the base URL at which the target says what it has now, as JSON.
-    :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe. A ``DELETE`` that is
-        answered with "it is not there" has done its work, and a probe that sees the record, without a condition for it,
-        sees that it was not removed.
+    :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe.
+    :param answers: what the answers mean, as :mod:`targets.http_answers` says, before what the connection and HTTP say.
     """
 
     kind = "http"
     undo_fields = frozenset(
-        {"connection", "method", "endpoint", "json", "form", "text", "headers", "query", "probe", "idempotent"}
-        | {"timeout", "grace"}
+        {
+            "connection",
+            "method",
+            "endpoint",
+            "json",
+            "form",
+            "text",
+            "headers",
+            "query",
+            "probe",
+            "idempotent",
+            "timeout",
+            "grace",
+            "resends",
+            "answers",
+        }
     )
 
     name: str
@@ -80,9 +106,14 @@ class HttpTarget(Target):
     external_id_header: str | None = None
     idempotent: bool = False
     probe_plan: Mapping[str, Any] | None = None
+    probe_literals: Literals = ()
     grace_seconds: float = 30.0
     current: str | None = None
     undoes: bool = False
+    answers: Any = None
+    resends: int = 1
+    verify: bool = False
+    try_probe: bool = True
 
     @property
     def can_probe(self) -> bool:
@@ -96,53 +127,65 @@ class HttpTarget(Target):
 
     @property
     def call_seconds(self) -> float:  # type: ignore[override]
-        """To connect, and to answer."""
+        """To connect, and to answer. Nothing begins to leave after half of it, and the rest is cut off at its end."""
         return 2 * self.timeout
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Send the request once; redirects are not followed, and the HTTP library does not retry."""
+        try:
+            rules = self._rules(plan["connection"])
+        except PlanError as error:
+            raise EffectRefused(error.what, answered=False, remedy="Fix the extra of the connection.") from error
+        if not self.undoes:  # that of an undo is filled in when it is planned
+            plan, _ = fill(plan, {EFFECT_KEY: key}, plan.get(LITERALS, ()))
         body, content_type = encoded(plan, key, self.name)
         headers = {"Content-Type": content_type or "application/json", **plan["headers"], "Idempotency-Key": key}
-        response = self._request(plan, headers, body)
-        status = response.status_code
-        if 200 <= status < 300:
-            return Applied(self._external_id(response), {"status": status})
-        if self._removes(plan) and status in _NOT_THERE_STATUSES:
-            return Applied(None, {"status": status, "note": "it was gone"})
-        said = f"the target of the effect {self.name!r} answered {status} {response.reason}"
-        if status in _NOT_NOW_STATUSES:
-            seconds = retry_after_seconds(response.headers.get("Retry-After"))
-            when = "" if seconds is None else f" and asked for a retry after {seconds:g} s"
-            raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
-        if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES:
-            raise EffectRefused(
-                f"{said}.",
-                by_precondition=status == _PRECONDITION_FAILED,
-                remedy="Fix the cause at the target; then clear this task, which sends the same request.",
-            )
-        raise UnclearAnswer(said)
+        answer = self._request(plan, headers, body)
+        return self._applied(plan, answer, meaning_of(answer, rules) or _usual_meaning(answer))
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
-        """Probe for the write with a GET. It is found when every condition holds; not there where one does not."""
+    def _applied(self, plan: Mapping[str, Any], answer: Answer, meaning: Meaning) -> Applied:
+        """What the answer to a write means.
+
+        :raises EffectRefused: it was not written; or it is there already, and the probe says whose it is.
+        """
+        result: dict[str, Any] = {"status": answer.status}
+        if meaning is Meaning.APPLIED:
+            return Applied(self._external_id(answer), result)
+        removes = plan["method"] == "DELETE"
+        if meaning is (Meaning.ABSENT if removes else Meaning.ALREADY_THERE) and (self.undoes or not self.can_probe):
+            note = "it was gone" if removes else "it was there already"
+            return Applied(None, {**result, "note": note}, own=self.undoes)
+        words = answer.words()
+        said = f"the target of the effect {self.name!r} answered {answer.status} {answer.reason}"
+        said += f": {words.rstrip('.')}" if words else ""
+        if meaning is Meaning.NOT_NOW:
+            seconds = retry_after_seconds(answer.headers.get("Retry-After"))
+            when = "" if seconds is None else f"; it asked for a retry after {seconds:g} s"
+            raise EffectNotNow(f"{said}{when}.", retry_after=seconds, remedy="A retry is safe.")
+        if meaning is Meaning.UNKNOWN:
+            raise UnclearAnswer(said)
+        raise EffectRefused(
+            f"{said}.", remedy="Fix the cause at the target; then clear this task, which sends the same request."
+        )
+
+    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | CannotTell:
+        """Probe for the write with a GET, over all pages of a list."""
         assert self.probe_plan is not None
-        removes = self._removes(plan)
-        request = {"connection": plan["connection"], "method": "GET", "headers": {}, **self.probe_plan}
-        request = _with_key(request, key, UNDO_KEY if self.undoes else EFFECT_KEY)
-        response = self._request(request, request["headers"], None)
-        if response.status_code in _NOT_THERE_STATUSES:
-            return Applied() if removes else NotApplied()
-        if not 200 <= response.status_code < 300:
-            log.warning("The probe of the effect %r was answered %s.", self.name, response.status_code)
-            return None
-        conditions: Mapping[str, Any] = request.get("found") or {}
-        try:
-            answer = response.json() if conditions else None
-        except ValueError:
-            return None
-        seen = bool(conditions) or not removes
-        if seen and all(_has(answer, path, expected) for path, expected in conditions.items()):
-            return Applied(self._external_id(response, request.get("external_id_path")))
-        return NotApplied() if request.get("otherwise", "not applied") == "not applied" else None
+        key_name = UNDO_KEY if self.undoes else EFFECT_KEY
+        removes = plan["method"] == "DELETE"
+        by_key = {
+            part: key_name in names_in(self.probe_plan.get(part), within(self.probe_literals, part)) for part in _BY
+        }
+        named, _ = fill(self.probe_plan, {key_name: key}, self.probe_literals)
+        return look(
+            {"connection": plan["connection"], "method": "GET", "headers": {}, **named},
+            lambda request: self._request(request, request["headers"], None),
+            self._rules(plan["connection"]),
+            removes=removes,
+            by_key=by_key["url"] or by_key["query"],
+            # An undo has a record of its own, and is done when that is as it wants it.
+            own=self.undoes or removes or by_key["found"] or _proves(named, plan, key),
+        )
 
     def read(self, plan: dict[str, Any]) -> Any:
         """The JSON of the answer at the address that the author gives; None where there is nothing.
@@ -152,19 +195,20 @@ class HttpTarget(Target):
         assert self.current is not None
         accept = {"Accept": "application/json"}
         request = plan_request(plan["connection"], "GET", self.current, headers=accept, name=self.name)
-        response = self._request(request, request["headers"], None)
-        if response.status_code in _NOT_THERE_STATUSES:
+        answer = self._request(request, request["headers"], None)
+        meaning = meaning_of(answer, self._rules(plan["connection"])) or _usual_meaning(answer)
+        if meaning is Meaning.ABSENT:
             return None
-        if not 200 <= response.status_code < 300:
-            raise UnclearAnswer(f"the target answered {response.status_code} {response.reason}")
+        if meaning is not Meaning.APPLIED:
+            raise UnclearAnswer(f"the target answered {answer.status} {answer.reason}: {answer.words()}")
         try:
-            return response.json()
+            return answer.json()
         except ValueError as error:
-            raise UnclearAnswer("the target's answer is not JSON") from error
+            raise UnclearAnswer(f"the target's answer is not JSON: {answer.why or error}") from error
 
     def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
-        """The effect's own connection."""
-        return {"connection": plan["connection"]}
+        """The effect's own connection, and what its author says of the answers."""
+        return {"connection": plan["connection"], **({} if self.answers is None else {"answers": self.answers})}
 
     @classmethod
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -174,6 +218,9 @@ class HttpTarget(Target):
         plan = plan_request(conn_id, method, declared["endpoint"], **request, name=name)
         options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent", method in _IDEMPOTENT_METHODS))}
         options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
+        options |= {field: declared[field] for field in ("resends", "answers") if field in declared}
+        rules_of(declared.get("answers"), name)
+        resends_of(declared.get("resends"), idempotent=options["idempotent"])
         if declared.get("probe"):
             options["probe"] = plan_probe(conn_id, declared["probe"], name)
         return plan, options
@@ -181,13 +228,18 @@ class HttpTarget(Target):
     @classmethod
     def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
         """As its author says of the target."""
+        idempotent = bool(options.get("idempotent"))
         return cls(
             name,
             float(options.get("timeout", 30.0)),
-            idempotent=bool(options.get("idempotent")),
+            idempotent=idempotent,
             probe_plan=options.get("probe"),
+            probe_literals=within(options.get(LITERALS, ()), "probe"),
             grace_seconds=float(options.get("grace", 30.0)),
             undoes=True,
+            try_probe=False,
+            answers=options.get("answers"),
+            resends=resends_of(options.get("resends"), idempotent=idempotent),
         )
 
     @classmethod
@@ -199,8 +251,10 @@ class HttpTarget(Target):
 
     @classmethod
     def may_name(cls, external_id: str) -> bool:
-        """Whether it is no step in a path."""
-        return external_id not in _DOT_SEGMENTS
+        """Whether it has no step '.' or '..', which no quoting keeps from a server that decodes twice, and no control
+        character.
+        """
+        return not (has_dot_step(external_id) or _CONTROL.search(external_id))
 
     @classmethod
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
@@ -217,57 +271,47 @@ class HttpTarget(Target):
             key_label="Idempotency-Key",
         )
 
-    def _removes(self, plan: Mapping[str, Any]) -> bool:
-        """Whether the request is to remove a record, so that one that is gone is what was wanted."""
-        return self.undoes and plan["method"] == "DELETE"
+    def _rules(self, conn_id: str) -> list[Rule]:
+        """What its author says of the answers, and after that its connection.
 
-    def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Response:
-        import requests
+        :raises PlanError: the connection says it in no known form.
+        """
+        with needed(conn_id, self.name):
+            extra = http_hook(conn_id, "GET").get_connection(conn_id).extra_dejson
+        return [*rules_of(self.answers, self.name), *rules_of(extra.get(EXTRA), self.name)]
 
-        broken: requests.exceptions.RequestException
-        hook = http_hook(plan["connection"], plan["method"])
-        # Of a GET, the hook takes the query as its data.
-        sent: dict[str, Any] = {"data": body, "params": plan.get("query")}
+    def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Answer:
+        from requests import Request
+
+        from airflow_provider_aihandoff.targets import http_exchange
+
+        exchange = http_exchange.Exchange(self.timeout)
         try:
-            response: Response = hook.run(
-                endpoint=_endpoint(hook, plan["url"], self.name),
-                headers=dict(headers),
-                **({"data": plan.get("query")} if plan["method"] == "GET" else sent),
-                extra_options={"check_response": False, "allow_redirects": False, "timeout": self.timeout},
-            )
-        except requests.exceptions.RequestException as error:
-            broken = error
-        else:
-            return response
-        # Outside of the handler: neither the ledger nor a traceback is to show the query, which may have a secret.
-        if _never_connected(broken):
-            raise EffectNotNow(
-                f"no connection to the target of the effect {self.name!r}: {type(broken).__name__}.",
+            hook = http_hook(plan["connection"], plan["method"], http_exchange.adapter_of(exchange))
+            check_address(hook, plan["url"], self.name)
+            # The session alone: the hook's own way of sending reads any answer whole, and announces retries.
+            session = hook.get_conn(dict(headers))
+            session.headers.pop(EXTRA, None)
+            session.headers["Accept-Encoding"] = "identity"
+            request = Request(plan["method"], plan["url"], data=body, params=plan.get("query"), headers=dict(headers))
+            return http_exchange.exchange_of(session, request, exchange, self.timeout)
+        except http_exchange.NeverLeft as never:
+            error: Exception = EffectNotNow(
+                f"no connection to the target of the effect {self.name!r}: {cleaned(str(never))}.",
+                answered=False,
                 remedy="Check the target and its connection; a retry is safe.",
             )
-        raise UnclearAnswer(f"{type(broken).__name__}: {_without_query(str(broken))}")
+        except http_exchange.Broken as broken:
+            error = UnclearAnswer(cleaned(str(broken)))
+        finally:
+            exchange.close()
+        # Outside of the handlers: neither the ledger nor a traceback is to show the query, which may have a secret.
+        raise error
 
-    def _external_id(self, response: Response, path: str | None = None) -> str | None:
-        if self.external_id_header and path is None:
-            return response.headers.get(self.external_id_header)
-        path = path or self.external_id_path
-        if not path:
-            return None
-        try:
-            found = _first(response.json(), path)
-        except Exception as error:  # noqa: BLE001 - the write is applied, whatever its answer looks like
-            log.warning("The external id cannot be read: %s: %s", type(error).__name__, error)
-            return None
-        if found is None:
-            log.warning("The answer has no %s; the effect has no external id.", path)
-        return found
-
-
-def http_hook(conn_id: str, method: str) -> HttpHook:
-    """Airflow's own way to a system over HTTP."""
-    from airflow.providers.http.hooks.http import HttpHook
-
-    return HttpHook(method=method, http_conn_id=conn_id)
+    def _external_id(self, answer: Answer) -> str | None:
+        if self.external_id_header:
+            return answer.headers.get(self.external_id_header)
+        return answer.value_at(self.external_id_path) if self.external_id_path else None
 
 
 def plan_request(
@@ -285,20 +329,21 @@ def plan_request(
 ) -> dict[str, Any]:
     """The exact request: connection, method, URL, the author's headers, query, and body.
 
-    ``json``, ``form``, ``text`` and ``files`` are those of a :class:`~targets.http_body.Body`.
-
+    :param json: a value, or a text that is JSON.
     :param name: the effect's name, for messages.
-    :raises PlanError: the body cannot be what it is, or the URL leads to another place than it says.
+    :raises PlanError: the text is not JSON, or the URL leads to another place than it says.
     """
     plan: dict[str, Any] = {
         "connection": conn_id,
         "method": method,
-        "url": _url_of(conn_id, method, endpoint, name),
-        "headers": _headers(headers),
+        "url": url_of(conn_id, method, endpoint, name),
+        "headers": _headers(headers, name),
     }
     if query:
         plan["query"] = dict(query)
-    return {**plan, **Body(json, form, text, files).plan(name)}
+    plan |= Body(json, form, text, files).plan(name)
+    _check_encodable(plan, name)
+    return plan
 
 
 def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -306,108 +351,78 @@ def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str
 
     :raises PlanError: it lacks an endpoint, has a field that is not known, or cannot be what it is.
     """
-    if unknown := sorted(declared.keys() - _PROBE_FIELDS):
-        raise PlanError(
-            f"the probe of the effect {name!r} has fields that are not known: {', '.join(unknown)}.",
-            remedy=f"It takes: {', '.join(sorted(_PROBE_FIELDS))}.",
-        )
-    if "endpoint" not in declared:
-        raise PlanError(f"the probe of the effect {name!r} lacks an endpoint.")
-    if declared.get("otherwise", "not applied") not in ("not applied", "unknown"):
-        raise PlanError(f"the probe of the effect {name!r}: otherwise must be 'not applied' or 'unknown'.")
-    for path in (*(declared.get("found") or {}), declared.get("external_id_path")):
-        check_path(path, name)
+    check_probe(declared, name)
     probe = {field: value for field, value in declared.items() if field != "endpoint"}
     if "headers" in probe:
-        probe["headers"] = _headers(probe["headers"])
-    return {**probe, "url": _url_of(conn_id, "GET", declared["endpoint"], name)}
+        probe["headers"] = _headers(probe["headers"], name)
+    planned = {**probe, "url": url_of(conn_id, "GET", declared["endpoint"], name)}
+    _check_encodable(planned, name)
+    return planned
 
 
-def check_path(path: str | None, name: str) -> None:
-    """Find out before anything is sent whether this is a path into a JSON answer, where there is one.
+def _usual_meaning(answer: Answer) -> Meaning:
+    """What HTTP says of an answer."""
+    status = answer.status
+    if 200 <= status < 300:
+        return Meaning.APPLIED
+    if status in NOT_THERE_STATUSES:
+        return Meaning.ABSENT
+    if status in _NOT_NOW_STATUSES:
+        return Meaning.NOT_NOW
+    if status == _UNAVAILABLE and retry_after_seconds(answer.headers.get("Retry-After")) is not None:
+        return Meaning.NOT_NOW
+    return Meaning.REFUSED if 300 <= status < 500 and status not in _AMBIGUOUS_STATUSES else Meaning.UNKNOWN
 
-    :param name: the effect's name, for messages.
-    :raises PlanError: it is none.
+
+def _proves(probe: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> bool:
+    """Whether a record that a probe finds can only come from this write.
+
+    It has the key, which stands in the path or in a condition; or a condition names a value that the plan writes.
     """
-    if path is None:
-        return
-    try:
-        check_json_path(path.replace(EFFECT_KEY, "aih-1-r1-0").replace(UNDO_KEY, "aih-2-r1-0"))
-    except ValueError as error:
-        raise PlanError(f"{path!r} of the effect {name!r} is not a JSONPath: {error}.") from error
+    conditions: Mapping[str, Any] = probe.get("found") or {}
+    if not conditions:
+        return key in urlsplit(probe["url"]).path
+    written = list(_values([_json_of(plan), plan.get("form") or [], plan.get("query") or []]))
+    return any(is_value(value, expected) for expected in conditions.values() for value in written)
 
 
-def _headers(headers: Mapping[str, Any] | None) -> dict[str, str]:
-    return {header: str(value) for header, value in (headers or {}).items()}
+def _json_of(plan: Mapping[str, Any]) -> Any:
+    return jsonlib.loads(plan["body"]) if "body" in plan and "content_type" not in plan else []
 
 
-def _url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
-    """The whole URL of an endpoint under a connection's base URL. Reads the connection; opens nothing.
+def _values(value: Any) -> Iterator[Any]:
+    """Every value in a value, at any depth."""
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield item
+        yield from _values(item)
 
-    :raises PlanError: the HTTP library would make another one of it, which the plan does not show.
+
+def _check_encodable(part: Mapping[str, Any], name: str) -> None:
+    """Refuse what no request can hold, before anyone is asked to approve it.
+
+    :raises PlanError: a text has half of a character (a lone surrogate).
     """
-    hook = http_hook(conn_id, method)
-    hook.get_conn()
-    url = hook.url_from_endpoint(endpoint)
-    if "#" in url or any(unquote(segment) in (".", "..") for segment in urlsplit(url).path.split("/")):
-        raise PlanError(
-            f"the effect {name!r} would not be sent to {_without_query(url)}: the steps '.' and '..' in a path, and "
-            "what comes after '#', lead elsewhere.",
-            remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
-        )
-    return url
+    for field, value in part.items():
+        try:
+            jsonlib.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise PlanError(
+                f"the {field} of the effect {name!r} has half of a character (a lone surrogate), which cannot be sent.",
+                remedy="Repair the text where it comes from, or edit the output.",
+            ) from None
 
 
-def _endpoint(hook: HttpHook, url: str, name: str) -> str:
-    """The path under the connection's base URL that leads to this URL.
+def _headers(headers: Mapping[str, Any] | None, name: str) -> dict[str, str]:
+    """The headers as texts.
 
-    :raises EffectNotNow: there is no such connection here.
-    :raises EffectRefused: the connection leads elsewhere by now.
+    :raises PlanError: one of them is none that can be sent. The message does not show its value, which may be secret.
     """
-    with needed(hook.http_conn_id, name):
-        hook.get_conn()
-    base = hook.base_url or ""
-    endpoint = url.removeprefix(base)
-    if hook.url_from_endpoint(endpoint) != url:
-        raise EffectRefused(
-            f"the plan of the effect {name!r} is for {_without_query(url)}, and its connection leads to {base} now.",
-            remedy="Restore the connection, or ask for a decision on the new address.",
-        )
-    return endpoint
-
-
-def _with_key(value: Any, key: str, key_name: str) -> Any:
-    """The value with the effect key where its name stands."""
-    if isinstance(value, Mapping):
-        return {_with_key(name, key, key_name): _with_key(item, key, key_name) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_with_key(item, key, key_name) for item in value]
-    return value.replace(key_name, key) if isinstance(value, str) else value
-
-
-def _has(answer: Any, path: str, expected: Any) -> bool:
-    """Whether the answer has the value there: as JSON, or as the text that a template makes of it."""
-    return any(_text(expected) in (_text(value), str(value)) for value in find_values(answer, path))
-
-
-def _text(value: Any) -> str:
-    """A text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else jsonlib.dumps(value, sort_keys=True)
-
-
-def _first(answer: Any, path: str) -> str | None:
-    values = find_values(answer, path)
-    return _text(values[0]) if values and values[0] is not None else None
-
-
-def _without_query(text: str) -> str:
-    """A text without the queries of the URLs in it."""
-    return re.sub(r"\?[^\s)'\"]*", "?...", text)
-
-
-def _never_connected(error: Exception) -> bool:
-    """Whether the connection failed before anything could be sent on it."""
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, (ConnectTimeoutError, NewConnectionError))
+    texts = {header: str(value) for header, value in (headers or {}).items()}
+    for header, text in texts.items():
+        if not (_HEADER_NAME.fullmatch(header) and _HEADER_VALUE.fullmatch(text)):
+            raise PlanError(
+                f"the header {header!r} of the effect {name!r} cannot be sent: it is not one line of ASCII or "
+                "Latin-1 without a space at its ends.",
+                remedy="Send such a text in the body or the query, or fill it in with the filters trim and urlencode.",
+            )
+    return texts

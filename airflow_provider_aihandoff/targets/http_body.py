@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def json_text(value: Any, name: str) -> str:
     :raises PlanError: it is not JSON.
     """
     try:
-        value = jsonlib.loads(value) if isinstance(value, str) else value
+        value = strict_json.loads(value, unique_keys=True) if isinstance(value, str) else value
         return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
         raise PlanError(

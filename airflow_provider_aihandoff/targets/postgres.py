@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, take_tables, take_text
-from airflow_provider_aihandoff.core.effects.undo import names_effect
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.secret_names import without_login
+from airflow_provider_aihandoff.core.text import first_problem, plain, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
 
 log = logging.getLogger(__name__)
 
 MARKER_TABLE = "aihandoff_marker"
+
+#: The least and the most rows that a statement must change; None: without limit.
+Rows = tuple[int, int | None]
+AT_LEAST_ONE: Rows = (1, None)
+
+#: A percent sign in a statement, as the drivers read it.
+_PERCENT = re.compile(r"%(?:\((?P<name>[^()]+)\)[sbt]|%|\([^)]*\)?.?|.?)", re.DOTALL)
 
 _MARKER_EXISTS = "SELECT to_regclass(%(table)s) IS NOT NULL"
 _CREATE_MARKER = """
@@ -48,48 +59,57 @@ class PostgresTarget(Target):
     :param name: the effect's name, for messages.
     :param marker_table: the table that keeps the markers, made on first use.
     :param current: one statement that selects what the target has now, with the plan's parameters.
+    :param rows: how many rows the statement must change, at least and at most; None: without limit. Otherwise it is
+        rolled back.
     """
 
     kind = "postgres"
-    undo_fields = frozenset({"connection", "sql", "parameters", "marker_table"})
+    undo_fields = frozenset({"connection", "sql", "parameters", "marker_table", "rows"})
+    fixed_fields = frozenset({"sql"})
 
     name: str
     marker_table: str = MARKER_TABLE
     current: str | None = None
+    rows: Rows = AT_LEAST_ONE
 
     idempotent = True
+    resends = 10
     call_seconds = 20.0
     grace_seconds = 0.0
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Mark and run in one transaction. Whatever fails before the commit is rolled back by the server."""
-        import psycopg
-
         hook = postgres_hook(plan["connection"])
         with needed(plan["connection"], self.name):
             database = database_of(plan["connection"])
         if database != plan["database"]:
             raise EffectRefused(
                 f"the plan of the effect {self.name!r} is for {plan['database']}, and its connection leads elsewhere.",
+                answered=False,
                 remedy="Restore the connection, or ask for a decision on the new database.",
             )
         try:
             connection = hook.get_conn()
-        except psycopg.OperationalError as error:
+        except Exception as error:
+            if not _is(error, "OperationalError"):
+                raise
             raise EffectNotNow(
-                f"no connection to the database of the effect {self.name!r}.", remedy="A retry is safe."
+                f"no connection to the database of the effect {self.name!r}.", answered=False, remedy="A retry is safe."
             ) from error
         try:
             try:
                 applied = self._run(connection.cursor(), plan, key)
-            except psycopg.OperationalError as error:
-                raise EffectNotNow(
-                    f"the connection to the database of the effect {self.name!r} broke before the commit: {error}.",
-                    remedy="A retry is safe.",
-                ) from error
-            except psycopg.Error as error:
+            except Exception as error:
+                if _is(error, "OperationalError"):
+                    raise EffectNotNow(
+                        f"the connection to the database of the effect {self.name!r} broke before the commit: "
+                        f"{said(error)}.",
+                        remedy="A retry is safe.",
+                    ) from error
+                if not _is(error, "Error"):
+                    raise
                 raise EffectRefused(
-                    f"the database refused the effect {self.name!r}: {error}.",
+                    f"the database refused the effect {self.name!r}: {said(error)}.",
                     remedy="Fix the statement or the data in the target; then clear this task.",
                 ) from error
             connection.commit()
@@ -129,18 +149,16 @@ class PostgresTarget(Target):
     @classmethod
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The statement; beside it, the table that keeps its marker."""
-        if names_effect(str(declared["sql"])):
-            raise PlanError(
-                f"the statement of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
-                remedy="Pass it as a parameter: an answer of a target must never be part of a statement.",
-            )
-        plan = plan_statement(declared["connection"], str(declared["sql"]), declared.get("parameters"))
-        return plan, {"marker_table": str(declared.get("marker_table", MARKER_TABLE))}
+        plan = plan_statement(declared["connection"], str(declared["sql"]), declared.get("parameters"), name=name)
+        rows = {"rows": list(rows_of(declared["rows"], name))} if "rows" in declared else {}
+        return plan, {"marker_table": str(declared.get("marker_table", MARKER_TABLE)), **rows}
 
     @classmethod
     def from_undo(cls, name: str, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
         """With the marker table of the undo; one that an earlier release kept has the default."""
-        return cls(name, str(options.get("marker_table", MARKER_TABLE)))
+        # What is gone is what was wanted: an undo may change no row, unless its author says otherwise.
+        rows = rows_of(options.get("rows", [0, None]), name)
+        return cls(name, str(options.get("marker_table", MARKER_TABLE)), rows=rows)
 
     @classmethod
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
@@ -168,10 +186,25 @@ class PostgresTarget(Target):
             return Applied(row[0], {"marker": "found"})
         cursor.execute(plan["sql"], plan["parameters"])
         rows = cursor.rowcount
+        self._check_rows(rows)
         row = cursor.fetchone() if cursor.description else None
         external_id = None if row is None or row[0] is None else str(row[0])
         cursor.execute(_NAME_MARK.format(table=table), {"key": key, "external_id": external_id})
         return Applied(external_id, {"rows": rows})
+
+    def _check_rows(self, rows: int) -> None:
+        """Refuse what did not change as many rows as it should. The number is negative where there is none to tell.
+
+        :raises EffectRefused: the whole transaction is rolled back.
+        """
+        least, most = self.rows
+        if 0 <= rows < least or (most is not None and rows > most):
+            wanted = f"at least {least}" if most is None else str(least) if least == most else f"{least} to {most}"
+            raise EffectRefused(
+                f"the statement of the effect {self.name!r} would change {rows} rows, and must change {wanted}. It was "
+                "rolled back.",
+                remedy="Check its condition and its parameters; or say with `rows` how many it may change.",
+            )
 
     @staticmethod
     def _ensure_marker_table(cursor: Any, table: str) -> None:
@@ -182,14 +215,79 @@ class PostgresTarget(Target):
             cursor.execute(_CREATE_MARKER.format(table=table))
 
 
-def plan_statement(conn_id: str, sql: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The exact statement, its parameters, and the database that it runs in. Reads the connection; opens nothing."""
+def plan_statement(
+    conn_id: str, sql: str, parameters: Mapping[str, Any] | None, *, name: str = "store"
+) -> dict[str, Any]:
+    """The exact statement, its parameters, and the database that it runs in. Reads the connection; opens nothing.
+
+    :param name: the effect's name, for messages.
+    :raises PlanError: the statement and its parameters do not fit, or a parameter cannot be sent.
+    """
+    _check_statement(sql, parameters or {}, name)
+    if found := first_problem({"sql": sql, "parameters": parameters or {}}, unstorable):
+        raise PlanError(
+            f"the statement of the effect {name!r} has {found}, which PostgreSQL cannot store.",
+            remedy="Remove it where the parameter is filled in, or edit the output; then clear this task.",
+        )
     return {
         "connection": conn_id,
         "database": database_of(conn_id),
         "sql": sql.strip(),
         "parameters": dict(parameters or {}),
     }
+
+
+def rows_of(declared: Any, name: str) -> Rows:
+    """How many rows a statement must change: a number, or the least and the most, of which either may be None.
+
+    :param name: the effect's name, for messages.
+    :raises PlanError: it is neither.
+    """
+    bounds = (declared, declared) if isinstance(declared, int) else declared
+    try:
+        least, most = bounds
+    except (TypeError, ValueError):
+        least, most = -1, None
+    least = 0 if least is None else least
+    right = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in (least, most or 0))
+    if not right or least < 0 or (most is not None and most < least):
+        raise PlanError(
+            f"`rows` of the effect {name!r} is no number of rows: {declared!r}.",
+            remedy="Write one number, or two: (1, None) is at least one.",
+        )
+    return least, most
+
+
+def _check_statement(sql: str, parameters: Mapping[str, Any], name: str) -> None:
+    """Find out before anyone approves it whether the driver can take a statement with its parameters.
+
+    :raises PlanError: it cannot.
+    """
+
+    def refuse(what: str, remedy: str) -> PlanError:
+        return PlanError(f"the statement of the effect {name!r} {what}.", remedy=remedy)
+
+    named = set()
+    for match in _PERCENT.finditer(sql):
+        if match["name"] is not None:
+            named.add(match["name"])
+        elif match[0] != "%%":
+            raise refuse(f"has {match[0]!r}", "Write a parameter as %(name)s, and a percent sign as %%.")
+    if missing := sorted(named - parameters.keys()):
+        raise refuse(f"names parameters that it does not have: {', '.join(missing)}", "Add them to `parameters`.")
+    for parameter, value in parameters.items():
+        text = value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False, default=str)
+        if "\x00" in text or (text is not value and "\\u0000" in text) or text != plain(text):
+            raise refuse(
+                f"has the parameter {parameter!r} with a NUL or half of a character (a lone surrogate), which "
+                "PostgreSQL cannot store",
+                "Repair the text where it comes from, or edit the output.",
+            )
+
+
+def _is(error: Exception, name: str) -> bool:
+    """Whether an error is of this class of the DB-API (PEP 249), in whichever driver Airflow gives."""
+    return any(each.__name__ == name and each.__module__.startswith("psycopg") for each in type(error).__mro__)
 
 
 def postgres_hook(conn_id: str) -> Any:
@@ -202,7 +300,7 @@ def postgres_hook(conn_id: str) -> Any:
 def database_of(conn_id: str) -> str:
     """The database that a connection leads to. Opens nothing."""
     connection = postgres_hook(conn_id).get_connection(conn_id)
-    return f"{connection.host}:{connection.port or 5432}/{connection.schema}"
+    return f"{without_login(connection.host or '')}:{connection.port or 5432}/{connection.schema}"
 
 
 def _quoted(table: str) -> str:

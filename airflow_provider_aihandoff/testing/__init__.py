@@ -3,7 +3,7 @@
 In a test::
 
     with OpenAIStandIn(delay_seconds=0.1).serve() as server:
-        client = OpenAI(base_url=server.base_url, api_key="any")
+        client = OpenAI(base_url=server.base_url, api_key="any", max_retries=0)
 
 From a shell: ``python -m airflow_provider_aihandoff.testing --help``, which also lists the faults that a
 request can ask for. With `webhook_url` and `webhook_secrets` (`--webhook-url`, `--webhook-secret`) it also sends
@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.testing.openai_server import (
     ResponsesReport,
 )
 from airflow_provider_aihandoff.testing.output import Responder, ResponderRequest
+from airflow_provider_aihandoff.testing.server_kind import ServerKind
 from airflow_provider_aihandoff.testing.serving import RunningServer
 from airflow_provider_aihandoff.testing.state import LoggedRequest
 from airflow_provider_aihandoff.testing.webhook_events import WebhookAttempt, WebhooksReport
@@ -30,6 +31,7 @@ __all__ = [
     "ResponseReport",
     "ResponsesReport",
     "RunningServer",
+    "ServerKind",
     "UnsupportedSchemaError",
     "WebhookAttempt",
     "WebhooksReport",

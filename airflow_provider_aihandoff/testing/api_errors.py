@@ -63,6 +63,21 @@ def previous_response_not_found(response_id: str) -> ApiError:
     )
 
 
+def conversation_not_found(conversation_id: str) -> ApiError:
+    """The id of a conversation is unknown."""
+    return ApiError(404, f"Conversation with id '{conversation_id}' not found.")
+
+
+def conversation_locked(conversation_id: str) -> ApiError:
+    """Another response runs in the conversation."""
+    return ApiError(
+        400,
+        f"Another process is currently operating on this conversation ({conversation_id}). Please retry in a moment.",
+        param="conversation",
+        code="conversation_locked",
+    )
+
+
 def injected(fault: str) -> ApiError:
     """The answer of a fault that is named by its status (`faults` has the list)."""
     match fault:
@@ -84,6 +99,13 @@ def injected(fault: str) -> ApiError:
                 "Injected by the stand-in: you exceeded your current quota.",
                 type="insufficient_quota",
                 code="insufficient_quota",
+            )
+        case "429_spend":
+            return ApiError(
+                429,
+                "Injected by the stand-in: the project has reached its spend limit.",
+                type="insufficient_quota",
+                code="project_spend_limit_exceeded",
             )
         case "503":
             return ApiError(

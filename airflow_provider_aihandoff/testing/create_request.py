@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from airflow_provider_aihandoff.core.generation.openai import strict_schema
 from airflow_provider_aihandoff.testing.api_errors import ApiError
 from airflow_provider_aihandoff.testing.faults import Faults, FaultSyntaxError, read_faults, take_markers_out
 
@@ -14,6 +14,10 @@ _FAULTS_METADATA_KEY = "standin"
 
 _ERROR_CODES = {
     "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "greater_than_equal": "integer_below_min_value",
+    "less_than_equal": "integer_above_max_value",
+    "string_pattern_mismatch": "invalid_value",
     "too_long": "object_above_max_properties",
     "string_too_long": "string_above_max_length",
     "literal_error": "invalid_value",
@@ -21,14 +25,17 @@ _ERROR_CODES = {
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+    """Takes no number that is written as a text, and no parameter that the API does not know."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class TextFormat(_Part):
     """`text.format`."""
 
     type: Literal["text", "json_object", "json_schema"]
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    name: Annotated[str, Field(pattern=rf"^{strict_schema.NAME.pattern}$")] | None = None
+    description: str | None = None
     schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
@@ -37,6 +44,17 @@ class TextConfig(_Part):
     """`text`."""
 
     format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class Reasoning(_Part):
+    """`reasoning`."""
+
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    mode: str | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
 
 
 class BackgroundOptions(_Part):
@@ -45,24 +63,56 @@ class BackgroundOptions(_Part):
     completion_window: Literal["soonest", "2h", "8h"] = "soonest"
 
 
+Object = dict[str, JsonValue]
+
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class CreateRequest(_Part):
-    """The parameters that the stand-in checks or reads; all others are accepted."""
+    """The parameters of the API, each with its type. What is in tools, prompts and the like is not checked."""
 
     model: str = Field(min_length=1)
     input: str | list[dict[str, JsonValue]]
     instructions: str | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     previous_response_id: str | None = None
+    conversation: str | dict[str, JsonValue] | None = None
     background: bool | None = None
     store: bool | None = None
     stream: bool | None = None
     text: TextConfig | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
     background_options: BackgroundOptions | None = None
+    reasoning: Reasoning | None = None
+    max_output_tokens: Annotated[int, Field(ge=16)] | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    parallel_tool_calls: bool | None = None
+    tools: list[Object] | None = None
+    tool_choice: str | Object | None = None
+    include: list[str] | None = None
+    prompt: Object | None = None
+    context_management: list[Object] | None = None
+    moderation: Object | None = None
+    image: Object | None = None
+    access_programs: JsonValue = None
+    prompt_cache_key: Annotated[str, Field(max_length=64)] | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_options: Object | None = None
+    safety_identifier: Annotated[str, Field(max_length=64)] | None = None
+    stream_options: Object | None = None
+    user: str | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation in which the response runs."""
+        if isinstance(self.conversation, dict):
+            return str(self.conversation.get("id"))
+        return self.conversation
 
     @property
     def format(self) -> TextFormat:
@@ -129,10 +179,12 @@ def _as_api_error(error: ValidationError) -> ApiError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return ApiError(400, "We could not parse the JSON body of your request.")
-    nested = first["loc"][0] in {"metadata", "text", "background_options"}
+    nested = first["loc"][0] in {"metadata", "text", "background_options", "reasoning"}
     param = ".".join(map(str, first["loc"] if nested else first["loc"][:1]))
     if first["type"] == "missing":
         message = f"Missing required parameter: '{param}'."
+    elif first["type"] == "extra_forbidden":
+        message = f"Unknown parameter: '{param}'."
     else:
         message = f"Invalid value for '{param}': {first['msg']}."
     return ApiError(400, message, param=param, code=_ERROR_CODES.get(first["type"], "invalid_type"))
@@ -142,6 +194,13 @@ def _check_background(request: CreateRequest) -> None:
     window = request.background_options and request.background_options.completion_window
     if request.stream:
         raise ApiError(400, "The stand-in does not stream.", param="stream", code="unsupported_parameter")
+    if request.conversation is not None and request.previous_response_id is not None:
+        raise ApiError(
+            400,
+            "Mutually exclusive parameters: 'conversation' and 'previous_response_id'.",
+            param="previous_response_id",
+            code="mutually_exclusive_parameters",
+        )
     if request.background and request.store is False:
         raise ApiError(400, "Background mode requires 'store' to be true.", param="store")
     if window in {"2h", "8h"} and not request.background:
@@ -163,38 +222,15 @@ def _check_format(text_format: TextFormat) -> None:
                 param=f"text.format.{param}",
                 code="missing_required_parameter",
             )
-    if text_format.strict:
-        _check_strict(text_format.schema_, text_format.name, ())
-
-
-def _check_strict(schema: object, name: str | None, path: tuple[str, ...]) -> None:
-    """Refuse objects that Structured Outputs refuse: open ones, and ones with optional properties."""
-    if isinstance(schema, list):
-        for index, entry in enumerate(schema):
-            _check_strict(entry, name, (*path, str(index)))
-    if not isinstance(schema, Mapping):
-        return
-    if schema.get("type") == "object":
-        problem = _strictness_problem(schema)
-        if problem:
-            raise ApiError(
-                400,
-                f"Invalid schema for response_format '{name}': In context={path!r}, {problem}.",
-                param="text.format.schema",
-                code="invalid_json_schema",
-            )
-    for key, value in schema.items():
-        if key not in {"enum", "const", "default", "examples"}:
-            _check_strict(value, name, (*path, key))
-
-
-def _strictness_problem(schema: Mapping[str, Any]) -> str | None:
-    if schema.get("additionalProperties") is not False:
-        return "'additionalProperties' is required to be supplied and to be false"
-    missing = set(schema.get("properties", ())) - set(schema.get("required", ()))
-    if missing:
-        return f"'required' is required to include every key in properties. Missing {sorted(missing)[0]!r}"
-    return None
+    refusal = strict_schema.refusal_of(text_format.schema_) if text_format.strict else None
+    if refusal is not None:
+        path, why = refusal
+        raise ApiError(
+            400,
+            f"Invalid schema for response_format '{text_format.name}': In context={path!r}, {why}.",
+            param="text.format.schema",
+            code="invalid_json_schema",
+        )
 
 
 def _texts(value: object) -> list[str]:

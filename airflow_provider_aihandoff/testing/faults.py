@@ -21,13 +21,15 @@ text                   any text                     exactly this output text, wh
 usage                  null                         ``usage`` stays null
 complete_after_cancel                               a cancel answers ``cancelled``; from then on every
                                                     retrieve says ``completed``, with full output and usage
-create                 400, 429, 429_quota, 500,    the create fails and no response exists
-                       503, html
+create                 400, 429, 429_quota,         the create fails and no response exists
+                       429_spend, 500, 503, html
 create                 timeout_after_accept,        the response exists, but the client never learns its
                        drop_after_accept            id: no answer at all, or a connection cut off
 retrieve               404, 429, 500, 503, html,    the retrieve fails, or answers a body that is wrong
                        null_output, wrong_id, drop
-times                  a count (1)                  how often ``create`` and ``retrieve`` faults happen,
+items                  404, 429, 500, 503, html,    listing the items of the response's conversation fails
+                       drop
+times                  a count (1)                  how often ``create``, ``retrieve`` and ``items`` faults happen,
                                                     then all is well; creates are counted together when
                                                     they carry the same ``id`` or the same input, retrieves
                                                     are counted for each response
@@ -60,8 +62,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-CreateFault = Literal["400", "429", "429_quota", "500", "503", "html", "timeout_after_accept", "drop_after_accept"]
+CreateFault = Literal[
+    "400", "429", "429_quota", "429_spend", "500", "503", "html", "timeout_after_accept", "drop_after_accept"
+]
 RetrieveFault = Literal["404", "429", "500", "503", "html", "null_output", "wrong_id", "drop"]
+ItemsFault = Literal["404", "429", "500", "503", "html", "drop"]
 WebhookFault = Literal["none", "duplicate", "again", "early", "forged", "stale"]
 
 _VALUE_OF_A_LONE_WORD = {
@@ -96,6 +101,7 @@ class Faults(BaseModel):
     complete_after_cancel: bool = False
     create: CreateFault | None = None
     retrieve: RetrieveFault | None = None
+    items: ItemsFault | None = None
     times: int = Field(default=1, ge=1)
     webhook: WebhookFault | None = None
     webhook_delay: float = Field(default=0, ge=0, allow_inf_nan=False)

@@ -55,6 +55,7 @@ class StoredResponse(BaseModel):
     """Unix time, in seconds."""
     delay_seconds: float
     """From acceptance to the end."""
+    conversation_id: str | None = None
     cancelled_at: float | None = None
     """Unix time of the first cancel that came before the end."""
     deleted: bool = False
@@ -101,6 +102,7 @@ def as_json(response: StoredResponse, status: str) -> dict[str, Any]:
         "created_at": int(response.accepted_at),
         "status": status,
         "background": response.background,
+        "conversation": None if response.conversation_id is None else {"id": response.conversation_id},
         "completed_at": int(end) if status == "completed" and end is not None else None,
         "error": _error(response) if status == "failed" else None,
         "incomplete_details": {"reason": response.faults.reason} if status == "incomplete" else None,
@@ -113,6 +115,12 @@ def as_json(response: StoredResponse, status: str) -> dict[str, Any]:
         "usage": _usage(response, status),
         **{name: _or_default(request.get(name), default) for name, default in _ECHOED_WITH_DEFAULTS.items()},
     }
+
+
+def output_items(response: StoredResponse, now: float) -> list[dict[str, Any]]:
+    """What a response leaves in its conversation: nothing before its end, nor where it failed or was cancelled."""
+    status = status_at(response, now)
+    return _output(response, status) if status in {"completed", "incomplete"} else []
 
 
 def _or_default(value: JsonValue, default: JsonValue) -> JsonValue:

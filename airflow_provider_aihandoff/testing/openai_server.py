@@ -10,6 +10,7 @@ The API, with OpenAI's bodies and error bodies:
 * `POST /v1/responses`
 * `GET /v1/responses/{id}` and `DELETE /v1/responses/{id}`
 * `POST /v1/responses/{id}/cancel`
+* `POST /v1/conversations` and `GET /v1/conversations/{id}/items`; a conversation takes one response at a time
 
 With a URL for them, webhooks say how each background response ended, signed by the Standard Webhooks
 specification and repeated until they are answered with a 2xx. They are due at the end of the response by the
@@ -33,18 +34,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.testing.api_errors import ApiError, unauthorized
+from airflow_provider_aihandoff.testing.conversations_api import ConversationsApi
 from airflow_provider_aihandoff.testing.exchange import STAND_IN_NOTICE, ExchangeMiddleware, exchange_of
 from airflow_provider_aihandoff.testing.lifecycle import as_json, status_at
 from airflow_provider_aihandoff.testing.output import Responder
 from airflow_provider_aihandoff.testing.responders import DEMO_RESPONDERS
 from airflow_provider_aihandoff.testing.responses_api import CancelFinishedStatus, ResponsesApi
+from airflow_provider_aihandoff.testing.server_kind import ServerKind
 from airflow_provider_aihandoff.testing.serving import HEALTH_PATH, RunningServer, serve
 from airflow_provider_aihandoff.testing.state import LoggedRequest, State
 from airflow_provider_aihandoff.testing.webhook_endpoint import WebhookEndpoint
@@ -52,6 +55,7 @@ from airflow_provider_aihandoff.testing.webhook_events import DirectEvent, Webho
 from airflow_provider_aihandoff.testing.webhooks import WebhookDispatcher
 
 DEFAULT_DELAY_SECONDS = 2.0
+OPENAI = ServerKind()
 
 
 class ResponseReport(BaseModel):
@@ -83,7 +87,9 @@ class OpenAIStandIn:
             return None wins.
         state_file: keep responses and requests in this file, and start from what it holds.
         webhook_url: where webhooks are sent; none are without it.
+        conversations: the server has them; without, they answer 404.
         webhook_secrets: what they are signed with, each with all of them: `whsec_` and base64.
+        kind: what a compatible server lacks; by default nothing.
         clock: the time in Unix seconds; a test may bring its own.
 
     Raises:
@@ -100,6 +106,8 @@ class OpenAIStandIn:
         state_file: Path | None = None,
         webhook_url: str | None = None,
         webhook_secrets: Sequence[str] = (),
+        conversations: bool = True,
+        kind: ServerKind = OPENAI,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -112,11 +120,14 @@ class OpenAIStandIn:
             delay_seconds=delay_seconds,
             cancel_finished_status=cancel_finished_status,
             responders=(*responders, *DEMO_RESPONDERS),
+            kind=kind,
             schedule_webhooks=self._webhooks.schedule,
         )
         self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(ExchangeMiddleware, state=self._state, clock=clock)
         self.app.include_router(_api_routes(api, self._webhooks))
+        if conversations:
+            self.app.include_router(_conversation_routes(ConversationsApi(self._state, clock)))
         self.app.include_router(_control_routes(self))
         self.app.include_router(_webhook_routes(self._webhooks))
         _answer_errors_like_openai(self.app)
@@ -167,6 +178,8 @@ class OpenAIStandIn:
 
 
 def _kind(request: LoggedRequest) -> str:
+    if not request.path.startswith("/v1/responses"):
+        return "other"
     match request.method, request.path.removeprefix("/v1/responses").count("/"):
         case "POST", 0:
             return "create"
@@ -189,7 +202,7 @@ def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher) -> APIRouter:
     @router.post("")
     async def create(request: Request) -> Response:
         exchange = exchange_of(request)
-        answer = api.create(await request.body(), exchange)
+        answer = await api.answer_when_ended(api.create(await request.body(), exchange), exchange)
         await webhooks.hold_back(exchange.response_id)
         return answer
 
@@ -204,6 +217,20 @@ def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher) -> APIRouter:
     @router.delete("/{response_id}")
     async def delete(response_id: str, request: Request) -> Response:
         return api.delete(response_id, exchange_of(request))
+
+    return router
+
+
+def _conversation_routes(api: ConversationsApi) -> APIRouter:
+    router = APIRouter(prefix="/v1/conversations", dependencies=[Depends(_require_api_key)])
+
+    @router.post("")
+    async def create(body: dict[str, Any]) -> Response:
+        return api.create(body.get("metadata"))
+
+    @router.get("/{conversation_id}/items")
+    async def items(conversation_id: str, request: Request, order: Literal["asc", "desc"] = "desc") -> Response:
+        return api.items(conversation_id, order, exchange_of(request))
 
     return router
 

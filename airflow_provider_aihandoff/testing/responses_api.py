@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import anyio
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from airflow_provider_aihandoff.testing.api_errors import (
     ApiError,
+    conversation_locked,
+    conversation_not_found,
     injected,
     previous_response_not_found,
     response_not_found,
@@ -25,9 +28,11 @@ from airflow_provider_aihandoff.testing.lifecycle import (
     FINISHED_STATUSES,
     StoredResponse,
     as_json,
+    ends_at,
     status_at,
 )
 from airflow_provider_aihandoff.testing.output import Responder, output_text
+from airflow_provider_aihandoff.testing.server_kind import ServerKind
 from airflow_provider_aihandoff.testing.state import State
 
 CancelFinishedStatus = Literal[200, 400, 409]
@@ -48,6 +53,8 @@ class ResponsesApi:
     cancel_finished_status: CancelFinishedStatus
     """HTTP status of a cancel that comes after the end."""
     responders: Sequence[Responder]
+    kind: ServerKind
+    """What the server lacks."""
     schedule_webhooks: Callable[[StoredResponse], None]
     """Called with each new response, and with each whose end has changed."""
 
@@ -59,6 +66,7 @@ class ResponsesApi:
         """
         request = parse_create_request(body)
         faults = request.faults
+        self._check_conversation(request.conversation_id)
         fault = faults.create
         if fault is None or not self.state.take_fault(_create_fault_key(request, faults), faults.times):
             response = self._accept(request, faults, exchange)
@@ -75,6 +83,17 @@ class ResponsesApi:
                 self._accept(request, faults, exchange)
                 return CutOffAnswer()
         raise injected(fault)
+
+    async def answer_when_ended(self, answer: Response, exchange: Exchange) -> Response:
+        """The answer to a create; of a server without background mode when the response has ended, and with it."""
+        response = None if exchange.response_id is None else self.state.find(exchange.response_id)
+        if self.kind.background or exchange.fault is not None or response is None:
+            return answer
+        end = ends_at(response)
+        if end is None:
+            return NoAnswer()
+        await anyio.sleep(max(0.0, end - self.clock()))
+        return JSONResponse(as_json(response, status_at(response, end)))
 
     def retrieve(self, response_id: str, exchange: Exchange) -> Response:
         """`GET /v1/responses/{id}`.
@@ -105,9 +124,11 @@ class ResponsesApi:
         """`POST /v1/responses/{id}/cancel`.
 
         Raises:
-            ApiError: 404; 400 where the response does not run in the background; or, where it has ended, the
-                status that `cancel_finished_status` says.
+            ApiError: 404; 405 where the server cannot cancel; 400 where the response does not run in the background;
+                or, where it has ended, the status that `cancel_finished_status` says.
         """
+        if not self.kind.cancels:
+            raise ApiError(405, "Method Not Allowed")
         response = self._find(response_id, exchange)
         if not response.background:
             raise ApiError(400, "Cannot cancel a synchronous response.")
@@ -131,6 +152,20 @@ class ResponsesApi:
         self.state.delete(response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
+    def _check_conversation(self, conversation_id: str | None) -> None:
+        """Refuse a request into a conversation in which another response runs.
+
+        Raises:
+            ApiError: 404, there is none with this id; 400, it is locked.
+        """
+        if conversation_id is None:
+            return
+        if not self.state.has_conversation(conversation_id):
+            raise conversation_not_found(conversation_id)
+        now = self.clock()
+        if any(status_at(each, now) not in FINISHED_STATUSES for each in self.state.in_conversation(conversation_id)):
+            raise conversation_locked(conversation_id)
+
     def _history(self, response_id: str | None) -> list[dict[str, JsonValue]]:
         """The input items of the responses that this one goes on from, oldest first. What was answered plays no part.
 
@@ -152,6 +187,10 @@ class ResponsesApi:
         if not request.background or faults.webhook == "early":
             delay = 0
         whole = request.after(self._history(request.previous_response_id))
+        if not self.kind.background:
+            request = request.model_copy(update={"background": False})
+        if not self.kind.stores:
+            request = request.model_copy(update={"store": False})
         response = StoredResponse(
             id=_new_id(),
             request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
@@ -160,6 +199,7 @@ class ResponsesApi:
             faults=faults,
             accepted_at=self.clock(),
             delay_seconds=delay,
+            conversation_id=request.conversation_id,
         )
         self.state.accept(response)
         exchange.response_id = response.id

@@ -59,6 +59,20 @@ class State:
         """Store a new response."""
         self._record({"event": "accepted", "response": response.model_dump(mode="json")})
 
+    def open_conversation(self, conversation_id: str) -> None:
+        """Store a new conversation."""
+        self._record({"event": "conversation", "id": conversation_id})
+
+    def has_conversation(self, conversation_id: str) -> bool:
+        """Whether there is a conversation with this id."""
+        with self._lock:
+            return conversation_id in self._conversations
+
+    def in_conversation(self, conversation_id: str) -> list[StoredResponse]:
+        """The responses of a conversation, oldest first."""
+        with self._lock:
+            return [self._responses[response_id] for response_id in self._conversations[conversation_id]]
+
     def cancel(self, response_id: str, at: float) -> StoredResponse:
         """Note that a response was cancelled at `at` (Unix time); the response as it is now."""
         with self._lock:
@@ -123,6 +137,7 @@ class State:
 
     def _forget(self) -> None:
         self._responses: dict[str, StoredResponse] = {}
+        self._conversations: dict[str, list[str]] = {}
         self._requests: list[LoggedRequest] = []
         self._faults_taken: Counter[str] = Counter()
         self._webhooks: list[WebhookAttempt] = []
@@ -141,6 +156,10 @@ class State:
             case {"event": "accepted", "response": response}:
                 stored = StoredResponse.model_validate(response)
                 self._responses[stored.id] = stored
+                if stored.conversation_id is not None:
+                    self._conversations[stored.conversation_id].append(stored.id)
+            case {"event": "conversation", "id": conversation_id}:
+                self._conversations[conversation_id] = []
             case {"event": "cancelled", "id": response_id, "at": at}:
                 self._change(response_id, cancelled_at=at)
             case {"event": "deleted", "id": response_id}:

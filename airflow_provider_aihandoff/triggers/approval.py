@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
 from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
-from airflow_provider_aihandoff.triggers.waits import ReviewWait, seconds_until
+from airflow_provider_aihandoff.triggers.waits import ReviewWait
 
 
 class ApprovalTrigger(BaseTrigger):
@@ -41,8 +41,9 @@ class ApprovalTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, fire once, and end."""
-        await hub_for(self.ledger_conn_id).wait_for(ReviewWait(self.job_id, self.digest), self.until)
-        await asyncio.sleep(seconds_until(self.not_before))
+        hub = hub_for(self.ledger_conn_id)
+        await hub.wait_for(ReviewWait(self.job_id, self.digest), self.until)
+        await hub.sleep_until(self.not_before)
         yield TriggerEvent({"job_id": self.job_id})
 
     async def on_kill(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_aihandoff.triggers.hub import hub_for
-from airflow_provider_aihandoff.triggers.waits import EffectWait, seconds_until
+from airflow_provider_aihandoff.triggers.waits import EffectWait
 
 
 class EffectTrigger(BaseTrigger):
@@ -54,7 +53,7 @@ class EffectTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, fire once, and end."""
-        wait = EffectWait(self.job_id, self.effect_id, self.state, self.attempt)
-        await hub_for(self.ledger_conn_id).wait_for(wait, self.until)
-        await asyncio.sleep(seconds_until(self.not_before))
+        hub, wait = hub_for(self.ledger_conn_id), EffectWait(self.job_id, self.effect_id, self.state, self.attempt)
+        await hub.wait_for(wait, self.until)
+        await hub.sleep_until(self.not_before)
         yield TriggerEvent({"job_id": self.job_id, "not_now": self.not_now})

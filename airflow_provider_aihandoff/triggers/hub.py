@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_aihandoff import settings
@@ -19,7 +20,14 @@ from airflow_provider_aihandoff.core.backoff import backoff, jittered
 from airflow_provider_aihandoff.hooks.ledger import conninfo_async
 from airflow_provider_aihandoff.triggers import wake_queries
 from airflow_provider_aihandoff.triggers.polling import Poller
-from airflow_provider_aihandoff.triggers.waits import EffectWait, ResponseWait, ReviewWait, Wait, seconds_until
+from airflow_provider_aihandoff.triggers.waits import (
+    EffectWait,
+    PolledWait,
+    ResponseWait,
+    ReviewWait,
+    SubmissionWait,
+    Wait,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +47,13 @@ _CLOSE_TIMEOUT = 30.0
 _RECONNECT_BASE, _RECONNECT_CAP = 0.25, 5.0
 
 SomeWait = TypeVar("SomeWait", bound=Wait)
+
+#: What asks the ledger which waits of a kind are over, given the key of each.
+_OVER: Mapping[type[Wait], Callable[[wake_queries.AsyncConnection, Sequence[Any]], Awaitable[set[Any]]]] = {
+    SubmissionWait: wake_queries.settled_submissions,
+    ReviewWait: wake_queries.answered_reviews,
+    EffectWait: wake_queries.changed_effects,
+}
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
 
@@ -66,25 +81,34 @@ class Hub:
         self._work: asyncio.Task[None] | None = None
         self._at_work = asyncio.Lock()
         self._failures = 0
+        self._read_clock: tuple[datetime, float] | None = None
+        self._next_deadline: datetime | None = None
+        self._listening_said = False
 
     async def wait_for(self, wait: Wait, deadline: str | None) -> str | None:
         """Wait, and return what the wait ended with; None where the deadline came first.
 
-        :param deadline: absolute, ISO 8601; None for no deadline.
+        :param deadline: absolute, by the ledger's clock, ISO 8601; None for no deadline.
         """
+        wait.deadline = None if deadline is None else datetime.fromisoformat(deadline)
         self._add(wait)
         try:
-            async with asyncio.timeout(None if deadline is None else seconds_until(deadline)):
-                return await wait.result()
-        except TimeoutError:
-            return None
+            return await wait.result()
         finally:
             self._remove(wait)
+
+    async def sleep_until(self, moment: str) -> None:
+        """Return when it is that time by the ledger's clock, after a wait has ended.
+
+        :param moment: absolute, ISO 8601.
+        """
+        await asyncio.sleep((datetime.fromisoformat(moment) - self._now()).total_seconds())
 
     def _add(self, wait: Wait) -> None:
         self._waits.setdefault(wait.job_id, set()).add(wait)
         self._new.add(wait)
-        if isinstance(wait, ResponseWait):
+        self._next_deadline = _earliest(self._next_deadline, wait.deadline)
+        if isinstance(wait, PolledWait) and wait.polled is not None:
             self._poller.add(wait)
         if self._work is None:
             # In a context of its own: that of the first trigger would put its name on every line of the log.
@@ -96,7 +120,7 @@ class Hub:
         of_job.discard(wait)
         if not of_job:
             del self._waits[wait.job_id]
-        if isinstance(wait, ResponseWait):
+        if isinstance(wait, PolledWait) and wait.polled is not None:
             self._poller.remove(wait)
         if not self._waits and self._work is not None:
             self._work.cancel()
@@ -124,8 +148,10 @@ class Hub:
         while True:
             try:
                 async with asyncio.timeout(_QUERY_TIMEOUT):
-                    connection = await wake_queries.listen(await conninfo_async(self.ledger_conn_id))
+                    conninfo = await conninfo_async(self.ledger_conn_id)
+                    connection = await wake_queries.listen(conninfo)
                 try:
+                    await self._say_if_deaf(connection, conninfo)
                     await self._follow_on(connection)
                 finally:
                     self._poller.pause()
@@ -142,6 +168,20 @@ class Hub:
                 )
                 await asyncio.sleep(pause)
 
+    async def _say_if_deaf(self, connection: wake_queries.AsyncConnection, conninfo: Mapping[str, Any]) -> None:
+        """Say once that notifications do not come through a pooler. The sweep sees each change all the same."""
+        async with asyncio.timeout(_QUERY_TIMEOUT):
+            deaf = not await wake_queries.hears(connection, conninfo)
+        if deaf and not self._listening_said:
+            self._listening_said = True
+            log.warning(
+                "The ledger's connection %s leads through a pooler that passes on no notifications (PgBouncer in "
+                "transaction mode). Waiting tasks go on at the next sweep, [aihandoff] sweep_interval = %g s. Nothing "
+                "is lost. To have them go on at once, lead this connection to the server itself.",
+                self.ledger_conn_id,
+                settings.number("sweep_interval"),
+            )
+
     async def _follow_on(self, connection: wake_queries.AsyncConnection) -> None:
         loop = asyncio.get_running_loop()
         sweep_at = loop.time()  # at once, for what was notified while no connection listened
@@ -151,10 +191,31 @@ class Hub:
                 sweep_at = loop.time() + jittered(settings.number("sweep_interval"))
             elif self._new:
                 await self._check(connection, [*self._new])
+            self._end_overdue()
             woken = await wake_queries.woken_jobs(connection, within=_GATHER)
             await self._check(connection, [wait for job_id in woken for wait in self._waits.get(job_id, ())])
 
+    def _now(self) -> datetime:
+        """The ledger's clock: as it was read last, and for as long since as the event loop's clock says."""
+        assert self._read_clock is not None
+        read, at = self._read_clock
+        return read + timedelta(seconds=asyncio.get_running_loop().time() - at)
+
+    def _end_overdue(self) -> None:
+        """End the waits whose deadline has passed; by the ledger's clock, whatever this machine's says."""
+        now = self._now()
+        if self._next_deadline is None or now < self._next_deadline:
+            return
+        self._next_deadline = None
+        for wait in [wait for of_job in self._waits.values() for wait in of_job]:
+            if wait.deadline is not None and wait.deadline <= now:
+                wait.end(None)
+            else:
+                self._next_deadline = _earliest(self._next_deadline, wait.deadline)
+
     async def _sweep(self, connection: wake_queries.AsyncConnection) -> None:
+        async with asyncio.timeout(_QUERY_TIMEOUT):
+            self._read_clock = await wake_queries.clock(connection), asyncio.get_running_loop().time()
         await self._check(connection, [wait for of_job in self._waits.values() for wait in of_job])
         async with asyncio.timeout(_QUERY_TIMEOUT):
             self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
@@ -172,22 +233,17 @@ class Hub:
             for response in responses:
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
-        for reviews in _batches(wait for wait in waits if isinstance(wait, ReviewWait)):
-            async with asyncio.timeout(_QUERY_TIMEOUT):
-                answered = await wake_queries.answered_reviews(
-                    connection, [(wait.job_id, wait.digest) for wait in reviews]
-                )
-            for review in reviews:
-                if (review.job_id, review.digest) in answered:
-                    review.end("answered")
-        for effects in _batches(wait for wait in waits if isinstance(wait, EffectWait)):
-            async with asyncio.timeout(_QUERY_TIMEOUT):
-                changed = await wake_queries.changed_effects(
-                    connection, [(wait.effect_id, wait.state, wait.attempt) for wait in effects]
-                )
-            for effect in effects:
-                if (effect.effect_id, effect.state, effect.attempt) in changed:
-                    effect.end("changed")
+        for kind in (SubmissionWait, ReviewWait, EffectWait):
+            for batch in _batches(wait for wait in waits if isinstance(wait, kind)):
+                async with asyncio.timeout(_QUERY_TIMEOUT):
+                    over = await _OVER[kind](connection, [wait.key for wait in batch])
+                for wait in batch:
+                    if wait.key in over:
+                        wait.end("over")
+
+
+def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)
 
 
 def _batches(waits: Iterable[SomeWait]) -> Iterator[list[SomeWait]]:

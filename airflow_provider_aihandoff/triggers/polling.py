@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.backoff import backoff, jittered
 from airflow_provider_aihandoff.core.generation.pace import TokenBucket, WebhookWatch
 from airflow_provider_aihandoff.core.generation.provider import CredentialsRefused, ProviderError, ResponseNotFound
 from airflow_provider_aihandoff.hooks.model_provider import forget_provider, load_sdk, shared_provider
-from airflow_provider_aihandoff.triggers.waits import ResponseWait
+from airflow_provider_aihandoff.triggers.waits import PolledWait
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class Poller:
     """
 
     def __init__(self) -> None:
-        self._waits: set[ResponseWait] = set()
-        self._queue: list[tuple[float, int, ResponseWait]] = []
+        self._waits: set[PolledWait] = set()
+        self._queue: list[tuple[float, int, PolledWait]] = []
         self._order = count()
         self._sooner = asyncio.Event()
         self._may_poll = asyncio.Event()
@@ -53,12 +53,12 @@ class Poller:
         self._webhooks = WebhookWatch(self._silence)
         self._seldom = settings.number("poll_interval_with_webhooks")
 
-    def add(self, wait: ResponseWait) -> None:
+    def add(self, wait: PolledWait) -> None:
         """Poll this response from now on."""
         self._waits.add(wait)
         self._schedule(wait, jittered(self._interval(wait)))
 
-    def remove(self, wait: ResponseWait) -> None:
+    def remove(self, wait: PolledWait) -> None:
         """Poll it no longer."""
         self._waits.discard(wait)
         self._tidy()
@@ -123,7 +123,7 @@ class Poller:
             except TimeoutError:
                 continue
 
-    def _pop_due(self) -> ResponseWait | None:
+    def _pop_due(self) -> PolledWait | None:
         wait = self._next()
         if wait is None or wait.poll_at > asyncio.get_running_loop().time() or not self._may_poll.is_set():
             return None
@@ -131,13 +131,13 @@ class Poller:
         wait.poll_at = _UNDER_WAY
         return wait
 
-    def _next(self) -> ResponseWait | None:
+    def _next(self) -> PolledWait | None:
         """The wait that is due next."""
         while self._queue and not self._is_current(self._queue[0]):
             heapq.heappop(self._queue)
         return self._queue[0][2] if self._queue else None
 
-    def _schedule(self, wait: ResponseWait, seconds: float) -> None:
+    def _schedule(self, wait: PolledWait, seconds: float) -> None:
         wait.poll_at = asyncio.get_running_loop().time() + seconds
         heapq.heappush(self._queue, (wait.poll_at, next(self._order), wait))
         self._tidy()
@@ -150,17 +150,17 @@ class Poller:
             self._queue = [entry for entry in self._queue if self._is_current(entry)]
             heapq.heapify(self._queue)
 
-    def _is_current(self, entry: tuple[float, int, ResponseWait]) -> bool:
+    def _is_current(self, entry: tuple[float, int, PolledWait]) -> bool:
         """Whether this says when to poll next: the wait may have ended, or have another time by now."""
         at, _, wait = entry
         return wait in self._waits and at == wait.poll_at
 
-    def _interval(self, wait: ResponseWait) -> float:
+    def _interval(self, wait: PolledWait) -> float:
         if wait.conn_id in self._webhooks.arriving:
             return max(wait.poll_interval, self._seldom)
         return wait.interval
 
-    async def _poll_due(self, wait: ResponseWait, free: asyncio.Semaphore) -> None:
+    async def _poll_due(self, wait: PolledWait, free: asyncio.Semaphore) -> None:
         seen = "error"
         try:
             seen = "pending" if wait.over else await _poll(wait)
@@ -169,7 +169,7 @@ class Poller:
             if not wait.over:
                 self._take_in(wait, seen)
 
-    def _take_in(self, wait: ResponseWait, seen: str) -> None:
+    def _take_in(self, wait: PolledWait, seen: str) -> None:
         now = asyncio.get_running_loop().time()
         wait.missing_since = (wait.missing_since or now) if seen == "missing" else None
         if wait.missing_since is not None and now - wait.missing_since > GONE_AFTER:
@@ -185,7 +185,7 @@ class Poller:
             wait.end(seen)
 
 
-async def _poll(wait: ResponseWait) -> str:
+async def _poll(wait: PolledWait) -> str:
     """Ask OpenAI once. The status of a response that has ended, or ``pending``, ``missing`` or ``error``."""
     try:
         provider = await shared_provider(wait.conn_id)
@@ -193,7 +193,7 @@ async def _poll(wait: ResponseWait) -> str:
         log.warning("The connection %s cannot be used: %s", wait.conn_id, type(error).__name__)
         return "error"
     try:
-        response = await provider.retrieve(wait.response_id)
+        response = await wait.poll(provider)
     except ResponseNotFound:
         return "missing"
     except CredentialsRefused:
@@ -201,6 +201,6 @@ async def _poll(wait: ResponseWait) -> str:
         log.warning("OpenAI refused the credentials of %s; reading them again.", wait.conn_id)
         return "error"
     except ProviderError as error:
-        log.warning("Polling response %s failed: %s", wait.response_id, error.what)
+        log.warning("Polling %s failed: %s", wait.polled, error.what)
         return "error"
-    return response.status.value if response.ended else "pending"
+    return response.status.value if response is not None and response.ended else "pending"

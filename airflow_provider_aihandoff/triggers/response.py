@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.hooks.model_provider import shared_provider
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES
 from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
-from airflow_provider_aihandoff.triggers.waits import ResponseWait, seconds_until
+from airflow_provider_aihandoff.triggers.waits import ResponseWait
 
 
 class OpenAIBackgroundResponseTrigger(BaseTrigger):
@@ -64,8 +64,9 @@ class OpenAIBackgroundResponseTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, fire once, and end."""
         wait = ResponseWait(self.job_id, self.revision, self.response_id, self.openai_conn_id, self.poll_interval)
-        status = await hub_for(self.ledger_conn_id).wait_for(wait, self.deadline) or "deadline"
-        await asyncio.sleep(seconds_until(self.not_before))
+        hub = hub_for(self.ledger_conn_id)
+        status = await hub.wait_for(wait, self.deadline) or "deadline"
+        await hub.sleep_until(self.not_before)
         yield TriggerEvent({"job_id": self.job_id, "revision": self.revision, "status": status})
 
     async def on_kill(self) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.generation.provider import AsyncModelProvider, ModelResponse
 
 
 class Wait:
@@ -13,54 +17,89 @@ class Wait:
     :param job_id: the job whose notifications are about it.
     """
 
-    __slots__ = ("_ended", "job_id")
+    __slots__ = ("_ended", "deadline", "job_id")
 
     def __init__(self, job_id: int) -> None:
         self.job_id = job_id
-        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.deadline: datetime | None = None
+        """By the ledger's clock."""
+        self._ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     @property
     def over(self) -> bool:
         """Whether it has ended, or no one waits any longer."""
         return self._ended.done()
 
-    def end(self, status: str) -> None:
-        """End the wait, if it has not ended."""
+    def end(self, status: str | None) -> None:
+        """End the wait, if it has not ended; with None where its deadline has passed."""
         if not self._ended.done():
             self._ended.set_result(status)
 
-    def result(self) -> Awaitable[str]:
-        """The status that it ends with."""
+    def result(self) -> Awaitable[str | None]:
+        """What it ends with."""
         return self._ended
 
 
-class ResponseWait(Wait):
-    """A wait for the end of a response.
+class PolledWait(Wait):
+    """A wait for something that the model provider can be asked about.
 
+    :param polled: what it is asked about: the id of a response, or of a handle; None where nothing can be asked.
     :param poll_interval: seconds between the first polls of OpenAI while no webhooks arrive.
     """
 
-    __slots__ = (
-        "conn_id",
-        "errors",
-        "interval",
-        "missing_since",
-        "poll_at",
-        "poll_interval",
-        "response_id",
-        "revision",
-    )
+    __slots__ = ("conn_id", "errors", "interval", "missing_since", "poll_at", "poll_interval", "polled", "revision")
 
-    def __init__(self, job_id: int, revision: int, response_id: str, conn_id: str, poll_interval: float) -> None:
+    def __init__(self, job_id: int, revision: int, polled: str | None, conn_id: str, poll_interval: float) -> None:
         super().__init__(job_id)
         self.revision = revision
-        self.response_id = response_id
+        self.polled = polled
         self.conn_id = conn_id
         self.poll_interval = self.interval = poll_interval
         self.errors = 0
         self.missing_since: float | None = None
         self.poll_at = 0.0
         """By the event loop's clock."""
+
+    async def poll(self, provider: AsyncModelProvider) -> ModelResponse | None:
+        """Ask once; the response, if the provider knows one.
+
+        :raises ProviderError: there is no valid answer.
+        """
+        raise NotImplementedError
+
+
+class ResponseWait(PolledWait):
+    """A wait for the end of a response."""
+
+    __slots__ = ()
+
+    async def poll(self, provider: AsyncModelProvider) -> ModelResponse | None:
+        """Ask about the response."""
+        return await provider.retrieve(str(self.polled))
+
+
+class SubmissionWait(PolledWait):
+    """A wait until a request may be sent, or its response is known. What is polled is the handle of its revision.
+
+    :param lease_until: until when none may be sent, as the ledger had it.
+    """
+
+    __slots__ = ("lease_until",)
+
+    def __init__(
+        self, job_id: int, revision: int, polled: str | None, conn_id: str, poll_interval: float, lease_until: str
+    ) -> None:
+        super().__init__(job_id, revision, polled, conn_id, poll_interval)
+        self.lease_until = lease_until
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        """What the ledger is asked about."""
+        return self.job_id, self.revision, self.lease_until
+
+    async def poll(self, provider: AsyncModelProvider) -> ModelResponse | None:
+        """Ask about what has ended in the handle."""
+        return await provider.read_handle(str(self.polled))
 
 
 class ReviewWait(Wait):
@@ -71,6 +110,11 @@ class ReviewWait(Wait):
     def __init__(self, job_id: int, digest: str) -> None:
         super().__init__(job_id)
         self.digest = digest
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What the ledger is asked about."""
+        return self.job_id, self.digest
 
 
 class EffectWait(Wait):
@@ -84,7 +128,7 @@ class EffectWait(Wait):
         self.state = state
         self.attempt = attempt
 
-
-def seconds_until(moment: str) -> float:
-    """Seconds from now to an absolute time in ISO 8601; 0 where it is past."""
-    return max(0.0, (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds())
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """What the ledger is asked about."""
+        return self.effect_id, self.state, self.attempt

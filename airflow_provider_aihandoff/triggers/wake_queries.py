@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 
 AsyncConnection = psycopg.AsyncConnection[DictRow]
@@ -26,6 +27,16 @@ _ENDED_RESPONSES = """
     FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[]) AS waiting (job_id, number)
     JOIN aihandoff.revisions AS r USING (job_id, number)
     WHERE r.state <> 'running' OR r.response_status = ANY(%(ended)s)"""
+
+#: Of these revisions, the ones whose request may be sent now, or need not be sent any more. By the database's clock.
+_SETTLED_SUBMISSIONS = """
+    SELECT job_id, number, lease_until
+    FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[], %(leases)s::text[])
+        AS waiting (job_id, number, lease_until)
+    LEFT JOIN aihandoff.revisions AS r USING (job_id, number)
+    WHERE r.state IS DISTINCT FROM 'submitting'
+        OR r.submit_lease_until IS DISTINCT FROM waiting.lease_until::timestamptz
+        OR least(r.submit_lease_until, r.deadline) <= clock_timestamp()"""
 
 #: Of these questions, the ones that are no longer asked: the job has left the review, or has another plan.
 _ANSWERED_REVIEWS = """
@@ -51,6 +62,10 @@ _SINCE_WEBHOOK = """
     WHERE newest IS NOT NULL"""
 
 
+#: Seconds within which an own notification comes back.
+_ECHO = 2.0
+
+
 async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
     """Open a connection that is notified of the jobs whose wait may have ended.
 
@@ -68,6 +83,32 @@ async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
         await connection.close()
         raise
     return connection
+
+
+async def hears(connection: AsyncConnection, conninfo: Mapping[str, Any]) -> bool:
+    """Whether notifications come. A pooler that gives each transaction another session passes none on, and does not
+    have what this one has prepared.
+
+    :param conninfo: libpq's connection parameters by name.
+    """
+    row = await (await connection.execute(BACKEND_PID)).fetchone()
+    assert row is not None
+    if row["pg_backend_pid"] == connection.info.backend_pid:
+        return True
+    connection.prepare_threshold = None
+    async with await AsyncConnection.connect(
+        **{**CONNECTION_DEFAULTS, **conninfo, "prepare_threshold": None}, autocommit=True
+    ) as other:
+        await other.execute("SELECT pg_notify(%s, '')", [WAKE_CHANNEL])
+    return bool([notification async for notification in connection.notifies(timeout=_ECHO, stop_after=1)])
+
+
+async def clock(connection: AsyncConnection) -> datetime:
+    """The database's clock."""
+    row = await (await connection.execute("SELECT clock_timestamp() AS now")).fetchone()
+    assert row is not None
+    now: datetime = row["now"]
+    return now
 
 
 async def woken_jobs(connection: AsyncConnection, *, within: float) -> set[int]:
@@ -91,6 +132,19 @@ async def ended_responses(
         },
     )
     return {(row["job_id"], row["number"]): row["status"] for row in await cursor.fetchall()}
+
+
+async def settled_submissions(
+    connection: AsyncConnection, waiting: Sequence[tuple[int, int, str]]
+) -> set[tuple[int, int, str]]:
+    """Of these ``(job id, revision, end of its lease)``, the ones to wait for no longer."""
+    values = {
+        "job_ids": [job_id for job_id, _, _ in waiting],
+        "numbers": [number for _, number, _ in waiting],
+        "leases": [lease_until for _, _, lease_until in waiting],
+    }
+    cursor = await connection.execute(_SETTLED_SUBMISSIONS, values)
+    return {(row["job_id"], row["number"], row["lease_until"]) for row in await cursor.fetchall()}
 
 
 async def answered_reviews(connection: AsyncConnection, asked: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.batch_apis import IsAuthorizedDagRequest
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from airflow.models.dag import DagModel
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
 from airflow.utils.session import create_session
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from sqlalchemy import inspect
 
 from airflow_provider_aihandoff.core.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
@@ -34,7 +35,7 @@ _NOT_THIS_DAG = (
     "You can see this job, but you cannot decide on it. You need permission to answer human-in-the-loop tasks of the "
     "Dag {}."
 )
-_NOT_RECORDED = "Nothing was recorded. No external write was made."
+_NOT_RECORDED = "Nothing was recorded. This request made no external write."
 
 
 class LedgerNotNamed(LedgerUnavailable):
@@ -190,6 +191,17 @@ def _ledger() -> Ledger:
         ) from error
 
 
+_BEARER = HTTPBearer(auto_error=False)
+
+
+async def verify_login(request: Request) -> None:
+    """Return when the request is of a user, as :data:`ViewerDep` finds out again when the body was read.
+
+    :raises HTTPException: it has no login, or one that has expired or is forged.
+    """
+    await get_user(request, None, await _BEARER(request))
+
+
 #: A route that has no ViewerDep is public.
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
 LedgerDep = Annotated[Ledger, Depends(_ledger)]
@@ -277,7 +289,7 @@ def check_same_origin(request: Request) -> None:
         )
 
 
-def check_api_origin(request: Request) -> None:
+def check_origin(request: Request) -> None:
     """:func:`check_same_origin`, unless the request has a bearer token: no other site can make a browser send one.
 
     :raises CrossSiteRequest: it is authenticated by the cookie, and comes from another site.

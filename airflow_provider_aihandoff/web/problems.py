@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +19,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from psycopg import OperationalError
 from pydantic_core import to_jsonable_python
-from starlette.datastructures import MutableHeaders
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,13 +36,15 @@ from airflow_provider_aihandoff.core.errors import (
     LedgerSchemaError,
     LedgerUnavailable,
     MayNotDecide,
+    NothingLost,
     StaleBulkDecision,
     StaleDecision,
 )
 from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed
-from airflow_provider_aihandoff.web.form_body import form_of
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page
+from airflow_provider_aihandoff.web.render.formatting import label
+from airflow_provider_aihandoff.web.request_body import read_form
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +101,7 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
     CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
+    NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),
     CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
     LedgerSchemaError: (503, "ledger-schema", "The ledger's schema is missing or out of date"),
     LedgerUnavailable: (503, "ledger-unavailable", "The ledger is unavailable"),
@@ -107,8 +113,24 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
 #: The fields of forms that people write into; those of an edit begin with the last one.
 _TYPED = ("comment", "external_id", "reason", "value")
 
+#: Airflow's answers to a token that is missing, expired or forged. No route here raises an `HTTPException` of these.
+_NOT_LOGGED_IN = frozenset({401, 403})
+
 #: Where the same form, sent again later, may be taken.
 _LATER = frozenset({401, 503})
+
+#: Of a form whose login has expired, so many bytes are kept, and so many such forms at the same time: they may as well
+#: be a stranger's. A bulk decision on a thousand jobs is 90 KB.
+MAX_KEPT = 256 * 2**10
+_KEEPING = BoundedSemaphore(2)
+_KEEP_TIMEOUT = 10.0
+
+#: So much of what is wrong with a request is said, and so much of a name that was sent.
+_MAX_ERRORS = 100
+_MAX_NAME, _MAX_PARTS = 200, 10
+
+#: A longer query is not kept through a login.
+_MAX_QUERY = 2_000
 
 
 def describe(error: Exception, *, digest: str | None = None) -> Problem:
@@ -116,8 +138,14 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
     if isinstance(error, HTTPException):
         return _http_problem(error)
     if isinstance(error, RequestValidationError):
-        errors = [{"field": ".".join(map(str, item["loc"][1:])), "message": item["msg"]} for item in error.errors()]
+        found = error.errors()
+        errors = [
+            {"field": ".".join(map(str, item["loc"][1:]))[:_MAX_NAME], "message": item["msg"]}
+            for item in found[:_MAX_ERRORS]
+        ]
         detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+        if len(found) > _MAX_ERRORS:
+            detail += f"; and {len(found) - _MAX_ERRORS:,} more"
         return Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)
     for kind, (status, name, title) in _KINDS.items():
         if isinstance(error, kind):
@@ -129,8 +157,7 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
 
 
 def _http_problem(error: HTTPException) -> Problem:
-    # No route here raises one: 401 and 403 are Airflow's answers to a token that is missing, expired or forged.
-    if error.status_code in (401, 403):
+    if error.status_code in _NOT_LOGGED_IN:
         return Problem(
             401, "not-logged-in", "You are not logged in", "Log in to Airflow. Programs send a bearer token."
         )
@@ -151,47 +178,66 @@ def _detail(error: Exception) -> str:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """Answer a request that a route refused; on a page, nothing that was sent is lost."""
-    return answer(request, error, form=await _form(request))
+    """Answer a request that a route refused; on a page, nothing that a user sent is lost.
+
+    The page is rendered in a thread: the event loop is for everyone.
+    """
+    form: FormData | None = getattr(request.state, "form", None)
+    if form is None and _may_keep(request, error) and _KEEPING.acquire(blocking=False):
+        try:
+            with suppress(HTTPException):  # no form, or too large a one
+                form = await read_form(request, MAX_KEPT, _KEEP_TIMEOUT)
+            return await run_in_threadpool(answer, request, error, form=form)
+        finally:
+            _KEEPING.release()
+    return await run_in_threadpool(answer, request, error, form=form)
 
 
-async def _form(request: Request) -> list[tuple[str, str]]:
-    if is_api(request) or request.method != "POST":
-        return []
-    try:
-        form = await form_of(request)
-    except (HTTPException, RuntimeError):  # no form, or one that cannot be read
-        return []
-    return [(name, text) for name, text in form.multi_items() if isinstance(text, str)]
+def _may_keep(request: Request, error: Exception) -> bool:
+    """Whether the body that no route has read may be a form of a page of ours, whose login has expired.
+
+    A form of another site is refused before the login is asked for, with another error.
+    """
+    refused = isinstance(error, HTTPException) and error.status_code in _NOT_LOGGED_IN
+    return refused and request.method == "POST" and not is_api(request)
 
 
-def answer(request: Request, error: Exception, *, form: Sequence[tuple[str, str]] = ()) -> Response:
+def answer(request: Request, error: Exception, *, form: FormData | None = None) -> Response:
     """Answer with a problem: JSON to a program, a page to a person. A person who is not logged in is sent to do so.
 
-    :param form: what was sent. If a login or a second try is all that is needed, the page can send it again. A form of
-        another site does not come here: it is refused before the user is known.
+    :param form: what was sent, as far as it was kept. If a login or a second try is all that is needed, the page can
+        send it again.
     """
     problem = describe(error)
     if problem.status == 503:
-        log.error("Answering %s %s with 503: %s", request.method, request.url.path, error)
+        log.error("Answering %s %r with 503: %s", request.method, request.url.path, error)
     if is_api(request):
         return problem_response(problem)
     login = airflow_path(request, f"/api/v2/auth/login?{urlencode({'next': _next(request)})}")
     if problem.status == 401 and request.method == "GET":
         return RedirectResponse(login, 303)
+    sent = [(name, text) for name, text in form.multi_items() if isinstance(text, str)] if form else []
     return page(
         request,
         "problem.html",
         {
             "problem": problem,
-            "typed": [(name, text) for name, text in form if text.strip() and name.startswith(_TYPED)],
-            "again": form if problem.status in _LATER else (),
+            "typed": [(_title(name), text) for name, text in sent if text.strip() and name.startswith(_TYPED)],
+            "again": sent if problem.status in _LATER else (),
+            "lost": request.method == "POST" and form is None and problem.status in _LATER,
+            "max_kept": MAX_KEPT // 2**10,
             "action": request.url.path,
             "login": login if problem.status == 401 else None,
         },
         status=problem.status,
         headers=problem.headers,
     )
+
+
+def _title(name: str) -> str:
+    """The name of a part of a form, for a person."""
+    parts = name.removeprefix("value/").split("/", _MAX_PARTS)
+    return " › ".join(label(part[:_MAX_NAME]) for part in parts[:_MAX_PARTS])  # noqa: RUF001  as pages write it
 
 
 def answer_program(request: Request, error: Exception) -> Response:
@@ -228,7 +274,7 @@ def _next(request: Request) -> str:
     """Where to go after the login: this page, or the job whose decision was not recorded."""
     if request.method == "POST" and "job_id" in request.path_params:
         return path_to(request, "show_job", job_id=request.path_params["job_id"])
-    query = f"?{request.url.query}" if request.url.query else ""
+    query = f"?{request.url.query}" if 0 < len(request.url.query) <= _MAX_QUERY else ""
     return f"{request.url.path}{query}"
 
 
@@ -264,7 +310,8 @@ class Shield:
         try:
             await self._app(scope, receive, send_shielded)
         except Exception as error:
-            log.exception("Answering %s %s with 500.", scope.get("method"), scope.get("path"))
+            log.exception("Answering %s %r with 500.", scope.get("method"), scope.get("path"))
             if started:
                 raise
-            await self._respond(Request(scope), error)(scope, receive, send_shielded)
+            response = await run_in_threadpool(self._respond, Request(scope), error)
+            await response(scope, receive, send_shielded)

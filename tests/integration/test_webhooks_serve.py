@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.web.bounded_server import HEAD_TIMEOUT, MAX_CONNECTIONS
 from tests.unit.core.webhooks.signing import OTHER_SECRET, SECRET, signed
 
 BODY = b'{"type": "response.completed", "data": {"id": "resp_of_the_tests"}}'
@@ -197,3 +202,123 @@ def test_the_receiver_finishes_a_delivery_that_has_begun_before_it_stops(start: 
     assert answer.status_code == 200
     assert process.wait(timeout=60) == 0
     assert ledger.inbox.read("wh_1").deliveries == 1
+
+
+HEALTH = b"GET /aihandoff/health HTTP/1.1\r\nHost: x\r\n\r\n"
+HEAD = b"POST /aihandoff/webhooks/openai/openai_default HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@contextmanager
+def strangers(url: str, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+    """So many connections, each of which sends this and then nothing."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            connection = stack.enter_context(socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)))
+            connection.sendall(sent)
+            opened.append(connection)
+        yield opened
+
+
+def deliver(url: str) -> int:
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        return client.post(url, content=BODY, headers={**JSON, **signed(BODY)}).status_code
+
+
+def seconds_until_closed(connection: socket.socket, drip: bytes = b"") -> float:
+    """How long the server keeps a connection that gets one more byte now and then."""
+    began = time.monotonic()
+    connection.settimeout(0.2)
+    while time.monotonic() - began < 60:
+        try:
+            if drip:
+                connection.sendall(drip)
+            if connection.recv(1000) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HEAD, HEAD + b"Content-Length: 60000\r\n\r\n{", HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"],
+    ids=["nothing", "half a head", "half a body", "a chunk"],
+)
+def test_connections_that_send_no_whole_request_keep_no_delivery_out(start: Start, ledger: Ledger, sent: bytes) -> None:
+    process = start()
+    url = address(process)
+    with strangers(url, 2 * MAX_CONNECTIONS + 200, sent):
+        assert deliver(url) == 200
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(url.partition("/webhooks")[0] + "/health").status_code == 200
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (0, False)
+
+
+@pytest.mark.parametrize("files", [256, 1024])
+def test_many_connections_do_not_run_out_of_open_files(start: Start, ledger: Ledger, files: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    try:
+        process = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    url = address(process)
+    with strangers(url, MAX_CONNECTIONS + 200, b""):
+        assert deliver(url) == 200
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert "Too many open files" not in said
+
+
+@pytest.mark.parametrize(
+    ("sent", "drip"),
+    [(b"", b""), (HEAD, b""), (HEAD, b"X: y\r\n"), (HEALTH + b"G", b"E")],
+)
+def test_a_connection_that_is_slow_to_send_a_head_is_closed(
+    start: Start, ledger: Ledger, sent: bytes, drip: bytes
+) -> None:
+    url = address(start())
+    with strangers(url, 1, sent) as (connection,):
+        assert seconds_until_closed(connection, drip) < 2 * HEAD_TIMEOUT + 3
+
+
+def test_a_connection_that_does_not_begin_its_tls_handshake_is_closed(
+    start: Start, ledger: Ledger, tmp_path: Path
+) -> None:
+    certificate = self_signed(tmp_path)
+    url = address(start("--ssl-certfile", str(certificate), "--ssl-keyfile", str(certificate)))
+    with strangers(url, 1, b"") as (connection,):
+        assert seconds_until_closed(connection) < 10
+    with httpx.Client(trust_env=False, verify=False) as client:  # noqa: S501 - it is the certificate of this test
+        assert client.post(url, content=BODY, headers={**JSON, **signed(BODY)}).status_code == 200
+
+
+def test_a_client_that_keeps_its_connection_is_served_again(start: Start, ledger: Ledger) -> None:
+    url = address(start())
+    with httpx.Client(trust_env=False) as client:
+        for _ in range(3):
+            assert client.post(url, content=BODY, headers={**JSON, **signed(BODY)}).status_code == 200
+            time.sleep(HEAD_TIMEOUT / 2)
+
+
+def self_signed(folder: Path) -> Path:
+    """A file with a key and a certificate for it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now)
+    certificate = builder.not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    file = folder / "receiver.pem"
+    file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem))
+    return file

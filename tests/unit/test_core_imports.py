@@ -15,6 +15,7 @@ AIRFLOW_SIDE = {
     "operators",
     "targets",
     "decorators",
+    "doctor",
     "sensors",
     "triggers",
     "hooks",

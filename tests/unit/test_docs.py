@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from airflow_provider_aihandoff.core.database.schema import head_version
 from airflow_provider_aihandoff.core.options import OPTIONS
 from docs import generate_states
 
@@ -21,6 +25,8 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+VERSION = re.compile(r"(?:schema|at) version (\d{4})\b")
 
 #: The commands with their long options, as Airflow gets them.
 LIST_COMMANDS = """
@@ -110,6 +116,36 @@ def test_every_example_in_python_or_json_can_be_read(page: Path) -> None:
             compile(text, name_of(page), "exec")
         elif language == "json":
             json.loads(text)
+
+
+def _imports(code: str) -> Iterator[tuple[str, str | None]]:
+    """Each module, and each name in one, that an example imports of Airflow or of this package."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found = [(node.module, alias.name) for alias in node.names]
+        else:
+            continue
+        yield from ((module, name) for module, name in found if module.split(".")[0].startswith("airflow"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_an_example_imports_exists(page: Path) -> None:
+    missing = []
+    for indent, language, code in CODE.findall(page.read_text("utf-8")):
+        if language != "python":
+            continue
+        for module, name in _imports(re.sub(f"^{indent}", "", code, flags=re.MULTILINE)):
+            found = import_module(module)
+            if name is not None and not hasattr(found, name) and find_spec(f"{module}.{name}") is None:
+                missing.append(f"{module}.{name}")
+    assert missing == []
+
+
+def test_the_schema_versions_in_the_docs_are_the_newest() -> None:
+    named = {(name_of(page), version) for page in PAGES for version in VERSION.findall(page.read_text("utf-8"))}
+    assert {version for _, version in named} == {head_version()}, named
 
 
 def test_the_index_names_every_page() -> None:

@@ -39,6 +39,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "masking",
         "elements",
         "skipped",
+        "endpoint_values",
         "planning",
         "waiting",
         "notices",
@@ -49,6 +50,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "hub",
         "polling",
         "waits",
+        "xcom",
         "wake_queries",
     }  # shared by the modules that Dag authors import
     found = {

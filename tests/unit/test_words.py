@@ -79,7 +79,12 @@ PHRASES = (
         "has changed since you opened it",
         "It is not what you saw",
     ),
-    Phrase("any more", r"decided\s+on\s+like\s+this\s+any\s+more", "has changed", "be decided on like this any more"),
+    Phrase(
+        "any more",
+        r"(decided\s+on\s+like\s+this|polled|asked|know(\s+\w+){0,2})\s+any\s+more",
+        "has changed; is no longer polled, no longer has it",
+        "OpenAI is not polled any more",
+    ),
     Phrase(
         "is no",
         r"(is|was|or)\s+no\s+(json|base64|refusal)|nan\s+is\s+no\s+number",

@@ -1,4 +1,4 @@
-"""Transactions on the ledger's database, and what is retried when a connection breaks."""
+"""Transactions on the ledger's database, and what is retried when the database is in sqlstates."""
 
 from __future__ import annotations
 
@@ -8,25 +8,38 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow, dict_row, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.database import sqlstates
+from airflow_provider_aihandoff.core.error_text import said, strip_detail
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
+from airflow_provider_aihandoff.core.limits import WORKER, Limits
 
 log = logging.getLogger(__name__)
 
-_NOTHING_DONE = "This step changed nothing in the ledger and made no external write."
+#: What a transaction knows: its own step. What was done before it, its caller says.
+_NOT_RECORDED = "This step was not recorded in the ledger. It makes no external write itself."
 
 T = TypeVar("T")
+
+#: Keeps elsewhere what a step would record.
+Keep = Callable[[], None]
 
 #: The channel on which the ids of jobs are sent that a waiting task may go on with.
 WAKE_CHANNEL = "aihandoff"
 
 _WAKE = f"SELECT pg_notify('{WAKE_CHANNEL}', job_id::text) FROM unnest(%s::bigint[]) AS job_id"
 
-#: Tries of one transaction, the first included, while the server restarts.
+BACKEND_PID = "SELECT pg_backend_pid()"
+
+#: Tries of one transaction, the first included, while the server restarts or fails for a reason that passes.
 TRANSACTION_TRIES = 5
+
+#: Seconds between two of them, where the server answers.
+_RETRY_BASE, _RETRY_CAP = 0.05, 1.0
 
 #: Seconds to wait for a connection before a transaction counts as failed.
 CONNECT_TIMEOUT = 10.0
@@ -41,9 +54,8 @@ _TRUSTED = 1.0
 #: Seconds for which a step that must not be lost is tried again: it records an external call that has been made.
 PATIENCE = 60.0
 
-#: Seconds for which a transaction may be idle between two statements before the server ends it: a process that is
-#: stopped in the middle of one keeps a lock that others wait for.
-IDLE_LIMIT = 10.0
+#: Seconds between two tries of such a step.
+_PERSIST_BASE, _PERSIST_CAP = 0.25, 5.0
 
 #: Of every connection to the ledger, unless its Airflow connection says otherwise.
 CONNECTION_DEFAULTS: Mapping[str, Any] = {
@@ -53,6 +65,8 @@ CONNECTION_DEFAULTS: Mapping[str, Any] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    # A standby is no ledger. With several hosts, libpq finds the one that takes writes.
+    "target_session_attrs": "read-write",
 }
 
 
@@ -72,20 +86,30 @@ class Database:
     :param conninfo: libpq's connection parameters by name; no value needs quoting.
     :param max_size: the most connections it opens. It opens none before the first transaction.
     :param timeout: seconds to wait for a connection; by default :data:`CONNECT_TIMEOUT`.
+    :param limits: the time-outs of this kind of process.
     """
 
-    def __init__(self, conninfo: Mapping[str, Any], *, max_size: int = 1, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        conninfo: Mapping[str, Any],
+        *,
+        max_size: int = 1,
+        timeout: float | None = None,
+        limits: Limits = WORKER,
+    ) -> None:
         self._timeout = CONNECT_TIMEOUT if timeout is None else timeout
+        self._limits = limits
         self.conninfo = {**CONNECTION_DEFAULTS, **conninfo}
         self._pool: ConnectionPool[LedgerConnection] = ConnectionPool(
-            kwargs={**self.conninfo, "row_factory": dict_row},
+            # BEGIN is sent by `_until_commit`, with the limits.
+            kwargs={**self.conninfo, "row_factory": dict_row, "autocommit": True},
             connection_class=LedgerConnection,
             min_size=0,
             max_size=max_size,
             num_workers=1,
             timeout=self._timeout,
             reconnect_timeout=_RECONNECT_TIMEOUT,
-            configure=_limit_idle_time,
+            configure=None if "prepare_threshold" in self.conninfo else _prepare_nothing_through_a_pooler,
             open=True,
         )
 
@@ -99,18 +123,32 @@ class Database:
         """Run ``work`` in one transaction and return what it returns; raise an error that it returns after the
         commit.
 
-        Where the connection breaks before COMMIT was sent, the server has rolled everything back, and ``work`` runs
-        again: it must do nothing but SQL. Where it breaks at COMMIT, it is not known whether it was committed,
-        so it is not run again: the caller's protocol reads the ledger and goes on from what it finds.
+        Where the connection breaks before COMMIT was sent, or the server rolls the transaction back for a reason that
+        passes (:func:`sqlstates.passes`), ``work`` runs again: it must do nothing but SQL. Where the connection breaks
+        at COMMIT, it is not known whether it was committed, so it is not run again: the caller's protocol reads the
+        ledger and goes on from what it finds.
 
         :param repeatable: ``work`` recognises that it was committed before and changes nothing then, so that it also
             runs again where COMMIT is in doubt.
         :param step: its name among :data:`airflow_provider_aihandoff.core.crashpoints.STEPS`.
-        :raises LedgerUnavailable: no connection within the tries, or the outcome of COMMIT is in doubt.
+        :raises LedgerUnavailable: no connection or no success within the tries, or the outcome of COMMIT is in doubt.
         :raises HandoffError: what ``work`` raises, and nothing is committed; or what it returns, and the rest of its
             work is committed.
+        :raises psycopg.Error: the server refuses it for a reason that does not pass; nothing is committed.
         """
-        for left in range(TRANSACTION_TRIES - 1, -1, -1):
+        return self._transact(work, repeatable=repeatable, step=step, patience=self._limits.patience)
+
+    def _transact(
+        self,
+        work: Callable[[LedgerConnection], T | HandoffError],
+        *,
+        repeatable: bool,
+        step: str | None,
+        patience: float,
+    ) -> T:
+        """:meth:`transact`, with so many seconds for time-outs."""
+        began = time.monotonic()
+        for tried in range(1, TRANSACTION_TRIES + 1):
             try:
                 with self._pool.connection() as connection:
                     self._check(connection)
@@ -125,24 +163,12 @@ class Database:
                     raise result
                 return result
             except PoolTimeout as error:
-                raise LedgerUnavailable(
-                    f"the ledger's database gave no connection within {self._timeout:g} s: {self._why_not()}.",
-                    written=_NOTHING_DONE,
-                    remedy="Check the ledger's connection and server, then retry the task: that is safe.",
-                ) from error
-            except _BrokenBeforeCommit as broken:
-                self._pool.drain()  # the others did not survive either: a server restarts as a whole
-                if not left:
-                    raise LedgerUnavailable(
-                        f"the ledger's database broke the connection {TRANSACTION_TRIES} times: "
-                        f"{type(broken.__cause__).__name__}.",
-                        written=_NOTHING_DONE,
-                        remedy="Check the database server, then retry the task: that is safe.",
-                    ) from broken.__cause__
-                log.info("The ledger's connection broke before a commit; running the transaction again.")
+                raise self._no_connection() from error
+            except _RolledBack as rolled_back:
+                self._try_again(rolled_back.error, tried, time.monotonic() - began, patience)
             except _BrokenAtCommit as broken:
                 self._pool.drain()  # the others did not survive either: a server restarts as a whole
-                if not left or not repeatable:
+                if tried == TRANSACTION_TRIES or not repeatable:
                     raise LedgerUnavailable(
                         "the ledger's connection broke during a commit, so it is not known whether the step was "
                         "recorded.",
@@ -152,19 +178,68 @@ class Database:
                 log.warning("The ledger's connection broke during a commit; running the transaction again.")
         raise AssertionError("unreachable")
 
-    def persist(self, work: Callable[[LedgerConnection], T | HandoffError], *, step: str | None = None) -> T:
+    def _try_again(self, error: psycopg.Error, tried: int, seconds: float, patience: float) -> None:
+        """Get ready for another try of a transaction that was rolled back.
+
+        :raises LedgerUnavailable: it had all its tries.
+        """
+        broken = not error.sqlstate or error.sqlstate.startswith(("08", "57P", "25P"))
+        if broken or sqlstates.is_read_only(error):
+            self._pool.drain()  # the others lead to the same server, which has restarted, or takes no writes
+        waited = sqlstates.timed_out(error)
+        if tried == TRANSACTION_TRIES or (waited and seconds >= patience):
+            what = "broke the connection" if broken else "rolled the step back"
+            times = "once" if tried == 1 else f"{tried} times"
+            raise LedgerUnavailable(
+                f"the ledger's database {what} {times} within {seconds:.0f} s: {sqlstates.describe(error)}.",
+                written=_NOT_RECORDED,
+                remedy=f"{sqlstates.what_to_do(error)} Then retry the task.",
+            ) from error
+        log.info("The ledger rolled a transaction back (%s); running it again.", sqlstates.describe(error))
+        if not waited:
+            time.sleep(backoff(tried, base=_RETRY_BASE, cap=_RETRY_CAP))
+
+    def _no_connection(self) -> LedgerUnavailable:
+        return LedgerUnavailable(
+            f"the ledger's database gave no connection within {self._timeout:g} s: {self._why_not()}.",
+            written=_NOT_RECORDED,
+            remedy="Check the ledger's connection and server, then retry the task.",
+        )
+
+    def persist(
+        self,
+        work: Callable[[LedgerConnection], T | HandoffError],
+        *,
+        step: str | None = None,
+        keep: Keep | None = None,
+    ) -> T:
         """Run ``work``, which must be repeatable, and wait for a ledger that is unavailable: losing it would cost.
 
-        :raises LedgerUnavailable: the ledger did not come back within :data:`PATIENCE`.
+        :param keep: called once, as soon as the ledger cannot take it: keeps elsewhere what would be lost, should this
+            process end before the ledger is back.
+        :raises LedgerUnavailable: the ledger did not take it within :data:`PATIENCE`, or refuses it for a reason that
+            does not pass.
         """
-        until = time.monotonic() + PATIENCE
+        until, failures = time.monotonic() + PATIENCE, 0
         while True:
             try:
-                return self.transact(work, repeatable=True, step=step)
-            except LedgerUnavailable as error:
-                if time.monotonic() >= until:
+                return self._transact(work, repeatable=True, step=step, patience=0.0)
+            except BaseException as error:
+                if isinstance(error, HandoffError) and not isinstance(error, LedgerUnavailable):
+                    raise
+                if not failures and keep is not None:
+                    keep()
+                failures += 1
+                if isinstance(error, psycopg.Error):
+                    raise LedgerUnavailable(
+                        f"the ledger's database refuses the step: {sqlstates.describe(error)}.",
+                        written=_NOT_RECORDED,
+                        remedy=f"{sqlstates.what_to_do(error)} Then retry the task.",
+                    ) from error
+                if not isinstance(error, LedgerUnavailable) or time.monotonic() >= until:
                     raise
                 log.warning("Trying again to record a step that must not be lost: %s", error)
+            time.sleep(backoff(failures, base=_PERSIST_BASE, cap=_PERSIST_CAP))
 
     @staticmethod
     def _check(connection: LedgerConnection) -> None:
@@ -175,25 +250,33 @@ class Database:
         if time.monotonic() - connection.worked_at < _TRUSTED:
             return
         try:
-            ConnectionPool.check_connection(connection)
+            connection.execute("", prepare=False)
         except psycopg.OperationalError as error:
-            raise _BrokenBeforeCommit from error
+            raise _RolledBack(error) from error
 
     def _why_not(self) -> str:
         """What the server answers to a connection that is not from the pool: a wrong password, a refused connection."""
         try:
             psycopg.connect(**self.conninfo).close()
         except psycopg.Error as error:
-            return " ".join(str(error).split()).rstrip(".")
+            return said(error).rstrip(".")
         return "each of its connections is in use"
 
-    @staticmethod
-    def _until_commit(connection: LedgerConnection, work: Callable[[LedgerConnection], T]) -> T:
+    def _until_commit(self, connection: LedgerConnection, work: Callable[[LedgerConnection], T]) -> T:
         try:
+            connection.execute(self._limits.begin(), prepare=False)
             return work(connection)
         except psycopg.Error as error:
-            if connection.broken:
-                raise _BrokenBeforeCommit from error
+            strip_detail(error)  # which quotes rows
+            if connection.broken or sqlstates.passes(error):
+                raise _RolledBack(error) from error
+            if sqlstates.is_of_another_session(error):
+                raise LedgerUnavailable(
+                    "the ledger's connection prepares statements, and the pooler in front of the server gives each "
+                    f"transaction another session: {sqlstates.describe(error)}.",
+                    written=_NOT_RECORDED,
+                    remedy='Put {"prepare_threshold": null} into the extra of the connection, or leave it out.',
+                ) from error
             raise
 
     @staticmethod
@@ -201,8 +284,10 @@ class Database:
         try:
             connection.commit()
         except psycopg.errors.IdleInTransactionSessionTimeout as error:  # the server had ended it before COMMIT came
-            raise _BrokenBeforeCommit from error
+            raise _RolledBack(error) from error
         except psycopg.OperationalError as error:
+            if not connection.broken and sqlstates.passes(error):  # the server has answered: it is rolled back
+                raise _RolledBack(error) from error
             raise _BrokenAtCommit from error
 
     @staticmethod
@@ -214,24 +299,31 @@ class Database:
         if not connection.woken:
             return
         try:
-            connection.autocommit = True
             connection.execute(_WAKE, [sorted(connection.woken)])
         except psycopg.Error as error:
             problem = type(error).__name__
             log.warning("No notification of a change in the ledger was sent (%s); the next poll sees it.", problem)
-        finally:
-            if not connection.closed:
-                connection.autocommit = False
 
 
-def _limit_idle_time(connection: psycopg.Connection[Any]) -> None:
-    value = f"{round(1000 * IDLE_LIMIT)}ms"
-    connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [value])
-    connection.commit()
+def through_pooler(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler stands before the server: it has named another process than the one that answers."""
+    row = connection.cursor(row_factory=tuple_row).execute(BACKEND_PID).fetchone()
+    assert row is not None
+    return bool(row[0] != connection.info.backend_pid)
 
 
-class _BrokenBeforeCommit(Exception):
-    """The connection broke while the transaction could still only be rolled back."""
+def _prepare_nothing_through_a_pooler(connection: psycopg.Connection[Any]) -> None:
+    """A pooler may give each transaction another session, which does not have what this one has prepared."""
+    if through_pooler(connection):
+        connection.prepare_threshold = None
+
+
+class _RolledBack(Exception):
+    """The transaction was rolled back, or can only be: it may run again."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__()
+        self.error = error
 
 
 class _BrokenAtCommit(Exception):

@@ -14,6 +14,7 @@ import psycopg
 import psycopg.errors
 from psycopg.rows import tuple_row
 
+from airflow_provider_aihandoff.core.database.connection import through_pooler
 from airflow_provider_aihandoff.core.errors import LedgerSchemaError
 
 if TYPE_CHECKING:
@@ -116,13 +117,18 @@ def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tu
     :param from_migrations: reach a fresh ledger through every migration, and not from ``schema.sql``; for the test
         that compares the two.
     :return: the version before (None: there was no ledger) and the version after.
-    :raises LedgerSchemaError: the ledger is ahead of this package.
+    :raises LedgerSchemaError: the ledger is ahead of this package, or the connection leads through a pooler.
     """
     from alembic import command
 
     with _sqlalchemy_connection(conninfo) as connection:
         raw = connection.connection.driver_connection
         assert isinstance(raw, psycopg.Connection)
+        if through_pooler(raw):
+            raise LedgerSchemaError(
+                "the connection leads through a pooler, where the lock of this upgrade could stay behind.",
+                remedy=f"Run `{UPGRADE_COMMAND}` over a connection that leads to the server itself.",
+            )
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({_UPGRADE_LOCK})")
         before = current_version(raw)
         if before is not None:

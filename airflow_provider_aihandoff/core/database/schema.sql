@@ -63,6 +63,7 @@ CREATE INDEX jobs_in_flight ON aihandoff.jobs (updated_at) WHERE state IN ('queu
 CREATE INDEX jobs_in_review ON aihandoff.jobs (created_at) WHERE state = 'review';
 CREATE INDEX jobs_committing ON aihandoff.jobs (updated_at) WHERE state IN ('approved', 'applying', 'rolling_back');
 CREATE INDEX jobs_by_run ON aihandoff.jobs (dag_id, run_id);
+CREATE INDEX jobs_by_type ON aihandoff.jobs (job_type, job_id);
 
 -- The versions of a job's output: one background response each, or an edit by a person.
 CREATE TABLE aihandoff.revisions (
@@ -93,6 +94,8 @@ CREATE TABLE aihandoff.revisions (
     changes text,                    -- the reviewer's words that the model was asked to follow
     author_kind text NOT NULL CHECK (author_kind IN ('model', 'user', 'terminal')),
     author_id text,                  -- the auth manager's id of a user, where it is not the login name
+    on_lost text CHECK (on_lost IN ('wait', 'ask', 'resend')), -- what its author wants after a lost request; null: auto
+    conversation_id text,            -- made for this revision alone: it tells what became of a lost request
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),
@@ -100,6 +103,19 @@ CREATE TABLE aihandoff.revisions (
 );
 CREATE UNIQUE INDEX revisions_response ON aihandoff.revisions (response_id) WHERE response_id IS NOT NULL;
 CREATE INDEX revisions_in_flight ON aihandoff.revisions (deadline) WHERE state IN ('submitting', 'running');
+CREATE INDEX revisions_left_running ON aihandoff.revisions (deadline)
+    WHERE state = 'cancelled' AND response_id IS NOT NULL AND completed_at IS NULL;
+
+-- Responses that were created for a revision which has another one: they are cancelled, and what they cost is recorded.
+CREATE TABLE aihandoff.surplus_responses (
+    response_id text PRIMARY KEY,
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    revision integer NOT NULL,
+    conn_id text NOT NULL,
+    created_at timestamptz NOT NULL,
+    settled_at timestamptz
+);
+CREATE INDEX surplus_responses_open ON aihandoff.surplus_responses (created_at) WHERE settled_at IS NULL;
 
 -- What was decided, on which digest, by whom.
 CREATE TABLE aihandoff.decisions (
@@ -145,6 +161,11 @@ CREATE TABLE aihandoff.effects (
     after_effects json NOT NULL DEFAULT '[]',            -- names of the effects that must be applied before this one
     undoes bigint UNIQUE REFERENCES aihandoff.effects,   -- the effect that this one undoes
     current json,                    -- what the target had when the plan was rendered, where that can be read
+    resends integer NOT NULL DEFAULT 0,                  -- how often it was sent again after an unknown outcome
+    not_now boolean NOT NULL DEFAULT false,              -- the target answered the newest attempt with "not now"
+    find_counts boolean NOT NULL DEFAULT true,           -- false: its probe saw the same before anything was sent
+    own boolean NOT NULL DEFAULT true,                   -- applied by this effect, as far as the ledger knows
+    probe_note text,                 -- what its probe saw that a person should know
     task_id text,                    -- the task that applies it
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
+from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept, usable_id
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
-from airflow_provider_aihandoff.core.effects.target import Applied, NotApplied, Target, UnclearAnswer
-from airflow_provider_aihandoff.core.errors import ClaimLost, EffectBusy, EffectNotNow, EffectRefused, EffectUnknown
+from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, NotApplied, Target
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
+from airflow_provider_aihandoff.core.errors import (
+    ClaimLost,
+    EffectBusy,
+    EffectNotNow,
+    EffectRefused,
+    EffectUnknown,
+    LedgerUnavailable,
+)
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
+from airflow_provider_aihandoff.core.second_memory import Memory
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +39,15 @@ RETRY_AFTER_TIMES = 8
 
 #: Seconds between two calls of a probe that finds nothing yet: they double.
 _PROBE_BASE, _PROBE_CAP = 1.0, 30.0
+
+#: For how many seconds at most the probe is tried after a confirmed write, until it sees it.
+_TRIAL_SECONDS = 5.0
+
+
+#: What an attempt knows of the write where the ledger fails, and not the target.
+_NOT_SENT = "This attempt made no external write."
+_MAYBE_BEFORE = "This attempt made no external write; an earlier one may have."
+_SENT = "The external write may have been made: this attempt has sent it."
 
 
 @dataclass(frozen=True)
@@ -58,90 +79,144 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     actor: Actor,
     not_now: int = 0,
     last_try: bool = False,
+    memory: Memory | None = None,
 ) -> Effect | Wait:
     """Write one effect of a job, unless it is written, and record the outcome.
 
-    An unknown outcome goes this way: the target is probed, over its grace time; then it is sent again, if the
-    target takes the same key again; then it waits for a person.
+    An unknown outcome goes this way: the target is probed, over its grace time; then it is sent again, if the probe
+    sees no trace or the target takes the same key again, as often as the target's ``resends`` says; then it waits for
+    a person.
 
     :param not_now: of the :class:`Wait` that this call comes after.
     :param last_try: no one calls again after an error, so that an unknown outcome waits for a person at once.
+    :param memory: where an outcome is kept while the ledger cannot record it.
     :return: the effect, applied, or skipped where the plan leaves it out; or what to wait for before calling again.
     :raises EffectRefused: the target refused it; no external write was made.
-    :raises EffectNotNow: no external write was made, and a retry is safe.
+    :raises EffectNotNow: no external write was made, or a probe finds out first; a retry is safe.
     :raises EffectUnknown: it may have been written, and a retry may send it again with the same key.
     :raises ClaimLost: another attempt took over.
     :raises HandoffError: what :meth:`ledger.effects.Effects.claim` raises.
     """
-    resend, lost_here = False, False
+    resends, lost_here = 0, False
     while True:
         asked = _clock()
         lease = timedelta(seconds=target.call_seconds + CLAIM_MARGIN)
         try:
-            claim = ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resend=resend)
+            with _stating(_SENT if lost_here else _NOT_SENT):
+                claim = ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
         except EffectBusy as busy:
+            if record_kept(ledger, busy.effect, memory=memory, actor=actor):
+                continue
             return Wait(busy.effect, busy.seconds, str(busy))
         except EffectUnknown as unknown:
-            wait = _find_outcome(ledger, plan, target, unknown, actor)
+            with _stating(_SENT if lost_here else _MAYBE_BEFORE):
+                if record_kept(ledger, unknown.effect, memory=memory, actor=actor):
+                    continue
+                wait = _find_outcome(ledger, plan, target, unknown, actor)
             if wait is None:
                 continue
-            if resend or lost_here or not target.idempotent:
+            if resends or lost_here or not _takes_it_again(target, wait.effect):
                 return wait
-            resend = True
+            resends = target.resends
             continue
         if claim.applied or claim.skipped:
             return claim.effect
+        attempt = Attempt(ledger, claim, memory, actor)
         try:
-            applied = _send(ledger, claim, plan, target, asked, actor)
+            applied = _send(attempt, claim, plan, target, asked)
         except EffectNotNow as error:
             if error.retry_after is None or not_now >= RETRY_AFTER_TIMES:
                 raise
             seconds = min(error.retry_after, RETRY_AFTER_LIMIT)
-            return Wait(ledger.effects.read(claim.effect.effect_id), seconds, str(error), not_now + 1)
-        except EffectUnknown:
-            if target.idempotent and not last_try:
+            with _stating(error.written):
+                effect = ledger.effects.read(claim.effect.effect_id)
+            return Wait(effect, seconds, str(error), not_now + 1)
+        except EffectUnknown as unknown:
+            if not last_try and _takes_it_again(target, unknown.effect):
                 raise
-            resend, lost_here = False, True
+            resends, lost_here = 0, True
             continue
-        return ledger.effects.confirm(claim, external_id=applied.external_id, result=applied.result, actor=actor)
+        effect = attempt.applied(applied)
+        if target.verify:
+            return effect
+        with _stating("The external write was made, and recorded."):
+            return _try_probe(ledger, plan, target, effect)
 
 
-def _send(ledger: Ledger, claim: Claim, plan: EffectPlan, target: Target, asked: float, actor: Actor) -> Applied:
+def _takes_it_again(target: Target, effect: Effect) -> bool:
+    """Whether an unknown effect may be sent again with the same key: not without end, and not once it is confirmed."""
+    return target.idempotent and effect.resends < target.resends and effect.result is None
+
+
+def _send(attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, asked: float) -> Applied:
     """Send, and record a failure by its kind before it is raised."""
     name, key = claim.effect.name, claim.effect.effect_key
     log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
     reached("apply.send", "before call")
     try:
         _check_fence(claim, asked)
-        applied = target.apply(plan.plan, key)
+        applied = call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))
     except (EffectRefused, EffectNotNow, Suspended) as error:
-        if claim.resent:
-            # What this attempt proves, it proves for itself only: an earlier one may have been applied.
-            effect = ledger.effects.lose(
-                claim, error=f"an earlier attempt was lost; this attempt: {error}", actor=actor
-            )
-            if isinstance(error, EffectNotNow) and error.retry_after is not None:
-                raise
-            raise unknown_error(f"job {effect.job_id}", effect) from error
-        if isinstance(error, EffectRefused):
-            if (claim.effect.attempt > 1 or error.by_precondition) and target.can_probe:
-                found = _probe_for_own_write(plan, target, claim.effect)
-                if isinstance(found, Applied):
-                    return found
-                if found is None:
-                    why = f"the target may refuse it because the write is already there: {error}"
-                    effect = ledger.effects.lose(claim, error=why, actor=actor)
-                    raise unknown_error(f"job {effect.job_id}", effect) from error
-            ledger.effects.refuse(claim, error=str(error), actor=actor)
-        else:
-            ledger.effects.release(claim, error=str(error), actor=actor)
-        raise
+        return _not_applied(attempt, claim, plan, target, error)
     except Exception as error:
-        said = str(error) if isinstance(error, UnclearAnswer) else f"{type(error).__name__}: {error}"
-        effect = ledger.effects.lose(claim, error=said, actor=actor)
+        effect = attempt.lost(str(error))
         raise unknown_error(f"job {effect.job_id}", effect) from error
     reached("apply.send", "after call")
+    if target.verify and target.can_probe:
+        found = _probe_over(target.grace_seconds, lambda: ask_probe(target, plan, claim.effect))
+        if not isinstance(found, Applied):
+            why = f"the target confirmed it, and {_said(found)}"
+            effect = attempt.lost(why, confirmed=applied.result or {})
+            raise unknown_error(f"job {effect.job_id}", effect)
     return applied
+
+
+@contextmanager
+def _stating(written: str) -> Iterator[None]:
+    """Have an error of the ledger say what this attempt knows."""
+    try:
+        yield
+    except LedgerUnavailable as error:
+        error.restate(written=written, remedy=error.remedy)
+        raise
+
+
+def _not_applied(
+    attempt: Attempt,
+    claim: Claim,
+    plan: EffectPlan,
+    target: Target,
+    error: EffectRefused | EffectNotNow | Suspended,
+) -> Applied:
+    """Record what an attempt says that it has not written, and raise it; return the write if the probe finds it.
+
+    Whatever answers may have forwarded the request before, or have got it twice: a target with a probe is asked before
+    a refusal counts, and before anything is sent again.
+    """
+    answered = not isinstance(error, Suspended) and error.answered
+    not_now = answered and isinstance(error, EffectNotNow)
+    if claim.resent:
+        # What this attempt proves, it proves for itself only: an earlier one may have been applied.
+        effect = attempt.lost(f"an earlier attempt was lost; this attempt: {error.what}", not_now=not_now)
+        if isinstance(error, EffectNotNow) and error.retry_after is not None:
+            raise error
+        raise unknown_error(f"job {effect.job_id}", effect) from error
+    if answered and target.can_probe:
+        if isinstance(error, EffectNotNow):
+            attempt.lost(error.what, not_now=True)
+            raise error
+        found = _probe_over(target.grace_seconds, lambda: _probe(plan, target, claim.effect))
+        if isinstance(found, Applied):
+            return found
+        if isinstance(found, CannotTell):
+            why = f"the target may refuse it because the write is already there: {error.what} At last {_said(found)}"
+            effect = attempt.lost(why)
+            raise unknown_error(f"job {effect.job_id}", effect) from error
+    if isinstance(error, EffectRefused):
+        attempt.refused(str(error))
+    else:
+        attempt.released(str(error))
+    raise error
 
 
 def _check_fence(claim: Claim, asked: float) -> None:
@@ -168,49 +243,88 @@ def _find_outcome(
         return Wait(effect, None, str(unknown))
     seconds = ledger.effects.seconds_unknown(effect.effect_id)
     found = _probe(plan, target, effect)
-    if isinstance(found, Applied) or (isinstance(found, NotApplied) and seconds >= target.grace_seconds):
+    left = target.grace_seconds - seconds
+    again = effect.result is None and (effect.not_now or effect.resends < target.resends)
+    if isinstance(found, Applied) or (isinstance(found, NotApplied) and left <= 0 and again):
         applied = isinstance(found, Applied)
         ledger.effects.resolve(
             effect.effect_id,
             applied=applied,
-            external_id=found.external_id if isinstance(found, Applied) else None,
+            external_id=usable_id(found) if isinstance(found, Applied) else None,
             actor=actor,
             why="the probe found the write" if applied else "the probe found no trace of the write",
             attempt=effect.attempt,
+            resends=effect.resends + (not applied and not effect.not_now),
         )
         return None
-    left = target.grace_seconds - seconds
     if left <= 0:
-        return Wait(effect, None, str(unknown))
+        note = _said(found)
+        if effect.resends and isinstance(found, NotApplied):
+            note += f"; it was sent again {effect.resends} times without a known outcome, and is not sent again"
+        return Wait(ledger.effects.note_probe(effect.effect_id, note), None, f"{unknown} At last {note}.")
     calls = int(seconds).bit_length() + 1
     pause = min(backoff(calls, base=_PROBE_BASE, cap=_PROBE_CAP), left)
-    return Wait(effect, pause, f"The probe has not found the effect {effect.name!r} yet. {unknown}")
+    return Wait(effect, pause, f"The probe has not found the effect {effect.name!r} yet: {_said(found)}. {unknown}")
 
 
-def _probe_for_own_write(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
-    """Find out whether the target refuses because of this effect's own write: one that came late, or twice.
+def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | CannotTell:
+    """Probe for an outcome. What the probe saw before anything was sent is no find."""
+    reached("probe.send", "before call")
+    found = ask_probe(target, plan, effect)
+    reached("probe.send", "after call")
+    if isinstance(found, Applied) and not effect.find_counts:
+        return CannotTell("it sees what it saw before anything was sent")
+    return found
 
-    It probes at once, over the grace time. The refusal counts if nothing is found by then.
-    """
-    until, calls = _clock() + target.grace_seconds, 0
+
+def _probe_over(
+    seconds: float, probe: Callable[[], Applied | NotApplied | CannotTell]
+) -> Applied | NotApplied | CannotTell:
+    """Probe until the write is found, or this time has passed: what came late, or twice, may not be visible yet."""
+    until, calls = _clock() + seconds, 0
     while True:
-        found = _probe(plan, target, effect)
+        found = probe()
         left = until - _clock()
-        if isinstance(found, Applied) or left <= 0:
+        if isinstance(found, Applied) or left <= 0 or (isinstance(found, CannotTell) and found.found > 1):
             return found
         calls += 1
         time.sleep(min(backoff(calls, base=_PROBE_BASE, cap=_PROBE_CAP), left))
 
 
-def _probe(plan: EffectPlan, target: Target, effect: Effect) -> Applied | NotApplied | None:
-    reached("probe.send", "before call")
+def _try_probe(ledger: Ledger, plan: EffectPlan, target: Target, effect: Effect) -> Effect:
+    """Find out whether the probe sees a write that is confirmed. What it does not see, it would not find later."""
+    if not (target.can_probe and target.try_probe):
+        return effect
+    seconds = min(target.grace_seconds, _TRIAL_SECONDS)
+    found = _probe_over(seconds, lambda: ask_probe(target, plan, effect))
+    if isinstance(found, Applied):
+        return effect
+    note = f"the target confirmed the write, and {_said(found)}"
+    log.warning("The effect %r is applied, but %s. Check its probe.", effect.name, note)
+    return ledger.effects.note_probe(effect.effect_id, note)
+
+
+def ask_probe(target: Target, plan: EffectPlan, effect: Effect) -> Applied | NotApplied | CannotTell:
+    """Probe once. An error is no answer."""
     try:
-        found = target.probe(plan.plan, effect.effect_key)
+        found = call_cleaned(lambda: target.probe(plan.plan, effect.effect_key), _secrets(plan))
     except Exception as error:  # noqa: BLE001 - any error means that it found nothing
-        log.warning("The probe of the effect %r failed: %s: %s", effect.name, type(error).__name__, error)
-        found = None
-    reached("probe.send", "after call")
+        found = CannotTell(f"it failed: {error}")
+    if found is None:
+        found = CannotTell("it gave no answer that can be read")
+    if isinstance(found, CannotTell):
+        log.warning("The probe of the effect %r cannot tell: %s.", effect.name, found.why)
     return found
+
+
+def _said(found: Applied | NotApplied | CannotTell) -> str:
+    """What a probe said that did not find the write, as a clause."""
+    return f"the probe cannot tell: {found.why}" if isinstance(found, CannotTell) else "the probe sees no trace of it"
+
+
+def _secrets(plan: EffectPlan) -> Secrets:
+    """What an error of the target may not say."""
+    return Secrets.between(plan.plan, plan.shown)
 
 
 def _clock() -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.effects.target import RequestView, plain_view
 from airflow_provider_aihandoff.core.effects.target_registry import find_target_type
+from airflow_provider_aihandoff.core.effects.undo import MASKED
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def describe_undo(undo: Mapping[str, Any]) -> RequestView:
     if not isinstance(kind, str) or not isinstance(plan, Mapping):
         return plain_view(undo)
     view = describe(kind, plan)
-    options = {name: part for name, part in undo.items() if name != "plan"}
+    options = {name: part for name, part in undo.items() if name not in ("plan", MASKED)}
     # Where both have a name, the whole plan is shown under a name of its own, so that nothing is left out.
     rest = {**view.rest, **options} if not view.rest.keys() & options.keys() else {"plan": view.rest, **options}
     return replace(view, rest=rest)

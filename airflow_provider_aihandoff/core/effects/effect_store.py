@@ -5,14 +5,14 @@ Every function is one short transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core.database import history
-from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.effects.plan_store import (
     change_effect,
     current_effects,
@@ -47,6 +47,10 @@ from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 _READ_DECISION = f"SELECT {columns(Decision)} FROM aihandoff.decisions WHERE decision_id = %s"
 
+_NOTE_PROBE = """
+    UPDATE aihandoff.effects SET probe_note = %(note)s, updated_at = clock_timestamp()
+    WHERE effect_id = %(effect_id)s"""
+
 #: States of a job in which its plan is decided, and an effect may ask for its claim.
 _DECIDED = frozenset({JobState.APPROVED, JobState.APPLYING, JobState.COMPLETED})
 _ROLLED_BACK = frozenset({JobState.ROLLING_BACK, JobState.ROLLED_BACK})
@@ -76,7 +80,7 @@ class Effects:
         self._database = database
 
     def claim(  # noqa: C901 - the protocol, in one place
-        self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: Actor, resend: bool = False
+        self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: Actor, resends: int = 0
     ) -> Claim:
         """Get the one permission to send an effect, if it is exactly what was approved.
 
@@ -84,15 +88,15 @@ class Effects:
 
         :param plan: what the caller is about to send.
         :param lease: how long the permission is valid: longer than the write may take.
-        :param resend: send an effect that may have been applied again, with the same key: for a target that takes it
-            without writing twice.
+        :param resends: how often an effect that may have been applied may be sent again in all, with the same key: for
+            a target that takes it without writing twice. Each one is counted.
         :raises JobCancelled: the job was cancelled, or is being cancelled.
         :raises JobNotApproved: no one has approved the job, it was rejected, or it has completed without this effect.
         :raises JobRolledBack: the job was rolled back, or is being rolled back.
         :raises PlanNotApproved: the plan is not the one that was approved.
         :raises EffectOutOfOrder: an effect that must come before this one is not applied.
         :raises EffectBusy: another attempt has the permission.
-        :raises EffectUnknown: an earlier attempt may have been applied, and ``resend`` is off or the job cancelled.
+        :raises EffectUnknown: an earlier attempt may have been applied, and it may not be sent again.
         """
 
         token, resent = uuid4(), False
@@ -118,7 +122,7 @@ class Effects:
                     return _busy(job, effect, left)
                 job, effect = _give_up(connection, job, effect, actor)
             if effect.state is EffectState.UNKNOWN:
-                if not resend or job.cancelling is not None:
+                if effect.resends >= resends or job.cancelling is not None:
                     return unknown_error(job.label, effect)
                 resent = True
             elif job.cancelling is not None:
@@ -133,6 +137,8 @@ class Effects:
                 claim_token=token,
                 claimed_by=str(actor),
                 lease=lease,
+                resends=effect.resends + resent,
+                not_now=False,
                 error=None,
             )
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
@@ -187,10 +193,19 @@ class Effects:
         return self._database.transact(work, step="apply.complete")
 
     def confirm(
-        self, claim: Claim, *, external_id: str | None, result: Mapping[str, Any] | None, actor: Actor
+        self,
+        claim: Claim,
+        *,
+        external_id: str | None,
+        result: Mapping[str, Any] | None,
+        actor: Actor,
+        own: bool = True,
+        keep: Keep | None = None,
     ) -> Effect:
         """Record that the target has applied the effect; the last one completes the job. Safe to repeat.
 
+        :param own: this effect wrote it; otherwise it was there before.
+        :param keep: as in :meth:`Database.persist`.
         :raises ClaimLost: another attempt took over; it, or a person, records the outcome of the effect.
         """
 
@@ -205,52 +220,81 @@ class Effects:
                 EffectEvent.CONFIRM,
                 external_id=plain_or_none(external_id),
                 result=None if result is None else dict(result),
+                own=own,
                 error=None,
             )
             detail = {"effect": effect.name, "external_id": external_id, "attempt": effect.attempt}
-            reason = _progress(connection, job)
+            reason = _progress(connection, job) + ("" if own else f"; {effect.name} was there before")
             job = history.move(connection, job, JobEvent.EFFECT_APPLIED, actor=actor, reason=reason, detail=detail)
             settle(connection, job, actor=actor)
             return effect
 
-        return self._database.persist(work, step="apply.confirm")
+        return self._database.persist(work, step="apply.confirm", keep=keep)
 
-    def release(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
+    def release(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
         """Record that no external write was made, and that the effect may be tried again as it is.
 
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release")
+        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release", keep)
 
-    def refuse(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
+    def refuse(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
         """Record that the target refused the effect, which proves that no external write was made.
 
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor, "apply.refuse")
+        return self._end(claim, EffectEvent.REFUSE, JobEvent.EFFECT_REFUSED, error, actor, "apply.refuse", keep)
 
-    def lose(self, claim: Claim, *, error: str, actor: Actor) -> Effect:
+    def lose(
+        self,
+        claim: Claim,
+        *,
+        error: str,
+        actor: Actor,
+        not_now: bool = False,
+        confirmed: Mapping[str, Any] | None = None,
+        keep: Keep | None = None,
+    ) -> Effect:
         """Record that the outcome is not known.
 
+        :param not_now: the target asked to come back later. To send it again then is not counted.
+        :param confirmed: the target has confirmed it with this result, and the probe sees no trace of it. It is never
+            sent again without a person.
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose")
+
+        def changes(effect: Effect) -> dict[str, Any]:
+            return {
+                "not_now": not_now,
+                "resends": effect.resends - (not_now and claim.resent),
+                "result": effect.result if confirmed is None else dict(confirmed),
+            }
+
+        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose", keep, changes)
 
     def _end(
-        self, claim: Claim, event: EffectEvent, job_event: JobEvent, error: str, actor: Actor, step: str
+        self,
+        claim: Claim,
+        event: EffectEvent,
+        job_event: JobEvent,
+        error: str,
+        actor: Actor,
+        step: str,
+        keep: Keep | None,
+        changes: Callable[[Effect], dict[str, Any]] = lambda effect: {},
     ) -> Effect:
         def work(connection: LedgerConnection) -> Effect:
             job, effect = _lock_claimed(connection, claim)
             if effect.state is next_effect_state(EffectState.CLAIMED, event):
                 return effect
-            effect = change_effect(connection, job, effect, event, error=plain(error))
+            effect = change_effect(connection, job, effect, event, error=plain(error), **changes(effect))
             detail = {"effect": effect.name, "attempt": effect.attempt}
             reason = f"{_progress(connection, job)}; {effect.name}: {error}"
             job = history.move(connection, job, job_event, actor=actor, reason=reason, detail=detail)
             settle(connection, job, actor=actor)
             return effect
 
-        return self._database.persist(work, step=step)
+        return self._database.persist(work, step=step, keep=keep)
 
     def skip(self, effect_id: int, *, actor: Actor, reason: str) -> Effect:
         """Record that the task of a planned effect was skipped, so that the job can end without it.
@@ -302,25 +346,37 @@ class Effects:
         actor: Actor,
         why: str,
         attempt: int | None = None,
+        resends: int = 0,
     ) -> Effect:
-        """Record what a probe or a person found about an effect whose outcome was unknown.
+        """Record what a probe or a person found about an effect whose outcome was unknown, or which was refused.
 
-        A task that waits for it continues automatically.
+        A task that waits for it continues automatically. That a refused one was not applied is known.
 
         :param external_id: the id of the record in the target, when it was applied.
         :param attempt: the attempt that was checked; does nothing if there was a newer attempt since.
+        :param resends: how often it was sent again after an unknown outcome, with what follows now. 0: a person
+            has resolved it, and the count begins again.
         :raises EffectNotFound: there is none with this id.
-        :raises IllegalTransition: the effect is not ``unknown``.
+        :raises IllegalTransition: the effect is neither ``unknown`` nor, where it was applied, ``refused``.
         """
 
         def work(connection: LedgerConnection) -> Effect:
             job = history.lock(connection, read_effect(connection, effect_id).job_id)
             effect = read_effect(connection, effect_id)
-            if attempt is not None and (effect.attempt != attempt or effect.state is not EffectState.UNKNOWN):
+            if attempt is not None and (effect.attempt != attempt or effect.state not in _can_resolve(applied)):
                 return effect
             event = EffectEvent.RESOLVE_APPLIED if applied else EffectEvent.RESOLVE_NOT_APPLIED
-            external = plain_or_none(external_id)
-            effect = change_effect(connection, job, effect, event, external_id=external, claim_token=None, error=None)
+            effect = change_effect(
+                connection,
+                job,
+                effect,
+                event,
+                external_id=plain_or_none(external_id),
+                result=effect.result if applied else None,
+                claim_token=None,
+                resends=resends,
+                error=None,
+            )
             outcome = ("applied" + (f" as {external_id}" if external_id else "")) if applied else "not applied"
             job = history.move(
                 connection,
@@ -340,6 +396,23 @@ class Effects:
             return effect
 
         return self._database.transact(work, step="apply.resolve")
+
+    def note_probe(self, effect_id: int, note: str) -> Effect:
+        """Keep what the probe of an effect saw that a person should know.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+
+        def work(connection: LedgerConnection) -> Effect:
+            connection.execute(_NOTE_PROBE, {"effect_id": effect_id, "note": plain(note)})
+            return read_effect(connection, effect_id)
+
+        return self._database.transact(work, repeatable=True)
+
+
+def _can_resolve(applied: bool) -> frozenset[EffectState]:
+    """The states in which it can be said that an effect was applied, or was not."""
+    return frozenset({EffectState.UNKNOWN, EffectState.REFUSED} if applied else {EffectState.UNKNOWN})
 
 
 def _settled(job: Job, effect: Effect | None, plan: EffectPlan) -> Claim | None:

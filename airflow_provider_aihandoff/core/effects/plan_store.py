@@ -32,17 +32,19 @@ _DELETE_UNTOUCHED = """
     WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'skipped', 'void')"""
 _INSERT_EFFECT = f"""
     INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
-        after_effects, undoes, current, task_id, created_at, updated_at)
+        after_effects, undoes, current, find_counts, probe_note, task_id, created_at, updated_at)
     VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, %(state)s, %(plan)s,
-        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(task_id)s, clock_timestamp(),
-        clock_timestamp())
+        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(find_counts)s, %(probe_note)s, %(task_id)s,
+        clock_timestamp(), clock_timestamp())
     RETURNING {columns(Effect)}"""
 _UPDATE_EFFECT = f"""
     UPDATE aihandoff.effects SET state = %(state)s, attempt = %(attempt)s, claim_token = %(claim_token)s,
         claimed_by = %(claimed_by)s, claimed_at = CASE WHEN %(claimed)s THEN clock_timestamp() ELSE claimed_at END,
         claim_until = CASE WHEN %(claimed)s THEN clock_timestamp() + %(lease)s ELSE claim_until END,
         unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
-        external_id = %(external_id)s, result = %(result)s, error = %(error)s, updated_at = clock_timestamp()
+        external_id = %(external_id)s, result = %(result)s, error = %(error)s, resends = %(resends)s,
+        not_now = %(not_now)s, find_counts = %(find_counts)s, own = %(own)s, probe_note = %(probe_note)s,
+        updated_at = clock_timestamp()
     WHERE effect_id = %(effect_id)s
     RETURNING {columns(Effect)}"""
 _VOID_UNSENT = """
@@ -97,6 +99,8 @@ def insert_plan(
         "after": as_json(list(plan.after)),
         "undoes": undoes,
         "current": None if plan.current is None else as_json(plan.current),
+        "find_counts": plan.find_counts,
+        "probe_note": plan.probe_note,
         "task_id": plan.task_id,
         "state": EffectState.SKIPPED if plan.skipped else EffectState.PLANNED,
     }
@@ -128,6 +132,13 @@ def read_effect(connection: LedgerConnection, effect_id: int) -> Effect:
             f"the ledger has no effect {effect_id}.", remedy="`airflow aihandoff effects list` shows the ones it has."
         )
     return effect
+
+
+def digest_key(connection: LedgerConnection) -> str:
+    """The ledger's own secret with which digests cover other secrets."""
+    row = connection.execute("SELECT digest_key FROM aihandoff.ledger").fetchone()
+    assert row is not None
+    return str(row["digest_key"])
 
 
 def current_effects(connection: LedgerConnection, job: Job) -> list[Effect]:

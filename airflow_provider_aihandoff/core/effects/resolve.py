@@ -1,4 +1,8 @@
-"""Resolves an effect whose outcome is unknown, by a person: once, and for the attempt that they checked."""
+"""Resolves an effect whose outcome is unknown, by a person: once, and for the attempt that they checked.
+
+One that the target refused can be resolved as applied: a person has seen the write there, whatever the target answered.
+A roll-back then includes it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,8 @@ def answer(
         nothing about a newer one.
     :return: the effect as it is now.
     :raises EffectNotFound: there is none with this id.
-    :raises CannotResolve: it is not unknown, or there was a newer attempt since; nothing was recorded.
+    :raises CannotResolve: it is neither unknown nor, where it was applied, refused; or there was a newer attempt since;
+        nothing was recorded.
     """
     said = {"applied": applied, "external_id": external_id}
     seen = ledger.effects.read(effect_id)
@@ -78,6 +83,8 @@ def _known(ledger: Ledger, effect: Effect, last: Event | None) -> CannotResolve:
         applied_as = f" as {effect.external_id}" if effect.external_id else ""
         what = f"the effect {effect.name!r} is {effect.state.value}{applied_as}, and not unknown"
         remedy = "There is nothing to resolve."
+        if effect.state is EffectState.REFUSED:
+            remedy = "If the target has the write all the same, resolve it as applied."
         if last is not None:
             what += f"; {last.actor} resolved attempt {last.detail['attempt']}: {last.reason}"
     return CannotResolve(

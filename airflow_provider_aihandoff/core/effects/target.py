@@ -23,14 +23,32 @@ class Applied:
 
     :param external_id: the id of the record in the target, where it gave one.
     :param result: what is worth keeping of the answer: small, no content and no secret.
+    :param own: this effect wrote it; otherwise it was there before, and is never undone.
     """
 
     external_id: str | None = None
     result: dict[str, Any] | None = None
+    own: bool = True
 
 
 class NotApplied:
     """What a probe returns that sees no trace of the write."""
+
+
+@dataclass(frozen=True)
+class CannotTell:
+    """What a probe returns that cannot say what became of the write.
+
+    :param why: what it saw, as text for a person, without a full stop.
+    :param found: how many records it saw that could be the write; two are a write that was made twice.
+    """
+
+    why: str
+    found: int = 0
+
+
+#: What a probe says. None is short for a :class:`CannotTell` that says no more.
+Found = Applied | NotApplied | CannotTell | None
 
 
 def as_applied(returned: Any, name: str) -> Applied:
@@ -49,11 +67,11 @@ def as_applied(returned: Any, name: str) -> Applied:
     return Applied()
 
 
-def as_found(returned: Any) -> Applied | NotApplied | None:
-    """What an author's own code returns from a probe: an :class:`Applied`, the external id or True where it finds the
-    write; :class:`NotApplied` or False where there is no trace of it; None where it cannot tell.
+def as_found(returned: Any) -> Found:
+    """What an author's own code returns from a probe: a :data:`Found`; the external id or True where it finds the
+    write; False where there is no trace of it.
     """
-    if returned is None or isinstance(returned, (Applied, NotApplied)):
+    if returned is None or isinstance(returned, (Applied, NotApplied, CannotTell)):
         return returned
     if isinstance(returned, bool):
         return Applied() if returned else NotApplied()
@@ -107,8 +125,22 @@ class Target(ABC):
     #: What an author may write into an undo of this kind; empty: an undo cannot be of this kind.
     undo_fields: ClassVar[frozenset[str]] = frozenset()
 
+    #: Fields of the plan of an undo that may not name what only the applied effect knows, such as a statement.
+    fixed_fields: ClassVar[frozenset[str]] = frozenset()
+    #: :meth:`from_undo` imports code that the undo names: only a worker makes such a target, never the API server.
+    undo_in_worker: ClassVar[bool] = False
+
     #: It takes the same effect key twice without writing twice.
     idempotent: bool = False
+
+    #: How often it is sent again after an outcome that stayed unknown, before it waits for a person.
+    resends: int = 1
+
+    #: The probe decides what a confirmed write has done; a confirmed write without a trace waits for a person.
+    verify: bool = False
+
+    #: The probe is tried: before anything is sent, where it must see nothing, and after a write, where it must see it.
+    try_probe: bool = True
 
     #: How long one call of :meth:`apply` may take at most, in seconds. Another attempt may begin a little later.
     call_seconds: float = 60.0
@@ -132,11 +164,11 @@ class Target(ABC):
         """It can be asked what became of a write. By default: where the class defines :meth:`probe`."""
         return type(self).probe is not Target.probe
 
-    def probe(self, plan: dict[str, Any], key: str) -> Applied | NotApplied | None:
+    def probe(self, plan: dict[str, Any], key: str) -> Found:
         """Find the outcome of an attempt that recorded none. Changes nothing.
 
-        :return: ``NotApplied()`` where there is no trace of the write: it counts once the grace time has ended. None
-            where the target cannot say. An error counts as None.
+        :return: ``NotApplied()`` where there is no trace of the write: it counts once the grace time has ended.
+            :class:`CannotTell` or None where the target cannot say. An error counts as that.
         """
         return None
 
@@ -168,6 +200,7 @@ class Target(ABC):
         :param declared: only :attr:`undo_fields`, their templates rendered, with :meth:`undo_defaults`.
         :param name: of the effect that is undone, for messages.
         :return: the plan, and what :meth:`from_undo` needs to know besides, both as JSON. The ledger keeps them.
+            ``kind``, ``plan``, ``masked`` and ``literals`` are names that the ledger itself uses beside them.
         :raises KeyError: a field is missing; the error message names it.
         :raises PlanError: a field cannot be what it is.
         """
@@ -204,6 +237,18 @@ class Target(ABC):
         By default, each field by its name.
         """
         return plain_view(plan)
+
+
+def resends_of(declared: Any, *, idempotent: bool) -> int:
+    """How often an effect is sent again after an unknown outcome: as declared; otherwise once, or 3 times if its target
+    takes the same key again without writing twice.
+
+    :raises PlanError: it is no number from 0 to 100.
+    """
+    number = declared if declared is not None else 3 if idempotent else 1
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 100:
+        raise PlanError(f"resends must be a whole number from 0 to 100, not {declared!r}.")
+    return number
 
 
 def plain_view(plan: Mapping[str, Any]) -> RequestView:

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from airflow_provider_aihandoff.core.effects.target import Target
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import UnknownTargetKind
 
 GROUP = "airflow_provider_aihandoff.targets"
@@ -56,7 +57,7 @@ def target_type(kind: str) -> type[Target]:
         found = point.load()
     except Exception as error:
         raise UnknownTargetKind(
-            f"the target kind {kind!r} cannot be loaded from {point.value!r}: {type(error).__name__}: {error}.",
+            f"the target kind {kind!r} cannot be loaded from {point.value!r}: {said(error)}.",
             remedy="Fix or reinstall the package that brings it.",
         ) from error
     if not (isinstance(found, type) and issubclass(found, Target) and found.kind == kind):

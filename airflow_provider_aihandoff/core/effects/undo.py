@@ -3,38 +3,47 @@
 An undo is kept with the plan of its effect as ``{"kind": ..., "plan": {...}}``, with what its target needs to know
 besides. Its plan may name what only the applied effect knows: ``{external_id}``, the id of the record in the target,
 and ``{effect_key}``, the key of the effect that it undoes. A probe of an undo may also name ``{undo_key}``, the key
-that the undo itself is sent with; its target fills that one in when it probes.
+that the undo itself is sent with; its target fills that one in when it probes. :mod:`core.effects.placeholders` tells
+these names from text that reads like them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.effects.placeholders import (
+    EFFECT_KEY,
+    EXTERNAL_ID,
+    LITERALS,
+    Marks,
+    Path,
+    fill,
+    names_in,
+)
 from airflow_provider_aihandoff.core.effects.target import Target
-from airflow_provider_aihandoff.core.effects.target_registry import kinds, target_type
+from airflow_provider_aihandoff.core.effects.target_registry import find_target_type, kinds, target_type
+from airflow_provider_aihandoff.core.error_text import MASK
 from airflow_provider_aihandoff.core.errors import PlanError, UnknownTargetKind
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import EffectState
 
-#: What replaces a secret; an undo that has one cannot be sent from the ledger.
-MASK = "***"
+#: Under which an undo says, beside its plan, whether a secret was replaced in it.
+MASKED = "masked"
 
 #: How the name of an effect that undoes another one begins.
 PREFIX = "undo:"
 
-#: The placeholder for the key of the effect, in its probe and its undo; and for the undo's own key, in its probe.
-EFFECT_KEY, UNDO_KEY = "{effect_key}", "{undo_key}"
-
-#: What an undo may name.
-_NAMES = re.compile(r"\{external_id\}|\{effect_key\}")
-
 
 def plan_undo(
-    declared: Mapping[str, Any], *, kind: str, name: str, defaults: Mapping[str, Any] | None = None
+    declared: Mapping[str, Any],
+    *,
+    kind: str,
+    name: str,
+    defaults: Mapping[str, Any] | None = None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """Render the undo that an author declared to the form in which the ledger keeps it.
 
@@ -42,6 +51,7 @@ def plan_undo(
     :param kind: of the effect.
     :param name: of the effect, for messages.
     :param defaults: the fields that an undo of the effect's own kind has where its author leaves them out.
+    :param marks: what stands for placeholders in the fields; without them, every text that reads like one is one.
     :raises PlanError: no target of its kind can undo anything here, or a field is unknown, missing, or not what it must
         be.
     """
@@ -59,7 +69,18 @@ def plan_undo(
         plan, options = found.plan_undo(fields, name=name)
     except KeyError as missing:
         raise PlanError(f"the undo of the effect {name!r} lacks {missing}.") from None
-    return {**options, "kind": kind, "plan": plan}
+    undo: dict[str, Any] = {**options, "kind": kind, "plan": plan}
+    if marks is not None:
+        undo, literals = marks.settle(undo)
+        if literals:
+            undo[LITERALS] = literals
+    for field in found.fixed_fields & undo["plan"].keys():
+        if names_in({"plan": {field: undo["plan"][field]}}, undo.get(LITERALS, ())):
+            raise PlanError(
+                f"`{field}` of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
+                remedy="Pass it as a parameter: an answer of a target must never be part of a statement.",
+            )
+    return undo
 
 
 def _undo_type(kind: str, name: str) -> type[Target]:
@@ -96,20 +117,32 @@ def undo_target(undo: EffectPlan) -> Target:
     return target_type(undo.kind).from_undo(undo.name, undo.plan, undo.undo or {})
 
 
+def needs_worker(undo: EffectPlan) -> bool:
+    """Whether an undo imports code that it names, which only a worker does.
+
+    :param undo: as :func:`undo_plan` makes it.
+    """
+    found = find_target_type(undo.kind)
+    return found is not None and found.undo_in_worker
+
+
 def why_not(effect: Effect) -> str | None:
     """Why an applied effect cannot be undone, as text; None where it can."""
     if effect.undo is None:
         return "declares no undo"
+    if effect.own is False:
+        return "was there before, as far as the ledger knows: this job did not write it"
     kind = effect.undo.get("kind")
     if not isinstance(kind, str) or not isinstance(effect.undo.get("plan"), dict):
         return "has an undo that an earlier release kept for people to read, and that cannot be sent"
-    if _mentions(effect.undo, MASK):
+    # An earlier release did not say whether it had masked anything.
+    if effect.undo.get(MASKED, _mentions(effect.undo, MASK)):
         return "has an undo with a masked secret, which the ledger does not keep"
     try:
         found = target_type(kind)
     except UnknownTargetKind as unknown:
         return f"has an undo that cannot be sent: {unknown.what.rstrip('.')}"
-    if _mentions(effect.undo, "{external_id}"):
+    if EXTERNAL_ID in names_in(effect.undo, effect.undo.get(LITERALS, ())):
         if not effect.external_id:
             return "has an undo that names {external_id}, and its external id is not known"
         if not found.may_name(effect.external_id):
@@ -123,13 +156,21 @@ def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
     :param after: the name of the undo that must come before it.
     """
     assert effect.undo is not None
-    values = {"{external_id}": effect.external_id or "", EFFECT_KEY: effect.effect_key}
-    quoted = target_type(effect.undo["kind"]).quoted
-    undo = {name: _filled_part(part, values, quoted) for name, part in effect.undo.items()}
-    options = {name: value for name, value in undo.items() if name not in ("kind", "plan")}
+    values = {EXTERNAL_ID: effect.external_id or "", EFFECT_KEY: effect.effect_key}
+    found = target_type(effect.undo["kind"])
+
+    def quoted(path: Path, value: str) -> str:
+        """A field of the plan, or of an option that is an object, is written as its target says."""
+        return found.quoted(path[1], value) if len(path) == 2 else value
+
+    declared = {name: part for name, part in effect.undo.items() if name not in ("kind", MASKED, LITERALS)}
+    undo, literals = fill(declared, values, effect.undo.get(LITERALS, ()), quoted)
+    options = {name: value for name, value in undo.items() if name != "plan"}
+    if literals:
+        options[LITERALS] = literals
     return EffectPlan(
         name=PREFIX + effect.name,
-        kind=undo["kind"],
+        kind=effect.undo["kind"],
         plan=undo["plan"],
         plan_digest=digest([undo["plan"], options, effect.effect_key]),
         shown=undo["plan"],
@@ -151,43 +192,19 @@ class UndoStep:
     why_not: str | None
 
 
-def undo_steps(effects: Sequence[Effect], leave: Collection[str] = ()) -> list[UndoStep]:
+def undo_steps(effects: Sequence[Effect], altered: Mapping[int, str], leave: Collection[str] = ()) -> list[UndoStep]:
     """What rolling a job back would undo, in the order in which it would, before it has begun.
 
     :param effects: of the current revision, in the order of the plan.
+    :param altered: why an undo is not what was approved, by the id of its effect.
     :param leave: names of effects that are to stay as they are.
     """
     steps = []
     for effect in reversed(effects):
         if effect.undoes is None and effect.state is EffectState.APPLIED and effect.name not in leave:
-            why = why_not(effect)
+            why = why_not(effect) or altered.get(effect.effect_id)
             steps.append(UndoStep(effect, None if why else undo_plan(effect, None), why))
     return steps
-
-
-def names_effect(text: str) -> bool:
-    """Whether a text names what only the applied effect knows."""
-    return _NAMES.search(text) is not None
-
-
-def _filled_part(part: Any, values: Mapping[str, str], quoted: Callable[[str, str], str]) -> Any:
-    """The plan of an undo, its probe, or one of its options, with its values."""
-    if not isinstance(part, dict):
-        return _filled(part, values)
-    return {name: _filled(item, values, quoted, name) for name, item in part.items()}
-
-
-def _filled(
-    value: Any, values: Mapping[str, str], quoted: Callable[[str, str], str] | None = None, field: str = ""
-) -> Any:
-    """A value with what it names; a text that is a field of the plan itself is quoted as its target says."""
-    if isinstance(value, dict):
-        return {name: _filled(item, values) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_filled(item, values) for item in value]
-    if not isinstance(value, str):
-        return value
-    return _NAMES.sub(lambda match: quoted(field, values[match[0]]) if quoted else values[match[0]], value)
 
 
 def _mentions(value: Any, text: str) -> bool:

@@ -21,13 +21,22 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     write_output,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner, Revision
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobEvent, JobState, RevisionState
-from airflow_provider_aihandoff.core.text import plain
+from airflow_provider_aihandoff.core.states import (
+    ENDED_RESPONSE_STATUSES,
+    JobEvent,
+    JobState,
+    ResponseStatus,
+    RevisionState,
+)
 
 _STORE_LATE_COST = """
     UPDATE aihandoff.revisions SET response_status = %(status)s, usage = %(usage)s, cost_usd = %(cost_usd)s,
         completed_at = clock_timestamp()
     WHERE revision_id = %(revision_id)s"""
+#: The request that was lost is known to be the one that was accepted. A newer permission to send ends with that.
+_FOUND_BY_HANDLE = """
+    UPDATE aihandoff.revisions SET unknown_submissions = 0, submit_token = NULL, submit_lease_until = NULL
+    WHERE revision_id = %s"""
 _MARK_ENDED = "UPDATE aihandoff.revisions SET response_status = %s WHERE revision_id = %s"
 
 
@@ -42,17 +51,29 @@ class Outputs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def store(self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None = None) -> Job:
+    def store(
+        self,
+        job_id: int,
+        number: int,
+        output: Output,
+        *,
+        actor: Actor,
+        reason: str | None = None,
+        response_id: str | None = None,
+    ) -> Job:
         """Store what a response left, and move the job on. Stored once: a second call changes nothing.
 
         Where a person has asked to cancel the job meanwhile, it is cancelled, and what the response left is late.
 
         :param reason: why there is no output, when there is none.
+        :param response_id: the response that left it; nothing is stored where the revision has another one by now.
         """
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
+            if response_id is not None and revision.response_id != response_id:
+                return job
             if revision.completed_at is not None and not _brings_cost(revision, output):
                 return job
             if revision.state in (RevisionState.CANCELLED, RevisionState.FAILED):
@@ -64,18 +85,49 @@ class Outputs:
             if job.cancelling is not None:
                 job = self._cancel(connection, job, revision, actor=actor, status=output.status)
                 return self._store_late(connection, job, revision, output, actor)
-            if output.error is not None:
-                return fail_revision(
-                    connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
-                )
-            stored = write_output(connection, revision, RevisionState.COMPLETED, output)
-            event = JobEvent.OUTPUT_STORED if job.approval == "required" else JobEvent.OUTPUT_ACCEPTED
-            detail = {"revision": number, "output_digest": stored.output_digest}
-            if event is JobEvent.OUTPUT_STORED:
-                return history.move(connection, job, event, actor=actor, detail=detail)
-            return self._accept(connection, job, stored, actor, detail)
+            return self._take(connection, job, revision, output, actor=actor, reason=reason)
 
         return self._database.transact(work, step="output.store")
+
+    def store_found(self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None = None) -> Job:
+        """Store what the response of a lost request left, as the provider's handle has it. Its id is not known.
+
+        Does nothing where the revision has an output, or a response with an id, or was given up.
+        """
+
+        def work(connection: LedgerConnection) -> Job:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            unsent = revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING)
+            if job.state is not JobState.QUEUED or job.revision != number or not unsent:
+                return job
+            connection.execute(_FOUND_BY_HANDLE, [revision.revision_id])
+            revision = read_revision(connection, job_id, number)
+            return self._take(connection, job, revision, output, actor=actor, reason=reason)
+
+        return self._database.transact(work, step="output.store")
+
+    def _take(
+        self,
+        connection: LedgerConnection,
+        job: Job,
+        revision: Revision,
+        output: Output,
+        *,
+        actor: Actor,
+        reason: str | None,
+    ) -> Job:
+        """Store an output that is the first one of its revision."""
+        if output.error is not None:
+            return fail_revision(
+                connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
+            )
+        stored = write_output(connection, revision, RevisionState.COMPLETED, output)
+        event = JobEvent.OUTPUT_STORED if job.approval == "required" else JobEvent.OUTPUT_ACCEPTED
+        detail = {"revision": revision.number, "output_digest": stored.output_digest}
+        if event is JobEvent.OUTPUT_STORED:
+            return history.move(connection, job, event, actor=actor, detail=detail)
+        return self._accept(connection, job, stored, actor, detail)
 
     @staticmethod
     def _store_late(connection: LedgerConnection, job: Job, revision: Revision, output: Output, actor: Actor) -> Job:
@@ -83,7 +135,7 @@ class Outputs:
         connection.execute(
             _STORE_LATE_COST,
             {
-                "status": plain(output.status),
+                "status": output.status,
                 "usage": None if output.usage is None else as_json(output.usage),
                 "cost_usd": output.cost_usd,
                 "revision_id": revision.revision_id,
@@ -115,7 +167,7 @@ class Outputs:
             decision_id=row["decision_id"],
         )
 
-    def ended(self, job_id: int, number: int, *, status: str, actor: Actor) -> Job:
+    def ended(self, job_id: int, number: int, *, status: ResponseStatus, actor: Actor) -> Job:
         """Record that the response has ended, as a webhook does, and leave its output to the job's task.
 
         Does nothing when that is known, or the job has moved on.
@@ -141,11 +193,13 @@ class Outputs:
         actor: Actor,
         reason: str,
         error: dict[str, Any],
-        status: str | None = None,
+        status: ResponseStatus | None = None,
         as_of: int | None = None,
+        response_id: str | None = None,
     ) -> Job:
         """End the revision and its job without an output. Does nothing when they have ended already.
 
+        :param response_id: the response that was given up; does nothing where the revision has another one by now.
         :param as_of: the newest event of the job that the caller knows of; does nothing when there is a newer one.
         """
 
@@ -154,7 +208,7 @@ class Outputs:
             revision = read_revision(connection, job_id, number)
             if job.state not in (JobState.QUEUED, JobState.RUNNING) or revision.number != job.revision:
                 return job
-            if as_of not in (None, job.event_seq):
+            if as_of not in (None, job.event_seq) or response_id not in (None, revision.response_id):
                 return job
             if job.cancelling is not None:
                 return self._cancel(connection, job, revision, actor=actor, status=status)
@@ -165,7 +219,7 @@ class Outputs:
                 actor=actor,
                 reason=reason,
                 error=error,
-                output=Output(status or revision.response_status or "", error=error),
+                output=Output(status or revision.response_status, error=error),
             )
 
         return self._database.transact(work, step="output.store")
@@ -189,8 +243,11 @@ class Outputs:
 
         return self._database.transact(work, step="cancel.request")
 
-    def cancelled(self, job_id: int, number: int, *, actor: Actor, reason: str, status: str) -> Job:
-        """Record that the response was stopped. Does nothing when the job has moved on."""
+    def cancelled(self, job_id: int, number: int, *, actor: Actor, reason: str, status: ResponseStatus | None) -> Job:
+        """Record that the response was stopped. Does nothing when the job has moved on.
+
+        :param status: what the provider says about it; None where it says nothing.
+        """
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
@@ -208,7 +265,7 @@ class Outputs:
         revision: Revision,
         *,
         actor: Actor,
-        status: str | None,
+        status: ResponseStatus | None,
         reason: str | None = None,
     ) -> Job:
         """End a revision and its job as cancelled: for the reason that was recorded with the wish, if there is one."""

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.models import Revision
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 #: The metadata that goes with a request and comes back with its response: the job, the revision and the ledger.
 OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
@@ -35,6 +38,13 @@ class ResponseNotFound(ProviderError):
     """The provider does not find the response. It may not do so for a while after a response was made or has ended."""
 
 
+#: What a provider means that does not find a response for long, as text without a full stop.
+NOT_FOUND = (
+    "OpenAI does not find the response (404): it was not stored (store=false, or a project with zero data retention), "
+    "was made with another project's key, was deleted, or its server keeps no responses"
+)
+
+
 class CredentialsRefused(ProviderError):
     """The provider refuses the credentials of the connection."""
 
@@ -49,18 +59,22 @@ class Sent(StrEnum):
     NO = "no"  # no response was created, and the same request may succeed later
     NEVER = "never"  # no response was created, and the same request would be refused again
     UNKNOWN = "unknown"  # a response may have been created
+    RUNS = "runs"  # none was created, since the response of an earlier request runs in the same handle
 
 
 @dataclass(frozen=True)
 class SubmitFailure:
     """Why a request brought no response id.
 
+    :param reason: without a full stop.
     :param retry_after: seconds that the provider asked to wait, if it did.
+    :param remedy: what a person has to do, where the answer says more than that the request was refused.
     """
 
     sent: Sent
     reason: str
     retry_after: float | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,11 +83,14 @@ class ModelResponse:
 
     :param status: that of one which says something new is ``running``: it is waited for.
     :param text: of the final answer; empty where there is none; None while the output cannot be read yet.
+    :param last_message: the text of its last message, where it has several.
     :param refusal: why the model refused to answer, where it did.
+    :param calls: names of the tools that the model asks its caller for, where it does that instead of answering.
     :param error_code: why it failed.
     :param incomplete_reason: why it stopped early.
     :param is_final: the same request would end the same way, so that another revision would only cost.
-    :param usage: what is billed, as the provider says it.
+    :param usage: what is billed, as the provider says it; and under ``tool_calls`` how many calls of its own tools, by
+        type, are billed beside it and are in no price.
     :param model: the one that answered; with ``service_tier`` it decides the price.
     :param created_at: when the provider created it, if it says so.
     """
@@ -81,7 +98,9 @@ class ModelResponse:
     id: str
     status: ResponseStatus
     text: str | None = None
+    last_message: str | None = None
     refusal: str | None = None
+    calls: tuple[str, ...] = ()
     error_code: str | None = None
     error_message: str | None = None
     incomplete_reason: str | None = None
@@ -94,8 +113,13 @@ class ModelResponse:
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether it will no longer change."""
         return self.status in ENDED_RESPONSE_STATUSES
+
+    @property
+    def readable(self) -> bool:
+        """Whether it has ended and is whole: for a moment, one that completed can come without its output."""
+        return self.ended and (self.status is not ResponseStatus.COMPLETED or self.text is not None)
 
     @property
     def ended_by_itself(self) -> bool:
@@ -103,12 +127,20 @@ class ModelResponse:
         return self.ended and self.status is not ResponseStatus.CANCELLED
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """How many tokens went in and came out; None where that is not known."""
+
+    input: int | None
+    output: int | None
+
+
 class ProviderFacts(ABC):
     """What is known of a provider without asking it. Pure."""
 
     @abstractmethod
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
-        """What a response cost, in US dollars; None where that is unknown.
+        """What a response cost, in US dollars, without its ``tool_calls``; None where that is unknown.
 
         :param request: the request that was sent; empty where it is not known.
         """
@@ -122,12 +154,40 @@ class ProviderFacts(ABC):
         :param request: the one that asked for the work.
         :param changes: what the reviewer wants changed, in their words.
         :param before: the revision that they reviewed.
-        :param response_id: the response that the model goes on from; None where the provider does not have it any more.
+        :param response_id: the response that the model goes on from; None where the provider no longer has it.
         """
 
     @abstractmethod
-    def ended_status(self, event_type: str) -> ResponseStatus | None:
-        """The status with which a response has ended, as a webhook of this type says; None for any other type."""
+    def check_output_type(self, output_type: Any) -> None:
+        """Refuse what the provider would refuse, and what could not be read again once it is stored.
+
+        :raises RequestError: with the type, the field and what to do.
+        """
+
+    @abstractmethod
+    def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+        """The request that a task's arguments make, without what the submit protocol adds.
+
+        :param arguments: by the provider's names; the ones that are None are left out.
+        :param output_type: the answer is asked for as its JSON.
+        :raises RequestError: they make none.
+        """
+
+    @abstractmethod
+    def input_snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model is asked: the request without how it is processed. A job recognises its own work by it."""
+
+    @abstractmethod
+    def output_schema(self, request: Mapping[str, Any]) -> Any:
+        """The JSON schema that a request asks the output to match; None where it has none."""
+
+    @abstractmethod
+    def model(self, request: Mapping[str, Any]) -> str | None:
+        """The model that a request names; None where it names none."""
+
+    @abstractmethod
+    def tokens(self, usage: Mapping[str, Any]) -> Tokens:
+        """How many tokens were billed, as far as the usage of a response says so."""
 
 
 class ModelProvider(ProviderFacts):
@@ -138,13 +198,30 @@ class ModelProvider(ProviderFacts):
 
     @abstractmethod
     def create(
-        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
     ) -> ModelResponse | SubmitFailure:
         """Send a request once, and return the response that runs for it, or why there is none. Raises nothing.
 
         :param metadata: goes with the request, in addition to its own.
         :param timeout: seconds that the call may take.
+        :param handle: where the response runs, as :meth:`open_handle` made it.
         """
+
+    def open_handle(self, request: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
+        """Make a handle that takes one response at a time, for free, and return its id.
+
+        None where the provider has none, the request cannot have one, or its connection does not ask for them.
+
+        :raises ProviderError: it could not be made now. Asking again is safe.
+        """
+        return None
+
+    def read_handle(self, handle: str) -> ModelResponse | None:
+        """The response that has ended in a handle, without its own id and its usage; None where none has.
+
+        :raises ProviderError: there is no valid answer.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def retrieve(self, response_id: str) -> ModelResponse:
@@ -171,6 +248,10 @@ class AsyncModelProvider(ProviderFacts):
     @abstractmethod
     async def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.cancel`."""
+
+    async def read_handle(self, handle: str) -> ModelResponse | None:
+        """As :meth:`ModelProvider.read_handle`."""
+        raise NotImplementedError
 
 
 #: The provider of a connection. Raises what Airflow raises where there is no such connection.

@@ -11,12 +11,13 @@ from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
-from airflow_provider_aihandoff.core.states import JobEvent, RevisionState
-from airflow_provider_aihandoff.core.text import plain
+from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus, RevisionState
 
 #: The kinds of error of a revision that was given up before its response had ended.
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
 
+#: The revisions that count towards ``max_revisions``: not one whose request was never taken, as by a spending limit.
+COUNTED = "author_kind = 'model' AND NOT (state = 'failed' AND submissions = 0)"
 _SELECT_REVISION = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE job_id = %s AND number = %s"
 _NEXT_NUMBER = "SELECT coalesce(max(number), 0) + 1 AS number FROM aihandoff.revisions WHERE job_id = %s"
 _MARK_RUNNING = f"""
@@ -26,7 +27,8 @@ _MARK_RUNNING = f"""
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_UNKNOWN = f"""
-    UPDATE aihandoff.revisions SET unknown_submissions = unknown_submissions + 1, submit_token = NULL,
+    UPDATE aihandoff.revisions SET submit_token = NULL,
+        unknown_submissions = CASE WHEN conversation_id IS NULL THEN unknown_submissions + 1 ELSE 1 END,
         submit_lease_until = clock_timestamp() + %(wait)s
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
@@ -69,7 +71,7 @@ def was_given_up(revision: Revision) -> bool:
 
 
 def mark_running(
-    connection: LedgerConnection, revision: Revision, response_id: str, status: str, *, found: bool = False
+    connection: LedgerConnection, revision: Revision, response_id: str, status: ResponseStatus, *, found: bool = False
 ) -> Revision:
     """Store the id of the response that runs for a revision.
 
@@ -78,12 +80,13 @@ def mark_running(
         which of the two requests it answers.
     """
     lost = found and revision.submit_token is None
-    counted = lost and revision.unknown_submissions > 0
+    # A handle takes one response at a time, and had none of an earlier request.
+    counted = revision.unknown_submissions > 0 and (lost or revision.conversation_id is not None)
     row = connection.execute(
         _MARK_RUNNING,
         {
             "response_id": response_id,
-            "status": plain(status),
+            "status": status,
             "uncounted": int(lost and not counted),
             "counted": int(counted),
             "revision_id": revision.revision_id,
@@ -104,7 +107,7 @@ def count_unknown(
 ) -> tuple[Job, Revision]:
     """Count the request of a permission that ended, without an outcome, as an unknown submission.
 
-    A permission whose end was recorded has no token any more; there is nothing to count then.
+    A permission whose end was recorded no longer has a token; there is nothing to count then.
 
     :param wait: for how long no one may send again, so that a webhook can bring the response that may exist.
     """
@@ -137,7 +140,7 @@ def fail_revision(
     job, revision = count_unknown(
         connection, job, revision, actor=actor, reason="the job failed while a request was being sent"
     )
-    write_output(connection, revision, RevisionState.FAILED, output or Output("", error=error))
+    write_output(connection, revision, RevisionState.FAILED, output or Output(None, error=error))
     detail = {"revision": revision.number, "kind": error.get("kind")}
     if revision.based_on is not None:
         why = f"the change was not made: {reason or error.get('kind') or 'no output'}"
@@ -160,7 +163,7 @@ def write_output(connection: LedgerConnection, revision: Revision, state: Revisi
         _STORE_OUTPUT,
         {
             "state": state,
-            "status": plain(output.status) or None,
+            "status": output.status,
             "output": as_json(output.output) if has_output else None,
             "output_digest": digest(output.output) if has_output else None,
             "error": None if output.error is None else as_json(output.error),

@@ -8,8 +8,13 @@ from collections.abc import Callable
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
-from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ModelResponse, ProviderError
-from airflow_provider_aihandoff.core.states import ResponseStatus
+from airflow_provider_aihandoff.core.generation.provider import (
+    NOT_FOUND,
+    ModelProvider,
+    ModelResponse,
+    ProviderError,
+    ResponseNotFound,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +39,10 @@ def read_ended(
         try:
             response = provider.retrieve(response_id)
         except ProviderError as error:
-            problem = error.what.rstrip(".")
+            problem = NOT_FOUND if isinstance(error, ResponseNotFound) else error.what.rstrip(".")
         else:
-            # For a moment, a response that completed can come without its output; asking again would pay twice.
-            has_output = response.status is not ResponseStatus.COMPLETED or response.text is not None
-            if response.ended and (has_output or failures == READ_TRIES):
+            # Asking again for what is there would pay twice.
+            if response.readable or (response.ended and failures == READ_TRIES):
                 reached("wait.retrieve", "after call")
                 return response
             problem = "no answer that can be used"

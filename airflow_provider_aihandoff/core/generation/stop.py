@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.provider import (
+    NOT_FOUND,
     ModelProvider,
     ModelResponse,
     ProviderFacts,
@@ -21,11 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Why a response is given up: its deadline passed, or OpenAI does not know it any more.
+#: Why a response is given up: its deadline passed, or OpenAI has not found it for long.
 Why = Literal["deadline", "gone"]
-
-#: What is recorded as the status of a response about which the provider said nothing.
-_UNKNOWN = "unknown"
 
 
 def cancel(provider: ModelProvider, response_id: str) -> ModelResponse | None:
@@ -50,14 +48,20 @@ def give_up(
         return None
     response = None
     if why == "gone":
-        reason = "OpenAI does not know the response any more"
+        reason = NOT_FOUND
     else:
         reason = f"the deadline passed: {revision.deadline.isoformat()}"
         response = cancel(provider, revision.response_id)
         if response is not None and response.ended_by_itself:
             return response.status
     ledger.outputs.fail(
-        job_id, number, actor=actor, reason=reason, error={"kind": why}, status=revision.response_status
+        job_id,
+        number,
+        actor=actor,
+        reason=reason,
+        error={"kind": why},
+        status=revision.response_status,
+        response_id=revision.response_id,
     )
     record_cost(ledger, provider, revision, response, actor=actor)
     return None
@@ -81,7 +85,7 @@ def cancel_job(ledger: Ledger, provider_for: ProviderFor, job_id: int, *, actor:
         provider = provider_for(revision.conn_id)
     except Exception as error:  # noqa: BLE001 - a connection that is gone, or wrong
         log.warning("OpenAI could not be asked to stop %s: %s.", revision.response_id, type(error).__name__)
-        ledger.outputs.cancelled(job_id, revision.number, actor=actor, reason=reason, status=_UNKNOWN)
+        ledger.outputs.cancelled(job_id, revision.number, actor=actor, reason=reason, status=None)
     else:
         response = cancel(provider, revision.response_id)
         record_cancelled(ledger, provider, revision, response, actor=actor, reason=reason)
@@ -101,7 +105,7 @@ def record_cancelled(
 
     :param response: what OpenAI said last about the response; None where it said nothing.
     """
-    status = _UNKNOWN if response is None else response.status
+    status = None if response is None else response.status
     ledger.outputs.cancelled(revision.job_id, revision.number, actor=actor, reason=reason, status=status)
     record_cost(ledger, provider, revision, response, actor=actor)
 
@@ -117,4 +121,4 @@ def record_cost(
         return
     cost_usd = provider.price(response, revision.request)
     output = Output(response.status, usage=response.usage, cost_usd=cost_usd)
-    ledger.outputs.store(revision.job_id, revision.number, output, actor=actor)
+    ledger.outputs.store(revision.job_id, revision.number, output, actor=actor, response_id=revision.response_id)

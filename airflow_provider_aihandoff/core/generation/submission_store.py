@@ -6,25 +6,30 @@ Every function is one short transaction.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.database import history
-from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
-from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, void_plans
+from airflow_provider_aihandoff.core.digests import digest, input_digest
+from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, digest_key, void_plans
 from airflow_provider_aihandoff.core.errors import (
     CannotRegenerate,
     HandoffError,
     InputChanged,
     JobCancelled,
     JobFailed,
+    NothingLost,
     RevisionsExhausted,
 )
+from airflow_provider_aihandoff.core.generation.lost_store import count_lost
 from airflow_provider_aihandoff.core.generation.revision_store import (
+    COUNTED,
     count_unknown,
     fail_revision,
     give_up,
@@ -32,10 +37,17 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     next_number,
     read_revision,
 )
+from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment, Step, decide_attachment
-from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, Owner, Revision, columns
-from airflow_provider_aihandoff.core.states import TOUCHED_EFFECT_STATES, JobEvent, JobState, RevisionState
-from airflow_provider_aihandoff.core.text import plain, plain_or_none
+from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, OnLost, Owner, Revision, columns
+from airflow_provider_aihandoff.core.states import (
+    TOUCHED_EFFECT_STATES,
+    JobEvent,
+    JobState,
+    ResponseStatus,
+    RevisionState,
+)
+from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_response
 
 #: Requests of one revision that may have been accepted without the id being known. One is allowed, since a crash
@@ -61,12 +73,14 @@ class Intent:
     """The permission to send one request.
 
     :param token: proof of the permission; None when another attempt has it, or has just got an id.
-    :param wait: seconds until the other attempt's permission ends, when there is one.
+    :param wait: seconds until another one may get it: another attempt has it, or a request is lost.
+    :param left: seconds until the deadline, by the database's clock.
     """
 
     revision: Revision
     token: UUID | None
     wait: float = 0.0
+    left: float = 0.0
 
 
 _INSERT_JOB = f"""
@@ -83,39 +97,39 @@ _LOCK_JOB_BY_KEY = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s FOR UPDATE"""
 _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
-        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at)
+        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost)
     VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
-        %(deadline)s, clock_timestamp())
+        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s)
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
-    UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s
+    UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
+        on_lost = %(on_lost)s
     WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued' AND based_on IS NULL"""
 _KEEP_REQUEST = """
-    UPDATE aihandoff.revisions SET request = %s, request_digest = %s
+    UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s
     WHERE job_id = %s AND number = %s AND state = 'queued'"""
-_COUNT_MODEL_REVISIONS = "SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"
+_READ_FIRST_REQUEST = """
+    SELECT request, request_digest FROM aihandoff.revisions
+    WHERE job_id = %(job_id)s AND number <= %(number)s AND based_on IS NULL ORDER BY number DESC LIMIT 1"""
+_COUNT_MODEL_REVISIONS = f"SELECT count(*) AS n FROM aihandoff.revisions WHERE job_id = %s AND {COUNTED}"
 #: A line that a task of a Dag run has written.
 _OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
-        submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp()
+        submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp(),
+        conversation_id = coalesce(conversation_id, %(handle)s)
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
     UPDATE aihandoff.revisions SET state = 'queued', submissions = submissions - 1, submit_token = NULL,
         submit_lease_until = NULL
     WHERE revision_id = %s"""
-
-
-def _revision_values(job: Job, spec: JobSpec) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id,
-        "number": job.revision,
-        "conn_id": spec.conn_id,
-        "request": as_json(spec.kept_request),
-        "request_digest": digest(spec.request),
-        "deadline": spec.deadline,
-    }
+_MARK_RUNS_IN_HANDLE = """
+    UPDATE aihandoff.revisions SET unknown_submissions = 1, submissions = greatest(submissions - 1, 1),
+        submit_token = NULL, submit_lease_until = least(clock_timestamp() + %s, deadline)
+    WHERE revision_id = %s"""
+_MARK_MAY_BE_SENT = """
+    UPDATE aihandoff.revisions SET state = 'queued', submit_lease_until = NULL WHERE revision_id = %s"""
 
 
 def _has_seen(connection: LedgerConnection, job: Job, owner: Owner) -> bool:
@@ -148,32 +162,72 @@ def _written(connection: LedgerConnection, job: Job) -> str:
     return ", ".join(f"{row['name']} is {row['state']}" for row in rows) or "no external write was made"
 
 
-class Submission:
-    """The steps from a task's request to a stored output, on one ledger."""
+def _nothing_lost(job: Job, revision: Revision) -> NothingLost:
+    if revision.state is RevisionState.SUBMITTING and revision.submit_token is not None:
+        what, remedy = "a request is being sent now.", "Try again when its outcome is known, in less than a minute."
+    elif revision.is_lost:
+        what = f"{revision.unknown_submissions} requests are lost by now, more than you saw."
+        remedy = "Check the job again, then decide."
+    else:
+        what, remedy = f"no request is lost: it is {job.state.value.replace('_', ' ')}.", "There is nothing to decide."
+    return NothingLost(
+        what, job=job.label, written="Your answer was not recorded. It causes no external write.", remedy=remedy
+    )
 
-    def __init__(self, database: Database) -> None:
+
+class Submission:
+    """The steps from a task's request to a stored output, on one ledger.
+
+    :param digest_key: the configured key of digests; empty: the ledger's own.
+    """
+
+    def __init__(self, database: Database, digest_key: str) -> None:
         self._database = database
+        self._digest_key = digest_key
+
+    def is_input(self, job: Job, value: Mapping[str, Any]) -> bool:
+        """Whether a job was made, or last revised, with this input."""
+        return job.input_digest in self._database.transact(lambda connection: self._digests(connection, value))
+
+    def first_request(self, job_id: int, number: int) -> dict[str, Any] | None:
+        """The request by which the model was first asked for what a revision has become; None where the ledger does
+        not have it whole, since it has secrets."""
+
+        def work(connection: LedgerConnection) -> dict[str, Any] | None:
+            row = connection.execute(_READ_FIRST_REQUEST, {"job_id": job_id, "number": number}).fetchone()
+            assert row is not None
+            request: dict[str, Any] = row["request"]
+            return request if row["request_digest"] in self._digests(connection, request) else None
+
+        return self._database.transact(work)
+
+    def _digests(self, connection: LedgerConnection, value: Any) -> list[str]:
+        """The digest of an input or a request, and the one that it had before a key was configured."""
+        own = digest_key(connection)
+        return [input_digest(value, key) for key in dict.fromkeys((self._digest_key or own, own))]
 
     def open(self, spec: JobSpec) -> Opened:
         """Create the job, or attach to the one with the same type and key. Safe to repeat.
 
+        :raises RequestError: an argument could not be stored, or found again.
         :raises InputChanged: the key stands for other work, and something may have been written for it.
         :raises RevisionsExhausted: a new revision is called for, and there have been ``max_revisions`` already.
         :raises JobCancelled: the job was cancelled.
         :raises CannotRegenerate: a new revision is asked for, and something is applied that was not undone.
         """
-        return self._database.transact(lambda connection: self._open(connection, spec), step="submit.open")
+        named = checked(spec)
+        return self._database.transact(lambda connection: self._open(connection, named), step="submit.open")
 
     def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
-        input_digest = digest(spec.input)
+        digests = self._digests(connection, spec.input)
         values = {
             **vars(spec),
             **vars(spec.owner),
             "input": as_json(spec.kept_input),
             "permissions": as_json(spec.permissions),
-            "requested_by": plain(spec.requested_by),
+            "requested_by": spec.requested_by,
             "triggered_by": plain_or_none(spec.triggered_by),
-            "input_digest": input_digest,
+            "input_digest": digests[0],
             "genesis": history.GENESIS,
         }
         row = connection.execute(_INSERT_JOB, values).fetchone()
@@ -184,14 +238,14 @@ class Submission:
         job = Job(**row)
         step = decide_attachment(
             job.state,
-            same_input=job.input_digest == input_digest,
+            same_input=job.input_digest in digests,
             same_run=_has_seen(connection, job, spec.owner),
             touched=anything_touched(connection, job.job_id),
             regenerate=spec.regenerate and not _has_made(connection, job, spec.owner),
             cancelling=job.cancelling is not None,
         )
         if step is Step.REVISE:
-            return self._revise(connection, job, spec, input_digest)
+            return self._revise(connection, job, spec, digests)
         if step is Step.REFUSE_CANCELLED:
             raise JobCancelled(
                 f"it was cancelled ({job.state_reason}).",
@@ -214,9 +268,10 @@ class Submission:
             actor=spec.owner.actor,
             **vars(spec.owner),
             detail={"next": step},
+            input_digest=digests[0],
         )
         # How it is processed, and over which connection, may have changed since: a request not sent yet is the newest.
-        connection.execute(_REFRESH_UNSENT, _revision_values(job, spec))
+        connection.execute(_REFRESH_UNSENT, self._revision_values(connection, job, spec))
         return Opened(job, read_revision(connection, job.job_id, job.revision), Attachment(step))
 
     def _created(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Opened:
@@ -224,13 +279,24 @@ class Submission:
         job = history.begin(connection, job, actor=spec.owner.actor, detail=detail)
         return Opened(job, self._new_revision(connection, job, spec), Attachment.SUBMIT)
 
-    @staticmethod
-    def _new_revision(connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
-        row = connection.execute(_INSERT_REVISION, _revision_values(job, spec)).fetchone()
+    def _revision_values(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> dict[str, Any]:
+        return {
+            "job_id": job.job_id,
+            "number": job.revision,
+            "conn_id": spec.conn_id,
+            "request": as_json(spec.kept_request),
+            "request_digest": self._digests(connection, spec.request)[0],
+            "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
+            "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
+            "on_lost": spec.on_lost,
+        }
+
+    def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
+        row = connection.execute(_INSERT_REVISION, self._revision_values(connection, job, spec)).fetchone()
         assert row is not None
         return Revision(**row)
 
-    def _revise(self, connection: LedgerConnection, job: Job, spec: JobSpec, input_digest: str) -> Opened:
+    def _revise(self, connection: LedgerConnection, job: Job, spec: JobSpec, digests: list[str]) -> Opened:
         row = connection.execute(_COUNT_MODEL_REVISIONS, [job.job_id]).fetchone()
         assert row is not None
         if row["n"] >= spec.max_revisions:
@@ -245,7 +311,7 @@ class Submission:
         )
         give_up(connection, job.job_id, job.revision)
         void_plans(connection, job)
-        if job.input_digest != input_digest:
+        if job.input_digest not in digests:
             why = "the input changed"
         else:
             asked = ", and a new revision was requested" if spec.regenerate else ""
@@ -258,14 +324,14 @@ class Submission:
             reason=why,
             detail={
                 "revision": number,
-                "input_digest": input_digest,
+                "input_digest": digests[0],
                 "requested_by": spec.requested_by,
                 "superseded": old.response_id if old.state is RevisionState.RUNNING else None,
             },
             input=spec.kept_input,
-            requested_by=plain(spec.requested_by),
+            requested_by=spec.requested_by,
             permissions=spec.permissions,
-            input_digest=input_digest,
+            input_digest=digests[0],
             triggered_by=plain_or_none(spec.triggered_by),
             revision=number,
             approval=spec.approval,
@@ -297,10 +363,13 @@ class Submission:
             remedy="Give the new work a job_key of its own, or restore the input to attach to the job that exists.",
         )
 
-    def take_over(self, job_id: int, number: int, *, owner: Owner, request: dict[str, Any]) -> Revision | None:
+    def take_over(
+        self, job_id: int, number: int, *, owner: Owner, request: dict[str, Any], on_lost: OnLost | None = None
+    ) -> Revision | None:
         """Make the task that goes on with a revision the owner of its job, and keep the request as it will be sent.
 
         :param request: with its secrets masked.
+        :param on_lost: as in :class:`JobSpec`.
         :return: the revision; None where another one is current by now, or nothing is left to send or to wait for.
         """
 
@@ -310,23 +379,33 @@ class Submission:
                 return None
             if job.owner != owner:
                 history.move(connection, job, JobEvent.ATTACHED, actor=owner.actor, **vars(owner))
-            connection.execute(_KEEP_REQUEST, [as_json(request), digest(request), job_id, number])
+            kept = [as_json(request), self._digests(connection, request)[0], on_lost, job_id, number]
+            connection.execute(_KEEP_REQUEST, kept)
             return read_revision(connection, job_id, number)
 
         return self._database.transact(work, step="submit.open")
 
     def intend(
-        self, job_id: int, number: int, *, actor: Actor, lease: timedelta, orphan_wait: timedelta = timedelta(0)
+        self,
+        job_id: int,
+        number: int,
+        *,
+        actor: Actor,
+        lease: timedelta,
+        orphan_wait: timedelta = timedelta(0),
+        handle: str | None = None,
     ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
         An earlier permission that expired without an id means that its request may have been accepted: it is counted
-        as an unknown submission, and there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
+        as an unknown submission, and no request is sent for as long as :mod:`core.generation.lost` says. Without a
+        person's word there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
 
         :param lease: how long the permission is valid: longer than the request may take.
-        :param orphan_wait: how long a webhook may take to bring the response of a request whose answer was lost,
-            before one more request is sent.
-        :raises JobFailed: one more unknown submission would break the bound; the job is failed.
+        :param orphan_wait: the shortest time that a webhook may take to bring the response of a lost request.
+        :param handle: the provider's conversation that was made for this revision, if it has none yet.
+        :raises JobFailed: one more unknown submission would break the bound, or the deadline has passed by the
+            database's clock; the job is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
         :raises InputChanged: a task with other input has taken the key over meanwhile.
         """
@@ -348,20 +427,23 @@ class Submission:
             if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING):
                 return Intent(revision, None)
             at = history.now(connection)
+            if at >= revision.deadline:
+                return self._too_late(connection, job, revision, actor)
             if revision.submit_lease_until is not None and revision.submit_lease_until > at:
                 return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
-            counted = revision.unknown_submissions
-            job, revision = count_unknown(
+            wait = count_lost(
                 connection,
                 job,
                 revision,
-                actor=actor,
-                reason="an attempt ended without recording the outcome of its request",
-                wait=orphan_wait,
+                actor,
+                "an attempt ended without recording the outcome of its request",
+                orphan_wait,
             )
-            if revision.unknown_submissions > counted and orphan_wait:
-                return Intent(revision, None, orphan_wait.total_seconds())
-            if revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
+            job, revision = history.lock(connection, job_id), read_revision(connection, job_id, number)
+            if wait:
+                return Intent(revision, None, wait.total_seconds())
+            # A person who said that it may be sent again has put it back to queued.
+            if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
             history.move(
                 connection,
@@ -372,12 +454,23 @@ class Submission:
             )
             row = connection.execute(
                 _MARK_SUBMITTING,
-                {"token": token, "lease": lease, "revision_id": revision.revision_id},
+                {"token": token, "lease": lease, "handle": handle, "revision_id": revision.revision_id},
             ).fetchone()
             assert row is not None
-            return Intent(Revision(**row), token)
+            return Intent(Revision(**row), token, left=(revision.deadline - at).total_seconds())
 
         return self._database.transact(work, repeatable=True, step="submit.intend")
+
+    @staticmethod
+    def _too_late(connection: LedgerConnection, job: Job, revision: Revision, actor: Actor) -> HandoffError:
+        lost = revision.state is RevisionState.SUBMITTING
+        what = "it was known whether the request was accepted" if lost else "a request was accepted"
+        reason = f"the deadline passed before {what}: {revision.deadline.isoformat()}"
+        fail_revision(connection, job, revision, actor=actor, reason=reason, error={"kind": "deadline"})
+        remedy = "Clear the task to make a new revision with a new deadline."
+        if lost:
+            remedy = "A response may exist, and may be billed: search OpenAI's logs for this job's metadata. " + remedy
+        return JobFailed(f"{reason}.", job=job.label, remedy=remedy)
 
     def _too_many_unknown(
         self, connection: LedgerConnection, job: Job, revision: Revision, actor: Actor
@@ -393,16 +486,26 @@ class Submission:
         return JobFailed(
             "two requests may have been accepted by OpenAI, and their answers were lost.",
             job=job.label,
-            remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one.",
+            remedy="Search OpenAI's logs for responses with this job's metadata; clear the task to send another one. "
+            "Where each request times out, the server may have no background mode.",
         )
 
     def submitted(
-        self, job_id: int, number: int, *, token: UUID, response_id: str, status: str, actor: Actor
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        response_id: str,
+        status: ResponseStatus,
+        actor: Actor,
+        keep: Keep | None = None,
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
         Where the permission expired, and no one has asked for another one yet, this is the response that is waited for.
 
+        :param keep: as in :meth:`Database.persist`.
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is orphaned: the caller cancels it at OpenAI.
         """
@@ -423,13 +526,14 @@ class Submission:
                     reason="a response was created for a revision that had been given up",
                     detail={"revision": number, "response_id": response_id},
                 )
+                keep_surplus(connection, revision, response_id)
                 return None
             revision = mark_running(connection, revision, response_id, status, found=found)
             detail = {"revision": number, "response_id": response_id}
             job = history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
             return adopt_early(connection, job, revision)
 
-        return self._database.persist(work, step="submit.store")
+        return self._database.persist(work, step="submit.store", keep=keep)
 
     def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str) -> None:
         """Record that the request was refused or never sent, so that no response exists and it may be sent again."""
@@ -462,6 +566,73 @@ class Submission:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
-                count_unknown(connection, job, revision, actor=actor, reason=reason, wait=orphan_wait)
+                count_lost(connection, job, revision, actor, reason, orphan_wait)
 
         self._database.persist(work, step="submit.lost")
+
+    def runs_in_handle(
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        actor: Actor,
+        reason: str,
+        check_after: timedelta,
+        surplus: str | None = None,
+    ) -> Revision:
+        """Record that the handle knows of a response to an earlier request, so that this one is not needed.
+
+        :param check_after: how long no request is sent; the handle is polled meanwhile.
+        :param surplus: the id of a response that was created for this request all the same.
+        :return: the revision as it is now.
+        """
+
+        def work(connection: LedgerConnection) -> Revision:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, number)
+            if surplus is not None:
+                keep_surplus(connection, revision, surplus)
+            if revision.submit_token == token:
+                connection.execute(_MARK_RUNS_IN_HANDLE, [check_after, revision.revision_id])
+                detail = {"revision": number, "surplus": surplus}
+                history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)
+            elif surplus is not None:
+                detail = {"revision": number, "response_id": surplus}
+                history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=detail)
+            return read_revision(connection, job_id, number)
+
+        return self._database.persist(work, step="submit.lost")
+
+    def resolve(self, job_id: int, *, send_again: bool, seen: int, actor: Actor, why: str) -> Job:
+        """Record what a person wants after a lost request: to send it again, or that the job fails.
+
+        :param seen: how many unknown submissions the revision had when they decided.
+        :return: the job as it is now.
+        :raises JobNotFound: there is none with this id.
+        :raises NothingLost: no request is lost, or another one was lost since; nothing was recorded.
+        """
+
+        def work(connection: LedgerConnection) -> Job | HandoffError:
+            job = history.lock(connection, job_id)
+            revision = read_revision(connection, job_id, job.revision)
+            if job.state is not JobState.QUEUED or not revision.is_lost or revision.unknown_submissions != seen:
+                return _nothing_lost(job, revision)
+            if send_again:
+                connection.execute(_MARK_MAY_BE_SENT, [revision.revision_id])
+                detail = {"revision": revision.number, "unknown_submissions": seen}
+                reason = f"sent again by a person: {why}"
+                return history.move(
+                    connection, job, JobEvent.SUBMIT_RESOLVED, actor=actor, reason=reason, detail=detail
+                )
+            error = {"kind": "unknown submission", "final": True}
+            return fail_revision(
+                connection,
+                job,
+                revision,
+                actor=actor,
+                reason=f"unknown submission, ended by a person: {why}",
+                error=error,
+            )
+
+        return self._database.transact(work, step="submit.resolve")

@@ -5,21 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
-from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed, LedgerUnavailable
+from airflow_provider_aihandoff.core.error_text import Secrets, cleaned
+from airflow_provider_aihandoff.core.errors import HandoffError, JobFailed
+from airflow_provider_aihandoff.core.generation.handle import ended_in
+from airflow_provider_aihandoff.core.generation.lost import HANDLE_CHECK
 from airflow_provider_aihandoff.core.generation.provider import (
     ModelProvider,
     ModelResponse,
+    ProviderError,
     Sent,
     SubmitFailure,
     own_metadata,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
+from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.ledger import Ledger
@@ -52,88 +59,204 @@ def submit(
     provider: ModelProvider,
     job: Job,
     *,
-    deadline: datetime,
     actor: Actor,
     request: Mapping[str, Any] | None = None,
     orphan_wait: timedelta = timedelta(0),
+    take: Callable[[Revision, ModelResponse], object] | None = None,
+    memory: Memory | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, never two at the same time, and record the answer.
 
-    :param deadline: the revision's; no request is sent after it.
+    It does not wait where another attempt is sending, or where a request is lost whose response may exist.
+
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
-    :param orphan_wait: how long to wait for the webhook of a response whose id was lost, before sending again.
-    :return: the revision, with its response id, or as another attempt has left it meanwhile.
+    :param orphan_wait: the shortest wait for the webhook of a response whose id was lost, before sending again.
+    :param take: stores what a response left that had ended when the request was answered. Not every server has it
+        afterwards: some have no background mode, and keep nothing.
+    :param memory: where the id of a response is kept while the ledger cannot record it.
+    :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is
+        ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
     :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
     :raises JobCancelled: the job was cancelled meanwhile.
     :raises InputChanged: a task with other input has taken the key over meanwhile.
     """
-    ledger_id = ledger.ledger_id()
+    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:
+        return kept
+    metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
     failures = 0
     while True:
-        _check_deadline(ledger, job, deadline, actor)
+        handle, problem = _open_handle(ledger, provider, job, metadata, request)
         asked = time.monotonic()
         intent = ledger.submission.intend(
-            job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE, orphan_wait=orphan_wait
+            job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE, orphan_wait=orphan_wait, handle=handle
         )
         if intent.token is None:
-            if not intent.wait:
-                return intent.revision
-            log.info("A request for %s may be in transit; waiting up to %.0f s for its answer.", job.label, intent.wait)
-            sleep(min(intent.wait, 1.0))
-            continue
-        body, metadata = request or intent.revision.request, own_metadata(job.job_id, job.revision, ledger_id)
-        sent = _send(provider, body, metadata) if time.monotonic() - asked < _SEND_WITHIN else _SUSPENDED
+            return intent.revision
+        body = request or intent.revision.request
+        sent = problem or _send(provider, intent.revision, body, metadata, asked)
+        if not isinstance(sent, ModelResponse):
+            # What is sent has secrets that the ledger does not keep, and an answer may quote them.
+            sent = replace(sent, reason=cleaned(sent.reason, Secrets.between(body, intent.revision.request)))
+        if isinstance(sent, _Runs):
+            return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
-            revision = _record(ledger, provider, job, intent.token, sent, actor)
+            revision = _record(ledger, provider, job, intent.token, sent.id, sent.status, actor, memory)
             if revision is None:
                 continue
-            return revision
+            if take is None or not sent.readable:
+                return revision
+            take(revision, sent)
+            return ledger.revision(job.job_id, job.revision)
         failures += 1
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(
-                f"OpenAI did not take the request in {failures} tries: {sent.reason}.",
+                f"the request was not accepted in {failures} tries: {sent.reason}.",
                 job=job.label,
                 remedy="Airflow's retry of this task continues from here.",
             )
         wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
-        left = max(0.0, (deadline - datetime.now(UTC)).total_seconds())
-        log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, left))
-        sleep(min(wait, left, 2 * _BACKOFF_CAP))
+        log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, intent.left))
+        sleep(min(wait, intent.left, 2 * _BACKOFF_CAP))
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The handle of a revision knows of the response to a request that was lost.
+
+    :param check_after: how long no request is sent; None where the response has ended, and its output can be taken.
+    :param surplus: a response that was created for this request all the same.
+    """
+
+    reason: str
+    check_after: timedelta | None = None
+    surplus: str | None = None
+
+
+def _open_handle(
+    ledger: Ledger, provider: ModelProvider, job: Job, metadata: Mapping[str, str], request: Mapping[str, Any] | None
+) -> tuple[str | None, SubmitFailure | None]:
+    """A new handle for a revision of which nothing was sent yet, where the provider has handles; or why there is none.
+
+    One that is not used costs nothing: the process died, or another one was sooner.
+    """
+    revision = ledger.revision(job.job_id, job.revision)
+    first = revision.state is RevisionState.QUEUED and revision.unknown_submissions == 0
+    if not first or revision.conversation_id is not None:
+        return None, None
+    reached("submit.open handle", "before call")
+    try:
+        handle = provider.open_handle(request or revision.request, metadata)
+    except ProviderError as error:
+        return None, SubmitFailure(Sent.NO, f"no conversation could be made: {error.what.rstrip('.')}")
+    reached("submit.open handle", "after call")
+    return handle, None
 
 
 def _send(
-    provider: ModelProvider, request: Mapping[str, Any], metadata: Mapping[str, str]
-) -> ModelResponse | SubmitFailure:
+    provider: ModelProvider,
+    revision: Revision,
+    request: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    asked: float,
+) -> ModelResponse | SubmitFailure | _Runs:
+    """Send a request; not where the handle has the output of a lost one, which is asked before and after.
+
+    :param asked: when the permission was asked for, by the monotonic clock.
+    """
+    handle = revision.conversation_id
+    lost = handle is not None and revision.unknown_submissions > 0
+    if lost and (ended := _ended(provider, str(handle))):
+        return ended
     reached("submit.create", "before call")
-    sent = provider.create(request, metadata, timeout=SUBMIT_TIMEOUT)
-    if isinstance(sent, ModelResponse):
-        reached("submit.create", "after call")
+    if time.monotonic() - asked >= _SEND_WITHIN:
+        return _SUSPENDED
+    sent = provider.create(request, metadata, timeout=SUBMIT_TIMEOUT, handle=handle)
+    if isinstance(sent, SubmitFailure):
+        return _Runs(sent.reason, check_after=HANDLE_CHECK) if sent.sent is Sent.RUNS else sent
+    reached("submit.create", "after call")
+    # The first one may have ended just between the question and the request.
+    if lost and not sent.ended and isinstance(ended := _ended(provider, str(handle)), _Runs):
+        return replace(ended, surplus=sent.id)
     return sent
 
 
+def _ended(provider: ModelProvider, handle: str) -> SubmitFailure | _Runs | None:
+    try:
+        ended = ended_in(provider, handle)
+    except ProviderError as error:
+        return SubmitFailure(Sent.NO, f"the conversation {handle} cannot be read: {error.what.rstrip('.')}")
+    return _Runs("the response to the request that was lost has ended") if ended is not None else None
+
+
+def _record_runs(ledger: Ledger, provider: ModelProvider, job: Job, token: UUID, runs: _Runs, actor: Actor) -> Revision:
+    revision = ledger.submission.runs_in_handle(
+        job.job_id,
+        job.revision,
+        token=token,
+        actor=actor,
+        reason=runs.reason,
+        check_after=runs.check_after or timedelta(0),
+        surplus=runs.surplus,
+    )
+    if runs.surplus is not None:
+        provider.cancel(runs.surplus)  # the ledger names it: the reconciler records what it has cost
+    return revision
+
+
 def _record(
-    ledger: Ledger, provider: ModelProvider, job: Job, token: UUID, response: ModelResponse, actor: Actor
+    ledger: Ledger,
+    provider: ModelProvider,
+    job: Job,
+    token: UUID,
+    response_id: str,
+    status: ResponseStatus,
+    actor: Actor,
+    memory: Memory | None,
 ) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
-    try:
+    facts: Facts = {"token": str(token), "response_id": response_id, "status": status}
+    said = f"Response {response_id} runs for {job.label}. No external write was made."
+    created = Unrecorded(memory, _kept_as(job), facts, said)
+    with created.recording():
         revision = ledger.submission.submitted(
             job.job_id,
             job.revision,
             token=token,
-            response_id=response.id,
-            status=response.status,
+            response_id=response_id,
+            status=status,
             actor=actor,
+            keep=created.keep,
         )
-    except LedgerUnavailable:
-        log.error("Response %s runs for %s, and its id cannot be stored in the ledger.", response.id, job.label)
-        raise
     if revision is None:
-        log.warning("Response %s came for %s after it had been given up; cancelling it.", response.id, job.label)
-        provider.cancel(response.id)  # the ledger names the response; there is nothing more to do here
+        log.warning("Response %s came for %s after it had been given up; cancelling it.", response_id, job.label)
+        provider.cancel(response_id)  # the ledger names the response; there is nothing more to do here
     return revision
+
+
+def _record_kept(
+    ledger: Ledger, provider: ModelProvider, job: Job, memory: Memory | None, actor: Actor
+) -> Revision | None:
+    """Store the response id that an earlier attempt had in hand while the ledger was unavailable; None without one."""
+    if memory is None:
+        return None
+    revision = ledger.revision(job.job_id, job.revision)
+    if revision.state is not RevisionState.SUBMITTING and not revision.unknown_submissions:
+        return None
+    facts = memory.read(_kept_as(job))
+    if facts is None:
+        return None
+    token, response_id = UUID(str(facts["token"])), str(facts["response_id"])
+    status = ResponseStatus(str(facts["status"]))
+    recorded = _record(ledger, provider, job, token, response_id, status, actor, memory)
+    memory.forget(_kept_as(job))
+    return recorded
+
+
+def _kept_as(job: Job) -> str:
+    return f"aihandoff.response.{job.job_id}.{job.revision}"
 
 
 def _record_failure(
@@ -148,15 +271,8 @@ def _record_failure(
         error = {"kind": "refused request", "message": failure.reason}
         ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)
         raise JobFailed(
-            f"OpenAI refused the request: {failure.reason}.",
+            f"no response was created: {failure.reason}.",
             job=job.label,
-            remedy="Fix the request, the connection or the account; then clear the task, which makes a new revision.",
+            remedy=failure.remedy
+            or "Fix the request, the connection or the account; then clear the task, which makes a new revision.",
         )
-
-
-def _check_deadline(ledger: Ledger, job: Job, deadline: datetime, actor: Actor) -> None:
-    if datetime.now(UTC) < deadline:
-        return
-    reason = f"the deadline passed before a request was accepted: {deadline.isoformat()}"
-    ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=reason, error={"kind": "deadline"})
-    raise JobFailed(f"{reason}.", job=job.label, remedy="Clear the task to make a new revision with a new deadline.")

@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.core.database.connection import Database, Ledger
 from airflow_provider_aihandoff.core.effects.plan_store import current_effects, settle, void_plans
 from airflow_provider_aihandoff.core.errors import CannotCancel, HandoffError
 from airflow_provider_aihandoff.core.generation.revision_store import count_unknown, give_up, read_revision
-from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Job, Owner, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobEvent, JobState
 from airflow_provider_aihandoff.core.text import plain
 
@@ -67,6 +67,16 @@ class Cancels:
             return _cannot_cancel(job)
 
         return self._database.transact(work, step="cancel.request")
+
+    def cancel_unsent(self, job_id: int, *, owner: Owner, actor: Actor, reason: str) -> None:
+        """Cancel a job whose response is not known, if it still belongs to this attempt of a task."""
+
+        def work(connection: LedgerConnection) -> None:
+            job = history.lock(connection, job_id)
+            if job.state is JobState.QUEUED and job.owner == owner:
+                self._cancel_unsent(connection, job, actor, reason)
+
+        self._database.transact(work, step="cancel.request")
 
     def cancel_review(self, job_id: int, *, run: tuple[str, str], actor: Actor, reason: str) -> None:
         """Cancel a job that waits for a decision, if it still belongs to this ``(dag id, run id)``."""

@@ -8,7 +8,7 @@ from airflow_provider_aihandoff.core.states import JobState
 
 #: What the state means for external writes. A page adds how many effects are applied.
 MEANING: Mapping[JobState, str] = {
-    JobState.QUEUED: "No response has been requested yet.",
+    JobState.QUEUED: "No response is known to run.",
     JobState.RUNNING: "The model is working.",
     JobState.REVIEW: "The job waits for a decision. No external write was made.",
     JobState.APPROVED: "Nothing has been sent yet.",
@@ -35,7 +35,7 @@ EFFECTS_TITLE: Mapping[JobState, str] = {
 
 #: What cancelling a job does, for those states in which it can be.
 CANCELLING: Mapping[JobState, str] = {
-    JobState.QUEUED: "No response will be requested, and no external write will be made.",
+    JobState.QUEUED: "No request will be sent from now on, and no external write will be made.",
     JobState.RUNNING: "The response is cancelled at OpenAI. What it has used until then is billed.",
     JobState.REVIEW: "No external write will be made.",
     JobState.APPROVED: "No external write will be made.",

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.models import RECONCILER
 from airflow_provider_aihandoff.core.reconcile.diagnose import is_overdue
 from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON
 from airflow_provider_aihandoff.core.reconcile.scan_store import InFlight
-from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
+from airflow_provider_aihandoff.core.states import JobState, ResponseStatus, RevisionState
 
 #: Why a response is stopped before its deadline.
 TASK_ENDED = "its task has ended, and no task waits for its response"
@@ -74,7 +74,9 @@ def end_unsent(ledger: Ledger, job: InFlight) -> str:
         reason = "an attempt ended without recording the outcome of its request"
         done = ledger.abandoned.count_lost(job.job_id, job.number, as_of=job.event_seq, actor=RECONCILER, reason=reason)
         return "counted; until its deadline a webhook may bring its response" if done else MOVED_ON
-    reason = f"the deadline passed before a request was accepted: {job.deadline.isoformat()}"
+    lost = job.state is RevisionState.SUBMITTING
+    what = "it was known whether the request was accepted" if lost else "a request was accepted"
+    reason = f"the deadline passed before {what}: {job.deadline.isoformat()}"
     error = {"kind": "deadline"}
     ledger.outputs.fail(job.job_id, job.number, actor=RECONCILER, reason=reason, error=error, as_of=job.event_seq)
     return _became(ledger, job)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -31,7 +32,7 @@ def reconcile(
     dry_run: bool = False,
     limit: int = LIMIT,
 ) -> list[Finding]:
-    """Find what no one waits for any more, the oldest first, and take the next step for each.
+    """Find what no task waits for, the oldest first, and take the next step for each.
 
     A step that fails is reported, and does not stop the others. Safe to repeat.
 
@@ -47,6 +48,7 @@ def reconcile(
         first_of(search.matched_webhooks(limit + 1), limit),
         first_of(search.unexplained_webhooks(limit + 1), limit),
         first_of_each(search.jobs(), limit),
+        first_of(search.surplus_responses(limit + 1), limit),
         first_of(search.expired_reviews(limit + 1), limit),
         first_of(search.unsaid_reviews(limit + 1), limit),
         first_of(search.expired_claims(limit + 1), limit),
@@ -79,8 +81,9 @@ def _take(finding: Finding, step: Callable[[], str], unreachable: list[LedgerUna
             unreachable.append(error)
             if len(unreachable) >= _UNREACHABLE:
                 raise
-        log.warning("A step failed: job %s, webhook %s.", finding.job_id, finding.webhook_id, exc_info=True)
-        why = str(error) if isinstance(error, HandoffError) else f"{type(error).__name__}: {str(error)[:200]}"
+        seen = shown(error)
+        log.warning("A step failed: job %s, webhook %s.", finding.job_id, finding.webhook_id, exc_info=seen)
+        why = str(seen) if isinstance(error, HandoffError) else str(seen)[:200]
         return replace(finding, done=f"failed: {why}", failed=True)
     unreachable.clear()
     return replace(finding, done=done)

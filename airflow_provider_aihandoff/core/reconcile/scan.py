@@ -9,6 +9,8 @@ from datetime import timedelta
 from functools import partial
 
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ProviderUnreachable
+from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
+from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, InboxEntry, Owner
 from airflow_provider_aihandoff.core.reconcile.act import end_unsent, keep_deadline, stop
@@ -24,6 +26,7 @@ from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON, Finding
 from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight, UnsentEffect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
+from airflow_provider_aihandoff.core.webhooks.event_types import is_safety_notice
 
 #: The states of task instances; the state of one that is left out is not known.
 StatesOf = Callable[[Collection[Owner]], Mapping[Owner, TaskState]]
@@ -64,6 +67,10 @@ class Search:
     def unexplained_webhooks(self, limit: int) -> Iterator[Planned]:
         """Webhooks in quarantine about which OpenAI is no longer asked."""
         for entry in self._ledger.abandoned.unexplained_webhooks(limit):
+            if is_safety_notice(entry.event_type):
+                step = "read it (`airflow aihandoff inbox show`), act on it at OpenAI, then `inbox discard`"
+                yield _about(entry, "safety notice", step), None
+                continue
             step = "check it, then `airflow aihandoff inbox replay` or `inbox discard`"
             yield _about(entry, "webhook unexplained", step), None
 
@@ -106,13 +113,13 @@ class Search:
         return finding, partial(steps[diagnosis], job) if diagnosis in steps else None
 
     def _keep_deadline(self, job: InFlight) -> str:
-        return self._ask(job, keep_deadline)
+        return self._ask(job.conn_id, lambda provider: keep_deadline(self._ledger, provider, job))
 
     def _stop(self, job: InFlight) -> str:
         def is_orphaned() -> bool:
             return self._task_of(job).has_ended and not self._somebody_waits(job)
 
-        return self._ask(job, partial(stop, is_orphaned=is_orphaned))
+        return self._ask(job.conn_id, lambda provider: stop(self._ledger, provider, job, is_orphaned=is_orphaned))
 
     def _end_unsent(self, job: InFlight) -> str:
         return end_unsent(self._ledger, job) if self._task_of(job).is_gone else MOVED_ON
@@ -131,16 +138,28 @@ class Search:
             for state in (tasks.get(t, TaskState.UNKNOWN) for t in came)
         )
 
-    def _ask(self, job: InFlight, step: Callable[[Ledger, ModelProvider, InFlight], str]) -> str:
-        if self._unanswered[job.conn_id] >= _UNANSWERED:
-            raise NotAsked(f"OpenAI did not answer over {job.conn_id} before")
+    def _ask(self, conn_id: str, step: Callable[[ModelProvider], str]) -> str:
+        if self._unanswered[conn_id] >= _UNANSWERED:
+            raise NotAsked(f"OpenAI did not answer over {conn_id} before")
         try:
-            done = step(self._ledger, self._provider_for(job.conn_id), job)
+            done = step(self._provider_for(conn_id))
         except ProviderUnreachable:
-            self._unanswered[job.conn_id] += 1
+            self._unanswered[conn_id] += 1
             raise
-        del self._unanswered[job.conn_id]
+        del self._unanswered[conn_id]
         return done
+
+    def surplus_responses(self, limit: int) -> Iterator[Planned]:
+        """Responses that no revision waits for: theirs was replaced or cancelled, or has another one."""
+        for surplus in self._ledger.surplus.open(TASK_GRACE, limit):
+            found = f"the response {surplus.response_id} of revision {surplus.number} is not waited for"
+            step = "cancel it at OpenAI, and record what it has cost"
+            yield Finding("surplus response", found, step, job_id=surplus.job_id), partial(self._settle, surplus)
+
+    def _settle(self, surplus: Surplus) -> str:
+        return self._ask(
+            surplus.conn_id, lambda provider: settle_surplus(self._ledger, provider, surplus, actor=RECONCILER)
+        )
 
     def expired_reviews(self, limit: int) -> Iterator[Planned]:
         """Reviews that have expired, where the ledger knows what that means."""
@@ -199,7 +218,8 @@ class Search:
 
 def _about(entry: InboxEntry, kind: str, step: str) -> Finding:
     note = f" ({entry.note})" if entry.note else ""
-    found = f"{entry.event_type} of {entry.response_id or 'no response'} is {entry.disposition}{note}"
+    about = entry.response_id or ("OpenAI" if is_safety_notice(entry.event_type) else "no response")
+    found = f"{entry.event_type} of {about} is {entry.disposition}{note}"
     return Finding(kind, found, step, job_id=entry.job_id, webhook_id=entry.webhook_id)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.core.generation.revision_store import count_unknown, read_revision
+from airflow_provider_aihandoff.core.generation.lost_store import count_lost
+from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.models import Actor, Effect, InboxEntry, OnTimeout, Owner, columns
-from airflow_provider_aihandoff.core.states import RevisionState
+from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 #: Rows of one page of what is in flight.
 PAGE = 500
@@ -87,7 +88,7 @@ class InFlight:
     state: RevisionState
     conn_id: str
     response_id: str | None
-    response_status: str | None
+    response_status: ResponseStatus | None
     deadline: datetime
     unsettled: bool
     submit_lease_until: datetime | None
@@ -95,6 +96,8 @@ class InFlight:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
+        if self.response_status is not None:
+            object.__setattr__(self, "response_status", ResponseStatus(self.response_status))
 
     @property
     def owner(self) -> Owner:
@@ -181,14 +184,14 @@ class Abandoned:
     def count_lost(self, job_id: int, number: int, *, as_of: int, actor: Actor, reason: str) -> bool:
         """Count a request whose attempt died as an unknown submission, once; False where the job has moved on.
 
-        The permission to send ends with it: a webhook may still bring the response, or a task send again.
+        The permission to send ends with it, and no task sends again for as long as :mod:`core.generation.lost` says.
         """
 
         def work(connection: LedgerConnection) -> bool:
             job = history.lock(connection, job_id)
             if job.event_seq != as_of:
                 return False
-            count_unknown(connection, job, read_revision(connection, job_id, number), actor=actor, reason=reason)
+            count_lost(connection, job, read_revision(connection, job_id, number), actor, reason)
             return True
 
         return self._database.transact(work)
@@ -206,7 +209,7 @@ class Abandoned:
         return [InboxEntry(**row) for row in self._all(_MATCHED, [limit])]
 
     def unexplained_webhooks(self, limit: int) -> list[InboxEntry]:
-        """Return webhooks in quarantine about which OpenAI is not asked any more, the oldest first."""
+        """Return webhooks in quarantine about which OpenAI is no longer asked, the oldest first."""
         return [InboxEntry(**row) for row in self._all(_UNEXPLAINED, [limit])]
 
     def old_webhooks(self, older_than: timedelta) -> int:

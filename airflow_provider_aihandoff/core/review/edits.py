@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.plan_store import void_plans
 from airflow_provider_aihandoff.core.errors import CannotChange
-from airflow_provider_aihandoff.core.generation.revision_store import next_number, read_revision
+from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, next_number, read_revision
 from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
 
@@ -36,8 +36,8 @@ _INSERT_CHANGE = """
 _FAIL_EDIT = """
     UPDATE aihandoff.revisions SET state = 'failed', output = NULL, output_digest = NULL, error = %s
     WHERE revision_id = %s"""
-_BILLED = """
-    SELECT count(*) AS revisions, coalesce(sum(cost_usd), 0) AS cost_usd,
+_BILLED = f"""
+    SELECT count(*) FILTER (WHERE {COUNTED}) AS revisions, coalesce(sum(cost_usd), 0) AS cost_usd,
         count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL) AS unpriced
     FROM aihandoff.revisions WHERE job_id = %s AND author_kind = 'model'"""
 

@@ -6,15 +6,17 @@ Every function is one short transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.digests import digest, review_components
-from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, replace_plans
+from airflow_provider_aihandoff.core.effects.approved_undo import SEALS, seals
+from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, digest_key, replace_plans
 from airflow_provider_aihandoff.core.effects.undo import PREFIX
 from airflow_provider_aihandoff.core.errors import (
+    CannotChange,
     JobNotApproved,
     JobNotFound,
     MayNotDecide,
@@ -23,10 +25,12 @@ from airflow_provider_aihandoff.core.errors import (
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
+from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.models import (
     TIMEOUT,
     Actor,
     Decision,
+    Effect,
     EffectPlan,
     Job,
     OnTimeout,
@@ -49,6 +53,7 @@ from airflow_provider_aihandoff.core.review.decide import (
 from airflow_provider_aihandoff.core.review.edits import begin_edit, is_edit, refuse_edit
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, distinct, due_times, rules_of
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
+from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 _PENDING = f"""
@@ -59,7 +64,7 @@ _PENDING = f"""
             WHERE {OF_NOW} AND d.verdict = 'approve' AND d.decided_by_kind IN ('user', 'terminal')), '[]') AS voters
         FROM aihandoff.jobs
         WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
-            AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+            AND {OF_RUN}
     ) AS pending
     ORDER BY created_at, job_id"""
 _NOTICES = """
@@ -69,15 +74,23 @@ _NOTICES = """
 #: Where the plan may still change: in the last one, as long as every write was refused or never sent.
 _PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
 
-#: What reviewers are notified of.
-Notice = Literal["asked", "reminder", "escalation", "decided"]
+_HELD = """
+    SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND event = 'notified' AND detail->>'notice' = 'held'
+        AND detail->>'effect_id' = %s AND detail->>'attempt' = %s) AS sent"""
+
+#: What people are notified of: a review, or an effect that waits for a person.
+Notice = Literal["asked", "reminder", "escalation", "decided", "held"]
 
 
 class Reviews:
-    """The steps from a stored output to a decision, on one ledger."""
+    """The steps from a stored output to a decision, on one ledger.
 
-    def __init__(self, database: Database) -> None:
+    :param digest_key: the configured key of digests; empty: the ledger's own.
+    """
+
+    def __init__(self, database: Database, digest_key: str) -> None:
         self._database = database
+        self._digest_key = digest_key
 
     def ask(
         self,
@@ -85,7 +98,7 @@ class Reviews:
         plans: Sequence[EffectPlan],
         *,
         policy: str | None,
-        deadline: datetime,
+        deadline: timedelta | datetime,
         actor: Actor,
         revision: int | None = None,
         rules: ReviewRules | None = None,
@@ -98,7 +111,8 @@ class Reviews:
         votes for one.
 
         :param policy: ``name@version`` of the policy that is asked first, if there is one.
-        :param deadline: the absolute time by which a person must decide. A plan of an edit keeps that of before.
+        :param deadline: how long a person has to decide, by the database's clock, or until when. A plan of an edit
+            keeps the time of before.
         :param revision: the revision that the plan was rendered for; another one that is current by now keeps its own.
         :param rules: who decides; by default every user who may decide for the Dag.
         :param reason: why a person is asked, as a text for the reviewer.
@@ -112,18 +126,25 @@ class Reviews:
             job = history.lock(connection, job_id)
             if revision not in (None, job.revision):
                 return job
-            return _plan(connection, job, plans, policy, rules or ReviewRules(), deadline, actor, reason, on_timeout)
+            who = rules or ReviewRules()
+            return _plan(connection, job, plans, policy, who, deadline, actor, reason, on_timeout, self._digest_key)
 
         return self._database.transact(work, step="review.ask")
 
     def ask_again(
-        self, job_id: int, plans: Sequence[EffectPlan], *, deadline: datetime, actor: Actor, reason: str
+        self,
+        job_id: int,
+        plans: Sequence[EffectPlan],
+        *,
+        deadline: timedelta | datetime,
+        actor: Actor,
+        reason: str,
     ) -> Job:
         """Void an approval whose plan is not what would be written, and ask a person about what would be.
 
         What the job's author said about its review stays: who decides, the policy, and the end of the time to decide.
 
-        :param deadline: the absolute time by which a person must decide.
+        :param deadline: how long a person has to decide, by the database's clock, or until when.
         :return: the job as it is now; unchanged where it needs no approval, something was written, or the plan is the
             one that was approved.
         :raises PlanError: two effects have the same name.
@@ -136,8 +157,8 @@ class Reviews:
                 return job
             planned = connection.execute(READ_PLANNED, [job_id]).fetchall()
             policy = planned[-1]["detail"]["components"]["policy"] if planned else None
-            on_timeout = job.review_on_timeout
-            return _plan(connection, job, plans, policy, rules_of(job), deadline, actor, reason, on_timeout)
+            who, on_timeout = rules_of(job), job.review_on_timeout
+            return _plan(connection, job, plans, policy, who, deadline, actor, reason, on_timeout, self._digest_key)
 
         return self._database.transact(work, step="review.ask")
 
@@ -235,8 +256,15 @@ class Reviews:
         :raises StaleDecision: as :meth:`decide`.
         :raises JobNotApproved: as :meth:`decide`.
         :raises MayNotDecide: as :meth:`decide`: a person who may not decide may not edit either.
-        :raises CannotChange: it is the output that there is.
+        :raises CannotChange: it is the output that there is, or it is nested too deeply.
         """
+        if not is_shallow(output):
+            raise CannotChange(
+                f"your edit cannot be kept: {TOO_DEEP}.",
+                job=f"job {job_id}",
+                written="Nothing was recorded. No external write was made.",
+                remedy="Write it with fewer levels.",
+            )
 
         def work(connection: LedgerConnection) -> Job:
             job = history.lock(connection, job_id)
@@ -302,6 +330,24 @@ class Reviews:
 
         self._database.transact(work)
 
+    def held_notified(self, effect: Effect) -> bool:
+        """Whether people were notified that this attempt of an effect waits for a person."""
+        values = [effect.job_id, str(effect.effect_id), str(effect.attempt)]
+        row = self._database.transact(lambda connection: connection.execute(_HELD, values).fetchone())
+        assert row is not None
+        return bool(row["sent"])
+
+    def notify_held(self, effect: Effect, *, actor: Actor) -> None:
+        """Record that people were notified that this attempt of an effect waits for a person."""
+
+        def work(connection: LedgerConnection) -> None:
+            detail = {"notice": "held", "effect_id": effect.effect_id, "attempt": effect.attempt}
+            history.move(
+                connection, history.lock(connection, effect.job_id), JobEvent.NOTIFIED, actor=actor, detail=detail
+            )
+
+        self._database.transact(work)
+
     def votes(self, job: Job) -> list[Decision]:
         """The approvals by people that count for a job's digest: one of each, the oldest first."""
         return self._database.transact(lambda connection: votes_for(connection, job))
@@ -310,6 +356,7 @@ class Reviews:
         """Every job in review, the one that waits longest first, without its content.
 
         :param dag_ids: only jobs of these Dags; None for every Dag.
+        :param run_id: only jobs that this run has made or attached to.
         """
         values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
         rows = self._database.transact(lambda connection: connection.execute(_PENDING, values).fetchall())
@@ -356,10 +403,11 @@ def _plan(
     plans: Sequence[EffectPlan],
     policy: str | None,
     rules: ReviewRules,
-    deadline: datetime,
+    deadline: timedelta | datetime,
     actor: Actor,
     reason: str | None,
     on_timeout: OnTimeout | None,
+    configured_key: str,
 ) -> Job:
     """Store the plan of a locked job, unless it is the one that it has, or something was written."""
     if job.state not in _PLANNABLE or job.cancelling is not None or anything_touched(connection, job.job_id):
@@ -373,6 +421,7 @@ def _plan(
     if new_digest == job.review_digest:
         return job
     replace_plans(connection, job, plans)
+    sealed = seals(job, plans, configured_key or digest_key(connection))
     changes: dict[str, Any] = {"review_digest": new_digest}
     event, why, now = JobEvent.PLANNED, reason, history.now(connection)
     if job.approval == "required":
@@ -381,7 +430,8 @@ def _plan(
         changes["decided_before"] = None if newest is None else newest["decision_id"]
         edited = job.state is JobState.REVIEW and job.review_digest is None and job.review_deadline is not None
         if not edited:  # an edit does not extend the deadline
-            changes |= {"review_deadline": deadline, "review_asked_at": now, "reminded_at": None, "escalated_at": None}
+            until = now + deadline if isinstance(deadline, timedelta) else deadline
+            changes |= {"review_deadline": until, "review_asked_at": now, "reminded_at": None, "escalated_at": None}
         if job.state is not JobState.REVIEW:
             event = JobEvent.PLAN_CHANGED
             why = "the plan is not the one that was approved" + (f"; {reason}" if reason else "")
@@ -391,7 +441,7 @@ def _plan(
         event,
         actor=actor,
         reason=why,
-        detail={"digest": new_digest, "components": components},
+        detail={"digest": new_digest, "components": components, SEALS: sealed},
         at=now,
         **changes,
     )

@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
     ProviderError,
 )
 from airflow_provider_aihandoff.core.generation.stop import record_cost
+from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry
 from airflow_provider_aihandoff.core.states import Disposition
 
@@ -78,7 +79,21 @@ def _give_to_owner(ledger: Ledger, provider: ModelProvider, entry: InboxEntry, r
         actor=Actor.webhook(entry.conn_id),
     )
     log.warning("The response %s names job %s, which did not know it: %s.", entry.response_id, job, found.disposition)
+    if found.job_id is not None:
+        _stop_the_other(ledger, provider, found)
     return found
+
+
+def _stop_the_other(ledger: Ledger, provider: ModelProvider, entry: InboxEntry) -> None:
+    """Cancel the responses that the one of a webhook has replaced. The reconciler does it where this fails."""
+    assert entry.job_id is not None
+    for surplus in ledger.surplus.of_job(entry.job_id):
+        if surplus.conn_id != entry.conn_id:
+            continue
+        try:
+            settle_surplus(ledger, provider, surplus, actor=Actor.webhook(entry.conn_id))
+        except ProviderError as error:
+            log.warning("%s", error)
 
 
 def _record_cost(ledger: Ledger, provider: ModelProvider, entry: InboxEntry, response: ModelResponse) -> InboxEntry:

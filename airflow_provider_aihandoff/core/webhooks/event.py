@@ -15,9 +15,6 @@ from airflow_provider_aihandoff.core.webhooks.signature import Reason, Rejected
 #: Characters of an event's type, and of a response id, at most.
 MAX_NAME = 256
 
-#: Levels of objects and lists at most. OpenAI's events have two.
-MAX_DEPTH = 64
-
 #: An id ends up in the path of a request to OpenAI.
 _RESPONSE_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.:~-]{{0,{MAX_NAME - 1}}}")
 
@@ -28,7 +25,7 @@ def parse(webhook_id: str, conn_id: str, body: bytes) -> Delivery:
     :raises Rejected: it is not an event: not a JSON object, or not one that can be kept exactly.
     """
     try:
-        event = strict_json.loads(body, unique_keys=True, max_depth=MAX_DEPTH)
+        event = strict_json.loads(body, unique_keys=True)
     except strict_json.NotJson:
         raise Rejected(Reason.MALFORMED) from None
     if not isinstance(event, dict):

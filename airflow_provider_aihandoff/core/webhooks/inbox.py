@@ -14,8 +14,8 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
-from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
+from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus, mark_settled
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import (
     ENDED_RESPONSE_STATUSES,
@@ -26,9 +26,7 @@ from airflow_provider_aihandoff.core.states import (
     RevisionState,
 )
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
-
-#: Says what an event means. Webhooks come from OpenAI alone: their form and their signature are its own.
-_PROVIDER = OpenAIFacts()
+from airflow_provider_aihandoff.core.webhooks.event_types import ended_status, is_safety_notice
 
 #: Seconds from one poll of OpenAI to the next, for a webhook whose response is not known here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
@@ -53,6 +51,16 @@ _RECORD = f"""
         clock_timestamp(), clock_timestamp(), clock_timestamp() + %(poll_after)s::interval, %(note)s)
     ON CONFLICT (webhook_id) DO UPDATE SET deliveries = i.deliveries + 1, updated_at = clock_timestamp()
     RETURNING {_COLUMNS}"""
+_REPLACE_RESPONSE = f"""
+    UPDATE aihandoff.revisions SET response_id = %s, response_status = 'running',
+        unknown_submissions = unknown_submissions - 1
+    WHERE revision_id = %s
+    RETURNING {columns(Revision)}"""
+#: The id and the cost of a response whose output was taken from the provider's handle.
+_COMPLETE_FOUND = """
+    UPDATE aihandoff.revisions SET response_id = %(response_id)s, response_status = %(status)s, usage = %(usage)s,
+        cost_usd = %(cost_usd)s
+    WHERE revision_id = %(revision_id)s"""
 _MARK_ENDED = "UPDATE aihandoff.revisions SET response_status = %s WHERE revision_id = %s"
 _LOCK_ENTRY = f"SELECT {_COLUMNS} FROM aihandoff.inbox WHERE webhook_id = %s FOR UPDATE"
 _READ_ENTRY = f"SELECT {_COLUMNS} FROM aihandoff.inbox WHERE webhook_id = %s"
@@ -73,6 +81,7 @@ _LIST = f"""
     SELECT {_COLUMNS} FROM aihandoff.inbox
     WHERE %(dispositions)s::text[] = '{{}}' OR disposition = ANY(%(dispositions)s)
     ORDER BY received_at DESC LIMIT %(limit)s"""
+_NEWEST = "SELECT max(received_at) AS newest FROM aihandoff.inbox WHERE conn_id = %s"
 _DUE = f"""
     SELECT {_COLUMNS} FROM aihandoff.inbox WHERE poll_at <= clock_timestamp() ORDER BY poll_at LIMIT %s"""
 _COUNT = """
@@ -157,6 +166,11 @@ class Inbox:
         """
         return self._database.transact(lambda connection: _entry(connection, _READ_ENTRY, webhook_id))
 
+    def last_received(self, conn_id: str) -> datetime | None:
+        """Return when the newest webhook of a connection came first; None where none ever came."""
+        row = self._database.transact(lambda connection: connection.execute(_NEWEST, [conn_id]).fetchone())
+        return None if row is None else row["newest"]
+
     def entries(self, *, dispositions: Sequence[Disposition] = (), limit: int = 100) -> list[InboxEntry]:
         """Return webhooks, newest first.
 
@@ -237,7 +251,7 @@ class Inbox:
     def polled(self, webhook_id: str, *, note: str, again: bool) -> InboxEntry:
         """Record that OpenAI was asked, and when to ask again: later each time, and not forever.
 
-        Does nothing where the webhook was settled meanwhile, and there is nothing to ask any more.
+        Does nothing where the webhook was settled meanwhile, and nothing is left to ask.
 
         :param again: asking again may help.
         """
@@ -282,7 +296,7 @@ class Inbox:
             if match is None and _is_older(created_at, named.revision):
                 note = f"it is older than revision {number} of job {job_id}, which it names"
                 return _polled(connection, entry, note=note)
-            match = match or _adopt(connection, named, entry.response_id, actor)
+            match = match or _adopt(connection, named, entry.response_id, output, actor)
             if match is not None:
                 adopt_early(connection, match.job, match.revision)
             else:
@@ -306,7 +320,11 @@ class Inbox:
 
 
 def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
-    if _PROVIDER.ended_status(delivery.event_type) is None:
+    if is_safety_notice(delivery.event_type):
+        # What it names is a case or an alert. It stays in quarantine until a person has read it.
+        note = f"a safety notice by OpenAI about {delivery.response_id or 'no case'}"
+        return _record(connection, replace(delivery, response_id=None), Disposition.QUARANTINED, note=note)
+    if ended_status(delivery.event_type) is None:
         return _record(connection, delivery, Disposition.IGNORED)
     if delivery.response_id is None:
         return _record(connection, delivery, Disposition.QUARANTINED, note="it names no response")
@@ -409,7 +427,7 @@ def _write(
     job, revision = match.job, match.revision
     if disposition not in (Disposition.APPLIED, Disposition.LATE):
         return job, revision
-    status = _PROVIDER.ended_status(entry.event_type)
+    status = ended_status(entry.event_type)
     assert status is not None
     event = JobEvent.RESPONSE_ENDED if disposition is Disposition.APPLIED else JobEvent.OUTPUT_LATE
     detail = {
@@ -481,12 +499,17 @@ def _is_older(created_at: datetime | None, revision: Revision) -> bool:
     return created_at is not None and created_at < revision.created_at - CLOCK_SKEW
 
 
-def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor: Actor) -> _Match | None:
+def _adopt(
+    connection: LedgerConnection, named: _Match, response_id: str, output: Output, actor: Actor
+) -> _Match | None:
     """Give the revision its response; None where it has another one, or was given up, and this one is an orphan."""
     job, revision = named.job, named.revision
-    waits = job.state is JobState.QUEUED and job.revision == revision.number
     # One that its worker brought too late was cancelled at OpenAI: the job waits for another.
-    if not waits or _late_lines(connection, job, response_id):
+    if job.revision != revision.number or _late_lines(connection, job, response_id):
+        return None
+    if _comes_first(job, revision, output):
+        return _replace_response(connection, named, response_id, actor)
+    if job.state is not JobState.QUEUED:
         return None
     revision = mark_running(connection, revision, response_id, ResponseStatus.RUNNING, found=True)
     detail = {"revision": revision.number, "response_id": response_id}
@@ -496,12 +519,39 @@ def _adopt(connection: LedgerConnection, named: _Match, response_id: str, actor:
     )
 
 
+def _comes_first(job: Job, revision: Revision, output: Output) -> bool:
+    """Whether a response has completed before the one that was asked for when its own id was lost."""
+    waits = job.state is JobState.RUNNING and revision.state is RevisionState.RUNNING and job.cancelling is None
+    known = revision.response_status in ENDED_RESPONSE_STATUSES
+    return waits and not known and revision.unknown_submissions > 0 and output.status == ResponseStatus.COMPLETED
+
+
+def _replace_response(connection: LedgerConnection, named: _Match, response_id: str, actor: Actor) -> _Match:
+    """Take the response that has completed, in place of the one that runs, which is to be cancelled."""
+    revision = named.revision
+    assert revision.response_id is not None
+    keep_surplus(connection, revision, revision.response_id)
+    row = connection.execute(_REPLACE_RESPONSE, [response_id, revision.revision_id]).fetchone()
+    assert row is not None
+    reason = "the response whose id was lost has ended first: it is taken, and the other one is cancelled"
+    detail = {"revision": revision.number, "response_id": response_id, "surplus": revision.response_id}
+    job = history.move(connection, named.job, JobEvent.RESPONSE_REPLACED, actor=actor, reason=reason, detail=detail)
+    return _Match(job, Revision(**row))
+
+
 def _record_orphan(
     connection: LedgerConnection, named: _Match, waiting: Sequence[InboxEntry], output: Output, actor: Actor
 ) -> None:
     """Write what a response has cost that its job does not wait for into the history, with the first webhook of it."""
     job, response_id = named.job, waiting[0].response_id
-    recorded = any("webhook_id" in line for line in _late_lines(connection, job, response_id))
+    assert response_id is not None
+    known = {"webhook_id", "cost_usd"}
+    recorded = any(known & line.keys() for line in _late_lines(connection, job, response_id))
+    mark_settled(connection, response_id)
+    if _was_found(named.revision):
+        values = {"response_id": response_id, "status": output.status, "cost_usd": output.cost_usd}
+        usage = None if output.usage is None else history.as_json(output.usage)
+        connection.execute(_COMPLETE_FOUND, {**values, "usage": usage, "revision_id": named.revision.revision_id})
     for entry in waiting:
         disposition = Disposition.DUPLICATE if recorded else Disposition.LATE
         _settle(connection, entry, disposition, job.job_id, note="an orphan of its job")
@@ -517,6 +567,12 @@ def _record_orphan(
             reason = "an orphan: the answer to the request that created it was lost"
             job = history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=detail)
         recorded = True
+
+
+def _was_found(revision: Revision) -> bool:
+    """Whether its output was taken from the provider's handle, so that its response was not known until now."""
+    found = revision.state in (RevisionState.COMPLETED, RevisionState.FAILED) and revision.response_id is None
+    return found and revision.conversation_id is not None and revision.response_status in ENDED_RESPONSE_STATUSES
 
 
 def _entry(connection: LedgerConnection, query: str, webhook_id: str) -> InboxEntry:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, StaleDecision
+from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     LedgerDep,
     Viewer,
     ViewerDep,
-    check_api_origin,
     check_may_act,
     check_may_decide,
     check_visible,
@@ -28,6 +28,7 @@ from airflow_provider_aihandoff.web.auth import (
     visible_effect,
     visible_record,
 )
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.pages.job_page import votes_of
 from airflow_provider_aihandoff.web.pages.review_queue import decide_in_bulk, review_queue
@@ -40,16 +41,13 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": schemas.Problem} for status in (401, *statuses, 503)}
 
 
-#: What every route that changes one job has in common: its problems, and the check of where the request comes from.
-_CHANGES_ONE_JOB: dict[str, Any] = {
-    "responses": _problems(403, 404, 409, 422),
-    "dependencies": [Depends(check_api_origin)],
-}
+#: What every route that changes one job has in common.
+_CHANGES_ONE_JOB: dict[str, Any] = {"responses": _problems(403, 404, 409, 422)}
 
 #: What the list of reviews says beside the jobs themselves.
 _OWN = ("votes", "mine", "why_not")
 
-router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse)
+router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse, route_class=GuardedRoute)
 
 
 @router.get("/jobs", responses=_problems(422))
@@ -136,7 +134,6 @@ def list_reviews(
     "/decisions",
     responses=_problems(409, 422),
     response_model=schemas.BulkDecisionAnswer,
-    dependencies=[Depends(check_api_origin)],
 )
 def decide_many(body: schemas.BulkDecisionBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Approve or reject many jobs, each exactly as you saw it: all or none. The same, sent again, changes nothing."""
@@ -167,6 +164,24 @@ def _unfinished(left: Unfinished) -> dict[str, Any]:
     return {"reason": left.why, "retry_after": left.seconds, "effect_id": effect_id}
 
 
+@router.get("/effects", responses=_problems(422), response_model=schemas.EffectList)
+def list_effects(
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    state: Annotated[
+        list[EffectState], Query(description="Only effects in this state. Repeat it for several states.")
+    ] = [],  # noqa: B006
+    dag_id: str | None = None,
+    after: Annotated[schemas.EffectId | None, Query(description="`next` of the previous page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """List the writes of the jobs that you may see, newest first. Those in the state `unknown` wait for a person."""
+    dag_ids = visible_dag_ids(ledger, viewer, dag_id)
+    found = ledger.list_effects(states=state, dag_ids=dag_ids, after=after, limit=limit + 1)
+    effects = [{"job_id": effect.job_id, **_fields(schemas.Effect, effect)} for effect in found[:limit]]
+    return AsciiJSONResponse({"effects": effects, "next": found[limit - 1].effect_id if len(found) > limit else None})
+
+
 @router.post("/effects/{effect_id}/resolution", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
 def resolve(
     effect_id: schemas.EffectId, body: schemas.ResolutionBody, viewer: ViewerDep, ledger: LedgerDep
@@ -184,6 +199,22 @@ def resolve(
         attempt=body.attempt,
     )
     return _record(ledger, viewer, effect.job_id)
+
+
+@router.post("/jobs/{job_id}/submission", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
+def resolve_submission(
+    job_id: schemas.JobId, body: schemas.SubmissionBody, viewer: ViewerDep, ledger: LedgerDep
+) -> Response:
+    """Say what to do about a request whose answer was lost: send it again, or fail the job."""
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    ledger.submission.resolve(
+        job_id,
+        send_again=body.action == "send again",
+        seen=body.unknown_submissions,
+        actor=viewer.actor,
+        why=body.reason,
+    )
+    return _record(ledger, viewer, job_id)
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -211,6 +242,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
             "votes": [voter.label for voter in votes_of(record)],
             "may_decide": why_not is None,
             "why_not": why_not,
+            "waits_for": in_words(record.revision),
             **more,
         }
     )

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+)
 
 from airflow_provider_aihandoff.core import ledger, models
+from airflow_provider_aihandoff.core.digests import without_plain_input_digest
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
 
@@ -55,6 +65,11 @@ Attempt = Annotated[
     Field(description="The `attempt` that you checked; the newest by default."),
 ]
 Names = Annotated[list[str], Field(max_length=MAX_NAMES, description="Names of effects that are not undone.")]
+LostAction = Literal["send again", "fail"]
+Seen = Annotated[
+    Annotated[int, Field(ge=1, le=2**31 - 1)],
+    Field(description="The `unknown_submissions` of the revision that you saw."),
+]
 OwnVerdict = Literal["approve", "reject", "request changes"]
 BulkVerdict = Literal["approve", "reject"]
 
@@ -84,6 +99,16 @@ class RollBackBody(BaseModel):
 
     reason: Reason
     leave: Names = []
+
+
+class SubmissionBody(BaseModel):
+    """What to do about a request whose answer was lost. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: LostAction
+    reason: Reason
+    unknown_submissions: Seen
 
 
 class ResolutionBody(BaseModel):
@@ -192,6 +217,7 @@ class _Answer(BaseModel):
     notes={
         "cost_usd": "Of all revisions whose price is known; null when there is none.",
         "unpriced": "How many revisions were billed at a price that is unknown.",
+        "without_tools": "How many revisions called tools, such as web search, which are not in `cost_usd`.",
     },
 )
 class JobItem(_Answer):
@@ -230,7 +256,9 @@ _REVISION_NOTES = {
     "author_id": "The id of a user who edited, where it is not the login name.",
     "based_on": "The number of the revision that it edits, or continues.",
     "changes": "What the model was asked to change.",
-    "cost_usd": "Null: not billed, or the price is unknown.",
+    "cost_usd": "Null: not billed, or the price is unknown. Without the `tool_calls` in `usage`.",
+    "on_lost": "What its author wants after a lost request: `wait`, `ask` or `resend`; null: as the ledger decides.",
+    "conversation_id": "OpenAI's conversation that was made for this revision alone.",
 }
 
 
@@ -260,6 +288,19 @@ class Effect(_Answer):
     """One intended write."""
 
 
+class EffectItem(Effect):
+    """One intended write, in a list of those of several jobs."""
+
+    job_id: int
+
+
+class EffectList(_Answer):
+    """A page of effects."""
+
+    effects: list[EffectItem]
+    next: int | None = Field(description="Pass it as `after` for the next page; null on the last one.")
+
+
 @from_record(
     models.Decision,
     internal=frozenset({"job_id"}),
@@ -285,6 +326,8 @@ class Decision(_Answer):
 class Event(_Answer):
     """One line of a job's history."""
 
+    detail: Annotated[dict[str, Any], AfterValidator(without_plain_input_digest)]
+
 
 class JobRecord(_Answer):
     """Everything the ledger knows of one job."""
@@ -298,6 +341,7 @@ class JobRecord(_Answer):
     votes: list[str] = Field(description="Who has approved the current version, while more approvals are needed.")
     may_decide: bool = Field(description="Whether you may decide on it.")
     why_not: str | None = Field(description="Why you may not.")
+    waits_for: str | None = Field(description="Why no request is sent, after one was lost, and until when. Else null.")
 
 
 @from_record(

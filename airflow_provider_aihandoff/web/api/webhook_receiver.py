@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import anyio
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.limits import RECEIVER
 from airflow_provider_aihandoff.core.states import Disposition
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.event import parse
+from airflow_provider_aihandoff.core.webhooks.event_types import is_safety_notice
 from airflow_provider_aihandoff.core.webhooks.inbox import Receipt
 from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE, Intake, NotNow
 from airflow_provider_aihandoff.core.webhooks.keys import KeyProblem, Keyring, NoConnection, NoVerifier
@@ -34,6 +34,7 @@ from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
 from airflow_provider_aihandoff.web.metrics import count
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, Problem, describe, problem_response
+from airflow_provider_aihandoff.web.request_body import BodyRefused, media_type, read_body
 
 #: The key in an OpenAI connection's extra: one secret, or a list of them while they are rotated.
 SECRETS_KEY = "webhook_secrets"
@@ -57,6 +58,15 @@ TOO_LARGE = Problem(413, "too-large", "The webhook is too large", "The body is o
 TOO_SLOW = Problem(408, "too-slow", "The webhook did not arrive in time", "Reading the body took too long.")
 REFUSED = Problem(400, "webhook-refused", "The webhook was refused", "It is not signed correctly, or is not an event.")
 UNAVAILABLE = Problem(503, "unavailable", "The webhook cannot be recorded now", "Deliver it again later.")
+
+log = logging.getLogger(__name__)
+
+#: Why a body was not read, by the status of :class:`BodyRefused`: the answer, and the words for the log.
+_UNREAD = {
+    400: (REFUSED, "the sender disconnected"),
+    408: (TOO_SLOW, "the body took too long"),
+    413: (TOO_LARGE, "the body is too large"),
+}
 
 router = APIRouter()
 
@@ -112,6 +122,13 @@ class Receiver:
             return problem_response(away.problem)
         self._tally.flush()
         count("duplicate" if receipt.repeated else receipt.entry.disposition.value, known)
+        if is_safety_notice(receipt.entry.event_type) and not receipt.repeated:
+            log.warning(
+                "OpenAI has sent a safety notice (%r) for %s: webhook %r. Read it with `airflow aihandoff inbox show`.",
+                receipt.entry.event_type,
+                known,
+                receipt.entry.webhook_id,
+            )
         self._poll_soon(receipt)
         return AsciiJSONResponse({"disposition": receipt.entry.disposition})
 
@@ -119,7 +136,7 @@ class Receiver:
         # In this order: each step costs more than the one before, and the first ones cost nothing.
         if conn_id not in self.conn_ids:
             raise _TurnedAway(NOT_FOUND, "its webhooks are not accepted ([aihandoff] webhook_conn_ids)")
-        if _media_type(request) != "application/json":
+        if media_type(request) != "application/json":
             raise _TurnedAway(NOT_JSON, "the content type is not application/json")
         body = await _read(request, self._body_limit)
         try:
@@ -208,7 +225,12 @@ def open_ledger(ledger_conn_id: str | None) -> Ledger:
         conninfo = LedgerHook(ledger_conn_id).conninfo()
     except (AirflowNotFoundException, ValueError) as error:
         raise LedgerUnavailable(f"the connection of the ledger cannot be used: {error}") from None
-    ledger = Ledger({**_LEDGER_PARAMETERS, **conninfo}, max_size=AT_ONCE + POLLS_AT_ONCE, timeout=_LEDGER_TIMEOUT)
+    ledger = Ledger(
+        {**_LEDGER_PARAMETERS, **conninfo},
+        max_size=AT_ONCE + POLLS_AT_ONCE,
+        timeout=_LEDGER_TIMEOUT,
+        limits=RECEIVER,
+    )
     try:
         ledger.check_schema()
     except BaseException:
@@ -222,24 +244,9 @@ def _unverifiable(error: NoVerifier) -> _TurnedAway:
     return _TurnedAway(NOT_FOUND if missing else UNAVAILABLE, f"its {SECRETS_KEY}: {error.problem.value}", error.why)
 
 
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 async def _read(request: Request, limit: int) -> bytes:
     """The body, of which no more is read than the limit."""
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
-        raise _TurnedAway(TOO_LARGE, "the body is too large")
-    body = bytearray()
     try:
-        with anyio.fail_after(READ_TIMEOUT):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise _TurnedAway(TOO_LARGE, "the body is too large")
-    except TimeoutError:
-        raise _TurnedAway(TOO_SLOW, "the body took too long") from None
-    except ClientDisconnect:
-        raise _TurnedAway(REFUSED, "the sender disconnected") from None
-    return bytes(body)
+        return await read_body(request, limit, READ_TIMEOUT)
+    except BodyRefused as refused:
+        raise _TurnedAway(*_UNREAD[refused.status_code]) from None

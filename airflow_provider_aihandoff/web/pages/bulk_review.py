@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from airflow_provider_aihandoff.core.errors import StaleBulkDecision
 from airflow_provider_aihandoff.core.ledger import Candidate, Ledger
 from airflow_provider_aihandoff.web.api import schemas
-from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, check_same_origin
-from airflow_provider_aihandoff.web.form_body import FormDep
+from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
-from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy, group_of, key_of, table_of
+from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy, group_of, key_of, size_of, table_of
 from airflow_provider_aihandoff.web.pages.review_queue import QueuedReview, decide_in_bulk, review_queue
+from airflow_provider_aihandoff.web.render.budget import MAX_CHARACTERS, Budget
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import label
+from airflow_provider_aihandoff.web.request_body import FormDep
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 #: How many jobs the page shows, the oldest first. Others follow when these are decided.
 MAX_JOBS = 1_000
+
+#: How many of them are read from the ledger at once, and how many characters of all are held. What a request repeats of
+#: the output is not shown twice.
+READ_AT_ONCE = 50
+MAX_HELD = 2 * MAX_CHARACTERS
 
 TITLES = {
     GroupBy.TYPE: "Type",
@@ -67,7 +74,7 @@ def bulk_review_page(
     return _page(request, viewer, ledger, scope, select_all=select == "all")
 
 
-@router.post("/bulk-review/decision", name="decide_bulk", dependencies=[Depends(check_same_origin)])
+@router.post("/bulk-review/decision", name="decide_bulk")
 def decide(request: Request, viewer: ViewerDep, ledger: LedgerDep, form: FormDep) -> Response:
     """Approve or reject the selected jobs, each exactly as the page showed it, or none of them."""
     chosen = [text for text in form.getlist("job") if isinstance(text, str)]
@@ -109,23 +116,22 @@ def _page(
     """Render the groups, and the table of the chosen one."""
     waiting = review_queue(ledger, viewer, scope.dag_id, scope.run_id)
     on_page = waiting[:MAX_JOBS]
-    candidates: dict[int, Candidate] = {}
-    if scope.by is GroupBy.SHAPE:
-        candidates = _candidates(ledger, on_page)
-    groups = {
-        queued.review.job_id: group_of(scope.by, queued.review, _effects(candidates, queued)) for queued in on_page
-    }
+    groups = _groups(ledger, scope.by, on_page)
     names = {key_of(name): name for name in groups.values()}
     group = scope.group if scope.group in names else next(iter(names), None) if len(names) == 1 else None
     members = [item for item in on_page if group and key_of(groups[item.review.job_id]) == group]
-    candidates = candidates or _candidates(ledger, members)
+    candidates = _that_fit(ledger, members)
     shown = [item for item in members if item.review.job_id in candidates]
-    table = table_of([candidates[item.review.job_id] for item in shown])
+    budget = Budget()
+    table = table_of([candidates[item.review.job_id] for item in shown], budget)
     return page(
         request,
         "bulk_review.html",
         {
             "viewer": viewer,
+            # What the table shows was cut before; a long text is printed in its row and where the row is opened.
+            "budget": Budget(characters=2 * MAX_CHARACTERS),
+            "not_whole": sum(not row.whole for row in table.rows),
             "scope": scope,
             "titles": TITLES,
             "groups": Counter(groups.values()),
@@ -140,6 +146,7 @@ def _page(
             "select_all": select_all,
             "refused": refused,
             "left_out": len(waiting) - len(on_page),
+            "no_room": len(members) - len(shown),
             "address": lambda **more: _address(request, scope, **more),
             "max_comment": schemas.MAX_COMMENT,
         },
@@ -147,14 +154,36 @@ def _page(
     )
 
 
-def _candidates(ledger: Ledger, wanted: Sequence[QueuedReview]) -> dict[int, Candidate]:
-    """The jobs with their current output and plan; each is decided on by the digest of exactly these."""
-    return {each.job.job_id: each for each in ledger.candidates([item.review.job_id for item in wanted])}
+def _groups(ledger: Ledger, by: GroupBy, jobs: Sequence[QueuedReview]) -> dict[int, str]:
+    """The name of the group of each job, by its id."""
+    if by is not GroupBy.SHAPE:
+        return {item.review.job_id: group_of(by, item.review, ()) for item in jobs}
+    return {
+        item.review.job_id: group_of(by, item.review, candidate.effects if candidate else ())
+        for item, candidate in _candidates(ledger, jobs)
+    }
 
 
-def _effects(candidates: dict[int, Candidate], queued: QueuedReview) -> Sequence[Any]:
-    candidate = candidates.get(queued.review.job_id)
-    return candidate.effects if candidate else ()
+def _that_fit(ledger: Ledger, wanted: Sequence[QueuedReview]) -> dict[int, Candidate]:
+    """The first of the jobs, of which no more are held than a page may show, and one at least."""
+    found: dict[int, Candidate] = {}
+    size = 0
+    for item, candidate in _candidates(ledger, wanted):
+        if candidate is None:
+            continue
+        size += size_of(candidate)
+        if found and size > MAX_HELD:
+            break
+        found[item.review.job_id] = candidate
+    return found
+
+
+def _candidates(ledger: Ledger, wanted: Sequence[QueuedReview]) -> Iterator[tuple[QueuedReview, Candidate | None]]:
+    """The jobs with their current output and plan, a few read at once; each is decided on by the digest of these."""
+    for start in range(0, len(wanted), READ_AT_ONCE):
+        some = wanted[start : start + READ_AT_ONCE]
+        read = {each.job.job_id: each for each in ledger.candidates([item.review.job_id for item in some])}
+        yield from ((item, read.get(item.review.job_id)) for item in some)
 
 
 def _address(request: Request, scope: schemas.BulkScope, **more: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from airflow_provider_aihandoff.core.ledger import Candidate
 from airflow_provider_aihandoff.core.models import Effect, PendingReview
 from airflow_provider_aihandoff.core.review.rules import rules_of
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.formatting import exact_value, request_view, written_by
 
 #: Columns of the table. Further fields that differ are folded into each row.
@@ -72,11 +73,13 @@ class Row:
 
     :param cells: its values in the columns; None where it has no such field.
     :param more: what else differs.
+    :param whole: whether the row shows all of it; what every job has in common stands above the rows.
     """
 
     candidate: Candidate
     cells: tuple[str | None, ...]
     more: tuple[tuple[Path, str | None], ...]
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def table_of(candidates: Sequence[Candidate]) -> Table:
-    """Put jobs into one table.
+def table_of(candidates: Sequence[Candidate], budget: Budget) -> Table:
+    """Put jobs into one table, as far as the page has room for what they hold.
 
     A part of a request that equals a field of the output in every job is not shown a second time.
     """
@@ -110,15 +113,29 @@ def table_of(candidates: Sequence[Candidate]) -> Table:
             columns.setdefault(column, path)
     differing = list(columns.values())
     shown, rest = differing[:MAX_COLUMNS], differing[MAX_COLUMNS:]
+    common = tuple((path, budget.text(text)) for path, text in budget.within(same))
     rows = tuple(
-        Row(
-            candidate,
-            cells=tuple(each.get(path) for path in shown),
-            more=tuple((path, each.get(path)) for path in rest),
-        )
-        for candidate, each in zip(candidates, values, strict=True)
+        _cut_row(candidate, each, shown, rest, budget) for candidate, each in zip(candidates, values, strict=True)
     )
-    return Table(tuple(same), tuple(shown), rows)
+    return Table(common, tuple(shown), rows)
+
+
+def _cut_row(
+    candidate: Candidate, fields: dict[Path, str], shown: Sequence[Path], rest: Sequence[Path], budget: Budget
+) -> Row:
+    def cell(path: Path) -> str | None:
+        text = fields.get(path)
+        return None if text is None else budget.text(text)
+
+    cells = tuple(map(cell, shown))
+    more = tuple((path, cell(path)) for path in budget.within(rest))
+    # From the first thing that had no room on, no job is shown whole: it may stand in what all have in common.
+    return Row(candidate, cells, more, whole=not budget.left_out)
+
+
+def size_of(candidate: Candidate) -> int:
+    """How many characters of a job a table would hold."""
+    return sum(len(text) for _, text in _fields(candidate))
 
 
 def _fields(candidate: Candidate) -> Iterator[tuple[Path, str]]:

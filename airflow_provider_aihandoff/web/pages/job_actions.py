@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
@@ -19,10 +19,11 @@ from airflow_provider_aihandoff.core.errors import (
     JobNotApproved,
     LedgerSchemaError,
     LedgerUnavailable,
+    NothingLost,
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
-from airflow_provider_aihandoff.core.ledger import JobRecord
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -30,15 +31,15 @@ from airflow_provider_aihandoff.web.auth import (
     ViewerDep,
     check_may_act,
     check_may_decide,
-    check_same_origin,
     check_visible,
     visible_record,
 )
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.pages.job_page import Notice, job_page, offered, refused, shown
 from airflow_provider_aihandoff.web.render.environment import assets
 from airflow_provider_aihandoff.web.render.formatting import of_this_job
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 
 @router.get("/jobs/{job_id}", name="show_job")
@@ -47,7 +48,7 @@ def show(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: Led
     return job_page(request, viewer, visible_record(ledger, viewer, job_id))
 
 
-@router.post("/jobs/{job_id}/decision", name="decide_job", dependencies=[Depends(check_same_origin)])
+@router.post("/jobs/{job_id}/decision", name="decide_job")
 def decide(
     request: Request,
     job_id: schemas.JobId,
@@ -70,7 +71,7 @@ def decide(
     return shown(request, job_id)
 
 
-@router.post("/jobs/{job_id}/cancel", name="cancel_job", dependencies=[Depends(check_same_origin)])
+@router.post("/jobs/{job_id}/cancel", name="cancel_job")
 def cancel(
     request: Request,
     job_id: schemas.JobId,
@@ -88,7 +89,29 @@ def cancel(
     return shown(request, job_id)
 
 
-@router.post("/jobs/{job_id}/rollback", name="roll_back_job", dependencies=[Depends(check_same_origin)])
+@router.post("/jobs/{job_id}/submission", name="resolve_lost_request")
+def resolve_submission(
+    request: Request,
+    job_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    action: Annotated[schemas.LostAction, Form()],
+    reason: Annotated[schemas.Reason, Form()],
+    seen: Annotated[schemas.Seen, Form()],
+) -> Response:
+    """Say what to do about a request whose answer was lost.
+
+    :param seen: how many unknown submissions the page showed.
+    """
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    try:
+        ledger.submission.resolve(job_id, send_again=action == "send again", seen=seen, actor=viewer.actor, why=reason)
+    except NothingLost as error:
+        return refused(request, viewer, ledger, job_id, "Your answer was not recorded", error, "submission", reason)
+    return shown(request, job_id)
+
+
+@router.post("/jobs/{job_id}/rollback", name="roll_back_job")
 def roll_back(
     request: Request,
     job_id: schemas.JobId,
@@ -128,7 +151,7 @@ def _check_seen(record: JobRecord, seen: str) -> None:
         raise CannotRollBack(
             "it has changed since you opened it: other effects are applied now.",
             job=record.job.label,
-            written="Nothing was undone. No external write was made.",
+            written="Nothing was undone. This request made no external write.",
             remedy="Check what would be undone now, then roll it back.",
         )
 
@@ -136,7 +159,6 @@ def _check_seen(record: JobRecord, seen: str) -> None:
 @router.post(
     "/jobs/{job_id}/effects/{effect_id}/resolution",
     name="resolve_effect",
-    dependencies=[Depends(check_same_origin)],
 )
 def resolve(
     request: Request,
@@ -151,8 +173,7 @@ def resolve(
 ) -> Response:
     """Resolve an effect whose outcome is unknown."""
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
-    if ledger.effects.read(effect_id).job_id != job_id:
-        raise EffectNotFound(f"job {job_id} has no effect {effect_id}.", written="")
+    _check_effect_of(ledger, job_id, effect_id)
     form, title = f"resolution of {effect_id}", "Your answer was not recorded"
     if found == "not applied" and external_id is not None:
         said = "You gave the id of a record, but an effect that was not applied has none. Remove one of the two."
@@ -171,6 +192,15 @@ def resolve(
     except CannotResolve as error:
         return refused(request, viewer, ledger, job_id, title, error, form, reason, external_id or "")
     return shown(request, job_id)
+
+
+def _check_effect_of(ledger: Ledger, job_id: int, effect_id: int) -> None:
+    """Return when the effect is one of the job.
+
+    :raises EffectNotFound: it is not. The error does not say whether another job has it, which the user may not see.
+    """
+    if effect_id not in {effect.effect_id for effect in ledger.record(job_id).effects}:
+        raise EffectNotFound(f"job {job_id} has no effect {effect_id}.", written="")
 
 
 @router.get("/static/{name}", name="static")

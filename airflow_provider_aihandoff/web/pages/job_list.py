@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.web.auth import (
     ViewerDep,
     visible_dag_ids,
 )
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.review_queue import review_queue
 from airflow_provider_aihandoff.web.render.environment import page
@@ -75,7 +76,7 @@ TABS = {
     Tab.ALL: TabView("All", (), ("There are no jobs", "A job appears here as soon as a task requests it.")),
 }
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 
 @router.get("/")

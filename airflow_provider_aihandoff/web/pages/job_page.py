@@ -10,10 +10,11 @@ from fastapi.responses import RedirectResponse
 
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK, cannot_roll_back
-from airflow_provider_aihandoff.core.effects.undo import undo_steps
+from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_steps
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
+from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
@@ -35,6 +36,9 @@ from airflow_provider_aihandoff.web.render.formatting import (
 #: Seconds after which the page of a job that changes without a person refreshes, and the states of such jobs.
 REFRESHES = 5
 _CHANGES_ALONE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.APPROVED, JobState.APPLYING})
+
+#: Effects of which a person can say that they were applied.
+_CAN_RESOLVE = frozenset({EffectState.UNKNOWN, EffectState.REFUSED})
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ def job_page(
     :param notice: the result of the form that was just sent.
     """
     job, effects = record.job, record.current_effects
-    steps = undo_steps(effects) if job.state in CAN_ROLL_BACK else []
+    steps = undo_steps(effects, record.altered_undos) if job.state in CAN_ROLL_BACK else []
+    left = [undo.as_plan for undo in record.undos if undo.state is not EffectState.APPLIED]
+    planned = [step.plan for step in steps if step.plan is not None] or left
     under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
     why_not, votes = viewer.why_not(job), votes_of(record)
     refreshes = None if notice or "paused" in request.query_params else _refreshes(record)
@@ -100,11 +106,13 @@ def job_page(
             "earlier": [revision for revision in record.revisions if revision.number != job.revision][::-1],
             "effects": effects,
             "earlier_effects": [effect for effect in record.effects if effect.revision != job.revision],
-            "unknown": [effect for effect in record.effects if effect.state is EffectState.UNKNOWN],
+            "unresolved": [effect for effect in record.effects if effect.state in _CAN_RESOLVE],
             "undone": {undo.undoes for undo in record.undos if undo.state is EffectState.APPLIED},
             "undos": record.undos,
             "undo_steps": steps,
-            "blocked": cannot_roll_back(job, effects) if under_way else None,
+            "blocked": cannot_roll_back(job, effects, record.altered_undos) if under_way else None,
+            "needs_worker": [plan.name for plan in planned if needs_worker(plan)],
+            "altered": {effect.name: record.altered_undos.get(effect.effect_id) for effect in effects},
             "seen": offered(record),
             "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
             "rules": rules_of(job),
@@ -112,7 +120,7 @@ def job_page(
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
             "policy": _policy(record),
-            "meaning": meaning(job, effects, record.undos),
+            "meaning": in_words(record.revision) or meaning(job, effects, record.undos),
             "cancelling": CANCELLING.get(job.state),
             "effects_title": EFFECTS_TITLE[job.state],
             "forms": [] if refreshes else forms,
@@ -135,9 +143,11 @@ def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
     :param decides: they may decide on it, too.
     """
     job = record.job
-    forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state is EffectState.UNKNOWN]
+    forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state in _CAN_RESOLVE]
     if decides and job.state is JobState.REVIEW and job.review_digest is not None:
         forms.append("decision")
+    if record.revision.is_lost:
+        forms.append("submission")
     if job.state in CANCELLING and job.cancelling is None:
         forms.append("cancel")
     if job.state is JobState.ROLLING_BACK or can_undo:
@@ -151,7 +161,7 @@ def _refreshes(record: JobRecord) -> int | None:
     if job.state is JobState.REVIEW:
         return REFRESHES if job.review_digest is None else None
     unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
-    return REFRESHES if job.state in _CHANGES_ALONE and not unknown else None
+    return REFRESHES if job.state in _CHANGES_ALONE and not unknown and not record.revision.is_lost else None
 
 
 def votes_of(record: JobRecord) -> list[Actor]:
@@ -177,4 +187,4 @@ def _run_path(request: Request, job: Job) -> str | None:
 
 def offered(record: JobRecord) -> str:
     """The effects that a roll-back would undo, by their ids."""
-    return " ".join(str(step.effect.effect_id) for step in undo_steps(record.current_effects))
+    return " ".join(str(step.effect.effect_id) for step in undo_steps(record.current_effects, record.altered_undos))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -19,17 +19,18 @@ from airflow_provider_aihandoff.web.auth import (
     Viewer,
     ViewerDep,
     check_may_decide,
-    check_same_origin,
     visible_record,
 )
-from airflow_provider_aihandoff.web.form_body import TypedDep
+from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.pages.job_page import Notice, shown
 from airflow_provider_aihandoff.web.render import json_form
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.diff import FieldDifference, compare
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import of_this_job, output_of, schema_of
+from airflow_provider_aihandoff.web.request_body import TypedDep
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 Number = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
@@ -48,13 +49,15 @@ def compare_page(
     written = [revision for revision in record.revisions if revision.output is not None]
     after = _numbered(written, new) or (written[-1] if written else None)
     before = _numbered(written, old) or _before(written, after)
-    differences = compare(output_of(before), output_of(after)) if before and after else []
+    budget = Budget()
+    differences = compare(output_of(before), output_of(after), budget) if before and after else []
     changed = [part for part in differences if part.change != "same"]
     return page(
         request,
         "compare.html",
         {
             "viewer": viewer,
+            "budget": budget,
             "job": record.job,
             "written": written,
             "before": before,
@@ -67,8 +70,8 @@ def compare_page(
 
 def _unchanged(differences: list[FieldDifference], changed: list[FieldDifference]) -> list[str]:
     """The fields of the output in which nothing changed."""
-    names = dict.fromkeys(part.path[0] for part in differences if part.path)
-    return [name for name in names if all(part.path[:1] != (name,) for part in changed)]
+    touched = {part.path[0] for part in changed if part.path}
+    return [name for name in dict.fromkeys(part.path[0] for part in differences if part.path) if name not in touched]
 
 
 def _numbered(revisions: list[Revision], number: int | None) -> Revision | None:
@@ -94,7 +97,7 @@ def edit_page(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger
     return _edit_page(request, viewer, record, record.revision, typed)
 
 
-@router.post("/jobs/{job_id}/edit", name="save_edit", dependencies=[Depends(check_same_origin)])
+@router.post("/jobs/{job_id}/edit", name="save_edit")
 def save(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep, typed: TypedDep) -> Response:
     """Save the form as a revision by this user; or check it, or add or remove a row, and show the form again."""
     sent = _edit_form(typed)

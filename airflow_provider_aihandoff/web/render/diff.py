@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-Op = Literal["same", "removed", "added", "left out"]
+from airflow_provider_aihandoff.web.render.budget import Budget
 
-#: How many pairs of equal parts may be compared, over a whole comparison. difflib's work grows with them.
-MAX_PAIRS = 1_000_000
+Op = Literal["same", "removed", "added", "left out"]
 
 #: Of what is the same, this many characters are shown on each side of a change.
 CONTEXT = 240
@@ -53,56 +52,52 @@ class FieldDifference:
 
 
 @dataclass
-class _Budget:
-    """How much work is left."""
+class _Work:
+    """What is left of the page's budget, and whether something was too much for it."""
 
-    pairs: int
+    budget: Budget
     exceeded: bool = False
 
     def allows(self, old: Sequence[Any], new: Sequence[Any]) -> bool:
         """Whether the two may be matched; takes the work off."""
         counts = Counter(old)
-        pairs = sum(counts[part] for part in new) + len(old) + len(new)
-        if pairs > self.pairs:
-            self.exceeded = True
-            return False
-        self.pairs -= pairs
-        return True
+        allowed = self.budget.allows_pairs(sum(counts[part] for part in new) + len(old) + len(new))
+        self.exceeded = self.exceeded or not allowed
+        return allowed
 
 
-def compare(old: Any, new: Any) -> list[FieldDifference]:
+def compare(old: Any, new: Any, budget: Budget) -> list[FieldDifference]:
     """The fields of two JSON values, in the order of the new one, with what became of each.
 
     A value that has no fields is one field without a name. Work is bounded: where it would be too much, whole
     stretches are given as replaced, and that is said.
     """
-    budget = _Budget(MAX_PAIRS)
-    return list(_compare((), old, new, budget))
+    return list(_compare((), old, new, _Work(budget)))
 
 
-def _compare(path: tuple[str, ...], old: Any, new: Any, budget: _Budget) -> Iterator[FieldDifference]:
+def _compare(path: tuple[str, ...], old: Any, new: Any, work: _Work) -> Iterator[FieldDifference]:
     if _both(dict, old, new) and len(path) < MAX_DEPTH:
         for name in dict.fromkeys([*new, *old]):
-            yield from _compare((*path, name), old.get(name, _MISSING), new.get(name, _MISSING), budget)
+            yield from _compare((*path, name), old.get(name, _MISSING), new.get(name, _MISSING), work)
     elif _both(list, old, new) and len(path) < MAX_DEPTH and max(len(old), len(new)) <= MAX_ITEMS:
-        for before, after, place in _aligned(old, new, budget):
-            yield from _compare((*path, place), before, after, budget)
+        for before, after, place in _aligned(old, new, work):
+            yield from _compare((*path, place), before, after, work)
     else:
-        yield _leaf(path, old, new, budget)
+        yield _leaf(path, old, new, work)
 
 
 def _both(kind: type, old: Any, new: Any) -> bool:
     return isinstance(old, kind) and isinstance(new, kind) and bool(old) and bool(new)
 
 
-def _aligned(old: list[Any], new: list[Any], budget: _Budget) -> Iterator[tuple[Any, Any, str]]:
+def _aligned(old: list[Any], new: list[Any], work: _Work) -> Iterator[tuple[Any, Any, str]]:
     """The items of two lists, each beside its like, with the place of each for a person."""
     if len(old) == len(new):
         yield from ((before, after, str(place)) for place, (before, after) in enumerate(zip(old, new, strict=True), 1))
         return
     before_keys, after_keys = ([json.dumps(item, sort_keys=True) for item in items] for items in (old, new))
     blocks: list[tuple[Any, int, int, int, int]] = [("replace", 0, len(old), 0, len(new))]
-    if budget.allows(before_keys, after_keys):
+    if work.allows(before_keys, after_keys):
         blocks = SequenceMatcher(None, before_keys, after_keys, autojunk=False).get_opcodes()
     for _, i, i_end, j, j_end in blocks:
         for step in range(max(i_end - i, j_end - j)):
@@ -111,44 +106,44 @@ def _aligned(old: list[Any], new: list[Any], budget: _Budget) -> Iterator[tuple[
             yield before, after, str((i if after is _MISSING else j) + step + 1)
 
 
-def _leaf(path: tuple[str, ...], old: Any, new: Any, budget: _Budget) -> FieldDifference:
+def _leaf(path: tuple[str, ...], old: Any, new: Any, work: _Work) -> FieldDifference:
     if old is _MISSING:
-        return FieldDifference(path, "added", [Piece("added", as_text(new))])
+        return FieldDifference(path, "added", [Piece("added", _as_text(new, work))])
     if new is _MISSING:
-        return FieldDifference(path, "removed", [Piece("removed", as_text(old))])
+        return FieldDifference(path, "removed", [Piece("removed", _as_text(old, work))])
     if isinstance(old, str) and isinstance(new, str) and old != new:
-        budget.exceeded = False
-        pieces = _shortened(_texts(old, new, budget))
-        return FieldDifference(path, "changed", pieces, coarse=budget.exceeded)
-    before, after = as_text(old), as_text(new)
+        work.exceeded = False
+        pieces = _shortened(_texts(old, new, work))
+        return FieldDifference(path, "changed", pieces, coarse=work.exceeded)
+    before, after = _as_text(old, work), _as_text(new, work)
     if type(old) is type(new) and before == after:
         return FieldDifference(path, "same", [Piece("same", after)])
     return FieldDifference(path, "changed", [Piece("removed", before), Piece("added", after)])
 
 
-def as_text(value: Any) -> str:
+def _as_text(value: Any, work: _Work) -> str:
     """A value as it is put beside another one: a text as it is, anything else as JSON."""
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value, ensure_ascii=False, indent=2)
+        return work.budget.json(value)
     except RecursionError:
         return "nested too deeply to show here"
 
 
-def _texts(old: str, new: str, budget: _Budget) -> list[Piece]:
+def _texts(old: str, new: str, work: _Work) -> list[Piece]:
     """Two texts, first sentence by sentence, then word by word in what differs."""
     pieces: list[Piece] = []
-    for tag, before, after in _matched(_SENTENCES.findall(old), _SENTENCES.findall(new), budget):
+    for tag, before, after in _matched(_SENTENCES.findall(old), _SENTENCES.findall(new), work):
         if tag != "replace":
             pieces += _given(tag, before, after)
             continue
-        for inner, words_before, words_after in _matched(_WORDS.findall(before), _WORDS.findall(after), budget):
+        for inner, words_before, words_after in _matched(_WORDS.findall(before), _WORDS.findall(after), work):
             pieces += _given(inner, words_before, words_after)
     return pieces
 
 
-def _matched(old: list[str], new: list[str], budget: _Budget) -> Iterator[tuple[str, str, str]]:
+def _matched(old: list[str], new: list[str], work: _Work) -> Iterator[tuple[str, str, str]]:
     """Stretches of two lists of parts: ``equal``, ``delete``, ``insert`` or ``replace``, with both texts."""
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:
@@ -159,7 +154,7 @@ def _matched(old: list[str], new: list[str], budget: _Budget) -> Iterator[tuple[
     middle_old, middle_new = old[start : len(old) - end], new[start : len(new) - end]
     if start:
         yield "equal", "".join(old[:start]), "".join(new[:start])
-    if not budget.allows(middle_old, middle_new):
+    if not work.allows(middle_old, middle_new):
         yield "replace", "".join(middle_old), "".join(middle_new)
     else:
         for tag, i, i_end, j, j_end in SequenceMatcher(None, middle_old, middle_new, autojunk=False).get_opcodes():

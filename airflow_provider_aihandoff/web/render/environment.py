@@ -1,4 +1,4 @@
-"""Renders the templates. Every value is escaped, and its invisible characters are shown."""
+"""Renders the templates. Every value is escaped, its invisible characters are shown, and each page has a budget."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
+from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.render import formatting
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.markdown import markdown
 from airflow_provider_aihandoff.web.render.target_diff import current_of
 
@@ -63,6 +66,7 @@ def page(
                 "path": partial(path_to, request),
                 "asset": partial(_asset_path, request),
                 "ago": partial(formatting.relative, now=now),
+                "budget": Budget(),
                 **context,
             }
         )
@@ -87,12 +91,11 @@ def _environment() -> Environment:
     environment.filters |= {
         "moment": formatting.moment,
         "label": formatting.label,
-        "pretty": formatting.pretty,
         "typed": _typed,
     }
     environment.globals |= {
         "markdown": markdown,
-        "reveal": formatting.reveal,
+        "has_hidden": has_hidden,
         "rows_of": formatting.rows_of,
         "shape": formatting.shape,
         "count": formatting.count,
@@ -100,6 +103,9 @@ def _environment() -> Environment:
         "job_cost": formatting.job_cost,
         "of_this_job": formatting.of_this_job,
         "output_of": formatting.output_of,
+        "model": formatting.model,
+        "tokens": formatting.tokens,
+        "tool_calls": formatting.tool_calls,
         "pretty_body": formatting.pretty_body,
         "request_view": formatting.request_view,
         "current_of": current_of,
@@ -120,6 +126,7 @@ def _typed(text: str) -> Markup:
     return escape(text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
 
 
-def _finalize(value: Any) -> Any:
-    """What is printed, before it is escaped."""
-    return value if isinstance(value, Markup) else formatting.reveal(str(value))
+@pass_context
+def _finalize(context: Context, value: Any) -> Any:
+    """What is printed, before it is escaped: as much as the page has room for."""
+    return value if isinstance(value, Markup) else reveal(context["budget"].text(str(value)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,20 +15,14 @@ from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.effects.target import RequestView
-from airflow_provider_aihandoff.core.effects.undo import MASK, why_not
+from airflow_provider_aihandoff.core.effects.undo import why_not
+from airflow_provider_aihandoff.core.error_text import MASK
 from airflow_provider_aihandoff.core.jobs.state_words import MEANING
 from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
-
-#: Characters that are invisible, or that change how others are shown: controls, bidirectional overrides and marks,
-#: zero-width ones, tags, variation selectors without a use in text, fillers, lone surrogates. Joiners of emoji and
-#: letters, and the selector of emoji style, are not among them.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f"
-    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb"
-    "\U000e0000-\U000e0fff]"
-)
+from airflow_provider_aihandoff.hooks.model_provider import facts_for
+from airflow_provider_aihandoff.web.render.budget import Budget
 
 #: Nested values beyond this depth are shown as JSON.
 MAX_DEPTH = 6
@@ -35,18 +30,15 @@ MAX_DEPTH = 6
 #: A longer text, in characters, gets a box of its own to scroll in, so that what follows it stays near.
 LONG_TEXT = 6_000
 
+#: Longer bodies, in characters, are shown only as they are sent.
+MAX_PRETTY = 200_000
+
+#: In larger outputs, further fields stand in the ledger's order.
+MAX_ORDERED = 20_000
+
 #: What still reads well in a table: its columns, and the characters of a cell.
 MAX_COLUMNS = 6
 MAX_CELL = 120
-
-
-def reveal(text: str) -> str:
-    """Replace each invisible character by its code point, as in ``[U+202E]``.
-
-    What a reviewer sees is what is written: a text by a model, or from its input, must not read differently from what
-    it is. The marks are plain text, so that they are safe wherever the text stands.
-    """
-    return _HIDDEN.sub(lambda match: f"[U+{ord(match.group()):04X}]", text)
 
 
 def relative(at: datetime, now: datetime) -> str:
@@ -71,15 +63,17 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def cost(cost_usd: Decimal | None, unpriced: int) -> str:
+def cost(cost_usd: Decimal | None, unpriced: int, without_tools: int = 0) -> str:
     """What was billed, never a guess: an unknown price is named as such.
 
     :param cost_usd: the sum of the prices that are known.
     :param unpriced: how many responses were billed at a price that is unknown.
+    :param without_tools: how many of them called tools, which are in no price.
     """
     if cost_usd is None:
         return "price unknown" if unpriced else "none yet"
-    return f"at least {dollars(cost_usd)}" if unpriced else dollars(cost_usd)
+    said = f"at least {dollars(cost_usd)}" if unpriced else dollars(cost_usd)
+    return f"{said}, without tools" if without_tools else said
 
 
 def dollars(amount: Decimal) -> str:
@@ -92,7 +86,14 @@ def dollars(amount: Decimal) -> str:
 def job_cost(revisions: Sequence[Revision]) -> str:
     """What these revisions cost together."""
     known = [revision.cost_usd for revision in revisions if revision.cost_usd is not None]
-    return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)))
+    tools = sum("tool_calls" in (revision.usage or {}) for revision in revisions)
+    return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)), tools)
+
+
+def tool_calls(revision: Revision) -> str:
+    """How many calls of each of the provider's tools were billed beside the tokens; empty where there were none."""
+    calls: dict[str, int] = (revision.usage or {}).get("tool_calls", {})
+    return ", ".join(f"{kind.removesuffix('_call').replace('_', ' ')}: {number}" for kind, number in calls.items())
 
 
 def _is_unpriced(revision: Revision) -> bool:
@@ -155,9 +156,21 @@ def _fits_cell(value: Any) -> bool:
 
 def schema_of(revision: Revision) -> Any:
     """The strict JSON schema that the output of a revision was made by; None where it has none."""
-    text = revision.request.get("text")
-    form = text.get("format") if isinstance(text, dict) else None
-    return form.get("schema") if isinstance(form, dict) else None
+    return facts_for(revision.conn_id).output_schema(revision.request)
+
+
+def model(revision: Revision) -> str:
+    """The model that a revision was asked of, in words."""
+    return facts_for(revision.conn_id).model(revision.request) or "not set"
+
+
+def tokens(revision: Revision) -> str:
+    """How many tokens the response of a revision was billed for, in words; empty where that is not known."""
+    if revision.usage is None:
+        return ""
+    billed = facts_for(revision.conn_id).tokens(revision.usage)
+    parts = ((billed.input, "in"), (billed.output, "out"))
+    return ", ".join(f"{number:,} {way}" for number, way in parts if number is not None)
 
 
 def output_of(revision: Revision) -> Any:
@@ -173,20 +186,20 @@ def in_schema_order(value: Any, schema: Any) -> Any:
 
     :param schema: the strict JSON schema that the output was made by: its lists of required names keep the order.
     """
-    return _in_order(value, schema, Document(schema))
+    return _in_order(value, schema, Document(schema), itertools.count(1))
 
 
-def _in_order(value: Any, schema: Any, document: Document) -> Any:
+def _in_order(value: Any, schema: Any, document: Document, seen: Iterator[int]) -> Any:
+    if not isinstance(value, (list, dict)) or next(seen) > MAX_ORDERED:
+        return value
     schema = _with_parts(schema, document)
     if isinstance(value, list):
-        return [_in_order(item, schema.get("items"), document) for item in value]
-    if not isinstance(value, dict):
-        return value
+        return [_in_order(item, schema.get("items"), document, seen) for item in value]
     required = schema.get("required")
     first = [name for name in required if name in value] if isinstance(required, list) else []
     properties = schema.get("properties")
     types = properties if isinstance(properties, dict) else {}
-    return {name: _in_order(value[name], types.get(name), document) for name in dict.fromkeys([*first, *value])}
+    return {name: _in_order(value[name], types.get(name), document, seen) for name in dict.fromkeys([*first, *value])}
 
 
 def _with_parts(schema: Any, document: Document, depth: int = 0) -> Mapping[str, Any]:
@@ -210,20 +223,14 @@ def rows_of(text: str) -> int:
     return min(24, sum(1 + len(line) // 90 for line in text.split("\n")))
 
 
-def pretty(value: Any) -> str:
-    """A value as indented JSON, characters of every script as themselves."""
-    try:
-        return json.dumps(value, indent=2, ensure_ascii=False)
-    except RecursionError:
-        return json.dumps(value, ensure_ascii=False)
-
-
-def pretty_body(body: Any) -> str:
-    """A body as it is read best: JSON indented, where that shows all there is; anything else as it is."""
+def pretty_body(body: Any, budget: Budget) -> str:
+    """A body as it is read best: JSON indented, where that shows all there is; anything else, and long ones, as is."""
     if not isinstance(body, str):
-        return pretty(body)
+        return budget.json(body)
+    if len(body) > MAX_PRETTY:
+        return body
     try:
-        return pretty(_exact_json(body))
+        return budget.json(_exact_json(body))
     except strict_json.NotJson:
         return body
 

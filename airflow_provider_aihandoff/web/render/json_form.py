@@ -13,20 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from airflow_provider_aihandoff.core import strict_json
+from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.web.render import json_form_layout
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.json_form_layout import Kind, Part
+from airflow_provider_aihandoff.web.render.linear_validator import LinearValidator
 
 ROOT = "value"
 
-#: A list with more rows, or an output with more inputs, is edited as JSON.
+#: A list with more rows is edited as JSON.
 MAX_ROWS = 300
-MAX_INPUTS = 2_000
+
+#: What an input takes of the budget of its page, beside one part for each of its choices.
+PARTS = 10
 
 _INTEGER = re.compile(r"-?\d{1,400}")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -35,6 +39,10 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 _MISSING = object()
+
+
+class FormTooLarge(HandoffError):
+    """The form has more inputs than a page has room for."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +85,46 @@ class Reading:
     errors: dict[str, str] = field(default_factory=dict)
     #: Where each part of the value stands in the form.
     places: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
 
 
 def fill(schema: Any, value: Any) -> dict[str, str]:
     """The form before the user has typed anything."""
     part = json_form_layout.root(schema, value)
     typed: dict[str, str] = {}
-    _fill(part, ROOT, value, typed)
-    return typed if len(typed) <= MAX_INPUTS else {ROOT: _json(value)}
+    try:
+        _fill(part, ROOT, value, typed, Budget())
+        layout(schema, typed, value, {})
+    except FormTooLarge:
+        return {ROOT: _json(value)}
+    return typed
 
 
-def _fill(part: Part, name: str, value: Any, typed: dict[str, str]) -> None:
+def _take_input(budget: Budget, part: Part) -> None:
+    """Take an input off the budget.
+
+    :raises FormTooLarge: it has no room.
+    """
+    budget.parts -= PARTS + len(part.choices)
+    if budget.parts < 0:
+        raise FormTooLarge(
+            "the form has too many inputs to show.",
+            written="Nothing was saved. No external write was made.",
+            remedy="Open the form again. Edit the whole output as JSON with `airflow aihandoff review edit` or REST.",
+        )
+
+
+def _fill(part: Part, name: str, value: Any, typed: dict[str, str], budget: Budget) -> None:
+    _take_input(budget, part)
     if part.optional and value is None:
         typed[_null(name)] = "on"
     elif part.kind == "fields" and isinstance(value, dict) and value.keys() == set(part.names):
         for key in part.names:
-            _fill(part.field(key), _under(name, key), value[key], typed)
+            _fill(part.field(key), _under(name, key), value[key], typed, budget)
     elif part.kind == "rows" and isinstance(value, list) and len(value) <= MAX_ROWS:
         typed[_rows(name)] = " ".join(map(str, range(len(value))))
         for place, item in enumerate(value):
-            _fill(part.item, _under(name, str(place)), item, typed)
+            _fill(part.item, _under(name, str(place)), item, typed, budget)
     else:
         typed[name] = _as_typed(part, value)
 
@@ -118,6 +146,7 @@ def read(schema: Any, typed: Mapping[str, str], base: Any) -> Reading:
 
     :param base: the value that the form was filled with. A field that was left alone keeps exactly this value, even
         where a browser cannot send it so.
+    :raises FormTooLarge: it has too many inputs.
     """
     reading = Reading()
     reading.value = _read(json_form_layout.root(schema, base), ROOT, (), typed, base, reading)
@@ -128,6 +157,7 @@ def read(schema: Any, typed: Mapping[str, str], base: Any) -> Reading:
 
 
 def _read(part: Part, name: str, path: tuple[Any, ...], typed: Mapping[str, str], base: Any, reading: Reading) -> Any:
+    _take_input(reading.budget, part)
     reading.places[path] = name
     kind = _shown_kind(part, name, typed)
     if part.optional and _null(name) in typed:
@@ -188,7 +218,7 @@ def check(schema: Any, value: Any) -> list[tuple[tuple[Any, ...], str]]:
     """What is wrong with a value by its schema: where, and what. References to other documents are not followed."""
     if not isinstance(schema, dict):
         return []
-    validator = Draft202012Validator(schema, registry=Registry())
+    validator = LinearValidator(schema, registry=Registry())
     try:
         validator.check_schema(schema)
         found = [part for error in validator.iter_errors(value) for part in _innermost(error)]
@@ -238,20 +268,27 @@ def _in_words(error: ValidationError) -> str:
 
 
 def layout(schema: Any, typed: Mapping[str, str], base: Any, errors: Mapping[str, str]) -> Input:
-    """The form as a page shows it: every text as it was typed, with what is wrong with it."""
-    return _layout(json_form_layout.root(schema, base), ROOT, "", typed, errors)
+    """The form as a page shows it: every text as it was typed, with what is wrong with it.
+
+    :raises FormTooLarge: it has too many inputs.
+    """
+    return _layout(json_form_layout.root(schema, base), ROOT, "", typed, errors, Budget())
 
 
-def _layout(part: Part, name: str, title: str, typed: Mapping[str, str], errors: Mapping[str, str]) -> Input:
+def _layout(
+    part: Part, name: str, title: str, typed: Mapping[str, str], errors: Mapping[str, str], budget: Budget
+) -> Input:
+    _take_input(budget, part)
     kind = _shown_kind(part, name, typed)
     parts: tuple[Input, ...] = ()
     rows: tuple[str, ...] = ()
     if kind == "fields":
-        parts = tuple(_layout(part.field(key), _under(name, key), key, typed, errors) for key in part.names)
+        parts = tuple(_layout(part.field(key), _under(name, key), key, typed, errors, budget) for key in part.names)
     elif kind == "rows":
         rows = tuple(_row_keys(name, typed))
         parts = tuple(
-            _layout(part.item, _under(name, row), str(place), typed, errors) for place, row in enumerate(rows, 1)
+            _layout(part.item, _under(name, row), str(place), typed, errors, budget)
+            for place, row in enumerate(rows, 1)
         )
     return Input(
         name=name,

@@ -12,10 +12,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
-from airflow_provider_aihandoff.web.render.formatting import reveal
-
-#: A longer text, in characters, is shown as its source.
-MAX_MARKDOWN = 250_000
+from airflow_provider_aihandoff.core.invisible import reveal
+from airflow_provider_aihandoff.web.render.budget import Budget
 
 #: Without one of these, or four spaces at the start of a line, a text is no Markdown.
 _MARKS = re.compile(r"[*_`#>~|+=\\-]|^ {0,3}\d+[.)] |^(?: {4}|\t)", re.MULTILINE)
@@ -33,14 +31,14 @@ _TAKEN = re.compile(r"[\s!-/:-@\[-`{-~]+")
 _HEADINGS = {"h1": "h3", "h2": "h4", "h3": "h5"}
 
 
-def markdown(text: str) -> Markup | None:
+def markdown(text: str, budget: Budget) -> Markup | None:
     """A text as HTML; None where it is no Markdown, too long, or would lose a word, and has to be shown as its source.
 
     Words are lost in cells that a table has no column for, and where quotes and lists nest too deeply. Every character
     is escaped, invisible ones are marked. Where a reviewer must see the exact text, its source has to stand beside it:
     Markdown removes its own marks.
     """
-    if len(text) > MAX_MARKDOWN or not _MARKS.search(text):
+    if not _MARKS.search(text) or not budget.allows_markdown(text):
         return None
     try:
         tokens = _parser().parse(text)

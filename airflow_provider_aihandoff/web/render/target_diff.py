@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_aihandoff.core.models import Effect
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.diff import MAX_DEPTH, FieldDifference, compare
 from airflow_provider_aihandoff.web.render.formatting import written_by
 
@@ -30,7 +31,7 @@ class Current:
     beside: tuple[str, ...] = ()
 
 
-def current_of(effect: Effect) -> Current | None:
+def current_of(effect: Effect, budget: Budget) -> Current | None:
     """What the target of an effect had; None if it was not read."""
     reading = effect.current
     if reading is None:
@@ -42,7 +43,7 @@ def current_of(effect: Effect) -> Current | None:
     if record is None:
         return Current(at, nothing=True)
     record, beside = _named(record, written)
-    found = compare(record, written)
+    found = compare(record, written, budget)
     changed = tuple(field for field in found if field.change != "same")
     same = tuple(field for field in found if field.change == "same")
     return Current(at, changed=changed, same=same, beside=tuple(beside))

@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
@@ -89,6 +89,43 @@ def test_a_resolution_of_an_older_attempt_is_refused(airflow: Airflow, on_ledger
     assert on_ledger.effects.read(effect_id).state is EffectState.UNKNOWN
 
 
+def lost_job(ledger: Ledger) -> Job:
+    job = ledger.submission.open(job_spec(on_lost="ask")).job
+    token = ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE).token
+    assert token is not None
+    ledger.submission.submission_lost(job.job_id, 1, token=token, actor=TEST, reason="cut off")
+    return ledger.job(job.job_id)
+
+
+@pytest.mark.parametrize(("answer", "state"), [("--send-again", JobState.QUEUED), ("--fail", JobState.FAILED)])
+def test_a_lost_request_is_shown_and_resolved(
+    airflow: Airflow, on_ledger: Ledger, answer: str, state: JobState
+) -> None:
+    job = lost_job(on_ledger)
+    assert "for a person to say whether to send it again" in airflow("jobs", "show", job.job_id)
+    printed = airflow("jobs", "resolve-submission", job.job_id, answer, "--reason", "nothing in the logs")
+    assert f": {state} (" in printed
+    record = on_ledger.record(job.job_id)
+    assert (record.job.state, record.revision.is_lost) == (state, False)
+    assert record.events[-1].actor == "user:cli:carol"
+    assert "nothing in the logs" in str(record.events[-1].reason)
+
+
+@pytest.mark.parametrize("answer", [(), ("--send-again", "--fail")])
+def test_a_lost_request_needs_exactly_one_answer(airflow: Airflow, on_ledger: Ledger, answer: tuple[str, ...]) -> None:
+    job = lost_job(on_ledger)
+    with pytest.raises(SystemExit, match="and not both"):
+        airflow("jobs", "resolve-submission", job.job_id, *answer, "--reason", "guessing")
+    assert on_ledger.job(job.job_id) == job
+
+
+def test_an_answer_to_an_earlier_loss_is_refused(airflow: Airflow, on_ledger: Ledger) -> None:
+    job = lost_job(on_ledger)
+    with pytest.raises(SystemExit, match="more than you saw"):
+        airflow("jobs", "resolve-submission", job.job_id, "--send-again", "--unknown", 7, "--reason", "looked")
+    assert on_ledger.job(job.job_id) == job
+
+
 @pytest.mark.parametrize("words", [("effects", "resolve", 1, "--not-applied"), ("cancel", 1), ("rollback", 1, "--yes")])
 def test_an_empty_reason_is_refused(airflow: Airflow, on_ledger: Ledger, words: tuple[str, ...]) -> None:
     effect_id = unknown_effect(on_ledger)
@@ -158,12 +195,12 @@ class TestInbox:
         receive(on_ledger, "wh_1", "resp_nowhere")
         assert "polled again after" in airflow("inbox", "replay", "wh_1")
 
-    def test_a_replayed_webhook_says_when_openai_is_not_polled_any_more(
+    def test_a_replayed_webhook_says_when_openai_will_not_be_polled_again(
         self, airflow: Airflow, on_ledger: Ledger, client: OpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("airflow_provider_aihandoff.core.webhooks.inbox.POLL_AFTER", (2,))
         receive(on_ledger, "wh_1", "resp_nowhere")
-        assert "not polled any more" in airflow("inbox", "replay", "wh_1")
+        assert "will not be polled for it again" in airflow("inbox", "replay", "wh_1")
 
     def test_an_applied_webhook_cannot_be_replayed(self, airflow: Airflow, on_ledger: Ledger) -> None:
         draft(on_ledger)
@@ -426,7 +463,12 @@ class TestPreviewClear:
         for number in range(2):
             revision = submit(on_ledger, job_spec(max_revisions=2), f"resp_{number}")
             on_ledger.outputs.fail(
-                revision.job_id, revision.number, actor=TEST, reason="no output", error={"kind": "x"}, status="failed"
+                revision.job_id,
+                revision.number,
+                actor=TEST,
+                reason="no output",
+                error={"kind": "x"},
+                status=ResponseStatus.FAILED,
             )
             assert [row["next"] for row in self.preview(airflow)] == [("ask the model", "refuse")[number]]
 

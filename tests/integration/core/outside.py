@@ -112,7 +112,7 @@ class OpenAIWorld(FakeFacts, ModelProvider):
         self._world = world
 
     def create(
-        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
     ) -> ModelResponse | SubmitFailure:
         answer = self._world.create
         if answer == "429":

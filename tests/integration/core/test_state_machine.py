@@ -56,6 +56,8 @@ from airflow_provider_aihandoff.core.states import (
     EffectState,
     JobEvent,
     JobState,
+    ResponseStatus,
+    RevisionState,
 )
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.conftest import EMPTY_LEDGER
@@ -225,21 +227,25 @@ class Machine(RuleBasedStateMachine):
             approval=approval,
             approval_reason=None if approval == "required" else "internal",
             max_revisions=6,
+            on_lost="resend",
             deadline=datetime.now(UTC) + timedelta(days=30),
         )
         opened = self.ledger.submission.open(spec)
         if opened.superseded is not None and opened.superseded.response_id:
             self.provider.cancel(opened.superseded.response_id)
         if opened.next is Attachment.SUBMIT:
-            submitting.submit(
-                self.ledger,
-                self.provider,
-                opened.job,
-                deadline=spec.deadline,
-                actor=owner.actor,
-                orphan_wait=timedelta(seconds=30),
-                sleep=lambda seconds: reach("asleep"),
-            )
+            revision = opened.revision
+            while revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING):
+                revision = submitting.submit(
+                    self.ledger,
+                    self.provider,
+                    opened.job,
+                    actor=owner.actor,
+                    orphan_wait=timedelta(seconds=30),
+                    sleep=lambda seconds: reach("asleep"),
+                )
+                if revision.state is RevisionState.SUBMITTING:
+                    reach("asleep")
 
     def effect(self, intended: EffectPlan) -> Any:
         """What the task does that writes."""
@@ -393,7 +399,7 @@ class Machine(RuleBasedStateMachine):
             if response.status == "queued" or revision.response_id != response.response_id:
                 continue
             if response.status == "completed":
-                output = Output("completed", f"A kettle, {revision.number}.", usage={"input_tokens": 1})
+                output = Output(ResponseStatus.COMPLETED, f"A kettle, {revision.number}.", usage={"input_tokens": 1})
             else:
                 output = Output(response.status, error={"kind": response.status})
             self.ledger.outputs.store(self.job_id, revision.number, output, actor=TEST)

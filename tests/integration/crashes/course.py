@@ -44,6 +44,10 @@ class Run:
         assert outcome is not None
         assert outcome.state == "wait", outcome
 
+    def attempt(self, step: str) -> None:
+        """Make one attempt of a step, whatever becomes of it."""
+        self._attempt(Attempt(self.work, step))
+
     def _drive(self, step: str) -> Outcome:
         outcome = drive(self.ledger, self.work, step, attempt=self._attempt, search=self.search).outcome
         if self.struck is not None and self.struck.stopped:
@@ -72,8 +76,8 @@ class Course:
     """
 
     go: Callable[[Run], None]
-    ends: JobState = JobState.COMPLETED
-    work: Work = field(default_factory=lambda: Work(""))
+    ends: JobState
+    work: Work
 
     @property
     def writes(self) -> tuple[int, int, int, int]:
@@ -133,14 +137,43 @@ def _rolled_back(run: Run) -> None:
 
 
 def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: Any) -> Course:
-    """A course, with what is special about its work."""
-    return Course(go, ends, replace(Work(""), **work))
+    """A course, with what is special about its work. By default a lost request is sent again at once."""
+    return Course(go, ends, replace(Work("", on_lost="resend"), **work))
 
 
 #: The response still runs when the attempt that has asked for it polls it.
 _SLOW = "delay=4"
 #: The answer with the first response's id is lost, and another response is asked for.
 _ORPHAN = "delay=0.1 create=drop_after_accept"
+
+#: The answer is lost while the response runs for a while: what the provider's handle, or a webhook, is asked for.
+_LOST = "delay=2 create=drop_after_accept"
+
+
+def _resolved(run: Run) -> None:
+    """A person says that a lost request is to be sent again."""
+    run.begin("draft")
+    run.drive("resolve", *PIPELINE)
+
+
+def _replaced(run: Run) -> None:
+    """The response whose id was lost ends before the one that was asked for after it."""
+    run.begin("draft")
+    run.drive("receive", "settle", *PIPELINE)
+
+
+def _found_by_its_webhook(run: Run) -> None:
+    """An attempt to send is struck, and OpenAI's webhook tells of the response, if there is one."""
+    run.attempt("draft")
+    run.drive("receive", *PIPELINE)
+
+
+#: Ways to be paid once however long the model thinks: longer than a lease here. Without a response, the first revision
+#: of the one that waits for its webhook ends with its deadline.
+PAID_ONCE = {
+    "handle": of(_completed, model="delay=4.5", handle=True),
+    "webhooks": of(_found_by_its_webhook, model="delay=3", on_lost="wait", deadline_seconds=8.0),
+}
 
 _USUAL = of(_completed)
 _CANCELLED = of(_cancelled, JobState.CANCELLED, model="stuck=in_progress")
@@ -152,7 +185,11 @@ COURSES: Mapping[str, Course] = {
     "submit.intend": _USUAL,
     "submit.create": _USUAL,
     "submit.store": _USUAL,
+    "submit.open handle": of(_completed, handle=True),
+    "submit.handle": of(_completed, model=_LOST, handle=True),
     "submit.refused": of(_completed, model="delay=0.1 create=429"),
+    "submit.resolve": of(_resolved, model=_ORPHAN, on_lost="ask"),
+    "surplus.settle": of(_replaced, model=_LOST),
     "submit.lost": of(_completed, model=_ORPHAN),
     "wait.retrieve": _USUAL,
     "wait.ended": of(_seen_by_others, model=_SLOW),

@@ -29,12 +29,13 @@ from chaos.forks import AFTER_FENCE, Fault, Forks
 from chaos.target import Target, serving
 from chaos.world import World
 from demo.postgres import Postgres
-from tests.integration.crashes.course import COURSES, ROLLED_BACK, Course, Run, of
+from tests.integration.crashes.course import COURSES, PAID_ONCE, ROLLED_BACK, Course, Run, of
 
 #: Courses under way at the same time: they mostly wait for claims to end.
 AT_ONCE = 16
 
 VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither")
+SUBMITTING = tuple(point for point in POINTS if point.startswith(("submit.intend", "submit.create", "submit.store")))
 SENDING = tuple(point for point in POINTS if point.startswith(("apply.claim", "apply.send", "apply.confirm")))
 
 
@@ -47,8 +48,12 @@ class Case:
     course: Course
     at: str | None = None
     nth: int = 1
+    with_: str = ""
+    """What finds the response of a lost request: it is paid once then."""
 
     def __str__(self) -> str:
+        if self.with_:
+            return f"{self.do} at {self.point} (with {self.with_})"
         place = f" ({self.at}, {self.course.work.variant})" if self.at else ""
         return f"{self.do} at {self.point}{place}"
 
@@ -59,6 +64,9 @@ def _cases() -> Iterator[Case]:
     for do in ("kill", "stop"):
         for point in POINTS:
             yield Case(do, point, COURSES[point.partition(":")[0]])
+        for with_, course in PAID_ONCE.items():
+            for point in SUBMITTING:
+                yield Case(do, point, course, at="draft", with_=with_)
         for point in SENDING:
             for variant in VARIANTS:
                 yield Case(do, point, of(COURSES["apply.send"].go, variant=variant), at="label")
@@ -147,6 +155,8 @@ def test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once(
     assert run.struck is not None, "no attempt has reached the point"
     assert (record.job.state, count.problems) == (case.course.ends, [])
     assert written(witness) == case.course.writes
+    if case.with_:
+        assert count.extra_responses == 0
 
 
 def written(witness: Witness) -> tuple[int, int, int, int]:

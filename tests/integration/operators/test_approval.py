@@ -278,8 +278,8 @@ class TestPlan:
         done = run(lambda: approved_by(Policy(), then=lambda draft: publish(draft, json={"title": template})))
 
         assert (done.states["approve"], done.tries["approve"]) == ("failed", 1)
-        assert "the effect 'publish' cannot be rendered" in done.error("approve")
-        assert "No external write was made." in done.error("approve")
+        assert "'publish'" in done.error("approve")
+        assert "external write" in done.error("approve")
         assert (record().decisions, target.received) == ([], [])
 
     @pytest.mark.usefixtures("review")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ from airflow_provider_aihandoff.core.effects import apply
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.operators import waiting
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import publish
+from tests.integration.operators.test_reviewing import Remembers
 from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
+BOB = Actor.user("bob")
 
 pytestmark = pytest.mark.usefixtures("accepted")
 
@@ -61,20 +66,88 @@ def test_an_unknown_effect_waits_for_a_person_and_continues_once_it_is_resolved(
     assert record().job.state is JobState.COMPLETED
 
 
+def held(record: Record) -> list[dict[str, Any]]:
+    return [event.detail for event in record().events if event.event == "notified"]
+
+
+class TestNotices:
+    TEXT = "{{ handoff.notice }}: {{ handoff.message }} {{ handoff.link }}"
+
+    def test_people_are_notified_once_of_each_hold(
+        self, run: RunDag, record: Record, ledger: Ledger, target: Target
+    ) -> None:
+        said: list[str] = []
+        target.answers = [DROP, DROP, Answer(200, {"id": 7})]
+
+        def define() -> Any:
+            return publish(hold_timeout=timedelta(0), retries=0, notifiers=[Remembers(self.TEXT, said)])
+
+        def resolve() -> None:
+            (effect,) = ledger.list_effects(states=["unknown"])
+            ledger.effects.resolve(effect.effect_id, applied=False, external_id=None, actor=BOB, why="not there")
+
+        run(define), run(define)  # it waits, and is cleared: the same hold
+        assert len(said) == 1
+        assert said[0].startswith(
+            "held: publishing post:kettle: the write 'publish' may have been made, and its outcome"
+        )
+        assert said[0].endswith("/aihandoff/jobs/1")
+        resolve()
+        run(define)  # it is sent again, and lost again: another one
+        assert len(said) == 2
+        resolve()
+        assert run(define).state == "success"
+        assert [(each["notice"], each["attempt"]) for each in held(record)] == [("held", 1), ("held", 2)]
+
+    def test_the_notifiers_of_the_approval_are_called_where_the_effect_has_none(
+        self, run: RunDag, record: Record, target: Target
+    ) -> None:
+        said: list[str] = []
+        target.answers = [DROP]
+
+        def define() -> None:
+            waits = ApprovalSensor(task_id="approve", job=1, notifiers=[Remembers(self.TEXT, said)])
+            waits >> publish(1, hold_timeout=timedelta(0), retries=0)
+
+        run(define)
+        assert [text.partition(":")[0] for text in said] == ["held"]
+
+    def test_they_are_called_again_where_all_have_failed(
+        self, run: RunDag, record: Record, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(waiting, "NOTICE_RETRY", 0.1)
+        said: list[str] = []
+        target.answers = [DROP, Answer(200, {"id": 7})]
+        person = threading.Thread(target=lambda: said_then_resolved(said, ledger))
+        person.start()
+        done = run(lambda: publish(hold_timeout=None, notifiers=[Remembers(self.TEXT, said, fails=2)]))
+        person.join()
+        assert done.states["publish"] == "success"
+        assert len(said) == 1
+
+
+def said_then_resolved(said: list[str], ledger: Ledger) -> None:
+    until = time.monotonic() + 60
+    while not said and time.monotonic() < until:
+        time.sleep(0.05)
+    resolve_when_unknown(ledger, applied=True).join()
+
+
 class TestProbe:
     """The answer got lost, and the target is asked what became of the request."""
 
     PROBE: dict[str, Any] = {  # noqa: RUF012 - it is never changed
         "endpoint": "/posts",
         "query": {"key": "{effect_key}"},
-        "found": {"$.items[*].title": "{{ job.output.title }}"},
-        "external_id_path": "$.items[0].id",
+        "found_in": "$.items",
+        "found": {"$.title": "{{ job.output.title }}"},
+        "external_id_path": "$.id",
     }
 
     def test_a_write_that_the_probe_finds_is_not_sent_again(self, run: RunDag, record: Record, target: Target) -> None:
         target.answers = [DROP, Answer(200, {"items": [{"id": 7, "title": "Kettle"}]})]
 
-        done = run(lambda: publish(probe=self.PROBE))
+        done = run(lambda: publish(try_probe=False, probe=self.PROBE))
 
         (effect,) = record().current_effects
         assert (done.states["publish"], effect.state, effect.external_id) == ("success", EffectState.APPLIED, "7")
@@ -86,7 +159,7 @@ class TestProbe:
     ) -> None:
         target.answers = [DROP, Answer(200, {"items": []}), Answer(404), Answer(200, {"items": [{"title": "Kettle"}]})]
 
-        run(lambda: publish(probe=self.PROBE, grace=30))
+        run(lambda: publish(try_probe=False, probe=self.PROBE, grace=30))
 
         assert record().current_effects[0].state is EffectState.APPLIED
         assert [received.method for received in target.received] == ["PUT", "GET", "GET", "GET"]
@@ -96,7 +169,7 @@ class TestProbe:
     ) -> None:
         target.answers = [DROP, Answer(404), Answer(200, {"id": 7})]
 
-        run(lambda: publish(probe=self.PROBE, grace=0))
+        run(lambda: publish(try_probe=False, probe=self.PROBE, grace=0))
 
         assert record().current_effects[0].state is EffectState.APPLIED
         assert [received.method for received in target.received] == ["PUT", "GET", "PUT"]
@@ -107,7 +180,7 @@ class TestProbe:
     ) -> None:
         target.answers = [DROP, answer]
 
-        done = run(lambda: publish(probe=self.PROBE, grace=0))
+        done = run(lambda: publish(try_probe=False, probe=self.PROBE, grace=0))
 
         assert (done.states["publish"], record().current_effects[0].state) == ("failed", EffectState.UNKNOWN)
         assert [received.method for received in target.received] == ["PUT", "GET"]

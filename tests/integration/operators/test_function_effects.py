@@ -13,6 +13,7 @@ from airflow.sdk import task, task_group
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.decorators.side_effect import rollback_function
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
 from airflow_provider_aihandoff.operators.side_effect import Applied, NotApplied
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
@@ -64,6 +65,7 @@ def find(title: str, effect_key: str) -> Any:
     return shelf.probes.pop(0)
 
 
+@rollback_function
 def remove(external_id: str, title: str, effect_key: str) -> None:
     shelf.removed.append({"external_id": external_id, "title": title, "effect_key": effect_key})
 
@@ -301,6 +303,7 @@ class TestUndo:
             "kind": "function",
             "plan": {"function": f"{HERE}:remove", "arguments": {"title": "Kettle", "external_id": "{external_id}"}},
             "idempotent": False,
+            "masked": False,
         }
 
         run(lambda: RollbackOperator(task_id="roll_back", job=1, reason="the wrong product"))

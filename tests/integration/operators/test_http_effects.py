@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
-from tests.factories import job_spec, submit
+from tests.factories import draft, job_spec, submit
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE, Policy, ask, ask_unapproved, publish
@@ -67,6 +69,15 @@ class TestRequest:
         run(lambda: publish(json='{"note": {{ job.output | tojson }}, "key": {{ job.job_key | tojson }}}'))
         assert target.received[0].json == {"note": NOTE, "key": "post:kettle"}
 
+    @pytest.mark.parametrize("body", ['{"price": NaN}', '{"price": 1e999}', '{"a": 1, "a": 2}'])
+    @pytest.mark.usefixtures("accepted")
+    def test_a_text_that_json_readers_disagree_about_is_refused(self, run: RunDag, target: Target, body: str) -> None:
+        done = run(lambda: publish(json=body))
+
+        assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
+        assert "did not render to JSON: Not valid JSON" in done.error("publish")
+        assert target.received == []
+
     @pytest.mark.usefixtures("accepted")
     def test_a_text_that_does_not_render_to_json_is_refused_with_the_remedy(self, run: RunDag, target: Target) -> None:
         done = run(lambda: publish(json='{"body": "{{ job.output.body }}"}'))
@@ -75,6 +86,122 @@ class TestRequest:
         assert "did not render to JSON" in done.error("publish")
         assert "| tojson" in done.error("publish")
         assert target.received == []
+
+    def test_a_text_with_nul_is_sent_as_json_and_one_that_utf_8_cannot_write_is_refused_when_it_is_planned(
+        self, run: RunDag, ledger: Ledger, target: Target
+    ) -> None:
+        spec: dict[str, Any] = {"approval": "not required", "approval_reason": "it is a test"}
+        fine = draft(ledger, job_spec(job_key="nul", **spec), {"title": "nul \x00", "body": ""}, "resp_2")
+        odd = draft(ledger, job_spec(job_key="half", **spec), {"title": "\ud800", "body": ""}, "resp_3")
+
+        assert run(lambda: publish(fine.job_id)).states == {"publish": "success"}
+        refused = run(lambda: publish(odd.job_id))
+
+        assert [received.json["title"] for received in target.received] == ["nul \x00"]
+        assert refused.states == {"publish": "failed"}
+        assert "the effect 'publish' has half of a surrogate pair in json.title" in refused.error("publish")
+        assert ledger.record(odd.job_id).effects == []
+
+    @pytest.mark.parametrize("title", ["One\ntwo", "nul \x00", "\u2192", " indented"])
+    def test_a_header_that_could_not_be_sent_is_refused_when_it_is_planned(
+        self, run: RunDag, ledger: Ledger, target: Target, title: str
+    ) -> None:
+        spec = job_spec(approval="not required", approval_reason="it is a test")
+        job = draft(ledger, spec, {"title": title, "body": ""}, "resp_2")
+        done = run(lambda: publish(job.job_id, headers={"X-Title": "{{ job.output.title }}"}))
+        assert (done.states, done.tries) == ({"publish": "failed"}, {"publish": 1})
+        assert "the header 'X-Title' of the effect 'publish'" in done.error("publish")
+        assert (target.received, ledger.record(job.job_id).effects) == ([], [])
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_plan_that_is_nested_too_deeply_is_refused(self, run: RunDag, target: Target) -> None:
+        deep: Any = 1
+        for _ in range(70):
+            deep = [deep]
+        done = run(lambda: publish(query={"deep": deep}))
+        assert done.states["publish"] == "failed"
+        assert "nested more than 64 levels deep" in done.error("publish")
+        assert target.received == []
+
+    @pytest.mark.usefixtures("review")
+    @pytest.mark.parametrize(
+        ("arguments", "field"),
+        [
+            ({"endpoint": "/posts/{{ job.output.body }}"}, "endpoint"),
+            ({"current": "/posts/{{ job.output.body }}"}, "current"),
+            ({"probe": {"endpoint": "/posts?key={{ job.output.body }}"}}, "probe.endpoint"),
+            ({"undo": {"method": "DELETE", "endpoint": "/posts/{{ job.output.body }}"}}, "undo.endpoint"),
+            (
+                {"undo": {"method": "DELETE", "endpoint": "/1", "probe": {"endpoint": "/{{ job.output.body }}"}}},
+                "undo.probe.endpoint",
+            ),
+        ],
+    )
+    def test_a_value_of_the_model_that_would_change_a_url_is_refused_before_anyone_is_asked(
+        self, run: RunDag, target: Target, arguments: dict[str, Any], field: str
+    ) -> None:
+        policy = Policy()
+        done = run(lambda: ApprovalSensor(task_id="approve", job=1, policy=policy) >> publish(**arguments))
+
+        assert f"`{field}` of the effect 'publish'" in done.error("approve")
+        assert "which would change the" in done.error("approve")
+        assert (done.tries["approve"], policy.asked, target.received) == (1, [], [])
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_value_that_would_change_a_url_is_refused_where_no_one_approves(
+        self, run: RunDag, target: Target
+    ) -> None:
+        done = run(lambda: publish(endpoint="/posts/{{ job.output.body }}"))
+        assert "fills in a value with ';', which would change the path" in done.error("publish")
+        assert (done.tries["publish"], target.received) == (1, [])
+
+    @pytest.mark.usefixtures("accepted")
+    def test_the_effect_key_is_sent_where_the_author_wrote_it_and_a_text_of_the_job_that_reads_so_stays(
+        self, run: RunDag, effect: EffectOf, ledger: Ledger, target: Target
+    ) -> None:
+        run(
+            lambda: publish(
+                endpoint="/posts/{effect_key}",
+                json={"ref": "{effect_key}", "text": "{{ '{effect' ~ '_key}' }}"},
+                headers={"X-Ref": "{effect_key}"},
+                query={"ref": "{effect_key}"},
+            )
+        )
+        key, (received,) = effect().effect_key, target.received
+        assert received.path == f"/posts/{key}?ref={key}"
+        assert (received.json, received.headers["X-Ref"]) == ({"ref": key, "text": "{effect_key}"}, key)
+
+    @pytest.mark.usefixtures("accepted")
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"endpoint": "/posts/{external_id}"},
+            {"json": {"ref": ["{effekt_key}"]}},
+            {"headers": {"X-Ref": "{key}"}},
+            {"query": {"ref": "{effects.create.external_id}"}},
+            {"probe": {"endpoint": "/posts", "query": {"key": "{undo_key}"}}},
+            {"undo": {"method": "DELETE", "endpoint": "/posts/{id}"}},
+        ],
+    )
+    def test_a_placeholder_that_nothing_fills_in_is_refused(
+        self, run: RunDag, target: Target, arguments: dict[str, Any]
+    ) -> None:
+        done = run(lambda: publish(**arguments))
+        assert (done.states["publish"], done.tries["publish"], target.received) == ("failed", 1, [])
+        assert "which nothing fills in" in done.error("publish")
+
+    @pytest.mark.usefixtures("accepted")
+    def test_a_probe_that_sees_something_before_anything_was_sent_proves_nothing_later(
+        self, run: RunDag, effect: EffectOf, target: Target
+    ) -> None:
+        target.answers = [Answer(200, {"title": "Kettle"}), DROP]  # the probe is tried, then the write is lost
+        target.answers += [Answer(200, {"title": "Kettle"})] * 9
+
+        done = run(lambda: publish(probe={"endpoint": "/posts/kettle", "found": {"$.title": "Kettle"}}, grace=0))
+
+        assert [received.method for received in target.received][:2] == ["GET", "PUT"]
+        assert (done.states["publish"], effect().state, effect().find_counts) == ("failed", EffectState.UNKNOWN, False)
+        assert "before anything was sent" in str(effect().probe_note)
 
     @pytest.mark.usefixtures("accepted")
     def test_a_request_without_a_body_has_none(self, run: RunDag, target: Target) -> None:
@@ -93,6 +220,45 @@ class TestRequest:
     def test_a_method_that_does_not_write_is_refused_when_the_dag_is_parsed(self) -> None:
         with pytest.raises(ValueError, match="an effect writes"):
             publish(1, method="GET")
+
+
+LINE_BREAK = "s3cret-before-a-line-break"
+
+
+class TestErrors:
+    @pytest.mark.usefixtures("accepted")
+    def test_a_header_with_a_line_break_behind_a_token_is_in_no_error_log_and_ledger(
+        self, run: RunDag, record: Record, target: Target, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        headers = {"Authorization": "Bearer {{ secret() }}"}
+        probe = {"endpoint": "/posts", "headers": headers}
+        macros = {"secret": lambda: f"{LINE_BREAK}\n"}
+
+        done = run(lambda: publish(headers=headers, current="/posts", probe=probe), user_defined_macros=macros)
+
+        printed = "".join(line for error in done.errors["publish"] for line in traceback.format_exception(error))
+        assert done.states["publish"] == "failed"
+        assert "cannot be sent: it is not one line" in printed
+        assert LINE_BREAK not in printed + caplog.text + str(record())
+        assert target.received == []
+
+    @pytest.mark.usefixtures("review")
+    def test_why_a_target_cannot_be_read_is_said_without_the_secret(
+        self, run: RunDag, effect: EffectOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def read(self: HttpTarget, plan: dict[str, Any]) -> None:
+            raise ValueError(f"{plan['query']} is refused")
+
+        def define() -> None:
+            approve = ApprovalSensor(task_id="approve", job=1, policy=Policy())
+            approve >> publish(query={"api_key": "{{ secret() }}"}, current="/posts")
+
+        monkeypatch.setattr(HttpTarget, "read", read)
+        run(define, user_defined_macros={"secret": lambda: LINE_BREAK})
+        current = effect().current
+        assert current is not None
+        assert current["error"] == "ValueError: {'api_key': '***'} is refused"
+        assert LINE_BREAK not in caplog.text
 
 
 SECRET = {"secret": lambda: "s3cret-of-a-macro"}
@@ -150,11 +316,11 @@ class TestStatus:
 
         assert (done.states["publish"], done.tries["publish"]) == ("failed", 1)
         assert f"answered {status}" in done.error("publish")
-        assert "No external write was made." in done.error("publish")
+        assert "This step made no external write." in done.error("publish")
         assert (effect().state, record().job.state) == (EffectState.REFUSED, JobState.APPLYING)
         assert len(target.received) == 1
 
-    @pytest.mark.parametrize("status", [408, 409, 500, 502])
+    @pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 504])
     def test_a_status_that_proves_nothing_is_unknown_and_is_not_sent_again(
         self, run: RunDag, effect: EffectOf, target: Target, status: int
     ) -> None:
@@ -171,12 +337,13 @@ class TestStatus:
     def test_a_status_that_says_not_now_is_sent_again_with_the_same_key_when_the_target_or_airflow_says(
         self, run: RunDag, effect: EffectOf, target: Target, status: int
     ) -> None:
-        target.answers = [Answer(status, None, {"Retry-After": "1"}), Answer(status)]
+        again = {} if status != 503 else {"Retry-After": "6"}  # a gateway's 503 counts only where it says when
+        target.answers = [Answer(status, None, {"Retry-After": "1"}), Answer(status, None, again)]
 
         done = run(publish)
 
         # The first answer says when to come back, and is waited for; after the second one, Airflow's retry goes on.
-        assert (done.states["publish"], done.tries["publish"]) == ("success", 2)
+        assert (done.states["publish"], done.tries["publish"]) == ("success", 1 if again else 2)
         assert (effect().state, effect().attempt) == (EffectState.APPLIED, 3)
         assert {received.headers["Idempotency-Key"] for received in target.received} == {effect().effect_key}
         assert len({received.body for received in target.received}) == 1
@@ -253,7 +420,7 @@ class TestBroken:
         assert [received.headers["Idempotency-Key"] for received in target.received] == [effect().effect_key] * 3
         assert len({received.body for received in target.received}) == 1
 
-    @pytest.mark.parametrize("status", [422, 503])
+    @pytest.mark.parametrize("status", [422, 429])
     def test_a_refusal_of_what_was_sent_again_proves_nothing_about_the_first(
         self, run: RunDag, effect: EffectOf, target: Target, status: int
     ) -> None:
@@ -298,7 +465,7 @@ class TestApproval:
 
     def test_an_effect_of_a_cancelled_job_is_not_sent(self, run: RunDag, ledger: Ledger, target: Target) -> None:
         submit(ledger, job_spec())
-        ledger.outputs.cancelled(1, 1, actor=Actor.program("bob"), reason="not needed", status="cancelled")
+        ledger.outputs.cancelled(1, 1, actor=Actor.program("bob"), reason="not needed", status=ResponseStatus.CANCELLED)
 
         done = run(lambda: [publish(), publish(1, "plain", json={"a": 1})])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,6 +56,17 @@ def test_text_by_the_model_is_data_and_never_sql(run: RunDag, sales: Sales, ledg
     job = draft(ledger, spec, {"body": text}, "resp_2")
     run(lambda: store(job.job_id))
     assert reports(sales) == [(1, text)]
+
+
+def test_a_text_that_postgresql_cannot_store_is_refused_when_it_is_planned_and_named(
+    run: RunDag, sales: Sales, ledger: Ledger
+) -> None:
+    spec = job_spec(job_key="of a text", approval="not required", approval_reason="it is a test")
+    job = draft(ledger, spec, {"body": "nul \x00"}, "resp_2")
+    done = run(lambda: store(job.job_id))
+    assert (done.states, done.tries) == ({"store": "failed"}, {"store": 1})
+    assert "the statement has a NUL character in parameters.title, which PostgreSQL cannot" in done.error("store")
+    assert (reports(sales), ledger.record(job.job_id).effects) == ([], [])
 
 
 def test_the_plan_names_the_statement_its_parameters_and_the_database(
@@ -247,3 +259,18 @@ def test_an_undo_may_name_another_marker_table(run: RunDag, record: Record, sale
     undo = record().current_effects[0].undo
     assert undo is not None
     assert undo["marker_table"] == "sent"
+
+
+def test_what_a_database_quotes_of_rows_and_statements_is_in_no_error_and_in_no_ledger(
+    run: RunDag, record: Record, sales: Sales
+) -> None:
+    sales.execute("INSERT INTO reports (title) VALUES (%s)", [NOTE["body"]])
+
+    done = run(store)
+
+    (effect,) = record().current_effects
+    assert 'duplicate key value violates unique constraint "reports_title_key" (SQLSTATE 23505)' in str(effect.error)
+    printed = "".join(line for error in done.errors["store"] for line in traceback.format_exception(error))
+    for text in (printed, json.dumps([event.detail for event in record().events]), str(record())):
+        assert "Key (title)" not in text
+        assert "DETAIL" not in text

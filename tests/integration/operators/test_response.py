@@ -14,9 +14,11 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import task
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import TriggerEvent
+from pydantic import create_model
 from sqlalchemy import text
 
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.errors import RequestError
 from airflow_provider_aihandoff.core.generation import settle
 from airflow_provider_aihandoff.core.generation import submit as submit_module
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
@@ -24,7 +26,8 @@ from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.operators import response
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.testing import OpenAIStandIn, responses_api
+from airflow_provider_aihandoff.testing.lifecycle import as_json
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from tests.integration.operators.conftest import API_KEY, Model, RunDag
 from tests.integration.operators.dag_runs import Dags, open_session
@@ -227,6 +230,69 @@ class TestArguments:
         assert "background cannot be set" in done.error("draft")
         assert (ledger.jobs(), stand_in.requests()) == ([], [])
 
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ({"job_key": "{{ 'k' * 6000 }}"}, "the argument job_key has 6000 bytes"),
+            ({"job_key": "{{ '' }}"}, "the argument job_key is empty"),
+            ({"job_type": "  "}, "the argument job_type has only spaces"),
+            ({"requested_by": "a\x00b"}, "the argument requested_by has the character U+0000"),
+            ({"model": ""}, "the argument model is empty"),
+            ({"openai_conn_id": ""}, "the argument openai_conn_id is empty"),
+            ({"ledger_conn_id": "led\nger"}, "the argument ledger_conn_id has the character U+000A"),
+            ({"approval": "not required", "approval_reason": "\x00"}, "the argument approval_reason has a NUL"),
+            ({"max_output_tokens": "many"}, "max_output_tokens must be a whole number"),
+        ],
+    )
+    def test_an_argument_that_cannot_be_is_named_and_nothing_is_done(
+        self, run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn, arguments: dict[str, Any], said: str
+    ) -> None:
+        done = run(lambda: ask(**arguments))
+
+        assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
+        assert said in done.error("draft")
+        assert (ledger.jobs(), stand_in.requests()) == ([], [])
+
+    def test_an_input_that_is_nested_too_deeply_is_refused(self, run: RunDag, ledger: Ledger) -> None:
+        deep: Any = "x"
+        for _ in range(70):
+            deep = [deep]
+        done = run(lambda: ask(input=[{"role": "user", "content": deep}]))
+        assert "the argument input cannot be kept: it is nested more than 64 levels deep" in done.error("draft")
+        assert (done.tries, ledger.jobs()) == ({"draft": 1}, [])
+
+    def test_a_key_that_is_a_number_is_the_same_key_in_every_run(self, run: RunDag, stand_in: OpenAIStandIn) -> None:
+        for _ in range(2):
+            done = run(lambda: ask(job_key="{{ params.year }}"), params={"year": 0}, render_template_as_native_obj=True)
+            assert done.xcoms["draft"]["job_key"] == "0"
+        assert stand_in.responses().creates == 1
+
+    def test_an_output_type_that_openai_refuses_is_refused_when_the_dag_is_parsed(self) -> None:
+        with pytest.raises(RequestError, match="output type Guess: sure: 'default' is not permitted"):
+            ask(output_type=create_model("Guess", sure=(bool, False)))
+
+    def test_a_text_that_airflow_cannot_carry_is_stored_and_left_out_of_the_xcom(
+        self, run: RunDag, record: Record, model: Model
+    ) -> None:
+        model.output = "nul \x00"
+        done = run(lambda: ask(output_type=None))
+        assert done.states == {"draft": "success"}
+        assert "output" not in done.xcoms["draft"]
+        assert record().revision.output == model.output
+
+    def test_a_response_that_only_asks_for_a_tool_fails_once_and_names_it(
+        self, run: RunDag, record: Record, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call = {"type": "function_call", "id": "fc", "call_id": "c", "name": "get_weather", "arguments": "{}"}
+        monkeypatch.setattr(responses_api, "as_json", lambda *said: {**as_json(*said), "output": [call]})
+
+        done = run(lambda: ask(retries=5))
+
+        assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
+        assert "the model asked for a tool that a job cannot run for it: get_weather" in done.error("draft")
+        assert (record().revision.error or {})["kind"] == "tool call"
+        assert stand_in.responses().creates == 1
+
     def test_an_argument_that_the_sdk_does_not_know_fails_the_task_and_nothing_is_sent(
         self, run: RunDag, record: Record, stand_in: OpenAIStandIn
     ) -> None:
@@ -342,7 +408,7 @@ class TestFailure:
         ("words", "kind", "code"),
         [
             ("status=failed", "failed", "server_error"),
-            ("status=incomplete", "incomplete", "max_output_tokens"),
+            ("status=incomplete reason=new", "incomplete", "new"),
             ("status=cancelled", "cancelled", None),
         ],
     )
@@ -354,6 +420,26 @@ class TestFailure:
         assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 2})
         errors = [revision.error or {} for revision in record().revisions]
         assert [(error["kind"], error.get("code")) for error in errors] == [(kind, code)] * 2
+        assert stand_in.responses().creates == 2
+
+    def test_a_response_that_reached_its_token_limit_is_not_asked_for_again(
+        self, run: RunDag, record: Record, stand_in: OpenAIStandIn
+    ) -> None:
+        done = run(lambda: ask(metadata=fault("status=incomplete"), retries=5))
+
+        assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
+        assert "max_output_tokens" in done.error("draft")
+        assert (record().job.state_reason, stand_in.responses().creates) == (
+            "the response is incomplete: max_output_tokens",
+            1,
+        )
+
+    def test_a_response_that_reached_its_token_limit_is_asked_for_again_where_the_author_wants_it(
+        self, run: RunDag, record: Record, stand_in: OpenAIStandIn
+    ) -> None:
+        done = run(lambda: ask(metadata=fault("status=incomplete"), max_revisions=2, retries=5, retry_incomplete=True))
+
+        assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 2})
         assert stand_in.responses().creates == 2
 
     def test_a_content_filter_ends_the_job_at_once(self, run: RunDag, record: Record) -> None:
@@ -376,7 +462,7 @@ class TestFailure:
         done = run(lambda: ask(metadata=fault("create=400 times=99")))
 
         assert (done.states, done.tries) == ({"draft": "failed"}, {"draft": 1})
-        assert "OpenAI refused the request: OpenAI answered 400" in done.error("draft")
+        assert "no response was created: OpenAI answered 400" in done.error("draft")
         assert record().job.state is JobState.FAILED
 
     def test_a_request_that_was_not_accepted_is_sent_again_by_the_retry_of_the_task(
@@ -472,7 +558,7 @@ class TestWaiting:
 
         done = run(lambda: ask(inline_wait=timedelta(0), max_revisions=1, metadata=fault("stuck=queued")))
 
-        assert "OpenAI does not know the response any more" in done.error("draft")
+        assert "OpenAI does not find the response (404): it was not stored (store=false, " in done.error("draft")
         assert record().revision.error == {"kind": "gone"}
 
     def test_the_deadline_of_a_revision_is_not_moved_by_another_attempt(

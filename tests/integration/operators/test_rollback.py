@@ -21,6 +21,7 @@ from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags, Run
 from tests.integration.operators.tasks import ask_unapproved, publish
 from tests.integration.operators.test_effect_waits import resolve_when_unknown
+from tests.integration.operators.test_reviewing import Remembers
 from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
@@ -30,7 +31,12 @@ DELETE = {"method": "DELETE", "endpoint": "/posts/{external_id}"}
 RECALL = {"method": "POST", "endpoint": "/recalls/{external_id}"}
 PROBED = {
     **RECALL,
-    "probe": {"endpoint": "/recalls", "query": {"key": "{effect_key}"}, "found": {"$.items[*].of": "{external_id}"}},
+    "probe": {
+        "endpoint": "/recalls",
+        "query": {"key": "{effect_key}"},
+        "found_in": "$.items",
+        "found": {"$.of": "{external_id}"},
+    },
     "grace": 0,
 }
 LEFT_AS_IT_IS = ["publish", "announce"]
@@ -235,8 +241,14 @@ class TestUnknown:
         written()
         target.answers = [DROP]
 
-        done = run(lambda: roll_back(hold_timeout=timedelta(0)))
+        said: list[str] = []
+        notifier = Remembers("{{ handoff.notice }}: {{ handoff.message }}", said)
 
+        done = run(lambda: roll_back(hold_timeout=timedelta(0), notifiers=[notifier]))
+
+        assert [text.partition(" may ")[0] for text in said] == [
+            "held: publishing post:kettle: the write 'undo:announce'"
+        ]
         assert (done.states["roll_back"], done.tries["roll_back"]) == ("failed", 1)
         assert "'undo:announce' may have been applied" in done.error("roll_back")
         assert states(record) == [EffectState.UNKNOWN, EffectState.PLANNED]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
 from openai import OpenAI
@@ -14,6 +15,8 @@ from airflow_provider_aihandoff.core.effects.undo import plan_undo
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.targets import rollback_functions
+from airflow_provider_aihandoff.targets.rollback_functions import rollback_function
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.web.api import schemas
 from tests.factories import LEASE, OWNER, TEST, ask, draft, job_spec, submit
@@ -22,6 +25,18 @@ from tests.integration.web.world import approved, cms, completed, confirm, lose,
 from tests.target import DROP, Answer, Target
 
 WHY = {"reason": "The wrong product."}
+
+called: list[str] = []
+
+
+@rollback_function
+def called_by_name(**arguments: str) -> None:
+    called.append(str(arguments))
+
+
+def undo_by(function: str) -> dict[str, Any]:
+    """The undo that a function is, as the ledger keeps it."""
+    return {"kind": "function", "plan": {"function": function, "arguments": {}}, "idempotent": False}
 
 
 @pytest.fixture
@@ -287,18 +302,57 @@ class TestRollBack:
         )
         assert ledger.record(job.job_id).undos[0].state is EffectState.PLANNED
 
-    def test_a_function_that_cannot_be_imported_changes_nothing(
-        self, login: Login, ledger: Ledger, target: Target
+    @pytest.mark.parametrize("function", ["nowhere:undo", f"{__name__}:called_by_name", "subprocess:getoutput"])
+    def test_a_function_is_left_to_a_worker_and_nothing_is_imported_here(
+        self, login: Login, ledger: Ledger, target: Target, function: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        undo = {"kind": "function", "plan": {"function": "nowhere:undo", "arguments": {}}, "idempotent": False}
-        job = completed(ledger, plan_of(target, "publish", undo=undo), plan_of(target, "announce"))
+        monkeypatch.setattr(rollback_functions, "import_module", lambda name: pytest.fail(f"imported {name}"))
+        job = completed(ledger, plan_of(target, "publish", undo=undo_by(function)), plan_of(target, "announce"))
         bob = login("bob")
-        assert "cannot be imported" in send(bob, job, "rollback", WHY).json()["detail"]
-        assert ledger.job(job.job_id).state is JobState.COMPLETED
-        assert send(bob, job, "rollback", {**WHY, "leave": ["publish"]}).json()["job"]["state"] == "rolled_back"
+        said = "Trigger the Dag aihandoff_rollback with the job 1 to undo everything, or leave it out here."
+        assert f"Only a worker can send undo:publish: it calls a function. {said}" in page_of(bob, job).text
+        answer = send(bob, job, "rollback", WHY)
+        assert (answer.status_code, answer.json()["type"]) == (409, "cannot-roll-back")
+        for refused in (answer.json()["detail"], Page(post(bob, job, "rollback", WHY).text).text):
+            assert "nly a worker can send 'undo:publish': it calls a function" in refused
+            assert "Trigger the Dag `aihandoff_rollback` with the job 1" in refused
+        assert (ledger.job(job.job_id).state, target.received, called) == (JobState.COMPLETED, [], [])
+        assert post(bob, job, "rollback", {**WHY, "leave": ["publish"]}).status_code == 303
+        assert ledger.job(job.job_id).state is JobState.ROLLED_BACK
+        assert called == []
+
+    def test_a_function_that_is_left_of_a_roll_back_that_has_started_is_left_to_a_worker(
+        self, login: Login, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rollback_functions, "import_module", lambda name: pytest.fail(f"imported {name}"))
+        job = completed(ledger, plan_of(target, "publish", undo=undo_by("subprocess:getoutput")))
+        ledger.roll_backs.start(job.job_id, actor=TEST, reason="no")
+        bob = login("bob")
+        page = page_of(bob, job)
+        assert "Only a worker can send undo:publish: it calls a function." in page.text
+        assert "rollback" not in actions(page)
+        assert "only a worker can send" in send(bob, job, "rollback", WHY).json()["unfinished"]["reason"]
+
+    @pytest.mark.parametrize("started", [False, True])
+    def test_an_undo_that_was_changed_in_the_ledger_is_not_sent_and_the_page_says_so(
+        self, login: Login, ledger: Ledger, target: Target, conninfo: dict[str, Any], started: bool
+    ) -> None:
+        job = completed(ledger, plan_of(target, "publish"))
+        if started:
+            ledger.roll_backs.start(job.job_id, actor=TEST, reason="no")
+        with psycopg.connect(**conninfo) as connection:
+            changed = json.dumps(undo_of(target, "others"))
+            connection.execute("UPDATE aihandoff.effects SET undo = %s WHERE undoes IS NULL", [changed])
+        bob = login("bob")
+        said = "has an undo that is not the approved one, or was approved with another [aihandoff] digest_key"
+        assert f"This write can't be rolled back: it {said}." in page_of(bob, job).text
+        answer = send(bob, job, "rollback", WHY).json()
+        assert said in (answer["unfinished"]["reason"] if started else answer["detail"])
+        assert said in Page(post(bob, job, "rollback", WHY).text).text
+        assert target.received == []
 
     def test_effects_left_out_of_a_roll_back_stay_left_out(self, login: Login, ledger: Ledger, target: Target) -> None:
-        undo = {"kind": "function", "plan": {"function": "nowhere:undo", "arguments": {}}, "idempotent": False}
+        undo = undo_by("nowhere:undo")
         job = completed(ledger, plan_of(target, "publish", undo=undo), plan_of(target, "announce"))
         target.answers = [Answer(503)]
         bob = login("bob")
@@ -336,14 +390,14 @@ def test_a_page_in_review_shows_each_undo_and_which_effect_has_none(
             "sql": "DELETE FROM reports WHERE report_id = %(report)s",
             "parameters": {"report": "{external_id}"},
         },
-        "function": {"function": "shop.mail:unsend", "arguments": {"mail": "{external_id}"}},
+        "function": {"function": f"{__name__}:called_by_name", "arguments": {"mail": "{external_id}"}},
     }
     plans = [plan_of(target, kind, undo=plan_undo(fields, kind=kind, name=kind)) for kind, fields in declared.items()]
     job = ask(ledger, draft(ledger), *plans, plan_of(target, "mail", undo={}))
 
     text = page_of(login("bob"), job).text
 
-    for shown in ("/posts/{external_id}", "DELETE FROM reports WHERE report_id", "shop.mail:unsend"):
+    for shown in ("/posts/{external_id}", "DELETE FROM reports WHERE report_id", f"{__name__}:called_by_name"):
         assert text.count(shown) == 1
     assert text.count("Declared undo") == 3
     assert text.count("No undo declared. This write can't be rolled back.") == 1

@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 from airflow_provider_aihandoff.web.pages import job_list
 from airflow_provider_aihandoff.web.render.formatting import cost, job_cost
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
@@ -38,6 +38,31 @@ def _done(ledger: Ledger, key: str) -> Job:
 
 def _keys(html: str) -> list[str]:
     return [line for line in Page(html).text.splitlines() if line.startswith("key-")]
+
+
+def test_a_job_is_found_under_every_run_that_made_or_attached_to_it(login: Login, ledger: Ledger) -> None:
+    runs = ["manual__1", "manual__2", "manual__3"]
+    spec = job_spec(job_key="key-1")
+    made = ledger.submission.open(replace(spec, owner=replace(OWNER, run_id=runs[0]))).job
+    ledger.submission.open(replace(spec, owner=replace(OWNER, run_id=runs[1])))
+    ledger.submission.open(replace(spec, owner=replace(OWNER, dag_id="another", run_id=runs[2])))
+    other = ledger.submission.open(job_spec(job_key="key-2", owner=replace(OWNER, run_id="manual__4"))).job
+    bob = login("bob")
+
+    def found(run_id: str) -> list[int]:
+        return [job["job_id"] for job in bob.get(f"/aihandoff/api/v1/jobs?run_id={run_id}").json()["jobs"]]
+
+    assert [found(run_id) for run_id in runs] == [[made.job_id]] * 3
+    assert (found("manual__4"), found("manual__5")) == ([other.job_id], [])
+    assert ledger.count_open(run_id=runs[0])["queued"] == 1
+    assert [job.job_id for job in ledger.jobs(run_id=runs[0])] == [made.job_id]
+
+
+def test_a_review_is_found_under_the_run_that_made_its_job(login: Login, ledger: Ledger) -> None:
+    job = _draft(ledger, "key-1", "manual__1")
+    ledger.submission.open(job_spec(job_key="key-1", owner=replace(OWNER, run_id="manual__2")))
+    reviews = login("bob").get("/aihandoff/api/v1/reviews?run_id=manual__1").json()["reviews"]
+    assert [review["job_id"] for review in reviews] == [job.job_id]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +142,9 @@ def test_the_api_lists_newest_first_page_by_page(login: Login, ledger: Ledger) -
     assert ([job["job_key"] for job in rest["jobs"]], rest["next"]) == (["key-0"], None)
     both = bob.get("/aihandoff/api/v1/jobs?state=review&state=running").json()["jobs"]
     assert {job["state"] for job in both} == {"review", "running"}
-    assert both[0] | {"effects": 0, "unknown_effects": 0, "unpriced": 0, "cost_usd": None} == both[0]
+    assert (
+        both[0] | {"effects": 0, "unknown_effects": 0, "unpriced": 0, "cost_usd": None, "without_tools": 0} == both[0]
+    )
 
 
 def _price(ledger: Ledger, key: str, *costs: str | None) -> Job:
@@ -127,7 +154,7 @@ def _price(ledger: Ledger, key: str, *costs: str | None) -> Job:
         revision = submit(ledger, job_spec(job_key=key), f"resp_{key}_{number}")
         last = number == len(costs) - 1
         output = Output(
-            "completed" if last else "failed",
+            ResponseStatus.COMPLETED if last else ResponseStatus.FAILED,
             "A kettle." if last else None,
             error=None if last else {"kind": "failed"},
             cost_usd=None if price is None else Decimal(price),
@@ -153,6 +180,21 @@ def test_an_unknown_cost_is_never_shown_as_zero(login: Login, ledger: Ledger) ->
         assert cost(summary.cost_usd, summary.unpriced) == said == job_cost(ledger.record(job.job_id).revisions)
     text = Page(bob.get("/aihandoff/").text).text
     assert all(said in text for said in prices.values())
+
+
+def test_a_cost_without_the_tools_that_were_called_says_so(login: Login, ledger: Ledger) -> None:
+    revision = submit(ledger, job_spec(job_key="key-1"), "resp_1")
+    usage = {"input_tokens": 1000, "output_tokens": 20, "tool_calls": {"file_search_call": 1, "web_search_call": 2}}
+    output = Output(ResponseStatus.COMPLETED, "A kettle.", usage=usage, cost_usd=Decimal("0.0123"))
+    job = ledger.outputs.store(revision.job_id, 1, output, actor=TEST)
+    bob = login("bob")
+    assert "$0.0123, without tools" in Page(bob.get("/aihandoff/").text).text
+    page = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text
+    assert "$0.0123, without tools" in page
+    assert "1,000 in, 20 out" in page
+    assert "file search: 1, web search: 2 (not in the cost)" in page
+    (item,) = bob.get("/aihandoff/api/v1/jobs").json()["jobs"]
+    assert (item["cost_usd"], item["without_tools"]) == ("0.0123", 1)
 
 
 def test_a_job_that_waits_for_its_plan_says_so(login: Login, ledger: Ledger) -> None:

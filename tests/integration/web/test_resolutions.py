@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, Event
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
-from tests.factories import LEASE, OWNER, TEST
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, job_spec
 from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import approved, cms, confirm, lose, plan_of
 from tests.target import Target
@@ -45,6 +46,29 @@ def post(client: TestClient, effect: Effect, body: dict[str, Any], **kwargs: Any
 
 def resolutions(ledger: Ledger, effect: Effect) -> list[Event]:
     return [event for event in ledger.record(effect.job_id).events if event.event == "effect resolved"]
+
+
+def test_unknown_effects_are_listed_in_pages_and_only_those_of_visible_jobs(
+    login: Login, ledger: Ledger, target: Target, unknown: Effect, grant: Grant
+) -> None:
+    plan, path = plan_of(target, "announce"), "/aihandoff/api/v1/effects"
+    second = lose(ledger, approved(ledger, plan, key="second"), plan)
+    hidden = lose(ledger, approved(ledger, plan, key="hidden", dag_id="payroll"), plan)
+    for user, dag_id in (("carol", OWNER.dag_id), ("bob", OWNER.dag_id), ("bob", "payroll")):
+        grant(user, "GET", dag_id)
+    carol, bob = login("carol"), login("bob")
+
+    page = bob.get(f"{path}?state=unknown&limit=2").json()
+    assert [effect["effect_id"] for effect in page["effects"]] == [hidden.effect_id, second.effect_id]
+    rest = bob.get(f"{path}?state=unknown&limit=2&after={page['next']}").json()
+    assert ([effect["effect_id"] for effect in rest["effects"]], rest["next"]) == ([unknown.effect_id], None)
+
+    seen = carol.get(f"{path}?state=unknown").json()["effects"]
+    assert [effect["job_id"] for effect in seen] == [second.job_id, unknown.job_id]
+    assert "claim_token" not in seen[0]
+    assert carol.get(f"{path}?dag_id=payroll").json() == {"effects": [], "next": None}
+    assert carol.get(f"{path}?state=applied").json() == {"effects": [], "next": None}
+    assert carol.get(f"{path}?state=odd").status_code == 422
 
 
 def test_the_page_shows_the_resolution_form_to_reviewers(login: Login, ledger: Ledger, unknown: Effect) -> None:
@@ -211,3 +235,29 @@ def test_a_partly_applied_job_says_how_many_effects_are_applied(login: Login, le
     assert "Partly applied: 1 of 2 effects applied." in page.text
     assert "the target answered 403" in page.text
     assert "Sent after publish, which must be applied first." in page.text
+
+
+def test_an_effect_of_a_hidden_job_is_answered_like_a_missing_one_on_every_path(
+    login: Login, ledger: Ledger, target: Target, unknown: Effect, grant: Grant
+) -> None:
+    plan = plan_of(target, "salary")
+    owner = replace(OWNER, dag_id="payroll")
+    secret = draft(ledger, job_spec(job_key="secret", owner=owner), response_id="resp_2")
+    hidden = lose(ledger, approve(ledger, ask(ledger, secret, plan)), plan)
+    for method in ("GET", "PUT"):
+        grant("carol", method, OWNER.dag_id)
+    carol = login("carol")
+    form = {"found": "applied", "reason": "x", "attempt": "1"}
+    for job_id in (unknown.job_id, hidden.job_id, 999):
+        answers = [
+            carol.post(f"/aihandoff/jobs/{job_id}/effects/{number}/resolution", data=form)
+            for number in (hidden.effect_id, 77777)
+        ]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        shown = Page(answers[1].text).text.replace("77777", str(hidden.effect_id))
+        assert Page(answers[0].text).text == shown
+    sent = [
+        carol.post(f"/aihandoff/api/v1/effects/{number}/resolution", json=FOUND) for number in (hidden.effect_id, 77777)
+    ]
+    assert sent[0].text == sent[1].text.replace("77777", str(hidden.effect_id))
+    assert ledger.effects.read(hidden.effect_id) == hidden

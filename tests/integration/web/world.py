@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
-from tests.factories import LEASE, TEST, approve, ask, draft
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, job_spec
 from tests.target import Target, serve
 
 
@@ -45,8 +46,10 @@ def plan_of(
     return EffectPlan(name, "http", plan, digest(plan), plan, undo, after)
 
 
-def approved(ledger: Ledger, *plans: EffectPlan) -> Job:
-    return approve(ledger, ask(ledger, draft(ledger), *plans))
+def approved(ledger: Ledger, *plans: EffectPlan, key: str | None = None, dag_id: str = OWNER.dag_id) -> Job:
+    spec = None if key is None else job_spec(job_key=key, owner=replace(OWNER, dag_id=dag_id))
+    made = draft(ledger) if spec is None else draft(ledger, spec, response_id=f"resp_{key}")
+    return approve(ledger, ask(ledger, made, *plans))
 
 
 def confirm(ledger: Ledger, job: Job, plan: EffectPlan) -> Effect:

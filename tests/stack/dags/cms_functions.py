@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from airflow_provider_aihandoff.decorators.side_effect import rollback_function
+
 
 def put_post(slug: str, title: str, body: str, effect_key: str) -> str:
     return str(_call("PUT", slug, effect_key, {"title": title, "body": body})["id"])
 
 
+@rollback_function
 def remove_post(slug: str, effect_key: str) -> None:
     _call("DELETE", slug, effect_key, None)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from demo.airflow_api import AirflowApi
 from demo.check import finish
 from demo.comparison import as_table, compare
@@ -142,7 +142,7 @@ def test_neither_a_restart_of_the_triggerer_nor_a_clear_cancels_a_response(
     assert at_openai(demo, ledger, job_id)["response"]["status"] in ("queued", "in_progress")
     assert ledger.revision(job_id, 1).submissions == 1
     # Ended in the ledger, so that no test after this one finds a job that still runs.
-    ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="the test is over", status="in_progress")
+    ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="the test is over", status=ResponseStatus.RUNNING)
     assert admin.wait_for_run("slow_draft", run_id) == "failed"
 
 

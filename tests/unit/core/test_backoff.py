@@ -26,7 +26,7 @@ def test_an_interval_of_polling_is_at_most_a_fifth_off(interval: float) -> None:
 
 
 class TestRetryAfter:
-    @pytest.mark.parametrize(("header", "seconds"), [("0", 0.0), ("7", 7.0), (" 120 ", 120.0)])
+    @pytest.mark.parametrize(("header", "seconds"), [("0", 0.0), ("7", 7.0), (" 120 ", 120.0), ("0.5", 0.5)])
     def test_a_number_is_seconds(self, header: str, seconds: float) -> None:
         assert retry_after_seconds(header) == seconds
 
@@ -35,6 +35,8 @@ class TestRetryAfter:
         assert 55 <= (retry_after_seconds(soon) or 0) <= 60
         assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
-    @pytest.mark.parametrize("header", [None, "", "soon", "-5", "1e3"])
+    @pytest.mark.parametrize(
+        "header", [None, "", "soon", "-5", "1e3", "nan", "inf", "Infinity", "-0.5", ".", "5.", "٣", "9" * 400]
+    )
     def test_anything_else_names_no_time(self, header: str | None) -> None:
         assert retry_after_seconds(header) is None

@@ -19,7 +19,9 @@ from airflow_provider_aihandoff.core.digests import (
     describe_changes,
     digest,
     effect_key,
+    input_digest,
     review_components,
+    without_plain_input_digest,
 )
 
 # Lone surrogates as well: a model can write them, as escapes in JSON.
@@ -161,3 +163,17 @@ class TestEffectKey:
         self, other: tuple[str, int, int, str, str]
     ) -> None:
         assert effect_key(*other) != effect_key(*self.ARGUMENTS)
+
+
+class TestInputDigest:
+    def test_it_names_content_and_key_and_is_not_the_plain_one(self) -> None:
+        one = input_digest({"pin": 1234}, "key")
+        assert one == input_digest({"pin": 1234}, "key")
+        assert len({one, input_digest({"pin": 1235}, "key"), input_digest({"pin": 1234}, "other")}) == 3
+        assert digest({"pin": 1234}) not in one
+
+    def test_a_plain_one_in_the_history_is_left_out_and_everything_else_stays(self) -> None:
+        detail = {"revision": 2, "input_digest": digest({"pin": 1234})}
+        assert without_plain_input_digest(detail) == {"revision": 2}
+        for shown in ({"revision": 2}, {"input_digest": input_digest({"pin": 1234}, "key")}):
+            assert without_plain_input_digest(shown) == shown

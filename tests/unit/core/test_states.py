@@ -24,6 +24,8 @@ S, E = JobState, JobEvent
 MOVES = {
     S.QUEUED: {
         E.SUBMITTED: S.RUNNING,
+        E.OUTPUT_STORED: S.REVIEW,
+        E.OUTPUT_ACCEPTED: S.APPROVED,
         E.FAILED: S.FAILED,
         E.CANCELLED: S.CANCELLED,
         E.CHANGE_FAILED: S.REVIEW,
@@ -78,8 +80,8 @@ EFFECT_EVENTS = {
 
 #: The events that are recorded without a change of state.
 STAYS = {
-    S.QUEUED: {E.REVISED, E.SUBMIT_INTENDED, E.SUBMIT_UNKNOWN, E.SUBMIT_REFUSED},
-    S.RUNNING: {E.CANCEL_REQUESTED, E.RESPONSE_ENDED},
+    S.QUEUED: {E.REVISED, E.SUBMIT_INTENDED, E.SUBMIT_UNKNOWN, E.SUBMIT_REFUSED, E.SUBMIT_RESOLVED},
+    S.RUNNING: {E.CANCEL_REQUESTED, E.RESPONSE_ENDED, E.RESPONSE_REPLACED},
     S.REVIEW: {E.PLANNED, E.VOTED, E.EDITED, E.EDIT_REFUSED, E.REMINDED, E.ESCALATED},
     S.APPROVED: {E.PLANNED, E.EFFECT_SKIPPED},
     S.APPLYING: EFFECT_EVENTS | {E.CANCEL_REQUESTED, E.EFFECT_SKIPPED},
@@ -141,7 +143,12 @@ def test_nothing_is_claimed_before_it_is_approved() -> None:
 
 def test_only_a_stored_output_a_decision_or_a_replaced_plan_leads_to_approved() -> None:
     into = {(state, event) for (state, event), to in JOB_TRANSITIONS.items() if to is S.APPROVED and state is not to}
-    assert into == {(S.RUNNING, E.OUTPUT_ACCEPTED), (S.REVIEW, E.APPROVED), (S.APPLYING, E.PLANNED)}
+    assert into == {
+        (S.QUEUED, E.OUTPUT_ACCEPTED),
+        (S.RUNNING, E.OUTPUT_ACCEPTED),
+        (S.REVIEW, E.APPROVED),
+        (S.APPLYING, E.PLANNED),
+    }
 
 
 def test_a_task_that_waits_is_woken_by_every_event_that_may_end_its_wait() -> None:
@@ -150,7 +157,7 @@ def test_a_task_that_waits_is_woken_by_every_event_that_may_end_its_wait() -> No
     # What is written while a request is sent, or an effect, comes often, and ends no wait.
     assert WAKING_JOB_EVENTS.isdisjoint({E.CREATED, E.ATTACHED, E.SUBMITTED, E.OUTPUT_LATE})
     assert {E.EFFECT_RESOLVED} == WAKING_JOB_EVENTS & EFFECT_EVENTS
-    assert WAKING_JOB_EVENTS.isdisjoint(STAYS[S.QUEUED] - {E.REVISED})
+    assert WAKING_JOB_EVENTS.isdisjoint(STAYS[S.QUEUED] - {E.REVISED, E.SUBMIT_RESOLVED})
 
 
 def test_every_event_is_valid_somewhere_except_the_first() -> None:
@@ -162,7 +169,7 @@ ES, EE = EffectState, EffectEvent
 EFFECT_MOVES = {
     ES.PLANNED: {EE.CLAIM: ES.CLAIMED, EE.SKIP: ES.SKIPPED, EE.VOID: ES.VOID},
     ES.SKIPPED: {EE.CLAIM: ES.CLAIMED},
-    ES.REFUSED: {EE.CLAIM: ES.CLAIMED, EE.VOID: ES.VOID},
+    ES.REFUSED: {EE.CLAIM: ES.CLAIMED, EE.VOID: ES.VOID, EE.RESOLVE_APPLIED: ES.APPLIED},
     ES.CLAIMED: {
         EE.RELEASE: ES.PLANNED,
         EE.REFUSE: ES.REFUSED,
@@ -189,7 +196,8 @@ def test_an_applied_effect_is_never_sent_again() -> None:
 
 def test_an_effect_becomes_applied_only_by_its_claim_or_by_a_person() -> None:
     into = {(state, event) for (state, event), to in EFFECT_TRANSITIONS.items() if to is ES.APPLIED}
-    assert into == {(ES.CLAIMED, EE.CONFIRM), (ES.UNKNOWN, EE.RESOLVE_APPLIED)}
+    resolved = {(ES.UNKNOWN, EE.RESOLVE_APPLIED), (ES.REFUSED, EE.RESOLVE_APPLIED)}
+    assert into == {(ES.CLAIMED, EE.CONFIRM), *resolved}
 
 
 def test_an_effect_that_may_have_been_written_is_never_voided() -> None:

@@ -18,10 +18,15 @@ VALUES = st.recursive(
 )
 
 
+def nested(lists: int) -> str:
+    """A number within so many lists."""
+    return "[" * lists + "1" + "]" * lists
+
+
 @given(VALUES)
 def test_every_json_value_is_read_as_it_is(value: Any) -> None:
     text = json.dumps(value)
-    assert strict_json.loads(text, unique_keys=True, exact_floats=True, max_depth=64) == value
+    assert strict_json.loads(text, unique_keys=True, exact_floats=True) == value
     assert strict_json.loads(text.encode()) == value
 
 
@@ -34,8 +39,9 @@ def test_every_json_value_is_read_as_it_is(value: Any) -> None:
         ("9" * 5000, {}, "Not valid JSON: a number has too many digits."),
         ("[1,", {}, "Not valid JSON: Expecting value in line 1, column 4."),
         (b"\xff", {}, "Not valid JSON: it is not UTF-8."),
-        ("[" * 100_000, {}, "Not valid JSON: it is nested too deeply."),
-        ("[[1]]", {"max_depth": 2}, "Not valid JSON: it is nested more than 2 levels deep."),
+        ("[" * 100_000, {}, "Not valid JSON: it is nested more than 64 levels deep."),
+        (nested(900), {}, "Not valid JSON: it is nested more than 64 levels deep."),
+        (nested(strict_json.MAX_DEPTH), {}, "Not valid JSON: it is nested more than 64 levels deep."),
         ('{"a":1,"a":1}', {"unique_keys": True}, "Not valid JSON: an object has the same key twice."),
         ("1.10", {"exact_floats": True}, "Not valid JSON: a number cannot be kept exactly as it is written."),
     ],
@@ -49,3 +55,8 @@ def test_a_refusal_is_a_sentence(text: str | bytes, options: dict[str, Any], sai
 @pytest.mark.parametrize(("text", "value"), [('{"a":1,"a":2}', {"a": 2}), ("1.10", 1.1), ("[[1]]", [[1]])])
 def test_without_options_only_json_itself_counts(text: str, value: Any) -> None:
     assert strict_json.loads(text) == value
+
+
+def test_a_value_may_have_as_many_levels_as_the_bound_says() -> None:
+    assert strict_json.is_shallow(strict_json.loads(nested(strict_json.MAX_DEPTH - 1)))
+    assert not strict_json.is_shallow([{"a": (json.loads(nested(strict_json.MAX_DEPTH - 2)),)}])

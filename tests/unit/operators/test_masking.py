@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import traceback
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,9 +14,14 @@ from airflow.sdk._shared.secrets_masker import _secrets_masker
 from airflow.sdk.log import mask_secret, redact
 
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
+from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.core.models import EffectPlan
+from airflow_provider_aihandoff.operators.email import EmailSideEffectOperator
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.operators.masking import MASK, hide_from_logs, masked
+from airflow_provider_aihandoff.targets.function import FunctionTarget
+from airflow_provider_aihandoff.targets.http import HttpTarget
+from airflow_provider_aihandoff.targets.postgres import database_of
 
 SECRET = "s3cret-of-these-tests"
 
@@ -71,8 +77,7 @@ class TestNames:
 
     def test_a_name_that_airflow_is_configured_to_hide_is_masked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert masked({"customer_pin": SECRET}) == {"customer_pin": SECRET}
-        masker = _secrets_masker()
-        monkeypatch.setattr(masker, "sensitive_variables_fields", [*masker.sensitive_variables_fields, "customer_pin"])
+        monkeypatch.setenv("AIRFLOW__CORE__SENSITIVE_VAR_CONN_NAMES", "customer_pin,other")
         assert masked({"customer_pin": SECRET, "customerPin": SECRET}) == {"customer_pin": MASK, "customerPin": MASK}
         assert masked({"url": f"/posts?customer_pin={SECRET}"}) == {"url": f"/posts?customer_pin={MASK}"}
 
@@ -95,6 +100,40 @@ class TestNames:
         shown = masked({"Authorization": [SECRET, SECRET], "credentials": {"user": "shop", "password": SECRET}})
         assert shown == {"Authorization": [MASK, MASK], "credentials": {"user": "shop", "password": MASK}}
 
+    def test_a_business_field_that_sounds_like_a_secret_is_shown_and_one_that_is_named_like_one_is_where_asked(
+        self,
+    ) -> None:
+        plan = {"authorization_code_type": "B2", "credentials": "MSc", "deep": [{"credentials": {"level": "MSc"}}]}
+        assert masked(plan) == {**plan, "credentials": MASK}
+        assert masked(plan, shown_fields=["credentials"]) == plan
+        url = {"url": "/x?token=1&sig=2"}
+        assert masked(url, shown_fields=["token"]) == {"url": f"/x?token=1&sig={MASK}"}
+
+    def test_a_field_that_is_named_secret_and_shown_is_secret(self) -> None:
+        assert masked({"credentials": "MSc"}, ["credentials"], ["credentials"]) == {"credentials": MASK}
+
+
+class TestKnown:
+    """Texts that Airflow's masker knows, such as the password of a connection."""
+
+    @pytest.mark.parametrize("word", ["publish", "Publish", "PUBLISH", "123456", "a-b-c"])
+    def test_one_that_could_be_a_word_is_masked_only_where_it_is_the_whole_value(self, word: str) -> None:
+        mask_secret(word)
+        plan = {"action": word, "body": f'{{"text":"to {word} the note","{word}er":1}}', "url": f"/{word}/7"}
+        assert masked(plan) == {**plan, "action": MASK}
+        assert masked(plan, shown_fields=["action"]) == plan
+
+    def test_another_one_is_masked_anywhere_and_is_shown_by_no_name(self) -> None:
+        mask_secret("correct-horse-7")
+        plan = {"action": "a correct-horse-7!", "list": ["xcorrect-horse-7x"], "rest": "publish"}
+        shown = {"action": f"a {MASK}!", "list": [f"x{MASK}x"], "rest": "publish"}
+        assert masked(plan) == masked(plan, shown_fields=["action", "list"]) == {**shown, "rest": masked("publish")}
+
+    def test_words_and_others_in_one_text_are_masked_each_by_itself(self) -> None:
+        mask_secret("correct-horse-7")
+        mask_secret("publishing")
+        assert masked("publishing correct-horse-7 publishing") == f"publishing {MASK} publishing"
+
 
 class TestUrls:
     @pytest.mark.parametrize("field", ["url", "endpoint"])
@@ -102,6 +141,8 @@ class TestUrls:
         ("url", "shown"),
         [
             (f"http://cms/posts?api_key={SECRET}", f"http://cms/posts?api_key={MASK}"),
+            (f"https://shop:{SECRET}@cms/posts", f"https://{MASK}@cms/posts"),
+            (f"https://hooks.slack.com/services/T1/B2/{SECRET}", f"https://hooks.slack.com/services/T1/B2/{MASK}"),
             (f"/posts?page=2&access_token={SECRET}&all=1", f"/posts?page=2&access_token={MASK}&all=1"),
             (f"/posts?token={SECRET}&token={SECRET}#top", f"/posts?token={MASK}&token={MASK}#top"),
             ("/posts/token/a=b?page=2", "/posts/token/a=b?page=2"),
@@ -231,3 +272,54 @@ class TestDigest:
     def test_the_digest_of_an_effect_covers_its_order_and_depends_on_the_key(self, planned: Any) -> None:
         digests = [planned(), planned(after=("store",)), planned(key="another key")]
         assert len({each.plan_digest for each in digests}) == 3
+
+    def test_an_error_of_a_plan_that_cannot_be_made_does_not_quote_its_secrets(
+        self, planned: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mail = {"conn_type": "smtp", "host": "mail", "port": 25}
+        monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps(mail))
+        task = EmailSideEffectOperator(
+            task_id="mail", job=1, smtp_conn_id="mail", from_email="a@x.test", to="b@x.test", subject="s", text="t",
+            headers={"X-Auth-Token": f"{SECRET}\nX: y"},
+        )  # fmt: skip
+        job: Any = SimpleNamespace(job_id=1)
+        with pytest.raises(PlanError, match="has a line break") as refused:
+            task.effect_plan(job, key="the key", after=())
+        assert SECRET not in "".join(traceback.format_exception(refused.value))
+
+    def test_what_the_kind_of_an_undo_sends_as_secrets_is_masked_and_registered(
+        self, planned: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FunctionTarget, "secret_fields", frozenset({"voucher"}))
+        undo = {
+            "kind": "function",
+            "function": "shop:unsend",
+            "arguments": {"voucher": "v0ucher-of-an-undo", "pin": SECRET},
+        }
+        plan = planned(json={"voucher": "shown"}, undo=undo)
+        assert plan.undo["plan"]["arguments"] == {"voucher": MASK, "pin": MASK}
+        assert plan.undo["masked"] is True
+        assert json.loads(plan.shown["body"]) == {"voucher": "shown"}
+        assert redact("a v0ucher-of-an-undo") == "a ***"
+
+    def test_what_the_kind_of_a_target_sends_as_secrets_is_masked(
+        self, planned: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(HttpTarget, "secret_fields", frozenset({"voucher"}))
+        plan = planned(
+            json={"voucher": SECRET, "keep": 1}, undo={"method": "DELETE", "endpoint": "/", "json": {"voucher": 1}}
+        )
+        assert json.loads(plan.shown["body"]) == {"voucher": MASK, "keep": 1}
+        assert json.loads(plan.undo["plan"]["body"]) == {"voucher": MASK}
+
+    def test_an_undo_that_says_stars_by_itself_has_no_masked_secret(self, planned: Any) -> None:
+        plan = planned(undo={"method": "DELETE", "endpoint": "/posts", "json": {"title": "***"}})
+        assert plan.undo["masked"] is False
+
+    def test_a_login_in_a_connections_host_is_in_no_plan(self, planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        cms = {"conn_type": "http", "host": f"http://shop:{SECRET}@cms:8080"}
+        monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(cms))
+        assert planned().plan["url"] == "http://cms:8080/posts"
+        sales = {"conn_type": "postgres", "host": f"shop:{SECRET}@db", "schema": "sales"}
+        monkeypatch.setenv("AIRFLOW_CONN_SALES", json.dumps(sales))
+        assert database_of("sales") == "db:5432/sales"

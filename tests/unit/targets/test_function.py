@@ -19,13 +19,8 @@ from airflow_provider_aihandoff.decorators.side_effect import (
     side_effect_task,
     undo_of,
 )
-from airflow_provider_aihandoff.targets.function import (
-    FunctionTarget,
-    function_at,
-    importable_path,
-    path_of,
-    source_digest,
-)
+from airflow_provider_aihandoff.targets.function import FunctionTarget, source_digest
+from airflow_provider_aihandoff.targets.rollback_functions import importable_path, path_of, rollback_function
 
 HERE = __name__
 
@@ -36,6 +31,7 @@ def put(title: str, shelf: str = "A", *, effect_key: str) -> None: ...
 def put_all(title: str, **others: Any) -> None: ...
 
 
+@rollback_function
 def remove(external_id: str, title: str, effect_key: str) -> None: ...
 
 
@@ -109,10 +105,9 @@ class TestUndo:
             with pytest.raises(PlanError, match="cannot be imported by its name"):
                 importable_path(function)
 
-    @pytest.mark.parametrize("name", ["put_later", "put_each"])
-    def test_an_undo_function_that_is_asynchronous_or_a_generator_is_refused(self, name: str) -> None:
-        with pytest.raises(PlanError, match="does nothing by itself"):
-            function_at(f"{HERE}:{name}")
+    def test_an_undo_function_without_the_mark_is_refused_when_the_dag_is_parsed(self) -> None:
+        with pytest.raises(PlanError, match="is not marked as one that a roll-back may call"):
+            undo_of(put, {"title": "Kettle"})
 
 
 class TestCode:

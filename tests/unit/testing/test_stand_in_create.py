@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from openai import AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError, OpenAI
 from openai.types.responses import Response
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from pydantic import BaseModel
 
 from airflow_provider_aihandoff.testing import OpenAIStandIn, RunningServer
+from airflow_provider_aihandoff.testing.create_request import CreateRequest
 
 from .conftest import Clock, ask
 
@@ -77,6 +79,17 @@ def test_a_missing_parameter_is_refused_in_openais_words(server: RunningServer, 
         ({"model": 5}, "model", "invalid_type"),
         ({"background": "yes"}, "background", "invalid_type"),
         ({"service_tier": "gold"}, "service_tier", "invalid_value"),
+        ({"max_output_tokens": "100"}, "max_output_tokens", "invalid_type"),
+        ({"max_output_tokens": 15}, "max_output_tokens", "integer_below_min_value"),
+        ({"max_tool_calls": 1.5}, "max_tool_calls", "invalid_type"),
+        ({"temperature": "0.5"}, "temperature", "invalid_type"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls", "invalid_type"),
+        ({"tools": {}}, "tools", "invalid_type"),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort", "invalid_value"),
+        ({"background_options": {"completion_window": "1h"}}, "background_options.completion_window", "invalid_value"),
+        ({"temprature": 1}, "temprature", "unknown_parameter"),
+        ({"text": {"verbosty": "low"}}, "text.verbosty", "unknown_parameter"),
+        ({"text": {"format": {"type": "json_schema", "name": "Page[Note]"}}}, "text.format.name", "invalid_value"),
         ({"store": False}, "store", None),
         ({"stream": True}, "stream", "unsupported_parameter"),
         (
@@ -203,3 +216,30 @@ async def test_the_asynchronous_client_works_alike(server: RunningServer, clock:
         assert (retrieved.status, retrieved.id) == ("completed", created.id)
         other = await client.responses.create(model="gpt-5.2", input="Say bye.", background=True, store=True)
         assert (await client.responses.cancel(other.id)).status == "cancelled"
+
+
+def test_every_parameter_of_the_sdk_is_known() -> None:
+    known = set(get_type_hints(ResponseCreateParamsBase)) | {"stream"}
+    assert known == set(CreateRequest.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"type": "integer", "default": 1}, "In context=('properties', 'a'), 'default' is not permitted."),
+        ({}, "In context=('properties', 'a'), schema must have a 'type' key."),
+        ({"type": "array"}, "In context=('properties', 'a'), array schema missing items."),
+        ({"oneOf": [{"type": "string"}]}, "In context=('properties', 'a'), 'oneOf' is not permitted."),
+    ],
+)
+def test_a_strict_schema_is_refused_in_openais_words(server: RunningServer, field: dict[str, Any], said: str) -> None:
+    schema = {"type": "object", "additionalProperties": False, "properties": {"a": field}, "required": ["a"]}
+    text_format = {"type": "json_schema", "name": "n", "strict": True, "schema": schema}
+    answer = ask(server, *CREATE, VALID | {"text": {"format": text_format}})
+    assert answer.status == 400
+    assert answer.json["error"] == {
+        "message": f"Invalid schema for response_format 'n': {said}",
+        "type": "invalid_request_error",
+        "param": "text.format.schema",
+        "code": "invalid_json_schema",
+    }

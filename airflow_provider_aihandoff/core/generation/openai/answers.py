@@ -6,12 +6,15 @@ An answer is read defensively: servers answer with HTML pages, null outputs, oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_aihandoff.core.generation.openai.tools import with_tool_calls
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
+from airflow_provider_aihandoff.core.states import ResponseStatus
+from airflow_provider_aihandoff.core.strict_json import is_shallow
+from airflow_provider_aihandoff.core.text import plain
 
 log = logging.getLogger(__name__)
 
@@ -25,23 +28,36 @@ _STATUSES = {
 }
 
 #: Error codes and reasons with which the same request would end the same way.
-_FINAL_CODES = frozenset({"invalid_prompt", "content_filter", "refusal", "image_content_policy_violation"})
+_FINAL_CODES = frozenset(
+    {"invalid_prompt", "content_filter", "refusal", "image_content_policy_violation", "max_output_tokens"}
+)
 
-_EVENT_PREFIX = "response."
+#: Items of an output that ask the caller for something, which no one here answers.
+_CALLS = frozenset(
+    {
+        "apply_patch_call",
+        "computer_call",
+        "custom_tool_call",
+        "function_call",
+        "local_shell_call",
+        "mcp_approval_request",
+        "shell_call",
+    }
+)
 
+#: How many tools of a response are named, and how long a name may be.
+_MAX_NAMES, _MAX_NAME = 10, 80
 
-def ended_status(event_type: str) -> ResponseStatus | None:
-    """The status with which a response has ended, as a webhook of this type says; None for any other type."""
-    if not event_type.startswith(_EVENT_PREFIX):
-        return None
-    status = _STATUSES.get(event_type.removeprefix(_EVENT_PREFIX))
-    return status if status in ENDED_RESPONSE_STATUSES else None
+#: Characters of a response id, which is part of a URL.
+_MAX_ID = 256
 
 
 def response_id_of(answer: Any) -> str | None:
     """The id of a response; None where the answer is no response."""
     response_id = getattr(answer, "id", None)
-    return response_id if isinstance(response_id, str) and response_id else None
+    if not isinstance(response_id, str) or not 0 < len(response_id) <= _MAX_ID:
+        return None
+    return response_id if response_id.isascii() and response_id.isprintable() else None
 
 
 def read_response(answer: Any, response_id: str) -> ModelResponse:
@@ -53,24 +69,52 @@ def read_response(answer: Any, response_id: str) -> ModelResponse:
     if response_id_of(answer) != response_id:
         raise ProviderError(f"asked OpenAI for {response_id}, got something else.", remedy="Asking again is safe.")
     status = _status(answer, response_id)
-    text, refusal = _final_text(getattr(answer, "output", None))
+    said = _said(getattr(answer, "output", None))
     error_code = _text_at(answer, "error", "code")
     reason = _text_at(answer, "incomplete_details", "reason")
     return ModelResponse(
         id=response_id,
         status=status,
-        text=text,
-        refusal=refusal,
+        **said,
         error_code=error_code,
         error_message=_text_at(answer, "error", "message"),
         incomplete_reason=reason,
-        is_final=_is_final(status, refusal, error_code, reason),
-        usage=_usage(answer),
+        is_final=_is_final(status, said, error_code, reason),
+        usage=with_tool_calls(_usage(answer), getattr(answer, "output", None)),
         model=_text_at(answer, "model"),
         service_tier=_text_at(answer, "service_tier"),
         metadata=_metadata(answer),
         created_at=_created_at(answer),
     )
+
+
+def read_items(page: Any, conversation_id: str) -> ModelResponse | None:
+    """What the items of a conversation, the oldest first, say about the response that has ended in it.
+
+    They have what the model wrote, but neither the id nor the usage of the response.
+
+    :return: with the id of the conversation; None where there is nothing that the model wrote.
+    :raises ProviderError: the answer is no list of items.
+    """
+    items = getattr(page, "data", None)
+    if not isinstance(items, list):
+        raise ProviderError(
+            f"asked OpenAI for the items of {conversation_id}, got something else.", remedy="Asking again is safe."
+        )
+    written = [item for item in items if _is_written_by_model(item)]
+    if not written:
+        return None
+    said = _said(written)
+    stopped = any(getattr(item, "status", None) == "incomplete" for item in written)
+    status = ResponseStatus.INCOMPLETE if stopped else ResponseStatus.COMPLETED
+    return ModelResponse(conversation_id, status, **said, is_final=_is_final(status, said, None, None))
+
+
+def _is_written_by_model(item: Any) -> bool:
+    kind = getattr(item, "type", None)
+    if kind == "message":
+        return getattr(item, "role", None) == "assistant"
+    return isinstance(kind, str) and kind.endswith(("_call", "_approval_request"))
 
 
 def _status(answer: Any, response_id: str) -> ResponseStatus:
@@ -81,34 +125,50 @@ def _status(answer: Any, response_id: str) -> ResponseStatus:
     return status or ResponseStatus.RUNNING
 
 
-def _is_final(status: ResponseStatus, refusal: str | None, error_code: str | None, reason: str | None) -> bool:
+def _is_final(status: ResponseStatus, said: Mapping[str, Any], error_code: str | None, reason: str | None) -> bool:
     if status is ResponseStatus.COMPLETED:
-        return refusal is not None
+        return said["refusal"] is not None or bool(said["calls"])
     code = {ResponseStatus.FAILED: error_code, ResponseStatus.INCOMPLETE: reason}.get(status)
     return code in _FINAL_CODES
 
 
-def _final_text(output: Any) -> tuple[str | None, str | None]:
-    """The text of the final answer, and the refusal if there is one. Comments before it are left out.
+def _said(output: Any) -> dict[str, Any]:
+    """What an output says, as the fields of a :class:`ModelResponse`: its text and last message, a refusal, or calls.
 
-    The text is None where there is no output at all: for a moment, a response that completed can come without it.
+    Comments before the final answer are left out. The text is None where there is no output at all: for a moment, a
+    response that completed can come without it.
     """
-    if output is None:
-        return None, None
     texts: list[str] = []
     refusal: str | None = None
     for item in _items(output):
-        if getattr(item, "type", None) != "message" or getattr(item, "phase", None) not in (None, "final_answer"):
+        if not _is(item, "message") or getattr(item, "phase", None) not in (None, "final_answer"):
             continue
-        for part in _items(getattr(item, "content", None)):
-            if getattr(part, "type", None) == "output_text":
-                texts.append(str(getattr(part, "text", None) or ""))
-            elif getattr(part, "type", None) == "refusal":
+        parts = _items(getattr(item, "content", None))
+        texts.append("".join(str(getattr(part, "text", None) or "") for part in parts if _is(part, "output_text")))
+        for part in parts:
+            if _is(part, "refusal"):
                 refusal = str(getattr(part, "refusal", None) or "")
-    return "".join(texts), refusal
+    text = None if output is None else "".join(texts)
+    last_message = texts[-1] if len(texts) > 1 else None
+    return {"text": text, "last_message": last_message, "refusal": refusal, "calls": () if text else _calls(output)}
 
 
-def _items(value: Any) -> Iterable[Any]:
+def _calls(output: Any) -> tuple[str, ...]:
+    """The tools that an output asks the caller for, by name, each once."""
+    names: dict[str, None] = {}
+    for item in _items(output):
+        kind = getattr(item, "type", None)
+        if isinstance(kind, str) and kind in _CALLS:
+            known = (_text_at(item, "server_label"), _text_at(item, "name"))
+            names[plain(".".join(name for name in known if name) or kind)[:_MAX_NAME]] = None
+    return tuple(names)[:_MAX_NAMES]
+
+
+def _is(part: Any, kind: str) -> bool:
+    return getattr(part, "type", None) == kind
+
+
+def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else ()
 
 
@@ -122,8 +182,11 @@ def _text_at(answer: Any, *names: str) -> str | None:
 def _usage(answer: Any) -> dict[str, Any] | None:
     """The usage that a response names, as JSON; None where it names none, or something else in its place."""
     usage: Any = getattr(answer, "usage", None)
-    dumped: Any = usage.model_dump(mode="json") if hasattr(usage, "model_dump") else usage
-    return dumped if isinstance(dumped, dict) else None
+    try:
+        dumped: Any = usage.model_dump(mode="json") if hasattr(usage, "model_dump") else usage
+    except ValueError:  # it is nested too deeply, or is not valid JSON
+        return None
+    return dumped if isinstance(dumped, dict) and is_shallow(dumped) else None
 
 
 def _metadata(answer: Any) -> dict[str, str]:

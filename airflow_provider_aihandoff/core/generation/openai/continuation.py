@@ -15,7 +15,7 @@ def continued(request: Mapping[str, Any], *, changes: str, before: Revision, res
     :param request: the one that asked for the work.
     :param changes: what the reviewer wants changed, in their words.
     :param before: the revision that they reviewed.
-    :param response_id: the response that the model goes on from; None where OpenAI does not have it any more, and the
+    :param response_id: the response that the model goes on from; None where OpenAI no longer has it, and the
         whole conversation is sent again.
     """
     known = before.author_kind == "model" or response_id is None

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_aihandoff.core.generation.openai.answers import ended_status
 from airflow_provider_aihandoff.core.generation.openai.continuation import continued
+from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
-from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts
+from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot, output_schema
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, Tokens
 from airflow_provider_aihandoff.core.models import Revision
-from airflow_provider_aihandoff.core.states import ResponseStatus
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class OpenAIFacts(ProviderFacts):
-    """The prices, the conversation and the webhooks of OpenAI's Responses API."""
+    """The requests, the prices and the conversation of OpenAI's Responses API."""
 
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         """As :meth:`ProviderFacts.price`."""
@@ -27,6 +30,31 @@ class OpenAIFacts(ProviderFacts):
         """As :meth:`ProviderFacts.continued`."""
         return continued(request, changes=changes, before=before, response_id=response_id)
 
-    def ended_status(self, event_type: str) -> ResponseStatus | None:
-        """As :meth:`ProviderFacts.ended_status`."""
-        return ended_status(event_type)
+    def check_output_type(self, output_type: Any) -> None:
+        """As :meth:`ProviderFacts.check_output_type`."""
+        check_output_type(output_type)
+
+    def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+        """As :meth:`ProviderFacts.build_request`."""
+        return build_request(arguments, output_type)
+
+    def input_snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """As :meth:`ProviderFacts.input_snapshot`."""
+        return input_snapshot(request)
+
+    def output_schema(self, request: Mapping[str, Any]) -> Any:
+        """As :meth:`ProviderFacts.output_schema`."""
+        return output_schema(request)
+
+    def model(self, request: Mapping[str, Any]) -> str | None:
+        """As :meth:`ProviderFacts.model`."""
+        model = request.get("model")
+        return model if isinstance(model, str) and model else None
+
+    def tokens(self, usage: Mapping[str, Any]) -> Tokens:
+        """As :meth:`ProviderFacts.tokens`."""
+        return Tokens(_count(usage.get("input_tokens")), _count(usage.get("output_tokens")))
+
+
+def _count(number: Any) -> int | None:
+    return number if isinstance(number, int) and not isinstance(number, bool) else None

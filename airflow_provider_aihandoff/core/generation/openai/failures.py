@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import openai
 
+from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.error_text import cleaned, said
 from airflow_provider_aihandoff.core.generation.provider import (
     CredentialsRefused,
     ProviderError,
@@ -38,7 +41,31 @@ _GATEWAY_STATUSES = frozenset({408, 502, 504, *range(520, 531)})
 _RETRIABLE_STATUSES = frozenset({409, 429, 500, 503})
 
 #: Codes of a 429 that waiting does not cure.
-_FINAL_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "access_terminated"})
+_FINAL_CODES = frozenset({"access_terminated"})
+
+#: What the code of a 429 names whose limit is one of money: ``insufficient_quota``, ``billing_hard_limit_reached``,
+#: ``project_spend_limit_exceeded``, ``organization_spend_limit_exceeded``, and codes of their kind that are new.
+_MONEY = re.compile(r"spend|billing|quota|budget|credit|(project|organi[sz]ation|account)_.*limit", re.IGNORECASE)
+
+#: A limit of speed, whatever it counts by: it passes.
+_SPEED = re.compile(r"rate_?limit|per_(second|minute|hour|day)", re.IGNORECASE)
+
+_PAYMENT_REQUIRED = 402
+
+RAISE_LIMIT = (
+    "This is a spending limit, and waiting does not lift it: until it is raised or its period ends, each job of this "
+    "connection gets the same answer. Raise it at the provider; then clear the task, which makes a new revision. This "
+    "one is not counted in max_revisions."
+)
+
+
+#: What a server answers that has no conversations.
+_NO_SUCH_API = frozenset({404, 405, 501})
+
+
+def has_no_conversations(error: Exception) -> bool:
+    """Whether an error of creating a conversation says that the server has none."""
+    return isinstance(error, openai.APIStatusError) and error.status_code in _NO_SUCH_API
 
 
 def classify(error: Exception) -> SubmitFailure:
@@ -48,16 +75,21 @@ def classify(error: Exception) -> SubmitFailure:
     if isinstance(error, openai.APIConnectionError):  # its subclass APITimeoutError as well
         cause = type(error.__cause__).__name__
         # By name: the HTTP client is an internal part of the SDK.
-        never_left = cause in _BEFORE_SENDING
-        return SubmitFailure(
-            Sent.NO if never_left else Sent.UNKNOWN,
-            f"{type(error).__name__} ({cause}) {'before' if never_left else 'after'} the request was sent",
-        )
+        if cause in _BEFORE_SENDING:
+            return SubmitFailure(Sent.NO, f"{type(error).__name__} ({cause}) before the request was sent")
+        return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__} ({cause}) after the request was sent{_slow(error)}")
     if isinstance(error, openai.OpenAIError) and not isinstance(error, openai.APIError):
-        return SubmitFailure(Sent.NEVER, f"{type(error).__name__}: {error}")  # credentials, before anything is sent
+        return SubmitFailure(Sent.NEVER, said(error))  # credentials, before anything is sent
     if isinstance(error, (InvalidArguments, UnicodeEncodeError)):
-        return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {error}")
+        return SubmitFailure(Sent.NEVER, f"the request cannot be sent: {cleaned(str(error))}")
     return SubmitFailure(Sent.UNKNOWN, f"{type(error).__name__}: the answer could not be read")
+
+
+def _slow(error: Exception) -> str:
+    """What a create that is not answered in time hints at: in the background, an answer takes a moment."""
+    if not isinstance(error, openai.APITimeoutError):
+        return ""
+    return ", as from a server without background mode, which answers when the work is done"
 
 
 def asking_failed(error: Exception, response_id: str) -> ProviderError:
@@ -80,22 +112,28 @@ def asking_failed(error: Exception, response_id: str) -> ProviderError:
 
 def _classify_status(error: openai.APIStatusError) -> SubmitFailure:
     status = error.status_code
-    reason = f"OpenAI answered {status} {error.code or ''}: {_message(error)}".replace(" :", ":")
+    code = f" {error.code}" if error.code else ""
+    reason = f"OpenAI answered {status}{code}: {_message(error)}"
     if status in _GATEWAY_STATUSES:
         return SubmitFailure(Sent.UNKNOWN, reason)
+    if error.code == "conversation_locked":
+        return SubmitFailure(Sent.RUNS, reason)
+    if _is_spent(error):
+        return SubmitFailure(Sent.NEVER, reason, remedy=RAISE_LIMIT)
     if status in _RETRIABLE_STATUSES and error.code not in _FINAL_CODES:
-        return SubmitFailure(Sent.NO, reason, _retry_after(error))
+        return SubmitFailure(Sent.NO, reason, retry_after_seconds(error.response.headers.get("retry-after")))
     return SubmitFailure(Sent.NEVER, reason)
 
 
 def _message(error: openai.APIStatusError) -> str:
     body: Any = error.body
     message = body.get("message") if isinstance(body, dict) else None
-    return str(message or "no reason given")[:500]
+    return str(message or "no reason given")[:500].removesuffix(".")
 
 
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    try:
-        return max(0.0, float(error.response.headers.get("retry-after", "")))
-    except ValueError:
-        return None
+def _is_spent(error: openai.APIStatusError) -> bool:
+    """Whether a limit of money is reached, which a person has to raise."""
+    if error.status_code != 429:
+        return error.status_code == _PAYMENT_REQUIRED
+    names = [name for name in (error.code, error.type) if isinstance(name, str)]
+    return any(_MONEY.search(name) and not _SPEED.search(name) for name in names)

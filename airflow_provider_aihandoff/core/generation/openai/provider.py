@@ -9,10 +9,15 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
 
-from airflow_provider_aihandoff.core.generation.openai.answers import read_response, response_id_of
+from airflow_provider_aihandoff.core.generation.openai.answers import read_items, read_response, response_id_of
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
-from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, asking_failed, classify
-from airflow_provider_aihandoff.core.generation.openai.request import submission
+from airflow_provider_aihandoff.core.generation.openai.failures import (
+    InvalidArguments,
+    asking_failed,
+    classify,
+    has_no_conversations,
+)
+from airflow_provider_aihandoff.core.generation.openai.request import may_have_conversation, submission
 from airflow_provider_aihandoff.core.generation.provider import (
     AsyncModelProvider,
     ModelProvider,
@@ -30,16 +35,19 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
 
     :param client: with its time-outs. Its own retries are switched off here: it would repeat a request that was
         accepted.
+    :param conversations: the server has conversations, and each revision gets one as a handle on a lost request.
     """
 
-    def __init__(self, client: OpenAI) -> None:
-        self._responses = client.with_options(max_retries=0).responses
+    def __init__(self, client: OpenAI, *, conversations: bool = False) -> None:
+        once = client.with_options(max_retries=0)
+        self._responses, self._conversations = once.responses, once.conversations
+        self._opens_handles = conversations
 
     def create(
-        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float
+        self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
     ) -> ModelResponse | SubmitFailure:
         """As :meth:`ModelProvider.create`."""
-        body = submission(request, metadata)
+        body = submission(request, metadata, handle)
         try:
             _check_arguments(self._responses.create, body)
             answer = self._responses.create(**body, timeout=timeout)
@@ -50,12 +58,35 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
             return SubmitFailure(Sent.UNKNOWN, "the answer was not a response object")
         return read_response(answer, response_id)
 
+    def open_handle(self, request: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
+        """As :meth:`ModelProvider.open_handle`."""
+        if not self._opens_handles or not may_have_conversation(request):
+            return None
+        try:
+            opened = self._conversations.create(metadata=dict(metadata))
+        except Exception as error:
+            if has_no_conversations(error):
+                log.warning("The server has no conversations (%s); going on without.", type(error).__name__)
+                return None
+            raise asking_failed(error, "a new conversation") from error
+        conversation_id = response_id_of(opened)
+        if conversation_id is None:
+            raise ProviderError("OpenAI's answer was not a conversation.", remedy="Asking again is safe.")
+        return conversation_id
+
+    def read_handle(self, handle: str) -> ModelResponse | None:
+        """As :meth:`ModelProvider.read_handle`."""
+        try:
+            return read_items(self._conversations.items.list(handle, order="asc", limit=100), handle)
+        except Exception as error:
+            raise asking_failed(error, handle) from error
+
     def retrieve(self, response_id: str) -> ModelResponse:
         """As :meth:`ModelProvider.retrieve`."""
         try:
             return read_response(self._responses.retrieve(response_id), response_id)
-        except Exception as error:
-            raise asking_failed(error, response_id) from error
+        except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
+            raise asking_failed(error, response_id) from None
 
     def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.cancel`. One that has ended may answer 200, 400 or 409: what it is then counts."""
@@ -77,14 +108,22 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider):
     """
 
     def __init__(self, client: AsyncOpenAI) -> None:
-        self._responses = client.with_options(max_retries=0).responses
+        once = client.with_options(max_retries=0)
+        self._responses, self._conversations = once.responses, once.conversations
+
+    async def read_handle(self, handle: str) -> ModelResponse | None:
+        """As :meth:`ModelProvider.read_handle`."""
+        try:
+            return read_items(await self._conversations.items.list(handle, order="asc", limit=100), handle)
+        except Exception as error:
+            raise asking_failed(error, handle) from error
 
     async def retrieve(self, response_id: str) -> ModelResponse:
         """As :meth:`ModelProvider.retrieve`."""
         try:
             return read_response(await self._responses.retrieve(response_id), response_id)
-        except Exception as error:
-            raise asking_failed(error, response_id) from error
+        except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
+            raise asking_failed(error, response_id) from None
 
     async def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`OpenAIProvider.cancel`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff.core.arguments import identifier, json_value
 from airflow_provider_aihandoff.core.errors import RequestError
 from airflow_provider_aihandoff.core.generation.provider import OWN_METADATA
 
@@ -28,6 +29,20 @@ PROCESSING_ARGUMENTS = frozenset(
 #: Arguments that the submit protocol sets itself.
 RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options", "timeout"})
 
+#: Arguments that name something.
+_NAMES = frozenset(
+    {"model", "previous_response_id", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier"}
+)
+
+#: Arguments that are numbers.
+_NUMBERS: Mapping[str, type[int] | type[float]] = {
+    "max_output_tokens": int,
+    "max_tool_calls": int,
+    "temperature": float,
+    "top_logprobs": int,
+    "top_p": float,
+}
+
 #: How many pairs of metadata OpenAI takes, and how long each may be.
 MAX_METADATA = 16
 MAX_METADATA_NAME = 64
@@ -41,7 +56,7 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
     :param output_type: sent as a strict JSON schema.
     :raises RequestError: an argument is reserved, or two of them contradict each other.
     """
-    request = {name: value for name, value in arguments.items() if value is not None}
+    request = {name: _checked(name, value) for name, value in arguments.items() if value is not None}
     # What is in `extra_body` overrides the other arguments.
     if reserved := sorted(RESERVED_ARGUMENTS & {*request, *(request.get("extra_body") or {})}):
         raise RequestError(
@@ -58,6 +73,32 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
             raise RequestError("Give either output_type or response_kwargs['text']['format'], not both.")
         request["text"] = {**text, "format": _strict_format(output_type)}
     return request
+
+
+def _checked(name: str, value: Any) -> Any:
+    """An argument as OpenAI takes it: a text or a number, where a template may have made something else of it.
+
+    :raises RequestError: it is neither, or cannot be kept as JSON.
+    """
+    return identifier(name, value) if name in _NAMES else json_value(name, _as_number(name, value))
+
+
+def _as_number(name: str, value: Any) -> Any:
+    """The number that a template has rendered to a text, where OpenAI takes nothing but a number.
+
+    :raises RequestError: it is none.
+    """
+    kind = _NUMBERS.get(name)
+    if kind is None or not isinstance(value, (str, bool)):
+        return value
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = kind(value)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise RequestError(f"{name} must be {what}, not {value!r}.") from None
+    return number
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> None:
@@ -85,6 +126,23 @@ def input_snapshot(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in PROCESSING_ARGUMENTS}
 
 
-def submission(request: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
+def output_schema(request: Mapping[str, Any]) -> Any:
+    """The strict JSON schema that a request asks the output to match; None where it has none."""
+    text = request.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    return form.get("schema") if isinstance(form, dict) else None
+
+
+def may_have_conversation(request: Mapping[str, Any]) -> bool:
+    """Whether a request can run in a conversation that is made for it: it goes on from no other response."""
+    given = {*request, *(request.get("extra_body") or {})}
+    return not given & {"conversation", "previous_response_id"}
+
+
+def submission(
+    request: Mapping[str, Any], metadata: Mapping[str, str], conversation_id: str | None = None
+) -> dict[str, Any]:
     """The request as it is sent: in the background, stored, and with metadata by which an orphan can be matched."""
-    return {**request, "background": True, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}
+    conversation = {} if conversation_id is None else {"conversation": conversation_id}
+    own = {"background": True, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}
+    return {**request, **conversation, **own}

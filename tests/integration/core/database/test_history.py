@@ -19,7 +19,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Event, Job
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import JOB_TRANSITIONS, JobEvent, JobState, next_job_state
+from airflow_provider_aihandoff.core.states import JOB_TRANSITIONS, JobEvent, JobState, ResponseStatus, next_job_state
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.core.webhooks.inboxes import deliver
 
@@ -273,7 +273,7 @@ class Steps:
         number, token = self.tokens[-1]
         response_id = f"{self.spec.job_key}-{self.responses}"
         self.ledger.submission.submitted(
-            self.job.job_id, number, token=token, response_id=response_id, status="queued", actor=TEST
+            self.job.job_id, number, token=token, response_id=response_id, status=ResponseStatus.QUEUED, actor=TEST
         )
 
     def lose(self) -> None:
@@ -287,10 +287,14 @@ class Steps:
     def store(self) -> None:
         number = self.ledger.job(self.job.job_id).revision
         usage = {"input_tokens": 1}
-        self.ledger.outputs.store(self.job.job_id, number, Output("completed", "x", usage=usage), actor=TEST)
+        self.ledger.outputs.store(
+            self.job.job_id, number, Output(ResponseStatus.COMPLETED, "x", usage=usage), actor=TEST
+        )
 
     def store_first(self) -> None:
-        self.ledger.outputs.store(self.job.job_id, 1, Output("failed", error={"kind": "failed"}), actor=TEST)
+        self.ledger.outputs.store(
+            self.job.job_id, 1, Output(ResponseStatus.FAILED, error={"kind": "failed"}), actor=TEST
+        )
 
     def fail(self) -> None:
         number = self.ledger.job(self.job.job_id).revision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,10 @@ from psycopg.rows import dict_row
 
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.history import GENESIS, first_break
+from airflow_provider_aihandoff.core.digests import digest, input_digest
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
 from airflow_provider_aihandoff.core.errors import CannotRollBack, ClaimLost, EffectUnknown, LedgerSchemaError
+from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import (
     Actor,
@@ -39,7 +42,7 @@ from airflow_provider_aihandoff.core.models import (
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import Postgres
-from tests.factories import LEASE, TEST, line_of_version_1
+from tests.factories import LEASE, TEST, job_spec, line_of_version_1, submit
 from tests.integration.core.database import version_0004
 from tests.integration.core.database.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
 
@@ -128,6 +131,16 @@ def upgrade_to(conninfo: Mapping[str, Any], version: str) -> None:
         connection.commit()
 
 
+def with_keyed_digests(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The rows of an earlier release with the digests of inputs and requests as they are after the upgrade."""
+    key = after["ledger"][0]["digest_key"].encode()
+    names = {"input_digest", "request_digest"}
+    for row in (row for rows in before.values() for row in rows):
+        for name in row.keys() & names:
+            row[name] = f"hmac-sha256:{hmac.new(key, row[name].encode(), 'sha256').hexdigest()}"
+    return before
+
+
 class TestUpgrade:
     def test_a_migrated_ledger_is_the_one_that_a_fresh_installation_gets(
         self, empty_conninfo: dict[str, Any], conninfo: dict[str, Any]
@@ -156,7 +169,7 @@ class TestUpgrade:
         assert all(before.values())
         assert schema.upgrade(empty_conninfo) == ("0001", schema.head_version())
         after = rows(empty_conninfo)
-        for table, kept in before.items():
+        for table, kept in with_keyed_digests(before, after).items():
             assert [{name: row[name] for name in kept[0]} for row in after[table]] == kept
         assert after["jobs"][0]["review_on_timeout"] is None
         assert [(row["polls"], row["poll_at"], row["note"]) for row in after["inbox"]] == [(0, None, None)]
@@ -194,6 +207,33 @@ class TestUpgrade:
         assert schema.upgrade(tenant)[0] == schema.head_version()
 
 
+class TestUpgradeFrom0006:
+    def test_the_same_input_is_recognized_and_its_digest_tells_nothing_any_more(
+        self, empty_conninfo: dict[str, Any]
+    ) -> None:
+        upgrade_to(empty_conninfo, "0006")
+        spec = job_spec()
+        with Ledger(empty_conninfo) as before:  # its statements did not change, but for the digests
+            submit(before, spec)
+        with psycopg.connect(**empty_conninfo) as connection:
+            connection.execute("UPDATE aihandoff.jobs SET input_digest = %s", [digest(spec.input)])
+            connection.execute("UPDATE aihandoff.revisions SET request_digest = %s", [digest(spec.request)])
+
+        assert schema.upgrade(empty_conninfo) == ("0006", schema.head_version())
+
+        with Ledger(empty_conninfo) as upgraded:
+            opened = upgraded.submission.open(spec)
+            assert (opened.next, opened.job.revision) == (Attachment.WAIT, 1)
+            assert opened.job.input_digest == input_digest(spec.input, upgraded.digest_key())
+            assert opened.revision.request_digest == input_digest(spec.request, upgraded.digest_key())
+            assert upgraded.submission.first_request(1, 1) == spec.request
+
+    def test_an_upgrade_that_is_run_twice_changes_nothing_the_second_time(self, conninfo: dict[str, Any]) -> None:
+        before = rows(conninfo)
+        assert schema.upgrade(conninfo) == (schema.head_version(), schema.head_version())
+        assert rows(conninfo) == before
+
+
 class TestUpgradeFrom0002:
     @pytest.fixture
     def upgraded(self, empty_conninfo: dict[str, Any]) -> Iterator[Ledger]:
@@ -204,7 +244,7 @@ class TestUpgradeFrom0002:
         before = rows(empty_conninfo)
         assert schema.upgrade(empty_conninfo) == ("0002", schema.head_version())
         after = rows(empty_conninfo)
-        for table, kept in before.items():
+        for table, kept in with_keyed_digests(before, after).items():
             same = [{name: row[name] for name in kept[0]} for row in after[table]] if kept else after[table]
             assert sorted(same, key=repr) == sorted(kept, key=repr)
         with Ledger(empty_conninfo) as ledger:

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from airflow_provider_aihandoff.core.database import connection as connection_module
 from airflow_provider_aihandoff.core.database import history
@@ -17,7 +18,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState
+from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, ResponseStatus
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
     USAGE,
@@ -96,7 +97,7 @@ def expire(ledger: Ledger, job_id: int, conninfo: dict[str, Any]) -> None:
 
 
 def store(ledger: Ledger, job_id: int) -> None:
-    ledger.outputs.store(job_id, 1, Output("completed", "A kettle.", usage=USAGE), actor=TEST)
+    ledger.outputs.store(job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle.", usage=USAGE), actor=TEST)
 
 
 def running(ledger: Ledger) -> int:
@@ -109,6 +110,15 @@ def running_without_approval(ledger: Ledger) -> int:
 
 def approved(ledger: Ledger) -> int:
     return approve(ledger, ledger.job(reviewed(ledger))).job_id
+
+
+def lost(ledger: Ledger) -> int:
+    """A job that waits for a person after a lost request."""
+    job_id = open_job(ledger, on_lost="ask").job_id
+    token = ledger.submission.intend(job_id, 1, actor=TEST, lease=LEASE).token
+    assert token is not None
+    ledger.submission.submission_lost(job_id, 1, token=token, actor=TEST, reason="cut off")
+    return job_id
 
 
 def unknown(ledger: Ledger) -> int:
@@ -124,6 +134,11 @@ Step = Callable[[Ledger, int, dict[str, Any]], Any]
 #: How a job comes to be where the event can happen, the step that makes it happen, and the state it leads to.
 WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
     JobEvent.REVISED: (running, lambda ledger, *_: open_job(ledger, input=OTHER), JobState.QUEUED),
+    JobEvent.SUBMIT_RESOLVED: (
+        lost,
+        lambda ledger, job, _: ledger.submission.resolve(job, send_again=True, seen=1, actor=TEST, why="?"),
+        JobState.QUEUED,
+    ),
     JobEvent.RESPONSE_ENDED: (running, lambda ledger, *_: deliver(ledger), JobState.RUNNING),
     JobEvent.OUTPUT_STORED: (running, lambda ledger, job, _: store(ledger, job), JobState.REVIEW),
     JobEvent.OUTPUT_ACCEPTED: (
@@ -162,7 +177,9 @@ WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
     JobEvent.REVIEW_EXPIRED: (reviewed, expire, JobState.FAILED),
     JobEvent.CANCELLED: (
         running,
-        lambda ledger, job, _: ledger.outputs.cancelled(job, 1, actor=TEST, reason="?", status="cancelled"),
+        lambda ledger, job, _: ledger.outputs.cancelled(
+            job, 1, actor=TEST, reason="?", status=ResponseStatus.CANCELLED
+        ),
         JobState.CANCELLED,
     ),
     JobEvent.EFFECT_RESOLVED: (
@@ -224,7 +241,7 @@ class TestNotWoken:
         submitted(one, job, intend(one, job))
         one.outputs.request_cancel(job.job_id, owner=OWNER, actor=TEST, reason="killed")
         assert listener.heard() == []
-        one.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status="cancelled")
+        one.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status=ResponseStatus.CANCELLED)
         assert listener.heard() == ["1"]
         deliver(one)
         assert [line.event for line in one.record(job.job_id).events][-1] == "output late"
@@ -288,7 +305,7 @@ class TestLost:
         deliver(one)
 
         def work(connection: LedgerConnection) -> None:
-            assert not connection.autocommit
+            assert connection.info.transaction_status is TransactionStatus.INTRANS
             connection.execute("DELETE FROM aihandoff.inbox")
             raise RuntimeError("half-way")
 
@@ -308,8 +325,9 @@ class TestLost:
         assert listener.heard() == []
 
 
-def test_after_a_message_the_connection_is_in_no_autocommit(one: Ledger, listener: Listener) -> None:
+def test_after_a_message_the_next_step_is_a_transaction(one: Ledger, listener: Listener) -> None:
     job_id = running(one)
     deliver(one)
     assert listener.heard() == [str(job_id)]
-    assert one._database.transact(lambda connection: connection.autocommit) is False
+    status = one._database.transact(lambda connection: connection.info.transaction_status)
+    assert status is TransactionStatus.INTRANS

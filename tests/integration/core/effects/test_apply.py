@@ -267,8 +267,9 @@ class TestRefused:
     ) -> None:
         plan = put(headers={"If-None-Match": "*"})
         approved(ledger, plan)
-        probe = plan_probe("cms", {"endpoint": "/posts/kettle", "external_id_path": "$.id"}, "publish")
-        target.answers = [Answer(412), Answer(200, {"id": "post-7"})]
+        declared = {"endpoint": "/posts/publish", "found": {"$.title": "Kettle"}, "external_id_path": "$.id"}
+        probe = plan_probe("cms", declared, "publish")
+        target.answers = [Answer(412), Answer(200, {"id": "post-7", "title": "Kettle"})]
 
         apply_effect(ledger, 1, plan, replace(CMS, probe_plan=probe), actor=ACTOR)
 

@@ -27,7 +27,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 
 
@@ -46,9 +46,9 @@ def claim(
     plan: EffectPlan | None = None,
     *,
     lease: timedelta = LEASE,
-    resend: bool = False,
+    resends: int = 0,
 ) -> Claim:
-    return ledger.effects.claim(job.job_id, plan or effect_plan(), lease=lease, resend=resend, actor=TEST)
+    return ledger.effects.claim(job.job_id, plan or effect_plan(), lease=lease, resends=resends, actor=TEST)
 
 
 def confirm(ledger: Ledger, claimed: Claim, external_id: str | None = "post-1") -> Effect:
@@ -92,7 +92,7 @@ class TestRefusal:
 
     def test_for_a_cancelled_job_nothing_is_claimed(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=ResponseStatus.CANCELLED)
         with pytest.raises(JobCancelled, match="enough"):
             claim(ledger, job)
 
@@ -137,7 +137,7 @@ class TestOnce:
     def test_an_applied_effect_is_given_back_and_never_sent_again(self, ledger: Ledger, job: Job) -> None:
         confirm(ledger, claim(ledger, job))
         for resend in (False, True):
-            again = claim(ledger, job, resend=resend)
+            again = claim(ledger, job, resends=resend)
             assert (again.applied, again.token, again.effect.external_id) == (True, None, "post-1")
 
     def test_of_eight_claims_at_once_one_gets_the_token_and_the_others_get_its_expiry(
@@ -160,7 +160,7 @@ class TestOnce:
     def test_of_several_claims_on_a_target_that_can_repeat_only_the_newest_counts(
         self, ledger: Ledger, job: Job
     ) -> None:
-        first, second = claim(ledger, job, lease=OVER), claim(ledger, job, resend=True)
+        first, second = claim(ledger, job, lease=OVER), claim(ledger, job, resends=1)
         assert (first.resent, second.resent) == (False, True)
         assert first.effect.effect_key == second.effect.effect_key
         with pytest.raises(ClaimLost):
@@ -194,7 +194,7 @@ class TestLease:
     ) -> None:
         first = claim(ledger, job)
         with pytest.raises(EffectBusy, match="may be sending it right now") as busy:
-            claim(ledger, job, resend=resend)
+            claim(ledger, job, resends=resend)
         assert 0 < busy.value.seconds <= LEASE.total_seconds()
         assert confirm(ledger, first).state is EffectState.APPLIED
 
@@ -204,11 +204,11 @@ class TestLease:
             with pytest.raises(EffectUnknown):
                 claim(ledger, job)
         assert events(ledger, job).count("effect unknown") == 1
-        assert claim(ledger, job, resend=True).resent
+        assert claim(ledger, job, resends=1).resent
 
     def test_a_probe_result_of_an_earlier_attempt_does_not_resolve_a_later_one(self, ledger: Ledger, job: Job) -> None:
         first = claim(ledger, job, lease=OVER)
-        second = claim(ledger, job, resend=True)
+        second = claim(ledger, job, resends=1)
         lost = ledger.effects.lose(second, error="time-out", actor=TEST)
         for attempt, state in ((first.effect.attempt, EffectState.UNKNOWN), (2, EffectState.PLANNED)):
             found = ledger.effects.resolve(
@@ -279,12 +279,12 @@ class TestFailure:
         self, ledger: Ledger, job: Job
     ) -> None:
         claim(ledger, job, lease=OVER)
-        again = claim(ledger, job, resend=True)
+        again = claim(ledger, job, resends=1)
         assert (again.resent, again.effect.attempt) == (True, 2)
 
     @pytest.mark.parametrize("what", ["release", "refuse", "lose"])
     def test_a_lost_claim_cannot_record_an_outcome(self, ledger: Ledger, job: Job, what: str) -> None:
-        lost, newer = claim(ledger, job, lease=OVER), claim(ledger, job, resend=True)
+        lost, newer = claim(ledger, job, lease=OVER), claim(ledger, job, resends=1)
         with pytest.raises(ClaimLost):
             getattr(ledger.effects, what)(lost, error="?", actor=TEST)
         assert ledger.effects.read(lost.effect.effect_id) == newer.effect
@@ -335,7 +335,7 @@ class TestResolve:
         confirm(ledger, again)
         assert state(ledger, job) is JobState.COMPLETED
 
-    def test_the_attempt_that_was_resolved_cannot_confirm_any_more(self, ledger: Ledger, job: Job) -> None:
+    def test_the_attempt_that_was_resolved_can_no_longer_confirm(self, ledger: Ledger, job: Job) -> None:
         stalled = claim(ledger, job, lease=OVER)
         with pytest.raises(EffectUnknown):
             claim(ledger, job)

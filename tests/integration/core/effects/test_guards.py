@@ -88,6 +88,7 @@ class Shelf(Target):
     answers: list[Exception] = field(default_factory=list)
     visible: bool = True
     idempotent: bool = False
+    resends: int = 3
     can_probe: bool = False
     call_seconds: float = 20.0
     grace_seconds: float = 60.0
@@ -248,7 +249,7 @@ class TestCancelWhileApplying:
         claim(ledger, job, undoable("post"), lease=OVER)
         cancel(ledger, job)
         with pytest.raises(EffectUnknown):
-            claim(ledger, job, undoable("post"), resend=True)
+            claim(ledger, job, undoable("post"), resends=1)
 
 
 class TestRollBack:
@@ -269,7 +270,7 @@ class TestRollBack:
     def test_an_undo_that_is_applied_is_not_sent_again(self, ledger: Ledger, completed: Job) -> None:
         first, _ = roll_back(ledger, completed)
         confirm(ledger, claim(ledger, completed, first.as_plan))
-        again = claim(ledger, completed, first.as_plan, resend=True)
+        again = claim(ledger, completed, first.as_plan, resends=1)
         assert (again.applied, again.token) == (True, None)
 
     def test_the_last_write_is_undone_first(self, ledger: Ledger, completed: Job) -> None:

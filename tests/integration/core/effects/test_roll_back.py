@@ -27,6 +27,7 @@ from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Jo
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget
+from airflow_provider_aihandoff.targets.rollback_functions import rollback_function
 from tests.factories import LEASE, TEST
 from tests.integration.core.effects.effects import ACTOR, approved, call, insert, later, put
 from tests.target import DROP, Answer, Target
@@ -53,12 +54,14 @@ class Mailbox:
 mailbox = Mailbox()
 
 
+@rollback_function
 def unsend(mail: str, effect_key: str) -> Any:
     """Undo one mail."""
     mailbox.calls.append((mail, effect_key))
     return mailbox.on_call()
 
 
+@rollback_function
 def is_unsent(mail: str) -> Any:
     """Look whether it is undone."""
     return mailbox.found
@@ -84,7 +87,7 @@ def applied(ledger: Ledger, *plans: EffectPlan) -> Job:
 
 
 def undo(ledger: Ledger, **options: Any) -> Job | Wait:
-    return roll_back(ledger, 1, actor=EVE, reason="the wrong product", **options)
+    return roll_back(ledger, 1, actor=EVE, reason="the wrong product", in_worker=True, **options)
 
 
 def now(ledger: Ledger, **options: Any) -> Job | Unfinished:
@@ -132,14 +135,28 @@ class TestHttp:
     def test_an_external_id_is_data_in_the_url_and_in_the_body(self, ledger: Ledger, target: Target) -> None:
         plan = put(undo={"method": "POST", "endpoint": "/{external_id}/undo", "json": {"id": "{external_id}"}})
         approved(ledger, plan)
-        target.answers = [Answer(201, {"id": '7/../8?"}, "all": {"'})]
+        target.answers = [Answer(201, {"id": '7/8?"}, "all": {"'})]
         apply_effect(ledger, 1, plan, HttpTarget("publish", external_id_path="$.id"), actor=ACTOR)
 
         undo(ledger)
 
         sent = target.received[1]
-        assert sent.path == "/7%2F..%2F8%3F%22%7D%2C%20%22all%22%3A%20%7B%22/undo"
-        assert sent.json == {"id": '7/../8?"}, "all": {"'}
+        assert sent.path == "/7%2F8%3F%22%7D%2C%20%22all%22%3A%20%7B%22/undo"
+        assert sent.json == {"id": '7/8?"}, "all": {"'}
+
+    @pytest.mark.parametrize(
+        "external_id", ["..", "../users", "..\\users", "..%2fusers", "%252e%252e/users", "7/../8", "7\nX-Admin: 1"]
+    )
+    def test_an_external_id_that_leads_elsewhere_is_refused(
+        self, ledger: Ledger, target: Target, external_id: str
+    ) -> None:
+        plan = put(undo=DELETE)
+        approved(ledger, plan)
+        claim = ledger.effects.claim(1, plan, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id=external_id, result=None, actor=TEST)
+        with pytest.raises(CannotRollBack, match=r"names \{external_id\}, and its external id is"):
+            undo(ledger)
+        assert target.received == []
 
     @pytest.mark.parametrize("status", [404, 410])
     def test_a_record_that_is_already_gone_counts_as_removed(self, ledger: Ledger, target: Target, status: int) -> None:
@@ -191,7 +208,7 @@ class TestHttp:
         self, ledger: Ledger, target: Target
     ) -> None:
         applied(ledger, put(undo=DELETE))
-        target.answers = [Answer(503)]
+        target.answers = [Answer(429)]
         with pytest.raises(EffectNotNow):
             undo(ledger)
         assert states(ledger) == ["planned"]
@@ -312,7 +329,13 @@ class TestLost:
         assert rolled_back(ledger)
 
     def test_the_probe_of_an_undo_can_search_for_the_undo_by_its_own_key(self, ledger: Ledger, target: Target) -> None:
-        look = {"endpoint": "/writes", "query": {"key": "{undo_key}"}, "found": {"$[*].key": "{undo_key}"}}
+        look = {
+            "endpoint": "/writes",
+            "query": {"key": "{undo_key}"},
+            "found_in": "$",
+            "found": {"$.key": "{undo_key}"},
+            "next": "link",
+        }
         applied(ledger, put(undo={**RECALL, "probe": look, "grace": 0}))
         target.answers = [DROP, Answer(200, [{"key": ledger.record(1).effects[0].effect_key}]), Answer(201)]
 
@@ -466,12 +489,13 @@ class TestFunction:
             assert (wait.seconds, wait.effect.name) == (None, "undo:mail")
         assert len(mailbox.calls) == 1
 
-    @pytest.mark.parametrize("broken", [{"function": f"{HERE}:nowhere"}, {"probe": "no.such.module:look"}])
-    def test_an_undo_function_that_cannot_be_imported_is_reported_before_anything_is_undone(
-        self, ledger: Ledger, target: Target, broken: dict[str, str]
+    @pytest.mark.parametrize("missing", ["unsend", "is_unsent"])
+    def test_an_undo_function_that_is_not_there_is_reported_before_anything_is_undone(
+        self, ledger: Ledger, target: Target, missing: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        before = applied(ledger, call("mail", undo={**UNMAIL, **broken}), put("post", undo=DELETE))
-        with pytest.raises(PlanError, match="cannot be imported"):
+        before = applied(ledger, call("mail", undo=PROBED), put("post", undo=DELETE))
+        monkeypatch.delattr(f"{HERE}.{missing}")
+        with pytest.raises(PlanError, match=f"'{HERE}:{missing}' is not marked as one that a roll-back may call"):
             undo(ledger)
         assert (ledger.job(1), undos(ledger), target.received) == (before, [], [])
 
@@ -479,11 +503,12 @@ class TestFunction:
         assert requests(target) == [("DELETE", "/posts/post-1")]
 
     def test_an_effect_that_was_left_is_not_asked_for_again(self, ledger: Ledger, target: Target) -> None:
-        applied(ledger, call("mail", undo={"function": f"{HERE}:nowhere"}), put("post", undo=DELETE))
-        target.answers = [Answer(503)]
+        applied(ledger, call("mail", undo=UNMAIL), put("post", undo=DELETE))
+        target.answers = [Answer(429)]
         with pytest.raises(EffectNotNow):
             undo(ledger, leave=["mail"])
         assert isinstance(undo(ledger), Job)
+        assert mailbox.calls == []
 
     def test_an_undo_that_an_earlier_release_kept_is_said_to_be_one(self, ledger: Ledger) -> None:
         plan = call("mail")
@@ -577,15 +602,17 @@ class TestReturnedForAPage:
             now(ledger)
         assert ledger.job(1) == before
 
-    def test_a_function_that_is_missing_once_a_roll_back_has_begun_is_returned(
-        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        applied(ledger, call("mail", undo=UNMAIL))
+    def test_a_function_is_never_called_from_a_page_or_a_command(self, ledger: Ledger, target: Target) -> None:
+        before = applied(ledger, call("mail", undo=UNMAIL), put("post", undo=DELETE))
+        with pytest.raises(CannotRollBack, match="only a worker can send 'undo:mail': it calls a function"):
+            now(ledger)
+        assert (ledger.job(1), undos(ledger), target.received, mailbox.calls) == (before, [], [], [])
+
         ledger.roll_backs.start(1, actor=EVE, reason="no")
-        monkeypatch.delattr(f"{HERE}.unsend")
         stopped = now(ledger)
         assert isinstance(stopped, Unfinished)
-        assert f"the function '{HERE}:unsend' cannot be imported" in stopped.why
+        assert "Trigger the Dag `aihandoff_rollback` with the job 1" in stopped.why
+        assert (target.received, mailbox.calls) == ([], [])
 
     def test_a_ledger_that_cannot_be_reached_is_no_answer(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 
-from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.digests import digest, input_digest
 from airflow_provider_aihandoff.core.errors import (
     CannotRegenerate,
     IllegalTransition,
@@ -21,15 +23,16 @@ from airflow_provider_aihandoff.core.errors import (
     JobCancelled,
     JobFailed,
     JobNotFound,
+    RequestError,
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job, Owner, Revision
+from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus, RevisionState
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.webhooks.inboxes import adopt, deliver
 
@@ -75,7 +78,7 @@ def created(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp_1
         intent.revision.number,
         token=intent.token,
         response_id=response_id,
-        status="queued",
+        status=ResponseStatus.QUEUED,
         actor=TEST,
     )
 
@@ -142,7 +145,7 @@ class TestRevise:
         assert opened.superseded.response_id == "resp_1"
         assert revision(ledger, opened.job, old.number).state is RevisionState.CANCELLED
         assert (opened.job.requested_by, opened.job.permissions) == ("carol", {"write": ["cms"]})
-        assert opened.job.input_digest == digest(OTHER_INPUT)
+        assert opened.job.input_digest == input_digest(OTHER_INPUT, ledger.digest_key())
 
     def test_other_input_voids_the_plan_and_the_approval(self, ledger: Ledger) -> None:
         job = approve(ledger, ask(ledger, draft(ledger)))
@@ -250,7 +253,7 @@ class TestRevise:
     @pytest.mark.parametrize("spec", [{}, {"input": OTHER_INPUT}, {"owner": OTHER_RUN}])
     def test_a_cancelled_job_stays_cancelled(self, ledger: Ledger, spec: dict[str, Any]) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=ResponseStatus.CANCELLED)
         with pytest.raises(JobCancelled, match=r"enough.*another job_key"):
             ledger.submission.open(job_spec(**spec))
 
@@ -316,7 +319,7 @@ class TestIntent:
 
     def test_nothing_is_sent_for_a_job_that_was_cancelled(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="cancelled")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=ResponseStatus.CANCELLED)
         with pytest.raises(JobCancelled):
             intend(ledger, job)
 
@@ -331,6 +334,13 @@ class TestOrphanWait:
     """A request whose answer was lost: a webhook may bring its response, and until then no one sends another."""
 
     WAIT = timedelta(seconds=30)
+
+    @pytest.fixture(autouse=True)
+    def _webhooks_arrive(self, ledger: Ledger) -> None:
+        deliver(ledger, "wh_before", "resp_before")
+
+    def open(self, ledger: Ledger) -> Job:
+        return ledger.submission.open(job_spec(on_lost="resend")).job
 
     def waiting(self, ledger: Ledger, job: Job) -> Intent:
         return ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE, orphan_wait=self.WAIT)
@@ -356,7 +366,7 @@ class TestOrphanWait:
     def test_a_lost_answer_is_counted_once_and_no_one_may_send_until_the_wait_ends(
         self, ledger: Ledger, conninfo: dict[str, Any], how: str
     ) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         getattr(self, how)(ledger, job)
         for _ in range(3):
             intent = self.waiting(ledger, job)
@@ -373,7 +383,7 @@ class TestOrphanWait:
     def test_a_second_lost_answer_is_waited_for_too_and_then_the_job_fails(
         self, ledger: Ledger, conninfo: dict[str, Any], how: str
     ) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         for _ in range(2):
             getattr(self, how)(ledger, job)
             self.end_the_wait(conninfo)
@@ -383,7 +393,7 @@ class TestOrphanWait:
 
     @pytest.mark.parametrize("how", ["expired", "lost"])
     def test_the_wait_ends_as_soon_as_the_response_is_found(self, ledger: Ledger, how: str) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         getattr(self, how)(ledger, job)
         deliver(ledger)
         adopt(ledger, job.job_id)
@@ -392,9 +402,9 @@ class TestOrphanWait:
         assert (intent.revision.submissions, intent.revision.unknown_submissions) == (1, 0)
 
     def test_a_job_that_was_cancelled_or_replaced_meanwhile_is_not_waited_for(self, ledger: Ledger) -> None:
-        job = ledger.submission.open(job_spec()).job
+        job = self.open(ledger)
         self.expired(ledger, job)
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=None)
         with pytest.raises(JobCancelled):
             self.waiting(ledger, job)
         assert revision(ledger, job).unknown_submissions == 1
@@ -434,7 +444,7 @@ class TestResponse:
         elif end == "failed":
             fail(ledger, job)
         else:
-            ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
+            ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=None)
         assert revision(ledger, job).unknown_submissions == 1
         assert "submit unknown" in events(ledger, job)
 
@@ -445,22 +455,44 @@ class TestResponse:
 
 
 class TestStore:
+    def test_what_a_response_left_that_was_replaced_is_not_stored(self, ledger: Ledger) -> None:
+        job = ledger.submission.open(job_spec(on_lost="resend")).job
+        intend(ledger, job, OVER)
+        assert created(ledger, job, intend(ledger, job), "resp_2") is not None
+        deliver(ledger)
+        adopt(ledger, job.job_id)
+        assert revision(ledger, job).response_id == "resp_1"
+        for left in (
+            Output(ResponseStatus.COMPLETED, "A pan."),
+            Output(ResponseStatus.CANCELLED, error={"kind": "cancelled"}),
+        ):
+            job = ledger.outputs.store(job.job_id, 1, left, actor=TEST, response_id="resp_2")
+            ledger.outputs.fail(job.job_id, 1, actor=TEST, reason="?", error={"kind": "deadline"}, response_id="resp_2")
+            assert (ledger.job(job.job_id).state, revision(ledger, job).output) == (JobState.RUNNING, None)
+        ledger.outputs.store(
+            job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST, response_id="resp_1"
+        )
+        assert revision(ledger, job).output == "A kettle."
+
     def test_an_output_is_stored_once(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        again = ledger.outputs.store(job.job_id, 1, Output("completed", "Another."), actor=TEST)
+        again = ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "Another."), actor=TEST)
         assert again == job
         assert revision(ledger, job).output == "A kettle."
         assert revision(ledger, job).output_digest == digest("A kettle.")
 
     def test_two_that_store_at_once_store_one_output(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
-        jobs = at_once(8, lambda: ledger.outputs.store(running.job_id, 1, Output("completed", "A kettle."), actor=TEST))
+        jobs = at_once(
+            8,
+            lambda: ledger.outputs.store(running.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST),
+        )
         assert {job.state for job in jobs} == {JobState.REVIEW}
         assert events(ledger, jobs[0]).count("output stored") == 1
 
     def test_a_response_without_a_usable_output_fails_the_job_and_keeps_what_there_was(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
-        output = Output("completed", None, {"kind": "mismatch", "text": "{"}, USAGE, Decimal("0.25"))
+        output = Output(ResponseStatus.COMPLETED, None, {"kind": "mismatch", "text": "{"}, USAGE, Decimal("0.25"))
         job = ledger.outputs.store(running.job_id, 1, output, actor=TEST, reason="it does not match")
         assert (job.state, job.state_reason) == (JobState.FAILED, "it does not match")
         stored = revision(ledger, job)
@@ -482,8 +514,8 @@ class TestStore:
 
     def test_a_late_output_is_recorded_once_with_its_cost_and_changes_nothing(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
-        job = ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="cancelled")
-        late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
+        job = ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status=ResponseStatus.CANCELLED)
+        late = Output(ResponseStatus.COMPLETED, "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
         for _ in range(2):
             assert ledger.outputs.store(job.job_id, 1, late, actor=TEST).state is JobState.CANCELLED
         stored = revision(ledger, job)
@@ -494,14 +526,14 @@ class TestStore:
     def test_a_late_output_of_an_older_revision_leaves_the_newer_one_alone(self, ledger: Ledger) -> None:
         submit(ledger, job_spec())
         job = ledger.submission.open(job_spec(input=OTHER_INPUT)).job
-        after = ledger.outputs.store(job.job_id, 1, Output("completed", "Old.", usage=USAGE), actor=TEST)
+        after = ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "Old.", usage=USAGE), actor=TEST)
         assert (after.state, after.revision) == (JobState.QUEUED, 2)
         assert revision(ledger, job, 2).output is None
 
     def test_the_cost_of_a_response_that_ended_after_its_deadline_is_not_lost(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         job = fail(ledger, ledger.job(running.job_id))
-        late = Output("completed", "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
+        late = Output(ResponseStatus.COMPLETED, "Too late.", usage=USAGE, cost_usd=Decimal("0.25"))
         ledger.outputs.store(job.job_id, 1, late, actor=TEST)
         stored = revision(ledger, job)
         assert (stored.state, stored.output, stored.cost_usd) == (RevisionState.FAILED, None, Decimal("0.25"))
@@ -509,7 +541,7 @@ class TestStore:
     def test_an_output_for_a_request_that_was_never_sent_is_refused(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         with pytest.raises(IllegalTransition, match="queued"):
-            ledger.outputs.store(job.job_id, 1, Output("completed", "?"), actor=TEST)
+            ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "?"), actor=TEST)
 
 
 class TestEnd:
@@ -517,7 +549,7 @@ class TestEnd:
         job = draft(ledger)
         assert fail(ledger, job) == job
 
-    def test_an_older_revision_is_not_failed_any_more(self, ledger: Ledger) -> None:
+    def test_an_older_revision_can_no_longer_be_failed(self, ledger: Ledger) -> None:
         first = ledger.submission.open(job_spec()).job
         second = ledger.submission.open(job_spec(input=OTHER_INPUT)).job
         assert fail(ledger, first) == second
@@ -537,5 +569,68 @@ class TestEnd:
 
     def test_a_cancellation_that_comes_late_changes_nothing(self, ledger: Ledger) -> None:
         job = draft(ledger)
-        after = ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status="completed")
+        after = ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="killed", status=ResponseStatus.COMPLETED)
         assert after == job
+
+
+class TestNames:
+    @pytest.mark.parametrize("key", [1984, 0])
+    def test_a_key_that_a_template_made_a_number_finds_its_job_again(self, ledger: Ledger, key: Any) -> None:
+        first = ledger.submission.open(job_spec(job_key=key))
+        again = ledger.submission.open(job_spec(job_key=key, owner=replace(OWNER, try_number=2)))
+        assert (again.job.job_id, again.job.job_key) == (first.job.job_id, str(key))
+
+    def test_the_longest_names_fit_into_the_index_of_the_ledger(self, ledger: Ledger) -> None:
+        source = random.Random(1)  # noqa: S311 - words that the database cannot compress
+        words = ["".join(chr(source.randrange(0x4E00, 0x9FFF)) for _ in range(size // 3)) for size in (500, 2000)]
+        opened = ledger.submission.open(job_spec(job_type=words[0], job_key=words[1]))
+        assert ledger.submission.open(job_spec(job_type=words[0], job_key=words[1])).job.job_id == opened.job.job_id
+
+    def test_what_is_refused_leaves_nothing_behind(self, ledger: Ledger) -> None:
+        with pytest.raises(RequestError, match="job_key"):
+            ledger.submission.open(job_spec(job_key="k" * 6000))
+        assert ledger.jobs() == []
+
+
+class TestKeyedDigests:
+    """A digest of what is masked is keyed: who reads it cannot test guesses."""
+
+    PIN, SHOWN = {"model": "gpt-5.2", "input": "The PIN is 1234."}, {"model": "gpt-5.2", "input": "The PIN is ***."}
+
+    def spec(self) -> JobSpec:
+        return job_spec(input=self.PIN, request=self.PIN, shown_input=self.SHOWN, shown_request=self.SHOWN)
+
+    def test_no_digest_in_the_ledger_can_be_made_without_the_key(self, ledger: Ledger) -> None:
+        job = submit_job(ledger, self.spec())
+        record = ledger.record(job.job_id)
+        assert digest(self.PIN) not in repr(record)
+        assert record.job.input_digest == input_digest(self.PIN, ledger.digest_key())
+        assert record.revision.request_digest == record.job.input_digest
+        assert record.events[0].detail["input_digest"] == record.job.input_digest
+
+    def test_a_job_is_recognized_after_a_key_is_configured_and_gets_the_digest_with_that_key(
+        self, ledger: Ledger, conninfo: dict[str, Any]
+    ) -> None:
+        job = submit_job(ledger, self.spec())
+        with Ledger(conninfo, digest_key="configured") as other:
+            assert other.submission.is_input(job, self.PIN)
+            opened = other.submission.open(self.spec())
+            assert (opened.next, opened.job.revision) == (Attachment.WAIT, 1)
+            assert opened.job.input_digest == input_digest(self.PIN, "configured")
+            assert other.submission.open(self.spec()).next is Attachment.WAIT
+            assert first_break(other.record(1).events, other.job(1)) is None
+        assert not ledger.submission.is_input(job, self.SHOWN)
+
+    def test_a_request_with_a_masked_secret_is_not_whole_and_one_that_says_stars_by_itself_is(
+        self, ledger: Ledger
+    ) -> None:
+        submit_job(ledger, self.spec())
+        assert ledger.submission.first_request(1, 1) is None
+        submit_job(ledger, job_spec(job_key="stars", input=self.SHOWN, request=self.SHOWN))
+        assert ledger.submission.first_request(2, 1) == self.SHOWN
+
+
+def submit_job(ledger: Ledger, spec: JobSpec) -> Job:
+    """The job of which a response runs."""
+    submit(ledger, spec, f"resp_{spec.job_key}")
+    return next(job for number in (1, 2) if (job := ledger.job(number)).job_key == spec.job_key)

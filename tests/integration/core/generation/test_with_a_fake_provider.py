@@ -27,7 +27,7 @@ from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revis
 from airflow_provider_aihandoff.core.states import Disposition, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
-from tests.factories import TEST, in_an_hour, job_spec
+from tests.factories import TEST, job_spec
 from tests.fake_provider import PRICE, FakeProvider
 
 _numbers = itertools.count(1)
@@ -44,7 +44,7 @@ def opened(ledger: Ledger) -> Job:
 
 def send(ledger: Ledger, provider: FakeProvider, job: Job, slept: list[float] | None = None) -> Revision:
     kept: list[float] = [] if slept is None else slept
-    return submit(ledger, provider, job, deadline=in_an_hour(), actor=TEST, sleep=kept.append)
+    return submit(ledger, provider, job, actor=TEST, sleep=kept.append)
 
 
 def running(ledger: Ledger, provider: FakeProvider) -> Revision:
@@ -111,7 +111,7 @@ class TestSubmit:
             send(ledger, provider, job)
         assert provider.calls == ["create"] * 2
 
-    @pytest.mark.parametrize("first", list(Sent))
+    @pytest.mark.parametrize("first", [Sent.NO, Sent.NEVER, Sent.UNKNOWN])
     def test_the_request_is_that_of_the_revision_and_its_response_names_it(
         self, ledger: Ledger, provider: FakeProvider, first: Sent
     ) -> None:
@@ -131,7 +131,7 @@ class TestSubmit:
         provider, job, submitted = FakeProvider(*answers), opened(ledger), ledger.submission.submitted
 
         def late(*args: Any, **kwargs: Any) -> Revision | None:
-            ledger.outputs.cancelled(job.job_id, 1, actor=Actor.user("bob"), reason="enough", status="unknown")
+            ledger.outputs.cancelled(job.job_id, 1, actor=Actor.user("bob"), reason="enough", status=None)
             return submitted(*args, **kwargs)
 
         monkeypatch.setattr(ledger.submission, "submitted", late)
@@ -158,10 +158,10 @@ class TestCancel:
 
     @pytest.mark.parametrize(
         ("answer", "status"),
-        [(None, "unknown"), (ResponseStatus.RUNNING, "running"), (ResponseStatus.QUEUED, "queued")],
+        [(None, None), (ResponseStatus.RUNNING, "running"), (ResponseStatus.QUEUED, "queued")],
     )
     def test_no_cost_is_recorded_while_it_is_unknown_whether_the_response_has_stopped(
-        self, ledger: Ledger, provider: FakeProvider, answer: ResponseStatus | None, status: str
+        self, ledger: Ledger, provider: FakeProvider, answer: ResponseStatus | None, status: str | None
     ) -> None:
         revision = running(ledger, provider)
         provider.answers.append(answer)
@@ -258,7 +258,8 @@ class TestFindOwner:
     ) -> None:
         job = opened(ledger)
         provider.refusals.append(SubmitFailure(Sent.UNKNOWN, "cut off"))
-        send(ledger, provider, job)
+        running = send(ledger, provider, job)
+        ledger.outputs.ended(job.job_id, running.number, status=ResponseStatus.COMPLETED, actor=TEST)
         provider.end("resp_1", usage={"tokens": 11})
         entry = find_owner(ledger, self.delivered(ledger, "resp_1").webhook_id, provider)
         assert entry.disposition is Disposition.LATE

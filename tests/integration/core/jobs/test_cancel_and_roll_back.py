@@ -155,7 +155,7 @@ class TestCancelBeforeAnythingIsWritten:
 
         cancel(ledger)
         answer = ledger.submission.submitted(
-            1, 1, token=intent.token, response_id="resp_1", status="queued", actor=TEST
+            1, 1, token=intent.token, response_id="resp_1", status=ResponseStatus.QUEUED, actor=TEST
         )
 
         assert answer is None
@@ -164,7 +164,7 @@ class TestCancelBeforeAnythingIsWritten:
         assert (unknown.event, cancelled.event) == ("submit unknown", "cancelled")
         assert "a response may exist, and may be billed" in str(unknown.reason)
 
-    def test_a_request_that_was_not_sent_is_not_sent_any_more(self, ledger: Ledger) -> None:
+    def test_a_request_that_was_not_sent_is_no_longer_sent(self, ledger: Ledger) -> None:
         ledger.submission.open(job_spec())
         cancel(ledger)
         assert ledger.revision(1, 1).unknown_submissions == 0
@@ -190,7 +190,7 @@ class TestCancelWhileAResponseRuns:
     def _running(self, ledger: Ledger) -> None:
         submit(ledger, job_spec())
 
-    OUTPUT = Output("completed", "A kettle.", usage={"input_tokens": 7}, cost_usd=Decimal("0.01"))
+    OUTPUT = Output(ResponseStatus.COMPLETED, "A kettle.", usage={"input_tokens": 7}, cost_usd=Decimal("0.01"))
 
     def test_the_wish_is_recorded_first_and_names_the_response_to_stop(self, ledger: Ledger) -> None:
         request = ledger.cancels.cancel(1, actor=EVE, reason="enough")
@@ -203,7 +203,7 @@ class TestCancelWhileAResponseRuns:
 
     def test_a_job_is_cancelled_when_its_response_is_stopped(self, ledger: Ledger) -> None:
         cancel(ledger)
-        job = ledger.outputs.cancelled(1, 1, actor=EVE, reason="enough", status="cancelled")
+        job = ledger.outputs.cancelled(1, 1, actor=EVE, reason="enough", status=ResponseStatus.CANCELLED)
         assert (job.state, job.state_reason, job.cancelling) == (JobState.CANCELLED, "enough", None)
         assert ledger.revision(1, 1).state is RevisionState.CANCELLED
 
@@ -228,13 +228,13 @@ class TestCancelWhileAResponseRuns:
     def test_after_a_cancel_a_late_output_and_a_repeated_cancel_change_nothing(self, ledger: Ledger) -> None:
         cancel(ledger)
         stored = ledger.outputs.store(1, 1, self.OUTPUT, actor=Actor.program("task:late"))
-        assert ledger.outputs.cancelled(1, 1, actor=EVE, reason="enough", status="completed") == stored
+        assert ledger.outputs.cancelled(1, 1, actor=EVE, reason="enough", status=ResponseStatus.COMPLETED) == stored
         assert ledger.outputs.store(1, 1, self.OUTPUT, actor=EVE) == stored
 
     def test_a_response_that_ends_while_openai_is_asked_to_stop_it_changes_nothing(self, ledger: Ledger) -> None:
         class Finishing(FakeProvider):
             def cancel(self, response_id: str) -> ModelResponse | None:
-                ledger.outputs.ended(1, 1, status="completed", actor=Actor.program("webhook"))
+                ledger.outputs.ended(1, 1, status=ResponseStatus.COMPLETED, actor=Actor.program("webhook"))
                 ledger.outputs.store(1, 1, output, actor=Actor.program("task:late"))
                 return super().cancel(response_id)
 
@@ -260,7 +260,7 @@ class TestCancelWhileAResponseRuns:
         cancel(ledger)
         if how == "failed":
             job = ledger.outputs.store(
-                1, 1, Output("failed", error={"kind": "failed"}), actor=Actor.program("task:late")
+                1, 1, Output(ResponseStatus.FAILED, error={"kind": "failed"}), actor=Actor.program("task:late")
             )
         else:
             job = ledger.outputs.fail(1, 1, actor=Actor.program("task:late"), reason="late", error={"kind": "deadline"})

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from typing import Any, ClassVar
 
 import pytest
 
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Actor, Owner
+from airflow_provider_aihandoff.core.models import Actor, Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
-from airflow_provider_aihandoff.core.states import ResponseStatus
+from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import LEASE, OWNER, TEST, job_spec
 from tests.fake_provider import PRICE, FakeProvider
@@ -25,6 +26,78 @@ RUNNING = ResponseStatus.RUNNING
 
 def error_of(world: World, job: Any) -> Any:
     return world.ledger.revision(job.job_id, 1).error
+
+
+class TestSurplus:
+    """A response that no revision waits for, where the process died that should have cancelled it."""
+
+    OTHER: ClassVar[dict[str, str]] = {"model": "gpt-5.2", "input": "Write something else."}
+
+    def superseded(self, world: World, words: str = "stuck=in_progress") -> Job:
+        job = world.running("r1", words)
+        world.ledger.submission.open(job_spec(job_key="r1", input=self.OTHER, request=self.OTHER, owner=job.owner))
+        world.age(job, 600)
+        return job
+
+    def test_a_superseded_response_whose_worker_died_is_cancelled_at_openai(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
+        job = self.superseded(world)
+        (finding,) = world.reconcile()
+        assert (finding.kind, finding.done) == ("surplus response", "it is cancelled, and its cost is on the record")
+        assert stand_in.responses().responses[0].response["status"] == "cancelled"
+        assert world.ledger.revision(job.job_id, 1).response_status == "cancelled"
+        assert world.events(job) == ["output late"]
+        assert world.reconcile() == []
+
+    def test_one_that_has_completed_after_all_is_counted_with_its_cost(self, world: World) -> None:
+        job = self.superseded(world, "delay=0")
+        assert kinds(world.reconcile()) == ["surplus response"]
+        old = world.ledger.revision(job.job_id, 1)
+        assert (old.state, old.response_status, old.output) == (RevisionState.CANCELLED, "completed", None)
+        assert old.cost_usd is not None
+        assert world.reconcile() == []
+
+    def test_one_that_openai_no_longer_has_is_settled(self, world: World, stand_in: OpenAIStandIn) -> None:
+        job = self.superseded(world)
+        stand_in.reset()
+        (finding,) = world.reconcile()
+        assert finding.done == "OpenAI no longer has it"
+        assert world.events(job) == ["output late"]
+        assert world.reconcile() == []
+
+    def test_one_that_was_superseded_just_now_is_left_to_its_worker(self, world: World) -> None:
+        world.age(self.superseded(world), 60)
+        assert world.reconcile() == []
+
+    def test_one_that_openai_cannot_be_asked_about_is_asked_about_again(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.superseded(world, "stuck=in_progress retrieve=500 times=99")
+        with monkeypatch.context() as patch:
+            patch.setattr(type(world.provider), "cancel", lambda self, response_id: None)
+            (finding,) = world.reconcile()
+        assert finding.failed
+        assert kinds(world.reconcile()) == ["surplus response"]
+        assert world.reconcile() == []
+
+    def test_a_response_that_came_after_its_revision_was_given_up_is_cancelled_where_its_worker_died(
+        self, world: World, stand_in: OpenAIStandIn
+    ) -> None:
+        job = world.opened()
+        token = world.ledger.submission.intend(job.job_id, 1, actor=TEST, lease=timedelta(0)).token
+        response_id = world.created("stuck=in_progress")
+        world.running()
+        assert token is not None
+        came = world.ledger.submission.submitted(
+            job.job_id, 1, token=token, response_id=response_id, status=ResponseStatus.QUEUED, actor=TEST
+        )
+        assert came is None
+        world.sql("UPDATE aihandoff.surplus_responses SET created_at = created_at - interval '10 minutes'")
+        (finding,) = world.reconcile()
+        assert finding.kind == "surplus response"
+        assert stand_in.responses().responses[0].response["status"] == "cancelled"
+        assert world.reconcile() == []
 
 
 class TestPastItsDeadline:
@@ -72,7 +145,7 @@ class TestPastItsDeadline:
     def test_the_task_of_an_ended_response_is_notified_and_takes_the_output(self, world: World) -> None:
         job = world.overdue(words="delay=0")
         world.reconcile()
-        stored = world.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
+        stored = world.ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST)
         assert stored.state.value == "review"
 
     def test_an_overdue_response_that_ends_while_it_is_being_cancelled_is_left_to_its_task(self, world: World) -> None:
@@ -121,7 +194,7 @@ class TestPastItsDeadline:
         self, world: World, stand_in: OpenAIStandIn
     ) -> None:
         job = world.overdue(words="delay=0")
-        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
+        world.ledger.outputs.ended(job.job_id, 1, status=ResponseStatus.COMPLETED, actor=TEST)
         world.age(job, 600)
 
         assert world.reconcile() == []
@@ -135,7 +208,7 @@ class TestPastItsDeadline:
         class Slow(FakeProvider):
             def retrieve(self, response_id: str) -> ModelResponse:
                 world.ledger.outputs.store(
-                    job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task")
+                    job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=Actor.program("its task")
                 )
                 return super().retrieve(response_id)
 
@@ -149,7 +222,7 @@ class TestPastItsDeadline:
     def test_a_job_that_moves_on_before_its_step_is_left_alone(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.overdue()
         world.before_provider = lambda: world.ledger.outputs.store(
-            job.job_id, 1, Output("completed", "A kettle."), actor=Actor.program("its task")
+            job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=Actor.program("its task")
         )
 
         (finding,) = world.reconcile()
@@ -298,7 +371,7 @@ class TestAbandonedResponse:
         response_id = world.created("stuck=queued")
         assert intent.token is not None
         world.ledger.submission.submitted(
-            job.job_id, 2, token=intent.token, response_id=response_id, status="queued", actor=TEST
+            job.job_id, 2, token=intent.token, response_id=response_id, status=ResponseStatus.QUEUED, actor=TEST
         )
         world.age(job, 600)
         world.tasks["r2"] = TaskState.ENDED
@@ -312,7 +385,7 @@ class TestOutputLeft:
     @pytest.mark.parametrize("state", GONE)
     def test_the_finding_to_clear_the_task_is_repeated_in_every_run(self, world: World, state: TaskState) -> None:
         job = world.running(words="delay=0")
-        world.ledger.outputs.ended(job.job_id, 1, status="completed", actor=TEST)
+        world.ledger.outputs.ended(job.job_id, 1, status=ResponseStatus.COMPLETED, actor=TEST)
         world.age(job, 600)
         world.tasks["r1"] = state
         before = world.dump()

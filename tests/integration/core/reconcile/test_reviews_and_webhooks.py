@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.core.errors import WebhookSettled
 from airflow_provider_aihandoff.core.reconcile import findings
 from airflow_provider_aihandoff.core.states import Disposition
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.factories import TEST, approve, ask, draft
 from tests.integration.core.reconcile.world import World, kinds
 
@@ -76,6 +78,20 @@ class TestWebhooks:
         (finding,) = world.reconcile()
         assert (finding.kind, finding.done) == ("webhook unexplained", None)
         assert world.dump() == before
+
+    def test_a_safety_notice_is_left_to_a_person_until_it_is_discarded(self, world: World) -> None:
+        world.ledger.inbox.receive(
+            Delivery("wh_1", "openai_default", "safety.warning_issued", "C-abc123", {"type": "safety.warning_issued"})
+        )
+        (finding,) = world.reconcile()
+        assert (finding.kind, finding.done) == ("safety notice", None)
+        assert "C-abc123" in finding.found
+        assert "act on it at OpenAI" in finding.step
+        with pytest.raises(WebhookSettled):
+            world.ledger.inbox.replay("wh_1", actor=TEST)
+        assert world.ledger.inbox.read("wh_1").poll_at is None  # no one asks OpenAI for a response of that id
+        world.ledger.inbox.discard("wh_1", actor=TEST, why="the user is known")
+        assert world.reconcile() == []
 
     def test_a_webhook_whose_response_is_known_by_now_is_given_to_its_job(self, world: World) -> None:
         """The protocol has no way there."""

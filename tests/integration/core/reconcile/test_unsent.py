@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,15 @@ class TestLostSubmission:
         assert world.ledger.revision(job.job_id, 1).unknown_submissions == 1
         assert (world.state(job), world.events(job)) == ("queued", ["submit unknown"])
         assert world.reconcile() == []
+
+    def test_a_task_that_is_cleared_afterwards_waits_for_the_webhook_where_webhooks_arrive(self, world: World) -> None:
+        job = world.lost()
+        world.webhook("wh_before", "resp_before")
+        world.tasks["r1"] = TaskState.ENDED
+        world.reconcile()
+        intent = world.ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE)
+        assert intent.token is None
+        assert intent.wait > 600
 
     def test_a_task_that_is_cleared_afterwards_sends_again(self, world: World, stand_in: OpenAIStandIn) -> None:
         job = world.lost()
@@ -134,8 +144,9 @@ class TestNeverSubmitted:
     def test_a_job_that_is_sent_before_the_step_is_left(self, world: World) -> None:
         job = world.never_sent()
         world.tasks["r1"] = TaskState.ENDED
-        world.before_states = lambda: world.ledger.submission.intend(
-            job.job_id, 1, actor=Actor.program("other"), lease=LEASE
+        owner = world.ledger.job(job.job_id).owner
+        world.before_states = lambda: world.ledger.submission.take_over(
+            job.job_id, 1, owner=replace(owner, try_number=2), request={}
         )
 
         (finding,) = world.reconcile()

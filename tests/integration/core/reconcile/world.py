@@ -17,8 +17,9 @@ from airflow_provider_aihandoff.core.models import InboxEntry, Job, OnTimeout, O
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.reconcile.findings import Finding
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
+from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
-from tests.factories import LEASE, OWNER, TEST, effect_plan, in_an_hour, job_spec
+from tests.factories import LEASE, OWNER, TEST, effect_plan, job_spec
 
 MONTH = timedelta(days=30)
 _TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events")
@@ -103,7 +104,7 @@ class World:
     def running(self, run: str = "r1", words: str = "stuck=in_progress", **changes: Any) -> Job:
         """A job whose response does what the words say; left alone for ten minutes."""
         job = self.opened(run, words, **changes)
-        submit(self.ledger, self.provider, job, deadline=in_an_hour(), actor=TEST)
+        submit(self.ledger, self.provider, job, actor=TEST)
         self.age(job, 600)
         return self.ledger.job(job.job_id)
 
@@ -142,7 +143,7 @@ class World:
     ) -> Job:
         """A job in review that expired so many seconds ago."""
         job = self.running(run, **changes)
-        self.ledger.outputs.store(job.job_id, 1, Output("completed", "A kettle."), actor=TEST)
+        self.ledger.outputs.store(job.job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST)
         return self.ledger.reviews.ask(
             job.job_id,
             [effect_plan()],

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner
 from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus, RevisionState
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
 from tests.integration.core.webhooks.inboxes import run
 
@@ -39,10 +39,15 @@ def follow(ledger: Ledger, job: Job, output: Output | None = None) -> Job:
     intent = ledger.submission.intend(job.job_id, job.revision, actor=TEST, lease=LEASE)
     assert intent.token is not None
     ledger.submission.submitted(
-        job.job_id, job.revision, token=intent.token, response_id=f"resp {job.revision}", status="queued", actor=TEST
+        job.job_id,
+        job.revision,
+        token=intent.token,
+        response_id=f"resp {job.revision}",
+        status=ResponseStatus.QUEUED,
+        actor=TEST,
     )
     return ledger.outputs.store(
-        job.job_id, job.revision, output or Output("completed", f"Version {job.revision}"), actor=TEST
+        job.job_id, job.revision, output or Output(ResponseStatus.COMPLETED, f"Version {job.revision}"), actor=TEST
     )
 
 
@@ -102,6 +107,15 @@ class TestEdit:
     def test_an_unchanged_output_is_not_an_edit(self, ledger: Ledger) -> None:
         with pytest.raises(CannotChange, match="the same as the current output"):
             edit(ledger, ask(ledger, draft(ledger)), "A kettle.")
+
+    def test_an_edit_that_is_nested_too_deeply_is_refused_and_nothing_is_recorded(self, ledger: Ledger) -> None:
+        asked = ask(ledger, draft(ledger))
+        deep: Any = "x"
+        for _ in range(900):
+            deep = [deep]
+        with pytest.raises(CannotChange, match="nested more than 64 levels deep"):
+            edit(ledger, asked, deep)
+        assert ledger.job(asked.job_id) == asked
 
     def test_any_text_is_kept_exactly(self, ledger: Ledger) -> None:
         output = {"text": "nul \x00 lone \ud83d <script>", "n": 1.5, "list": [None, True]}
@@ -205,7 +219,7 @@ class TestRequestChanges:
         asked = ask(ledger, draft(ledger))
         changing = request_changes(ledger, asked)
         if submitted:
-            job = follow(ledger, changing, Output("incomplete", error={"kind": "incomplete"}))
+            job = follow(ledger, changing, Output(ResponseStatus.INCOMPLETE, error={"kind": "incomplete"}))
         else:
             job = ledger.outputs.fail(1, 2, actor=TEST, reason="no connection", error={"kind": "gone"})
         assert (job.state, job.revision, job.review_digest) == (JobState.REVIEW, 1, None)
@@ -219,7 +233,7 @@ class TestRequestChanges:
         job = request_changes(ledger, edited)
         revision = ledger.revision(job.job_id, 3)
         assert revision.based_on == 2
-        assert ledger.first_request(job.job_id, 3) == ledger.revision(1, 1).request
+        assert ledger.submission.first_request(job.job_id, 3) == ledger.revision(1, 1).request
 
     def test_the_task_that_goes_on_with_it_owns_the_job(self, ledger: Ledger) -> None:
         job = request_changes(ledger, ask(ledger, draft(ledger)))

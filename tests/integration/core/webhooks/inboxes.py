@@ -18,13 +18,13 @@ from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Event, InboxEntry, Job, Revision
-from airflow_provider_aihandoff.core.states import JobEvent
+from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.factories import LEASE, TEST, job_spec
 
 T = TypeVar("T")
 USAGE = {"input_tokens": 10, "output_tokens": 5}
-BILLED = Output("completed", usage=USAGE, cost_usd=Decimal("0.25"))
+BILLED = Output(ResponseStatus.COMPLETED, usage=USAGE, cost_usd=Decimal("0.25"))
 OVER = timedelta(0)
 
 #: A deadlock is noticed at once, and not after PostgreSQL's second.
@@ -59,7 +59,7 @@ def submitted(ledger: Ledger, job: Job, intent: Intent, response_id: str = "resp
         intent.revision.number,
         token=intent.token,
         response_id=response_id,
-        status="queued",
+        status=ResponseStatus.QUEUED,
         actor=Actor.program("worker"),
     )
 

@@ -17,7 +17,7 @@ from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIPro
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ModelResponse, own_metadata
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job
-from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState
+from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import POLL_AFTER, Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
@@ -241,7 +241,7 @@ class TestNotNow:
         retrieve = provider.retrieve
 
         def the_worker_stores_the_id(wanted: str) -> ModelResponse:
-            ledger.submission.submitted(1, 1, token=token, response_id=wanted, status="queued", actor=TEST)
+            ledger.submission.submitted(1, 1, token=token, response_id=wanted, status=ResponseStatus.QUEUED, actor=TEST)
             return retrieve(wanted)
 
         monkeypatch.setattr(provider, "retrieve", the_worker_stores_the_id)
@@ -254,7 +254,7 @@ class TestLate:
     def late(self, ledger: Ledger, provider: ModelProvider, faults: str = "") -> InboxEntry:
         response_id = create(provider, ledger, faults)
         running = submit(ledger, job_spec(), response_id)
-        ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="unknown")
+        ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status=None)
         return deliver(ledger, response_id)
 
     def test_the_cost_of_a_response_that_was_given_up_is_stored_with_its_revision(

@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.errors import WebhookNotFound, WebhookSettl
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import POLL_AFTER, Delivery
 from tests.factories import TEST, draft, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
@@ -51,7 +51,7 @@ def every_history_stays_unbroken(ledger: Ledger) -> Iterator[None]:
 def give_up(ledger: Ledger, job_id: int, how: str) -> None:
     """End a revision that runs, without waiting for its response."""
     if how == "cancelled":
-        ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status="in_progress")
+        ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status=ResponseStatus.RUNNING)
     elif how == "superseded":
         ledger.submission.open(job_spec(input=OTHER))
     else:
@@ -101,7 +101,7 @@ class TestApplied:
     def test_a_repeated_webhook_keeps_its_disposition_after_its_job_has_moved_on(self, ledger: Ledger) -> None:
         running = submit(ledger, job_spec())
         deliver(ledger)
-        ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="completed")
+        ledger.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status=ResponseStatus.COMPLETED)
         before = ledger.record(running.job_id)
         assert deliver(ledger).disposition is D.APPLIED
         assert ledger.record(running.job_id) == before
@@ -121,7 +121,9 @@ class TestDuplicate:
         self, ledger: Ledger, error: dict[str, Any] | None
     ) -> None:
         running = submit(ledger, job_spec())
-        ledger.outputs.store(running.job_id, 1, Output("completed", None if error else "A.", error), actor=TEST)
+        ledger.outputs.store(
+            running.job_id, 1, Output(ResponseStatus.COMPLETED, None if error else "A.", error), actor=TEST
+        )
         before = ledger.record(running.job_id)
         entry = deliver(ledger)
         assert (entry.disposition, entry.job_id, entry.poll_at) == (D.DUPLICATE, running.job_id, None)
@@ -252,7 +254,7 @@ class TestQuarantine:
         job = open_job(ledger)
         intent = intend(ledger, job)
         deliver(ledger)
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=None)
         assert submitted(ledger, job, intent) is None
         assert ledger.inbox.correlate("wh_1").disposition is D.QUARANTINED
 
@@ -360,6 +362,7 @@ class TestAdoption:
     ) -> None:
         job = open_job(ledger)
         first = intend(ledger, job, OVER)
+        deliver(ledger, "wh_before", "resp_before")
         waits = intend(ledger, job, orphan_wait=timedelta(seconds=30))
         assert (waits.token, waits.revision.unknown_submissions) == (None, 1)
         deliver(ledger)
@@ -375,7 +378,7 @@ class TestAdoption:
         first, second = intend(ledger, job, OVER), intend(ledger, job)
         assert submitted(ledger, job, first, "resp_1") is None
         deliver(ledger, status="cancelled")
-        assert adopt(ledger, job.job_id, output=Output("cancelled", usage=USAGE)).disposition is D.LATE
+        assert adopt(ledger, job.job_id, output=Output(ResponseStatus.CANCELLED, usage=USAGE)).disposition is D.LATE
         assert submitted(ledger, job, second, "resp_2") is not None
 
 
@@ -399,7 +402,7 @@ class TestOrphan:
     def cancelled(self, ledger: Ledger) -> int:
         job = open_job(ledger)
         intend(ledger, job)
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=None)
         return job.job_id
 
     def superseded(self, ledger: Ledger) -> int:
@@ -454,7 +457,7 @@ class TestOrphan:
     def test_the_cost_of_a_response_that_its_worker_found_orphaned_is_still_recorded(self, ledger: Ledger) -> None:
         job = open_job(ledger)
         intent = intend(ledger, job)
-        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status="unknown")
+        ledger.outputs.cancelled(job.job_id, 1, actor=TEST, reason="enough", status=None)
         assert submitted(ledger, job, intent) is None
         deliver(ledger, status="cancelled")
         assert adopt(ledger, job.job_id).disposition is D.LATE
@@ -729,7 +732,7 @@ class TestText:
         assert ledger.inbox.polled(delivery.webhook_id, note=text, again=True).polls == 1
         ledger.inbox.discard(delivery.webhook_id, actor=Actor.program(text), why=text)
         assert ledger.inbox.replay(delivery.webhook_id, actor=Actor.program(text)).disposition is D.QUARANTINED
-        output = Output("completed", usage={text: 1}, cost_usd=Decimal(1))
+        output = Output(ResponseStatus.COMPLETED, usage={text: 1}, cost_usd=Decimal(1))
         assert adopt(ledger, job.job_id, delivery.webhook_id, output=output).disposition is D.APPLIED
 
     def test_a_webhook_about_anything_else_may_contain_any_text_too(self, ledger: Ledger) -> None:

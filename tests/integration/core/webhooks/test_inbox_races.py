@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.core.generation import output_store
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision
-from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks import inbox
 from tests.factories import TEST, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
@@ -104,7 +104,7 @@ class TestOneWebhook:
         self, slow: Ledger, other: Ledger, race: Race
     ) -> None:
         running = submit(other, job_spec())
-        other.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status="unknown")
+        other.outputs.cancelled(running.job_id, 1, actor=TEST, reason="enough", status=None)
         first, second = race.run(lambda: deliver(slow), lambda: deliver(other, "wh_2"))
         assert (first.disposition, second.disposition) == (D.LATE, D.DUPLICATE)
         assert count(other, running.job_id, JobEvent.OUTPUT_LATE) == 1
@@ -216,11 +216,12 @@ class TestWebhookAndWorker:
         first, second = steps if worker_first else reversed(steps)
         race.run(lambda: first(slow), lambda: second(other))
         revision = other.revision(job.job_id, 1)
-        assert revision.response_id == ("resp_2" if worker_first else "resp_1")
-        assert (revision.submissions, revision.unknown_submissions) == (2, 1)
+        assert revision.response_id == "resp_1"
+        assert (revision.submissions, revision.unknown_submissions) == (2, 0 if worker_first else 1)
         assert count(other, job.job_id, JobEvent.SUBMITTED) == 1
-        assert count(other, job.job_id, JobEvent.OUTPUT_LATE) == 1
-        assert other.inbox.read("wh_1").disposition is (D.LATE if worker_first else D.APPLIED)
+        assert count(other, job.job_id, JobEvent.RESPONSE_REPLACED) == (1 if worker_first else 0)
+        assert [surplus.response_id for surplus in other.surplus.of_job(job.job_id)] == ["resp_2"]
+        assert other.inbox.read("wh_1").disposition is D.APPLIED
 
     def test_two_polls_of_the_same_orphan_write_its_cost_once(self, slow: Ledger, other: Ledger, race: Race) -> None:
         running = submit(other, job_spec(), "resp_2")
@@ -240,11 +241,11 @@ class TestWebhookAndWorker:
 
 
 def store(ledger: Ledger, job_id: int) -> Job:
-    return ledger.outputs.store(job_id, 1, Output("completed", "A kettle."), actor=TEST)
+    return ledger.outputs.store(job_id, 1, Output(ResponseStatus.COMPLETED, "A kettle."), actor=TEST)
 
 
 def cancel(ledger: Ledger, job_id: int) -> Job:
-    return ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status="unknown")
+    return ledger.outputs.cancelled(job_id, 1, actor=TEST, reason="enough", status=None)
 
 
 def revise(ledger: Ledger, job_id: int) -> Job:
@@ -311,7 +312,8 @@ class TestWebhookAndEnd:
         intent = intend(other, job)
         deliver(other)
         race.run(lambda: submitted(slow, job, intent, "resp_2"), lambda: adopt(other, job.job_id))
-        assert other.revision(job.job_id, 1).response_id == "resp_2"
+        assert other.revision(job.job_id, 1).response_id == "resp_1"
+        assert [surplus.response_id for surplus in other.surplus.of_job(job.job_id)] == ["resp_2"]
 
 
 @pytest.mark.parametrize("seed", range(3))

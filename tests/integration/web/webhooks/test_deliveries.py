@@ -54,6 +54,18 @@ def test_an_event_of_another_type_is_answered_with_200(openai: TestClient, conni
     assert rows(conninfo) == [("wh_1", "openai_default", "batch.completed", None, "ignored", 1)]
 
 
+@pytest.mark.parametrize("event_type", ["safety.warning_issued", "safety_identifier.blocked", "safety.alert.created"])
+def test_a_safety_notice_is_kept_for_a_person_and_logged_once(
+    openai: TestClient, ledger: Ledger, event_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = json.dumps({"type": event_type, "data": {"id": "C-abc123"}}).encode()
+    for _ in range(2):
+        assert send(openai, body).json() == {"disposition": "quarantined"}
+    entry = ledger.inbox.read("wh_1")
+    assert (entry.response_id, entry.note) == (None, "a safety notice by OpenAI about C-abc123")
+    assert [event_type in record.message for record in caplog.records if record.levelname == "WARNING"] == [True]
+
+
 @pytest.mark.parametrize("conn_id", ["other", "openai_default%00", "..", "%2e%2e", "openai_default%0a", "a" * 5000])
 def test_a_connection_that_is_not_configured_is_never_read(
     openai: TestClient, conn_id: str, monkeypatch: pytest.MonkeyPatch, conninfo: dict[str, Any]

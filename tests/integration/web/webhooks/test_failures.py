@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 from airflow_provider_aihandoff.core.webhooks.intake import PAUSE
 from airflow_provider_aihandoff.web import metrics
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
+from tests.failing_database import failing
 from tests.integration.web.webhooks.conftest import (
     BODY,
     EVENT,
@@ -145,3 +146,25 @@ def test_webhooks_are_counted_in_the_metrics_of_the_api_server() -> None:
     from airflow._shared.observability.metrics import stats
 
     assert metrics.stats() is stats.Stats
+
+
+@pytest.mark.parametrize("state", ["25006", "40P01", "53100", "55P03", "57014", "42501"])
+def test_whatever_the_database_answers_is_a_503_and_the_webhook_comes_again(
+    openai: TestClient, conninfo: dict[str, Any], end_pause: Callable[[], None], state: str
+) -> None:
+    with failing(conninfo, "inbox", state, on="INSERT"):
+        assert send(openai).status_code == 503
+    end_pause()
+    assert send(openai).status_code == 200
+
+
+def test_a_table_that_is_locked_is_a_503_within_seconds(
+    openai: TestClient, conninfo: dict[str, Any], end_pause: Callable[[], None]
+) -> None:
+    with psycopg.connect(**conninfo) as psql:
+        psql.execute("LOCK TABLE aihandoff.inbox")
+        began = time.monotonic()
+        assert send(openai).status_code == 503
+        assert time.monotonic() - began < 20
+    end_pause()
+    assert send(openai).status_code == 200

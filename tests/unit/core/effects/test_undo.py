@@ -14,10 +14,11 @@ from airflow_provider_aihandoff.core.effects.undo import plan_undo, undo_plan, u
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import EffectState
+from airflow_provider_aihandoff.targets.rollback_functions import rollback_function
 
 KEY = "aih-1-r1-0123456789abcdef"
 DELETE = {"method": "DELETE", "endpoint": "/posts/{external_id}"}
-UNMAIL = {"function": "shop.mail:unsend"}
+UNMAIL = {"function": f"{__name__}:unsend"}
 REMOVE = {"sql": "DELETE FROM reports WHERE report_id = %(id)s", "parameters": {"id": "{external_id}"}}
 
 #: What targets have called their records, and worse.
@@ -35,6 +36,14 @@ HOSTILE = [
     "{external_id}",
     "'; DROP TABLE reports; --",
 ]
+
+
+@rollback_function
+def unsend(mail: str) -> None: ...
+
+
+@rollback_function
+def is_sent(mail: str) -> None: ...
 
 
 def effect(undo: dict[str, Any] | None, external_id: str | None = "post-7", **changes: Any) -> Effect:
@@ -119,12 +128,12 @@ class TestDeclared:
     def test_a_function_needs_no_connection(self) -> None:
         assert plan({**UNMAIL, "arguments": {"mail": "{external_id}"}}, "function", None) == {
             "kind": "function",
-            "plan": {"function": "shop.mail:unsend", "arguments": {"mail": "{external_id}"}},
+            "plan": {"function": f"{__name__}:unsend", "arguments": {"mail": "{external_id}"}},
             "idempotent": False,
         }
-        planned = plan({**UNMAIL, "kind": "function", "probe": "shop.mail:is_sent", "idempotent": True})
+        planned = plan({**UNMAIL, "kind": "function", "probe": f"{__name__}:is_sent", "idempotent": True})
         assert (planned["probe"], planned["idempotent"], planned["plan"]["arguments"]) == (
-            "shop.mail:is_sent",
+            f"{__name__}:is_sent",
             True,
             {},
         )
@@ -135,7 +144,7 @@ class TestDeclared:
             (
                 {"kind": "ftp"},
                 "http",
-                "has the kind 'ftp': no target of the kind 'ftp' is installed here. No external write was made. Give",
+                "has the kind 'ftp': no target of the kind 'ftp' is installed here. This step made no external write.",
             ),
             ({"kind": "email"}, "http", "has the kind 'email', which cannot undo anything"),
             ({"delete": "the note"}, "crm note", "has the kind 'crm note': no target of the kind"),
@@ -169,7 +178,7 @@ class TestDeclared:
     def test_a_refusal_says_what_there_is_instead(self) -> None:
         with pytest.raises(PlanError, match="and can undo: function, http, postgres"):
             plan({"kind": "ftp"})
-        with pytest.raises(PlanError, match="It takes: connection, marker_table, parameters, sql"):
+        with pytest.raises(PlanError, match="It takes: connection, marker_table, parameters, rows, sql"):
             plan({"table": "reports"}, "postgres")
 
 
@@ -300,11 +309,11 @@ class TestSteps:
     def test_the_last_effect_is_undone_first_by_its_exact_request(self) -> None:
         void = self.applied(2, state=EffectState.VOID)
         effects = [self.applied(1), void, self.applied(3, undo=None), self.applied(4)]
-        steps = undo_steps(effects)
+        steps = undo_steps(effects, {4: "was changed"})
         assert [step.effect.effect_id for step in steps] == [4, 3, 1]
-        assert [step.plan and step.plan.plan["url"] for step in steps] == ["http://cms/id-4", None, "http://cms/id-1"]
-        assert [step.why_not for step in steps] == [None, "declares no undo", None]
-        assert [step.effect.effect_id for step in undo_steps(effects, leave=["e3"])] == [4, 1]
+        assert [step.plan and step.plan.plan["url"] for step in steps] == [None, None, "http://cms/id-1"]
+        assert [step.why_not for step in steps] == ["was changed", "declares no undo", None]
+        assert [step.effect.effect_id for step in undo_steps(effects, {}, leave=["e3"])] == [4, 1]
 
     @pytest.mark.parametrize(
         ("changes", "why"),
@@ -315,6 +324,6 @@ class TestSteps:
         ],
     )
     def test_an_undo_that_cannot_be_sent_has_no_request_and_says_why(self, changes: dict[str, Any], why: str) -> None:
-        (step,) = undo_steps([self.applied(1, **changes)])
+        (step,) = undo_steps([self.applied(1, **changes)], {})
         assert step.plan is None
         assert why in str(step.why_not)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_aihandoff.core.digests import canonical_json
-from airflow_provider_aihandoff.core.webhooks.event import MAX_DEPTH, MAX_NAME, parse
+from airflow_provider_aihandoff.core.strict_json import MAX_DEPTH
+from airflow_provider_aihandoff.core.webhooks.event import MAX_NAME, parse
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.core.webhooks.signature import Reason, Rejected
 

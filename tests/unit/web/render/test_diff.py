@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from typing import Any
@@ -10,14 +11,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_aihandoff.web.render import diff
-from airflow_provider_aihandoff.web.render.diff import FieldDifference, Piece, compare
+from airflow_provider_aihandoff.web.render.budget import Budget
+from airflow_provider_aihandoff.web.render.diff import FieldDifference, Piece
+from airflow_provider_aihandoff.web.render.diff import compare as compared
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text("ab c.\n", max_size=12),
     lambda part: st.lists(part, max_size=4) | st.dictionaries(st.sampled_from("abcd"), part, max_size=3),
     max_leaves=10,
 )
+
+
+def compare(old: Any, new: Any) -> list[FieldDifference]:
+    """The difference on a page of its own."""
+    return compared(old, new, Budget())
 
 
 def changes(old: Any, new: Any) -> dict[str, str]:
@@ -61,7 +68,7 @@ def test_values_of_different_types_are_never_the_same(old: Any, new: Any) -> Non
 @example([None, [], None], [None, None])  # an item that is gone, and the one now in its place
 def test_values_are_the_same_exactly_when_no_field_changed(old: Any, new: Any) -> None:
     same = {part.change for part in compare(old, new)} <= {"same"}
-    assert same == (diff.as_text(old) == diff.as_text(new) and type(old) is type(new))
+    assert same == (json.dumps(old) == json.dumps(new) and type(old) is type(new))
 
 
 @given(st.text("ab .\nx", max_size=60), st.text("ab .\nx", max_size=60))
@@ -99,12 +106,19 @@ def test_large_values_are_compared_quickly(kind: str) -> None:
     assert time.monotonic() - started < 30  # about a second; without a bound it is hours
 
 
-def test_values_that_are_too_different_are_shown_whole_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diff, "MAX_PAIRS", 5)
-    [first, second] = compare({"a": "c a b", "b": 1}, {"a": "b a d", "b": 2})
+def test_values_that_are_too_different_are_shown_whole_and_marked() -> None:
+    [first, second] = compared({"a": "c a b", "b": 1}, {"a": "b a d", "b": 2}, Budget(pairs=5))
     assert first.coarse
     assert [piece.op for piece in first.pieces] == ["removed", "added"]
     assert not second.coarse
+
+
+def test_all_comparisons_of_a_page_share_one_budget() -> None:
+    budget = Budget(pairs=200)
+    coarse = [compared("a b c d e f g h", "b a d c f e h g", budget)[0].coarse for _ in range(12)]
+    assert coarse == sorted(coarse)
+    assert not coarse[0]
+    assert coarse[-1]
 
 
 def test_deeply_nested_values_are_compared() -> None:

@@ -136,7 +136,7 @@ def test_typed_text_becomes_the_value(changes: dict[str, str | None], field: str
         ({"value/colour": None}, "value/colour", "Choose one"),
         ({"value/code": "{"}, "value/code", "Not valid JSON"),
         ({"value/code": "NaN"}, "value/code", "Not valid JSON"),
-        ({"value/code": "[" * 100_000}, "value/code", "nested too deeply"),
+        ({"value/code": "[" * 100_000}, "value/code", "nested more than 64 levels deep"),
         ({"value/code": "1.5"}, "value/code", "It must be"),
         ({"rows:value/tags": "0 1 301 302"}, "value/tags", "at most 3"),
     ],
@@ -229,3 +229,43 @@ def test_references_to_other_documents_are_not_followed(monkeypatch: pytest.Monk
 def test_unknown_row_keys_do_no_harm(rows: str) -> None:
     typed = {**sent(fill(SCHEMA, VALUE)), "rows:value/tags": rows}
     assert len(read(SCHEMA, typed, VALUE).places) < 2000
+
+
+class TestBudget:
+    """A form has room for so many inputs and choices."""
+
+    CHOICES: Any = {"enum": [f"choice {number}" for number in range(500)]}  # noqa: RUF012  read only
+
+    def test_an_output_with_too_many_choices_is_edited_as_json(self) -> None:
+        names = [f"field_{number}" for number in range(604)]
+        schema = {
+            "type": "object",
+            "properties": dict.fromkeys(names, self.CHOICES),
+            "required": names,
+            "additionalProperties": False,
+        }
+        value = dict.fromkeys(names, "choice 1")
+        typed = fill(schema, value)
+        assert list(typed) == ["value"]
+        assert layout(schema, typed, value, {}).kind == "json"
+        assert read(schema, typed, None).value == value
+
+    def test_an_object_that_is_null_is_counted_with_all_its_fields(self) -> None:
+        names = [f"field_{number}" for number in range(3_000)]
+        large = {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in names},
+            "required": names,
+            "additionalProperties": False,
+        }
+        schema = {"anyOf": [large, {"type": "null"}]}
+        assert fill(schema, None) == {"value": "null"}
+
+    def test_rows_that_were_sent_are_counted(self) -> None:
+        rows = " ".join(map(str, range(600)))
+        item = {"type": "array", "items": {"type": "string"}}
+        schema = {"type": "array", "items": item}
+        typed = {"rows:value": rows} | {f"rows:value/{row}": rows for row in range(600)}
+        for use in (lambda: read(schema, typed, []), lambda: layout(schema, typed, [], {})):
+            with pytest.raises(json_form.FormTooLarge, match=r"too many inputs to show\. Nothing was saved"):
+                use()

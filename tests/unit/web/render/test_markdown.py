@@ -6,8 +6,16 @@ import re
 import time
 
 import pytest
+from markupsafe import Markup
 
-from airflow_provider_aihandoff.web.render.markdown import MAX_MARKDOWN, markdown
+from airflow_provider_aihandoff.web.render.budget import MAX_MARKDOWN, Budget
+from airflow_provider_aihandoff.web.render.markdown import markdown as rendered
+
+
+def markdown(text: str) -> Markup | None:
+    """The text on a page of its own."""
+    return rendered(text, Budget())
+
 
 #: What the renderer may make; and no attribute but the number of an item.
 ALLOWED = re.compile(
@@ -94,9 +102,17 @@ def test_invisible_characters_are_marked_in_markdown() -> None:
 @pytest.mark.parametrize("part", ["Some *words*, `code`. ", "*a_", "**a ", "~~a", "[", "> ", "- ", "|a"])
 def test_a_long_text_is_rendered_quickly(part: str) -> None:
     started = time.monotonic()
-    markdown(part * (200_000 // len(part)))
+    markdown(part * (MAX_MARKDOWN // len(part)))
     assert time.monotonic() - started < 30  # about a second; a bound against work that explodes
 
 
 def test_a_text_that_is_too_long_is_shown_as_its_source() -> None:
     assert markdown("**x** " + "a" * MAX_MARKDOWN) is None
+
+
+def test_all_texts_of_a_page_share_one_budget() -> None:
+    budget = Budget(markdown=10)
+    assert rendered("**x**", budget) is not None
+    assert rendered("**four**", budget) is None
+    assert rendered("**y**", budget) is not None
+    assert rendered("**z**", budget) is None

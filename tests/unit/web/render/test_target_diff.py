@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import EffectState
+from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.target_diff import Current, current_of
 
 
@@ -16,7 +17,7 @@ def current(record: Any, written: Any) -> Current:
     values: dict[str, Any] = {field.name: None for field in fields(Effect)}
     now = {"at": "2026-01-02T03:04:05+00:00", "record": record}
     effect = Effect(**{**values, "state": EffectState.PLANNED, "kind": "http", "plan": plan, "current": now})
-    found = current_of(effect)
+    found = current_of(effect, Budget())
     assert found is not None
     return found
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from openai.types.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.generation.openai.answers import ended_status, read_response
+from airflow_provider_aihandoff.core.generation.openai.answers import read_response, response_id_of
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.outcome import Output, is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ProviderError
@@ -90,17 +92,23 @@ class TestStatus:
             read_response(answer, "resp_1")
 
 
-class TestEvents:
-    @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "incomplete"])
-    def test_an_event_about_the_end_of_a_response_says_how_it_ended(self, status: str) -> None:
-        assert ended_status(f"response.{status}") is ResponseStatus(status)
+class TestTools:
+    def items(self, *kinds: str) -> list[Any]:
+        return [SimpleNamespace(type=kind) for kind in kinds]
 
-    @pytest.mark.parametrize(
-        "event_type",
-        ["response.in_progress", "response.queued", "response.", "response", "completed", "batch.completed", ""],
-    )
-    def test_any_other_event_says_nothing_about_an_end(self, event_type: str) -> None:
-        assert ended_status(event_type) is None
+    def test_calls_that_are_billed_beside_the_tokens_are_counted(self) -> None:
+        kinds = ("web_search_call", "reasoning", "web_search_call", "code_interpreter_call", "new_call", "message")
+        read = read_response(response(output=self.items(*kinds), usage={"input_tokens": 1}), "resp_1")
+        assert read.usage is not None
+        assert read.usage["tool_calls"] == {"code_interpreter_call": 1, "new_call": 1, "web_search_call": 2}
+
+    def test_calls_that_another_system_makes_are_not(self) -> None:
+        kinds = ("function_call", "custom_tool_call", "mcp_call", "computer_call")
+        read = read_response(response(output=self.items(*kinds), usage={"input_tokens": 1}), "resp_1")
+        assert "tool_calls" not in (read.usage or {})
+
+    def test_they_make_no_usage_where_there_is_none(self) -> None:
+        assert read_response(response(output=self.items("web_search_call"), usage=None), "resp_1").usage is None
 
 
 class TestEverythingElse:
@@ -141,6 +149,34 @@ class TestOutput:
         output, _ = output_of(response(message(text("a"), text("b")), message(text("c"))), None)
         assert output.output == "abc"
 
+    def test_of_two_messages_that_are_each_a_whole_answer_the_last_one_is_taken(self) -> None:
+        answer = response(message(text('{"title": "Draft"}')), message(text('{"title": "Kettle"}')))
+        output, why = output_of(answer, Note)
+        assert (output.output, why) == ({"title": "Kettle", "score": 0.0}, "")
+
+    def test_an_answer_in_parts_is_joined_even_if_the_last_part_is_json_itself(self) -> None:
+        answer = response(message(text('{"title": "Kettle", "score":')), message(text("1.5}")))
+        assert output_of(answer, Note)[0].output == {"title": "Kettle", "score": 1.5}
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            '```json\n{"title": "Kettle"}\n```',
+            '\n```\r\n{"title": "Kettle"}\r\n```\n',
+            '``` JSON\n{"title": "Kettle"}```',
+        ],
+    )
+    def test_json_in_a_block_of_code_is_read(self, said: str) -> None:
+        assert output_of(response(message(text(said))), Note)[0].output == {"title": "Kettle", "score": 0.0}
+
+    def test_a_block_of_code_within_other_words_is_not_an_answer(self) -> None:
+        error, _ = error_of(response(message(text('Here:\n```json\n{"title": "Kettle"}\n```'))), Note)
+        assert error["kind"] == "mismatch"
+
+    def test_a_text_keeps_its_block_of_code(self) -> None:
+        said = '```json\n{"title": "Kettle"}\n```'
+        assert output_of(response(message(text(said))), None)[0].output == said
+
     def test_comments_before_the_answer_are_not_part_of_it(self) -> None:
         answer = response(
             {"type": "reasoning", "id": "r", "summary": []},
@@ -174,8 +210,33 @@ class TestMismatch:
         assert error["kind"] == "mismatch"
         assert error["text"] == said
         assert error["problems"]
-        assert why == "the output does not match Note: 1 problems"
+        assert why.startswith("the output does not match Note: ")
         assert digest(error)
+
+    def test_the_reason_of_a_mismatch_names_each_field_and_what_is_wrong_with_it(self) -> None:
+        _, why = error_of(response(message(text('{"title": 7, "score": "high"}'))), Note)
+        assert why == (
+            "the output does not match Note: title: Input should be a valid string; "
+            "score: Input should be a valid number, unable to parse string as a number"
+        )
+
+    def test_the_reason_of_a_mismatch_is_one_line_of_bounded_length(self) -> None:
+        class Strict(BaseModel):
+            model_config = ConfigDict(extra="forbid")
+
+        said = json.dumps({f"{number}\n{'x' * 1000}": 1 for number in range(100)})
+        _, why = error_of(response(message(text(said))), Strict)
+        assert "\n" not in why
+        assert why.endswith("; and 95 more")
+        assert len(why) < 1200
+
+    def test_an_answer_that_is_nested_too_deeply_is_refused_with_words(self) -> None:
+        class Deep(BaseModel):
+            tree: Any
+
+        error, why = error_of(response(message(text('{"tree": ' + "[" * 900 + "]" * 900 + "}"))), Deep)
+        assert error["kind"] == "mismatch"
+        assert why == "the output does not match Deep: output: Not valid JSON: it is nested more than 64 levels deep."
 
     def test_a_mismatch_does_not_repeat_what_was_said_in_its_reason(self) -> None:
         _, why = error_of(response(message(text('{"title": 7, "secret": "s3cr3t"}'))), Note)
@@ -211,6 +272,38 @@ class TestNoOutput:
         assert (error, why) == ({"kind": "empty"}, "the response completed without a text")
         assert not is_final(error)
 
+    @pytest.mark.parametrize(
+        ("items", "tools"),
+        [
+            ([{"type": "function_call", "name": "get_weather", "arguments": "{}", "call_id": "c"}], ["get_weather"]),
+            (
+                [{"type": "mcp_approval_request", "server_label": "wiki", "name": "search", "arguments": "{}"}],
+                ["wiki.search"],
+            ),
+            ([{"type": "computer_call", "call_id": "c"}], ["computer_call"]),
+            (
+                [
+                    {"type": "function_call", "name": "a\x00", "arguments": "{}"},
+                    {"type": "function_call", "name": "a\x00", "arguments": "{}"},
+                    {"type": "custom_tool_call", "name": "b" * 900, "input": ""},
+                    message(text("")),
+                ],
+                ["a\ufffd", "b" * 80],
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("output_type", [None, Note])
+    def test_a_response_that_only_asks_for_tools_is_final_and_names_them(
+        self, items: list[dict[str, Any]], tools: list[str], output_type: type[BaseModel] | None
+    ) -> None:
+        error, why = error_of(response(*items), output_type)
+        assert error == {"kind": "tool call", "tools": tools, "final": True}
+        assert why == f"the model asked for a tool that a job cannot run for it: {', '.join(tools)}"
+
+    def test_a_text_beside_a_tool_call_is_the_answer(self) -> None:
+        call = {"type": "function_call", "name": "save", "arguments": "{}", "call_id": "c"}
+        assert output_of(response(call, message(text("A kettle."))), None)[0].output == "A kettle."
+
     def test_a_failed_response_says_its_code_and_message(self) -> None:
         answer = response(status="failed", error={"code": "server_error", "message": "Try again."})
         error, why = error_of(answer)
@@ -229,9 +322,11 @@ class TestNoOutput:
             message(text("A ket")), status="incomplete", incomplete_details={"reason": "max_output_tokens"}
         )
         error, why = error_of(answer)
-        assert error == {"kind": "incomplete", "code": "max_output_tokens", "text": "A ket"}
+        assert error == {"kind": "incomplete", "code": "max_output_tokens", "text": "A ket", "final": True}
         assert why == "the response is incomplete: max_output_tokens"
-        assert not is_final(error)
+
+    def test_a_response_that_is_incomplete_for_another_reason_may_end_otherwise(self) -> None:
+        assert not is_final(error_of(response(status="incomplete", incomplete_details={"reason": "new"}))[0])
 
     def test_a_content_filter_is_final(self) -> None:
         error, _ = error_of(response(status="incomplete", incomplete_details={"reason": "content_filter"}))
@@ -252,3 +347,15 @@ class TestUsage:
     def test_an_output_without_a_bill_is_stored_with_the_price_unknown(self, usage: Any) -> None:
         output, _ = output_of(response(message(text("A kettle.")), usage=usage), None)
         assert (output.output, output.usage, output.cost_usd) == ("A kettle.", None, None)
+
+    def test_a_usage_that_is_nested_too_deeply_is_not_stored(self) -> None:
+        usage: Any = 1
+        for _ in range(900):
+            usage = {"more": usage}
+        output, _ = output_of(response(message(text("A kettle.")), usage=usage), None)
+        assert (output.output, output.usage) == ("A kettle.", None)
+
+
+@pytest.mark.parametrize("named", ["", "resp_\x00", "resp_\ud800", "resp_\n", "r" * 257, 7, None])
+def test_an_id_that_cannot_be_part_of_a_url_is_no_response(named: Any) -> None:
+    assert response_id_of(response(id=named)) is None

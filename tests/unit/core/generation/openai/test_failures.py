@@ -11,7 +11,12 @@ import openai
 import pytest
 from openai import OpenAI
 
-from airflow_provider_aihandoff.core.generation.openai.failures import InvalidArguments, asking_failed, classify
+from airflow_provider_aihandoff.core.generation.openai.failures import (
+    RAISE_LIMIT,
+    InvalidArguments,
+    asking_failed,
+    classify,
+)
 from airflow_provider_aihandoff.core.generation.provider import (
     CredentialsRefused,
     ProviderError,
@@ -56,6 +61,7 @@ class TestAnswers:
             ("create=500", Sent.NO),
             ("create=503", Sent.NO),
             ("create=429_quota", Sent.NEVER),
+            ("create=429_spend", Sent.NEVER),
             ("create=400", Sent.NEVER),
         ],
     )
@@ -99,9 +105,9 @@ class TestNoAnswer:
         assert create("ftp://127.0.0.1/v1").sent is Sent.NO
 
 
-def status_error(status: int, **headers: str) -> openai.APIStatusError:
+def status_error(status: int, body: dict[str, Any] | None = None, **headers: str) -> openai.APIStatusError:
     answer: Any = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1/responses"))
-    return openai.APIStatusError("said", response=answer, body=None)
+    return openai.APIStatusError("said", response=answer, body=body)
 
 
 class TestStatuses:
@@ -119,10 +125,39 @@ class TestStatuses:
 
     @pytest.mark.parametrize(
         ("value", "seconds"),
-        [("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("", None)],
+        [("7", 7.0), ("0.5", 0.5), ("-3", None), ("nan", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("", None)],
     )
     def test_the_wait_that_openai_asks_for_is_read(self, value: str, seconds: float | None) -> None:
-        assert classify(status_error(429, **{"retry-after": value})).retry_after == seconds
+        headers: dict[str, Any] = {"retry-after": value}
+        assert classify(status_error(429, **headers)).retry_after == seconds
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "insufficient_quota",
+            "billing_hard_limit_reached",
+            "project_spend_limit_exceeded",
+            "organization_spend_limit_exceeded",
+            "monthly_budget_exceeded",
+            "account_usage_limit_reached",
+        ],
+    )
+    def test_a_limit_of_money_is_not_waited_out_and_says_who_has_to_raise_it(self, code: str) -> None:
+        by_code, by_type = status_error(429, {"code": code}), status_error(429, {"type": code})
+        for error in (by_code, by_type):
+            failure = classify(error)
+            assert (failure.sent, failure.remedy) == (Sent.NEVER, RAISE_LIMIT)
+
+    @pytest.mark.parametrize("code", ["rate_limit_exceeded", "project_rate_limit_exceeded", "requests", "tokens", None])
+    def test_a_limit_of_speed_is_waited_out(self, code: str | None) -> None:
+        assert classify(status_error(429, {"code": code, "type": "tokens"})).sent is Sent.NO
+
+    def test_a_server_that_wants_to_be_paid_is_not_asked_again(self) -> None:
+        assert classify(status_error(402)).remedy == RAISE_LIMIT
+
+    def test_the_words_of_the_provider_stay_as_they_are_but_for_the_full_stop(self) -> None:
+        said = classify(status_error(400, {"code": "bad", "message": "Give one of : a, b."})).reason
+        assert said == "OpenAI answered 400 bad: Give one of : a, b"
 
     def test_a_body_that_is_no_error_object_has_no_reason(self) -> None:
         assert classify(status_error(400)).reason == "OpenAI answered 400: no reason given"

@@ -47,6 +47,18 @@ class TestArguments:
     def test_an_argument_that_the_sdk_does_not_know_can_be_sent_in_the_extra_body(self) -> None:
         assert build_request({**BASE, "extra_body": {"novelty": 1}}, None)["extra_body"] == {"novelty": 1}
 
+    def test_a_number_that_a_template_made_a_text_is_sent_as_a_number(self) -> None:
+        arguments = {**BASE, "max_output_tokens": "500", "max_tool_calls": " 3 ", "temperature": "0.5", "top_p": 1}
+        request = build_request(arguments, None)
+        assert request == {**BASE, "max_output_tokens": 500, "max_tool_calls": 3, "temperature": 0.5, "top_p": 1}
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("max_output_tokens", "many"), ("max_output_tokens", ""), ("max_tool_calls", True)]
+    )
+    def test_a_text_that_is_no_number_is_refused_by_name(self, name: str, value: Any) -> None:
+        with pytest.raises(RequestError, match=f"{name} must be a whole number, not {value!r}"):
+            build_request({**BASE, name: value}, None)
+
     def test_the_arguments_that_were_given_are_not_changed(self) -> None:
         arguments: dict[str, Any] = {**BASE, "text": {"verbosity": "low"}}
         build_request(arguments, Order)

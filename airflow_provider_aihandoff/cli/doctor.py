@@ -1,0 +1,27 @@
+"""`airflow aihandoff doctor`: what is set up, what is missing, and what fixes it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from airflow_provider_aihandoff.cli.common import command, print_rows, say
+from airflow_provider_aihandoff.doctor.examine import examine
+from airflow_provider_aihandoff.doctor.finding import EXIT_CODES, worst
+from airflow_provider_aihandoff.web.api.webhook_receiver import configured_conn_ids
+
+
+@command
+def doctor(args: Namespace) -> None:
+    """Examine the set-up from here. Exits with 0, with 1 after a warning, and with 2 after an error."""
+    conn_ids = args.openai_conn_id or configured_conn_ids()
+    findings = list(examine(args.conn_id, conn_ids, args.webhook_url))
+    if args.output == "table":
+        for finding in findings:
+            say(f"{finding.level.value:<8} {finding.subject}: {finding.what}")
+            for line in (finding.why, finding.fix and f"Fix: {finding.fix}"):
+                if line:
+                    say(f"{'':<8} {line}")
+    else:
+        print_rows([vars(finding) for finding in findings], args.output)
+    sys.exit(EXIT_CODES[worst(findings)])

@@ -1,0 +1,252 @@
+"""One HTTP exchange, bounded as a whole in time and bytes, which knows whether its request ever left.
+
+A time-out of the HTTP library bounds each wait for the next bytes: a target that sends one now and then holds a worker,
+and its claim, without end. So the connection is cut when the time of the whole exchange is over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from airflow.providers.common.compat.sdk import redact
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError
+
+from airflow_provider_aihandoff.core.json_path import find_values, text_of
+
+log = logging.getLogger(__name__)
+
+#: How much of an answer is read, in bytes, after it is decoded. What is longer cannot be read as JSON.
+ANSWER_LIMIT = 4 * 1024 * 1024
+
+#: How much of what a target says is kept, in characters.
+WORDS_LIMIT = 2000
+
+_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a target answered.
+
+    :param content: the body, decoded; None where it is too long, broke off, or cannot be decoded.
+    :param why: why there is none, as a clause.
+    """
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes | None
+    why: str = ""
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        :raises ValueError: it is not JSON, or not there.
+        """
+        if self.content is None:
+            raise ValueError(self.why)
+        return json.loads(self.content)
+
+    def value_at(self, path: str) -> str | None:
+        """The text at a place in the JSON; None, with a warning, where there is none."""
+        try:
+            values = find_values(self.json(), path)
+        except Exception as error:  # noqa: BLE001 - the write is applied, whatever its answer looks like
+            log.warning("The external id cannot be read: %s: %s", type(error).__name__, error)
+            return None
+        if not values or values[0] is None:
+            log.warning("The answer has no %s; the effect has no external id.", path)
+            return None
+        return text_of(values[0])
+
+    def words(self) -> str:
+        """What the target says, on one line, its secrets masked; empty where it says nothing."""
+        if self.content is None:
+            return self.why
+        try:
+            said = redact(self.json())
+            text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            text = str(redact(self.content[: 4 * WORDS_LIMIT].decode("utf-8", "replace")))
+        text = " ".join(text.split())
+        return text if len(text) <= WORDS_LIMIT else text[:WORDS_LIMIT] + " …"
+
+
+class NeverLeft(Exception):
+    """The exchange broke off before a byte of the request was sent."""
+
+
+class Broken(Exception):
+    """The exchange broke off after the request began to leave, and before the status came."""
+
+
+class Exchange:
+    """The time of one exchange, and the socket that it ends on.
+
+    :param timeout: seconds to connect, and as many to answer.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.left = False
+        self.over = False
+        self._begin_until = time.monotonic() + timeout
+        self._lock = threading.Lock()
+        self._handle: socket.socket | None = None
+        self._timer = threading.Timer(2 * timeout, self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def connected(self, sock: socket.socket) -> None:
+        """Keep a second handle on the connection: TLS takes the first one."""
+        with self._lock:
+            self._release()
+            self._handle = socket.socket(fileno=os.dup(sock.fileno()))
+
+    def begin(self) -> None:
+        """The request is about to leave.
+
+        :raises ConnectTimeoutError: it took too long to get here, and another attempt may begin before this one ends.
+        """
+        if not self.left and time.monotonic() >= self._begin_until:
+            raise ConnectTimeoutError("it took too long to connect")
+        self.left = True
+
+    def close(self) -> None:
+        """End the watch."""
+        self._timer.cancel()
+        with self._lock:
+            self._release()
+
+    def _cut(self) -> None:
+        self.over = True
+        with self._lock:
+            if self._handle is not None:
+                with suppress(OSError):  # the other side was faster
+                    self._handle.shutdown(socket.SHUT_RDWR)
+
+    def _release(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
+def adapter_of(exchange: Exchange) -> HTTPAdapter:
+    """An adapter whose connections belong to one exchange."""
+
+    class Watched(HTTPConnection):
+        connecting = False
+
+        def _new_conn(self) -> socket.socket:
+            made = super()._new_conn()
+            exchange.connected(made)
+            return made
+
+        def connect(self) -> None:
+            self.connecting = True
+            try:
+                super().connect()
+            finally:
+                self.connecting = False
+
+        def send(self, data: Any) -> None:
+            if self.sock is None and self.auto_open:
+                self.connect()
+            if not self.connecting:  # a tunnel through a proxy is asked for while it connects
+                exchange.begin()
+            super().send(data)
+
+    class WatchedTls(Watched, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Watched
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = WatchedTls
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, **kwargs)
+            self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
+
+        def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+            manager = super().proxy_manager_for(proxy, **kwargs)
+            if proxy.lower().startswith("socks"):
+                exchange.left = True  # its connections are not ours: they may have sent anything
+            else:
+                manager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
+            return manager
+
+    return Adapter()
+
+
+def exchange_of(session: requests.Session, request: requests.Request, exchange: Exchange, timeout: float) -> Answer:
+    """Send one request, follow no redirect, and read the answer.
+
+    :raises NeverLeft: nothing was sent.
+    :raises Broken: no status came.
+    """
+    try:
+        prepared = session.prepare_request(request)
+        settings = session.merge_environment_settings(
+            prepared.url or "", session.proxies, True, session.verify, session.cert
+        )
+        adapter: Any = session.get_adapter(prepared.url or "")
+    except (requests.RequestException, ValueError) as error:
+        raise NeverLeft(_kind(error)) from None
+    try:
+        # The adapter alone: the session would read the answer of a redirect whole, and send again where a hook asks.
+        response: requests.Response = adapter.send(prepared, timeout=timeout, **settings)
+    except Exception as error:  # noqa: BLE001 - whatever breaks it, what counts is whether the request left
+        if not exchange.left:
+            raise NeverLeft(f"{_kind(error)}: {error}") from None
+        over = "the whole answer took too long; " if exchange.over else ""
+        raise Broken(f"{over}{_kind(error)}: {error}") from None
+    try:
+        content, why = _read(response)
+    finally:
+        response.close()
+    return Answer(response.status_code, str(response.reason or ""), response.headers, content, why)
+
+
+def _kind(error: Exception) -> str:
+    return type(error).__name__
+
+
+def _read(response: requests.Response) -> tuple[bytes | None, str]:
+    """The body, as far as it may be read, and decoded; or why there is none."""
+    content = b""
+    try:
+        while chunk := response.raw.read(_CHUNK, decode_content=False):
+            content += chunk
+            if len(content) > ANSWER_LIMIT:
+                return None, f"its answer is longer than {ANSWER_LIMIT} bytes"
+    except Exception as error:  # noqa: BLE001 - the status is known, whatever breaks its body
+        return None, f"its answer broke off: {_kind(error)}"
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return content, ""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return None, f"its answer is encoded as {encoding!r}"
+    try:
+        unpacker = zlib.decompressobj(47 if encoding != "deflate" else 15)
+        decoded = unpacker.decompress(content, ANSWER_LIMIT)
+    except zlib.error as error:
+        return None, f"its answer cannot be decoded: {error}"
+    if unpacker.unconsumed_tail:
+        return None, f"its answer is longer than {ANSWER_LIMIT} bytes"
+    return decoded, ""

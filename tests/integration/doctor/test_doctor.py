@@ -1,0 +1,199 @@
+"""What `airflow aihandoff doctor` finds: each finding says why it matters, and what fixes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.doctor import ledger_checks
+from airflow_provider_aihandoff.doctor.airflow_checks import check_deferral, check_link, triggerers
+from airflow_provider_aihandoff.doctor.connection_checks import (
+    check_arrivals,
+    check_delivery,
+    check_provider,
+    check_secrets,
+)
+from airflow_provider_aihandoff.doctor.finding import Finding, Level, worst
+from airflow_provider_aihandoff.doctor.ledger_checks import check_ledger
+from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+from demo.postgres import URL_VARIABLE
+from tests.factories import ask, draft
+from tests.integration.cli.conftest import use
+
+SECRET = "whsec_c2VjcmV0IHdpdGggMzIgYnl0ZXMgb2YgbGVuZ3Ro"
+
+
+def of(findings: list[Finding], subject: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.subject == subject]
+    return found
+
+
+class TestLedger:
+    def test_a_ledger_that_is_set_up_has_no_error(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        findings = list(check_ledger(conninfo))
+        assert worst(findings) is not Level.ERROR
+        for subject in ("ledger schema", "ledger rights", "clock", "notifications"):
+            assert of(findings, subject).level is Level.OK
+
+    def test_a_database_that_cannot_be_reached_is_said_without_its_password(self, conninfo: dict[str, Any]) -> None:
+        (found,) = check_ledger({**conninfo, "port": 1, "password": "hunter-2"})
+        assert (found.level, found.subject) == (Level.ERROR, "ledger")
+        assert "hunter-2" not in str(found)
+
+    def test_a_database_without_a_ledger_names_the_command(self, empty_conninfo: dict[str, Any]) -> None:
+        found = of(list(check_ledger(empty_conninfo)), "ledger schema")
+        assert (found.level, schema.UPGRADE_COMMAND in found.fix) == (Level.ERROR, True)
+
+    def test_the_rights_that_a_role_lacks_are_named(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        if URL_VARIABLE in os.environ:
+            pytest.skip("creates roles: only on a server of our own")
+        with psycopg.connect(**conninfo, autocommit=True) as connection:
+            connection.execute("DROP ROLE IF EXISTS doctor_user")
+            connection.execute("CREATE ROLE doctor_user LOGIN PASSWORD 'user'")
+            connection.execute("GRANT USAGE ON SCHEMA aihandoff TO doctor_user")
+            connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA aihandoff TO doctor_user")
+            findings = list(check_ledger({**conninfo, "user": "doctor_user", "password": "user"}))
+            connection.execute("DROP OWNED BY doctor_user")
+            connection.execute("DROP ROLE doctor_user")
+        found = of(findings, "ledger rights")
+        assert found.level is Level.ERROR
+        assert "INSERT on jobs" in found.what
+        assert "DELETE on inbox" in found.what
+        assert of(findings, "ledger role").level is Level.OK
+
+    def test_probes_that_saw_other_than_they_should_are_named(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        assert of(list(check_ledger(conninfo)), "probes").level is Level.OK
+        job = ask(ledger, draft(ledger))
+        ledger.effects.note_probe(ledger.record(job.job_id).current_effects[0].effect_id, "it sees 2 records")
+        found = of(list(check_ledger(conninfo)), "probes")
+        assert (found.level, "publishing/publish" in found.what) == (Level.WARNING, True)
+
+    def test_an_owner_is_warned_about(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        assert of(list(check_ledger(conninfo)), "ledger role").level is Level.WARNING
+
+    def test_a_clock_that_is_off_is_said(
+        self, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = ledger_checks.time.time
+        monkeypatch.setattr(ledger_checks.time, "time", lambda: real() - 600)
+        found = of(list(check_ledger(conninfo)), "clock")
+        assert (found.level, "600 s behind" in found.what) == (Level.WARNING, True)
+
+    def test_notifications_that_do_not_arrive_are_said(
+        self, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ledger_checks, "_NOTIFIED_WITHIN", 0.2)
+        with psycopg.connect(**conninfo, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+            found = ledger_checks._check_notifications(connection, lambda: Silent.connect(**conninfo, autocommit=True))
+        assert (found.level, found.subject) == (Level.WARNING, "notifications")
+
+
+class Silent(psycopg.Connection[Any]):
+    """A connection behind a pooler that gives each statement to another server."""
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().execute("SELECT 1")
+
+
+class TestConnections:
+    @pytest.fixture
+    def api(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        with OpenAIStandIn(delay_seconds=0).serve() as running:
+            self.connection(monkeypatch, running.base_url)
+            yield running.base_url
+
+    @staticmethod
+    def connection(monkeypatch: pytest.MonkeyPatch, host: str, **extra: Any) -> None:
+        value = {"conn_type": "openai", "password": "sk-1234567890", "host": host, "extra": json.dumps(extra)}
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(value))
+
+    @pytest.mark.usefixtures("api")
+    def test_an_api_that_answers_is_fine(self) -> None:
+        with providers() as provider_for:
+            assert check_provider("openai_default", provider_for).level is Level.OK
+
+    def test_an_api_that_does_not_answer_and_a_connection_that_is_not_there_are_errors(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.connection(monkeypatch, "http://127.0.0.1:1/v1")
+        with providers() as provider_for:
+            for conn_id in ("openai_default", "openai_missing"):
+                found = check_provider(conn_id, provider_for)
+                assert (found.level, bool(found.fix), "sk-1234567890" in str(found)) == (Level.ERROR, True, False)
+
+    @pytest.mark.parametrize(
+        ("secrets", "level"), [(SECRET, Level.OK), ("whsec_", Level.WARNING), (None, Level.WARNING)]
+    )
+    def test_webhook_secrets_are_examined_and_never_shown(
+        self, monkeypatch: pytest.MonkeyPatch, secrets: str | None, level: Level
+    ) -> None:
+        self.connection(monkeypatch, "", **({"webhook_secrets": secrets} if secrets else {}))
+        found = check_secrets("openai_default")
+        assert (found.level, SECRET in str(found)) == (level, False)
+
+    def test_a_connection_that_had_no_webhook_is_warned_about(self, ledger: Ledger) -> None:
+        assert check_arrivals("openai_default", ledger).level is Level.WARNING
+
+    def test_an_address_where_no_receiver_answers_is_an_error(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.connection(monkeypatch, "", webhook_secrets=SECRET)
+        found = check_delivery("http://127.0.0.1:1/aihandoff/webhooks/openai/openai_default", "openai_default", ledger)
+        assert (found.level, found.subject) == (Level.ERROR, "webhook delivery")
+
+    @pytest.mark.usefixtures("api")
+    def test_an_address_that_refuses_the_event_is_an_error(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, api: str
+    ) -> None:
+        self.connection(monkeypatch, api, webhook_secrets=SECRET)
+        found = check_delivery(f"{api}/nothing", "openai_default", ledger)
+        assert (found.level, "404" in found.what) == (Level.ERROR, True)
+
+
+class TestAirflow:
+    def test_no_triggerer_is_an_error(self) -> None:
+        assert triggerers([]).level is Level.ERROR
+        assert triggerers(["b", "a"]).what == "2 with a heartbeat: a, b."
+
+    @pytest.mark.parametrize(
+        ("min_deferral", "heartbeat", "level"),
+        [(8, 5, Level.OK), (2, 5, Level.WARNING), (2, 1, Level.OK), (0, 5, Level.WARNING)],
+    )
+    def test_settings_that_can_lose_a_task_are_warned_about(
+        self, min_deferral: float, heartbeat: float, level: Level
+    ) -> None:
+        assert check_deferral(min_deferral, heartbeat).level is level
+
+    def test_links_need_an_address(self) -> None:
+        assert check_link("").level is Level.WARNING
+        assert check_link("https://airflow.example.com").level is Level.OK
+
+
+class TestCommand:
+    def test_the_exit_code_is_that_of_the_worst_finding(
+        self,
+        conninfo: dict[str, Any],
+        ledger: Ledger,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        from airflow.cli.cli_parser import get_parser
+
+        use(conninfo, monkeypatch)
+        TestConnections.connection(monkeypatch, "http://127.0.0.1:1/v1", webhook_secrets=SECRET)
+        args = get_parser().parse_args(["aihandoff", "doctor", "-o", "json"])
+        with pytest.raises(SystemExit) as ended:
+            args.func(args)
+        findings = json.loads(capsys.readouterr().out)
+        assert ended.value.code == 2
+        assert {"ledger schema", "connection openai_default", "triggerers"} <= {each["subject"] for each in findings}
+        assert all(each["fix"] for each in findings if each["level"] != "ok")
+        assert SECRET not in json.dumps(findings)

@@ -1,0 +1,29 @@
+"""The grid: no fault on the way to a target makes a second write, or makes the ledger say what is not so."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from airflow_provider_aihandoff.core.ledger import Ledger
+from tests.integration.targets.grid import ROWS, Row, applicable, play
+from tests.integration.targets.systems import FAULTS
+
+_numbers = count(1)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+def test_no_fault_makes_a_second_write_or_a_word_of_the_ledger_that_is_not_so(
+    ledger: Ledger, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_GRID", "")  # the grid sets it; the fixture restores it
+    cells = [play(ledger, row, fault, next(_numbers)) for fault in FAULTS if applicable(row, fault)]
+    assert [f"{cell.fault}: {cell.wrong}" for cell in cells if cell.wrong] == []
+    assert cells[0].state == ("applied" if row.ours else cells[0].state)
+
+
+def test_a_request_that_an_intermediary_made_twice_is_seen_in_the_target_and_on_the_record(ledger: Ledger) -> None:
+    cell = play(ledger, ROWS[0], "sent twice on the way", next(_numbers))
+    assert (cell.count, cell.state) == (2, "applied")
+    assert "it sees 2 records that could be this write" in cell.note

@@ -1,0 +1,116 @@
+"""Statements: what is checked before anyone approves them, how many rows they change, and both drivers of Airflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from airflow.providers.postgres.hooks import postgres as hook_module
+
+from airflow_provider_aihandoff.core.effects.target import Applied
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement, rows_of
+
+Sales = psycopg.Connection[Any]
+
+KEY = "aih-1-r1-0123456789abcdef"
+INSERT = "INSERT INTO reports (title) VALUES (%(title)s) RETURNING report_id"
+UPDATE = "UPDATE reports SET title = title || '!' WHERE title LIKE %(title)s"
+
+
+@pytest.fixture(params=[True, False], ids=["psycopg 3", "psycopg 2"], autouse=True)
+def _driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver that Airflow gives."""
+    monkeypatch.setattr(hook_module, "USE_PSYCOPG3", request.param)
+
+
+def run(sql: str, title: str = "Kettle", **options: Any) -> Applied:
+    return PostgresTarget("store", **options).apply(plan_statement("sales_db", sql, {"title": title}), KEY)
+
+
+def titles(sales: Sales) -> list[str]:
+    return [row[0] for row in sales.execute("SELECT title FROM reports ORDER BY report_id").fetchall()]
+
+
+class TestRows:
+    def test_a_statement_that_changes_no_row_is_refused_and_leaves_no_marker(self, sales: Sales) -> None:
+        with pytest.raises(EffectRefused, match="would change 0 rows, and must change at least 1"):
+            run(UPDATE)
+        run(INSERT)
+        assert titles(sales) == ["Kettle"]
+
+    @pytest.mark.parametrize(("rows", "right"), [(1, False), (2, True), ((0, 1), False), ((1, None), True), (0, False)])
+    def test_a_statement_changes_as_many_rows_as_its_author_expects_or_none(
+        self, sales: Sales, rows: Any, right: bool
+    ) -> None:
+        sales.execute("INSERT INTO reports (title) VALUES ('Kettle 1'), ('Kettle 2')")
+        if right:
+            assert run(UPDATE, "Kettle%", rows=rows_of(rows, "store")).result == {"rows": 2}
+        else:
+            with pytest.raises(EffectRefused, match="would change 2 rows"):
+                run(UPDATE, "Kettle%", rows=rows_of(rows, "store"))
+        assert titles(sales) == [f"Kettle {number}{'!' * right}" for number in (1, 2)]
+
+    def test_a_statement_that_tells_no_number_of_rows_is_applied(self, sales: Sales) -> None:
+        assert run("CREATE TEMPORARY TABLE t (a int)").result == {"rows": -1}
+
+    @pytest.mark.parametrize("rows", [-1, True, "many", (2, 1), (1,), None, (0, -1), 1.5])
+    def test_what_is_no_number_of_rows_is_refused(self, rows: Any) -> None:
+        with pytest.raises(PlanError, match="`rows` of the effect 'store'"):
+            rows_of(rows, "store")
+
+    def test_an_undo_may_find_that_nothing_is_left_unless_its_author_says_otherwise(self, sales: Sales) -> None:
+        declared = {"connection": "sales_db", "sql": "DELETE FROM reports WHERE title = 'Kettle'"}
+        plan, options = PostgresTarget.plan_undo(declared, name="store")
+        assert PostgresTarget.from_undo("undo:store", plan, options).apply(plan, KEY) == Applied(None, {"rows": 0})
+        plan, options = PostgresTarget.plan_undo({**declared, "rows": 1}, name="store")
+        with pytest.raises(EffectRefused, match="must change 1"):
+            PostgresTarget.from_undo("undo:store", plan, options).apply(plan, KEY + "2")
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("sql", "what"),
+        [
+            ("SELECT %(title)s, %(other)s", "names parameters that it does not have: other"),
+            ("SELECT '100%'", "has"),
+            ("SELECT 1 % 2", "has '% '"),
+            ("SELECT %s", "has '%s'"),
+            ("SELECT %(title)d", r"has '%\(title\)d'"),
+        ],
+    )
+    def test_a_statement_that_no_driver_takes_is_refused_before_anyone_approves_it(self, sql: str, what: str) -> None:
+        with pytest.raises(PlanError, match=f"the statement of the effect 'store' {what}"):
+            plan_statement("sales_db", sql, {"title": "x"})
+
+    @pytest.mark.parametrize("text", ["a\x00b", "half \ud83d of one", ["\ud83d"], {"a": "\x00"}])
+    def test_a_parameter_that_the_database_cannot_store_is_refused_before_anyone_approves_it(self, text: Any) -> None:
+        with pytest.raises(PlanError, match="the parameter 'title' with a NUL"):
+            plan_statement("sales_db", INSERT, {"title": text})
+
+    def test_a_doubled_percent_sign_and_every_other_text_are_taken(self, sales: Sales) -> None:
+        run("INSERT INTO reports (title) VALUES (%(title)s || '%%')", "100 % 'ü' ☕ %s %(x)s")
+        assert titles(sales) == ["100 % 'ü' ☕ %s %(x)s%"]
+
+
+class TestErrors:
+    def test_a_refusal_of_the_database_is_one_whichever_driver_says_it(self, sales: Sales) -> None:
+        run(INSERT)
+        with pytest.raises(EffectRefused, match="duplicate key"):
+            PostgresTarget("store").apply(plan_statement("sales_db", INSERT, {"title": "Kettle"}), "another key")
+        assert titles(sales) == ["Kettle"]
+
+    def test_the_same_key_again_finds_the_marker(self, sales: Sales) -> None:
+        first = run(INSERT)
+        assert run(INSERT) == Applied(first.external_id, {"marker": "found"})
+
+    def test_a_server_that_ends_the_connection_before_the_commit_is_not_now(self, sales: Sales) -> None:
+        with pytest.raises(EffectNotNow, match="broke before the commit"):
+            run("SELECT pg_terminate_backend(pg_backend_pid()), %(title)s")
+
+    def test_no_server_is_not_now_and_nothing_was_sent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_SALES_DB", "postgres://a:b@127.0.0.1:1/c")
+        with pytest.raises(EffectNotNow, match="no connection to the database") as never:
+            run(INSERT)
+        assert not never.value.answered
