@@ -34,6 +34,7 @@ from airflow_provider_aihandoff.core.errors import (
     HandoffError,
     PlanError,
     PlanNotApproved,
+    TemplateError,
 )
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
@@ -346,6 +347,8 @@ class SideEffectOperator(RendersText):
         more |= {"item": element.item, "index": element.index}
         try:
             part.render_template_fields(cast("Context", {**context, **more}))
+        except TemplateError as error:
+            problem = error.what.rstrip(".")
         except (HandoffError, AirflowFailException):
             raise
         except Exception as error:  # noqa: BLE001 - raised below, where nothing is chained to it
