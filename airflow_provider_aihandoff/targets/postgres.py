@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import logging
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from airflow_provider_aihandoff.core.effects.target import Applied, RequestView,
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.secret_names import without_login
-from airflow_provider_aihandoff.core.text import first_problem, plain, unstorable
+from airflow_provider_aihandoff.core.text import first_problem, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
 
 log = logging.getLogger(__name__)
@@ -275,14 +274,6 @@ def _check_statement(sql: str, parameters: Mapping[str, Any], name: str) -> None
             raise refuse(f"has {match[0]!r}", "Write a parameter as %(name)s, and a percent sign as %%.")
     if missing := sorted(named - parameters.keys()):
         raise refuse(f"names parameters that it does not have: {', '.join(missing)}", "Add them to `parameters`.")
-    for parameter, value in parameters.items():
-        text = value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False, default=str)
-        if "\x00" in text or (text is not value and "\\u0000" in text) or text != plain(text):
-            raise refuse(
-                f"has the parameter {parameter!r} with a NUL or half of a character (a lone surrogate), which "
-                "PostgreSQL cannot store",
-                "Repair the text where it comes from, or edit the output.",
-            )
 
 
 def _is(error: Exception, name: str) -> bool:

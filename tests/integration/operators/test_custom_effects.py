@@ -73,7 +73,8 @@ def shelf() -> Shelf:
 
 def put(shelf: Shelf, kind: type[ShelfOperator] = ShelfOperator, **arguments: Any) -> None:
     """Put the note of the first job on the shelf."""
-    kind(task_id="put", **{"job": 1, "shelf": shelf, "hold_timeout": timedelta(0), "grace": 0, **arguments})
+    fields = {"job": 1, "shelf": shelf, "hold_timeout": timedelta(0), "grace": 0, "try_probe": False, **arguments}
+    kind(task_id="put", **fields)
 
 
 def test_a_subclass_plans_applies_and_says_what_to_keep(run: RunDag, record: Record, shelf: Shelf) -> None:

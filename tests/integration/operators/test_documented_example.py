@@ -79,7 +79,9 @@ def crm(monkeypatch):
 
 def example(part: str) -> str:
     """The one example of the page that has this in it."""
-    found = [code for code in BLOCK.findall((ROOT / "docs" / "operators.md").read_text("utf-8")) if part in code]
+    found: list[str] = [
+        code for code in BLOCK.findall((ROOT / "docs" / "operators.md").read_text("utf-8")) if part in code
+    ]
     assert len(found) == 1
     return str(found[0])
 

@@ -73,7 +73,7 @@ def remove(external_id: str, title: str, effect_key: str) -> None:
 def effect(job: Any = 1, function: Callable[..., Any] = put, **options: Any) -> Any:
     """Put the title of the job, by default the first, on the shelf."""
     arguments = options.pop("arguments", {"title": "{{ job.output.title }}"})
-    given = {"job": job, "hold_timeout": timedelta(0), "grace": 0, "timeout": 0.5, **options}
+    given = {"job": job, "hold_timeout": timedelta(0), "grace": 0, "timeout": 0.5, "try_probe": False, **options}
     return task.side_effect(**given)(function)(**arguments)
 
 

@@ -19,8 +19,10 @@ from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.hooks import model_provider
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ServerKind
 from airflow_provider_aihandoff.triggers import polling
+from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
 from tests.integration.operators.conftest import API_KEY, Model, RunDag
 from tests.integration.operators.tasks import NOTE, ask, fault
+from tests.integration.operators.test_response import breaks
 from tests.integration.operators.test_reviewing import decide, people, pipeline
 from tests.target import Target
 
@@ -129,13 +131,7 @@ def test_a_server_without_background_mode_that_is_slow_is_named_in_the_history(
 def test_a_job_is_cancelled_although_its_response_cannot_be(
     run: RunDag, ledger: Ledger, record: Record, serve: Serve, kind: ServerKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
-
-    async def never(self: Any) -> Any:
-        raise RuntimeError("the triggerer is gone")
-        yield  # type: ignore[unreachable]
-
-    monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", never)
+    monkeypatch.setattr(OpenAIBackgroundResponseTrigger, "run", breaks([]))
     with serve(kind, delay_seconds=60) as stand_in, model_provider.providers() as provider_for:
         run(lambda: ask(inline_wait=timedelta(0), retries=0))
         job = record().job

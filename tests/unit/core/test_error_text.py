@@ -130,7 +130,7 @@ class TestRaised:
 
         with pytest.raises(EffectRefused) as raised:
             call_cleaned(fail, Secrets([SECRET]))
-        assert str(raised.value) == "no ***. No external write was made. Not ***."
+        assert str(raised.value) == "no ***. This step made no external write. Not ***."
         assert not raised.value.answered
         assert SECRET not in "".join(traceback.format_exception(raised.value))
 

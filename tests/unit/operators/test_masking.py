@@ -22,8 +22,14 @@ from airflow_provider_aihandoff.operators.masking import MASK, hide_from_logs, m
 from airflow_provider_aihandoff.targets.function import FunctionTarget
 from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.targets.postgres import database_of
+from airflow_provider_aihandoff.targets.rollback_functions import rollback_function
 
 SECRET = "s3cret-of-these-tests"
+
+
+@rollback_function
+def unsend(**arguments: Any) -> None:
+    """What an undo of these tests names."""
 
 
 class TestNames:
@@ -293,7 +299,7 @@ class TestDigest:
         monkeypatch.setattr(FunctionTarget, "secret_fields", frozenset({"voucher"}))
         undo = {
             "kind": "function",
-            "function": "shop:unsend",
+            "function": f"{__name__}:unsend",
             "arguments": {"voucher": "v0ucher-of-an-undo", "pin": SECRET},
         }
         plan = planned(json={"voucher": "shown"}, undo=undo)
