@@ -24,7 +24,8 @@ _RUNS_AT_ONCE = 50
 
 #: States of a task instance in which no one waits for its job any longer. Every other one (cleared, queued, up for
 #: retry, deferred, running) has an attempt that takes the job up again.
-ENDED_TASK_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
+_SKIPPED = "skipped"
+ENDED_TASK_STATES = frozenset({"failed", "success", _SKIPPED, "removed", "upstream_failed"})
 
 
 def owner_of(context: Context) -> Owner:
@@ -47,10 +48,32 @@ def _name(owner: Owner) -> str:
 
 def task_states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, TaskState]:
     """What Airflow says of task instances, whichever attempt runs now; without those of which it says nothing."""
+    from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+
+    def meaning(state: str | None) -> TaskState:
+        if state is None:
+            return TaskState.MISSING
+        if state == _SKIPPED:
+            return TaskState.SKIPPED
+        return TaskState.ENDED if state in ENDED_TASK_STATES else TaskState.ALIVE
+
+    return {owner: meaning(state) for owner, state in _states(owners, ask).items()}
+
+
+def skipped_tasks(owners: Collection[Owner], ask: AskStates) -> set[Owner]:
+    """The task instances that Airflow has skipped."""
+    return {owner for owner, state in _states(owners, ask).items() if state == _SKIPPED}
+
+
+def _states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, str | None]:
+    """The states of task instances, whichever attempt runs now; without those of which Airflow says nothing.
+
+    None for one that Airflow does not know; empty for one that has no state yet.
+    """
     tasks: dict[tuple[str, str], list[Owner]] = defaultdict(list)
     for owner in owners:
         tasks[owner.dag_id, owner.task_id].append(owner)
-    found: dict[Owner, TaskState] = {}
+    found: dict[Owner, str | None] = {}
     for (dag_id, task_id), instances in tasks.items():
         run_ids = sorted({owner.run_id for owner in instances})
         for start in range(0, len(run_ids), _RUNS_AT_ONCE):
@@ -60,13 +83,8 @@ def task_states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, TaskSt
             except Exception as error:  # noqa: BLE001 - not knowing is an answer too: nothing is done then
                 log.warning("The states of %s.%s cannot be read: %s.", dag_id, task_id, type(error).__name__)
                 continue
-            found |= {owner: _task_state(owner, answer) for owner in instances if owner.run_id in batch}
+            for owner in instances:
+                if owner.run_id in batch:
+                    exists = _name(owner) in answer.get(owner.run_id, {})
+                    found[owner] = state_among(owner, answer) or "" if exists else None
     return found
-
-
-def _task_state(owner: Owner, answer: Mapping[str, Mapping[str, Any]]) -> TaskState:
-    from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
-
-    if _name(owner) not in answer.get(owner.run_id, {}):
-        return TaskState.MISSING
-    return TaskState.ENDED if state_among(owner, answer) in ENDED_TASK_STATES else TaskState.ALIVE

@@ -36,6 +36,7 @@ STEPS = (
     "apply.refuse",
     "apply.lose",
     "apply.resolve",
+    "apply.skip",
     "apply.complete",
     "cancel.request",
     "cancel.record",

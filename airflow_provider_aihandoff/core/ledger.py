@@ -327,7 +327,7 @@ class Ledger:
             ) AS billed
             CROSS JOIN LATERAL (
                 SELECT count(*) FILTER (WHERE effects.revision = job.revision AND effects.undoes IS NULL
-                        AND effects.state <> 'void') AS effects,
+                        AND effects.state NOT IN ('skipped', 'void')) AS effects,
                     count(*) FILTER (WHERE effects.state = 'unknown') AS unknown_effects
                 FROM aihandoff.effects WHERE effects.job_id = job.job_id
             ) AS intended

@@ -391,6 +391,8 @@ class EffectPlan:
         could not be read. Not part of what is approved: the target may change later.
     :param find_counts: False: the probe was tried when the plan was rendered, and saw what it is to find.
     :param probe_note: what that trial showed, where the reviewer should know.
+    :param task_id: the task that applies it.
+    :param skipped: its author's condition leaves it out: there is nothing to send.
     """
 
     name: str
@@ -403,6 +405,8 @@ class EffectPlan:
     current: dict[str, Any] | None = None
     find_counts: bool = True
     probe_note: str | None = None
+    task_id: str | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -418,6 +422,7 @@ class Effect:
     :param find_counts: False: its probe saw the same before anything was sent, so that a find proves nothing.
     :param own: it was applied by this effect, as far as the ledger knows; otherwise it was there before.
     :param probe_note: what its probe saw that a person should know.
+    :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
     """
 
     effect_id: int
@@ -450,6 +455,7 @@ class Effect:
     find_counts: bool
     own: bool
     probe_note: str | None
+    task_id: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

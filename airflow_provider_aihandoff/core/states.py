@@ -67,6 +67,7 @@ class JobEvent(StrEnum):
     EFFECT_REFUSED = "effect refused"  # the target said no, and that proves that no external write was made
     EFFECT_UNKNOWN = "effect unknown"  # the request may have been applied
     EFFECT_APPLIED = "effect applied"
+    EFFECT_SKIPPED = "effect skipped"  # Airflow skipped its task, as a branch does
     EFFECT_RESOLVED = "effect resolved"  # a probe or a person resolved an unknown effect
     ALL_APPLIED = "all applied"
     ROLL_BACK_STARTED = "roll back started"  # each applied effect is to be undone
@@ -114,6 +115,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.APPROVED, _E.PLANNED): _S.APPROVED,
     (_S.APPROVED, _E.PLAN_CHANGED): _S.REVIEW,
     (_S.APPROVED, _E.EFFECT_CLAIMED): _S.APPLYING,
+    (_S.APPROVED, _E.EFFECT_SKIPPED): _S.APPROVED,
     (_S.APPROVED, _E.ALL_APPLIED): _S.COMPLETED,
     (_S.APPROVED, _E.CANCELLED): _S.CANCELLED,
     # These three only while no effect can have been written: the target refused, or a claim was released.
@@ -126,6 +128,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.APPLYING, _E.EFFECT_UNKNOWN): _S.APPLYING,
     (_S.APPLYING, _E.EFFECT_APPLIED): _S.APPLYING,
     (_S.APPLYING, _E.EFFECT_RESOLVED): _S.APPLYING,
+    (_S.APPLYING, _E.EFFECT_SKIPPED): _S.APPLYING,
     (_S.APPLYING, _E.ALL_APPLIED): _S.COMPLETED,
     # A cancelled job goes on applying until the outcome of each effect that was under way is known.
     (_S.APPLYING, _E.CANCEL_REQUESTED): _S.APPLYING,
@@ -231,8 +234,12 @@ class EffectState(StrEnum):
     APPLIED = "applied"  # the target confirmed it
     REFUSED = "refused"  # the target refused it, and that proves that no external write was made
     UNKNOWN = "unknown"  # it may have been applied: a probe or a person must resolve it
+    SKIPPED = "skipped"  # its author's condition leaves it out of the plan, or Airflow skipped its task; never sent
     VOID = "void"  # its revision was replaced, or its job cancelled, before anything was sent
 
+
+#: An effect in one of these needs nothing more for its job to complete.
+SETTLED_EFFECT_STATES = frozenset({EffectState.APPLIED, EffectState.SKIPPED})
 
 #: An effect in one of these may have made an external write.
 TOUCHED_EFFECT_STATES = frozenset({EffectState.CLAIMED, EffectState.APPLIED, EffectState.UNKNOWN})
@@ -248,6 +255,7 @@ class EffectEvent(StrEnum):
     CONFIRM = "confirm"
     RESOLVE_APPLIED = "resolve as applied"
     RESOLVE_NOT_APPLIED = "resolve as not applied"
+    SKIP = "skip"
     VOID = "void"
 
 
@@ -256,7 +264,9 @@ _ES, _EE = EffectState, EffectEvent
 #: (state, event) → state. Every pair that is not here is refused.
 EFFECT_TRANSITIONS: Mapping[tuple[EffectState, EffectEvent], EffectState] = {
     (_ES.PLANNED, _EE.CLAIM): _ES.CLAIMED,
+    (_ES.PLANNED, _EE.SKIP): _ES.SKIPPED,
     (_ES.PLANNED, _EE.VOID): _ES.VOID,
+    (_ES.SKIPPED, _EE.CLAIM): _ES.CLAIMED,  # only one that was planned, and whose task runs after all
     (_ES.REFUSED, _EE.CLAIM): _ES.CLAIMED,
     (_ES.REFUSED, _EE.VOID): _ES.VOID,
     (_ES.REFUSED, _EE.RESOLVE_APPLIED): _ES.APPLIED,  # a person saw the write in the target, whatever it answered

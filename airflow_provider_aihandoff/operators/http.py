@@ -42,6 +42,11 @@ class HttpSideEffectOperator(SideEffectOperator):
     :param endpoint: path under the base URL (templated).
     :param json: the body: a value, or a text that renders to JSON, such as ``"{{ job.output | tojson }}"``
         (templated).
+    :param form: the fields of a form, in the place of ``json`` (templated).
+    :param text: a text that is sent as it is, in the place of ``json`` (templated).
+    :param files: files of a form, by reference (templated): ``{"FIELD": {"path": ...}}``, a path that every worker can
+        read or an object storage URL, with ``conn_id``, ``filename`` and ``content_type`` where needed. The plan has
+        the digest of each, so that what is sent is what was approved.
     :param headers: further headers (templated), such as ``If-Match`` or ``If-None-Match``.
     :param query: parameters of the URL's query (templated).
     :param external_id_path: where the external record id stands in the JSON answer (RFC 9535), such as ``$.id``.
@@ -56,10 +61,25 @@ class HttpSideEffectOperator(SideEffectOperator):
         now: reviewers see what the request would change. It is read when the plan is rendered for them.
     """
 
-    template_fields: Sequence[str] = ("job", "endpoint", "json", "headers", "query", "undo", "probe_request", "current")
+    template_fields: Sequence[str] = (
+        "job",
+        "when",
+        "endpoint",
+        "json",
+        "form",
+        "text",
+        "files",
+        "headers",
+        "query",
+        "undo",
+        "probe_request",
+        "current",
+    )
     endpoint_fields = ("endpoint", "current")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "json": "json",
+        "form": "json",
+        "files": "json",
         "headers": "json",
         "query": "json",
         "undo": "json",
@@ -73,6 +93,9 @@ class HttpSideEffectOperator(SideEffectOperator):
         method: str = "POST",
         endpoint: str,
         json: Any = None,
+        form: Mapping[str, Any] | None = None,
+        text: str | None = None,
+        files: Mapping[str, Mapping[str, Any]] | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         external_id_path: str | None = None,
@@ -88,6 +111,9 @@ class HttpSideEffectOperator(SideEffectOperator):
         self.method = method.upper()
         self.endpoint = endpoint
         self.json = json
+        self.form = form
+        self.text = text
+        self.files = files
         self.headers = headers
         self.query = query
         self.external_id_path = external_id_path
@@ -123,6 +149,9 @@ class HttpSideEffectOperator(SideEffectOperator):
             self.method,
             self.marked("endpoint"),
             json=self.marked("json"),
+            form=self.marked("form"),
+            text=self.marked("text"),
+            files=self.files,
             headers=self.marked("headers"),
             query=self.marked("query"),
             name=self.effect_name,

@@ -40,7 +40,7 @@ def plan_effects(
     :param ask_targets: read what each target has now, and try its probe, where its author says how.
     :raises PlanError: one of them cannot be rendered; the message says which, and why.
     """
-    plans = []
+    plans: list[EffectPlan] = []
     key = ledger.digest_key()
     for task in effect_tasks(context["dag"], source):
         if isinstance(task, MappedOperator):
@@ -51,7 +51,7 @@ def plan_effects(
             )
         try:
             after = effects_before(context["dag"], task)
-            plans.append(task.rendered(context, job).effect_plan(job, key=key, after=after, ask_target=ask_targets))
+            plans += task.plans(context, job, key=key, after=after, ask_target=ask_targets)
             continue
         except (HandoffError, AirflowFailException):
             raise

@@ -7,27 +7,48 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.effects.placeholders import Marks
-from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, Found, NotApplied, Target, resends_of
+from airflow_provider_aihandoff.core.effects.target import (
+    Applied,
+    CannotTell,
+    Found,
+    NotApplied,
+    Target,
+    as_applied,
+    as_found,
+    resends_of,
+)
 from airflow_provider_aihandoff.core.effects.target_registry import target_type
 from airflow_provider_aihandoff.core.effects.undo import MASKED, plan_undo
-from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
-from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError, PlanNotApproved
+from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned, said
+from airflow_provider_aihandoff.core.errors import (
+    EffectNotNow,
+    EffectRefused,
+    EffectUnknown,
+    HandoffError,
+    PlanError,
+    PlanNotApproved,
+    TemplateError,
+)
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
-from airflow_provider_aihandoff.core.models import EffectPlan
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
+from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.skipped import record_skipped
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
@@ -36,8 +57,9 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
+    from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Actor, Effect
+    from airflow_provider_aihandoff.core.models import Actor
 
 
 #: The key with which the probe is tried before there is an effect. No effect ever has it.
@@ -66,6 +88,13 @@ class SideEffectOperator(RendersText):
 
     :param job: the operator that makes the job, or a job id.
     :param effect: the effect's name within the job; by default the id of the task.
+    :param when: whether the effect applies at all (templated): ``"{{ job.output.category == 'billing' }}"``. Where it
+        renders to ``False``, the effect is no part of the plan, and its other fields are not rendered; the reviewer
+        sees that, nothing is sent, and the task succeeds with the state ``skipped``.
+    :param for_each: a JSONPath (RFC 9535) of a list in the output, such as ``$.lines``: one effect for each of its
+        elements, each with its own key, state and undo. Templates have the element as ``item``, and its number, from 0,
+        as ``index``. An element that the target refuses does not stop the others; the task fails at the end.
+    :param max_elements: the most elements that ``for_each`` takes; a longer list is refused when it is planned.
     :param idempotent: the target takes the same effect key twice without writing twice.
     :param resends: how often the effect is sent again after an attempt whose outcome stayed unknown, before a person
         resolves it: by default once, if its probe saw no trace; 3 times if it is ``idempotent``.
@@ -89,7 +118,7 @@ class SideEffectOperator(RendersText):
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
-    template_fields: Sequence[str] = ("job", "undo")
+    template_fields: Sequence[str] = ("job", "when", "undo")
     ui_color = "#fbeee0"
     job_role = JobRole.EFFECT
 
@@ -113,6 +142,9 @@ class SideEffectOperator(RendersText):
         *,
         job: JobReference,
         effect: str | None = None,
+        when: str | bool = True,
+        for_each: str | None = None,
+        max_elements: int = 100,
         idempotent: bool = False,
         resends: int | None = None,
         verify: bool = False,
@@ -132,6 +164,11 @@ class SideEffectOperator(RendersText):
         self.job = job_reference(job)
         self.job_source = source_of(self.job)
         self.effect = None if effect is None else identifier("effect", effect)
+        self.when = when
+        self.condition = str(when)
+        self.for_each = for_each
+        self.max_elements = max_elements
+        self.element: Element | None = None
         self.idempotent = idempotent
         self.resends = resends_of(resends, idempotent=idempotent)
         self.verify = verify
@@ -143,6 +180,10 @@ class SideEffectOperator(RendersText):
         self.hold_timeout = hold_timeout
         self.notifiers = None if notifiers is None else list(notifiers)
         self.ledger_conn_id = ledger_conn_id
+        if "[" in (self.effect or ""):
+            raise ValueError(f"effect must not contain '[', which marks the elements of for_each: {effect!r}.")
+        if for_each is not None:
+            check_path(for_each)
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """Return the exact request, as JSON, from the rendered fields and the job. Sends nothing, changes nothing.
@@ -236,18 +277,28 @@ class SideEffectOperator(RendersText):
     ) -> None:
         """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
 
+        Only ``job`` and ``when`` where the effect does not apply; only ``job`` where there is one effect for each
+        element of a list: the fields are then rendered for each, by :meth:`parts`.
+
         :raises PlanError: Airflow itself could not keep what they render to.
         """
-        self._marks = Marks() if parent is self else None
-        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
-        if self._marks is None:
+        if parent is not self:
+            self._marks = None
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
             return
-        self._marked = {field: getattr(self, field) for field in self.template_fields}
+        self._marks, self._marked = Marks(), {}
+        each = self.for_each is not None and self.element is None
+        first = ["job"] if each else ["job", "when"]
+        super()._do_render_template_fields(self, first, context, jinja_env, seen_oids)
+        if each or not self.applies:
+            return
+        rest = [field for field in template_fields if field not in first]
+        super()._do_render_template_fields(self, rest, context, jinja_env, seen_oids)
+        self._marked = {field: getattr(self, field) for field in rest}
         for field, value in self._marked.items():
             setattr(self, field, self._marks.plain(value))
-        fields = {field: value for field, value in self._marked.items() if field != "job"}
-        _check_sendable({field: getattr(self, field) for field in fields}, name=self.effect_name)
-        hide_from_logs(fields, self.secret_fields, self.shown_fields)
+        _check_sendable({field: getattr(self, field) for field in rest}, name=self.effect_name)
+        hide_from_logs(self._marked, self.secret_fields, self.shown_fields)
 
     def _template(self, text: str) -> str:
         return text if self._marks is None else self._marks.mark(text)
@@ -260,11 +311,64 @@ class SideEffectOperator(RendersText):
         """A part of a plan that was made of :meth:`marked` fields, and its literals."""
         return (plan, []) if self._marks is None else self._marks.settle(plan)
 
-    def rendered(self, context: Context, job: JobView) -> SideEffectOperator:
-        """A copy of this task with its fields rendered for the job, in the context of another task of the same run."""
-        other = copy.copy(self)
-        other.render_template_fields({**context, "task": other, "job": job})  # type: ignore[typeddict-unknown-key]
-        return other
+    @property
+    def applies(self) -> bool:
+        """Whether the effect is part of the plan, as its rendered condition says.
+
+        :raises PlanError: the condition says neither.
+        """
+        rendered = str(self.when).strip().lower()
+        if rendered not in ("true", "false"):
+            raise PlanError(
+                f"the condition of the effect {self.effect_name!r} renders to {str(self.when)[:100]!r}.",
+                remedy="`when` must render to True or False, as a comparison does: "
+                "\"{{ job.output.category == 'billing' }}\".",
+            )
+        return rendered == "true"
+
+    def parts(self, context: Context, job: JobView) -> list[SideEffectOperator]:
+        """Copies of this task with their fields rendered for the job, in the context of a task of the same run: one,
+        or with ``for_each`` one for each element.
+
+        :raises PlanError: there is no list at ``for_each``, it is too long, or an element cannot be rendered.
+        """
+        if self.for_each is None:
+            return [self._part(context, job)]
+        elements = elements_of(job, self.for_each, effect=self.effect_name, limit=self.max_elements)
+        return [self._part(context, job, element) for element in elements]
+
+    def _part(self, context: Context, job: JobView, element: Element | None = None) -> SideEffectOperator:
+        part = copy.copy(self)
+        part.element = element
+        more: dict[str, Any] = {"task": part, "job": job}
+        if element is None:
+            part.render_template_fields(cast("Context", {**context, **more}))
+            return part
+        more |= {"item": element.item, "index": element.index}
+        try:
+            part.render_template_fields(cast("Context", {**context, **more}))
+        except TemplateError as error:
+            problem = error.what.rstrip(".")
+        except (HandoffError, AirflowFailException):
+            raise
+        except Exception as error:  # noqa: BLE001 - raised below, where nothing is chained to it
+            problem = said(error)
+        else:
+            return part
+        raise PlanError(
+            f"the effect {part.effect_name!r} cannot be rendered: {problem}.",
+            job=f"job {job.job_id}",
+            remedy="Fix the templates of this task, or the output they use; then clear this task.",
+        )
+
+    def plans(
+        self, context: Context, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False
+    ) -> list[EffectPlan]:
+        """The plan of each of the :meth:`parts`, as :meth:`effect_plan` makes it."""
+        parts = self.parts(context, job)
+        if not parts:
+            return [self._left_out({"for_each": self.for_each, "elements": 0}, key=key, after=after)]
+        return [part.effect_plan(job, key=key, after=after, ask_target=ask_target) for part in parts]
 
     def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
@@ -274,6 +378,8 @@ class SideEffectOperator(RendersText):
         :param ask_target: read what the target has now, and try its probe, where the author says how.
         :raises PlanError: the plan is not JSON.
         """
+        if not self.applies:
+            return self._left_out({"when": self.condition}, key=key, after=after)
         if self.endpoint_problem:
             raise PlanError(
                 self.endpoint_problem,
@@ -308,6 +414,20 @@ class SideEffectOperator(RendersText):
             current=self._read(target, plan, secrets) if ask_target and target.can_read else None,
             find_counts=find_counts,
             probe_note=probe_note,
+            task_id=self.task_id,
+        )
+
+    def _left_out(self, shown: dict[str, Any], *, key: str, after: Sequence[str]) -> EffectPlan:
+        """In the place of a plan, where there is nothing to send. That this is so is part of what is approved."""
+        return EffectPlan(
+            name=self.effect_name,
+            kind=self.kind or type(self).__name__,
+            plan={},
+            plan_digest=keyed_digest(["skipped", list(after)], key),
+            shown=shown,
+            after=tuple(after),
+            task_id=self.task_id,
+            skipped=True,
         )
 
     def _undo_plan(self, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -353,48 +473,79 @@ class SideEffectOperator(RendersText):
     @property
     def effect_name(self) -> str:
         """The effect's name within its job."""
-        return self.effect or self.task_id
+        name = self.effect or self.task_id
+        return name if self.element is None else f"{name}[{self.element.index}]"
 
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
-        from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
+        from airflow_provider_aihandoff.core.effects.apply import Wait
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 
         job_id = resolve_job_id(self.job, self.task_id)
-        actor, ti = owner_of(context).actor, context["ti"]
         not_now = (event or {}).get("not_now", 0)
         with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
-            plan = self.effect_plan(job, key=ledger.digest_key(), after=effects_before(context["dag"], self))
-            self._ensure_planned(context, ledger, job, actor)
-            target = self.target()
+            key, after = ledger.digest_key(), effects_before(context["dag"], self)
+            parts = [self] if self.for_each is None else self.parts(context, job)
+            sent = [(part.effect_plan(job, key=key, after=after), part.target()) for part in parts if part.applies]
+            left_out = [part.effect_plan(job, key=key, after=after) for part in parts if not part.applies]
+            if not parts:
+                left_out = self.plans(context, job, key=key, after=after)
+            self._ensure_planned(context, ledger, job, owner_of(context).actor)
             while True:
                 try:
-                    done = apply_effect(
-                        ledger,
-                        job_id,
-                        plan,
-                        target,
-                        actor=actor,
-                        not_now=not_now,
-                        last_try=ti.try_number > ti.max_tries,
-                        memory=memory_of(context),
-                    )
+                    done = [self._apply(context, ledger, job_id, plan, target, not_now) for plan, target in sent]
+                    skipped = [self._skip(context, ledger, job_id, plan) for plan in left_out]
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
-                if not isinstance(done, Wait):
-                    return self._result(done)
-                not_now = done.not_now
+                waits = [each for each in done if isinstance(each, Wait)]
+                if not waits:
+                    break
+                not_now = max(wait.not_now for wait in waits)
                 wait_or_defer(
                     self,
                     context,
                     ledger,
-                    done,
+                    first_wait(waits),
                     notifiers=self._notifiers(context),
                     hold_timeout=self.hold_timeout,
                     ledger_conn_id=self.ledger_conn_id,
                 )
+            record_skipped(context, ledger, job_id)
+            if failures := [each for each in done if isinstance(each, HandoffError)]:
+                raise all_failures(self.effect_name, failures, len(parts))
+            effects = [each for each in (*done, *skipped) if isinstance(each, Effect)]
+            results = [self._result(each) for each in sorted(effects, key=lambda effect: effect.position)]
+            return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
+
+    def _apply(
+        self, context: Context, ledger: Ledger, job_id: int, plan: EffectPlan, target: Target, not_now: int
+    ) -> Effect | Wait | HandoffError:
+        """Apply one effect. What stops one of several is returned, so that it does not stop the others."""
+        from airflow_provider_aihandoff.core.effects.apply import apply_effect
+
+        ti = context["ti"]
+        try:
+            return apply_effect(
+                ledger,
+                job_id,
+                plan,
+                target,
+                actor=owner_of(context).actor,
+                not_now=not_now,
+                last_try=ti.try_number > ti.max_tries,
+                memory=memory_of(context),
+            )
+        except (EffectRefused, EffectNotNow, EffectUnknown) as error:
+            if self.for_each is None:
+                raise
+            return error
+
+    @staticmethod
+    def _skip(context: Context, ledger: Ledger, job_id: int, plan: EffectPlan) -> Effect:
+        """Check that the plan that was approved leaves the effect out, too."""
+        return ledger.effects.claim(job_id, plan, lease=timedelta(0), actor=owner_of(context).actor).effect
 
     def _notifiers(self, context: Context) -> Sequence[BaseNotifier]:
         """Who is called where the write waits for a person: by default, whom the approval of the job calls."""
@@ -421,6 +572,8 @@ class SideEffectOperator(RendersText):
             first = current.review_digest is None
             plans = plan_effects(context, self.job_source, job, ledger, ask_targets=first)
             ledger.reviews.ask(job.job_id, plans, policy=None, deadline=current.updated_at, actor=actor)
+            if all(plan.skipped for plan in plans):
+                ledger.effects.complete_without_effects(job.job_id, actor=actor)
 
     def _load_job(self) -> JobView:
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
@@ -477,7 +630,7 @@ class OperatorTarget(Target):
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """As the operator does."""
-        return self._operator.apply(plan, key)
+        return as_applied(self._operator.apply(plan, key), self._operator.effect_name)
 
     @property
     def can_probe(self) -> bool:
@@ -486,7 +639,7 @@ class OperatorTarget(Target):
 
     def probe(self, plan: dict[str, Any], key: str) -> Found:
         """As the operator does."""
-        return self._operator.probe(plan, key)
+        return as_found(self._operator.probe(plan, key))
 
     @property
     def can_read(self) -> bool:

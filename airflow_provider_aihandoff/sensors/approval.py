@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules, due_times
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.notices import notify
@@ -170,7 +170,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         first = job.state is JobState.REVIEW and job.review_digest is None
         plans = plan_effects(context, self.job_source, seen, ledger, ask_targets=first)
         job = self._ask(context, ledger, job, seen, plans, by_model=revision.based_on is None)
-        if job.state is JobState.APPROVED and not plans:
+        if job.state is JobState.APPROVED and all(plan.skipped for plan in plans):
             job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)
         return job
 
@@ -183,7 +183,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         if ledger.now() < job.review_deadline:
             return job
         record = ledger.record(job.job_id)
-        plans = [effect.plan for effect in record.current_effects]
+        plans = [effect.plan for effect in record.current_effects if effect.state is not EffectState.SKIPPED]
         verdict = verdict_of(self.on_timeout, view(record.job, record.revision), plans)
         if isinstance(verdict, Approve):
             reason = f"no one decided in time; {verdict.reason}"
@@ -206,7 +206,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
 
         :param by_model: no person has edited the output, or requested changes of it.
         """
-        shown = [plan.shown for plan in plans]
+        shown = [plan.shown for plan in plans if not plan.skipped]
         verdict = AskPerson("no policy") if self.policy is None else verdict_of(self.policy, seen, shown)
         if isinstance(verdict, Approve) and not by_model:
             verdict = AskPerson("a person has worked on it")

@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
-    CannotTell,
     Found,
-    NotApplied,
     RequestView,
     Target,
+    as_applied,
+    as_found,
     resends_of,
     take_tables,
     take_text,
@@ -66,25 +66,12 @@ class FunctionTarget(Target):
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Call the function with the plan's arguments."""
-        returned = call(self.function, plan["arguments"], key)
-        if returned is None or (isinstance(returned, (str, int, Applied)) and not isinstance(returned, bool)):
-            return _as_applied(returned)
-        log.warning(
-            "The function of the effect %r returned a %s, not an external id. It counts as applied without one.",
-            self.name,
-            type(returned).__name__,
-        )
-        return Applied()
+        return as_applied(call(self.function, plan["arguments"], key), self.name)
 
     def probe(self, plan: dict[str, Any], key: str) -> Found:
         """Call the function that probes."""
         assert self.probe_function is not None
-        found = call(self.probe_function, plan["arguments"], key)
-        if found is None or isinstance(found, (NotApplied, CannotTell)):
-            return found
-        if found is False:
-            return NotApplied()
-        return Applied() if found is True else _as_applied(found)
+        return as_found(call(self.probe_function, plan["arguments"], key))
 
     @classmethod
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -161,9 +148,3 @@ def _code(source: str) -> str:
     if isinstance(defined, ast.FunctionDef):
         defined.decorator_list = []
     return ast.unparse(defined)
-
-
-def _as_applied(value: Any) -> Applied:
-    if isinstance(value, Applied):
-        return value
-    return Applied(None if value is None else str(value))

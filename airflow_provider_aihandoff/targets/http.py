@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
-from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
 from airflow_provider_aihandoff.core.effects.placeholders import (
     EFFECT_KEY,
@@ -36,6 +35,7 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.endpoints import check_address, has_dot_step, http_hook, url_of
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of
+from airflow_provider_aihandoff.targets.http_body import Body, encoded
 from airflow_provider_aihandoff.targets.http_probe import NOT_THERE_STATUSES, check_probe, look
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class HttpTarget(Target):
             "method",
             "endpoint",
             "json",
+            "form",
+            "text",
             "headers",
             "query",
             "probe",
@@ -136,8 +138,9 @@ class HttpTarget(Target):
             raise EffectRefused(error.what, answered=False, remedy="Fix the extra of the connection.") from error
         if not self.undoes:  # that of an undo is filled in when it is planned
             plan, _ = fill(plan, {EFFECT_KEY: key}, plan.get(LITERALS, ()))
-        headers = {"Content-Type": "application/json", **plan["headers"], "Idempotency-Key": key}
-        answer = self._request(plan, headers, plan["body"].encode() if "body" in plan else None)
+        body, content_type = encoded(plan, key, self.name)
+        headers = {"Content-Type": content_type or "application/json", **plan["headers"], "Idempotency-Key": key}
+        answer = self._request(plan, headers, body)
         return self._applied(plan, answer, meaning_of(answer, rules) or _usual_meaning(answer))
 
     def _applied(self, plan: Mapping[str, Any], answer: Answer, meaning: Meaning) -> Applied:
@@ -211,7 +214,7 @@ class HttpTarget(Target):
     def plan_undo(cls, declared: Mapping[str, Any], *, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The exact request; beside it, its probe, and what its author says of the target."""
         conn_id, method = declared["connection"], str(declared["method"]).upper()
-        request = {field: declared.get(field) for field in ("json", "headers", "query")}
+        request = {field: declared.get(field) for field in ("json", "form", "text", "headers", "query")}
         plan = plan_request(conn_id, method, declared["endpoint"], **request, name=name)
         options: dict[str, Any] = {"idempotent": bool(declared.get("idempotent", method in _IDEMPOTENT_METHODS))}
         options |= {field: float(declared[field]) for field in ("timeout", "grace") if field in declared}
@@ -261,10 +264,10 @@ class HttpTarget(Target):
         return RequestView(
             action=take_text(rest, "method"),
             address=take_text(rest, "url"),
-            tables=take_tables(rest, "query", "headers"),
+            tables=take_tables(rest, "query", "headers", "form", "files"),
             bodies={"Body": body} if body else {},
             rest=rest,
-            writes=body or None,
+            writes=body or plan.get("form") or None,
             key_label="Idempotency-Key",
         )
 
@@ -317,6 +320,9 @@ def plan_request(
     endpoint: str,
     *,
     json: Any = None,
+    form: Mapping[str, Any] | None = None,
+    text: str | None = None,
+    files: Mapping[str, Mapping[str, Any]] | None = None,
     headers: Mapping[str, Any] | None = None,
     query: Mapping[str, Any] | None = None,
     name: str,
@@ -335,8 +341,7 @@ def plan_request(
     }
     if query:
         plan["query"] = dict(query)
-    if json is not None:
-        plan["body"] = _body(json, name)
+    plan |= Body(json, form, text, files).plan(name)
     _check_encodable(plan, name)
     return plan
 
@@ -377,8 +382,12 @@ def _proves(probe: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> bool
     conditions: Mapping[str, Any] = probe.get("found") or {}
     if not conditions:
         return key in urlsplit(probe["url"]).path
-    written = list(_values([jsonlib.loads(plan.get("body") or "[]"), plan.get("query") or []]))
+    written = list(_values([_json_of(plan), plan.get("form") or [], plan.get("query") or []]))
     return any(is_value(value, expected) for expected in conditions.values() for value in written)
+
+
+def _json_of(plan: Mapping[str, Any]) -> Any:
+    return jsonlib.loads(plan["body"]) if "body" in plan and "content_type" not in plan else []
 
 
 def _values(value: Any) -> Iterator[Any]:
@@ -417,15 +426,3 @@ def _headers(headers: Mapping[str, Any] | None, name: str) -> dict[str, str]:
                 remedy="Send such a text in the body or the query, or fill it in with the filters trim and urlencode.",
             )
     return texts
-
-
-def _body(value: Any, name: str) -> str:
-    if isinstance(value, str):
-        try:
-            value = strict_json.loads(value, unique_keys=True)
-        except ValueError as error:
-            raise PlanError(
-                f"the body of the effect {name!r} did not render to JSON: {error}.",
-                remedy="Write each value with the filter tojson: {{ job.output.title | tojson }}.",
-            ) from error
-    return jsonlib.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -37,6 +37,8 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "job_argument",
         "retries",
         "masking",
+        "elements",
+        "skipped",
         "endpoint_values",
         "rendering",
         "planning",

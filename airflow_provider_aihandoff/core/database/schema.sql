@@ -142,7 +142,8 @@ CREATE TABLE aihandoff.effects (
     position integer NOT NULL,       -- order in the plan
     kind text NOT NULL,              -- what sends it: 'http', 'postgres', or the class of the operator
     effect_key text NOT NULL UNIQUE,
-    state text NOT NULL CHECK (state IN ('planned', 'claimed', 'applied', 'refused', 'unknown', 'void')),
+    state text NOT NULL CHECK (
+        state IN ('planned', 'claimed', 'applied', 'refused', 'unknown', 'skipped', 'void')),
     plan json NOT NULL,
     plan_digest text NOT NULL,
     undo json,
@@ -165,9 +166,11 @@ CREATE TABLE aihandoff.effects (
     find_counts boolean NOT NULL DEFAULT true,           -- false: its probe saw the same before anything was sent
     own boolean NOT NULL DEFAULT true,                   -- applied by this effect, as far as the ledger knows
     probe_note text,                 -- what its probe saw that a person should know
+    task_id text,                    -- the task that applies it
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );
+CREATE INDEX effects_planned ON aihandoff.effects (updated_at, effect_id) WHERE state = 'planned' AND task_id IS NOT NULL;
 CREATE INDEX effects_claimed ON aihandoff.effects (claimed_at) WHERE state = 'claimed';
 CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'unknown';
 

@@ -90,7 +90,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     :param not_now: of the :class:`Wait` that this call comes after.
     :param last_try: no one calls again after an error, so that an unknown outcome waits for a person at once.
     :param memory: where an outcome is kept while the ledger cannot record it.
-    :return: the effect, applied; or what to wait for before calling again.
+    :return: the effect, applied, or skipped where the plan leaves it out; or what to wait for before calling again.
     :raises EffectRefused: the target refused it; no external write was made.
     :raises EffectNotNow: no external write was made, or a probe finds out first; a retry is safe.
     :raises EffectUnknown: it may have been written, and a retry may send it again with the same key.
@@ -119,7 +119,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
                 return wait
             resends = target.resends
             continue
-        if claim.applied:
+        if claim.applied or claim.skipped:
             return claim.effect
         attempt = Attempt(ledger, claim, memory, actor)
         try:

@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.core.effects.plan_store import (
     current_effects,
     find_effect,
     find_effect_by_id,
+    is_element,
     progress,
     read_effect,
     settle,
@@ -34,7 +35,14 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.core.models import Actor, Decision, Effect, EffectPlan, Job, columns
-from airflow_provider_aihandoff.core.states import EffectEvent, EffectState, JobEvent, JobState, next_effect_state
+from airflow_provider_aihandoff.core.states import (
+    SETTLED_EFFECT_STATES,
+    EffectEvent,
+    EffectState,
+    JobEvent,
+    JobState,
+    next_effect_state,
+)
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 _READ_DECISION = f"SELECT {columns(Decision)} FROM aihandoff.decisions WHERE decision_id = %s"
@@ -54,6 +62,7 @@ class Claim:
 
     :param token: fencing token; the outcome of the attempt is recorded only while it is the newest.
     :param applied: the effect is applied already: there is nothing to send, and no token.
+    :param skipped: it is not part of the plan that was approved: there is nothing to send, and no token.
     :param resent: an earlier attempt may have been applied, and this one sends the same key again.
     """
 
@@ -61,6 +70,7 @@ class Claim:
     token: UUID | None
     applied: bool = False
     resent: bool = False
+    skipped: bool = False
 
 
 class Effects:
@@ -81,7 +91,7 @@ class Effects:
         :param resends: how often an effect that may have been applied may be sent again in all, with the same key: for
             a target that takes it without writing twice. Each one is counted.
         :raises JobCancelled: the job was cancelled, or is being cancelled.
-        :raises JobNotApproved: no one has approved the job, or it was rejected.
+        :raises JobNotApproved: no one has approved the job, it was rejected, or it has completed without this effect.
         :raises JobRolledBack: the job was rolled back, or is being rolled back.
         :raises PlanNotApproved: the plan is not the one that was approved.
         :raises EffectOutOfOrder: an effect that must come before this one is not applied.
@@ -101,8 +111,8 @@ class Effects:
             if own:
                 _check_rolled_back(job)
             _check_plan(job, effect, plan)
-            if effect is not None and effect.state is EffectState.APPLIED:
-                return Claim(effect, None, applied=True)
+            if nothing_to_send := _settled(job, effect, plan):
+                return nothing_to_send
             if own:
                 _check_approved(connection, job)
             assert effect is not None
@@ -286,6 +296,30 @@ class Effects:
 
         return self._database.persist(work, step=step, keep=keep)
 
+    def skip(self, effect_id: int, *, actor: Actor, reason: str) -> Effect:
+        """Record that the task of a planned effect was skipped, so that the job can end without it.
+
+        Does nothing where the effect is not planned, or the job is not approved. A task that runs after all, before
+        the job has completed, still applies the effect.
+
+        :raises EffectNotFound: there is none with this id.
+        """
+
+        def work(connection: LedgerConnection) -> Effect:
+            job = history.lock(connection, read_effect(connection, effect_id).job_id)
+            effect = read_effect(connection, effect_id)
+            approved = job.state in (JobState.APPROVED, JobState.APPLYING) and effect.revision == job.revision
+            if effect.state is not EffectState.PLANNED or not approved or effect.undoes is not None:
+                return effect
+            effect = change_effect(connection, job, effect, EffectEvent.SKIP)
+            why = f"{_progress(connection, job)}; {effect.name}: {reason}"
+            detail = {"effect": effect.name}
+            job = history.move(connection, job, JobEvent.EFFECT_SKIPPED, actor=actor, reason=why, detail=detail)
+            settle(connection, job, actor=actor)
+            return effect
+
+        return self._database.transact(work, step="apply.skip")
+
     def give_up(self, effect_id: int, *, actor: Actor) -> Effect:
         """Record as unknown the outcome of an attempt that recorded none before its claim expired.
 
@@ -384,6 +418,15 @@ def _can_resolve(applied: bool) -> frozenset[EffectState]:
     return frozenset({EffectState.UNKNOWN, EffectState.REFUSED} if applied else {EffectState.UNKNOWN})
 
 
+def _settled(job: Job, effect: Effect | None, plan: EffectPlan) -> Claim | None:
+    """The claim without a permission, where there is nothing to send; None where there is."""
+    if effect is not None and effect.state is EffectState.APPLIED:
+        return Claim(effect, None, applied=True)
+    if effect is not None and plan.skipped and job.state in _DECIDED:
+        return Claim(effect, None, skipped=True)
+    return None
+
+
 def _progress(connection: LedgerConnection, job: Job) -> str:
     effects = current_effects(connection, job)
     if job.state is not JobState.ROLLING_BACK:
@@ -428,6 +471,13 @@ def _check_plan(job: Job, effect: Effect | None, plan: EffectPlan) -> None:
                 "Restore the Dag or the input that was approved; or, if nothing of the job was sent yet, clear the "
                 "approval task of this run to ask for a decision on the new plan."
             ),
+        )
+    if effect.state is EffectState.SKIPPED and job.state is JobState.COMPLETED and not plan.skipped:
+        raise JobNotApproved(
+            f"Airflow skipped the task of the effect {effect.name!r}, and the job has completed without it.",
+            job=job.label,
+            written="This attempt made no external write.",
+            remedy='To write it after all, run the Dag with the conf {"regenerate": true}: that asks the model again.',
         )
 
 
@@ -484,12 +534,13 @@ def _check_order(connection: LedgerConnection, job: Job, effect: Effect) -> None
     """Refuse an effect if one that must be applied before it is not applied."""
     if not effect.after_effects:
         return
-    states = {other.name: other.state for other in current_effects(connection, job)}
-    missing = [
-        f"{name!r}, which is {states[name].value if name in states else 'not planned'}"
-        for name in effect.after_effects
-        if states.get(name) is not EffectState.APPLIED
-    ]
+    others = current_effects(connection, job)
+    missing = []
+    for name in effect.after_effects:
+        before = [other for other in others if other.name == name or is_element(other.name, of=name)]
+        open_ones = [other for other in before if other.state not in SETTLED_EFFECT_STATES]
+        missing += [f"{other.name!r}, which is {other.state.value}" for other in open_ones]
+        missing += [] if before else [f"{name!r}, which is not planned"]
     if missing:
         raise EffectOutOfOrder(
             f"the effect {effect.name!r} comes after {' and '.join(missing)}.",

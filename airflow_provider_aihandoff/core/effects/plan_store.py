@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.core.digests import effect_key
 from airflow_provider_aihandoff.core.errors import EffectNotFound, IllegalTransition
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job, columns
 from airflow_provider_aihandoff.core.states import (
+    SETTLED_EFFECT_STATES,
     TOUCHED_EFFECT_STATES,
     EffectEvent,
     EffectState,
@@ -27,12 +28,13 @@ _READ_EFFECT_BY_ID = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE eff
 _READ_CURRENT = f"""
     SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = %s AND revision = %s ORDER BY position"""
 _DELETE_UNTOUCHED = """
-    DELETE FROM aihandoff.effects WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'void')"""
+    DELETE FROM aihandoff.effects
+    WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'skipped', 'void')"""
 _INSERT_EFFECT = f"""
     INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
-        after_effects, undoes, current, find_counts, probe_note, created_at, updated_at)
-    VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, 'planned', %(plan)s,
-        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(find_counts)s, %(probe_note)s,
+        after_effects, undoes, current, find_counts, probe_note, task_id, created_at, updated_at)
+    VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, %(state)s, %(plan)s,
+        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(find_counts)s, %(probe_note)s, %(task_id)s,
         clock_timestamp(), clock_timestamp())
     RETURNING {columns(Effect)}"""
 _UPDATE_EFFECT = f"""
@@ -99,6 +101,8 @@ def insert_plan(
         "current": None if plan.current is None else as_json(plan.current),
         "find_counts": plan.find_counts,
         "probe_note": plan.probe_note,
+        "task_id": plan.task_id,
+        "state": EffectState.SKIPPED if plan.skipped else EffectState.PLANNED,
     }
     row = connection.execute(_INSERT_EFFECT, values).fetchone()
     assert row is not None
@@ -164,13 +168,19 @@ def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event:
     return Effect(**row)
 
 
+def is_element(name: str, *, of: str) -> bool:
+    """Whether an effect is one of those that a task makes for each element of a list: ``label[3]`` of ``label``."""
+    return name.startswith(f"{of}[")
+
+
 def progress(effects: Sequence[Effect]) -> str:
     """How far the effects of one revision are, as text: ``2 of 3 effects applied``."""
     intended = [effect for effect in effects if effect.undoes is None]
     counts = Counter(effect.state for effect in intended)
     refused = counts[EffectState.REFUSED] or counts[EffectState.VOID]
     begin = "partly applied: " if counts[EffectState.APPLIED] and refused else ""
-    return f"{begin}{counts[EffectState.APPLIED]} of {len(intended)} effects applied"
+    skipped = f", {counts[EffectState.SKIPPED]} skipped" if counts[EffectState.SKIPPED] else ""
+    return f"{begin}{counts[EffectState.APPLIED]} of {len(intended)} effects applied{skipped}"
 
 
 def settle(connection: LedgerConnection, job: Job, *, actor: Actor) -> Job:
@@ -185,7 +195,7 @@ def settle(connection: LedgerConnection, job: Job, *, actor: Actor) -> Job:
             return job
         reason = f"{len(undos)} of {len(undos)} effects undone"
         return history.move(connection, job, JobEvent.ALL_UNDONE, actor=actor, reason=reason)
-    open_states = {effect.state for effect in effects if effect.state is not EffectState.APPLIED}
+    open_states = {effect.state for effect in effects if effect.state not in SETTLED_EFFECT_STATES}
     if job.cancelling is not None and not open_states & {EffectState.CLAIMED, EffectState.UNKNOWN}:
         if open_states and void_plans(connection, job):
             effects = current_effects(connection, job)

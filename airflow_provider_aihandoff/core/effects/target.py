@@ -6,12 +6,15 @@ This module knows no kind. Each kind is a class of its own, registered under its
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from airflow_provider_aihandoff.core.errors import PlanError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,33 @@ class CannotTell:
 
 #: What a probe says. None is short for a :class:`CannotTell` that says no more.
 Found = Applied | NotApplied | CannotTell | None
+
+
+def as_applied(returned: Any, name: str) -> Applied:
+    """What an author's own code returns from a write: an :class:`Applied`, the external id, or None.
+
+    The write was made, whatever it returns; what cannot be an id is left out, with a warning.
+
+    :param name: of the effect.
+    """
+    if returned is None or isinstance(returned, Applied):
+        return returned or Applied()
+    if isinstance(returned, (str, int)) and not isinstance(returned, bool):
+        return Applied(str(returned))
+    kind = type(returned).__name__
+    log.warning("What writes the effect %r returned a %s, not an external id. It counts as applied.", name, kind)
+    return Applied()
+
+
+def as_found(returned: Any) -> Found:
+    """What an author's own code returns from a probe: a :data:`Found`; the external id or True where it finds the
+    write; False where there is no trace of it.
+    """
+    if returned is None or isinstance(returned, (Applied, NotApplied, CannotTell)):
+        return returned
+    if isinstance(returned, bool):
+        return Applied() if returned else NotApplied()
+    return Applied(str(returned)) if isinstance(returned, (str, int)) else None
 
 
 class UnclearAnswer(RuntimeError):

@@ -115,6 +115,7 @@ def _outcome(job: Job, effect: Effect, effects: Sequence[Effect]) -> Outcome:
         EffectState.APPLIED: Outcome.UNDONE if _is_undone(effect, effects) else Outcome.APPLIED,
         EffectState.UNKNOWN: Outcome.UNKNOWN,
         EffectState.CLAIMED: Outcome.UNDER_WAY,
+        EffectState.SKIPPED: Outcome.NOT_RUN,
         EffectState.VOID: Outcome.NOT_RUN,
     }
     if effect.state in known:

@@ -23,8 +23,19 @@ class TaskState(StrEnum):
 
     ALIVE = "alive"  # it runs, waits, or will run (again)
     ENDED = "ended"  # it no longer runs, unless a user clears it
+    SKIPPED = "skipped"  # it has ended without having run
     MISSING = "missing"  # Airflow does not know it
     UNKNOWN = "unknown"  # Airflow could not be asked
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it no longer runs, unless a user clears it."""
+        return self in (TaskState.ENDED, TaskState.SKIPPED)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended, or Airflow does not know it."""
+        return self.has_ended or self is TaskState.MISSING
 
 
 class Diagnosis(StrEnum):
@@ -48,7 +59,7 @@ def diagnose(job: InFlight, task: TaskState) -> Diagnosis | None:
     if task is TaskState.UNKNOWN:
         return Diagnosis.TASK_UNKNOWN
     # A missing task may not have ended: its job has until the deadline.
-    return found if task is TaskState.ENDED or is_overdue(job) else None
+    return found if task.has_ended or is_overdue(job) else None
 
 
 def is_overdue(job: InFlight) -> bool:
@@ -66,7 +77,7 @@ def _diagnose_running(job: InFlight, task: TaskState) -> Diagnosis | None:
         return Diagnosis.TASK_UNKNOWN
     if ended:
         return Diagnosis.OUTPUT_LEFT
-    return Diagnosis.ABANDONED if task is TaskState.ENDED else None
+    return Diagnosis.ABANDONED if task.has_ended else None
 
 
 def _diagnose_unsent(job: InFlight) -> Diagnosis | None:

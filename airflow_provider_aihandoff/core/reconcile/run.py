@@ -52,6 +52,7 @@ def reconcile(
         first_of(search.expired_reviews(limit + 1), limit),
         first_of(search.unsaid_reviews(limit + 1), limit),
         first_of(search.expired_claims(limit + 1), limit),
+        first_of(search.skipped_effects(), limit),
         search.old_webhooks(inbox_retention),
     )
     findings: list[Finding] = []

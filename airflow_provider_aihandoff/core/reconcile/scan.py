@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.core.reconcile.diagnose import (
     in_words,
 )
 from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON, Finding, Planned
-from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight
+from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight, UnsentEffect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.event_types import is_safety_notice
@@ -37,7 +37,6 @@ MIN_RETENTION = timedelta(hours=96)
 #: Requests over one connection that got no answer, after which it is left alone in this run: each may take its time.
 _UNANSWERED = 2
 
-_GONE = (TaskState.ENDED, TaskState.MISSING)
 
 _VERDICTS = {"reject": "reject it", "fail": "fail it", None: "clear its approval task, which knows what it means"}
 
@@ -118,12 +117,12 @@ class Search:
 
     def _stop(self, job: InFlight) -> str:
         def is_orphaned() -> bool:
-            return self._task_of(job) is TaskState.ENDED and not self._somebody_waits(job)
+            return self._task_of(job).has_ended and not self._somebody_waits(job)
 
         return self._ask(job.conn_id, lambda provider: stop(self._ledger, provider, job, is_orphaned=is_orphaned))
 
     def _end_unsent(self, job: InFlight) -> str:
-        return end_unsent(self._ledger, job) if self._task_of(job) in _GONE else MOVED_ON
+        return end_unsent(self._ledger, job) if self._task_of(job).is_gone else MOVED_ON
 
     def _task_of(self, job: InFlight) -> TaskState:
         """The state of the job's task now: a user may have cleared it since."""
@@ -134,7 +133,10 @@ class Search:
         attempts = self._ledger.abandoned.attempts(job.job_id)
         came = {replace(attempt, try_number=0) for attempt in attempts}
         tasks = self._states_of(came)
-        return any(tasks.get(task) not in _GONE for task in came)
+        return any(
+            not (state.has_ended or state is TaskState.MISSING)
+            for state in (tasks.get(t, TaskState.UNKNOWN) for t in came)
+        )
 
     def _ask(self, conn_id: str, step: Callable[[ModelProvider], str]) -> str:
         if self._unanswered[conn_id] >= _UNANSWERED:
@@ -185,6 +187,22 @@ class Search:
         effect = self._ledger.effects.give_up(effect_id, actor=RECONCILER)
         unknown = effect.state is EffectState.UNKNOWN
         return "it is unknown: clear its task, which finds out, or resolve it" if unknown else MOVED_ON
+
+    def skipped_effects(self) -> Iterator[Planned]:
+        """The planned effects of approved jobs whose task Airflow has skipped: no task will apply them."""
+        for page in self._ledger.abandoned.unsent_effects(TASK_GRACE):
+            tasks = self._states_of({effect.owner for effect in page})
+            for effect in page:
+                if tasks.get(effect.owner) is TaskState.SKIPPED:
+                    found = f"the effect {effect.name!r} is planned, and Airflow skipped its task"
+                    finding = Finding("skipped effect", found, "record that it is skipped", job_id=effect.job_id)
+                    yield finding, partial(self._skip, effect)
+
+    def _skip(self, effect: UnsentEffect) -> str:
+        if self._states_of([effect.owner]).get(effect.owner) is not TaskState.SKIPPED:
+            return MOVED_ON
+        self._ledger.effects.skip(effect.effect_id, actor=RECONCILER, reason="Airflow skipped its task")
+        return f"the job is {self._ledger.job(effect.job_id).state}"
 
     def old_webhooks(self, retention: timedelta) -> Iterator[Planned]:
         """The webhooks that need not be kept any longer, all together."""

@@ -52,6 +52,13 @@ _UNEXPLAINED = f"""
 _LAPSED_CLAIMS = f"""
     SELECT {columns(Effect)} FROM aihandoff.effects
     WHERE state = 'claimed' AND claim_until < statement_timestamp() - %(grace)s ORDER BY claim_until LIMIT %(limit)s"""
+_UNSENT = """
+    SELECT e.effect_id, e.name, e.task_id, e.updated_at, j.job_id, j.dag_id, j.run_id, j.map_index
+    FROM aihandoff.effects AS e JOIN aihandoff.jobs AS j ON j.job_id = e.job_id AND j.revision = e.revision
+    WHERE e.state = 'planned' AND e.task_id IS NOT NULL AND j.state IN ('approved', 'applying')
+        AND e.updated_at < statement_timestamp() - %(untouched)s
+        AND (e.updated_at, e.effect_id) > (coalesce(%(after)s::timestamptz, '-infinity'), %(after_id)s)
+    ORDER BY e.updated_at, e.effect_id LIMIT %(page)s"""
 _COUNT_OLD = """
     SELECT count(*) AS webhooks FROM aihandoff.inbox
     WHERE received_at < statement_timestamp() - %s AND disposition <> 'quarantined'"""
@@ -110,6 +117,25 @@ class ExpiredReview:
     review_on_timeout: OnTimeout | None
 
 
+@dataclass(frozen=True)
+class UnsentEffect:
+    """A planned effect of an approved job, with the task that is to apply it."""
+
+    effect_id: int
+    name: str
+    task_id: str
+    updated_at: datetime
+    job_id: int
+    dag_id: str
+    run_id: str
+    map_index: int
+
+    @property
+    def owner(self) -> Owner:
+        """The task instance that is to apply it."""
+        return Owner(self.dag_id, self.run_id, self.task_id, self.map_index, "", 0)
+
+
 class Abandoned:
     """What may have been left behind, on one ledger."""
 
@@ -125,20 +151,28 @@ class Abandoned:
 
         :param untouched: only jobs to which nothing has happened for so long.
         """
-        last: InFlight | None = None
+        for rows in self._pages(_IN_FLIGHT, untouched, "job_id"):
+            yield [InFlight(**row) for row in rows]
+
+    def unsent_effects(self, untouched: timedelta) -> Iterator[list[UnsentEffect]]:
+        """Yield the planned effects of approved jobs, in pages, those first that were planned first.
+
+        :param untouched: only effects that were planned at least so long ago.
+        """
+        for rows in self._pages(_UNSENT, untouched, "effect_id"):
+            yield [UnsentEffect(**row) for row in rows]
+
+    def _pages(self, query: str, untouched: timedelta, key: str) -> Iterator[list[dict[str, Any]]]:
+        """Yield the rows of a query, in pages, in the order of ``updated_at`` and the key."""
+        after: tuple[datetime | None, int] = (None, 0)
         while True:
-            values = {
-                "untouched": untouched,
-                "after": last and last.updated_at,
-                "after_id": last.job_id if last else 0,
-                "page": PAGE,
-            }
-            rows = [InFlight(**row) for row in self._all(_IN_FLIGHT, values)]
+            values = {"untouched": untouched, "after": after[0], "after_id": after[1], "page": PAGE}
+            rows = self._all(query, values)
             if rows:
                 yield rows
             if len(rows) < PAGE:
                 return
-            last = rows[-1]
+            after = (rows[-1]["updated_at"], rows[-1][key])
 
     def attempts(self, job_id: int) -> list[Owner]:
         """The attempts of tasks that have made, or attached to, the current revision of a job: each may wait for it.

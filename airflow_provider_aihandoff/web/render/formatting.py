@@ -280,8 +280,16 @@ _SENT: Mapping[EffectState, str] = {
     EffectState.APPLIED: "Applied",
     EffectState.REFUSED: "Refused by the target, nothing was written",
     EffectState.UNKNOWN: "Unknown: it may have been applied",
+    EffectState.SKIPPED: "Not part of this plan: nothing is sent",
     EffectState.VOID: "Void: never sent, because its revision was replaced or its job ended",
 }
+
+
+def left_out(effect: Effect) -> str:
+    """Why an effect is no part of the plan, in words."""
+    if "for_each" in effect.plan:
+        return f"The list {effect.plan['for_each']} in the output is empty."
+    return f"Its condition is false for this output: {effect.plan.get('when')}"
 
 
 def effect_status(effect: Effect, *, undone: bool = False) -> str:

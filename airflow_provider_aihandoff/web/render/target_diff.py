@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.web.render.budget import Budget
-from airflow_provider_aihandoff.web.render.diff import FieldDifference, compare
+from airflow_provider_aihandoff.web.render.diff import MAX_DEPTH, FieldDifference, compare
 from airflow_provider_aihandoff.web.render.formatting import written_by
 
 
@@ -19,7 +20,7 @@ class Current:
     :param nothing: the target had nothing there.
     :param changed: the fields that the request sets to something else.
     :param same: the fields that it sets to what they are.
-    :param beside: names of fields that the target has, and the request does not name.
+    :param beside: the paths of fields that the target has, and the request does not name: a target may keep them.
     """
 
     at: datetime
@@ -41,10 +42,20 @@ def current_of(effect: Effect, budget: Budget) -> Current | None:
     record, written = reading.get("record"), written_by(effect)
     if record is None:
         return Current(at, nothing=True)
-    beside: tuple[str, ...] = ()
-    if isinstance(record, dict) and isinstance(written, dict):
-        beside = tuple(name for name in record if name not in written)
-        record = {name: record[name] for name in written if name in record}
+    record, beside = _named(record, written)
     found = compare(record, written, budget)
     changed = tuple(field for field in found if field.change != "same")
-    return Current(at, changed=changed, same=tuple(field for field in found if field.change == "same"), beside=beside)
+    same = tuple(field for field in found if field.change == "same")
+    return Current(at, changed=changed, same=same, beside=tuple(beside))
+
+
+def _named(record: Any, written: Any, depth: int = MAX_DEPTH) -> tuple[Any, list[str]]:
+    """What the target has of the fields that the request names, and the paths of those that it does not name."""
+    if not (isinstance(record, dict) and isinstance(written, dict)) or depth == 0:
+        return record, []
+    kept, beside = {}, [name for name in record if name not in written]
+    for name in written:
+        if name in record:
+            kept[name], deeper = _named(record[name], written[name], depth - 1)
+            beside += [f"{name}.{path}" for path in deeper]
+    return kept, beside

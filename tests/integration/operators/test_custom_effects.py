@@ -235,3 +235,36 @@ def test_an_edit_of_the_dag_after_the_write_is_reported_and_writes_nothing(dags:
     assert first.states["put"] == "success"
     assert "It was applied before, as approved (external id shelf-1)" in done.error("put")
     assert len(shelf.kept) == 1
+
+
+class LooseOperator(ShelfOperator):
+    """Returns from its methods what a function would return, and not what the base class says."""
+
+    def __init__(self, *, returned: Any, found: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.returned, self.found = returned, found
+
+    def apply(self, plan: dict[str, Any], key: str) -> Any:
+        super().apply(plan, key)
+        return self.returned
+
+    def probe(self, plan: dict[str, Any], key: str) -> Any:
+        return self.found
+
+
+@pytest.mark.parametrize(("returned", "external_id"), [("rec-7", "rec-7"), (7, "7"), (None, None), ({"id": 7}, None)])
+def test_what_apply_returns_is_taken_as_from_a_function_and_no_claim_is_left_behind(
+    run: RunDag, record: Record, returned: Any, external_id: str | None
+) -> None:
+    shelf = Shelf()
+    assert run(lambda: LooseOperator(task_id="shelve", job=1, shelf=shelf, returned=returned)).state == "success"
+    (effect,) = record().current_effects
+    assert (effect.state, effect.external_id, len(shelf.kept)) == (EffectState.APPLIED, external_id, 1)
+
+
+def test_what_probe_returns_is_taken_as_from_a_function(run: RunDag, record: Record) -> None:
+    shelf = Shelf()
+    shelf.faults = [RuntimeError("the line broke")]
+    run(lambda: LooseOperator(task_id="shelve", job=1, shelf=shelf, returned=None, found="rec-9"))
+    (effect,) = record().current_effects
+    assert (effect.state, effect.external_id, len(shelf.kept)) == (EffectState.APPLIED, "rec-9", 1)

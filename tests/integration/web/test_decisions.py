@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -244,3 +245,15 @@ def test_a_policy_and_a_time_out_are_named_as_such(login: Login, ledger: Ledger)
         said.append(Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text)
     assert "Approved by the policy careful@2" in said[0]
     assert "Rejected by the time-out" in said[1]
+
+
+def test_a_left_out_effect_is_shown_as_no_part_of_the_plan(login: Login, ledger: Ledger) -> None:
+    shown = {"when": "{{ job.output.category == 'billing' }}"}
+    left_out = replace(effect_plan("refund"), plan={}, shown=shown, plan_digest="left out", skipped=True)
+    job = ask(ledger, draft(ledger), effect_plan(), left_out)
+    page = Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text)
+    assert "Not part of this plan: nothing is sent" in page.text
+    assert "Its condition is false for this output: {{ job.output.category == 'billing' }}" in page.text
+    assert "Approving sends 1 request, exactly as shown." in page.text
+    (listed,) = login("bob").get("/aihandoff/api/v1/jobs").json()["jobs"]
+    assert listed["effects"] == 1

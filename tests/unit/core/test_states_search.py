@@ -188,7 +188,7 @@ class TestJobs:
 
 class TestEffects:
     def test_nothing_is_sent_without_a_claim(self) -> None:
-        assert reachable(EFFECT_TRANSITIONS, ES.PLANNED, without={EE.CLAIM}) == {ES.PLANNED, ES.VOID}
+        assert reachable(EFFECT_TRANSITIONS, ES.PLANNED, without={EE.CLAIM}) == {ES.PLANNED, ES.SKIPPED, ES.VOID}
 
     def test_applied_is_what_its_holder_confirms_or_what_was_found(self) -> None:
         unconfirmed = reachable(EFFECT_TRANSITIONS, ES.PLANNED, without={EE.CONFIRM, EE.RESOLVE_APPLIED})
