@@ -53,9 +53,13 @@ class RendersText(BaseOperator):
         except NotText as error:
             problem = error
         raise TemplateError(
-            f"the template {content!r} in `{self._field}` of the task {self.task_id!r} gives no text: {problem}.",
+            f"the template {content!r} in `{self._field}` of {self._called()} gives no text: {problem}.",
             remedy="Fix the template, then clear this task.",
         )
+
+    def _called(self) -> str:
+        """Whose templates they are, in an error."""
+        return f"the task {self.task_id!r}"
 
     def _template(self, text: str) -> str:
         """A template as it is rendered."""

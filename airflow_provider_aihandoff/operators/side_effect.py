@@ -34,7 +34,6 @@ from airflow_provider_aihandoff.core.errors import (
     HandoffError,
     PlanError,
     PlanNotApproved,
-    TemplateError,
 )
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
@@ -300,6 +299,9 @@ class SideEffectOperator(RendersText):
         _check_sendable({field: getattr(self, field) for field in rest}, name=self.effect_name)
         hide_from_logs(self._marked, self.secret_fields, self.shown_fields)
 
+    def _called(self) -> str:
+        return super()._called() if self.element is None else f"the effect {self.effect_name!r}"
+
     def _template(self, text: str) -> str:
         return text if self._marks is None else self._marks.mark(text)
 
@@ -347,8 +349,6 @@ class SideEffectOperator(RendersText):
         more |= {"item": element.item, "index": element.index}
         try:
             part.render_template_fields(cast("Context", {**context, **more}))
-        except TemplateError as error:
-            problem = error.what.rstrip(".")
         except (HandoffError, AirflowFailException):
             raise
         except Exception as error:  # noqa: BLE001 - raised below, where nothing is chained to it

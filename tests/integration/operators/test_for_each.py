@@ -144,7 +144,7 @@ def test_an_empty_list_is_shown_as_such_and_the_job_completes(
         (LINES, {"for_each": "$.lines[*]"}, "'$.lines[*]' names 3 values"),
         ("a, b", {}, "'$.lines' names a value of the type str"),
         (LINES, {"max_elements": 2}, "names a list of 3 elements, and max_elements is 2"),
-        ([{"sku": "a", "n": 1}, {"sku": "b"}], {}, "the effect 'line[1]' cannot be rendered"),
+        ([{"sku": "a", "n": 1}, {"sku": "b"}], {}, "of the effect 'line[1]' gives no text: 'n' is"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_with_a_sentence(
