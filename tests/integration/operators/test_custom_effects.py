@@ -249,7 +249,7 @@ class LooseOperator(ShelfOperator):
         return self.returned
 
     def probe(self, plan: dict[str, Any], key: str) -> Any:
-        return self.found
+        return self.found if self.shelf.kept else False
 
 
 @pytest.mark.parametrize(("returned", "external_id"), [("rec-7", "rec-7"), (7, "7"), (None, None), ({"id": 7}, None)])
