@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 
 #: What a target had, as :attr:`EffectPlan.current` has it.
-Reading = Mapping[str, Any]
+Reading = dict[str, Any]
 
 #: The key with which the probe is tried before there is an effect. No effect ever has it.
 KEY_OF_NO_EFFECT = "aih-0-r0-00000000000000000000000000000000"

@@ -275,9 +275,7 @@ class HttpTarget(Target):
     def refuses(cls, field: str, value: str) -> str | None:
         """In a URL, what would add or leave out a step of its path; in a header, what is not one line of it."""
         if field == "url" and (not value or has_dot_step(value) or _OTHER_STEP.search(fully_decoded(value))):
-            return (
-                "would change the steps of its path: it is empty, '.' or '..', or has '/', '\\' or a control character"
-            )
+            return "would change its path: it is empty, '.' or '..', or it has '/', '\\' or a control character"
         if field == "headers" and not _HEADER_VALUE.fullmatch(value):
             return "is not one line of ASCII or Latin-1 without a space at its ends"
         return None

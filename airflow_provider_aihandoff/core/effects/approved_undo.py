@@ -58,7 +58,7 @@ def _altered(effect: Effect, sealed: object, fact: Mapping[str, Any] | None, key
     if sealed.get(effect.name) != expected:
         return "has an undo that is not the approved one, or was approved with another [aihandoff] digest_key"
     if fact != {"effect_key": effect.effect_key, "external_id": effect.external_id, "filled": effect.filled}:
-        return "has another external id, effect key or filled-in value than the history says"
+        return "has another external id or effect key than the history says, or another value of an earlier effect"
     return None
 
 
