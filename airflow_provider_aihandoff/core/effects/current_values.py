@@ -40,8 +40,6 @@ class _Restoring:
 
     def value(self, part: Any, path: tuple[str, ...]) -> Any:
         if isinstance(part, Mapping):
-            if any(is_current(name) for key in part for name in self._marks.names_in(key)):
-                raise self._refused("names what the target has in the name of a field", "Write it as a value.")
             return {key: self.value(item, (*path, str(key))) for key, item in part.items()}
         if isinstance(part, (list, tuple)):
             return [self.value(item, path) for item in part]
