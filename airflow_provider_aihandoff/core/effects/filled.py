@@ -45,6 +45,14 @@ def earlier_names(plan: Any, literals: Literals = ()) -> set[str]:
     return {name for name in names_in(plan, literals) if earlier(name) is not None}
 
 
+def names_of(effect: Effect) -> list[str]:
+    """The placeholders of an effect that name an earlier one, as far as the ledger has them before it is sent."""
+    found = {*(effect.filled or {})}
+    for plan in (effect.plan, effect.undo or {}):
+        found |= earlier_names(plan, plan.get(LITERALS, ()))
+    return sorted(found)
+
+
 def value_at(record: Any, field: str) -> Any:
     """The value at a path of a placeholder, such as ``.data.items[0].id``.
 

@@ -194,7 +194,12 @@ def test_an_effect_that_comes_later_and_one_for_each_element_cannot_be_named(run
 
 def test_an_element_of_a_list_can_name_an_earlier_effect(run: RunDag, target: Target) -> None:
     target.answers = [Answer(201, {"id": "T-7"})]
-    line = {"task_id": "line", "for_each": "$.lines", "endpoint": f"/orders/{ID}/{{{{ item }}}}", "json": {}}
+    line: dict[str, Any] = {
+        "task_id": "line",
+        "for_each": "$.lines",
+        "endpoint": f"/orders/{ID}/{{{{ item }}}}",
+        "json": {},
+    }
     run(lambda: in_order(create(), publish(**line)))
     assert [each.path for each in target.received] == ["/tickets", "/orders/T-7/1", "/orders/T-7/2"]
 

@@ -168,7 +168,7 @@ def test_a_path_that_leads_nowhere_is_said_to_the_reviewer(run: RunDag, record: 
 
 def test_a_row_is_undone_to_what_it_was(run: RunDag, record: Record, sales: psycopg.Connection[Any]) -> None:
     sales.execute("INSERT INTO reports (title) VALUES ('old')")
-    change = {
+    change: dict[str, Any] = {
         "sql": "UPDATE reports SET title = %(title)s WHERE report_id = %(id)s",
         "parameters": {"title": "new", "id": "1"},
         "current": "SELECT report_id, title FROM reports WHERE report_id = %(id)s",
