@@ -393,8 +393,8 @@ class EffectPlan:
     :param probe_note: what that trial showed, where the reviewer should know.
     :param task_id: the task that applies it.
     :param skipped: its author's condition leaves it out: there is nothing to send.
-    :param names: the placeholders in plan, probe and undo that name an earlier effect. They are filled in when the
-        effect is claimed.
+    :param names: the placeholders in the plan that name an earlier effect. They are filled in when it is claimed.
+    :param other_names: those in its probe and its undo.
     :param answer_fields: the fields of its target's answer that later effects name, as paths such as ``.data.id``.
     """
 
@@ -411,6 +411,7 @@ class EffectPlan:
     task_id: str | None = None
     skipped: bool = False
     names: tuple[str, ...] = ()
+    other_names: tuple[str, ...] = ()
     answer_fields: tuple[str, ...] = ()
 
 

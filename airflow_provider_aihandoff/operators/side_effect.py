@@ -136,6 +136,8 @@ class SideEffectOperator(RendersText):
     #: What stands for placeholders in the fields as they are rendered; None before.
     _marks: Marks | None = None
     _marked: Mapping[str, Any] = MappingProxyType({})
+    #: Whether the plan was made of marked fields: what reads like a placeholder in any other is none.
+    _is_settled: bool = False
     #: The template fields that must be known when the plan is rendered: what an earlier effect brings is not.
     known_fields: Collection[str] = ("job", "when")
 
@@ -327,6 +329,7 @@ class SideEffectOperator(RendersText):
 
     def settled_plan(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """A plan that was made of :meth:`marked` fields, with its literals in it."""
+        self._is_settled = True
         settled, literals = self.settled(plan)
         return {**settled, LITERALS: literals} if literals else dict(settled)
 
@@ -429,10 +432,11 @@ class SideEffectOperator(RendersText):
             )
         fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
         own = Secrets.between(fields, masked(fields, self.secret_fields, self.shown_fields))
+        self._is_settled = False
         plan, target = call_cleaned(lambda: (self.plan(job), self.target()), own)
         secrets = frozenset(self.secret_fields) | target.secret_fields
-        names = earlier_names(plan, plan.get(LITERALS, ())) | target.names()
-        self._check_filled_in(names, target)
+        names = earlier_names(plan, plan.get(LITERALS, ())) if self._is_settled else set()
+        self._check_filled_in(names | target.names(), target)
         if target.can_read and (ask_target or (reading is None and self._restores)):
             reading = self._read(target, plan, secrets)
         undo = call_cleaned(lambda: self._undo_plan(target, plan, reading), own)
@@ -459,7 +463,8 @@ class SideEffectOperator(RendersText):
             find_counts=find_counts,
             probe_note=probe_note,
             task_id=self.task_id,
-            names=tuple(sorted(names | earlier_names(undo, (undo or {}).get(LITERALS, ())))),
+            names=tuple(sorted(names)),
+            other_names=tuple(sorted(target.names() | earlier_names(undo, (undo or {}).get(LITERALS, ())))),
             answer_fields=answer_fields(self),
         )
 

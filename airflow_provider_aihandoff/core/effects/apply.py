@@ -198,7 +198,8 @@ def _filled(
         return plan.plan, target
     try:
         check_undo(plan.undo, effect.filled)
-        return filled_plan(plan.plan, effect.filled, type(target)), target.knowing(effect.filled)
+        values = {name: value for name, value in effect.filled.items() if name in plan.names}
+        return filled_plan(plan.plan, values, type(target)), target.knowing(effect.filled)
     except CannotFill as cannot:
         problem = str(cannot)
     raise EffectRefused(f"the effect {effect.name!r} cannot be sent: {problem}.", answered=False, remedy=remedy)

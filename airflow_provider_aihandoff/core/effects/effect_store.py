@@ -427,9 +427,10 @@ def _filled(
 
     An attempt after one that may have been applied sends the same as that one.
     """
-    if not plan.names or (effect.state is EffectState.UNKNOWN and effect.filled is not None):
+    names = {*plan.names, *plan.other_names}
+    if not names or (effect.state is EffectState.UNKNOWN and effect.filled is not None):
         return effect.filled, None
-    values, missing = values_of(plan.names, current_effects(connection, job))
+    values, missing = values_of(names, current_effects(connection, job))
     if not missing:
         return values, None
     return None, f"the effect {effect.name!r} cannot be sent: {'; '.join(missing)}."

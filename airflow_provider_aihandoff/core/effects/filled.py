@@ -21,7 +21,7 @@ from airflow_provider_aihandoff.core.effects.placeholders import (
     names_in,
 )
 from airflow_provider_aihandoff.core.effects.target import Applied, Target
-from airflow_provider_aihandoff.core.effects.target_registry import target_type
+from airflow_provider_aihandoff.core.effects.target_registry import find_target_type, target_type
 from airflow_provider_aihandoff.core.json_path import find_values, text_of
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import EffectState
@@ -48,8 +48,9 @@ def earlier_names(plan: Any, literals: Literals = ()) -> set[str]:
 def names_of(effect: Effect) -> list[str]:
     """The placeholders of an effect that name an earlier one, as far as the ledger has them before it is sent."""
     found = {*(effect.filled or {})}
-    for plan in (effect.plan, effect.undo or {}):
-        found |= earlier_names(plan, plan.get(LITERALS, ()))
+    for kind, plan in ((effect.kind, effect.plan), ((effect.undo or {}).get("kind"), effect.undo or {})):
+        if kind and find_target_type(kind):  # an operator of an author's own may fill in nothing
+            found |= earlier_names(plan, plan.get(LITERALS, ()))
     return sorted(found)
 
 

@@ -7,16 +7,20 @@ from typing import Any, ClassVar
 
 import psycopg
 import pytest
+from airflow.sdk import task as airflow_task
 
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.operators.email import EmailSideEffectOperator
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
+from airflow_provider_aihandoff.operators.side_effect import Applied, SideEffectOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from tests.factories import draft
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import Policy, publish, store
+from tests.mail import AnsweringMailbox, mail_server
 from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
@@ -142,11 +146,11 @@ def test_a_value_stays_one_part_of_the_path_and_of_the_body(run: RunDag, target:
     assert target.received[1].json == {"id": value}
 
 
-def test_a_step_that_is_made_of_two_values_is_not_sent(run: RunDag, target: Target) -> None:
-    target.answers = [Answer(201, {"id": "%2e"})]
+def test_a_step_that_only_the_whole_path_makes_is_not_sent(run: RunDag, record: Record, target: Target) -> None:
+    target.answers = [Answer(201, {"id": ";x"})]
     done = run(lambda: in_order(create(), comment(endpoint=f"/tickets/.{ID}/x", json={})))
-    assert "not sent" in done.error("comment") or "would change its path" in done.error("comment")
-    assert len(target.received) == 1
+    assert "what was filled in makes a step '.' or '..' of it" in done.error("comment")
+    assert (len(target.received), effect(record()).state) == (1, EffectState.REFUSED)
 
 
 def test_a_text_body_has_the_value_as_it_is(run: RunDag, target: Target) -> None:
@@ -311,3 +315,66 @@ class TestOtherKinds:
         done = run(lambda: in_order(create(), store(parameters={"title": URL})))
         assert "the value for its parameters has a NUL character" in done.error("store")
         assert sales.execute("SELECT count(*) FROM reports").fetchone() == (0,)
+
+    def test_a_mail_has_the_value_in_its_text_and_not_among_its_recipients(
+        self, run: RunDag, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = AnsweringMailbox()
+        with mail_server(server) as connection:
+            monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", connection)
+            mail: dict[str, Any] = {"task_id": "mail", "job": 1, "to": "ann@example.com", "subject": f"Ticket {ID}"}
+            wrong = {**mail, "to": f"{ID}@example.com", "text": "x"}
+            done = run(lambda: in_order(create(), EmailSideEffectOperator(**wrong)))
+            assert "`to` of the task 'mail' has" in done.error("approve")
+            target.answers = [Answer(201, CREATED)]
+            run(lambda: in_order(create(), EmailSideEffectOperator(**mail, text=f"See {URL}")))
+        (sent,) = server.mails
+        assert (sent["Subject"], sent.get_payload().strip()) == ("Ticket T-7", "See https://desk/T-7")
+
+    def test_a_function_takes_and_gives_values(self, run: RunDag, record: Record, target: Target) -> None:
+        calls: list[dict[str, Any]] = []
+
+        def note(ticket: str, of: dict[str, str]) -> Applied:
+            calls.append({"ticket": ticket, "of": of})
+            return Applied("n-1", answer={"at": "shelf 5", "more": "not kept"})
+
+        def define() -> None:
+            made = airflow_task.side_effect(job=1, task_id="note")(note)(
+                ticket=ID, of={"said": "{{ job.output.title }}"}
+            )
+            in_order(create(), made.operator, comment(endpoint="/x", json={"at": "{effects.note.answer.at}"}))
+
+        run(define)
+        assert calls == [{"ticket": "rec-1", "of": {"said": ID}}]
+        assert target.received[1].json == {"at": "shelf 5"}
+        assert effect(record(), "note").result == {"answer": {"at": "shelf 5"}}
+
+    def test_an_operator_of_ones_own_fills_in_what_it_says_it_does_and_nothing_is_sent_unfilled(
+        self, run: RunDag, target: Target
+    ) -> None:
+        sent: list[dict[str, Any]] = []
+
+        class Plain(SideEffectOperator):
+            template_fields = ("job", "when", "undo", "text")
+
+            def __init__(self, *, text: str, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                self.text = text
+
+            def plan(self, job: Any) -> dict[str, Any]:
+                return {"text": self.text}
+
+            def apply(self, plan: dict[str, Any], key: str) -> Applied:
+                sent.append(plan)
+                return Applied()
+
+        class Filled(Plain):
+            def plan(self, job: Any) -> dict[str, Any]:
+                return self.settled_plan({"text": self.marked("text")})
+
+        done = run(lambda: in_order(create(), Plain(task_id="own", job=1, text=f"of {ID}")))
+        assert "where the kind 'Plain' fills in nothing" in done.error("approve")
+        undo = {"kind": "http", "connection": "cms", "method": "DELETE", "endpoint": f"/x/{ID}"}
+        said: dict[str, Any] = {"task_id": "said", "job": 1, "text": "{{ job.output.title }}", "undo": undo}
+        run(lambda: in_order(create(), Plain(**said), Filled(task_id="own", job=1, text=f"of {ID}")))
+        assert sent == [{"text": ID}, {"text": "of rec-1"}]
