@@ -329,7 +329,7 @@ class TestOtherKinds:
             target.answers = [Answer(201, CREATED)]
             run(lambda: in_order(create(), EmailSideEffectOperator(**mail, text=f"See {URL}")))
         (sent,) = server.mails
-        assert (sent["Subject"], sent.get_payload().strip()) == ("Ticket T-7", "See https://desk/T-7")
+        assert (sent["Subject"], str(sent.get_payload()).strip()) == ("Ticket T-7", "See https://desk/T-7")
 
     def test_a_function_takes_and_gives_values(self, run: RunDag, record: Record, target: Target) -> None:
         calls: list[dict[str, Any]] = []
@@ -339,9 +339,8 @@ class TestOtherKinds:
             return Applied("n-1", answer={"at": "shelf 5", "more": "not kept"})
 
         def define() -> None:
-            made = airflow_task.side_effect(job=1, task_id="note")(note)(
-                ticket=ID, of={"said": "{{ job.output.title }}"}
-            )
+            call: Any = airflow_task.side_effect(job=1, task_id="note")(note)
+            made = call(ticket=ID, of={"said": "{{ job.output.title }}"})
             in_order(create(), made.operator, comment(endpoint="/x", json={"at": "{effects.note.answer.at}"}))
 
         run(define)

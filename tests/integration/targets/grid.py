@@ -206,8 +206,16 @@ def play(ledger: Ledger, row: Row, fault: str, number: int) -> Cell:
         probe = None if row.probe is None else plan_probe("grid", row.probe, "write")
         target = HttpTarget("write", PATIENCE, "$.id", probe_plan=probe, grace_seconds=0.2, **row.options)
         spec = job_spec(job_key=f"grid:{number}")
-        named = {"names": tuple(earlier_names(plan)), "other_names": tuple(target.names())}
-        planned = EffectPlan("write", "http", plan, digest(plan), plan, after=("create",), **named)
+        planned = EffectPlan(
+            "write",
+            "http",
+            plan,
+            digest(plan),
+            plan,
+            after=("create",),
+            names=tuple(earlier_names(plan)),
+            other_names=tuple(target.names()),
+        )
         create = EffectPlan("create", "http", plan, digest("create"), plan)
         job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), create, planned))
         claim = ledger.effects.claim(job.job_id, create, lease=LEASE, actor=ACTOR)
