@@ -541,10 +541,8 @@ class SideEffectOperator(RendersText):
 
     def _try_probe(self, target: Target, plan: dict[str, Any], secrets: Secrets) -> tuple[bool, str | None]:
         """Try the probe before anything is sent: whether a later find counts, and what the reviewer should know."""
-        if not (target.can_probe and target.try_probe):
+        if not (target.can_probe and target.try_probe) or target.names():  # what it names is not known yet
             return True, None
-        if names := target.names():
-            return True, f"it could not be tried before: {' and '.join(sorted(names))} is not known yet"
         try:
             found = call_cleaned(lambda: target.probe(plan, KEY_OF_NO_EFFECT), secrets)
         except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same

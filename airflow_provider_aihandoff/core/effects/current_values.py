@@ -47,7 +47,8 @@ class _Restoring:
 
     def _text(self, text: str, path: tuple[str, ...]) -> Any:
         whole = self._marks.whole(text)
-        if whole is not None and is_current(whole) and not _TEXTS.intersection(path):
+        field = path[1:2] if path[:1] == ("probe",) else path[:1]
+        if whole is not None and is_current(whole) and not _TEXTS.intersection(field):
             found = self._found(whole)
             if path == ("json",) and isinstance(found, str):
                 return json.dumps(found)  # a text in its place would be read as JSON
@@ -56,13 +57,14 @@ class _Restoring:
             raise self._refused(
                 "names what the target has within a body that is a text", "Write the body as a mapping, not as a text."
             )
-        return self._marks.replaced(text, lambda name: self._as_text(name, path) if is_current(name) else None)
+        in_url = field == ("endpoint",)
+        return self._marks.replaced(text, lambda name: self._as_text(name, in_url=in_url) if is_current(name) else None)
 
-    def _as_text(self, name: str, path: tuple[str, ...]) -> str:
+    def _as_text(self, name: str, *, in_url: bool) -> str:
         found = self._found(name)
         if found is None or isinstance(found, (dict, list)):
             raise self._refused(f"needs {name} as a text, and it is none", "Only a value in a JSON body can be that.")
-        return quote(text_of(found), safe="") if path[-1:] == ("endpoint",) else text_of(found)
+        return quote(text_of(found), safe="") if in_url else text_of(found)
 
     def _found(self, name: str) -> Any:
         try:

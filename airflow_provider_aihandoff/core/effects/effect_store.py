@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
+from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.filled import values_of
 from airflow_provider_aihandoff.core.effects.plan_store import (
     change_effect,
@@ -148,7 +149,7 @@ class Effects:
                 filled=filled,
             )
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
-            detail |= {"filled": filled} if filled else {}
+            detail |= {"filled_digest": digest(filled)} if filled else {}
             history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
             return Claim(effect, token, resent=resent, unfilled=unfilled)
 

@@ -30,7 +30,7 @@ class Applied:
     external_id: str | None = None
     result: dict[str, Any] | None = None
     own: bool = True
-    answer: Any = field(default=None, repr=False)
+    answer: Any = field(default=None, repr=False, compare=False)
 
 
 class NotApplied:

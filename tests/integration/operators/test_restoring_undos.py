@@ -8,13 +8,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from airflow_provider_aihandoff.core.ledger import JobRecord
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from tests.factories import draft, job_spec
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.tasks import Policy, publish, store
+from tests.integration.operators.tasks import NOTE, Policy, publish, store
 from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
@@ -55,10 +56,11 @@ pytestmark = pytest.mark.usefixtures("review")
 def test_an_update_is_undone_to_what_the_target_had(run: RunDag, record: Record, target: Target) -> None:
     has(target)
     restore = {"title": "{current.title}", "n": "{current.n}", "tags": "{current.tags}", "x": "{current.sub.x}"}
-    run(lambda: in_order(update({**restore, "said": "was {current.n}, id {external_id}"}), roll_back()))
+    restore |= {"text": "{current.n}", "said": "was {current.n}, id {external_id}"}
+    run(lambda: in_order(update(restore), roll_back()))
     (effect,) = record().current_effects
     assert effect.undo["plan"]["body"].startswith('{"title":"Old {external_id}","n":3,"tags":["a"],"x":null')  # type: ignore[index]
-    old = {"title": "Old {external_id}", "n": 3, "tags": ["a"], "x": None, "said": "was 3, id rec-3"}
+    old = {"title": "Old {external_id}", "n": 3, "tags": ["a"], "x": None, "text": 3, "said": "was 3, id rec-3"}
     assert writes(target) == [("/posts/kettle", {"title": "New"}), ("/posts/1", old)]
     assert record().job.state is JobState.ROLLED_BACK
 
@@ -187,3 +189,11 @@ def test_a_row_is_undone_to_what_it_was(run: RunDag, record: Record, sales: psyc
     run(lambda: in_order(store(**change), Seen(task_id="undo", job=1, reason="a test")))
     assert (titles, sales.execute("SELECT title FROM reports").fetchall()) == ([("new",)], [("old",)])
     assert record().job.state is JobState.ROLLED_BACK
+
+
+def test_a_job_that_needs_no_approval_can_restore_too(run: RunDag, ledger: Ledger, target: Target) -> None:
+    draft(ledger, job_spec(job_key="other", approval="not required", approval_reason="a test"), NOTE, "resp_2")
+    has(target)
+    undo = RollbackOperator(task_id="undo", job=2, reason="a test")
+    run(lambda: update({"n": "{current.n}"}, draft=2) >> undo)
+    assert writes(target) == [("/posts/kettle", {"title": "New"}), ("/posts/1", {"n": 3})]
