@@ -20,12 +20,13 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import apply_effect
+from airflow_provider_aihandoff.core.effects.filled import earlier_names
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from demo.postgres import PostgresServer, open_postgres
-from tests.factories import approve, ask, draft, job_spec
+from tests.factories import LEASE, approve, ask, draft, job_spec
 from tests.integration.core.effects.effects import ACTOR, later
 from tests.integration.targets.systems import (
     FAULTS,
@@ -42,6 +43,7 @@ from tests.integration.targets.systems import (
 )
 
 KEY = "{effect_key}"
+CREATED = "{effects.create.external_id}"
 TRIES = 4
 
 #: A fault that only a lying rate limiter has: without a probe it has to be believed, and so it is not tried there.
@@ -67,6 +69,7 @@ class Row:
     :param what: how the author would say it.
     :param options: of the target.
     :param ours: the write can be ours at all; otherwise something of another person's is in its place.
+    :param earlier: the external id of an earlier effect, `create`, which the write names.
     """
 
     what: str
@@ -75,6 +78,7 @@ class Row:
     probe: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     ours: bool = True
+    earlier: str = "none"
 
 
 ROWS = (
@@ -98,6 +102,13 @@ ROWS = (
         Helpdesk,
         {"method": "PATCH", "endpoint": "/tickets/7", "json": {"status": "solved"}},
         {"endpoint": "/tickets/7", "found": {"$.status": "solved"}},
+    ),
+    Row(
+        "helpdesk: POST on a created one, probe",
+        Helpdesk,
+        {"method": "POST", "endpoint": "/tickets", "json": {"subject": "Kettle", "ref": KEY, "of": CREATED}},
+        {**_TICKETS, "query": {"of": CREATED}, "found": {"$.ref": KEY, "$.of": CREATED}, "next": "$.next_page"},
+        earlier="7",
     ),
     Row("CMS: POST, probe, 403 is absent", Cms, _POST, _POSTS, {"answers": "hidden"}),
     Row("CMS: POST, probe by id alone", Cms, _POST, {"endpoint": "/posts/kettle"}, {"answers": "hidden"}),
@@ -195,10 +206,22 @@ def play(ledger: Ledger, row: Row, fault: str, number: int) -> Cell:
         probe = None if row.probe is None else plan_probe("grid", row.probe, "write")
         target = HttpTarget("write", PATIENCE, "$.id", probe_plan=probe, grace_seconds=0.2, **row.options)
         spec = job_spec(job_key=f"grid:{number}")
-        planned = EffectPlan("write", "http", plan, digest(plan), plan)
-        job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), planned))
+        planned = EffectPlan(
+            "write",
+            "http",
+            plan,
+            digest(plan),
+            plan,
+            after=("create",),
+            names=tuple(earlier_names(plan)),
+            other_names=tuple(target.names()),
+        )
+        create = EffectPlan("create", "http", plan, digest("create"), plan)
+        job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), create, planned))
+        claim = ledger.effects.claim(job.job_id, create, lease=LEASE, actor=ACTOR)
+        ledger.effects.confirm(claim, external_id=row.earlier, result=None, actor=ACTOR)
         held = _run(ledger, job.job_id, planned, target)
-        (effect,) = ledger.record(job.job_id).current_effects
+        effect = ledger.record(job.job_id).current_effects[-1]
         state = "held" if held and effect.state == "unknown" else effect.state.value
         return Cell(row, fault, state, system.count(), system.sent, system.applied, effect.probe_note or "")
 
