@@ -7,7 +7,8 @@ from itertools import count
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
-from tests.integration.targets.grid import ROWS, Row, applicable, play
+from tests.integration.targets.grid import MAIL_ROWS, ROWS, MailRow, Row, applicable, play, play_mail
+from tests.integration.targets.mail_systems import MAIL_FAULTS
 from tests.integration.targets.systems import FAULTS
 
 _numbers = count(1)
@@ -21,6 +22,24 @@ def test_no_fault_makes_a_second_write_or_a_word_of_the_ledger_that_is_not_so(
     cells = [play(ledger, row, fault, next(_numbers)) for fault in FAULTS if applicable(row, fault)]
     assert [f"{cell.fault}: {cell.wrong}" for cell in cells if cell.wrong] == []
     assert cells[0].state == ("applied" if row.ours else cells[0].state)
+
+
+@pytest.mark.parametrize("row", MAIL_ROWS, ids=lambda row: row.what)
+def test_no_fault_makes_a_second_mail_or_a_word_of_the_ledger_that_is_not_so(
+    ledger: Ledger, row: MailRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_GRID", "")
+    cells = [play_mail(ledger, row, fault, next(_numbers)) for fault in MAIL_FAULTS if applicable(row, fault)]
+    assert [f"{cell.fault}: {cell.wrong}" for cell in cells if cell.wrong] == []
+    states = {cell.fault: cell.state for cell in cells}
+    assert {fault for fault, state in states.items() if state == "held"} == {
+        "accepted, dropped",
+        "accepted, no answer in time",
+        "accepted, slow drip",
+        "accepted, answer without end",
+        "dropped in the mail",
+    }
+    assert states["none"] == "applied"
 
 
 def test_a_request_that_an_intermediary_made_twice_is_seen_in_the_target_and_on_the_record(ledger: Ledger) -> None:
