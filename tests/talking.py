@@ -42,6 +42,37 @@ def dripping(text: bytes, rest: bytes = b"x") -> Talk:
     return drip
 
 
+@contextmanager
+def stalling(to: tuple[str, int], at: bytes, *, deliver: bool) -> Iterator[int]:
+    """A way to a server that stops in the middle, without an end of the connection; yields its port.
+
+    :param at: what the client sends, after which nothing comes back.
+    :param deliver: the server still gets that.
+    """
+
+    def talk(client: socket.socket) -> None:
+        with socket.create_connection(to) as server:
+            stalled = threading.Event()
+
+            def back() -> None:
+                with suppress(OSError):
+                    while (data := server.recv(65536)) and not stalled.is_set():
+                        client.sendall(data)
+
+            thread = threading.Thread(target=back, daemon=True)
+            thread.start()
+            while data := client.recv(65536):
+                if at in data:
+                    stalled.set()
+                if deliver or not stalled.is_set():
+                    server.sendall(data)
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+
+    with listening(talk) as port:
+        yield port
+
+
 def silent(connection: socket.socket) -> None:
     """Take everything, and say nothing until the other side ends it."""
     while connection.recv(4096):

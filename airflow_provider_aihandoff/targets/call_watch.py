@@ -11,6 +11,14 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from typing import Protocol
+
+
+class HasFileno(Protocol):
+    """A socket, or what has one."""
+
+    def fileno(self) -> int:
+        """The number of the open file."""
 
 
 class CallWatch:
@@ -30,11 +38,11 @@ class CallWatch:
         self._timer.daemon = True
         self._timer.start()
 
-    def connected(self, sock: socket.socket) -> None:
+    def connected(self, connection: HasFileno) -> None:
         """Keep a second handle on the connection: TLS takes the first one."""
         with self._lock:
             self._release()
-            self._handle = socket.socket(fileno=os.dup(sock.fileno()))
+            self._handle = socket.socket(fileno=os.dup(connection.fileno()))
             if self.over:
                 self._shut()
 

@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.core.text import first_problem, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets.postgres_session import open_session
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ _CREATE_LOCK = 0x_A1_4A_4D_0E
 
 #: Ends a statement, in milliseconds.
 _STATEMENT_TIMEOUT = 300_000
+
+#: Ends a transaction whose client says nothing more, in milliseconds: otherwise the next attempt waits for its marker.
+_IDLE_TIMEOUT = 60_000
+
+#: Ends the connection, in seconds, where the server has stopped and ends no statement.
+_CALL_LIMIT = 330.0
 
 #: Ends a statement that reads what is there, in milliseconds.
 _READ_TIMEOUT = 10_000
@@ -78,7 +85,6 @@ class PostgresTarget(Target):
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Mark and run in one transaction. Whatever fails before the commit is rolled back by the server."""
-        hook = postgres_hook(plan["connection"])
         with needed(plan["connection"], self.name):
             database = database_of(plan["connection"])
         if database != plan["database"]:
@@ -88,14 +94,14 @@ class PostgresTarget(Target):
                 remedy="Restore the connection, or ask for a decision on the new database.",
             )
         try:
-            connection = hook.get_conn()
+            opened = open_session(postgres_hook(plan["connection"]), _CALL_LIMIT)
         except Exception as error:
             if not _is(error, "OperationalError"):
                 raise
             raise EffectNotNow(
                 f"no connection to the database of the effect {self.name!r}.", answered=False, remedy="A retry is safe."
             ) from error
-        try:
+        with opened as connection:
             try:
                 applied = self._run(connection.cursor(), plan, key)
             except Exception as error:
@@ -112,8 +118,6 @@ class PostgresTarget(Target):
                     remedy="Fix the statement or the data in the target; then clear this task.",
                 ) from error
             connection.commit()
-        finally:
-            connection.close()
         return applied
 
     @property
@@ -126,8 +130,7 @@ class PostgresTarget(Target):
 
         It runs in a transaction that can write nothing.
         """
-        connection = postgres_hook(plan["connection"]).get_conn()
-        try:
+        with open_session(postgres_hook(plan["connection"]), 2 * _READ_TIMEOUT / 1000) as connection:
             cursor = connection.cursor()
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute(f"SET LOCAL statement_timeout = {_READ_TIMEOUT}")
@@ -138,8 +141,6 @@ class PostgresTarget(Target):
                 if row is None
                 else {column.name: value for column, value in zip(cursor.description, row, strict=True)}
             )
-        finally:
-            connection.close()
 
     def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
         """The effect's own connection and marker table."""
@@ -176,6 +177,7 @@ class PostgresTarget(Target):
     def _run(self, cursor: Any, plan: dict[str, Any], key: str) -> Applied:
         table = _quoted(self.marker_table)
         cursor.execute(f"SET LOCAL statement_timeout = {_STATEMENT_TIMEOUT}")
+        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TIMEOUT}")
         self._ensure_marker_table(cursor, table)
         cursor.execute(_MARK.format(table=table), {"key": key})
         if cursor.rowcount == 0:

@@ -82,7 +82,7 @@ class Row:
     @property
     def adds(self) -> bool:
         """A request that is applied twice makes a second record."""
-        return self.request["method"] == "POST"
+        return bool(self.request["method"] == "POST")
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ class TestBounds:
         with listening(talk) as port:
             lead_to(monkeypatch, port, disable_ssl=not tls, disable_tls=True)
             began = time.monotonic()
-            with pytest.raises(EffectNotNow, match="it took too long to answer|handshake operation timed out"):
+            with pytest.raises(EffectNotNow, match=r"it took too long to answer|handshake operation timed out"):
                 EmailTarget("announce", timeout=0.3).apply(plan(), KEY)
             assert time.monotonic() - began < 3
 
