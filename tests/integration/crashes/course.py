@@ -8,9 +8,10 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
-from chaos.attempts import EFFECTS, PIPELINE, Attempt, Outcome, Work
+from chaos.attempts import Attempt, Outcome
 from chaos.drive import Search, drive
 from chaos.forks import Child, Fault, Forks
+from chaos.work import EFFECTS, PIPELINE, Work
 
 
 @dataclass

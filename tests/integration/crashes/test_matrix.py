@@ -22,11 +22,12 @@ from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from chaos.attempts import TABLE, Variant
 from chaos.count import Row, Witness, compare
 from chaos.drive import search_in
+from chaos.effects import TABLE
 from chaos.forks import AFTER_FENCE, Fault, Forks
 from chaos.target import Target, serving
+from chaos.work import Variant
 from chaos.world import World
 from demo.postgres import Postgres
 from tests.integration.crashes.course import COURSES, PAID_ONCE, ROLLED_BACK, Course, Run, of
