@@ -7,7 +7,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
   no one has, in time; ``remind``: they are notified; ``edit``: a person changes the output, ``refuse``: and the
   output type does not accept it.
 - The name of each effect, of :data:`chaos.work.ALL_EFFECTS`: apply it. They come one after the other.
-  ``complete``: end a job that intends none.
+  ``complete``: end a job that intends none. ``skip``: record that Airflow has skipped the task of the last effect.
 - ``resolve``: a person says that a lost request is to be sent again. ``settle``: the reconciler cancels what no
   revision waits for.
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
@@ -315,6 +315,13 @@ def _complete(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
+def _skip(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """Airflow has skipped the task of the last effect, and another task of the run records it."""
+    last = ledger.record(job_of(ledger, attempt.work).job_id).current_effects[-1]
+    ledger.effects.skip(last.effect_id, actor=attempt.owner.actor, reason="its task was skipped")
+    return DONE
+
+
 def _waits(wait: Wait) -> Outcome:
     if wait.seconds is None:
         return Outcome("held", why=wait.why)
@@ -424,6 +431,7 @@ STEPS: Mapping[str, Step] = {
     "edit": _edit,
     "refuse": _refuse,
     "complete": _complete,
+    "skip": _skip,
     **dict.fromkeys(ALL_EFFECTS, _apply),
     "cancel": _cancel,
     "rollback": _rollback,

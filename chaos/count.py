@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import JobRecord
-from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobEvent, JobState
+from airflow_provider_aihandoff.core.states import (
+    SETTLED_EFFECT_STATES,
+    TERMINAL_JOB_STATES,
+    EffectState,
+    JobEvent,
+    JobState,
+)
 from chaos.target import Change
 
 
@@ -118,7 +124,7 @@ def _compare_effects(record: JobRecord, there: Collection[str], count: Count) ->
         if where not in there and not _was_gone(effect.name, effect.result):
             count.lost.append(f"{record.job.label}: {effect.name} counts as applied, and is not there")
     if record.job.state is JobState.COMPLETED and any(
-        effect.state is not EffectState.APPLIED for effect in record.current_effects
+        effect.state not in SETTLED_EFFECT_STATES for effect in record.current_effects
     ):
         count.lost.append(f"{record.job.label} is completed without all of its effects")
     return recorded

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import HandoffError
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class Unrecorded:
         try:
             self._memory.keep(self._name, self._facts)
             self._kept = True
-        except Exception:  # the ledger may still take it; the log has it in any case
-            log.exception("Airflow cannot keep it either.")
+        except Exception as error:
+            log.error("Airflow cannot keep it either.", exc_info=shown(error))
 
     @contextmanager
     def recording(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
@@ -333,8 +334,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
             states = ti.get_task_states(
                 dag_id=owner.dag_id, task_ids=[owner.task_id], run_ids=[owner.run_id], map_index=index
             )
-        except Exception:  # not knowing is a reason not to cancel, and worth a traceback
-            self.log.exception("The state of this task cannot be read; nothing is cancelled.")
+        except Exception as error:
+            self.log.error("The state of this task cannot be read; nothing is cancelled.", exc_info=shown(error))
             return None
         return state_among(owner, states)
 

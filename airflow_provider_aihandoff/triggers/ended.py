@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.models import Owner
 from airflow_provider_aihandoff.task_states import state_among
 
@@ -53,7 +54,7 @@ async def task_state(owner: Owner) -> str | None:
         )
         if not isinstance(answer, TaskStatesResult):
             raise TypeError(f"unexpected answer: {type(answer).__name__}")
-    except Exception:  # not knowing is a reason not to cancel, and worth a traceback
-        log.exception("The state of %s cannot be read; nothing is cancelled.", owner.actor)
+    except Exception as error:
+        log.error("The state of %s cannot be read; nothing is cancelled.", owner.actor, exc_info=shown(error))
         return None
     return state_among(owner, answer.task_states)

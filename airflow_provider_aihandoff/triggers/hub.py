@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.hooks.ledger import conninfo_async
 from airflow_provider_aihandoff.triggers import wake_queries
 from airflow_provider_aihandoff.triggers.polling import Poller
@@ -137,10 +138,9 @@ class Hub:
                         task.cancel()
                     await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT)
                 # Neither ends by itself, not even cancelled by something else than this.
-                errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
-                log.error(
-                    "Waiting on %s failed, and starts again.", self.ledger_conn_id, exc_info=next(iter(errors), None)
-                )
+                errors = (task.exception() for task in tasks if task.done() and not task.cancelled())
+                seen = next((shown(error) for error in errors if isinstance(error, Exception)), None)
+                log.error("Waiting on %s failed, and starts again.", self.ledger_conn_id, exc_info=seen)
                 await asyncio.sleep(_RECONNECT_CAP)
 
     async def _follow(self) -> None:

@@ -24,6 +24,7 @@ from starlette.datastructures import FormData, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
     CannotCancel,
     CannotChange,
@@ -310,7 +311,8 @@ class Shield:
         try:
             await self._app(scope, receive, send_shielded)
         except Exception as error:
-            log.exception("Answering %s %r with 500.", scope.get("method"), scope.get("path"))
+            method, path = scope.get("method"), scope.get("path")
+            log.error("Answering %s %r with 500.", method, path, exc_info=shown(error))
             if started:
                 raise
             response = await run_in_threadpool(self._respond, Request(scope), error)

@@ -115,6 +115,26 @@ def test_every_delivery_of_a_bad_day_is_accounted_for(demo: LocalDemo, admin: Ai
     assert not [row for row in compare(demo) if row.differences], as_table(compare(demo))
 
 
+def test_a_response_whose_id_was_lost_is_waited_for_without_a_worker_and_paid_once(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    """The model thinks for longer than the lease of a request and the wait for an orphan, 75 s together."""
+    before = len(standin(demo, "responses")["responses"])
+    faults = ["drop_after_accept", "timeout_after_accept"]
+    run_id = run_drafts(admin, [f"create={fault} id={fault} delay=110" for fault in faults], "lost")
+    for index in range(len(faults)):
+        admin.wait_for_task("drafts", run_id, "draft", {"deferred"}, map_index=index)
+    records = [ledger.record(job.job_id) for job in ledger.jobs(dag_id="drafts", run_id=run_id)]
+    assert [(record.revisions[0].is_lost, record.revisions[0].response_id) for record in records] == [(True, None)] * 2
+
+    assert admin.wait_for_run("drafts", run_id) == "success"
+    assert len(standin(demo, "responses")["responses"]) == before + len(faults)
+    for record in records:
+        (revision,) = ledger.record(record.job.job_id).revisions
+        assert revision.submissions == 1
+        assert revision.response_id is not None
+
+
 def test_the_maintenance_dag_asks_openai_about_a_webhook_in_quarantine(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger
 ) -> None:

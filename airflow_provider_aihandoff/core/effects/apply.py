@@ -237,7 +237,7 @@ def _check_fence(claim: Claim, asked: float) -> None:
 def _find_outcome(
     ledger: Ledger, plan: EffectPlan, target: Target, unknown: EffectUnknown, actor: Actor
 ) -> Wait | None:
-    """Find the outcome of an attempt that recorded none. None once it is recorded."""
+    """Find the outcome of an attempt that recorded none. None once it is recorded, by this task or by a person."""
     effect = unknown.effect
     if not target.can_probe:
         return Wait(effect, None, str(unknown))
@@ -261,7 +261,10 @@ def _find_outcome(
         note = _said(found)
         if effect.resends and isinstance(found, NotApplied):
             note += f"; it was sent again {effect.resends} times without a known outcome, and is not sent again"
-        return Wait(ledger.effects.note_probe(effect.effect_id, note), None, f"{unknown} At last {note}.")
+        noted = ledger.effects.note_probe(effect.effect_id, note)
+        if (noted.state, noted.attempt) != (effect.state, effect.attempt):
+            return None  # a person resolved it meanwhile, and no change would end the wait
+        return Wait(noted, None, f"{unknown} At last {note}.")
     calls = int(seconds).bit_length() + 1
     pause = min(backoff(calls, base=_PROBE_BASE, cap=_PROBE_CAP), left)
     return Wait(effect, pause, f"The probe has not found the effect {effect.name!r} yet: {_said(found)}. {unknown}")

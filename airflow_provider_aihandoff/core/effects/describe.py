@@ -10,6 +10,7 @@ from typing import Any
 from airflow_provider_aihandoff.core.effects.target import RequestView, plain_view
 from airflow_provider_aihandoff.core.effects.target_registry import find_target_type
 from airflow_provider_aihandoff.core.effects.undo import MASKED
+from airflow_provider_aihandoff.core.error_text import shown
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,11 @@ def describe(kind: str, plan: Mapping[str, Any]) -> RequestView:
     if known is not None:
         try:
             return known.describe(plan)
-        except Exception:
-            log.exception("The target kind %r cannot describe a plan; each field is shown by its name.", kind)
+        except Exception as error:
+            seen = shown(error)
+            log.error(
+                "The target kind %r cannot describe a plan; its fields are shown as they are.", kind, exc_info=seen
+            )
     return plain_view(plan)
 
 

@@ -74,17 +74,21 @@ class Course:
     :param go: takes it there.
     :param ends: the state in which its job ends.
     :param work: what it is, but for its key.
+    :param skips: its last effect, which inserts a row, is skipped.
     """
 
     go: Callable[[Run], None]
     ends: JobState
     work: Work
+    skips: bool = False
 
     @property
     def writes(self) -> tuple[int, int, int, int]:
         """The external writes that it leaves: created, removed, inserted, undone."""
         if not self.work.effects or self.ends not in (JobState.COMPLETED, JobState.ROLLED_BACK):
             return 0, 0, 0, 0
+        if self.skips:
+            return 2, 0, 0, 0
         return (2, 0, 1, 0) if self.ends is JobState.COMPLETED else (2, 2, 1, 1)
 
 
@@ -126,6 +130,10 @@ def _edited_in_vain(run: Run) -> None:
 
 def _completed_without_effects(run: Run) -> None:
     run.drive("draft", "plan", "decide", "complete")
+
+
+def _skipped(run: Run) -> None:
+    run.drive("draft", "plan", "decide", "skip", "create", "label")
 
 
 def _cancelled(run: Run) -> None:
@@ -216,6 +224,7 @@ COURSES: Mapping[str, Course] = {
     "apply.complete": of(_completed_without_effects, effects=()),
     "apply.resolve": of(_completed, variant="probed", target="error"),
     "probe.send": of(_completed, variant="probed", target="drop"),
+    "apply.skip": replace(of(_skipped), skips=True),
     "cancel.request": _CANCELLED,
     "cancel.record": _CANCELLED,
     "undo.start": ROLLED_BACK,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import traceback
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import requests
 
+import airflow_provider_aihandoff
 from airflow_provider_aihandoff.core.effects.target import UnclearAnswer
 from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned, cleaned, said, shown
 from airflow_provider_aihandoff.core.errors import EffectRefused
+
+PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 
 SECRET = "t0ken of ünusual/length"
 
@@ -141,3 +146,19 @@ class TestRaised:
         with pytest.raises(ValueError, match="x") as raised:
             raise ValueError("x")
         assert shown(raised.value).__traceback__ is raised.value.__traceback__
+
+
+def test_no_error_is_logged_as_it_is() -> None:
+    """A traceback ends with what the error says, so only :func:`shown` may be logged."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            as_it_is = [
+                each for each in node.keywords if each.arg == "exc_info" and isinstance(each.value, ast.Constant)
+            ]
+            a_logger = ast.unparse(node.func.value).endswith("log")
+            if as_it_is or (a_logger and node.func.attr == "exception"):
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert found == []

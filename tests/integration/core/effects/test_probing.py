@@ -115,6 +115,15 @@ class TestSentAgain:
         assert "the probe cannot tell: it was answered 403 Forbidden: no scope" in wait.why
         assert only_effect(ledger).probe_note == "the probe cannot tell: it was answered 403 Forbidden: no scope"
 
+    def test_a_person_who_resolves_it_during_the_last_probe_is_not_waited_for(self, ledger: Ledger, send: Any) -> None:
+        class Watched(Desk):
+            def probe(self, plan: dict[str, Any], key: str) -> Found:
+                answer(ledger, only_effect(ledger).effect_id, applied=True, external_id="r-7", why="looked", actor=BOB)
+                return CannotTell("it is slow")
+
+        effect = send(Watched(answers=[UnclearAnswer("500")]))
+        assert (effect.state, effect.external_id) == (EffectState.APPLIED, "r-7")
+
 
 class TestNotNow:
     def test_the_probe_is_asked_before_a_target_that_said_not_now_gets_it_again(self, send: Any) -> None:
