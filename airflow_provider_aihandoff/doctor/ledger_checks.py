@@ -46,7 +46,7 @@ _CONNECTIONS = """
     SELECT count(*) AS used, current_setting('max_connections')::integer AS allowed FROM pg_stat_activity
     WHERE backend_type = 'client backend'"""
 
-#: What the trials of probes have shown, by job type and effect. Of the newest effects alone: the primary key finds them.
+#: By job type and effect, what trials of probes have shown; of the newest effects alone, which the primary key finds.
 _PROBES = """
     SELECT j.job_type || '/' || split_part(e.name, '[', 1) AS effect, count(*) AS effects,
         count(*) FILTER (WHERE NOT e.find_counts) AS seen_before,

@@ -24,8 +24,8 @@ def test_what_got_ready_too_late_does_not_begin_and_what_has_begun_goes_on() -> 
         begun.close()
 
 
-@pytest.mark.parametrize("when", ["before its time is over", "after it"])
-def test_a_connection_is_cut_when_its_time_is_over_also_one_that_is_made_later(when: str) -> None:
+@pytest.mark.parametrize("when", ["before its time has ended", "after it"])
+def test_a_connection_is_cut_when_its_time_has_ended_also_one_that_is_made_later(when: str) -> None:
     ours, theirs = socket.socketpair()
     watch = CallWatch(60, 60)
     try:
