@@ -27,6 +27,7 @@ _APPLYING = "tests/integration/core/effects"
 _ALTERED, _MARKS = f"{_APPLYING}/test_altered_undos.py", "tests/unit/targets/test_rollback_functions.py"
 _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effects/test_guards.py"
 
+_TARGETS = "tests/integration/targets"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -290,6 +291,34 @@ GUARDS = (
         ("PostgresTarget._run", "if cursor.rowcount == 0:", "if False:"),
     ),
     guard(
+        "marker: an attempt that died does not hold it",
+        f"{_TARGETS}/test_postgres.py"
+        "::TestBounds::test_an_attempt_that_died_in_its_transaction_does_not_hold_the_next_one",
+        (
+            "PostgresTarget._run",
+            'cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TIMEOUT}")',
+            "pass",
+        ),
+    ),
+    guard(
+        "bounds: a database that stops in the middle is cut off",
+        f"{_TARGETS}/test_postgres.py"
+        "::TestBounds::test_a_server_that_stops_in_the_middle_is_not_now_and_a_retry_writes_once",
+        ("postgres_session:_watched", "watch.connected(connection)", "pass"),
+    ),
+    guard(
+        "bounds: a mail server that drips is cut off",
+        f"{_TARGETS}/test_email.py::TestBounds"
+        "::test_a_server_that_drips_is_cut_off_at_the_end_of_the_whole_time_and_nothing_has_left[greeting]",
+        ("smtp_client:connect", "watch.connected(made)", "pass"),
+    ),
+    guard(
+        "mail: half of an answer is none",
+        f"{_TARGETS}/test_email.py::TestBounds"
+        "::test_a_server_that_drips_is_cut_off_at_the_end_of_the_whole_time_and_nothing_has_left[sender]",
+        ("_Bounded.readline", 'if line and len(line) != limit and not line.endswith(b"\\n"):', "if False:"),
+    ),
+    guard(
         "inbox: one row a webhook",
         f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_a_repeated_webhook_is_counted_and_changes_nothing_else",
         ("schema.sql", "webhook_id text PRIMARY KEY,", "webhook_id text,"),
@@ -336,7 +365,7 @@ GUARDS = (
     guard(
         "terminal states: an applied effect is not sent again",
         f"{_EFFECTS}::TestOnce::test_an_applied_effect_is_given_back_and_never_sent_again",
-        ("_settled", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
+        ("effect_store:_settled", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
         (
             "EFFECT_TRANSITIONS",
             "    (_ES.CLAIMED, _EE.CONFIRM)",
@@ -509,7 +538,7 @@ GUARDS = (
     guard(
         "roll back: an applied undo is not sent again",
         f"{_GUARDS}::TestRollBack::test_an_undo_that_is_applied_is_not_sent_again",
-        ("_settled", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
+        ("effect_store:_settled", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
     ),
     guard(
         "roll back: not while an effect is under way",

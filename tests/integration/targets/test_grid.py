@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,16 @@ def test_no_fault_makes_a_second_write_or_a_word_of_the_ledger_that_is_not_so(
     cells = [play(ledger, row, fault, next(_numbers)) for fault in FAULTS if applicable(row, fault)]
     assert [f"{cell.fault}: {cell.wrong}" for cell in cells if cell.wrong] == []
     assert cells[0].state == ("applied" if row.ours else cells[0].state)
+
+
+def test_the_published_grids_have_every_declaration_and_every_fault() -> None:
+    page = Path(__file__).parents[3].joinpath("docs", "reliability.md").read_text("utf-8")
+    lines = page.partition("tests.integration.targets.grid")[2].splitlines()
+    printed = [f"{number:>3}  {fault}" for faults in (FAULTS, MAIL_FAULTS) for number, fault in enumerate(faults, 1)]
+    assert [line for line in printed if line not in lines] == []
+    assert [
+        row.what for row in (*ROWS, *MAIL_ROWS) if not any(line.startswith(f"{row.what}  ") for line in lines)
+    ] == []
 
 
 @pytest.mark.parametrize("row", MAIL_ROWS, ids=lambda row: row.what)
