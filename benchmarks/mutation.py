@@ -29,7 +29,7 @@ _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effec
 
 _DEPENDENT = "tests/integration/operators/test_dependent_effects.py"
 _RESTORING = "tests/integration/operators/test_restoring_undos.py"
-
+_TARGETS = "tests/integration/targets"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -291,6 +291,34 @@ GUARDS = (
         "tests/integration/operators/test_postgres_effects.py"
         "::test_the_same_key_again_runs_nothing_and_gives_back_what_the_first_one_returned",
         ("PostgresTarget._run", "if cursor.rowcount == 0:", "if False:"),
+    ),
+    guard(
+        "marker: an attempt that died does not hold it",
+        f"{_TARGETS}/test_postgres.py"
+        "::TestBounds::test_an_attempt_that_died_in_its_transaction_does_not_hold_the_next_one",
+        (
+            "PostgresTarget._run",
+            'cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TIMEOUT}")',
+            "pass",
+        ),
+    ),
+    guard(
+        "bounds: a database that stops in the middle is cut off",
+        f"{_TARGETS}/test_postgres.py"
+        "::TestBounds::test_a_server_that_stops_in_the_middle_is_not_now_and_a_retry_writes_once",
+        ("postgres_session:_watched", "watch.connected(connection)", "pass"),
+    ),
+    guard(
+        "bounds: a mail server that drips is cut off",
+        f"{_TARGETS}/test_email.py::TestBounds"
+        "::test_a_server_that_drips_is_cut_off_at_the_end_of_the_whole_time_and_nothing_has_left[greeting]",
+        ("smtp_client:connect", "watch.connected(made)", "pass"),
+    ),
+    guard(
+        "mail: half of an answer is none",
+        f"{_TARGETS}/test_email.py::TestBounds"
+        "::test_a_server_that_drips_is_cut_off_at_the_end_of_the_whole_time_and_nothing_has_left[sender]",
+        ("_Bounded.readline", 'if line and len(line) != limit and not line.endswith(b"\\n"):', "if False:"),
     ),
     guard(
         "inbox: one row a webhook",

@@ -6,24 +6,14 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
   no one has, in time; ``remind``: they are notified; ``edit``: a person changes the output, ``refuse``: and the
   output type does not accept it.
-- ``create``, ``label`` and ``store``: apply one effect each. The first two go to the HTTP target, in this order; the
-  third goes to the database, after them. ``complete``: end a job that intends none. ``skip``: record that Airflow has
-  skipped the task of the last effect.
+- The name of each effect, of :data:`chaos.work.ALL_EFFECTS`: apply it. They come one after the other.
+  ``complete``: end a job that intends none. ``skip``: record that Airflow has skipped the task of the last effect.
 - ``resolve``: a person says that a lost request is to be sent again. ``settle``: the reconciler cancels what no
   revision waits for.
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 
-**What the HTTP target gets**, under ``/<variant>``, each with the effect key as ``Idempotency-Key``:
-
-- ``POST /records`` and ``POST /labels`` with ``{"name": <the work's key>}``, and the ``fault`` that the work asks for;
-  the answer names the new record: ``{"id": ...}``.
-- Undo: ``DELETE /records/<id>``, and ``POST /labels/<id>/removal``.
-- Probe: ``GET /writes?key=<effect key>``, answered with ``{"writes": [{"id": ..., "key": ...}, ...]}``.
-
-The variants say what the target is declared to be, and must be: ``idempotent`` (a key that was seen is answered as
-before, and writes nothing), ``probed`` (it writes again, and reports what it has written), ``conditional`` (probed, and
-``PUT /records/<name>`` with ``If-None-Match: *`` is answered with 412 where the record exists), ``neither``.
+:mod:`chaos.effects` says what the effects are.
 """
 
 from __future__ import annotations
@@ -36,13 +26,17 @@ from typing import Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
-from airflow_provider_aihandoff.core.effects.placeholders import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
-from airflow_provider_aihandoff.core.effects.target import Target
-from airflow_provider_aihandoff.core.effects.undo import plan_undo
-from airflow_provider_aihandoff.core.errors import CannotCancel, CannotChange, StaleDecision
+from airflow_provider_aihandoff.core.errors import (
+    CannotCancel,
+    CannotChange,
+    EffectNotNow,
+    EffectRefused,
+    EffectUnknown,
+    HandoffError,
+    StaleDecision,
+)
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.outcome import is_final, read_output
@@ -53,71 +47,25 @@ from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import RECONCILER, Actor, EffectPlan, Job, JobSpec, OnLost, Owner, Revision
+from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.operators.elements import all_failures, first_wait
 from airflow_provider_aihandoff.operators.retries import final_errors
-from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
-from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement
-from chaos.world import CONVERSING, DATABASE, OPENAI, TARGET, World
+from chaos.effects import effect_plan, parts_of, plans, target_of
+from chaos.work import ALL_EFFECTS, Work
+from chaos.world import CONVERSING, OPENAI, World
 
-Variant = Literal["idempotent", "probed", "conditional", "neither"]
 State = Literal["done", "wait", "retry", "held", "failed"]
 
 #: The Dag that the attempts belong to, and the user who asks, decides, cancels and rolls back.
 DAG_ID, PERSON, REQUESTER = "chaos", "alice", "bob"
 
-#: The effects of a job, in their order.
-EFFECTS = ("create", "label", "store")
-
-#: The tasks of a run, in their order.
-PIPELINE = ("draft", "plan", "decide", *EFFECTS)
-
 #: Seconds between two polls of what others do, and from an attempt that failed to its retry.
 POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
-
-#: The table that ``store`` writes to. It only grows, so that whatever was written twice can be seen in it: its undo
-#: writes a row too, with the id of the one that it undoes.
-TABLE = """
-    CREATE TABLE IF NOT EXISTS chaos_rows (
-        row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, undoes bigint)"""
-STATEMENT = "INSERT INTO chaos_rows (name) VALUES (%(name)s) RETURNING row_id"
-UNDO_STATEMENT = "INSERT INTO chaos_rows (name, undoes) VALUES (%(name)s, %(undoes)s::bigint) RETURNING row_id"
-
-#: Where the two HTTP effects create their records.
-COLLECTIONS = {"create": "records", "label": "labels"}
-
-
-@dataclass(frozen=True)
-class Work:
-    """One run's work. Every field is JSON.
-
-    :param key: the job key, and the run id.
-    :param variant: what the HTTP target is.
-    :param effects: those of :data:`EFFECTS` that the job intends.
-    :param review_seconds: how long there is to decide.
-    :param remind: people are reminded at once.
-    :param handle: OpenAI is used over the connection whose server has conversations.
-    :param deadline_seconds: how long a revision may take.
-    :param on_lost: what its author wants after a lost request.
-    :param model: faults of the response, in the words of the stand-in's ``faults``: ``delay=0.1 create=429``.
-    :param target: the fault with which the HTTP target meets the first request for each record, one of
-        :data:`chaos.target.FAULTS`; by default chance decides.
-    """
-
-    key: str
-    variant: Variant = "idempotent"
-    effects: tuple[str, ...] = EFFECTS
-    model: str = "delay=0.1"
-    target: str | None = None
-    review_seconds: float = 3600
-    remind: bool = False
-    handle: bool = False
-    deadline_seconds: float = 3600
-    on_lost: OnLost | None = None
 
 
 @dataclass(frozen=True)
@@ -268,55 +216,6 @@ def _finish(ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor) 
 # The decision, as sensors/approval.py and the review page do it.
 
 
-def plans(world: World, work: Work) -> list[EffectPlan]:
-    """The effects of a job, rendered: the same whenever they are."""
-    return [_effect_plan(world, work, name) for name in EFFECTS if name in work.effects]
-
-
-def _effect_plan(world: World, work: Work, name: str) -> EffectPlan:
-    plan = _database_plan(work) if name == "store" else _http_plan(work, name)
-    kind, connection = ("postgres", DATABASE) if name == "store" else ("http", TARGET)
-    undo = plan_undo(_undo(world, work, name), kind=kind, name=name, defaults={"connection": connection})
-    after = tuple(before for before in EFFECTS[: EFFECTS.index(name)] if before in work.effects)
-    return EffectPlan(name, kind, plan, digest([plan, undo, list(after)]), plan, undo, after)
-
-
-def _http_plan(work: Work, name: str) -> dict[str, Any]:
-    root = f"/{work.variant}/{COLLECTIONS[name]}"
-    body = {"name": work.key, **({"fault": work.target} if work.target else {})}
-    if work.variant == "conditional":
-        headers = {"If-None-Match": "*"}
-        return plan_request(TARGET, "PUT", f"{root}/{work.key}", json=body, headers=headers, name=name)
-    return plan_request(TARGET, "POST", root, json=body, name=name)
-
-
-def _database_plan(work: Work) -> dict[str, Any]:
-    return plan_statement(DATABASE, STATEMENT, {"name": work.key})
-
-
-def _undo(world: World, work: Work, name: str) -> dict[str, Any]:
-    if name == "store":
-        return {"sql": UNDO_STATEMENT, "parameters": {"name": work.key, "undoes": "{external_id}"}}
-    times = {"timeout": world.call_timeout, "grace": world.grace}
-    root = f"/{work.variant}/{COLLECTIONS[name]}/{{external_id}}"
-    if name == "create":
-        return {"method": "DELETE", "endpoint": root, **times}
-    declared: dict[str, Any] = {"method": "POST", "endpoint": f"{root}/removal", **times}
-    if work.variant == "idempotent":
-        return {**declared, "idempotent": True}
-    return declared if work.variant == "neither" else {**declared, "probe": _probe(work, UNDO_KEY)}
-
-
-def _probe(work: Work, key: str = EFFECT_KEY) -> dict[str, Any]:
-    return {
-        "endpoint": f"/{work.variant}/writes",
-        "query": {"key": key},
-        "found_in": "$.writes",
-        "found": {"$.key": key},
-        "external_id_path": "$.id",
-    }
-
-
 def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
@@ -381,33 +280,34 @@ def _if_going_on(job: Job, wait_for: str = "") -> Outcome:
 # The effects, as operators/side_effect.py does it.
 
 
-def target_of(world: World, work: Work, name: str) -> Target:
-    """What applies an effect."""
-    if name == "store":
-        return PostgresTarget(name)
-    probed = work.variant in ("probed", "conditional")
-    return HttpTarget(
-        name,
-        world.call_timeout,
-        external_id_path="$.id",
-        idempotent=work.variant == "idempotent",
-        probe_plan=plan_probe(TARGET, _probe(work), name) if probed else None,
-        grace_seconds=world.grace,
-    )
-
-
 def _apply(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
-    job = job_of(ledger, attempt.work)
-    done = apply_effect(
-        ledger,
-        job.job_id,
-        _effect_plan(world, attempt.work, attempt.step),
-        target_of(world, attempt.work, attempt.step),
-        actor=attempt.owner.actor,
-        not_now=attempt.not_now,
-        last_try=attempt.last_try,
-    )
-    return _waits(done) if isinstance(done, Wait) else DONE
+    """One effect; or one for each element, of which none stops the others."""
+    parts = parts_of(attempt.step)
+    done = [_apply_part(world, ledger, attempt, part, alone=len(parts) == 1) for part in parts]
+    if waits := [each for each in done if isinstance(each, Wait)]:
+        return _waits(first_wait(waits))
+    if failures := [each for each in done if isinstance(each, HandoffError)]:
+        raise all_failures(attempt.step, failures, len(parts))
+    return DONE
+
+
+def _apply_part(
+    world: World, ledger: Ledger, attempt: Attempt, part: str, *, alone: bool
+) -> Effect | Wait | HandoffError:
+    try:
+        return apply_effect(
+            ledger,
+            job_of(ledger, attempt.work).job_id,
+            effect_plan(world, attempt.work, part),
+            target_of(world, attempt.work, part),
+            actor=attempt.owner.actor,
+            not_now=attempt.not_now,
+            last_try=attempt.last_try,
+        )
+    except (EffectRefused, EffectNotNow, EffectUnknown) as error:
+        if alone:
+            raise
+        return error
 
 
 def _complete(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
@@ -430,11 +330,14 @@ def _waits(wait: Wait) -> Outcome:
 
 def _rollback(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
+    effects = ledger.record(job.job_id).current_effects
     done = roll_back(
         ledger,
         job.job_id,
         actor=attempt.owner.actor,
         reason="it was wrong",
+        # What had no known writer when it was found done, a person leaves as it is.
+        leave=[effect.name for effect in effects if effect.state is EffectState.APPLIED and effect.own is False],
         not_now=attempt.not_now,
         last_try=attempt.last_try,
         in_worker=True,
@@ -529,7 +432,7 @@ STEPS: Mapping[str, Step] = {
     "refuse": _refuse,
     "complete": _complete,
     "skip": _skip,
-    **dict.fromkeys(EFFECTS, _apply),
+    **dict.fromkeys(ALL_EFFECTS, _apply),
     "cancel": _cancel,
     "rollback": _rollback,
     "receive": _receive,

@@ -90,6 +90,7 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
     rows = {f"row {row.row_id}": row for row in witness.rows}
     doubled = duplicates(witness)
     count = Count(jobs=len(records), duplicates=list(doubled))
+    doubled_jobs = {name.partition(".")[0] for name in doubled.values()}  # an element's name begins with its job's
     recorded: set[str] = set()
     owner: dict[str, JobRecord] = {}
     for record in records:
@@ -101,7 +102,7 @@ def compare(records: Collection[JobRecord], witness: Witness) -> Count:
         owner |= {effect.effect_key: record for effect in record.effects}
         recorded |= _compare_effects(record, {*made, *rows}, count)
         _compare_responses(record, witness, count)
-        if len(count.problems) + count.open > before or record.job.job_key in doubled.values():
+        if len(count.problems) + count.open > before or record.job.job_key in doubled_jobs:
             count.histories[record.job.label] = _history(record)
     for key, write in (*made.items(), *rows.items()):
         if key not in recorded:

@@ -10,8 +10,9 @@ from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect
 from airflow_provider_aihandoff.core.states import EffectState
-from chaos.attempts import RETRY_SECONDS, Attempt, Outcome, Work, job_of
+from chaos.attempts import RETRY_SECONDS, Attempt, Outcome, job_of
 from chaos.target import Change
+from chaos.work import Work
 
 #: Attempts after which a step counts as stuck.
 MAX_ATTEMPTS = 60

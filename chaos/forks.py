@@ -33,7 +33,8 @@ from typing import Any, Literal, Self
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from chaos.attempts import Attempt, Outcome, Work
+from chaos.attempts import Attempt, Outcome
+from chaos.work import ALL_EFFECTS, Work
 from chaos.world import World
 
 #: A point that the core cannot name: the claim was found to be valid, and the call has not begun. Nothing in the
@@ -369,11 +370,11 @@ def _warm_up(world: World) -> None:
     from airflow_provider_aihandoff.hooks.model_provider import providers
     from airflow_provider_aihandoff.targets.http_probe import check_path
     from chaos import plain
-    from chaos.attempts import plans
+    from chaos.effects import plans
     from chaos.world import OPENAI
 
     plain.warm_up()
-    plans(world, Work("warm-up"))
+    plans(world, Work("warm-up", effects=ALL_EFFECTS))
     for path in ("$.id", "$.key", "$.writes"):
         check_path(path, "warm-up")
     with providers() as provider_for:

@@ -22,7 +22,8 @@ from airflow.providers.openai.hooks.openai import OpenAIHook
 from airflow.providers.openai.operators.openai import OpenAIResponseOperator
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-from chaos.attempts import COLLECTIONS, DONE, RETRY_SECONDS, Attempt, Outcome
+from chaos.attempts import DONE, RETRY_SECONDS, Attempt, Outcome
+from chaos.effects import COLLECTIONS
 from chaos.world import AGENTS, DATABASE, OPENAI, TARGET, World
 
 _AGENT_MODEL = "openai-responses:gpt-5.2"

@@ -35,11 +35,13 @@ from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from chaos import plain
-from chaos.attempts import PIPELINE, POLL_SECONDS, TABLE, Attempt, Outcome, Variant, Work, webhook
+from chaos.attempts import POLL_SECONDS, Attempt, Outcome, webhook
 from chaos.count import Count, Row, Witness, compare, duplicates
 from chaos.drive import Step, Stuck, drive
+from chaos.effects import TABLE
 from chaos.forks import AFTER_FENCE, Child, Died, Fault, Forks
 from chaos.target import faults_of, read_log
+from chaos.work import ALL_EFFECTS, EFFECTS, Variant, Work
 from chaos.world import World
 from demo.ports import free_port
 from demo.postgres import PostgresServer
@@ -49,15 +51,22 @@ from demo.waiting import wait_until
 #: What the target does by chance to a write.
 TARGET_FAULTS = {
     "busy": 0.02,
+    "outage": 0.02,
     "drop": 0.03,
     "error": 0.03,
+    "gateway": 0.03,
+    "limited": 0.02,
+    "later": 0.02,
     "slow": 0.02,
     "late": 0.01,
-    "again": 0.02,
+    "again": 0.03,
     "hidden": 0.05,
 }
 
-VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither")
+VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "put", "neither")
+
+#: How often a job has the effects that not every job has.
+_FURTHER = 0.4
 
 #: How OpenAI behaves, in the stand-in's words.
 MODELS: tuple[str, ...] = ("delay=0.05",) * 8 + ("delay=0.4", "delay=0.05 create=429", "delay=0.05 create=503")
@@ -344,6 +353,7 @@ class _Run:
         self.work = Work(
             f"work-{index}",
             self.chance.choice(VARIANTS),
+            effects=tuple(name for name in ALL_EFFECTS if name in EFFECTS or self.chance.random() < _FURTHER),
             model=self.chance.choice(THINKING if chaos.lost else MODELS),
             handle=chaos.lost == "handle",
             deadline_seconds=_THINKING_DEADLINE if chaos.lost else Work.deadline_seconds,
@@ -357,7 +367,7 @@ class _Run:
             for step in plain.PIPELINES[self.chaos.way]:
                 self.step(step)
             return
-        cancelled_in = self.chance.choice(PIPELINE[1:]) if self.ending == "cancel" else None
+        cancelled_in = self.chance.choice(self.work.pipeline[1:]) if self.ending == "cancel" else None
         if (self.pipeline(cancelled_in) or self.pipeline()) and self.ending == "roll back":
             self.step("rollback")
         if self.chance.random() < 0.02:
@@ -365,7 +375,7 @@ class _Run:
 
     def pipeline(self, cancelled_in: str | None = None) -> bool:
         """Run its tasks, one of them while a person cancels the job; False where one has failed for good."""
-        for step in PIPELINE:
+        for step in self.work.pipeline:
             canceller = None
             if step == cancelled_in:
                 canceller = threading.Thread(target=self.step, args=["cancel"])
@@ -468,9 +478,9 @@ def _points(attempt: Attempt, *, unusual: bool) -> list[str]:
 
 def _beyond_the_fence(attempt: Attempt) -> list[str]:
     """The point after the last check, for targets that recognise a late request: the sender cannot close the gap."""
-    closes = attempt.step == "store" or attempt.work.variant == "idempotent"
-    closes = closes or (attempt.step in ("create", "label") and attempt.work.variant == "conditional")
-    return [AFTER_FENCE] * 6 if closes and attempt.step in ("create", "label", "store") else []
+    step, variant = attempt.step, attempt.work.variant
+    closes = step in ("store", "retire") or variant in ("idempotent", "put", "conditional")
+    return [AFTER_FENCE] * 6 if closes and step in ALL_EFFECTS else []
 
 
 def _ended(world: World) -> list[dict[str, Any]]:

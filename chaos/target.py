@@ -1,7 +1,7 @@
 """The HTTP target of the attempts, which misbehaves by chance, and writes down every change before it answers.
 
 ``python -m chaos.target --port 8000 --log target.jsonl`` runs it alone. It may be killed at any time: what it has
-written is in its log, from which it goes on. :mod:`chaos.attempts` says what it takes.
+written is in its log, from which it goes on. :mod:`chaos.effects` says what it takes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,19 +24,51 @@ from urllib.parse import parse_qs, urlsplit
 #: What it does by chance, or where a request asks for it, and how it is counted:
 #:
 #: - ``busy``: answers 429 with ``Retry-After: 0``, having written nothing;
+#: - ``outage``: answers 502, 503 or 504, having written nothing;
 #: - ``refuse``: answers 422, having written nothing;
 #: - ``drop``: writes, and closes the connection without an answer;
 #: - ``error``: writes, and answers 500;
+#: - ``gateway``: writes, and answers 502, 503 or 504;
+#: - ``limited``: writes, and answers 429 with ``Retry-After: 0``;
+#: - ``later``: writes, and answers 503 with ``Retry-After: 0``;
 #: - ``slow``: writes, and answers after the client has given up;
 #: - ``late``: writes after the client has given up;
-#: - ``again``: gets the same request twice, as some proxies send it; only where it can recognise that;
+#: - ``again``: gets the same request twice, as some proxies send it, and answers the second one;
 #: - ``hidden``: shows what it has written only after a while.
-FAULTS = ("busy", "refuse", "drop", "error", "slow", "late", "again", "hidden")
+FAULTS = (
+    "busy",
+    "outage",
+    "refuse",
+    "drop",
+    "error",
+    "gateway",
+    "limited",
+    "later",
+    "slow",
+    "late",
+    "again",
+    "hidden",
+)
+
+#: The collection whose records were there before: each name has one.
+DRAFTS = "drafts"
+
+_GATEWAY = (502, 503, 504)
+
+#: Answers that say that nothing was written, from a target that has written.
+_LIES = ("limited", "later")
 
 
-def _tells(variant: str, method: str) -> bool:
-    """Whether the target can recognise that a request is the one before: by its key, or by what it names."""
-    return variant == "idempotent" or (variant == "conditional" and method != "POST")
+def _befalls(fault: str, variant: str, method: str) -> bool:
+    """Whether a sender can do anything against a fault.
+
+    A request is sent again after a lie, or by a proxy. That is one write only where the target can recognise it: by its
+    key, or by what it names; or, after a lie, where the target can be asked.
+    """
+    tells = variant == "idempotent" or method in ("PUT", "DELETE")
+    if fault == "again":
+        return tells
+    return fault not in _LIES or tells or variant != "neither"
 
 
 @dataclass(frozen=True)
@@ -84,6 +116,7 @@ class Target:
         self._answers: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
         self._made: dict[str, Change] = {}
         self._there: dict[tuple[str, str, str], str] = {}
+        self._removed: set[tuple[str, str, str]] = set()
         self._with_key: dict[tuple[str, str], list[str]] = {}
         for change in self.changes:
             self._learn(change)
@@ -107,11 +140,16 @@ class Target:
             for fault, chance in self.faults.items():
                 drawn -= chance
                 if drawn < 0:
-                    if fault == "again" and not _tells(variant, method):
+                    if not _befalls(fault, variant, method):
                         return None
                     os.write(self._struck, fault.encode() + b"\n")
                     return fault
         return None
+
+    def choose(self, statuses: Sequence[int]) -> int:
+        """One of these, by chance."""
+        with self._lock:
+            return self._random.choice(statuses)
 
     def asked_for(self, path: list[str], body: Mapping[str, Any]) -> str | None:
         """The fault that a request asks for; the first one for each record gets it."""
@@ -126,30 +164,44 @@ class Target:
         self, method: str, path: list[str], body: Mapping[str, Any], headers: Mapping[str, str], *, hidden: bool = False
     ) -> tuple[int, dict[str, Any]]:
         """Change something, or refuse to; return the status and the answer."""
-        variant, collection, *rest = path
-        key = headers.get("Idempotency-Key")
+        variant, key = path[0], headers.get("Idempotency-Key")
         with self._lock:
             if variant == "idempotent" and key and (variant, key) in self._answers:
                 return self._answers[variant, key]
-            match method, rest:
-                case "POST", []:
-                    change = self._create(variant, collection, str(body["name"]), key)
-                case "PUT", [name]:
-                    if headers.get("If-None-Match") == "*" and (variant, collection, name) in self._there:
-                        return 412, {"error": "it exists"}
-                    change = self._create(variant, collection, name, key)
-                case ("DELETE", [record]) | ("POST", [record, "removal"]):
-                    made = self._made.get(record)
-                    if made is None or (method == "DELETE" and self._there.get(_place(made)) != record):
-                        return 404, {"error": "there is none"}
-                    change = Change(variant, collection, "remove", record, made.name, key, time.time())
-                case _:
-                    return 405, {"error": "it takes no such request"}
+            change = self._change(method, path, body, headers)
+            if not isinstance(change, Change):
+                return change
             if hidden and key:
-                self._seen_from[key] = time.monotonic() + self.hidden_for
+                self._seen_from[key] = self._seen_from[change.record] = time.monotonic() + self.hidden_for
             os.write(self._descriptor, json.dumps(asdict(change)).encode() + b"\n")
             self.changes.append(change)
             return self._learn(change)
+
+    def _change(
+        self, method: str, path: list[str], body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Change | tuple[int, dict[str, Any]]:
+        """What a request changes; or how it is answered where it changes nothing."""
+        variant, collection, *rest = path
+        key = headers.get("Idempotency-Key")
+        match method, rest:
+            case "POST", []:
+                return self._create(variant, collection, str(body["name"]), key)
+            case "PUT", [name]:
+                if record := self._record(variant, collection, name):
+                    return (412, {"error": "it exists"}) if "If-None-Match" in headers else (200, {"id": record})
+                return self._create(variant, collection, name, key)
+            case "DELETE", [name] if collection == DRAFTS:
+                there = self._record(variant, collection, name)
+                if there is None:
+                    return (412 if "If-Match" in headers else 404), {"error": "there is none"}
+                return Change(variant, collection, "remove", there, name, key, time.time())
+            case ("DELETE", [record]) | ("POST", [record, "removal"]):
+                made = self._made.get(record)
+                if made is None or (method == "DELETE" and self._there.get(_place(made)) != record):
+                    return 404, {"error": "there is none"}
+                return Change(variant, collection, "remove", record, made.name, key, time.time())
+            case _:
+                return 405, {"error": "it takes no such request"}
 
     def writes_with(self, variant: str, key: str) -> list[dict[str, Any]]:
         """What was written with a key, as far as it is shown."""
@@ -157,6 +209,19 @@ class Target:
             if self._seen_from.get(key, 0.0) > time.monotonic():
                 return []
             return [{"id": record, "key": key} for record in self._with_key.get((variant, key), [])]
+
+    def draft(self, variant: str, name: str) -> str | None:
+        """The record of a draft, as far as it is shown: each name has one, until it is removed."""
+        with self._lock:
+            first = _first_draft(name)
+            hidden = self._seen_from.get(first, 0.0) > time.monotonic()
+            return first if hidden else self._record(variant, DRAFTS, name)
+
+    def _record(self, variant: str, collection: str, name: str) -> str | None:
+        """The record of this name that is there now."""
+        if collection == DRAFTS and (variant, DRAFTS, name) not in self._removed:
+            return _first_draft(name)
+        return self._there.get((variant, collection, name))
 
     def _create(self, variant: str, collection: str, name: str, key: str | None) -> Change:
         return Change(variant, collection, "create", f"{collection}-{len(self._made) + 1}", name, key, time.time())
@@ -166,13 +231,19 @@ class Target:
         if change.do == "create":
             self._made[change.record] = change
             self._there[_place(change)] = change.record
-        elif self._there.get(_place(change)) == change.record:
-            del self._there[_place(change)]
+        else:
+            self._removed.add(_place(change))
+            if self._there.get(_place(change)) == change.record:
+                del self._there[_place(change)]
         answer = 201 if change.do == "create" else 200, {"id": change.record}
         if change.key:
             self._answers[change.variant, change.key] = answer
             self._with_key.setdefault((change.variant, change.key), []).append(change.record)
         return answer
+
+
+def _first_draft(name: str) -> str:
+    return f"draft-{name}"
 
 
 def faults_of(log: Path) -> Path:
@@ -202,11 +273,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Say what was written with a key."""
+        """Say what was written with a key, or whether a draft is there."""
         url = urlsplit(self.path)
-        if url.path.endswith("/writes"):
+        variant, *rest = url.path.strip("/").split("/")
+        if rest == ["writes"]:
             (key,) = parse_qs(url.query)["key"]
-            self._answer(200, {"writes": self.target.writes_with(url.path.split("/")[1], key)})
+            self._answer(200, {"writes": self.target.writes_with(variant, key)})
+        elif len(rest) == 2 and rest[0] == DRAFTS and (record := self.target.draft(variant, rest[1])):
+            self._answer(200, {"id": record})
         else:
             self._answer(404, {"error": "there is none"})
 
@@ -215,11 +289,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path.strip("/").split("/")
         body = json.loads(raw) if raw.strip() else {}
         fault = self.target.asked_for(path, body) or self.target.strike(path[0], self.command)
-        if fault == "busy":
-            self._answer(429, {"error": "not now"}, {"Retry-After": "0"})
-            return
-        if fault == "refuse":
-            self._answer(422, {"error": "no"})
+        if fault in ("busy", "outage", "refuse"):
+            self._answer(*self._said(fault))
             return
         if fault == "late":
             time.sleep(self.target.patience * 1.5)
@@ -229,13 +300,25 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = self.target.write(self.command, path, body, headers)
         if fault == "slow":
             time.sleep(self.target.patience * 1.5)
-        if fault == "error":
-            status, answer = 500, {"error": "something broke"}
         if fault == "drop":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self._answer(status, answer)
+        elif fault in ("error", "gateway", *_LIES):
+            self._answer(*self._said(fault))
+        else:
+            self._answer(status, answer)
+
+    def _said(self, fault: str) -> tuple[int, Any, Mapping[str, str]]:
+        """What the sender gets in the place of an answer."""
+        match fault:
+            case "refuse":
+                return 422, {"error": "no"}, {}
+            case "error":
+                return 500, {"error": "something broke"}, {}
+            case "outage" | "gateway":
+                return self.target.choose(_GATEWAY), {"error": "from the gateway"}, {}
+            case _:
+                return (503 if fault == "later" else 429), {"error": "not now"}, {"Retry-After": "0"}
 
     def do_POST(self) -> None:
         """Create or remove."""

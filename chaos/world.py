@@ -22,7 +22,7 @@ class World:
 
     :param ledger: libpq's parameters of the ledger.
     :param openai_url: what an OpenAI client takes as its base URL; a stand-in's.
-    :param target_url: the root of the HTTP target; :mod:`chaos.attempts` says what is sent there.
+    :param target_url: the root of the HTTP target; :mod:`chaos.effects` says what is sent there.
     :param database: libpq's parameters of the target database; by default that of the ledger.
     :param call_timeout: seconds to connect to the target, and to wait for its answer.
     :param claim_margin: seconds within which a claim's call must begin: ``core.effects.apply.CLAIM_MARGIN``.

@@ -46,10 +46,21 @@ _CONNECTIONS = """
     SELECT count(*) AS used, current_setting('max_connections')::integer AS allowed FROM pg_stat_activity
     WHERE backend_type = 'client backend'"""
 
+#: By job type and effect, what trials of probes have shown; of the newest effects alone, which the primary key finds.
 _PROBES = """
-    SELECT DISTINCT j.job_type || '/' || e.name AS effect
-    FROM aihandoff.effects AS e JOIN aihandoff.jobs AS j USING (job_id)
-    WHERE e.probe_note IS NOT NULL AND e.updated_at > clock_timestamp() - interval '7 days' ORDER BY 1 LIMIT 10"""
+    SELECT j.job_type || '/' || split_part(e.name, '[', 1) AS effect, count(*) AS effects,
+        count(*) FILTER (WHERE NOT e.find_counts) AS seen_before,
+        count(*) FILTER (WHERE e.find_counts AND e.probe_note IS NOT NULL) AS not_seen
+    FROM (
+        SELECT job_id, name, find_counts, probe_note, updated_at FROM aihandoff.effects
+        ORDER BY effect_id DESC LIMIT %(newest)s) AS e
+    JOIN aihandoff.jobs AS j USING (job_id)
+    WHERE e.updated_at > clock_timestamp() - %(days)s * interval '1 day'
+    GROUP BY 1 HAVING count(e.probe_note) > 0 OR NOT bool_and(e.find_counts)
+    ORDER BY 1 LIMIT %(findings)s"""
+
+#: Of how many days, of how many effects at most, and how many findings.
+_PROBE_DAYS, _PROBED_EFFECTS, _PROBE_FINDINGS = 7, 100_000, 10
 
 _OLDEST_VERSION = 140000
 
@@ -77,7 +88,7 @@ def check_ledger(conninfo: Mapping[str, Any]) -> Iterator[Finding]:
             rights = list(_check_rights(connection))
             yield from rights
             if all(right.level is Level.OK for right in rights):
-                yield _check_probes(connection)
+                yield from _check_probes(connection)
         yield _check_clock(connection)
         yield _check_room(connection)
         yield _check_notifications(connection, lambda: psycopg.connect(**conninfo, autocommit=True))
@@ -175,18 +186,43 @@ def _check_room(connection: psycopg.Connection[Any]) -> Finding:
     )
 
 
-def _check_probes(connection: psycopg.Connection[Any]) -> Finding:
-    """Whether probes saw what they should, where they were tried or asked."""
-    effects = [row["effect"] for row in connection.execute(_PROBES)]
-    if not effects:
-        return Finding(Level.OK, "probes", "No probe saw other than it should in the last seven days.")
-    return Finding(
-        Level.WARNING,
-        "probes",
-        f"Probes could not tell, or saw other than they should, in the last seven days: {', '.join(effects)}.",
-        "A probe that cannot see a write leads to a second one, or leaves each lost answer to a person.",
-        "See what each one saw with `airflow aihandoff effects list`, and fix its declaration.",
-    )
+def _check_probes(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Which probes prove nothing, or did not see exactly the one write, where they were tried or asked."""
+    limits = {"days": _PROBE_DAYS, "newest": _PROBED_EFFECTS, "findings": _PROBE_FINDINGS}
+    rows = connection.execute(_PROBES, limits).fetchall()
+    if not rows:
+        what = f"No probe saw other than it should in the last {_PROBE_DAYS} days."
+        yield Finding(Level.OK, "probes", what)
+    for row in rows:
+        yield from probe_findings(row["effect"], row["effects"], row["seen_before"], row["not_seen"])
+
+
+def probe_findings(effect: str, effects: int, seen_before: int, not_seen: int) -> Iterator[Finding]:
+    """What the trials of one effect's probe mean.
+
+    :param effect: the job type and the name of the effect.
+    :param effects: how many of them there were.
+    :param seen_before: for how many of them the probe saw what it is to find before anything was sent.
+    :param not_seen: for how many others it could not tell, or did not see exactly one record.
+    """
+    subject = f"probe of {effect}"
+    of_all = f"of {effects} effects in the last {_PROBE_DAYS} days"
+    if seen_before:
+        yield Finding(
+            Level.WARNING,
+            subject,
+            f"It proves nothing for {seen_before} {of_all}: it saw what it is to find before anything was sent.",
+            "A lost answer waits for a person.",
+            "Let its conditions (`found`) name a value that only this write sets, such as the effect key.",
+        )
+    if not_seen:
+        yield Finding(
+            Level.WARNING,
+            subject,
+            f"It could not tell, or did not see exactly one record, for {not_seen} {of_all}.",
+            "A probe that cannot see a write leads to a second one, or leaves each lost answer to a person.",
+            "See what it saw with `airflow aihandoff effects list`, and fix its declaration.",
+        )
 
 
 def _check_notifications(

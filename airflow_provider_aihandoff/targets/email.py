@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import socket
-import threading
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,17 +15,16 @@ from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, UnclearAnswer, take_text
-from airflow_provider_aihandoff.core.error_text import cleaned, said
+from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.secret_names import without_login
+from airflow_provider_aihandoff.targets.call_watch import CallWatch
 from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:
     from smtplib import SMTP
 
     from airflow.providers.smtp.hooks.smtp import SmtpHook
-
-log = logging.getLogger(__name__)
 
 #: Headers that the plan has a field for, or that are made when the mail is sent.
 _OWN_HEADERS = frozenset(
@@ -43,8 +38,10 @@ _HEADER_NAME = re.compile(r"[!-9;-~]+")
 _POLICY = policy.SMTP.clone(cte_type="7bit")
 _HEADERS = HeaderRegistry()
 
-#: How much of what a server answers is kept, in characters.
-_ANSWER = 200
+#: How much of what a server answers is kept, in characters: where it refuses a mail, and where it accepts one.
+_WORDS, _ANSWER = 2000, 200
+
+_TOO_LONG = "it took too long to answer"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ class EmailTarget(Target):
     can be found in the server's log and in a mailbox.
 
     :param name: the effect's name, for messages.
-    :param timeout: seconds to wait for each answer of the server.
+    :param timeout: seconds to connect, and to wait for each answer of the server. The whole call may take four times as
+        long.
     """
 
     kind = "email"
@@ -66,40 +64,32 @@ class EmailTarget(Target):
 
     @property
     def call_seconds(self) -> float:  # type: ignore[override]
-        """To connect and to name the recipients, in half of it; to hand the mail over, in the other half."""
+        """To connect, to log in and to name the recipients, in half of it; to hand the mail over, in the other half. At
+        its end, the connection is cut.
+        """
         return 4 * self.timeout
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Hand the mail over to the server, for every recipient or for none."""
-        import smtplib
-
-        began = time.monotonic()
         mail, message_id = message_of(plan, key)
         recipients = [address_of(each) for each in (*plan["to"], *plan["cc"], *plan["bcc"])]
+        watch = CallWatch(self.call_seconds / 2, self.call_seconds)
         try:
-            client = self._connect(plan)
-        except smtplib.SMTPResponseException as error:
-            raise self._not_accepted(error.smtp_code, error.smtp_error, "when it was greeted") from error
-        except OSError as error:  # those of smtplib and TLS, too
-            raise self._not_sent(said(error)) from error
-        assert client.sock is not None
-        cut = threading.Timer(max(1.0, self.call_seconds - (time.monotonic() - began)), _hang_up, [client.sock])
-        cut.daemon = True
-        cut.start()  # a server that sends a byte now and then would hold the claim without end
-        try:
-            self._ask(client, f"MAIL FROM:<{address_of(plan['from'])}>", 250)
-            for recipient in recipients:  # if one is refused, no one gets it
-                self._ask(client, f"RCPT TO:<{recipient}>", 250, 251)
-            if time.monotonic() - began > self.call_seconds / 2:
-                raise self._not_sent("it took too long to answer")
-            self._ask(client, "DATA", 354)
-            answer = self._hand_over(client, mail)
+            client = self._connect(plan, watch)
+            try:
+                self._ask(client, watch, f"MAIL FROM:<{address_of(plan['from'])}>", 250)
+                for recipient in recipients:  # if one is refused, no one gets it
+                    self._ask(client, watch, f"RCPT TO:<{recipient}>", 250, 251)
+                self._begin(watch)
+                self._ask(client, watch, "DATA", 354)
+                answer = self._hand_over(client, mail)
+            finally:
+                with suppress(OSError):
+                    client.putcmd("QUIT")
+                client.close()
         finally:
-            cut.cancel()
-            with suppress(OSError):
-                client.putcmd("QUIT")
-            client.close()
-        return Applied(message_id, {"recipients": len(recipients), "answer": answer})
+            watch.close()
+        return Applied(message_id, {"recipients": len(recipients), "answer": answer[:_ANSWER]})
 
     @classmethod
     def quoted(cls, field: str, value: str) -> str:
@@ -132,13 +122,15 @@ class EmailTarget(Target):
             key_label="Effect key, in the Message-ID",
         )
 
-    def _connect(self, plan: Mapping[str, Any]) -> SMTP:
+    def _connect(self, plan: Mapping[str, Any], watch: CallWatch) -> SMTP:
         """Open the connection and log in, as Airflow's hook does.
 
-        :raises EffectNotNow: there is no such connection here, or no server.
-        :raises EffectRefused: the connection leads to another server by now.
+        :raises EffectNotNow: there is no such connection here, or no server, or it cannot be used.
+        :raises EffectRefused: the connection leads to another server by now, or the server refuses it.
         """
-        from airflow.providers.common.compat.sdk import AirflowException
+        from smtplib import SMTPResponseException
+
+        from airflow_provider_aihandoff.targets import smtp_client
 
         with needed(plan["connection"], self.name):
             server = server_of(plan["connection"])
@@ -148,26 +140,30 @@ class EmailTarget(Target):
                 answered=False,
                 remedy="Restore the connection, or ask for a decision on the new server.",
             )
-        hook = smtp_hook(plan["connection"])
         try:
-            hook.get_conn()
-        except AirflowException as error:
-            raise self._not_sent(cleaned(str(error))) from error
-        # The hook's own way of sending tries again whatever went wrong, and could send a mail twice.
-        client: SMTP = hook._smtp_client  # type: ignore[assignment]
-        assert client.sock is not None
-        client.sock.settimeout(self.timeout)
-        client.ehlo_or_helo_if_needed()
-        return client
+            return smtp_client.connect(plan["connection"], watch, self.timeout)
+        except SMTPResponseException as error:
+            raise self._not_accepted(error.smtp_code, error.smtp_error, "when it was greeted") from error
+        except UnicodeError as error:
+            raise self._not_sent("its login has characters that cannot be sent") from error
+        except Exception as error:  # whatever it is: no part of the mail has left
+            raise self._not_sent(_TOO_LONG if watch.over else said(error)) from error
 
-    def _ask(self, client: SMTP, command: str, *expected: int) -> None:
+    def _ask(self, client: SMTP, watch: CallWatch, command: str, *expected: int) -> None:
         """Send one command that comes before the mail: until then, nothing is sent that a server could deliver."""
         try:
             code, text = client.docmd(command)
-        except OSError as error:
-            raise self._not_sent(f"{type(error).__name__} after {command!r}") from error
+        except (OSError, ValueError) as error:
+            why = _TOO_LONG if watch.over else f"{type(error).__name__} after {command!r}"
+            raise self._not_sent(why) from error
         if code not in expected:
             raise self._not_accepted(code, text, f"to {command!r}")
+
+    def _begin(self, watch: CallWatch) -> None:
+        try:
+            watch.begin()
+        except TimeoutError as error:
+            raise self._not_sent(_TOO_LONG) from error
 
     def _hand_over(self, client: SMTP, mail: bytes) -> str:
         """Send the mail itself. From its first byte on, only the server's answer says whether it has taken it."""
@@ -196,11 +192,6 @@ class EmailTarget(Target):
                 f"{said}.", remedy="Fix the cause at the server; then clear this task, which sends the same mail."
             )
         return EffectNotNow(f"{said}.", remedy="A retry is safe.")
-
-
-def _hang_up(connection: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def plan_mail(
@@ -382,6 +373,8 @@ def _joined(value: Any) -> Any:
 
 
 def _text(answer: bytes | str) -> str:
-    """What a server answered, on one line."""
+    """What a server answered, on one line, its secrets masked."""
+    from airflow.providers.common.compat.sdk import redact
+
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
-    return " ".join(text.split())[:_ANSWER]
+    return " ".join(str(redact(text)).split())[:_WORDS]

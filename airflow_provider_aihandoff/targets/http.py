@@ -34,6 +34,7 @@ from airflow_provider_aihandoff.core.effects.target import (
 from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.json_path import find_values, is_singular
+from airflow_provider_aihandoff.targets.call_watch import CallWatch
 from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.endpoints import check_address, fully_decoded, has_dot_step, http_hook, url_of
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of
@@ -316,16 +317,16 @@ class HttpTarget(Target):
 
         from airflow_provider_aihandoff.targets import http_exchange
 
-        exchange = http_exchange.Exchange(self.timeout)
+        watch = CallWatch(self.timeout, self.call_seconds)
         try:
-            hook = http_hook(plan["connection"], plan["method"], http_exchange.adapter_of(exchange))
+            hook = http_hook(plan["connection"], plan["method"], http_exchange.adapter_of(watch))
             check_address(hook, plan["url"], self.name)
             # The session alone: the hook's own way of sending reads any answer whole, and announces retries.
             session = hook.get_conn(dict(headers))
             session.headers.pop(EXTRA, None)
             session.headers["Accept-Encoding"] = "identity"
             request = Request(plan["method"], plan["url"], data=body, params=plan.get("query"), headers=dict(headers))
-            return http_exchange.exchange_of(session, request, exchange, self.timeout)
+            return http_exchange.exchange_of(session, request, watch, self.timeout)
         except http_exchange.NeverLeft as never:
             error: Exception = EffectNotNow(
                 f"no connection to the target of the effect {self.name!r}: {cleaned(str(never))}.",
@@ -335,7 +336,7 @@ class HttpTarget(Target):
         except http_exchange.Broken as broken:
             error = UnclearAnswer(cleaned(str(broken)))
         finally:
-            exchange.close()
+            watch.close()
         # Outside of the handlers: neither the ledger nor a traceback is to show the query, which may have a secret.
         raise error
 

@@ -1,20 +1,12 @@
-"""One HTTP exchange, bounded as a whole in time and bytes, which knows whether its request ever left.
-
-A time-out of the HTTP library bounds each wait for the next bytes: a target that sends one now and then holds a worker,
-and its claim, without end. So the connection is cut when the time of the whole exchange is over.
-"""
+"""One HTTP exchange, bounded as a whole in time and bytes, which knows whether its request ever left."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
-import threading
-import time
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +15,9 @@ from airflow.providers.common.compat.sdk import redact
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError
 
 from airflow_provider_aihandoff.core.json_path import find_values, text_of
+from airflow_provider_aihandoff.targets.call_watch import CallWatch
 
 log = logging.getLogger(__name__)
 
@@ -101,65 +93,15 @@ class Broken(Exception):
     """The exchange broke off after the request began to leave, and before the status came."""
 
 
-class Exchange:
-    """The time of one exchange, and the socket that it ends on.
-
-    :param timeout: seconds to connect, and as many to answer.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self.left = False
-        self.over = False
-        self._begin_until = time.monotonic() + timeout
-        self._lock = threading.Lock()
-        self._handle: socket.socket | None = None
-        self._timer = threading.Timer(2 * timeout, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def connected(self, sock: socket.socket) -> None:
-        """Keep a second handle on the connection: TLS takes the first one."""
-        with self._lock:
-            self._release()
-            self._handle = socket.socket(fileno=os.dup(sock.fileno()))
-
-    def begin(self) -> None:
-        """The request is about to leave.
-
-        :raises ConnectTimeoutError: it took too long to get here, and another attempt may begin before this one ends.
-        """
-        if not self.left and time.monotonic() >= self._begin_until:
-            raise ConnectTimeoutError("it took too long to connect")
-        self.left = True
-
-    def close(self) -> None:
-        """End the watch."""
-        self._timer.cancel()
-        with self._lock:
-            self._release()
-
-    def _cut(self) -> None:
-        self.over = True
-        with self._lock:
-            if self._handle is not None:
-                with suppress(OSError):  # the other side was faster
-                    self._handle.shutdown(socket.SHUT_RDWR)
-
-    def _release(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-
-
-def adapter_of(exchange: Exchange) -> HTTPAdapter:
-    """An adapter whose connections belong to one exchange."""
+def adapter_of(watch: CallWatch) -> HTTPAdapter:
+    """An adapter whose connections one watch has."""
 
     class Watched(HTTPConnection):
         connecting = False
 
         def _new_conn(self) -> socket.socket:
             made = super()._new_conn()
-            exchange.connected(made)
+            watch.connected(made)
             return made
 
         def connect(self) -> None:
@@ -173,7 +115,7 @@ def adapter_of(exchange: Exchange) -> HTTPAdapter:
             if self.sock is None and self.auto_open:
                 self.connect()
             if not self.connecting:  # a tunnel through a proxy is asked for while it connects
-                exchange.begin()
+                watch.begin()
             super().send(data)
 
     class WatchedTls(Watched, HTTPSConnection):
@@ -193,7 +135,7 @@ def adapter_of(exchange: Exchange) -> HTTPAdapter:
         def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
             manager = super().proxy_manager_for(proxy, **kwargs)
             if proxy.lower().startswith("socks"):
-                exchange.left = True  # its connections are not ours: they may have sent anything
+                watch.left = True  # its connections are not ours: they may have sent anything
             else:
                 manager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
             return manager
@@ -201,7 +143,7 @@ def adapter_of(exchange: Exchange) -> HTTPAdapter:
     return Adapter()
 
 
-def exchange_of(session: requests.Session, request: requests.Request, exchange: Exchange, timeout: float) -> Answer:
+def exchange_of(session: requests.Session, request: requests.Request, watch: CallWatch, timeout: float) -> Answer:
     """Send one request, follow no redirect, and read the answer.
 
     :raises NeverLeft: nothing was sent.
@@ -219,9 +161,9 @@ def exchange_of(session: requests.Session, request: requests.Request, exchange: 
         # The adapter alone: the session would read the answer of a redirect whole, and send again where a hook asks.
         response: requests.Response = adapter.send(prepared, timeout=timeout, **settings)
     except Exception as error:  # noqa: BLE001 - whatever breaks it, what counts is whether the request left
-        if not exchange.left:
+        if not watch.left:
             raise NeverLeft(f"{_kind(error)}: {error}") from None
-        over = "the whole answer took too long; " if exchange.over else ""
+        over = "the whole answer took too long; " if watch.over else ""
         raise Broken(f"{over}{_kind(error)}: {error}") from None
     try:
         content, why = _read(response)

@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.core.text import first_problem, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets.postgres_session import open_session
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,12 @@ _CREATE_LOCK = 0x_A1_4A_4D_0E
 
 #: Ends a statement, in milliseconds.
 _STATEMENT_TIMEOUT = 300_000
+
+#: Ends a transaction whose client says nothing more, in milliseconds: otherwise the next attempt waits for its marker.
+_IDLE_TIMEOUT = 60_000
+
+#: Ends the connection, in seconds, where the server has stopped and ends no statement.
+_CALL_LIMIT = 330.0
 
 #: Ends a statement that reads what is there, in milliseconds.
 _READ_TIMEOUT = 10_000
@@ -80,7 +87,6 @@ class PostgresTarget(Target):
 
     def apply(self, plan: dict[str, Any], key: str) -> Applied:
         """Mark and run in one transaction. Whatever fails before the commit is rolled back by the server."""
-        hook = postgres_hook(plan["connection"])
         with needed(plan["connection"], self.name):
             database = database_of(plan["connection"])
         if database != plan["database"]:
@@ -90,14 +96,14 @@ class PostgresTarget(Target):
                 remedy="Restore the connection, or ask for a decision on the new database.",
             )
         try:
-            connection = hook.get_conn()
+            opened = open_session(postgres_hook(plan["connection"]), _CALL_LIMIT)
         except Exception as error:
             if not _is(error, "OperationalError"):
                 raise
             raise EffectNotNow(
                 f"no connection to the database of the effect {self.name!r}.", answered=False, remedy="A retry is safe."
             ) from error
-        try:
+        with opened as connection:
             try:
                 applied = self._run(connection.cursor(), plan, key)
             except Exception as error:
@@ -114,8 +120,6 @@ class PostgresTarget(Target):
                     remedy="Fix the statement or the data in the target; then clear this task.",
                 ) from error
             connection.commit()
-        finally:
-            connection.close()
         return applied
 
     @property
@@ -130,16 +134,13 @@ class PostgresTarget(Target):
         """
         if names := earlier_names(plan["parameters"], within(plan.get(LITERALS, ()), "parameters")):
             raise ValueError(f"{' and '.join(sorted(names))} is not known yet")
-        connection = postgres_hook(plan["connection"]).get_conn()
-        try:
+        with open_session(postgres_hook(plan["connection"]), 2 * _READ_TIMEOUT / 1000) as connection:
             cursor = connection.cursor()
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute(f"SET LOCAL statement_timeout = {_READ_TIMEOUT}")
             cursor.execute(self.current, plan["parameters"])
             row = cursor.fetchone() if cursor.description else None
             return None if row is None else _by_columns(cursor, row)
-        finally:
-            connection.close()
 
     def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
         """The effect's own connection and marker table."""
@@ -182,6 +183,7 @@ class PostgresTarget(Target):
     def _run(self, cursor: Any, plan: dict[str, Any], key: str) -> Applied:
         table = _quoted(self.marker_table)
         cursor.execute(f"SET LOCAL statement_timeout = {_STATEMENT_TIMEOUT}")
+        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TIMEOUT}")
         self._ensure_marker_table(cursor, table)
         cursor.execute(_MARK.format(table=table), {"key": key})
         if cursor.rowcount == 0:

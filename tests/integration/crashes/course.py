@@ -8,9 +8,11 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
-from chaos.attempts import EFFECTS, PIPELINE, Attempt, Outcome, Work
+from chaos.attempts import Attempt, Outcome
 from chaos.drive import Search, drive
+from chaos.effects import parts_of
 from chaos.forks import Child, Fault, Forks
+from chaos.work import EFFECTS, PIPELINE, Work
 
 
 @dataclass
@@ -84,15 +86,18 @@ class Course:
     @property
     def writes(self) -> tuple[int, int, int, int]:
         """The external writes that it leaves: created, removed, inserted, undone."""
-        if not self.work.effects or self.ends not in (JobState.COMPLETED, JobState.ROLLED_BACK):
+        if self.ends not in (JobState.COMPLETED, JobState.ROLLED_BACK):
             return 0, 0, 0, 0
-        if self.skips:
-            return 2, 0, 0, 0
-        return (2, 0, 1, 0) if self.ends is JobState.COMPLETED else (2, 2, 1, 1)
+        effects = [name for name in self.work.effects if not (self.skips and name == "store")]
+        created = sum(len(parts_of(name)) for name in effects if name not in ("store", "retire"))
+        removed, inserted = effects.count("retire"), effects.count("store")
+        if self.ends is JobState.COMPLETED:
+            return created, removed, inserted, 0
+        return created + removed, created + removed, inserted, inserted
 
 
 def _completed(run: Run) -> None:
-    run.drive(*PIPELINE)
+    run.drive(*run.work.pipeline)
 
 
 def _seen_by_others(run: Run) -> None:
@@ -141,7 +146,7 @@ def _cancelled(run: Run) -> None:
 
 
 def _rolled_back(run: Run) -> None:
-    run.drive(*PIPELINE, "rollback")
+    run.drive(*run.work.pipeline, "rollback")
 
 
 def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: Any) -> Course:

@@ -22,11 +22,12 @@ from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from chaos.attempts import TABLE, Variant
 from chaos.count import Row, Witness, compare
 from chaos.drive import search_in
+from chaos.effects import TABLE
 from chaos.forks import AFTER_FENCE, Fault, Forks
 from chaos.target import Target, serving
+from chaos.work import Variant
 from chaos.world import World
 from demo.postgres import Postgres
 from tests.integration.crashes.course import COURSES, PAID_ONCE, ROLLED_BACK, Course, Run, of
@@ -35,6 +36,12 @@ from tests.integration.crashes.course import COURSES, PAID_ONCE, ROLLED_BACK, Co
 AT_ONCE = 16
 
 VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither")
+
+#: The kinds of effects that not every job has, with the targets for which they are something of their own.
+FURTHER: dict[str, tuple[Variant, ...]] = {
+    "lines": ("idempotent", "probed"),
+    "retire": ("probed", "conditional", "put", "neither"),
+}
 SUBMITTING = tuple(point for point in POINTS if point.startswith(("submit.intend", "submit.create", "submit.store")))
 SENDING = tuple(point for point in POINTS if point.startswith(("apply.claim", "apply.send", "apply.confirm")))
 
@@ -73,6 +80,10 @@ def _cases() -> Iterator[Case]:
                 # The second undo is the first one that goes to the HTTP target.
                 yield Case(do, point, of(ROLLED_BACK.go, ROLLED_BACK.ends, variant=variant), at="rollback", nth=2)
             yield Case(do, point, COURSES["apply.send"], at="store")
+            for name, variants in FURTHER.items():
+                for variant in variants:
+                    course = of(COURSES["apply.send"].go, variant=variant, effects=(name,))
+                    yield Case(do, point, course, at=name)
     # Nothing in the sender closes the gap after its last check; these targets do.
     for variant in ("idempotent", "conditional"):
         yield Case("stop", AFTER_FENCE, of(COURSES["apply.send"].go, variant=variant), at="create")
@@ -103,7 +114,7 @@ class Matrix:
         with psycopg.connect(**self.world.ledger) as connection:
             rows = connection.execute("SELECT row_id, name, undoes FROM chaos_rows WHERE name = %s", [key])
             written = [Row(*row) for row in rows]
-        changes = [change for change in list(self.target.changes) if change.name == key]
+        changes = [change for change in list(self.target.changes) if change.name.partition(".")[0] == key]
         made = sum(
             each.response["metadata"]["aihandoff_job"] == str(job.job_id)
             for each in self.stand_in.responses().responses

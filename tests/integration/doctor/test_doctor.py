@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -25,7 +26,7 @@ from airflow_provider_aihandoff.doctor.ledger_checks import check_ledger
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from demo.postgres import URL_VARIABLE
-from tests.factories import ask, draft
+from tests.factories import ask, draft, effect_plan
 from tests.integration.cli.conftest import use
 
 SECRET = "whsec_c2VjcmV0IHdpdGggMzIgYnl0ZXMgb2YgbGVuZ3Ro"
@@ -71,10 +72,28 @@ class TestLedger:
 
     def test_probes_that_saw_other_than_they_should_are_named(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
         assert of(list(check_ledger(conninfo)), "probes").level is Level.OK
-        job = ask(ledger, draft(ledger))
-        ledger.effects.note_probe(ledger.record(job.job_id).current_effects[0].effect_id, "it sees 2 records")
-        found = of(list(check_ledger(conninfo)), "probes")
-        assert (found.level, "publishing/publish" in found.what) == (Level.WARNING, True)
+        job = ask(ledger, draft(ledger), effect_plan(), replace(effect_plan("announce"), find_counts=False))
+        publish, _ = ledger.record(job.job_id).current_effects
+        ledger.effects.note_probe(publish.effect_id, "it sees 2 records")
+
+        findings = list(check_ledger(conninfo))
+        seen, early = of(findings, "probe of publishing/publish"), of(findings, "probe of publishing/announce")
+        assert "did not see exactly one record, for 1 of 1 effects in the last 7 days" in seen.what
+        assert "It proves nothing for 1 of 1 effects" in early.what
+        assert {seen.level, early.level} == {Level.WARNING}
+        assert not any(finding.subject == "probes" for finding in findings)
+
+    def test_probes_are_examined_within_bounds_and_the_elements_of_a_list_are_one_effect(
+        self, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plans = [replace(effect_plan(f"line[{index}]"), find_counts=False) for index in range(3)]
+        ask(ledger, draft(ledger), *plans)
+        found = of(list(check_ledger(conninfo)), "probe of publishing/line")
+        assert "for 3 of 3 effects" in found.what
+        monkeypatch.setattr(ledger_checks, "_PROBED_EFFECTS", 2)
+        assert "for 2 of 2 effects" in of(list(check_ledger(conninfo)), "probe of publishing/line").what
+        monkeypatch.setattr(ledger_checks, "_PROBE_DAYS", 0)
+        assert of(list(check_ledger(conninfo)), "probes").level is Level.OK
 
     def test_the_rights_on_every_table_are_examined(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
         with psycopg.connect(**conninfo) as connection:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
@@ -331,6 +332,39 @@ class TestStatus:
         assert effect().state is EffectState.UNKNOWN
         assert f"answered {status}" in done.error("publish")
         assert len(target.received) == 1
+
+    @pytest.mark.parametrize("status", [422, 500])
+    def test_what_the_target_says_is_in_the_ledger_in_the_terminal_and_in_the_error_that_airflow_logs(
+        self, run: RunDag, effect: EffectOf, target: Target, capsys: pytest.CaptureFixture[str], status: int
+    ) -> None:
+        target.answers = [Answer(status, {"error": "the shelf is full", "password": "s3cret-of-the-target"})]
+
+        done = run(publish)
+
+        capsys.readouterr()
+        args = get_parser().parse_args(["aihandoff", "effects", "list", "-o", "json"])
+        args.func(args)
+        (listed,) = json.loads(capsys.readouterr().out)
+        for text in (str(effect().error), listed["error"], done.error("publish")):
+            assert f"answered {status}" in text
+            assert "the shelf is full" in text
+            assert "s3cret-of-the-target" not in text
+
+    def test_what_the_probe_was_answered_is_in_the_ledger_in_the_terminal_and_in_the_error_that_airflow_logs(
+        self, run: RunDag, effect: EffectOf, target: Target, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target.answers = [Answer(500)]
+        target.answer_by_path = {"/lookup": Answer(403, {"error": "the token lacks a scope"})}
+        probe = {"endpoint": "/lookup", "found": {"$.title": "Kettle"}}
+
+        done = run(lambda: publish(probe=probe, grace=0))
+
+        capsys.readouterr()
+        args = get_parser().parse_args(["aihandoff", "effects", "list", "-o", "json"])
+        args.func(args)
+        (listed,) = json.loads(capsys.readouterr().out)
+        for text in (str(effect().probe_note), listed["probe_note"], done.error("publish")):
+            assert "the token lacks a scope" in text
 
     @pytest.mark.parametrize("status", [425, 429, 503])
     def test_a_status_that_says_not_now_is_sent_again_with_the_same_key_when_the_target_or_airflow_says(

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -21,13 +21,16 @@ from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import apply_effect
 from airflow_provider_aihandoff.core.effects.filled import earlier_names
+from airflow_provider_aihandoff.core.effects.target import Target
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
+from airflow_provider_aihandoff.targets.email import EmailTarget, plan_mail
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from demo.postgres import PostgresServer, open_postgres
 from tests.factories import LEASE, approve, ask, draft, job_spec
 from tests.integration.core.effects.effects import ACTOR, later
+from tests.integration.targets.mail_systems import MAIL_FAULTS, MAIL_PATIENCE, MailServer, Security, serving_mail
 from tests.integration.targets.systems import (
     FAULTS,
     PATIENCE,
@@ -79,6 +82,21 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     ours: bool = True
     earlier: str = "none"
+
+    @property
+    def adds(self) -> bool:
+        """A request that is applied twice makes a second record."""
+        return bool(self.request["method"] == "POST")
+
+
+@dataclass(frozen=True)
+class MailRow:
+    """One e-mail to two people, over a connection of this security."""
+
+    what: str
+    security: Security
+    ours: bool = True
+    adds: bool = True
 
 
 ROWS = (
@@ -164,6 +182,13 @@ ROWS = (
 )
 
 
+MAIL_ROWS = (
+    MailRow("mail: plain", "plain"),
+    MailRow("mail: STARTTLS and a login", "STARTTLS"),
+    MailRow("mail: TLS and a login", "TLS"),
+)
+
+
 @dataclass(frozen=True)
 class Cell:
     """What came of one row under one fault.
@@ -174,7 +199,7 @@ class Cell:
     :param applied: how many of them it applied.
     """
 
-    row: Row
+    row: Row | MailRow
     fault: str
     state: str
     count: int
@@ -185,8 +210,7 @@ class Cell:
     @property
     def wrong(self) -> str:
         """What is wrong with it, in a word; empty where nothing is."""
-        repeats = self.row.request["method"] in ("POST",) and self.applied > 1
-        if repeats:
+        if self.row.adds and self.applied > 1:
             return "double"
         if self.state == "applied" and not (self.count and self.row.ours):
             return "false applied"
@@ -205,7 +229,6 @@ def play(ledger: Ledger, row: Row, fault: str, number: int) -> Cell:
         plan = plan_request("grid", name="write", **row.request)
         probe = None if row.probe is None else plan_probe("grid", row.probe, "write")
         target = HttpTarget("write", PATIENCE, "$.id", probe_plan=probe, grace_seconds=0.2, **row.options)
-        spec = job_spec(job_key=f"grid:{number}")
         planned = EffectPlan(
             "write",
             "http",
@@ -217,16 +240,42 @@ def play(ledger: Ledger, row: Row, fault: str, number: int) -> Cell:
             other_names=tuple(target.names()),
         )
         create = EffectPlan("create", "http", plan, digest("create"), plan)
-        job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), create, planned))
-        claim = ledger.effects.claim(job.job_id, create, lease=LEASE, actor=ACTOR)
-        ledger.effects.confirm(claim, external_id=row.earlier, result=None, actor=ACTOR)
-        held = _run(ledger, job.job_id, planned, target)
-        effect = ledger.record(job.job_id).current_effects[-1]
-        state = "held" if held and effect.state == "unknown" else effect.state.value
-        return Cell(row, fault, state, system.count(), system.sent, system.applied, effect.probe_note or "")
+        state, note = _end_of(ledger, [create, planned], target, number, earlier=row.earlier)
+        return Cell(row, fault, state, system.count(), system.sent, system.applied, note)
 
 
-def _run(ledger: Ledger, job_id: int, plan: EffectPlan, target: HttpTarget) -> bool:
+def play_mail(ledger: Ledger, row: MailRow, fault: str, number: int) -> Cell:
+    """Let one e-mail run to its end."""
+    server = MailServer(fault, row.security)
+    with serving_mail(server) as connection:
+        os.environ["AIRFLOW_CONN_GRID"] = connection
+        to = ["ann@example.com", "bob@example.com"]
+        words: dict[str, Any] = {"subject": "Kettle", "text": "It boils.", "html": None, "headers": None}
+        plan = plan_mail("grid", sender=None, to=to, **words, name="write")
+        planned = EffectPlan("write", "email", plan, digest(plan), plan)
+        state, note = _end_of(ledger, [planned], EmailTarget("write", MAIL_PATIENCE), number)
+    return Cell(row, fault, state, server.count(), server.sent, server.count(), note)
+
+
+def _end_of(
+    ledger: Ledger, plans: Sequence[EffectPlan], target: Target, number: int, *, earlier: str | None = None
+) -> tuple[str, str]:
+    """What the ledger says of the last effect at its end, and what its probe saw.
+
+    :param earlier: the external id of the effect before it, where there is one.
+    """
+    spec = job_spec(job_key=f"grid:{number}")
+    job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), *plans))
+    for before in plans[:-1]:
+        claim = ledger.effects.claim(job.job_id, before, lease=LEASE, actor=ACTOR)
+        ledger.effects.confirm(claim, external_id=earlier, result=None, actor=ACTOR)
+    held = _run(ledger, job.job_id, plans[-1], target)
+    effect = ledger.record(job.job_id).current_effects[-1]
+    state = "held" if held and effect.state == "unknown" else effect.state.value
+    return state, effect.probe_note or ""
+
+
+def _run(ledger: Ledger, job_id: int, plan: EffectPlan, target: Target) -> bool:
     """Whether it ends with a person."""
     tries, not_now = 1, 0
     while tries <= TRIES:
@@ -246,19 +295,21 @@ def _run(ledger: Ledger, job_id: int, plan: EffectPlan, target: HttpTarget) -> b
     return False
 
 
-def applicable(row: Row, fault: str) -> bool:
-    """Whether a fault differs from an answer that is true."""
+def applicable(row: Row | MailRow, fault: str) -> bool:
+    """Whether a fault differs from an answer that is true, and can befall it."""
+    if isinstance(row, MailRow):
+        return row.security != "plain" or not fault.startswith("login")
     return row.probe is not None or bool(row.options.get("idempotent")) or fault not in _NEEDS_PROBE
 
 
-def table(cells: list[Cell]) -> str:
-    """The grid: a line a declaration, a column a fault, each cell a letter and how often the write stands there."""
+def table(cells: list[Cell], faults: Sequence[str]) -> str:
+    """A grid: a line a declaration, a column a fault, each cell a letter and how often the write stands there."""
     letters = {"applied": "A", "held": "H", "refused": "R", "planned": "N"}
     found = {(cell.row.what, cell.fault): cell for cell in cells}
-    lines = [f"{number:>3}  {fault}" for number, fault in enumerate(FAULTS, 1)]
-    lines += ["", " " * 40 + "".join(f"{number:<4}" for number in range(1, len(FAULTS) + 1)).rstrip()]
+    lines = [f"{number:>3}  {fault}" for number, fault in enumerate(faults, 1)]
+    lines += ["", " " * 40 + "".join(f"{number:<4}" for number in range(1, len(faults) + 1)).rstrip()]
     for what in dict.fromkeys(cell.row.what for cell in cells):
-        row = [found.get((what, fault)) for fault in FAULTS]
+        row = [found.get((what, fault)) for fault in faults]
         shown = ["-" if cell is None else cell.wrong.upper() or f"{letters[cell.state]}{cell.count}" for cell in row]
         lines.append(f"{what:<40}" + "".join(f"{text:<4}" for text in shown).rstrip())
     wrong = Counter(cell.wrong for cell in cells)
@@ -286,12 +337,18 @@ def ledger_of_its_own() -> Iterator[Ledger]:
 
 
 def main() -> None:
-    """Print the grid."""
+    """Print the grids."""
     logging.disable(logging.CRITICAL)
     numbers = count(1)
     with ledger_of_its_own() as ledger:
         cells = [play(ledger, row, fault, next(numbers)) for row in ROWS for fault in FAULTS if applicable(row, fault)]
-    print(table(cells))
+        mails = [
+            play_mail(ledger, row, fault, next(numbers))
+            for row in MAIL_ROWS
+            for fault in MAIL_FAULTS
+            if applicable(row, fault)
+        ]
+    print(table(cells, FAULTS), table(mails, MAIL_FAULTS), sep="\n\n")
 
 
 if __name__ == "__main__":

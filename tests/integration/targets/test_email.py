@@ -6,6 +6,7 @@ import json
 import smtplib
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,8 +15,11 @@ import pytest
 
 from airflow_provider_aihandoff.core.effects.target import UnclearAnswer
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.targets import smtp_client
 from airflow_provider_aihandoff.targets.email import EmailTarget, message_of, plan_mail
+from tests.integration.targets.mail_systems import MailServer, serving_mail
 from tests.mail import AnsweringMailbox, mail_server
+from tests.talking import Talk, dripping, listening, silent
 
 KEY = "aih-1-r1-0123456789abcdef"
 MAIL: dict[str, Any] = {"to": ["ann@example.com"], "subject": "Kettle", "text": "It boils.", "html": None}
@@ -145,6 +149,94 @@ class TestNotSent:
         with pytest.raises(EffectNotNow, match="it took too long"):
             Hurried("announce").apply(planned, KEY)
         assert server.mails == []
+
+
+class TestNeverLeft:
+    """A mail of which nothing has left is not now, whatever the error is."""
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"login": "shop", "password": "gehe\u0142m"}, "its login has characters that cannot be sent"),
+            ({"extra": {"ssl_context": "mine", "disable_tls": False}}, "ssl_context"),
+            ({"extra": {"auth_type": "oauth2"}}, "oauth2"),
+            ({"extra": {"disable_tls": False}}, "STARTTLS extension not supported"),
+            ({"extra": {"disable_ssl": False}}, "SSLError"),
+        ],
+    )
+    def test_a_connection_that_cannot_be_used_is_not_now(
+        self, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], said: str
+    ) -> None:
+        server = MailServer()
+        with serving_mail(server) as connection:
+            plain = json.loads(connection)
+            changed = {**plain, **fields, "extra": {**plain["extra"], **fields.get("extra", {})}}
+            monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps(changed))
+            with pytest.raises(EffectNotNow, match="did not take the mail") as never:
+                send()
+        assert said in str(never.value)
+        assert "gehe" not in str(never.value)
+        assert server.mails == []
+
+
+class TestBounds:
+    @pytest.mark.parametrize(
+        ("talk", "tls"),
+        [
+            (dripping(b"220 "), False),
+            (dripping(b"220-\r\n", b"220-\r\n"), False),
+            (dripping(b"220 hello\r\n250 hello\r\n250 "), False),
+            (dripping(b"\x16\x03\x03\x40\x00"), True),
+        ],
+        ids=["greeting", "lines", "sender", "TLS handshake"],
+    )
+    def test_a_server_that_drips_is_cut_off_at_the_end_of_the_whole_time_and_nothing_has_left(
+        self, monkeypatch: pytest.MonkeyPatch, talk: Talk, tls: bool
+    ) -> None:
+        with listening(talk) as port:
+            lead_to(monkeypatch, port, disable_ssl=not tls, disable_tls=True)
+            began = time.monotonic()
+            with pytest.raises(EffectNotNow, match=r"it took too long to answer|handshake operation timed out"):
+                EmailTarget("announce", timeout=0.3).apply(plan(), KEY)
+            assert time.monotonic() - began < 3
+
+    def test_a_server_that_never_answers_is_given_up_after_one_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with listening(silent) as port:
+            lead_to(monkeypatch, port, disable_ssl=True, disable_tls=True)
+            began = time.monotonic()
+            with pytest.raises(EffectNotNow, match="did not take the mail"):
+                EmailTarget("announce", timeout=0.3).apply(plan(), KEY)
+            assert time.monotonic() - began < 1.2
+
+    def test_answers_are_read_up_to_a_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(smtp_client, "ANSWERS_LIMIT", 1000)
+
+        def flood(connection: socket.socket) -> None:
+            while True:
+                connection.sendall(b"220-and so on\r\n" * 100)
+
+        with listening(flood) as port:
+            lead_to(monkeypatch, port, disable_ssl=True, disable_tls=True)
+            with pytest.raises(EffectNotNow, match="its answers are longer than 1000 bytes"):
+                send()
+
+    def test_what_the_server_says_is_kept_up_to_a_bound_and_without_secrets(
+        self, server: AnsweringMailbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from airflow.providers.common.compat.sdk import mask_secret
+
+        mask_secret("hunter2-of-the-shop")
+        server.at_data = "554 hunter2-of-the-shop " + "no " * 100
+        with pytest.raises(EffectRefused) as refused:
+            send()
+        assert "hunter2" not in str(refused.value)
+        assert str(refused.value).count("no ") > 90
+
+
+def lead_to(monkeypatch: pytest.MonkeyPatch, port: int, **extra: Any) -> None:
+    extra = {"from_email": "airflow@example.com", "ssl_context": "none", **extra}
+    fields = {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps(fields))
 
 
 class Hurried(EmailTarget):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from typing import Any
 
 import psycopg
@@ -9,8 +12,11 @@ import pytest
 from airflow.providers.postgres.hooks import postgres as hook_module
 
 from airflow_provider_aihandoff.core.effects.target import Applied
-from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
-from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement, rows_of
+from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError
+from airflow_provider_aihandoff.targets import postgres as target_module
+from airflow_provider_aihandoff.targets import postgres_session
+from airflow_provider_aihandoff.targets.postgres import PostgresTarget, plan_statement, postgres_hook, rows_of
+from tests.talking import listening, silent, stalling
 
 Sales = psycopg.Connection[Any]
 
@@ -114,3 +120,86 @@ class TestErrors:
         with pytest.raises(EffectNotNow, match="no connection to the database") as never:
             run(INSERT)
         assert not never.value.answered
+
+
+class TestBounds:
+    """A server or a network that says nothing more does not hold a worker."""
+
+    @pytest.fixture(autouse=True)
+    def _hurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(postgres_session, "CONNECTION_DEFAULTS", {"connect_timeout": 2})
+        monkeypatch.setattr(target_module, "_CALL_LIMIT", 1.0)
+
+    @pytest.fixture
+    def server(self) -> tuple[str, int]:
+        """Where the database is."""
+        named = json.loads(os.environ["AIRFLOW_CONN_SALES_DB"])
+        return named["host"], int(named["port"])
+
+    def lead_to(self, monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+        named = json.loads(os.environ["AIRFLOW_CONN_SALES_DB"])
+        there = {"host": "127.0.0.1", "port": port, "extra": {"sslmode": "disable", "gssencmode": "disable"}}
+        monkeypatch.setenv("AIRFLOW_CONN_SALES_DB", json.dumps({**named, **there}))
+
+    def test_a_server_that_accepts_and_never_answers_is_not_now(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with listening(silent) as port:
+            self.lead_to(monkeypatch, port)
+            began = time.monotonic()
+            with pytest.raises(EffectNotNow, match="no connection to the database"):
+                run(INSERT)
+            assert time.monotonic() - began < 6
+
+    @pytest.mark.parametrize("deliver", [False, True], ids=["the network stops", "the server's answers stop"])
+    def test_a_server_that_stops_in_the_middle_is_not_now_and_a_retry_writes_once(
+        self, sales: Sales, server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, deliver: bool
+    ) -> None:
+        with stalling(server, b"INSERT INTO reports", deliver=deliver) as port:
+            self.lead_to(monkeypatch, port)
+            planned = plan_statement("sales_db", INSERT, {"title": "Kettle"})
+            began = time.monotonic()
+            with pytest.raises(EffectNotNow, match="broke before the commit"):
+                PostgresTarget("store").apply(planned, KEY)
+            assert time.monotonic() - began < 5
+        assert titles(sales) == []
+        self.lead_to(monkeypatch, server[1])
+        run(INSERT)
+        assert titles(sales) == ["Kettle"]
+
+    def test_a_server_that_stops_at_the_commit_leaves_it_unknown_and_the_marker_tells(
+        self, sales: Sales, server: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with stalling(server, b"COMMIT", deliver=True) as port:
+            self.lead_to(monkeypatch, port)
+            began = time.monotonic()
+            with pytest.raises(Exception, match="connection") as unknown:
+                PostgresTarget("store").apply(plan_statement("sales_db", INSERT, {"title": "Kettle"}), KEY)
+            assert not isinstance(unknown.value, HandoffError)
+            assert time.monotonic() - began < 5
+        assert titles(sales) == ["Kettle"]
+        self.lead_to(monkeypatch, server[1])
+        assert run(INSERT).result == {"marker": "found"}
+
+    def test_an_attempt_that_died_in_its_transaction_does_not_hold_the_next_one(
+        self, sales: Sales, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(target_module, "_IDLE_TIMEOUT", 300)
+        target, planned = PostgresTarget("store"), plan_statement("sales_db", INSERT, {"title": "Kettle"})
+        dead = postgres_hook("sales_db").get_conn()
+        try:
+            target._run(dead.cursor(), planned, KEY)
+            monkeypatch.setattr(target_module, "_CALL_LIMIT", 10.0)
+            assert target.apply(planned, KEY).result == {"rows": 1}
+            with pytest.raises(Exception, match=r"terminat|closed"):
+                dead.commit()
+        finally:
+            dead.close()
+        assert titles(sales) == ["Kettle"]
+
+
+def test_a_dead_network_is_noticed_unless_the_connection_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = json.loads(os.environ["AIRFLOW_CONN_SALES_DB"])
+    monkeypatch.setenv("AIRFLOW_CONN_SALES_DB", json.dumps({**named, "extra": {"keepalives_idle": 7}}))
+    with postgres_session.open_session(postgres_hook("sales_db"), 10) as connection:
+        info = connection.info
+        found = info.get_parameters() if hasattr(info, "get_parameters") else info.dsn_parameters
+    assert (found["keepalives_idle"], found["tcp_user_timeout"]) == ("7", "60000")

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from airflow_provider_aihandoff.core.effects.apply import apply_effect
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Effect, Event
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe
 from airflow_provider_aihandoff.web.api import schemas
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, job_spec
 from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import approved, cms, confirm, lose, plan_of
-from tests.target import Target
+from tests.target import Answer, Target
 
 FOUND = {"applied": True, "external_id": "post-7", "reason": "The CMS shows it.", "attempt": 1}
 NOT_FOUND = {"applied": False, "reason": "No trace of it.", "attempt": 1}
@@ -81,6 +83,21 @@ def test_the_page_shows_the_resolution_form_to_reviewers(login: Login, ledger: L
     assert page.field("attempt") == "1"
     assert {"applied", "not applied"} <= set(page.buttons)
     assert Page(login("vic").get(path).text).all("form") == []
+
+
+def test_the_page_shows_what_the_target_and_the_probe_said(login: Login, ledger: Ledger, target: Target) -> None:
+    plan = plan_of(target, "publish")
+    job = approved(ledger, plan)
+    target.answer_by_path = {
+        "/publish": Answer(500, {"error": "the shelf is full"}),
+        "/lookup": Answer(403, {"error": "the token lacks a scope"}),
+    }
+    probe = plan_probe("cms", {"endpoint": "/lookup", "found": {"$.title": "Kettle"}}, "publish")
+    apply_effect(ledger, job.job_id, plan, HttpTarget("publish", probe_plan=probe, grace_seconds=0), actor=TEST)
+
+    page = Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text)
+    assert "the shelf is full" in page.text
+    assert "the token lacks a scope" in page.text
 
 
 @pytest.mark.parametrize(

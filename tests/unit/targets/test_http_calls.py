@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, 
 from airflow_provider_aihandoff.targets import http_exchange
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, rules_of
+from tests.talking import dripping, listening
 from tests.target import Answer, Target, serve
 
 KEY = "aih-1-r1-0123456789abcdef"
@@ -45,37 +44,9 @@ def send(to: HttpTarget | None = None, plan: dict[str, Any] | None = None) -> Ap
     return (to or HttpTarget("publish", timeout=0.4, external_id_path="$.id")).apply(plan or request(), KEY)
 
 
-@contextmanager
-def listening(talk: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server that talks as the test says on each connection; yields its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    with connection, suppress(OSError):
-                        talk(connection)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
-
-
 def lead_to(monkeypatch: pytest.MonkeyPatch, port: int, **more: Any) -> None:
     connection = {"conn_type": "http", "host": "127.0.0.1", "port": port, "schema": "http", **more}
     monkeypatch.setenv("AIRFLOW_CONN_CMS", json.dumps(connection))
-
-
-def dripping(text: bytes) -> Callable[[socket.socket], None]:
-    """Answer a byte at a time, and never end."""
-
-    def drip(connection: socket.socket) -> None:
-        for byte in text + b"x" * 10_000:
-            connection.sendall(bytes([byte]))
-            time.sleep(0.05)
-
-    return drip
 
 
 class TestBounds:
