@@ -53,6 +53,11 @@ _OF_RUN = """
         SELECT job_id FROM aihandoff.events
         WHERE actor_kind = 'task' AND actor_dag_id = %(dag_id)s AND actor_run_id = %(run_id)s)"""
 
+#: When the newest webhook came on the connection of a revision, if one ever did.
+_NEWEST_WEBHOOK = """
+    SELECT max(received_at) AS at FROM aihandoff.inbox
+    WHERE conn_id = (SELECT conn_id FROM aihandoff.revisions WHERE job_id = %s AND number = %s)"""
+
 _OPEN_STATES = tuple(state.value for state in JobState if state not in TERMINAL_JOB_STATES)
 
 _WITH_UNKNOWN_EFFECT = "job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown')"
@@ -137,6 +142,8 @@ class JobRecord:
     """Everything the ledger knows of one job, oldest first.
 
     :param altered_undos: why applied effects have an undo that is not the approved one, by the ids of the effects.
+    :param at: the moment, by the database's clock.
+    :param newest_webhook: when the newest webhook came on the connection of the current revision, if one ever did.
     """
 
     job: Job
@@ -145,6 +152,8 @@ class JobRecord:
     effects: list[Effect]
     events: list[Event]
     altered_undos: Mapping[int, str]
+    at: datetime
+    newest_webhook: datetime | None
 
     @property
     def revision(self) -> Revision:
@@ -253,6 +262,7 @@ class Ledger:
             effects = [Effect(**row) for row in rows(Effect, "effects", "revision, position")]
             events = [Event(**row) for row in rows(Event, "events", "seq")]
             current = [effect for effect in effects if effect.revision == job.revision]
+            (newest,) = connection.execute(_NEWEST_WEBHOOK, [job_id, job.revision]).fetchall()
             return JobRecord(
                 job=job,
                 revisions=[Revision(**row) for row in rows(Revision, "revisions", "number")],
@@ -260,6 +270,8 @@ class Ledger:
                 effects=effects,
                 events=events,
                 altered_undos=altered_undos(job, current, events, self._digest_key or digest_key(connection)),
+                at=history.now(connection),
+                newest_webhook=newest["at"],
             )
 
         return self._database.transact(work)

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_step
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
-from airflow_provider_aihandoff.core.generation.lost import in_words
+from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
@@ -29,7 +29,6 @@ from airflow_provider_aihandoff.web.links import airflow_path, path_to
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import (
     job_cost,
-    meaning,
     of_this_job,
 )
 
@@ -120,7 +119,7 @@ def job_page(
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
             "policy": _policy(record),
-            "meaning": in_words(record.revision) or meaning(job, effects, record.undos),
+            "explanation": explain(record),
             "cancelling": CANCELLING.get(job.state),
             "effects_title": EFFECTS_TITLE[job.state],
             "forms": [] if refreshes else forms,

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from airflow_provider_aihandoff.core import moments
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
 from airflow_provider_aihandoff.web.links import path_to
@@ -65,7 +66,7 @@ def page(
             {
                 "path": partial(path_to, request),
                 "asset": partial(_asset_path, request),
-                "ago": partial(formatting.relative, now=now),
+                "ago": partial(moments.relative, now=now),
                 "budget": Budget(),
                 **context,
             }
@@ -89,9 +90,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "moment": formatting.moment,
+        "moment": moments.moment,
         "label": formatting.label,
         "typed": _typed,
+        "with_code": _with_code,
     }
     environment.globals |= {
         "markdown": markdown,
@@ -124,6 +126,15 @@ def _typed(text: str) -> Markup:
     :return: escaped; what HTML cannot contain is replaced, as browsers do.
     """
     return escape(text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
+
+
+@pass_context
+def _with_code(context: Context, text: str) -> Markup:
+    """A text of ours, in which what stands between backquotes is code."""
+    parts = [escape(_finalize(context, part)) for part in text.split("`")]
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+    )
 
 
 @pass_context
