@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
@@ -134,7 +134,7 @@ class Candidate:
 
 
 _SUMMARY_COLUMNS = columns(JobSummary)
-_SUMMARY_JOB_COLUMNS = ", ".join(field.name for field in fields(JobSummary) if field.name in Job.__dataclass_fields__)
+_SUMMARY_JOB_COLUMNS = ", ".join(each.name for each in fields(JobSummary) if each.name in Job.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class JobRecord:
     effects: list[Effect]
     events: list[Event]
     altered_undos: Mapping[int, str]
-    at: datetime
+    at: datetime = field(compare=False)
     newest_webhook: datetime | None
 
     @property

@@ -112,7 +112,7 @@ def _environment() -> Environment:
         "request_view": formatting.request_view,
         "current_of": current_of,
         "effect_status": formatting.effect_status,
-        "left_out": formatting.left_out,
+        "why_left_out": formatting.why_left_out,
         "has_secret": formatting.has_secret,
         "undo_view": describe_undo,
         "undo_problem": formatting.undo_problem,

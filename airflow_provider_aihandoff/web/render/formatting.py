@@ -260,7 +260,7 @@ _SENT: Mapping[EffectState, str] = {
 }
 
 
-def left_out(effect: Effect) -> str:
+def why_left_out(effect: Effect) -> str:
     """Why an effect is no part of the plan, in words."""
     if "for_each" in effect.plan:
         return f"The list {effect.plan['for_each']} in the output is empty."

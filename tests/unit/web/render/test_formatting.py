@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_aihandoff.core.jobs.state_words import EFFECTS_TITLE
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.formatting import (
@@ -147,23 +147,15 @@ def test_every_job_state_has_a_title_for_its_effects() -> None:
     assert EFFECTS_TITLE.keys() == set(JobState)
 
 
-def _job(state: JobState, **changes: Any) -> Job:
-    fields: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
-    return Job(**{**fields, "state": state, **changes})
-
-
 def _effect(number: int, state: EffectState, **changes: Any) -> Effect:
     fields: dict[str, Any] = dict.fromkeys(Effect.__dataclass_fields__)
     return Effect(**{**fields, "effect_id": number, "name": f"e{number}", "state": state, **changes})
 
 
-_APPLIED = EffectState.APPLIED
-
-
 def test_an_effect_that_is_not_applied_needs_no_external_id_for_its_undo() -> None:
     undo = {"kind": "http", "plan": {"url": "http://cms/{external_id}"}}
     assert undo_problem(_effect(1, EffectState.PLANNED, undo=undo)) is None
-    assert "external id is not known" in str(undo_problem(_effect(1, _APPLIED, undo=undo)))
+    assert "external id is not known" in str(undo_problem(_effect(1, EffectState.APPLIED, undo=undo)))
 
 
 @pytest.mark.parametrize(("plan", "secret"), [({"headers": {"X": "***"}}, True), ({"headers": {"X": "*"}}, False)])
