@@ -169,10 +169,12 @@ _UNKNOWN = (
 _SENDING = "The effect `{effect}` is being sent by {by} since {since}."
 _EXPIRED = (
     "The effect `{effect}` may have been applied: {by} began to send it, and recorded no outcome before its claim "
-    "expired, {until}."
+    "expired at {until}."
 )
-_ENDS_CLAIM = "The attempt records the outcome. If it has died, the outcome is found out once its claim expires, "
-_ENDS_CLAIM += "{until}: by the probe, if there is one, by sending the same key again, if that is safe, or by a person."
+_ENDS_CLAIM = "The attempt records the outcome. If it has died, the outcome is found out once its claim expires "
+_ENDS_CLAIM += (
+    "at {until}: by the probe, if there is one, by sending the same key again, if that is safe, or by a person."
+)
 _MAKES_UNKNOWN = "The effect's task finds out the outcome when it continues; the maintenance Dag makes it unknown."
 _PERSON = "A person has to resolve it. A task that waits then continues by itself; a failed one, when you clear it."
 _ENDS_CANCEL = "Once its outcome is known, the job is cancelled, or completed if everything was applied after all."
@@ -187,21 +189,21 @@ CASES: Mapping[Case, Words] = {
         (_CLEAR_DRAFT, _CANCEL),
     ),
     Case.NOT_ACCEPTED: Words(
-        "OpenAI did not accept the request, {since}: {reason}.",
+        "OpenAI did not accept the request at {since}: {reason}.",
         "{Task} sends it again while it runs or is retried, until the deadline, {deadline}.",
         Safety.SAFE,
         _ASKS_ONCE,
         (Step("Fix what the reason names: the quota, the account, the connection"), _CLEAR_DRAFT, _CANCEL),
     ),
     Case.SEND_AGAIN: Words(
-        "A person said that the lost request may be sent again, {since}.",
+        "A person said that the lost request may be sent again at {since}.",
         "{Task} sends it when it continues or is retried.",
         Safety.SAFE,
         "it sends that request, which you pay even if the lost one was accepted.",
         (_CLEAR_DRAFT, _CANCEL),
     ),
     Case.NOT_SENT_IN_TIME: Words(
-        "The deadline passed before a request was accepted, {deadline}.",
+        "The deadline, {deadline}, passed before a request was accepted.",
         "{Task} fails the job when it continues; otherwise the maintenance Dag does.",
         Safety.SAFE,
         "the first one fails this revision without a request. One after that makes a new revision, which you pay.",
@@ -228,7 +230,7 @@ CASES: Mapping[Case, Words] = {
     Case.LOST_RESENDS: Words(SAID, WAITS[LostWait.RESENDS], Safety.SAFE, _WAITS_TOO, (_LOST, _CANCEL)),
     Case.RUNNING_WEBHOOKS: Words(
         "The model works on the response {response} since {since}.",
-        "Webhooks arrive on the connection `{conn}`, the newest {webhook}: one says when the response has ended, and "
+        "Webhooks arrive on the connection `{conn}`, the newest at {webhook}: one says when the response has ended, and "
         "the triggerer polls as well. {Task} then stores the output. At its deadline, {deadline}, the "
         "response is cancelled, and the job fails.",
         Safety.SAFE,
@@ -245,7 +247,7 @@ CASES: Mapping[Case, Words] = {
         (_TRIGGERER, _CANCEL),
     ),
     Case.RUNNING_ENDED: Words(
-        "The response {response} has ended ({status}), and its output is not stored yet, {since}.",
+        "The response {response} has ended ({status}), and its output is not stored yet; this is known since {since}.",
         "{Task} stores it when it continues.",
         Safety.SAFE,
         "it stores the output, and you pay nothing again.",
@@ -260,7 +262,7 @@ CASES: Mapping[Case, Words] = {
         (_TRIGGERER, _RECONCILE, _CANCEL),
     ),
     Case.RUNNING_CANCELLED: Words(
-        "The job is being cancelled, {since}: the end of the response {response} is not recorded yet.",
+        "The job is being cancelled since {since}: the end of the response {response} is not recorded yet.",
         "It is recorded when OpenAI is asked again, at the latest by the maintenance Dag after the deadline, "
         "{deadline}. An output that comes meanwhile is not taken.",
         Safety.REFUSED,
@@ -268,7 +270,7 @@ CASES: Mapping[Case, Words] = {
         (Step("To ask OpenAI again", (), "airflow aihandoff cancel {job} --reason ..."),),
     ),
     Case.NO_PLAN: Words(
-        "The output is stored, {since}. Its plan has not been rendered yet.",
+        "The output is stored since {since}. Its plan has not been rendered yet.",
         "The approval task renders the plan when it runs, within seconds of its start; then a person is asked.",
         Safety.SAFE,
         "it renders the plan; nothing is paid or sent.",
@@ -300,21 +302,21 @@ CASES: Mapping[Case, Words] = {
         (_RECONCILE,),
     ),
     Case.APPROVED_NO_PLAN: Words(
-        "The output is accepted without an approval, {since}. Its plan has not been rendered yet.",
+        "The output is accepted without an approval since {since}. Its plan has not been rendered yet.",
         "The approval task, or the first task of an effect, renders the plan when it runs; then the effects are sent.",
         Safety.SAFE,
         _STANDS,
         (Step("If a task of the run has failed, its log says why: fix the Dag, clear the task"), _CANCEL),
     ),
     Case.APPROVED: Words(
-        "The job is approved by {decider}, {since}. Nothing has been sent yet.",
+        "The job is approved by {decider} since {since}. Nothing has been sent yet.",
         "The tasks of its effects send exactly what was approved when they run: {waiting}.",
         Safety.SAFE,
         _STANDS,
         (_CLEAR_EFFECT, _CANCEL),
     ),
     Case.APPLYING: Words(
-        "{progress}, {since}. Not sent yet: {waiting}.",
+        "{progress}. Not sent yet, since {since}: {waiting}.",
         "The tasks of these effects send exactly what was approved when they run.",
         Safety.SAFE,
         _STANDS,
@@ -350,14 +352,14 @@ CASES: Mapping[Case, Words] = {
         (_RESOLVE,),
     ),
     Case.EFFECT_HELD: Words(
-        f"{_UNKNOWN} It waits for a person, who was notified {{held}}. {{progress}}.",
+        f"{_UNKNOWN} It waits for a person, who was notified at {{held}}. {{progress}}.",
         _PERSON,
         Safety.SAFE,
         _FINDS_OUT,
         (_RESOLVE,),
     ),
     Case.EFFECT_REFUSED: Words(
-        "The target refused the effect `{effect}`, {since}, and made no write of it: {refusal}.",
+        "The target refused the effect `{effect}` at {since}, and made no write of it: {refusal}.",
         "Nothing happens by itself: the task of the effect has failed, and is not retried.",
         Safety.SAFE,
         "the task of the effect sends the same request. If the Dag renders another one now, a person is asked first.",
@@ -369,7 +371,7 @@ CASES: Mapping[Case, Words] = {
         ),
     ),
     Case.EFFECT_REFUSED_PARTLY: Words(
-        "{progress}. The target refused the effect `{effect}`, {since}, and made no write of it: {refusal}.",
+        "{progress}. The target refused the effect `{effect}` at {since}, and made no write of it: {refusal}.",
         "Nothing happens by itself: the task of the effect has failed, and is not retried.",
         Safety.SAFE,
         "the task of the effect sends the same request. No other one can be sent, since others of the job may be "
@@ -382,7 +384,7 @@ CASES: Mapping[Case, Words] = {
         ),
     ),
     Case.EFFECT_NOT_NOW: Words(
-        "The effect `{effect}` was not sent, or its target asked to come back later, {since}: {refusal}. {progress}.",
+        "The effect `{effect}` was not sent, or its target asked to come back later at {since}: {refusal}. {progress}.",
         "The task of the effect tries again by itself while it waits or is retried.",
         Safety.SAFE,
         "it sends what was approved, if nothing was written yet.",
@@ -390,7 +392,7 @@ CASES: Mapping[Case, Words] = {
     ),
     Case.CANCELLING_SENDING: Words(
         f"The job is being cancelled: effects that were not sent will not be sent. {_SENDING} {{progress}}.",
-        f"{_ENDS_CANCEL} Its claim expires {{until}}; after that, the maintenance Dag makes the effect unknown.",
+        f"{_ENDS_CANCEL} Its claim expires at {{until}}; after that, the maintenance Dag makes the effect unknown.",
         Safety.REFUSED,
         "effects that were not sent are never sent; the one under way is not sent again.",
         (
@@ -408,55 +410,55 @@ CASES: Mapping[Case, Words] = {
         (_RESOLVE,),
     ),
     Case.COMPLETED: Words(
-        "Every effect is applied, {since}: {progress}.",
+        "Every effect is applied since {since}: {progress}.",
         "Nothing more happens.",
         Safety.SAFE,
         "the tasks return what is stored; nothing is paid or written again.",
         (_ROLL_BACK,),
     ),
     Case.COMPLETED_EMPTY: Words(
-        "The job is completed, {since}. It made no external write.",
+        "The job is completed since {since}. It made no external write.",
         "Nothing more happens.",
         Safety.SAFE,
         "the tasks return what is stored; nothing is paid or written.",
     ),
     Case.REJECTED: Words(
-        "The job is rejected by {decider}, {since}. Nothing will be written.",
+        "The job was rejected by {decider} at {since}. Nothing will be written.",
         "Nothing more happens.",
         Safety.SAFE,
         "in this run the rejection stands, and nothing is paid. In another run, the same key makes a new revision, "
         "which you pay and decide on.",
     ),
     Case.REJECTED_TIMEOUT: Words(
-        "No one decided in time, so the job is rejected, {since}. Nothing will be written.",
+        "No one decided in time, so the job was rejected at {since}. Nothing will be written.",
         "Nothing more happens.",
         Safety.SAFE,
         "in this run the rejection stands, and nothing is paid. In another run, the same key makes a new revision, "
         "which you pay and decide on.",
     ),
     Case.FAILED: Words(
-        "The job failed, {since}: {reason}. Nothing will be written.",
+        "The job failed at {since}: {reason}. Nothing will be written.",
         "If Airflow retries {draft}, it makes a new revision by itself.",
         Safety.PAID,
         _NEW_REVISION,
         (Step("Fix the cause, then clear {draft}"),),
     ),
     Case.FAILED_FINAL: Words(
-        "The job failed, {since}: {reason}. The same request would fail again. Nothing will be written.",
+        "The job failed at {since}: {reason}. The same request would fail again. Nothing will be written.",
         "Nothing happens by itself: {draft} is not retried.",
         Safety.PAID,
         _NEW_REVISION,
         (Step("Fix the input, the output type, the account or the connection, then clear {draft}"),),
     ),
     Case.FAILED_DEADLINE: Words(
-        "The job failed, {since}: {reason}. Nothing will be written.",
+        "The job failed at {since}: {reason}. Nothing will be written.",
         "If Airflow retries {draft}, it makes a new revision by itself.",
         Safety.PAID,
         f"{_NEW_REVISION} It has a deadline of its own.",
         (Step("If responses of this kind take longer, give the task a longer `deadline`; then clear {draft}"),),
     ),
     Case.FAILED_LOST: Words(
-        "The job failed, {since}: {reason}. Nothing will be written, but a response that the ledger does not know may "
+        "The job failed at {since}: {reason}. Nothing will be written, but a response that the ledger does not know may "
         "have run, and may be billed.",
         "Nothing happens by itself: {draft} is not retried.",
         Safety.CHECK,
@@ -469,28 +471,28 @@ CASES: Mapping[Case, Words] = {
         ),
     ),
     Case.FAILED_REVIEW: Words(
-        "No one decided in time, so the job failed, {since}, as its author has said. Nothing will be written.",
+        "No one decided in time, so the job failed at {since}, as its author has said. Nothing will be written.",
         "Nothing more happens.",
         Safety.PAID,
         f"{_NEW_REVISION} A person then decides on it.",
         (Step("To ask again, clear {draft}"),),
     ),
     Case.FAILED_EXHAUSTED: Words(
-        "The job failed, {since}: {reason}. Nothing will be written.",
+        "The job failed at {since}: {reason}. Nothing will be written.",
         "Nothing more happens: {made} of {max} revisions are used.",
         Safety.REFUSED,
         "no revision is left, and nothing is paid.",
         (Step("Find out why each revision failed; then raise `max_revisions` in the Dag, or change the key"),),
     ),
     Case.CANCELLED: Words(
-        "The job was cancelled, {since}: {reason}. No external write was made.",
+        "The job was cancelled at {since}: {reason}. No external write was made.",
         "Nothing more happens.",
         Safety.REFUSED,
         "a cancelled job stays cancelled, and nothing is paid.",
         (_AGAIN,),
     ),
     Case.CANCELLED_PARTLY: Words(
-        "The job was cancelled, {since}: {reason}. {progress}. Applied effects stay until you roll them back.",
+        "The job was cancelled at {since}: {reason}. Applied effects stay until you roll them back.",
         "Nothing more happens.",
         Safety.REFUSED,
         "a cancelled job stays cancelled; nothing is paid or sent.",
@@ -527,7 +529,7 @@ CASES: Mapping[Case, Words] = {
         (_RESOLVE, _UNDO_MORE),
     ),
     Case.UNDO_REFUSED: Words(
-        "The applied effects are being undone. {undone}. The target refused `{effect}`, {since}: {refusal}.",
+        "The applied effects are being undone. {undone}. The target refused `{effect}` at {since}: {refusal}.",
         "Nothing happens by itself.",
         Safety.SAFE,
         _UNDO_WOULD,
@@ -535,7 +537,7 @@ CASES: Mapping[Case, Words] = {
     ),
     Case.UNDO_NOT_NOW: Words(
         "The applied effects are being undone. {undone}. `{effect}` was not sent, or its target asked to come back "
-        "later, {since}: {refusal}.",
+        "later at {since}: {refusal}.",
         "A roll-back that runs in a task tries again by itself. Another one has to be continued.",
         Safety.SAFE,
         _UNDO_WOULD,

@@ -124,7 +124,7 @@ class TestCancel:
         assert "cancel" not in actions(page)
         ledger.effects.confirm(claim, external_id="publish-1", result=None, actor=TEST)
         text = page_of(bob, job).text
-        assert "Cancelled. Partly applied: 1 of 2 effects applied. Applied effects stay" in text
+        assert "The wrong product.; partly applied: 1 of 2 effects applied. Applied effects stay" in text
 
     def test_a_completed_job_cannot_be_cancelled_and_names_the_roll_back(
         self, login: Login, ledger: Ledger, plans: list[EffectPlan]

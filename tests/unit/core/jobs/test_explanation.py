@@ -67,7 +67,7 @@ ROWS = [
     Row(
         Case.NOT_ACCEPTED,
         record(J.QUEUED, of=revision(R.QUEUED), events=(event("submit refused", "429: no quota"),)),
-        "OpenAI did not accept the request, 2026-07-20 11:55 UTC (5 min ago): 429: no quota.",
+        "OpenAI did not accept the request at 2026-07-20 11:55 UTC (5 min ago): 429: no quota.",
         "sends it again while it runs or is retried, until the deadline",
     ),
     Row(
@@ -79,7 +79,7 @@ ROWS = [
     Row(
         Case.NOT_SENT_IN_TIME,
         record(J.QUEUED, of=revision(R.QUEUED, deadline=BEFORE)),
-        "The deadline passed before a request was accepted, 2026-07-20 11:55 UTC (5 min ago).",
+        "The deadline, 2026-07-20 11:55 UTC (5 min ago), passed before a request was accepted.",
         "fails the job",
     ),
     Row(
@@ -117,7 +117,7 @@ ROWS = [
         Case.RUNNING_WEBHOOKS,
         record(J.RUNNING, of=running(), webhook=BEFORE, events=(event("submitted"),)),
         "The model works on the response resp_1 since 2026-07-20 11:55 UTC (5 min ago).",
-        "the newest 2026-07-20 11:55 UTC (5 min ago)",
+        "the newest at 2026-07-20 11:55 UTC (5 min ago)",
     ),
     Row(
         Case.RUNNING_POLLED,
@@ -177,25 +177,25 @@ ROWS = [
     Row(
         Case.APPROVED,
         record(J.APPROVED, effect(E.PLANNED), effect(E.SKIPPED, "mail"), decisions=(decision(),)),
-        "approved by bob, 2026-07-20 11:55 UTC (5 min ago). Nothing has been sent yet.",
+        "approved by bob since 2026-07-20 11:55 UTC (5 min ago). Nothing has been sent yet.",
         "when they run: publish.",
     ),
     Row(
         Case.APPLYING,
         record(J.APPLYING, APPLIED, effect(E.PLANNED)),
-        "1 of 2 effects applied, 2026-07-20 11:55 UTC (5 min ago). Not sent yet: publish.",
+        "1 of 2 effects applied. Not sent yet, since 2026-07-20 11:55 UTC (5 min ago): publish.",
         "when they run",
     ),
     Row(
         Case.EFFECT_SENDING,
         record(J.APPLYING, APPLIED, effect(E.CLAIMED)),
         "The effect `publish` is being sent by task:d/r/publish#1 since 2026-07-20 11:55 UTC (5 min ago). 1 of 2",
-        "once its claim expires, 2026-07-20 12:02 UTC (in 2 min)",
+        "once its claim expires at 2026-07-20 12:02 UTC (in 2 min)",
     ),
     Row(
         Case.EFFECT_EXPIRED,
         record(J.APPLYING, effect(E.CLAIMED, **EXPIRED)),
-        "recorded no outcome before its claim expired, 2026-07-20 11:59 UTC (1 min ago).",
+        "recorded no outcome before its claim expired at 2026-07-20 11:59 UTC (1 min ago).",
         "makes it unknown",
     ),
     Row(
@@ -216,13 +216,13 @@ ROWS = [
         record(
             J.APPLYING, effect(E.UNKNOWN), events=(event("notified", notice="held", effect_id=1, attempt=1, more=[]),)
         ),
-        "It waits for a person, who was notified 2026-07-20 11:55 UTC (5 min ago).",
+        "It waits for a person, who was notified at 2026-07-20 11:55 UTC (5 min ago).",
         "A person has to resolve it.",
     ),
     Row(
         Case.EFFECT_REFUSED,
         record(J.APPLYING, effect(E.REFUSED, error="422: no title.")),
-        "The target refused the effect `publish`, 2026-07-20 11:55 UTC (5 min ago), and made no write of it: 422: no "
+        "The target refused the effect `publish` at 2026-07-20 11:55 UTC (5 min ago), and made no write of it: 422: no "
         "title.",
         "Nothing happens by itself",
     ),
@@ -253,7 +253,7 @@ ROWS = [
     Row(
         Case.COMPLETED,
         record(J.COMPLETED, APPLIED, effect(E.SKIPPED), events=(event("all applied"),)),
-        "Every effect is applied, 2026-07-20 11:55 UTC (5 min ago): 1 of 2 effects applied, 1 skipped.",
+        "Every effect is applied since 2026-07-20 11:55 UTC (5 min ago): 1 of 2 effects applied, 1 skipped.",
         "Nothing more happens.",
     ),
     Row(
@@ -277,7 +277,7 @@ ROWS = [
     Row(
         Case.FAILED,
         record(J.FAILED, of=failed("mismatch"), state_reason="the output does not match Note"),
-        "The job failed, 2026-07-20 11:55 UTC (5 min ago): the output does not match Note.",
+        "The job failed at 2026-07-20 11:55 UTC (5 min ago): the output does not match Note.",
         "it makes a new revision by itself",
     ),
     Row(
@@ -307,19 +307,19 @@ ROWS = [
     Row(
         Case.FAILED_EXHAUSTED,
         record(J.FAILED, of=failed("refusal"), max_revisions=1, state_reason="the model refused"),
-        "The job failed, 2026-07-20 11:55 UTC (5 min ago): the model refused.",
+        "The job failed at 2026-07-20 11:55 UTC (5 min ago): the model refused.",
         "1 of 1 revisions are used",
     ),
     Row(
         Case.CANCELLED,
         record(J.CANCELLED, effect(E.VOID), state_reason="not needed"),
-        "The job was cancelled, 2026-07-20 11:55 UTC (5 min ago): not needed. No external write was made.",
+        "The job was cancelled at 2026-07-20 11:55 UTC (5 min ago): not needed. No external write was made.",
         "Nothing more happens.",
     ),
     Row(
         Case.CANCELLED_PARTLY,
         record(J.CANCELLED, APPLIED, effect(E.VOID), state_reason="not needed"),
-        "Partly applied: 1 of 2 effects applied. Applied effects stay until you roll them back.",
+        "not needed. Applied effects stay until you roll them back.",
         "Nothing more happens.",
     ),
     Row(
