@@ -26,6 +26,7 @@ from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job,
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
+from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 
 #: Which jobs a list is about: empty or NULL parameters leave out nothing.
@@ -240,6 +241,12 @@ class Ledger:
         :raises JobNotFound: there is none with this id.
         """
         return self._database.transact(lambda connection: history.read(connection, job_id))
+
+    def job_id_of(self, job_type: str, job_key: str) -> int | None:
+        """The id of the job with this key; None where there is none."""
+        query = "SELECT job_id FROM aihandoff.jobs WHERE job_type = %(job_type)s AND job_key = %(job_key)s"
+        rows = self._all(query, {"job_type": plain(job_type), "job_key": plain(job_key)})
+        return rows[0]["job_id"] if rows else None
 
     def revision(self, job_id: int, number: int) -> Revision:
         """Return one revision of a job that exists."""

@@ -230,8 +230,8 @@ CASES: Mapping[Case, Words] = {
     Case.LOST_RESENDS: Words(SAID, WAITS[LostWait.RESENDS], Safety.SAFE, _WAITS_TOO, (_LOST, _CANCEL)),
     Case.RUNNING_WEBHOOKS: Words(
         "The model works on the response {response} since {since}.",
-        "Webhooks arrive on the connection `{conn}`, the newest at {webhook}: one says when the response has ended, and "
-        "the triggerer polls as well. {Task} then stores the output. At its deadline, {deadline}, the "
+        "Webhooks arrive on the connection `{conn}`, the newest at {webhook}: one says when the response has ended, "
+        "and the triggerer polls as well. {Task} then stores the output. At its deadline, {deadline}, the "
         "response is cancelled, and the job fails.",
         Safety.SAFE,
         _SAME_RESPONSE,
@@ -458,8 +458,8 @@ CASES: Mapping[Case, Words] = {
         (Step("If responses of this kind take longer, give the task a longer `deadline`; then clear {draft}"),),
     ),
     Case.FAILED_LOST: Words(
-        "The job failed at {since}: {reason}. Nothing will be written, but a response that the ledger does not know may "
-        "have run, and may be billed.",
+        "The job failed at {since}: {reason}. Nothing will be written, but a response that the ledger does not know "
+        "may have run, and may be billed.",
         "Nothing happens by itself: {draft} is not retried.",
         Safety.CHECK,
         f"{_NEW_REVISION} A response that ran all the same is not taken.",

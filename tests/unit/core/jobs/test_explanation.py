@@ -265,7 +265,7 @@ ROWS = [
     Row(
         Case.REJECTED,
         record(J.REJECTED, effect(E.VOID), decisions=(decision("reject"),)),
-        "The job is rejected by bob",
+        "The job was rejected by bob",
         "Nothing more happens.",
     ),
     Row(
