@@ -35,7 +35,9 @@ class Step:
     command: str | None = None
 
     def __str__(self) -> str:
-        ways = [f"{', '.join(self.buttons)} on the job's page"] if self.buttons else []
+        quoted = [f'"{button}"' for button in self.buttons]
+        buttons = " or ".join(filter(None, (", ".join(quoted[:-1]), *quoted[-1:])))
+        ways = [f"{buttons} on the job's page"] if buttons else []
         ways += [f"`{self.command}`"] if self.command else []
         return f"{self.goal}: {', or '.join(ways)}." if ways else f"{self.goal}."
 
@@ -239,7 +241,7 @@ CASES: Mapping[Case, Words] = {
     ),
     Case.RUNNING_POLLED: Words(
         "The model works on the response {response} since {since}.",
-        "No webhook came on the connection `{conn}` within {days} days, so the triggerer polls OpenAI while the task "
+        "No webhook came on the connection `{conn}` within {days} days, so the triggerer polls OpenAI while "
         "{task} is deferred. The task then stores the output. At its deadline, {deadline}, the response is "
         "cancelled, and the job fails.",
         Safety.SAFE,
