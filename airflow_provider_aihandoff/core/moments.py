@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def relative(at: datetime, now: datetime) -> str:
@@ -30,3 +30,9 @@ def moment(at: datetime) -> str:
 def both(at: datetime, now: datetime) -> str:
     """A moment in full, and as people say it: ``2026-07-20 12:00 UTC (5 min ago)``."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({relative(at, now)})"
+
+
+def lasting(span: timedelta) -> str:
+    """A span of time as people say it: ``6 s``, ``25 min``, ``3 h``."""
+    seconds = max(0.0, span.total_seconds())
+    return (_span(seconds) if seconds >= 120 else None) or f"{seconds:.0f} s"

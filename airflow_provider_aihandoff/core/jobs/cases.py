@@ -123,28 +123,28 @@ class Case(StrEnum):
     ROLLED_BACK = "rolled back"
 
 
-_CANCEL = Step("To stop the job", ("Cancel this job",), "airflow aihandoff cancel {job} --reason ...")
+_CANCEL = Step("To stop the job", ("Cancel this job",), "airflow aihandoff cancel {job} --reason REASON")
 _DECIDE = Step("To decide", ("Approve", "Reject", "Request changes"), "airflow aihandoff review show {job}")
 _RESOLVE = Step(
     "Search the target for the effect key `{key}`, or for the record that the plan writes; then say what you found",
     ("It was applied", "It was not applied"),
-    "airflow aihandoff effects resolve {effect_id} --not-applied --reason ...",
+    "airflow aihandoff effects resolve {effect_id} --not-applied --reason REASON",
 )
 _RESOLVE_REFUSED = Step(
     "If you see the write in the target all the same, say so",
     ("It was applied",),
-    "airflow aihandoff effects resolve {effect_id} --applied EXTERNAL_ID --reason ...",
+    "airflow aihandoff effects resolve {effect_id} --applied EXTERNAL_ID --reason REASON",
 )
-_ROLL_BACK = Step("To undo what is applied", ("Roll back",), "airflow aihandoff rollback {job} --reason ...")
+_ROLL_BACK = Step("To undo what is applied", ("Roll back",), "airflow aihandoff rollback {job} --reason REASON")
 _UNDO_MORE = Step(
-    "To continue the roll-back", ("Continue the roll-back",), "airflow aihandoff rollback {job} --reason ..."
+    "To continue the roll-back", ("Continue the roll-back",), "airflow aihandoff rollback {job} --reason REASON"
 )
 _RECONCILE = Step("To have it done at once", (), "airflow aihandoff reconcile")
 _LOST = Step(
     "Search OpenAI's logs for a response with the metadata `aihandoff_job` {job}. If there is none, send the request "
     "again; if there is one, wait, or fail the job, since another request is billed too",
     ("Send again", "Fail the job"),
-    "airflow aihandoff jobs resolve-submission {job} --send-again --reason ...",
+    "airflow aihandoff jobs resolve-submission {job} --send-again --reason REASON",
 )
 _TRIGGERER = Step("If the task is deferred and nothing happens, examine the triggerer", (), "airflow aihandoff doctor")
 _CLEAR_DRAFT = Step("If the task has ended, clear {task}")
@@ -269,7 +269,7 @@ CASES: Mapping[Case, Words] = {
         "{deadline}. An output that comes meanwhile is not taken.",
         Safety.REFUSED,
         "the job is being cancelled. Nothing is paid.",
-        (Step("To ask OpenAI again", (), "airflow aihandoff cancel {job} --reason ..."),),
+        (Step("To ask OpenAI again", (), "airflow aihandoff cancel {job} --reason REASON"),),
     ),
     Case.NO_PLAN: Words(
         "The output is stored since {since}. Its plan has not been rendered yet.",

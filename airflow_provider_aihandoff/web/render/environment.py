@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -47,6 +48,17 @@ def assets() -> Mapping[str, Asset]:
         content = (_WEB / "static" / name).read_bytes()
         found[name] = Asset(content, media_type, hashlib.sha256(content).hexdigest()[:12])
     return found
+
+
+@cache
+def refresh_script() -> Markup:
+    """The only script of the pages. It stands in the page itself, and browsers run it by its hash alone."""
+    return Markup((_WEB / "static" / "refresh.js").read_text("utf-8"))  # noqa: S704 - a file of this package
+
+
+def script_hash() -> str:
+    """The hash of :func:`refresh_script`, as a Content-Security-Policy names it."""
+    return f"'sha256-{b64encode(hashlib.sha256(refresh_script().encode()).digest()).decode()}'"
 
 
 def page(
@@ -114,6 +126,7 @@ def _environment() -> Environment:
         "effect_status": formatting.effect_status,
         "why_left_out": formatting.why_left_out,
         "has_secret": formatting.has_secret,
+        "refresh_script": refresh_script,
         "undo_view": describe_undo,
         "undo_problem": formatting.undo_problem,
     }

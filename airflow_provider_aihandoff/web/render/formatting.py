@@ -156,6 +156,11 @@ def output_of(revision: Revision) -> Any:
         return revision.output
 
 
+def asked(snapshot: Mapping[str, Any]) -> Any:
+    """What the model was asked, of the snapshot of an input: its text, where it has one; otherwise all of it."""
+    return snapshot.get("input", snapshot)
+
+
 def in_schema_order(value: Any, schema: Any) -> Any:
     """A value with its fields in the order of its type, which the ledger's canonical JSON does not keep.
 

@@ -351,7 +351,7 @@ def test_a_job_is_explained(row: Row) -> None:
     text = str(words)
     assert "{job}" not in text
     assert "an unknown time" not in text
-    assert ".." not in text.replace("...", "")
+    assert ".." not in text
     assert "  " not in text
 
 
