@@ -27,7 +27,7 @@ from tests.integration.web.test_untrusted import ATTACK, MARKDOWN
 from tests.stack.browser import ARGUMENTS, find_chromium
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, FloatRect, Page
 
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -194,10 +194,10 @@ def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolde
 def test_the_input_stands_beside_the_output_and_above_it_on_a_phone(open_page: Open, ledger: Ledger) -> None:
     job = showcase.note(ledger)
 
-    def places(size: str) -> list[dict[str, float]]:
+    def places(size: str) -> list[FloatRect]:
         page = open_page(f"jobs/{job.job_id}", size=size)
         found = (page.get_by_role("heading", name=name, exact=True).bounding_box() for name in ("Input", "Output"))
-        return [dict(box) for box in found if box is not None]
+        return [box for box in found if box is not None]
 
     asked, output = places("wide")
     assert abs(asked["y"] - output["y"]) < 30
