@@ -205,10 +205,11 @@ CASES: Mapping[Case, Words] = {
         (_CLEAR_DRAFT, _CANCEL),
     ),
     Case.NOT_SENT_IN_TIME: Words(
-        "The deadline, {deadline}, passed before a request was accepted.",
+        "The deadline, {deadline}, passed, and no request is known to have been accepted.",
         "{Task} fails the job when it continues; otherwise the maintenance Dag does.",
         Safety.SAFE,
-        "the first one fails this revision without a request. One after that makes a new revision, which you pay.",
+        "the first one fails this revision without a request; one after that makes a new revision, which you pay. A "
+        "request whose answer was lost, if there is one, may be billed all the same.",
         (_RECONCILE,),
     ),
     Case.SENDING: Words(
@@ -362,7 +363,7 @@ CASES: Mapping[Case, Words] = {
     ),
     Case.EFFECT_REFUSED: Words(
         "The target refused the effect `{effect}` at {since}, and made no write of it: {refusal}.",
-        "Nothing happens by itself: the task of the effect has failed, and is not retried.",
+        "Nothing happens by itself: a refusal ends the task of the effect, which is not retried.",
         Safety.SAFE,
         "the task of the effect sends the same request. If the Dag renders another one now, a person is asked first.",
         (
@@ -374,7 +375,7 @@ CASES: Mapping[Case, Words] = {
     ),
     Case.EFFECT_REFUSED_PARTLY: Words(
         "{progress}. The target refused the effect `{effect}` at {since}, and made no write of it: {refusal}.",
-        "Nothing happens by itself: the task of the effect has failed, and is not retried.",
+        "Nothing happens by itself: a refusal ends the task of the effect, which is not retried.",
         Safety.SAFE,
         "the task of the effect sends the same request. No other one can be sent, since others of the job may be "
         "applied; these are not sent again.",
@@ -447,7 +448,7 @@ CASES: Mapping[Case, Words] = {
     ),
     Case.FAILED_FINAL: Words(
         "The job failed at {since}: {reason}. The same request would fail again. Nothing will be written.",
-        "Nothing happens by itself: {draft} is not retried.",
+        "Nothing happens by itself: such a failure ends {draft}, which is not retried.",
         Safety.PAID,
         _NEW_REVISION,
         (Step("Fix the input, the output type, the account or the connection, then clear {draft}"),),
@@ -462,7 +463,7 @@ CASES: Mapping[Case, Words] = {
     Case.FAILED_LOST: Words(
         "The job failed at {since}: {reason}. Nothing will be written, but a response that the ledger does not know "
         "may have run, and may be billed.",
-        "Nothing happens by itself: {draft} is not retried.",
+        "Nothing happens by itself: such a failure ends {draft}, which is not retried.",
         Safety.CHECK,
         f"{_NEW_REVISION} A response that ran all the same is not taken.",
         (

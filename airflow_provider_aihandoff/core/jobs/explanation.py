@@ -130,7 +130,9 @@ def _failed(record: JobRecord) -> Case:
         return Case.FAILED_LOST
     if error.get("kind") == "deadline":
         return Case.FAILED_DEADLINE
-    return Case.FAILED_FINAL if error.get("final") or error.get("kind") == "refused request" else Case.FAILED
+    # Of an output that was too long, its author may want another revision: `retry_incomplete`.
+    final = error.get("final") and error.get("code") != "max_output_tokens"
+    return Case.FAILED_FINAL if final or error.get("kind") == "refused request" else Case.FAILED
 
 
 def _approved(record: JobRecord) -> Case:

@@ -79,7 +79,7 @@ ROWS = [
     Row(
         Case.NOT_SENT_IN_TIME,
         record(J.QUEUED, of=revision(R.QUEUED, deadline=BEFORE)),
-        "The deadline, 2026-07-20 11:55 UTC (5 min ago), passed before a request was accepted.",
+        "The deadline, 2026-07-20 11:55 UTC (5 min ago), passed, and no request is known to have been accepted.",
         "fails the job",
     ),
     Row(
@@ -434,6 +434,12 @@ def test_a_long_reason_is_cut_and_stays_on_one_line() -> None:
 def test_braces_in_a_reason_are_text() -> None:
     found = record(J.FAILED, of=failed("failed"), state_reason="{job}")
     assert "{job}" in explain(found).now
+
+
+def test_an_output_that_was_too_long_may_be_asked_for_again_by_its_task() -> None:
+    error = {"kind": "incomplete", "code": "max_output_tokens", "final": True}
+    assert case_of(record(J.FAILED, of=revision(R.FAILED, error=error))) is Case.FAILED
+    assert case_of(record(J.FAILED, of=revision(R.FAILED, error={**error, "code": "x"}))) is Case.FAILED_FINAL
 
 
 def test_a_revision_that_was_never_taken_does_not_count() -> None:
