@@ -581,7 +581,7 @@ class SideEffectOperator(RendersText):
 
         job_id = resolve_job_id(self.job, self.task_id)
         not_now = (event or {}).get("not_now", 0)
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
             key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
@@ -696,8 +696,9 @@ class SideEffectOperator(RendersText):
     def _load_job(self) -> JobView:
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            job = self._view(ledger, resolve_job_id(self.job, self.task_id))
+        job_id = resolve_job_id(self.job, self.task_id)
+        with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            job = self._view(ledger, job_id)
             if job.output is None:  # templates would fail on it, and say less
                 ledger.effects.ensure_approved(job.job_id)
             return job

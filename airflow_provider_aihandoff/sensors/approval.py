@@ -129,7 +129,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
         job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = ledger.job(job_id)
             while True:
                 if job.state in (JobState.QUEUED, JobState.RUNNING):
