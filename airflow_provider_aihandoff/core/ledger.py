@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
+from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
@@ -192,6 +193,7 @@ class Ledger:
         self.roll_backs = RollBacks(self._database, digest_key)
         self.abandoned = Abandoned(self._database)
         self.surplus = SurplusResponses(self._database)
+        self.gauges = Gauges(self._database)
 
     def __enter__(self) -> Self:
         return self

@@ -55,6 +55,7 @@ class ReconcileOperator(RendersText):
 
     def execute(self, context: Context) -> dict[str, int]:
         """Search once, and take every step that is due."""
+        from airflow_provider_aihandoff.core.reconcile.gauges import send_gauges
         from airflow_provider_aihandoff.core.reconcile.run import reconcile
 
         def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -67,6 +68,9 @@ class ReconcileOperator(RendersText):
                 states_of=partial(task_states, ask=ask),
                 inbox_retention=settings.seconds("inbox_retention"),
             )
+            conn_ids = settings.names("webhook_conn_ids")
+            waiting = ledger.gauges.read(conn_ids)
+        send_gauges(waiting, conn_ids)
         counts = Counter(finding.kind for finding in findings)
         if failed := sum(finding.failed for finding in findings):
             counts["failed"] = failed

@@ -1,0 +1,118 @@
+"""The metrics of the core reach StatsD through Airflow, with their labels, from each kind of process."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.hooks.observability import AirflowMetrics, observe
+
+#: The two places in which Airflow has its metrics, and what says where they go.
+SDK = ("airflow.sdk.observability.stats", "airflow.sdk.observability.metrics.stats_utils")
+CORE = ("airflow.observability.stats", "airflow.observability.metrics.stats_utils")
+
+
+class StatsD:
+    """A StatsD server, as far as it receives packets."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.settimeout(10)
+        self.port = self._socket.getsockname()[1]
+
+    def receive(self) -> str:
+        return self._socket.recv(65536).decode()
+
+    def is_empty(self) -> bool:
+        self._socket.setblocking(False)
+        try:
+            self._socket.recv(1)
+        except BlockingIOError:
+            return True
+        finally:
+            self._socket.settimeout(10)
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def statsd(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsD]:
+    server = StatsD()
+    settings = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(server.port), "INFLUXDB_ENABLED": "True"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
+    yield server
+    server.close()
+
+
+def set_up(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set up Airflow's metrics as a process does, for the time of a test."""
+    stats, utils = map(import_module, place)
+    state: dict[str, Any] = vars(stats)["incr"].__globals__
+    for name in ("_factory", "_backend"):
+        monkeypatch.setitem(state, name, None)
+    stats.initialize(factory=utils.get_stats_factory(), export_legacy_names=False)
+    return stats
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process has set up metrics."""
+    for name, _ in (SDK, CORE):
+        state: dict[str, Any] = vars(import_module(name))["incr"].__globals__
+        monkeypatch.setitem(state, "_factory", None)
+        monkeypatch.setitem(state, "_backend", None)
+
+
+@pytest.fixture(autouse=True)
+def unused() -> Iterator[None]:
+    signals.use(None)
+    yield
+    signals.use(None)
+
+
+@pytest.mark.parametrize(("in_task", "place"), [(True, SDK), (False, CORE), (True, CORE), (False, SDK)])
+def test_each_metric_arrives_in_packets_with_its_labels(
+    nowhere: None, statsd: StatsD, monkeypatch: pytest.MonkeyPatch, in_task: bool, place: tuple[str, str]
+) -> None:
+    set_up(place, monkeypatch)
+    observe(in_task=in_task)
+    for metric in signals.METRICS:
+        labels = dict.fromkeys(metric.labels, "some")
+        {"counter": signals.count, "gauge": signals.gauge, "timer": signals.timing}[metric.kind](metric, 2, **labels)  # type: ignore[operator]
+        tags = "".join(f",{label}=some" for label in metric.labels)
+        value = {"counter": "2|c", "gauge": "2|g", "timer": "2000.000000|ms"}[metric.kind]
+        assert statsd.receive() == f"airflow.{metric.name}{tags}:{value}"
+    assert statsd.is_empty()
+
+
+def test_a_process_that_has_set_up_both_sends_each_metric_once(
+    nowhere: None, statsd: StatsD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(SDK, monkeypatch)
+    set_up(CORE, monkeypatch)
+    for in_task in (True, False):
+        AirflowMetrics(in_task=in_task).count("aihandoff.effects", 1, {"target": "http", "step": "claim"})
+        assert re.fullmatch(r"airflow\.aihandoff\.effects,.*:1\|c", statsd.receive())
+    assert statsd.is_empty()
+
+
+def test_a_process_without_metrics_goes_on(nowhere: None) -> None:
+    observe(in_task=True)
+    signals.count(signals.RETRIES, what="effect")
+
+
+def test_a_sink_that_is_there_stays(nowhere: None) -> None:
+    sink = AirflowMetrics(in_task=True)
+    signals.use(sink)
+    observe(in_task=False)
+    assert signals._sink is sink
