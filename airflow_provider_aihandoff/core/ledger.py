@@ -183,6 +183,7 @@ class Ledger:
         digest_key: str = "",
     ) -> None:
         self._digest_key = digest_key
+        self._ledger_id: str | None = None
         self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
@@ -220,8 +221,10 @@ class Ledger:
         return self._database.transact(history.now)
 
     def ledger_id(self) -> str:
-        """The identity of this ledger, a UUID."""
-        return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+        """The identity of this ledger, a UUID. It never changes, so that it is read once."""
+        if self._ledger_id is None:
+            self._ledger_id = str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+        return self._ledger_id
 
     def digest_key(self) -> str:
         """The secret with which digests cover other secrets: the configured one, or else the ledger's own."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core import signals, spans
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept, usable_id
@@ -127,7 +127,8 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             return claim.effect
         attempt = Attempt(ledger, claim, memory, actor)
         try:
-            applied = _send(attempt, claim, plan, target, asked)
+            with spans.span("aihandoff.effect", ledger, job_id, _attributes(claim.effect), client=True):
+                applied = _send(attempt, claim, plan, target, asked)
         except EffectNotNow as error:
             if error.retry_after is None or not_now >= RETRY_AFTER_TIMES:
                 raise
@@ -145,6 +146,15 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             return effect
         with _stating("The external write was made, and recorded."):
             return _try_probe(ledger, plan, target, effect)
+
+
+def _attributes(effect: Effect) -> dict[str, str | int | None]:
+    return {
+        "aihandoff.revision": effect.revision,
+        "aihandoff.effect.name": effect.name,
+        "aihandoff.effect.target": effect.kind,
+        "aihandoff.effect.attempt": effect.attempt,
+    }
 
 
 def _takes_it_again(target: Target, effect: Effect) -> bool:

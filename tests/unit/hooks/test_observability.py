@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -116,3 +118,17 @@ def test_a_sink_that_is_there_stays(nowhere: None) -> None:
     signals.use(sink)
     observe(in_task=False)
     assert signals._sink is sink
+
+
+def test_no_span_is_made_and_nothing_imported_where_nothing_has_set_up_opentelemetry() -> None:
+    code = (
+        "import sys\n"
+        "from airflow_provider_aihandoff.core import spans\n"
+        "from airflow_provider_aihandoff.hooks import observability\n"
+        "loaded = [name for name in sys.modules if name.startswith('opentelemetry')]\n"
+        "[sys.modules.pop(name) for name in loaded]\n"
+        "observability.observe(in_task=True)\n"
+        "assert not spans.is_used()\n"
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
