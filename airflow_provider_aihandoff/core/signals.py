@@ -125,13 +125,13 @@ METRICS = tuple(value for value in list(globals().values()) if isinstance(value,
 class Sink(Protocol):
     """Where metrics go."""
 
-    def count(self, name: str, value: int, labels: dict[str, str]) -> None:
+    def count(self, name: str, value: int, labels: dict[str, str], /) -> None:
         """Add to a counter."""
 
-    def gauge(self, name: str, value: float, labels: dict[str, str]) -> None:
+    def gauge(self, name: str, value: float, labels: dict[str, str], /) -> None:
         """Set a gauge."""
 
-    def timing(self, name: str, seconds: float, labels: dict[str, str]) -> None:
+    def timing(self, name: str, seconds: float, labels: dict[str, str], /) -> None:
         """Add a duration to a timer."""
 
 

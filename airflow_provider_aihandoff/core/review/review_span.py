@@ -19,7 +19,7 @@ def add_review_span(ledger: Ledger, job: Job) -> None:
     if not decisions:
         return
     decision = decisions[-1]
-    attributes = {
+    attributes: dict[str, spans.Value | None] = {
         "aihandoff.job.type": job.job_type,
         "aihandoff.revision": decision.revision,
         "aihandoff.decision.verdict": decision.verdict,

@@ -29,7 +29,7 @@ def test_a_label_has_no_character_that_statsd_or_influxdb_would_read() -> None:
 
 def test_a_sink_that_fails_stops_nothing() -> None:
     class Broken:
-        def count(self, name: str, value: int, labels: dict[str, str]) -> None:
+        def count(self, name: str, value: float, labels: dict[str, str], /) -> None:
             raise OSError("no statsd")
 
         gauge = timing = count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,56 +13,14 @@ import pytest
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.hooks.observability import AirflowMetrics, observe
-
-#: The two places in which Airflow has its metrics, and what says where they go.
-SDK = ("airflow.sdk.observability.stats", "airflow.sdk.observability.metrics.stats_utils")
-CORE = ("airflow.observability.stats", "airflow.observability.metrics.stats_utils")
-
-
-class StatsD:
-    """A StatsD server, as far as it receives packets."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.settimeout(10)
-        self.port = self._socket.getsockname()[1]
-
-    def receive(self) -> str:
-        return self._socket.recv(65536).decode()
-
-    def is_empty(self) -> bool:
-        self._socket.setblocking(False)
-        try:
-            self._socket.recv(1)
-        except BlockingIOError:
-            return True
-        finally:
-            self._socket.settimeout(10)
-        return False
-
-    def close(self) -> None:
-        self._socket.close()
+from tests.statsd import CORE, SDK, StatsD, set_up
 
 
 @pytest.fixture
-def statsd(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsD]:
+def statsd() -> Iterator[StatsD]:
     server = StatsD()
-    settings = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(server.port), "INFLUXDB_ENABLED": "True"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
     yield server
     server.close()
-
-
-def set_up(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Set up Airflow's metrics as a process does, for the time of a test."""
-    stats, utils = map(import_module, place)
-    state: dict[str, Any] = vars(stats)["incr"].__globals__
-    for name in ("_factory", "_backend"):
-        monkeypatch.setitem(state, name, None)
-    stats.initialize(factory=utils.get_stats_factory(), export_legacy_names=False)
-    return stats
 
 
 @pytest.fixture
@@ -86,7 +43,7 @@ def unused() -> Iterator[None]:
 def test_each_metric_arrives_in_packets_with_its_labels(
     nowhere: None, statsd: StatsD, monkeypatch: pytest.MonkeyPatch, in_task: bool, place: tuple[str, str]
 ) -> None:
-    set_up(place, monkeypatch)
+    set_up(place, statsd, monkeypatch)
     observe(in_task=in_task)
     for metric in signals.METRICS:
         labels = dict.fromkeys(metric.labels, "some")
@@ -94,18 +51,18 @@ def test_each_metric_arrives_in_packets_with_its_labels(
         tags = "".join(f",{label}=some" for label in metric.labels)
         value = {"counter": "2|c", "gauge": "2|g", "timer": "2000.000000|ms"}[metric.kind]
         assert statsd.receive() == f"airflow.{metric.name}{tags}:{value}"
-    assert statsd.is_empty()
+    assert statsd.receive_all() == []
 
 
 def test_a_process_that_has_set_up_both_sends_each_metric_once(
     nowhere: None, statsd: StatsD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_up(SDK, monkeypatch)
-    set_up(CORE, monkeypatch)
+    set_up(SDK, statsd, monkeypatch)
+    set_up(CORE, statsd, monkeypatch)
     for in_task in (True, False):
         AirflowMetrics(in_task=in_task).count("aihandoff.effects", 1, {"target": "http", "step": "claim"})
         assert re.fullmatch(r"airflow\.aihandoff\.effects,.*:1\|c", statsd.receive())
-    assert statsd.is_empty()
+    assert statsd.receive_all() == []
 
 
 def test_a_process_without_metrics_goes_on(nowhere: None) -> None:
