@@ -273,6 +273,7 @@ _DOCTOR = _action(
         help="Public URL of the receiver of webhooks for the first of these connections: a signed test event is sent "
         "there, and searched in the inbox",
     ),
+    Arg(("--dags",), metavar="PATH", help="Dag file or folder to parse: is each effect approved first?"),
     _OUTPUT,
 )
 

@@ -51,6 +51,11 @@ _PROBES = """
     FROM aihandoff.effects AS e JOIN aihandoff.jobs AS j USING (job_id)
     WHERE e.probe_note IS NOT NULL AND e.updated_at > clock_timestamp() - interval '7 days' ORDER BY 1 LIMIT 10"""
 
+_UNASKED = """
+    SELECT dag_id, count(*) AS jobs FROM aihandoff.jobs
+    WHERE state = 'review' AND review_digest IS NULL AND updated_at < clock_timestamp() - interval '1 hour'
+    GROUP BY dag_id ORDER BY 2 DESC, 1 LIMIT 10"""
+
 _OLDEST_VERSION = 140000
 
 _UNREACHABLE = "Tasks fail and pages answer 503 until it can be reached."
@@ -78,6 +83,7 @@ def check_ledger(conninfo: Mapping[str, Any]) -> Iterator[Finding]:
             yield from rights
             if all(right.level is Level.OK for right in rights):
                 yield _check_probes(connection)
+                yield _check_unasked(connection)
         yield _check_clock(connection)
         yield _check_room(connection)
         yield _check_notifications(connection, lambda: psycopg.connect(**conninfo, autocommit=True))
@@ -186,6 +192,20 @@ def _check_probes(connection: psycopg.Connection[Any]) -> Finding:
         f"Probes could not tell, or saw other than they should, in the last seven days: {', '.join(effects)}.",
         "A probe that cannot see a write leads to a second one, or leaves each lost answer to a person.",
         "See what each one saw with `airflow aihandoff effects list`, and fix its declaration.",
+    )
+
+
+def _check_unasked(connection: psycopg.Connection[Any]) -> Finding:
+    """Whether each job that needs an approval has a task that asks for it."""
+    dags = [f"{row['dag_id']} ({row['jobs']})" for row in connection.execute(_UNASKED)]
+    if not dags:
+        return Finding(Level.OK, "approvals", "Each job in review was asked about within an hour.")
+    return Finding(
+        Level.WARNING,
+        "approvals",
+        f"Jobs have waited for an hour, and no task has asked for their approval: {', '.join(dags)}.",
+        "No one can decide on them, and their effects are never sent.",
+        "Give the Dag an ApprovalSensor, or clear the one that has failed. `--dags FOLDER` examines the Dags.",
     )
 
 
