@@ -75,6 +75,8 @@ def test_a_step_is_one_line_in_the_log_and_has_no_content(ledger: Ledger, caplog
     finish(ledger)
     lines = [record.getMessage() for record in caplog.records if record.name == "airflow_provider_aihandoff.steps"]
     assert len(lines) == len(ledger.record(1).events)
+    names = {pair for line in lines for pair in re.findall(r"(\w+)=", line)}
+    assert names == {"step", "job", "revision", "effect", "attempt", "state", "event", "by"}
     assert lines[0] == "step=created job=1 revision=1 state=queued event=1 by=task"
     claimed = next(line for line in lines if "claimed" in line)
     assert re.fullmatch(
