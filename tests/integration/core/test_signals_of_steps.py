@@ -122,6 +122,22 @@ def test_a_lost_request_and_its_second_try_are_counted(ledger: Ledger, recorded:
     assert recorded.of(signals.RETRIES) == [({"what": "request"}, 1)]
 
 
+@pytest.mark.parametrize("known", [ResponseStatus.RUNNING, ResponseStatus.COMPLETED])
+def test_a_response_is_counted_once_also_where_its_cost_comes_after_it_was_given_up(
+    ledger: Ledger, recorded: Recorder, known: ResponseStatus
+) -> None:
+    revision = submit(ledger, job_spec())
+    error = {"kind": "deadline"}
+    ledger.outputs.fail(revision.job_id, 1, actor=TEST, reason="the deadline passed", error=error, status=known)
+    late = Output(ResponseStatus.COMPLETED, usage={"input_tokens": 5}, cost_usd=None)
+    for _ in range(2):
+        ledger.outputs.store(revision.job_id, 1, late, actor=TEST)
+    labels = {"job_type": "publishing", "model": "gpt-5.2"}
+    assert recorded.of(signals.RESPONSES) == [({**labels, "status": "completed"}, 1)]
+    assert recorded.of(signals.TOKENS) == [({**labels, "direction": "input"}, 5)]
+    assert recorded.of(signals.UNPRICED) == [(labels, 1)]
+
+
 def test_a_claim_that_expired_and_what_its_probe_says_are_counted(ledger: Ledger, recorded: Recorder) -> None:
     plan = call("publish")
     job = approved(ledger, plan)
