@@ -6,19 +6,17 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_aihandoff.cli.common import command, fail, say
+from airflow_provider_aihandoff.core.generation.webhook_endpoints import Endpoint, WebhookEndpoints
 from airflow_provider_aihandoff.core.webhooks.signature import Verifier
 from airflow_provider_aihandoff.hooks.model_provider import endpoint_api
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
 from airflow_provider_aihandoff.web.api.webhook_receiver import SECRETS_KEY, configured_conn_ids, read_secrets
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
-
-if TYPE_CHECKING:
-    from airflow_provider_aihandoff.core.generation.openai.endpoint_api import Endpoint, EndpointApi
 
 _NAME = "Airflow AI Handoff"
 
@@ -93,7 +91,7 @@ def _url(args: Namespace) -> str:
     return url
 
 
-def _find(api: EndpointApi, conn_id: str, url: str | None) -> Endpoint:
+def _find(api: WebhookEndpoints, conn_id: str, url: str | None) -> Endpoint:
     """The endpoint at OpenAI for a connection.
 
     :param url: its address; None: the one whose path is that of the connection.

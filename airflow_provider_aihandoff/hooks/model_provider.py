@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
-    from airflow_provider_aihandoff.core.generation.openai.endpoint_api import EndpointApi
     from airflow_provider_aihandoff.core.generation.provider import (
         AsyncModelProvider,
         ModelProvider,
         ProviderFacts,
         ProviderFor,
     )
+    from airflow_provider_aihandoff.core.generation.webhook_endpoints import WebhookEndpoints
 
 #: Seconds that one request may take.
 REQUEST_TIMEOUT = 30.0
@@ -62,7 +62,7 @@ def providers() -> Iterator[ProviderFor]:
 
 
 @contextmanager
-def endpoint_api(conn_id: str) -> Iterator[EndpointApi]:
+def endpoint_api(conn_id: str) -> Iterator[WebhookEndpoints]:
     """The webhook endpoints of the project that the key of a connection belongs to.
 
     :raises AirflowNotFoundException: there is no such connection.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,6 +11,7 @@ from openai import OpenAI
 
 from airflow_provider_aihandoff.core.generation.openai.failures import classify
 from airflow_provider_aihandoff.core.generation.provider import ProviderError
+from airflow_provider_aihandoff.core.generation.webhook_endpoints import Endpoint, WebhookEndpoints
 from airflow_provider_aihandoff.core.webhooks.event_types import ended_status, is_safety_notice
 
 #: Endpoints that are read at most.
@@ -21,17 +21,7 @@ _LIMIT = 1000
 TEST_EVENT = "response.completed"
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """An endpoint, without its secret, which OpenAI shows once."""
-
-    endpoint_id: str
-    name: str
-    url: str
-    event_types: tuple[str, ...]
-
-
-class EndpointApi:
+class EndpointApi(WebhookEndpoints):
     """The endpoints of the project that a client's key belongs to.
 
     :param client: its own retries are switched off here: a second create would make a second endpoint.
@@ -41,19 +31,12 @@ class EndpointApi:
         self._webhooks: Any = client.with_options(max_retries=0).webhooks
 
     def endpoints(self) -> list[Endpoint]:
-        """The endpoints that there are.
-
-        :raises ProviderError: there is no valid answer.
-        """
+        """As :meth:`WebhookEndpoints.endpoints`."""
         with _asking("The endpoints are not known."):
             return [_read(found) for found in islice(self._webhooks.list(), _LIMIT)]
 
     def create(self, name: str, url: str) -> tuple[Endpoint, str]:
-        """Create an endpoint for the ends of responses, and for safety notices where the project has them.
-
-        :return: the endpoint, and its signing secret.
-        :raises ProviderError: it may have been created, or was refused; the message says what OpenAI said.
-        """
+        """As :meth:`WebhookEndpoints.create`."""
         with _asking("See the project's webhooks at OpenAI before you try again: the endpoint may be there."):
             visible = self._webhooks.event_types.list().data
             wanted = [event for event in visible if ended_status(event) is not None or is_safety_notice(event)]
@@ -61,20 +44,13 @@ class EndpointApi:
             return _read(created), str(created.signing_secret)
 
     def rotate(self, endpoint_id: str) -> str:
-        """Give an endpoint a new secret, and return it. The one before stays valid for 24 hours.
-
-        :raises ProviderError: it may have been rotated, or was refused.
-        """
+        """As :meth:`WebhookEndpoints.rotate`."""
         with _asking("Try again if the secret is not known to you: the one before the last may be invalid then."):
             rotated = self._webhooks.rotate_secret(endpoint_id, keep_old_secret_active_for_24_hours=True)
             return str(rotated.signing_secret)
 
     def test(self, endpoint_id: str) -> int:
-        """Have OpenAI send a sample event to an endpoint.
-
-        :return: the status that the endpoint answered with.
-        :raises ProviderError: OpenAI got no answer from it, or refused.
-        """
+        """As :meth:`WebhookEndpoints.test`."""
         with _asking("Check that the address can be reached from the internet."):
             return int(self._webhooks.test(endpoint_id, event_type=TEST_EVENT).status_code)
 
