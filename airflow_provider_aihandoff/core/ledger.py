@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
+from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
@@ -192,6 +193,7 @@ class Ledger:
         digest_key: str = "",
     ) -> None:
         self._digest_key = digest_key
+        self._ledger_id: str | None = None
         self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
@@ -202,6 +204,7 @@ class Ledger:
         self.roll_backs = RollBacks(self._database, digest_key)
         self.abandoned = Abandoned(self._database)
         self.surplus = SurplusResponses(self._database)
+        self.gauges = Gauges(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -228,8 +231,10 @@ class Ledger:
         return self._database.transact(history.now)
 
     def ledger_id(self) -> str:
-        """The identity of this ledger, a UUID."""
-        return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+        """The identity of this ledger, a UUID. It never changes, so that it is read once."""
+        if self._ledger_id is None:
+            self._ledger_id = str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+        return self._ledger_id
 
     def digest_key(self) -> str:
         """The secret with which digests cover other secrets: the configured one, or else the ledger's own."""

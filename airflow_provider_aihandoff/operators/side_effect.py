@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.effects.current_values import with_current
@@ -547,6 +548,8 @@ class SideEffectOperator(RendersText):
             found = call_cleaned(lambda: target.probe(plan, KEY_OF_NO_EFFECT), secrets)
         except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
             found = CannotTell(f"it failed: {error}")
+        proves = "yes" if isinstance(found, NotApplied) else "no"
+        signals.count(signals.PROBE_TRIALS, target=target.kind, moment="before", proves=proves)
         if isinstance(found, Applied) or (isinstance(found, CannotTell) and found.found):
             note = "before anything was sent, the probe saw what it is to find. A later find proves nothing"
             return False, note

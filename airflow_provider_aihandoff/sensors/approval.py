@@ -147,6 +147,9 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
                     ledger.close()
                     self._defer(job, now, all_sent=all_sent)
                 if not self._goes_on(ledger, job):
+                    from airflow_provider_aihandoff.core.review.review_span import add_review_span
+
+                    add_review_span(ledger, job)
                     return self._end(job)
                 job, event = ledger.job(job_id), None
 

@@ -18,6 +18,7 @@ import pytest
 from airflow_provider_aihandoff.core.database.schema import head_version
 from airflow_provider_aihandoff.core.jobs.cases import Case
 from airflow_provider_aihandoff.core.options import OPTIONS
+from airflow_provider_aihandoff.core.signals import METRICS
 from docs import generate_states
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +92,13 @@ def test_each_case_of_a_job_is_in_the_table_of_operations() -> None:
 def test_every_option_is_described_with_its_default() -> None:
     rows = {row[0].strip("`"): row[1].strip("`") for row in table_rows(DOCS / "operations.md") if len(row) >= 3}
     assert {name: rows.get(name) for name in OPTIONS} == {name: option.default for name, option in OPTIONS.items()}
+
+
+def test_every_metric_is_described_as_the_code_does() -> None:
+    rows = [row for row in table_rows(DOCS / "metrics.md") if len(row) == 4 and row[0].startswith("`aihandoff.")]
+    described = {row[0].strip("`"): (row[1], row[2], row[3].rstrip(" |")) for row in rows}
+    labels = {metric: ", ".join(f"`{label}`" for label in metric.labels) or "none" for metric in METRICS}
+    assert described == {metric.name: (metric.kind.value, labels[metric], metric.about) for metric in METRICS}
 
 
 def test_every_command_is_described_with_its_options(tmp_path: Path) -> None:
