@@ -77,7 +77,7 @@ def http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, A
     for key in effects.keys() & seen.keys():
         effect, request = effects[key], seen[key]
         plan = sent_plan(effect)
-        if hashlib.sha256(plan.get("body", "").encode()).hexdigest() != request["body_sha256"]:
+        if hashlib.sha256(plan.get("body", plan.get("text", "")).encode()).hexdigest() != request["body_sha256"]:
             row.differences.append(f"{key}: what was written is not what was approved")
         if unquote(urlsplit(plan["url"]).path) != unquote(request["path"]):
             row.differences.append(f"{key}: {request['path']} is not where it was to be written")

@@ -38,6 +38,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "retries",
         "masking",
         "elements",
+        "earlier_effects",
         "skipped",
         "endpoint_values",
         "rendering",

@@ -246,7 +246,8 @@ def request_view(effect: Effect | EffectPlan) -> RequestView:
 def undo_problem(effect: Effect) -> str | None:
     """Why a roll-back could not undo an effect, as far as that is known before it is applied; None where it could."""
     if effect.state is not EffectState.APPLIED:
-        effect = replace(effect, external_id=effect.external_id or "any")
+        later = dict.fromkeys(names_of(effect), "any")
+        effect = replace(effect, external_id=effect.external_id or "any", filled=effect.filled or later)
     return why_not(effect)
 
 

@@ -249,13 +249,17 @@ def test_a_policy_and_a_time_out_are_named_as_such(login: Login, ledger: Ledger)
 
 def test_what_is_filled_in_later_is_named_in_the_plan_and_shown_once_it_is_known(login: Login, ledger: Ledger) -> None:
     name = "{effects.publish.external_id}"
-    later = replace(effect_plan("reply", body=f'{{"of":"{name}"}}'), names=(name,), after=("publish",))
-    job = ask(ledger, draft(ledger), effect_plan(), later)
+    request = {"method": "DELETE", "url": f"http://cms/{name}", "headers": {}}
+    undo = {"kind": "http", "plan": request, "masked": False}
+    publish = replace(effect_plan(), undo={**undo, "plan": {**request, "url": "http://cms/x"}})
+    later = replace(effect_plan("reply", body=f'{{"of":"{name}"}}'), names=(name,), after=("publish",), undo=undo)
+    job = ask(ledger, draft(ledger), publish, later)
     bob = login("bob")
     page = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text)
     assert f"{name}filled in when this is sent" in page.text
+    assert "can't be rolled back" not in page.text
     approve(ledger, job)
-    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+    claim = ledger.effects.claim(job.job_id, publish, lease=LEASE, actor=TEST)
     ledger.effects.confirm(claim, external_id="<b>post-7", result=None, actor=TEST)
     ledger.effects.claim(job.job_id, later, lease=LEASE, actor=TEST)
     page = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text)
