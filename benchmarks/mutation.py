@@ -365,7 +365,7 @@ GUARDS = (
     guard(
         "terminal states: an applied effect is not sent again",
         f"{_EFFECTS}::TestOnce::test_an_applied_effect_is_given_back_and_never_sent_again",
-        ("effect_store:_settled", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
+        ("_nothing_to_send", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
         (
             "EFFECT_TRANSITIONS",
             "    (_ES.CLAIMED, _EE.CONFIRM)",
@@ -538,7 +538,7 @@ GUARDS = (
     guard(
         "roll back: an applied undo is not sent again",
         f"{_GUARDS}::TestRollBack::test_an_undo_that_is_applied_is_not_sent_again",
-        ("effect_store:_settled", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
+        ("_nothing_to_send", "if effect is not None and effect.state is EffectState.APPLIED:", "if False:"),
     ),
     guard(
         "roll back: not while an effect is under way",

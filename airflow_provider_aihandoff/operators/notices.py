@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
+from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.task_states import owner_of
 
@@ -24,21 +25,25 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Effect, Job
+    from airflow_provider_aihandoff.core.models import Job, Revision
     from airflow_provider_aihandoff.core.review.review_store import Notice
 
 log = logging.getLogger(__name__)
+
+#: Seconds after which notifiers that have all failed are called again.
+NOTICE_RETRY = 300.0
 
 
 @dataclass(frozen=True)
 class Handoff:
     """``handoff`` in the templates of a notifier. Its texts are each one line that hides nothing: `core.invisible`.
 
-    :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``; ``held`` where a write waits for a person.
+    :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``; ``held`` where a write waits for a person,
+        ``lost`` where a lost request does.
     :param message: what there is to say, in one or two sentences without content.
     :param link: the job's page.
     :param label: how messages name the job.
-    :param approvers: who may decide, in words; empty where a write waits.
+    :param approvers: who may decide, in words; empty where a write or a lost request waits.
     :param deadline: until when; None where there is no limit.
     :param state: the job's.
     """
@@ -86,19 +91,19 @@ def notify(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, 
     return sent
 
 
-def notify_held(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, effect: Effect) -> bool:
-    """Send once for each hold that a write may have been made, and waits for a person; as :func:`notify` does.
+def notify_wait(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, waits: Effect | Revision) -> bool:
+    """Send once for each wait that a write, or a lost request, waits for a person; as :func:`notify` does.
 
-    :param effect: whose outcome is not known.
+    :param waits: the effect whose outcome is not known, or the revision whose request was lost.
     :return: whether it was sent. What no notifier could send is due again.
     """
-    if not notifiers or ledger.reviews.held_notified(effect):
+    if not notifiers or ledger.reviews.wait_notified(waits):
         return True
-    job = ledger.job(effect.job_id)
-    seen = view(job, ledger.revision(job.job_id, job.revision))
-    if not _send(notifiers, {**context, "handoff": held(job, effect), "job": seen}, "held"):
+    job = ledger.job(waits.job_id)
+    seen, about = view(job, ledger.revision(job.job_id, job.revision)), waiting_for_a_person(job, waits)
+    if not _send(notifiers, {**context, "handoff": about, "job": seen}, about.notice):
         return False
-    ledger.reviews.notify_held(effect, actor=owner_of(context).actor)
+    ledger.reviews.notify_wait(waits, actor=owner_of(context).actor)
     return True
 
 
@@ -136,14 +141,20 @@ def handoff(job: Job, notice: Notice) -> Handoff:
     )
 
 
-def held(job: Job, effect: Effect) -> Handoff:
-    """What a notifier is given of a write that waits for a person."""
-    name = escape(f"{job.job_type} {job.job_key}: the write {effect.name!r}")
+def waiting_for_a_person(job: Job, waits: Effect | Revision) -> Handoff:
+    """What a notifier is given of a write, or of a lost request, that waits for a person."""
+    name = escape(f"{job.job_type} {job.job_key}")
+    if isinstance(waits, Effect):
+        message = (
+            f"{name}: the write {escape(repr(waits.name))} may have been made, and its outcome is not known. "
+            "The job waits until you check the target and resolve it."
+        )
+        return Handoff(notice="held", message=message, approvers="", deadline=None, **_about(job))
     message = (
-        f"{name} may have been made, and its outcome is not known. "
-        "The job waits until you check the target and resolve it."
+        f"{name}: a request to the model may have been accepted, and its answer was lost. "
+        "Say on the job's page whether to send it again, or to fail the job."
     )
-    return Handoff(notice="held", message=message, approvers="", deadline=None, **_about(job))
+    return Handoff(notice="lost", message=message, approvers="", deadline=waits.submit_lease_until, **_about(job))
 
 
 def _about(job: Job) -> dict[str, Any]:

@@ -18,8 +18,12 @@ from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.operators import notices
+from airflow_provider_aihandoff.operators.job_tasks import notifiers_of
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
     from pydantic import BaseModel
 
     from airflow_provider_aihandoff.core.ledger import Ledger
@@ -85,15 +89,18 @@ def wait_for_submission(
     provider_for: ProviderFor,
     revision: Revision,
     *,
+    context: Context,
+    source: Any,
     output_type: type[BaseModel] | None,
-    actor: Actor,
     ledger_conn_id: str | None,
     method_name: str,
 ) -> None:
     """Defer while another attempt sends the request, or one was lost; return where there is nothing to wait for.
 
-    The output of a lost request that has ended in its handle is stored.
+    The output of a lost request that has ended in its handle is stored. Where a person is to say what becomes of it,
+    those whom the approval of the job notifies are notified.
 
+    :param source: what makes the job, as :func:`operators.job_argument.source_of` names it.
     :param ledger_conn_id: as in :func:`defer_until_ended`, and so is ``method_name``.
     :raises TaskDeferred: no request may be sent yet, and no response is known.
     """
@@ -102,13 +109,17 @@ def wait_for_submission(
     if revision.state is not RevisionState.SUBMITTING:
         return
     try:
-        if take_from_handle(ledger, provider_for(revision.conn_id), revision, output_type=output_type, actor=actor):
+        actor, provider = owner_of(context).actor, provider_for(revision.conn_id)
+        if take_from_handle(ledger, provider, revision, output_type=output_type, actor=actor):
             return
     except ProviderError as error:  # the trigger polls it
         task.log.info("Reading %s: %s", revision.conversation_id, error.what)
     lease_until = revision.submit_lease_until or revision.deadline
     task.log.info("%s", in_words(revision) or f"A request is being sent; waiting until {lease_until} for its answer.")
-    not_before = ledger.now() + settings.seconds("min_deferral")
+    now, until = ledger.now(), None
+    asks = revision.is_lost and revision.on_lost == "ask"
+    if asks and not notices.notify_wait(notifiers_of(context["dag"], source), context, ledger, revision):
+        until = (now + timedelta(seconds=notices.NOTICE_RETRY)).isoformat()
     ledger.close()
     task.defer(
         trigger=SubmissionTrigger(
@@ -118,7 +129,8 @@ def wait_for_submission(
             openai_conn_id=revision.conn_id,
             ledger_conn_id=LedgerHook(ledger_conn_id).ledger_conn_id,
             lease_until=lease_until.isoformat(),
-            not_before=not_before.isoformat(),
+            not_before=(now + settings.seconds("min_deferral")).isoformat(),
+            until=until,
             poll_interval=settings.number("poll_interval"),
         ),
         method_name=method_name,

@@ -265,8 +265,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
             ledger,
             provider_for,
             revision,
+            context=context,
+            source=self.task_id,
             output_type=self.output_type,
-            actor=owner_of(context).actor,
             ledger_conn_id=self.ledger_conn_id,
             method_name="execute_submission",
         )

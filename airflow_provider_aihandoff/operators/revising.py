@@ -75,8 +75,9 @@ def follow_reviewer(
                     ledger,
                     provider_for,
                     revision,
+                    context=context,
+                    source=source,
                     output_type=task.output_type,
-                    actor=actor,
                     ledger_conn_id=ledger_conn_id,
                     method_name="execute",
                 )

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.ledger import Ledger
 
-#: Seconds after which notifiers that have all failed are called again.
-NOTICE_RETRY = 300.0
-
-#: For how many seconds after the outcome was lost they are: then the effect waits for a person who was not notified.
+#: For how many seconds after an outcome was lost notifiers are called again, where all have failed.
 NOTICE_FOR = 86_400.0
 
 #: Seconds for which a worker waits by itself; for longer, the task defers.
@@ -46,19 +43,19 @@ def wait_or_defer(
     :raises TaskDeferred: the task is to wait in the triggerer.
     """
     from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-    from airflow_provider_aihandoff.operators.notices import notify_held
+    from airflow_provider_aihandoff.operators import notices
     from airflow_provider_aihandoff.triggers.effect import EffectTrigger
 
     seconds = wait.seconds
     if seconds is None:
-        sent = notify_held(notifiers, context, ledger, wait.effect)
+        sent = notices.notify_wait(notifiers, context, ledger, wait.effect)
         held_for = ledger.effects.seconds_unknown(wait.effect.effect_id)
         if hold_timeout is not None:
             seconds = hold_timeout.total_seconds() - held_for
             if seconds <= 0:
                 raise AirflowFailException(wait.why)
         if not sent and held_for < NOTICE_FOR:  # it is tried again when the task resumes
-            seconds = min(NOTICE_RETRY if seconds is None else seconds, NOTICE_RETRY)
+            seconds = min(notices.NOTICE_RETRY if seconds is None else seconds, notices.NOTICE_RETRY)
     if seconds is not None and seconds <= INLINE_SECONDS:
         task.log.info("%s Trying again in %.1f s.", wait.why, seconds)
         time.sleep(seconds)

@@ -12,9 +12,9 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules, due_times
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.operators import notices
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
-from airflow_provider_aihandoff.operators.notices import notify
 from airflow_provider_aihandoff.operators.planning import plan_effects
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import EffectPlan, Job
-
-#: How long after all notifiers have failed they are tried again.
-NOTICE_RETRY = timedelta(minutes=5)
 
 
 class ApprovalSensor(RendersText, BaseSensorOperator):
@@ -144,7 +141,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
                 if job.state is JobState.REVIEW and job.review_digest is not None:
                     job = ledger.reviews.notify(job_id, digest=job.review_digest, actor=actor)
                     job = self._expire(ledger, job)
-                all_sent = notify(self.notifiers, context, ledger, job)
+                all_sent = notices.notify(self.notifiers, context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
                     now = ledger.now()
                     ledger.close()
@@ -257,7 +254,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         assert job.review_digest is not None
         assert job.review_deadline is not None
         times = [job.review_deadline, *due_times(job).values()]
-        until = min(times if all_sent else [*times, now + NOTICE_RETRY])
+        until = min(times if all_sent else [*times, now + timedelta(seconds=notices.NOTICE_RETRY)])
         self.defer(
             trigger=ApprovalTrigger(
                 job_id=job.job_id,

@@ -24,6 +24,7 @@ class SubmissionTrigger(BaseTrigger):
     :param handle: the provider's conversation that was made for the revision; it is polled for what has ended in it.
     :param lease_until: until when no request may be sent, as the ledger has it; absolute, ISO 8601.
     :param not_before: absolute, ISO 8601; it does not fire before it.
+    :param until: absolute, ISO 8601: when it fires in any case; None waits for a change alone.
     :param poll_interval: seconds between the first polls of the handle, while no webhooks arrive.
     """
 
@@ -38,6 +39,7 @@ class SubmissionTrigger(BaseTrigger):
         lease_until: str,
         not_before: str,
         poll_interval: float,
+        until: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
@@ -48,11 +50,12 @@ class SubmissionTrigger(BaseTrigger):
         self.lease_until = lease_until
         self.not_before = not_before
         self.poll_interval = poll_interval
+        self.until = until
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments: ids and times, no content and no secret."""
         names = ("job_id", "revision", "handle", "openai_conn_id", "ledger_conn_id", "lease_until", "not_before")
-        kwargs = {name: getattr(self, name) for name in (*names, "poll_interval")}
+        kwargs = {name: getattr(self, name) for name in (*names, "poll_interval", "until")}
         return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -61,7 +64,7 @@ class SubmissionTrigger(BaseTrigger):
             self.job_id, self.revision, self.handle, self.openai_conn_id, self.poll_interval, self.lease_until
         )
         hub = hub_for(self.ledger_conn_id)
-        await hub.wait_for(wait, None)
+        await hub.wait_for(wait, self.until)
         await hub.sleep_until(self.not_before)
         yield TriggerEvent({"job_id": self.job_id, "submission": self.revision})
 

@@ -111,7 +111,7 @@ class Effects:
             if own:
                 _check_rolled_back(job)
             _check_plan(job, effect, plan)
-            if nothing_to_send := _settled(job, effect, plan):
+            if nothing_to_send := _nothing_to_send(job, effect, plan):
                 return nothing_to_send
             if own:
                 _check_approved(connection, job)
@@ -418,7 +418,7 @@ def _can_resolve(applied: bool) -> frozenset[EffectState]:
     return frozenset({EffectState.UNKNOWN, EffectState.REFUSED} if applied else {EffectState.UNKNOWN})
 
 
-def _settled(job: Job, effect: Effect | None, plan: EffectPlan) -> Claim | None:
+def _nothing_to_send(job: Job, effect: Effect | None, plan: EffectPlan) -> Claim | None:
     """The claim without a permission, where there is nothing to send; None where there is."""
     if effect is not None and effect.state is EffectState.APPLIED:
         return Claim(effect, None, applied=True)

@@ -35,6 +35,7 @@ from airflow_provider_aihandoff.core.models import (
     Job,
     OnTimeout,
     PendingReview,
+    Revision,
     Verdict,
     columns,
 )
@@ -74,12 +75,13 @@ _NOTICES = """
 #: Where the plan may still change: in the last one, as long as every write was refused or never sent.
 _PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
 
-_HELD = """
-    SELECT EXISTS (SELECT FROM aihandoff.events WHERE job_id = %s AND event = 'notified' AND detail->>'notice' = 'held'
-        AND detail->>'effect_id' = %s AND detail->>'attempt' = %s) AS sent"""
+_WAIT_NOTICES = """
+    SELECT EXISTS (
+        SELECT FROM aihandoff.events
+        WHERE job_id = %s AND event = 'notified' AND detail::jsonb @> %s::jsonb) AS sent"""
 
-#: What people are notified of: a review, or an effect that waits for a person.
-Notice = Literal["asked", "reminder", "escalation", "decided", "held"]
+#: What people are notified of: a review, or a write or a lost request that waits for a person.
+Notice = Literal["asked", "reminder", "escalation", "decided", "held", "lost"]
 
 
 class Reviews:
@@ -330,21 +332,19 @@ class Reviews:
 
         self._database.transact(work)
 
-    def held_notified(self, effect: Effect) -> bool:
-        """Whether people were notified that this attempt of an effect waits for a person."""
-        values = [effect.job_id, str(effect.effect_id), str(effect.attempt)]
-        row = self._database.transact(lambda connection: connection.execute(_HELD, values).fetchone())
+    def wait_notified(self, waits: Effect | Revision) -> bool:
+        """Whether people were notified that this attempt of an effect, or this lost request, waits for a person."""
+        values = [waits.job_id, history.as_json(_wait_notice(waits))]
+        row = self._database.transact(lambda connection: connection.execute(_WAIT_NOTICES, values).fetchone())
         assert row is not None
         return bool(row["sent"])
 
-    def notify_held(self, effect: Effect, *, actor: Actor) -> None:
-        """Record that people were notified that this attempt of an effect waits for a person."""
+    def notify_wait(self, waits: Effect | Revision, *, actor: Actor) -> None:
+        """Record that people were notified that this attempt of an effect, or this lost request, waits for a person."""
 
         def work(connection: LedgerConnection) -> None:
-            detail = {"notice": "held", "effect_id": effect.effect_id, "attempt": effect.attempt}
-            history.move(
-                connection, history.lock(connection, effect.job_id), JobEvent.NOTIFIED, actor=actor, detail=detail
-            )
+            job = history.lock(connection, waits.job_id)
+            history.move(connection, job, JobEvent.NOTIFIED, actor=actor, detail=_wait_notice(waits))
 
         self._database.transact(work)
 
@@ -379,6 +379,13 @@ class Reviews:
             return record(connection, job, "reject", digest=digest, by=TIMEOUT, comment=why)
 
         return self._database.transact(work, step="review.expire")
+
+
+def _wait_notice(waits: Effect | Revision) -> dict[str, Any]:
+    """What the history keeps of a notification that something waits for a person."""
+    if isinstance(waits, Revision):
+        return {"notice": "lost", "revision": waits.number, "unknown_submissions": waits.unknown_submissions}
+    return {"notice": "held", "effect_id": waits.effect_id, "attempt": waits.attempt}
 
 
 def _check_names(job_id: int, plans: Sequence[EffectPlan]) -> None:

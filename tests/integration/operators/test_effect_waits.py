@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.effects import apply
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.operators import waiting
+from airflow_provider_aihandoff.operators import notices, waiting
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import publish
@@ -115,7 +115,7 @@ class TestNotices:
     def test_they_are_called_again_where_all_have_failed(
         self, run: RunDag, record: Record, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(waiting, "NOTICE_RETRY", 0.1)
+        monkeypatch.setattr(notices, "NOTICE_RETRY", 0.1)
         said: list[str] = []
         target.answers = [DROP, Answer(200, {"id": 7})]
         person = threading.Thread(target=lambda: said_then_resolved(said, ledger))
@@ -128,7 +128,7 @@ class TestNotices:
     def test_they_are_not_called_again_for_ever(
         self, run: RunDag, ledger: Ledger, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(waiting, "NOTICE_RETRY", 0.1)
+        monkeypatch.setattr(notices, "NOTICE_RETRY", 0.1)
         monkeypatch.setattr(waiting, "NOTICE_FOR", 0.0)
         target.answers = [DROP]
         fails = Remembers(self.TEXT, [], fails=100)

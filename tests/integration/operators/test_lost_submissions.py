@@ -27,12 +27,16 @@ from airflow_provider_aihandoff.core.models import Actor, Job, OnLost, Revision
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
+from airflow_provider_aihandoff.operators import notices
+from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers.submission import SubmissionTrigger
+from demo.waiting import wait_until
 from tests.factories import LEASE, TEST, job_spec
 from tests.integration.operators.conftest import API_KEY, RunDag
 from tests.integration.operators.tasks import ask, fault
 from tests.integration.operators.test_response_trigger import Supervisor, owned
+from tests.integration.operators.test_reviewing import Remembers
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -97,6 +101,30 @@ class TestDag:
 
         assert (done.states["draft"], done.tries["draft"]) == ("success", 1)
         assert (stand_in.responses().creates, record().job.state) == (2, JobState.REVIEW)
+
+    def test_people_are_notified_once_that_a_lost_request_waits_for_them(
+        self, run: RunDag, record: Record, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(notices, "NOTICE_RETRY", 0.2)
+        said: list[str] = []
+        notifier = Remembers("{{ handoff.notice }}: {{ handoff.message }} {{ handoff.link }}", said, fails=2)
+
+        def define() -> None:
+            draft = ask(metadata=fault(LOST), on_lost_submission="ask")
+            draft >> ApprovalSensor(task_id="approve", job=draft, notifiers=[notifier], timeout=0.1)
+
+        def send_again(revision: Revision) -> None:
+            wait_until(lambda: said, "the notice")
+            ledger.submission.resolve(revision.job_id, send_again=True, seen=1, actor=Actor.user("bob"), why="?")
+
+        with as_soon_as_lost(ledger, send_again):
+            run(define)
+
+        assert said[0].startswith("lost: publishing post:kettle: a request to the model may have been accepted, and")
+        assert said[0].endswith("/aihandoff/jobs/1")
+        lost = [event for event in record().events if event.detail.get("notice") == "lost"]
+        assert [event.detail["unknown_submissions"] for event in lost] == [1]
+        assert [text.partition(":")[0] for text in said].count("lost") == 1
 
     def test_a_person_ends_a_job_with_a_lost_request_and_no_retry_pays_again(
         self, run: RunDag, record: Record, ledger: Ledger, stand_in: OpenAIStandIn

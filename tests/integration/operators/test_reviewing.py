@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, rules_of
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
+from airflow_provider_aihandoff.operators import notices
 from airflow_provider_aihandoff.policies import Approve, AskPerson
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
@@ -275,9 +276,7 @@ class TestNotices:
     def test_a_notifier_that_fails_is_tried_again_and_keeps_no_one_from_deciding(
         self, run: RunDag, ledger: Ledger, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from airflow_provider_aihandoff.sensors import approval
-
-        monkeypatch.setattr(approval, "NOTICE_RETRY", timedelta(seconds=0.2))
+        monkeypatch.setattr(notices, "NOTICE_RETRY", 0.2)
         said: list[str] = []
         with people(ledger, when_notified(record, 1, decide("approve"))):
             done = run(lambda: pipeline(notifiers=[Remembers(self.TEXT, said, fails=2)]))
