@@ -27,6 +27,8 @@ _APPLYING = "tests/integration/core/effects"
 _ALTERED, _MARKS = f"{_APPLYING}/test_altered_undos.py", "tests/unit/targets/test_rollback_functions.py"
 _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effects/test_guards.py"
 
+_DEPENDENT = "tests/integration/operators/test_dependent_effects.py"
+_RESTORING = "tests/integration/operators/test_restoring_undos.py"
 _TARGETS = "tests/integration/targets"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
@@ -121,8 +123,8 @@ GUARDS = (
         "::test_the_error_of_a_failed_tls_handshake_does_not_show_the_query",
         (
             "apply:_send",
-            "call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))",
-            "target.apply(plan.plan, key)",
+            "call_cleaned(lambda: known.apply(request, key), _secrets(plan))",
+            "known.apply(request, key)",
         ),
         ("HttpTarget._request", "{cleaned(str(never))}", "{never}"),
     ),
@@ -499,6 +501,66 @@ GUARDS = (
         ("undo:why_not", "if effect.own is False:", "if False:"),
     ),
     guard(
+        "earlier effects: a later attempt sends what the first one sent",
+        f"{_DEPENDENT}::TestUnknownOutcome::test_an_attempt_after_a_lost_one_sends_the_same",
+        ("effect_store:_filled", "or (effect.state is EffectState.UNKNOWN and effect.filled is not None)", ""),
+    ),
+    guard(
+        "earlier effects: one that is not applied brings nothing",
+        "tests/unit/core/effects/test_filled.py::TestValues::test_an_effect_that_is_not_applied_brings_nothing",
+        ("filled:_value_of", "if effect.state is not EffectState.APPLIED:", "if False:"),
+    ),
+    guard(
+        "earlier effects: a value is one step of a path",
+        f"{_DEPENDENT}::test_a_value_that_would_change_the_path_is_not_sent",
+        ("filled:fill_in.written", "if why := target.refuses(field, value):", "if why := None:"),
+    ),
+    guard(
+        "earlier effects: a whole path has no dot step",
+        f"{_DEPENDENT}::test_a_step_that_only_the_whole_path_makes_is_not_sent",
+        ("endpoints:check_address", "if has_dot_step(urlsplit(url).path):", "if False:"),
+    ),
+    guard(
+        "earlier effects: a secret of an answer is not kept",
+        f"{_DEPENDENT}::test_a_field_that_cannot_be_used_stops_the_later_effect_before_it_is_sent",
+        ("filled:_unusable", 'return "it is a secret" if', 'return "it is a secret" if False and'),
+    ),
+    guard(
+        "earlier effects: an undo that cannot be sent is known before",
+        f"{_DEPENDENT}::TestUndo::test_an_effect_whose_undo_could_not_be_sent_is_not_sent",
+        ("apply:_filled", "        check_undo(plan.undo, effect.filled)\n", ""),
+    ),
+    guard(
+        "earlier effects: an undo has what the history has",
+        f"{_DEPENDENT}::TestUndo::test_a_value_that_is_not_the_one_of_the_history_undoes_nothing",
+        (
+            "approved_undo:_altered",
+            "filled = digest(effect.filled) if effect.filled else None",
+            'filled = (fact or {}).get("filled_digest")',
+        ),
+    ),
+    guard(
+        "earlier effects: what an operator does not fill in is refused",
+        f"{_DEPENDENT}::TestOtherKinds"
+        "::test_an_operator_of_ones_own_fills_in_what_it_says_it_does_and_nothing_is_sent_unfilled",
+        ("SideEffectOperator._check_filled_in", "if left:", "if False:"),
+    ),
+    guard(
+        "restoring undo: what an attempt has written is not what was there",
+        f"{_RESTORING}::test_what_a_lost_attempt_has_written_is_not_taken_for_what_was_there",
+        ("SideEffectOperator._readings_of_attempts", "if effect.attempt and effect.current", "if False"),
+    ),
+    guard(
+        "restoring undo: a target that has changed is not written to",
+        f"{_RESTORING}::test_a_target_that_has_changed_since_the_approval_is_not_written_to",
+        ("SideEffectOperator._readings_of_attempts", "if effect.attempt and effect.current", "if effect.current"),
+    ),
+    guard(
+        "restoring undo: a secret is not restored",
+        f"{_RESTORING}::test_an_undo_that_cannot_be_made_is_refused_when_it_is_planned",
+        ("_Restoring._found", "if MASK in text_of(found):", "if False:"),
+    ),
+    guard(
         "resolve: a probe speaks for the attempt it checked",
         f"{_EFFECTS}::TestLease::test_a_probe_result_of_an_earlier_attempt_does_not_resolve_a_later_one",
         (
@@ -572,7 +634,7 @@ GUARDS = (
     guard(
         "undo: it is filled with what the history says",
         f"{_ALTERED}::TestBeforeItStarts::test_what_fills_an_undo_must_be_what_the_history_says",
-        ("_altered", 'if fact != {"effect_key": effect.effect_key, "external_id": effect.external_id}:', "if False:"),
+        ("_altered", "if fact != known:", "if False:"),
     ),
     guard(
         "undo: a history that was altered approves none",

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.effects.filled import sent_plan
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import Effect, InboxEntry
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, EffectState, JobEvent
@@ -60,7 +62,10 @@ def as_table(rows: Sequence[Row]) -> str:
 
 
 def http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, Any]]) -> Row:
-    """Each applied HTTP effect was applied once, byte for byte as planned, under the id that the ledger has."""
+    """Each applied HTTP effect was applied once, where and byte for byte as planned, under the id that the ledger has.
+
+    What earlier effects have brought stands where the approved plan names it.
+    """
     applied = [request for request in requests if request["outcome"] == "APPLIED"]
     seen = {request["idempotency_key"]: request for request in applied}
     times = Counter(request["idempotency_key"] for request in applied)
@@ -71,8 +76,11 @@ def http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, A
     row.differences += [f"{key} is applied in the ledger only" for key in effects.keys() - seen.keys()]
     for key in effects.keys() & seen.keys():
         effect, request = effects[key], seen[key]
-        if hashlib.sha256(effect.plan.get("body", "").encode()).hexdigest() != request["body_sha256"]:
+        plan = sent_plan(effect)
+        if hashlib.sha256(plan.get("body", "").encode()).hexdigest() != request["body_sha256"]:
             row.differences.append(f"{key}: what was written is not what was approved")
+        if unquote(urlsplit(plan["url"]).path) != unquote(request["path"]):
+            row.differences.append(f"{key}: {request['path']} is not where it was to be written")
         if effect.undoes is None and effect.external_id != request["record_id"]:
             row.differences.append(f"{key}: {effect.external_id} in the ledger, {request['record_id']} outside")
     return row

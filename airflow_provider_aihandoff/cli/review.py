@@ -82,7 +82,7 @@ def _review(record: JobRecord, votes: list[Decision]) -> dict[str, Any]:
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
-    names = ("name", "state", "kind", "plan", "after_effects", "undo", "current")
+    names = ("name", "state", "kind", "plan", "after_effects", "undo", "current", "filled")
     return {name: getattr(effect, name) for name in names}
 
 

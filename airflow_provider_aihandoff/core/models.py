@@ -393,6 +393,9 @@ class EffectPlan:
     :param probe_note: what that trial showed, where the reviewer should know.
     :param task_id: the task that applies it.
     :param skipped: its author's condition leaves it out: there is nothing to send.
+    :param names: the placeholders in the plan that name an earlier effect. They are filled in when it is claimed.
+    :param other_names: those in its probe and its undo.
+    :param answer_fields: the fields of its target's answer that later effects name, as paths such as ``.data.id``.
     """
 
     name: str
@@ -407,6 +410,9 @@ class EffectPlan:
     probe_note: str | None = None
     task_id: str | None = None
     skipped: bool = False
+    names: tuple[str, ...] = ()
+    other_names: tuple[str, ...] = ()
+    answer_fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -423,6 +429,8 @@ class Effect:
     :param own: it was applied by this effect, as far as the ledger knows; otherwise it was there before.
     :param probe_note: what its probe saw that a person should know.
     :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
+    :param filled: what earlier effects have brought, by the placeholders of the plan, of the probe and of the undo;
+        None before it is claimed, and where it names none.
     """
 
     effect_id: int
@@ -456,6 +464,7 @@ class Effect:
     own: bool
     probe_note: str | None
     task_id: str | None
+    filled: dict[str, str] | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

@@ -92,11 +92,13 @@ class FunctionSideEffectOperator(SideEffectOperator):
         :raises PlanError: they have no JSON form.
         """
         try:
-            arguments = json.loads(canonical_json(self.arguments))
+            arguments = json.loads(canonical_json(self.marked("arguments")))
         except ValueError as error:
             raise PlanError(f"an argument of the effect {self.effect_name!r} is not JSON: {error}.") from error
         function = self.python_callable
-        return {"function": path_of(function), "code": source_digest(function), "arguments": arguments}
+        return self.settled_plan(
+            {"function": path_of(function), "code": source_digest(function), "arguments": arguments}
+        )
 
     def target(self) -> FunctionTarget:
         """The function, and the one that probes."""

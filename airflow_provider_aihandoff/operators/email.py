@@ -47,6 +47,7 @@ class EmailSideEffectOperator(SideEffectOperator):
         "headers",
         "undo",
     )
+    known_fields = ("job", "when", "from_email", "to", "cc", "bcc")
     template_fields_renderers: ClassVar[dict[str, str]] = {"html": "html", "headers": "json", "undo": "json"}
 
     def __init__(
@@ -78,18 +79,19 @@ class EmailSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The mail: connection, server, sender, recipients, subject, headers, text and HTML."""
-        return plan_mail(
+        mail = plan_mail(
             self.smtp_conn_id,
             sender=self.from_email,
             to=self.to,
             cc=self.cc,
             bcc=self.bcc,
-            subject=self.subject,
-            text=self.text,
-            html=self.html,
-            headers=self.headers,
+            subject=self.marked("subject"),
+            text=self.marked("text"),
+            html=self.marked("html"),
+            headers=self.marked("headers"),
             name=self.effect_name,
         )
+        return self.settled_plan(mail)
 
     def target(self) -> EmailTarget:
         """The mail server behind the connection."""

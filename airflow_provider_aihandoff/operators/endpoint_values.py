@@ -26,9 +26,9 @@ def declared_endpoints(fields: Mapping[str, Any], names: Collection[str]) -> Ite
     :param names: of the fields that are endpoints.
     """
     for name, value in fields.items():
-        if name in names:
+        if name in names and not isinstance(value, Mapping):
             yield name, value
-        elif name in ("undo", "probe", "probe_request") and isinstance(value, Mapping):
+        elif name in ("undo", "probe", "probe_request", *names) and isinstance(value, Mapping):
             for inner, template in declared_endpoints(value, ["endpoint"]):
                 yield f"{name.removesuffix('_request')}.{inner}", template
 

@@ -6,16 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_aihandoff.core.effects.filled import earlier_names
 from airflow_provider_aihandoff.core.effects.placeholders import (
     EFFECT_KEY,
     EXTERNAL_ID,
-    LITERALS,
     UNDO_KEY,
     Literals,
+    declared_in,
 )
-from airflow_provider_aihandoff.core.errors import TemplateError
+from airflow_provider_aihandoff.core.errors import PlanError, TemplateError
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
+from airflow_provider_aihandoff.targets.http import HttpTarget, current_of, plan_probe, plan_request
 from airflow_provider_aihandoff.targets.http_answers import rules_of
 from airflow_provider_aihandoff.targets.http_probe import check_path
 
@@ -58,7 +59,8 @@ class HttpSideEffectOperator(SideEffectOperator):
         ``otherwise`` says what a 2xx without these values means: ``not applied`` (the default) or ``unknown``. 404 and
         410 mean that there is no trace of it. ``external_id_path`` is where the record's id stands in that answer.
     :param current: path under the base URL (templated) at which a GET is answered with the JSON of what the target has
-        now: reviewers see what the request would change. It is read when the plan is rendered for them.
+        now: reviewers see what the request would change. It is read when the plan is rendered for them. Where the
+        record stands within the answer, ``{"endpoint": ..., "path": "$.data"}`` (RFC 9535).
     """
 
     template_fields: Sequence[str] = (
@@ -76,6 +78,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         "current",
     )
     endpoint_fields = ("endpoint", "current")
+    known_fields = ("job", "when", "files", "current")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "json": "json",
         "form": "json",
@@ -102,7 +105,7 @@ class HttpSideEffectOperator(SideEffectOperator):
         external_id_header: str | None = None,
         timeout: float = 30.0,
         probe: Mapping[str, Any] | None = None,
-        current: str | None = None,
+        current: str | Mapping[str, str] | None = None,
         answers: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -130,15 +133,17 @@ class HttpSideEffectOperator(SideEffectOperator):
 
         :raises TemplateError: the declared template has one.
         """
+        marked = super()._template(text)
         known = _UNDO_PLACEHOLDERS if self._field == "undo" else _PLACEHOLDERS
-        if unknown := sorted({match[0] for match in _PLACEHOLDER.finditer(text)} - known):
+        found = {match[0] for match in _PLACEHOLDER.finditer(text)}
+        if unknown := sorted(found - known - (declared_in(text) - _UNDO_PLACEHOLDERS)):
             raise TemplateError(
                 f"`{self._field}` of the task {self.task_id!r} has the placeholder {' and '.join(unknown)}, "
                 "which nothing fills in.",
                 remedy=f"It may have {' and '.join(sorted(known))}. To send the text itself, write it in a template: "
                 f"{{{{ '{unknown[0]}' }}}}.",
             )
-        return super()._template(text)
+        return marked
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The request: connection, method, URL, the author's headers, and the exact body."""
@@ -156,8 +161,7 @@ class HttpSideEffectOperator(SideEffectOperator):
             query=self.marked("query"),
             name=self.effect_name,
         )
-        plan, literals = self.settled(request)
-        return {**plan, LITERALS: literals} if literals else dict(plan)
+        return self.settled_plan(request)
 
     def target(self) -> HttpTarget:
         """The system behind the connection."""
@@ -166,6 +170,8 @@ class HttpSideEffectOperator(SideEffectOperator):
         if self.probe_request is not None:
             declared = self.marked("probe_request")
             probe, literals = self.settled(plan_probe(self.http_conn_id, declared, self.effect_name))
+            _check_paths(probe, self.effect_name)
+        endpoint, path = current_of(self.current, self.effect_name)
         return HttpTarget(
             self.effect_name,
             self.timeout,
@@ -175,9 +181,23 @@ class HttpSideEffectOperator(SideEffectOperator):
             probe_plan=probe,
             probe_literals=literals,
             grace_seconds=self.grace_seconds,
-            current=self.current,
+            current=endpoint,
+            current_path=path,
             answers=self.answers,
             resends=self.resends,
             verify=self.verify,
             try_probe=self.try_probe,
+        )
+
+
+def _check_paths(probe: Mapping[str, Any], name: str) -> None:
+    """Refuse a probe whose paths depend on what an earlier effect brings: it could become another path.
+
+    :raises PlanError: one of them does.
+    """
+    paths = [*(probe.get("found") or {}), probe.get("found_in"), probe.get("next"), probe.get("external_id_path")]
+    if found := sorted(earlier_names(paths)):
+        raise PlanError(
+            f"the probe of the effect {name!r} has {' and '.join(found)} in a path.",
+            remedy="Name it in the endpoint, the query, the headers, or as a value in `found`.",
         )

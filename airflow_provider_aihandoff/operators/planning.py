@@ -42,6 +42,7 @@ def plan_effects(
     """
     plans: list[EffectPlan] = []
     key = ledger.digest_key()
+    readings = {} if ask_targets else _readings(ledger, job.job_id)
     for task in effect_tasks(context["dag"], source):
         if isinstance(task, MappedOperator):
             raise PlanError(
@@ -51,7 +52,7 @@ def plan_effects(
             )
         try:
             after = effects_before(context["dag"], task)
-            plans += task.plans(context, job, key=key, after=after, ask_target=ask_targets)
+            plans += task.plans(context, job, key=key, after=after, ask_target=ask_targets, readings=readings)
             continue
         except (HandoffError, AirflowFailException):
             raise
@@ -65,6 +66,12 @@ def plan_effects(
     return plans
 
 
+def _readings(ledger: Ledger, job_id: int) -> dict[str, Any]:
+    """What the targets had when they were read for the plan as it is stored, by the names of the effects."""
+    effects = [effect for candidate in ledger.candidates([job_id]) for effect in candidate.effects]
+    return {effect.name: effect.current for effect in effects if effect.current}
+
+
 def ask_again(context: Context, source: Any, job: JobView, ledger: Ledger, refusal: PlanNotApproved) -> PlanNotApproved:
     """Ask a person about the plan as it is now, where nothing of the approved one was written.
 
@@ -72,7 +79,7 @@ def ask_again(context: Context, source: Any, job: JobView, ledger: Ledger, refus
     """
     asked = ledger.reviews.ask_again(
         job.job_id,
-        plan_effects(context, source, job, ledger),
+        plan_effects(context, source, job, ledger, ask_targets=True),
         deadline=timedelta(seconds=_review_seconds(context["dag"], source)),
         actor=owner_of(context).actor,
         reason=refusal.what,

@@ -63,7 +63,8 @@ class PostgresSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The statement, its parameters, and the database that it runs in."""
-        return plan_statement(self.postgres_conn_id, self.sql, self.parameters, name=self.effect_name)
+        parameters = self.marked("parameters")
+        return self.settled_plan(plan_statement(self.postgres_conn_id, self.sql, parameters, name=self.effect_name))
 
     def target(self) -> PostgresTarget:
         """The database behind the connection."""

@@ -13,7 +13,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
-from airflow_provider_aihandoff.core.effects.placeholders import Marks
+from airflow_provider_aihandoff.core.effects.current_values import with_current
+from airflow_provider_aihandoff.core.effects.filled import earlier_names
+from airflow_provider_aihandoff.core.effects.placeholders import LITERALS, Marks, earlier, is_current
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
     CannotTell,
@@ -40,6 +42,7 @@ from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
+from airflow_provider_aihandoff.operators.earlier_effects import answer_fields, check_placeholders
 from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Actor
 
+
+#: What a target had, as :attr:`EffectPlan.current` has it.
+Reading = dict[str, Any]
 
 #: The key with which the probe is tried before there is an effect. No effect ever has it.
 KEY_OF_NO_EFFECT = "aih-0-r0-00000000000000000000000000000000"
@@ -130,6 +136,11 @@ class SideEffectOperator(RendersText):
     #: What stands for placeholders in the fields as they are rendered; None before.
     _marks: Marks | None = None
     _marked: Mapping[str, Any] = MappingProxyType({})
+    #: Whether the plan was made of marked fields: what reads like a placeholder in any other is none.
+    _is_settled: bool = False
+    #: The template fields that must be known when the plan is rendered: what an earlier effect brings is not.
+    known_fields: Collection[str] = ("job", "when")
+
     #: The template fields that are paths under the base URL of a connection.
     endpoint_fields: Collection[str] = ()
 
@@ -303,7 +314,10 @@ class SideEffectOperator(RendersText):
         return super()._called() if self.element is None else f"the effect {self.effect_name!r}"
 
     def _template(self, text: str) -> str:
-        return text if self._marks is None else self._marks.mark(text)
+        if self._marks is None:
+            return text
+        check_placeholders(self, self._field or "", text)
+        return self._marks.mark(text)
 
     def marked(self, field: str) -> Any:
         """A rendered field with marks in the place of placeholders, to be settled by :meth:`settled`."""
@@ -312,6 +326,12 @@ class SideEffectOperator(RendersText):
     def settled(self, plan: Any) -> tuple[Any, list[list[Any]]]:
         """A part of a plan that was made of :meth:`marked` fields, and its literals."""
         return (plan, []) if self._marks is None else self._marks.settle(plan)
+
+    def settled_plan(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """A plan that was made of :meth:`marked` fields, with its literals in it."""
+        self._is_settled = True
+        settled, literals = self.settled(plan)
+        return {**settled, LITERALS: literals} if literals else dict(settled)
 
     @property
     def applies(self) -> bool:
@@ -362,21 +382,44 @@ class SideEffectOperator(RendersText):
         )
 
     def plans(
-        self, context: Context, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False
+        self,
+        context: Context,
+        job: JobView,
+        *,
+        key: str,
+        after: Sequence[str],
+        ask_target: bool = False,
+        readings: Mapping[str, Reading] = MappingProxyType({}),
     ) -> list[EffectPlan]:
-        """The plan of each of the :meth:`parts`, as :meth:`effect_plan` makes it."""
+        """The plan of each of the :meth:`parts`, as :meth:`effect_plan` makes it.
+
+        :param readings: by the names of the effects.
+        """
         parts = self.parts(context, job)
         if not parts:
             return [self._left_out({"for_each": self.for_each, "elements": 0}, key=key, after=after)]
-        return [part.effect_plan(job, key=key, after=after, ask_target=ask_target) for part in parts]
+        return [
+            part.effect_plan(job, key=key, after=after, ask_target=ask_target, reading=readings.get(part.effect_name))
+            for part in parts
+        ]
 
-    def effect_plan(self, job: JobView, *, key: str, after: Sequence[str], ask_target: bool = False) -> EffectPlan:
+    def effect_plan(
+        self,
+        job: JobView,
+        *,
+        key: str,
+        after: Sequence[str],
+        ask_target: bool = False,
+        reading: Reading | None = None,
+    ) -> EffectPlan:
         """The plan with its digest, and as it may be shown.
 
         :param key: of the digest, so that its readers cannot guess the secrets by trial.
         :param after: names of the effects that must be applied before this one.
         :param ask_target: read what the target has now, and try its probe, where the author says how.
-        :raises PlanError: the plan is not JSON.
+        :param reading: what the target had when it was read before. Without one, it is read for an undo that names it.
+        :raises PlanError: the plan is not JSON, or the undo cannot be what it is.
+        :raises EffectNotNow: the undo names what the target has, and it cannot be read now.
         """
         if not self.applies:
             return self._left_out({"when": self.condition}, key=key, after=after)
@@ -389,8 +432,14 @@ class SideEffectOperator(RendersText):
             )
         fields = {field: getattr(self, field) for field in self.template_fields if field != "job"}
         own = Secrets.between(fields, masked(fields, self.secret_fields, self.shown_fields))
+        self._is_settled = False
         plan, target = call_cleaned(lambda: (self.plan(job), self.target()), own)
-        undo = call_cleaned(lambda: self._undo_plan(target, plan), own)
+        secrets = frozenset(self.secret_fields) | target.secret_fields
+        names = earlier_names(plan, plan.get(LITERALS, ())) if self._is_settled else set()
+        self._check_filled_in(names | target.names(), target)
+        if target.can_read and (ask_target or (reading is None and self._restores)):
+            reading = self._read(target, plan, secrets)
+        undo = call_cleaned(lambda: self._undo_plan(target, plan, reading), own)
         _check_sendable({"plan": plan, "undo": undo}, name=self.effect_name)
         try:
             canonical_json([plan, undo])
@@ -398,7 +447,6 @@ class SideEffectOperator(RendersText):
             raise PlanError(
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
             ) from error
-        secrets = frozenset(self.secret_fields) | target.secret_fields
         hide_from_logs(plan, secrets, self.shown_fields)
         find_counts, probe_note = self._try_probe(target, plan, own) if ask_target else (True, None)
         return EffectPlan(
@@ -411,11 +459,36 @@ class SideEffectOperator(RendersText):
             shown=masked(plan, secrets, self.shown_fields),
             undo=None if undo is None else _shown_undo(undo, secrets, self.shown_fields),
             after=tuple(after),
-            current=self._read(target, plan, secrets) if ask_target and target.can_read else None,
+            current=reading,
             find_counts=find_counts,
             probe_note=probe_note,
             task_id=self.task_id,
+            names=tuple(sorted(names)),
+            other_names=tuple(sorted(target.names() | earlier_names(undo, (undo or {}).get(LITERALS, ())))),
+            answer_fields=answer_fields(self),
         )
+
+    def _check_filled_in(self, names: Collection[str], target: Target) -> None:
+        """Refuse what an author wrote to be filled in, and this kind of effect would send as it stands.
+
+        :param names: the placeholders that are filled in.
+        """
+        if self._marks is None:
+            return
+        fields = {field: value for field, value in self._marked.items() if field != "undo"}
+        left = sorted(name for name in self._marks.names_in(fields) - set(names) if earlier(name) is not None)
+        if left:
+            raise PlanError(
+                f"the effect {self.effect_name!r} has {' and '.join(left)} where the kind {target.kind!r} fills in "
+                "nothing.",
+                remedy="Make its plan of `self.marked(FIELD)` and `self.settled_plan(...)`, or use it elsewhere.",
+            )
+
+    @property
+    def _restores(self) -> bool:
+        """Whether the undo names what the target has."""
+        names = self._marks.names_in(self._marked.get("undo")) if self._marks is not None else set()
+        return any(map(is_current, names))
 
     def _left_out(self, shown: dict[str, Any], *, key: str, after: Sequence[str]) -> EffectPlan:
         """In the place of a plan, where there is nothing to send. That this is so is part of what is approved."""
@@ -430,21 +503,45 @@ class SideEffectOperator(RendersText):
             skipped=True,
         )
 
-    def _undo_plan(self, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
+    def _undo_plan(self, target: Target, plan: dict[str, Any], reading: Reading | None) -> dict[str, Any] | None:
         """The declared undo, as it is kept beside the plan."""
         if self.undo is None:
             return None
+        declared = self.marked("undo")
+        if self._marks is not None and self._restores:
+            declared = with_current(declared, self._marks, self._record_of(reading), name=self.effect_name)
         return plan_undo(
-            self.marked("undo"),
+            declared,
             kind=target.kind,
             name=self.effect_name,
             defaults=target.undo_defaults(plan),
             marks=self._marks,
         )
 
+    def _record_of(self, reading: Reading | None) -> Any:
+        """What the target has, for an undo that names it.
+
+        :raises PlanError: its author does not say how to read it.
+        :raises EffectNotNow: it cannot be read now.
+        """
+        if reading is None:
+            raise PlanError(
+                f"the undo of the effect {self.effect_name!r} names what the target has, and nothing says how to read "
+                "that.",
+                remedy="Declare `current`.",
+            )
+        if "error" in reading:
+            raise EffectNotNow(
+                f"the undo of the effect {self.effect_name!r} names what the target has, and that cannot be read: "
+                f"{str(reading['error']).rstrip('.')}.",
+                answered=False,
+                remedy="Check the target; a retry is safe.",
+            )
+        return reading.get("record")
+
     def _try_probe(self, target: Target, plan: dict[str, Any], secrets: Secrets) -> tuple[bool, str | None]:
         """Try the probe before anything is sent: whether a later find counts, and what the reviewer should know."""
-        if not (target.can_probe and target.try_probe):
+        if not (target.can_probe and target.try_probe) or target.names():  # what it names is not known yet
             return True, None
         try:
             found = call_cleaned(lambda: target.probe(plan, KEY_OF_NO_EFFECT), secrets)
@@ -488,7 +585,12 @@ class SideEffectOperator(RendersText):
             job = self._view(ledger, job_id)
             key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
-            sent = [(part.effect_plan(job, key=key, after=after), part.target()) for part in parts if part.applies]
+            readings = self._readings_of_attempts(ledger, job_id)
+            sent = [
+                (part.effect_plan(job, key=key, after=after, reading=readings.get(part.effect_name)), part.target())
+                for part in parts
+                if part.applies
+            ]
             left_out = [part.effect_plan(job, key=key, after=after) for part in parts if not part.applies]
             if not parts:
                 left_out = self.plans(context, job, key=key, after=after)
@@ -536,11 +638,27 @@ class SideEffectOperator(RendersText):
                 not_now=not_now,
                 last_try=ti.try_number > ti.max_tries,
                 memory=memory_of(context),
+                is_secret=self._is_secret,
             )
         except (EffectRefused, EffectNotNow, EffectUnknown) as error:
             if self.for_each is None:
                 raise
             return error
+
+    def _is_secret(self, name: str, value: Any) -> bool:
+        """Whether a field of the target's answer is a secret."""
+        field = {name: value}
+        return bool(masked(field, self.secret_fields, self.shown_fields) != field)
+
+    def _readings_of_attempts(self, ledger: Ledger, job_id: int) -> dict[str, Reading]:
+        """What the targets had before they may have been written to, by the names of the effects.
+
+        An effect that no attempt has sent reads its target again: if it has changed, so has the undo that was approved.
+        """
+        if "{current" not in str(self.undo):
+            return {}
+        effects = ledger.record(job_id).current_effects
+        return {effect.name: effect.current for effect in effects if effect.attempt and effect.current}
 
     @staticmethod
     def _skip(context: Context, ledger: Ledger, job_id: int, plan: EffectPlan) -> Effect:

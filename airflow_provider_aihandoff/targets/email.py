@@ -11,6 +11,7 @@ from email.errors import HeaderParseError
 from email.headerregistry import Address, HeaderRegistry, UniqueAddressHeader
 from email.message import EmailMessage
 from email.utils import formatdate
+from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, UnclearAnswer, take_text
@@ -89,6 +90,18 @@ class EmailTarget(Target):
         finally:
             watch.close()
         return Applied(message_id, {"recipients": len(recipients), "answer": answer[:_ANSWER]})
+
+    @classmethod
+    def quoted(cls, field: str, value: str) -> str:
+        """Escaped in HTML."""
+        return escape(value) if field == "html" else value
+
+    @classmethod
+    def refuses(cls, field: str, value: str) -> str | None:
+        """In a header, what is not one line of text; NUL anywhere."""
+        if field in ("subject", "headers") and _is_broken(value):
+            return "has a line break or a control character"
+        return "has a NUL character" if "\x00" in value else None
 
     @classmethod
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
@@ -330,12 +343,17 @@ def _one_line(value: Any, field: str, name: str) -> str:
     :raises PlanError: it has a line break, which would begin another header, or another character that none may have.
     """
     text = str(value or "")
-    if any(ord(character) < 32 or ord(character) == 127 for character in text) or len(text.splitlines()) > 1:
+    if _is_broken(text):
         raise PlanError(
             f"`{field}` of the effect {name!r} has a line break or a control character: {text!r}.",
             remedy="A header is one line. Use a template filter, such as {{ job.output.title | trim }}.",
         )
     return text
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text is more than one line, or has a control character."""
+    return any(ord(character) < 32 or ord(character) == 127 for character in text) or len(text.splitlines()) > 1
 
 
 def _further_headers(headers: Mapping[str, Any], name: str) -> dict[str, str]:

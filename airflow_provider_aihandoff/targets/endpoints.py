@@ -58,8 +58,14 @@ def check_address(hook: HttpHook, url: str, name: str) -> None:
     """Refuse to send to a URL that the connection does not lead to.
 
     :raises EffectNotNow: there is no such connection here.
-    :raises EffectRefused: the connection leads elsewhere by now.
+    :raises EffectRefused: the connection leads elsewhere by now, or what was filled in does.
     """
+    if has_dot_step(urlsplit(url).path):
+        raise EffectRefused(
+            f"the effect {name!r} is not sent to {cleaned(url)}: what was filled in makes a step '.' or '..' of it.",
+            answered=False,
+            remedy="Check the value in the target.",
+        )
     with needed(hook.http_conn_id, name):
         hook.get_conn()
     base = without_login(hook.base_url or "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json as jsonlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.effects.filled import earlier_names, fill_in
 from airflow_provider_aihandoff.core.effects.placeholders import (
     EFFECT_KEY,
     LITERALS,
@@ -32,12 +33,13 @@ from airflow_provider_aihandoff.core.effects.target import (
 )
 from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
+from airflow_provider_aihandoff.core.json_path import find_values, is_singular
 from airflow_provider_aihandoff.targets.call_watch import CallWatch
 from airflow_provider_aihandoff.targets.connections import needed
-from airflow_provider_aihandoff.targets.endpoints import check_address, has_dot_step, http_hook, url_of
+from airflow_provider_aihandoff.targets.endpoints import check_address, fully_decoded, has_dot_step, http_hook, url_of
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of
 from airflow_provider_aihandoff.targets.http_body import Body, encoded
-from airflow_provider_aihandoff.targets.http_probe import NOT_THERE_STATUSES, check_probe, look
+from airflow_provider_aihandoff.targets.http_probe import NOT_THERE_STATUSES, check_path, check_probe, look
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.targets.http_exchange import Answer
@@ -61,6 +63,9 @@ _BY = ("url", "query", "found")
 #: Control characters: a server may read them as it likes.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+#: What a value in a URL may not have, however it is encoded: a server may read another step of the path.
+_OTHER_STEP = re.compile(r"[/\\\x00-\x1f\x7f]")
+
 #: The name of a header, and what its value may hold (RFC 9110, 5.5).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"|[!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?")
@@ -77,6 +82,7 @@ class HttpTarget(Target):
     :param probe_plan: the request that probes for the write, or None: as :func:`plan_probe` makes it.
     :param probe_literals: where that request only reads as if it named the key.
     :param current: path under the base URL at which the target says what it has now, as JSON.
+    :param current_path: where in that answer the record stands (RFC 9535); None: the answer is the record.
     :param undoes: the effect undoes another one. Its own key is then ``{undo_key}`` in the probe.
     :param answers: what the answers mean, as :mod:`targets.http_answers` says, before what the connection and HTTP say.
     """
@@ -110,6 +116,7 @@ class HttpTarget(Target):
     probe_literals: Literals = ()
     grace_seconds: float = 30.0
     current: str | None = None
+    current_path: str | None = None
     undoes: bool = False
     answers: Any = None
     resends: int = 1
@@ -151,7 +158,7 @@ class HttpTarget(Target):
         """
         result: dict[str, Any] = {"status": answer.status}
         if meaning is Meaning.APPLIED:
-            return Applied(self._external_id(answer), result)
+            return Applied(self._external_id(answer), result, answer=answer.json_or_none())
         removes = plan["method"] == "DELETE"
         if meaning is (Meaning.ABSENT if removes else Meaning.ALREADY_THERE) and (self.undoes or not self.can_probe):
             note = "it was gone" if removes else "it was there already"
@@ -203,9 +210,24 @@ class HttpTarget(Target):
         if meaning is not Meaning.APPLIED:
             raise UnclearAnswer(f"the target answered {answer.status} {answer.reason}: {answer.words()}")
         try:
-            return answer.json()
+            record = answer.json()
         except ValueError as error:
             raise UnclearAnswer(f"the target's answer is not JSON: {answer.why or error}") from error
+        found = [record] if self.current_path is None else find_values(record, self.current_path)
+        if not found:
+            raise UnclearAnswer(f"the target's answer has nothing at {self.current_path}")
+        return found[0]
+
+    def names(self) -> set[str]:
+        """Those in the probe."""
+        return earlier_names(self.probe_plan, self.probe_literals)
+
+    def knowing(self, values: Mapping[str, str]) -> Self:
+        """With the values in the probe."""
+        if not self.names():
+            return self
+        probe, literals = fill_in(self.probe_plan or {}, values, HttpTarget, self.probe_literals)
+        return replace(self, probe_plan=probe, probe_literals=literals)
 
     def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
         """The effect's own connection, and what its author says of the answers."""
@@ -251,6 +273,15 @@ class HttpTarget(Target):
         return jsonlib.dumps(value, ensure_ascii=False)[1:-1] if field == "body" else value
 
     @classmethod
+    def refuses(cls, field: str, value: str) -> str | None:
+        """In a URL, what would add or leave out a step of its path; in a header, what is not one line of it."""
+        if field == "url" and (not value or has_dot_step(value) or _OTHER_STEP.search(fully_decoded(value))):
+            return "would change its path: it is empty, '.' or '..', or it has '/', '\\' or a control character"
+        if field == "headers" and not _HEADER_VALUE.fullmatch(value):
+            return "is not one line of ASCII or Latin-1 without a space at its ends"
+        return None
+
+    @classmethod
     def may_name(cls, external_id: str) -> bool:
         """Whether it has no step '.' or '..', which no quoting keeps from a server that decodes twice, and no control
         character.
@@ -261,14 +292,14 @@ class HttpTarget(Target):
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
         """The method, the URL, query and headers, and the exact body."""
         rest = dict(plan)
-        body = take_text(rest, "body")
+        body, text = take_text(rest, "body"), take_text(rest, "text")
         return RequestView(
             action=take_text(rest, "method"),
             address=take_text(rest, "url"),
             tables=take_tables(rest, "query", "headers", "form", "files"),
-            bodies={"Body": body} if body else {},
+            bodies={"Body": body or text} if body or text else {},
             rest=rest,
-            writes=body or plan.get("form") or None,
+            writes=body or text or plan.get("form") or None,
             key_label="Idempotency-Key",
         )
 
@@ -361,6 +392,25 @@ def plan_probe(conn_id: str, declared: Mapping[str, Any], name: str) -> dict[str
     return planned
 
 
+def current_of(declared: str | Mapping[str, Any] | None, name: str) -> tuple[str | None, str | None]:
+    """Where the target says what it has now: an endpoint, and the path to the record in its answer.
+
+    :param declared: an endpoint, or a mapping with ``endpoint`` and ``path``.
+    :param name: the effect's name, for messages.
+    :raises PlanError: it is neither, or the path can lead to several values.
+    """
+    if not isinstance(declared, Mapping):
+        return declared, None
+    path = declared.get("path")
+    check_path(path, name)
+    if not declared.get("endpoint") or declared.keys() - {"endpoint", "path"} or not (path and is_singular(path)):
+        raise PlanError(
+            f"`current` of the effect {name!r} must have an endpoint, and a path that leads to one value at most.",
+            remedy='Write the endpoint alone, or {"endpoint": "/posts/1", "path": "$.data"}.',
+        )
+    return str(declared["endpoint"]), str(path)
+
+
 def _usual_meaning(answer: Answer) -> Meaning:
     """What HTTP says of an answer."""
     status = answer.status
@@ -388,7 +438,7 @@ def _proves(probe: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> bool
 
 
 def _json_of(plan: Mapping[str, Any]) -> Any:
-    return jsonlib.loads(plan["body"]) if "body" in plan and "content_type" not in plan else []
+    return jsonlib.loads(plan["body"]) if "body" in plan else []
 
 
 def _values(value: Any) -> Iterator[Any]:

@@ -63,7 +63,7 @@ class Body:
         if self.form is not None:
             return {"form": _fields(self.form, name)}
         if self.text is not None:
-            return {"body": str(self.text), "content_type": _TEXT}
+            return {"text": str(self.text)}
         return {} if self.json is None else {"body": json_text(self.json, name)}
 
 
@@ -94,8 +94,9 @@ def encoded(plan: Mapping[str, Any], key: str, name: str) -> tuple[bytes | None,
     if "files" not in plan:
         if "form" in plan:
             return urlencode(plan["form"]).encode(), _FORM
-        body = plan.get("body")
-        return (None, None) if body is None else (body.encode(), plan.get("content_type", "application/json"))
+        if "text" in plan:
+            return plan["text"].encode(), _TEXT
+        return (plan["body"].encode(), "application/json") if "body" in plan else (None, None)
     from urllib3.filepost import encode_multipart_formdata
 
     parts: list[tuple[str, Any]] = list(plan["form"].items())

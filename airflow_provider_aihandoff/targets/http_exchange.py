@@ -53,6 +53,13 @@ class Answer:
             raise ValueError(self.why)
         return json.loads(self.content)
 
+    def json_or_none(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return self.json()
+        except (ValueError, RecursionError):
+            return None
+
     def value_at(self, path: str) -> str | None:
         """The text at a place in the JSON; None, with a warning, where there is none."""
         try:

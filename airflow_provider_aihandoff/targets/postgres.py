@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from airflow_provider_aihandoff.core.effects.filled import earlier_names
+from airflow_provider_aihandoff.core.effects.placeholders import LITERALS, within
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, take_tables, take_text
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
@@ -130,17 +132,15 @@ class PostgresTarget(Target):
 
         It runs in a transaction that can write nothing.
         """
+        if names := earlier_names(plan["parameters"], within(plan.get(LITERALS, ()), "parameters")):
+            raise ValueError(f"{' and '.join(sorted(names))} is not known yet")
         with open_session(postgres_hook(plan["connection"]), 2 * _READ_TIMEOUT / 1000) as connection:
             cursor = connection.cursor()
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute(f"SET LOCAL statement_timeout = {_READ_TIMEOUT}")
             cursor.execute(self.current, plan["parameters"])
             row = cursor.fetchone() if cursor.description else None
-            return (
-                None
-                if row is None
-                else {column.name: value for column, value in zip(cursor.description, row, strict=True)}
-            )
+            return None if row is None else _by_columns(cursor, row)
 
     def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
         """The effect's own connection and marker table."""
@@ -159,6 +159,12 @@ class PostgresTarget(Target):
         # What is gone is what was wanted: an undo may change no row, unless its author says otherwise.
         rows = rows_of(options.get("rows", [0, None]), name)
         return cls(name, str(options.get("marker_table", MARKER_TABLE)), rows=rows)
+
+    @classmethod
+    def refuses(cls, field: str, value: str) -> str | None:
+        """What PostgreSQL cannot store."""
+        found = unstorable(value)
+        return found and f"has {found}, which PostgreSQL cannot store"
 
     @classmethod
     def describe(cls, plan: Mapping[str, Any]) -> RequestView:
@@ -189,9 +195,10 @@ class PostgresTarget(Target):
         rows = cursor.rowcount
         self._check_rows(rows)
         row = cursor.fetchone() if cursor.description else None
+        answer = None if row is None else _by_columns(cursor, map(_plain, row))
         external_id = None if row is None or row[0] is None else str(row[0])
         cursor.execute(_NAME_MARK.format(table=table), {"key": key, "external_id": external_id})
-        return Applied(external_id, {"rows": rows})
+        return Applied(external_id, {"rows": rows}, answer=answer)
 
     def _check_rows(self, rows: int) -> None:
         """Refuse what did not change as many rows as it should. The number is negative where there is none to tell.
@@ -294,6 +301,16 @@ def database_of(conn_id: str) -> str:
     """The database that a connection leads to. Opens nothing."""
     connection = postgres_hook(conn_id).get_connection(conn_id)
     return f"{without_login(connection.host or '')}:{connection.port or 5432}/{connection.schema}"
+
+
+def _by_columns(cursor: Any, row: Iterable[Any]) -> dict[str, Any]:
+    """A row by the names of its columns."""
+    return {column.name: value for column, value in zip(cursor.description, row, strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a column as JSON has it, or as text."""
+    return value if value is None or isinstance(value, (str, int, float, dict, list)) else str(value)
 
 
 def _quoted(table: str) -> str:

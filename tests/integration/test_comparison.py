@@ -33,6 +33,7 @@ def request(record: JobRecord, **changes: Any) -> dict[str, Any]:
         "outcome": "APPLIED",
         "body_sha256": hashlib.sha256(BODY.encode()).hexdigest(),
         "record_id": "post-1",
+        "path": "/posts/kettle",
     }
     return {**seen, **changes}
 
@@ -40,6 +41,23 @@ def request(record: JobRecord, **changes: Any) -> dict[str, Any]:
 def test_a_write_that_both_sides_know_alike_is_not_a_difference(ledger: Ledger) -> None:
     record = applied(ledger)
     assert comparison.http_effects([record], [request(record)]) == Row("HTTP writes applied", 1, 1)
+
+
+def test_what_an_earlier_effect_has_brought_belongs_to_what_was_to_be_written(ledger: Ledger) -> None:
+    name = "{effects.create.external_id}"
+    plan = effect_plan("reply", url=f"http://cms/posts/{name}", body=f'{{"of":"{name}"}}')
+    later = replace(plan, names=(name,), after=("create",))
+    job = approve(ledger, ask(ledger, draft(ledger), replace(PLAN, name="create"), later))
+    for each, external_id in ((replace(PLAN, name="create"), 'a "b"'), (later, "r-1")):
+        claim = ledger.effects.claim(job.job_id, each, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id=external_id, result=None, actor=TEST)
+    record = ledger.record(job.job_id)
+    body = hashlib.sha256(b'{"of":"a \\"b\\""}').hexdigest()
+    seen = {"idempotency_key": record.effects[1].effect_key, "path": '/posts/a "b"', "body_sha256": body}
+    requests = [request(record, record_id='a "b"'), request(record, record_id="r-1", **seen)]
+    assert comparison.http_effects([record], requests) == Row("HTTP writes applied", 2, 2)
+    other = comparison.http_effects([record], [requests[0], {**requests[1], "path": f"/posts/{name}"}])
+    assert len(other.differences) == 1
 
 
 def test_a_write_that_was_undone_is_not_a_difference(ledger: Ledger) -> None:
@@ -60,6 +78,7 @@ def test_a_write_that_was_undone_is_not_a_difference(ledger: Ledger) -> None:
     ("changes", "difference"),
     [
         ({"body_sha256": "0" * 64}, "what was written is not what was approved"),
+        ({"path": "/posts/pan"}, "/posts/pan is not where it was to be written"),
         ({"record_id": "post-2"}, "post-1 in the ledger, post-2 outside"),
         ({"outcome": "REFUSED"}, "is applied in the ledger only"),
         ({"idempotency_key": "other"}, "other was applied, and the ledger does not say so"),

@@ -167,6 +167,7 @@ CREATE TABLE aihandoff.effects (
     own boolean NOT NULL DEFAULT true,                   -- applied by this effect, as far as the ledger knows
     probe_note text,                 -- what its probe saw that a person should know
     task_id text,                    -- the task that applies it
+    filled json,                     -- what earlier effects have brought, by the placeholders in its plan
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );

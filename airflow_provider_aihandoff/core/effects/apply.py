@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept, usable_id
 from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
+from airflow_provider_aihandoff.core.effects.filled import CannotFill, filled_plan, with_kept_answer
 from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, NotApplied, Target
+from airflow_provider_aihandoff.core.effects.undo import check_undo
 from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
 from airflow_provider_aihandoff.core.errors import (
     ClaimLost,
@@ -28,6 +31,9 @@ from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
 from airflow_provider_aihandoff.core.second_memory import Memory
 
 log = logging.getLogger(__name__)
+
+#: Whether a field of an answer is a secret, which the ledger does not keep.
+IsSecret = Callable[[str, Any], bool]
 
 #: Seconds within which a claim's call must begin. The claim lasts for these and for as long as the call may take.
 CLAIM_MARGIN = 10.0
@@ -80,6 +86,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     not_now: int = 0,
     last_try: bool = False,
     memory: Memory | None = None,
+    is_secret: IsSecret = lambda name, value: False,
 ) -> Effect | Wait:
     """Write one effect of a job, unless it is written, and record the outcome.
 
@@ -90,6 +97,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     :param not_now: of the :class:`Wait` that this call comes after.
     :param last_try: no one calls again after an error, so that an unknown outcome waits for a person at once.
     :param memory: where an outcome is kept while the ledger cannot record it.
+    :param is_secret: whether a field of the target's answer is one, by its name and its value.
     :return: the effect, applied, or skipped where the plan leaves it out; or what to wait for before calling again.
     :raises EffectRefused: the target refused it; no external write was made.
     :raises EffectNotNow: no external write was made, or a probe finds out first; a retry is safe.
@@ -123,7 +131,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             return claim.effect
         attempt = Attempt(ledger, claim, memory, actor)
         try:
-            applied = _send(attempt, claim, plan, target, asked)
+            applied = _send(attempt, claim, plan, target, asked, is_secret)
         except EffectNotNow as error:
             if error.retry_after is None or not_now >= RETRY_AFTER_TIMES:
                 raise
@@ -148,20 +156,24 @@ def _takes_it_again(target: Target, effect: Effect) -> bool:
     return target.idempotent and effect.resends < target.resends and effect.result is None
 
 
-def _send(attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, asked: float) -> Applied:
+def _send(
+    attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, asked: float, is_secret: IsSecret
+) -> Applied:
     """Send, and record a failure by its kind before it is raised."""
     name, key = claim.effect.name, claim.effect.effect_key
     log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
     reached("apply.send", "before call")
     try:
+        request, known = _filled(plan, target, claim.effect, claim.unfilled)
         _check_fence(claim, asked)
-        applied = call_cleaned(lambda: target.apply(plan.plan, key), _secrets(plan))
+        applied = call_cleaned(lambda: known.apply(request, key), _secrets(plan))
     except (EffectRefused, EffectNotNow, Suspended) as error:
         return _not_applied(attempt, claim, plan, target, error)
     except Exception as error:
         effect = attempt.lost(str(error))
         raise unknown_error(f"job {effect.job_id}", effect) from error
     reached("apply.send", "after call")
+    applied = with_kept_answer(applied, plan.answer_fields, is_secret)
     if target.verify and target.can_probe:
         found = _probe_over(target.grace_seconds, lambda: ask_probe(target, plan, claim.effect))
         if not isinstance(found, Applied):
@@ -169,6 +181,28 @@ def _send(attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, aske
             effect = attempt.lost(why, confirmed=applied.result or {})
             raise unknown_error(f"job {effect.job_id}", effect)
     return applied
+
+
+def _filled(
+    plan: EffectPlan, target: Target, effect: Effect, unfilled: str | None = None
+) -> tuple[dict[str, Any], Target]:
+    """The request, and its target, with what earlier effects have brought.
+
+    :param unfilled: of the claim.
+    :raises EffectRefused: some of it is missing, or cannot be written there. Nothing was sent.
+    """
+    remedy = "Change the Dag so that this effect does not need it, or roll the job back and run it again."
+    if unfilled is not None:
+        raise EffectRefused(unfilled, answered=False, remedy=remedy)
+    if not effect.filled:
+        return plan.plan, target
+    try:
+        check_undo(plan.undo, effect.filled)
+        values = {name: value for name, value in effect.filled.items() if name in plan.names}
+        return filled_plan(plan.plan, values, type(target)), target.knowing(effect.filled)
+    except CannotFill as cannot:
+        problem = str(cannot)
+    raise EffectRefused(f"the effect {effect.name!r} cannot be sent: {problem}.", answered=False, remedy=remedy)
 
 
 @contextmanager
@@ -310,7 +344,8 @@ def _try_probe(ledger: Ledger, plan: EffectPlan, target: Target, effect: Effect)
 def ask_probe(target: Target, plan: EffectPlan, effect: Effect) -> Applied | NotApplied | CannotTell:
     """Probe once. An error is no answer."""
     try:
-        found = call_cleaned(lambda: target.probe(plan.plan, effect.effect_key), _secrets(plan))
+        request, known = _filled(plan, target, effect)
+        found = call_cleaned(lambda: known.probe(request, effect.effect_key), _secrets(plan))
     except Exception as error:  # noqa: BLE001 - any error means that it found nothing
         found = CannotTell(f"it failed: {error}")
     if found is None:

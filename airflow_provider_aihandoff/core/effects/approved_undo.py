@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_aihandoff.core.database.history import first_break
-from airflow_provider_aihandoff.core.digests import keyed_digest
+from airflow_provider_aihandoff.core.digests import digest, keyed_digest
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Event, Job
 from airflow_provider_aihandoff.core.states import EffectState, JobEvent
 from airflow_provider_aihandoff.core.text import plain_or_none
@@ -57,22 +57,29 @@ def _altered(effect: Effect, sealed: object, fact: Mapping[str, Any] | None, key
     expected = _seal(effect.job_id, effect.revision, effect.name, effect.plan_digest, effect.undo, key)
     if sealed.get(effect.name) != expected:
         return "has an undo that is not the approved one, or was approved with another [aihandoff] digest_key"
-    if fact != {"effect_key": effect.effect_key, "external_id": effect.external_id}:
-        return "has another external id or effect key than the history says"
+    filled = digest(effect.filled) if effect.filled else None
+    known = {"effect_key": effect.effect_key, "external_id": effect.external_id, "filled_digest": filled}
+    if fact != known:
+        return "has another external id or effect key than the history says, or another value of an earlier effect"
     return None
 
 
 def _facts(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
     """What the history says of the writes that were applied, by the names of their effects."""
-    keys: dict[str, Any] = {}
+    claimed: dict[str, dict[str, Any]] = {}
     applied: dict[str, dict[str, Any]] = {}
     for event in events:
         name = str(event.detail.get("effect"))
         if event.event == JobEvent.EFFECT_CLAIMED:
-            keys[name] = event.detail.get("effect_key")
+            claimed[name] = {field: event.detail.get(field) for field in ("effect_key", "filled_digest")}
         elif event.event == JobEvent.EFFECT_APPLIED or event.detail.get("applied"):
             external_id = plain_or_none(event.detail.get("external_id"))
-            applied[name] = {"effect_key": keys.get(name), "external_id": external_id}
+            applied[name] = {
+                "effect_key": None,
+                "filled_digest": None,
+                **claimed.get(name, {}),
+                "external_id": external_id,
+            }
     return applied
 
 

@@ -13,6 +13,8 @@ from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.effects.filled import values_of
 from airflow_provider_aihandoff.core.effects.plan_store import (
     change_effect,
     current_effects,
@@ -64,6 +66,8 @@ class Claim:
     :param applied: the effect is applied already: there is nothing to send, and no token.
     :param skipped: it is not part of the plan that was approved: there is nothing to send, and no token.
     :param resent: an earlier attempt may have been applied, and this one sends the same key again.
+    :param unfilled: why the plan cannot be sent, as a sentence: a placeholder in it that names an earlier effect has no
+        value.
     """
 
     effect: Effect
@@ -71,6 +75,7 @@ class Claim:
     applied: bool = False
     resent: bool = False
     skipped: bool = False
+    unfilled: str | None = None
 
 
 class Effects:
@@ -99,14 +104,14 @@ class Effects:
         :raises EffectUnknown: an earlier attempt may have been applied, and it may not be sent again.
         """
 
-        token, resent = uuid4(), False
+        token, resent, unfilled = uuid4(), False, None
 
         def work(connection: LedgerConnection) -> Claim | HandoffError:
-            nonlocal resent
+            nonlocal resent, unfilled
             job = history.lock(connection, job_id)
             effect = find_effect(connection, job, plan.name)
             if effect is not None and effect.claim_token == token:
-                return Claim(effect, token, resent=resent)
+                return Claim(effect, token, resent=resent, unfilled=unfilled)
             own = effect is None or effect.undoes is None
             if own:
                 _check_rolled_back(job)
@@ -128,6 +133,7 @@ class Effects:
             elif job.cancelling is not None:
                 return _cancelled(job, job.cancelling)
             _check_order(connection, job, effect)
+            filled, unfilled = _filled(connection, job, effect, plan)
             effect = change_effect(
                 connection,
                 job,
@@ -140,10 +146,12 @@ class Effects:
                 resends=effect.resends + resent,
                 not_now=False,
                 error=None,
+                filled=filled,
             )
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
+            detail |= {"filled_digest": digest(filled)} if filled else {}
             history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
-            return Claim(effect, token, resent=resent)
+            return Claim(effect, token, resent=resent, unfilled=unfilled)
 
         return self._database.transact(work, repeatable=True, step="apply.claim")
 
@@ -411,6 +419,22 @@ class Effects:
             return read_effect(connection, effect_id)
 
         return self._database.transact(work, repeatable=True)
+
+
+def _filled(
+    connection: LedgerConnection, job: Job, effect: Effect, plan: EffectPlan
+) -> tuple[dict[str, str] | None, str | None]:
+    """What earlier effects have brought, by the placeholders of a plan; and why some of it is missing, as a sentence.
+
+    An attempt after one that may have been applied sends the same as that one.
+    """
+    names = {*plan.names, *plan.other_names}
+    if not names or (effect.state is EffectState.UNKNOWN and effect.filled is not None):
+        return effect.filled, None
+    values, missing = values_of(names, current_effects(connection, job))
+    if not missing:
+        return values, None
+    return None, f"the effect {effect.name!r} cannot be sent: {'; '.join(missing)}."
 
 
 def _can_resolve(applied: bool) -> frozenset[EffectState]:

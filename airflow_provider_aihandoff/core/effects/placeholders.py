@@ -1,4 +1,5 @@
-"""Names in a plan for what is known later: ``{external_id}``, ``{effect_key}`` and ``{undo_key}``. Pure.
+"""Names in a plan for what is known later: ``{external_id}``, ``{effect_key}``, ``{undo_key}``, and
+``{effects.NAME.external_id}`` or ``{effects.NAME.answer.FIELD}`` for what an earlier effect has brought. Pure.
 
 Only an author can write one, in a template. A text that a job brings may read the same, and is no placeholder. So:
 
@@ -10,6 +11,8 @@ Only an author can write one, in a template. A text that a job brings may read t
 A place is the path to a text in the plan, and the number of names that stand before it in the text:
 ``["plan", "body", 0]``. A ``None`` after a name in a path stands for the name itself: ``["probe", "found", "$.a", None,
 0]``. A plan without ``literals`` has none.
+
+``{current}`` and ``{current.FIELD}`` are names in a template only: what they stand for is known when it is rendered.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 EXTERNAL_ID, EFFECT_KEY, UNDO_KEY = "{external_id}", "{effect_key}", "{undo_key}"
@@ -24,7 +28,23 @@ EXTERNAL_ID, EFFECT_KEY, UNDO_KEY = "{external_id}", "{effect_key}", "{undo_key}
 #: Under which the literals of an undo stand, beside its plan.
 LITERALS = "literals"
 
-_NAMES = re.compile(r"\{(?:external_id|effect_key|undo_key)\}")
+#: The path to a value within a JSON value: ``.url``, ``.data.items[0].id``.
+_FIELDS = r"(?:\.[\w-]+|\[\d+\])"
+_EARLIER = rf"effects\.[\w.-]+?\.(?:external_id|answer{_FIELDS}+)"
+_CURRENT = rf"current{_FIELDS}*"
+
+_NAMES = re.compile(rf"\{{(?:external_id|effect_key|undo_key|{_EARLIER})\}}")
+
+#: What is a placeholder in a template. That of Jinja, in two braces, is none.
+_DECLARED = re.compile(
+    r"\{(?:external_id|effect_key|undo_key)\}" + rf"|(?<![{{%#])\{{(?:{_EARLIER}|{_CURRENT})\}}(?!\}})"
+)
+
+#: What an author may have meant as one.
+_MEANT = re.compile(r"(?<![{%#])\{(?:effects\.|current[.\[])[^{}]*\}(?!\})")
+
+#: The parts of a name of an earlier effect.
+_EARLIER_PARTS = re.compile(rf"\{{effects\.(?P<effect>[\w.-]+?)\.(?:external_id|answer(?P<field>{_FIELDS}+))\}}")
 
 Path = tuple[Any, ...]
 Literals = Sequence[Sequence[Any]]
@@ -33,17 +53,85 @@ Literals = Sequence[Sequence[Any]]
 _Parts = Iterable[tuple[str, bool]]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What a name of an earlier effect stands for.
+
+    :param effect: the name of that effect.
+    :param field: the path into its answer, such as ``.data.id``; None: its external id.
+    """
+
+    effect: str
+    field: str | None
+
+
+def earlier(name: str) -> Earlier | None:
+    """What a placeholder stands for, where it names an earlier effect; None where it does not."""
+    match = _EARLIER_PARTS.fullmatch(name)
+    return None if match is None else Earlier(match["effect"], match["field"])
+
+
+def is_current(name: str) -> bool:
+    """Whether a placeholder stands for what the target has, or a field of it."""
+    return name.startswith("{current")
+
+
+def declared_in(template: str) -> set[str]:
+    """The placeholders in a template."""
+    return set(_DECLARED.findall(template))
+
+
+def malformed_in(template: str) -> set[str]:
+    """What reads in a template as if it named an earlier effect or what the target has, and does not."""
+    return set(_MEANT.findall(template)) - declared_in(template)
+
+
 class Marks:
     """The marks of one rendering: letters and digits alone, which pass every filter, quoting and check unchanged."""
 
     def __init__(self) -> None:
-        self._names = {f"aih{secrets.token_hex(16)}": name for name in (EXTERNAL_ID, EFFECT_KEY, UNDO_KEY)}
-        self._marks = {name: mark for mark, name in self._names.items()}
-        self._any = re.compile("|".join(self._names))
+        self._names: dict[str, str] = {}
+        self._marks: dict[str, str] = {}
+        for name in (EXTERNAL_ID, EFFECT_KEY, UNDO_KEY):
+            self._mark_of(name)
 
     def mark(self, template: str) -> str:
         """A template with marks in the place of names."""
-        return _NAMES.sub(lambda match: self._marks[match[0]], template)
+        return _DECLARED.sub(lambda match: self._mark_of(match[0]), template)
+
+    def _mark_of(self, name: str) -> str:
+        if name not in self._marks:
+            mark = f"aih{secrets.token_hex(16)}"
+            self._names[mark], self._marks[name] = name, mark
+            self._any = re.compile("|".join(self._names))
+        return self._marks[name]
+
+    def names_in(self, value: Any) -> set[str]:
+        """The names whose marks stand in a rendered value."""
+        found: set[str] = set()
+
+        def parts(text: str, path: Path) -> _Parts:
+            found.update(self._names[mark] for mark in self._any.findall(text))
+            yield text, False
+
+        _with_parts(value, parts)
+        return found
+
+    def replaced(self, text: str, value_of: Callable[[str], str | None]) -> str:
+        """A rendered text with values in the place of marks.
+
+        :param value_of: the value of a name; None: its mark stays.
+        """
+
+        def value(match: re.Match[str]) -> str:
+            found = value_of(self._names[match[0]])
+            return match[0] if found is None else found
+
+        return self._any.sub(value, text)
+
+    def whole(self, text: str) -> str | None:
+        """The name that a rendered text is, where it is nothing else."""
+        return self._names.get(text)
 
     def settle(self, value: Any) -> tuple[Any, list[list[Any]]]:
         """A rendered value with names in the place of marks, and its literals."""

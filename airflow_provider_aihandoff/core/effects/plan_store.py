@@ -44,7 +44,7 @@ _UPDATE_EFFECT = f"""
         unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
         external_id = %(external_id)s, result = %(result)s, error = %(error)s, resends = %(resends)s,
         not_now = %(not_now)s, find_counts = %(find_counts)s, own = %(own)s, probe_note = %(probe_note)s,
-        updated_at = clock_timestamp()
+        filled = %(filled)s, updated_at = clock_timestamp()
     WHERE effect_id = %(effect_id)s
     RETURNING {columns(Effect)}"""
 _VOID_UNSENT = """
@@ -162,7 +162,7 @@ def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event:
         )
     claimed, lost = event is EffectEvent.CLAIM, event is EffectEvent.LOSE
     values = {"lease": None, **vars(effect), **changes, "state": state, "claimed": claimed, "lost": lost}
-    values["result"] = None if values["result"] is None else as_json(values["result"])
+    values |= {name: None if values[name] is None else as_json(values[name]) for name in ("result", "filled")}
     row = connection.execute(_UPDATE_EFFECT, values).fetchone()
     assert row is not None
     return Effect(**row)

@@ -24,11 +24,13 @@ class Applied:
     :param external_id: the id of the record in the target, where it gave one.
     :param result: what is worth keeping of the answer: small, no content and no secret.
     :param own: this effect wrote it; otherwise it was there before, and is never undone.
+    :param answer: the JSON of the target's answer. The ledger keeps those of its fields that a later effect names.
     """
 
     external_id: str | None = None
     result: dict[str, Any] | None = None
     own: bool = True
+    answer: Any = field(default=None, repr=False, compare=False)
 
 
 class NotApplied:
@@ -184,6 +186,17 @@ class Target(ABC):
         """
         raise NotImplementedError
 
+    def names(self) -> set[str]:
+        """The placeholders in what the target holds beside the plan, such as its probe, that name an earlier effect."""
+        return set()
+
+    def knowing(self, values: Mapping[str, str]) -> Self:
+        """The same target, with the values of :meth:`names` filled in.
+
+        :raises CannotFill: a value cannot be written where its placeholder stands.
+        """
+        return self
+
     def undo_defaults(self, plan: dict[str, Any]) -> Mapping[str, Any]:
         """The fields that an undo of the same kind has where its author leaves them out, such as the connection.
 
@@ -219,11 +232,18 @@ class Target(ABC):
 
     @classmethod
     def quoted(cls, field: str, value: str) -> str:
-        """A value that an undo names, as it is written in this field of its plan, or of an option that is an object.
+        """A value that a plan names, as it is written in this field of it; or in an option of an undo, an object.
 
         Where the field is a URL, a path or another text with a syntax, the value must stay one part of it.
         """
         return value
+
+    @classmethod
+    def refuses(cls, field: str, value: str) -> str | None:
+        """Why a value that an earlier effect has brought cannot be written into this field of a plan, or into a value
+        in it, with any quoting: as a clause such as ``has a line break``. None where it can.
+        """
+        return None
 
     @classmethod
     def may_name(cls, external_id: str) -> bool:

@@ -2,7 +2,8 @@
 
 An undo is kept with the plan of its effect as ``{"kind": ..., "plan": {...}}``, with what its target needs to know
 besides. Its plan may name what only the applied effect knows: ``{external_id}``, the id of the record in the target,
-and ``{effect_key}``, the key of the effect that it undoes. A probe of an undo may also name ``{undo_key}``, the key
+and ``{effect_key}``, the key of the effect that it undoes; and what earlier effects have brought, as it was filled into
+the plan of the effect itself. A probe of an undo may also name ``{undo_key}``, the key
 that the undo itself is sent with; its target fills that one in when it probes. :mod:`core.effects.placeholders` tells
 these names from text that reads like them.
 """
@@ -14,14 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.effects.filled import CannotFill, fill_in
 from airflow_provider_aihandoff.core.effects.placeholders import (
     EFFECT_KEY,
     EXTERNAL_ID,
     LITERALS,
     Marks,
     Path,
+    earlier,
     fill,
     names_in,
+    within,
 )
 from airflow_provider_aihandoff.core.effects.target import Target
 from airflow_provider_aihandoff.core.effects.target_registry import find_target_type, kinds, target_type
@@ -77,7 +81,8 @@ def plan_undo(
     for field in found.fixed_fields & undo["plan"].keys():
         if names_in({"plan": {field: undo["plan"][field]}}, undo.get(LITERALS, ())):
             raise PlanError(
-                f"`{field}` of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}.",
+                f"`{field}` of the undo of the effect {name!r} names {{external_id}} or {{effect_key}}, or what an "
+                "earlier effect brings.",
                 remedy="Pass it as a parameter: an answer of a target must never be part of a statement.",
             )
     return undo
@@ -142,12 +147,14 @@ def why_not(effect: Effect) -> str | None:
         found = target_type(kind)
     except UnknownTargetKind as unknown:
         return f"has an undo that cannot be sent: {unknown.what.rstrip('.')}"
-    if EXTERNAL_ID in names_in(effect.undo, effect.undo.get(LITERALS, ())):
+    named = names_in(effect.undo, effect.undo.get(LITERALS, ()))
+    if EXTERNAL_ID in named:
         if not effect.external_id:
             return "has an undo that names {external_id}, and its external id is not known"
         if not found.may_name(effect.external_id):
             return f"has an undo that names {{external_id}}, and its external id is {effect.external_id!r}"
-    return None
+    missing = sorted(name for name in named if earlier(name) and name not in (effect.filled or {}))
+    return f"has an undo that names {' and '.join(missing)}, which is not known" if missing else None
 
 
 def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
@@ -156,7 +163,7 @@ def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
     :param after: the name of the undo that must come before it.
     """
     assert effect.undo is not None
-    values = {EXTERNAL_ID: effect.external_id or "", EFFECT_KEY: effect.effect_key}
+    values = {EXTERNAL_ID: effect.external_id or "", EFFECT_KEY: effect.effect_key, **(effect.filled or {})}
     found = target_type(effect.undo["kind"])
 
     def quoted(path: Path, value: str) -> str:
@@ -177,6 +184,22 @@ def undo_plan(effect: Effect, after: str | None) -> EffectPlan:
         undo=options or None,
         after=() if after is None else (after,),
     )
+
+
+def check_undo(undo: Mapping[str, Any] | None, filled: Mapping[str, str]) -> None:
+    """Find out before an effect is sent whether its undo can have what earlier effects have brought.
+
+    :raises CannotFill: it cannot.
+    """
+    if undo is None:
+        return
+    found = target_type(undo["kind"])
+    for part in ("plan", *(name for name, option in undo.items() if isinstance(option, dict) and name != "plan")):
+        rest = within(undo.get(LITERALS, ()), part)
+        used = names_in(undo[part], rest) & filled.keys()
+        if any(not found.may_name(filled[name]) for name in used):
+            raise CannotFill("a value for its undo has a character or a step that a URL must not have")
+        fill_in(undo[part], filled, found, rest)
 
 
 @dataclass(frozen=True)

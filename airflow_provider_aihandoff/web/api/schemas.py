@@ -278,6 +278,7 @@ class Revision(_Answer):
     notes={
         "plan": "The exact request; secrets are masked.",
         "current": "What the target had when the plan was rendered: `at`, and `record` or `error`; null if unread.",
+        "filled": "What earlier effects have brought, by the placeholders in the plan, the probe and the undo.",
         "undo": "The declared undo; of an effect that undoes another one, its options.",
         "after_effects": "Names of the effects that must be applied before this one.",
         "undoes": "The `effect_id` of the effect that this one undoes.",

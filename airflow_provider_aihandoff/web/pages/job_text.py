@@ -51,7 +51,13 @@ def _parts(record: JobRecord, revision: Revision) -> Iterator[str]:
     for effect in record.effects:
         if effect.revision == revision.number:
             yield f"\n\n== Effect {effect.name} ({effect.kind}) ==\n"
-            yield from _written({"plan": effect.plan, "undo": effect.undo, "target has now": effect.current})
+            parts = {
+                "plan": effect.plan,
+                "filled in": effect.filled,
+                "undo": effect.undo,
+                "target has now": effect.current,
+            }
+            yield from _written(parts)
     yield "\n"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.effects.describe import describe
+from airflow_provider_aihandoff.core.effects.filled import names_of
 from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.effects.target import RequestView
 from airflow_provider_aihandoff.core.effects.undo import why_not
@@ -269,6 +270,11 @@ def undo_problem(effect: Effect) -> str | None:
     return why_not(effect)
 
 
+def taken_from_earlier(effect: Effect) -> list[tuple[str, str | None]]:
+    """The placeholders of an effect that name an earlier one, each with what was filled in; None before that."""
+    return [(name, (effect.filled or {}).get(name)) for name in names_of(effect)]
+
+
 def has_secret(value: Any) -> bool:
     """Whether a secret is masked in a plan."""
     return MASK in json.dumps(value)
@@ -285,7 +291,7 @@ _SENT: Mapping[EffectState, str] = {
 }
 
 
-def left_out(effect: Effect) -> str:
+def why_left_out(effect: Effect) -> str:
     """Why an effect is no part of the plan, in words."""
     if "for_each" in effect.plan:
         return f"The list {effect.plan['for_each']} in the output is empty."

@@ -51,11 +51,15 @@ def current_of(effect: Effect, budget: Budget) -> Current | None:
 
 def _named(record: Any, written: Any, depth: int = MAX_DEPTH) -> tuple[Any, list[str]]:
     """What the target has of the fields that the request names, and the paths of those that it does not name."""
+    if isinstance(record, list) and isinstance(written, list) and depth:
+        items = [_named(item, other, depth - 1) for item, other in zip(record, written, strict=False)]
+        beside = [f"[{index}].{path}" for index, (_, paths) in enumerate(items) for path in paths]
+        return [*(item for item, _ in items), *record[len(items) :]], beside
     if not (isinstance(record, dict) and isinstance(written, dict)) or depth == 0:
         return record, []
     kept, beside = {}, [name for name in record if name not in written]
     for name in written:
         if name in record:
             kept[name], deeper = _named(record[name], written[name], depth - 1)
-            beside += [f"{name}.{path}" for path in deeper]
+            beside += [f"{name}{'' if path.startswith('[') else '.'}{path}" for path in deeper]
     return kept, beside

@@ -179,7 +179,6 @@ class TestRequest:
             {"endpoint": "/posts/{external_id}"},
             {"json": {"ref": ["{effekt_key}"]}},
             {"headers": {"X-Ref": "{key}"}},
-            {"query": {"ref": "{effects.create.external_id}"}},
             {"probe": {"endpoint": "/posts", "query": {"key": "{undo_key}"}}},
             {"undo": {"method": "DELETE", "endpoint": "/posts/{id}"}},
         ],

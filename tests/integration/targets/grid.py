@@ -20,6 +20,7 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.effects.apply import apply_effect
+from airflow_provider_aihandoff.core.effects.filled import earlier_names
 from airflow_provider_aihandoff.core.effects.target import Target
 from airflow_provider_aihandoff.core.errors import ClaimLost, EffectNotNow, EffectRefused, EffectUnknown
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -27,7 +28,7 @@ from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.targets.email import EmailTarget, plan_mail
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from demo.postgres import PostgresServer, open_postgres
-from tests.factories import approve, ask, draft, job_spec
+from tests.factories import LEASE, approve, ask, draft, job_spec
 from tests.integration.core.effects.effects import ACTOR, later
 from tests.integration.targets.mail_systems import MAIL_FAULTS, MAIL_PATIENCE, MailServer, Security, serving_mail
 from tests.integration.targets.systems import (
@@ -45,6 +46,7 @@ from tests.integration.targets.systems import (
 )
 
 KEY = "{effect_key}"
+CREATED = "{effects.create.external_id}"
 TRIES = 4
 
 #: A fault that only a lying rate limiter has: without a probe it has to be believed, and so it is not tried there.
@@ -70,6 +72,7 @@ class Row:
     :param what: how the author would say it.
     :param options: of the target.
     :param ours: the write can be ours at all; otherwise something of another person's is in its place.
+    :param earlier: the external id of an earlier effect, `create`, which the write names.
     """
 
     what: str
@@ -78,6 +81,7 @@ class Row:
     probe: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     ours: bool = True
+    earlier: str = "none"
 
     @property
     def adds(self) -> bool:
@@ -116,6 +120,13 @@ ROWS = (
         Helpdesk,
         {"method": "PATCH", "endpoint": "/tickets/7", "json": {"status": "solved"}},
         {"endpoint": "/tickets/7", "found": {"$.status": "solved"}},
+    ),
+    Row(
+        "helpdesk: POST on a created one, probe",
+        Helpdesk,
+        {"method": "POST", "endpoint": "/tickets", "json": {"subject": "Kettle", "ref": KEY, "of": CREATED}},
+        {**_TICKETS, "query": {"of": CREATED}, "found": {"$.ref": KEY, "$.of": CREATED}, "next": "$.next_page"},
+        earlier="7",
     ),
     Row("CMS: POST, probe, 403 is absent", Cms, _POST, _POSTS, {"answers": "hidden"}),
     Row("CMS: POST, probe by id alone", Cms, _POST, {"endpoint": "/posts/kettle"}, {"answers": "hidden"}),
@@ -218,7 +229,18 @@ def play(ledger: Ledger, row: Row, fault: str, number: int) -> Cell:
         plan = plan_request("grid", name="write", **row.request)
         probe = None if row.probe is None else plan_probe("grid", row.probe, "write")
         target = HttpTarget("write", PATIENCE, "$.id", probe_plan=probe, grace_seconds=0.2, **row.options)
-        state, note = _end_of(ledger, plan, target, number)
+        planned = EffectPlan(
+            "write",
+            "http",
+            plan,
+            digest(plan),
+            plan,
+            after=("create",),
+            names=tuple(earlier_names(plan)),
+            other_names=tuple(target.names()),
+        )
+        create = EffectPlan("create", "http", plan, digest("create"), plan)
+        state, note = _end_of(ledger, [create, planned], target, number, earlier=row.earlier)
         return Cell(row, fault, state, system.count(), system.sent, system.applied, note)
 
 
@@ -230,17 +252,25 @@ def play_mail(ledger: Ledger, row: MailRow, fault: str, number: int) -> Cell:
         to = ["ann@example.com", "bob@example.com"]
         words: dict[str, Any] = {"subject": "Kettle", "text": "It boils.", "html": None, "headers": None}
         plan = plan_mail("grid", sender=None, to=to, **words, name="write")
-        state, note = _end_of(ledger, plan, EmailTarget("write", MAIL_PATIENCE), number)
+        planned = EffectPlan("write", "email", plan, digest(plan), plan)
+        state, note = _end_of(ledger, [planned], EmailTarget("write", MAIL_PATIENCE), number)
     return Cell(row, fault, state, server.count(), server.sent, server.count(), note)
 
 
-def _end_of(ledger: Ledger, plan: dict[str, Any], target: Target, number: int) -> tuple[str, str]:
-    """What the ledger says of an effect at its end, and what its probe saw."""
+def _end_of(
+    ledger: Ledger, plans: Sequence[EffectPlan], target: Target, number: int, *, earlier: str | None = None
+) -> tuple[str, str]:
+    """What the ledger says of the last effect at its end, and what its probe saw.
+
+    :param earlier: the external id of the effect before it, where there is one.
+    """
     spec = job_spec(job_key=f"grid:{number}")
-    planned = EffectPlan("write", target.kind, plan, digest(plan), plan)
-    job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), planned))
-    held = _run(ledger, job.job_id, planned, target)
-    (effect,) = ledger.record(job.job_id).current_effects
+    job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), *plans))
+    for before in plans[:-1]:
+        claim = ledger.effects.claim(job.job_id, before, lease=LEASE, actor=ACTOR)
+        ledger.effects.confirm(claim, external_id=earlier, result=None, actor=ACTOR)
+    held = _run(ledger, job.job_id, plans[-1], target)
+    effect = ledger.record(job.job_id).current_effects[-1]
     state = "held" if held and effect.state == "unknown" else effect.state.value
     return state, effect.probe_note or ""
 

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api import schemas
-from tests.factories import ask, draft, effect_plan, in_an_hour, job_spec
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, in_an_hour, job_spec
 from tests.integration.web.conftest import OWN_SITE, Login, Page
 
 
@@ -245,6 +245,23 @@ def test_a_policy_and_a_time_out_are_named_as_such(login: Login, ledger: Ledger)
         said.append(Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text)
     assert "Approved by the policy careful@2" in said[0]
     assert "Rejected by the time-out" in said[1]
+
+
+def test_what_is_filled_in_later_is_named_in_the_plan_and_shown_once_it_is_known(login: Login, ledger: Ledger) -> None:
+    name = "{effects.publish.external_id}"
+    later = replace(effect_plan("reply", body=f'{{"of":"{name}"}}'), names=(name,), after=("publish",))
+    job = ask(ledger, draft(ledger), effect_plan(), later)
+    bob = login("bob")
+    page = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text)
+    assert f"{name}filled in when this is sent" in page.text
+    approve(ledger, job)
+    claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id="<b>post-7", result=None, actor=TEST)
+    ledger.effects.claim(job.job_id, later, lease=LEASE, actor=TEST)
+    page = Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text)
+    assert f"{name}<b>post-7" in page.text
+    (_, reply) = bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["effects"]
+    assert reply["filled"] == {name: "<b>post-7"}
 
 
 def test_a_left_out_effect_is_shown_as_no_part_of_the_plan(login: Login, ledger: Ledger) -> None:

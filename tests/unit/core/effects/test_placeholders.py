@@ -14,8 +14,12 @@ from airflow_provider_aihandoff.core.effects.placeholders import (
     EFFECT_KEY,
     EXTERNAL_ID,
     UNDO_KEY,
+    Earlier,
     Marks,
+    declared_in,
+    earlier,
     fill,
+    malformed_in,
     names_in,
     within,
 )
@@ -99,3 +103,46 @@ class TestFill:
             plan, {EXTERNAL_ID: "a/b"}, quoted=lambda path, text: text.replace("/", "%2F"[: len(path) + 1])
         )
         assert filled == {"plan": {"url": "/a%2Fb"}, "name": "a%2b"}
+
+
+class TestEarlierEffects:
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("{effects.create.external_id}", Earlier("create", None)),
+            ("{effects.desk.create-it.external_id}", Earlier("desk.create-it", None)),
+            ("{effects.create.answer.url}", Earlier("create", ".url")),
+            ("{effects.create.answer.data.items[0].my-id}", Earlier("create", ".data.items[0].my-id")),
+            ("{effects.create.answer[0]}", Earlier("create", "[0]")),
+            ("{effects.create.answer}", None),
+            ("{effects.create.id}", None),
+            ("{effects.create.answer.a b}", None),
+            ("{effect_key}", None),
+        ],
+    )
+    def test_a_name_says_which_effect_and_what_of_it(self, name: str, meant: Earlier | None) -> None:
+        assert earlier(name) == meant
+        assert bool(declared_in(f"a{name}b")) == (meant is not None or name == "{effect_key}")
+
+    def test_what_reads_almost_like_one_is_found(self) -> None:
+        template = "{effects.create.id} {effects.create.external_id} {current.} {current.a} {current} {x}"
+        assert malformed_in(template) == {"{effects.create.id}", "{current.}"}
+
+    def test_two_braces_are_those_of_jinja(self) -> None:
+        template = "{{effects.create.external_id}} {{current.title}} {%current%}"
+        assert (declared_in(template), malformed_in(template)) == (set(), set())
+
+    def test_what_a_value_brings_is_no_placeholder(self) -> None:
+        marks = Marks()
+        name = "{effects.create.external_id}"
+        plan, literals = marks.settle({"a": f"{name} {marks.mark(name)}"})
+        filled, left = fill(plan, {name: "{effect_key}"}, literals)
+        assert filled == {"a": f"{name} {{effect_key}}"}
+        assert fill(filled, {EFFECT_KEY: "k", name: "x"}, left)[0] == filled
+
+    def test_a_text_that_ends_like_a_mark_begins_does_not_hide_one(self) -> None:
+        marks = Marks()
+        name = "{effects.create.external_id}"
+        for length in range(33):
+            text = "aih" + "0" * length
+            assert marks.settle(text + marks.mark(name))[0] == text + name

@@ -43,6 +43,13 @@ def test_a_list_is_compared_as_a_whole() -> None:
     assert found.beside == ()
 
 
+def test_what_a_request_does_not_name_in_an_item_of_a_list_is_not_removed() -> None:
+    record = {"lines": [{"id": 1, "n": 1, "more": [{"id": 3, "x": 1}]}, {"id": 2, "n": 2}]}
+    found = current(record, {"lines": [{"n": 5, "more": [{"x": 1}]}]})
+    assert [(field.path[-1], field.change) for field in found.changed] == [("n", "changed"), ("2", "removed")]
+    assert found.beside == ("lines[0].id", "lines[0].more[0].id")
+
+
 def test_a_record_without_end_is_compared_to_a_bound() -> None:
     record: dict[str, Any] = {}
     for _ in range(50):
