@@ -11,7 +11,7 @@ COVERAGE := 61
 ON_EACH_CORE := --numprocesses 2 --dist loadfile
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
-.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off test test-integration test-stack check chaos format lock clean help
+.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack check chaos format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -30,6 +30,9 @@ demo-receiver-off: ## Stop the receiver of webhooks of the running demo: it poll
 
 demo-receiver-on: ## Start the receiver of webhooks again
 	@$(BIN)/python -m demo receiver-on
+
+demo-trouble: $(INSTALLED) ## Make one of each kind of incident in the running demo, to practise
+	@$(BIN)/python -m demo incidents
 
 test: check ## Run every test, also those on a real Airflow
 	@$(MAKE) --no-print-directory --jobs 2 test-integration test-stack

@@ -16,6 +16,11 @@ def text(name: str) -> str:
     return str(value)
 
 
+def names(name: str) -> list[str]:
+    """The value of an option that names things, separated by commas."""
+    return [stripped for part in text(name).split(",") if (stripped := part.strip())]
+
+
 def number(name: str) -> float:
     """The value of an option of the type float or integer.
 

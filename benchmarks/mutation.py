@@ -30,6 +30,7 @@ _EFFECTS, _GUARDS = f"{_LEDGER}/effects/test_effect_store.py", f"{_LEDGER}/effec
 _DEPENDENT = "tests/integration/operators/test_dependent_effects.py"
 _RESTORING = "tests/integration/operators/test_restoring_undos.py"
 _TARGETS = "tests/integration/targets"
+_SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -245,6 +246,27 @@ GUARDS = (
         "quorum: another plan voids the votes",
         f"{_LEDGER}/review/test_rules.py::TestQuorum::test_a_digest_that_comes_back_is_voted_on_again",
         ("OF_NOW", "d.decision_id > coalesce(jobs.decided_before, 0)", "true"),
+    ),
+    guard(
+        "metrics: what is rolled back says nothing",
+        f"{_SIGNALS}::test_nothing_is_said_of_what_was_rolled_back",
+        ("LedgerConnection.forget", "self.woken, self.signals = set(), []", "self.woken = set()"),
+    ),
+    guard(
+        "metrics: the values of a label are bounded",
+        "tests/unit/core/test_signals.py::test_the_values_of_a_label_are_bounded_in_number_and_length",
+        ("core.signals:label_value", " and len(seen) >= MAX_VALUES", " and False"),
+    ),
+    guard(
+        "traces: an error is recorded without its text",
+        "tests/integration/operators/test_traces.py::test_a_refused_effect_is_a_failed_span_without_what_the_target_said",
+        ("OpenTelemetryTracer.span", "record_exception=False", "record_exception=True"),
+    ),
+    guard(
+        "webhook secrets: none is made that could not be kept",
+        "tests/integration/operators/test_webhook_setup.py::"
+        "test_no_secret_is_made_that_could_not_be_kept_unless_it_is_to_be_printed",
+        ("_check_place", "if print_secret or _is_of_database(conn_id, known):", "if True:"),
     ),
     guard(
         "bulk decision: all of it or nothing",

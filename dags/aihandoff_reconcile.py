@@ -18,7 +18,8 @@ from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
     doc_md="""
     Finds responses whose task has ended, requests whose answer was lost, deadlines that passed, expired reviews, and
     webhooks in quarantine, and takes one next step for each. In the log you see what it found and did, and what is left
-    for you. What it does to a job is in the job's history. It also removes old webhooks from the inbox.
+    for you. What it does to a job is in the job's history. It also removes old webhooks from the inbox, and sends the
+    gauges of your metrics. With `notifiers`, its task notifies you of what needs a person.
 
     **You need the connections** `aihandoff_ledger`, and the OpenAI connections of your jobs.
 

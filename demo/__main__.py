@@ -1,4 +1,4 @@
-"""`python -m demo`: start the demo, check it without a person, or remove its data."""
+"""`python -m demo`: start the demo, check it without a person, make incidents in it, or remove its data."""
 
 import argparse
 import shutil
@@ -10,9 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
+import psycopg
+
 from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_stack import USERS
 from demo.check import CheckFailedError, check
+from demo.incidents import make_in_running_demo
 from demo.local import AlreadyRunningError, LocalDemo, alone, demo_home, receiver_switch, running_demo
 from demo.pipelines import MOST_JOBS, answers, open_ledger, summary, trigger_new
 from demo.postgres import PostgresUnavailableError, open_postgres
@@ -46,6 +49,18 @@ def clean(home: Path) -> None:
         open_postgres(home / "postgres").destroy()
         shutil.rmtree(home)
     print(f"Removed {home}.")
+
+
+def make_incidents(home: Path) -> None:
+    """Make one of each kind of incident in the running demo, and say where they are."""
+    try:
+        made = make_in_running_demo(home)
+    except psycopg.OperationalError:
+        sys.exit(f"No demo is running in {home}. Start it with `make demo`, then try again.")
+    for what, job_id in made.jobs.items():
+        print(f"  {what:<20} job {job_id}")
+    print(f"  {'quarantined webhook':<20} {made.webhook_id}")
+    print(f"  {'silent receiver':<20} stopped; `make demo-receiver-on` starts it again")
 
 
 def watch(demo: LocalDemo) -> NoReturn:
@@ -116,6 +131,7 @@ def main() -> None:
         "up": up,
         "check": check_alone,
         "clean": clean,
+        "incidents": make_incidents,
         "receiver-on": lambda home: receiver_switch(home).unlink(missing_ok=True),
         "receiver-off": lambda home: receiver_switch(home).touch(),
     }

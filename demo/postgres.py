@@ -48,6 +48,9 @@ class Postgres:
         with self.connect("postgres"):
             pass
 
+    def find(self) -> None:
+        """Know how to connect to the server that another process of the demo has started."""
+
     def stop(self) -> None:
         """Stop the server; one that was running before goes on."""
 
@@ -131,6 +134,17 @@ class PostgresServer(Postgres):
         self._parameters |= {"password": (folder / "password").read_text(), "port": port}
         self._process = GuardedProcess(self._spec(folder, binaries, port))
         wait_until(self._accepts_connections, "PostgreSQL to accept connections", PROCESS_SECONDS, 0.02)
+
+    def find(self) -> None:
+        """Know how to connect to the server that another process has started on this folder.
+
+        :raises PostgresUnavailableError: none ever was.
+        """
+        try:
+            password, port = ((self._link / name).read_text() for name in ("password", "port"))
+        except FileNotFoundError:
+            raise PostgresUnavailableError(f"There is no server in {self._link}.") from None
+        self._parameters |= {"password": password, "port": int(port)}
 
     def stop(self) -> None:
         """Shut the server down, breaking the connections that are open."""

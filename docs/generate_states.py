@@ -1,7 +1,7 @@
-"""Writes into `concepts.md` what that page takes from the code: the state diagrams and the attach rules.
+"""Writes into the docs what they take from the code: the state diagrams, the attach rules, and what is said of a job.
 
-`python docs/generate_states.py` brings the page up to date. With `--check` it writes nothing, and exits with 1 when
-the page is stale.
+`python docs/generate_states.py` brings the pages up to date. With `--check` it writes nothing, and exits with 1 when
+one is stale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+from airflow_provider_aihandoff.core.generation.lost import WEBHOOKS_WITHIN
 from airflow_provider_aihandoff.core.jobs.attach import Step, decide_attachment
+from airflow_provider_aihandoff.core.jobs.cases import CASES
 from airflow_provider_aihandoff.core.states import (
     EFFECT_TRANSITIONS,
     JOB_TRANSITIONS,
@@ -24,7 +26,7 @@ from airflow_provider_aihandoff.core.states import (
     JobState,
 )
 
-PAGE = Path(__file__).parent / "concepts.md"
+CONCEPTS, OPERATIONS = (Path(__file__).parent / name for name in ("concepts.md", "operations.md"))
 
 State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)
@@ -36,6 +38,43 @@ _STEPS: Mapping[Step, str] = {
     Step.REVISE: "**new revision**",
     Step.REFUSE_CANCELLED: "error: cancelled",
     Step.REFUSE_CHANGED: "error: other work",
+}
+
+
+#: What stands in the table of cases in the place of a fact of the job.
+_FACTS: Mapping[str, str] = {
+    **dict.fromkeys(("since", "deadline", "until", "webhook", "asked", "review_deadline", "held"), "*time*"),
+    "task": "the draft task",
+    "Task": "The draft task",
+    "draft": "the draft task",
+    "job": "JOB_ID",
+    "effect": "EFFECT",
+    "effect_id": "EFFECT_ID",
+    "effect_task": "EFFECT_TASK",
+    "key": "EFFECT_KEY",
+    "conn": "CONN_ID",
+    "response": "RESPONSE_ID",
+    "reason": "*the reason*",
+    "refusal": "*its answer*",
+    "error": "",
+    "probe": "",
+    "status": "*status*",
+    "days": str(WEBHOOKS_WITHIN.days),
+    "by": "*the attempt*",
+    "attempt": "*n*",
+    "made": "*n*",
+    "max": "*m*",
+    "votes": "*n*",
+    "needed": "*m*",
+    "voters": "*users*",
+    "approvers": "*the approvers*",
+    "decider": "*the user or the policy*",
+    "timeout": "the job is rejected, or fails (as its author has said)",
+    "waiting": "*effects*",
+    "undo_waiting": "*undos*",
+    "progress": "*n* of *m* effects applied",
+    "undone": "*n* of *m* effects undone",
+    "undone_all": "All applied effects were undone.",
 }
 
 
@@ -85,41 +124,56 @@ def _reachable() -> set[JobState]:
     return {JobState.QUEUED, *(to for (state, _), to in JOB_TRANSITIONS.items() if to is not state)}
 
 
-def blocks() -> dict[str, str]:
-    """What stands between the markers of the page, by the markers' names."""
+def case_table() -> str:
+    """What is said of a job in each case: the same text as on its page."""
+    rows = ["| the job is | what its page says, and what happens by itself | a retry or a clear, and what you can do |"]
+    rows.append("| --- | --- | --- |")
+    for case, words in CASES.items():
+        now, then, retry = (text.format_map(_FACTS) for text in (words.now, words.then, words.retry))
+        steps = " ".join(str(step).format_map(_FACTS) for step in words.steps)
+        rows.append(f"| **{case.value}** | {now} {then} | {' '.join(filter(None, (retry, steps)))} |")
+    return "\n".join(rows)
+
+
+def blocks() -> dict[Path, dict[str, str]]:
+    """What stands between the markers of each page, by the markers' names."""
     return {
-        "job states": diagram(JOB_TRANSITIONS, (JobEvent.CREATED.value, JobState.QUEUED), TERMINAL_JOB_STATES),
-        "attach rules": attach_rules(),
-        "effect states": diagram(EFFECT_TRANSITIONS, ("plan", EffectState.PLANNED)),
+        CONCEPTS: {
+            "job states": diagram(JOB_TRANSITIONS, (JobEvent.CREATED.value, JobState.QUEUED), TERMINAL_JOB_STATES),
+            "attach rules": attach_rules(),
+            "effect states": diagram(EFFECT_TRANSITIONS, ("plan", EffectState.PLANNED)),
+        },
+        OPERATIONS: {"cases": case_table()},
     }
 
 
-def rendered(page: str) -> str:
-    """The text of the page with every block up to date.
+def rendered(path: Path, page: str) -> str:
+    """The text of a page with every block up to date.
 
     :raises ValueError: the page lacks the markers of a block.
     """
-    for name, block in blocks().items():
+    for name, block in blocks()[path].items():
         begin, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
         before, opened, rest = page.partition(begin)
         _, closed, after = rest.partition(end)
         if not (opened and closed):
-            raise ValueError(f"{PAGE.name} lacks {begin.strip()!r}, or {end!r} after it.")
+            raise ValueError(f"{path.name} lacks {begin.strip()!r}, or {end!r} after it.")
         page = f"{before}{begin}{block}\n{end}{after}"
     return page
 
 
 def main() -> None:
-    """Bring the page up to date, or say that it is not."""
+    """Bring the pages up to date, or say which is not."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when the page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when a page is stale")
     check = parser.parse_args().check
-    page = PAGE.read_text("utf-8")
-    fresh = rendered(page)
-    if check and fresh != page:
-        sys.exit(f"{PAGE.name} is stale: run `python docs/generate_states.py`.")
-    if not check:
-        PAGE.write_text(fresh, "utf-8")
+    for path in blocks():
+        page = path.read_text("utf-8")
+        fresh = rendered(path, page)
+        if check and fresh != page:
+            sys.exit(f"{path.name} is stale: run `python docs/generate_states.py`.")
+        if not check:
+            path.write_text(fresh, "utf-8")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ PRICE = Decimal("0.01")
 class FakeFacts(ProviderFacts):
     """Every token costs :data:`PRICE`."""
 
+    name = "fake"
+
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         return None if response.usage is None else PRICE * int(response.usage["tokens"])
 

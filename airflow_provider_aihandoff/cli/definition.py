@@ -197,6 +197,16 @@ _RECONCILE = _action(
     _OUTPUT,
 )
 
+_OPENAI = Arg(
+    ("--openai-conn-id",), help="OpenAI connection (default: the one of webhook_conn_ids in the section aihandoff)"
+)
+_ENDPOINT_URL = Arg(("--url",), help="Address of the endpoint (default: the one whose path is that of the connection)")
+_PRINT_SECRET = Arg(
+    ("--print-secret",),
+    action="store_true",
+    help="Print the secret, for a connection that is not in Airflow's database",
+)
+
 _WEBHOOKS = GroupCommand(
     name="webhooks",
     help="OpenAI's webhooks",
@@ -221,6 +231,29 @@ _WEBHOOKS = GroupCommand(
                 help="Trust X-Forwarded-* headers of the proxies in FORWARDED_ALLOW_IPS",
             ),
         ),
+        _action(
+            "register",
+            "Create the endpoint at OpenAI, and put its secret into the connection",
+            "webhook_setup.register",
+            _OPENAI,
+            Arg(("--url",), help="Public address of the receiver (default: base_url in the section api, and its path)"),
+            _PRINT_SECRET,
+        ),
+        _action(
+            "rotate",
+            "Get a new secret for the endpoint from OpenAI, and put it into the connection before the old one",
+            "webhook_setup.rotate",
+            _OPENAI,
+            _ENDPOINT_URL,
+            _PRINT_SECRET,
+        ),
+        _action(
+            "test",
+            "Have OpenAI send a sample event to the endpoint, and say how the receiver answered",
+            "webhook_setup.test",
+            _OPENAI,
+            _ENDPOINT_URL,
+        ),
     ),
 )
 
@@ -240,6 +273,7 @@ _DOCTOR = _action(
         help="Public URL of the receiver of webhooks for the first of these connections: a signed test event is sent "
         "there, and searched in the inbox",
     ),
+    Arg(("--dags",), metavar="PATH", help="Dag file or folder to parse: is each effect approved first?"),
     _OUTPUT,
 )
 

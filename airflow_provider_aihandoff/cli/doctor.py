@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.web.api.webhook_receiver import configured_conn_
 def doctor(args: Namespace) -> None:
     """Examine the set-up from here. Exits with 0, with 1 after a warning, and with 2 after an error."""
     conn_ids = args.openai_conn_id or configured_conn_ids()
-    findings = list(examine(args.conn_id, conn_ids, args.webhook_url))
+    findings = list(examine(args.conn_id, conn_ids, args.webhook_url, args.dags))
     if args.output == "table":
         for finding in findings:
             say(f"{finding.level.value:<8} {finding.subject}: {finding.what}")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.database.history import first_break
-from airflow_provider_aihandoff.core.generation.lost import in_words
+from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.ledger import JobRecord
 
 
@@ -52,8 +52,7 @@ def _print_record(record: JobRecord) -> None:
     cost += ", without tools" if "tool_calls" in (revision.usage or {}) else ""
     say(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
     say(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
-    if waits_for := in_words(revision):
-        say(waits_for)
+    say(str(explain(record)))
     say(f"review digest: {job.review_digest or 'none yet'}")
     print_rows([{"output": revision.output, "error": revision.error}], "yaml")
     names = (

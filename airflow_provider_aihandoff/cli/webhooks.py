@@ -21,8 +21,8 @@ from airflow_provider_aihandoff.cli.common import fail, say
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.webhooks.keys import NoConnection
 from airflow_provider_aihandoff.core.webhooks.signature import SecretRefused, Verifier
+from airflow_provider_aihandoff.hooks.observability import set_up_metrics
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
-from airflow_provider_aihandoff.web import metrics
 from airflow_provider_aihandoff.web.api.webhook_receiver import (
     SECRETS_KEY,
     Receiver,
@@ -50,7 +50,7 @@ def serve(args: Namespace) -> None:
         listener = _listen(args.host, args.port)
     except (HandoffError, AirflowException, ValueError, OSError) as error:
         fail(str(error))
-    metrics.set_up()
+    set_up_metrics()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     _announce(listener, conn_ids, secure=bool(args.ssl_certfile))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
@@ -23,9 +23,11 @@ from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
+from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
+from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 
 #: Which jobs a list is about: empty or NULL parameters leave out nothing.
@@ -52,6 +54,11 @@ _OF_RUN = """
         UNION ALL
         SELECT job_id FROM aihandoff.events
         WHERE actor_kind = 'task' AND actor_dag_id = %(dag_id)s AND actor_run_id = %(run_id)s)"""
+
+#: When the newest webhook came on the connection of a revision, if one ever did.
+_NEWEST_WEBHOOK = """
+    SELECT max(received_at) AS at FROM aihandoff.inbox
+    WHERE conn_id = (SELECT conn_id FROM aihandoff.revisions WHERE job_id = %s AND number = %s)"""
 
 _OPEN_STATES = tuple(state.value for state in JobState if state not in TERMINAL_JOB_STATES)
 
@@ -129,7 +136,7 @@ class Candidate:
 
 
 _SUMMARY_COLUMNS = columns(JobSummary)
-_SUMMARY_JOB_COLUMNS = ", ".join(field.name for field in fields(JobSummary) if field.name in Job.__dataclass_fields__)
+_SUMMARY_JOB_COLUMNS = ", ".join(each.name for each in fields(JobSummary) if each.name in Job.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,8 @@ class JobRecord:
     """Everything the ledger knows of one job, oldest first.
 
     :param altered_undos: why applied effects have an undo that is not the approved one, by the ids of the effects.
+    :param at: the moment, by the database's clock.
+    :param newest_webhook: when the newest webhook came on the connection of the current revision, if one ever did.
     """
 
     job: Job
@@ -145,6 +154,8 @@ class JobRecord:
     effects: list[Effect]
     events: list[Event]
     altered_undos: Mapping[int, str]
+    at: datetime = field(compare=False)
+    newest_webhook: datetime | None
 
     @property
     def revision(self) -> Revision:
@@ -182,6 +193,7 @@ class Ledger:
         digest_key: str = "",
     ) -> None:
         self._digest_key = digest_key
+        self._ledger_id: str | None = None
         self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
@@ -192,6 +204,7 @@ class Ledger:
         self.roll_backs = RollBacks(self._database, digest_key)
         self.abandoned = Abandoned(self._database)
         self.surplus = SurplusResponses(self._database)
+        self.gauges = Gauges(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -218,8 +231,10 @@ class Ledger:
         return self._database.transact(history.now)
 
     def ledger_id(self) -> str:
-        """The identity of this ledger, a UUID."""
-        return str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+        """The identity of this ledger, a UUID. It never changes, so that it is read once."""
+        if self._ledger_id is None:
+            self._ledger_id = str(self._one("SELECT ledger_id FROM aihandoff.ledger")["ledger_id"])
+        return self._ledger_id
 
     def digest_key(self) -> str:
         """The secret with which digests cover other secrets: the configured one, or else the ledger's own."""
@@ -231,6 +246,12 @@ class Ledger:
         :raises JobNotFound: there is none with this id.
         """
         return self._database.transact(lambda connection: history.read(connection, job_id))
+
+    def job_id_of(self, job_type: str, job_key: str) -> int | None:
+        """The id of the job with this key; None where there is none."""
+        query = "SELECT job_id FROM aihandoff.jobs WHERE job_type = %(job_type)s AND job_key = %(job_key)s"
+        rows = self._all(query, {"job_type": plain(job_type), "job_key": plain(job_key)})
+        return rows[0]["job_id"] if rows else None
 
     def revision(self, job_id: int, number: int) -> Revision:
         """Return one revision of a job that exists."""
@@ -253,6 +274,7 @@ class Ledger:
             effects = [Effect(**row) for row in rows(Effect, "effects", "revision, position")]
             events = [Event(**row) for row in rows(Event, "events", "seq")]
             current = [effect for effect in effects if effect.revision == job.revision]
+            (newest,) = connection.execute(_NEWEST_WEBHOOK, [job_id, job.revision]).fetchall()
             return JobRecord(
                 job=job,
                 revisions=[Revision(**row) for row in rows(Revision, "revisions", "number")],
@@ -260,6 +282,8 @@ class Ledger:
                 effects=effects,
                 events=events,
                 altered_undos=altered_undos(job, current, events, self._digest_key or digest_key(connection)),
+                at=history.now(connection),
+                newest_webhook=newest["at"],
             )
 
         return self._database.transact(work)

@@ -15,17 +15,21 @@ from airflow_provider_aihandoff.doctor.connection_checks import (
     check_provider,
     check_secrets,
 )
+from airflow_provider_aihandoff.doctor.dag_checks import check_dags
 from airflow_provider_aihandoff.doctor.finding import Finding, Level
 from airflow_provider_aihandoff.doctor.ledger_checks import check_ledger
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 
 
-def examine(ledger_conn_id: str | None, conn_ids: Sequence[str], webhook_url: str | None = None) -> Iterator[Finding]:
+def examine(
+    ledger_conn_id: str | None, conn_ids: Sequence[str], webhook_url: str | None = None, dags: str | None = None
+) -> Iterator[Finding]:
     """Examine the ledger, the connections and Airflow, from where this runs.
 
     :param conn_ids: connections to model providers.
     :param webhook_url: the public URL of the receiver for the first of them; None: no test event is sent.
+    :param dags: a Dag file, or a folder of them, to parse; None: none.
     """
     hook = LedgerHook(ledger_conn_id)
     usable = True
@@ -50,6 +54,8 @@ def examine(ledger_conn_id: str | None, conn_ids: Sequence[str], webhook_url: st
             if webhook_url is not None:
                 yield _delivered(webhook_url, conn_ids[0], ledger)
     yield from check_airflow()
+    if dags is not None:
+        yield from check_dags(dags)
 
 
 def _delivered(url: str, conn_id: str, ledger: Ledger) -> Finding:

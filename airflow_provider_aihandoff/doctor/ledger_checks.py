@@ -62,6 +62,11 @@ _PROBES = """
 #: Of how many days, of how many effects at most, and how many findings.
 _PROBE_DAYS, _PROBED_EFFECTS, _PROBE_FINDINGS = 7, 100_000, 10
 
+_UNASKED = """
+    SELECT dag_id, count(*) AS jobs FROM aihandoff.jobs
+    WHERE state = 'review' AND review_digest IS NULL AND updated_at < clock_timestamp() - interval '1 hour'
+    GROUP BY dag_id ORDER BY 2 DESC, 1 LIMIT 10"""
+
 _OLDEST_VERSION = 140000
 
 _UNREACHABLE = "Tasks fail and pages answer 503 until it can be reached."
@@ -89,6 +94,7 @@ def check_ledger(conninfo: Mapping[str, Any]) -> Iterator[Finding]:
             yield from rights
             if all(right.level is Level.OK for right in rights):
                 yield from _check_probes(connection)
+                yield _check_unasked(connection)
         yield _check_clock(connection)
         yield _check_room(connection)
         yield _check_notifications(connection, lambda: psycopg.connect(**conninfo, autocommit=True))
@@ -223,6 +229,20 @@ def probe_findings(effect: str, effects: int, seen_before: int, not_seen: int) -
             "A probe that cannot see a write leads to a second one, or leaves each lost answer to a person.",
             "See what it saw with `airflow aihandoff effects list`, and fix its declaration.",
         )
+
+
+def _check_unasked(connection: psycopg.Connection[Any]) -> Finding:
+    """Whether each job that needs an approval has a task that asks for it."""
+    dags = [f"{row['dag_id']} ({row['jobs']})" for row in connection.execute(_UNASKED)]
+    if not dags:
+        return Finding(Level.OK, "approvals", "Each job in review was asked about within an hour.")
+    return Finding(
+        Level.WARNING,
+        "approvals",
+        f"Jobs have waited for an hour, and no task has asked for their approval: {', '.join(dags)}.",
+        "No one can decide on them, and their effects are never sent.",
+        "Give the Dag an ApprovalSensor, or clear the one that has failed. `--dags FOLDER` examines the Dags.",
+    )
 
 
 def _check_notifications(

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.limits import API_SERVER, TRIGGERER, WORKER, Limits
+from airflow_provider_aihandoff.hooks.observability import observe
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -58,6 +59,7 @@ class LedgerHook(BaseHook):
         """
         from airflow_provider_aihandoff.core.ledger import Ledger
 
+        observe(in_task=self._limits is WORKER)
         return _checked(Ledger(self.conninfo(), limits=self._limits, digest_key=settings.text("digest_key")))
 
     def conninfo(self) -> dict[str, Any]:
@@ -121,6 +123,7 @@ async def conninfo_async(ledger_conn_id: str) -> dict[str, Any]:
 def _open_shared(ledger_conn_id: str, conninfo: Mapping[str, Any], limits: Limits) -> Ledger:
     from airflow_provider_aihandoff.core.ledger import Ledger
 
+    observe(in_task=False)
     # Outside the lock: while the server is unavailable, no thread queues behind another one that waits for it.
     key = settings.text("digest_key")
     shared = Ledger(conninfo, max_size=SHARED_POOL_SIZE, timeout=SHARED_TIMEOUT, limits=limits, digest_key=key)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ProviderFacts,
         ProviderFor,
     )
+    from airflow_provider_aihandoff.core.generation.webhook_endpoints import WebhookEndpoints
 
 #: Seconds that one request may take.
 REQUEST_TIMEOUT = 30.0
@@ -58,6 +59,20 @@ def providers() -> Iterator[ProviderFor]:
             return OpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations)
 
         yield provider_for
+
+
+@contextmanager
+def endpoint_api(conn_id: str) -> Iterator[WebhookEndpoints]:
+    """The webhook endpoints of the project that the key of a connection belongs to.
+
+    :raises AirflowNotFoundException: there is no such connection.
+    """
+    from airflow.providers.openai.hooks.openai import OpenAIHook
+
+    from airflow_provider_aihandoff.core.generation.openai.endpoint_api import EndpointApi
+
+    with OpenAIHook(conn_id).conn as client:
+        yield EndpointApi(client.with_options(timeout=REQUEST_TIMEOUT))
 
 
 async def shared_provider(conn_id: str) -> AsyncModelProvider:

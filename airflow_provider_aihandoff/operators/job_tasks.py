@@ -49,6 +49,12 @@ def effect_tasks(dag: Any, source: Any) -> list[Any]:
     return [task for task in dag.topological_sort() if _role(task) == JobRole.EFFECT and _source(task) == source]
 
 
+def sources(dag: Any) -> list[Any]:
+    """What makes the jobs that tasks of a Dag write for: each once, as :func:`operators.job_argument.source_of` names
+    it."""
+    return list(dict.fromkeys(_source(task) for task in dag.topological_sort() if _role(task) == JobRole.EFFECT))
+
+
 def approval_task(dag: Any, source: Any) -> Any:
     """The task of a Dag that waits for the decision on a job; None where there is none.
 

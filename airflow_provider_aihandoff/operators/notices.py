@@ -84,7 +84,7 @@ def notify(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, 
     sent = True
     for notice in due_notices(job, ledger.reviews.notices(job)):
         seen = view(job, ledger.revision(job.job_id, job.revision))
-        if _send(notifiers, {**context, "handoff": handoff(job, notice), "job": seen}, notice):
+        if send(notifiers, {**context, "handoff": handoff(job, notice), "job": seen}):
             ledger.reviews.notified(job, notice, actor=owner_of(context).actor)
         else:
             sent = False
@@ -101,15 +101,16 @@ def notify_wait(notifiers: Sequence[BaseNotifier], context: Context, ledger: Led
         return True
     job = ledger.job(waits.job_id)
     seen, about = view(job, ledger.revision(job.job_id, job.revision)), waiting_for_a_person(job, waits)
-    if not _send(notifiers, {**context, "handoff": about, "job": seen}, about.notice):
+    if not send(notifiers, {**context, "handoff": about, "job": seen}):
         return False
     ledger.reviews.notify_wait(waits, actor=owner_of(context).actor)
     return True
 
 
-def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: Notice) -> bool:
+def send(notifiers: Sequence[BaseNotifier], context: dict[str, Any]) -> bool:
     """Have every notifier send. One that fails keeps no one from deciding.
 
+    :param context: with ``handoff``.
     :return: whether any has sent it: else those that work would send it again for as long as another does not.
     """
     sent = False
@@ -121,7 +122,10 @@ def _send(notifiers: Sequence[BaseNotifier], context: dict[str, Any], notice: No
             sent = True
         except Exception as error:
             log.error(
-                "%s could not send the notification (%s).", type(notifier).__name__, notice, exc_info=shown(error)
+                "%s could not send the notification (%s).",
+                type(notifier).__name__,
+                context["handoff"].notice,
+                exc_info=shown(error),
             )
     return sent
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.operators.fleet_notices import notify_causes
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY
 from airflow_provider_aihandoff.task_states import task_states
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
 
 class ReconcileOperator(RendersText):
@@ -34,8 +35,11 @@ class ReconcileOperator(RendersText):
     A step that fails is reported, and taken again by the next run; the task succeeds. It fails when the ledger cannot
     be reached.
 
-    The XCom counts the findings by kind, and how many ``failed``.
+    At the end it sends the gauges of the metrics. The XCom counts the findings by kind, and how many ``failed``.
 
+    :param notifiers: notified of each cause for which a person is needed, such as unknown effects, once two runs in a
+        row have found it; and when it is over. Their templates have ``handoff``, with ``notice`` (``needs you`` or
+        ``over``), ``label`` (the cause), ``count``, ``message`` and ``link``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id`` (templated).
     """
 
@@ -45,16 +49,20 @@ class ReconcileOperator(RendersText):
     def __init__(
         self,
         *,
+        notifiers: Sequence[BaseNotifier] = (),
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
         **kwargs: Any,
     ) -> None:
         super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
+        self.notifiers = tuple(notifiers)
         self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context) -> dict[str, int]:
         """Search once, and take every step that is due."""
+        from airflow_provider_aihandoff.core.reconcile.causes import open_causes
+        from airflow_provider_aihandoff.core.reconcile.gauges import send_gauges
         from airflow_provider_aihandoff.core.reconcile.run import reconcile
 
         def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -67,6 +75,11 @@ class ReconcileOperator(RendersText):
                 states_of=partial(task_states, ask=ask),
                 inbox_retention=settings.seconds("inbox_retention"),
             )
+            conn_ids = settings.names("webhook_conn_ids")
+            waiting = ledger.gauges.read(conn_ids)
+        send_gauges(waiting, conn_ids)
+        if self.notifiers:
+            notify_causes(self.notifiers, context, open_causes(waiting, findings))
         counts = Counter(finding.kind for finding in findings)
         if failed := sum(finding.failed for finding in findings):
             counts["failed"] = failed

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core import spans
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.outcome import read_output
@@ -169,9 +170,31 @@ def store_response(
 ) -> Job:
     """Store what a response in hand has left, unless that was done."""
     output, why = read_output(response, output_type, provider.price(response, revision.request))
-    return ledger.outputs.store(
+    job = ledger.outputs.store(
         revision.job_id, revision.number, output, actor=actor, reason=why or None, response_id=response.id
     )
+    if spans.is_used():
+        _add_span(ledger, provider, ledger.revision(revision.job_id, revision.number), response)
+    return job
+
+
+def _add_span(ledger: Ledger, provider: ProviderFacts, revision: Revision, response: ModelResponse) -> None:
+    """Add the span of the model's work, from its request until its output is stored, by the conventions for GenAI."""
+    model, usage = str(revision.request.get("model", "")), response.usage or {}
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider.name,
+        "gen_ai.request.model": model or None,
+        "gen_ai.response.model": response.model,
+        "gen_ai.response.id": response.id,
+        "gen_ai.response.finish_reasons": [response.incomplete_reason or response.status.value],
+        "gen_ai.usage.input_tokens": usage.get("input_tokens"),
+        "gen_ai.usage.output_tokens": usage.get("output_tokens"),
+        "error.type": response.error_code,
+        "aihandoff.revision": revision.number,
+    }
+    times = {"began": revision.submitted_at, "at": revision.completed_at}
+    spans.ended(f"chat {model}".strip(), ledger, revision.job_id, attributes, client=True, **times)
 
 
 def give_up_if_over(ledger: Ledger, provider_for: ProviderFor, event: Mapping[str, Any], *, actor: Actor) -> None:

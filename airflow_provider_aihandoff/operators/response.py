@@ -231,8 +231,13 @@ class OpenAIBackgroundResponseOperator(RendersText):
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
         owner = owner_of(context)
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
+        with (
+            final_errors(self.ledger_conn_id) as subject,
+            LedgerHook(self.ledger_conn_id).get_conn() as ledger,
+            providers() as provider_for,
+        ):
             spec = self._spec(context)
+            subject.key = (spec.job_type, spec.job_key)
             opened = ledger.submission.open(spec)
             job, revision = opened.job, opened.revision
             self.log.info("Attached to %s: %s.", job.label, opened.next)
@@ -246,8 +251,13 @@ class OpenAIBackgroundResponseOperator(RendersText):
     def execute_submission(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the wait for the outcome of a request: send it, if it may be sent; then wait for its response."""
         owner = owner_of(context)
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
-            job = ledger.job(int(event["job_id"]))
+        job_id = int(event["job_id"])
+        with (
+            final_errors(self.ledger_conn_id, job_id),
+            LedgerHook(self.ledger_conn_id).get_conn() as ledger,
+            providers() as provider_for,
+        ):
+            job = ledger.job(job_id)
             revision = ledger.revision(job.job_id, int(event["submission"]))
             self._running = (job, context["ti"], owner)
             if job.state is JobState.QUEUED and job.revision == revision.number:
@@ -304,9 +314,14 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the wait: read what the response left, store it, and return it."""
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
+        job_id = int(event["job_id"])
+        with (
+            final_errors(self.ledger_conn_id, job_id),
+            LedgerHook(self.ledger_conn_id).get_conn() as ledger,
+            providers() as provider_for,
+        ):
             give_up_if_over(ledger, provider_for, event, actor=owner_of(context).actor)
-            return self._finish(context, ledger, provider_for, int(event["job_id"]))
+            return self._finish(context, ledger, provider_for, job_id)
 
     def on_kill(self) -> None:
         """Cancel the response if a person ended the running task, and only then; the request is recorded first.

@@ -86,7 +86,7 @@ class RollbackOperator(RendersText):
         job_id, reason, leave = resolve_job_id(self.job, self.task_id), self._reason(), self._leave()
         owner, ti = owner_of(context), context["ti"]
         not_now = (event or {}).get("not_now", 0)
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             record = ledger.record(job_id)
             if before := _rolled_back_before(record, owner, self.job):
                 self.log.warning(

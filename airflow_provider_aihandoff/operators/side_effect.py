@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.effects.current_values import with_current
@@ -547,6 +548,8 @@ class SideEffectOperator(RendersText):
             found = call_cleaned(lambda: target.probe(plan, KEY_OF_NO_EFFECT), secrets)
         except Exception as error:  # noqa: BLE001 - the reviewer sees why, and can decide all the same
             found = CannotTell(f"it failed: {error}")
+        proves = "yes" if isinstance(found, NotApplied) else "no"
+        signals.count(signals.PROBE_TRIALS, target=target.kind, moment="before", proves=proves)
         if isinstance(found, Applied) or (isinstance(found, CannotTell) and found.found):
             note = "before anything was sent, the probe saw what it is to find. A later find proves nothing"
             return False, note
@@ -581,7 +584,7 @@ class SideEffectOperator(RendersText):
 
         job_id = resolve_job_id(self.job, self.task_id)
         not_now = (event or {}).get("not_now", 0)
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self._view(ledger, job_id)
             key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
@@ -696,8 +699,9 @@ class SideEffectOperator(RendersText):
     def _load_job(self) -> JobView:
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            job = self._view(ledger, resolve_job_id(self.job, self.task_id))
+        job_id = resolve_job_id(self.job, self.task_id)
+        with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            job = self._view(ledger, job_id)
             if job.output is None:  # templates would fail on it, and say less
                 ledger.effects.ensure_approved(job.job_id)
             return job

@@ -129,7 +129,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
         job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
-        with final_errors(), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = ledger.job(job_id)
             while True:
                 if job.state in (JobState.QUEUED, JobState.RUNNING):
@@ -147,6 +147,9 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
                     ledger.close()
                     self._defer(job, now, all_sent=all_sent)
                 if not self._goes_on(ledger, job):
+                    from airflow_provider_aihandoff.core.review.review_span import add_review_span
+
+                    add_review_span(ledger, job)
                     return self._end(job)
                 job, event = ledger.job(job_id), None
 

@@ -19,6 +19,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.hooks.ledger import conninfo_async
+from airflow_provider_aihandoff.hooks.observability import observe
 from airflow_provider_aihandoff.triggers import wake_queries
 from airflow_provider_aihandoff.triggers.polling import Poller
 from airflow_provider_aihandoff.triggers.waits import (
@@ -75,6 +76,7 @@ class Hub:
     """
 
     def __init__(self, ledger_conn_id: str) -> None:
+        observe(in_task=False)
         self.ledger_conn_id = ledger_conn_id
         self._waits: dict[int, set[Wait]] = {}
         self._new: set[Wait] = set()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from itertools import count
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
 from airflow_provider_aihandoff.core.generation.pace import TokenBucket, WebhookWatch
 from airflow_provider_aihandoff.core.generation.provider import CredentialsRefused, ProviderError, ResponseNotFound
@@ -163,7 +164,7 @@ class Poller:
     async def _poll_due(self, wait: PolledWait, free: asyncio.Semaphore) -> None:
         seen = "error"
         try:
-            seen = "pending" if wait.over else await _poll(wait)
+            seen = "pending" if wait.over else await _counted_poll(wait)
         finally:
             free.release()
             if not wait.over:
@@ -183,6 +184,12 @@ class Poller:
             wait.interval = min(wait.interval * _STRETCH, wait.poll_interval * _STRETCH_LIMIT)
         else:
             wait.end(seen)
+
+
+async def _counted_poll(wait: PolledWait) -> str:
+    seen = await _poll(wait)
+    signals.count(signals.POLLS, conn_id=wait.conn_id, outcome=seen)
+    return seen
 
 
 async def _poll(wait: PolledWait) -> str:

@@ -43,7 +43,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
-from airflow_provider_aihandoff.web.render.environment import page
+from airflow_provider_aihandoff.web.render.environment import page, script_hash
 from airflow_provider_aihandoff.web.render.formatting import label
 from airflow_provider_aihandoff.web.request_body import read_form
 
@@ -55,7 +55,7 @@ RETRY_AFTER = 10
 SECURITY_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'self'; "
-        "base-uri 'none'"
+        f"base-uri 'none'; script-src {script_hash()}; connect-src 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
     # Not `no-referrer`: with that, browsers send `Origin: null` with our own forms.

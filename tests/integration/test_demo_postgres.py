@@ -51,6 +51,15 @@ def test_data_and_address_stay_over_a_restart_and_a_second_start(server: Postgre
     again.stop()
 
 
+def test_another_process_finds_the_server_that_runs(server: PostgresServer, tmp_path: Path) -> None:
+    write(server)
+    other = PostgresServer(tmp_path / "postgres")
+    other.find()
+    assert read(other) == [("here",)]
+    with pytest.raises(PostgresUnavailableError, match="There is no server"):
+        PostgresServer(tmp_path / "nowhere").find()
+
+
 def test_postgresql_starts_again_after_a_crash_with_what_was_committed(server: PostgresServer) -> None:
     open_connection = server.connect("postgres")
     write(server)

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_aihandoff.core.database.schema import head_version
+from airflow_provider_aihandoff.core.jobs.cases import Case
 from airflow_provider_aihandoff.core.options import OPTIONS
+from airflow_provider_aihandoff.core.signals import METRICS
 from docs import generate_states
 
 ROOT = Path(__file__).parents[2]
@@ -71,19 +73,32 @@ def table_rows(page: Path) -> Iterator[list[str]]:
             yield [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
-def test_the_diagrams_and_the_attach_rules_are_those_of_the_code() -> None:
-    page = generate_states.PAGE.read_text("utf-8")
-    assert generate_states.rendered(page) == page, "run `python docs/generate_states.py`"
+@pytest.mark.parametrize("path", generate_states.blocks(), ids=lambda path: path.name)
+def test_what_a_page_takes_from_the_code_is_what_the_code_says(path: Path) -> None:
+    page = path.read_text("utf-8")
+    assert generate_states.rendered(path, page) == page, "run `python docs/generate_states.py`"
 
 
 def test_a_page_that_is_stale_is_found() -> None:
-    page = generate_states.PAGE.read_text("utf-8").replace("queued --> running", "queued --> waiting")
-    assert generate_states.rendered(page) != page
+    page = generate_states.CONCEPTS.read_text("utf-8").replace("queued --> running", "queued --> waiting")
+    assert generate_states.rendered(generate_states.CONCEPTS, page) != page
+
+
+def test_each_case_of_a_job_is_in_the_table_of_operations() -> None:
+    rows = {row[0] for row in table_rows(DOCS / "operations.md")}
+    assert {f"**{case.value}**" for case in Case} <= rows
 
 
 def test_every_option_is_described_with_its_default() -> None:
     rows = {row[0].strip("`"): row[1].strip("`") for row in table_rows(DOCS / "operations.md") if len(row) >= 3}
     assert {name: rows.get(name) for name in OPTIONS} == {name: option.default for name, option in OPTIONS.items()}
+
+
+def test_every_metric_is_described_as_the_code_does() -> None:
+    rows = [row for row in table_rows(DOCS / "metrics.md") if len(row) == 4 and row[0].startswith("`aihandoff.")]
+    described = {row[0].strip("`"): (row[1], row[2], row[3].rstrip(" |")) for row in rows}
+    labels = {metric: ", ".join(f"`{label}`" for label in metric.labels) or "none" for metric in METRICS}
+    assert described == {metric.name: (metric.kind.value, labels[metric], metric.about) for metric in METRICS}
 
 
 def test_every_command_is_described_with_its_options(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "planning",
         "waiting",
         "notices",
+        "fleet_notices",
+        "observability",
         "responding",
         "revising",
         "model_provider",

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.rows import DictRow, dict_row, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.database import sqlstates
 from airflow_provider_aihandoff.core.error_text import said, strip_detail
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
+from airflow_provider_aihandoff.core.signals import Metric
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,9 @@ log = logging.getLogger(__name__)
 _NOT_RECORDED = "This step was not recorded in the ledger. It makes no external write itself."
 
 T = TypeVar("T")
+
+#: Says in the log, or in the metrics, what a transaction has done.
+Signal = Callable[[], None]
 
 #: Keeps elsewhere what a step would record.
 Keep = Callable[[], None]
@@ -71,13 +77,28 @@ CONNECTION_DEFAULTS: Mapping[str, Any] = {
 
 
 class LedgerConnection(psycopg.Connection[DictRow]):
-    """A connection that remembers which jobs its transaction moved in a way that a task may wait for."""
+    """A connection that remembers what its transaction did that others hear of once it is committed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.woken: set[int] = set()
+        """The jobs that it moved in a way that a task may wait for."""
+        self.signals: list[Signal] = []
+        """What the log and the metrics say of it."""
         self.worked_at = float("-inf")
         """When a transaction was last committed on it, by the monotonic clock."""
+
+    def forget(self) -> None:
+        """Say nothing of what was done until now: it is rolled back."""
+        self.woken, self.signals = set(), []
+
+    def count(self, metric: Metric, value: int = 1, /, **labels: object) -> None:
+        """Count something once the transaction is committed."""
+        self.signals.append(partial(signals.count, metric, value, **labels))
+
+    def timing(self, metric: Metric, seconds: float, /, **labels: object) -> None:
+        """Measure something once the transaction is committed."""
+        self.signals.append(partial(signals.timing, metric, seconds, **labels))
 
 
 class Database:
@@ -152,13 +173,16 @@ class Database:
             try:
                 with self._pool.connection() as connection:
                     self._check(connection)
-                    connection.woken.clear()
+                    connection.forget()
                     result = self._until_commit(connection, work)
                     reached(step, "before commit")
                     self._commit(connection)
                     reached(step, "after commit")
                     connection.worked_at = time.monotonic()
                     self._wake(connection)
+                    said = connection.signals
+                for signal in said:
+                    signal()
                 if isinstance(result, HandoffError):
                     raise result
                 return result

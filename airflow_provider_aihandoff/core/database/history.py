@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from psycopg.types.json import Json
 
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
+from airflow_provider_aihandoff.core.database.step_log import say_step
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
 from airflow_provider_aihandoff.core.models import Actor, Event, Job, columns
@@ -186,6 +188,7 @@ def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event
             written="This step made no external write.",
             remedy="Retry: that is safe.",
         )
+    connection.signals.append(partial(say_step, after, line))
 
 
 def event_hash(line: Event) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from airflow_provider_aihandoff.core import signals, spans
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept, usable_id
@@ -49,6 +50,9 @@ _PROBE_BASE, _PROBE_CAP = 1.0, 30.0
 #: For how many seconds at most the probe is tried after a confirmed write, until it sees it.
 _TRIAL_SECONDS = 5.0
 
+
+#: The answers of a probe, as the metrics name them.
+_OUTCOMES = {Applied: "applied", NotApplied: "not_applied", CannotTell: "cannot_tell"}
 
 #: What an attempt knows of the write where the ledger fails, and not the target.
 _NOT_SENT = "This attempt made no external write."
@@ -131,7 +135,8 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             return claim.effect
         attempt = Attempt(ledger, claim, memory, actor)
         try:
-            applied = _send(attempt, claim, plan, target, asked, is_secret)
+            with spans.span("aihandoff.effect", ledger, job_id, _attributes(claim.effect), client=True):
+                applied = _send(attempt, claim, plan, target, asked, is_secret)
         except EffectNotNow as error:
             if error.retry_after is None or not_now >= RETRY_AFTER_TIMES:
                 raise
@@ -151,6 +156,15 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             return _try_probe(ledger, plan, target, effect)
 
 
+def _attributes(effect: Effect) -> dict[str, str | int | None]:
+    return {
+        "aihandoff.revision": effect.revision,
+        "aihandoff.effect.name": effect.name,
+        "aihandoff.effect.target": effect.kind,
+        "aihandoff.effect.attempt": effect.attempt,
+    }
+
+
 def _takes_it_again(target: Target, effect: Effect) -> bool:
     """Whether an unknown effect may be sent again with the same key: not without end, and not once it is confirmed."""
     return target.idempotent and effect.resends < target.resends and effect.result is None
@@ -160,13 +174,15 @@ def _send(
     attempt: Attempt, claim: Claim, plan: EffectPlan, target: Target, asked: float, is_secret: IsSecret
 ) -> Applied:
     """Send, and record a failure by its kind before it is raised."""
-    name, key = claim.effect.name, claim.effect.effect_key
-    log.info("Sending effect %r, attempt %d, key %s.", name, claim.effect.attempt, key)
+    key, began = claim.effect.effect_key, time.monotonic()
     reached("apply.send", "before call")
     try:
         request, known = _filled(plan, target, claim.effect, claim.unfilled)
         _check_fence(claim, asked)
-        applied = call_cleaned(lambda: known.apply(request, key), _secrets(plan))
+        try:
+            applied = call_cleaned(lambda: known.apply(request, key), _secrets(plan))
+        finally:
+            signals.timing(signals.EFFECT_TIME, time.monotonic() - began, target=plan.kind)
     except (EffectRefused, EffectNotNow, Suspended) as error:
         return _not_applied(attempt, claim, plan, target, error)
     except Exception as error:
@@ -334,7 +350,9 @@ def _try_probe(ledger: Ledger, plan: EffectPlan, target: Target, effect: Effect)
         return effect
     seconds = min(target.grace_seconds, _TRIAL_SECONDS)
     found = _probe_over(seconds, lambda: ask_probe(target, plan, effect))
-    if isinstance(found, Applied):
+    proves = isinstance(found, Applied)
+    signals.count(signals.PROBE_TRIALS, target=plan.kind, moment="after", proves="yes" if proves else "no")
+    if proves:
         return effect
     note = f"the target confirmed the write, and {_said(found)}"
     log.warning("The effect %r is applied, but %s. Check its probe.", effect.name, note)
@@ -352,6 +370,7 @@ def ask_probe(target: Target, plan: EffectPlan, effect: Effect) -> Applied | Not
         found = CannotTell("it gave no answer that can be read")
     if isinstance(found, CannotTell):
         log.warning("The probe of the effect %r cannot tell: %s.", effect.name, found.why)
+    signals.count(signals.PROBES, target=plan.kind, outcome=_OUTCOMES.get(type(found), "cannot_tell"))
     return found
 
 

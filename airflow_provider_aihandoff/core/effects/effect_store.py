@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.digests import digest
@@ -151,6 +152,7 @@ class Effects:
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
             detail |= {"filled_digest": digest(filled)} if filled else {}
             history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
+            connection.count(signals.RETRIES, int(effect.attempt > 1), what="effect")
             return Claim(effect, token, resent=resent, unfilled=unfilled)
 
         return self._database.transact(work, repeatable=True, step="apply.claim")
@@ -595,6 +597,7 @@ def _give_up(connection: LedgerConnection, job: Job, effect: Effect, actor: Acto
     """Give up an attempt whose claim expired without an outcome: from now on it can no longer record one."""
     error = f"attempt {effect.attempt} by {effect.claimed_by} ended without an outcome"
     effect = change_effect(connection, job, effect, EffectEvent.LOSE, claim_token=None, error=error)
+    connection.count(signals.CLAIMS_EXPIRED, target=effect.kind)
     detail = {"effect": effect.name, "attempt": effect.attempt}
     reason = f"{_progress(connection, job)}; {effect.name}: {error}"
     return history.move(connection, job, JobEvent.EFFECT_UNKNOWN, actor=actor, reason=reason, detail=detail), effect

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -165,6 +166,7 @@ def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event:
     values |= {name: None if values[name] is None else as_json(values[name]) for name in ("result", "filled")}
     row = connection.execute(_UPDATE_EFFECT, values).fetchone()
     assert row is not None
+    connection.count(signals.EFFECTS, target=effect.kind, step=event)
     return Effect(**row)
 
 

@@ -5,7 +5,9 @@ The request may have been accepted: then its response runs, and is billed, and s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,15 +59,39 @@ def how_long(
     return max(_NONE, min(wait, left))
 
 
-def in_words(revision: Revision) -> str | None:
-    """Why a revision waits before it sends its request, and until when; None where it does not."""
+class LostWait(StrEnum):
+    """What ends the wait after a request whose answer was lost."""
+
+    HANDLE = "handle"  # the provider's handle has the output
+    ASKS = "asks"  # a person says what to do
+    FAILS = "fails"  # a webhook, or the deadline: then the job fails
+    RESENDS = "resends"  # a webhook, or a time after which the request is sent again
+
+
+#: What is said of such a request, and of each wait.
+SAID = "A request may have been accepted by OpenAI, and its answer was lost."
+WAITS: Mapping[LostWait, str] = {
+    LostWait.HANDLE: "OpenAI's conversation for this revision is polled for its output, and nothing is paid twice.",
+    LostWait.ASKS: "Waiting until {until} for a person to say whether to send it again. Then the job fails.",
+    LostWait.FAILS: "Waiting for its webhook until {until}. Then the job fails.",
+    LostWait.RESENDS: "Waiting for its webhook until {until}. Then it is sent again, once.",
+}
+
+
+def wait_of(revision: Revision) -> LostWait | None:
+    """What ends the wait of a revision; None where it does not wait for a lost request."""
     if not revision.is_lost or revision.submit_lease_until is None:
         return None
-    until = f"{revision.submit_lease_until:%Y-%m-%d %H:%M} UTC"
-    said = "A request may have been accepted by OpenAI, and its answer was lost."
     if revision.conversation_id is not None:
-        return f"{said} OpenAI's conversation for this revision is polled for its output, and nothing is paid twice."
+        return LostWait.HANDLE
     if revision.on_lost == "ask":
-        return f"{said} Waiting until {until} for a person to say whether to send it again. Then the job fails."
-    then = "the job fails" if revision.submit_lease_until >= revision.deadline else "it is sent again, once"
-    return f"{said} Waiting for its webhook until {until}. Then {then}."
+        return LostWait.ASKS
+    return LostWait.FAILS if revision.submit_lease_until >= revision.deadline else LostWait.RESENDS
+
+
+def in_words(revision: Revision) -> str | None:
+    """Why a revision waits before it sends its request, and until when; None where it does not."""
+    wait = wait_of(revision)
+    if wait is None:
+        return None
+    return f"{SAID} {WAITS[wait].format(until=f'{revision.submit_lease_until:%Y-%m-%d %H:%M} UTC')}"

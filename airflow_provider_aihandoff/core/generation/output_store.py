@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition
+from airflow_provider_aihandoff.core.generation.response_counts import count_response
 from airflow_provider_aihandoff.core.generation.revision_store import (
     Output,
     count_unknown,
@@ -122,7 +124,7 @@ class Outputs:
             return fail_revision(
                 connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
             )
-        stored = write_output(connection, revision, RevisionState.COMPLETED, output)
+        stored = write_output(connection, job, revision, RevisionState.COMPLETED, output)
         event = JobEvent.OUTPUT_STORED if job.approval == "required" else JobEvent.OUTPUT_ACCEPTED
         detail = {"revision": revision.number, "output_digest": stored.output_digest}
         if event is JobEvent.OUTPUT_STORED:
@@ -141,6 +143,8 @@ class Outputs:
                 "revision_id": revision.revision_id,
             },
         )
+        ended = revision.completed_at is not None and revision.response_status in ENDED_RESPONSE_STATUSES
+        count_response(connection, job, revision, output, counted=ended)
         detail = {"revision": revision.number, "status": output.status, "usage": output.usage}
         return history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, detail=detail)
 
@@ -157,6 +161,7 @@ class Outputs:
             [job.job_id, revision.number, revision.output_digest, job.approval_reason],
         ).fetchone()
         assert row is not None
+        connection.count(signals.DECISIONS, job_type=job.job_type, verdict="approve", by="policy")
         return history.move(
             connection,
             job,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.models import Revision
@@ -137,6 +137,9 @@ class Tokens:
 
 class ProviderFacts(ABC):
     """What is known of a provider without asking it. Pure."""
+
+    name: ClassVar[str]
+    """As OpenTelemetry's conventions name it in ``gen_ai.provider.name``."""
 
     @abstractmethod
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.response_counts import count_response, model_of
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus, RevisionState
 
@@ -118,6 +120,8 @@ def count_unknown(
     detail = {"revision": revision.number}
     reason = f"unknown submission: {reason}; a response may exist, and may be billed"
     job = history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)
+    labels = {"job_type": job.job_type, "model": model_of(revision)}
+    connection.count(signals.UNKNOWN_SUBMISSIONS, **labels)
     return job, Revision(**row)
 
 
@@ -140,7 +144,7 @@ def fail_revision(
     job, revision = count_unknown(
         connection, job, revision, actor=actor, reason="the job failed while a request was being sent"
     )
-    write_output(connection, revision, RevisionState.FAILED, output or Output(None, error=error))
+    write_output(connection, job, revision, RevisionState.FAILED, output or Output(None, error=error))
     detail = {"revision": revision.number, "kind": error.get("kind")}
     if revision.based_on is not None:
         why = f"the change was not made: {reason or error.get('kind') or 'no output'}"
@@ -156,7 +160,9 @@ def fail_revision(
     return history.move(connection, job, JobEvent.FAILED, actor=actor, reason=reason, detail=detail)
 
 
-def write_output(connection: LedgerConnection, revision: Revision, state: RevisionState, output: Output) -> Revision:
+def write_output(
+    connection: LedgerConnection, job: Job, revision: Revision, state: RevisionState, output: Output
+) -> Revision:
     """Write what a response left into its revision."""
     has_output = state is RevisionState.COMPLETED
     row = connection.execute(
@@ -173,4 +179,6 @@ def write_output(connection: LedgerConnection, revision: Revision, state: Revisi
         },
     ).fetchone()
     assert row is not None
-    return Revision(**row)
+    stored = Revision(**row)
+    count_response(connection, job, stored, output)
+    return stored

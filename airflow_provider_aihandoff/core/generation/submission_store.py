@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
@@ -452,6 +453,7 @@ class Submission:
                 actor=actor,
                 detail={"revision": number, "token": str(token)},
             )
+            connection.count(signals.RETRIES, int(revision.submitted_at is not None), what="request")
             row = connection.execute(
                 _MARK_SUBMITTING,
                 {"token": token, "lease": lease, "handle": handle, "revision_id": revision.revision_id},

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from airflow_provider_aihandoff.core import spans
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.error_text import Secrets, cleaned
@@ -95,7 +96,9 @@ def submit(
         if intent.token is None:
             return intent.revision
         body = request or intent.revision.request
-        sent = problem or _send(provider, intent.revision, body, metadata, asked)
+        with spans.span("aihandoff.submit", ledger, job.job_id, _attributes(job)) as span:
+            sent = problem or _send(provider, intent.revision, body, metadata, asked)
+            span.set({"aihandoff.submit.outcome": _outcome(sent)})
         if not isinstance(sent, ModelResponse):
             # What is sent has secrets that the ledger does not keep, and an answer may quote them.
             sent = replace(sent, reason=cleaned(sent.reason, Secrets.between(body, intent.revision.request)))
@@ -120,6 +123,17 @@ def submit(
         wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
         log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, intent.left))
         sleep(min(wait, intent.left, 2 * _BACKOFF_CAP))
+
+
+def _outcome(sent: ModelResponse | SubmitFailure | _Runs) -> str:
+    """How a trace names what a request brought."""
+    if isinstance(sent, ModelResponse):
+        return "accepted"
+    return Sent.RUNS.value if isinstance(sent, _Runs) else sent.sent.value
+
+
+def _attributes(job: Job) -> dict[str, str | int | None]:
+    return {"aihandoff.job.type": job.job_type, "aihandoff.revision": job.revision}
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,6 @@ from collections.abc import Mapping
 
 from airflow_provider_aihandoff.core.states import JobState
 
-#: What the state means for external writes. A page adds how many effects are applied.
-MEANING: Mapping[JobState, str] = {
-    JobState.QUEUED: "No response is known to run.",
-    JobState.RUNNING: "The model is working.",
-    JobState.REVIEW: "The job waits for a decision. No external write was made.",
-    JobState.APPROVED: "Nothing has been sent yet.",
-    JobState.APPLYING: "The external writes are being made.",
-    JobState.COMPLETED: "Every effect is applied.",
-    JobState.REJECTED: "Nothing will be written.",
-    JobState.FAILED: "The job failed. Nothing will be written.",
-    JobState.CANCELLED: "Cancelled. No external write was made.",
-    JobState.ROLLING_BACK: "The applied effects are being undone.",
-    JobState.ROLLED_BACK: "All applied effects were undone.",
-}
-
 #: The heading over the effects.
 EFFECTS_TITLE: Mapping[JobState, str] = {
     **dict.fromkeys(JobState, "What would be written"),

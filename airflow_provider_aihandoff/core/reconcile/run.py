@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor
@@ -60,6 +61,9 @@ def reconcile(
     for finding, step in (planned for found in searches for planned in found):
         seen = finding if step is None or dry_run else _take(finding, step, unreachable)
         log.log(logging.WARNING if seen.failed else logging.INFO, "%s", seen)
+        if not dry_run:
+            result = "failed" if seen.failed else "left" if seen.done is None else "done"
+            signals.count(signals.FINDINGS, kind=seen.kind, result=result)
         findings.append(seen)
     if unreachable and all(finding.failed for finding in findings):
         raise unreachable[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.digests import describe_changes
@@ -81,6 +82,10 @@ def record(
         detail |= {"approvals": votes, "needed": needed}
         if votes < needed:
             return history.move(connection, job, JobEvent.VOTED, actor=by, reason=comment, detail=detail, at=at)
+    if job.review_asked_at is not None:
+        waited = (at - job.review_asked_at).total_seconds()
+        labels = {"job_type": job.job_type, "by": by.kind}
+        connection.timing(signals.DECISION_TIME, waited, **labels)
     job = history.move(
         connection,
         job,
@@ -115,6 +120,7 @@ def _insert(
     }
     row = connection.execute(_INSERT_DECISION, values).fetchone()
     assert row is not None
+    connection.count(signals.DECISIONS, job_type=job.job_type, verdict=verdict, by=by.kind)
     return int(row["decision_id"]), row["created_at"]
 
 

@@ -216,7 +216,7 @@ class Reviews:
             if not stale:
                 return done
             connection.execute("ROLLBACK TO SAVEPOINT bulk")
-            connection.woken.clear()
+            connection.forget()
             return StaleBulkDecision(
                 f"{len(stale)} of {len(choices)} jobs have changed since you opened them, or are not yours to decide.",
                 stale=stale,

@@ -14,6 +14,7 @@ from typing import Any
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
+from airflow_provider_aihandoff.core.generation.response_counts import count_response
 from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus, mark_settled
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
@@ -548,6 +549,8 @@ def _record_orphan(
     known = {"webhook_id", "cost_usd"}
     recorded = any(known & line.keys() for line in _late_lines(connection, job, response_id))
     mark_settled(connection, response_id)
+    if not recorded:
+        count_response(connection, job, named.revision, output, counted=_was_found(named.revision))
     if _was_found(named.revision):
         values = {"response_id": response_id, "status": output.status, "cost_usd": output.cost_usd}
         usage = None if output.usage is None else history.as_json(output.usage)

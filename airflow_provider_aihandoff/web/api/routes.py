@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_b
 from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, StaleDecision
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.hooks.model_provider import providers
@@ -243,6 +244,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
             "may_decide": why_not is None,
             "why_not": why_not,
             "waits_for": in_words(record.revision),
+            "explanation": str(explain(record)),
             **more,
         }
     )

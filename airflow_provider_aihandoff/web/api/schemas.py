@@ -342,6 +342,9 @@ class JobRecord(_Answer):
     votes: list[str] = Field(description="Who has approved the current version, while more approvals are needed.")
     may_decide: bool = Field(description="Whether you may decide on it.")
     why_not: str | None = Field(description="Why you may not.")
+    explanation: str = Field(
+        description="What is going on, what happens next by itself, whether a retry is safe, and what you can do."
+    )
     waits_for: str | None = Field(description="Why no request is sent, after one was lost, and until when. Else null.")
 
 

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.limits import RECEIVER
@@ -31,8 +32,8 @@ from airflow_provider_aihandoff.core.webhooks.poll_schedule import PollSchedule
 from airflow_provider_aihandoff.core.webhooks.signature import Rejected
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.hooks.observability import observe
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
-from airflow_provider_aihandoff.web.metrics import count
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, Problem, describe, problem_response
 from airflow_provider_aihandoff.web.request_body import BodyRefused, media_type, read_body
 
@@ -121,7 +122,10 @@ class Receiver:
             self._note(known, away)
             return problem_response(away.problem)
         self._tally.flush()
-        count("duplicate" if receipt.repeated else receipt.entry.disposition.value, known)
+        outcome = "duplicate" if receipt.repeated else receipt.entry.disposition.value
+        signals.count(signals.WEBHOOKS, conn_id=known, outcome=outcome)
+        if (delay := _delay(receipt)) is not None:
+            signals.timing(signals.WEBHOOK_DELAY, delay, conn_id=known)
         if is_safety_notice(receipt.entry.event_type) and not receipt.repeated:
             log.warning(
                 "OpenAI has sent a safety notice (%r) for %s: webhook %r. Read it with `airflow aihandoff inbox show`.",
@@ -154,7 +158,7 @@ class Receiver:
         status = away.problem.status
         level = logging.ERROR if status == 503 else logging.WARNING
         self._tally.note((known, away.why), level, f"Answered a webhook for {known} with {status}: {away.line}")
-        count("unavailable" if status == 503 else "rejected", known)
+        signals.count(signals.WEBHOOKS, conn_id=known, outcome="unavailable" if status == 503 else "rejected")
 
     async def check(self) -> None:
         """Return when the ledger answers.
@@ -195,8 +199,7 @@ async def health(request: Request) -> Response:
 
 def configured_conn_ids() -> list[str]:
     """The OpenAI connections whose webhooks are taken, as they are configured."""
-    names = (name.strip() for name in settings.text("webhook_conn_ids").split(","))
-    return [name for name in names if name]
+    return settings.names("webhook_conn_ids")
 
 
 def read_secrets(conn_id: str) -> Sequence[object]:
@@ -225,6 +228,7 @@ def open_ledger(ledger_conn_id: str | None) -> Ledger:
         conninfo = LedgerHook(ledger_conn_id).conninfo()
     except (AirflowNotFoundException, ValueError) as error:
         raise LedgerUnavailable(f"the connection of the ledger cannot be used: {error}") from None
+    observe(in_task=False)
     ledger = Ledger(
         {**_LEDGER_PARAMETERS, **conninfo},
         max_size=AT_ONCE + POLLS_AT_ONCE,
@@ -237,6 +241,12 @@ def open_ledger(ledger_conn_id: str | None) -> Ledger:
         ledger.close()
         raise
     return ledger
+
+
+def _delay(receipt: Receipt) -> float | None:
+    """Seconds from the event until its first delivery was recorded; None where the event does not say when it was."""
+    at = receipt.entry.body.get("created_at")
+    return None if receipt.repeated or not isinstance(at, int) else receipt.entry.received_at.timestamp() - at
 
 
 def _unverifiable(error: NoVerifier) -> _TurnedAway:

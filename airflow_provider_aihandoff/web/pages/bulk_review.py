@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
-from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy, group_of, key_of, size_of, table_of
+from airflow_provider_aihandoff.web.pages.bulk_table import INPUT, GroupBy, group_of, key_of, size_of, table_of
 from airflow_provider_aihandoff.web.pages.review_queue import QueuedReview, decide_in_bulk, review_queue
 from airflow_provider_aihandoff.web.render.budget import MAX_CHARACTERS, Budget
 from airflow_provider_aihandoff.web.render.environment import page
@@ -141,6 +141,7 @@ def _page(
             "group_name": names.get(group or ""),
             "queued_by_job": {item.review.job_id: item for item in shown},
             "table": table,
+            "input_path": INPUT,
             "labels": [" › ".join(map(label, path)) for path in table.columns],  # noqa: RUF001  as pages write it
             "jobs_path": path_to(request, "show_job", job_id=0).removesuffix("0"),
             "select_all": select_all,

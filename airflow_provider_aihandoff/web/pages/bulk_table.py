@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.ledger import Candidate
 from airflow_provider_aihandoff.core.models import Effect, PendingReview
 from airflow_provider_aihandoff.core.review.rules import rules_of
 from airflow_provider_aihandoff.web.render.budget import Budget
-from airflow_provider_aihandoff.web.render.formatting import exact_value, request_view, written_by
+from airflow_provider_aihandoff.web.render.formatting import asked, exact_value, request_view, written_by
 
 #: Columns of the table. Further fields that differ are folded into each row.
 MAX_COLUMNS = 7
@@ -25,6 +25,8 @@ MAX_DEPTH = 5
 
 Path = tuple[str, ...]
 
+#: The path of what was asked: no field of an output is called so.
+INPUT: Path = ("what was asked",)
 
 #: What differs from job to job in a reason: numbers, and what is quoted.
 _VALUES = re.compile(r"""\b\d+(?:\.\d+)?\b|"[^"]*"|'[^']*'""")
@@ -139,8 +141,9 @@ def size_of(candidate: Candidate) -> int:
 
 
 def _fields(candidate: Candidate) -> Iterator[tuple[Path, str]]:
-    """Each field of a job's output and requests, as text, by its path."""
+    """What was asked, and each field of a job's output and requests, as text, by its path."""
     room = [MAX_FIELDS]
+    yield from _leaves(INPUT, asked(candidate.job.input), room)
     yield from _leaves(("output",) if not isinstance(candidate.output, dict) else (), candidate.output, room)
     for effect in candidate.effects:
         plan = {name: _opened(part) for name, part in effect.plan.items()}

@@ -1,4 +1,4 @@
-"""The routes of one job's page: show, decide, resolve, cancel, roll back. No script, and no GET changes anything."""
+"""The routes of one job's page: show, decide, resolve, cancel, roll back. No GET changes anything."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_step
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
-from airflow_provider_aihandoff.core.generation.lost import in_words
+from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
@@ -28,10 +28,11 @@ from airflow_provider_aihandoff.web.auth import (
 from airflow_provider_aihandoff.web.links import airflow_path, path_to
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import (
+    asked,
     job_cost,
-    meaning,
     of_this_job,
 )
+from airflow_provider_aihandoff.web.render.job_time import job_time
 
 #: Seconds after which the page of a job that changes without a person refreshes, and the states of such jobs.
 REFRESHES = 5
@@ -83,7 +84,7 @@ def refused(
 def job_page(
     request: Request, viewer: Viewer, record: JobRecord, notice: Notice | None = None, *, status: int = 200
 ) -> Response:
-    """Render one job. While it can change without a person, the page asks the browser to refresh it.
+    """Render one job. While it can change without a person, the page refreshes itself.
 
     :param notice: the result of the form that was just sent.
     """
@@ -120,10 +121,12 @@ def job_page(
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
             "policy": _policy(record),
-            "meaning": in_words(record.revision) or meaning(job, effects, record.undos),
+            "explanation": explain(record),
+            "time_of_job": job_time(record),
+            "asked": asked(job.input),
             "cancelling": CANCELLING.get(job.state),
             "effects_title": EFFECTS_TITLE[job.state],
-            "forms": [] if refreshes else forms,
+            "forms": forms,
             "refreshes": refreshes,
             "notice": notice,
             "max_comment": schemas.MAX_COMMENT,
@@ -133,7 +136,6 @@ def job_page(
             "run_path": _run_path(request, job),
         },
         status=status,
-        headers={"Refresh": str(refreshes)} if refreshes else None,
     )
 
 

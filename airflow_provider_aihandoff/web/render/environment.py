@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -15,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from airflow_provider_aihandoff.core import moments
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
 from airflow_provider_aihandoff.web.links import path_to
@@ -48,6 +50,17 @@ def assets() -> Mapping[str, Asset]:
     return found
 
 
+@cache
+def refresh_script() -> Markup:
+    """The only script of the pages. It stands in the page itself, and browsers run it by its hash alone."""
+    return Markup((_WEB / "static" / "refresh.js").read_text("utf-8"))  # noqa: S704 - a file of this package
+
+
+def script_hash() -> str:
+    """The hash of :func:`refresh_script`, as a Content-Security-Policy names it."""
+    return f"'sha256-{b64encode(hashlib.sha256(refresh_script().encode()).digest()).decode()}'"
+
+
 def page(
     request: Request,
     template: str,
@@ -65,7 +78,7 @@ def page(
             {
                 "path": partial(path_to, request),
                 "asset": partial(_asset_path, request),
-                "ago": partial(formatting.relative, now=now),
+                "ago": partial(moments.relative, now=now),
                 "budget": Budget(),
                 **context,
             }
@@ -89,9 +102,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "moment": formatting.moment,
+        "moment": moments.moment,
         "label": formatting.label,
         "typed": _typed,
+        "with_code": _with_code,
     }
     environment.globals |= {
         "markdown": markdown,
@@ -113,6 +127,7 @@ def _environment() -> Environment:
         "why_left_out": formatting.why_left_out,
         "taken_from_earlier": formatting.taken_from_earlier,
         "has_secret": formatting.has_secret,
+        "refresh_script": refresh_script,
         "undo_view": describe_undo,
         "undo_problem": formatting.undo_problem,
     }
@@ -125,6 +140,15 @@ def _typed(text: str) -> Markup:
     :return: escaped; what HTML cannot contain is replaced, as browsers do.
     """
     return escape(text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
+
+
+@pass_context
+def _with_code(context: Context, text: str) -> Markup:
+    """A text of ours, in which what stands between backquotes is code."""
+    parts = [escape(_finalize(context, part)) for part in text.split("`")]
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+    )
 
 
 @pass_context

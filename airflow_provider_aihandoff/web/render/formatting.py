@@ -7,21 +7,18 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.effects.filled import names_of
-from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.effects.target import RequestView
 from airflow_provider_aihandoff.core.effects.undo import why_not
 from airflow_provider_aihandoff.core.error_text import MASK
-from airflow_provider_aihandoff.core.jobs.state_words import MEANING
 from airflow_provider_aihandoff.core.json_schema import Document, UnresolvedReference
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
-from airflow_provider_aihandoff.core.states import EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Revision
+from airflow_provider_aihandoff.core.states import EffectState, RevisionState
 from airflow_provider_aihandoff.hooks.model_provider import facts_for
 from airflow_provider_aihandoff.web.render.budget import Budget
 
@@ -40,28 +37,6 @@ MAX_ORDERED = 20_000
 #: What still reads well in a table: its columns, and the characters of a cell.
 MAX_COLUMNS = 6
 MAX_CELL = 120
-
-
-def relative(at: datetime, now: datetime) -> str:
-    """A moment as people say it: ``5 min ago``, ``in 3 h``."""
-    seconds = (at - now).total_seconds()
-    span = _span(abs(seconds))
-    if span is None:
-        return "just now" if seconds <= 0 else "in a moment"
-    return f"in {span}" if seconds > 0 else f"{span} ago"
-
-
-def _span(seconds: float) -> str | None:
-    # From two of a unit on: "36 h" says more than "1 day".
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{round(seconds / size)} {unit}"
-    return "1 min" if seconds >= 60 else None
-
-
-def moment(at: datetime) -> str:
-    """A moment in full, in UTC."""
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def cost(cost_usd: Decimal | None, unpriced: int, without_tools: int = 0) -> str:
@@ -180,6 +155,11 @@ def output_of(revision: Revision) -> Any:
         return in_schema_order(revision.output, schema_of(revision))
     except RecursionError:
         return revision.output
+
+
+def asked(snapshot: Mapping[str, Any]) -> Any:
+    """What the model was asked, of the snapshot of an input: its text, where it has one; otherwise all of it."""
+    return snapshot.get("input", snapshot)
 
 
 def in_schema_order(value: Any, schema: Any) -> Any:
@@ -307,32 +287,3 @@ def effect_status(effect: Effect, *, undone: bool = False) -> str:
     if effect.state is EffectState.APPLIED and effect.external_id is not None:
         said = f"{said} as {effect.external_id}"
     return f"{said}, and undone" if undone else said
-
-
-def meaning(job: Job, effects: Sequence[Effect], undos: Sequence[Effect]) -> str:
-    """What the state of a job means for its external writes, in words.
-
-    :param effects: the effects of its current revision.
-    :param undos: those that undo others.
-    """
-    unknown = [effect.name for effect in (*effects, *undos) if effect.state is EffectState.UNKNOWN]
-    waits = f" The job waits until someone resolves {' and '.join(unknown)}." if unknown else ""
-    if job.state is JobState.APPLYING:
-        begin = (
-            "Being cancelled: effects that were not sent will not be sent." if job.cancelling else MEANING[job.state]
-        )
-        return f"{begin} {_sentence(progress(effects))}{waits}"
-    if job.state is JobState.CANCELLED and any(effect.state is EffectState.APPLIED for effect in effects):
-        return f"Cancelled. {_sentence(progress(effects))} Applied effects stay until you roll them back."
-    if job.state is JobState.ROLLING_BACK:
-        done = sum(undo.state is EffectState.APPLIED for undo in undos)
-        return f"{MEANING[job.state]} {done} of {count(len(undos), 'effect')} undone.{waits}"
-    if job.state is JobState.ROLLED_BACK:
-        undone = {undo.undoes for undo in undos}
-        left = [e.name for e in effects if e.state is EffectState.APPLIED and e.effect_id not in undone]
-        return f"The applied effects were undone, except {', '.join(left)}." if left else MEANING[job.state]
-    return MEANING[job.state]
-
-
-def _sentence(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from openai import OpenAI
 
+from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus
@@ -51,6 +52,7 @@ def test_a_job_is_shown_with_its_output_its_plan_and_its_history(airflow: Airflo
     shown = airflow("jobs", "show", job.job_id)
     for part in ("A kettle.", "http://cms/posts/kettle", str(job.review_digest), "history: unbroken"):
         assert part in shown
+    assert str(explain(on_ledger.record(job.job_id))) in shown
 
 
 @pytest.mark.parametrize(

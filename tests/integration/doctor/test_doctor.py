@@ -14,7 +14,13 @@ import pytest
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.doctor import ledger_checks
-from airflow_provider_aihandoff.doctor.airflow_checks import check_deferral, check_link, triggerers
+from airflow_provider_aihandoff.doctor.airflow_checks import (
+    check_capacity,
+    check_deferral,
+    check_link,
+    check_preloading,
+    triggerers,
+)
 from airflow_provider_aihandoff.doctor.connection_checks import (
     check_arrivals,
     check_delivery,
@@ -94,6 +100,18 @@ class TestLedger:
         assert "for 2 of 2 effects" in of(list(check_ledger(conninfo)), "probe of publishing/line").what
         monkeypatch.setattr(ledger_checks, "_PROBE_DAYS", 0)
         assert of(list(check_ledger(conninfo)), "probes").level is Level.OK
+
+    def test_a_job_whose_approval_no_task_asks_for_is_named_by_its_dag(
+        self, ledger: Ledger, conninfo: dict[str, Any]
+    ) -> None:
+        job = draft(ledger)
+        assert of(list(check_ledger(conninfo)), "approvals").level is Level.OK
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.jobs SET updated_at = updated_at - interval '2 hours'")
+        found = of(list(check_ledger(conninfo)), "approvals")
+        assert (found.level, "publishing (1)" in found.what) == (Level.WARNING, True)
+        ask(ledger, job)
+        assert of(list(check_ledger(conninfo)), "approvals").level is Level.OK
 
     def test_the_rights_on_every_table_are_examined(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
         with psycopg.connect(**conninfo) as connection:
@@ -195,6 +213,29 @@ class TestAirflow:
         self, min_deferral: float, heartbeat: float, level: Level
     ) -> None:
         assert check_deferral(min_deferral, heartbeat).level is level
+
+    @pytest.mark.parametrize(
+        ("waiting", "count", "level"),
+        [(799, 1, Level.OK), (800, 1, Level.WARNING), (1000, 1, Level.ERROR), (1000, 2, Level.OK)],
+    )
+    def test_triggerers_without_room_for_what_waits_are_said(self, waiting: int, count: int, level: Level) -> None:
+        found = check_capacity(waiting, count, 1000)
+        assert (found.level, bool(found.fix)) == (level, level is not Level.OK)
+
+    @pytest.mark.parametrize(
+        ("executor", "source", "advised"),
+        [
+            ("LocalExecutor", None, True),
+            ("LocalExecutor", "import airflow_provider_aihandoff.operators.http", False),
+            ("CeleryExecutor,KubernetesExecutor", "# nothing of ours", True),
+            ("KubernetesExecutor", None, False),
+        ],
+    )
+    def test_preloading_is_advised_where_tasks_are_forked(
+        self, executor: str, source: str | None, advised: bool
+    ) -> None:
+        found = check_preloading(executor, source)
+        assert (found.level, bool(found.fix)) == (Level.OK, advised)
 
     def test_links_need_an_address(self) -> None:
         assert check_link("").level is Level.WARNING

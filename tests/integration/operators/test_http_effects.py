@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.cli.cli_parser import get_parser
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.review.rules import Person
@@ -23,6 +24,7 @@ from tests.factories import draft, job_spec, submit
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE, Policy, ask, ask_unapproved, publish
+from tests.recorder import recording
 from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
@@ -197,8 +199,10 @@ class TestRequest:
         target.answers = [Answer(200, {"title": "Kettle"}), DROP]  # the probe is tried, then the write is lost
         target.answers += [Answer(200, {"title": "Kettle"})] * 9
 
-        done = run(lambda: publish(probe={"endpoint": "/posts/kettle", "found": {"$.title": "Kettle"}}, grace=0))
+        with recording() as recorded:
+            done = run(lambda: publish(probe={"endpoint": "/posts/kettle", "found": {"$.title": "Kettle"}}, grace=0))
 
+        assert recorded.of(signals.PROBE_TRIALS) == [({"target": "http", "moment": "before", "proves": "no"}, 1)]
         assert [received.method for received in target.received][:2] == ["GET", "PUT"]
         assert (done.states["publish"], effect().state, effect().find_counts) == ("failed", EffectState.UNKNOWN, False)
         assert "before anything was sent" in str(effect().probe_note)

@@ -24,6 +24,7 @@ from airflow.jobs.triggerer_job_runner import TriggerCommsDecoder
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ConnectionResult, _RequestFrame, _ResponseFrame
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -41,6 +42,7 @@ from demo.postgres import Postgres, PostgresServer
 from tests import factories
 from tests.factories import effect_plan, in_an_hour, job_spec
 from tests.integration.operators.conftest import postgres_connection
+from tests.recorder import recording
 from tests.target import Answer, Target
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -759,6 +761,21 @@ class TestPolling:
     @staticmethod
     def response(job_id: int, status: Any) -> Answer:
         return Answer(200, {"id": f"resp_{job_id}", "object": "response", "status": status, "output": []})
+
+    async def test_each_poll_is_counted_by_its_outcome(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = iter(["pending", "missing", "completed"])
+        record_polls(monkeypatch, lambda wait: next(answers))
+        (job_id,) = running(ledger)
+        with recording() as recorded:
+            await Fleet([response_trigger(job_id, poll_interval=0.01)]).ended()
+        outcomes = [(labels["conn_id"], labels["outcome"]) for labels, _ in recorded.of(signals.POLLS)]
+        assert outcomes == [("openai_default", outcome) for outcome in ("pending", "missing", "completed")]
+
+    async def test_a_triggerer_sends_its_metrics_where_airflows_go(self, conninfo: dict[str, Any]) -> None:
+        signals.use(None)
+        hub_for("a ledger of its own")
+        assert signals.is_used()
+        signals.use(None)
 
     async def test_no_more_than_eight_requests_are_under_way(self, ledger: Ledger, slow_openai: Target) -> None:
         jobs = running(ledger, 40)

@@ -12,26 +12,28 @@ from typing import Any
 
 import pytest
 from airflow.cli.cli_parser import get_parser
-from airflow.models import Connection
+from airflow.models import Connection, Variable
 from airflow.models.taskinstance import TaskInstance
-from airflow.sdk import task
+from airflow.sdk import BaseNotifier, task
 from airflow.utils.session import create_session
 from openai import OpenAI
 
 from airflow_provider_aihandoff.cli import reconcile as cli
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import connection
 from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job, Owner
+from airflow_provider_aihandoff.core.models import Effect, Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.task_states import task_states
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import OWNER, draft
+from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan
 from tests.integration.core.reconcile.world import World
 from tests.integration.operators.conftest import RunDag, postgres_connection
 from tests.integration.operators.dag_runs import Dags
+from tests.recorder import recording
 
 ENDED = ["failed", "success", "skipped", "removed", "upstream_failed"]
 ALIVE = ["running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule", "restarting", None]
@@ -175,6 +177,85 @@ class TestOperator:
         )
         assert reconcile() == {"old webhooks": 1, "failed": 1}
         assert world.ledger.inbox.read("wh_1")
+
+
+class Notifier(BaseNotifier):
+    """Keeps what it is to send."""
+
+    template_fields = ("words",)
+
+    def __init__(self, sent: list[str], *, fails: int = 0) -> None:
+        self.words = "{{ handoff.notice }}: {{ handoff.label }} ({{ handoff.count }}): {{ handoff.message }}"
+        self.sent, self.fails = sent, [None] * fails
+        super().__init__()
+
+    def notify(self, context: Any) -> None:
+        if self.fails:
+            self.fails.pop()
+            raise OSError("no mail server")
+        self.sent.append(self.words)
+
+
+class TestNotifiers:
+    @pytest.fixture
+    def unknown(self, ledger: Ledger) -> Effect:
+        """An effect whose outcome is not known."""
+        plan = effect_plan()
+        job = approve(ledger, ask(ledger, draft(ledger), plan))
+        claim = ledger.effects.claim(job.job_id, plan, lease=timedelta(minutes=1), actor=TEST)
+        return ledger.effects.lose(claim, error="a time-out", actor=TEST)
+
+    def test_a_cause_is_notified_once_two_runs_have_found_it_and_again_when_it_is_over(
+        self, dags: Dags, world: World, ledger: Ledger, unknown: Effect
+    ) -> None:
+        sent: list[str] = []
+        dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", notifiers=[Notifier(sent)]))
+        dags.run(dag)
+        assert sent == []
+        for _ in range(3):
+            run = dags.run(dag)
+        dags.clear(dag, run)
+        (notified,) = sent
+        assert notified.startswith("needs you: unknown effects (1): 1 external write may have been made")
+
+        ledger.effects.resolve(unknown.effect_id, applied=True, external_id="7", actor=TEST, why="it is there")
+        for _ in range(2):
+            dags.run(dag)
+        assert sent[1:] == ["over: unknown effects (0): There are no unknown effects any more."]
+
+    def test_what_could_not_be_sent_is_sent_by_the_next_run(self, dags: Dags, world: World, unknown: Effect) -> None:
+        sent: list[str] = []
+        notifier = Notifier(sent, fails=1)
+        dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", notifiers=[notifier]))
+        for expected in (0, 0, 1, 1):
+            assert dags.run(dag).states == {"reconcile": "success"}
+            assert len(sent) == expected
+
+    def test_another_dag_has_a_memory_of_its_own(self, dags: Dags, world: World, unknown: Effect) -> None:
+        sent: list[str] = []
+        for _ in range(2):
+            dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", notifiers=[Notifier(sent)]))
+            dags.run(dag)
+            dags.run(dag)
+        assert len(sent) == 2
+
+    def test_without_notifiers_nothing_is_kept(self, dags: Dags, world: World, unknown: Effect) -> None:
+        def kept() -> int:
+            with create_session() as session:
+                return int(session.query(Variable).filter(Variable.key.like("aihandoff.causes.%")).count())
+
+        before = kept()
+        dags.run(dags.make(lambda: ReconcileOperator(task_id="reconcile")))
+        assert kept() == before
+
+
+def test_what_waits_is_sent_to_the_metrics_at_the_end_of_a_run(world: World, reconcile: Reconcile) -> None:
+    world.overdue(conn_id="openai_removed")
+    with recording() as recorded:
+        reconcile()
+    assert recorded.of(signals.FINDINGS) == [({"kind": "past_its_deadline", "result": "failed"}, 1)]
+    assert recorded.of(signals.OVERDUE_RESPONSES) == [({}, 1)]
+    assert len(recorded.of(signals.LAST_RECONCILED)) == 1
 
 
 class TestStates:

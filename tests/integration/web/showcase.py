@@ -109,6 +109,13 @@ def edited(ledger: Ledger, job: Job, by: str = "carol") -> Job:
     return ask(ledger, job, put(job.job_key, body, current=CURRENT), rules=RULES)
 
 
+TICKETS = (
+    "I was charged twice for order {number}. Please send the money back, and say when it arrives.",
+    "The app shows an empty page after the login.\nThis began on Monday, with version 4.2, on both of my phones.",
+    "How do I change the address of my account {number}?",
+)
+
+
 def tickets(ledger: Ledger, number: int, run_id: str = "scheduled__2026-02-02T06:00:00+00:00") -> list[Job]:
     """Labels of tickets, of one run, that differ in some fields."""
     made = []
@@ -119,7 +126,10 @@ def tickets(ledger: Ledger, number: int, run_id: str = "scheduled__2026-02-02T06
             "reply": f"Thank you for writing to us about ticket {4700 + place}. We look into it today.",
             "language": "en",
         }
+        text = TICKETS[place % len(TICKETS)].format(number=4700 + place)
         spec = job_spec(
+            input={"model": "gpt-5.2", "input": text},
+            request={"model": "gpt-5.2", "input": text},
             job_type="ticket",
             job_key=f"ticket:{4700 + place}",
             requested_by="airflow",

@@ -14,19 +14,20 @@ from airflow.api_fastapi import app as airflow_app
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi import FastAPI
 
+from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
 from demo.ports import HOST, free_port
-from tests.factories import ask, draft
+from tests.factories import TEST, ask, draft, job_spec, submit
 from tests.integration.web import showcase
 from tests.integration.web.conftest import ROLES
 from tests.integration.web.test_untrusted import ATTACK, MARKDOWN
 from tests.stack.browser import ARGUMENTS, find_chromium
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, FloatRect, Page
 
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -166,6 +167,57 @@ def test_an_output_is_edited_and_approved_with_the_keyboard(open_page: Open, led
     page.keyboard.press("Enter")
     page.get_by_text("Approved by you").first.wait_for()
     assert ledger.job(job.job_id).state is JobState.APPROVED
+
+
+def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolded(
+    open_page: Open, ledger: Ledger
+) -> None:
+    revision = submit(ledger, job_spec(), "resp_1")
+    page = open_page(f"jobs/{revision.job_id}")
+    page.evaluate("document.querySelector('main').dataset.same = 'page'")
+    page.locator("summary", has_text="Cancel this job").click()
+    page.fill("#reason-cancel", "The wrong product")
+    page.get_by_text("As a table").click()
+    page.focus("#reason-cancel")
+    ledger.outputs.store(revision.job_id, 1, Output(ResponseStatus.COMPLETED, "A fine kettle."), actor=TEST)
+    page.get_by_text("A fine kettle.").wait_for()
+    assert "Its plan has not been rendered yet." in page.inner_text("main")
+    assert page.input_value("#reason-cancel") == "The wrong product"
+    assert page.evaluate("document.activeElement.id") == "reason-cancel"
+    assert page.get_by_text("How long, or who").is_visible()
+    ask(ledger, ledger.job(revision.job_id))
+    page.get_by_text("The job waits for a decision").wait_for()
+    assert page.get_by_text("Refreshes every").count() == 0
+    assert page.evaluate("document.querySelector('main').dataset.same") == "page"
+
+
+def test_the_input_stands_beside_the_output_and_above_it_on_a_phone(open_page: Open, ledger: Ledger) -> None:
+    job = showcase.note(ledger)
+
+    def places(size: str) -> list[FloatRect]:
+        page = open_page(f"jobs/{job.job_id}", size=size)
+        found = (page.get_by_role("heading", name=name, exact=True).bounding_box() for name in ("Input", "Output"))
+        return [box for box in found if box is not None]
+
+    asked, output = places("wide")
+    assert abs(asked["y"] - output["y"]) < 30
+    assert asked["x"] + asked["width"] < output["x"]
+    asked, output = places("phone")
+    assert asked["x"] == output["x"]
+    assert asked["y"] < output["y"]
+
+
+def test_a_script_that_is_not_ours_does_not_run(open_page: Open, ledger: Ledger) -> None:
+    revision = submit(ledger, job_spec(), "resp_1")
+    page = open_page(f"jobs/{revision.job_id}")
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "document.title = 'taken over'";
+            document.body.append(script);
+        }"""
+    )
+    assert "taken over" not in page.title()
 
 
 def test_an_old_tab_approves_nothing_and_keeps_the_comment(open_page: Open, ledger: Ledger) -> None:

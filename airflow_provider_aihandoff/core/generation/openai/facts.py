@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class OpenAIFacts(ProviderFacts):
     """The requests, the prices and the conversation of OpenAI's Responses API."""
 
+    name = "openai"
+
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         """As :meth:`ProviderFacts.price`."""
         return price(response, request)

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
+from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 from airflow_provider_aihandoff.core.webhooks.intake import PAUSE
-from airflow_provider_aihandoff.web import metrics
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from tests.failing_database import failing
 from tests.integration.web.webhooks.conftest import (
@@ -26,6 +26,7 @@ from tests.integration.web.webhooks.conftest import (
     lines,
     send,
 )
+from tests.recorder import recording
 from tests.unit.core.webhooks.signing import OTHER_SECRET, signed
 
 
@@ -121,31 +122,22 @@ def test_unknown_connection_names_are_neither_logged_nor_stored(
     assert len(receiver._tally._kinds) == 1
 
 
-def test_outcomes_are_counted_in_airflows_metrics(openai: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[tuple[str, str]] = []
-
-    def incr(name: str, *, tags: dict[str, str]) -> None:
-        assert name == "aihandoff.webhooks"
-        counted.append((tags["conn_id"], tags["outcome"]))
-        raise OSError("no statsd")
-
-    monkeypatch.setattr(metrics.stats(), "incr", incr)
-    assert send(openai).status_code == 200
-    assert send(openai).status_code == 200
-    assert send(openai, webhook_id="forged").status_code == 400
-    assert send(openai, path="/aihandoff/webhooks/openai/made_up").status_code == 404
-    assert counted == [
+def test_outcomes_are_counted_and_the_first_delivery_with_its_delay(openai: TestClient) -> None:
+    dated = json.dumps({**EVENT, "created_at": int(time.time()) - 90}).encode()
+    with recording() as recorded:
+        assert send(openai, dated).status_code == 200
+        assert send(openai, dated).status_code == 200
+        assert send(openai, webhook_id="forged").status_code == 400
+        assert send(openai, path="/aihandoff/webhooks/openai/made_up").status_code == 404
+    assert [(labels["conn_id"], labels["outcome"]) for labels, _ in recorded.of(signals.WEBHOOKS)] == [
         ("openai_default", "quarantined"),
         ("openai_default", "duplicate"),
         ("openai_default", "rejected"),
         ("others", "rejected"),
     ]
-
-
-def test_webhooks_are_counted_in_the_metrics_of_the_api_server() -> None:
-    from airflow._shared.observability.metrics import stats
-
-    assert metrics.stats() is stats.Stats
+    ((labels, delay),) = recorded.of(signals.WEBHOOK_DELAY)
+    assert labels == {"conn_id": "openai_default"}
+    assert 89 <= delay < 150
 
 
 @pytest.mark.parametrize("state", ["25006", "40P01", "53100", "55P03", "57014", "42501"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_aihandoff.core.jobs.state_words import EFFECTS_TITLE
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.formatting import (
@@ -21,10 +21,8 @@ from airflow_provider_aihandoff.web.render.formatting import (
     has_secret,
     in_schema_order,
     label,
-    meaning,
     of_this_job,
     pretty_body,
-    relative,
     shape,
     undo_problem,
     written_by,
@@ -35,24 +33,6 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda values: st.lists(values) | st.dictionaries(st.text(), values),
 )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "just now"),
-        (-59, "just now"),
-        (59, "in a moment"),
-        (-60, "1 min ago"),
-        (-119, "1 min ago"),
-        (-3 * 60, "3 min ago"),
-        (60 * 60, "in 60 min"),
-        (36 * 3600, "in 36 h"),
-        (-49 * 3600, "2 days ago"),
-    ],
-)
-def test_times_are_relative(seconds: int, said: str) -> None:
-    assert relative(NOW + timedelta(seconds=seconds), NOW) == said
 
 
 @pytest.mark.parametrize(
@@ -167,49 +147,15 @@ def test_every_job_state_has_a_title_for_its_effects() -> None:
     assert EFFECTS_TITLE.keys() == set(JobState)
 
 
-def _job(state: JobState, **changes: Any) -> Job:
-    fields: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
-    return Job(**{**fields, "state": state, **changes})
-
-
 def _effect(number: int, state: EffectState, **changes: Any) -> Effect:
     fields: dict[str, Any] = dict.fromkeys(Effect.__dataclass_fields__)
     return Effect(**{**fields, "effect_id": number, "name": f"e{number}", "state": state, **changes})
 
 
-_APPLIED, _VOID, _UNKNOWN = EffectState.APPLIED, EffectState.VOID, EffectState.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("job", "states", "undone", "said"),
-    [
-        (_job(JobState.APPLYING), [_APPLIED, EffectState.REFUSED], [], "Partly applied: 1 of 2 effects applied."),
-        (_job(JobState.APPLYING), [_UNKNOWN], [], "The job waits until someone resolves e0."),
-        (_job(JobState.APPLYING, cancelling="enough"), [EffectState.CLAIMED], [], "Being cancelled"),
-        (_job(JobState.CANCELLED), [_VOID], [], "Cancelled. No external write was made."),
-        (_job(JobState.CANCELLED), [_APPLIED, _VOID], [], "Applied effects stay until you roll them back."),
-        (_job(JobState.ROLLING_BACK), [_APPLIED], [_UNKNOWN], "0 of 1 effect undone. The job waits until someone"),
-        (_job(JobState.ROLLED_BACK), [_APPLIED, _APPLIED], [_APPLIED], "The applied effects were undone, except e1."),
-        (_job(JobState.ROLLED_BACK), [_APPLIED], [_APPLIED], "All applied effects were undone."),
-    ],
-)
-def test_what_a_state_means_depends_on_what_was_written(
-    job: Job, states: list[EffectState], undone: list[EffectState], said: str
-) -> None:
-    effects = [_effect(number, state) for number, state in enumerate(states)]
-    undos = [_effect(number + 10, state, undoes=number) for number, state in enumerate(undone)]
-    assert said in meaning(job, effects, undos)
-
-
-@pytest.mark.parametrize("state", JobState)
-def test_every_job_state_has_a_sentence(state: JobState) -> None:
-    assert meaning(_job(state), [], []).endswith(".")
-
-
 def test_an_effect_that_is_not_applied_needs_no_external_id_for_its_undo() -> None:
     undo = {"kind": "http", "plan": {"url": "http://cms/{external_id}"}}
     assert undo_problem(_effect(1, EffectState.PLANNED, undo=undo)) is None
-    assert "external id is not known" in str(undo_problem(_effect(1, _APPLIED, undo=undo)))
+    assert "external id is not known" in str(undo_problem(_effect(1, EffectState.APPLIED, undo=undo)))
 
 
 @pytest.mark.parametrize(("plan", "secret"), [({"headers": {"X": "***"}}, True), ({"headers": {"X": "*"}}, False)])

@@ -1,0 +1,164 @@
+"""Makes one of each kind of incident in the ledger of a running demo, so that you can practise what to do."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec, Owner
+from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.states import ResponseStatus
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
+from demo.airflow_stack import LEDGER_DATABASE
+from demo.local import receiver_switch
+from demo.postgres import open_postgres
+
+CONNECTION = "openai_default"
+DAG = "ticket_classification"
+RUN = "demo-incidents"
+BY = Actor.program("make demo-trouble")
+
+#: For how long a response runs that should have ended long ago.
+STUCK_FOR = timedelta(hours=6)
+
+_BEGAN_EARLIER = """
+    UPDATE aihandoff.revisions SET created_at = created_at - %(by)s, submitted_at = submitted_at - %(by)s
+    WHERE job_id = %(job_id)s"""
+
+
+@dataclass(frozen=True)
+class Incidents:
+    """What was made: jobs by what is wrong with them, and a webhook of no response that the ledger knows."""
+
+    jobs: Mapping[str, int]
+    webhook_id: str
+
+
+def make_in_running_demo(home: Path) -> Incidents:
+    """Make one of each in a demo that runs, and stop its receiver of webhooks.
+
+    :raises psycopg.OperationalError: no demo runs there.
+    """
+    postgres = open_postgres(home / "postgres")
+    postgres.find()
+    conninfo = postgres.connection_kwargs(LEDGER_DATABASE)
+    with Ledger(conninfo) as ledger, postgres.connect(LEDGER_DATABASE) as connection:
+        made = make_incidents(ledger, connection, str(int(time.time())))
+    receiver_switch(home).touch()
+    return made
+
+
+def make_incidents(ledger: Ledger, connection: psycopg.Connection, name: str) -> Incidents:
+    """Make one of each kind, by the steps of the protocols.
+
+    :param connection: to the ledger's database, since no step lets a response have begun earlier.
+    :param name: part of each key, and different from those before.
+    """
+    webhook_id = f"wh_{name}"
+    body = {"type": "response.completed", "data": {"id": f"resp_of_no_job_{name}"}}
+    ledger.inbox.receive(Delivery(webhook_id, CONNECTION, "response.completed", f"resp_of_no_job_{name}", body))
+    jobs = {
+        "unknown effect": _unknown_effect(ledger, name),
+        "expired claim": _expired_claim(ledger, name),
+        "failed job": _failed_job(ledger, name),
+        "overdue review": _overdue_review(ledger, name),
+        "stuck response": _stuck_response(ledger, connection, name),
+    }
+    return Incidents(jobs, webhook_id)
+
+
+def _unknown_effect(ledger: Ledger, name: str) -> int:
+    job, plan = _approved(ledger, f"unknown-effect:{name}")
+    claim = ledger.effects.claim(job.job_id, plan, lease=timedelta(minutes=1), actor=BY)
+    ledger.effects.lose(claim, error="ReadTimeout: the helpdesk did not answer within 30 s", actor=BY)
+    return job.job_id
+
+
+def _expired_claim(ledger: Ledger, name: str) -> int:
+    job, plan = _approved(ledger, f"expired-claim:{name}")
+    ledger.effects.claim(job.job_id, plan, lease=timedelta(0), actor=BY)
+    return job.job_id
+
+
+def _failed_job(ledger: Ledger, name: str) -> int:
+    job = _running(ledger, f"failed-job:{name}", timedelta(hours=1))
+    error = {"kind": "refusal", "text": "I cannot help with that."}
+    output = Output(ResponseStatus.COMPLETED, error=error)
+    ledger.outputs.store(job.job_id, job.revision, output, actor=BY, reason="the model refused")
+    return job.job_id
+
+
+def _overdue_review(ledger: Ledger, name: str) -> int:
+    job = _drafted(ledger, f"overdue-review:{name}")
+    ended = datetime.now(UTC) - timedelta(hours=2)
+    ledger.reviews.ask(job.job_id, [_plan(job.job_key)], policy=None, deadline=ended, actor=BY)
+    return job.job_id
+
+
+def _stuck_response(ledger: Ledger, connection: psycopg.Connection, name: str) -> int:
+    job = _running(ledger, f"stuck-response:{name}", timedelta(hours=18))
+    connection.execute(_BEGAN_EARLIER, {"by": STUCK_FOR, "job_id": job.job_id})
+    return job.job_id
+
+
+def _approved(ledger: Ledger, key: str) -> tuple[Job, EffectPlan]:
+    job, plan = _drafted(ledger, key), _plan(key)
+    asked = ledger.reviews.ask(job.job_id, [plan], policy=None, deadline=timedelta(hours=1), actor=BY)
+    assert asked.review_digest is not None
+    person = Person("alice")
+    return ledger.reviews.decide(job.job_id, "approve", digest=asked.review_digest, person=person), plan
+
+
+def _drafted(ledger: Ledger, key: str) -> Job:
+    job = _running(ledger, key, timedelta(hours=1))
+    output = {"category": "billing", "priority": "high", "reply": "We are sorry. You get the money back today."}
+    return ledger.outputs.store(job.job_id, job.revision, Output(ResponseStatus.COMPLETED, output), actor=BY)
+
+
+def _running(ledger: Ledger, key: str, deadline: timedelta) -> Job:
+    """A job whose request was accepted."""
+    asked: dict[str, Any] = {"model": "gpt-5.2", "input": f"Classify the ticket: I was charged twice ({key})."}
+    spec = JobSpec(
+        job_type="ticket",
+        job_key=key,
+        input=asked,
+        request=asked,
+        conn_id=CONNECTION,
+        requested_by="admin",
+        permissions={},
+        approval="required",
+        approval_reason=None,
+        max_revisions=3,
+        deadline=deadline,
+        owner=Owner(DAG, RUN, "draft", -1, key, 1),
+    )
+    job = ledger.submission.open(spec).job
+    intent = ledger.submission.intend(job.job_id, job.revision, actor=BY, lease=timedelta(minutes=1))
+    assert intent.token is not None
+    ledger.submission.submitted(
+        job.job_id,
+        job.revision,
+        token=intent.token,
+        response_id=f"resp_{key}",
+        status=ResponseStatus.RUNNING,
+        actor=BY,
+    )
+    return ledger.job(job.job_id)
+
+
+def _plan(key: str) -> EffectPlan:
+    plan = {
+        "connection": "helpdesk",
+        "method": "PUT",
+        "url": f"https://helpdesk.example/tickets/{key}",
+        "headers": {"Content-Type": "application/json"},
+        "body": '{"category": "billing", "priority": "high"}',
+    }
+    return EffectPlan("label", "http", plan, digest(plan), plan, task_id="label")

@@ -1,0 +1,65 @@
+"""A StatsD server for tests, and what Prometheus' exporter makes of its packets."""
+
+from __future__ import annotations
+
+import socket
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+#: The two places in which Airflow has its metrics, and what says where they go.
+SDK = ("airflow.sdk.observability.stats", "airflow.sdk.observability.metrics.stats_utils")
+CORE = ("airflow.observability.stats", "airflow.observability.metrics.stats_utils")
+
+
+class StatsD:
+    """A StatsD server, as far as it receives packets."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.settimeout(10)
+        self.port = self._socket.getsockname()[1]
+
+    def receive(self) -> str:
+        """The next packet."""
+        return self._socket.recv(65536).decode()
+
+    def receive_all(self) -> list[str]:
+        """What has arrived: on the loopback, a packet is there when it was sent."""
+        packets: list[str] = []
+        self._socket.setblocking(False)
+        try:
+            while True:
+                packets.append(self._socket.recv(65536).decode())
+        except BlockingIOError:
+            return packets
+        finally:
+            self._socket.settimeout(10)
+
+    def close(self) -> None:
+        """Receive no more."""
+        self._socket.close()
+
+
+def set_up(place: tuple[str, str], statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set up Airflow's metrics as a process does, for the time of a test, with labels as docs/metrics.md says."""
+    settings = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(statsd.port), "INFLUXDB_ENABLED": "True"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
+    stats: Any = import_module(place[0])
+    utils: Any = import_module(place[1])
+    for name in ("_factory", "_backend"):
+        monkeypatch.setitem(vars(stats)["incr"].__globals__, name, None)
+    stats.initialize(factory=utils.get_stats_factory(), export_legacy_names=False)
+
+
+def series(packet: str) -> tuple[str, float]:
+    """The time series of Prometheus that statsd_exporter makes of a packet of a counter or a gauge, and its value."""
+    name, _, rest = packet.rpartition(":")
+    value, _, _ = rest.partition("|")
+    metric, *labels = name.split(",")
+    pairs = ",".join(f'{label.partition("=")[0]}="{label.partition("=")[2]}"' for label in labels)
+    return metric.replace(".", "_") + (f"{{{pairs}}}" if pairs else ""), float(value)
