@@ -100,6 +100,7 @@ def report(results: list[Result]) -> None:
         "written twice": lambda result: f"{len(result.count.duplicates):,}",
         "counted on, and not there": lambda result: f"{len(result.count.lost):,}" if ledger(result) else "-",
         "there, and not on the record": lambda result: f"{len(result.count.unrecorded):,}" if ledger(result) else "all",
+        "naming another's record": lambda result: f"{len(result.count.misdirected):,}" if ledger(result) else "-",
         "histories broken": lambda result: f"{len(result.count.broken):,}" if ledger(result) else "-",
         "responses paid for twice": lambda result: f"{result.count.extra_responses:,}",
         "... and cancelled in time": lambda result: f"{result.count.cancelled_extra:,}" if ledger(result) else "-",

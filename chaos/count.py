@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.core.states import (
     JobEvent,
     JobState,
 )
+from chaos.effects import COLLECTIONS
 from chaos.target import Change
 
 
@@ -53,6 +54,8 @@ class Count:
     """Writes that the ledger counts as applied, and that never happened."""
     unrecorded: list[str] = field(default_factory=list)
     """Writes that happened, and are not on the record."""
+    misdirected: list[str] = field(default_factory=list)
+    """Writes that name another record than the one of their job."""
     broken: list[str] = field(default_factory=list)
     """Histories in which a line does not follow from the one before."""
     extra_responses: int = 0
@@ -70,7 +73,14 @@ class Count:
     @property
     def problems(self) -> list[str]:
         """All of them."""
-        return [*self.duplicates, *self.lost, *self.unrecorded, *self.broken, *self.unwarned]
+        return [
+            *self.duplicates,
+            *self.lost,
+            *self.unrecorded,
+            *self.misdirected,
+            *self.broken,
+            *self.unwarned,
+        ]
 
 
 def duplicates(witness: Witness) -> dict[str, str]:
@@ -84,12 +94,24 @@ def duplicates(witness: Witness) -> dict[str, str]:
     return {f"{times} times {what} of {name}": name for (what, name), times in Counter(names).items() if times > 1}
 
 
+def misdirected(witness: Witness) -> list[str]:
+    """The links that do not name the record of the same work, each as a sentence."""
+    made = [change for change in witness.changes if change.do == "create"]
+    records = {(each.variant, each.name, each.record) for each in made if each.collection == COLLECTIONS["create"]}
+    links = (each for each in made if each.collection == COLLECTIONS["link"])
+    return [
+        f"the link of {each.name} names {each.about}"
+        for each in links
+        if (each.variant, each.name, each.about) not in records
+    ]
+
+
 def compare(records: Collection[JobRecord], witness: Witness) -> Count:
     """Compare the ledger with its witnesses."""
     made = {change.key: change for change in witness.changes if change.key}
     rows = {f"row {row.row_id}": row for row in witness.rows}
     doubled = duplicates(witness)
-    count = Count(jobs=len(records), duplicates=list(doubled))
+    count = Count(jobs=len(records), duplicates=list(doubled), misdirected=misdirected(witness))
     doubled_jobs = {name.partition(".")[0] for name in doubled.values()}  # an element's name begins with its job's
     recorded: set[str] = set()
     owner: dict[str, JobRecord] = {}

@@ -3,15 +3,18 @@
 - ``create`` and ``label`` write one record each to the HTTP target, ``store`` one row to the database.
 - ``lines`` is one effect for each element of a list (``for_each``), written by one task.
 - ``retire`` takes away a record that was there before (``DELETE``); its undo puts it back.
+- ``link`` writes a record that names the one of ``create``, by the id that this had brought.
 
 A further effect is a name in :data:`chaos.work.ALL_EFFECTS`, and what is special about it here.
 
 **What the HTTP target gets**, under ``/<variant>``, each with the effect key as ``Idempotency-Key``:
 
-- ``POST /records``, ``/labels`` and ``/lines`` with ``{"name": <the name of the record>}``, and the ``fault`` that the
-  work asks for; the answer names the new record: ``{"id": ...}``. For some variants, ``PUT /records/<name>``.
+- ``POST /records``, ``/labels``, ``/lines`` and ``/links`` with ``{"name": <the name of the record>}``, the ``fault``
+  that the work asks for, and in a link ``about``, the id of another record. The answer names the new record:
+  ``{"id": ...}``. For some variants, ``PUT /records/<name>``.
 - ``DELETE /drafts/<name>``.
-- Undo: ``DELETE /records/<id>`` and ``/lines/<id>``, ``POST /labels/<id>/removal``, ``PUT /drafts/<name>``.
+- Undo: ``DELETE`` of ``/records/<id>``, ``/lines/<id>`` and ``/links/<id>``, ``POST /labels/<id>/removal``, ``PUT
+  /drafts/<name>``.
 - Probe: ``GET /writes?key=<effect key>``, answered with ``{"writes": [{"id": ..., "key": ...}, ...]}``; and ``GET
   /drafts/<name>``, answered with 404 once it is gone.
 
@@ -30,6 +33,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.effects.filled import earlier_names
 from airflow_provider_aihandoff.core.effects.placeholders import EFFECT_KEY, UNDO_KEY
 from airflow_provider_aihandoff.core.effects.target import Target, resends_of
 from airflow_provider_aihandoff.core.effects.undo import plan_undo
@@ -48,7 +52,7 @@ STATEMENT = "INSERT INTO chaos_rows (name) VALUES (%(name)s) RETURNING row_id"
 UNDO_STATEMENT = "INSERT INTO chaos_rows (name, undoes) VALUES (%(name)s, %(undoes)s::bigint) RETURNING row_id"
 
 #: Where each HTTP effect has its records.
-COLLECTIONS = {"create": "records", "label": "labels", "lines": "lines", "retire": "drafts"}
+COLLECTIONS = {"create": "records", "label": "labels", "lines": "lines", "retire": "drafts", "link": "links"}
 
 #: How many elements ``lines`` has.
 ELEMENTS = 3
@@ -76,7 +80,8 @@ def effect_plan(world: World, work: Work, part: str) -> EffectPlan:
     kind, connection = ("postgres", DATABASE) if name == "store" else ("http", TARGET)
     undo = plan_undo(_undo(world, work, part), kind=kind, name=part, defaults={"connection": connection})
     after = tuple(before for before in ALL_EFFECTS[: ALL_EFFECTS.index(name)] if before in work.effects)
-    return EffectPlan(part, kind, plan, digest([plan, undo, list(after)]), plan, undo, after)
+    names = tuple(sorted(earlier_names(plan)))
+    return EffectPlan(part, kind, plan, digest([plan, undo, list(after)]), plan, undo, after, names=names)
 
 
 def target_of(world: World, work: Work, part: str) -> Target:
@@ -112,6 +117,8 @@ def _request(work: Work, part: str) -> dict[str, Any]:
         headers = {"If-Match": "*"} if work.variant == "conditional" else {}
         return plan_request(TARGET, "DELETE", f"{root}/{record}", headers=headers, name=part)
     body = {"name": record, **({"fault": work.target} if work.target else {})}
+    if part == "link":
+        body["about"] = "{effects.create.external_id}"
     if work.variant in _PUT:
         headers = {"If-None-Match": "*"} if work.variant == "conditional" else {}
         return plan_request(TARGET, "PUT", f"{root}/{record}", json=body, headers=headers, name=part)

@@ -78,6 +78,7 @@ class Change:
     :param name: the name of the record: the key of the work.
     :param key: the effect key that the request came with, if any.
     :param at: seconds since the epoch.
+    :param about: the id of another record that it names.
     """
 
     variant: str
@@ -87,6 +88,7 @@ class Change:
     name: str
     key: str | None
     at: float
+    about: str | None = None
 
 
 class Target:
@@ -185,11 +187,11 @@ class Target:
         key = headers.get("Idempotency-Key")
         match method, rest:
             case "POST", []:
-                return self._create(variant, collection, str(body["name"]), key)
+                return self._create(variant, collection, str(body["name"]), key, body)
             case "PUT", [name]:
                 if record := self._record(variant, collection, name):
                     return (412, {"error": "it exists"}) if "If-None-Match" in headers else (200, {"id": record})
-                return self._create(variant, collection, name, key)
+                return self._create(variant, collection, name, key, body)
             case "DELETE", [name] if collection == DRAFTS:
                 there = self._record(variant, collection, name)
                 if there is None:
@@ -223,8 +225,9 @@ class Target:
             return _first_draft(name)
         return self._there.get((variant, collection, name))
 
-    def _create(self, variant: str, collection: str, name: str, key: str | None) -> Change:
-        return Change(variant, collection, "create", f"{collection}-{len(self._made) + 1}", name, key, time.time())
+    def _create(self, variant: str, collection: str, name: str, key: str | None, body: Mapping[str, Any]) -> Change:
+        record = f"{collection}-{len(self._made) + 1}"
+        return Change(variant, collection, "create", record, name, key, time.time(), body.get("about"))
 
     def _learn(self, change: Change) -> tuple[int, dict[str, Any]]:
         """Take a change in, and return how its request is answered."""

@@ -13,7 +13,7 @@ Variant = Literal["idempotent", "probed", "conditional", "put", "neither"]
 EFFECTS = ("create", "label", "store")
 
 #: Every effect that a job can have, in their order: :mod:`chaos.effects` says what each of them is.
-ALL_EFFECTS = (*EFFECTS, "lines", "retire")
+ALL_EFFECTS = (*EFFECTS, "lines", "retire", "link")
 
 #: The tasks of a run before its effects, and those of the crash matrix, in their order.
 BEFORE_EFFECTS = ("draft", "plan", "decide")

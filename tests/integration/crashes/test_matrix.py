@@ -40,6 +40,7 @@ VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither
 #: The kinds of effects that not every job has, with the targets for which they are something of their own.
 FURTHER: dict[str, tuple[Variant, ...]] = {
     "lines": ("idempotent", "probed"),
+    "link": ("idempotent", "probed"),
     "retire": ("probed", "conditional", "put", "neither"),
 }
 SUBMITTING = tuple(point for point in POINTS if point.startswith(("submit.intend", "submit.create", "submit.store")))
@@ -82,7 +83,8 @@ def _cases() -> Iterator[Case]:
             yield Case(do, point, COURSES["apply.send"], at="store")
             for name, variants in FURTHER.items():
                 for variant in variants:
-                    course = of(COURSES["apply.send"].go, variant=variant, effects=(name,))
+                    effects = ("create", name) if name == "link" else (name,)
+                    course = of(COURSES["apply.send"].go, variant=variant, effects=effects)
                     yield Case(do, point, course, at=name)
     # Nothing in the sender closes the gap after its last check; these targets do.
     for variant in ("idempotent", "conditional"):
