@@ -44,11 +44,16 @@ class StatsD:
         self._socket.close()
 
 
-def set_up(place: tuple[str, str], statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set up Airflow's metrics as a process does, for the time of a test, with labels as docs/metrics.md says."""
+def configure(statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configure Airflow's metrics to go there, with labels as docs/metrics.md says."""
     settings = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(statsd.port), "INFLUXDB_ENABLED": "True"}
     for name, value in settings.items():
         monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
+
+
+def set_up(place: tuple[str, str], statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set up Airflow's metrics as a process does, for the time of a test."""
+    configure(statsd, monkeypatch)
     stats: Any = import_module(place[0])
     utils: Any = import_module(place[1])
     for name in ("_factory", "_backend"):

@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.core.limits import COMMAND
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.hooks.observability import set_up_metrics
 
 Command = Callable[[Namespace], None]
 
@@ -67,7 +68,8 @@ def _connections_of_the_database() -> Iterator[None]:
 
 @contextmanager
 def open_ledger(args: Namespace) -> Iterator[Ledger]:
-    """The ledger that the command uses."""
+    """The ledger that the command uses. What is done in it is counted in Airflow's metrics, as in any other process."""
+    set_up_metrics()
     with LedgerHook(args.conn_id, limits=COMMAND).get_conn() as ledger:
         yield ledger
 
