@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
+from airflow_provider_aihandoff.core.jobs.job_filter import Need, Sort
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
 _JOB = Arg(("job_id",), type=int, help="Id of the job")
@@ -26,6 +27,25 @@ _DISPOSITION = Arg(
     help="Only webhooks with this disposition; repeatable",
 )
 _DAG = Arg(("--dag-id",), default=None, help="Only jobs of this Dag")
+_FILTER = (
+    _JOB_STATE,
+    Arg(("--type",), default=None, help="Only jobs of this type"),
+    Arg(("--key",), default=None, help="Only jobs whose key begins like this"),
+    _DAG,
+    Arg(("--run-id",), default=None, help="Only jobs that this run has made or attached to"),
+    Arg(("--task-id",), default=None, help="Only jobs of this task; needs --dag-id"),
+    Arg(("--requester",), default=None, help="Only jobs that this user has requested"),
+    Arg(("--reviewer",), default=None, help="Only jobs on which this user, account or policy has decided"),
+    Arg(("--older-than",), default=None, help="Only jobs of at least this age, such as 7d or 12h"),
+    Arg(("--newer-than",), default=None, help="Only jobs of at most this age, such as 7d or 12h"),
+    Arg(("--min-cost",), default=None, help="Only jobs that cost at least so many dollars"),
+    Arg(("--min-retries",), default=None, help="Only jobs of which at least so many requests were sent again"),
+    Arg(("--external-id",), default=None, help="Only jobs with an effect whose record has this id"),
+    Arg(("--response-id",), default=None, help="Only the job of this response"),
+    Arg(("--error",), default=None, help="Words that all stand in the error of the job, or of one of its effects"),
+    Arg(("--need",), default=None, choices=list(Need), help="Only jobs that need a person for this reason"),
+    Arg(("--sort",), default=None, choices=list(Sort), help="The order (default: newest)"),
+)
 _LIMIT = Arg(("--limit",), type=int, default=50, help="Maximum number of rows (default: 50)")
 _OUTPUT = Arg(("--output", "-o"), choices=("table", "json", "yaml", "plain"), default="table", help="Output format")
 _DIGEST = Arg(("--digest",), required=True, help="The digest of what you reviewed, as `review show` prints it")
@@ -58,7 +78,7 @@ _JOBS = GroupCommand(
     name="jobs",
     help="Jobs",
     subcommands=(
-        _action("list", "List jobs, newest first", "jobs.list_jobs", _JOB_STATE, _DAG, _LIMIT, _OUTPUT),
+        _action("list", "List jobs, newest first", "jobs.list_jobs", *_FILTER, _LIMIT, _OUTPUT),
         _action("show", "Show everything about a job", "jobs.show", _JOB, _OUTPUT),
         _action(
             "resolve-submission",

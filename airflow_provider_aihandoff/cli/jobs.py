@@ -8,6 +8,7 @@ from dataclasses import asdict
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.generation.lost import in_words
+from airflow_provider_aihandoff.core.jobs.job_filter import FILTER_NAMES, JobFilter
 from airflow_provider_aihandoff.core.ledger import JobRecord
 
 
@@ -15,9 +16,17 @@ from airflow_provider_aihandoff.core.ledger import JobRecord
 def list_jobs(args: Namespace) -> None:
     """List jobs, newest first."""
     with open_ledger(args) as ledger:
-        jobs = ledger.jobs(states=args.state, dag_id=args.dag_id, limit=args.limit)
+        jobs = ledger.search.page(job_filter(args), limit=args.limit)
     names = ("job_id", "job_type", "job_key", "state", "revision", "requested_by", "dag_id", "run_id", "state_reason")
     print_rows([{name: getattr(job, name) for name in names} for job in jobs], args.output)
+
+
+def job_filter(args: Namespace) -> JobFilter:
+    """The filter that the options name.
+
+    :raises FilterRefused: one of them is not valid.
+    """
+    return JobFilter.of_texts({name: getattr(args, name) for name in FILTER_NAMES})
 
 
 @command

@@ -117,6 +117,10 @@ class CannotChange(HandoffError):
     """The output cannot be changed in this way: a bound is reached, or there is nothing to change."""
 
 
+class FilterRefused(HandoffError):
+    """A filter of jobs is not valid, or cannot be answered from an index."""
+
+
 class RequestError(HandoffError):
     """The arguments do not make a background request."""
 

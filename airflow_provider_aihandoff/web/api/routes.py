@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, 
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.web.auth import (
     visible_record,
 )
 from airflow_provider_aihandoff.web.guard import GuardedRoute
+from airflow_provider_aihandoff.web.job_query import JobFilterDep
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.pages.job_page import votes_of
 from airflow_provider_aihandoff.web.pages.review_queue import decide_in_bulk, review_queue
@@ -54,15 +55,13 @@ router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=Asci
 def list_jobs(
     viewer: ViewerDep,
     ledger: LedgerDep,
-    state: Annotated[list[JobState], Query(description="Only jobs in this state. Repeat it for several states.")] = [],  # noqa: B006
-    dag_id: str | None = None,
-    run_id: Annotated[str | None, Query(pattern=r"^[^\x00]*$")] = None,
+    wanted: JobFilterDep,
     after: Annotated[schemas.JobId | None, Query(description="`next` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.JobList:
-    """List the jobs that you may see, newest first."""
-    dag_ids = visible_dag_ids(ledger, viewer, dag_id)
-    found = ledger.summaries(states=state, dag_ids=dag_ids, run_id=run_id, after=after, limit=limit + 1)
+    """List the jobs that you may see and that the filter is about, newest first."""
+    dag_ids = visible_dag_ids(ledger, viewer, wanted.dag_id)
+    found = ledger.search.page(wanted, dag_ids=dag_ids, after=after, limit=limit + 1)
     jobs = found[:limit]
     return schemas.JobList.model_validate({"jobs": jobs, "next": jobs[-1].job_id if len(found) > limit else None})
 

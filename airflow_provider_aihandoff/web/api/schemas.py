@@ -15,8 +15,9 @@ from pydantic import (
     field_validator,
 )
 
-from airflow_provider_aihandoff.core import ledger, models
+from airflow_provider_aihandoff.core import models
 from airflow_provider_aihandoff.core.digests import without_plain_input_digest
+from airflow_provider_aihandoff.core.jobs import job_search_store
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
 
@@ -213,11 +214,14 @@ class _Answer(BaseModel):
 
 
 @from_record(
-    ledger.JobSummary,
+    job_search_store.JobSummary,
     notes={
         "cost_usd": "Of all revisions whose price is known; null when there is none.",
         "unpriced": "How many revisions were billed at a price that is unknown.",
         "without_tools": "How many revisions called tools, such as web search, which are not in `cost_usd`.",
+        "retries": "How many requests were sent again, over all its revisions.",
+        "last_webhook_at": "When the newest webhook about it came; null if none did.",
+        "external_ids": "Of the records that its applied effects have made, the first five.",
     },
 )
 class JobItem(_Answer):

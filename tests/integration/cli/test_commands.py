@@ -46,6 +46,22 @@ def test_jobs_are_listed_by_state(airflow: Airflow, on_ledger: Ledger) -> None:
     assert json.loads(airflow("jobs", "list", "--state", "failed", "-o", "json")) == []
 
 
+def test_jobs_are_listed_by_every_part_of_the_filter(airflow: Airflow, on_ledger: Ledger) -> None:
+    draft(on_ledger)
+    submit(on_ledger, job_spec(job_type="ticket", job_key="ticket:1"), "resp_2")
+
+    def listed(*options: object) -> list[str]:
+        return [row["job_key"] for row in json.loads(airflow("jobs", "list", *options, "-o", "json"))]
+
+    assert listed() == ["ticket:1", "post:kettle"]
+    assert listed("--sort", "oldest", "--newer-than", "1h") == ["post:kettle", "ticket:1"]
+    assert listed("--type", "ticket", "--key", "ticket:") == ["ticket:1"]
+    assert listed("--response-id", "resp_1") == ["post:kettle"]
+    assert listed("--need", "unknown effect") == []
+    with pytest.raises(SystemExit, match="such as 7d"):
+        airflow("jobs", "list", "--older-than", "long")
+
+
 def test_a_job_is_shown_with_its_output_its_plan_and_its_history(airflow: Airflow, on_ledger: Ledger) -> None:
     job = ask(on_ledger, draft(on_ledger))
     shown = airflow("jobs", "show", job.job_id)
