@@ -32,7 +32,7 @@ _END_OTHERS = """
 EMPTY_LEDGER = """
     ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
     TRUNCATE aihandoff.jobs, aihandoff.revisions, aihandoff.decisions, aihandoff.effects, aihandoff.inbox,
-        aihandoff.surplus_responses, aihandoff.events RESTART IDENTITY;
+        aihandoff.surplus_responses, aihandoff.polls, aihandoff.events RESTART IDENTITY;
     ALTER TABLE aihandoff.events ENABLE TRIGGER USER"""
 
 

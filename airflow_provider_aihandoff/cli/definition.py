@@ -74,6 +74,8 @@ _DB = GroupCommand(
     ),
 )
 
+_OVERVIEW = _action("overview", "Say what needs a person now", "jobs.overview", _OUTPUT)
+
 _JOBS = GroupCommand(
     name="jobs",
     help="Jobs",
@@ -272,6 +274,7 @@ def get_commands() -> list[GroupCommand]:
             help="Jobs, reviews and effects of AI Handoff",
             subcommands=(
                 _DB,
+                _OVERVIEW,
                 _JOBS,
                 _REVIEW,
                 _CANCEL,

@@ -21,6 +21,7 @@ from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResp
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.jobs.job_search_store import JobSearch
 from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
+from airflow_provider_aihandoff.core.jobs.overview_store import Overviews
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
@@ -140,6 +141,7 @@ class Ledger:
         self.abandoned = Abandoned(self._database)
         self.surplus = SurplusResponses(self._database)
         self.search = JobSearch(self._database)
+        self.overviews = Overviews(self._database)
 
     def __enter__(self) -> Self:
         return self

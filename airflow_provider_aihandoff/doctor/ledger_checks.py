@@ -34,6 +34,7 @@ _RIGHTS = (
     ("inbox", "SELECT, INSERT, UPDATE, DELETE"),
     ("events", "SELECT, INSERT"),
     ("surplus_responses", "SELECT, INSERT, UPDATE"),
+    ("polls", "SELECT, INSERT, UPDATE"),
     ("ledger", "SELECT"),
 )
 

@@ -11,7 +11,15 @@ from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.version import __version__
 from airflow_provider_aihandoff.web.api import routes, webhook_receiver
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
-from airflow_provider_aihandoff.web.pages import bulk_review, job_actions, job_list, job_search, job_text, revisions
+from airflow_provider_aihandoff.web.pages import (
+    bulk_review,
+    job_actions,
+    job_list,
+    job_search,
+    job_text,
+    overview_page,
+    revisions,
+)
 from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
 
 
@@ -24,6 +32,7 @@ def build_app() -> FastAPI:
     app.include_router(revisions.router)
     app.include_router(job_list.router)
     app.include_router(job_search.router)
+    app.include_router(overview_page.router)
     app.include_router(job_actions.router)
     app.include_router(job_text.router)
     for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):

@@ -239,6 +239,12 @@ CREATE INDEX inbox_by_age ON aihandoff.inbox (received_at);
 CREATE INDEX inbox_by_connection ON aihandoff.inbox (conn_id, received_at);
 CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id IS NOT NULL;
 
+-- When a response of each connection was last polled, as far as the triggerers have said.
+CREATE TABLE aihandoff.polls (
+    conn_id text PRIMARY KEY,
+    polled_at timestamptz NOT NULL
+);
+
 -- The history of a job: append-only, each line hashed together with the one before it.
 CREATE TABLE aihandoff.events (
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,

@@ -8,11 +8,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
+from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, StaleDecision
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.model_provider import providers
@@ -48,7 +50,19 @@ _CHANGES_ONE_JOB: dict[str, Any] = {"responses": _problems(403, 404, 409, 422)}
 #: What the list of reviews says beside the jobs themselves.
 _OWN = ("votes", "mine", "why_not")
 
+_FIGURES = ("by_state", "days", "waits", "connections", "quarantined")
+
 router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse, route_class=GuardedRoute)
+
+
+@router.get("/overview", responses=_problems())
+def get_overview(viewer: ViewerDep, ledger: LedgerDep) -> schemas.Overview:
+    """Return what needs a person now, and the state of things."""
+    silence = settings.number("webhook_silence")
+    found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
+    figures = {name: getattr(found.figures, name) for name in _FIGURES}
+    silent = [each.conn_id for each in found.silent]
+    return schemas.Overview.model_validate({**figures, "needs": found.needs, "silent": silent})
 
 
 @router.get("/jobs", responses=_problems(422))

@@ -17,7 +17,9 @@ from pydantic import (
 
 from airflow_provider_aihandoff.core import models
 from airflow_provider_aihandoff.core.digests import without_plain_input_digest
-from airflow_provider_aihandoff.core.jobs import job_search_store
+from airflow_provider_aihandoff.core.jobs import job_search_store, overview_store
+from airflow_provider_aihandoff.core.jobs.job_filter import Need
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
 
@@ -233,6 +235,33 @@ class JobList(_Answer):
 
     jobs: list[JobItem]
     next: int | None = Field(description="Pass it as `after` for the next page; null on the last one.")
+
+
+@from_record(overview_store.DayFigures, notes={"day": "In UTC.", "ended": "How many jobs ended on it."})
+class DayFigures(_Answer):
+    """What ended on one day, of one type."""
+
+
+@from_record(overview_store.DayWaits, notes={"model": "Seconds; a median.", "people": "Seconds; a median."})
+class DayWaits(_Answer):
+    """How long jobs that ended on one day have waited, of one type."""
+
+
+@from_record(overview_store.ConnectionActivity, notes={"running": "How many responses run."})
+class ConnectionActivity(_Answer):
+    """What happens on one connection to a model provider."""
+
+
+class Overview(_Answer):
+    """What needs a person now, and the state of things, as far as you may see it."""
+
+    needs: dict[Need, int] = Field(description="How many jobs need a person, by reason; 1,001 for more than 1,000.")
+    quarantined: int = Field(description="Webhooks in quarantine; 1,001 for more than 1,000.")
+    silent: list[str] = Field(description="The connections whose webhooks fell silent.")
+    by_state: dict[JobState, int]
+    days: list[DayFigures]
+    waits: list[DayWaits]
+    connections: list[ConnectionActivity]
 
 
 @from_record(

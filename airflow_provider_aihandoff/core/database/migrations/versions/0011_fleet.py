@@ -37,6 +37,13 @@ CREATE TRIGGER revisions_updated AFTER UPDATE OF cost_usd, submissions ON aihand
     EXECUTE FUNCTION aihandoff.total_revisions();
 """
 
+POLLS = """
+CREATE TABLE aihandoff.polls (
+    conn_id text PRIMARY KEY,
+    polled_at timestamptz NOT NULL
+);
+"""
+
 INDEXES = """
 CREATE INDEX jobs_by_age ON aihandoff.jobs (created_at, job_id);
 CREATE INDEX jobs_by_state ON aihandoff.jobs (state, created_at, job_id);
@@ -66,6 +73,7 @@ CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id 
 def upgrade() -> None:
     """The costs and retries of the jobs that there are, are added up."""
     op.execute(TOTALS)
+    op.execute(POLLS)
     op.execute(INDEXES)
 
 
