@@ -76,6 +76,14 @@ _DB = GroupCommand(
 
 _OVERVIEW = _action("overview", "Say what needs a person now", "jobs.overview", _OUTPUT)
 
+_BULK = (
+    *_FILTER,
+    _REASON,
+    Arg(("--count",), type=int, help="The number of jobs that would be changed, to confirm without a question"),
+    Arg(("--dry-run",), action="store_true", help="Only print what would be done"),
+    _OUTPUT,
+)
+
 _JOBS = GroupCommand(
     name="jobs",
     help="Jobs",
@@ -91,6 +99,23 @@ _JOBS = GroupCommand(
             Arg(("--fail",), action="store_true", help="Fail the job"),
             Arg(("--unknown",), type=int, help="How many unknown submissions you saw (default: as many as there are)"),
             _REASON,
+        ),
+        _action("cancel", "Cancel the jobs that a filter finds", "bulk.cancel", *_BULK),
+        _action("rollback", "Undo what the jobs that a filter finds have written", "bulk.roll_back", *_BULK),
+        _action(
+            "resolve",
+            "Resolve the unknown effects of the jobs that a filter finds",
+            "bulk.resolve",
+            Arg(("--applied",), action="store_true", help="They were applied"),
+            Arg(("--not-applied",), action="store_true", help="They were not applied"),
+            *_BULK,
+        ),
+        _action(
+            "resume",
+            "Go on with a bulk action that was interrupted, and print its report",
+            "bulk.resume",
+            Arg(("bulk_id",), type=int, help="Id of the bulk action"),
+            _OUTPUT,
         ),
     ),
 )

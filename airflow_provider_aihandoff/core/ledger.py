@@ -8,6 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
+from airflow_provider_aihandoff.core.bulk.bulk_store import Bulks
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.effects.approved_undo import altered_undos
@@ -142,6 +143,7 @@ class Ledger:
         self.surplus = SurplusResponses(self._database)
         self.search = JobSearch(self._database)
         self.overviews = Overviews(self._database)
+        self.bulks = Bulks(self._database)
 
     def __enter__(self) -> Self:
         return self

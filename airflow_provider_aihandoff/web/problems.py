@@ -25,6 +25,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.errors import (
+    BulkChanged,
+    BulkNotFound,
     CannotCancel,
     CannotChange,
     CannotResolve,
@@ -104,6 +106,8 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
     NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),
     CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
+    BulkNotFound: (404, "bulk-not-found", "Bulk action not found"),
+    BulkChanged: (409, "bulk-changed", "The jobs have changed since you saw them"),
     FilterRefused: (422, "invalid-filter", "The filter is not valid"),
     LedgerSchemaError: (503, "ledger-schema", "The ledger's schema is missing or out of date"),
     LedgerUnavailable: (503, "ledger-unavailable", "The ledger is unavailable"),

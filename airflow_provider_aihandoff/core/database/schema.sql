@@ -239,6 +239,28 @@ CREATE INDEX inbox_by_age ON aihandoff.inbox (received_at);
 CREATE INDEX inbox_by_connection ON aihandoff.inbox (conn_id, received_at);
 CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id IS NOT NULL;
 
+-- A bulk action: one step for many jobs, which its user saw before and confirmed by their number.
+CREATE TABLE aihandoff.bulk_actions (
+    bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    action text NOT NULL CHECK (action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied')),
+    wanted json NOT NULL,            -- the filter
+    reason text NOT NULL,
+    actor_kind text NOT NULL,        -- who confirmed it
+    actor_name text NOT NULL,
+    actor_user_id text,
+    created_at timestamptz NOT NULL
+);
+CREATE TABLE aihandoff.bulk_jobs (
+    bulk_id bigint NOT NULL REFERENCES aihandoff.bulk_actions,
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    seen json NOT NULL,              -- the effects that it is about, as they were shown: attempts by their ids
+    outcome text CHECK (outcome IN ('done', 'refused', 'unfinished')), -- null: not taken yet
+    note text,                       -- the result, as text
+    tried_at timestamptz,
+    PRIMARY KEY (bulk_id, job_id)
+);
+CREATE INDEX bulk_jobs_left ON aihandoff.bulk_jobs (bulk_id, job_id) WHERE outcome IS NULL OR outcome = 'unfinished';
+
 -- When a response of each connection was last polled, as far as the triggerers have said.
 CREATE TABLE aihandoff.polls (
     conn_id text PRIMARY KEY,

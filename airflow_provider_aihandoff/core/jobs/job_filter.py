@@ -9,6 +9,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from airflow_provider_aihandoff.core.errors import FilterRefused
 from airflow_provider_aihandoff.core.states import JobState
@@ -110,6 +111,20 @@ class JobFilter:
                 texts[name] = [str(part) for part in value] if each.name == "states" else _text_of(value)
         return texts
 
+    def as_address(self) -> str:
+        """Its parts as the query of an address; :meth:`of_address` reads it again."""
+        return urlencode(self.as_texts(), doseq=True)
+
+    @classmethod
+    def of_address(cls, query: str) -> JobFilter:
+        """The filter in the query of an address.
+
+        :raises FilterRefused: it is not valid.
+        """
+        texts: dict[str, Any] = dict(parse_qsl(query, max_num_fields=100))
+        states = [text for name, text in parse_qsl(query, max_num_fields=100) if name == "state"]
+        return cls.of_texts({**texts, "state": states})
+
     @classmethod
     def of_texts(cls, texts: Mapping[str, Any]) -> JobFilter:
         """The filter that these texts name. A name without a text, or with an empty one, leaves out nothing.
@@ -125,6 +140,8 @@ class JobFilter:
                     f"there is no filter {name!r}.", written="", remedy=f"There is: {', '.join(names)}."
                 )
             if text is not None and text not in ("", []):
+                if name != "state" and not isinstance(text, str):
+                    raise FilterRefused(f"the filter {name!r} can have one value.", written="", remedy="Name one.")
                 try:
                     values[names[name]] = _READ.get(name, str)(text)
                 except (ValueError, InvalidOperation):

@@ -5,6 +5,7 @@ Each statement is bounded: it is answered from an index alone, or reads a sample
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,7 +19,7 @@ from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
 DAYS = 14
 
 #: Of how many of the newest jobs that ended on a day the waiting times are read.
-SAMPLE = 300
+SAMPLE = 150
 
 #: Webhooks in quarantine are counted up to here.
 MOST_COUNTED = 1_000
@@ -28,21 +29,28 @@ _ENDED = ", ".join(f"'{state}'" for state in sorted(TERMINAL_JOB_STATES))
 #: The beginning of a day, so many days before today, in UTC.
 _DAY = "(date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') - {} * interval '1 day') AT TIME ZONE 'UTC'"
 
-_BY_STATE = "SELECT state, count(*) AS jobs FROM aihandoff.jobs WHERE dag_id = ANY(%(dag_ids)s) GROUP BY state"
+_OPEN = """
+    SELECT state, count(*) AS jobs FROM aihandoff.jobs
+    WHERE dag_id = ANY(%(dag_ids)s) AND state = ANY(%(open)s) GROUP BY state"""
 
+_DAYS = f"(SELECT {_DAY.format('number')} AS day FROM generate_series(0, {DAYS - 1}) AS number) AS ended"
+
+#: Day by day, so that the jobs of each are added up as they come out of the index.
 _BY_DAY = f"""
-    SELECT (updated_at AT TIME ZONE 'UTC')::date AS day, job_type, count(*) AS ended,
-        count(*) FILTER (WHERE state = 'completed') AS completed, sum(known_cost_usd) AS cost_usd
-    FROM aihandoff.jobs
-    WHERE state IN ({_ENDED}) AND updated_at >= {_DAY.format(DAYS - 1)} AND dag_id = ANY(%(dag_ids)s)
-    GROUP BY 1, 2 ORDER BY 1, 2"""
+    SELECT (ended.day AT TIME ZONE 'UTC')::date AS day, of_day.*
+    FROM {_DAYS} CROSS JOIN LATERAL (
+        SELECT job_type, state, count(*) AS jobs, sum(known_cost_usd) AS cost_usd FROM aihandoff.jobs
+        WHERE state IN ({_ENDED}) AND updated_at >= ended.day AND updated_at < ended.day + interval '1 day'
+            AND dag_id = ANY(%(dag_ids)s)
+        GROUP BY job_type, state
+    ) AS of_day
+    ORDER BY 1, 2, 3"""
 
 _WAITS = f"""
     SELECT (ended.day AT TIME ZONE 'UTC')::date AS day, job.job_type,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM r.completed_at - r.submitted_at)) AS model,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM d.created_at - job.review_asked_at)) AS people
-    FROM (SELECT {_DAY.format("number")} AS day FROM generate_series(0, {DAYS - 1}) AS number) AS ended
-    CROSS JOIN LATERAL (
+    FROM {_DAYS} CROSS JOIN LATERAL (
         SELECT job_id, job_type, revision, review_asked_at, decision_id FROM aihandoff.jobs
         WHERE state IN ({_ENDED}) AND updated_at >= ended.day AND updated_at < ended.day + interval '1 day'
             AND dag_id = ANY(%(dag_ids)s)
@@ -88,7 +96,7 @@ _QUARANTINED = f"""
 
 @dataclass(frozen=True)
 class DayFigures:
-    """What ended on one day, of one type.
+    """What ended on one day, of one type and in one state.
 
     :param day: in UTC.
     :param cost_usd: of all revisions of these jobs, as far as it is known.
@@ -96,9 +104,12 @@ class DayFigures:
 
     day: date
     job_type: str
-    ended: int
-    completed: int
+    state: JobState
+    jobs: int
     cost_usd: Decimal
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", JobState(self.state))
 
 
 @dataclass(frozen=True)
@@ -142,15 +153,24 @@ class Figures:
     """The state of things.
 
     :param today: by the database's clock, in UTC.
+    :param open: how many jobs are in each state that is not an end.
     :param quarantined: webhooks in quarantine, up to one more than :data:`MOST_COUNTED`.
     """
 
     today: date
-    by_state: dict[JobState, int]
+    open: dict[JobState, int]
     days: list[DayFigures]
     waits: list[DayWaits]
     connections: list[ConnectionActivity]
     quarantined: int
+
+    @property
+    def by_state(self) -> dict[JobState, int]:
+        """How many jobs are in each state; of those that have ended, within :data:`DAYS`."""
+        counts = Counter(self.open)
+        for each in self.days:
+            counts[each.state] += each.jobs
+        return dict(counts)
 
 
 class Overviews:
@@ -164,7 +184,8 @@ class Overviews:
 
         def work(connection: LedgerConnection) -> Figures:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            values = {"dag_ids": list(dag_ids)}
+            open_states = [state.value for state in JobState if state not in TERMINAL_JOB_STATES]
+            values = {"dag_ids": list(dag_ids), "open": open_states}
 
             def rows(query: str) -> list[dict[str, Any]]:
                 return connection.execute(query, values, prepare=False).fetchall()
@@ -172,7 +193,7 @@ class Overviews:
             today = rows("SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date AS day")[0]["day"]
             return Figures(
                 today=today,
-                by_state={JobState(row["state"]): row["jobs"] for row in rows(_BY_STATE)},
+                open={JobState(row["state"]): row["jobs"] for row in rows(_OPEN)},
                 days=[DayFigures(**row) for row in rows(_BY_DAY)],
                 waits=[DayWaits(**row) for row in rows(_WAITS)],
                 # They belong to no Dag: who may see no job gets none.

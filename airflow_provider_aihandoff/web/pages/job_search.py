@@ -80,6 +80,7 @@ def jobs_page(
             "next": address(request, "jobs_page", wanted, after=jobs[-1].job_id) if len(found) > PAGE_SIZE else None,
             "files": {form: address(request, "jobs_file", wanted, form=form) for form in ("csv", "json")},
             "max_in_file": MAX_IN_FILE,
+            "bulk": None if wanted.is_empty else address(request, "bulk_page", wanted),
         },
         status=200 if problem is None else 422,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -74,6 +75,7 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
     silence = settings.number("webhook_silence")
     found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
     figures = found.figures
+    by_state = figures.by_state
     return page(
         request,
         "overview.html",
@@ -82,9 +84,9 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
             "items": [*_items(request, found), *_triggerers()],
             "found": found,
             "states": [
-                (state, figures.by_state[state], address(request, "jobs_page", JobFilter(states=(state,))))
+                (state, by_state[state], address(request, "jobs_page", JobFilter(states=(state,))))
                 for state in JobState
-                if state in figures.by_state
+                if state in by_state
             ],
             "charts": charts_of(figures),
             "silent": {each.conn_id for each in found.silent},
@@ -136,16 +138,20 @@ def _triggerers() -> list[Item]:
 
 def charts_of(figures: Figures) -> list[Chart]:
     """The pictures, those left out of which there is no figure."""
-    ended: Counter[str] = Counter()
+    ended: Counter[tuple[date, str]] = Counter()
+    cost: dict[tuple[date, str], Decimal] = defaultdict(Decimal)
+    by_type: Counter[str] = Counter()
     for each in figures.days:
-        ended[each.job_type] += each.ended
-    types = [of_type for of_type, _ in ended.most_common()]
+        ended[each.day, each.job_type] += each.jobs
+        cost[each.day, each.job_type] += each.cost_usd
+        by_type[each.job_type] += each.jobs
+    types = [of_type for of_type, _ in by_type.most_common()]
     common: dict[str, Any] = {"types": types, "until": figures.today, "number_of_days": DAYS}
     drawn = [
         chart(
             "throughput",
             "Jobs that ended",
-            [(each.day, each.job_type, each.ended) for each in figures.days],
+            [(*which, number) for which, number in ended.items()],
             kind="bars",
             text=lambda value: f"{value:,.0f}",
             **common,
@@ -153,7 +159,7 @@ def charts_of(figures: Figures) -> list[Chart]:
         chart(
             "cost",
             "Cost of the jobs that ended",
-            [(each.day, each.job_type, float(each.cost_usd)) for each in figures.days],
+            [(*which, float(amount)) for which, amount in cost.items()],
             kind="bars",
             text=lambda value: dollars(Decimal(str(value))) if value else "$0",
             **common,

@@ -100,8 +100,9 @@ def chart(
     for place, day in enumerate(days):
         base = 0.0
         for number, (of_type, by_day) in enumerate(series):
-            if (value := by_day.get(day)) is None:
+            if day not in by_day:
                 continue
+            value = by_day[day]
             height, x = value / top * room, _LEFT + place * step
             y = HEIGHT - _BOTTOM - base - height
             marks.append(Mark(x + step * 0.15, y, step * 0.7, height, number, f"{day}, {of_type}: {text(value)}"))

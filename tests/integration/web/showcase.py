@@ -10,10 +10,13 @@ from typing import Any
 from openai.lib._parsing._responses import type_to_text_format_param
 from pydantic import BaseModel, Field
 
+from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
+from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Job, JobSpec
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
@@ -147,3 +150,10 @@ def ended(ledger: Ledger, number: int) -> None:
         ledger.reviews.decide(job.job_id, "reject", digest=job.review_digest, person=Person("bob"))
     event = {"type": "response.completed", "data": {"id": "resp_lost"}}
     ledger.inbox.receive(Delivery("wh_lost", "openai_default", "response.completed", "resp_lost", event))
+
+
+def bulk(ledger: Ledger) -> int:
+    """A bulk action of Bob that has not taken a step yet."""
+    shown = preview(ledger, BulkAction.CANCEL, JobFilter(job_type="ticket"), answerable=list)
+    bob = Actor.user("bob")
+    return begin(ledger, shown, count=shown.count, digest=shown.digest, reason="A wrong prompt", actor=bob)

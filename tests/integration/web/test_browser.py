@@ -121,6 +121,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "overview": "overview",
         "jobs": "jobs?type=ticket&sort=oldest",
         "inbox": "inbox",
+        "bulk-action": "bulk?action=cancel&type=ticket",
+        "bulk-report": f"bulk/{showcase.bulk(ledger)}",
         "job": f"jobs/{job.job_id}",
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",

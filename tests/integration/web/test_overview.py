@@ -163,9 +163,9 @@ def test_the_rest_api_gives_the_same(login: Login, ledger: Ledger, change: Chang
     answer = login("bob").get("/aihandoff/api/v1/overview").json()
     assert answer["needs"] == {need.value: 1 for need in Need}
     assert answer["by_state"]["completed"] == 1
-    assert {(day["job_type"], day["ended"], day["cost_usd"]) for day in answer["days"]} == {
-        ("ticket", 1, "0.5"),
-        ("publishing", 1, "0"),
+    assert {(day["job_type"], day["state"], day["jobs"], day["cost_usd"]) for day in answer["days"]} == {
+        ("ticket", "completed", 1, "0.5"),
+        ("publishing", "failed", 1, "0"),
     }
     assert [each["conn_id"] for each in answer["connections"]] == ["openai_default"]
     assert (answer["quarantined"], answer["silent"]) == (0, [])

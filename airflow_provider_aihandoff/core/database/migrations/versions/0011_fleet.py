@@ -44,6 +44,29 @@ CREATE TABLE aihandoff.polls (
 );
 """
 
+BULK = """
+CREATE TABLE aihandoff.bulk_actions (
+    bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    action text NOT NULL CHECK (action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied')),
+    wanted json NOT NULL,
+    reason text NOT NULL,
+    actor_kind text NOT NULL,
+    actor_name text NOT NULL,
+    actor_user_id text,
+    created_at timestamptz NOT NULL
+);
+CREATE TABLE aihandoff.bulk_jobs (
+    bulk_id bigint NOT NULL REFERENCES aihandoff.bulk_actions,
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    seen json NOT NULL,
+    outcome text CHECK (outcome IN ('done', 'refused', 'unfinished')),
+    note text,
+    tried_at timestamptz,
+    PRIMARY KEY (bulk_id, job_id)
+);
+CREATE INDEX bulk_jobs_left ON aihandoff.bulk_jobs (bulk_id, job_id) WHERE outcome IS NULL OR outcome = 'unfinished';
+"""
+
 INDEXES = """
 CREATE INDEX jobs_by_age ON aihandoff.jobs (created_at, job_id);
 CREATE INDEX jobs_by_state ON aihandoff.jobs (state, created_at, job_id);
@@ -74,6 +97,7 @@ def upgrade() -> None:
     """The costs and retries of the jobs that there are, are added up."""
     op.execute(TOTALS)
     op.execute(POLLS)
+    op.execute(BULK)
     op.execute(INDEXES)
 
 
