@@ -2,7 +2,7 @@
 
 Run it with `.venv/bin/python -m benchmarks.fleet [jobs]` (1,000,000 unless given). The ledger is in PostgreSQL from the
 wheel, with its durable defaults, filled by SQL; a fifth of its jobs has ended within the overview's 14 days. Each
-figure is the median of five, of the statements as the pages send them.
+figure is the median of five, of the statements as the pages send them, and the fastest of the five.
 """
 
 from __future__ import annotations
@@ -166,16 +166,17 @@ def filters() -> dict[str, Any]:
 
 def report(ledger: Ledger, jobs: int) -> None:
     """Print how long each filter and each part of the overview takes."""
-    print(f"{jobs:,} jobs; seconds, median of {TIMES}; the bound is {LIMIT} s")
+    print(f"{jobs:,} jobs; seconds, median and fastest of {TIMES}; the bound is {LIMIT} s")
     slow = 0
-    for name, seconds, found in measured(ledger):
+    for name, (seconds, fastest), found in measured(ledger):
         slow += seconds > LIMIT
-        print(f"{name:40} {seconds:7.3f}   {found}{'   OVER' if seconds > LIMIT else ''}", flush=True)
+        over = "   OVER" if seconds > LIMIT else ""
+        print(f"{name:40} {seconds:7.3f} {fastest:7.3f}   {found}{over}", flush=True)
     print(f"{slow} over the bound")
 
 
-def measured(ledger: Ledger) -> Iterator[tuple[str, float, str]]:
-    """Each figure: its name, seconds, and what was found."""
+def measured(ledger: Ledger) -> Iterator[tuple[str, tuple[float, float], str]]:
+    """Each figure: its name, seconds (median and fastest), and what was found."""
     from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
     from airflow_provider_aihandoff.core.jobs.overview import overview_of
 
@@ -193,14 +194,14 @@ def measured(ledger: Ledger) -> Iterator[tuple[str, float, str]]:
     yield "overview: all of it", seconds, f"{len(whole.figures.connections)} connections"
 
 
-def clock(act: Callable[[], Any]) -> tuple[float, Any]:
-    """How long something takes, and what it returns."""
+def clock(act: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
+    """How long something takes, in seconds (median and fastest), and what it returns."""
     seconds, found = [], None
     for _ in range(TIMES):
         started = time.perf_counter()
         found = act()
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds), found
+    return (statistics.median(seconds), min(seconds)), found
 
 
 if __name__ == "__main__":

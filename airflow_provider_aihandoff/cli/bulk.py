@@ -1,9 +1,10 @@
-"""`airflow aihandoff jobs cancel`, `rollback` and `resolve`: one step for many jobs; `resume` goes on with it."""
+"""`airflow aihandoff jobs cancel`, `rollback`, `resolve`, `reconcile`: one step for many jobs, and `resume`."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from functools import partial
 
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.cli.jobs import job_filter
@@ -11,6 +12,7 @@ from airflow_provider_aihandoff.core.bulk.bulk_run import Preview, begin, previe
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction, Outcome
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.task_states import ask_database, task_states
 
 #: The exit code of a bulk action of which something is left to do.
 UNFINISHED = 3
@@ -34,6 +36,12 @@ def resolve(args: Namespace) -> None:
     if args.applied == args.not_applied:
         fail("give --applied or --not-applied, and not both.")
     _act(args, BulkAction.RESOLVE_APPLIED if args.applied else BulkAction.RESOLVE_NOT_APPLIED)
+
+
+@command
+def reconcile(args: Namespace) -> None:
+    """Take the next step for what no task waits for, of the jobs that a filter finds."""
+    _act(args, BulkAction.RECONCILE)
 
 
 @command
@@ -93,7 +101,14 @@ def _run(ledger: Ledger, bulk_id: int, output: str) -> None:
             say(f"{taken} jobs taken; the last is job {job_id}: {outcome.value}.", error=True)
 
     with providers() as provider_for:
-        progress = run(ledger, bulk_id, provider_for=provider_for, answerable=list, on_step=on_step)
+        progress = run(
+            ledger,
+            bulk_id,
+            provider_for=provider_for,
+            states_of=partial(task_states, ask=ask_database),
+            answerable=list,
+            on_step=on_step,
+        )
     report = ledger.bulks.report(bulk_id)
     names = ("job_id", "job_key", "outcome", "note")
     print_rows([{name: getattr(each, name) for name in names} for each in report], output)

@@ -111,6 +111,12 @@ _JOBS = GroupCommand(
             *_BULK,
         ),
         _action(
+            "reconcile",
+            "Take the next step for what no task waits for, of the jobs that a filter finds",
+            "bulk.reconcile",
+            *_BULK,
+        ),
+        _action(
             "resume",
             "Go on with a bulk action that was interrupted, and print its report",
             "bulk.resume",

@@ -44,6 +44,8 @@ def plan_step(action: BulkAction, job: Job, effects: Sequence[Effect], *, may_ac
             return _cancel(job)
         case BulkAction.ROLL_BACK:
             return _roll_back(job, effects)
+        case BulkAction.RECONCILE:
+            return _reconcile(job, effects)
     return _resolve(action, job, effects)
 
 
@@ -84,6 +86,24 @@ def _resolve(action: BulkAction, job: Job, effects: Sequence[Effect]) -> Planned
     names = ", ".join(f"{effect.name} (attempt {effect.attempt})" for effect in unknown)
     words = f"Records that this {said}: {names}."
     return PlannedStep(job, words, seen={str(effect.effect_id): effect.attempt for effect in unknown})
+
+
+#: What the reconciler may find of a job in these states, and what it does then.
+_RECONCILING = {
+    JobState.QUEUED: "If its task has ended: counts a lost request as unknown, or fails the job after its deadline.",
+    JobState.RUNNING: "If its task has ended, or its deadline has passed: cancels the response, and ends the job.",
+    JobState.REVIEW: "If the time to decide has ended: rejects or fails it, as its author said.",
+}
+
+
+def _reconcile(job: Job, effects: Sequence[Effect]) -> PlannedStep:
+    claimed = [effect.name for effect in effects if effect.state is EffectState.CLAIMED]
+    if claimed:
+        words = f"If the claim of {', '.join(claimed)} has expired: records that the outcome is not known."
+        return PlannedStep(job, words)
+    if job.state not in _RECONCILING:
+        return PlannedStep(job, f"It is {job.state.value.replace('_', ' ')}: nothing can be left behind.", refused=True)
+    return PlannedStep(job, _RECONCILING[job.state])
 
 
 def can_start(job: Job) -> bool:

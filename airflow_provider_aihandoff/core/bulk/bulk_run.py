@@ -27,6 +27,9 @@ from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
+from airflow_provider_aihandoff.core.reconcile.findings import Finding
+from airflow_provider_aihandoff.core.reconcile.run import reconcile_job
+from airflow_provider_aihandoff.core.reconcile.scan import StatesOf
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 
 log = logging.getLogger(__name__)
@@ -111,6 +114,7 @@ def run(
     bulk_id: int,
     *,
     provider_for: ProviderFor,
+    states_of: StatesOf,
     answerable: Answerable,
     seconds: float | None = None,
     on_step: Callable[[int, Outcome, str], None] = lambda *_: None,
@@ -119,6 +123,7 @@ def run(
 
     Each step is recorded in the history of its job in the name of who confirmed the action.
 
+    :param states_of: what Airflow says of task instances; only reconciling asks.
     :param seconds: when to begin no further step; None: never.
     :param on_step: called after each step.
     :raises BulkNotFound: there is none with this id.
@@ -128,7 +133,7 @@ def run(
     began, until = ledger.now(), time.monotonic() + (float("inf") if seconds is None else seconds)
     while time.monotonic() < until and (item := ledger.bulks.next(bulk_id, began=began)):
         job_id, seen = item
-        outcome, note = _take(ledger, bulk, job_id, seen, provider_for, answerable)
+        outcome, note = _take(ledger, bulk, job_id, seen, provider_for, states_of, answerable)
         ledger.bulks.record(bulk_id, job_id, outcome, note)
         on_step(job_id, outcome, note)
     return ledger.bulks.progress(bulk_id)
@@ -140,6 +145,7 @@ def _take(
     job_id: int,
     seen: dict[str, int],
     provider_for: ProviderFor,
+    states_of: StatesOf,
     answerable: Answerable,
 ) -> tuple[Outcome, str]:
     """Take the step of one job. What keeps it from being taken keeps no other job from it."""
@@ -154,6 +160,8 @@ def _take(
                 return Outcome.DONE, "Being cancelled." if job.cancelling else f"It is {job.state.value}."
             case BulkAction.ROLL_BACK:
                 return _roll_back(ledger, bulk.actor, job_id, seen, reason)
+            case BulkAction.RECONCILE:
+                return _reconciled(reconcile_job(ledger, job_id, provider_for=provider_for, states_of=states_of))
         return _resolve(ledger, bulk, seen, reason)
     except (LedgerUnavailable, LedgerSchemaError):
         raise
@@ -180,3 +188,9 @@ def _resolve(ledger: Ledger, bulk: Bulk, seen: dict[str, int], reason: str) -> t
     for effect_id, attempt in seen.items():
         answer(ledger, int(effect_id), applied=applied, external_id=None, why=reason, actor=bulk.actor, attempt=attempt)
     return Outcome.DONE, "Recorded."
+
+
+def _reconciled(findings: Sequence[Finding]) -> tuple[Outcome, str]:
+    failed = any(finding.failed for finding in findings)
+    said = "; ".join(f"{finding.found}: {finding.done or finding.step}" for finding in findings)
+    return Outcome.UNFINISHED if failed else Outcome.DONE, said or "Nothing was left behind."

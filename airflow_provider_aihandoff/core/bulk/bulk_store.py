@@ -42,6 +42,7 @@ class BulkAction(StrEnum):
     ROLL_BACK = "roll back"
     RESOLVE_APPLIED = "resolve as applied"
     RESOLVE_NOT_APPLIED = "resolve as not applied"
+    RECONCILE = "reconcile"
 
 
 class Outcome(StrEnum):

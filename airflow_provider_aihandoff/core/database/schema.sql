@@ -242,7 +242,8 @@ CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id 
 -- A bulk action: one step for many jobs, which its user saw before and confirmed by their number.
 CREATE TABLE aihandoff.bulk_actions (
     bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    action text NOT NULL CHECK (action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied')),
+    action text NOT NULL CHECK (
+        action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile')),
     wanted json NOT NULL,            -- the filter
     reason text NOT NULL,
     actor_kind text NOT NULL,        -- who confirmed it

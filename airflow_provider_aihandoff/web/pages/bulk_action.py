@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from airflow_provider_aihandoff.core.errors import BulkChanged, BulkNotFound
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.task_states import ask_database, task_states
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, visible_dag_ids
 from airflow_provider_aihandoff.web.guard import GuardedRoute
@@ -112,7 +114,14 @@ def own_bulk(ledger: Ledger, viewer: Viewer, bulk_id: int) -> Bulk:
 def take_steps(ledger: Ledger, viewer: Viewer, bulk_id: int) -> Progress:
     """Take steps of an action of the user for a while. Rights are asked for each job when its step is taken."""
     with providers() as provider_for:
-        return run(ledger, bulk_id, provider_for=provider_for, answerable=viewer.answerable, seconds=SECONDS)
+        return run(
+            ledger,
+            bulk_id,
+            provider_for=provider_for,
+            states_of=partial(task_states, ask=ask_database),
+            answerable=viewer.answerable,
+            seconds=SECONDS,
+        )
 
 
 def _page(

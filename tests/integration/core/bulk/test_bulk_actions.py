@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from airflow_provider_aihandoff.core.errors import BulkChanged, BulkNotFound, Fi
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.models import Actor, Job, Owner
+from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from tests.factories import OWNER, TEST, ask, draft, effect_plan, job_spec
+from tests.factories import LEASE, OWNER, TEST, ask, draft, effect_plan, job_spec
 from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of
 from tests.target import Target
 
@@ -36,6 +37,11 @@ def anyone(dag_ids: Iterable[str]) -> list[str]:
 
 def no_provider(conn_id: str) -> ModelProvider:
     raise AssertionError("no response runs")
+
+
+def ended(owners: Collection[Owner]) -> dict[Owner, TaskState]:
+    """Every task has ended."""
+    return dict.fromkeys(owners, TaskState.ENDED)
 
 
 def in_review(ledger: Ledger, number: int, **owner: Any) -> Job:
@@ -78,7 +84,7 @@ def test_a_preview_says_what_each_job_is_in_for_and_changes_nothing(ledger: Ledg
 def test_jobs_are_cancelled_each_with_its_own_record(ledger: Ledger) -> None:
     jobs = [in_review(ledger, number) for number in range(3)]
     bulk_id = begun(ledger)
-    progress = run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+    progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
     assert (progress.done, progress.is_over) == (3, True)
     for job in jobs:
         assert ledger.job(job.job_id).state is JobState.CANCELLED
@@ -120,7 +126,7 @@ def test_rights_are_checked_for_each_job_when_it_is_shown_and_when_it_is_taken(l
     assert {step.job.job_id: step.refused for step in seen.steps} == {mine.job_id: False, other.job_id: True}
 
     bulk_id = begun(ledger)  # when the user still may act on both
-    run(ledger, bulk_id, provider_for=no_provider, answerable=lambda dag_ids: {"mine"} & set(dag_ids))
+    run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=lambda dag_ids: {"mine"} & set(dag_ids))
     assert ledger.job(mine.job_id).state is JobState.CANCELLED
     assert ledger.job(other.job_id) == other
     report = {each.job_id: each.outcome for each in ledger.bulks.report(bulk_id)}
@@ -131,10 +137,10 @@ def test_a_run_takes_as_much_as_it_has_time_for_and_the_next_one_goes_on(ledger:
     for number in range(3):
         in_review(ledger, number)
     bulk_id = begun(ledger)
-    first = run(ledger, bulk_id, provider_for=no_provider, answerable=anyone, seconds=0)
+    first = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone, seconds=0)
     assert (first.done, first.left) == (0, 3)
-    assert run(ledger, bulk_id, provider_for=no_provider, answerable=anyone).done == 3
-    assert run(ledger, bulk_id, provider_for=no_provider, answerable=anyone).done == 3
+    assert run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone).done == 3
+    assert run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone).done == 3
 
 
 def test_a_step_that_breaks_keeps_no_other_from_being_taken(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,14 +155,14 @@ def test_a_step_that_breaks_keeps_no_other_from_being_taken(ledger: Ledger, monk
     bulk_id = begun(ledger)
     with monkeypatch.context() as patch:
         patch.setattr(bulk_run, "cancel_job", breaks)
-        progress = run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
     assert (progress.done, progress.unfinished) == (1, 1)
-    assert run(ledger, bulk_id, provider_for=no_provider, answerable=anyone).done == 2
+    assert run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone).done == 2
 
 
 def test_what_is_not_there_is_not_found(ledger: Ledger) -> None:
     with pytest.raises(BulkNotFound):
-        run(ledger, 99, provider_for=no_provider, answerable=anyone)
+        run(ledger, 99, provider_for=no_provider, states_of=ended, answerable=anyone)
 
 
 class TestRollBack:
@@ -168,9 +174,9 @@ class TestRollBack:
             confirm(ledger, approved(ledger, plan, key=key), plan)
         waiting = in_review(ledger, 1)
         bulk_id = begun(ledger, BulkAction.ROLL_BACK)
-        progress = run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
         assert (progress.done, progress.refused) == (2, 1)
-        run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+        run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
         assert sorted(request.path for request in target.received) == ["/a/a-1", "/b/b-1"]
         assert ledger.job(waiting.job_id) == waiting
 
@@ -180,7 +186,7 @@ class TestRollBack:
         confirm(ledger, job, plans[0])
         bulk_id = begun(ledger, BulkAction.ROLL_BACK)
         confirm(ledger, job, plans[1])
-        progress = run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
         assert (progress.done, progress.refused) == (0, 1)
         assert ledger.job(job.job_id).state is JobState.COMPLETED
         assert target.received == []
@@ -204,7 +210,7 @@ class TestResolve:
     def test_each_effect_gets_the_answer(self, ledger: Ledger, action: BulkAction, state: EffectState) -> None:
         effects = [lose(ledger, approved(ledger, effect_plan(), key=key), effect_plan()) for key in ("a", "b")]
         bulk_id = begun(ledger, action)
-        assert run(ledger, bulk_id, provider_for=no_provider, answerable=anyone).done == 2
+        assert run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone).done == 2
         assert {ledger.effects.read(effect.effect_id).state for effect in effects} == {state}
 
     def test_an_attempt_that_was_not_shown_is_not_answered(self, ledger: Ledger) -> None:
@@ -215,9 +221,46 @@ class TestResolve:
             effect.effect_id, applied=False, external_id=None, actor=TEST, why="not there", attempt=effect.attempt
         )
         lose(ledger, job, effect_plan())
-        progress = run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
         assert (progress.done, progress.refused) == (0, 1)
         assert ledger.effects.read(effect.effect_id).state is EffectState.UNKNOWN
+
+
+class TestReconcile:
+    """Next steps for many jobs at once."""
+
+    def test_only_the_jobs_of_the_filter_get_their_next_step(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        jobs = [in_review(ledger, number) for number in range(3)]
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute(
+                """UPDATE aihandoff.jobs SET review_on_timeout = 'reject',
+                    review_deadline = now() - CASE WHEN job_id < 3 THEN interval '1 h' ELSE interval '-1 h' END"""
+            )
+        bulk_id = begun(ledger, BulkAction.RECONCILE, JobFilter(key="post:1"))
+        run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
+        assert [ledger.job(job.job_id).state for job in jobs] == [JobState.REVIEW, JobState.REJECTED, JobState.REVIEW]
+        bulk_id = begun(ledger, BulkAction.RECONCILE)
+        run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
+        assert [ledger.job(job.job_id).state for job in jobs] == [JobState.REJECTED, JobState.REJECTED, JobState.REVIEW]
+        report = {each.job_id: (each.outcome, each.note) for each in ledger.bulks.report(bulk_id)}
+        assert report[jobs[1].job_id] == (Outcome.REFUSED, "It is rejected: nothing can be left behind.")
+        assert report[jobs[2].job_id] == (Outcome.DONE, "Nothing was left behind.")
+
+    def test_a_request_that_was_lost_is_counted_and_a_claim_that_expired_is_unknown(
+        self, ledger: Ledger, conninfo: dict[str, Any]
+    ) -> None:
+        lost = ledger.submission.open(job_spec(job_key="lost")).job
+        ledger.submission.intend(lost.job_id, 1, actor=TEST, lease=LEASE)
+        claimed = approved(ledger, effect_plan(), key="claimed")
+        claim = ledger.effects.claim(claimed.job_id, effect_plan(), lease=LEASE, actor=TEST)
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.jobs SET updated_at = now() - interval '1 h'")
+            connection.execute("UPDATE aihandoff.effects SET claim_until = now() - interval '1 h'")
+            connection.execute("UPDATE aihandoff.revisions SET submit_lease_until = now() - interval '1 h'")
+        bulk_id = begun(ledger, BulkAction.RECONCILE)
+        assert run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone).done == 2
+        assert ledger.revision(lost.job_id, 1).unknown_submissions == 1
+        assert ledger.effects.read(claim.effect.effect_id).state is EffectState.UNKNOWN
 
 
 def _die_at(conninfo: dict[str, Any], bulk_id: int, step: int) -> None:
@@ -230,7 +273,7 @@ def _die_at(conninfo: dict[str, Any], bulk_id: int, step: int) -> None:
 
     crashpoints.arm(on_reached)
     with Ledger(conninfo) as ledger:
-        run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+        run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
 
 
 def test_two_hundred_jobs_are_cancelled_each_once_though_the_first_run_is_killed(
@@ -246,7 +289,7 @@ def test_two_hundred_jobs_are_cancelled_each_once_though_the_first_run_is_killed
     killed = ledger.bulks.progress(bulk_id)
     assert (killed.done, killed.left) == (89, 111), "the step of the ninetieth was taken, and not recorded"
 
-    progress = run(ledger, bulk_id, provider_for=no_provider, answerable=anyone)
+    progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
     assert (progress.done, progress.total, progress.is_over) == (200, 200, True)
     with psycopg.connect(**conninfo) as connection:
         states = connection.execute("SELECT state, count(*) FROM aihandoff.jobs GROUP BY state").fetchall()

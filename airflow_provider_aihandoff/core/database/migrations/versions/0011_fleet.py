@@ -47,7 +47,8 @@ CREATE TABLE aihandoff.polls (
 BULK = """
 CREATE TABLE aihandoff.bulk_actions (
     bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    action text NOT NULL CHECK (action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied')),
+    action text NOT NULL CHECK (
+        action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile')),
     wanted json NOT NULL,
     reason text NOT NULL,
     actor_kind text NOT NULL,
