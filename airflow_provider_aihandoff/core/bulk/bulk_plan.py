@@ -60,7 +60,7 @@ def _cancel(job: Job) -> PlannedStep:
         return PlannedStep(job, "It is cancelled already, or is being cancelled.", refused=True)
     if job.state not in CANCELLING:
         return PlannedStep(job, _sentence(cannot_cancel(job).what), refused=True)
-    return PlannedStep(job, f"It is {job.state.value}. {CANCELLING[job.state]}")
+    return PlannedStep(job, CANCELLING[job.state])
 
 
 def _roll_back(job: Job, effects: Sequence[Effect]) -> PlannedStep:

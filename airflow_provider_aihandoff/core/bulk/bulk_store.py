@@ -27,7 +27,7 @@ _NEXT = """
     WHERE bulk_id = %(bulk_id)s AND (outcome IS NULL OR outcome = 'unfinished')
         AND (tried_at IS NULL OR tried_at < %(began)s)
     ORDER BY tried_at NULLS FIRST, job_id LIMIT 1"""
-_RECORD = """
+_RECORD_OUTCOME = """
     UPDATE aihandoff.bulk_jobs SET outcome = %s, note = %s, tried_at = clock_timestamp()
     WHERE bulk_id = %s AND job_id = %s AND outcome IS DISTINCT FROM 'done'"""
 _COUNT = """
@@ -218,7 +218,7 @@ class Bulks:
     def record(self, bulk_id: int, job_id: int, outcome: Outcome, note: str) -> None:
         """Record what came of one job. What is done stays done."""
         values = [outcome, plain(note), bulk_id, job_id]
-        self._database.transact(lambda connection: connection.execute(_RECORD, values), repeatable=True)
+        self._database.transact(lambda connection: connection.execute(_RECORD_OUTCOME, values), repeatable=True)
 
 
 def _read(connection: LedgerConnection, job_ids: Sequence[int]) -> dict[int, tuple[Job, list[Effect]]]:

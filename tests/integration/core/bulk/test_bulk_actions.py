@@ -74,7 +74,7 @@ def test_a_preview_says_what_each_job_is_in_for_and_changes_nothing(ledger: Ledg
     ledger.cancels.cancel(cancelled.job_id, actor=TEST, reason="no longer needed")
     seen = shown(ledger)
     words = {step.job.job_id: (step.refused, step.words) for step in seen.steps}
-    assert words[job.job_id] == (False, "It is review. No external write will be made.")
+    assert words[job.job_id] == (False, "No external write will be made.")
     assert words[cancelled.job_id] == (True, "It is cancelled already, or is being cancelled.")
     assert (seen.count, seen.refused) == (1, 1)
     assert ledger.job(job.job_id) == job
