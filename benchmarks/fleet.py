@@ -177,17 +177,14 @@ def report(ledger: Ledger, jobs: int) -> None:
 
 def measured(ledger: Ledger) -> Iterator[tuple[str, tuple[float, float], str]]:
     """Each figure: its name, seconds (median and fastest), and what was found."""
-    from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
     from airflow_provider_aihandoff.core.jobs.overview import overview_of
 
     dag_ids = ledger.dag_ids()
     for name, wanted in filters().items():
         seconds, found = clock(lambda: ledger.search.page(wanted, dag_ids=dag_ids, limit=101))  # noqa: B023
         yield f"filter: {name}", seconds, f"{len(found)} jobs"
-    for need in Need:
-        wanted = JobFilter(need=need)
-        seconds, number = clock(lambda: ledger.search.count(wanted, dag_ids=dag_ids, at_most=1_001))  # noqa: B023
-        yield f"overview: {need}", seconds, f"{number} jobs"
+    seconds, needs = clock(lambda: ledger.search.count_needs(dag_ids, at_most=1_001))
+    yield "overview: what needs a person", seconds, ", ".join(map(str, needs.values()))
     seconds, figures = clock(lambda: ledger.overviews.figures(dag_ids))
     yield "overview: its figures", seconds, f"{sum(each.jobs for each in figures.days):,} jobs ended"
     seconds, whole = clock(lambda: overview_of(ledger, dag_ids, silence=120))

@@ -126,7 +126,14 @@ class BulkNotFound(HandoffError):
 
 
 class FilterRefused(HandoffError):
-    """A filter of jobs is not valid, or cannot be answered from an index."""
+    """A filter of jobs is not valid, or cannot be answered from an index.
+
+    :param field: the part of the filter, by its name in an address; empty: it is not one alone.
+    """
+
+    def __init__(self, what: str, *, field: str = "", **sentences: str) -> None:
+        super().__init__(what, **sentences)
+        self.field = field
 
 
 class RequestError(HandoffError):

@@ -9,7 +9,10 @@ from fastapi import Depends, Query
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need, Sort
 from airflow_provider_aihandoff.core.states import JobState
 
-_Text = Annotated[str, Query(max_length=2_000)]
+#: PostgreSQL stores no NUL.
+_STORABLE = r"^[^\x00]*$"
+
+_Text = Annotated[str, Query(pattern=_STORABLE, max_length=2_000)]
 
 
 def _job_filter(
@@ -20,22 +23,36 @@ def _job_filter(
             json_schema_extra={"items": {"type": "string", "enum": list(JobState)}},
         ),
     ] = [],  # noqa: B006
-    type: Annotated[str, Query(max_length=500, description="Only jobs of this type.")] = "",
-    key: Annotated[str, Query(max_length=2_000, description="Only jobs whose key begins like this.")] = "",
-    dag_id: _Text = "",
-    run_id: Annotated[
-        str, Query(max_length=2_000, description="Only jobs that this run has made or attached to.")
+    type: Annotated[str, Query(pattern=_STORABLE, max_length=500, description="Only jobs of this type.")] = "",
+    key: Annotated[
+        str, Query(pattern=_STORABLE, max_length=2_000, description="Only jobs whose key begins like this.")
     ] = "",
-    task_id: Annotated[str, Query(max_length=2_000, description="Only jobs of this task; needs `dag_id`.")] = "",
+    dag_id: Annotated[str, Query(max_length=2_000, description="Only jobs of this Dag.")] = "",
+    run_id: Annotated[
+        str, Query(pattern=_STORABLE, max_length=2_000, description="Only jobs that this run has made or attached to.")
+    ] = "",
+    task_id: Annotated[
+        str, Query(pattern=_STORABLE, max_length=2_000, description="Only jobs of this task; needs `dag_id`.")
+    ] = "",
     requester: _Text = "",
-    reviewer: Annotated[str, Query(max_length=500, description="Only jobs on which this user has decided.")] = "",
-    older_than: Annotated[str, Query(max_length=20, description="A span of time, such as `7d`.")] = "",
-    newer_than: Annotated[str, Query(max_length=20, description="A span of time, such as `12h`.")] = "",
-    min_cost: Annotated[str, Query(max_length=40, description="In dollars.")] = "",
-    min_retries: Annotated[str, Query(max_length=20)] = "",
-    external_id: Annotated[str, Query(max_length=1_000, description="The id of a record that an effect made.")] = "",
+    reviewer: Annotated[
+        str, Query(pattern=_STORABLE, max_length=500, description="Only jobs on which this user has decided.")
+    ] = "",
+    older_than: Annotated[
+        str, Query(pattern=_STORABLE, max_length=20, description="A span of time, such as `7d`.")
+    ] = "",
+    newer_than: Annotated[
+        str, Query(pattern=_STORABLE, max_length=20, description="A span of time, such as `12h`.")
+    ] = "",
+    min_cost: Annotated[str, Query(pattern=_STORABLE, max_length=40, description="In dollars.")] = "",
+    min_retries: Annotated[str, Query(pattern=_STORABLE, max_length=20)] = "",
+    external_id: Annotated[
+        str, Query(pattern=_STORABLE, max_length=1_000, description="The id of a record that an effect made.")
+    ] = "",
     response_id: _Text = "",
-    error: Annotated[str, Query(max_length=500, description="Words that all stand in the job's error.")] = "",
+    error: Annotated[
+        str, Query(pattern=_STORABLE, max_length=500, description="Words that all stand in the job's error.")
+    ] = "",
     need: Annotated[
         str,
         Query(

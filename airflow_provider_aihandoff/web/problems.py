@@ -156,7 +156,9 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
     for kind, (status, name, title) in _KINDS.items():
         if isinstance(error, kind):
             stale = error.stale if isinstance(error, StaleBulkDecision) else {}
-            return Problem(status, name, title, _detail(error), digest, stale)
+            field = error.field if isinstance(error, FilterRefused) else ""
+            errors = [{"field": field[:_MAX_NAME], "message": _detail(error)}] if field else []
+            return Problem(status, name, title, _detail(error), digest, stale, errors)
     return Problem(
         500, "internal-error", "Something went wrong", "The error was logged. Reload the page to see the current state."
     )

@@ -141,12 +141,14 @@ class JobFilter:
                 )
             if text is not None and text not in ("", []):
                 if name != "state" and not isinstance(text, str):
-                    raise FilterRefused(f"the filter {name!r} can have one value.", written="", remedy="Name one.")
+                    what = f"the filter {name!r} can have one value."
+                    raise FilterRefused(what, field=name, written="", remedy="Name one.")
                 try:
                     values[names[name]] = _READ.get(name, str)(text)
                 except (ValueError, InvalidOperation):
                     what = f"the filter {name!r} cannot be {text!r}."
-                    raise FilterRefused(what, written="", remedy=f"Write {_FORMS[name]}.") from None
+                    remedy = f"Write {_FORMS[name]}."
+                    raise FilterRefused(what, field=name, written="", remedy=remedy) from None
         return cls(**values)
 
     def in_words(self) -> str:

@@ -1,4 +1,4 @@
-"""Finds the jobs that a filter is about: a page of them, how many there are, and their ids. It reads alone.
+"""Finds the jobs that a filter is about: a page of them, their ids, and how many need a person. It reads alone.
 
 Each statement holds only the conditions that the filter has, and is planned for their values, so that the one that
 leaves out the most is answered from its index.
@@ -243,13 +243,17 @@ class JobSearch:
         rows = self._database.transact(lambda connection: connection.execute(query, values).fetchall())
         return [JobSummary(**row) for row in rows]
 
-    def count(self, wanted: JobFilter, *, dag_ids: Sequence[str] | None = None, at_most: int) -> int:
-        """Return how many jobs a filter is about, counted up to a bound.
-
-        :param dag_ids: only jobs of these Dags; None for every Dag.
-        :raises FilterRefused: the filter cannot be answered from an index.
-        """
-        return len(self.ids(wanted, dag_ids=dag_ids, limit=at_most))
+    def count_needs(self, dag_ids: Sequence[str], *, at_most: int) -> dict[Need, int]:
+        """Count the jobs of these Dags that need a person, by reason, each up to a bound, in one statement."""
+        parts: list[str] = []
+        values: dict[str, Any] = {}
+        for need in Need:
+            conditions, values = _asked(JobFilter(need=need), dag_ids)
+            some = f"SELECT FROM aihandoff.jobs AS j WHERE {' AND '.join(conditions)} LIMIT %(at_most)s"
+            parts.append(f"SELECT '{need}' AS need, count(*) AS jobs FROM ({some}) AS some_jobs")
+        query, values = " UNION ALL ".join(parts), {**values, "at_most": at_most}
+        rows = self._database.transact(lambda connection: connection.execute(query, values, prepare=False).fetchall())
+        return {Need(row["need"]): row["jobs"] for row in rows}
 
     def ids(self, wanted: JobFilter, *, dag_ids: Sequence[str] | None = None, limit: int) -> list[int]:
         """Return the ids of the first jobs that a filter is about, in its order.

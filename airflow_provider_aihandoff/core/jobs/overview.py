@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
+from airflow_provider_aihandoff.core.jobs.job_filter import Need
 from airflow_provider_aihandoff.core.jobs.overview_store import MOST_COUNTED, ConnectionActivity, Figures
 from airflow_provider_aihandoff.core.ledger import Ledger
 
@@ -28,9 +28,7 @@ def overview_of(ledger: Ledger, dag_ids: Sequence[str], *, silence: float) -> Ov
 
     :param silence: seconds without a webhook after which a connection counts as silent.
     """
-    needs = {
-        need: ledger.search.count(JobFilter(need=need), dag_ids=dag_ids, at_most=MOST_COUNTED + 1) for need in Need
-    }
+    needs = ledger.search.count_needs(dag_ids, at_most=MOST_COUNTED + 1)
     figures = ledger.overviews.figures(dag_ids)
     return Overview(needs, [each for each in figures.connections if each.is_silent(silence)], figures)
 

@@ -249,9 +249,13 @@ def test_the_newest_webhook_of_a_job_is_named(ledger: Ledger) -> None:
     assert times == {"a": receipt.entry.received_at, "b": None}
 
 
-def test_jobs_are_counted_up_to_a_bound(ledger: Ledger) -> None:
+def test_what_needs_a_person_is_counted_up_to_a_bound(ledger: Ledger) -> None:
     for number in range(5):
-        in_review(ledger, f"{number}")
-    assert ledger.search.count(JobFilter(), at_most=100) == 5
-    assert ledger.search.count(JobFilter(), at_most=3) == 3
-    assert ledger.search.count(JobFilter(), dag_ids=[], at_most=3) == 0
+        failed(ledger, f"{number}", "refused")
+    ledger.effects.lose(claimed(ledger, "a"), error="no answer", actor=TEST)
+    nothing = dict.fromkeys(Need, 0)
+    dag_ids = [OWNER.dag_id]
+    counts = ledger.search.count_needs(dag_ids, at_most=100)
+    assert counts == {**nothing, Need.FAILED: 5, Need.UNKNOWN_EFFECT: 1}
+    assert ledger.search.count_needs(dag_ids, at_most=3)[Need.FAILED] == 3
+    assert ledger.search.count_needs([], at_most=3) == nothing
