@@ -88,3 +88,19 @@ def _states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, str | None
                     exists = _name(owner) in answer.get(owner.run_id, {})
                     found[owner] = state_among(owner, answer) or "" if exists else None
     return found
+
+
+def ask_database(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
+    """The states of a task in some runs, in the form of the execution API, for processes that cannot ask that."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    query = select(TaskInstance.run_id, TaskInstance.map_index, TaskInstance.state).where(
+        TaskInstance.dag_id == dag_id, TaskInstance.task_id == task_id, TaskInstance.run_id.in_(run_ids)
+    )
+    answer: dict[str, dict[str, Any]] = defaultdict(dict)
+    with create_session() as session:
+        for run_id, map_index, state in session.execute(query):
+            answer[run_id][task_id if map_index < 0 else f"{task_id}_{map_index}"] = state
+    return answer

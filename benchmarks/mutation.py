@@ -31,6 +31,8 @@ _DEPENDENT = "tests/integration/operators/test_dependent_effects.py"
 _RESTORING = "tests/integration/operators/test_restoring_undos.py"
 _TARGETS = "tests/integration/targets"
 _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
+_BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
+
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -869,6 +871,65 @@ GUARDS = (
         "terminal: Rich obeys no markup of the ledger",
         "tests/unit/cli/test_common.py::test_what_the_ledger_holds_is_printed_as_text",
         ("print_rows", "AirflowConsole(markup=False, emoji=False, highlight=False)", "AirflowConsole()"),
+    ),
+    guard(
+        "bulk: only what was shown is done",
+        f"{_BULK}::test_what_was_not_shown_like_this_is_not_done",
+        ("bulk_run:begin", "if count != shown.count or digest != shown.digest or not shown.count:", "if False:"),
+    ),
+    guard(
+        "bulk: rights are asked when a step is taken",
+        f"{_BULK}::test_rights_are_checked_for_each_job_when_it_is_shown_and_when_it_is_taken",
+        ("bulk_run:_take", "if not answerable([dag_id]):", "if False:"),
+    ),
+    guard(
+        "bulk: rights are asked when it is shown",
+        f"{_BULK}::test_rights_are_checked_for_each_job_when_it_is_shown_and_when_it_is_taken",
+        ("plan_step", "if not may_act:", "if False:"),
+    ),
+    guard(
+        "bulk: no roll-back of what was applied since",
+        f"{_BULK}::TestRollBack::test_what_was_applied_since_it_was_shown_is_not_undone",
+        ("bulk_run:_roll_back", "if can_start(job) and applied != seen:", "if False:"),
+    ),
+    guard(
+        "bulk: a filter is needed",
+        f"{_BULK}::test_a_filter_is_needed_and_finds_no_more_than_a_bound",
+        ("bulk_run:preview", "if wanted.is_empty:", "if False:"),
+    ),
+    guard(
+        "bulk: what is left is taken by the next run",
+        f"{_BULK}::test_two_hundred_jobs_are_cancelled_each_once_though_the_first_run_is_killed",
+        ("bulk_store:_NEXT", "(outcome IS NULL OR outcome = 'unfinished')", "outcome = 'unfinished'"),
+    ),
+    guard(
+        "bulk: no one sees the action of another user",
+        "tests/integration/web/test_bulk_action.py::test_no_one_sees_or_continues_the_action_of_another_user",
+        ("own_bulk", "if bulk.actor != viewer.actor:", "if False:"),
+    ),
+    guard(
+        "list of jobs: only of Dags that the user may see",
+        "tests/integration/web/test_job_search.py::test_no_one_finds_a_job_that_they_may_not_see",
+        ("_asked", "if dag_ids is not None:", "if False:"),
+    ),
+    guard(
+        "list of jobs: a spreadsheet runs no formula of a file",
+        "tests/integration/web/test_job_search.py::test_a_spreadsheet_runs_nothing_of_a_file",
+        ("job_search:_cell", "text.startswith(_FORMULA)", "False"),
+    ),
+    guard(
+        "list of jobs: pages go on after the last job",
+        f"{_LEDGER}/jobs/test_job_search.py::test_pages_leave_out_no_job_and_repeat_none",
+        ("JobSearch.page.work", "conditions.append(order.after)", "pass"),
+    ),
+    guard(
+        "overview: connections only for users who may see jobs",
+        "tests/integration/web/test_overview.py::test_no_one_sees_figures_of_jobs_that_they_may_not_see",
+        (
+            "Overviews.figures.work",
+            "for row in rows(_CONNECTIONS)] if dag_ids else []",
+            "for row in rows(_CONNECTIONS)]",
+        ),
     ),
 )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
+from airflow_provider_aihandoff.core.jobs.job_filter import Need, Sort
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
 _JOB = Arg(("job_id",), type=int, help="Id of the job")
@@ -26,6 +27,25 @@ _DISPOSITION = Arg(
     help="Only webhooks with this disposition; repeatable",
 )
 _DAG = Arg(("--dag-id",), default=None, help="Only jobs of this Dag")
+_FILTER = (
+    _JOB_STATE,
+    Arg(("--type",), default=None, help="Only jobs of this type"),
+    Arg(("--key",), default=None, help="Only jobs whose key begins like this"),
+    _DAG,
+    Arg(("--run-id",), default=None, help="Only jobs that this run has made or attached to"),
+    Arg(("--task-id",), default=None, help="Only jobs of this task; needs --dag-id"),
+    Arg(("--requester",), default=None, help="Only jobs that this user has requested"),
+    Arg(("--reviewer",), default=None, help="Only jobs on which this user, account or policy has decided"),
+    Arg(("--older-than",), default=None, help="Only jobs of at least this age, such as 7d or 12h"),
+    Arg(("--newer-than",), default=None, help="Only jobs of at most this age, such as 7d or 12h"),
+    Arg(("--min-cost",), default=None, help="Only jobs that cost at least so many dollars"),
+    Arg(("--min-retries",), default=None, help="Only jobs of which at least so many requests were sent again"),
+    Arg(("--external-id",), default=None, help="Only jobs with an effect whose record has this id"),
+    Arg(("--response-id",), default=None, help="Only the job of this response"),
+    Arg(("--error",), default=None, help="Words that all stand in the error of the job, or of one of its effects"),
+    Arg(("--need",), default=None, choices=list(Need), help="Only jobs that need a person for this reason"),
+    Arg(("--sort",), default=None, choices=list(Sort), help="The order (default: newest)"),
+)
 _LIMIT = Arg(("--limit",), type=int, default=50, help="Maximum number of rows (default: 50)")
 _OUTPUT = Arg(("--output", "-o"), choices=("table", "json", "yaml", "plain"), default="table", help="Output format")
 _DIGEST = Arg(("--digest",), required=True, help="The digest of what you reviewed, as `review show` prints it")
@@ -54,11 +74,21 @@ _DB = GroupCommand(
     ),
 )
 
+_OVERVIEW = _action("overview", "Say what needs a person now", "jobs.overview", _OUTPUT)
+
+_BULK = (
+    *_FILTER,
+    _REASON,
+    Arg(("--count",), type=int, help="The number of jobs that would be changed, to confirm without a question"),
+    Arg(("--dry-run",), action="store_true", help="Only print what would be done"),
+    _OUTPUT,
+)
+
 _JOBS = GroupCommand(
     name="jobs",
     help="Jobs",
     subcommands=(
-        _action("list", "List jobs, newest first", "jobs.list_jobs", _JOB_STATE, _DAG, _LIMIT, _OUTPUT),
+        _action("list", "List jobs, newest first", "jobs.list_jobs", *_FILTER, _LIMIT, _OUTPUT),
         _action("show", "Show everything about a job", "jobs.show", _JOB, _OUTPUT),
         _action(
             "resolve-submission",
@@ -69,6 +99,29 @@ _JOBS = GroupCommand(
             Arg(("--fail",), action="store_true", help="Fail the job"),
             Arg(("--unknown",), type=int, help="How many unknown submissions you saw (default: as many as there are)"),
             _REASON,
+        ),
+        _action("cancel", "Cancel the jobs that a filter finds", "bulk.cancel", *_BULK),
+        _action("rollback", "Undo what the jobs that a filter finds have written", "bulk.roll_back", *_BULK),
+        _action(
+            "resolve",
+            "Resolve the unknown effects of the jobs that a filter finds",
+            "bulk.resolve",
+            Arg(("--applied",), action="store_true", help="They were applied"),
+            Arg(("--not-applied",), action="store_true", help="They were not applied"),
+            *_BULK,
+        ),
+        _action(
+            "reconcile",
+            "Take the next step for what no task waits for, of the jobs that a filter finds",
+            "bulk.reconcile",
+            *_BULK,
+        ),
+        _action(
+            "resume",
+            "Go on with a bulk action that was interrupted, and print its report",
+            "bulk.resume",
+            Arg(("bulk_id",), type=int, help="Id of the bulk action"),
+            _OUTPUT,
         ),
     ),
 )
@@ -286,6 +339,7 @@ def get_commands() -> list[GroupCommand]:
             help="Jobs, reviews and effects of AI Handoff",
             subcommands=(
                 _DB,
+                _OVERVIEW,
                 _JOBS,
                 _REVIEW,
                 _CANCEL,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 
+from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.jobs.explanation import explain
+from airflow_provider_aihandoff.core.jobs.job_filter import FILTER_NAMES, JobFilter
+from airflow_provider_aihandoff.core.jobs.overview import counted, overview_of
 from airflow_provider_aihandoff.core.ledger import JobRecord
 
 
@@ -15,9 +18,33 @@ from airflow_provider_aihandoff.core.ledger import JobRecord
 def list_jobs(args: Namespace) -> None:
     """List jobs, newest first."""
     with open_ledger(args) as ledger:
-        jobs = ledger.jobs(states=args.state, dag_id=args.dag_id, limit=args.limit)
+        jobs = ledger.search.page(job_filter(args), limit=args.limit)
     names = ("job_id", "job_type", "job_key", "state", "revision", "requested_by", "dag_id", "run_id", "state_reason")
     print_rows([{name: getattr(job, name) for name in names} for job in jobs], args.output)
+
+
+@command
+def overview(args: Namespace) -> None:
+    """Say what needs a person now."""
+    with open_ledger(args) as ledger:
+        found = overview_of(ledger, ledger.dag_ids(), silence=settings.number("webhook_silence"))
+    needs = [(need.value, number, f"jobs list --need '{need.value}'") for need, number in found.needs.items()]
+    needs.append(("quarantined webhook", found.figures.quarantined, "inbox list --disposition quarantined"))
+    needs += [(f"no webhooks on {each.conn_id}", 1, "doctor") for each in found.silent]
+    rows = [
+        {"needs a person": need, "number": counted(number), "see": f"airflow aihandoff {see}"}
+        for need, number, see in needs
+        if number
+    ]
+    print_rows(rows, args.output)
+
+
+def job_filter(args: Namespace) -> JobFilter:
+    """The filter that the options name.
+
+    :raises FilterRefused: one of them is not valid.
+    """
+    return JobFilter.of_texts({name: getattr(args, name) for name in FILTER_NAMES})
 
 
 @command

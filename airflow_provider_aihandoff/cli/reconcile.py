@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
-
-from airflow.models.taskinstance import TaskInstance
-from airflow.utils.session import create_session
-from sqlalchemy import select
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.cli.common import command, open_ledger, print_rows
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.hooks.model_provider import providers
-from airflow_provider_aihandoff.task_states import task_states
+from airflow_provider_aihandoff.task_states import ask_database, task_states
 
 
 @command
@@ -27,7 +20,7 @@ def reconcile_once(args: Namespace) -> None:
         findings = reconcile(
             ledger,
             provider_for=provider_for,
-            states_of=partial(task_states, ask=_ask_database),
+            states_of=partial(task_states, ask=ask_database),
             inbox_retention=settings.seconds("inbox_retention"),
             dry_run=args.dry_run,
         )
@@ -36,15 +29,3 @@ def reconcile_once(args: Namespace) -> None:
     print_rows([{name: row[name] for name in names} for row in rows], args.output)
     if any(finding.failed for finding in findings):
         raise ValueError("some steps failed, as shown. They changed nothing. Run the command again.")
-
-
-def _ask_database(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
-    """The states of a task in some runs, in the form of the execution API, which a terminal cannot ask."""
-    query = select(TaskInstance.run_id, TaskInstance.map_index, TaskInstance.state).where(
-        TaskInstance.dag_id == dag_id, TaskInstance.task_id == task_id, TaskInstance.run_id.in_(run_ids)
-    )
-    answer: dict[str, dict[str, Any]] = defaultdict(dict)
-    with create_session() as session:
-        for run_id, map_index, state in session.execute(query):
-            answer[run_id][task_id if map_index < 0 else f"{task_id}_{map_index}"] = state
-    return answer

@@ -117,6 +117,25 @@ class CannotChange(HandoffError):
     """The output cannot be changed in this way: a bound is reached, or there is nothing to change."""
 
 
+class BulkChanged(HandoffError):
+    """A bulk action was confirmed for other jobs than it would be about now."""
+
+
+class BulkNotFound(HandoffError):
+    """No bulk action has this id."""
+
+
+class FilterRefused(HandoffError):
+    """A filter of jobs is not valid, or cannot be answered from an index.
+
+    :param field: the part of the filter, by its name in an address; empty: it is not one alone.
+    """
+
+    def __init__(self, what: str, *, field: str = "", **sentences: str) -> None:
+        super().__init__(what, **sentences)
+        self.field = field
+
+
 class RequestError(HandoffError):
     """The arguments do not make a background request."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
+from airflow_provider_aihandoff.core.bulk.bulk_store import Bulks
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.effects.approved_undo import altered_undos
@@ -20,13 +20,15 @@ from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, r
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
+from airflow_provider_aihandoff.core.jobs.job_search_store import JobSearch
 from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
+from airflow_provider_aihandoff.core.jobs.overview_store import Overviews
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
-from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
 
@@ -60,55 +62,6 @@ _NEWEST_WEBHOOK = """
     SELECT max(received_at) AS at FROM aihandoff.inbox
     WHERE conn_id = (SELECT conn_id FROM aihandoff.revisions WHERE job_id = %s AND number = %s)"""
 
-_OPEN_STATES = tuple(state.value for state in JobState if state not in TERMINAL_JOB_STATES)
-
-_WITH_UNKNOWN_EFFECT = "job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown')"
-
-#: One state at a time, so that each is counted in its partial index.
-_COUNT_OPEN = " UNION ALL ".join(
-    f"SELECT '{what}' AS what, count(*) AS jobs FROM aihandoff.jobs WHERE {condition} AND {_JOB_FILTER}"
-    for what, condition in [
-        *((state, f"state = '{state}'") for state in _OPEN_STATES),
-        ("unknown effects", _WITH_UNKNOWN_EFFECT),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class JobSummary:
-    """One line of a list of jobs: what it is, without its content.
-
-    :param cost_usd: of all its revisions, as far as their price is known; None when none was billed or has a price.
-    :param unpriced: how many of its revisions were billed at a price that is unknown.
-    :param without_tools: how many of its revisions called tools of the provider, which are in no price.
-    :param effects: how many writes the current revision intends.
-    :param unknown_effects: how many writes, of any revision, may have been applied.
-    """
-
-    job_id: int
-    job_type: str
-    job_key: str
-    state: JobState
-    state_reason: str | None
-    requested_by: str
-    revision: int
-    review_digest: str | None
-    review_deadline: datetime | None
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    created_at: datetime
-    updated_at: datetime
-    cost_usd: Decimal | None
-    unpriced: int
-    without_tools: int
-    effects: int
-    unknown_effects: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "state", JobState(self.state))
-
 
 @dataclass(frozen=True)
 class RunJob:
@@ -133,10 +86,6 @@ class Candidate:
     job: Job
     output: Any
     effects: list[Effect]
-
-
-_SUMMARY_COLUMNS = columns(JobSummary)
-_SUMMARY_JOB_COLUMNS = ", ".join(each.name for each in fields(JobSummary) if each.name in Job.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -205,6 +154,9 @@ class Ledger:
         self.abandoned = Abandoned(self._database)
         self.surplus = SurplusResponses(self._database)
         self.gauges = Gauges(self._database)
+        self.search = JobSearch(self._database)
+        self.overviews = Overviews(self._database)
+        self.bulks = Bulks(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -308,67 +260,14 @@ class Ledger:
             SELECT {columns(Job)} FROM aihandoff.jobs
             WHERE {_JOB_FILTER}
             ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s"""
-        values = {**_filter_values(states, dag_id, run_id, dag_ids), "limit": limit}
+        values = {
+            "states": [str(state) for state in states],
+            "dag_id": dag_id,
+            "run_id": run_id,
+            "dag_ids": None if dag_ids is None else list(dag_ids),
+            "limit": limit,
+        }
         return [Job(**row) for row in self._all(query, values)]
-
-    def summaries(
-        self,
-        *,
-        states: Sequence[JobState] = (),
-        unknown_effects: bool = False,
-        job_ids: Sequence[int] | None = None,
-        dag_id: str | None = None,
-        run_id: str | None = None,
-        dag_ids: Sequence[str] | None = None,
-        oldest_first: bool = False,
-        after: int | None = None,
-        limit: int = 100,
-    ) -> list[JobSummary]:
-        """Return one page of a list of jobs with what they cost and write, newest first, in one statement.
-
-        :param states: only jobs in one of these; empty for every state.
-        :param unknown_effects: only jobs with a write that may have been applied.
-        :param job_ids: only these; None for every job.
-        :param run_id: only jobs that this run has made or attached to.
-        :param dag_ids: only jobs of these Dags; None for every Dag.
-        :param after: the last job of the page before.
-        """
-        query = f"""
-            SELECT {_SUMMARY_COLUMNS} FROM (
-                SELECT {_SUMMARY_JOB_COLUMNS} FROM aihandoff.jobs
-                WHERE {_JOB_FILTER}
-                    AND (%(job_ids)s::bigint[] IS NULL OR job_id = ANY(%(job_ids)s))
-                    AND (%(after)s::bigint IS NULL OR job_id {">" if oldest_first else "<"} %(after)s)
-                    AND {_WITH_UNKNOWN_EFFECT if unknown_effects else "true"}
-                ORDER BY job_id {"ASC" if oldest_first else "DESC"} LIMIT %(limit)s
-            ) AS job
-            CROSS JOIN LATERAL (
-                SELECT sum(cost_usd) AS cost_usd,
-                    count(*) FILTER (WHERE cost_usd IS NULL AND response_id IS NOT NULL AND state <> 'running')
-                        AS unpriced,
-                    count(*) FILTER (WHERE usage -> 'tool_calls' IS NOT NULL) AS without_tools
-                FROM aihandoff.revisions WHERE revisions.job_id = job.job_id
-            ) AS billed
-            CROSS JOIN LATERAL (
-                SELECT count(*) FILTER (WHERE effects.revision = job.revision AND effects.undoes IS NULL
-                        AND effects.state NOT IN ('skipped', 'void')) AS effects,
-                    count(*) FILTER (WHERE effects.state = 'unknown') AS unknown_effects
-                FROM aihandoff.effects WHERE effects.job_id = job.job_id
-            ) AS intended
-            ORDER BY job_id {"ASC" if oldest_first else "DESC"}"""
-        values = {**_filter_values(states, dag_id, run_id, dag_ids), "after": after, "limit": limit}
-        values["job_ids"] = None if job_ids is None else list(job_ids)
-        return [JobSummary(**row) for row in self._all(query, values)]
-
-    def count_open(
-        self, *, dag_id: str | None = None, run_id: str | None = None, dag_ids: Sequence[str] | None = None
-    ) -> dict[str, int]:
-        """Count the jobs that have not ended by state, and under ``unknown effects`` those that may have written.
-
-        :param dag_ids: only jobs of these Dags; None for every Dag.
-        """
-        rows = self._all(_COUNT_OPEN, _filter_values((), dag_id, run_id, dag_ids))
-        return {row["what"]: row["jobs"] for row in rows}
 
     def jobs_of_run(self, dag_id: str, run_id: str) -> list[RunJob]:
         """Return the jobs that a Dag run has made or attached to, the oldest first, as of one moment.
@@ -453,15 +352,3 @@ class Ledger:
         row = self._database.transact(lambda connection: connection.execute(query).fetchone())
         assert row is not None
         return row
-
-
-def _filter_values(
-    states: Sequence[JobState], dag_id: str | None, run_id: str | None, dag_ids: Sequence[str] | None
-) -> dict[str, Any]:
-    """The parameters of :data:`_JOB_FILTER`."""
-    return {
-        "states": [str(state) for state in states],
-        "dag_id": dag_id,
-        "run_id": run_id,
-        "dag_ids": None if dag_ids is None else list(dag_ids),
-    }

@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.doctor.finding import Finding, Level
+from airflow_provider_aihandoff.heartbeats import live_triggerers
 
 #: With Airflow's default heartbeat interval, a task that resumes sooner after its deferral can be lost.
 _SAFE_DEFERRAL = 8.0
@@ -30,15 +31,13 @@ def check_airflow() -> Iterator[Finding]:
 
 
 def _check_triggerers() -> Iterator[Finding]:
-    from airflow.jobs.job import Job
     from airflow.models.trigger import Trigger
     from airflow.utils.session import create_session
     from sqlalchemy import func, select
 
     try:
+        alive = live_triggerers()
         with create_session() as session:
-            jobs = session.scalars(select(Job).where(Job.job_type == "TriggererJob", Job.state == "running")).all()
-            alive = [str(job.hostname) for job in jobs if job.is_alive()]
             waiting = session.scalar(select(func.count()).select_from(Trigger)) or 0
     except Exception as error:  # noqa: BLE001 - a worker has no metadata database, and is no reason to stop
         what = f"Airflow's database cannot be read from here ({type(error).__name__})."

@@ -34,6 +34,9 @@ _RIGHTS = (
     ("inbox", "SELECT, INSERT, UPDATE, DELETE"),
     ("events", "SELECT, INSERT"),
     ("surplus_responses", "SELECT, INSERT, UPDATE"),
+    ("bulk_actions", "SELECT, INSERT"),
+    ("bulk_jobs", "SELECT, INSERT, UPDATE"),
+    ("polls", "SELECT, INSERT, UPDATE"),
     ("ledger", "SELECT"),
 )
 

@@ -31,7 +31,7 @@ class AIHandoffPlugin(AirflowPlugin):
 
     name = "aihandoff"
     external_views: list[Any] = [  # noqa: RUF012  Airflow declares it so
-        _view("nav", "aihandoff", nav_top_level=True),
+        _view("nav", "aihandoff", "overview", nav_top_level=True),
         _view("dag", "aihandoff-dag", "?tab=all&dag_id={DAG_ID}"),
         _view("dag_run", "aihandoff-run", "?tab=all&dag_id={DAG_ID}&run_id={RUN_ID}"),
         _view("task_instance", "aihandoff-task", "?tab=all&dag_id={DAG_ID}&run_id={RUN_ID}"),

@@ -221,6 +221,8 @@ class Hub:
         await self._check(connection, [wait for of_job in self._waits.values() for wait in of_job])
         async with asyncio.timeout(_QUERY_TIMEOUT):
             self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
+            if polled := self._poller.take_polled():
+                await wake_queries.record_polls(connection, polled)
         self._failures = 0
         self._poller.resume()
 

@@ -53,6 +53,7 @@ class Poller:
         self._silence = settings.number("webhook_silence")
         self._webhooks = WebhookWatch(self._silence)
         self._seldom = settings.number("poll_interval_with_webhooks")
+        self._polled: set[str] = set()
 
     def add(self, wait: PolledWait) -> None:
         """Poll this response from now on."""
@@ -70,6 +71,11 @@ class Poller:
     def conn_ids(self) -> list[str]:
         """The connections whose newest webhook matters: of what is waited for, and where they arrived."""
         return sorted(self._webhooks.arriving.union(wait.conn_id for wait in self._waits))
+
+    def take_polled(self) -> list[str]:
+        """The connections over which a response was polled since this was called last, each once."""
+        polled, self._polled = sorted(self._polled), set()
+        return polled
 
     def pause(self) -> None:
         """Poll nothing: the ledger is unavailable, and a task that goes on would need it."""
@@ -172,6 +178,8 @@ class Poller:
 
     def _take_in(self, wait: PolledWait, seen: str) -> None:
         now = asyncio.get_running_loop().time()
+        if seen != "error":
+            self._polled.add(wait.conn_id)
         wait.missing_since = (wait.missing_since or now) if seen == "missing" else None
         if wait.missing_since is not None and now - wait.missing_since > GONE_AFTER:
             wait.end("gone")

@@ -53,6 +53,11 @@ _CHANGED_EFFECTS = """
     LEFT JOIN aihandoff.effects AS e USING (effect_id)
     WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt"""
 
+_RECORD_POLLS = """
+    INSERT INTO aihandoff.polls (conn_id, polled_at)
+    SELECT conn_id, clock_timestamp() FROM unnest(%s::text[]) AS polled (conn_id) ORDER BY conn_id
+    ON CONFLICT (conn_id) DO UPDATE SET polled_at = greatest(polls.polled_at, excluded.polled_at)"""
+
 #: How long ago each connection brought its newest webhook, if it ever did.
 _SINCE_WEBHOOK = """
     SELECT conn_id, extract(epoch FROM clock_timestamp() - newest)::float8 AS seconds
@@ -171,3 +176,8 @@ async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) ->
     """Seconds since the newest webhook of each connection; a connection that never had one is left out."""
     cursor = await connection.execute(_SINCE_WEBHOOK, [list(conn_ids)])
     return {row["conn_id"]: row["seconds"] for row in await cursor.fetchall()}
+
+
+async def record_polls(connection: AsyncConnection, conn_ids: Sequence[str]) -> None:
+    """Record that responses of these connections were polled a moment ago: the overview shows when."""
+    await connection.execute(_RECORD_POLLS, [list(conn_ids)])

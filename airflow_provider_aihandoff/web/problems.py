@@ -26,11 +26,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
+    BulkChanged,
+    BulkNotFound,
     CannotCancel,
     CannotChange,
     CannotResolve,
     CannotRollBack,
     EffectNotFound,
+    FilterRefused,
     HandoffError,
     JobNotApproved,
     JobNotFound,
@@ -104,6 +107,9 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
     NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),
     CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
+    BulkNotFound: (404, "bulk-not-found", "Bulk action not found"),
+    BulkChanged: (409, "bulk-changed", "The jobs have changed since you saw them"),
+    FilterRefused: (422, "invalid-filter", "The filter is not valid"),
     LedgerSchemaError: (503, "ledger-schema", "The ledger's schema is missing or out of date"),
     LedgerUnavailable: (503, "ledger-unavailable", "The ledger is unavailable"),
     OperationalError: (503, "ledger-unavailable", "The ledger is unavailable"),
@@ -151,7 +157,9 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
     for kind, (status, name, title) in _KINDS.items():
         if isinstance(error, kind):
             stale = error.stale if isinstance(error, StaleBulkDecision) else {}
-            return Problem(status, name, title, _detail(error), digest, stale)
+            field = error.field if isinstance(error, FilterRefused) else ""
+            errors = [{"field": field[:_MAX_NAME], "message": _detail(error)}] if field else []
+            return Problem(status, name, title, _detail(error), digest, stale, errors)
     return Problem(
         500, "internal-error", "Something went wrong", "The error was logged. Reload the page to see the current state."
     )

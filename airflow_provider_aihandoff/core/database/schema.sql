@@ -56,6 +56,9 @@ CREATE TABLE aihandoff.jobs (
     reminded_at timestamptz,
     escalated_at timestamptz,
     decided_before bigint,           -- the newest decision from before the plan was rendered: those up to it are void
+    -- Totals that a trigger keeps, for lists alone: no field of a job in the code.
+    known_cost_usd numeric NOT NULL DEFAULT 0,           -- of its revisions, as far as their price is known
+    retries integer NOT NULL DEFAULT 0,                  -- requests that were sent again, over all its revisions
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -64,6 +67,23 @@ CREATE INDEX jobs_in_review ON aihandoff.jobs (created_at) WHERE state = 'review
 CREATE INDEX jobs_committing ON aihandoff.jobs (updated_at) WHERE state IN ('approved', 'applying', 'rolling_back');
 CREATE INDEX jobs_by_run ON aihandoff.jobs (dag_id, run_id);
 CREATE INDEX jobs_by_type ON aihandoff.jobs (job_type, job_id);
+-- What the list of jobs filters and sorts by, the newest first. A filter that has no index here is refused alone.
+CREATE INDEX jobs_by_age ON aihandoff.jobs (created_at, job_id);
+CREATE INDEX jobs_by_state ON aihandoff.jobs (state, created_at, job_id);
+CREATE INDEX jobs_by_type_and_age ON aihandoff.jobs (job_type, created_at, job_id);
+CREATE INDEX jobs_by_key ON aihandoff.jobs (job_key text_pattern_ops);
+CREATE INDEX jobs_by_dag ON aihandoff.jobs (dag_id, created_at, job_id);
+CREATE INDEX jobs_by_task ON aihandoff.jobs (dag_id, task_id, created_at, job_id);
+CREATE INDEX jobs_by_requester ON aihandoff.jobs (requested_by, created_at, job_id);
+CREATE INDEX jobs_by_cost ON aihandoff.jobs (known_cost_usd, job_id) WHERE known_cost_usd > 0;
+CREATE INDEX jobs_by_retries ON aihandoff.jobs (retries, job_id) WHERE retries > 0;
+CREATE INDEX jobs_by_error ON aihandoff.jobs USING gin (to_tsvector('simple', left(state_reason, 10000)))
+    WHERE state = 'failed';
+-- What the overview counts and adds up.
+CREATE INDEX jobs_by_dag_and_state ON aihandoff.jobs (dag_id, state);
+CREATE INDEX jobs_ended ON aihandoff.jobs (updated_at) INCLUDE (dag_id, job_type, state, known_cost_usd)
+    WHERE state IN ('completed', 'rejected', 'failed', 'cancelled', 'rolled_back');
+CREATE INDEX jobs_review_deadline ON aihandoff.jobs (review_deadline) WHERE state = 'review';
 
 -- The versions of a job's output: one background response each, or an edit by a person.
 CREATE TABLE aihandoff.revisions (
@@ -105,6 +125,24 @@ CREATE UNIQUE INDEX revisions_response ON aihandoff.revisions (response_id) WHER
 CREATE INDEX revisions_in_flight ON aihandoff.revisions (deadline) WHERE state IN ('submitting', 'running');
 CREATE INDEX revisions_left_running ON aihandoff.revisions (deadline)
     WHERE state = 'cancelled' AND response_id IS NOT NULL AND completed_at IS NULL;
+CREATE INDEX revisions_ended ON aihandoff.revisions (conn_id, completed_at)
+    WHERE response_id IS NOT NULL AND completed_at IS NOT NULL;
+-- Keeps the totals in the row of the job, so that lists can be filtered and sorted by them.
+CREATE FUNCTION aihandoff.total_revisions() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE aihandoff.jobs SET known_cost_usd = totals.cost, retries = totals.retries
+    FROM (
+        SELECT coalesce(sum(cost_usd), 0) AS cost, sum(greatest(submissions - 1, 0)) AS retries
+        FROM aihandoff.revisions WHERE job_id = NEW.job_id
+    ) AS totals
+    WHERE jobs.job_id = NEW.job_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER revisions_inserted AFTER INSERT ON aihandoff.revisions FOR EACH ROW
+    WHEN (NEW.cost_usd IS NOT NULL OR NEW.submissions > 1) EXECUTE FUNCTION aihandoff.total_revisions();
+CREATE TRIGGER revisions_updated AFTER UPDATE OF cost_usd, submissions ON aihandoff.revisions FOR EACH ROW
+    WHEN (NEW.cost_usd IS DISTINCT FROM OLD.cost_usd OR (NEW.submissions <> OLD.submissions AND NEW.submissions > 1))
+    EXECUTE FUNCTION aihandoff.total_revisions();
 
 -- Responses that were created for a revision which has another one: they are cancelled, and what they cost is recorded.
 CREATE TABLE aihandoff.surplus_responses (
@@ -131,6 +169,7 @@ CREATE TABLE aihandoff.decisions (
     decided_by_id text               -- the auth manager's id of a user, where it is not the login name
 );
 CREATE INDEX decisions_by_job ON aihandoff.decisions (job_id);
+CREATE INDEX decisions_by_decider ON aihandoff.decisions (decided_by, job_id);
 ALTER TABLE aihandoff.jobs ADD FOREIGN KEY (decision_id) REFERENCES aihandoff.decisions;
 
 -- One intended write to one outside system.
@@ -174,6 +213,9 @@ CREATE TABLE aihandoff.effects (
 CREATE INDEX effects_planned ON aihandoff.effects (updated_at, effect_id) WHERE state = 'planned' AND task_id IS NOT NULL;
 CREATE INDEX effects_claimed ON aihandoff.effects (claimed_at) WHERE state = 'claimed';
 CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'unknown';
+CREATE INDEX effects_by_external_id ON aihandoff.effects USING hash (external_id) WHERE external_id IS NOT NULL;
+CREATE INDEX effects_by_error ON aihandoff.effects USING gin (to_tsvector('simple', left(error, 10000)))
+    WHERE error IS NOT NULL;
 
 -- Every webhook delivery that was accepted.
 CREATE TABLE aihandoff.inbox (
@@ -196,6 +238,36 @@ CREATE INDEX inbox_quarantined ON aihandoff.inbox (response_id) WHERE dispositio
 CREATE INDEX inbox_due ON aihandoff.inbox (poll_at) WHERE poll_at IS NOT NULL;
 CREATE INDEX inbox_by_age ON aihandoff.inbox (received_at);
 CREATE INDEX inbox_by_connection ON aihandoff.inbox (conn_id, received_at);
+CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id IS NOT NULL;
+
+-- A bulk action: one step for many jobs, which its user saw before and confirmed by their number.
+CREATE TABLE aihandoff.bulk_actions (
+    bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    action text NOT NULL CHECK (
+        action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile')),
+    wanted json NOT NULL,            -- the filter
+    reason text NOT NULL,
+    actor_kind text NOT NULL,        -- who confirmed it
+    actor_name text NOT NULL,
+    actor_user_id text,
+    created_at timestamptz NOT NULL
+);
+CREATE TABLE aihandoff.bulk_jobs (
+    bulk_id bigint NOT NULL REFERENCES aihandoff.bulk_actions,
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    seen json NOT NULL,              -- the effects that it is about, as they were shown: attempts by their ids
+    outcome text CHECK (outcome IN ('done', 'refused', 'unfinished')), -- null: not taken yet
+    note text,                       -- the result, as text
+    tried_at timestamptz,
+    PRIMARY KEY (bulk_id, job_id)
+);
+CREATE INDEX bulk_jobs_left ON aihandoff.bulk_jobs (bulk_id, job_id) WHERE outcome IS NULL OR outcome = 'unfinished';
+
+-- When a response of each connection was last polled, as far as the triggerers have said.
+CREATE TABLE aihandoff.polls (
+    conn_id text PRIMARY KEY,
+    polled_at timestamptz NOT NULL
+);
 
 -- The history of a job: append-only, each line hashed together with the one before it.
 CREATE TABLE aihandoff.events (

@@ -64,7 +64,7 @@ class Cancels:
                     return CancelRequest(history.move(connection, job, JobEvent.CANCELLED, actor=actor, reason=reason))
                 case JobState.APPLYING:
                     return CancelRequest(self._cancel_applying(connection, job, actor, reason))
-            return _cannot_cancel(job)
+            return cannot_cancel(job)
 
         return self._database.transact(work, step="cancel.request")
 
@@ -124,7 +124,8 @@ class Cancels:
         return settle(connection, job, actor=actor)
 
 
-def _cannot_cancel(job: Job) -> CannotCancel:
+def cannot_cancel(job: Job) -> CannotCancel:
+    """Why a job that has ended, or is being rolled back, cannot be cancelled. Pure."""
     if job.state is JobState.COMPLETED:
         return CannotCancel(
             "it is completed: there is nothing left to stop.",

@@ -70,6 +70,21 @@ def reconcile(
     return findings
 
 
+def reconcile_job(ledger: Ledger, job_id: int, *, provider_for: ProviderFor, states_of: StatesOf) -> list[Finding]:
+    """Find what no task waits for of one job, and take the next step for each. Safe to repeat.
+
+    :raises LedgerUnavailable: the ledger is unavailable. What was done until then is recorded.
+    """
+    unreachable: list[LedgerUnavailable] = []
+    findings = [
+        finding if step is None else _take(finding, step, unreachable)
+        for finding, step in Search(ledger, provider_for, states_of).of_job(job_id)
+    ]
+    if unreachable:
+        raise unreachable[-1]
+    return findings
+
+
 def _take(finding: Finding, step: Callable[[], str], unreachable: list[LedgerUnavailable]) -> Finding:
     """Take one step.
 

@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.core.reconcile.diagnose import (
     diagnose,
     in_words,
 )
-from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON, Finding, Planned
+from airflow_provider_aihandoff.core.reconcile.findings import LIMIT, MOVED_ON, Finding, Planned
 from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight, UnsentEffect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
@@ -90,9 +90,19 @@ class Search:
             raise
         return _became(find_owner(self._ledger, entry.webhook_id, provider))
 
-    def jobs(self) -> Iterator[tuple[str, Callable[[], Planned]]]:
-        """The jobs that wait for an output and have a problem: its kind, and what makes the finding."""
-        for page in self._ledger.abandoned.in_flight(DEADLINE_GRACE):
+    def of_job(self, job_id: int) -> Iterator[Planned]:
+        """What was left behind of one job: its response, its review, and its effects."""
+        yield from (plan() for _, plan in self.jobs(job_id))
+        yield from self.expired_reviews(1, job_id)
+        yield from self.unsaid_reviews(1, job_id)
+        yield from self.expired_claims(LIMIT, job_id)
+
+    def jobs(self, job_id: int | None = None) -> Iterator[tuple[str, Callable[[], Planned]]]:
+        """The jobs that wait for an output and have a problem: its kind, and what makes the finding.
+
+        :param job_id: only this job.
+        """
+        for page in self._ledger.abandoned.in_flight(DEADLINE_GRACE, job_id):
             tasks = self._states_of({job.owner for job in page})
             for job in page:
                 task = tasks.get(job.owner, TaskState.UNKNOWN)
@@ -161,14 +171,20 @@ class Search:
             surplus.conn_id, lambda provider: settle_surplus(self._ledger, provider, surplus, actor=RECONCILER)
         )
 
-    def expired_reviews(self, limit: int) -> Iterator[Planned]:
-        """Reviews that have expired, where the ledger knows what that means."""
-        for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=True, limit=limit):
+    def expired_reviews(self, limit: int, job_id: int | None = None) -> Iterator[Planned]:
+        """Reviews that have expired, where the ledger knows what that means.
+
+        :param job_id: only the review of this job.
+        """
+        for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=True, limit=limit, job_id=job_id):
             yield _about_review(review, "review over"), partial(self._expire, review)
 
-    def unsaid_reviews(self, limit: int) -> Iterator[Planned]:
-        """Reviews that have expired, where only their task knows what that means: an older release asked."""
-        for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=False, limit=limit):
+    def unsaid_reviews(self, limit: int, job_id: int | None = None) -> Iterator[Planned]:
+        """Reviews that have expired, where only their task knows what that means: an older release asked.
+
+        :param job_id: only the review of this job.
+        """
+        for review in self._ledger.abandoned.expired_reviews(DEADLINE_GRACE, said=False, limit=limit, job_id=job_id):
             yield _about_review(review, "review over, task needed"), None
 
     def _expire(self, review: ExpiredReview) -> str:
@@ -176,9 +192,12 @@ class Search:
         job = self._ledger.reviews.expire(review.job_id, digest=review.review_digest, fail=fail)
         return f"the job is {job.state}" if job.state in (JobState.REJECTED, JobState.FAILED) else MOVED_ON
 
-    def expired_claims(self, limit: int) -> Iterator[Planned]:
-        """Effects whose attempt has ended without an outcome, and that no task has come back for."""
-        for effect in self._ledger.abandoned.expired_claims(DEADLINE_GRACE, limit):
+    def expired_claims(self, limit: int, job_id: int | None = None) -> Iterator[Planned]:
+        """Effects whose attempt has ended without an outcome, and that no task has come back for.
+
+        :param job_id: only effects of this job.
+        """
+        for effect in self._ledger.abandoned.expired_claims(DEADLINE_GRACE, limit, job_id):
             found = f"attempt {effect.attempt} at the effect {effect.name!r} ended without an outcome"
             finding = Finding("expired claim", found, "record that its outcome is not known", job_id=effect.job_id)
             yield finding, partial(self._give_up, effect.effect_id)

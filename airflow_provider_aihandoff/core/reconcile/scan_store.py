@@ -28,6 +28,7 @@ _IN_FLIGHT = """
         r.submit_token IS NOT NULL AS unsettled, r.submit_lease_until, statement_timestamp() AS at
     FROM aihandoff.jobs AS j JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
     WHERE j.state IN ('queued', 'running') AND j.updated_at < statement_timestamp() - %(untouched)s
+        AND (%(job_id)s::bigint IS NULL OR j.job_id = %(job_id)s)
         AND (j.updated_at, j.job_id) > (coalesce(%(after)s::timestamptz, '-infinity'), %(after_id)s)
     ORDER BY j.updated_at, j.job_id LIMIT %(page)s"""
 _ATTEMPTS = """
@@ -39,7 +40,7 @@ _ATTEMPTS = """
 _EXPIRED = """
     SELECT job_id, job_type, job_key, review_digest, review_deadline, review_on_timeout FROM aihandoff.jobs
     WHERE state = 'review' AND review_deadline < statement_timestamp() - %(grace)s
-        AND (review_on_timeout IS NOT NULL) = %(said)s
+        AND (review_on_timeout IS NOT NULL) = %(said)s AND (%(job_id)s::bigint IS NULL OR job_id = %(job_id)s)
     ORDER BY review_deadline LIMIT %(limit)s"""
 _MATCHED = f"""
     SELECT {columns(InboxEntry, "i")} FROM aihandoff.inbox AS i
@@ -51,7 +52,9 @@ _UNEXPLAINED = f"""
     ORDER BY received_at LIMIT %s"""
 _LAPSED_CLAIMS = f"""
     SELECT {columns(Effect)} FROM aihandoff.effects
-    WHERE state = 'claimed' AND claim_until < statement_timestamp() - %(grace)s ORDER BY claim_until LIMIT %(limit)s"""
+    WHERE state = 'claimed' AND claim_until < statement_timestamp() - %(grace)s
+        AND (%(job_id)s::bigint IS NULL OR job_id = %(job_id)s)
+    ORDER BY claim_until LIMIT %(limit)s"""
 _UNSENT = """
     SELECT e.effect_id, e.name, e.task_id, e.updated_at, j.job_id, j.dag_id, j.run_id, j.map_index
     FROM aihandoff.effects AS e JOIN aihandoff.jobs AS j ON j.job_id = e.job_id AND j.revision = e.revision
@@ -142,16 +145,21 @@ class Abandoned:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def expired_claims(self, grace: timedelta, limit: int) -> list[Effect]:
-        """Return effects whose claim expired at least this long ago, the oldest first: no attempt has come back."""
-        return [Effect(**row) for row in self._all(_LAPSED_CLAIMS, {"grace": grace, "limit": limit})]
+    def expired_claims(self, grace: timedelta, limit: int, job_id: int | None = None) -> list[Effect]:
+        """Return effects whose claim expired at least this long ago, the oldest first: no attempt has come back.
 
-    def in_flight(self, untouched: timedelta) -> Iterator[list[InFlight]]:
+        :param job_id: only effects of this job.
+        """
+        values = {"grace": grace, "limit": limit, "job_id": job_id}
+        return [Effect(**row) for row in self._all(_LAPSED_CLAIMS, values)]
+
+    def in_flight(self, untouched: timedelta, job_id: int | None = None) -> Iterator[list[InFlight]]:
         """Yield the jobs that wait for an output, in pages, those first that were left alone for longest.
 
         :param untouched: only jobs to which nothing has happened for so long.
+        :param job_id: only this job.
         """
-        for rows in self._pages(_IN_FLIGHT, untouched, "job_id"):
+        for rows in self._pages(_IN_FLIGHT, untouched, "job_id", job_id=job_id):
             yield [InFlight(**row) for row in rows]
 
     def unsent_effects(self, untouched: timedelta) -> Iterator[list[UnsentEffect]]:
@@ -162,11 +170,11 @@ class Abandoned:
         for rows in self._pages(_UNSENT, untouched, "effect_id"):
             yield [UnsentEffect(**row) for row in rows]
 
-    def _pages(self, query: str, untouched: timedelta, key: str) -> Iterator[list[dict[str, Any]]]:
+    def _pages(self, query: str, untouched: timedelta, key: str, **more: Any) -> Iterator[list[dict[str, Any]]]:
         """Yield the rows of a query, in pages, in the order of ``updated_at`` and the key."""
         after: tuple[datetime | None, int] = (None, 0)
         while True:
-            values = {"untouched": untouched, "after": after[0], "after_id": after[1], "page": PAGE}
+            values = {"untouched": untouched, "after": after[0], "after_id": after[1], "page": PAGE, **more}
             rows = self._all(query, values)
             if rows:
                 yield rows
@@ -196,12 +204,15 @@ class Abandoned:
 
         return self._database.transact(work)
 
-    def expired_reviews(self, grace: timedelta, *, said: bool, limit: int) -> list[ExpiredReview]:
+    def expired_reviews(
+        self, grace: timedelta, *, said: bool, limit: int, job_id: int | None = None
+    ) -> list[ExpiredReview]:
         """Return the reviews that expired at least ``grace`` ago, the oldest first.
 
         :param said: those of which the ledger knows what their author wants then; otherwise the others.
+        :param job_id: only the review of this job.
         """
-        rows = self._all(_EXPIRED, {"grace": grace, "said": said, "limit": limit})
+        rows = self._all(_EXPIRED, {"grace": grace, "said": said, "limit": limit, "job_id": job_id})
         return [ExpiredReview(**row) for row in rows]
 
     def matched_webhooks(self, limit: int) -> list[InboxEntry]:

@@ -82,6 +82,8 @@ _LIST = f"""
     SELECT {_COLUMNS} FROM aihandoff.inbox
     WHERE %(dispositions)s::text[] = '{{}}' OR disposition = ANY(%(dispositions)s)
     ORDER BY received_at DESC LIMIT %(limit)s"""
+_IN_QUARANTINE = f"""
+    SELECT {_COLUMNS} FROM aihandoff.inbox WHERE disposition = 'quarantined' ORDER BY received_at DESC LIMIT %s"""
 _NEWEST = "SELECT max(received_at) AS newest FROM aihandoff.inbox WHERE conn_id = %s"
 _DUE = f"""
     SELECT {_COLUMNS} FROM aihandoff.inbox WHERE poll_at <= clock_timestamp() ORDER BY poll_at LIMIT %s"""
@@ -180,6 +182,12 @@ class Inbox:
         values = {"dispositions": [str(disposition) for disposition in dispositions], "limit": limit}
         return self._database.transact(
             lambda connection: [InboxEntry(**row) for row in connection.execute(_LIST, values).fetchall()]
+        )
+
+    def quarantined(self, limit: int) -> list[InboxEntry]:
+        """Return the webhooks in quarantine, newest first."""
+        return self._database.transact(
+            lambda connection: [InboxEntry(**row) for row in connection.execute(_IN_QUARANTINE, [limit]).fetchall()]
         )
 
     def due(self, limit: int) -> list[InboxEntry]:

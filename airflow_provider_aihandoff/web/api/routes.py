@@ -8,14 +8,16 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
+from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, StaleDecision
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.jobs.explanation import explain
+from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -30,6 +32,7 @@ from airflow_provider_aihandoff.web.auth import (
     visible_record,
 )
 from airflow_provider_aihandoff.web.guard import GuardedRoute
+from airflow_provider_aihandoff.web.job_query import JobFilterDep
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.pages.job_page import votes_of
 from airflow_provider_aihandoff.web.pages.review_queue import decide_in_bulk, review_queue
@@ -48,22 +51,32 @@ _CHANGES_ONE_JOB: dict[str, Any] = {"responses": _problems(403, 404, 409, 422)}
 #: What the list of reviews says beside the jobs themselves.
 _OWN = ("votes", "mine", "why_not")
 
+_FIGURES = ("by_state", "days", "waits", "connections", "quarantined")
+
 router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse, route_class=GuardedRoute)
+
+
+@router.get("/overview", responses=_problems())
+def get_overview(viewer: ViewerDep, ledger: LedgerDep) -> schemas.Overview:
+    """Return what needs a person now, and the state of things."""
+    silence = settings.number("webhook_silence")
+    found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
+    figures = {name: getattr(found.figures, name) for name in _FIGURES}
+    silent = [each.conn_id for each in found.silent]
+    return schemas.Overview.model_validate({**figures, "needs": found.needs, "silent": silent})
 
 
 @router.get("/jobs", responses=_problems(422))
 def list_jobs(
     viewer: ViewerDep,
     ledger: LedgerDep,
-    state: Annotated[list[JobState], Query(description="Only jobs in this state. Repeat it for several states.")] = [],  # noqa: B006
-    dag_id: str | None = None,
-    run_id: Annotated[str | None, Query(pattern=r"^[^\x00]*$")] = None,
+    wanted: JobFilterDep,
     after: Annotated[schemas.JobId | None, Query(description="`next` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.JobList:
-    """List the jobs that you may see, newest first."""
-    dag_ids = visible_dag_ids(ledger, viewer, dag_id)
-    found = ledger.summaries(states=state, dag_ids=dag_ids, run_id=run_id, after=after, limit=limit + 1)
+    """List the jobs that you may see and that the filter is about, newest first."""
+    dag_ids = visible_dag_ids(ledger, viewer, wanted.dag_id)
+    found = ledger.search.page(wanted, dag_ids=dag_ids, after=after, limit=limit + 1)
     jobs = found[:limit]
     return schemas.JobList.model_validate({"jobs": jobs, "next": jobs[-1].job_id if len(found) > limit else None})
 

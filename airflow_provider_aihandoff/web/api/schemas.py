@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,8 +16,13 @@ from pydantic import (
     field_validator,
 )
 
-from airflow_provider_aihandoff.core import ledger, models
+from airflow_provider_aihandoff.core import models
+from airflow_provider_aihandoff.core.bulk import bulk_store
+from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import without_plain_input_digest
+from airflow_provider_aihandoff.core.jobs import job_search_store, overview_store
+from airflow_provider_aihandoff.core.jobs.job_filter import Need
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
 
@@ -187,6 +193,26 @@ class BulkDecisionBody(BaseModel):
         return value
 
 
+class BulkPreviewBody(BaseModel):
+    """A bulk action on the jobs that a filter finds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: BulkAction
+    filter: Annotated[
+        dict[str, Annotated[str, Field(max_length=2_000)] | list[str]],
+        Field(max_length=20, description="The parameters of `GET /jobs`: at least one."),
+    ]
+
+
+class BulkBody(BulkPreviewBody):
+    """A bulk action that you have seen before. It is recorded in the name of the logged-in user."""
+
+    reason: Reason
+    count: Annotated[int, Field(ge=0, le=MAX_ID, description="The `count` of the preview.")]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The `digest` of the preview.")]
+
+
 class EditBody(BaseModel):
     """A changed output. The author is the logged-in user."""
 
@@ -213,11 +239,14 @@ class _Answer(BaseModel):
 
 
 @from_record(
-    ledger.JobSummary,
+    job_search_store.JobSummary,
     notes={
         "cost_usd": "Of all revisions whose price is known; null when there is none.",
         "unpriced": "How many revisions were billed at a price that is unknown.",
         "without_tools": "How many revisions called tools, such as web search, which are not in `cost_usd`.",
+        "retries": "How many requests were sent again, over all its revisions.",
+        "last_webhook_at": "When the newest webhook about it came; null if none did.",
+        "external_ids": "Of the records that its applied effects have made, the first five.",
     },
 )
 class JobItem(_Answer):
@@ -229,6 +258,33 @@ class JobList(_Answer):
 
     jobs: list[JobItem]
     next: int | None = Field(description="Pass it as `after` for the next page; null on the last one.")
+
+
+@from_record(overview_store.DayFigures, notes={"day": "In UTC.", "state": "In which they ended."})
+class DayFigures(_Answer):
+    """What ended on one day, of one type and in one state."""
+
+
+@from_record(overview_store.DayWaits, notes={"model": "Seconds; a median.", "people": "Seconds; a median."})
+class DayWaits(_Answer):
+    """How long jobs that ended on one day have waited, of one type."""
+
+
+@from_record(overview_store.ConnectionActivity, notes={"running": "How many responses run."})
+class ConnectionActivity(_Answer):
+    """What happens on one connection to a model provider."""
+
+
+class Overview(_Answer):
+    """What needs a person now, and the state of things, as far as you may see it."""
+
+    needs: dict[Need, int] = Field(description="How many jobs need a person, by reason; 1,001 for more than 1,000.")
+    quarantined: int = Field(description="Webhooks in quarantine; 1,001 for more than 1,000.")
+    silent: list[str] = Field(description="The connections whose webhooks fell silent.")
+    by_state: dict[JobState, int] = Field(description="Of the jobs that have ended, those of the last 14 days.")
+    days: list[DayFigures]
+    waits: list[DayWaits]
+    connections: list[ConnectionActivity]
 
 
 @from_record(
@@ -370,6 +426,47 @@ class ReviewList(_Answer):
     reviews: list[PendingReview]
     total: int = Field(description="How many jobs wait.")
     mine: int = Field(description="How many of them wait for you.")
+
+
+class BulkStep(_Answer):
+    """What a bulk action would do to one job."""
+
+    job_id: int
+    job_key: str
+    refused: bool = Field(description="Nothing would be done to it.")
+    what: str = Field(description="What would be done, or why nothing.")
+
+
+class BulkPreview(_Answer):
+    """What a bulk action would do."""
+
+    count: int = Field(description="To how many jobs something would be done.")
+    refused: int
+    digest: str = Field(description="What you confirm, together with `count`.")
+    jobs: list[BulkStep]
+
+
+@from_record(bulk_store.Progress)
+class BulkProgress(_Answer):
+    """Numbers of jobs."""
+
+
+@from_record(bulk_store.BulkJob, notes={"outcome": "Null: its step was not taken yet.", "note": "The result, as text."})
+class BulkJob(_Answer):
+    """What came of one job."""
+
+
+class BulkReport(_Answer):
+    """How far a bulk action has come."""
+
+    bulk_id: int
+    action: BulkAction
+    reason: str
+    filter: dict[str, Any]
+    created_at: datetime
+    progress: BulkProgress
+    over: bool = Field(description="Nothing is left to do.")
+    jobs: list[BulkJob]
 
 
 class BulkDecisionAnswer(_Answer):

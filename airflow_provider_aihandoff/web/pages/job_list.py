@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
 from airflow_provider_aihandoff.web.api import schemas
@@ -101,7 +102,7 @@ def list_page(
             "tab": tab,
             "view": TABS[tab],
             "tabs": TABS,
-            "counts": _counts(ledger.count_open(run_id=run_id or None, dag_ids=dag_ids)),
+            "counts": _counts(ledger.search.count_open(run_id=run_id or None, dag_ids=dag_ids)),
             "ended": TERMINAL_JOB_STATES,
             "scope": scope,
             "address": partial(_list_path, request, scope),
@@ -121,7 +122,7 @@ def _waiting(ledger: Ledger, viewer: Viewer, scope: dict[str, str], number: int)
     waiting = review_queue(ledger, viewer, scope.get("dag_id"), scope.get("run_id"))
     on_page = waiting[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
     by_id = {item.review.job_id: item for item in on_page}
-    summaries = {job.job_id: job for job in ledger.summaries(job_ids=list(by_id), limit=PAGE_SIZE)}
+    summaries = {job.job_id: job for job in ledger.search.by_id(list(by_id))}
     return {
         "queued_by_job": by_id,
         "jobs": [summaries[job_id] for job_id in by_id if job_id in summaries],
@@ -132,10 +133,9 @@ def _waiting(ledger: Ledger, viewer: Viewer, scope: dict[str, str], number: int)
 
 def _listed(ledger: Ledger, viewer: Viewer, tab: Tab, scope: dict[str, str], after: int | None) -> dict[str, Any]:
     """One page of any other list."""
-    found = ledger.summaries(
-        states=TABS[tab].states,
-        unknown_effects=tab is Tab.UNKNOWN,
-        run_id=scope.get("run_id"),
+    need = Need.UNKNOWN_EFFECT if tab is Tab.UNKNOWN else None
+    found = ledger.search.page(
+        JobFilter(states=TABS[tab].states, need=need, run_id=scope.get("run_id")),
         dag_ids=visible_dag_ids(ledger, viewer, scope.get("dag_id")),
         after=after,
         limit=PAGE_SIZE + 1,

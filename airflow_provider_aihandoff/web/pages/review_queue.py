@@ -64,7 +64,7 @@ def decide_in_bulk(
     :raises StaleBulkDecision: some of them have changed, or the viewer may not decide on them; it says which.
     """
     ids = [job_id for job_id, _ in choices]
-    dags = {job.job_id: job.dag_id for job in ledger.summaries(job_ids=ids, limit=len(ids))}
+    dags = {job.job_id: job.dag_id for job in ledger.search.by_id(ids)}
     visible, answerable = set(viewer.visible(set(dags.values()))), set(viewer.answerable(set(dags.values())))
     refused = {
         job_id: "there is no such job, or you may not see it." for job_id in ids if dags.get(job_id) not in visible

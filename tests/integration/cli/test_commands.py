@@ -47,6 +47,22 @@ def test_jobs_are_listed_by_state(airflow: Airflow, on_ledger: Ledger) -> None:
     assert json.loads(airflow("jobs", "list", "--state", "failed", "-o", "json")) == []
 
 
+def test_jobs_are_listed_by_every_part_of_the_filter(airflow: Airflow, on_ledger: Ledger) -> None:
+    draft(on_ledger)
+    submit(on_ledger, job_spec(job_type="ticket", job_key="ticket:1"), "resp_2")
+
+    def listed(*options: object) -> list[str]:
+        return [row["job_key"] for row in json.loads(airflow("jobs", "list", *options, "-o", "json"))]
+
+    assert listed() == ["ticket:1", "post:kettle"]
+    assert listed("--sort", "oldest", "--newer-than", "1h") == ["post:kettle", "ticket:1"]
+    assert listed("--type", "ticket", "--key", "ticket:") == ["ticket:1"]
+    assert listed("--response-id", "resp_1") == ["post:kettle"]
+    assert listed("--need", "unknown effect") == []
+    with pytest.raises(SystemExit, match="such as 7d"):
+        airflow("jobs", "list", "--older-than", "long")
+
+
 def test_a_job_is_shown_with_its_output_its_plan_and_its_history(airflow: Airflow, on_ledger: Ledger) -> None:
     job = ask(on_ledger, draft(on_ledger))
     shown = airflow("jobs", "show", job.job_id)
@@ -477,3 +493,55 @@ class TestPreviewClear:
     def test_the_preview_of_a_run_without_jobs_says_so(self, airflow: Airflow, on_ledger: Ledger) -> None:
         assert "no jobs of run nowhere" in airflow("preview-clear", OWNER.dag_id, "nowhere")
         assert self.preview(airflow, "nowhere") == []
+
+
+def test_jobs_of_a_filter_are_cancelled_after_their_number_was_typed(
+    airflow: Airflow, on_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [ask(on_ledger, draft(on_ledger, job_spec(job_key=key), response_id=f"resp_{key}")) for key in ("a", "b")]
+    options = (
+        "jobs",
+        "cancel",
+        "--state",
+        "review",
+        "--type",
+        "publishing",
+        "--reason",
+        "a wrong prompt",
+        "-o",
+        "json",
+    )
+    shown = json.loads(airflow(*options, "--dry-run"))
+    assert [(row["job_key"], row["refused"]) for row in shown] == [("b", False), ("a", False)]
+    monkeypatch.setattr("builtins.input", lambda text: "3")
+    with pytest.raises(SystemExit, match="confirmed 3 jobs"):
+        airflow(*options)
+    with pytest.raises(SystemExit, match="confirmed 1 jobs"):
+        airflow(*options, "--count", 1)
+    assert [on_ledger.job(job.job_id) for job in jobs] == jobs
+    monkeypatch.setattr("builtins.input", lambda text: "2")
+    assert airflow(*options).count('"outcome": "done"') == 2
+    assert {on_ledger.job(job.job_id).state for job in jobs} == {JobState.CANCELLED}
+    assert on_ledger.record(jobs[0].job_id).events[-1].actor == "user:cli:carol"
+    assert airflow("jobs", "resume", 1, "-o", "json").count('"outcome": "done"') == 2
+
+
+def test_unknown_effects_of_a_filter_are_resolved_together(airflow: Airflow, on_ledger: Ledger) -> None:
+    effect_id = unknown_effect(on_ledger)
+    options = ("jobs", "resolve", "--need", "unknown effect", "--reason", "the pages show them", "--count", 1)
+    with pytest.raises(SystemExit, match="--applied or --not-applied"):
+        airflow(*options)
+    airflow(*options, "--not-applied")
+    assert on_ledger.effects.read(effect_id).state is EffectState.PLANNED
+
+
+def test_a_roll_back_of_a_filter_that_waits_says_how_to_go_on(airflow: Airflow, on_ledger: Ledger) -> None:
+    with cms() as target:
+        plan = plan_of(target, "a")
+        confirm(on_ledger, approved(on_ledger, plan, key="a"), plan)
+        target.answers = [Answer(429, headers={"Retry-After": "120"})]
+        options = ("jobs", "rollback", "--type", "publishing", "--reason", "a wrong prompt", "--count", 1)
+        with pytest.raises(SystemExit) as ended:
+            airflow(*options)
+        assert ended.value.code == 3
+    assert on_ledger.bulks.progress(1).unfinished == 1

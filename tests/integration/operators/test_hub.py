@@ -811,6 +811,27 @@ class TestPolling:
         slow_openai.hold.set()
         await until(lambda: fleet.fired)
 
+    async def test_the_ledger_has_when_a_connection_was_polled_last(
+        self, ledger: Ledger, slow_openai: Target, other: psycopg.Connection[Any], options: Options
+    ) -> None:
+        def polls() -> dict[str, datetime]:
+            return dict(other.execute("SELECT conn_id, polled_at FROM aihandoff.polls").fetchall())
+
+        options(sweep_interval=0.05)
+        (job_id,) = running(ledger)
+        slow_openai.answer_by_path = {f"/v1/responses/resp_{job_id}": self.response(job_id, "in_progress")}
+        fleet = Fleet([response_trigger(job_id, poll_interval=0.05)])
+        await until(lambda: slow_openai.received)
+        assert polls() == {}, "no answer has come yet"
+
+        assert slow_openai.hold is not None
+        slow_openai.hold.set()
+        await until(lambda: "openai_default" in polls())
+        first = polls()
+        await until(lambda: polls()["openai_default"] > first["openai_default"])
+        assert set(polls()) == {"openai_default"}
+        await fleet.cancel()
+
     async def test_polling_never_exceeds_the_rate(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, options: Options
     ) -> None:

@@ -18,7 +18,6 @@ from airflow.sdk import BaseNotifier, task
 from airflow.utils.session import create_session
 from openai import OpenAI
 
-from airflow_provider_aihandoff.cli import reconcile as cli
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import connection
 from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
@@ -27,7 +26,7 @@ from airflow_provider_aihandoff.core.models import Effect, Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.task_states import task_states
+from airflow_provider_aihandoff.task_states import ask_database, task_states
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan
 from tests.integration.core.reconcile.world import World
@@ -286,7 +285,7 @@ class TestStates:
 
     def test_the_states_of_a_task_and_of_a_mapped_task_are_not_confused(self, instances: list[Owner]) -> None:
         unmapped = replace(instances[0], map_index=-1)
-        states = task_states([*instances, unmapped], cli._ask_database)
+        states = task_states([*instances, unmapped], ask_database)
         assert [*states.values()].count(TaskState.ENDED) == 3
         assert states[unmapped] is TaskState.MISSING
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from openai.lib._parsing._responses import type_to_text_format_param
 from pydantic import BaseModel, Field
 
+from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
+from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import EffectPlan, Job, JobSpec
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
-from tests.factories import OWNER, ask, draft, job_spec
+from airflow_provider_aihandoff.core.states import ResponseStatus
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
+from tests.factories import OWNER, TEST, ask, draft, job_spec, submit
 
 
 class Figure(BaseModel):
@@ -140,3 +147,23 @@ def tickets(ledger: Ledger, number: int, run_id: str = "scheduled__2026-02-02T06
         rules = ReviewRules(because={"policy": "sampling@1", "reason": "one in ten goes to a person"})
         made.append(ask(ledger, job, plan, rules=rules))
     return made
+
+
+def ended(ledger: Ledger, number: int) -> None:
+    """Jobs that have cost something and were decided on, and a webhook that no job waits for."""
+    for place in range(number):
+        spec = job_spec(job_type=("report", "answer")[place % 2], job_key=f"ended:{place}")
+        revision = submit(ledger, spec, f"resp_ended_{place}")
+        output = Output(ResponseStatus.COMPLETED, "It is done.", cost_usd=Decimal("0.25"))
+        job = ask(ledger, ledger.outputs.store(revision.job_id, 1, output, actor=TEST))
+        assert job.review_digest is not None
+        ledger.reviews.decide(job.job_id, "reject", digest=job.review_digest, person=Person("bob"))
+    event = {"type": "response.completed", "data": {"id": "resp_lost"}}
+    ledger.inbox.receive(Delivery("wh_lost", "openai_default", "response.completed", "resp_lost", event))
+
+
+def bulk(ledger: Ledger) -> int:
+    """A bulk action of Bob that has not taken a step yet."""
+    shown = preview(ledger, BulkAction.CANCEL, JobFilter(job_type="ticket"), answerable=list)
+    bob = Actor.user("bob")
+    return begin(ledger, shown, count=shown.count, digest=shown.digest, reason="A wrong prompt", actor=bob)

@@ -113,11 +113,17 @@ def _pages(ledger: Ledger) -> dict[str, str]:
     """Every page, by what a picture of it is called."""
     job = showcase.edited(ledger, showcase.note(ledger))
     showcase.tickets(ledger, 8)
+    showcase.ended(ledger, 6)
     rendering = showcase.note(ledger, "post:teapot")
     assert rendering.review_digest is not None
     ledger.reviews.edit(rendering.job_id, digest=rendering.review_digest, output="An edit.", person=Person("carol"))
     return {
         "list": "",
+        "overview": "overview",
+        "jobs": "jobs?type=ticket&sort=oldest",
+        "inbox": "inbox",
+        "bulk-action": "bulk?action=cancel&type=ticket",
+        "bulk-report": f"bulk/{showcase.bulk(ledger)}",
         "job": f"jobs/{job.job_id}",
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",

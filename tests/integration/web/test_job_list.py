@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
@@ -54,7 +55,7 @@ def test_a_job_is_found_under_every_run_that_made_or_attached_to_it(login: Login
 
     assert [found(run_id) for run_id in runs] == [[made.job_id]] * 3
     assert (found("manual__4"), found("manual__5")) == ([other.job_id], [])
-    assert ledger.count_open(run_id=runs[0])["queued"] == 1
+    assert ledger.search.count_open(run_id=runs[0])["queued"] == 1
     assert [job.job_id for job in ledger.jobs(run_id=runs[0])] == [made.job_id]
 
 
@@ -176,7 +177,7 @@ def test_an_unknown_cost_is_never_shown_as_zero(login: Login, ledger: Ledger) ->
         job = _price(ledger, f"key-{number}", *costs)
         assert job.state is JobState.REVIEW
         assert said in Page(bob.get(f"/aihandoff/jobs/{job.job_id}").text).text
-        summary = next(item for item in ledger.summaries() if item.job_id == job.job_id)
+        summary = next(item for item in ledger.search.page(JobFilter()) if item.job_id == job.job_id)
         assert cost(summary.cost_usd, summary.unpriced) == said == job_cost(ledger.record(job.job_id).revisions)
     text = Page(bob.get("/aihandoff/").text).text
     assert all(said in text for said in prices.values())

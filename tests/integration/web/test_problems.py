@@ -101,7 +101,7 @@ def test_an_unexpected_error_is_logged_and_not_shown(
     assert "hunter2" in caplog.text
 
 
-@pytest.mark.parametrize("path", ["nothing", "jobs/999", "jobs/", "static/app.py", "static/../app.py"])
+@pytest.mark.parametrize("path", ["nothing", "jobs/999", "jobs/1/nothing", "static/app.py", "static/../app.py"])
 def test_a_missing_page_or_job_is_a_404(login: Login, ledger: Ledger, path: str) -> None:
     assert login("bob").get(f"/aihandoff/{path}").status_code == 404
 

@@ -32,7 +32,15 @@ LARGE = 15 * 2**20
 
 RECEIVER = "/webhooks/openai/{conn_id}"
 ROUTES = [route for route in build_app().routes if isinstance(route, APIRoute)]
-VALUES = {"job_id": 1, "effect_id": 1, "number": 1, "name": "x", "conn_id": "openai_default"}
+VALUES = {
+    "job_id": 1,
+    "effect_id": 1,
+    "bulk_id": 1,
+    "form": "csv",
+    "number": 1,
+    "name": "x",
+    "conn_id": "openai_default",
+}
 PATHS = sorted({f"/aihandoff{route.path.format(**VALUES)}" for route in ROUTES})
 
 

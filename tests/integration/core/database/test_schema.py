@@ -46,6 +46,9 @@ from tests.factories import LEASE, TEST, job_spec, line_of_version_1, submit
 from tests.integration.core.database import version_0004
 from tests.integration.core.database.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
 
+#: Columns of jobs that a trigger keeps, for lists alone.
+TOTALS = {"known_cost_usd", "retries"}
+
 CATALOGS = {
     "columns": """
         SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default, is_identity,
@@ -472,7 +475,7 @@ class TestStrictness:
     )
     def test_a_record_has_the_columns_of_its_table(self, conninfo: dict[str, Any], record: type, table: str) -> None:
         columns = {row[1] for row in catalogs(conninfo)["columns"] if row[0] == table}
-        assert columns == set(record.__annotations__)
+        assert columns - TOTALS == set(record.__annotations__)
 
     def test_there_is_one_ledger_in_a_database(self, conninfo: dict[str, Any]) -> None:
         with pytest.raises(psycopg.errors.UniqueViolation):

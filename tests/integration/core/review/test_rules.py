@@ -381,7 +381,7 @@ class TestPending:
             ("ticket:2", {"label": 2}),
         ]
         assert [[effect.name for effect in each.effects] for each in found] == [["publish"], ["publish"]]
-        assert [each.job_id for each in ledger.summaries(job_ids=[jobs[1].job_id])] == [jobs[1].job_id]
+        assert [each.job_id for each in ledger.search.by_id([jobs[1].job_id])] == [jobs[1].job_id]
 
 
 def test_the_time_to_decide_is_not_won_by_an_edit(ledger: Ledger, conninfo: dict[str, Any]) -> None:

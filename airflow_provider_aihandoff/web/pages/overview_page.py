@@ -1,0 +1,192 @@
+"""The overview, the first page of an operator: what needs a person now, and the state of things."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.errors import LedgerSchemaError
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
+from airflow_provider_aihandoff.core.jobs.overview import Overview, counted, overview_of
+from airflow_provider_aihandoff.core.jobs.overview_store import DAYS, SAMPLE, Figures
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.heartbeats import live_triggerers
+from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
+from airflow_provider_aihandoff.web.guard import GuardedRoute
+from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.pages.job_search import address
+from airflow_provider_aihandoff.web.render.chart import Chart, chart
+from airflow_provider_aihandoff.web.render.environment import page
+from airflow_provider_aihandoff.web.render.formatting import dollars
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
+
+#: How many webhooks in quarantine their page shows.
+MAX_WEBHOOKS = 100
+
+#: What each need is called, for one job and for several, and what to do about it.
+NEEDS = {
+    Need.UNKNOWN_EFFECT: ("Unknown effects", "A write may have been applied. Check the target, then resolve it."),
+    Need.FAILED: ("Failed jobs", "Of the last 14 days. Read the reason, then clear the task, or leave the job."),
+    Need.PAST_DEADLINE: (
+        "Jobs past their deadline",
+        "The response has not ended in time. The maintenance Dag ends such jobs.",
+    ),
+    Need.HELD: ("Held jobs", "A request was lost. Say what to do about it, or wait until that is known."),
+    Need.REVIEW_OVERDUE: ("Overdue reviews", "No one decided in time."),
+    Need.CLAIM_EXPIRED: ("Expired claims", "An attempt at a write ended without an outcome. Clear its task."),
+    Need.SLOW_RESPONSE: ("Slow responses", "They run far longer than those of their type usually do."),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that needs a person now.
+
+    :param number: how many, as text; empty where it is one thing.
+    :param link: the page of exactly these.
+    """
+
+    title: str
+    number: str
+    what: str
+    link: str | None = None
+
+
+@router.get("/overview", name="overview_page")
+def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Show what needs a person now, and the state of things, as far as the user may see it."""
+    try:
+        ledger.check_schema()
+    except LedgerSchemaError as error:
+        item = Item(
+            "The ledger does not fit this release", "", f"{error.what[:1].upper()}{error.what[1:]} {error.remedy}"
+        )
+        return page(request, "overview.html", {"viewer": viewer, "items": [item], "found": None}, status=503)
+    silence = settings.number("webhook_silence")
+    found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
+    figures = found.figures
+    by_state = figures.by_state
+    return page(
+        request,
+        "overview.html",
+        {
+            "viewer": viewer,
+            "items": [*_items(request, found), *_triggerers()],
+            "found": found,
+            "states": [
+                (state, by_state[state], address(request, "jobs_page", JobFilter(states=(state,))))
+                for state in JobState
+                if state in by_state
+            ],
+            "charts": charts_of(figures),
+            "silent": {each.conn_id for each in found.silent},
+            "sample": SAMPLE,
+            "days": DAYS,
+        },
+    )
+
+
+@router.get("/inbox", name="inbox_page")
+def inbox(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Show the webhooks in quarantine to a user who may see jobs, without their content."""
+    entries = ledger.inbox.quarantined(MAX_WEBHOOKS + 1) if visible_dag_ids(ledger, viewer) else []
+    return page(
+        request,
+        "inbox.html",
+        {"viewer": viewer, "entries": entries[:MAX_WEBHOOKS], "more": len(entries) > MAX_WEBHOOKS},
+    )
+
+
+def _items(request: Request, found: Overview) -> list[Item]:
+    items = [
+        Item(title, counted(found.needs[need]), what, address(request, "jobs_page", JobFilter(need=need)))
+        for need, (title, what) in NEEDS.items()
+        if found.needs[need]
+    ]
+    if found.figures.quarantined:
+        what = "No job is known to wait for their responses. Replay or discard them."
+        number = counted(found.figures.quarantined)
+        items.append(Item("Webhooks in quarantine", number, what, path_to(request, "inbox_page")))
+    for connection in found.silent:
+        what = "Responses end, and no webhook comes. Check the receiver with airflow aihandoff doctor."
+        items.append(Item(f"No webhooks on {connection.conn_id}", "", what))
+    return items
+
+
+def _triggerers() -> list[Item]:
+    """That no triggerer is alive, where Airflow's database can say so."""
+    try:
+        alive = live_triggerers()
+    except Exception as error:  # noqa: BLE001 - the other figures are shown all the same
+        log.warning("Airflow's database does not say which triggerers are alive: %s", type(error).__name__)
+        return []
+    what = (
+        "Deferred tasks do not go on: no answer of the model, and no decision, is seen. Start one: airflow triggerer."
+    )
+    return [] if alive else [Item("No triggerer has a heartbeat", "", what)]
+
+
+def charts_of(figures: Figures) -> list[Chart]:
+    """The pictures, those left out of which there is no figure."""
+    ended: Counter[tuple[date, str]] = Counter()
+    cost: dict[tuple[date, str], Decimal] = defaultdict(Decimal)
+    by_type: Counter[str] = Counter()
+    for each in figures.days:
+        ended[each.day, each.job_type] += each.jobs
+        cost[each.day, each.job_type] += each.cost_usd
+        by_type[each.job_type] += each.jobs
+    types = [of_type for of_type, _ in by_type.most_common()]
+    common: dict[str, Any] = {"types": types, "until": figures.today, "number_of_days": DAYS}
+    drawn = [
+        chart(
+            "throughput",
+            "Jobs that ended",
+            [(*which, number) for which, number in ended.items()],
+            kind="bars",
+            text=lambda value: f"{value:,.0f}",
+            **common,
+        ),
+        chart(
+            "cost",
+            "Cost of the jobs that ended",
+            [(*which, float(amount)) for which, amount in cost.items()],
+            kind="bars",
+            text=lambda value: dollars(Decimal(str(value))) if value else "$0",
+            **common,
+        ),
+        chart(
+            "model",
+            "Waiting time for the model",
+            [(each.day, each.job_type, each.model) for each in figures.waits if each.model is not None],
+            kind="points",
+            text=span,
+            **common,
+        ),
+        chart(
+            "people",
+            "Waiting time for people",
+            [(each.day, each.job_type, each.people) for each in figures.waits if each.people is not None],
+            kind="points",
+            text=span,
+            **common,
+        ),
+    ]
+    return [each for each in drawn if each is not None]
+
+
+def span(seconds: float) -> str:
+    """A span of time as people say it: ``0.5 s``, ``12 s``, ``5 min``, ``3 h``, ``2 days``."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{round(seconds / size)} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
