@@ -165,10 +165,10 @@ _UNDO_WOULD = (
     "again when the roll-back continues."
 )
 _UNKNOWN = (
-    "The effect `{effect}` may have been applied: the outcome of attempt {attempt}, by {by}, is not known since "
+    "The effect `{effect}` may have been applied: the outcome of attempt {attempt}, by {by}, has not been known since "
     "{since}.{error}{probe}"
 )
-_SENDING = "The effect `{effect}` is being sent by {by} since {since}."
+_SENDING = "{by} has been sending the effect `{effect}` since {since}."
 _EXPIRED = (
     "The effect `{effect}` may have been applied: {by} began to send it, and recorded no outcome before its claim "
     "expired at {until}."
@@ -184,7 +184,7 @@ _ENDS_CANCEL = "Once its outcome is known, the job is cancelled, or completed if
 #: What is said of a job, by the case that it is in.
 CASES: Mapping[Case, Words] = {
     Case.NOT_SENT: Words(
-        "No request was sent to the model yet: the job waits for {task} since {since}.",
+        "No request has been sent to the model yet: the job has been waiting for {task} since {since}.",
         "The task sends the request when it runs or is retried. At its deadline, {deadline}, the job fails instead.",
         Safety.SAFE,
         _ASKS_ONCE,
@@ -232,7 +232,7 @@ CASES: Mapping[Case, Words] = {
     Case.LOST_FAILS: Words(SAID, WAITS[LostWait.FAILS], Safety.SAFE, _WAITS_TOO, (_LOST, _CANCEL)),
     Case.LOST_RESENDS: Words(SAID, WAITS[LostWait.RESENDS], Safety.SAFE, _WAITS_TOO, (_LOST, _CANCEL)),
     Case.RUNNING_WEBHOOKS: Words(
-        "The model works on the response {response} since {since}.",
+        "The model has been working on the response {response} since {since}.",
         "Webhooks arrive on the connection `{conn}`, the newest at {webhook}: one says when the response has ended, "
         "and the triggerer polls as well. {Task} then stores the output. At its deadline, {deadline}, the "
         "response is cancelled, and the job fails.",
@@ -241,7 +241,7 @@ CASES: Mapping[Case, Words] = {
         (_TRIGGERER, _CANCEL),
     ),
     Case.RUNNING_POLLED: Words(
-        "The model works on the response {response} since {since}.",
+        "The model has been working on the response {response} since {since}.",
         "No webhook came on the connection `{conn}` within {days} days, so the triggerer polls OpenAI while "
         "{task} is deferred. The task then stores the output. At its deadline, {deadline}, the response is "
         "cancelled, and the job fails.",
@@ -250,7 +250,7 @@ CASES: Mapping[Case, Words] = {
         (_TRIGGERER, _CANCEL),
     ),
     Case.RUNNING_ENDED: Words(
-        "The response {response} has ended ({status}), and its output is not stored yet; this is known since {since}.",
+        "The response {response} has ended ({status}); this was recorded at {since}. Its output is not stored yet.",
         "{Task} stores it when it continues.",
         Safety.SAFE,
         "it stores the output, and you pay nothing again.",
@@ -265,7 +265,7 @@ CASES: Mapping[Case, Words] = {
         (_TRIGGERER, _RECONCILE, _CANCEL),
     ),
     Case.RUNNING_CANCELLED: Words(
-        "The job is being cancelled since {since}: the end of the response {response} is not recorded yet.",
+        "The job is being cancelled, and the end of the response {response} has not been recorded since {since}.",
         "It is recorded when OpenAI is asked again, at the latest by the maintenance Dag after the deadline, "
         "{deadline}. An output that comes meanwhile is not taken.",
         Safety.REFUSED,
@@ -273,7 +273,7 @@ CASES: Mapping[Case, Words] = {
         (Step("To ask OpenAI again", (), "airflow aihandoff cancel {job} --reason REASON"),),
     ),
     Case.NO_PLAN: Words(
-        "The output is stored since {since}. Its plan has not been rendered yet.",
+        "The output was stored at {since}. Its plan has not been rendered yet.",
         "The approval task renders the plan when it runs, within seconds of its start; then a person is asked.",
         Safety.SAFE,
         "it renders the plan; nothing is paid or sent.",
@@ -283,15 +283,15 @@ CASES: Mapping[Case, Words] = {
         ),
     ),
     Case.REVIEW: Words(
-        "The job waits for a decision since {asked}, by {approvers}. No external write was made.",
+        "The job has been waiting since {asked} for a decision by {approvers}. No external write was made.",
         "Without a decision, {timeout} at {review_deadline}.",
         Safety.SAFE,
         "it asks about the same plan, and the time to decide stays as it is; nothing is paid or sent.",
         (_DECIDE, _CANCEL),
     ),
     Case.REVIEW_VOTED: Words(
-        "{votes} of {needed} approvals are there, by {voters}; the job waits for the others since {asked}, by "
-        "{approvers}. No external write was made.",
+        "{votes} of {needed} approvals are there, by {voters}. Since {asked} the job has been waiting for the others, "
+        "by {approvers}. No external write was made.",
         "Without them, {timeout} at {review_deadline}.",
         Safety.SAFE,
         "the approvals stand, and the time to decide stays as it is; nothing is paid or sent.",
@@ -305,21 +305,21 @@ CASES: Mapping[Case, Words] = {
         (_RECONCILE,),
     ),
     Case.APPROVED_NO_PLAN: Words(
-        "The output is accepted without an approval since {since}. Its plan has not been rendered yet.",
+        "The output was accepted without an approval at {since}. Its plan has not been rendered yet.",
         "The approval task, or the first task of an effect, renders the plan when it runs; then the effects are sent.",
         Safety.SAFE,
         _STANDS,
         (Step("If a task of the run has failed, its log says why: fix the Dag, clear the task"), _CANCEL),
     ),
     Case.APPROVED: Words(
-        "The job is approved by {decider} since {since}. Nothing has been sent yet.",
+        "The job was approved by {decider} at {since}. Nothing has been sent yet.",
         "The tasks of its effects send exactly what was approved when they run: {waiting}.",
         Safety.SAFE,
         _STANDS,
         (_CLEAR_EFFECT, _CANCEL),
     ),
     Case.APPLYING: Words(
-        "{progress}. Not sent yet, since {since}: {waiting}.",
+        "{progress}. Since {since}, these have not been sent: {waiting}.",
         "The tasks of these effects send exactly what was approved when they run.",
         Safety.SAFE,
         _STANDS,
@@ -413,14 +413,14 @@ CASES: Mapping[Case, Words] = {
         (_RESOLVE,),
     ),
     Case.COMPLETED: Words(
-        "Every effect is applied since {since}: {progress}.",
+        "Every effect was applied by {since}: {progress}.",
         "Nothing more happens.",
         Safety.SAFE,
         "the tasks return what is stored; nothing is paid or written again.",
         (_ROLL_BACK,),
     ),
     Case.COMPLETED_EMPTY: Words(
-        "The job is completed since {since}. It made no external write.",
+        "The job was completed at {since}. It made no external write.",
         "Nothing more happens.",
         Safety.SAFE,
         "the tasks return what is stored; nothing is paid or written.",

@@ -192,7 +192,7 @@ def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolde
     assert page.evaluate("document.activeElement.id") == "reason-cancel"
     assert page.get_by_text("How long, or who").is_visible()
     ask(ledger, ledger.job(revision.job_id))
-    page.get_by_text("The job waits for a decision").wait_for()
+    page.get_by_text("The job has been waiting since").wait_for()
     assert page.get_by_text("Refreshes every").count() == 0
     assert page.evaluate("document.querySelector('main').dataset.same") == "page"
 

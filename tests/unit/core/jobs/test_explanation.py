@@ -61,7 +61,7 @@ ROWS = [
     Row(
         Case.NOT_SENT,
         record(J.QUEUED, of=revision(R.QUEUED), events=(event("created"),)),
-        "the job waits for the task `draft` since 2026-07-20 11:55 UTC (5 min ago).",
+        "the job has been waiting for the task `draft` since 2026-07-20 11:55 UTC (5 min ago).",
         "At its deadline, 2026-07-20 15:00 UTC (in 3 h), the job fails",
     ),
     Row(
@@ -116,19 +116,19 @@ ROWS = [
     Row(
         Case.RUNNING_WEBHOOKS,
         record(J.RUNNING, of=running(), webhook=BEFORE, events=(event("submitted"),)),
-        "The model works on the response resp_1 since 2026-07-20 11:55 UTC (5 min ago).",
+        "The model has been working on the response resp_1 since 2026-07-20 11:55 UTC (5 min ago).",
         "the newest at 2026-07-20 11:55 UTC (5 min ago)",
     ),
     Row(
         Case.RUNNING_POLLED,
         record(J.RUNNING, of=running(), webhook=NOW - timedelta(days=9)),
-        "The model works on the response resp_1",
+        "The model has been working on the response resp_1",
         "No webhook came on the connection `openai_default` within 8 days",
     ),
     Row(
         Case.RUNNING_ENDED,
         record(J.RUNNING, of=running(response_status="completed", deadline=BEFORE)),
-        "The response resp_1 has ended (completed), and its output is not stored yet",
+        "The response resp_1 has ended (completed); this was recorded at",
         "The task `draft` stores it",
     ),
     Row(
@@ -152,14 +152,14 @@ ROWS = [
     Row(
         Case.REVIEW,
         record(J.REVIEW, effect(E.PLANNED), **OPEN),
-        "waits for a decision since 2026-07-20 11:55 UTC (5 min ago), by every user who may answer",
+        "waiting since 2026-07-20 11:55 UTC (5 min ago) for a decision by every user who may answer",
         "Without a decision, the job is rejected (or as a policy of its author says) at 2026-07-20 15:00 UTC (in 3 h).",
     ),
     Row(
         Case.REVIEW_VOTED,
         record(J.REVIEW, **OPEN, decisions=(decision(),), review=RULES.to_json(), review_on_timeout="fail"),
-        "1 of 2 approvals are there, by bob; the job waits for the others since 2026-07-20 11:55 UTC (5 min ago), by "
-        "bob, carol.",
+        "1 of 2 approvals are there, by bob. Since 2026-07-20 11:55 UTC (5 min ago) the job has been waiting "
+        "for the others, by bob, carol.",
         "Without them, the job fails at",
     ),
     Row(
@@ -177,19 +177,19 @@ ROWS = [
     Row(
         Case.APPROVED,
         record(J.APPROVED, effect(E.PLANNED), effect(E.SKIPPED, "mail"), decisions=(decision(),)),
-        "approved by bob since 2026-07-20 11:55 UTC (5 min ago). Nothing has been sent yet.",
+        "approved by bob at 2026-07-20 11:55 UTC (5 min ago). Nothing has been sent yet.",
         "when they run: publish.",
     ),
     Row(
         Case.APPLYING,
         record(J.APPLYING, APPLIED, effect(E.PLANNED)),
-        "1 of 2 effects applied. Not sent yet, since 2026-07-20 11:55 UTC (5 min ago): publish.",
+        "1 of 2 effects applied. Since 2026-07-20 11:55 UTC (5 min ago), these have not been sent: publish.",
         "when they run",
     ),
     Row(
         Case.EFFECT_SENDING,
         record(J.APPLYING, APPLIED, effect(E.CLAIMED)),
-        "The effect `publish` is being sent by task:d/r/publish#1 since 2026-07-20 11:55 UTC (5 min ago). 1 of 2",
+        "task:d/r/publish#1 has been sending the effect `publish` since 2026-07-20 11:55 UTC (5 min ago). 1 of 2",
         "once its claim expires at 2026-07-20 12:02 UTC (in 2 min)",
     ),
     Row(
@@ -201,8 +201,8 @@ ROWS = [
     Row(
         Case.EFFECT_UNKNOWN,
         record(J.APPLYING, effect(E.REFUSED, "mail", 4), effect(E.UNKNOWN, error="timed out", probe_note="no trace")),
-        "The effect `publish` may have been applied: the outcome of attempt 1, by task:d/r/publish#1, is not known "
-        "since 2026-07-20 11:55 UTC (5 min ago). Timed out. Probe: no trace.",
+        "The effect `publish` may have been applied: the outcome of attempt 1, by task:d/r/publish#1, has not been "
+        "known since 2026-07-20 11:55 UTC (5 min ago). Timed out. Probe: no trace.",
         "If the target has a probe",
     ),
     Row(
@@ -253,7 +253,7 @@ ROWS = [
     Row(
         Case.COMPLETED,
         record(J.COMPLETED, APPLIED, effect(E.SKIPPED), events=(event("all applied"),)),
-        "Every effect is applied since 2026-07-20 11:55 UTC (5 min ago): 1 of 2 effects applied, 1 skipped.",
+        "Every effect was applied by 2026-07-20 11:55 UTC (5 min ago): 1 of 2 effects applied, 1 skipped.",
         "Nothing more happens.",
     ),
     Row(
@@ -328,7 +328,7 @@ ROWS = [
         "The applied effects are being undone. 0 of 1 effect undone. Not sent yet: undo:publish.",
         "has stopped here",
     ),
-    Row(Case.UNDO_SENDING, _rolling(E.CLAIMED), "The effect `undo:publish` is being sent", "by the probe"),
+    Row(Case.UNDO_SENDING, _rolling(E.CLAIMED), "has been sending the effect `undo:publish`", "by the probe"),
     Row(Case.UNDO_EXPIRED, _rolling(E.CLAIMED, **EXPIRED), "its claim expired", "makes it unknown"),
     Row(Case.UNDO_UNKNOWN, _rolling(E.UNKNOWN), "The effect `undo:publish` may have been applied", "resolved it"),
     Row(Case.UNDO_REFUSED, _rolling(E.REFUSED, error="409"), "The target refused `undo:publish`", "Nothing happens"),
@@ -407,7 +407,7 @@ def test_what_was_escalated_is_said() -> None:
 
 def test_what_a_reviewer_asked_for_is_sent_by_the_approval_task() -> None:
     found = record(J.QUEUED, of=revision(R.QUEUED, changes="Shorter."), events=(event("changes requested"),))
-    assert "the job waits for the approval task since" in explain(found).now
+    assert "the job has been waiting for the approval task since" in explain(found).now
 
 
 def test_an_effect_that_was_left_as_it_is_is_named_after_a_roll_back() -> None:
