@@ -1,6 +1,8 @@
 """The errors that this package raises. Each says what happened, to which job, and whether anything was written."""
 
 from airflow_provider_aihandoff.core.errors import (
+    BulkChanged,
+    BulkNotFound,
     CannotCancel,
     CannotChange,
     CannotRegenerate,
@@ -13,6 +15,7 @@ from airflow_provider_aihandoff.core.errors import (
     EffectOutOfOrder,
     EffectRefused,
     EffectUnknown,
+    FilterRefused,
     HandoffError,
     IllegalTransition,
     InputChanged,
@@ -38,6 +41,8 @@ from airflow_provider_aihandoff.core.errors import (
 )
 
 __all__ = [
+    "BulkChanged",
+    "BulkNotFound",
     "CannotCancel",
     "CannotChange",
     "CannotRegenerate",
@@ -50,6 +55,7 @@ __all__ = [
     "EffectOutOfOrder",
     "EffectRefused",
     "EffectUnknown",
+    "FilterRefused",
     "HandoffError",
     "IllegalTransition",
     "InputChanged",

@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.core.bulk.bulk_plan import PlannedStep, can_star
 from airflow_provider_aihandoff.core.bulk.bulk_store import Bulk, BulkAction, NewBulkJob, Outcome, Progress
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
+from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
     BulkChanged,
     FilterRefused,
@@ -168,7 +169,7 @@ def _take(
     except HandoffError as error:
         return Outcome.REFUSED, str(error)
     except Exception as error:
-        log.exception("The step of a bulk action failed.")
+        log.error("The step of a bulk action failed.", exc_info=shown(error))
         return Outcome.UNFINISHED, f"The step failed: {type(error).__name__}. The log has the details."
 
 
