@@ -25,12 +25,17 @@ DAG = "ticket_classification"
 RUN = "demo-incidents"
 BY = Actor.program("make demo-trouble")
 
-#: For how long a response runs that should have ended long ago.
-STUCK_FOR = timedelta(hours=6)
+#: For how long a response runs that had to end long ago, and how long it may take.
+STUCK_FOR, DEADLINE = timedelta(hours=6), timedelta(hours=4)
 
 _BEGAN_EARLIER = """
-    UPDATE aihandoff.revisions SET created_at = created_at - %(by)s, submitted_at = submitted_at - %(by)s
+    UPDATE aihandoff.revisions
+    SET created_at = created_at - %(by)s, submitted_at = submitted_at - %(by)s, deadline = deadline - %(by)s
     WHERE job_id = %(job_id)s"""
+
+_EXPIRED_EARLIER = """
+    UPDATE aihandoff.effects SET claimed_at = claimed_at - %(by)s, claim_until = claim_until - %(by)s
+    WHERE effect_id = %(effect_id)s"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def make_in_running_demo(home: Path) -> Incidents:
 def make_incidents(ledger: Ledger, connection: psycopg.Connection, name: str) -> Incidents:
     """Make one of each kind, by the steps of the protocols.
 
-    :param connection: to the ledger's database, since no step lets a response have begun earlier.
+    :param connection: to the ledger's database, since no step lets a response or a write have begun earlier.
     :param name: part of each key, and different from those before.
     """
     webhook_id = f"wh_{name}"
@@ -66,7 +71,7 @@ def make_incidents(ledger: Ledger, connection: psycopg.Connection, name: str) ->
     ledger.inbox.receive(Delivery(webhook_id, CONNECTION, "response.completed", f"resp_of_no_job_{name}", body))
     jobs = {
         "unknown effect": _unknown_effect(ledger, name),
-        "expired claim": _expired_claim(ledger, name),
+        "expired claim": _expired_claim(ledger, connection, name),
         "failed job": _failed_job(ledger, name),
         "overdue review": _overdue_review(ledger, name),
         "stuck response": _stuck_response(ledger, connection, name),
@@ -81,9 +86,10 @@ def _unknown_effect(ledger: Ledger, name: str) -> int:
     return job.job_id
 
 
-def _expired_claim(ledger: Ledger, name: str) -> int:
+def _expired_claim(ledger: Ledger, connection: psycopg.Connection, name: str) -> int:
     job, plan = _approved(ledger, f"expired-claim:{name}")
-    ledger.effects.claim(job.job_id, plan, lease=timedelta(0), actor=BY)
+    claim = ledger.effects.claim(job.job_id, plan, lease=timedelta(0), actor=BY)
+    connection.execute(_EXPIRED_EARLIER, {"by": STUCK_FOR, "effect_id": claim.effect.effect_id})
     return job.job_id
 
 
@@ -98,12 +104,13 @@ def _failed_job(ledger: Ledger, name: str) -> int:
 def _overdue_review(ledger: Ledger, name: str) -> int:
     job = _drafted(ledger, f"overdue-review:{name}")
     ended = datetime.now(UTC) - timedelta(hours=2)
-    ledger.reviews.ask(job.job_id, [_plan(job.job_key)], policy=None, deadline=ended, actor=BY)
+    plans = [_plan(job.job_key)]
+    ledger.reviews.ask(job.job_id, plans, policy=None, deadline=ended, on_timeout="reject", actor=BY)
     return job.job_id
 
 
 def _stuck_response(ledger: Ledger, connection: psycopg.Connection, name: str) -> int:
-    job = _running(ledger, f"stuck-response:{name}", timedelta(hours=18))
+    job = _running(ledger, f"stuck-response:{name}", DEADLINE)
     connection.execute(_BEGAN_EARLIER, {"by": STUCK_FOR, "job_id": job.job_id})
     return job.job_id
 

@@ -337,7 +337,7 @@ CASES: Mapping[Case, Words] = {
         _MAKES_UNKNOWN,
         Safety.SAFE,
         _FINDS_OUT,
-        (_CLEAR_EFFECT, Step("To make it unknown at once, so that you can resolve it", (), _RECONCILE.command)),
+        (_CLEAR_EFFECT, Step("To make it unknown a minute after that, and resolve it", (), _RECONCILE.command)),
     ),
     Case.EFFECT_UNKNOWN: Words(
         f"{_UNKNOWN} {{progress}}.",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 import uvicorn
 from airflow.api_fastapi import app as airflow_app
@@ -16,9 +19,14 @@ from fastapi import FastAPI
 
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
-from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
+from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.web.pages import overview_page
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
+from demo.incidents import make_incidents
 from demo.ports import HOST, free_port
 from tests.factories import TEST, ask, draft, job_spec, submit
 from tests.integration.web import showcase
@@ -314,3 +322,70 @@ def test_a_bulk_review_works_on_a_phone(open_page: Open, ledger: Ledger) -> None
     assert problems(page) == []
     states = [ledger.job(job.job_id).state for job in jobs]
     assert states == [JobState.REVIEW, JobState.APPROVED, JobState.REVIEW, JobState.APPROVED]
+
+
+@pytest.fixture
+def openai() -> Iterator[str]:
+    """Where the stand-in is, which knows none of the responses."""
+    with OpenAIStandIn().serve() as running:
+        yield running.base_url
+
+
+#: Where the overview has each incident of the demo, and what its page says first.
+INCIDENTS = {
+    "unknown effect": ("Unknown effects", "may have been applied"),
+    "failed job": ("Failed jobs", "The job failed"),
+    "stuck response": ("Jobs past their deadline", "deadline"),
+    "overdue review": ("Overdue reviews", "No one decided by"),
+    "expired claim": ("Expired claims", "claim"),
+}
+
+
+def test_each_incident_is_two_clicks_from_the_overview_and_gone_after_the_step_that_its_page_names(
+    open_page: Open, ledger: Ledger, conninfo: dict[str, Any], openai: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview_page, "live_triggerers", lambda: ["host-1"])
+    connection_to_openai = {"conn_type": "openai", "password": "sk-any", "host": openai}
+    monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(connection_to_openai))
+    with psycopg.connect(**conninfo, autocommit=True) as connection:
+        made = make_incidents(ledger, connection, "1")
+    page = open_page("overview")
+
+    def find(what: str) -> None:
+        page.goto("/aihandoff/overview")
+        page.click(f"main a:text-is('{INCIDENTS[what][0]}')")
+        page.click(f"main a:has-text('{ledger.job(made.jobs[what]).job_key}')")
+
+    for what, (_, says) in INCIDENTS.items():
+        find(what)
+        assert says in page.inner_text("main section")
+    page.goto("/aihandoff/overview")
+    page.click("main a:text-is('Webhooks in quarantine')")
+    assert made.webhook_id in page.inner_text("main")
+
+    find("unknown effect")
+    effect_id = ledger.record(made.jobs["unknown effect"]).current_effects[0].effect_id
+    page.fill(f"#reason-{effect_id}", "The helpdesk shows it.")
+    page.click("button:text-is('It was applied')")
+    page.get_by_text("Every effect was applied").wait_for()
+    find("stuck response")
+    page.click("summary:text-is('Cancel this job')")
+    page.fill("#reason-cancel", "It runs for hours.")
+    page.click("form button:text-is('Cancel this job')")
+    page.get_by_text("The job was cancelled").wait_for()
+    # As `airflow aihandoff reconcile` does, which the other two pages name.
+    with providers() as provider_for:
+        retention = timedelta(days=7)
+        reconcile(ledger, provider_for=provider_for, states_of=lambda owners: {}, inbox_retention=retention)
+    ledger.inbox.discard(made.webhook_id, actor=TEST, why="another application's")
+
+    page.goto("/aihandoff/overview")
+    left = page.locator(".needs").inner_text()
+    assert [title for title, _ in INCIDENTS.values() if title in left] == ["Unknown effects", "Failed jobs"]
+    assert "quarantine" not in left
+    states = {what: ledger.job(job_id).state for what, job_id in made.jobs.items()}
+    assert states["unknown effect"] is JobState.COMPLETED
+    assert states["overdue review"] is JobState.REJECTED
+    assert states["stuck response"] is JobState.CANCELLED
+    # The claim that had expired is an unknown effect now.
+    assert ledger.record(made.jobs["expired claim"]).current_effects[0].state is EffectState.UNKNOWN
