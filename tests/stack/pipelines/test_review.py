@@ -64,7 +64,7 @@ def test_from_the_link_in_a_notice_a_person_changes_a_sentence_approves_it_and_s
     bob.click("button[value=approve]")
     assert admin.wait_for_run("notified", run_id) == "success"
     bob.reload()
-    assert "Every effect is applied" in bob.inner_text("main")
+    assert "Every effect was applied" in bob.inner_text("main")
 
     assert outside(f"{demo.business_url}/cms/posts/from-a-link")["title"] == "A title by Bob"
     record = ledger.record(job.job_id)
