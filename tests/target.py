@@ -77,7 +77,8 @@ def _handler(target: Target) -> type[BaseHTTPRequestHandler]:
             if not content and answer.body is not None:
                 content = json.dumps(answer.body).encode()
             self.send_response(answer.status)
-            for name, value in {"Content-Length": str(len(content)), **answer.headers}.items():
+            headers = {"Content-Length": str(len(content)), "Connection": "close", **answer.headers}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)

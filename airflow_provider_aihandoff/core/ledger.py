@@ -104,7 +104,7 @@ class JobRecord:
     events: list[Event]
     altered_undos: Mapping[int, str]
     at: datetime = field(compare=False)
-    newest_webhook: datetime | None
+    newest_webhook: datetime | None = field(compare=False)
 
     @property
     def revision(self) -> Revision:

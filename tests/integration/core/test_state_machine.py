@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
         self.record: JobRecord | None = None
         crashpoints.arm(reach)
         applying._clock = lambda: self.world.clock
-        vars(applying)["time"] = SimpleNamespace(sleep=self.sleep)
+        vars(applying)["time"] = SimpleNamespace(sleep=self.sleep, monotonic=lambda: self.world.clock)
         vars(submitting)["time"] = SimpleNamespace(monotonic=lambda: self.world.clock)
         roll_back.undo_target = self.undo_target
 

@@ -467,7 +467,7 @@ class TestHandle:
         fault: str,
         conninfo: dict[str, Any],
     ) -> None:
-        job = open_job(ledger, f"create={fault} delay=1.5")
+        job = open_job(ledger, f"create={fault} delay=6")
         revision = send(job)
         assert revision.is_lost
         assert (revision.submissions, revision.unknown_submissions) == (1, 1)
