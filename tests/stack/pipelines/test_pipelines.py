@@ -293,3 +293,31 @@ def test_an_unknown_write_waits_for_a_person_and_continues_once_it_is_resolved(
     assert ledger.job(job_id).state is JobState.COMPLETED
     assert admin.xcom("function_effect", run_id, "publish")["external_id"] == found
     assert writes(demo)[len(before) :] == [("PUT", "/cms/posts/a-lost-answer")]
+
+
+def test_a_condition_each_line_and_the_id_of_an_earlier_effect_are_written_as_they_were_approved(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    run_id = admin.trigger("order_lines")
+    job_id = wait_for_state(ledger, admin, "order_lines", run_id, JobState.REVIEW)
+    before = writes(demo)
+    with chromium_page(demo.airflow.base_url, "alice") as page:
+        page.goto(f"{demo.airflow.base_url}/aihandoff/jobs/{job_id}")
+        shown = page.inner_text("main")
+        assert "of {effects.head.external_id}" in shown
+        page.click("button[value=approve]")
+        page.wait_for_selector("text=Approved by you")
+    assert admin.wait_for_run("order_lines", run_id) == "success"
+
+    record = ledger.record(job_id)
+    assert [(effect.name, effect.state.value) for effect in record.current_effects] == [
+        ("head", "applied"),
+        ("line[0]", "applied"),
+        ("line[1]", "applied"),
+        ("refund", "skipped"),
+    ]
+    assert record.job.state is JobState.COMPLETED
+    paths = ["/cms/posts/order-head", "/cms/posts/line-a", "/cms/posts/line-b"]
+    assert writes(demo)[len(before) :] == [("PUT", path) for path in paths]
+    head = record.current_effects[0].external_id
+    assert outside(f"{demo.business_url}/cms/posts/line-b")["body"] == f"of {head}"
