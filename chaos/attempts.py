@@ -38,7 +38,7 @@ from airflow_provider_aihandoff.core.errors import (
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
-from airflow_provider_aihandoff.core.generation.lost import in_words
+from airflow_provider_aihandoff.core.generation.lost import LostWait, in_words, wait_of
 from airflow_provider_aihandoff.core.generation.outcome import is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.settle import read_ended
@@ -156,7 +156,8 @@ def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
         if revision.state is RevisionState.SUBMITTING and not take_from_handle(
             ledger, provider, revision, output_type=None, actor=actor
         ):
-            return Outcome("wait", world.poll, in_words(revision) or "another attempt is sending")
+            state: State = "held" if wait_of(revision) is LostWait.ASKS else "wait"
+            return Outcome(state, world.poll, in_words(revision) or "another attempt is sending")
         if _runs(provider, revision):
             return Outcome("wait", world.poll, "the response runs")
         return _finish(ledger, provider, job.job_id, actor)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.errors import LedgerUnavailable, NothingLost
+from airflow_provider_aihandoff.core.generation.lost import LostWait, wait_of
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Actor, Effect
+from airflow_provider_aihandoff.core.models import Actor, Effect, Revision
 from airflow_provider_aihandoff.core.states import EffectState
 from chaos.attempts import RETRY_SECONDS, Attempt, Outcome, job_of
 from chaos.target import Change
@@ -41,7 +43,8 @@ class Step:
 
 
 def drive(ledger: Ledger, work: Work, step: str, *, attempt: Try, search: Search, think: float = 0.0) -> Step:
-    """Run a step until it is done or has failed for good. A person resolves what is held.
+    """Run a step until it is done or has failed for good. A person resolves what is held, and lets a lost request be
+    sent again where it waits for them.
 
     :param think: seconds that this person takes before they search.
     :raises Stuck: it has not come to its end.
@@ -63,12 +66,14 @@ def drive(ledger: Ledger, work: Work, step: str, *, attempt: Try, search: Search
 
 
 def answer(ledger: Ledger, work: Work, search: Search) -> int:
-    """Resolve every unknown effect of a job; return how many those were.
+    """Resolve every unknown effect of a job, and a lost request; return how many effects those were.
 
     While the ledger is unavailable, nothing is resolved; the caller tries again.
     """
     try:
         record = ledger.record(job_of(ledger, work).job_id)
+        if wait_of(record.revision) is LostWait.ASKS:
+            _send_again(ledger, record.revision)
         unknown = [effect for effect in record.effects if effect.state is EffectState.UNKNOWN]
         for effect in unknown:
             found = search(effect)
@@ -83,6 +88,17 @@ def answer(ledger: Ledger, work: Work, search: Search) -> int:
     except LedgerUnavailable:
         return 0
     return len(unknown)
+
+
+def _send_again(ledger: Ledger, revision: Revision) -> None:
+    with suppress(NothingLost):  # its response was found meanwhile
+        ledger.submission.resolve(
+            revision.job_id,
+            send_again=True,
+            seen=revision.unknown_submissions,
+            actor=Actor.user("bob"),
+            why="nothing in the logs",
+        )
 
 
 def search_in(changes: Callable[[], Iterable[Change]]) -> Search:

@@ -44,7 +44,7 @@ class Run:
         """Make one attempt of a step that has to wait for something."""
         outcome = self._attempt(Attempt(self.work, step))
         assert outcome is not None
-        assert outcome.state == "wait", outcome
+        assert outcome.state in ("wait", "held"), outcome
 
     def attempt(self, step: str) -> None:
         """Make one attempt of a step, whatever becomes of it."""
@@ -164,7 +164,7 @@ _LOST = "delay=2 create=drop_after_accept"
 
 
 def _resolved(run: Run) -> None:
-    """A person says that a lost request is to be sent again."""
+    """A person says that a lost request is to be sent again. That one is lost too, and they say so once more."""
     run.begin("draft")
     run.drive("resolve", *PIPELINE)
 
@@ -201,7 +201,7 @@ COURSES: Mapping[str, Course] = {
     "submit.open handle": of(_completed, handle=True),
     "submit.handle": of(_completed, model=_LOST, handle=True),
     "submit.refused": of(_completed, model="delay=0.1 create=429"),
-    "submit.resolve": of(_resolved, model=_ORPHAN, on_lost="ask"),
+    "submit.resolve": of(_resolved, model=f"{_ORPHAN} times=2", on_lost="ask"),
     "surplus.settle": of(_replaced, model=_LOST),
     "submit.lost": of(_completed, model=_ORPHAN),
     "wait.retrieve": _USUAL,
