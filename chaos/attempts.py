@@ -11,6 +11,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``resolve``: a person says that a lost request is to be sent again. ``settle``: the reconciler cancels what no
   revision waits for.
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
+- ``fund``: a person makes a budget for the work alone. ``reclaim``: what was reserved for a lost request comes back.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 
 :mod:`chaos.effects` says what the effects are.
@@ -24,11 +25,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import psycopg
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.errors import (
+    BudgetRefused,
     CannotCancel,
     CannotChange,
     EffectNotNow,
@@ -63,6 +67,9 @@ State = Literal["done", "wait", "retry", "held", "failed"]
 
 #: The Dag that the attempts belong to, and the user who asks, decides, cancels and rolls back.
 DAG_ID, PERSON, REQUESTER = "chaos", "alice", "bob"
+
+#: What bounds the cost of a response.
+MAX_OUTPUT_TOKENS = 1000
 
 #: Seconds between two polls of what others do, and from an attempt that failed to its retry.
 POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
@@ -168,6 +175,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         "model": "gpt-5.2",
         "input": f"Write the note {attempt.work.key}.",
         "metadata": {"standin": attempt.work.model},
+        "max_output_tokens": MAX_OUTPUT_TOKENS,
     }
     return JobSpec(
         job_type="chaos",
@@ -183,6 +191,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         deadline=datetime.now(UTC) + timedelta(seconds=attempt.work.deadline_seconds),
         owner=attempt.owner,
         on_lost=attempt.work.on_lost,
+        tags=(attempt.work.key,),
     )
 
 
@@ -423,6 +432,29 @@ def webhook(response: Mapping[str, Any]) -> Delivery:
     return Delivery(f"wh_{response['id']}", OPENAI, kind, response["id"], body)
 
 
+# Its budget, as a person makes it and the maintenance Dag clears it up.
+
+
+def _fund(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """A person makes a budget for this work alone."""
+    spec = checked_spec(attempt.work.key, 1, scope={"tag": attempt.work.key}, period="total", owner=PERSON)
+    with suppress(BudgetRefused):  # another attempt has made it
+        ledger.budgets.add(spec, why="to be safe", actor=Actor.user(PERSON))
+    return DONE
+
+
+def _reclaim(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """A week later, what was reserved for a lost request is given back."""
+    with psycopg.connect(**world.ledger) as connection:
+        connection.execute(_A_WEEK_LATER, [job_of(ledger, attempt.work).job_id])
+    ledger.reservations.expire()
+    return DONE
+
+
+_A_WEEK_LATER = """
+    UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'
+    WHERE job_id = %s AND state = 'reserved'"""
+
 STEPS: Mapping[str, Step] = {
     "draft": _draft,
     "plan": _plan,
@@ -440,4 +472,6 @@ STEPS: Mapping[str, Step] = {
     "resolve": _resolve,
     "settle": _settle,
     "poll": _poll,
+    "fund": _fund,
+    "reclaim": _reclaim,
 }

@@ -31,10 +31,14 @@ _END_OTHERS = """
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 EMPTY_LEDGER = """
     ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
+    ALTER TABLE aihandoff.budget_events DISABLE TRIGGER USER;
     TRUNCATE aihandoff.jobs, aihandoff.revisions, aihandoff.decisions, aihandoff.effects, aihandoff.inbox,
         aihandoff.surplus_responses, aihandoff.polls, aihandoff.bulk_actions, aihandoff.bulk_jobs,
+        aihandoff.pauses, aihandoff.spending_limits, aihandoff.budgets, aihandoff.budget_windows,
+        aihandoff.budget_stripes, aihandoff.budget_reservations, aihandoff.budget_events,
         aihandoff.events RESTART IDENTITY;
-    ALTER TABLE aihandoff.events ENABLE TRIGGER USER"""
+    ALTER TABLE aihandoff.events ENABLE TRIGGER USER;
+    ALTER TABLE aihandoff.budget_events ENABLE TRIGGER USER"""
 
 
 @pytest.fixture(scope="session")

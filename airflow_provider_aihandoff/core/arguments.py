@@ -39,6 +39,7 @@ def checked(spec: JobSpec) -> JobSpec:
         job_key=identifier("job_key", spec.job_key, max_bytes=MAX_JOB_KEY),
         conn_id=identifier("openai_conn_id", spec.conn_id),
         requested_by=identifier("requested_by", spec.requested_by),
+        tags=tuple(dict.fromkeys(identifier("tags", tag) for tag in spec.tags)),
     )
 
 

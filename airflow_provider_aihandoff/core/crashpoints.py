@@ -41,6 +41,8 @@ STEPS = (
     "cancel.request",
     "cancel.record",
     "undo.start",
+    "budget.change",
+    "budget.expire",
 )
 
 #: What is called outside the ledger.

@@ -136,6 +136,21 @@ class FilterRefused(HandoffError):
         self.field = field
 
 
+class BudgetRefused(HandoffError):
+    """What somebody wants a budget to be is not valid, or it is not what they saw.
+
+    :param field: the part that is wrong, by its name in an address; empty: it is not one alone.
+    """
+
+    def __init__(self, what: str, *, field: str = "", **sentences: str) -> None:
+        super().__init__(what, **sentences)
+        self.field = field
+
+
+class BudgetNotFound(HandoffError):
+    """The ledger has no budget with this name or id."""
+
+
 class RequestError(HandoffError):
     """The arguments do not make a background request."""
 
@@ -201,6 +216,23 @@ class EffectBusy(HandoffError):
         super().__init__(what, **kwargs)
         self.effect = effect
         self.seconds = seconds
+
+
+class EffectHeld(HandoffError):
+    """A pause or a limit keeps an external write from being sent now.
+
+    :param effect: the effect, as the ledger has it.
+    :param seconds: until it may be asked for again; None: until what holds it has ended.
+    """
+
+    def __init__(self, what: str, *, effect: Effect, seconds: float | None, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.effect = effect
+        self.seconds = seconds
+
+
+class PauseNotFound(HandoffError):
+    """The ledger has no pause with this id."""
 
 
 class EffectOutOfOrder(HandoffError):

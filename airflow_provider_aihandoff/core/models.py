@@ -19,6 +19,7 @@ DeciderKind = Literal["user", "terminal", "policy", "timeout"]
 AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
 OnLost = Literal["wait", "ask", "resend"]
+HeldKind = Literal["pause", "spending limit", "budget"]
 
 
 class ActorKind(StrEnum):
@@ -175,8 +176,9 @@ class JobSpec:
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
     :param deadline: how long a new revision may take, by the database's clock, or until when.
     :param triggered_by: the user who triggered the Dag run, if a user has, also where ``requested_by`` names another.
-    :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
+    :param max_cost_usd: no request is sent that could make the job cost more.
     :param on_lost: what to do about a request whose answer was lost; None: as :mod:`core.generation.lost` decides.
+    :param tags: what its author calls the work, for budgets and reports.
     :param regenerate: make a new revision in any case, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
@@ -201,6 +203,7 @@ class JobSpec:
     triggered_by: str | None = None
     max_cost_usd: Decimal | None = None
     on_lost: OnLost | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -252,6 +255,7 @@ class Job:
     reminded_at: datetime | None
     escalated_at: datetime | None
     decided_before: int | None
+    tags: list[str]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
@@ -279,6 +283,10 @@ class Revision:
         decides.
     :param conversation_id: the provider's handle that was made for this revision alone; it tells what became of a lost
         request.
+    :param held_kind: what kind of thing holds its request back now, ``held_name``: which one, and ``held_why``: why, as
+        a sentence; None where nothing does.
+    :param worst_cost_usd: what one request for it can cost at most; None before it was asked for, and where that is not
+        known.
     """
 
     revision_id: int
@@ -310,6 +318,11 @@ class Revision:
     author_id: str | None
     on_lost: OnLost | None
     conversation_id: str | None
+    held_kind: HeldKind | None
+    held_name: str | None
+    held_why: str | None
+    held_since: datetime | None
+    worst_cost_usd: Decimal | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
@@ -321,6 +334,12 @@ class Revision:
         """Whether a request may have been accepted, its response is not known, and no attempt is sending now."""
         lost = self.state is RevisionState.SUBMITTING and self.submit_token is None
         return lost and self.unknown_submissions > 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its request is not sent for now, and no attempt is sending one."""
+        unsent = self.state in (RevisionState.QUEUED, RevisionState.SUBMITTING) and self.submit_token is None
+        return unsent and self.held_kind is not None
 
     @property
     def editor(self) -> Actor | None:
@@ -431,6 +450,8 @@ class Effect:
     :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
     :param filled: what earlier effects have brought, by the placeholders of the plan, of the probe and of the undo;
         None before it is claimed, and where it names none.
+    :param held_kind: as of a :class:`Revision`.
+    :param held_until: when it may be asked for again; None: when what holds it has ended.
     """
 
     effect_id: int
@@ -465,6 +486,11 @@ class Effect:
     probe_note: str | None
     task_id: str | None
     filled: dict[str, str] | None
+    held_kind: HeldKind | None
+    held_name: str | None
+    held_why: str | None
+    held_since: datetime | None
+    held_until: datetime | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

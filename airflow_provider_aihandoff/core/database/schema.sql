@@ -59,6 +59,7 @@ CREATE TABLE aihandoff.jobs (
     -- Totals that a trigger keeps, for lists alone: no field of a job in the code.
     known_cost_usd numeric NOT NULL DEFAULT 0,           -- of its revisions, as far as their price is known
     retries integer NOT NULL DEFAULT 0,                  -- requests that were sent again, over all its revisions
+    tags text[] NOT NULL DEFAULT '{}',                   -- what its author calls it, for budgets and reports
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -116,11 +117,18 @@ CREATE TABLE aihandoff.revisions (
     author_id text,                  -- the auth manager's id of a user, where it is not the login name
     on_lost text CHECK (on_lost IN ('wait', 'ask', 'resend')), -- what its author wants after a lost request; null: auto
     conversation_id text,            -- made for this revision alone: it tells what became of a lost request
+    held_kind text CHECK (held_kind IN ('pause', 'spending limit', 'budget')), -- why its request may not be sent now
+    held_name text,                  -- which pause or limit
+    held_why text,                   -- as a sentence
+    held_since timestamptz,
+    worst_cost_usd numeric,          -- what one request for it can cost at most; null: that is not known
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),
     CHECK (state <> 'completed' OR output IS NOT NULL)
 );
+CREATE INDEX revisions_held ON aihandoff.revisions (held_kind, held_name, held_since)
+    WHERE held_kind IS NOT NULL AND state IN ('queued', 'submitting');
 CREATE UNIQUE INDEX revisions_response ON aihandoff.revisions (response_id) WHERE response_id IS NOT NULL;
 CREATE INDEX revisions_in_flight ON aihandoff.revisions (deadline) WHERE state IN ('submitting', 'running');
 CREATE INDEX revisions_left_running ON aihandoff.revisions (deadline)
@@ -151,7 +159,8 @@ CREATE TABLE aihandoff.surplus_responses (
     revision integer NOT NULL,
     conn_id text NOT NULL,
     created_at timestamptz NOT NULL,
-    settled_at timestamptz
+    settled_at timestamptz,
+    cost_usd numeric                 -- null: it is not settled, or the price is unknown
 );
 CREATE INDEX surplus_responses_open ON aihandoff.surplus_responses (created_at) WHERE settled_at IS NULL;
 
@@ -207,12 +216,19 @@ CREATE TABLE aihandoff.effects (
     probe_note text,                 -- what its probe saw that a person should know
     task_id text,                    -- the task that applies it
     filled json,                     -- what earlier effects have brought, by the placeholders in its plan
+    held_kind text CHECK (held_kind IN ('pause')), -- why it may not be sent now, as for a revision
+    held_name text,
+    held_why text,
+    held_since timestamptz,
+    held_until timestamptz,          -- when it may be asked for again; null: when what holds it has ended
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );
 CREATE INDEX effects_planned ON aihandoff.effects (updated_at, effect_id) WHERE state = 'planned' AND task_id IS NOT NULL;
 CREATE INDEX effects_claimed ON aihandoff.effects (claimed_at) WHERE state = 'claimed';
 CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'unknown';
+CREATE INDEX effects_held ON aihandoff.effects (held_kind, held_name, held_since)
+    WHERE held_kind IS NOT NULL AND state IN ('planned', 'refused', 'unknown');
 CREATE INDEX effects_by_external_id ON aihandoff.effects USING hash (external_id) WHERE external_id IS NOT NULL;
 CREATE INDEX effects_by_error ON aihandoff.effects USING gin (to_tsvector('simple', left(error, 10000)))
     WHERE error IS NOT NULL;
@@ -262,6 +278,127 @@ CREATE TABLE aihandoff.bulk_jobs (
     PRIMARY KEY (bulk_id, job_id)
 );
 CREATE INDEX bulk_jobs_left ON aihandoff.bulk_jobs (bulk_id, job_id) WHERE outcome IS NULL OR outcome = 'unfinished';
+
+-- What a person has stopped for a while: requests to the model, and external writes too where it says so.
+CREATE TABLE aihandoff.pauses (
+    pause_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    conn_id text,                    -- what it stops: all that is named here must match, and nothing named is everything
+    job_type text,
+    dag_id text,
+    writes boolean NOT NULL,         -- external writes too; conn_id is then that of the target
+    reason text NOT NULL CHECK (reason <> ''),
+    actor_kind text NOT NULL,        -- who began it
+    actor_name text NOT NULL,
+    actor_user_id text,
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz,            -- null: it is in force
+    ended_reason text,
+    ended_by_kind text,
+    ended_by_name text,
+    ended_by_user_id text,
+    CHECK ((ended_at IS NULL) = (ended_by_kind IS NULL))
+);
+CREATE INDEX pauses_in_force ON aihandoff.pauses (pause_id) WHERE ended_at IS NULL;
+
+-- The connections whose provider says that a limit of money is reached. One request at a time finds out whether it
+-- still is; the row goes when one is accepted.
+CREATE TABLE aihandoff.spending_limits (
+    conn_id text PRIMARY KEY,
+    said text NOT NULL,              -- what the provider answered last
+    since timestamptz NOT NULL,
+    tries integer NOT NULL,          -- requests that got this answer one after the other
+    try_at timestamptz NOT NULL,     -- when the next one may be sent
+    try_job_id bigint NOT NULL       -- the job that sends it; a while later, any
+);
+
+-- How much the requests to the model may cost, for whom, and for how long. No table of what is reserved references a
+-- budget or a period: the check would lock one row for each request of the fleet.
+CREATE TABLE aihandoff.budgets (
+    budget_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL CHECK (name <> ''),
+    conn_id text,                    -- whose requests it is about: all that is named here must match
+    job_type text,
+    dag_id text,
+    requested_by text,
+    tag text,
+    amount_usd numeric NOT NULL CHECK (amount_usd > 0),
+    period text NOT NULL CHECK (period IN ('hour', 'day', 'week', 'month', 'total')),
+    time_zone text NOT NULL,
+    thresholds integer[] NOT NULL,   -- percentages that are notified
+    on_full text NOT NULL CHECK (on_full IN ('hold', 'fail', 'warn')),
+    owner text NOT NULL,
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz
+);
+CREATE UNIQUE INDEX budgets_by_name ON aihandoff.budgets (name) WHERE ended_at IS NULL;
+-- One period of a budget.
+CREATE TABLE aihandoff.budget_windows (
+    window_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    budget_id bigint NOT NULL REFERENCES aihandoff.budgets,
+    starts_at timestamptz NOT NULL,
+    ends_at timestamptz,
+    amount_usd numeric NOT NULL CHECK (amount_usd > 0),
+    raised_usd numeric NOT NULL DEFAULT 0 CHECK (raised_usd >= 0), -- for this period alone
+    notified integer[] NOT NULL DEFAULT '{}',            -- thresholds
+    closed_at timestamptz            -- when the budget got other periods
+);
+CREATE UNIQUE INDEX budget_windows_open ON aihandoff.budget_windows (budget_id, starts_at) WHERE closed_at IS NULL;
+-- The amount of a period is split over several rows, so that requests do not queue up for one. What is settled and
+-- reserved never exceeds what a row was given, whatever dies; what had to be given beyond the amount says so.
+CREATE TABLE aihandoff.budget_stripes (
+    window_id bigint NOT NULL,
+    stripe smallint NOT NULL,
+    allotted_usd numeric NOT NULL,
+    reserved_usd numeric NOT NULL DEFAULT 0 CHECK (reserved_usd >= 0),
+    settled_usd numeric NOT NULL DEFAULT 0 CHECK (settled_usd >= 0),
+    beyond_usd numeric NOT NULL DEFAULT 0 CHECK (beyond_usd >= 0),
+    PRIMARY KEY (window_id, stripe),
+    CONSTRAINT budget_stripes_never_over CHECK (reserved_usd + settled_usd <= allotted_usd),
+    CHECK (beyond_usd <= allotted_usd)
+) WITH (fillfactor = 50);
+-- What one request may cost, in each budget that it counts for.
+CREATE TABLE aihandoff.budget_reservations (
+    reservation uuid NOT NULL,
+    budget_id bigint NOT NULL,
+    window_id bigint NOT NULL,
+    stripe smallint NOT NULL,
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    revision integer NOT NULL,
+    response_id text,                -- null: not known
+    amount_usd numeric NOT NULL CHECK (amount_usd >= 0),
+    cost_usd numeric CHECK (cost_usd >= 0),
+    assumed boolean NOT NULL,        -- the price is not known: the amount counts
+    state text NOT NULL CHECK (state IN ('reserved', 'settled', 'released', 'expired')),
+    reserved_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL, -- until then its response may run, and be found
+    ended_at timestamptz,
+    PRIMARY KEY (reservation, budget_id),
+    CHECK ((state = 'settled') = (cost_usd IS NOT NULL))
+);
+CREATE INDEX budget_reservations_by_job ON aihandoff.budget_reservations (job_id, revision);
+CREATE INDEX budget_reservations_by_window ON aihandoff.budget_reservations (window_id, reserved_at);
+CREATE INDEX budget_reservations_open ON aihandoff.budget_reservations (expires_at) WHERE state = 'reserved';
+-- The history of a budget: append-only.
+CREATE TABLE aihandoff.budget_events (
+    budget_id bigint NOT NULL REFERENCES aihandoff.budgets,
+    seq integer NOT NULL CHECK (seq >= 1),
+    at timestamptz NOT NULL,
+    event text NOT NULL CHECK (event IN ('added', 'changed', 'raised', 'ended')),
+    why text NOT NULL CHECK (why <> ''),
+    detail json NOT NULL,
+    actor_kind text NOT NULL,
+    actor_name text NOT NULL,
+    actor_user_id text,
+    PRIMARY KEY (budget_id, seq)
+);
+CREATE FUNCTION aihandoff.refuse_budget_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'aihandoff.budget_events is append-only';
+END $$;
+CREATE TRIGGER budget_events_append_only BEFORE UPDATE OR DELETE ON aihandoff.budget_events
+    FOR EACH ROW EXECUTE FUNCTION aihandoff.refuse_budget_change();
+CREATE TRIGGER budget_events_no_truncate BEFORE TRUNCATE ON aihandoff.budget_events
+    FOR EACH STATEMENT EXECUTE FUNCTION aihandoff.refuse_budget_change();
 
 -- When a response of each connection was last polled, as far as the triggerers have said.
 CREATE TABLE aihandoff.polls (

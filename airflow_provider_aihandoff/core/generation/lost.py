@@ -26,6 +26,10 @@ WEBHOOKS_WITHIN = timedelta(days=8)
 #: How often a request is sent into a handle that said that another one runs in it: one that failed leaves no items.
 HANDLE_CHECK = timedelta(minutes=10)
 
+#: How long the search goes on for a response that no revision waits for: OpenAI keeps one for longer, but someone should
+#: have asked by then. For so long after the deadline of its revision, one whose id was lost may still be found.
+SEARCHED_FOR = timedelta(days=7)
+
 _NONE = timedelta(0)
 
 
@@ -80,7 +84,7 @@ WAITS: Mapping[LostWait, str] = {
 
 def wait_of(revision: Revision) -> LostWait | None:
     """What ends the wait of a revision; None where it does not wait for a lost request."""
-    if not revision.is_lost or revision.submit_lease_until is None:
+    if not revision.is_lost or revision.is_held or revision.submit_lease_until is None:
         return None
     if revision.conversation_id is not None:
         return LostWait.HANDLE

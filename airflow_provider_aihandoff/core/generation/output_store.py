@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.admission import spending_limit_store
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -20,6 +21,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     fail_revision,
     give_up,
     read_revision,
+    settle_cost,
     write_output,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner, Revision
@@ -121,6 +123,8 @@ class Outputs:
     ) -> Job:
         """Store an output that is the first one of its revision."""
         if output.error is not None:
+            if output.error.get("spent"):
+                spending_limit_store.reached(connection, job, revision, reason or "a limit of money is reached")
             return fail_revision(
                 connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
             )
@@ -143,6 +147,7 @@ class Outputs:
                 "revision_id": revision.revision_id,
             },
         )
+        settle_cost(connection, revision, output)
         ended = revision.completed_at is not None and revision.response_status in ENDED_RESPONSE_STATUSES
         count_response(connection, job, revision, output, counted=ended)
         detail = {"revision": revision.number, "status": output.status, "usage": output.usage}

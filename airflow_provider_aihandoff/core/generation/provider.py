@@ -58,6 +58,7 @@ class Sent(StrEnum):
 
     NO = "no"  # no response was created, and the same request may succeed later
     NEVER = "never"  # no response was created, and the same request would be refused again
+    SPENT = "spent"  # no response was created: a limit of money is reached, and each request gets the same answer
     UNKNOWN = "unknown"  # a response may have been created
     RUNS = "runs"  # none was created, since the response of an earlier request runs in the same handle
 
@@ -89,6 +90,7 @@ class ModelResponse:
     :param error_code: why it failed.
     :param incomplete_reason: why it stopped early.
     :param is_final: the same request would end the same way, so that another revision would only cost.
+    :param is_spent: it failed since a limit of money is reached.
     :param usage: what is billed, as the provider says it; and under ``tool_calls`` how many calls of its own tools, by
         type, are billed beside it and are in no price.
     :param model: the one that answered; with ``service_tier`` it decides the price.
@@ -105,6 +107,7 @@ class ModelResponse:
     error_message: str | None = None
     incomplete_reason: str | None = None
     is_final: bool = False
+    is_spent: bool = False
     usage: dict[str, Any] | None = None
     model: str | None = None
     service_tier: str | None = None
@@ -135,6 +138,21 @@ class Tokens:
     output: int | None
 
 
+@dataclass(frozen=True)
+class WorstCase:
+    """The most that one request can need.
+
+    :param input_tokens: None where nothing bounds them, and so are ``output_tokens``.
+    :param cost_usd: in US dollars, without fees for calls of the provider's tools; None where it is not known.
+    :param unknown: why it is not known, as text without a full stop.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: Decimal | None = None
+    unknown: str | None = None
+
+
 class ProviderFacts(ABC):
     """What is known of a provider without asking it. Pure."""
 
@@ -146,6 +164,21 @@ class ProviderFacts(ABC):
         """What a response cost, in US dollars, without its ``tool_calls``; None where that is unknown.
 
         :param request: the request that was sent; empty where it is not known.
+        """
+
+    @abstractmethod
+    def worst_case(
+        self,
+        request: Mapping[str, Any],
+        *,
+        expected_output_tokens: int | None = None,
+        context_tokens: int | None = None,
+    ) -> WorstCase:
+        """The most that a request can need, before it is sent. Asks nobody, and raises nothing.
+
+        :param request: with its secrets: its bytes count.
+        :param expected_output_tokens: what its author expects at most, where the request sets no bound.
+        :param context_tokens: of the response that it continues, if that is known.
         """
 
     @abstractmethod

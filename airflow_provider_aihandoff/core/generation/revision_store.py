@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.budgets import reservation_store
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -13,7 +15,7 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.response_counts import count_response, model_of
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
-from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus, RevisionState
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobEvent, ResponseStatus, RevisionState
 
 #: The kinds of error of a revision that was given up before its response had ended.
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
@@ -41,7 +43,8 @@ _STORE_OUTPUT = f"""
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _GIVE_UP = """
-    UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
+    UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL,
+        held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL
     WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
 
 
@@ -95,6 +98,7 @@ def mark_running(
         },
     ).fetchone()
     assert row is not None
+    reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=not found)
     return Revision(**row)
 
 
@@ -180,5 +184,15 @@ def write_output(
     ).fetchone()
     assert row is not None
     stored = Revision(**row)
+    settle_cost(connection, stored, output)
     count_response(connection, job, stored, output)
     return stored
+
+
+def settle_cost(connection: LedgerConnection, revision: Revision, output: Output) -> None:
+    """Count what a response has cost in the budgets. Nothing is known yet of one that has not ended."""
+    if output.status not in ENDED_RESPONSE_STATUSES:
+        return
+    refused = bool((output.error or {}).get("spent"))  # the provider's own limit is reached: it did nothing
+    cost_usd = Decimal(0) if refused else output.cost_usd
+    reservation_store.settle(connection, revision.job_id, revision.number, revision.response_id, cost_usd)

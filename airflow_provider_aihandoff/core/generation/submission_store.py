@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.admission import spending_limit_store
+from airflow_provider_aihandoff.core.admission.admit import admit_request
+from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
+from airflow_provider_aihandoff.core.admission.hold_store import hold_request
 from airflow_provider_aihandoff.core.arguments import checked
+from airflow_provider_aihandoff.core.budgets import reservation_store
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -29,6 +34,7 @@ from airflow_provider_aihandoff.core.errors import (
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.core.generation.lost_store import count_lost
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import (
     COUNTED,
     count_unknown,
@@ -55,6 +61,9 @@ from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_res
 #: looks the same as a loss; a second would break "one job, one bill".
 MAX_UNKNOWN_SUBMISSIONS = 1
 
+#: Of a request of which nobody has said what it can need.
+_NOT_KNOWN = WorstCase()
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -74,24 +83,26 @@ class Intent:
     """The permission to send one request.
 
     :param token: proof of the permission; None when another attempt has it, or has just got an id.
-    :param wait: seconds until another one may get it: another attempt has it, or a request is lost.
+    :param wait: seconds until another one may get it: another attempt has it, a request is lost, or it is held.
     :param left: seconds until the deadline, by the database's clock.
+    :param finds_out: the request is to find out whether a limit of money is still reached.
     """
 
     revision: Revision
     token: UUID | None
     wait: float = 0.0
     left: float = 0.0
+    finds_out: bool = False
 
 
 _INSERT_JOB = f"""
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
         approval_reason, max_revisions, max_cost_usd, triggered_by, revision, dag_id, run_id, task_id, map_index, ti_id,
-        try_number, event_seq, event_hash, created_at, updated_at)
+        try_number, event_seq, event_hash, created_at, updated_at, tags)
     VALUES (%(job_type)s, %(job_key)s, 'queued', %(input)s, %(input_digest)s, %(requested_by)s, %(permissions)s,
         %(approval)s, %(approval_reason)s, %(max_revisions)s, %(max_cost_usd)s, %(triggered_by)s, 1, %(dag_id)s,
         %(run_id)s, %(task_id)s, %(map_index)s, %(ti_id)s, %(try_number)s, 0, %(genesis)s, clock_timestamp(),
-        clock_timestamp())
+        clock_timestamp(), %(tags)s)
     ON CONFLICT (job_type, job_key) DO NOTHING
     RETURNING {columns(Job)}"""
 _LOCK_JOB_BY_KEY = f"""
@@ -118,7 +129,8 @@ _OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
         submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp(),
-        conversation_id = coalesce(conversation_id, %(handle)s)
+        conversation_id = coalesce(conversation_id, %(handle)s), held_kind = NULL, held_name = NULL, held_why = NULL,
+        held_since = NULL
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
@@ -176,6 +188,38 @@ def _nothing_lost(job: Job, revision: Revision) -> NothingLost:
     )
 
 
+def _check_current(job: Job, number: int) -> None:
+    """Return where this revision may still be sent.
+
+    :raises JobCancelled: the job was cancelled meanwhile.
+    :raises InputChanged: a task with other input has taken the key over meanwhile.
+    """
+    if job.state is JobState.CANCELLED:
+        raise JobCancelled("it was cancelled before the request was sent.", job=job.label)
+    if job.revision != number:
+        raise InputChanged(
+            f"revision {number} was replaced by {job.revision}: a task with other input came meanwhile.",
+            job=job.label,
+            remedy="Give each piece of work a job_key of its own.",
+        )
+
+
+def _refuse(
+    connection: LedgerConnection, job: Job, revision: Revision, refusal: Refusal, actor: Actor
+) -> HandoffError:
+    """End a revision whose request may not be sent."""
+    fail_revision(
+        connection, job, revision, actor=actor, reason=refusal.why, error={"kind": refusal.kind, "final": True}
+    )
+    return JobFailed(refusal.why, job=job.label, written="No request was sent.", remedy=refusal.remedy)
+
+
+def _lease_left(revision: Revision, at: datetime) -> float:
+    """Seconds until the request of a revision may be asked for; 0 where it may."""
+    until = revision.submit_lease_until
+    return 0.0 if until is None else max(0.0, (until - at).total_seconds())
+
+
 class Submission:
     """The steps from a task's request to a stored output, on one ledger.
 
@@ -230,6 +274,7 @@ class Submission:
             "triggered_by": plain_or_none(spec.triggered_by),
             "input_digest": digests[0],
             "genesis": history.GENESIS,
+            "tags": list(spec.tags),
         }
         row = connection.execute(_INSERT_JOB, values).fetchone()
         if row is not None:
@@ -339,6 +384,7 @@ class Submission:
             approval_reason=spec.approval_reason,
             max_revisions=spec.max_revisions,
             max_cost_usd=spec.max_cost_usd,
+            tags=list(spec.tags),
             review_digest=None,
             review_deadline=None,
             decision_id=None,
@@ -395,6 +441,7 @@ class Submission:
         lease: timedelta,
         orphan_wait: timedelta = timedelta(0),
         handle: str | None = None,
+        worst: WorstCase = _NOT_KNOWN,
     ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
@@ -405,6 +452,7 @@ class Submission:
         :param lease: how long the permission is valid: longer than the request may take.
         :param orphan_wait: the shortest time that a webhook may take to bring the response of a lost request.
         :param handle: the provider's conversation that was made for this revision, if it has none yet.
+        :param worst: what the request can need at most: it is reserved in the budgets that are about it.
         :raises JobFailed: one more unknown submission would break the bound, or the deadline has passed by the
             database's clock; the job is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
@@ -417,21 +465,15 @@ class Submission:
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
                 return Intent(revision, token)
-            if job.state is JobState.CANCELLED:
-                return JobCancelled("it was cancelled before the request was sent.", job=job.label)
-            if job.revision != number:
-                return InputChanged(
-                    f"revision {number} was replaced by {job.revision}: a task with other input came meanwhile.",
-                    job=job.label,
-                    remedy="Give each piece of work a job_key of its own.",
-                )
+            _check_current(job, number)
             if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING):
                 return Intent(revision, None)
             at = history.now(connection)
             if at >= revision.deadline:
                 return self._too_late(connection, job, revision, actor)
-            if revision.submit_lease_until is not None and revision.submit_lease_until > at:
-                return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
+            # What is held asks each time: what holds it may have ended.
+            if not revision.is_held and (left := _lease_left(revision, at)) > 0:
+                return Intent(revision, None, left)
             wait = count_lost(
                 connection,
                 job,
@@ -446,6 +488,12 @@ class Submission:
             # A person who said that it may be sent again has put it back to queued.
             if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
+            admitted = admit_request(connection, job, revision, worst, at=at)
+            if isinstance(admitted, Hold):
+                revision = hold_request(connection, job, revision, admitted, actor=actor)
+                return Intent(revision, None, _lease_left(revision, at))
+            if isinstance(admitted, Refusal):
+                return _refuse(connection, job, revision, admitted, actor)
             history.move(
                 connection,
                 job,
@@ -459,7 +507,8 @@ class Submission:
                 {"token": token, "lease": lease, "handle": handle, "revision_id": revision.revision_id},
             ).fetchone()
             assert row is not None
-            return Intent(Revision(**row), token, left=(revision.deadline - at).total_seconds())
+            left = (revision.deadline - at).total_seconds()
+            return Intent(Revision(**row), token, left=left, finds_out=admitted.finds_out)
 
         return self._database.transact(work, repeatable=True, step="submit.intend")
 
@@ -468,6 +517,8 @@ class Submission:
         lost = revision.state is RevisionState.SUBMITTING
         what = "it was known whether the request was accepted" if lost else "a request was accepted"
         reason = f"the deadline passed before {what}: {revision.deadline.isoformat()}"
+        if revision.is_held:
+            reason += f"; it was held: {str(revision.held_why).rstrip('.')}"
         fail_revision(connection, job, revision, actor=actor, reason=reason, error={"kind": "deadline"})
         remedy = "Clear the task to make a new revision with a new deadline."
         if lost:
@@ -502,12 +553,14 @@ class Submission:
         status: ResponseStatus,
         actor: Actor,
         keep: Keep | None = None,
+        finds_out: bool = False,
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
         Where the permission expired, and no one has asked for another one yet, this is the response that is waited for.
 
         :param keep: as in :meth:`Database.persist`.
+        :param finds_out: as in :class:`Intent`: the limit is lifted, and the jobs that it holds are woken.
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is orphaned: the caller cancels it at OpenAI.
         """
@@ -518,6 +571,8 @@ class Submission:
             revision = read_revision(connection, job_id, number)
             if revision.response_id == response_id:
                 return revision
+            if finds_out:
+                spending_limit_store.lifted(connection, revision.conn_id)
             found = revision.submit_token is None and revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING)
             if revision.submit_token != token and not (found and revision.unknown_submissions):
                 history.move(
@@ -537,14 +592,22 @@ class Submission:
 
         return self._database.persist(work, step="submit.store", keep=keep)
 
-    def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str) -> None:
-        """Record that the request was refused or never sent, so that no response exists and it may be sent again."""
+    def not_submitted(
+        self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str, spent: bool = False
+    ) -> None:
+        """Record that the request was refused or never sent, so that no response exists and it may be sent again.
+
+        :param spent: the provider says that a limit of money is reached: all jobs of the connection are held.
+        """
 
         def work(connection: LedgerConnection) -> None:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
                 connection.execute(_MARK_NOT_SENT, [revision.revision_id])
+                reservation_store.release(connection, job_id, number)
+                if spent:
+                    spending_limit_store.reached(connection, job, revision, reason)
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
 
         self._database.persist(work, step="submit.refused")
@@ -596,6 +659,8 @@ class Submission:
             if surplus is not None:
                 keep_surplus(connection, revision, surplus)
             if revision.submit_token == token:
+                if surplus is None:
+                    reservation_store.release(connection, job_id, number)
                 connection.execute(_MARK_RUNS_IN_HANDLE, [check_after, revision.revision_id])
                 detail = {"revision": number, "surplus": surplus}
                 history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)

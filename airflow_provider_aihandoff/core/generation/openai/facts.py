@@ -10,7 +10,8 @@ from airflow_provider_aihandoff.core.generation.openai.continuation import conti
 from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot, output_schema
-from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, Tokens
+from airflow_provider_aihandoff.core.generation.openai.worst_case import worst_case
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, Tokens, WorstCase
 from airflow_provider_aihandoff.core.models import Revision
 
 if TYPE_CHECKING:
@@ -25,6 +26,16 @@ class OpenAIFacts(ProviderFacts):
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         """As :meth:`ProviderFacts.price`."""
         return price(response, request)
+
+    def worst_case(
+        self,
+        request: Mapping[str, Any],
+        *,
+        expected_output_tokens: int | None = None,
+        context_tokens: int | None = None,
+    ) -> WorstCase:
+        """As :meth:`ProviderFacts.worst_case`."""
+        return worst_case(request, expected_output_tokens=expected_output_tokens, context_tokens=context_tokens)
 
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None
