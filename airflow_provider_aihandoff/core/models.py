@@ -19,6 +19,7 @@ DeciderKind = Literal["user", "terminal", "policy", "timeout"]
 AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
 OnLost = Literal["wait", "ask", "resend"]
+HeldKind = Literal["pause", "spending limit"]
 
 
 class ActorKind(StrEnum):
@@ -279,6 +280,8 @@ class Revision:
         decides.
     :param conversation_id: the provider's handle that was made for this revision alone; it tells what became of a lost
         request.
+    :param held_kind: what kind of thing holds its request back now, ``held_name``: which one, and ``held_why``: why, as
+        a sentence; None where nothing does.
     """
 
     revision_id: int
@@ -310,6 +313,10 @@ class Revision:
     author_id: str | None
     on_lost: OnLost | None
     conversation_id: str | None
+    held_kind: HeldKind | None
+    held_name: str | None
+    held_why: str | None
+    held_since: datetime | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
@@ -321,6 +328,12 @@ class Revision:
         """Whether a request may have been accepted, its response is not known, and no attempt is sending now."""
         lost = self.state is RevisionState.SUBMITTING and self.submit_token is None
         return lost and self.unknown_submissions > 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its request is not sent for now, and no attempt is sending one."""
+        unsent = self.state in (RevisionState.QUEUED, RevisionState.SUBMITTING) and self.submit_token is None
+        return unsent and self.held_kind is not None
 
     @property
     def editor(self) -> Actor | None:
@@ -431,6 +444,8 @@ class Effect:
     :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
     :param filled: what earlier effects have brought, by the placeholders of the plan, of the probe and of the undo;
         None before it is claimed, and where it names none.
+    :param held_kind: as of a :class:`Revision`.
+    :param held_until: when it may be asked for again; None: when what holds it has ended.
     """
 
     effect_id: int
@@ -465,6 +480,11 @@ class Effect:
     probe_note: str | None
     task_id: str | None
     filled: dict[str, str] | None
+    held_kind: HeldKind | None
+    held_name: str | None
+    held_why: str | None
+    held_since: datetime | None
+    held_until: datetime | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

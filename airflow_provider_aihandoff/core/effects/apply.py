@@ -22,6 +22,7 @@ from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned
 from airflow_provider_aihandoff.core.errors import (
     ClaimLost,
     EffectBusy,
+    EffectHeld,
     EffectNotNow,
     EffectRefused,
     EffectUnknown,
@@ -65,15 +66,17 @@ class Wait:
     """Nothing can be done now.
 
     :param effect: the effect, as the ledger has it.
-    :param seconds: when to try again; None: when a person has resolved the effect.
+    :param seconds: when to try again; None: when a person has resolved the effect, or what holds it has ended.
     :param why: what is waited for, as a sentence.
     :param not_now: how many times in a row the target has asked to come back later.
+    :param held: a pause or a limit holds it: no person has to resolve anything.
     """
 
     effect: Effect
     seconds: float | None
     why: str
     not_now: int = 0
+    held: bool = False
 
 
 class Suspended(ClaimLost):
@@ -120,6 +123,8 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             if record_kept(ledger, busy.effect, memory=memory, actor=actor):
                 continue
             return Wait(busy.effect, busy.seconds, str(busy))
+        except EffectHeld as held:
+            return Wait(held.effect, held.seconds, str(held), not_now, held=True)
         except EffectUnknown as unknown:
             with _stating(_SENT if lost_here else _MAYBE_BEFORE):
                 if record_kept(ledger, unknown.effect, memory=memory, actor=actor):

@@ -12,6 +12,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.admission.admit import hold_of_write
+from airflow_provider_aihandoff.core.admission.hold import Hold
+from airflow_provider_aihandoff.core.admission.hold_store import hold_write
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.digests import digest
@@ -29,6 +32,7 @@ from airflow_provider_aihandoff.core.effects.plan_store import (
 from airflow_provider_aihandoff.core.errors import (
     ClaimLost,
     EffectBusy,
+    EffectHeld,
     EffectOutOfOrder,
     EffectUnknown,
     HandoffError,
@@ -102,12 +106,13 @@ class Effects:
         :raises PlanNotApproved: the plan is not the one that was approved.
         :raises EffectOutOfOrder: an effect that must come before this one is not applied.
         :raises EffectBusy: another attempt has the permission.
+        :raises EffectHeld: a pause or a limit keeps it from being sent now.
         :raises EffectUnknown: an earlier attempt may have been applied, and it may not be sent again.
         """
 
         token, resent, unfilled = uuid4(), False, None
 
-        def work(connection: LedgerConnection) -> Claim | HandoffError:
+        def work(connection: LedgerConnection) -> Claim | HandoffError:  # noqa: C901
             nonlocal resent, unfilled
             job = history.lock(connection, job_id)
             effect = find_effect(connection, job, plan.name)
@@ -134,6 +139,10 @@ class Effects:
             elif job.cancelling is not None:
                 return _cancelled(job, job.cancelling)
             _check_order(connection, job, effect)
+            # A roll-back is a person's own step, and may undo what the pause is about.
+            if own and (hold := hold_of_write(connection, job, effect)):
+                effect = hold_write(connection, job, effect, hold, actor=actor)
+                return _held(connection, job, effect, hold)
             filled, unfilled = _filled(connection, job, effect, plan)
             effect = change_effect(
                 connection,
@@ -437,6 +446,19 @@ def _filled(
     if not missing:
         return values, None
     return None, f"the effect {effect.name!r} cannot be sent: {'; '.join(missing)}."
+
+
+def _held(connection: LedgerConnection, job: Job, effect: Effect, hold: Hold) -> EffectHeld:
+    seconds = None if hold.until is None else max(0.0, (hold.until - history.now(connection)).total_seconds())
+    before = "an earlier attempt may have" if effect.state is EffectState.UNKNOWN else "no earlier one has"
+    return EffectHeld(
+        f"the effect {effect.name!r} is held: {hold.why}",
+        effect=effect,
+        seconds=seconds,
+        job=job.label,
+        written=f"This attempt made no external write, and {before}.",
+        remedy="The task waits, and continues when what holds it ends.",
+    )
 
 
 def _can_resolve(applied: bool) -> frozenset[EffectState]:

@@ -41,7 +41,8 @@ _STORE_OUTPUT = f"""
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _GIVE_UP = """
-    UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL
+    UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL,
+        held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL
     WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
 
 
