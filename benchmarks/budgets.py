@@ -58,7 +58,7 @@ def main() -> None:
             server.stop()
 
 
-def submissions(conninfo: dict[str, str]) -> dict[str, list[float]]:
+def submissions(conninfo: dict[str, Any]) -> dict[str, list[float]]:
     """Seconds of each submission, without and with a budget that is about it."""
     seconds: dict[str, list[float]] = {"without": [], "with": []}
     with Ledger(conninfo) as ledger:
@@ -102,7 +102,7 @@ def _spec(kind: str, number: int) -> JobSpec:
     )
 
 
-def reservations(conninfo: dict[str, str]) -> dict[str, tuple[float, list[float]]]:
+def reservations(conninfo: dict[str, Any]) -> dict[str, tuple[float, list[float]]]:
     """Seconds for all reservations together and of each one; and the same for inserts beside them."""
     with Ledger(conninfo) as ledger:
         spec = checked_spec("hot", AMOUNT, scope={"tag": "hot"}, period="total", owner="benchmark")

@@ -49,7 +49,9 @@ class FakeFacts(ProviderFacts):
         context_tokens: int | None = None,
     ) -> WorstCase:
         tokens = request.get("max_output_tokens", expected_output_tokens)
-        return WorstCase(None if tokens is None else context_tokens or 0, tokens, None if tokens is None else PRICE * tokens)
+        return WorstCase(
+            None if tokens is None else context_tokens or 0, tokens, None if tokens is None else PRICE * tokens
+        )
 
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None

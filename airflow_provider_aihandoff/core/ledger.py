@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from airflow_provider_aihandoff.core.admission.pause_store import Pauses
 from airflow_provider_aihandoff.core.admission.spending_limit_store import SpendingLimits
-from airflow_provider_aihandoff.core.bulk.bulk_store import Bulks
 from airflow_provider_aihandoff.core.budgets.budget_store import Budgets
 from airflow_provider_aihandoff.core.budgets.reservation_store import Reservations
+from airflow_provider_aihandoff.core.bulk.bulk_store import Bulks
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.effects.approved_undo import altered_undos

@@ -50,16 +50,3 @@ class Admitted:
     """
 
     finds_out: bool = False
-
-
-@dataclass(frozen=True)
-class Need:
-    """What one request may need at most, as far as that is known before it is sent.
-
-    :param input_tokens: an upper bound of those that the request itself has, without what it only refers to (a file, a
-        response that it continues).
-    :param output_tokens: the most that it lets the model write; None where it sets no bound.
-    """
-
-    input_tokens: int
-    output_tokens: int | None

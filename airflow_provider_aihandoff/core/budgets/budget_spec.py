@@ -171,7 +171,7 @@ class Use:
             return None
         passed = (min(at, self.ends_at) - self.starts_at) / (self.ends_at - self.starts_at)
         # In the first moments, one response would stand for the whole period.
-        if passed < 0.02:  # noqa: PLR2004 - half an hour of a day
+        if passed < 0.02:
             return None
         return self.reserved_usd + self.settled_usd / Decimal(str(passed))
 
@@ -291,7 +291,7 @@ def checked_thresholds(thresholds: Sequence[Any]) -> tuple[int, ...]:
         numbers = sorted({int(str(each).strip().removesuffix("%")) for each in thresholds})
     except ValueError:
         numbers = [0]
-    if any(not 1 <= each <= 1000 for each in numbers):  # noqa: PLR2004 - ten times the amount
+    if any(not 1 <= each <= 1000 for each in numbers):
         raise BudgetRefused(
             "a threshold is a whole percentage from 1 to 1000.", field="thresholds", remedy="Such as 50, 80 and 100."
         )

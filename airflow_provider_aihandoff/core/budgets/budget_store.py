@@ -338,7 +338,9 @@ def _as_detail(budget: Budget) -> dict[str, Any]:
     """What somebody decided about a budget, as its history keeps it."""
     keep: Mapping[str, Callable[[Any], Any]] = {"amount_usd": str}
     left_out = {"budget_id", "created_at", "ended_at"}
-    return {name: keep.get(name, lambda same: same)(value) for name, value in vars(budget).items() if name not in left_out}
+    return {
+        name: keep.get(name, lambda same: same)(value) for name, value in vars(budget).items() if name not in left_out
+    }
 
 
 def _views(connection: LedgerConnection, budgets: list[Budget]) -> list[BudgetView]:

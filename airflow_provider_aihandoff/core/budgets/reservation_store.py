@@ -183,7 +183,9 @@ def write_stripes(connection: LedgerConnection, window_id: int, stripes: Sequenc
     connection.execute(_WRITE_STRIPES, values)
 
 
-def name_response(connection: LedgerConnection, job_id: int, revision: int, response_id: str, *, sent_now: bool) -> None:
+def name_response(
+    connection: LedgerConnection, job_id: int, revision: int, response_id: str, *, sent_now: bool
+) -> None:
     """Write down whose response it is: until it is settled, its reservation stays.
 
     :param sent_now: it answers the request that was sent last; otherwise one whose answer was lost.

@@ -110,9 +110,7 @@ def reserve(
     return _reserve(connection, job, revision, worst, at)
 
 
-def _over_job_limit(
-    connection: LedgerConnection, job: Job, limit: Decimal, worst: WorstCase
-) -> Refusal | None:
+def _over_job_limit(connection: LedgerConnection, job: Job, limit: Decimal, worst: WorstCase) -> Refusal | None:
     """Why a request could make its job cost more than its author wants; None where it cannot."""
     row = connection.execute(_SPENT_BY_JOB, {"job_id": job.job_id}).fetchone()
     assert row is not None

@@ -204,9 +204,7 @@ def _check_current(job: Job, number: int) -> None:
         )
 
 
-def _refuse(
-    connection: LedgerConnection, job: Job, revision: Revision, refusal: Refusal, actor: Actor
-) -> HandoffError:
+def _refuse(connection: LedgerConnection, job: Job, revision: Revision, refusal: Refusal, actor: Actor) -> HandoffError:
     """End a revision whose request may not be sent."""
     fail_revision(
         connection, job, revision, actor=actor, reason=refusal.why, error={"kind": refusal.kind, "final": True}

@@ -83,14 +83,14 @@ def submit(
     :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is held or
         ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
     :raises NotSubmitted: the tries are used up.
-    :raises JobFailed: OpenAI refused for good, the deadline passed, it can cost more than it may, or it cannot be proved that nothing runs.
+    :raises JobFailed: OpenAI refused for good, the deadline passed, it can cost more than it may, or it cannot be
+        proved that nothing runs.
     :raises JobCancelled: the job was cancelled meanwhile.
     :raises InputChanged: a task with other input has taken the key over meanwhile.
     """
     if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:
         return kept
-    if worst is None:
-        worst = provider.worst_case(request or ledger.revision(job.job_id, job.revision).request)
+    worst = worst or provider.worst_case(request or ledger.revision(job.job_id, job.revision).request)
     metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
     failures = 0
     while True:

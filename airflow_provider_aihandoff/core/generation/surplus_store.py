@@ -60,9 +60,7 @@ def keep_surplus(connection: LedgerConnection, revision: Revision, response_id: 
     reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=False)
 
 
-def mark_settled(
-    connection: LedgerConnection, revision: Revision, response_id: str, cost_usd: Decimal | None
-) -> None:
+def mark_settled(connection: LedgerConnection, revision: Revision, response_id: str, cost_usd: Decimal | None) -> None:
     """Nothing is left to be done about a response, if it was to be cancelled: what it has cost is known.
 
     :param revision: that it was created for.

@@ -35,17 +35,13 @@ def worst_case(
     model = str(body.get("model") or "")
     try:
         window = _context_window(model)
-    except LookupError:
+    except Exception as error:  # noqa: BLE001 - odd price data is no reason to lose a job
+        log.debug("The model %s: %s", model, error)
         return WorstCase(unknown=f"the model {model!r} has no published price")
     rounds = _rounds(body)
     if rounds is None:
         return WorstCase(unknown="its tools can be called any number of times; max_tool_calls bounds them")
-    size = len(json.dumps(body, ensure_ascii=False, default=str).encode()) + OVERHEAD
-    if body.get("previous_response_id") and context_tokens is not None:
-        size += context_tokens
-    elif body.get("previous_response_id") or _refers(body):
-        size = None
-    input_tokens = _input_tokens(size, window, rounds)
+    input_tokens = _input_tokens(_size(body, context_tokens), window, rounds)
     # The bound of the request is one on all rounds together.
     unbounded = None if window is None else rounds * window
     output_tokens = body.get("max_output_tokens") or expected_output_tokens or unbounded
@@ -59,10 +55,19 @@ def worst_case(
         return WorstCase(input_tokens, output_tokens, unknown=f"the model {model!r} has no published price")
 
 
+def _size(body: Mapping[str, Any], context_tokens: int | None) -> int | None:
+    """The most tokens of a request with what it continues; None where it refers to something of unknown length."""
+    continues = bool(body.get("previous_response_id"))
+    if _refers(body) or (continues and context_tokens is None):
+        return None
+    size = len(json.dumps(body, ensure_ascii=False, default=str).encode()) + OVERHEAD
+    return size + (context_tokens or 0) if continues else size
+
+
 def _context_window(model: str) -> int | None:
     """The most tokens that a model can see and write at once; None where that is not published.
 
-    :raises LookupError: the model is unknown.
+    :raises Exception: the model is unknown.
     """
     from genai_prices import Usage, calc_price
 

@@ -82,8 +82,6 @@ def ask(ledger: Ledger) -> Ask:
     def asked(key: str, need: Any = 1, lease: timedelta = LEASE, **more: Any) -> Intent:
         opened = ledger.submission.open(job_spec(job_key=key, **more))
         worst = WorstCase(cost_usd=None if need is None else Decimal(str(need)))
-        return ledger.submission.intend(
-            opened.job.job_id, opened.job.revision, actor=TEST, lease=lease, worst=worst
-        )
+        return ledger.submission.intend(opened.job.job_id, opened.job.revision, actor=TEST, lease=lease, worst=worst)
 
     return asked

@@ -9,12 +9,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.budgets.period import Period
@@ -135,9 +142,7 @@ class BudgetMachine(RuleBasedStateMachine):
         """A response has ended. It may have cost more than was reserved."""
         sent = self._some(data, known=True)
         output = Output(ResponseStatus.COMPLETED, "Text.", cost_usd=cost)
-        self.ledger.outputs.store(
-            sent.intent.revision.job_id, 1, output, actor=TEST, response_id=sent.response_id
-        )
+        self.ledger.outputs.store(sent.intent.revision.job_id, 1, output, actor=TEST, response_id=sent.response_id)
         sent.open, sent.counts = False, sent.need if cost is None else cost
 
     @precondition(lambda self: any(each.open for each in self.sent))
@@ -190,7 +195,7 @@ def test_a_budget_under_every_mixture_of_steps(
     ledger: Ledger, conninfo: dict[str, Any], books: Callable[[], list[dict[str, Any]]]
 ) -> None:
     run_state_machine_as_test(
-        lambda: BudgetMachine(ledger, conninfo, books),
+        cast("Any", lambda: BudgetMachine(ledger, conninfo, books)),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
@@ -198,5 +203,3 @@ def test_a_budget_under_every_mixture_of_steps(
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-

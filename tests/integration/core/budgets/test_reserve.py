@@ -23,7 +23,6 @@ from tests.integration.core.budgets.conftest import ALICE, Add, Ask
 Books = Callable[[], list[dict[str, Any]]]
 Query = Callable[..., list[dict[str, Any]]]
 
-#: No reservation counts in these: they may go over by design.
 COMPLETED = ResponseStatus.COMPLETED
 
 
@@ -44,12 +43,10 @@ def run(ledger: Ledger, intent: Intent, response_id: str) -> None:
 def end(ledger: Ledger, intent: Intent, response_id: str, cost: Any) -> None:
     """Its response has completed."""
     output = Output(COMPLETED, "Text.", cost_usd=None if cost is None else Decimal(str(cost)))
-    ledger.outputs.store(
-        intent.revision.job_id, intent.revision.number, output, actor=TEST, response_id=response_id
-    )
+    ledger.outputs.store(intent.revision.job_id, intent.revision.number, output, actor=TEST, response_id=response_id)
 
 
-def used(ledger: Ledger, which: str = "all") -> tuple[Decimal, Decimal]:
+def used(ledger: Ledger, which: str = "all") -> tuple[Any, Any]:
     """What is reserved and what is settled."""
     use = ledger.budgets.read(which).use
     return use.reserved_usd, use.settled_usd
@@ -90,9 +87,7 @@ class TestAReservation:
         assert [used(ledger, name)[0] for name in ("all", "tagged", "other", "both")] == [4, 4, 0, 0]
         books()
 
-    def test_is_made_in_no_budget_where_one_has_no_room(
-        self, ledger: Ledger, add: Add, ask: Ask, books: Books
-    ) -> None:
+    def test_is_made_in_no_budget_where_one_has_no_room(self, ledger: Ledger, add: Add, ask: Ask, books: Books) -> None:
         add(10, "wide")
         add(5, "narrow", scope={"job_type": "publishing"})
         ask("a", 4)
@@ -133,7 +128,7 @@ class TestAReservation:
         ask("b", 4)
         run(ledger, intent, "resp_a")
         end(ledger, intent, "resp_a", 3)
-        use = ledger.budgets.read("all").use
+        use: Any = ledger.budgets.read("all").use
         assert (use.reserved_usd, use.settled_usd, use.beyond_usd, use.room_usd) == (4, 3, 3, 0)
         books()
 
@@ -163,13 +158,13 @@ class TestAPriceThatIsNotKnown:
         intent = ask("a", 4)
         run(ledger, intent, "resp_a")
         end(ledger, intent, "resp_a", None)
-        use = ledger.budgets.read("all").use
+        use: Any = ledger.budgets.read("all").use
         assert (use.settled_usd, use.assumed_usd) == (4, 4)
         books()
 
     def test_of_a_request_fails_its_job_and_says_what_to_do(self, ledger: Ledger, add: Add, ask: Ask) -> None:
         add(10)
-        with pytest.raises(JobFailed, match="is not known.*the budget 'all'.*unpriced="):
+        with pytest.raises(JobFailed, match=r"is not known.*the budget 'all'.*unpriced="):
             ask("a", None)
         (job,) = ledger.jobs()
         assert job.state is JobState.FAILED
@@ -248,7 +243,9 @@ class TestWithoutRoom:
     def test_a_budget_that_says_fail_fails_at_once(self, ledger: Ledger, add: Add, ask: Ask) -> None:
         add(5, on_full="fail")
         ask("a", 4)
-        with pytest.raises(JobFailed, match=r"up to 2\.00 USD, and the budget 'all' .* has 1\.00 USD of 5\.00 USD left"):
+        with pytest.raises(
+            JobFailed, match=r"up to 2\.00 USD, and the budget 'all' .* has 1\.00 USD of 5\.00 USD left"
+        ):
             ask("b", 2)
         assert used(ledger) == (4, 0)
 
@@ -258,7 +255,7 @@ class TestWithoutRoom:
         add(5, on_full="warn")
         first = ask("a", 4)
         assert ask("b", 2).token is not None
-        use = ledger.budgets.read("all").use
+        use: Any = ledger.budgets.read("all").use
         assert (use.used_usd, use.beyond_usd, use.percent) == (6, 1, 120)
         run(ledger, first, "resp_a")
         end(ledger, first, "resp_a", 1)
@@ -272,7 +269,7 @@ class TestMoreThanWasReserved:
         intent = ask("a", 1)
         run(ledger, intent, "resp_a")
         end(ledger, intent, "resp_a", 7)
-        use = ledger.budgets.read("all").use
+        use: Any = ledger.budgets.read("all").use
         assert (use.settled_usd, use.beyond_usd, use.room_usd) == (7, 0, 3)
         books()
 
@@ -321,7 +318,8 @@ def test_a_day_begins_at_midnight_of_its_time_zone_and_with_it_the_budget(
     use = ledger.budgets.read("all").use
     assert use.starts_at <= datetime.now(UTC) < (use.ends_at or datetime.max.replace(tzinfo=UTC))
     query(
-        "UPDATE aihandoff.budget_windows SET starts_at = starts_at - interval '1 day', ends_at = ends_at - interval '1 day'"
+        "UPDATE aihandoff.budget_windows SET starts_at = starts_at - interval '1 day',"
+        " ends_at = ends_at - interval '1 day'"
     )
     assert ask("b", 4).token is not None
     assert used(ledger) == (4, 0)
