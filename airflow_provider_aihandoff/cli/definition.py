@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
+from airflow_provider_aihandoff.core.budgets.budget_spec import OnFull
+from airflow_provider_aihandoff.core.budgets.period import Period
 from airflow_provider_aihandoff.core.jobs.job_filter import Need, Sort
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
@@ -194,6 +196,69 @@ _PREVIEW_CLEAR = _action(
     Arg(("dag_id",), help="Id of the Dag"),
     Arg(("run_id",), help="Id of the run"),
     _OUTPUT,
+)
+
+_BUDGET = Arg(("budget",), help="Name or id of the budget")
+_AMOUNT = Arg(("amount",), help="US dollars, such as 20 or 0.50")
+_NOTIFY_AT = Arg(
+    ("--notify-at",), type=lambda text: text.split(","), metavar="50,80,100", help="Percentages that are notified"
+)
+_OWNER = Arg(("--owner",), help="Who answers for it (default: your account)")
+_ON_FULL = "What becomes of a request for which there is no room: it waits, its job fails, or it is sent all the same"
+
+_BUDGETS = GroupCommand(
+    name="budgets",
+    help="How much requests to the model may cost",
+    subcommands=(
+        _action(
+            "list",
+            "List budgets, and how much of each is used",
+            "budgets.list_budgets",
+            Arg(("--ended",), action="store_true", help="Also those that have ended"),
+            _OUTPUT,
+        ),
+        _action("show", "Show one budget, its periods and its history", "budgets.show", _BUDGET, _OUTPUT),
+        _action(
+            "add",
+            "Add a budget: it is kept before each request is sent, across all workers",
+            "budgets.add",
+            Arg(("name",), help="Its name"),
+            _AMOUNT,
+            Arg(("--connection",), help="Only requests over this OpenAI connection"),
+            Arg(("--type",), help="Only jobs of this type"),
+            Arg(("--dag-id",), help="Only jobs of this Dag"),
+            Arg(("--requester",), help="Only jobs that this user has requested"),
+            Arg(("--tag",), help="Only jobs with this tag"),
+            Arg(
+                ("--period",),
+                choices=list(Period),
+                default=Period.MONTH.value,
+                help="After what time it begins again (default: month)",
+            ),
+            Arg(("--time-zone",), default="UTC", help="Where days, weeks and months begin (default: UTC)"),
+            _NOTIFY_AT,
+            Arg(("--on-full",), choices=list(OnFull), default=OnFull.HOLD.value, help=f"{_ON_FULL} (default: hold)"),
+            _OWNER,
+            _REASON,
+        ),
+        _action(
+            "change",
+            "Change a budget from now on",
+            "budgets.change",
+            _BUDGET,
+            Arg(("--amount",), help="US dollars for each period; valid at once"),
+            Arg(("--period",), choices=list(Period), help="After what time it begins again"),
+            Arg(("--time-zone",), help="Where days, weeks and months begin"),
+            _NOTIFY_AT,
+            Arg(("--on-full",), choices=list(OnFull), help=_ON_FULL),
+            Arg(("--owner",), help="Who answers for it"),
+            _REASON,
+        ),
+        _action(
+            "raise", "Give a budget more for its current period alone", "budgets.raise_once", _BUDGET, _AMOUNT, _REASON
+        ),
+        _action("end", "End a budget: no request asks it from now on", "budgets.end", _BUDGET, _REASON),
+    ),
 )
 
 _EFFECTS = GroupCommand(
@@ -390,6 +455,7 @@ def get_commands() -> list[GroupCommand]:
                 _CANCEL,
                 _ROLLBACK,
                 _PREVIEW_CLEAR,
+                _BUDGETS,
                 _EFFECTS,
                 _INBOX,
                 _RECONCILE,

@@ -26,6 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
+    BudgetNotFound,
+    BudgetRefused,
     BulkChanged,
     BulkNotFound,
     CannotCancel,
@@ -45,6 +47,7 @@ from airflow_provider_aihandoff.core.errors import (
     StaleDecision,
 )
 from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed
+from airflow_provider_aihandoff.web.budget_rights import BudgetForbidden
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page, script_hash
 from airflow_provider_aihandoff.web.render.formatting import label
@@ -107,6 +110,9 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
     NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),
     CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
+    BudgetNotFound: (404, "budget-not-found", "Budget not found"),
+    BudgetForbidden: (403, "budget-forbidden", "You may not make or change this budget"),
+    BudgetRefused: (422, "invalid-budget", "The budget is not valid"),
     BulkNotFound: (404, "bulk-not-found", "Bulk action not found"),
     BulkChanged: (409, "bulk-changed", "The jobs have changed since you saw them"),
     FilterRefused: (422, "invalid-filter", "The filter is not valid"),
@@ -157,7 +163,7 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
     for kind, (status, name, title) in _KINDS.items():
         if isinstance(error, kind):
             stale = error.stale if isinstance(error, StaleBulkDecision) else {}
-            field = error.field if isinstance(error, FilterRefused) else ""
+            field = error.field if isinstance(error, FilterRefused | BudgetRefused) else ""
             errors = [{"field": field[:_MAX_NAME], "message": _detail(error)}] if field else []
             return Problem(status, name, title, _detail(error), digest, stale, errors)
     return Problem(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -226,6 +226,30 @@ def checked_spec(
         on_full=checked_choice("on_full", OnFull, on_full),
         owner=_name("owner", owner),
     )
+
+
+def checked_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What is to be changed of a budget, of what a person has given.
+
+    :raises BudgetRefused: something of it is not valid, or cannot be changed.
+    """
+    return {name: _check_of(name)(value) for name, value in changes.items()}
+
+
+def _check_of(field: str) -> Callable[[Any], Any]:
+    checks: Mapping[str, Callable[[Any], Any]] = {
+        "amount_usd": checked_amount,
+        "period": lambda value: checked_choice("period", Period, value),
+        "time_zone": checked_zone,
+        "thresholds": lambda value: list(checked_thresholds(value)),
+        "on_full": lambda value: checked_choice("on_full", OnFull, value),
+        "owner": lambda value: _name("owner", value),
+    }
+    if field not in checks:
+        raise BudgetRefused(
+            f"{field} of a budget cannot be changed.", field=field, remedy="End the budget, and add another one."
+        )
+    return checks[field]
 
 
 def checked_scope(scope: Mapping[str, Any]) -> Scope:

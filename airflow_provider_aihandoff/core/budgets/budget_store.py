@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from airflow_provider_aihandoff.core.admission.hold_store import release
 from airflow_provider_aihandoff.core.budgets.budget_spec import (
     Budget,
     BudgetEvent,
@@ -59,7 +60,8 @@ _RECORD = """
 _EVENTS = f"SELECT {columns(BudgetEvent)} FROM aihandoff.budget_events WHERE budget_id = %s ORDER BY seq"
 _RAISE_WINDOW = "UPDATE aihandoff.budget_windows SET raised_usd = raised_usd + %s WHERE window_id = %s"
 _CHANGE_WINDOW = """
-    UPDATE aihandoff.budget_windows SET amount_usd = %(amount_usd)s, notified = '{}'
+    UPDATE aihandoff.budget_windows SET amount_usd = %(amount_usd)s,
+        notified = CASE WHEN amount_usd = %(amount_usd)s THEN notified ELSE '{}' END
     WHERE window_id = %(window_id)s"""
 _USES = """
     SELECT w.budget_id, w.starts_at, w.ends_at, w.amount_usd + w.raised_usd AS amount_usd, w.raised_usd,
@@ -174,15 +176,18 @@ class Budgets:
             new = Budget(**row)
             at = history.now(connection)
             if (new.period, new.time_zone) != (old.period, old.time_zone):
-                _change_period(connection, new, at)
-            elif new.amount_usd != old.amount_usd:
+                window_id = _change_period(connection, new, at)
+            else:
                 window_id = make_window(connection, old, at=at)
                 _give(connection, window_id, new.amount_usd - old.amount_usd)
                 connection.execute(_CHANGE_WINDOW, {**vars(new), "window_id": window_id})
             now, before = _as_detail(new), _as_detail(old)
             detail = {name: value for name, value in now.items() if value != before[name]}
             _record(connection, new, "changed", why, actor, detail)
-            wake(connection, new.budget_id)
+            if new.on_full is old.on_full:
+                wake(connection, new.budget_id, window_id)
+            else:
+                release(connection, "budget", str(new.budget_id))
             return new
 
         return self._database.transact(work, step="budget.change")
@@ -201,7 +206,7 @@ class Budgets:
             _give(connection, window_id, amount)
             connection.execute(_RAISE_WINDOW, [amount, window_id])
             _record(connection, budget, "raised", why, actor, {"by_usd": str(amount), "window_id": window_id})
-            wake(connection, budget.budget_id)
+            wake(connection, budget.budget_id, window_id)
             return budget
 
         return self._database.transact(work, step="budget.change")
@@ -219,7 +224,7 @@ class Budgets:
             row = connection.execute(_END, [budget.budget_id]).fetchone()
             assert row is not None
             _record(connection, budget, "ended", why, actor, {})
-            wake(connection, budget.budget_id)
+            release(connection, "budget", str(budget.budget_id))
             return Budget(**row)
 
         return self._database.transact(work, step="budget.change")
@@ -303,8 +308,8 @@ def _give(connection: LedgerConnection, window_id: int, more: Decimal) -> None:
     write_stripes(connection, window_id, shared_out(lock_stripes(connection, window_id), more=more))
 
 
-def _change_period(connection: LedgerConnection, budget: Budget, at: datetime) -> None:
-    """Begin the current period of a budget that got other ones, with what was spent since then.
+def _change_period(connection: LedgerConnection, budget: Budget, at: datetime) -> int:
+    """Begin the current period of a budget that got other ones, with what was spent since then, and return its id.
 
     Waits for every request that reserves at the moment: each one holds a stripe of what is closed.
     """
@@ -319,6 +324,7 @@ def _change_period(connection: LedgerConnection, budget: Budget, at: datetime) -
     for each in (*old, window_id):
         connection.execute(_RECOUNT, {"window_id": each})
     _give(connection, window_id, budget.amount_usd - _used(connection, window_id))
+    return window_id
 
 
 def _used(connection: LedgerConnection, window_id: int) -> Decimal:

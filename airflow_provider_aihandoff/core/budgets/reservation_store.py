@@ -134,10 +134,19 @@ _REREAD = f"""
     SELECT {_COLUMNS} FROM aihandoff.budget_reservations WHERE reservation = %s AND budget_id = %s"""
 _BEYOND = """
     SELECT EXISTS (SELECT FROM aihandoff.budget_stripes WHERE window_id = %s AND beyond_usd > 0) AS beyond"""
-_WAITING = f"""
-    SELECT job_id FROM aihandoff.revisions
-    WHERE held_kind = 'budget' AND held_name = %s AND state IN ('queued', 'submitting')
-    ORDER BY held_since LIMIT {_WOKEN}"""
+#: Those that have waited longest and for whom there is room together. They keep their place until they have asked.
+_ASK_NOW = f"""
+    UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() WHERE revision_id IN (
+        SELECT revision_id FROM aihandoff.revisions WHERE submit_lease_until > clock_timestamp() AND revision_id IN (
+            SELECT revision_id FROM (
+                SELECT revision_id, sum(worst_cost_usd) OVER (ORDER BY held_since, revision_id) AS need FROM (
+                    SELECT revision_id, worst_cost_usd, held_since FROM aihandoff.revisions
+                    WHERE held_kind = 'budget' AND held_name = %(name)s AND state IN ('queued', 'submitting')
+                    ORDER BY held_since, revision_id LIMIT {_WOKEN}) AS oldest) AS waiting
+            WHERE need <= (SELECT sum(allotted_usd - reserved_usd - settled_usd - beyond_usd)
+                FROM aihandoff.budget_stripes WHERE window_id = %(window_id)s))
+        FOR UPDATE SKIP LOCKED)
+    RETURNING job_id"""
 
 
 @dataclass(frozen=True)
@@ -274,7 +283,7 @@ def _end(
         found = Reservation(**row)  # somebody has changed the budget's period meanwhile
     if spent < freed:
         _take_back(connection, found.window_id)
-        wake(connection, found.budget_id)
+        wake(connection, found.budget_id, found.window_id)
 
 
 def _take_back(connection: LedgerConnection, window_id: int) -> None:
@@ -285,9 +294,12 @@ def _take_back(connection: LedgerConnection, window_id: int) -> None:
         write_stripes(connection, window_id, shared_out(lock_stripes(connection, window_id)))
 
 
-def wake(connection: LedgerConnection, budget_id: int) -> None:
-    """Let the jobs that a budget holds ask again, those first that have waited longest. After the commit."""
-    rows = connection.execute(_WAITING, [str(budget_id)]).fetchall()
+def wake(connection: LedgerConnection, budget_id: int, window_id: int) -> None:
+    """Let the jobs ask again for which a period has room now, those first that have waited longest. After the commit.
+
+    A job that is being held at this moment asks by itself, in some minutes.
+    """
+    rows = connection.execute(_ASK_NOW, {"name": str(budget_id), "window_id": window_id}).fetchall()
     connection.woken.update(row["job_id"] for row in rows)
 
 

@@ -76,6 +76,7 @@ class Case(StrEnum):
     NOT_SENT_IN_TIME = "queued, past its deadline"
     PAUSED = "queued, paused"
     SPENT = "queued, spending limit reached"
+    OVER_BUDGET = "queued, no room in a budget"
     SENDING = "queued, request being sent"
     SENDER_DIED = "queued, no outcome of a request"
     LOST_HANDLE = "queued, answer lost, conversation polled"
@@ -236,6 +237,21 @@ CASES: Mapping[Case, Words] = {
                 "Raise the limit at OpenAI, or wait for its next period; then have it found out at once",
                 (),
                 "airflow aihandoff spending-limits try {held_by}",
+            ),
+            _CANCEL,
+        ),
+    ),
+    Case.OVER_BUDGET: Words(
+        "Nothing has been sent to the model since {held_since}. {held_why}",
+        "{Task} sends the request when there is room, in order of arrival. At its deadline, {deadline}, the job fails "
+        "instead.",
+        Safety.SAFE,
+        _HELD_TOO,
+        (
+            Step(
+                "Raise the budget for its current period, or wait for its next one",
+                (),
+                "airflow aihandoff budgets raise {held_by} AMOUNT --reason REASON",
             ),
             _CANCEL,
         ),

@@ -36,7 +36,7 @@ _LOST_CASES: Mapping[LostWait, Case] = {
     LostWait.RESENDS: Case.LOST_RESENDS,
 }
 
-_HELD_CASES: Mapping[str, Case] = {"pause": Case.PAUSED, "spending limit": Case.SPENT}
+_HELD_CASES: Mapping[str, Case] = {"pause": Case.PAUSED, "spending limit": Case.SPENT, "budget": Case.OVER_BUDGET}
 
 #: Which effect of a job is spoken of, the first of these.
 _URGENCY = (EffectState.UNKNOWN, EffectState.CLAIMED, EffectState.REFUSED, EffectState.PLANNED)

@@ -101,6 +101,12 @@ ROWS = [
         "One request of this connection at a time finds out whether that is still so",
     ),
     Row(
+        Case.OVER_BUDGET,
+        record(J.QUEUED, of=revision(R.QUEUED, **{**HELD, "held_kind": "budget", "held_name": "7"})),
+        "bob has paused requests.",
+        "sends the request when there is room, in order of arrival",
+    ),
+    Row(
         Case.SENDING,
         record(J.QUEUED, of=revision(R.SUBMITTING, submit_token=TOKEN, submit_lease_until=NOW + timedelta(seconds=90))),
         "is sending the request to OpenAI",
