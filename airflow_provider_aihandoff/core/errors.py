@@ -137,7 +137,7 @@ class FilterRefused(HandoffError):
 
 
 class BudgetRefused(HandoffError):
-    """What somebody wants a budget to be is not valid, or it is not what they saw.
+    """A budget is not valid as a person wants it, or has changed since they saw it.
 
     :param field: the part that is wrong, by its name in an address; empty: it is not one alone.
     """

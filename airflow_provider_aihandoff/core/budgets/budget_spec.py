@@ -67,7 +67,7 @@ _WORDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class BudgetSpec:
-    """A budget as somebody wants it. Make one with :func:`checked_spec`.
+    """A budget as a person wants it. Make one with :func:`checked_spec`.
 
     :param amount_usd: for each period.
     :param time_zone: in which days, weeks and months begin, by its name in the IANA database.
@@ -336,7 +336,7 @@ def checked_choice(field: str, kind: type[Choice], value: Any) -> Choice:
 
 
 def checked_why(why: Any) -> str:
-    """Why somebody does something to a budget.
+    """Why a person changes a budget.
 
     :raises BudgetRefused: they do not say.
     """

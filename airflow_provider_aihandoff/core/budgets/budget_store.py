@@ -1,4 +1,4 @@
-"""The budgets of a ledger: made, changed, raised for once and ended, each by somebody, for a reason."""
+"""The budgets of a ledger: made, changed, raised for once and ended, each by a person, for a reason."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _UPDATE = f"""
         thresholds = %(thresholds)s, on_full = %(on_full)s, owner = %(owner)s
     WHERE budget_id = %(budget_id)s RETURNING {columns(Budget)}"""
 _END = f"UPDATE aihandoff.budgets SET ended_at = clock_timestamp() WHERE budget_id = %s RETURNING {columns(Budget)}"
-_RECORD = """
+_RECORD_EVENT = """
     INSERT INTO aihandoff.budget_events (budget_id, seq, at, event, why, detail, actor_kind, actor_name, actor_user_id)
     SELECT %(budget_id)s, coalesce(max(seq), 0) + 1, clock_timestamp(), %(event)s, %(why)s, %(detail)s, %(kind)s,
         %(name)s, %(user_id)s
@@ -131,7 +131,7 @@ class Budgets:
     def add(self, spec: BudgetSpec, *, why: str, actor: Actor) -> Budget:
         """Make a budget. It is kept from now on: what was sent before does not count for it.
 
-        :raises BudgetRefused: there is one of that name, or nobody says why.
+        :raises BudgetRefused: there is one of that name, or there is no reason.
         """
         why = checked_why(plain(why))
 
@@ -162,7 +162,7 @@ class Budgets:
         :param which: the name or the id.
         :param changes: checked values, by the fields of :class:`Budget`.
         :raises BudgetNotFound: there is none.
-        :raises BudgetRefused: it has ended, nothing changes, or nobody says why.
+        :raises BudgetRefused: it has ended, nothing changes, or there is no reason.
         """
         why = checked_why(plain(why))
 
@@ -196,7 +196,7 @@ class Budgets:
         """Give more for the current period alone, and wake the jobs that wait.
 
         :raises BudgetNotFound: there is none.
-        :raises BudgetRefused: it has ended, the amount is none, or nobody says why.
+        :raises BudgetRefused: it has ended, the amount is none, or there is no reason.
         """
         amount, why = checked_amount(amount), checked_why(plain(why))
 
@@ -205,7 +205,7 @@ class Budgets:
             window_id = make_window(connection, budget, at=history.now(connection))
             _give(connection, window_id, amount)
             connection.execute(_RAISE_WINDOW, [amount, window_id])
-            _record(connection, budget, "raised", why, actor, {"by_usd": str(amount), "window_id": window_id})
+            _record(connection, budget, "raised", why, actor, {"added_usd": str(amount)})
             wake(connection, budget.budget_id, window_id)
             return budget
 
@@ -215,7 +215,7 @@ class Budgets:
         """End a budget: no request asks it any longer. What is reserved in it is settled as ever, for the record.
 
         :raises BudgetNotFound: there is none.
-        :raises BudgetRefused: it has ended, or nobody says why.
+        :raises BudgetRefused: it has ended, or there is no reason.
         """
         why = checked_why(plain(why))
 
@@ -337,11 +337,11 @@ def _record(
 ) -> None:
     who = {"kind": actor.kind.value, "name": actor.name, "user_id": actor.user_id}
     values = {"budget_id": budget.budget_id, "event": event, "why": why, "detail": as_json(dict(detail)), **who}
-    connection.execute(_RECORD, values)
+    connection.execute(_RECORD_EVENT, values)
 
 
 def _as_detail(budget: Budget) -> dict[str, Any]:
-    """What somebody decided about a budget, as its history keeps it."""
+    """What was decided about a budget, as its history keeps it."""
     keep: Mapping[str, Callable[[Any], Any]] = {"amount_usd": str}
     left_out = {"budget_id", "created_at", "ended_at"}
     return {

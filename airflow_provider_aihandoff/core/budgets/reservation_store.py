@@ -280,14 +280,14 @@ def _end(
         assert row is not None
         if Reservation(**row) == found:
             raise AssertionError("a reservation without its stripe")
-        found = Reservation(**row)  # somebody has changed the budget's period meanwhile
+        found = Reservation(**row)  # the budget has got other periods meanwhile
     if spent < freed:
-        _take_back(connection, found.window_id)
+        _make_up(connection, found.window_id)
         wake(connection, found.budget_id, found.window_id)
 
 
-def _take_back(connection: LedgerConnection, window_id: int) -> None:
-    """Use the room that there is now to take back what was spent beyond the amount."""
+def _make_up(connection: LedgerConnection, window_id: int) -> None:
+    """Use the room that there is now to make up for what was spent beyond the amount."""
     row = connection.execute(_BEYOND, [window_id]).fetchone()
     assert row is not None
     if row["beyond"]:

@@ -116,7 +116,7 @@ def _over_job_limit(connection: LedgerConnection, job: Job, limit: Decimal, wors
     assert row is not None
     bound = f"the job is not to cost more than {usd(limit)} (max_cost_usd)"
     if worst.cost_usd is None:
-        why = f"What this request can cost at most is not known ({worst.unknown or 'nobody has said'}), and {bound}."
+        why = f"What this request can cost at most is not known ({worst.unknown or 'no one has said'}), and {bound}."
         return Refusal(OVER, why, STATE_A_PRICE)
     if row["unknown"]:
         return Refusal(OVER, f"What the job has cost until now is not known, and {bound}.", _RAISE_LIMIT)
@@ -176,7 +176,7 @@ def _budget(row: dict[str, Any]) -> Budget:
 
 def _unpriced(budget: Budget, worst: WorstCase) -> Refusal:
     why = (
-        f"What this request can cost at most is not known ({worst.unknown or 'nobody has said'}), and {budget.label} "
+        f"What this request can cost at most is not known ({worst.unknown or 'no one has said'}), and {budget.label} "
         "is about it."
     )
     return Refusal(OVER, why, STATE_A_PRICE)

@@ -4,8 +4,8 @@ A period has :data:`STRIPES` rows. Each is given a share of the amount, and a re
 other transaction holds. Within a stripe, what is settled and reserved never exceeds what it was given: the database
 checks that. When none has enough room, all are locked, and what is left is shared out again.
 
-What was spent, or had to be reserved, beyond the amount is given on top and remembered as ``beyond``. It is taken back
-from the first room that there is.
+What was spent, or had to be reserved, beyond the amount is given on top and remembered as ``beyond``. It is made up
+for from the first room that there is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Stripe:
 
 
 def room(stripes: Sequence[Stripe]) -> Decimal:
-    """What can still be reserved in all of them, once what was spent beyond the amount is taken back."""
+    """What can still be reserved in all of them, once what was spent beyond the amount is made up for."""
     return sum((each.room_usd - each.beyond_usd for each in stripes), _NOTHING)
 
 

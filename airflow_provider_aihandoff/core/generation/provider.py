@@ -174,7 +174,7 @@ class ProviderFacts(ABC):
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
     ) -> WorstCase:
-        """The most that a request can need, before it is sent. Asks nobody, and raises nothing.
+        """The most that a request can need, before it is sent. Asks no one, and raises nothing.
 
         :param request: with its secrets: its bytes count.
         :param expected_output_tokens: what its author expects at most, where the request sets no bound.

@@ -61,7 +61,7 @@ from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_res
 #: looks the same as a loss; a second would break "one job, one bill".
 MAX_UNKNOWN_SUBMISSIONS = 1
 
-#: Of a request of which nobody has said what it can need.
+#: Of a request of which no one has said what it can need.
 _NOT_KNOWN = WorstCase()
 
 

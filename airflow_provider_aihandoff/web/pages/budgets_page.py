@@ -121,7 +121,7 @@ def _page(
 def _row(view: BudgetView, use: Use | None = None) -> Row:
     use = use or view.use
     forecast = use.forecast_usd(view.at)
-    return Row(use, bar_of(use), "" if forecast is None else usd(forecast))
+    return Row(use, bar_of(use), "" if forecast is None else usd(round(forecast, 2)))
 
 
 def bar_of(use: Use) -> Bar:

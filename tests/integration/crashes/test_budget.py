@@ -56,7 +56,7 @@ class Bill:
         self.conninfo, self.stand_in, self.ledger, self.forks = conninfo, stand_in, ledger, forks
 
     def billed(self) -> Decimal:
-        """What all responses have cost that were ever made, whoever knows of them."""
+        """What all responses have cost that were ever made, known or not."""
         total = Decimal(0)
         for made in list(self.stand_in.responses().responses):
             body = made.response

@@ -1,4 +1,4 @@
-"""Budgets are made, changed, raised for once and ended by somebody, for a reason; no one can change their history."""
+"""Budgets are made, changed, raised for once and ended by a person, for a reason; no one can change their history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_its_history_says_who_did_what_and_why(ledger: Ledger, add: Add) -> None
         (4, "ended", "as agreed", "user:alice"),
     ]
     assert events[1].detail == {"amount_usd": "20", "on_full": "fail"}
-    assert events[2].detail["by_usd"] == "5"
+    assert events[2].detail["added_usd"] == "5"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_other_periods_keep_what_was_spent_since_the_new_one_began(
     assert row["amount"] == 10
 
 
-def test_a_held_job_is_told_when_another_period_or_amount_has_room(
+def test_a_held_job_is_woken_when_another_period_or_amount_has_room(
     ledger: Ledger, add: Add, ask: Ask, books: Books
 ) -> None:
     add(10)

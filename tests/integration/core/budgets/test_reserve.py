@@ -273,7 +273,7 @@ class TestMoreThanWasReserved:
         assert (use.settled_usd, use.beyond_usd, use.room_usd) == (7, 0, 3)
         books()
 
-    def test_goes_beyond_where_there_is_none_and_is_taken_back_from_the_next_room(
+    def test_goes_beyond_where_there_is_none_and_is_made_up_for_from_the_next_room(
         self, ledger: Ledger, add: Add, ask: Ask, books: Books
     ) -> None:
         add(10)
