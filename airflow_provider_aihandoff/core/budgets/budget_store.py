@@ -104,6 +104,12 @@ _RECOUNT = """
 _OPEN_WINDOWS = """
     SELECT window_id FROM aihandoff.budget_windows WHERE budget_id = %(budget_id)s AND closed_at IS NULL
         AND (ends_at IS NULL OR ends_at > %(starts_at)s) ORDER BY window_id"""
+#: The current period of each of these budgets, and which thresholds were notified in it.
+_NOTIFIED = """
+    SELECT budget_id, window_id, notified FROM aihandoff.budget_windows
+    WHERE budget_id = ANY(%(ids)s) AND closed_at IS NULL AND starts_at <= %(at)s
+        AND (ends_at IS NULL OR ends_at > %(at)s)"""
+_NOTIFY = "UPDATE aihandoff.budget_windows SET notified = %s WHERE window_id = %s"
 _CLOSE = "UPDATE aihandoff.budget_windows SET closed_at = clock_timestamp() WHERE window_id = ANY(%s)"
 
 
@@ -120,6 +126,18 @@ class BudgetView:
     held: int
     held_since: datetime | None
     at: datetime
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A threshold of a budget that is reached in its current period, and was not notified yet.
+
+    :param threshold: the highest such percentage.
+    """
+
+    view: BudgetView
+    window_id: int
+    threshold: int
 
 
 class Budgets:
@@ -257,6 +275,28 @@ class Budgets:
             return [_use(row) for row in connection.execute(_USES, values).fetchall()]
 
         return self._database.transact(work)
+
+    def reached(self) -> list[Reached]:
+        """Return what is to be notified: of each budget the highest threshold that is reached, once a period."""
+
+        def work(connection: LedgerConnection) -> list[Reached]:
+            rows = connection.execute(_LIST, {"ended": False, "limit": None}).fetchall()
+            views = {view.budget.budget_id: view for view in _views(connection, [Budget(**row) for row in rows])}
+            values = {"ids": list(views), "at": history.now(connection)}
+            found = []
+            for row in connection.execute(_NOTIFIED, values).fetchall():
+                view = views[row["budget_id"]]
+                passed = [each for each in view.budget.thresholds if each <= view.use.percent]
+                if passed and max(passed) not in row["notified"]:
+                    found.append(Reached(view, row["window_id"], max(passed)))
+            return found
+
+        return self._database.transact(work)
+
+    def notified(self, reached: Reached) -> None:
+        """Record that people were notified of a threshold, and so of the lower ones too."""
+        passed = [each for each in reached.view.budget.thresholds if each <= reached.threshold]
+        self._database.transact(lambda connection: connection.execute(_NOTIFY, [passed, reached.window_id]))
 
     def events(self, budget_id: int) -> list[BudgetEvent]:
         """Return the history of a budget, the oldest line first."""

@@ -118,6 +118,9 @@ _EXPIRED = f"""
     WHERE state = 'reserved' AND expires_at < clock_timestamp() AND (%(window_id)s::bigint IS NULL
         OR window_id = %(window_id)s)
     ORDER BY expires_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
+_COUNT_EXPIRED = """
+    SELECT count(*) AS number FROM aihandoff.budget_reservations
+    WHERE state = 'reserved' AND expires_at < clock_timestamp()"""
 _NAME_RESPONSE = """
     UPDATE aihandoff.budget_reservations SET response_id = %s WHERE reservation = %s AND response_id IS NULL"""
 _END = """
@@ -308,6 +311,12 @@ class Reservations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def expired(self) -> int:
+        """How many reservations there are that no response can need any longer."""
+        row = self._database.transact(lambda connection: connection.execute(_COUNT_EXPIRED).fetchone())
+        assert row is not None
+        return int(row["number"])
 
     def expire(self) -> int:
         """Give back, for good, what no response can need any longer; return how many reservations that were."""

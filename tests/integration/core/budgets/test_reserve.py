@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 from tests.factories import TEST
 from tests.integration.core.budgets.conftest import ALICE, Add, Ask
@@ -148,6 +149,28 @@ class TestAReservation:
         end(ledger, second, "resp_2", 2)
         assert used(ledger) == (0, Decimal("2.5"))
         books()
+
+
+def test_the_maintenance_dag_gives_back_what_is_reserved_for_requests_that_are_lost_for_good(
+    ledger: Ledger, add: Add, ask: Ask, query: Query
+) -> None:
+    add(10)
+    ask("a", 4)
+    query("UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'")
+
+    def found(*, dry_run: bool) -> list[str | None]:
+        findings = reconcile(
+            ledger,
+            provider_for=cast("Any", None),
+            states_of=cast("Any", lambda *_: {}),
+            inbox_retention=timedelta(days=30),
+            dry_run=dry_run,
+        )
+        return [each.done for each in findings if each.kind == "expired reservations"]
+
+    assert (found(dry_run=True), used(ledger)) == ([None], (4, 0))
+    assert (found(dry_run=False), used(ledger)) == (["ended 1"], (0, 0))
+    assert found(dry_run=False) == []
 
 
 class TestAPriceThatIsNotKnown:
