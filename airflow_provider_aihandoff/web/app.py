@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.version import __version__
-from airflow_provider_aihandoff.web.api import budget_routes, bulk_routes, routes, webhook_receiver
+from airflow_provider_aihandoff.web.api import budget_routes, bulk_routes, pause_routes, routes, webhook_receiver
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.pages import (
     budgets_page,
@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.web.pages import (
     job_search,
     job_text,
     overview_page,
+    pauses,
     revisions,
 )
 from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
@@ -30,6 +31,7 @@ def build_app() -> FastAPI:
     app = _new_app(Receiver())
     app.include_router(bulk_routes.router)
     app.include_router(budget_routes.router)
+    app.include_router(pause_routes.router)
     app.include_router(routes.router)
     app.include_router(webhook_receiver.router)
     app.include_router(bulk_review.router)
@@ -39,6 +41,7 @@ def build_app() -> FastAPI:
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
     app.include_router(budgets_page.router)
+    app.include_router(pauses.router)
     app.include_router(job_actions.router)
     app.include_router(job_text.router)
     for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):

@@ -43,10 +43,11 @@ from airflow_provider_aihandoff.core.errors import (
     LedgerUnavailable,
     MayNotDecide,
     NothingLost,
+    PauseNotFound,
     StaleBulkDecision,
     StaleDecision,
 )
-from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed
+from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed, PauseForbidden
 from airflow_provider_aihandoff.web.budget_rights import BudgetForbidden
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page, script_hash
@@ -101,6 +102,8 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     EffectNotFound: (404, "effect-not-found", "Effect not found"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),
     MayNotDecide: (403, "decision-forbidden", "You may not decide on this job"),
+    PauseForbidden: (403, "pause-forbidden", "You may not pause or resume this"),
+    PauseNotFound: (404, "pause-not-found", "Pause not found"),
     CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
     StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),
     StaleBulkDecision: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),
