@@ -32,6 +32,7 @@ _RESTORING = "tests/integration/operators/test_restoring_undos.py"
 _TARGETS = "tests/integration/targets"
 _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
+_BUDGETS = f"{_LEDGER}/budgets"
 
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
@@ -776,6 +777,72 @@ GUARDS = (
         "history: append-only",
         f"{_LEDGER}/database/test_history.py::TestAppendOnly::test_a_line_cannot_be_changed_or_removed",
         ("schema.sql", "    RAISE EXCEPTION 'aihandoff.events is append-only';", "    RETURN NEW;"),
+    ),
+    guard(
+        "budget: nothing is reserved beyond the room of a stripe",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_a_job_is_held_with_the_numbers_and_goes_on_when_there_is_room",
+        ("_TAKE", "allotted_usd - reserved_usd - settled_usd >= %(need)s AND", "true AND"),
+        ("schema.sql", "CHECK (reserved_usd + settled_usd <= allotted_usd)", "CHECK (true)"),
+    ),
+    guard(
+        "budget: nothing is sent where all the room together is too little",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_a_job_is_held_with_the_numbers_and_goes_on_when_there_is_room",
+        ("core.budgets.reserve:_full", 'if left - ahead["need"] >= need:', "if True:"),
+    ),
+    guard(
+        "budget: who came first goes first",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_who_came_first_goes_first",
+        ("core.budgets.reserve:_full", 'if left - ahead["need"] >= need:', "if left >= need:"),
+    ),
+    guard(
+        "budget: who no longer asks holds up no one",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_who_no_longer_asks_holds_up_no_one",
+        ("_AHEAD", "AND submit_lease_until > %(at)s - %(patience)s", ""),
+    ),
+    guard(
+        "budget: all that are about a request, or none",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_is_made_in_no_budget_where_one_has_no_room",
+        ("core.budgets.reserve:_reserve", 'connection.execute("ROLLBACK TO SAVEPOINT budgets")', "pass"),
+    ),
+    guard(
+        "budget: the end of a response is counted",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_is_made_with_the_permission_and_becomes_the_cost",
+        ("write_output", "    settle_cost(connection, stored, output)\n", ""),
+    ),
+    guard(
+        "budget: a refused request gives back what it reserved",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_comes_back_where_the_request_was_refused",
+        ("Submission.not_submitted.work", "reservation_store.release(connection, job_id, number)", "pass"),
+    ),
+    guard(
+        "budget: a surplus response costs too",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_of_a_surplus_response_is_settled_with_what_it_cost",
+        (
+            "SurplusResponses.settle.work",
+            "reservation_store.settle(connection, surplus.job_id, surplus.number, surplus.response_id, cost_usd)",
+            "pass",
+        ),
+    ),
+    guard(
+        "budget: a price that is not known is never 0",
+        f"{_BUDGETS}/test_reserve.py::TestAPriceThatIsNotKnown"
+        "::test_of_a_response_counts_as_what_was_reserved_until_it_is_known",
+        (
+            "core.budgets.reservation_store:_end",
+            "found.amount_usd if cost_usd is None else",
+            "_NOTHING if cost_usd is None else",
+        ),
+    ),
+    guard(
+        "budget: what was spent beyond the amount is made up for first",
+        f"{_BUDGETS}/test_reserve.py::TestMoreThanWasReserved"
+        "::test_goes_beyond_where_there_is_none_and_is_made_up_for_from_the_next_room",
+        ("core.budgets.reservation_store:_end", "        _make_up(connection, found.window_id)\n", ""),
+    ),
+    guard(
+        "budget: the bound of a job counts a lost request",
+        f"{_BUDGETS}/test_reserve.py::TestTheBoundOfAJob::test_counts_a_lost_request_as_its_worst_case",
+        ("_SPENT_BY_JOB", "+ unknown_submissions * coalesce(worst_cost_usd, 0)", ""),
     ),
     guard(
         "one bill: one permission to send at a time",
