@@ -1,8 +1,11 @@
-"""`airflow aihandoff budgets`: how much requests to the model may cost, for whom, and for how long."""
+"""`airflow aihandoff budgets`: how much requests to the model may cost, for whom, and for how long; and `spending`."""
 
 from __future__ import annotations
 
+import csv
+import io
 from argparse import Namespace
+from dataclasses import fields
 from typing import Any
 
 from airflow_provider_aihandoff.cli.common import (
@@ -23,6 +26,9 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import (
     usd,
 )
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
+from airflow_provider_aihandoff.core.budgets.spending_store import Spent
+from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
+from airflow_provider_aihandoff.core.jobs.job_filter import age
 
 
 @command
@@ -57,6 +63,23 @@ def _amounts(use: Use) -> dict[str, Any]:
         "room_usd": use.room_usd,
         "percent": use.percent,
     }
+
+
+@command
+def spending(args: Namespace) -> None:
+    """Print what was spent, by day or by anything else."""
+    with open_ledger(args) as ledger:
+        found = ledger.spending.by(SpentBy(args.by), since=ledger.now() - age(args.since))
+    rows = [vars(each) for each in found]
+    if not args.csv:
+        print_rows(rows, args.output)
+        return
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [each.name for each in fields(Spent)])
+    writer.writeheader()
+    writer.writerows(rows)
+    for line in file.getvalue().splitlines():
+        say(line)
 
 
 @command

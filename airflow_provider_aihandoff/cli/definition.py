@@ -9,6 +9,7 @@ from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import OnFull
 from airflow_provider_aihandoff.core.budgets.period import Period
+from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.core.jobs.job_filter import Need, Sort
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
@@ -261,6 +262,16 @@ _BUDGETS = GroupCommand(
     ),
 )
 
+_SPENDING = _action(
+    "spending",
+    "Say what was spent, by day or by anything else",
+    "budgets.spending",
+    Arg(("--by",), choices=list(SpentBy), default="day", help="What it is added up by (default: day)"),
+    Arg(("--since",), default="30d", help="How far back, such as 7d or 12h (default: 30d)"),
+    Arg(("--csv",), action="store_true", help="Print it as CSV"),
+    _OUTPUT,
+)
+
 _EFFECTS = GroupCommand(
     name="effects",
     help="Writes to external systems",
@@ -456,6 +467,7 @@ def get_commands() -> list[GroupCommand]:
                 _ROLLBACK,
                 _PREVIEW_CLEAR,
                 _BUDGETS,
+                _SPENDING,
                 _EFFECTS,
                 _INBOX,
                 _RECONCILE,

@@ -12,6 +12,7 @@ from airflow_provider_aihandoff.core.admission.pause_store import Pauses
 from airflow_provider_aihandoff.core.admission.spending_limit_store import SpendingLimits
 from airflow_provider_aihandoff.core.budgets.budget_store import Budgets
 from airflow_provider_aihandoff.core.budgets.reservation_store import Reservations
+from airflow_provider_aihandoff.core.budgets.spending_store import Spending
 from airflow_provider_aihandoff.core.bulk.bulk_store import Bulks
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
@@ -163,6 +164,7 @@ class Ledger:
         self.bulks = Bulks(self._database)
         self.budgets = Budgets(self._database)
         self.reservations = Reservations(self._database)
+        self.spending = Spending(self._database)
         self.pauses = Pauses(self._database)
         self.spending_limits = SpendingLimits(self._database)
 

@@ -67,8 +67,8 @@ def span_at(period: Period, time_zone: str, at: datetime) -> Span:
     place = zone(time_zone)
     first = _first_day(period, at.astimezone(place).date())
     # A clock that is put back over midnight has the same date twice: the neighbours are tried too.
-    for start in (_before(period, first), first, _after(period, first)):
-        span = Span(_midnight(start, place), _midnight(_after(period, start), place))
+    for day in (_before(period, first), first, _after(period, first)):
+        span = Span(_midnight(day, place), _midnight(_after(period, day), place))
         if span.has(at):
             return span
     raise AssertionError("midnights follow each other")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount, checked_changes, checked_spec
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
+from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.web.api import budget_schemas, schemas
-from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep
+from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
 from airflow_provider_aihandoff.web.budget_rights import check_may_change, visible_budget, visible_budgets
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import API_PREFIX
@@ -34,6 +36,19 @@ def list_budgets(viewer: ViewerDep, ledger: LedgerDep, ended: bool = False) -> b
     """List the budgets that are about a Dag which you may see; with `ended`, also those that have ended."""
     found = [_item(view) for view in visible_budgets(ledger, viewer, ended=ended)]
     return budget_schemas.BudgetList.model_validate({"budgets": found})
+
+
+@router.get("/spending")
+def get_spending(
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    by: SpentBy = SpentBy.DAY,
+    days: Annotated[int, Query(ge=1, le=3660, description="How far back.")] = 30,
+) -> budget_schemas.SpendingList:
+    """Return what was spent on the jobs of the Dags that you may see, by day or by anything else."""
+    since = ledger.now() - timedelta(days=days)
+    found = ledger.spending.by(by, since=since, dag_ids=visible_dag_ids(ledger, viewer))
+    return budget_schemas.SpendingList.model_validate({"spending": found})
 
 
 @router.post("")

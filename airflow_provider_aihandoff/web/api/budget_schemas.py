@@ -128,6 +128,21 @@ class BudgetDetail(BudgetItem):
     warning: str | None = Field(description="Why no request like those of late would ever be sent within it.")
 
 
+class Spent(_Answer):
+    """What was spent on one thing."""
+
+    key: str = Field(description="A day of UTC, a type, ...; empty where there is none.")
+    responses: int
+    cost_usd: Decimal = Field(description="Of those whose price is known.")
+    unpriced: int = Field(description="How many responses have a price that is not known.")
+
+
+class SpendingList(_Answer):
+    """What was spent: the days in order, everything else the dearest first."""
+
+    spending: list[Spent]
+
+
 class BudgetList(_Answer):
     """Budgets, by name."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from tests.factories import draft
 from tests.integration.cli.conftest import Airflow
 
 
@@ -62,3 +63,10 @@ def test_what_is_not_valid_is_one_line_and_changes_nothing(
     with pytest.raises(SystemExit, match=why):
         airflow("budgets", *words)
     assert on_ledger.budgets.find(ended=True) == []
+
+
+def test_what_was_spent_is_printed_as_csv(airflow: Airflow, on_ledger: Ledger) -> None:
+    draft(on_ledger)
+    lines = airflow("spending", "--by", "type", "--csv").splitlines()
+    assert lines == ["key,responses,cost_usd,unpriced", "publishing,1,0,1"]
+    assert json.loads(airflow("spending", "--since", "7d", "-o", "json"))[0]["responses"] == 1

@@ -22,6 +22,9 @@ from tests.integration.operators.test_held import Waiting, afterwards, waiting  
 Record = Callable[[], JobRecord]
 ALICE = Actor.user("alice")
 
+#: The job of the task, where another job was there before.
+SECOND = 2
+
 pytestmark = pytest.mark.usefixtures("connections")
 
 
@@ -32,7 +35,6 @@ def add(ledger: Ledger, amount: Any, **more: Any) -> None:
 
 def test_a_task_waits_deferred_for_room_and_goes_on_when_the_budget_is_raised(
     run: RunDag,
-    record: Record,
     ledger: Ledger,
     stand_in: Any,
     waiting: Waiting,  # noqa: F811
@@ -49,7 +51,7 @@ def test_a_task_waits_deferred_for_room_and_goes_on_when_the_budget_is_raised(
     _reserve(ledger, worst.cost_usd)
 
     def raise_it() -> None:
-        held = record().revision
+        held = ledger.record(SECOND).revision
         assert (stand_in.responses().creates, held.held_kind) == (0, "budget")
         assert "has 0.0" in str(held.held_why)
         ledger.budgets.raise_once("nightly", Decimal(1), why="month's end", actor=ALICE)
@@ -58,10 +60,10 @@ def test_a_task_waits_deferred_for_room_and_goes_on_when_the_budget_is_raised(
         done = run(define)
 
     assert (done.states["draft"], done.tries["draft"]) == ("success", 1)
-    job = record().job
+    job = ledger.job(SECOND)
     assert (job.state, job.tags, stand_in.responses().creates) == (JobState.REVIEW, ["nightly"], 1)
     use = ledger.budgets.read("nightly").use
-    assert use.settled_usd == record().revision.cost_usd
+    assert use.settled_usd == ledger.revision(SECOND, 1).cost_usd
 
 
 def _reserve(ledger: Ledger, need: Decimal) -> None:

@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.ledger import Ledger
-from tests.factories import LEASE, OWNER, TEST, job_spec
+from tests.factories import LEASE, OWNER, TEST, draft, job_spec
 from tests.integration.web.conftest import Grant, Login, Page
 
 API, PAGE = "/aihandoff/api/v1/budgets", "/aihandoff/budgets"
@@ -73,6 +73,16 @@ class TestRest:
 
     def test_one_that_is_not_there_is_404(self, login: Login) -> None:
         assert login("bob", bearer=True).get(f"{API}/7").status_code == 404
+
+    def test_what_was_spent_is_said_of_the_dags_that_one_may_see(
+        self, login: Login, ledger: Ledger, grant: Grant
+    ) -> None:
+        draft(ledger)
+        grant("vic", "GET", "another")
+        assert login("vic", bearer=True).get(f"{API}/spending").json() == {"spending": []}
+        grant("bob", "GET", OWNER.dag_id)
+        said = login("bob", bearer=True).get(f"{API}/spending?by=requester").json()
+        assert said == {"spending": [{"key": "alice", "responses": 1, "cost_usd": "0", "unpriced": 1}]}
 
 
 class TestRights:

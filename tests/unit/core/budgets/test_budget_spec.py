@@ -95,7 +95,7 @@ def test_an_amount_is_said_so_that_its_first_digit_is_seen(amount: str, text: st
 
 def test_the_forecast_goes_on_as_until_now() -> None:
     start = datetime(2026, 11, 1, tzinfo=UTC)
-    use = Use(start, start + timedelta(days=10), Decimal(100), Decimal(0), Decimal(20), Decimal(5), Decimal(0))
+    use: Any = Use(start, start + timedelta(days=10), Decimal(100), Decimal(0), Decimal(20), Decimal(5), Decimal(0))
     assert use.forecast_usd(start + timedelta(days=5)) == 45
     assert use.forecast_usd(start + timedelta(hours=1)) is None
     assert (use.percent, use.room_usd) == (25, 75)
