@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.budgets.budget_spec import usd
 from airflow_provider_aihandoff.core.errors import LedgerSchemaError
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
 from airflow_provider_aihandoff.core.jobs.overview import Overview, counted, overview_of
@@ -20,6 +21,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.heartbeats import live_triggerers
 from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, visible_dag_ids, visible_pauses
+from airflow_provider_aihandoff.web.budget_rights import visible_budgets
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.job_search import address
@@ -116,6 +118,11 @@ def _held(request: Request, ledger: Ledger, viewer: Viewer) -> list[Item]:
         held = ledger.pauses.held(pause)
         what = f"{pause.by.label} has paused {pause.stops}: {pause.reason}"
         items.append(Item(f"Pause: {pause.scope}", f"{held.requests + held.writes:,} held", what, link))
+    for view in visible_budgets(ledger, viewer):
+        if view.held:
+            what = f"{usd(view.use.room_usd)} of {usd(view.use.amount_usd)} are left. Raise it, or wait."
+            page_of = path_to(request, "budget_page", budget_id=view.budget.budget_id)
+            items.append(Item(f"Budget: {view.budget.name}", f"{view.held:,} held", what, page_of))
     limits = ledger.spending_limits.find() if viewer.visible(ledger.dag_ids()) else []
     for limit in limits:
         what = f"All jobs of this connection are held. {limit.said} Raise the limit, then try."

@@ -126,6 +126,15 @@ class TestPages:
         page = " ".join(Page(login("bob").get(f"{PAGE}/1").text).text.split())
         assert "1 job waits for room" in page
 
+    def test_the_overview_names_a_budget_for_which_jobs_wait(self, login: Login, ledger: Ledger) -> None:
+        add(ledger)
+        ask(ledger, "a", 15)
+        text = login("bob").get("/aihandoff/overview").text
+        assert "Budget: monthly" not in text
+        ask(ledger, "b", 10)
+        text = " ".join(Page(login("bob").get("/aihandoff/overview").text).text.split())
+        assert "Budget: monthly 1 held 5.00 USD of 20.00 USD are left." in text
+
     def test_without_a_budget_the_page_says_how_to_add_one(self, login: Login) -> None:
         assert "airflow aihandoff budgets add" in login("bob").get(PAGE).text
 
