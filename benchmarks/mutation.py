@@ -699,6 +699,16 @@ GUARDS = (
         ("has_dot_step", "decoded != unquote(decoded) or ", ""),
     ),
     guard(
+        "links: an id leads out of no path",
+        "tests/unit/core/test_external_link.py::test_an_id_that_leads_elsewhere_has_no_link",
+        ("external_link:external_link", " and _leads_to_host_of(template, link)", ""),
+    ),
+    guard(
+        "links: an address of the ledger is checked again",
+        "tests/unit/core/test_external_link.py::test_an_address_that_is_not_one_is_refused_with_what_to_write",
+        ("external_link:external_link", " or _wrong_with(template)", ""),
+    ),
+    guard(
         "receiver: connections that send nothing make room",
         "tests/integration/test_webhooks_serve.py::test_connections_that_send_no_whole_request_keep_no_delivery_out",
         ("BoundedProtocol.connection_made", "if len(self.connections) >= MAX_CONNECTIONS:", "if False:"),

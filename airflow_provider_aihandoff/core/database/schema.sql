@@ -207,6 +207,7 @@ CREATE TABLE aihandoff.effects (
     probe_note text,                 -- what its probe saw that a person should know
     task_id text,                    -- the task that applies it
     filled json,                     -- what earlier effects have brought, by the placeholders in its plan
+    external_url text,               -- where its record can be seen, with {external_id} in it
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );

@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.web.auth import (
     Viewer,
     visible_record,
 )
-from airflow_provider_aihandoff.web.links import airflow_path, path_to
+from airflow_provider_aihandoff.web.links import airflow_path, in_own_window, path_to
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import (
     asked,
@@ -182,7 +182,7 @@ def _policy(record: JobRecord) -> str | None:
 
 def _run_path(request: Request, job: Job) -> str | None:
     """Where Airflow shows the run; None in a frame within Airflow, which would show Airflow within itself."""
-    if request.headers.get("sec-fetch-dest") != "document":
+    if not in_own_window(request):
         return None
     return airflow_path(request, f"/dags/{quote(job.dag_id, safe='')}/runs/{quote(job.run_id, safe='')}")
 

@@ -128,5 +128,5 @@ def _row(job: JobSummary) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    text = " ".join(value) if isinstance(value, list) else value
+    text = " ".join(each or "" for each in value) if isinstance(value, list) else value
     return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from airflow_provider_aihandoff.core import moments
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
-from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.links import in_own_window, path_to
 from airflow_provider_aihandoff.web.render import formatting
 from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.markdown import markdown
@@ -80,6 +80,7 @@ def page(
                 "asset": partial(_asset_path, request),
                 "ago": partial(moments.relative, now=now),
                 "budget": Budget(),
+                "own_window": in_own_window(request),
                 **context,
             }
         )

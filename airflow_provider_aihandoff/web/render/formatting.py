@@ -279,12 +279,6 @@ def why_left_out(effect: Effect) -> str:
     return f"Its condition is false for this output: {effect.plan.get('when')}"
 
 
-def effect_status(effect: Effect, *, undone: bool = False) -> str:
-    """Where an effect stands, in words.
-
-    :param undone: it was applied, and undone.
-    """
-    said = _SENT[effect.state]
-    if effect.state is EffectState.APPLIED and effect.external_id is not None:
-        said = f"{said} as {effect.external_id}"
-    return f"{said}, and undone" if undone else said
+def effect_status(effect: Effect) -> str:
+    """Where an effect stands, in words."""
+    return _SENT[effect.state]
