@@ -699,6 +699,11 @@ GUARDS = (
         ("has_dot_step", "decoded != unquote(decoded) or ", ""),
     ),
     guard(
+        "inbox: only who may act on every job settles webhooks",
+        "tests/integration/web/test_inbox_page.py::test_only_who_may_act_on_every_job_settles_webhooks",
+        ("may_settle_webhooks", "len(viewer.answerable(dag_ids)) == len(dag_ids)", "bool(viewer.answerable(dag_ids))"),
+    ),
+    guard(
         "links: an id leads out of no path",
         "tests/unit/core/test_external_link.py::test_an_id_that_leads_elsewhere_has_no_link",
         ("external_link:external_link", " and _leads_to_host_of(template, link)", ""),

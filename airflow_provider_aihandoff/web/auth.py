@@ -46,6 +46,10 @@ class DecisionForbidden(HandoffError):
     """The user may see the job, but not decide on it."""
 
 
+class WebhooksForbidden(HandoffError):
+    """The user may not settle webhooks in quarantine."""
+
+
 class CrossSiteRequest(HandoffError):
     """A browser sent this request from another site, or does not say from which site."""
 
@@ -267,6 +271,29 @@ def check_may_decide(viewer: Viewer, job: Job) -> None:
     """
     if why := viewer.why_not(job):
         raise DecisionForbidden(why, job=job.label, written=_NOT_RECORDED)
+
+
+def may_settle_webhooks(ledger: Ledger, viewer: Viewer) -> bool:
+    """Whether the user may replay and discard webhooks in quarantine.
+
+    A webhook belongs to no Dag before its job is known: they must be allowed to act on the jobs of every Dag that owns
+    one.
+    """
+    dag_ids = ledger.dag_ids()
+    return bool(dag_ids) and len(viewer.answerable(dag_ids)) == len(dag_ids)
+
+
+def check_may_settle_webhooks(ledger: Ledger, viewer: Viewer) -> None:
+    """Return when :func:`may_settle_webhooks`.
+
+    :raises WebhooksForbidden: they may not.
+    """
+    if not may_settle_webhooks(ledger, viewer):
+        raise WebhooksForbidden(
+            "you need permission to answer human-in-the-loop tasks of every Dag that has jobs: a webhook in quarantine "
+            "may belong to any of them.",
+            written=_NOT_RECORDED,
+        )
 
 
 def check_same_origin(request: Request) -> None:

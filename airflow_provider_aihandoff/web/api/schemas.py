@@ -49,6 +49,7 @@ def _clean_reason(value: Any) -> Any:
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
 RunId = Annotated[str | None, Field(pattern=r"^[^\x00]*$")]
 EffectId = JobId
+WebhookId = Annotated[str, Field(min_length=1, max_length=1_000)]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1, description="The number of a revision.")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The job's `review_digest`, as you saw it.")]
 Comment = Annotated[

@@ -22,16 +22,14 @@ from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_da
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.job_search import address
+from airflow_provider_aihandoff.web.pages.refreshing import OVERVIEW, refreshing
 from airflow_provider_aihandoff.web.render.chart import Chart, chart
 from airflow_provider_aihandoff.web.render.environment import page
-from airflow_provider_aihandoff.web.render.formatting import dollars
+from airflow_provider_aihandoff.web.render.formatting import dollars, span_of_time
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
-
-#: How many webhooks in quarantine their page shows.
-MAX_WEBHOOKS = 100
 
 #: What each need is called, for one job and for several, and what to do about it.
 NEEDS = {
@@ -71,7 +69,9 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
         item = Item(
             "The ledger does not fit this release", "", f"{error.what[:1].upper()}{error.what[1:]} {error.remedy}"
         )
-        return page(request, "overview.html", {"viewer": viewer, "items": [item], "found": None}, status=503)
+        return page(
+            request, "overview.html", {"viewer": viewer, "items": [item], "found": None, "refreshes": None}, status=503
+        )
     silence = settings.number("webhook_silence")
     found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
     figures = found.figures
@@ -92,18 +92,8 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
             "silent": {each.conn_id for each in found.silent},
             "sample": SAMPLE,
             "days": DAYS,
+            "refreshes": refreshing(request, OVERVIEW, moves=bool(figures.open)),
         },
-    )
-
-
-@router.get("/inbox", name="inbox_page")
-def inbox(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Show the webhooks in quarantine to a user who may see jobs, without their content."""
-    entries = ledger.inbox.quarantined(MAX_WEBHOOKS + 1) if visible_dag_ids(ledger, viewer) else []
-    return page(
-        request,
-        "inbox.html",
-        {"viewer": viewer, "entries": entries[:MAX_WEBHOOKS], "more": len(entries) > MAX_WEBHOOKS},
     )
 
 
@@ -154,6 +144,7 @@ def charts_of(figures: Figures) -> list[Chart]:
             [(*which, number) for which, number in ended.items()],
             kind="bars",
             text=lambda value: f"{value:,.0f}",
+            whole=True,
             **common,
         ),
         chart(
@@ -169,7 +160,7 @@ def charts_of(figures: Figures) -> list[Chart]:
             "Waiting time for the model",
             [(each.day, each.job_type, each.model) for each in figures.waits if each.model is not None],
             kind="points",
-            text=span,
+            text=span_of_time,
             **common,
         ),
         chart(
@@ -177,16 +168,8 @@ def charts_of(figures: Figures) -> list[Chart]:
             "Waiting time for people",
             [(each.day, each.job_type, each.people) for each in figures.waits if each.people is not None],
             kind="points",
-            text=span,
+            text=span_of_time,
             **common,
         ),
     ]
     return [each for each in drawn if each is not None]
-
-
-def span(seconds: float) -> str:
-    """A span of time as people say it: ``0.5 s``, ``12 s``, ``5 min``, ``3 h``, ``2 days``."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{round(seconds / size)} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -158,8 +158,14 @@ def ended(ledger: Ledger, number: int) -> None:
         job = ask(ledger, ledger.outputs.store(revision.job_id, 1, output, actor=TEST))
         assert job.review_digest is not None
         ledger.reviews.decide(job.job_id, "reject", digest=job.review_digest, person=Person("bob"))
-    event = {"type": "response.completed", "data": {"id": "resp_lost"}}
-    ledger.inbox.receive(Delivery("wh_lost", "openai_default", "response.completed", "resp_lost", event))
+    webhook(ledger, "wh_lost")
+
+
+def webhook(ledger: Ledger, webhook_id: str) -> None:
+    """A webhook whose response no job has."""
+    response_id = f"resp_of_{webhook_id}"
+    event = {"type": "response.completed", "data": {"id": response_id}}
+    ledger.inbox.receive(Delivery(webhook_id, "openai_default", "response.completed", response_id, event))
 
 
 def bulk(ledger: Ledger) -> int:
