@@ -44,7 +44,13 @@ from airflow_provider_aihandoff.core.errors import (
     StaleBulkDecision,
     StaleDecision,
 )
-from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed, WebhooksForbidden
+from airflow_provider_aihandoff.web.auth import (
+    CrossSiteRequest,
+    DecisionForbidden,
+    DoctorForbidden,
+    LedgerNotNamed,
+    WebhooksForbidden,
+)
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page, script_hash
 from airflow_provider_aihandoff.web.render.formatting import label
@@ -98,6 +104,7 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     EffectNotFound: (404, "effect-not-found", "Effect not found"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),
     MayNotDecide: (403, "decision-forbidden", "You may not decide on this job"),
+    DoctorForbidden: (403, "doctor-forbidden", "You may not run the doctor"),
     WebhooksForbidden: (403, "webhooks-forbidden", "You may not settle webhooks"),
     CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
     StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),

@@ -63,15 +63,15 @@ class Item:
 @router.get("/overview", name="overview_page")
 def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Show what needs a person now, and the state of things, as far as the user may see it."""
+    doctor = path_to(request, "doctor_page") if viewer.may_run_doctor else None
     try:
         ledger.check_schema()
     except LedgerSchemaError as error:
         item = Item(
             "The ledger does not fit this release", "", f"{error.what[:1].upper()}{error.what[1:]} {error.remedy}"
         )
-        return page(
-            request, "overview.html", {"viewer": viewer, "items": [item], "found": None, "refreshes": None}, status=503
-        )
+        nothing = {"found": None, "doctor": doctor, "refreshes": None}
+        return page(request, "overview.html", {"viewer": viewer, "items": [item], **nothing}, status=503)
     silence = settings.number("webhook_silence")
     found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
     figures = found.figures
@@ -81,7 +81,8 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
         "overview.html",
         {
             "viewer": viewer,
-            "items": [*_items(request, found), *_triggerers()],
+            "items": [*_items(request, found, doctor), *_triggerers()],
+            "doctor": doctor,
             "found": found,
             "states": [
                 (state, by_state[state], address(request, "jobs_page", JobFilter(states=(state,))))
@@ -97,7 +98,7 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
     )
 
 
-def _items(request: Request, found: Overview) -> list[Item]:
+def _items(request: Request, found: Overview, doctor: str | None) -> list[Item]:
     items = [
         Item(title, counted(found.needs[need]), what, address(request, "jobs_page", JobFilter(need=need)))
         for need, (title, what) in NEEDS.items()
@@ -109,7 +110,7 @@ def _items(request: Request, found: Overview) -> list[Item]:
         items.append(Item("Webhooks in quarantine", number, what, path_to(request, "inbox_page")))
     for connection in found.silent:
         what = "Responses end, and no webhook comes. Check the receiver with airflow aihandoff doctor."
-        items.append(Item(f"No webhooks on {connection.conn_id}", "", what))
+        items.append(Item(f"No webhooks on {connection.conn_id}", "", what, doctor))
     return items
 
 

@@ -20,7 +20,7 @@ from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSp
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
-from tests.factories import OWNER, TEST, ask, draft, job_spec, submit
+from tests.factories import LEASE, OWNER, TEST, ask, draft, job_spec, submit
 
 
 class Figure(BaseModel):
@@ -166,6 +166,17 @@ def webhook(ledger: Ledger, webhook_id: str) -> None:
     response_id = f"resp_of_{webhook_id}"
     event = {"type": "response.completed", "data": {"id": response_id}}
     ledger.inbox.receive(Delivery(webhook_id, "openai_default", "response.completed", response_id, event))
+
+
+def written(ledger: Ledger, key: str = "post:lamp") -> Job:
+    """A product note that was approved and written; its author says where people see it."""
+    plan = replace(put(key, {"title": "The lamp"}), external_url="https://cms.example/posts/{external_id}")
+    job = ask(ledger, draft(ledger, note_spec(key), response_id=f"resp_{key}"), plan)
+    assert job.review_digest is not None
+    ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("bob"))
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id="post 17", result={"status": 201}, actor=TEST)
+    return ledger.job(job.job_id)
 
 
 def bulk(ledger: Ledger) -> int:

@@ -123,16 +123,22 @@ def _pages(ledger: Ledger) -> dict[str, str]:
     showcase.tickets(ledger, 8)
     showcase.ended(ledger, 6)
     rendering = showcase.note(ledger, "post:teapot")
+    written = showcase.written(ledger)
     assert rendering.review_digest is not None
     ledger.reviews.edit(rendering.job_id, digest=rendering.review_digest, output="An edit.", person=Person("carol"))
     return {
         "list": "",
+        "all": "?tab=all",
         "overview": "overview",
-        "jobs": "jobs?type=ticket&sort=oldest",
+        "jobs": "jobs?newer_than=1h&sort=oldest",
+        "no-jobs": "jobs?older_than=9d",
         "inbox": "inbox",
+        "doctor": "doctor",
+        "doctor-found": "doctor?run=true",
         "bulk-action": "bulk?action=cancel&type=ticket",
         "bulk-report": f"bulk/{showcase.bulk(ledger)}",
         "job": f"jobs/{job.job_id}",
+        "written": f"jobs/{written.job_id}",
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",
         "compare": f"jobs/{job.job_id}/compare",
@@ -145,7 +151,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
 @pytest.mark.parametrize(("scheme", "size"), APPEARANCES)
 def test_every_page_is_accessible_and_fits_the_screen(open_page: Open, ledger: Ledger, scheme: str, size: str) -> None:
     for name, path in _pages(ledger).items():
-        page = open_page(path, scheme=scheme, size=size)
+        username = "admin" if name.startswith("doctor") else "bob"
+        page = open_page(path, username, scheme=scheme, size=size)
         page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
         picture(page, f"{name}-{scheme}-{size}")
         assert problems(page) == [], name
@@ -359,6 +366,60 @@ def test_webhooks_are_replayed_and_discarded_with_the_keyboard_on_a_phone(
     page.keyboard.press("Enter")
     page.get_by_text("Webhook wh_1 is discarded (user:bob: Sent by hand.)").wait_for()
     assert ledger.inbox.read("wh_1").note == "user:bob: Sent by hand."
+
+
+def test_the_console_is_used_with_the_keyboard_on_a_phone(open_page: Open, ledger: Ledger) -> None:
+    jobs = showcase.tickets(ledger, 3)
+    page = open_page("overview", "admin", size="phone")
+    tab_to(page, ".states a")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs?state=review")
+    tab_to(page, "#key")
+    page.keyboard.type("ticket:470")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs?*key=ticket*")
+    tab_to(page, "a[href*='/bulk?']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/bulk?*")
+    tab_to(page, "a[href*='action=cancel']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/bulk?action=cancel*")
+    tab_to(page, "#reason")
+    page.keyboard.type("A wrong prompt")
+    tab_to(page, "#count")
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Report").wait_for()
+    picture(page, "bulk-done-phone")
+    assert problems(page) == []
+    assert {ledger.job(job.job_id).state for job in jobs} == {JobState.CANCELLED}
+    tab_to(page, "a[href$='/overview']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/overview")
+    tab_to(page, "a[href$='/doctor']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/doctor")
+    tab_to(page, "main button")
+    page.keyboard.press("Enter")
+    page.get_by_text("As seen from").wait_for()
+    tab_to(page, "main summary")
+    page.keyboard.press("Enter")
+    page.get_by_text("The schema has the version").wait_for()
+
+
+def test_the_id_of_a_record_opens_it_in_another_window_from_the_list_and_from_the_job(
+    open_page: Open, ledger: Ledger
+) -> None:
+    job = showcase.written(ledger)
+    page = open_page("jobs")
+    page.context.route("https://cms.example/**", lambda route: route.fulfill(body="The record"))
+    for path in ("jobs", f"jobs/{job.job_id}"):
+        page.goto(f"/aihandoff/{path}")
+        with page.expect_popup() as opened:
+            page.get_by_role("link", name="post 17").click()
+        assert opened.value.url == "https://cms.example/posts/post%2017"
+        assert opened.value.evaluate("window.opener") is None
+        assert page.url.endswith(path)
 
 
 def test_the_input_stands_beside_the_output_and_above_it_on_a_phone(open_page: Open, ledger: Ledger) -> None:
