@@ -196,6 +196,8 @@ def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolde
     revision = submit(ledger, job_spec(), "resp_1")
     page = open_page(f"jobs/{revision.job_id}")
     page.evaluate("document.querySelector('main').dataset.same = 'page'")
+    run = page.get_by_role("link", name="manual__1")
+    assert run.count() == 1
     page.locator("summary", has_text="Cancel this job").click()
     page.fill("#reason-cancel", "The wrong product")
     page.get_by_text("As a table").click()
@@ -209,6 +211,7 @@ def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolde
     ask(ledger, ledger.job(revision.job_id))
     page.get_by_text("The job has been waiting since").wait_for()
     assert page.get_by_text("Refreshes every").count() == 0
+    assert run.count() == 1, "a refresh knows that the page has a window of its own"
     assert page.evaluate("document.querySelector('main').dataset.same") == "page"
 
 
