@@ -18,7 +18,7 @@ from demo.airflow_stack import LEDGER_DATABASE
 from demo.check import finish
 from demo.incidents import make_incidents
 from demo.local import LocalDemo, running_demo
-from demo.pipelines import MOST_JOBS, open_ledger, trigger_all
+from demo.pipelines import MOST_JOBS, PIPELINES, open_ledger, trigger_all
 from tests.stack.browser import chromium_page
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ WIDTH, HEIGHT, TALL = 1360, 900, 1250
 WITHIN = 600
 
 #: The jobs of a run appear one after the other: for so many seconds, no further one must.
-QUIET = 20
+QUIET = 30
 
 
 def take(demo: LocalDemo, report: Callable[[str], None]) -> None:
@@ -42,7 +42,7 @@ def take(demo: LocalDemo, report: Callable[[str], None]) -> None:
     report("Triggering the three pipelines")
     runs = trigger_all(api)
     with open_ledger(demo) as ledger:
-        wait_for_reviews(ledger)
+        wait_for_reviews(demo, ledger)
         (post,) = [job.job_id for job in ledger.jobs(limit=MOST_JOBS) if job.job_type == "publishing"]
     report("Taking the pictures of a reviewer")
     base_url = demo.airflow.base_url
@@ -64,24 +64,25 @@ def take(demo: LocalDemo, report: Callable[[str], None]) -> None:
         make_incidents(ledger, connection, "1")
     report("Taking the pictures of an operator")
     with chromium_page(base_url, OPERATOR, viewport={"width": WIDTH, "height": TALL}) as page:
-        plugin_frame(page, base_url).get_by_text("The last 14 days").wait_for()
+        plugin_frame(page, base_url).get_by_role("heading", name="Connections").wait_for()
         save(page, "overview")
 
 
-def wait_for_reviews(ledger: Ledger) -> None:
-    """Return when every job has ended, or waits for a decision with its plan rendered.
+def wait_for_reviews(demo: LocalDemo, ledger: Ledger) -> None:
+    """Return when each pipeline has jobs, and all have ended or wait for a decision with their plan rendered.
 
-    :raises TimeoutError: it takes too long.
+    :raises TimeoutError: it takes too long, as where the machine is busy with something else.
     """
     until, seen, quiet_since = time.monotonic() + WITHIN, 0, time.monotonic()
     while time.monotonic() < until:
+        demo.check_alive()
         jobs = ledger.jobs(limit=MOST_JOBS)
         waits = all(
             job.state in TERMINAL_JOB_STATES or (job.state is JobState.REVIEW and job.review_digest) for job in jobs
         )
         if len(jobs) != seen or not waits:
             seen, quiet_since = len(jobs), time.monotonic()
-        elif jobs and time.monotonic() - quiet_since > QUIET:
+        elif {job.dag_id for job in jobs} == set(PIPELINES) and time.monotonic() - quiet_since > QUIET:
             return
         time.sleep(1)
     raise TimeoutError(f"Not every job waits for a decision after {WITHIN} s.")
