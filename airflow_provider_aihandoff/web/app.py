@@ -14,6 +14,8 @@ from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.pages import (
     bulk_action,
     bulk_review,
+    doctor_page,
+    inbox_page,
     job_actions,
     job_list,
     job_search,
@@ -39,6 +41,8 @@ def build_app() -> FastAPI:
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
     app.include_router(pauses.router)
+    app.include_router(inbox_page.router)
+    app.include_router(doctor_page.router)
     app.include_router(job_actions.router)
     app.include_router(job_text.router)
     for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):
