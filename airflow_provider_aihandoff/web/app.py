@@ -21,7 +21,7 @@ from airflow_provider_aihandoff.web.pages import (
     job_search,
     job_text,
     overview_page,
-    pauses,
+    pause_page,
     revisions,
 )
 from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
@@ -40,7 +40,7 @@ def build_app() -> FastAPI:
     app.include_router(job_list.router)
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
-    app.include_router(pauses.router)
+    app.include_router(pause_page.router)
     app.include_router(inbox_page.router)
     app.include_router(doctor_page.router)
     app.include_router(job_actions.router)
