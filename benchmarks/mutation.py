@@ -739,6 +739,32 @@ GUARDS = (
         ("has_dot_step", "decoded != unquote(decoded) or ", ""),
     ),
     guard(
+        "inbox: only who may act on every job settles webhooks",
+        "tests/integration/web/test_inbox_page.py::test_only_who_may_act_on_every_job_settles_webhooks",
+        ("may_settle_webhooks", "len(viewer.answerable(dag_ids)) == len(dag_ids)", "bool(viewer.answerable(dag_ids))"),
+    ),
+    guard(
+        "doctor: its page is for who may edit connections",
+        "tests/integration/web/test_doctor_page.py::test_who_may_not_edit_connections_is_refused_and_sees_no_link",
+        ("doctor_page:doctor", "    check_may_run_doctor(viewer)\n", ""),
+    ),
+    guard(
+        "doctor: a check that hangs is not started again",
+        "tests/integration/doctor/test_bounded.py"
+        "::test_a_check_that_hangs_is_not_started_again_and_its_result_is_not_lost",
+        ("bounded:_start", "if check.subject in _running:", "if False:"),
+    ),
+    guard(
+        "links: an id leads out of no path",
+        "tests/unit/core/test_external_link.py::test_an_id_that_leads_elsewhere_has_no_link",
+        ("external_link:external_link", " and _leads_to_host_of(template, link)", ""),
+    ),
+    guard(
+        "links: an address of the ledger is checked again",
+        "tests/unit/core/test_external_link.py::test_an_address_that_is_not_one_is_refused_with_what_to_write",
+        ("external_link:external_link", " or _wrong_with(template)", ""),
+    ),
+    guard(
         "receiver: connections that send nothing make room",
         "tests/integration/test_webhooks_serve.py::test_connections_that_send_no_whole_request_keep_no_delivery_out",
         ("BoundedProtocol.connection_made", "if len(self.connections) >= MAX_CONNECTIONS:", "if False:"),

@@ -6,16 +6,17 @@ import sys
 from argparse import Namespace
 
 from airflow_provider_aihandoff.cli.common import command, print_rows, say
-from airflow_provider_aihandoff.doctor.examine import examine
+from airflow_provider_aihandoff.doctor.examine import checks_of, findings_of
 from airflow_provider_aihandoff.doctor.finding import EXIT_CODES, worst
-from airflow_provider_aihandoff.web.api.webhook_receiver import configured_conn_ids
+from airflow_provider_aihandoff.hooks.webhook_secrets import configured_conn_ids
 
 
 @command
 def doctor(args: Namespace) -> None:
     """Examine the set-up from here. Exits with 0, with 1 after a warning, and with 2 after an error."""
     conn_ids = args.openai_conn_id or configured_conn_ids()
-    findings = list(examine(args.conn_id, conn_ids, args.webhook_url, args.dags))
+    checks = checks_of(args.conn_id, conn_ids, args.webhook_url, args.dags)
+    findings = [finding for check in checks for finding in findings_of(check)]
     if args.output == "table":
         for finding in findings:
             say(f"{finding.level.value:<8} {finding.subject}: {finding.what}")

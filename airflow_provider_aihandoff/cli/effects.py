@@ -15,7 +15,18 @@ def list_effects(args: Namespace) -> None:
     """List effects, newest first."""
     with open_ledger(args) as ledger:
         effects = ledger.list_effects(states=args.state, limit=args.limit)
-    names = ("effect_id", "job_id", "name", "kind", "state", "attempt", "external_id", "error", "probe_note")
+    names = (
+        "effect_id",
+        "job_id",
+        "name",
+        "kind",
+        "state",
+        "attempt",
+        "external_id",
+        "external_link",
+        "error",
+        "probe_note",
+    )
     print_rows([{name: getattr(effect, name) for name in names} for effect in effects], args.output)
 
 
@@ -24,7 +35,9 @@ def show(args: Namespace) -> None:
     """Show one effect."""
     with open_ledger(args) as ledger:
         effect = ledger.effects.read(args.effect_id)
-    print_rows([asdict(effect)], "yaml" if args.output == "table" else args.output)
+    print_rows(
+        [{**asdict(effect), "external_link": effect.external_link}], "yaml" if args.output == "table" else args.output
+    )
 
 
 @command

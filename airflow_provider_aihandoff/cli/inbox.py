@@ -8,10 +8,9 @@ from datetime import timedelta
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.cli.common import actor, command, open_ledger, print_rows, say
-from airflow_provider_aihandoff.core.models import InboxEntry
 from airflow_provider_aihandoff.core.reconcile.scan import check_retention
-from airflow_provider_aihandoff.core.states import Disposition
-from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
+from airflow_provider_aihandoff.core.webhooks import correlate
+from airflow_provider_aihandoff.core.webhooks.webhook_words import became
 from airflow_provider_aihandoff.hooks.model_provider import providers
 
 
@@ -36,10 +35,8 @@ def show(args: Namespace) -> None:
 def replay(args: Namespace) -> None:
     """Process a webhook again, and poll its response at OpenAI."""
     with open_ledger(args) as ledger, providers() as provider_for:
-        entry = ledger.inbox.replay(args.webhook_id, actor=actor())
-        if entry.poll_at is not None:
-            entry = find_owner(ledger, entry.webhook_id, provider_for(entry.conn_id))
-    say(_became(entry))
+        entry = correlate.replay(ledger, args.webhook_id, provider_for, actor=actor())
+    say(became(entry))
 
 
 @command
@@ -47,7 +44,7 @@ def discard(args: Namespace) -> None:
     """Discard a webhook that is in quarantine."""
     with open_ledger(args) as ledger:
         entry = ledger.inbox.discard(args.webhook_id, actor=actor(), why=args.reason)
-    say(_became(entry))
+    say(became(entry))
 
 
 @command
@@ -58,13 +55,3 @@ def prune(args: Namespace) -> None:
     with open_ledger(args) as ledger:
         removed = ledger.inbox.prune(check_retention(retention))
     say(f"Removed {removed} webhooks that were received more than {retention.total_seconds() / 86400:g} days ago.")
-
-
-def _became(entry: InboxEntry) -> str:
-    said = f"Webhook {entry.webhook_id} is {entry.disposition}"
-    said += f" ({entry.note})." if entry.note else "."
-    if entry.job_id is not None:
-        said += f" It belongs to job {entry.job_id}."
-    if entry.poll_at is not None:
-        return f"{said} OpenAI is polled again after {entry.poll_at.isoformat(timespec='seconds')}."
-    return f"{said} OpenAI will not be polled for it again." if entry.disposition is Disposition.QUARANTINED else said

@@ -91,6 +91,7 @@ def _print_record(record: JobRecord) -> None:
         "state",
         "attempt",
         "external_id",
+        "external_link",
         "effect_key",
         "plan",
         "after_effects",

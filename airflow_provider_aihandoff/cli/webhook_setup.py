@@ -14,8 +14,8 @@ from airflow_provider_aihandoff.cli.common import command, fail, say
 from airflow_provider_aihandoff.core.generation.webhook_endpoints import Endpoint, WebhookEndpoints
 from airflow_provider_aihandoff.core.webhooks.signature import Verifier
 from airflow_provider_aihandoff.hooks.model_provider import endpoint_api
+from airflow_provider_aihandoff.hooks.webhook_secrets import SECRETS_KEY, configured_conn_ids, read_secrets
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
-from airflow_provider_aihandoff.web.api.webhook_receiver import SECRETS_KEY, configured_conn_ids, read_secrets
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
 
 _NAME = "Airflow AI Handoff"

@@ -22,14 +22,9 @@ from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.webhooks.keys import NoConnection
 from airflow_provider_aihandoff.core.webhooks.signature import SecretRefused, Verifier
 from airflow_provider_aihandoff.hooks.observability import set_up_metrics
+from airflow_provider_aihandoff.hooks.webhook_secrets import SECRETS_KEY, configured_conn_ids, read_secrets
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
-from airflow_provider_aihandoff.web.api.webhook_receiver import (
-    SECRETS_KEY,
-    Receiver,
-    configured_conn_ids,
-    open_ledger,
-    read_secrets,
-)
+from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver, open_ledger
 from airflow_provider_aihandoff.web.app import build_receiver
 from airflow_provider_aihandoff.web.bounded_server import BoundedServer
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX

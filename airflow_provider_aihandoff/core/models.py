@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
+from airflow_provider_aihandoff.core.external_link import external_link
 from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.text import plain_or_none
@@ -415,6 +416,7 @@ class EffectPlan:
     :param names: the placeholders in the plan that name an earlier effect. They are filled in when it is claimed.
     :param other_names: those in its probe and its undo.
     :param answer_fields: the fields of its target's answer that later effects name, as paths such as ``.data.id``.
+    :param external_url: where its record can be seen, with ``{external_id}`` in it.
     """
 
     name: str
@@ -432,6 +434,9 @@ class EffectPlan:
     names: tuple[str, ...] = ()
     other_names: tuple[str, ...] = ()
     answer_fields: tuple[str, ...] = ()
+    #: Not part of what is approved: it is never sent, and an author may correct it without asking a person again. The
+    #: record that it leads to is there only after the write.
+    external_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -452,6 +457,7 @@ class Effect:
         None before it is claimed, and where it names none.
     :param held_kind: as of a :class:`Revision`.
     :param held_until: when it may be asked for again; None: when what holds it has ended.
+    :param external_url: where its record can be seen, as its author declared it; :attr:`external_link` fills it in.
     """
 
     effect_id: int
@@ -491,9 +497,15 @@ class Effect:
     held_why: str | None
     held_since: datetime | None
     held_until: datetime | None
+    external_url: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))
+
+    @property
+    def external_link(self) -> str | None:
+        """The address of its record; None where that is not known."""
+        return external_link(self.external_url, self.external_id)
 
     @property
     def as_plan(self) -> EffectPlan:

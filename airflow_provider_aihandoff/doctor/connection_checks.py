@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.webhooks.keys import NoConnection
 from airflow_provider_aihandoff.core.webhooks.signature import SecretRefused, Verifier
 from airflow_provider_aihandoff.doctor.finding import Finding, Level
-from airflow_provider_aihandoff.web.api.webhook_receiver import SECRETS_KEY, read_secrets
+from airflow_provider_aihandoff.hooks.webhook_secrets import SECRETS_KEY, read_secrets
 
 #: No response has this id: that the provider says so shows that it can be reached, and costs nothing.
 _NO_RESPONSE = "resp_aihandoff_doctor"

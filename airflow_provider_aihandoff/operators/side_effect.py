@@ -38,6 +38,7 @@ from airflow_provider_aihandoff.core.errors import (
     PlanError,
     PlanNotApproved,
 )
+from airflow_provider_aihandoff.core.external_link import checked_template
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan
 from airflow_provider_aihandoff.core.states import JobState
@@ -115,6 +116,10 @@ class SideEffectOperator(RendersText):
         as ``Authorization``, and values that Airflow's secrets masker knows, are so in any case.
     :param shown_fields: names of fields of the plan whose values are no secrets, although their names read like it:
         reviewers see them.
+    :param external_url: where people see the record that the effect has made: an ``https`` address with
+        ``{external_id}`` in its path or query, such as ``https://cms.example/posts/{external_id}``. Pages, lists, REST
+        and the command line show the external id as a link to it. It is not templated, and not part of what is
+        approved.
     :param grace: how long a write may take to become visible to :meth:`probe`; a probe that sees nothing is repeated
         until then.
     :param hold_timeout: how long the task waits for a person to resolve the write, before it fails; None waits without
@@ -163,6 +168,7 @@ class SideEffectOperator(RendersText):
         undo: dict[str, Any] | None = None,
         secret_fields: Sequence[str] = (),
         shown_fields: Sequence[str] = (),
+        external_url: str | None = None,
         grace: timedelta | float = 30.0,
         hold_timeout: timedelta | None = None,
         notifiers: Sequence[BaseNotifier] | None = None,
@@ -187,6 +193,7 @@ class SideEffectOperator(RendersText):
         self.undo = undo
         self.secret_fields = tuple(secret_fields)
         self.shown_fields = tuple(shown_fields)
+        self.external_url = None if external_url is None else checked_template(external_url)
         self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         self.hold_timeout = hold_timeout
         self.notifiers = None if notifiers is None else list(notifiers)
@@ -467,6 +474,7 @@ class SideEffectOperator(RendersText):
             names=tuple(sorted(names)),
             other_names=tuple(sorted(target.names() | earlier_names(undo, (undo or {}).get(LITERALS, ())))),
             answer_fields=answer_fields(self),
+            external_url=self.external_url,
         )
 
     def _check_filled_in(self, names: Collection[str], target: Target) -> None:

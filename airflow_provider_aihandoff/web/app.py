@@ -15,12 +15,14 @@ from airflow_provider_aihandoff.web.pages import (
     budgets_page,
     bulk_action,
     bulk_review,
+    doctor_page,
+    inbox_page,
     job_actions,
     job_list,
     job_search,
     job_text,
     overview_page,
-    pauses,
+    pause_page,
     revisions,
 )
 from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
@@ -41,7 +43,9 @@ def build_app() -> FastAPI:
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
     app.include_router(budgets_page.router)
-    app.include_router(pauses.router)
+    app.include_router(pause_page.router)
+    app.include_router(inbox_page.router)
+    app.include_router(doctor_page.router)
     app.include_router(job_actions.router)
     app.include_router(job_text.router)
     for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):

@@ -51,6 +51,14 @@ class PauseForbidden(HandoffError):
     """The user may not begin or end a pause of this scope."""
 
 
+class WebhooksForbidden(HandoffError):
+    """The user may not settle webhooks in quarantine."""
+
+
+class DoctorForbidden(HandoffError):
+    """The user may not examine the set-up."""
+
+
 class CrossSiteRequest(HandoffError):
     """A browser sent this request from another site, or does not say from which site."""
 
@@ -99,6 +107,13 @@ class Viewer:
     def may_act(self, job: Job) -> bool:
         """Whether the user may act on the jobs of its Dag: cancel them, roll them back, and resolve their effects."""
         return bool(self.answerable([job.dag_id]))
+
+    @cached_property
+    def may_run_doctor(self) -> bool:
+        """Whether the user may change Airflow's connections: who may not could fix nothing that the doctor finds, and
+        is shown neither hosts nor roles.
+        """
+        return get_auth_manager().is_authorized_connection(method="PUT", user=self.user)
 
     def why_not(self, job: Job) -> str | None:
         """Why the user may not decide on the job, as a sentence; None where they may."""
@@ -298,6 +313,38 @@ def check_may_decide(viewer: Viewer, job: Job) -> None:
     """
     if why := viewer.why_not(job):
         raise DecisionForbidden(why, job=job.label, written=_NOT_RECORDED)
+
+
+def may_settle_webhooks(ledger: Ledger, viewer: Viewer) -> bool:
+    """Whether the user may replay and discard webhooks in quarantine.
+
+    A webhook belongs to no Dag before its job is known: they must be allowed to act on the jobs of every Dag that owns
+    one.
+    """
+    dag_ids = ledger.dag_ids()
+    return bool(dag_ids) and len(viewer.answerable(dag_ids)) == len(dag_ids)
+
+
+def check_may_settle_webhooks(ledger: Ledger, viewer: Viewer) -> None:
+    """Return when :func:`may_settle_webhooks`.
+
+    :raises WebhooksForbidden: they may not.
+    """
+    if not may_settle_webhooks(ledger, viewer):
+        raise WebhooksForbidden(
+            "you need permission to answer human-in-the-loop tasks of every Dag that has jobs: a webhook in quarantine "
+            "may belong to any of them.",
+            written=_NOT_RECORDED,
+        )
+
+
+def check_may_run_doctor(viewer: Viewer) -> None:
+    """Return when the user may examine the set-up.
+
+    :raises DoctorForbidden: they may not.
+    """
+    if not viewer.may_run_doctor:
+        raise DoctorForbidden("you need permission to edit Airflow's connections.", written="Nothing was examined.")
 
 
 def check_same_origin(request: Request) -> None:

@@ -9,6 +9,9 @@ from fastapi import Request
 API_PREFIX = "/api/v1"
 WEBHOOKS_PREFIX = "/webhooks"
 
+#: With it, a page that refreshes itself says where it is shown: `Sec-Fetch-Dest` does not tell that of a `fetch`.
+WINDOW_HEADER = "aihandoff-window"
+
 
 def path_to(request: Request, route: str, **params: Any) -> str:
     """The path of a route as the browser has to ask for it: under the prefix that Airflow is served at, if any.
@@ -22,6 +25,11 @@ def airflow_path(request: Request, path: str) -> str:
     """A path in Airflow itself, under the prefix that it is served at, if any."""
     prefix = str(request.scope.get("app_root_path", "")).rstrip("/")
     return f"{prefix}{path}"
+
+
+def in_own_window(request: Request) -> bool:
+    """Whether the page is shown in a window of its own, as its browser says: not in a frame of Airflow."""
+    return request.headers.get(WINDOW_HEADER, request.headers.get("sec-fetch-dest")) == "document"
 
 
 def is_api(request: Request) -> bool:

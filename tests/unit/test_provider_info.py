@@ -54,6 +54,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "hub",
         "polling",
         "waits",
+        "webhook_secrets",
         "xcom",
         "wake_queries",
     }  # shared by the modules that Dag authors import

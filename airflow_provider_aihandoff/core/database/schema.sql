@@ -221,6 +221,7 @@ CREATE TABLE aihandoff.effects (
     held_why text,
     held_since timestamptz,
     held_until timestamptz,          -- when it may be asked for again; null: when what holds it has ended
+    external_url text,               -- where its record can be seen, with {external_id} in it
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );

@@ -157,6 +157,7 @@ class Effects:
                 not_now=False,
                 error=None,
                 filled=filled,
+                external_url=plan.external_url,
             )
             detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
             detail |= {"filled_digest": digest(filled)} if filled else {}

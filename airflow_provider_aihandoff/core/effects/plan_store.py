@@ -33,10 +33,10 @@ _DELETE_UNTOUCHED = """
     WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'skipped', 'void')"""
 _INSERT_EFFECT = f"""
     INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
-        after_effects, undoes, current, find_counts, probe_note, task_id, created_at, updated_at)
+        after_effects, undoes, current, find_counts, probe_note, task_id, external_url, created_at, updated_at)
     VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, %(state)s, %(plan)s,
         %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(find_counts)s, %(probe_note)s, %(task_id)s,
-        clock_timestamp(), clock_timestamp())
+        %(external_url)s, clock_timestamp(), clock_timestamp())
     RETURNING {columns(Effect)}"""
 _UPDATE_EFFECT = f"""
     UPDATE aihandoff.effects SET state = %(state)s, attempt = %(attempt)s, claim_token = %(claim_token)s,
@@ -45,7 +45,7 @@ _UPDATE_EFFECT = f"""
         unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
         external_id = %(external_id)s, result = %(result)s, error = %(error)s, resends = %(resends)s,
         not_now = %(not_now)s, find_counts = %(find_counts)s, own = %(own)s, probe_note = %(probe_note)s,
-        filled = %(filled)s, updated_at = clock_timestamp(),
+        filled = %(filled)s, external_url = %(external_url)s, updated_at = clock_timestamp(),
         held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL, held_until = NULL
     WHERE effect_id = %(effect_id)s
     RETURNING {columns(Effect)}"""
@@ -104,6 +104,7 @@ def insert_plan(
         "find_counts": plan.find_counts,
         "probe_note": plan.probe_note,
         "task_id": plan.task_id,
+        "external_url": plan.external_url,
         "state": EffectState.SKIPPED if plan.skipped else EffectState.PLANNED,
     }
     row = connection.execute(_INSERT_EFFECT, values).fetchone()

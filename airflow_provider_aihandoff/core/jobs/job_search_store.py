@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.errors import FilterRefused
+from airflow_provider_aihandoff.core.external_link import external_link
 from airflow_provider_aihandoff.core.jobs.job_filter import (
     FAILED_WITHIN,
     SLOW_AT_LEAST,
@@ -138,6 +139,7 @@ class JobSummary:
     :param retries: how many requests were sent again, over all its revisions.
     :param last_webhook_at: when the newest webhook about it came.
     :param external_ids: of the records that its applied effects have made, the first five.
+    :param external_links: their addresses, in the same order; None for one whose author declares none.
     """
 
     job_id: int
@@ -163,6 +165,7 @@ class JobSummary:
     retries: int
     last_webhook_at: datetime | None
     external_ids: list[str]
+    external_links: list[str | None]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
@@ -172,7 +175,10 @@ _JOB_COLUMNS = ", ".join(
     [each.name for each in fields(JobSummary) if each.name in Job.__dataclass_fields__] + ["retries", "known_cost_usd"]
 )
 
-#: A page of jobs with what belongs to each; ``{}`` are their conditions and their order.
+_HAS_RECORD = "WHERE effects.state = 'applied' AND effects.undoes IS NULL AND effects.external_id IS NOT NULL"
+
+#: A page of jobs with what belongs to each; ``{}`` are their conditions and their order. The links are those that
+#: authors have declared: :func:`_summary` fills them in.
 _PAGE = f"""
     SELECT {columns(JobSummary)} FROM (
         SELECT {_JOB_COLUMNS} FROM aihandoff.jobs AS j WHERE {{conditions}} ORDER BY {{order}} LIMIT %(limit)s
@@ -187,9 +193,10 @@ _PAGE = f"""
         SELECT count(*) FILTER (WHERE effects.revision = job.revision AND effects.undoes IS NULL
                 AND effects.state NOT IN ('skipped', 'void')) AS effects,
             count(*) FILTER (WHERE effects.state = 'unknown') AS unknown_effects,
-            coalesce((array_agg(effects.external_id ORDER BY effects.effect_id) FILTER (
-                WHERE effects.state = 'applied' AND effects.undoes IS NULL AND effects.external_id IS NOT NULL
-            ))[:{_EXTERNAL_IDS}], '{{{{}}}}') AS external_ids
+            coalesce((array_agg(effects.external_id ORDER BY effects.effect_id) FILTER ({_HAS_RECORD}
+            ))[:{_EXTERNAL_IDS}], '{{{{}}}}') AS external_ids,
+            coalesce((array_agg(effects.external_url ORDER BY effects.effect_id) FILTER ({_HAS_RECORD}
+            ))[:{_EXTERNAL_IDS}], '{{{{}}}}') AS external_links
         FROM aihandoff.effects WHERE effects.job_id = job.job_id
     ) AS intended
     CROSS JOIN LATERAL (
@@ -232,7 +239,7 @@ class JobSearch:
                 values |= {"after": after, "after_value": row["value"]}
             query = _PAGE.format(conditions=" AND ".join(conditions), order=order.sql)
             rows = connection.execute(query, {**values, "limit": limit}, prepare=False).fetchall()
-            return [JobSummary(**row) for row in rows]
+            return [_summary(row) for row in rows]
 
         return self._database.transact(work)
 
@@ -241,7 +248,7 @@ class JobSearch:
         query = _PAGE.format(conditions="j.job_id = ANY(%(job_ids)s)", order=_ORDERS[Sort.NEWEST].sql)
         values = {"job_ids": list(job_ids), "limit": len(job_ids)}
         rows = self._database.transact(lambda connection: connection.execute(query, values).fetchall())
-        return [JobSummary(**row) for row in rows]
+        return [_summary(row) for row in rows]
 
     def count_needs(self, dag_ids: Sequence[str], *, at_most: int) -> dict[Need, int]:
         """Count the jobs of these Dags that need a person, by reason, each up to a bound, in one statement."""
@@ -288,6 +295,11 @@ class JobSearch:
         )
         rows = self._database.transact(lambda connection: connection.execute(query, values, prepare=False).fetchall())
         return {row["kind"]: row["jobs"] for row in rows}
+
+
+def _summary(row: dict[str, Any]) -> JobSummary:
+    links = [external_link(*each) for each in zip(row["external_links"], row["external_ids"], strict=True)]
+    return JobSummary(**{**row, "external_links": links})
 
 
 def _asked(wanted: JobFilter, dag_ids: Sequence[str] | None) -> tuple[list[str], dict[str, Any]]:

@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
     ModelProvider,
     ModelResponse,
     ProviderError,
+    ProviderFor,
 )
 from airflow_provider_aihandoff.core.generation.stop import record_cost
 from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
@@ -30,6 +31,27 @@ log = logging.getLogger(__name__)
 
 #: The id of a job, or the number of a revision, as metadata names it.
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+
+
+def replay(ledger: Ledger, webhook_id: str, provider_for: ProviderFor, *, actor: Actor) -> InboxEntry:
+    """Process a webhook that had no effect again, and poll its response, once.
+
+    Where its connection cannot be used from here, that is recorded, and it is polled again later.
+
+    :return: the webhook as it is now.
+    :raises WebhookNotFound: the inbox has none with this id.
+    :raises WebhookSettled: it was applied, or is known to change nothing.
+    :raises LedgerUnavailable: it is not known what was recorded; to send it again is safe.
+    """
+    entry = ledger.inbox.replay(webhook_id, actor=actor)
+    if entry.poll_at is None:
+        return entry
+    try:
+        provider = provider_for(entry.conn_id)
+    except Exception as error:  # noqa: BLE001 - a connection that is gone, or wrong
+        note = f"the connection {entry.conn_id} could not be used to ask about it: {type(error).__name__}"
+        return ledger.inbox.polled(webhook_id, note=note, again=True)
+    return find_owner(ledger, webhook_id, provider)
 
 
 def find_owner(ledger: Ledger, webhook_id: str, provider: ModelProvider) -> InboxEntry:

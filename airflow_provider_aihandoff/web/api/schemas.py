@@ -49,6 +49,7 @@ def _clean_reason(value: Any) -> Any:
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
 RunId = Annotated[str | None, Field(pattern=r"^[^\x00]*$")]
 EffectId = JobId
+WebhookId = Annotated[str, Field(min_length=1, max_length=1_000)]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1, description="The number of a revision.")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The job's `review_digest`, as you saw it.")]
 Comment = Annotated[
@@ -278,6 +279,7 @@ class _Answer(BaseModel):
         "retries": "How many requests were sent again, over all its revisions.",
         "last_webhook_at": "When the newest webhook about it came; null if none did.",
         "external_ids": "Of the records that its applied effects have made, the first five.",
+        "external_links": "The addresses of these records, in the same order; null for one that has none.",
     },
 )
 class JobItem(_Answer):
@@ -403,7 +405,7 @@ class Revision(_Answer):
 
 @from_record(
     models.Effect,
-    internal=frozenset({"job_id", "claim_token", "created_at", "updated_at"}),
+    internal=frozenset({"job_id", "claim_token", "created_at", "updated_at", "external_url"}),
     notes={
         "plan": "The exact request; secrets are masked.",
         "current": "What the target had when the plan was rendered: `at`, and `record` or `error`; null if unread.",
@@ -416,6 +418,10 @@ class Revision(_Answer):
 )
 class Effect(_Answer):
     """One intended write."""
+
+    external_link: str | None = Field(
+        description="The address of the record that it made, as its author declares it; null where that is not known."
+    )
 
 
 class EffectItem(Effect):

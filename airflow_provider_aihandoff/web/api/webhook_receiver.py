@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
@@ -25,7 +24,7 @@ from airflow_provider_aihandoff.core.webhooks.event import parse
 from airflow_provider_aihandoff.core.webhooks.event_types import is_safety_notice
 from airflow_provider_aihandoff.core.webhooks.inbox import Receipt
 from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE, Intake, NotNow
-from airflow_provider_aihandoff.core.webhooks.keys import KeyProblem, Keyring, NoConnection, NoVerifier
+from airflow_provider_aihandoff.core.webhooks.keys import KeyProblem, Keyring, NoVerifier
 from airflow_provider_aihandoff.core.webhooks.log_limit import Tally
 from airflow_provider_aihandoff.core.webhooks.poll_schedule import AT_ONCE as POLLS_AT_ONCE
 from airflow_provider_aihandoff.core.webhooks.poll_schedule import PollSchedule
@@ -33,12 +32,10 @@ from airflow_provider_aihandoff.core.webhooks.signature import Rejected
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.hooks.observability import observe
+from airflow_provider_aihandoff.hooks.webhook_secrets import SECRETS_KEY, configured_conn_ids, read_secrets
 from airflow_provider_aihandoff.web.links import WEBHOOKS_PREFIX
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, Problem, describe, problem_response
 from airflow_provider_aihandoff.web.request_body import BodyRefused, media_type, read_body
-
-#: The key in an OpenAI connection's extra: one secret, or a list of them while they are rotated.
-SECRETS_KEY = "webhook_secrets"
 
 #: Seconds within which a body has to be there.
 READ_TIMEOUT = 10.0
@@ -195,27 +192,6 @@ async def health(request: Request) -> Response:
     except NotNow:
         return problem_response(UNAVAILABLE)
     return AsciiJSONResponse({"status": "ok"})
-
-
-def configured_conn_ids() -> list[str]:
-    """The OpenAI connections whose webhooks are taken, as they are configured."""
-    return settings.names("webhook_conn_ids")
-
-
-def read_secrets(conn_id: str) -> Sequence[object]:
-    """The webhook secrets of an OpenAI connection, as its extra has them; none where it has none.
-
-    :raises NoConnection: there is no such connection.
-    """
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
-        raise NoConnection(conn_id) from None
-    extra: Any = connection.extra_dejson
-    secrets = extra.get(SECRETS_KEY) if isinstance(extra, dict) else None
-    if secrets is None:
-        return []
-    return secrets if isinstance(secrets, list) else [secrets]
 
 
 def open_ledger(ledger_conn_id: str | None) -> Ledger:

@@ -44,7 +44,7 @@ def bulk_page(
     return _page(request, viewer, ledger, wanted, shown)
 
 
-@router.post("/bulk", name="begin_bulk")
+@router.post("/bulk", name="begin_bulk_action")
 def begin_bulk(
     request: Request,
     viewer: ViewerDep,
@@ -86,7 +86,7 @@ def show_bulk(request: Request, bulk_id: schemas.JobId, viewer: ViewerDep, ledge
     )
 
 
-@router.post("/bulk/{bulk_id}/run", name="run_bulk")
+@router.post("/bulk/{bulk_id}/run", name="run_bulk_action")
 def run_bulk(request: Request, bulk_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Take the next steps of an action of the user."""
     own_bulk(ledger, viewer, bulk_id)

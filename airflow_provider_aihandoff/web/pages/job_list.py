@@ -22,6 +22,7 @@ from airflow_provider_aihandoff.web.auth import (
 )
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.pages.refreshing import LIST, refreshing
 from airflow_provider_aihandoff.web.pages.review_queue import review_queue
 from airflow_provider_aihandoff.web.render.environment import page
 
@@ -94,6 +95,7 @@ def list_page(
     """List the jobs that the user may see: in review those that wait for them first, elsewhere the newest first."""
     scope = {name: value for name, value in (("dag_id", dag_id), ("run_id", run_id)) if value}
     dag_ids = visible_dag_ids(ledger, viewer, dag_id or None)
+    by_state = ledger.search.count_open(run_id=run_id or None, dag_ids=dag_ids)
     return page(
         request,
         "job_list.html",
@@ -102,7 +104,8 @@ def list_page(
             "tab": tab,
             "view": TABS[tab],
             "tabs": TABS,
-            "counts": _counts(ledger.search.count_open(run_id=run_id or None, dag_ids=dag_ids)),
+            "counts": _counts(by_state),
+            "refreshes": refreshing(request, LIST, moves=any(by_state.values())),
             "ended": TERMINAL_JOB_STATES,
             "scope": scope,
             "address": partial(_list_path, request, scope),

@@ -25,7 +25,8 @@ from airflow_provider_aihandoff.web.auth import (
     Viewer,
     visible_record,
 )
-from airflow_provider_aihandoff.web.links import airflow_path, path_to
+from airflow_provider_aihandoff.web.links import airflow_path, in_own_window, path_to
+from airflow_provider_aihandoff.web.pages.refreshing import JOB, refreshing
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.formatting import (
     asked,
@@ -34,8 +35,7 @@ from airflow_provider_aihandoff.web.render.formatting import (
 )
 from airflow_provider_aihandoff.web.render.job_time import job_time
 
-#: Seconds after which the page of a job that changes without a person refreshes, and the states of such jobs.
-REFRESHES = 5
+#: States of jobs that change without a person.
 _CHANGES_ALONE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.APPROVED, JobState.APPLYING})
 
 #: Effects of which a person can say that they were applied.
@@ -94,7 +94,7 @@ def job_page(
     planned = [step.plan for step in steps if step.plan is not None] or left
     under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
     why_not, votes = viewer.why_not(job), votes_of(record)
-    refreshes = None if notice or "paused" in request.query_params else _refreshes(record)
+    refreshes = refreshing(request, JOB, moves=notice is None and _moves(record))
     forms = _forms(record, bool(steps) and not under_way, decides=why_not is None) if viewer.may_act(job) else []
     return page(
         request,
@@ -157,13 +157,13 @@ def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
     return forms
 
 
-def _refreshes(record: JobRecord) -> int | None:
-    """After how many seconds the page refreshes; None if only a person can change the job."""
+def _moves(record: JobRecord) -> bool:
+    """Whether the job can change without a person."""
     job = record.job
     if job.state is JobState.REVIEW:
-        return REFRESHES if job.review_digest is None else None
+        return job.review_digest is None
     unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
-    return REFRESHES if job.state in _CHANGES_ALONE and not unknown and not record.revision.is_lost else None
+    return job.state in _CHANGES_ALONE and not unknown and not record.revision.is_lost
 
 
 def votes_of(record: JobRecord) -> list[Actor]:
@@ -182,7 +182,7 @@ def _policy(record: JobRecord) -> str | None:
 
 def _run_path(request: Request, job: Job) -> str | None:
     """Where Airflow shows the run; None in a frame within Airflow, which would show Airflow within itself."""
-    if request.headers.get("sec-fetch-dest") != "document":
+    if not in_own_window(request):
         return None
     return airflow_path(request, f"/dags/{quote(job.dag_id, safe='')}/runs/{quote(job.run_id, safe='')}")
 

@@ -14,13 +14,13 @@ from pydantic_core import to_jsonable_python
 
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need, Sort
 from airflow_provider_aihandoff.core.jobs.job_search_store import JobSummary
-from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
 from airflow_provider_aihandoff.web.api import schemas
-from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, visible_dag_ids
+from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.job_query import JobFilterDep
 from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.pages.refreshing import LIST, refreshing
 from airflow_provider_aihandoff.web.render.environment import page
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
@@ -58,8 +58,9 @@ def jobs_page(
 ) -> Response:
     """List the jobs that the user may see and the filter is about."""
     problem, found = wanted.problem(), []
+    dag_ids = visible_dag_ids(ledger, viewer, wanted.dag_id)
     if problem is None:
-        found = _found(ledger, viewer, wanted, PAGE_SIZE + 1, after)
+        found = ledger.search.page(wanted, dag_ids=dag_ids, after=after, limit=PAGE_SIZE + 1)
     jobs = found[:PAGE_SIZE]
     texts = wanted.as_texts()
     return page(
@@ -78,6 +79,9 @@ def jobs_page(
             "ended": TERMINAL_JOB_STATES,
             "further": after is not None,
             "next": address(request, "jobs_page", wanted, after=jobs[-1].job_id) if len(found) > PAGE_SIZE else None,
+            "refreshes": refreshing(
+                request, LIST, moves=problem is None and any(ledger.search.count_open(dag_ids=dag_ids).values())
+            ),
             "files": {form: address(request, "jobs_file", wanted, form=form) for form in ("csv", "json")},
             "max_in_file": MAX_IN_FILE,
             "bulk": None if wanted.is_empty else address(request, "bulk_page", wanted),
@@ -89,7 +93,8 @@ def jobs_page(
 @router.get("/jobs.{form}", name="jobs_file")
 def jobs_file(form: Literal["csv", "json"], viewer: ViewerDep, ledger: LedgerDep, wanted: JobFilterDep) -> Response:
     """The same list as a file, without pages."""
-    rows = [_row(job) for job in _found(ledger, viewer, wanted, MAX_IN_FILE, None)]
+    dag_ids = visible_dag_ids(ledger, viewer, wanted.dag_id)
+    rows = [_row(job) for job in ledger.search.page(wanted, dag_ids=dag_ids, limit=MAX_IN_FILE)]
     if form == "json":
         body, media_type = json.dumps(rows, indent=1), "application/json"
     else:
@@ -117,16 +122,11 @@ def address(request: Request, route: str, wanted: JobFilter, form: str | None = 
     return f"{path}?{query}" if query else path
 
 
-def _found(ledger: Ledger, viewer: Viewer, wanted: JobFilter, limit: int, after: int | None) -> list[JobSummary]:
-    dag_ids = visible_dag_ids(ledger, viewer, wanted.dag_id)
-    return ledger.search.page(wanted, dag_ids=dag_ids, after=after, limit=limit)
-
-
 def _row(job: JobSummary) -> dict[str, Any]:
     row: dict[str, Any] = to_jsonable_python({each.name: getattr(job, each.name) for each in fields(job)})
     return row
 
 
 def _cell(value: Any) -> Any:
-    text = " ".join(value) if isinstance(value, list) else value
+    text = " ".join(each or "" for each in value) if isinstance(value, list) else value
     return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text

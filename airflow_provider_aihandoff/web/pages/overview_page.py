@@ -25,16 +25,14 @@ from airflow_provider_aihandoff.web.budget_rights import visible_budgets
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.job_search import address
+from airflow_provider_aihandoff.web.pages.refreshing import OVERVIEW, refreshing
 from airflow_provider_aihandoff.web.render.chart import Chart, chart
 from airflow_provider_aihandoff.web.render.environment import page
-from airflow_provider_aihandoff.web.render.formatting import dollars
+from airflow_provider_aihandoff.web.render.formatting import dollars, span_of_time
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
-
-#: How many webhooks in quarantine their page shows.
-MAX_WEBHOOKS = 100
 
 #: What each need is called, for one job and for several, and what to do about it.
 NEEDS = {
@@ -68,13 +66,15 @@ class Item:
 @router.get("/overview", name="overview_page")
 def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Show what needs a person now, and the state of things, as far as the user may see it."""
+    doctor = path_to(request, "doctor_page") if viewer.may_run_doctor else None
     try:
         ledger.check_schema()
     except LedgerSchemaError as error:
         item = Item(
             "The ledger does not fit this release", "", f"{error.what[:1].upper()}{error.what[1:]} {error.remedy}"
         )
-        return page(request, "overview.html", {"viewer": viewer, "items": [item], "found": None}, status=503)
+        nothing = {"found": None, "doctor": doctor, "refreshes": None}
+        return page(request, "overview.html", {"viewer": viewer, "items": [item], **nothing}, status=503)
     silence = settings.number("webhook_silence")
     found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
     figures = found.figures
@@ -84,7 +84,8 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
         "overview.html",
         {
             "viewer": viewer,
-            "items": [*_held(request, ledger, viewer), *_items(request, found), *_triggerers()],
+            "items": [*_held(request, ledger, viewer), *_items(request, found, doctor), *_triggerers()],
+            "doctor": doctor,
             "found": found,
             "states": [
                 (state, by_state[state], address(request, "jobs_page", JobFilter(states=(state,))))
@@ -95,18 +96,8 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
             "silent": {each.conn_id for each in found.silent},
             "sample": SAMPLE,
             "days": DAYS,
+            "refreshes": refreshing(request, OVERVIEW, moves=bool(figures.open)),
         },
-    )
-
-
-@router.get("/inbox", name="inbox_page")
-def inbox(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Show the webhooks in quarantine to a user who may see jobs, without their content."""
-    entries = ledger.inbox.quarantined(MAX_WEBHOOKS + 1) if visible_dag_ids(ledger, viewer) else []
-    return page(
-        request,
-        "inbox.html",
-        {"viewer": viewer, "entries": entries[:MAX_WEBHOOKS], "more": len(entries) > MAX_WEBHOOKS},
     )
 
 
@@ -130,7 +121,7 @@ def _held(request: Request, ledger: Ledger, viewer: Viewer) -> list[Item]:
     return items
 
 
-def _items(request: Request, found: Overview) -> list[Item]:
+def _items(request: Request, found: Overview, doctor: str | None) -> list[Item]:
     items = [
         Item(title, counted(found.needs[need]), what, address(request, "jobs_page", JobFilter(need=need)))
         for need, (title, what) in NEEDS.items()
@@ -142,7 +133,7 @@ def _items(request: Request, found: Overview) -> list[Item]:
         items.append(Item("Webhooks in quarantine", number, what, path_to(request, "inbox_page")))
     for connection in found.silent:
         what = "Responses end, and no webhook comes. Check the receiver with airflow aihandoff doctor."
-        items.append(Item(f"No webhooks on {connection.conn_id}", "", what))
+        items.append(Item(f"No webhooks on {connection.conn_id}", "", what, doctor))
     return items
 
 
@@ -177,6 +168,7 @@ def charts_of(figures: Figures) -> list[Chart]:
             [(*which, number) for which, number in ended.items()],
             kind="bars",
             text=lambda value: f"{value:,.0f}",
+            whole=True,
             **common,
         ),
         chart(
@@ -192,7 +184,7 @@ def charts_of(figures: Figures) -> list[Chart]:
             "Waiting time for the model",
             [(each.day, each.job_type, each.model) for each in figures.waits if each.model is not None],
             kind="points",
-            text=span,
+            text=span_of_time,
             **common,
         ),
         chart(
@@ -200,16 +192,8 @@ def charts_of(figures: Figures) -> list[Chart]:
             "Waiting time for people",
             [(each.day, each.job_type, each.people) for each in figures.waits if each.people is not None],
             kind="points",
-            text=span,
+            text=span_of_time,
             **common,
         ),
     ]
     return [each for each in drawn if each is not None]
-
-
-def span(seconds: float) -> str:
-    """A span of time as people say it: ``0.5 s``, ``12 s``, ``5 min``, ``3 h``, ``2 days``."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{round(seconds / size)} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

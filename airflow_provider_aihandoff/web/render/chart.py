@@ -77,6 +77,7 @@ def chart(
     until: date,
     number_of_days: int,
     text: Callable[[float], str],
+    whole: bool = False,
 ) -> Chart | None:
     """Lay out a picture; None where there is no figure.
 
@@ -84,6 +85,7 @@ def chart(
     :param types: the types in the order of their colours, which is that of every picture of a page.
     :param until: the last day.
     :param text: a figure as text.
+    :param whole: the figures are whole numbers.
     """
     values: dict[str, dict[date, float]] = defaultdict(dict)
     for day, of_type, value in points:
@@ -115,7 +117,7 @@ def chart(
         kind,
         [of_type for of_type, _ in series],
         marks,
-        [(HEIGHT - _BOTTOM - part * room, text(part * top)) for part in (0, 0.5, 1)],
+        [(HEIGHT - _BOTTOM - part / top * room, text(part)) for part in _ticks(top, whole)],
         [
             (_LEFT + (place + 0.5) * step, f"{day:%d %b}")
             for place, day in enumerate(days)
@@ -158,6 +160,12 @@ def _round_up(value: float) -> float:
                 break
             size *= factor
     return float(f"{size:.3g}")
+
+
+def _ticks(top: float, whole: bool) -> list[float]:
+    """What the lines behind a picture stand for. Of whole numbers, none stands for a part of one."""
+    middle = top / 2
+    return [0.0, top] if whole and not middle.is_integer() else [0.0, middle, top]
 
 
 def _in_words(

@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.core.admission.pause_store import Pause
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
 from airflow_provider_aihandoff.web.auth import visible_pauses
-from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.links import in_own_window, path_to
 from airflow_provider_aihandoff.web.render import formatting
 from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.markdown import markdown
@@ -86,6 +86,7 @@ def page(
                 "ago": partial(moments.relative, now=now),
                 "budget": Budget(),
                 "pauses": _pauses(request, context),
+                "own_window": in_own_window(request),
                 **context,
             }
         )

@@ -59,6 +59,14 @@ def dollars(amount: Decimal) -> str:
     return f"${amount:,.4f}" if amount < 1 else f"${amount:,.2f}"
 
 
+def span_of_time(seconds: float) -> str:
+    """A span of time, precise enough to tell it from another: ``25 ms``, ``0.25 s``, ``12 s``, ``4.2 min``, ``3 h``."""
+    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= 2 * size or (size == 1 and seconds >= 0.1):
+            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds * 1000:.3g} ms" if seconds > 0 else "0 s"
+
+
 def job_cost(revisions: Sequence[Revision]) -> str:
     """What these revisions cost together."""
     known = [revision.cost_usd for revision in revisions if revision.cost_usd is not None]
@@ -279,12 +287,6 @@ def why_left_out(effect: Effect) -> str:
     return f"Its condition is false for this output: {effect.plan.get('when')}"
 
 
-def effect_status(effect: Effect, *, undone: bool = False) -> str:
-    """Where an effect stands, in words.
-
-    :param undone: it was applied, and undone.
-    """
-    said = _SENT[effect.state]
-    if effect.state is EffectState.APPLIED and effect.external_id is not None:
-        said = f"{said} as {effect.external_id}"
-    return f"{said}, and undone" if undone else said
+def effect_status(effect: Effect) -> str:
+    """Where an effect stands, in words."""
+    return _SENT[effect.state]

@@ -1,45 +1,87 @@
-// Refreshes the parts of a job's page that have changed. What is typed, the focus and what is unfolded stay.
+// Refreshes the parts of a page that have changed, in place: what is typed, selected, unfolded, focused or scrolled stays.
 "use strict";
 (() => {
   const LONGEST = 60;
   const interval = () => Number(document.querySelector("main [data-refresh]")?.dataset.refresh || 0);
   const parts = (page) => new Map([...page.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
-  const seen = new Map([...parts(document)].map(([name, part]) => [name, part.innerHTML]));
-  const reachable = (part) => [...part.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")];
 
-  const isTyped = (part) =>
-    [...part.querySelectorAll("textarea, input, select")].some((field) =>
-      field.type === "checkbox" ? field.checked !== field.defaultChecked
-        : field.value !== (field.defaultValue ?? field.value) || field === document.activeElement);
-
-  const unfolded = (part) => {
-    const number = new Map();
-    return [...part.querySelectorAll("details")].map((each) => {
-      const name = (each.querySelector("summary")?.textContent || "").replace(/[\d\s]+/g, " ");
-      number.set(name, (number.get(name) || 0) + 1);
-      return [`${name} ${number.get(name)}`, each];
-    });
+  const isChanged = (field) => {
+    if (field === document.activeElement) return true;
+    if (field.type === "checkbox") return field.checked !== field.defaultChecked;
+    if (field.localName !== "select") return field.value !== field.defaultValue;
+    const chosen = [...field.options].filter((option) => option.defaultSelected);
+    const expected = field.multiple ? chosen : [chosen.at(-1) ?? field.options[0]];
+    return [...field.options].some((option) => option.selected !== expected.includes(option));
   };
 
-  const replace = (part, fresh) => {
-    const open = new Map(unfolded(part).map(([name, each]) => [name, each.open]));
-    const focused = reachable(part).indexOf(document.activeElement);
-    part.innerHTML = fresh;
-    for (const [name, each] of unfolded(part)) each.open = open.get(name) ?? each.open;
-    if (focused >= 0) reachable(part)[focused]?.focus({ preventScroll: true });
+  const isTyped = (element) => [...element.querySelectorAll("textarea, input, select")].some(isChanged);
+
+  const isSelected = (node) => {
+    const selection = getSelection();
+    return !selection.isCollapsed && selection.containsNode(node, true);
+  };
+
+  // What makes an element the same one as before: a row by its key, what can be unfolded by its words without numbers.
+  const identity = (node) => {
+    if (node.nodeType !== Node.ELEMENT_NODE) return node.nodeName;
+    const words = node.localName === "details" ? node.querySelector("summary")?.textContent.replace(/[\d\s]+/g, " ") : "";
+    const names = ["id", "name", "href", "action", "data-key"].map((name) => node.getAttribute(name));
+    return JSON.stringify([node.nodeName, words, ...names]);
+  };
+
+  const update = (node, fresh) => {
+    if (node.nodeType !== Node.ELEMENT_NODE) {
+      if (node.nodeValue !== fresh.nodeValue && !isSelected(node)) node.nodeValue = fresh.nodeValue;
+      return;
+    }
+    if (node.localName === "form" && isTyped(node)) return;
+    for (const { name } of [...node.attributes]) {
+      if (name !== "open" && !fresh.hasAttribute(name)) node.removeAttribute(name);
+    }
+    for (const { name, value } of [...fresh.attributes]) {
+      if (name !== "open" && node.getAttribute(name) !== value) node.setAttribute(name, value);
+    }
+    updateChildren(node, fresh);
+  };
+
+  // An element that stays is not moved where that can be avoided: one that moves loses its focus and its scroll position.
+  const updateChildren = (node, fresh) => {
+    const wanted = [...fresh.childNodes].map((child) => [identity(child), child]);
+    const left = new Map();
+    for (const [name] of wanted) left.set(name, (left.get(name) || 0) + 1);
+    let place = node.firstChild;
+    const skip = () => {
+      const gone = place;
+      place = place.nextSibling;
+      if (gone.nodeType !== Node.ELEMENT_NODE || !isTyped(gone)) gone.remove();
+    };
+    const comesLater = (each) => each.nodeType === Node.ELEMENT_NODE && left.get(identity(each)) > 0;
+    for (const [name, child] of wanted) {
+      left.set(name, left.get(name) - 1);
+      let same = place;
+      while (same && identity(same) !== name) same = same.nextSibling;
+      if (!same) {
+        node.insertBefore(document.adoptNode(child), place);
+        continue;
+      }
+      while (place !== same && !comesLater(place)) skip();
+      if (place === same) place = place.nextSibling;
+      else node.insertBefore(same, place);
+      update(same, child);
+    }
+    while (place) skip();
   };
 
   const refresh = async () => {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    const shown = window.top === window ? "document" : "iframe";
+    const answer = await fetch(location.href, { headers: { Accept: "text/html", "Aihandoff-Window": shown } });
     if (!answer.ok) return false;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = parts(page);
     if (fresh.size === 0) return false;
+    document.title = page.title;
     for (const [name, part] of parts(document)) {
-      const html = fresh.get(name)?.innerHTML;
-      if (html === undefined || html === seen.get(name) || isTyped(part)) continue;
-      replace(part, html);
-      seen.set(name, html);
+      if (fresh.has(name)) update(part, fresh.get(name));
     }
     return true;
   };

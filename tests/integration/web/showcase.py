@@ -160,8 +160,25 @@ def ended(ledger: Ledger, number: int) -> None:
         job = ask(ledger, ledger.outputs.store(revision.job_id, 1, output, actor=TEST))
         assert job.review_digest is not None
         ledger.reviews.decide(job.job_id, "reject", digest=job.review_digest, person=Person("bob"))
-    event = {"type": "response.completed", "data": {"id": "resp_lost"}}
-    ledger.inbox.receive(Delivery("wh_lost", "openai_default", "response.completed", "resp_lost", event))
+    webhook(ledger, "wh_lost")
+
+
+def webhook(ledger: Ledger, webhook_id: str) -> None:
+    """A webhook whose response no job has."""
+    response_id = f"resp_of_{webhook_id}"
+    event = {"type": "response.completed", "data": {"id": response_id}}
+    ledger.inbox.receive(Delivery(webhook_id, "openai_default", "response.completed", response_id, event))
+
+
+def written(ledger: Ledger, key: str = "post:lamp") -> Job:
+    """A product note that was approved and written; its author says where people see it."""
+    plan = replace(put(key, {"title": "The lamp"}), external_url="https://cms.example/posts/{external_id}")
+    job = ask(ledger, draft(ledger, note_spec(key), response_id=f"resp_{key}"), plan)
+    assert job.review_digest is not None
+    ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("bob"))
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id="post 17", result={"status": 201}, actor=TEST)
+    return ledger.job(job.job_id)
 
 
 def bulk(ledger: Ledger) -> int:

@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from airflow_provider_aihandoff.web.pages import overview_page
+from airflow_provider_aihandoff.web.pages import inbox_page, job_list, job_search, overview_page
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
 from demo.incidents import make_incidents
 from demo.ports import HOST, free_port
@@ -123,16 +123,22 @@ def _pages(ledger: Ledger) -> dict[str, str]:
     showcase.tickets(ledger, 8)
     showcase.ended(ledger, 6)
     rendering = showcase.note(ledger, "post:teapot")
+    written = showcase.written(ledger)
     assert rendering.review_digest is not None
     ledger.reviews.edit(rendering.job_id, digest=rendering.review_digest, output="An edit.", person=Person("carol"))
     return {
         "list": "",
+        "all": "?tab=all",
         "overview": "overview",
-        "jobs": "jobs?type=ticket&sort=oldest",
+        "jobs": "jobs?newer_than=1h&sort=oldest",
+        "no-jobs": "jobs?older_than=9d",
         "inbox": "inbox",
+        "doctor": "doctor",
+        "doctor-found": "doctor?run=true",
         "bulk-action": "bulk?action=cancel&type=ticket",
         "bulk-report": f"bulk/{showcase.bulk(ledger)}",
         "job": f"jobs/{job.job_id}",
+        "written": f"jobs/{written.job_id}",
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",
         "compare": f"jobs/{job.job_id}/compare",
@@ -147,7 +153,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
 @pytest.mark.parametrize(("scheme", "size"), APPEARANCES)
 def test_every_page_is_accessible_and_fits_the_screen(open_page: Open, ledger: Ledger, scheme: str, size: str) -> None:
     for name, path in _pages(ledger).items():
-        page = open_page(path, scheme=scheme, size=size)
+        username = "admin" if name.startswith("doctor") else "bob"
+        page = open_page(path, username, scheme=scheme, size=size)
         page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
         picture(page, f"{name}-{scheme}-{size}")
         assert problems(page) == [], name
@@ -191,6 +198,8 @@ def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolde
     revision = submit(ledger, job_spec(), "resp_1")
     page = open_page(f"jobs/{revision.job_id}")
     page.evaluate("document.querySelector('main').dataset.same = 'page'")
+    run = page.get_by_role("link", name="manual__1")
+    assert run.count() == 1
     page.locator("summary", has_text="Cancel this job").click()
     page.fill("#reason-cancel", "The wrong product")
     page.get_by_text("As a table").click()
@@ -204,7 +213,218 @@ def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolde
     ask(ledger, ledger.job(revision.job_id))
     page.get_by_text("The job has been waiting since").wait_for()
     assert page.get_by_text("Refreshes every").count() == 0
+    assert run.count() == 1, "a refresh knows that the page has a window of its own"
     assert page.evaluate("document.querySelector('main').dataset.same") == "page"
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages refresh each second."""
+    monkeypatch.setattr(job_list, "LIST", 1)
+    monkeypatch.setattr(job_search, "LIST", 1)
+    monkeypatch.setattr(inbox_page, "LIST", 1)
+    monkeypatch.setattr(overview_page, "OVERVIEW", 1)
+    monkeypatch.setattr(overview_page, "live_triggerers", lambda: ["host-1"])
+
+
+def same_page(page: Page) -> bool:
+    """Whether the page is still the one that was opened, after a first call that marks it."""
+    return bool(
+        page.evaluate("const main = document.querySelector('main'); main.same = (main.same ?? 0) + 1; main.same > 1")
+    )
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(
+    ("path", "key"), [("", "ticket:4700"), ("?tab=all", "ticket:4700"), ("jobs?type=ticket", "ticket:4700")]
+)
+def test_a_list_refreshes_and_the_focus_stays_at_the_job_that_it_is_at(
+    open_page: Open, ledger: Ledger, path: str, key: str
+) -> None:
+    jobs = showcase.tickets(ledger, 30)
+    page = open_page(path)
+    page.evaluate("window.scrollTo(0, 300)")
+    page.focus(f"main a:text-is('{key}')")
+    before = page.evaluate("window.scrollY")
+    same_page(page)
+    ledger.cancels.cancel(jobs[1].job_id, actor=TEST, reason="a wrong prompt")
+    if path:
+        page.locator("tr", has_text="ticket:4701").get_by_text("cancelled").wait_for()
+    else:
+        page.locator("tr", has_text="ticket:4701").wait_for(state="detached")
+    assert same_page(page)
+    assert page.evaluate("document.activeElement.textContent") == key
+    assert abs(page.evaluate("window.scrollY") - before) < 150
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_filter_that_is_being_filled_in_stays_while_the_list_below_it_refreshes(
+    open_page: Open, ledger: Ledger
+) -> None:
+    (job,) = showcase.tickets(ledger, 1)
+    page = open_page("jobs")
+    same_page(page)
+    page.locator("summary").first.click()
+    page.fill("#requester", "ali")
+    page.select_option("#state", ["failed", "review"])
+    page.select_option("#sort", "oldest")
+    ledger.cancels.cancel(job.job_id, actor=TEST, reason="a wrong prompt")
+    page.locator("td").get_by_text("cancelled").wait_for()
+    assert same_page(page)
+    assert page.input_value("#requester") == "ali"
+    assert page.evaluate("[...document.querySelector('#state').selectedOptions].map(each => each.value)") == [
+        "review",
+        "failed",
+    ]
+    assert page.input_value("#sort") == "oldest"
+    page.get_by_text("Refreshes every").wait_for(state="detached")
+
+
+@pytest.mark.usefixtures("soon")
+def test_the_overview_refreshes_and_what_is_unfolded_scrolled_and_selected_stays(
+    open_page: Open, ledger: Ledger
+) -> None:
+    showcase.ended(ledger, 6)
+    (job,) = showcase.tickets(ledger, 1)
+    page = open_page("overview", size="phone")
+    same_page(page)
+    page.locator("summary").first.click()
+    page.evaluate(
+        """() => {
+            document.querySelector(".scroll:has(td)").scrollLeft = 20;
+            getSelection().selectAllChildren(document.querySelector(".legend li"));
+        }"""
+    )
+    scrolled = page.evaluate("[...document.querySelectorAll('.scroll')].map(each => each.scrollLeft)")
+    selected = page.evaluate("getSelection().toString()")
+    assert selected
+    ledger.cancels.cancel(job.job_id, actor=TEST, reason="a wrong prompt")
+    page.locator(".states li", has_text="cancelled").wait_for()
+    assert same_page(page)
+    assert page.locator("details").first.evaluate("each => each.open")
+    assert page.evaluate("getSelection().toString()") == selected
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].map(each => each.scrollLeft)") == scrolled
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_reason_that_is_being_typed_stays_while_other_webhooks_come_and_go(open_page: Open, ledger: Ledger) -> None:
+    showcase.tickets(ledger, 1)
+    for number in range(3):
+        showcase.webhook(ledger, f"wh_{number}")
+    page = open_page("inbox", size="phone")
+    same_page(page)
+    row = page.locator("tr[data-key=wh_1]")
+    row.locator("summary").click()
+    row.locator("textarea").fill("It is the other application's, as")
+    ledger.inbox.discard("wh_2", actor=TEST, why="a test")
+    showcase.webhook(ledger, "wh_new")
+    page.locator("tr[data-key=wh_new]").wait_for()
+    assert page.locator("tr[data-key]").evaluate_all("rows => rows.map(row => row.dataset.key)") == [
+        "wh_new",
+        "wh_1",
+        "wh_0",
+    ]
+    # Even where its own webhook is gone: the answer then says so, and has the text.
+    ledger.inbox.discard("wh_1", actor=TEST, why="a test")
+    ledger.inbox.discard("wh_0", actor=TEST, why="a test")
+    page.locator("tr[data-key=wh_0]").wait_for(state="detached")
+    assert same_page(page)
+    assert row.locator("textarea").input_value() == "It is the other application's, as"
+    row.get_by_role("button", name="Discard wh_1").click()
+    page.get_by_text("The webhook was not discarded").wait_for()
+    assert "It is the other application's, as" in page.inner_text("main")
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_hidden_tab_does_not_refresh(open_page: Open, ledger: Ledger) -> None:
+    showcase.tickets(ledger, 1)
+    page = open_page("")
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => window.away, configurable: true})")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("window.away = true")
+    page.wait_for_timeout(2500)
+    assert asked == []
+    page.evaluate("window.away = false")
+    page.wait_for_timeout(2500)
+    assert asked != []
+
+
+def test_webhooks_are_replayed_and_discarded_with_the_keyboard_on_a_phone(
+    open_page: Open, ledger: Ledger, openai: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection_to_openai = {"conn_type": "openai", "password": "sk-any", "host": openai}
+    monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(connection_to_openai))
+    showcase.tickets(ledger, 1)
+    showcase.webhook(ledger, "wh_1")
+    page = open_page("inbox", size="phone")
+    tab_to(page, "button:not(.danger)")
+    page.keyboard.press("Enter")
+    page.get_by_text("Webhook wh_1 is quarantined (OpenAI does not find").wait_for()
+    picture(page, "inbox-replayed-phone")
+    assert problems(page) == []
+    tab_to(page, "td summary")
+    page.keyboard.press("Enter")
+    tab_to(page, "textarea")
+    page.keyboard.type("Sent by hand.")
+    tab_to(page, "button.danger")
+    page.keyboard.press("Enter")
+    page.get_by_text("Webhook wh_1 is discarded (user:bob: Sent by hand.)").wait_for()
+    assert ledger.inbox.read("wh_1").note == "user:bob: Sent by hand."
+
+
+def test_the_console_is_used_with_the_keyboard_on_a_phone(open_page: Open, ledger: Ledger) -> None:
+    jobs = showcase.tickets(ledger, 3)
+    page = open_page("overview", "admin", size="phone")
+    tab_to(page, ".states a")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs?state=review")
+    tab_to(page, "#key")
+    page.keyboard.type("ticket:470")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs?*key=ticket*")
+    tab_to(page, "a[href*='/bulk?']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/bulk?*")
+    tab_to(page, "a[href*='action=cancel']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/bulk?action=cancel*")
+    tab_to(page, "#reason")
+    page.keyboard.type("A wrong prompt")
+    tab_to(page, "#count")
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Report").wait_for()
+    picture(page, "bulk-done-phone")
+    assert problems(page) == []
+    assert {ledger.job(job.job_id).state for job in jobs} == {JobState.CANCELLED}
+    tab_to(page, "a[href$='/overview']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/overview")
+    tab_to(page, "a[href$='/doctor']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/doctor")
+    tab_to(page, "main button")
+    page.keyboard.press("Enter")
+    page.get_by_text("As seen from").wait_for()
+    tab_to(page, "main summary")
+    page.keyboard.press("Enter")
+    page.get_by_text("The schema has the version").wait_for()
+
+
+def test_the_id_of_a_record_opens_it_in_another_window_from_the_list_and_from_the_job(
+    open_page: Open, ledger: Ledger
+) -> None:
+    job = showcase.written(ledger)
+    page = open_page("jobs")
+    page.context.route("https://cms.example/**", lambda route: route.fulfill(body="The record"))
+    for path in ("jobs", f"jobs/{job.job_id}"):
+        page.goto(f"/aihandoff/{path}")
+        with page.expect_popup() as opened:
+            page.get_by_role("link", name="post 17").click()
+        assert opened.value.url == "https://cms.example/posts/post%2017"
+        assert opened.value.evaluate("window.opener") is None
+        assert page.url.endswith(path)
 
 
 def test_the_input_stands_beside_the_output_and_above_it_on_a_phone(open_page: Open, ledger: Ledger) -> None:

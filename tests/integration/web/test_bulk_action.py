@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.web.app import build_app
 from airflow_provider_aihandoff.web.pages import bulk_action
 from tests.factories import OWNER, ask, draft, effect_plan, job_spec
 from tests.integration.web.conftest import Grant, Login, Page
@@ -78,6 +81,25 @@ def test_what_changed_since_it_was_shown_is_not_done(login: Login, ledger: Ledge
     in_review(ledger, 3)
     assert bob.post(BULK, data=form).status_code == 409
     assert ledger.job(jobs[1].job_id).state is JobState.REVIEW
+
+
+def test_each_route_has_a_name_of_its_own_by_which_pages_find_it() -> None:
+    names = Counter(route.name for route in build_app().routes if isinstance(route, Route))
+    assert len(names) > 30
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_the_forms_lead_to_the_pages_that_take_them(
+    login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_review(ledger, 1)
+    bob = login("bob")
+    (form,) = Page(bob.get(f"{BULK}?action=cancel&type=publishing").text).all("form")
+    assert form["action"] == BULK
+    monkeypatch.setattr(bulk_action, "SECONDS", 0)
+    path = bob.post(BULK, data=form_of(bob, "action=cancel&type=publishing", count="1")).headers["location"]
+    (form,) = Page(bob.get(path).text).all("form")
+    assert form["action"] == f"{path}/run"
 
 
 def test_what_is_left_is_continued(login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
+from typing import Any
 
+import psycopg
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.web.pages import job_search
 from airflow_provider_aihandoff.web.pages.job_search import as_csv
-from tests.factories import OWNER, ask, draft, job_spec, submit
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.web.conftest import Grant, Login, Page
 
 LIST = "/aihandoff/jobs"
@@ -73,7 +75,8 @@ def test_pages_follow_each_other_with_the_same_filter(
     while address:
         html = bob.get(address).text
         seen += _keys(html)
-        address = next((a["href"] for a in Page(html).all("a") if "after=" in (a["href"] or "")), None)
+        links = [a["href"] or "" for a in Page(html).all("a")]
+        address = next((link for link in links if "after=" in link and "paused" not in link), None)
     assert seen == [f"key-{number}" for number in range(5)]
 
 
@@ -122,3 +125,44 @@ def test_a_text_of_the_filter_is_shown_as_text(login: Login, ledger: Ledger) -> 
     html = login("bob").get(LIST, params={"type": "<script>alert(1)</script>"}).text
     assert "<script" not in html
     assert Page(html).field("type") == "<script>alert(1)</script>"
+
+
+def _written(ledger: Ledger, key: str, external_id: str, url: str | None) -> Job:
+    plan = replace(effect_plan(), external_url=url)
+    job = approve(ledger, ask(ledger, draft(ledger, job_spec(job_key=key), response_id=f"resp_{key}"), plan))
+    claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id=external_id, result=None, actor=TEST)
+    return job
+
+
+def test_the_id_of_a_record_is_a_link_where_its_author_says_where_it_is(login: Login, ledger: Ledger) -> None:
+    job = _written(ledger, "key-a", "post <7>", "https://cms.example/posts/{external_id}")
+    _written(ledger, "key-b", "post-8", None)
+    own, bob = {"Sec-Fetch-Dest": "document"}, login("bob")
+    link = "https://cms.example/posts/post%20%3C7%3E"
+    for path in (LIST, f"{LIST}/{job.job_id}"):
+        for headers, target in ((own, "_blank"), ({"Sec-Fetch-Dest": "iframe"}, None)):
+            (found,) = [a for a in Page(bob.get(path, headers=headers).text).all("a") if "cms" in (a["href"] or "")]
+            assert (found["href"], found["rel"], found.get("target")) == (link, "noopener noreferrer", target)
+    text = Page(bob.get(LIST).text).text
+    assert "post <7>" in text
+    assert "post-8" in text
+    links = {each["job_key"]: each["external_links"] for each in bob.get(API).json()["jobs"]}
+    assert links == {"key-a": [link], "key-b": [None]}
+    (effect,) = bob.get(f"{API}/{job.job_id}").json()["effects"]
+    assert (effect["external_link"], "external_url" in effect) == (link, False)
+    assert bob.get("/aihandoff/api/v1/effects").json()["effects"][-1]["external_link"] == link
+    rows = list(csv.DictReader(io.StringIO(bob.get(f"{LIST}.csv").text)))
+    assert [row["external_links"] for row in rows] == ["", link]
+
+
+def test_an_address_that_was_changed_in_the_ledger_is_no_link(
+    login: Login, ledger: Ledger, conninfo: dict[str, Any]
+) -> None:
+    job = _written(ledger, "key-a", "post-7", "https://cms.example/posts/{external_id}")
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute("UPDATE aihandoff.effects SET external_url = 'javascript:alert(1)//{external_id}'")
+    for path in (LIST, f"{LIST}/{job.job_id}"):
+        html = login("bob").get(path).text
+        assert "javascript:" not in html
+        assert "post-7" in Page(html).text

@@ -63,6 +63,15 @@ def events(ledger: Ledger, job: Job) -> list[str]:
     return [event.event for event in ledger.record(job.job_id).events]
 
 
+def test_the_address_of_a_record_is_what_the_attempt_has_and_no_part_of_what_is_approved(ledger: Ledger) -> None:
+    old, new = (replace(effect_plan(), external_url=f"https://{host}.example/{{external_id}}") for host in "ab")
+    job = approve(ledger, ask(ledger, draft(ledger), old))
+    assert ledger.record(job.job_id).effects[0].external_url == old.external_url
+    done = confirm(ledger, claim(ledger, job, new))
+    assert (done.external_url, done.external_link) == (new.external_url, "https://b.example/post-1")
+    assert state(ledger, job) is JobState.COMPLETED
+
+
 class TestRefusal:
     def test_before_approval_nothing_is_claimed(self, ledger: Ledger) -> None:
         job = ask(ledger, draft(ledger))

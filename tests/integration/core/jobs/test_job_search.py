@@ -145,6 +145,19 @@ def test_an_external_id_finds_the_job_that_wrote_it(ledger: Ledger) -> None:
     assert (job.job_key, job.external_ids) == ("a", ["post-7"])
 
 
+def test_a_list_has_the_addresses_of_the_records_in_the_order_of_their_ids(ledger: Ledger) -> None:
+    linked = replace(effect_plan("a"), external_url="https://cms.example/posts/{external_id}")
+    plans = [linked, effect_plan("b"), replace(linked, name="c", plan_digest="c")]
+    job = approve(ledger, ask(ledger, in_review(ledger, "links"), *plans))
+    for plan, external_id in zip(plans, ("a/1", "b-2", ".."), strict=True):
+        claim = ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+        ledger.effects.confirm(claim, external_id=external_id, result=None, actor=TEST)
+    (found_job,) = ledger.search.page(JobFilter())
+    assert found_job.external_ids == ["a/1", "b-2", ".."]
+    assert found_job.external_links == ["https://cms.example/posts/a%2F1", None, None]
+    assert ledger.search.by_id([job.job_id]) == [found_job]
+
+
 def test_words_of_an_error_are_found_in_jobs_and_in_effects(ledger: Ledger) -> None:
     failed(ledger, "a", "the model refused: quota exceeded")
     ledger.effects.lose(claimed(ledger, "b"), error="ReadTimeout: the read timed out", actor=TEST)

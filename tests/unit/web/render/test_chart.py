@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from airflow_provider_aihandoff.web.render.chart import MAX_SERIES, OTHERS, Chart, Point, chart
+from airflow_provider_aihandoff.web.render.formatting import dollars, span_of_time
 
 TODAY = date(2026, 2, 14)
 YESTERDAY = TODAY - timedelta(days=1)
@@ -46,6 +49,24 @@ def test_no_mark_leaves_the_picture() -> None:
 @pytest.mark.parametrize(("highest", "top"), [(7, "10"), (10, "10"), (11, "20"), (21, "50"), (0.003, "0.005")])
 def test_the_scale_ends_at_a_number_that_reads_well(highest: float, top: str) -> None:
     assert drawn((TODAY, "a", highest)).ticks[-1][1] == top
+
+
+@pytest.mark.parametrize(
+    ("highest", "ticks"), [(1, ["0", "1"]), (2, ["0", "1", "2"]), (4, ["0", "5"]), (60, ["0", "50", "100"])]
+)
+def test_no_line_behind_whole_numbers_stands_for_a_part_of_one(highest: int, ticks: list[str]) -> None:
+    made = drawn((TODAY, "a", highest), whole=True)
+    assert [text for _, text in made.ticks] == ticks
+
+
+@pytest.mark.parametrize("highest", [10.0**power * factor for power in range(-6, 8) for factor in (1, 2, 5)])
+@pytest.mark.parametrize("text", [span_of_time, lambda value: dollars(Decimal(str(value))) if value else "$0"])
+def test_each_line_behind_times_and_costs_reads_another_figure(highest: float, text: Callable[[float], str]) -> None:
+    made = drawn((TODAY, "a", highest), text=text, kind="points")
+    texts = [text for _, text in made.ticks]
+    if highest >= 0.0002 or text is span_of_time:
+        assert len(set(texts)) == 3, texts
+    assert texts[0] in ("0 s", "$0")
 
 
 def test_further_types_are_one_where_they_can_be_added() -> None:

@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.web.render.formatting import (
     of_this_job,
     pretty_body,
     shape,
+    span_of_time,
     undo_problem,
     written_by,
 )
@@ -49,6 +50,28 @@ JSON = st.recursive(
 )
 def test_a_cost_is_never_a_guess(amount: str | None, unpriced: int, said: str) -> None:
     assert cost(None if amount is None else Decimal(amount), unpriced) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (0.0004, "0.4 ms"),
+        (0.025, "25 ms"),
+        (0.0999, "99.9 ms"),
+        (0.1, "0.1 s"),
+        (0.25, "0.25 s"),
+        (5, "5 s"),
+        (47.4, "47 s"),
+        (119, "119 s"),
+        (250, "4.2 min"),
+        (3600, "60 min"),
+        (7200, "2 h"),
+        (5 * 86400, "5 days"),
+    ],
+)
+def test_a_short_span_of_time_does_not_read_as_none(seconds: float, said: str) -> None:
+    assert span_of_time(seconds) == said
 
 
 def test_dollars_never_round_something_to_nothing() -> None:
