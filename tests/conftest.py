@@ -33,7 +33,7 @@ EMPTY_LEDGER = """
     ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
     TRUNCATE aihandoff.jobs, aihandoff.revisions, aihandoff.decisions, aihandoff.effects, aihandoff.inbox,
         aihandoff.surplus_responses, aihandoff.polls, aihandoff.bulk_actions, aihandoff.bulk_jobs,
-        aihandoff.events RESTART IDENTITY;
+        aihandoff.rate_limits, aihandoff.rate_limit_changes, aihandoff.rate_waits, aihandoff.events RESTART IDENTITY;
     ALTER TABLE aihandoff.events ENABLE TRIGGER USER"""
 
 

@@ -19,6 +19,7 @@ DeciderKind = Literal["user", "terminal", "policy", "timeout"]
 AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
 OnLost = Literal["wait", "ask", "resend"]
+PriorityName = Literal["interactive", "batch"]
 
 
 class ActorKind(StrEnum):
@@ -177,6 +178,7 @@ class JobSpec:
     :param triggered_by: the user who triggered the Dag run, if a user has, also where ``requested_by`` names another.
     :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
     :param on_lost: what to do about a request whose answer was lost; None: as :mod:`core.generation.lost` decides.
+    :param priority: as of a :class:`Revision`, and so are ``rate_key`` and ``max_wait``.
     :param regenerate: make a new revision in any case, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
@@ -201,6 +203,9 @@ class JobSpec:
     triggered_by: str | None = None
     max_cost_usd: Decimal | None = None
     on_lost: OnLost | None = None
+    priority: PriorityName = "batch"
+    rate_key: str | None = None
+    max_wait: timedelta | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -279,6 +284,9 @@ class Revision:
         decides.
     :param conversation_id: the provider's handle that was made for this revision alone; it tells what became of a lost
         request.
+    :param priority: who waits for it: a person at their desk, or a batch.
+    :param rate_key: the name of limits that it counts for, beside those of its connection.
+    :param max_wait: for how long it waits for a limit of speed; None: until its deadline.
     """
 
     revision_id: int
@@ -310,6 +318,9 @@ class Revision:
     author_id: str | None
     on_lost: OnLost | None
     conversation_id: str | None
+    priority: PriorityName
+    rate_key: str | None
+    max_wait: timedelta | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
@@ -431,6 +442,7 @@ class Effect:
     :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
     :param filled: what earlier effects have brought, by the placeholders of the plan, of the probe and of the undo;
         None before it is claimed, and where it names none.
+    :param priority: as of a :class:`Revision`, and so are ``rate_key`` and ``max_wait``.
     """
 
     effect_id: int
@@ -465,6 +477,9 @@ class Effect:
     probe_note: str | None
     task_id: str | None
     filled: dict[str, str] | None
+    priority: PriorityName
+    rate_key: str | None
+    max_wait: timedelta | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

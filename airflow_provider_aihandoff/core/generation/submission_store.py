@@ -98,13 +98,15 @@ _LOCK_JOB_BY_KEY = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s FOR UPDATE"""
 _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
-        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost)
+        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost,
+        priority, rate_key, max_wait)
     VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
-        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s)
+        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s,
+        %(priority)s, %(rate_key)s, %(max_wait)s)
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
-        on_lost = %(on_lost)s
+        on_lost = %(on_lost)s, priority = %(priority)s, rate_key = %(rate_key)s, max_wait = %(max_wait)s
     WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued' AND based_on IS NULL"""
 _KEEP_REQUEST = """
     UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s
@@ -290,6 +292,9 @@ class Submission:
             "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
             "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
             "on_lost": spec.on_lost,
+            "priority": spec.priority,
+            "rate_key": spec.rate_key,
+            "max_wait": spec.max_wait,
         }
 
     def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
