@@ -74,6 +74,10 @@ _FACTS: Mapping[str, str] = {
     "undo_waiting": "*undos*",
     "progress": "*n* of *m* effects applied",
     "undone": "*n* of *m* effects undone",
+    "held_by": "*its id*",
+    "held_since": "*time*",
+    "held_why": "*who, what and why.*",
+    "held_effect": "*effect*",
     "undone_all": "All applied effects were undone.",
 }
 

@@ -29,12 +29,14 @@ SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+#: Every table but the identity of the ledger and its version.
 EMPTY_LEDGER = """
-    ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
-    TRUNCATE aihandoff.jobs, aihandoff.revisions, aihandoff.decisions, aihandoff.effects, aihandoff.inbox,
-        aihandoff.surplus_responses, aihandoff.polls, aihandoff.bulk_actions, aihandoff.bulk_jobs,
-        aihandoff.rate_limits, aihandoff.rate_limit_changes, aihandoff.rate_waits, aihandoff.events RESTART IDENTITY;
-    ALTER TABLE aihandoff.events ENABLE TRIGGER USER"""
+    DO $$ BEGIN
+        ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
+        EXECUTE (SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ') || ' RESTART IDENTITY'
+            FROM pg_tables WHERE schemaname = 'aihandoff' AND tablename NOT IN ('ledger', 'alembic_version'));
+        ALTER TABLE aihandoff.events ENABLE TRIGGER USER;
+    END $$"""
 
 
 @pytest.fixture(scope="session")

@@ -331,6 +331,51 @@ _DOCTOR = _action(
 )
 
 
+_PAUSE = _action(
+    "pause",
+    "Hold requests to the model, and external writes too if asked for, in the whole fleet at once",
+    "pauses.pause",
+    Arg(("--connection",), default=None, help="Only over this connection: OpenAI's, or with --writes a target's"),
+    Arg(("--type",), default=None, help="Only jobs of this type"),
+    _DAG,
+    Arg(("--everything",), action="store_true", help="All jobs"),
+    Arg(("--writes",), action="store_true", help="External writes too; a roll-back goes on"),
+    Arg(("--cancel-running",), action="store_true", help="Cancel the jobs whose responses run in its scope"),
+    _REASON,
+)
+
+_RESUME = _action(
+    "resume",
+    "End a pause: what it holds continues",
+    "pauses.resume",
+    Arg(("pause_id",), type=int, nargs="?", default=None, help="Id of the pause"),
+    Arg(("--all",), action="store_true", help="End all pauses in force"),
+    _REASON,
+)
+
+_PAUSES = _action(
+    "pauses",
+    "List the pauses in force, and what they hold",
+    "pauses.pauses",
+    Arg(("--ended",), action="store_true", help="Also those that have ended"),
+    _OUTPUT,
+)
+
+_SPENDING_LIMITS = GroupCommand(
+    name="spending-limits",
+    help="Limits of money that OpenAI says are reached",
+    subcommands=(
+        _action("list", "List the connections whose jobs are held by one", "pauses.spending_limits", _OUTPUT),
+        _action(
+            "try",
+            "Have it found out at once whether the limit of a connection is still reached",
+            "pauses.try_now",
+            Arg(("connection",), help="OpenAI connection"),
+        ),
+    ),
+)
+
+
 def get_commands() -> list[GroupCommand]:
     """The command group that the provider adds to `airflow`."""
     return [
@@ -350,6 +395,10 @@ def get_commands() -> list[GroupCommand]:
                 _RECONCILE,
                 _WEBHOOKS,
                 _DOCTOR,
+                _PAUSE,
+                _RESUME,
+                _PAUSES,
+                _SPENDING_LIMITS,
             ),
         )
     ]

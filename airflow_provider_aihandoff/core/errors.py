@@ -211,6 +211,23 @@ class EffectBusy(HandoffError):
         self.seconds = seconds
 
 
+class EffectHeld(HandoffError):
+    """A pause or a limit keeps an external write from being sent now.
+
+    :param effect: the effect, as the ledger has it.
+    :param seconds: until it may be asked for again; None: until what holds it has ended.
+    """
+
+    def __init__(self, what: str, *, effect: Effect, seconds: float | None, **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.effect = effect
+        self.seconds = seconds
+
+
+class PauseNotFound(HandoffError):
+    """The ledger has no pause with this id."""
+
+
 class EffectOutOfOrder(HandoffError):
     """An effect that must come before this one is not applied."""
 

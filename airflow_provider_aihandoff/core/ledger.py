@@ -8,6 +8,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
+from airflow_provider_aihandoff.core.admission.pause_store import Pauses
+from airflow_provider_aihandoff.core.admission.spending_limit_store import SpendingLimits
 from airflow_provider_aihandoff.core.bulk.bulk_store import Bulks
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
@@ -158,6 +160,8 @@ class Ledger:
         self.search = JobSearch(self._database)
         self.overviews = Overviews(self._database)
         self.bulks = Bulks(self._database)
+        self.pauses = Pauses(self._database)
+        self.spending_limits = SpendingLimits(self._database)
         self.rate_limits = RateLimits(self._database)
 
     def __enter__(self) -> Self:

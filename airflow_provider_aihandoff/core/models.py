@@ -19,6 +19,7 @@ DeciderKind = Literal["user", "terminal", "policy", "timeout"]
 AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
 OnLost = Literal["wait", "ask", "resend"]
+HeldKind = Literal["pause", "spending limit", "rate"]
 PriorityName = Literal["interactive", "batch"]
 
 
@@ -284,6 +285,8 @@ class Revision:
         decides.
     :param conversation_id: the provider's handle that was made for this revision alone; it tells what became of a lost
         request.
+    :param held_kind: what kind of thing holds its request back now, ``held_name``: which one, and ``held_why``: why, as
+        a sentence; None where nothing does.
     :param priority: who waits for it: a person at their desk, or a batch.
     :param rate_key: the name of limits that it counts for, beside those of its connection.
     :param max_wait: for how long it waits for a limit of speed; None: until its deadline.
@@ -318,6 +321,10 @@ class Revision:
     author_id: str | None
     on_lost: OnLost | None
     conversation_id: str | None
+    held_kind: HeldKind | None
+    held_name: str | None
+    held_why: str | None
+    held_since: datetime | None
     priority: PriorityName
     rate_key: str | None
     max_wait: timedelta | None
@@ -332,6 +339,12 @@ class Revision:
         """Whether a request may have been accepted, its response is not known, and no attempt is sending now."""
         lost = self.state is RevisionState.SUBMITTING and self.submit_token is None
         return lost and self.unknown_submissions > 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its request is not sent for now, and no attempt is sending one."""
+        unsent = self.state in (RevisionState.QUEUED, RevisionState.SUBMITTING) and self.submit_token is None
+        return unsent and self.held_kind is not None
 
     @property
     def editor(self) -> Actor | None:
@@ -406,6 +419,7 @@ class EffectPlan:
     :param skipped: its author's condition leaves it out: there is nothing to send.
     :param names: the placeholders in the plan that name an earlier effect. They are filled in when it is claimed.
     :param other_names: those in its probe and its undo.
+    :param rate_key: as of a :class:`Revision`, and so is ``priority``.
     :param answer_fields: the fields of its target's answer that later effects name, as paths such as ``.data.id``.
     """
 
@@ -424,6 +438,8 @@ class EffectPlan:
     names: tuple[str, ...] = ()
     other_names: tuple[str, ...] = ()
     answer_fields: tuple[str, ...] = ()
+    rate_key: str | None = None
+    priority: PriorityName = "batch"
 
 
 @dataclass(frozen=True)
@@ -442,7 +458,9 @@ class Effect:
     :param task_id: the task that applies it; None for an undo, and where an earlier release planned it.
     :param filled: what earlier effects have brought, by the placeholders of the plan, of the probe and of the undo;
         None before it is claimed, and where it names none.
-    :param priority: as of a :class:`Revision`, and so are ``rate_key`` and ``max_wait``.
+    :param held_kind: as of a :class:`Revision`.
+    :param held_until: when it may be asked for again; None: when what holds it has ended.
+    :param rate_key: as of a :class:`Revision`; None before it is claimed.
     """
 
     effect_id: int
@@ -477,9 +495,12 @@ class Effect:
     probe_note: str | None
     task_id: str | None
     filled: dict[str, str] | None
-    priority: PriorityName
+    held_kind: HeldKind | None
+    held_name: str | None
+    held_why: str | None
+    held_since: datetime | None
+    held_until: datetime | None
     rate_key: str | None
-    max_wait: timedelta | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

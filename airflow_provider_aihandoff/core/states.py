@@ -36,6 +36,7 @@ class JobEvent(StrEnum):
     CREATED = "created"
     ATTACHED = "attached"  # a task (again) took the job as its own; nothing else changed
     REVISED = "revised"  # a new revision was opened: other input, or an earlier one failed or was rejected
+    HELD = "held"  # a pause or a limit keeps a request, or an external write, from being sent now
     SUBMIT_INTENDED = "submit intended"  # written before the request goes out
     SUBMIT_UNKNOWN = "submit unknown"  # the request may have been accepted, its id is not known
     SUBMIT_REFUSED = "submit refused"  # OpenAI said no, and that trying again may help
@@ -153,6 +154,8 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     **{(state, _E.ATTACHED): state for state in _S},
     # People are notified of what happened to a job, in any state that it has reached by then.
     **{(state, _E.NOTIFIED): state for state in _S},
+    # What is about to be sent is held, and nothing else changes.
+    **{(state, _E.HELD): state for state in (_S.QUEUED, _S.APPROVED, _S.APPLYING)},
     # A response that ends after its revision was given up is recorded in any state of the job.
     **{(state, _E.OUTPUT_LATE): state for state in _S},
 }

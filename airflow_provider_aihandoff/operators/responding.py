@@ -96,7 +96,7 @@ def wait_for_submission(
     ledger_conn_id: str | None,
     method_name: str,
 ) -> None:
-    """Defer while another attempt sends the request, or one was lost; return where there is nothing to wait for.
+    """Defer while another attempt sends the request, one was lost, or it is held; return where nothing is waited for.
 
     The output of a lost request that has ended in its handle is stored. Where a person is to say what becomes of it,
     those whom the approval of the job notifies are notified.
@@ -107,7 +107,7 @@ def wait_for_submission(
     """
     from airflow_provider_aihandoff.triggers.submission import SubmissionTrigger
 
-    if revision.state is not RevisionState.SUBMITTING:
+    if revision.state is not RevisionState.SUBMITTING and not revision.is_held:
         return
     try:
         actor, provider = owner_of(context).actor, provider_for(revision.conn_id)
@@ -116,7 +116,11 @@ def wait_for_submission(
     except ProviderError as error:  # the trigger polls it
         task.log.info("Reading %s: %s", revision.conversation_id, error.what)
     lease_until = revision.submit_lease_until or revision.deadline
-    task.log.info("%s", in_words(revision) or f"A request is being sent; waiting until {lease_until} for its answer.")
+    if revision.is_held:
+        task.log.warning("Nothing is sent to the model for now: %s", revision.held_why)
+    else:
+        words = in_words(revision) or f"A request is being sent; waiting until {lease_until} for its answer."
+        task.log.info("%s", words)
     now, until = ledger.now(), None
     asks = revision.is_lost and revision.on_lost == "ask"
     if asks and not notices.notify_wait(notifiers_of(context["dag"], source), context, ledger, revision):

@@ -47,7 +47,7 @@ def wait_or_defer(
     from airflow_provider_aihandoff.triggers.effect import EffectTrigger
 
     seconds = wait.seconds
-    if seconds is None:
+    if seconds is None and not wait.held:
         sent = notices.notify_wait(notifiers, context, ledger, wait.effect)
         held_for = ledger.effects.seconds_unknown(wait.effect.effect_id)
         if hold_timeout is not None:
@@ -60,7 +60,8 @@ def wait_or_defer(
         task.log.info("%s Trying again in %.1f s.", wait.why, seconds)
         time.sleep(seconds)
         return
-    task.log.warning("%s Waiting %s.", wait.why, "for a person" if seconds is None else f"{seconds:.0f} s")
+    whom = "until that ends" if wait.held else "for a person"
+    task.log.warning("%s Waiting %s.", wait.why, whom if seconds is None else f"{seconds:.0f} s")
     now = ledger.now()
     ledger.close()
     task.defer(

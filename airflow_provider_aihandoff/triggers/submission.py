@@ -1,4 +1,4 @@
-"""Waits without a worker slot until a request may be sent, or the response of one that was lost is known."""
+"""Waits without a worker slot until a request may be sent: one was lost, another attempt sends, or it is held."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SubmissionTrigger(BaseTrigger):
             self.log.info("The task of job %s has not ended: it goes on waiting.", self.job_id)
             return
         ledger = await shared_ledger_async(self.ledger_conn_id)
-        reason = "the task was ended while it waited for the outcome of a lost request"
+        reason = "the task was ended while it waited for its request to be sent"
         await asyncio.to_thread(
             ledger.cancels.cancel_unsent, self.job_id, owner=owner, actor=owner.actor, reason=reason
         )

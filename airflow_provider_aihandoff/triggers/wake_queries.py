@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
+from airflow_provider_aihandoff.core.admission.spending_limit_store import TURN
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
@@ -34,9 +35,14 @@ _SETTLED_SUBMISSIONS = """
     FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[], %(leases)s::text[])
         AS waiting (job_id, number, lease_until)
     LEFT JOIN aihandoff.revisions AS r USING (job_id, number)
-    WHERE r.state IS DISTINCT FROM 'submitting'
+    WHERE coalesce(r.state, '') NOT IN ('queued', 'submitting')
         OR r.submit_lease_until IS DISTINCT FROM waiting.lease_until::timestamptz
-        OR least(r.submit_lease_until, r.deadline) <= clock_timestamp()"""
+        OR least(r.submit_lease_until, r.deadline) <= clock_timestamp()
+        OR r.held_kind = 'pause' AND NOT EXISTS (
+            SELECT FROM aihandoff.pauses WHERE pause_id::text = r.held_name AND ended_at IS NULL)
+        OR r.held_kind = 'spending limit' AND NOT EXISTS (
+            SELECT FROM aihandoff.spending_limits AS reached WHERE reached.conn_id = r.held_name AND clock_timestamp() <
+                reached.try_at + CASE WHEN reached.try_job_id = r.job_id THEN interval '0' ELSE %(turn)s END)"""
 
 #: Of these questions, the ones that are no longer asked: the job has left the review, or has another plan.
 _ANSWERED_REVIEWS = """
@@ -45,13 +51,15 @@ _ANSWERED_REVIEWS = """
     LEFT JOIN aihandoff.jobs AS j USING (job_id)
     WHERE j.state IS DISTINCT FROM 'review' OR j.review_digest IS DISTINCT FROM waiting.digest"""
 
-#: Of these effects, the ones that are no longer as they were.
+#: Of these effects, the ones that are no longer as they were, or are no longer held by a pause.
 _CHANGED_EFFECTS = """
     SELECT effect_id, waiting.state, waiting.attempt
     FROM unnest(%(effect_ids)s::bigint[], %(states)s::text[], %(attempts)s::integer[])
         AS waiting (effect_id, state, attempt)
     LEFT JOIN aihandoff.effects AS e USING (effect_id)
-    WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt"""
+    WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt
+        OR e.held_kind = 'pause' AND NOT EXISTS (
+            SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)"""
 
 _RECORD_POLLS = """
     INSERT INTO aihandoff.polls (conn_id, polled_at)
@@ -147,6 +155,7 @@ async def settled_submissions(
         "job_ids": [job_id for job_id, _, _ in waiting],
         "numbers": [number for _, number, _ in waiting],
         "leases": [lease_until for _, _, lease_until in waiting],
+        "turn": TURN,
     }
     cursor = await connection.execute(_SETTLED_SUBMISSIONS, values)
     return {(row["job_id"], row["number"], row["lease_until"]) for row in await cursor.fetchall()}

@@ -116,6 +116,10 @@ CREATE TABLE aihandoff.revisions (
     author_id text,                  -- the auth manager's id of a user, where it is not the login name
     on_lost text CHECK (on_lost IN ('wait', 'ask', 'resend')), -- what its author wants after a lost request; null: auto
     conversation_id text,            -- made for this revision alone: it tells what became of a lost request
+    held_kind text CHECK (held_kind IN ('pause', 'spending limit', 'rate')), -- why its request may not be sent now
+    held_name text,                  -- which pause or limit
+    held_why text,                   -- as a sentence
+    held_since timestamptz,
     priority text NOT NULL DEFAULT 'batch' CHECK (priority IN ('interactive', 'batch')),
     rate_key text,                   -- its limits are also those of this key
     max_wait interval,               -- for how long it waits for a limit of speed; null: until its deadline
@@ -124,6 +128,8 @@ CREATE TABLE aihandoff.revisions (
     CHECK (state <> 'running' OR response_id IS NOT NULL),
     CHECK (state <> 'completed' OR output IS NOT NULL)
 );
+CREATE INDEX revisions_held ON aihandoff.revisions (held_kind, held_name, held_since)
+    WHERE held_kind IS NOT NULL AND state IN ('queued', 'submitting');
 CREATE UNIQUE INDEX revisions_response ON aihandoff.revisions (response_id) WHERE response_id IS NOT NULL;
 CREATE INDEX revisions_in_flight ON aihandoff.revisions (deadline) WHERE state IN ('submitting', 'running');
 CREATE INDEX revisions_of_connection ON aihandoff.revisions (conn_id) WHERE state IN ('submitting', 'running');
@@ -213,16 +219,22 @@ CREATE TABLE aihandoff.effects (
     probe_note text,                 -- what its probe saw that a person should know
     task_id text,                    -- the task that applies it
     filled json,                     -- what earlier effects have brought, by the placeholders in its plan
-    priority text NOT NULL DEFAULT 'batch' CHECK (priority IN ('interactive', 'batch')),
-    rate_key text,                   -- of a revision: the same
-    max_wait interval,
+    held_kind text CHECK (held_kind IN ('pause', 'rate')), -- why it may not be sent now, as for a revision
+    held_name text,
+    held_why text,
+    held_since timestamptz,
+    held_until timestamptz,          -- when it may be asked for again; null: when what holds it has ended
+    rate_key text,                   -- as of a revision; null before it is claimed
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );
 CREATE INDEX effects_planned ON aihandoff.effects (updated_at, effect_id) WHERE state = 'planned' AND task_id IS NOT NULL;
 CREATE INDEX effects_claimed ON aihandoff.effects (claimed_at) WHERE state = 'claimed';
+CREATE INDEX effects_claimed_of_key ON aihandoff.effects (rate_key) WHERE rate_key IS NOT NULL AND state = 'claimed';
 CREATE INDEX effects_claimed_of_connection ON aihandoff.effects ((plan->>'connection')) WHERE state = 'claimed';
 CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'unknown';
+CREATE INDEX effects_held ON aihandoff.effects (held_kind, held_name, held_since)
+    WHERE held_kind IS NOT NULL AND state IN ('planned', 'refused', 'unknown');
 CREATE INDEX effects_by_external_id ON aihandoff.effects USING hash (external_id) WHERE external_id IS NOT NULL;
 CREATE INDEX effects_by_error ON aihandoff.effects USING gin (to_tsvector('simple', left(error, 10000)))
     WHERE error IS NOT NULL;
@@ -294,7 +306,7 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER revisions_wait_no_longer AFTER UPDATE OF state ON aihandoff.revisions FOR EACH ROW
-    WHEN (OLD.state = 'queued' AND NEW.state <> 'queued') EXECUTE FUNCTION aihandoff.end_rate_wait();
+    WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
 CREATE TRIGGER effects_wait_no_longer AFTER UPDATE OF state ON aihandoff.effects FOR EACH ROW
     WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
 
@@ -343,6 +355,38 @@ CREATE TABLE aihandoff.bulk_jobs (
     PRIMARY KEY (bulk_id, job_id)
 );
 CREATE INDEX bulk_jobs_left ON aihandoff.bulk_jobs (bulk_id, job_id) WHERE outcome IS NULL OR outcome = 'unfinished';
+
+-- What a person has stopped for a while: requests to the model, and external writes too where it says so.
+CREATE TABLE aihandoff.pauses (
+    pause_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    conn_id text,                    -- what it stops: all that is named here must match, and nothing named is everything
+    job_type text,
+    dag_id text,
+    writes boolean NOT NULL,         -- external writes too; conn_id is then that of the target
+    reason text NOT NULL CHECK (reason <> ''),
+    actor_kind text NOT NULL,        -- who began it
+    actor_name text NOT NULL,
+    actor_user_id text,
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz,            -- null: it is in force
+    ended_reason text,
+    ended_by_kind text,
+    ended_by_name text,
+    ended_by_user_id text,
+    CHECK ((ended_at IS NULL) = (ended_by_kind IS NULL))
+);
+CREATE INDEX pauses_in_force ON aihandoff.pauses (pause_id) WHERE ended_at IS NULL;
+
+-- The connections whose provider says that a limit of money is reached. One request at a time finds out whether it
+-- still is; the row goes when one is accepted.
+CREATE TABLE aihandoff.spending_limits (
+    conn_id text PRIMARY KEY,
+    said text NOT NULL,              -- what the provider answered last
+    since timestamptz NOT NULL,
+    tries integer NOT NULL,          -- requests that got this answer one after the other
+    try_at timestamptz NOT NULL,     -- when the next one may be sent
+    try_job_id bigint NOT NULL       -- the job that sends it; a while later, any
+);
 
 -- When a response of each connection was last polled, as far as the triggerers have said.
 CREATE TABLE aihandoff.polls (

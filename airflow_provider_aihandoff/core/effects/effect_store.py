@@ -12,6 +12,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.admission.admit import hold_of_write
+from airflow_provider_aihandoff.core.admission.hold import Hold
+from airflow_provider_aihandoff.core.admission.hold_store import hold_write
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.digests import digest
@@ -29,6 +32,7 @@ from airflow_provider_aihandoff.core.effects.plan_store import (
 from airflow_provider_aihandoff.core.errors import (
     ClaimLost,
     EffectBusy,
+    EffectHeld,
     EffectOutOfOrder,
     EffectUnknown,
     HandoffError,
@@ -38,6 +42,10 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.core.models import Actor, Decision, Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
+from airflow_provider_aihandoff.core.rates.rate_store import connection_of
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
+from airflow_provider_aihandoff.core.rates.slowdown_store import hear
 from airflow_provider_aihandoff.core.states import (
     SETTLED_EFFECT_STATES,
     EffectEvent,
@@ -102,12 +110,13 @@ class Effects:
         :raises PlanNotApproved: the plan is not the one that was approved.
         :raises EffectOutOfOrder: an effect that must come before this one is not applied.
         :raises EffectBusy: another attempt has the permission.
+        :raises EffectHeld: a pause or a limit keeps it from being sent now.
         :raises EffectUnknown: an earlier attempt may have been applied, and it may not be sent again.
         """
 
         token, resent, unfilled = uuid4(), False, None
 
-        def work(connection: LedgerConnection) -> Claim | HandoffError:
+        def work(connection: LedgerConnection) -> Claim | HandoffError:  # noqa: C901
             nonlocal resent, unfilled
             job = history.lock(connection, job_id)
             effect = find_effect(connection, job, plan.name)
@@ -134,6 +143,10 @@ class Effects:
             elif job.cancelling is not None:
                 return _cancelled(job, job.cancelling)
             _check_order(connection, job, effect)
+            # A roll-back is a person's own step, and may undo what the pause is about.
+            if own and (hold := hold_of_write(connection, job, effect, plan)):
+                effect = hold_write(connection, job, effect, hold, actor=actor)
+                return _held(connection, job, effect, hold)
             filled, unfilled = _filled(connection, job, effect, plan)
             effect = change_effect(
                 connection,
@@ -144,6 +157,7 @@ class Effects:
                 claim_token=token,
                 claimed_by=str(actor),
                 lease=lease,
+                rate_key=plan.rate_key,
                 resends=effect.resends + resent,
                 not_now=False,
                 error=None,
@@ -241,12 +255,17 @@ class Effects:
 
         return self._database.persist(work, step="apply.confirm", keep=keep)
 
-    def release(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
+    def release(
+        self, claim: Claim, *, error: str, actor: Actor, heard: Heard | None = None, keep: Keep | None = None
+    ) -> Effect:
         """Record that no external write was made, and that the effect may be tried again as it is.
 
+        :param heard: what the target says about its limits of speed: all writes to it keep to it at once.
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release", keep)
+        return self._end(
+            claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release", keep, heard=heard
+        )
 
     def refuse(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
         """Record that the target refused the effect, which proves that no external write was made.
@@ -263,6 +282,7 @@ class Effects:
         actor: Actor,
         not_now: bool = False,
         confirmed: Mapping[str, Any] | None = None,
+        heard: Heard | None = None,
         keep: Keep | None = None,
     ) -> Effect:
         """Record that the outcome is not known.
@@ -280,7 +300,9 @@ class Effects:
                 "result": effect.result if confirmed is None else dict(confirmed),
             }
 
-        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose", keep, changes)
+        return self._end(
+            claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose", keep, changes, heard=heard
+        )
 
     def _end(
         self,
@@ -292,12 +314,15 @@ class Effects:
         step: str,
         keep: Keep | None,
         changes: Callable[[Effect], dict[str, Any]] = lambda effect: {},
+        heard: Heard | None = None,
     ) -> Effect:
         def work(connection: LedgerConnection) -> Effect:
             job, effect = _lock_claimed(connection, claim)
             if effect.state is next_effect_state(EffectState.CLAIMED, event):
                 return effect
             effect = change_effect(connection, job, effect, event, error=plain(error), **changes(effect))
+            if (conn_id := connection_of(effect)) is not None:
+                hear(connection, LimitKind.TARGET, conn_id, heard)
             detail = {"effect": effect.name, "attempt": effect.attempt}
             reason = f"{_progress(connection, job)}; {effect.name}: {error}"
             job = history.move(connection, job, job_event, actor=actor, reason=reason, detail=detail)
@@ -437,6 +462,19 @@ def _filled(
     if not missing:
         return values, None
     return None, f"the effect {effect.name!r} cannot be sent: {'; '.join(missing)}."
+
+
+def _held(connection: LedgerConnection, job: Job, effect: Effect, hold: Hold) -> EffectHeld:
+    seconds = None if hold.until is None else max(0.0, (hold.until - history.now(connection)).total_seconds())
+    before = "an earlier attempt may have" if effect.state is EffectState.UNKNOWN else "no earlier one has"
+    return EffectHeld(
+        f"the effect {effect.name!r} is held: {hold.why}",
+        effect=effect,
+        seconds=seconds,
+        job=job.label,
+        written=f"This attempt made no external write, and {before}.",
+        remedy="The task waits, and continues when what holds it ends.",
+    )
 
 
 def _can_resolve(applied: bool) -> frozenset[EffectState]:

@@ -80,7 +80,7 @@ WAITS: Mapping[LostWait, str] = {
 
 def wait_of(revision: Revision) -> LostWait | None:
     """What ends the wait of a revision; None where it does not wait for a lost request."""
-    if not revision.is_lost or revision.submit_lease_until is None:
+    if not revision.is_lost or revision.is_held or revision.submit_lease_until is None:
         return None
     if revision.conversation_id is not None:
         return LostWait.HANDLE

@@ -141,7 +141,8 @@ def _ended_badly(response: ModelResponse) -> tuple[dict[str, Any], str]:
     text = response.text or ""
     if response.status is ResponseStatus.FAILED:
         code, message = response.error_code or "unknown", cleaned(response.error_message or "")
-        return {"kind": "failed", "code": code, "message": message, "text": text}, f"OpenAI: {code}: {message}"
+        error = {"kind": "failed", "code": code, "message": message, "text": text}
+        return error | ({"spent": True} if response.is_spent else {}), f"OpenAI: {code}: {message}"
     if response.status is ResponseStatus.INCOMPLETE:
         code = response.incomplete_reason or "unknown"
         return {"kind": "incomplete", "code": code, "text": text}, f"the response is incomplete: {code}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.admission import spending_limit_store
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -121,6 +122,8 @@ class Outputs:
     ) -> Job:
         """Store an output that is the first one of its revision."""
         if output.error is not None:
+            if output.error.get("spent"):
+                spending_limit_store.reached(connection, job, revision, reason or "a limit of money is reached")
             return fail_revision(
                 connection, job, revision, actor=actor, reason=reason, error=output.error, output=output
             )

@@ -59,6 +59,7 @@ class Sent(StrEnum):
 
     NO = "no"  # no response was created, and the same request may succeed later
     NEVER = "never"  # no response was created, and the same request would be refused again
+    SPENT = "spent"  # no response was created: a limit of money is reached, and each request gets the same answer
     UNKNOWN = "unknown"  # a response may have been created
     RUNS = "runs"  # none was created, since the response of an earlier request runs in the same handle
 
@@ -92,6 +93,7 @@ class ModelResponse:
     :param error_code: why it failed.
     :param incomplete_reason: why it stopped early.
     :param is_final: the same request would end the same way, so that another revision would only cost.
+    :param is_spent: it failed since a limit of money is reached.
     :param usage: what is billed, as the provider says it; and under ``tool_calls`` how many calls of its own tools, by
         type, are billed beside it and are in no price.
     :param model: the one that answered; with ``service_tier`` it decides the price.
@@ -109,6 +111,7 @@ class ModelResponse:
     error_message: str | None = None
     incomplete_reason: str | None = None
     is_final: bool = False
+    is_spent: bool = False
     usage: dict[str, Any] | None = None
     model: str | None = None
     service_tier: str | None = None
@@ -192,6 +195,12 @@ class ProviderFacts(ABC):
     @abstractmethod
     def model(self, request: Mapping[str, Any]) -> str | None:
         """The model that a request names; None where it names none."""
+
+    @abstractmethod
+    def counted_tokens(self, request: Mapping[str, Any]) -> int:
+        """How many tokens a request counts for in limits of tokens, before it is sent: about as many as it has, and as
+        it lets the model write, where it says so. Asks no one, and raises nothing.
+        """
 
     @abstractmethod
     def tokens(self, usage: Mapping[str, Any]) -> Tokens:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.admission import spending_limit_store
+from airflow_provider_aihandoff.core.admission.admit import admit_request
+from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
+from airflow_provider_aihandoff.core.admission.hold_store import hold_request
 from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
@@ -41,6 +45,10 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment, Step, decide_attachment
 from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, OnLost, Owner, Revision, columns
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
+from airflow_provider_aihandoff.core.rates.rate_store import slot_freed
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
+from airflow_provider_aihandoff.core.rates.slowdown_store import hear
 from airflow_provider_aihandoff.core.states import (
     TOUCHED_EFFECT_STATES,
     JobEvent,
@@ -74,14 +82,16 @@ class Intent:
     """The permission to send one request.
 
     :param token: proof of the permission; None when another attempt has it, or has just got an id.
-    :param wait: seconds until another one may get it: another attempt has it, or a request is lost.
+    :param wait: seconds until another one may get it: another attempt has it, a request is lost, or it is held.
     :param left: seconds until the deadline, by the database's clock.
+    :param finds_out: the request is to find out whether a limit of money is still reached.
     """
 
     revision: Revision
     token: UUID | None
     wait: float = 0.0
     left: float = 0.0
+    finds_out: bool = False
 
 
 _INSERT_JOB = f"""
@@ -120,7 +130,8 @@ _OF_RUN = "actor_kind = 'task' AND actor_dag_id = %s AND actor_run_id = %s"
 _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
         submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp(),
-        conversation_id = coalesce(conversation_id, %(handle)s)
+        conversation_id = coalesce(conversation_id, %(handle)s), held_kind = NULL, held_name = NULL, held_why = NULL,
+        held_since = NULL
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
@@ -176,6 +187,35 @@ def _nothing_lost(job: Job, revision: Revision) -> NothingLost:
     return NothingLost(
         what, job=job.label, written="Your answer was not recorded. It causes no external write.", remedy=remedy
     )
+
+
+def _check_current(job: Job, number: int) -> None:
+    """Return where this revision may still be sent.
+
+    :raises JobCancelled: the job was cancelled meanwhile.
+    :raises InputChanged: a task with other input has taken the key over meanwhile.
+    """
+    if job.state is JobState.CANCELLED:
+        raise JobCancelled("it was cancelled before the request was sent.", job=job.label)
+    if job.revision != number:
+        raise InputChanged(
+            f"revision {number} was replaced by {job.revision}: a task with other input came meanwhile.",
+            job=job.label,
+            remedy="Give each piece of work a job_key of its own.",
+        )
+
+
+def _refuse(connection: LedgerConnection, job: Job, revision: Revision, refusal: Refusal, actor: Actor) -> HandoffError:
+    """End a revision whose request may not be sent."""
+    error = {"kind": refusal.kind, "final": True}
+    fail_revision(connection, job, revision, actor=actor, reason=refusal.why, error=error)
+    return JobFailed(refusal.why, job=job.label, written="No request was sent.", remedy=refusal.remedy)
+
+
+def _lease_left(revision: Revision, at: datetime) -> float:
+    """Seconds until the request of a revision may be asked for; 0 where it may."""
+    until = revision.submit_lease_until
+    return 0.0 if until is None else max(0.0, (until - at).total_seconds())
 
 
 class Submission:
@@ -400,6 +440,7 @@ class Submission:
         lease: timedelta,
         orphan_wait: timedelta = timedelta(0),
         handle: str | None = None,
+        tokens: int = 0,
     ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
@@ -410,8 +451,9 @@ class Submission:
         :param lease: how long the permission is valid: longer than the request may take.
         :param orphan_wait: the shortest time that a webhook may take to bring the response of a lost request.
         :param handle: the provider's conversation that was made for this revision, if it has none yet.
-        :raises JobFailed: one more unknown submission would break the bound, or the deadline has passed by the
-            database's clock; the job is failed.
+        :param tokens: how many the request counts for in limits of tokens.
+        :raises JobFailed: one more unknown submission would break the bound, the deadline has passed by the
+            database's clock, or a limit can never let it through; the job is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
         :raises InputChanged: a task with other input has taken the key over meanwhile.
         """
@@ -422,21 +464,15 @@ class Submission:
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
                 return Intent(revision, token)
-            if job.state is JobState.CANCELLED:
-                return JobCancelled("it was cancelled before the request was sent.", job=job.label)
-            if job.revision != number:
-                return InputChanged(
-                    f"revision {number} was replaced by {job.revision}: a task with other input came meanwhile.",
-                    job=job.label,
-                    remedy="Give each piece of work a job_key of its own.",
-                )
+            _check_current(job, number)
             if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING):
                 return Intent(revision, None)
             at = history.now(connection)
             if at >= revision.deadline:
                 return self._too_late(connection, job, revision, actor)
-            if revision.submit_lease_until is not None and revision.submit_lease_until > at:
-                return Intent(revision, None, (revision.submit_lease_until - at).total_seconds())
+            # What is held asks each time: what holds it may have ended.
+            if not revision.is_held and (left := _lease_left(revision, at)) > 0:
+                return Intent(revision, None, left)
             wait = count_lost(
                 connection,
                 job,
@@ -451,6 +487,12 @@ class Submission:
             # A person who said that it may be sent again has put it back to queued.
             if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
+            admitted = admit_request(connection, job, revision, at=at, tokens=tokens)
+            if isinstance(admitted, Hold):
+                revision = hold_request(connection, job, revision, admitted, actor=actor)
+                return Intent(revision, None, _lease_left(revision, at))
+            if isinstance(admitted, Refusal):
+                return _refuse(connection, job, revision, admitted, actor)
             history.move(
                 connection,
                 job,
@@ -464,7 +506,8 @@ class Submission:
                 {"token": token, "lease": lease, "handle": handle, "revision_id": revision.revision_id},
             ).fetchone()
             assert row is not None
-            return Intent(Revision(**row), token, left=(revision.deadline - at).total_seconds())
+            left = (revision.deadline - at).total_seconds()
+            return Intent(Revision(**row), token, left=left, finds_out=admitted.finds_out)
 
         return self._database.transact(work, repeatable=True, step="submit.intend")
 
@@ -473,6 +516,8 @@ class Submission:
         lost = revision.state is RevisionState.SUBMITTING
         what = "it was known whether the request was accepted" if lost else "a request was accepted"
         reason = f"the deadline passed before {what}: {revision.deadline.isoformat()}"
+        if revision.is_held:
+            reason += f"; it was held: {str(revision.held_why).rstrip('.')}"
         fail_revision(connection, job, revision, actor=actor, reason=reason, error={"kind": "deadline"})
         remedy = "Clear the task to make a new revision with a new deadline."
         if lost:
@@ -507,12 +552,16 @@ class Submission:
         status: ResponseStatus,
         actor: Actor,
         keep: Keep | None = None,
+        finds_out: bool = False,
+        heard: Heard | None = None,
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
         Where the permission expired, and no one has asked for another one yet, this is the response that is waited for.
 
         :param keep: as in :meth:`Database.persist`.
+        :param finds_out: as in :class:`Intent`: the limit is lifted, and the jobs that it holds are woken.
+        :param heard: what the answer says about the provider's limits of speed.
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is orphaned: the caller cancels it at OpenAI.
         """
@@ -523,6 +572,9 @@ class Submission:
             revision = read_revision(connection, job_id, number)
             if revision.response_id == response_id:
                 return revision
+            if finds_out:
+                spending_limit_store.lifted(connection, revision.conn_id)
+            hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
             found = revision.submit_token is None and revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING)
             if revision.submit_token != token and not (found and revision.unknown_submissions):
                 history.move(
@@ -542,14 +594,32 @@ class Submission:
 
         return self._database.persist(work, step="submit.store", keep=keep)
 
-    def not_submitted(self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str) -> None:
-        """Record that the request was refused or never sent, so that no response exists and it may be sent again."""
+    def not_submitted(
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        actor: Actor,
+        reason: str,
+        spent: bool = False,
+        heard: Heard | None = None,
+    ) -> None:
+        """Record that the request was refused or never sent, so that no response exists and it may be sent again.
+
+        :param spent: the provider says that a limit of money is reached: all jobs of the connection are held.
+        :param heard: what the answer says about the provider's limits of speed: the whole fleet keeps to it at once.
+        """
 
         def work(connection: LedgerConnection) -> None:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
                 connection.execute(_MARK_NOT_SENT, [revision.revision_id])
+                if spent:
+                    spending_limit_store.reached(connection, job, revision, reason)
+                hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
+                slot_freed(connection, LimitKind.OPENAI, revision.conn_id, revision.rate_key)
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
 
         self._database.persist(work, step="submit.refused")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -25,7 +26,10 @@ from airflow_provider_aihandoff.core.generation.provider import (
     SubmitFailure,
     own_metadata,
 )
+from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.rates.fair_order import HERE
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
 from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
@@ -50,6 +54,9 @@ SUBMIT_TRIES = 5
 
 _BACKOFF_BASE, _BACKOFF_CAP = 1.0, 20.0
 
+#: Seconds that a worker waits in all for a limit of speed; for longer, the task waits in the triggerer.
+_WAITS_HERE = 3 * HERE
+
 
 class NotSubmitted(HandoffError):
     """OpenAI did not take the request in the tries of one attempt; trying again later may help."""
@@ -69,14 +76,15 @@ def submit(
 ) -> Revision:
     """Send the request of a job's current revision, never two at the same time, and record the answer.
 
-    It does not wait where another attempt is sending, or where a request is lost whose response may exist.
+    It does not wait where another attempt is sending, where a request is lost whose response may exist, or where a
+    pause or a limit holds it.
 
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
     :param orphan_wait: the shortest wait for the webhook of a response whose id was lost, before sending again.
     :param take: stores what a response left that had ended when the request was answered. Not every server has it
         afterwards: some have no background mode, and keep nothing.
     :param memory: where the id of a response is kept while the ledger cannot record it.
-    :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is
+    :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is held or
         ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
     :raises NotSubmitted: the tries are used up.
     :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
@@ -86,34 +94,53 @@ def submit(
     if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:
         return kept
     metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
+    tokens = provider.counted_tokens(request or ledger.revision(job.job_id, job.revision).request)
     failures = 0
     while True:
         handle, problem = _open_handle(ledger, provider, job, metadata, request)
-        asked = time.monotonic()
-        intent = ledger.submission.intend(
-            job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE, orphan_wait=orphan_wait, handle=handle
+        intend = partial(
+            ledger.submission.intend,
+            job.job_id,
+            job.revision,
+            actor=actor,
+            lease=SUBMIT_LEASE,
+            orphan_wait=orphan_wait,
+            handle=handle,
+            tokens=tokens,
         )
+        intent, asked = _permission(intend, sleep)
         if intent.token is None:
             return intent.revision
         body = request or intent.revision.request
         with spans.span("aihandoff.submit", ledger, job.job_id, _attributes(job)) as span:
             sent = problem or _send(provider, intent.revision, body, metadata, asked)
             span.set({"aihandoff.submit.outcome": _outcome(sent)})
-        if not isinstance(sent, ModelResponse):
-            # What is sent has secrets that the ledger does not keep, and an answer may quote them.
-            sent = replace(sent, reason=cleaned(sent.reason, Secrets.between(body, intent.revision.request)))
+        sent = _cleaned(sent, Secrets.between(body, intent.revision.request))
         if isinstance(sent, _Runs):
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
-            revision = _record(ledger, provider, job, intent.token, sent.id, sent.status, actor, memory)
+            revision = _record(
+                ledger,
+                provider,
+                job,
+                intent.token,
+                sent.id,
+                sent.status,
+                actor,
+                memory,
+                finds_out=intent.finds_out,
+                heard=sent.heard,
+            )
             if revision is None:
                 continue
             if take is None or not sent.readable:
                 return revision
             take(revision, sent)
             return ledger.revision(job.job_id, job.revision)
-        failures += 1
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
+        if sent.sent is Sent.SPENT or (sent.heard is not None and sent.heard.too_much):
+            continue  # it is held from now on, like all of its connection
+        failures += 1
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(
                 f"the request was not accepted in {failures} tries: {sent.reason}.",
@@ -123,6 +150,26 @@ def submit(
         wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
         log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, intent.left))
         sleep(min(wait, intent.left, 2 * _BACKOFF_CAP))
+
+
+def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) -> tuple[Intent, float]:
+    """Ask for the permission to send, and wait a moment where the limit of speed that holds it has room soon.
+
+    :return: also when it was asked for, by the monotonic clock.
+    """
+    here = 0.0
+    while True:
+        asked = time.monotonic()
+        intent = intend()
+        here += intent.wait
+        if intent.token is not None or intent.revision.held_kind != "rate" or here > _WAITS_HERE:
+            return intent, asked
+        sleep(intent.wait)
+
+
+def _cleaned(sent: ModelResponse | SubmitFailure | _Runs, secrets: Secrets) -> ModelResponse | SubmitFailure | _Runs:
+    """What a request brought, without the secrets in it that the ledger does not keep: an answer may quote them."""
+    return sent if isinstance(sent, ModelResponse) else replace(sent, reason=cleaned(sent.reason, secrets))
 
 
 def _outcome(sent: ModelResponse | SubmitFailure | _Runs) -> str:
@@ -229,6 +276,9 @@ def _record(
     status: ResponseStatus,
     actor: Actor,
     memory: Memory | None,
+    *,
+    finds_out: bool = False,
+    heard: Heard | None = None,
 ) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
     facts: Facts = {"token": str(token), "response_id": response_id, "status": status}
@@ -243,6 +293,8 @@ def _record(
             status=status,
             actor=actor,
             keep=created.keep,
+            finds_out=finds_out,
+            heard=heard,
         )
     if revision is None:
         log.warning("Response %s came for %s after it had been given up; cancelling it.", response_id, job.label)
@@ -280,7 +332,9 @@ def _record_failure(
     if failure.sent is Sent.UNKNOWN:
         ledger.submission.submission_lost(job.job_id, job.revision, orphan_wait=orphan_wait, **where)
         return
-    ledger.submission.not_submitted(job.job_id, job.revision, **where)
+    ledger.submission.not_submitted(
+        job.job_id, job.revision, spent=failure.sent is Sent.SPENT, heard=failure.heard, **where
+    )
     if failure.sent is Sent.NEVER:
         error = {"kind": "refused request", "message": failure.reason}
         ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)

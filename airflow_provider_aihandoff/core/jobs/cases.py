@@ -74,6 +74,8 @@ class Case(StrEnum):
     NOT_ACCEPTED = "queued, request not accepted"
     SEND_AGAIN = "queued, request to be sent again"
     NOT_SENT_IN_TIME = "queued, past its deadline"
+    PAUSED = "queued, paused"
+    SPENT = "queued, spending limit reached"
     SENDING = "queued, request being sent"
     SENDER_DIED = "queued, no outcome of a request"
     LOST_HANDLE = "queued, answer lost, conversation polled"
@@ -92,6 +94,7 @@ class Case(StrEnum):
     APPROVED_NO_PLAN = "approved, no plan"
     APPROVED = "approved"
     APPLYING = "applying"
+    EFFECT_PAUSED = "approved or applying, effect paused"
     EFFECT_SENDING = "applying, effect being sent"
     EFFECT_EXPIRED = "applying, claim expired"
     EFFECT_UNKNOWN = "applying, effect unknown"
@@ -151,6 +154,9 @@ _CLEAR_DRAFT = Step("If the task has ended, clear {task}")
 _CLEAR_EFFECT = Step("If the effect's task has failed or was not run, clear `{effect_task}`")
 _AGAIN = Step('To do the work again, trigger a run with the conf `{{"regenerate": true}}`, which you pay')
 
+_RESUME = Step("To let it continue", (), "airflow aihandoff resume {held_by} --reason REASON")
+
+_HELD_TOO = "it is held in the same way, and sends and pays nothing before that ends."
 _ASKS_ONCE = "it sends the request that was not accepted yet, and you pay for one response."
 _WAITS_TOO = "it waits as this attempt does, and sends and pays nothing before the wait has ended."
 _SAME_RESPONSE = "it waits for the same response, and you pay nothing again."
@@ -211,6 +217,28 @@ CASES: Mapping[Case, Words] = {
         "the first one fails this revision without a request; one after that makes a new revision, which you pay. A "
         "request whose answer was lost, if there is one, may be billed all the same.",
         (_RECONCILE,),
+    ),
+    Case.PAUSED: Words(
+        "Nothing has been sent to the model since {held_since}: {held_why}",
+        "When the pause ends, {task} sends the request. At its deadline, {deadline}, the job fails instead.",
+        Safety.SAFE,
+        _HELD_TOO,
+        (_RESUME, _CANCEL),
+    ),
+    Case.SPENT: Words(
+        "Nothing has been sent to the model since {held_since}. {held_why}",
+        "One request of this connection at a time finds out whether that is still so, at growing intervals of at most "
+        "an hour. Once one is accepted, the others are sent. At its deadline, {deadline}, the job fails instead.",
+        Safety.SAFE,
+        _HELD_TOO,
+        (
+            Step(
+                "Raise the limit at OpenAI, or wait for its next period; then have it found out at once",
+                (),
+                "airflow aihandoff spending-limits try {held_by}",
+            ),
+            _CANCEL,
+        ),
     ),
     Case.SENDING: Words(
         "{Task} is sending the request to OpenAI.",
@@ -324,6 +352,13 @@ CASES: Mapping[Case, Words] = {
         Safety.SAFE,
         _STANDS,
         (_CLEAR_EFFECT, _CANCEL),
+    ),
+    Case.EFFECT_PAUSED: Words(
+        "{progress}. The effect `{held_effect}` has been held since {held_since}: {held_why}",
+        "When the pause ends, the task `{effect_task}` sends exactly what was approved.",
+        Safety.SAFE,
+        "it is held in the same way. The approval stands, and an effect that is applied is not sent again.",
+        (_RESUME, _CANCEL),
     ),
     Case.EFFECT_SENDING: Words(
         f"{_SENDING} {{progress}}.",

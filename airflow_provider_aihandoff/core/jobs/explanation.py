@@ -36,6 +36,8 @@ _LOST_CASES: Mapping[LostWait, Case] = {
     LostWait.RESENDS: Case.LOST_RESENDS,
 }
 
+_HELD_CASES: Mapping[str, Case] = {"pause": Case.PAUSED, "spending limit": Case.SPENT}
+
 #: Which effect of a job is spoken of, the first of these.
 _URGENCY = (EffectState.UNKNOWN, EffectState.CLAIMED, EffectState.REFUSED, EffectState.PLANNED)
 
@@ -66,6 +68,8 @@ def _queued(record: JobRecord) -> Case:
         return Case.NOT_SENT_IN_TIME
     wait = wait_of(revision)
     last = _last(record)
+    if revision.is_held:
+        return _HELD_CASES[str(revision.held_kind)]
     if last is not None and last.event == JobEvent.SUBMIT_RESOLVED:
         return Case.SEND_AGAIN
     if wait is not None:
@@ -113,6 +117,8 @@ def _applying(record: JobRecord) -> Case:
         if record.job.cancelling is not None:
             return Case.CANCELLING_SENDING
         return Case.EFFECT_EXPIRED if _has_expired(record, effect) else Case.EFFECT_SENDING
+    if _held_effect(record) is not None:
+        return Case.EFFECT_PAUSED
     if state is EffectState.REFUSED:
         touched = any(each.state in TOUCHED_EFFECT_STATES for each in effects)
         return Case.EFFECT_REFUSED_PARTLY if touched else Case.EFFECT_REFUSED
@@ -136,6 +142,8 @@ def _failed(record: JobRecord) -> Case:
 
 
 def _approved(record: JobRecord) -> Case:
+    if _held_effect(record) is not None:
+        return Case.EFFECT_PAUSED
     return Case.APPROVED if record.job.review_digest else Case.APPROVED_NO_PLAN
 
 
@@ -190,7 +198,7 @@ def _spoken_of(record: JobRecord) -> Effect | None:
 
 def _facts(record: JobRecord) -> dict[str, Any]:
     """What the words of a case may name."""
-    return {**_job_facts(record), **_review_facts(record), **_effect_facts(record)}
+    return {**_job_facts(record), **_review_facts(record), **_effect_facts(record), **_hold_facts(record)}
 
 
 def _job_facts(record: JobRecord) -> dict[str, str]:
@@ -265,6 +273,25 @@ def _effect_facts(record: JobRecord) -> dict[str, str]:
         "probe": f" {_sentence(_short(f'probe: {effect.probe_note}'))}." if effect.probe_note else "",
         "held": _moment(_held(record, effect), at),
     }
+
+
+def _hold_facts(record: JobRecord) -> dict[str, str]:
+    """What holds the request, or else an effect, back; nothing where nothing does."""
+    held: Revision | Effect | None = record.revision if record.revision.is_held else _held_effect(record)
+    if held is None:
+        return {}
+    facts = {
+        "held_by": _short(held.held_name or ""),
+        "held_why": f"{_short(held.held_why or 'no reason is recorded')}.",
+        "held_since": _moment(held.held_since, record.at),
+    }
+    if isinstance(held, Effect):
+        facts |= {"held_effect": _short(held.name), "effect_task": held.task_id or held.name}
+    return facts
+
+
+def _held_effect(record: JobRecord) -> Effect | None:
+    return next((effect for effect in record.current_effects if effect.held_kind is not None), None)
 
 
 def _undone(effects: Sequence[Effect], undos: Sequence[Effect]) -> str:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
-from airflow_provider_aihandoff.core.models import Effect, Job, Revision, columns
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision, columns
 from airflow_provider_aihandoff.core.moments import lasting, moment
 from airflow_provider_aihandoff.core.rates.bucket import Bucket
 from airflow_provider_aihandoff.core.rates.fair_order import (
@@ -106,13 +106,22 @@ _WAKE = """
         SELECT wait_id FROM aihandoff.rate_waits
         WHERE limit_id = %(limit_id)s AND NOT here AND asks_at > clock_timestamp()
         ORDER BY priority = 'batch', tag, wait_id LIMIT %(number)s FOR UPDATE SKIP LOCKED)
-    RETURNING job_id, revision_id"""
-#: A revision that another transaction has locked is being moved: it is not waiting, or asks again by itself.
-_ASK_AGAIN = """
+    RETURNING job_id, revision_id, effect_id"""
+#: What another transaction has locked is being moved: it is not waiting, or asks again by itself.
+_ASK_REQUESTS_AGAIN = """
     UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp()
     WHERE revision_id IN (
-        SELECT revision_id FROM aihandoff.revisions WHERE revision_id = ANY(%s) AND state = 'queued'
-            AND submit_lease_until > clock_timestamp() FOR UPDATE SKIP LOCKED)"""
+        SELECT revision_id FROM aihandoff.revisions WHERE revision_id = ANY(%s) AND held_kind = 'rate'
+            AND state IN ('queued', 'submitting') AND submit_lease_until > clock_timestamp() FOR UPDATE SKIP LOCKED)"""
+_ASK_WRITES_AGAIN = """
+    UPDATE aihandoff.effects SET held_until = clock_timestamp()
+    WHERE effect_id IN (
+        SELECT effect_id FROM aihandoff.effects WHERE effect_id = ANY(%s) AND held_kind = 'rate'
+            AND held_until > clock_timestamp() FOR UPDATE SKIP LOCKED)"""
+_WITH_SLOTS = """
+    SELECT limit_id FROM aihandoff.rate_limits
+    WHERE measure = 'in flight' AND ((kind = %(kind)s AND name = %(conn_id)s) OR (kind = 'key' AND name = %(rate_key)s))
+        AND EXISTS (SELECT FROM aihandoff.rate_waits WHERE rate_waits.limit_id = rate_limits.limit_id)"""
 _IN_FLIGHT_OF = """
     SELECT (SELECT count(*) FROM aihandoff.revisions WHERE {request} AND state IN ('submitting', 'running')
             AND deadline > clock_timestamp() AND revision_id IS DISTINCT FROM %(revision_id)s)
@@ -171,27 +180,35 @@ class Ask:
         )
 
     @classmethod
-    def of_write(cls, job: Job, effect: Effect) -> Ask:
-        """The write of an effect."""
-        conn_id = effect.plan.get("connection")
+    def of_write(cls, job: Job, effect: Effect, plan: EffectPlan) -> Ask:
+        """The write of an effect.
+
+        :param plan: as its task has it now.
+        """
         return cls(
             kind=LimitKind.TARGET,
-            conn_id=conn_id if isinstance(conn_id, str) else None,
-            rate_key=effect.rate_key,
+            conn_id=connection_of(effect),
+            rate_key=plan.rate_key,
             job_id=job.job_id,
             revision_id=None,
             effect_id=effect.effect_id,
-            priority=Priority(effect.priority),
+            priority=Priority(plan.priority),
             job_type=job.job_type,
             requester=job.requested_by,
             tokens=0,
-            max_wait=effect.max_wait,
+            max_wait=None,
         )
 
     @property
     def flow(self) -> str:
         """What shares a weight."""
         return f"{self.job_type}\n{self.requester}"
+
+
+def connection_of(effect: Effect) -> str | None:
+    """The connection of an effect's target; None where its plan names none."""
+    conn_id = effect.plan.get("connection")
+    return conn_id if isinstance(conn_id, str) else None
 
 
 @dataclass(frozen=True)
@@ -218,11 +235,11 @@ class RateHold:
 class RateRefusal:
     """It is never sent.
 
-    :param reason: why, as a text without a full stop.
+    :param why: a sentence for people.
     :param remedy: what to do, as a sentence.
     """
 
-    reason: str
+    why: str
     remedy: str
 
 
@@ -259,8 +276,8 @@ def take(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | Non
         one = _ask(connection, ask, row)
         if one.amount is not None and 0 < one.amount < one.size and one.limit.amount == one.amount:
             return RateRefusal(
-                f"the request may need {one.size} {one.limit.measure.value}, and the limit is "
-                f"{one.limit.words} ({one.limit.called}): it could never be sent",
+                f"The request may need {one.size} {one.limit.measure.value}, and the limit is "
+                f"{one.limit.words} ({one.limit.called}): it could never be sent.",
                 "Raise the limit, or let the request need less (max_output_tokens); then clear the task.",
             )
         wait = _wait(connection, ask, one)
@@ -306,8 +323,16 @@ def wake(connection: LedgerConnection, limit_id: int, number: int) -> None:
         values = {"limit_id": limit_id, "number": min(number, _WOKEN_AT_ONCE)}
         rows = connection.execute(_WAKE, values).fetchall()
     if rows:
-        connection.execute(_ASK_AGAIN, [[row["revision_id"] for row in rows]])
+        connection.execute(_ASK_REQUESTS_AGAIN, [[row["revision_id"] for row in rows]])
+        connection.execute(_ASK_WRITES_AGAIN, [[row["effect_id"] for row in rows]])
         connection.woken.update(row["job_id"] for row in rows)
+
+
+def slot_freed(connection: LedgerConnection, kind: LimitKind, conn_id: str | None, rate_key: str | None) -> None:
+    """Let the next one ask for each limit on what is in flight that this has counted for: it has ended."""
+    values = {"kind": kind, "conn_id": conn_id, "rate_key": rate_key}
+    for row in connection.execute(_WITH_SLOTS, values).fetchall():
+        wake(connection, row["limit_id"], 1)
 
 
 def in_use(connection: LedgerConnection, limit: RateLimit, ask: Ask | None = None) -> int:
@@ -411,8 +436,8 @@ def _waited_too_long(connection: LedgerConnection, hold: RateHold, one: _Asked) 
     if row is None or one.at - row["since"].timestamp() < hold.ask.max_wait.total_seconds():
         return None
     return RateRefusal(
-        f"it has waited for {lasting(hold.ask.max_wait)}, as long as its author allows (max_wait), for a limit: "
-        f"{hold.limit.words} ({hold.limit.called})",
+        f"It has waited for {lasting(hold.ask.max_wait)}, as long as its author allows (max_wait), for a limit: "
+        f"{hold.limit.words} ({hold.limit.called}).",
         "Raise the limit, or max_wait; then clear the task.",
     )
 

@@ -211,6 +211,6 @@ def test_a_ledger_of_another_release_is_said(login: Login, ledger: Ledger, chang
     try:
         answer = bob.get(OVERVIEW)
     finally:
-        change("UPDATE aihandoff.alembic_version SET version_num = '0011'")
+        change("UPDATE aihandoff.alembic_version SET version_num = '0012'")
     assert answer.status_code == 503
     assert "does not fit this release" in answer.text

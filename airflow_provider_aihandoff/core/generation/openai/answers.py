@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_aihandoff.core.generation.openai.error_codes import names_money
 from airflow_provider_aihandoff.core.generation.openai.tools import with_tool_calls
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError
 from airflow_provider_aihandoff.core.states import ResponseStatus
@@ -80,6 +81,7 @@ def read_response(answer: Any, response_id: str) -> ModelResponse:
         error_message=_text_at(answer, "error", "message"),
         incomplete_reason=reason,
         is_final=_is_final(status, said, error_code, reason),
+        is_spent=error_code is not None and names_money(error_code),
         usage=with_tool_calls(_usage(answer), getattr(answer, "output", None)),
         model=_text_at(answer, "model"),
         service_tier=_text_at(answer, "service_tier"),

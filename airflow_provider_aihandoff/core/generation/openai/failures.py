@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import openai
 
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
 from airflow_provider_aihandoff.core.error_text import cleaned, said
+from airflow_provider_aihandoff.core.generation.openai.error_codes import names_money
 from airflow_provider_aihandoff.core.generation.openai.rate_headers import heard
 from airflow_provider_aihandoff.core.generation.provider import (
     CredentialsRefused,
@@ -44,21 +44,7 @@ _RETRIABLE_STATUSES = frozenset({409, 429, 500, 503})
 #: Codes of a 429 that waiting does not cure.
 _FINAL_CODES = frozenset({"access_terminated"})
 
-#: What the code of a 429 names whose limit is one of money: ``insufficient_quota``, ``billing_hard_limit_reached``,
-#: ``project_spend_limit_exceeded``, ``organization_spend_limit_exceeded``, and codes of their kind that are new.
-_MONEY = re.compile(r"spend|billing|quota|budget|credit|(project|organi[sz]ation|account)_.*limit", re.IGNORECASE)
-
-#: A limit of speed, whatever it counts by: it passes.
-_SPEED = re.compile(r"rate_?limit|per_(second|minute|hour|day)", re.IGNORECASE)
-
 _PAYMENT_REQUIRED = 402
-
-RAISE_LIMIT = (
-    "This is a spending limit, and waiting does not lift it: until it is raised or its period ends, each job of this "
-    "connection gets the same answer. Raise it at the provider; then clear the task, which makes a new revision. This "
-    "one is not counted in max_revisions."
-)
-
 
 #: What a server answers that has no conversations.
 _NO_SUCH_API = frozenset({404, 405, 501})
@@ -120,7 +106,7 @@ def _classify_status(error: openai.APIStatusError) -> SubmitFailure:
     if error.code == "conversation_locked":
         return SubmitFailure(Sent.RUNS, reason)
     if _is_spent(error):
-        return SubmitFailure(Sent.NEVER, reason, remedy=RAISE_LIMIT)
+        return SubmitFailure(Sent.SPENT, reason)
     if status in _RETRIABLE_STATUSES and error.code not in _FINAL_CODES:
         headers = error.response.headers
         retry_after = retry_after_seconds(headers.get("retry-after"))
@@ -138,5 +124,4 @@ def _is_spent(error: openai.APIStatusError) -> bool:
     """Whether a limit of money is reached, which a person has to raise."""
     if error.status_code != 429:
         return error.status_code == _PAYMENT_REQUIRED
-    names = [name for name in (error.code, error.type) if isinstance(name, str)]
-    return any(_MONEY.search(name) and not _SPEED.search(name) for name in names)
+    return any(names_money(name) for name in (error.code, error.type) if isinstance(name, str))

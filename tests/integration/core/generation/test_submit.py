@@ -208,36 +208,33 @@ class TestRefused:
             send(job)
         assert send(job).state is RevisionState.RUNNING
 
-    @pytest.mark.parametrize(("fault", "code"), [("429_quota", "insufficient_quota"), ("400", "400")])
     def test_a_permanent_refusal_fails_the_job_at_once(
-        self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, fault: str, code: str
+        self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send
     ) -> None:
-        job = open_job(ledger, f"create={fault} times=99")
-        with pytest.raises(JobFailed, match=code):
+        job = open_job(ledger, "create=400 times=99")
+        with pytest.raises(JobFailed, match="400"):
             send(job)
         assert stand_in.responses().creates == 1
         record = ledger.record(job.job_id)
         assert (record.job.state, record.revision.error["kind"]) == (JobState.FAILED, "refused request")  # type: ignore[index]
         assert (record.revision.submissions, record.revision.unknown_submissions) == (0, 0)
 
-    def test_spending_limits_use_up_no_revision_so_that_a_clear_after_them_is_a_new_try(
-        self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send
+    @pytest.mark.parametrize("fault", ["429_quota", "429_spend"])
+    def test_a_limit_of_money_holds_the_job_and_all_others_of_the_connection(
+        self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, conninfo: dict[str, Any], fault: str
     ) -> None:
-        asked = {"model": "gpt-5.2", "input": "Spend.", "metadata": {"standin": "create=429_spend times=3"}}
-        spec = job_spec(job_key="spent", input=asked, request=asked, max_revisions=1)
-        for refused in range(1, 4):
-            job = ledger.submission.open(spec).job
-            with pytest.raises(JobFailed) as failed:
-                send(job)
-            text = str(failed.value)
-            assert "OpenAI answered 429 project_spend_limit_exceeded: " in text
-            assert "limit. " in text
-            assert ".." not in text
-            assert "makes a new revision" in text
-            assert (stand_in.responses().creates, send.slept) == (refused, [])
-        job = ledger.submission.open(spec).job
-        assert send(job).state is RevisionState.RUNNING
-        assert (job.revision, ledger.jobs_of_run(job.dag_id, job.run_id)[0].model_revisions) == (4, 1)
+        job, other = open_job(ledger, f"create={fault} times=1"), open_job(ledger)
+        held = [send(job), send(other), send(job)]
+        assert all(revision.is_held for revision in held)
+        assert (stand_in.responses().creates, send.slept) == (1, [])
+        assert "OpenAI answered 429" in str(held[1].held_why)
+        assert ".." not in str(held[1].held_why)
+
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.spending_limits SET try_at = clock_timestamp()")
+        assert [send(each).state for each in (job, other)] == [RevisionState.RUNNING] * 2
+        record = ledger.record(job.job_id)
+        assert (record.revision.submissions, record.revision.unknown_submissions, record.job.revision) == (1, 0, 1)
 
     @pytest.mark.parametrize("request_changes", [{"temprature": 1}, {"instructions": "lone \ud800 surrogate"}])
     def test_a_request_that_cannot_leave_fails_the_job_and_leaves_nothing_unknown(

@@ -158,7 +158,7 @@ def test_a_request_that_could_never_be_sent_is_refused(ledger: Ledger) -> None:
     limit(ledger, 1000, Measure.TOKENS)
     refused = taken(ledger, ask_for(ledger, tokens=1001))
     assert isinstance(refused, RateRefusal)
-    assert "may need 1001 tokens, and the limit is 1000 tokens a minute" in refused.reason
+    assert "may need 1001 tokens, and the limit is 1000 tokens a minute" in refused.why
 
 
 def test_tokens_are_counted_by_what_a_request_may_need(ledger: Ledger) -> None:
@@ -250,7 +250,7 @@ def test_one_that_waits_longer_than_its_author_allows_is_given_up(ledger: Ledger
     run(ledger, lambda c: c.execute("UPDATE aihandoff.rate_waits SET since = since - interval '5 min'"))
     refused = taken(ledger, ask)
     assert isinstance(refused, RateRefusal)
-    assert "has waited for 5 min, as long as its author allows (max_wait)" in refused.reason
+    assert "has waited for 5 min, as long as its author allows (max_wait)" in refused.why
 
 
 def test_one_that_does_not_come_at_its_time_is_not_waited_for(ledger: Ledger) -> None:

@@ -43,6 +43,12 @@ APPLIED = effect(E.APPLIED, "notify", 2)
 OPEN: dict[str, Any] = {"review_deadline": LATER, "review_asked_at": BEFORE}
 RULES = ReviewRules(approvers=Approvers(users=("bob", "carol")), approvals=2)
 UNDO: dict[str, Any] = {"name": "undo:publish", "number": 3, "undoes": 1}
+HELD: dict[str, Any] = {
+    "held_kind": "pause",
+    "held_name": "3",
+    "held_why": "bob has paused requests.",
+    "held_since": BEFORE,
+}
 EXPIRED: dict[str, Any] = {"claim_until": NOW - timedelta(minutes=1)}
 
 
@@ -81,6 +87,18 @@ ROWS = [
         record(J.QUEUED, of=revision(R.QUEUED, deadline=BEFORE)),
         "The deadline, 2026-07-20 11:55 UTC (5 min ago), passed, and no request is known to have been accepted.",
         "fails the job",
+    ),
+    Row(
+        Case.PAUSED,
+        record(J.QUEUED, of=revision(R.QUEUED, **HELD), events=(event("held", "bob has paused."),)),
+        "Nothing has been sent to the model since 2026-07-20 11:55 UTC (5 min ago): bob has paused requests.",
+        "When the pause ends, the task `draft` sends the request.",
+    ),
+    Row(
+        Case.SPENT,
+        record(J.QUEUED, of=revision(R.QUEUED, **{**HELD, "held_kind": "spending limit", "held_name": "openai"})),
+        "bob has paused requests.",
+        "One request of this connection at a time finds out whether that is still so",
     ),
     Row(
         Case.SENDING,
@@ -185,6 +203,12 @@ ROWS = [
         record(J.APPLYING, APPLIED, effect(E.PLANNED)),
         "1 of 2 effects applied. Since 2026-07-20 11:55 UTC (5 min ago), these have not been sent: publish.",
         "when they run",
+    ),
+    Row(
+        Case.EFFECT_PAUSED,
+        record(J.APPLYING, APPLIED, effect(E.PLANNED, **HELD)),
+        "The effect `publish` has been held since 2026-07-20 11:55 UTC (5 min ago): bob has paused requests.",
+        "When the pause ends, the task `publish` sends exactly what was approved.",
     ),
     Row(
         Case.EFFECT_SENDING,

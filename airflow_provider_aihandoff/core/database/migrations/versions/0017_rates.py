@@ -6,7 +6,7 @@ Revision ID: 0017
 from alembic import op
 
 revision = "0017"
-down_revision = "0011"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
@@ -14,14 +14,17 @@ _COLUMNS = """
 ALTER TABLE aihandoff.revisions
     ADD COLUMN priority text NOT NULL DEFAULT 'batch' CHECK (priority IN ('interactive', 'batch')),
     ADD COLUMN rate_key text,
-    ADD COLUMN max_wait interval;
+    ADD COLUMN max_wait interval,
+    DROP CONSTRAINT revisions_held_kind_check,
+    ADD CONSTRAINT revisions_held_kind_check CHECK (held_kind IN ('pause', 'spending limit', 'rate'));
 CREATE INDEX revisions_of_connection ON aihandoff.revisions (conn_id) WHERE state IN ('submitting', 'running');
 CREATE INDEX revisions_of_key ON aihandoff.revisions (rate_key)
     WHERE rate_key IS NOT NULL AND state IN ('submitting', 'running');
 ALTER TABLE aihandoff.effects
-    ADD COLUMN priority text NOT NULL DEFAULT 'batch' CHECK (priority IN ('interactive', 'batch')),
     ADD COLUMN rate_key text,
-    ADD COLUMN max_wait interval;
+    DROP CONSTRAINT effects_held_kind_check,
+    ADD CONSTRAINT effects_held_kind_check CHECK (held_kind IN ('pause', 'rate'));
+CREATE INDEX effects_claimed_of_key ON aihandoff.effects (rate_key) WHERE rate_key IS NOT NULL AND state = 'claimed';
 CREATE INDEX effects_claimed_of_connection ON aihandoff.effects ((plan->>'connection')) WHERE state = 'claimed';
 """
 
@@ -88,7 +91,7 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER revisions_wait_no_longer AFTER UPDATE OF state ON aihandoff.revisions FOR EACH ROW
-    WHEN (OLD.state = 'queued' AND NEW.state <> 'queued') EXECUTE FUNCTION aihandoff.end_rate_wait();
+    WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
 CREATE TRIGGER effects_wait_no_longer AFTER UPDATE OF state ON aihandoff.effects FOR EACH ROW
     WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
 """

@@ -12,7 +12,6 @@ import pytest
 from openai import OpenAI
 
 from airflow_provider_aihandoff.core.generation.openai.failures import (
-    RAISE_LIMIT,
     InvalidArguments,
     asking_failed,
     classify,
@@ -60,8 +59,8 @@ class TestAnswers:
             ("create=429", Sent.NO),
             ("create=500", Sent.NO),
             ("create=503", Sent.NO),
-            ("create=429_quota", Sent.NEVER),
-            ("create=429_spend", Sent.NEVER),
+            ("create=429_quota", Sent.SPENT),
+            ("create=429_spend", Sent.SPENT),
             ("create=400", Sent.NEVER),
         ],
     )
@@ -142,18 +141,17 @@ class TestStatuses:
             "account_usage_limit_reached",
         ],
     )
-    def test_a_limit_of_money_is_not_waited_out_and_says_who_has_to_raise_it(self, code: str) -> None:
+    def test_a_limit_of_money_is_distinguished_from_one_of_speed(self, code: str) -> None:
         by_code, by_type = status_error(429, {"code": code}), status_error(429, {"type": code})
         for error in (by_code, by_type):
-            failure = classify(error)
-            assert (failure.sent, failure.remedy) == (Sent.NEVER, RAISE_LIMIT)
+            assert classify(error).sent is Sent.SPENT
 
     @pytest.mark.parametrize("code", ["rate_limit_exceeded", "project_rate_limit_exceeded", "requests", "tokens", None])
     def test_a_limit_of_speed_is_waited_out(self, code: str | None) -> None:
         assert classify(status_error(429, {"code": code, "type": "tokens"})).sent is Sent.NO
 
     def test_a_server_that_wants_to_be_paid_is_not_asked_again(self) -> None:
-        assert classify(status_error(402)).remedy == RAISE_LIMIT
+        assert classify(status_error(402)).sent is Sent.SPENT
 
     def test_the_words_of_the_provider_stay_as_they_are_but_for_the_full_stop(self) -> None:
         said = classify(status_error(400, {"code": "bad", "message": "Give one of : a, b."})).reason
