@@ -51,7 +51,7 @@ _ANSWERED_REVIEWS = """
     LEFT JOIN aihandoff.jobs AS j USING (job_id)
     WHERE j.state IS DISTINCT FROM 'review' OR j.review_digest IS DISTINCT FROM waiting.digest"""
 
-#: Of these effects, the ones that are no longer as they were, or are no longer held by a pause.
+#: Of these effects, the ones that are no longer as they were, or are no longer held.
 _CHANGED_EFFECTS = """
     SELECT effect_id, waiting.state, waiting.attempt
     FROM unnest(%(effect_ids)s::bigint[], %(states)s::text[], %(attempts)s::integer[])
@@ -59,7 +59,8 @@ _CHANGED_EFFECTS = """
     LEFT JOIN aihandoff.effects AS e USING (effect_id)
     WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt
         OR e.held_kind = 'pause' AND NOT EXISTS (
-            SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)"""
+            SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)
+        OR e.held_kind = 'rate' AND e.held_until <= clock_timestamp()"""
 
 _RECORD_POLLS = """
     INSERT INTO aihandoff.polls (conn_id, polled_at)

@@ -48,7 +48,7 @@ def hold_of_write(connection: LedgerConnection, job: Job, effect: Effect, plan: 
 
 
 def _give_back(taken: Transaction) -> None:
-    """Take back what the ones before have given: a later one holds it."""
+    """Undo what the ones before have given: a later one holds it."""
     raise Rollback(taken)
 
 

@@ -290,6 +290,7 @@ class Effects:
         :param not_now: the target asked to come back later. To send it again then is not counted.
         :param confirmed: the target has confirmed it with this result, and the probe sees no trace of it. It is never
             sent again without a person.
+        :param heard: as in :meth:`release`.
         :raises ClaimLost: another attempt took over.
         """
 

@@ -26,7 +26,6 @@ from airflow_provider_aihandoff.core.generation.provider import (
     SubmitFailure,
     own_metadata,
 )
-from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 from airflow_provider_aihandoff.core.rates.fair_order import HERE
 from airflow_provider_aihandoff.core.rates.slowdown import Heard
@@ -34,6 +33,7 @@ from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecor
 from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.generation.submission_store import Intent
     from airflow_provider_aihandoff.core.ledger import Ledger
 
 log = logging.getLogger(__name__)

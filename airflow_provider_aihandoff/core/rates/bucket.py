@@ -3,7 +3,7 @@
 Two rules together. *The window*: no period, wherever it begins, has more than the amount. For this the period is cut
 into slices, and the newest ones are added up; there are two more of them than a period has, so that requests that are a
 slice late on their way still fit. *The pace*: what goes through is spread over the period, since most providers also
-look at shorter times. It is the leaky bucket as a meter, in its form as a virtual schedule (GCRA, ITU-T I.371).
+count over shorter times. It is the leaky bucket as a meter, in its form as a virtual schedule (GCRA, ITU-T I.371).
 """
 
 from __future__ import annotations

@@ -61,9 +61,9 @@ _LIST = f"""
         (SELECT min(since) FROM aihandoff.rate_waits AS w WHERE w.limit_id = found.limit_id) AS waiting_since,
         (SELECT max(at) FROM aihandoff.rate_limit_changes AS c WHERE c.limit_id = found.limit_id) AS changed_at
     FROM aihandoff.rate_limits AS found
-    WHERE amount IS NOT NULL OR closed_until > clock_timestamp() OR slowed_at IS NOT NULL
+    WHERE %(ended)s OR amount IS NOT NULL OR closed_until > clock_timestamp() OR slowed_at IS NOT NULL
         OR EXISTS (SELECT FROM aihandoff.rate_waits AS w WHERE w.limit_id = found.limit_id)
-    ORDER BY kind, name, measure LIMIT %s"""
+    ORDER BY kind, name, measure LIMIT %(limit)s"""
 _CHANGES = """
     SELECT {} FROM aihandoff.rate_limit_changes WHERE limit_id = %s ORDER BY change_id DESC LIMIT %s"""
 
@@ -188,11 +188,14 @@ class RateLimits:
 
         return self._database.transact(work)
 
-    def find(self, limit: int = 1000) -> list[LimitState]:
-        """Return the limits in force, also those that were learned alone, with what is used of them."""
+    def find(self, *, ended: bool = False, limit: int = 1000) -> list[LimitState]:
+        """Return the limits in force, also those that were learned alone, with what is used of them.
+
+        :param ended: also those that were ended.
+        """
 
         def work(connection: LedgerConnection) -> list[LimitState]:
-            rows = connection.execute(_LIST, [limit]).fetchall()
+            rows = connection.execute(_LIST, {"ended": ended, "limit": limit}).fetchall()
             return [_state(connection, row) for row in rows]
 
         return self._database.transact(work)

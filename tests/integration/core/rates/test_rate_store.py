@@ -326,7 +326,7 @@ def test_those_that_go_wake_the_next_so_that_what_is_free_is_used(ledger: Ledger
     assert woken["n"] == WAKE_AHEAD * 60 / 60
 
 
-def test_the_ledger_refuses_a_negative_limit_whoever_writes_it(ledger: Ledger) -> None:
+def test_the_ledger_refuses_a_negative_limit_from_any_program(ledger: Ledger) -> None:
     limit(ledger, 1)
     with pytest.raises(psycopg.errors.CheckViolation):
         run(ledger, lambda c: c.execute("UPDATE aihandoff.rate_limits SET amount = -1"))
