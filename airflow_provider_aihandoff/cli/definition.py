@@ -387,11 +387,11 @@ _LIMITS = GroupCommand(
     name="limits",
     help="Limits of speed, which all workers and triggerers share",
     subcommands=(
-        _action("list", "List the limits in force, and what waits for them", "limits.list_limits", _OUTPUT),
+        _action("list", "List the limits in force, and what waits for them", "rate_limits.list_limits", _OUTPUT),
         _action(
             "set",
             "Set a limit, or change it; 0 stops",
-            "limits.set_limit",
+            "rate_limits.set_limit",
             *_LIMITED,
             Arg(("--requests",), type=int, help="Requests, or external writes, in a period"),
             Arg(("--tokens",), type=int, help="Tokens in a period"),
@@ -412,7 +412,7 @@ _LIMITS = GroupCommand(
         _action(
             "end",
             "End a limit, or all of a connection or a key",
-            "limits.end_limit",
+            "rate_limits.end_limit",
             *_LIMITED,
             Arg(
                 ("--measure",),
@@ -422,7 +422,7 @@ _LIMITS = GroupCommand(
             ),
             _REASON,
         ),
-        _action("history", "List the changes of limits, with who and why", "limits.history", _OUTPUT),
+        _action("history", "List the changes of limits, with who and why", "rate_limits.history", _OUTPUT),
     ),
 )
 

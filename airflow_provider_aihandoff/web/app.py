@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.version import __version__
-from airflow_provider_aihandoff.web.api import bulk_routes, routes, webhook_receiver
+from airflow_provider_aihandoff.web.api import bulk_routes, limit_routes, routes, webhook_receiver
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.pages import (
     bulk_action,
@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.web.pages import (
     job_list,
     job_search,
     job_text,
+    limits_page,
     overview_page,
     revisions,
 )
@@ -28,6 +29,7 @@ def build_app() -> FastAPI:
     """The review pages, the jobs API and the receiver. Its own schema and docs pages are off: they would be public."""
     app = _new_app(Receiver())
     app.include_router(bulk_routes.router)
+    app.include_router(limit_routes.router)
     app.include_router(routes.router)
     app.include_router(webhook_receiver.router)
     app.include_router(bulk_review.router)
@@ -36,6 +38,7 @@ def build_app() -> FastAPI:
     app.include_router(job_list.router)
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
+    app.include_router(limits_page.router)
     app.include_router(job_actions.router)
     app.include_router(job_text.router)
     for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):

@@ -46,6 +46,10 @@ class DecisionForbidden(HandoffError):
     """The user may see the job, but not decide on it."""
 
 
+class LimitForbidden(HandoffError):
+    """The user may not set limits of speed, which are about the jobs of all Dags."""
+
+
 class CrossSiteRequest(HandoffError):
     """A browser sent this request from another site, or does not say from which site."""
 
@@ -258,6 +262,26 @@ def check_may_act(viewer: Viewer, job: Job) -> None:
     """
     if not viewer.may_act(job):
         raise DecisionForbidden(_NOT_THIS_DAG.format(job.dag_id), job=job.label, written=_NOT_RECORDED)
+
+
+def may_set_limits(ledger: Ledger, viewer: Viewer) -> bool:
+    """Whether the user may set limits of speed: they may act on the jobs of every Dag that has one."""
+    dag_ids = ledger.dag_ids()
+    return bool(dag_ids) and set(viewer.answerable(dag_ids)) == set(dag_ids)
+
+
+def check_may_set_limits(ledger: Ledger, viewer: Viewer) -> None:
+    """Return when the user may set limits of speed.
+
+    :raises LimitForbidden: they may not.
+    """
+    if not may_set_limits(ledger, viewer):
+        raise LimitForbidden(
+            "A limit is about the jobs of all Dags: you need permission to answer human-in-the-loop tasks of each Dag "
+            "that has a job, and there must be one.",
+            written=_NOT_RECORDED,
+            remedy="`airflow aihandoff limits set` does it at a terminal.",
+        )
 
 
 def check_may_decide(viewer: Viewer, job: Job) -> None:

@@ -39,12 +39,14 @@ from airflow_provider_aihandoff.core.errors import (
     JobNotFound,
     LedgerSchemaError,
     LedgerUnavailable,
+    LimitNotFound,
+    LimitRefused,
     MayNotDecide,
     NothingLost,
     StaleBulkDecision,
     StaleDecision,
 )
-from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed
+from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed, LimitForbidden
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page, script_hash
 from airflow_provider_aihandoff.web.render.formatting import label
@@ -98,6 +100,9 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     EffectNotFound: (404, "effect-not-found", "Effect not found"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),
     MayNotDecide: (403, "decision-forbidden", "You may not decide on this job"),
+    LimitForbidden: (403, "limit-forbidden", "You may not set limits"),
+    LimitNotFound: (404, "limit-not-found", "Limit not found"),
+    LimitRefused: (422, "limit-refused", "The limit cannot be set like this"),
     CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
     StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),
     StaleBulkDecision: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),

@@ -1,10 +1,10 @@
 """Who goes next: those for whom a person waits before batches, and within both by weighted fair queueing. Pure.
 
-Weighted fair queueing (Demers, Keshav and Shenker, 1989): each one that comes gets a tag, that of the newest one of the same
-flow, or the virtual time, plus its size by its weight; the lowest tag goes first. The virtual time grows with what has
-gone, the slower the more flows share it. So each flow (a job type of a
-requester) gets its weight beside the others that wait, whatever number it brings, and no flow waits for ever. A batch
-goes at least after each :data:`IN_A_ROW` that are interactive.
+Weighted fair queueing (Demers, Keshav and Shenker, 1989): each one that comes gets a tag, that of the newest one of the
+same flow, or the virtual time, plus its size by its weight; the lowest tag goes first. The virtual time grows with what
+has gone, the slower the more flows share it. So each flow (a job type of a requester) gets its weight beside the others
+that wait, whatever number it brings, and no flow waits for ever. A batch goes at least after each :data:`IN_A_ROW` that
+are interactive.
 """
 
 from __future__ import annotations

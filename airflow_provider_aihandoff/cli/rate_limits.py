@@ -90,7 +90,7 @@ def _amounts(args: Namespace) -> dict[Measure, int]:
 
 
 def _weight(text: str) -> tuple[str, float]:
-    name, equals, weight = text.rpartition("=")
+    name, _, weight = text.rpartition("=")
     try:
         return name, float(weight)
     except ValueError:
