@@ -290,6 +290,7 @@ class Revision:
     :param priority: who waits for it: a person at their desk, or a batch.
     :param rate_key: the name of limits that it counts for, beside those of its connection.
     :param max_wait: for how long it waits for a limit of speed; None: until its deadline.
+    :param refusals: how many of its requests were refused for now, or never sent; not for a limit of money.
     """
 
     revision_id: int
@@ -328,6 +329,7 @@ class Revision:
     priority: PriorityName
     rate_key: str | None
     max_wait: timedelta | None
+    refusals: int
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))

@@ -123,6 +123,7 @@ CREATE TABLE aihandoff.revisions (
     priority text NOT NULL DEFAULT 'batch' CHECK (priority IN ('interactive', 'batch')),
     rate_key text,                   -- its limits are also those of this key
     max_wait interval,               -- for how long it waits for a limit of speed; null: until its deadline
+    refusals integer NOT NULL DEFAULT 0,                 -- requests that were refused for now, or never sent
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.admission import spending_limit_store
 from airflow_provider_aihandoff.core.admission.admit import admit_request
-from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
+from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refusal
 from airflow_provider_aihandoff.core.admission.hold_store import hold_request
 from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.database import history
@@ -62,6 +62,15 @@ from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_res
 #: Requests of one revision that may have been accepted without the id being known. One is allowed, since a crash
 #: looks the same as a loss; a second would break "one job, one bill".
 MAX_UNKNOWN_SUBMISSIONS = 1
+
+#: Requests of one revision that may be refused for now, over all attempts and retries.
+MAX_REFUSALS = 50
+
+_REFUSED_TOO_OFTEN = Refusal(
+    "refused too often",
+    f"The provider has refused its request {MAX_REFUSALS} times, each time for now.",
+    "Find out why it takes none (the history has each answer); then clear the task, which makes a new revision.",
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ _MARK_SUBMITTING = f"""
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
     UPDATE aihandoff.revisions SET state = 'queued', submissions = submissions - 1, submit_token = NULL,
-        submit_lease_until = NULL
+        submit_lease_until = NULL, refusals = refusals + %s
     WHERE revision_id = %s"""
 _MARK_RUNS_IN_HANDLE = """
     UPDATE aihandoff.revisions SET unknown_submissions = 1, submissions = greatest(submissions - 1, 1),
@@ -452,8 +461,8 @@ class Submission:
         :param orphan_wait: the shortest time that a webhook may take to bring the response of a lost request.
         :param handle: the provider's conversation that was made for this revision, if it has none yet.
         :param tokens: how many the request counts for in limits of tokens.
-        :raises JobFailed: one more unknown submission would break the bound, the deadline has passed by the
-            database's clock, or a limit can never let it through; the job is failed.
+        :raises JobFailed: one more unknown submission or refusal would break its bound, the deadline has passed by
+            the database's clock, or a limit can never let it through; the job is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
         :raises InputChanged: a task with other input has taken the key over meanwhile.
         """
@@ -487,7 +496,7 @@ class Submission:
             # A person who said that it may be sent again has put it back to queued.
             if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
-            admitted = admit_request(connection, job, revision, at=at, tokens=tokens)
+            admitted = _admit(connection, job, revision, at, tokens)
             if isinstance(admitted, Hold):
                 revision = hold_request(connection, job, revision, admitted, actor=actor)
                 return Intent(revision, None, _lease_left(revision, at))
@@ -615,7 +624,7 @@ class Submission:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
-                connection.execute(_MARK_NOT_SENT, [revision.revision_id])
+                connection.execute(_MARK_NOT_SENT, [int(not spent), revision.revision_id])
                 if spent:
                     spending_limit_store.reached(connection, job, revision, reason)
                 hear(connection, LimitKind.OPENAI, revision.conn_id, heard)

@@ -15,6 +15,7 @@ ALTER TABLE aihandoff.revisions
     ADD COLUMN priority text NOT NULL DEFAULT 'batch' CHECK (priority IN ('interactive', 'batch')),
     ADD COLUMN rate_key text,
     ADD COLUMN max_wait interval,
+    ADD COLUMN refusals integer NOT NULL DEFAULT 0,
     DROP CONSTRAINT revisions_held_kind_check,
     ADD CONSTRAINT revisions_held_kind_check CHECK (held_kind IN ('pause', 'spending limit', 'rate'));
 CREATE INDEX revisions_of_connection ON aihandoff.revisions (conn_id) WHERE state IN ('submitting', 'running');
