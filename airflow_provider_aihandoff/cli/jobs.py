@@ -28,7 +28,10 @@ def overview(args: Namespace) -> None:
     """Say what needs a person now."""
     with open_ledger(args) as ledger:
         found = overview_of(ledger, ledger.dag_ids(), silence=settings.number("webhook_silence"))
-    needs = [(need.value, number, f"jobs list --need '{need.value}'") for need, number in found.needs.items()]
+        held = [(f"pause: {each.scope}", 1, "pauses") for each in ledger.pauses.find()]
+        limits = ledger.spending_limits.find()
+    held += [(f"spending limit: {each.conn_id}", 1, "spending-limits list") for each in limits]
+    needs = held + [(need.value, number, f"jobs list --need '{need.value}'") for need, number in found.needs.items()]
     needs.append(("quarantined webhook", found.figures.quarantined, "inbox list --disposition quarantined"))
     needs += [(f"no webhooks on {each.conn_id}", 1, "doctor") for each in found.silent]
     rows = [

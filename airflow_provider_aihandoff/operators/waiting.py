@@ -81,6 +81,7 @@ def wait_or_defer(
             until=None if seconds is None else (now + timedelta(seconds=seconds)).isoformat(),
             not_before=(now + settings.seconds("min_deferral")).isoformat(),
             not_now=wait.not_now,
+            held=wait.held,
         ),
         method_name="execute",
     )

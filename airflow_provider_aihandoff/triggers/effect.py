@@ -22,6 +22,7 @@ class EffectTrigger(BaseTrigger):
     :param until: absolute, ISO 8601; None waits for a change alone.
     :param not_before: absolute, ISO 8601; it does not fire before it.
     :param not_now: how many times in a row the target has asked to come back later; handed back in the event.
+    :param held: a pause or a limit holds it; it fires when that has ended.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class EffectTrigger(BaseTrigger):
         until: str | None,
         not_before: str,
         not_now: int = 0,
+        held: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
@@ -45,15 +47,17 @@ class EffectTrigger(BaseTrigger):
         self.until = until
         self.not_before = not_before
         self.not_now = not_now
+        self.held = held
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments: ids and times, no content and no secret."""
-        names = ("job_id", "effect_id", "state", "attempt", "ledger_conn_id", "until", "not_before", "not_now")
+        names = ("job_id", "effect_id", "state", "attempt", "ledger_conn_id", "until", "not_before", "not_now", "held")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, fire once, and end."""
-        hub, wait = hub_for(self.ledger_conn_id), EffectWait(self.job_id, self.effect_id, self.state, self.attempt)
+        hub = hub_for(self.ledger_conn_id)
+        wait = EffectWait(self.job_id, self.effect_id, self.state, self.attempt, held=self.held)
         await hub.wait_for(wait, self.until)
         await hub.sleep_until(self.not_before)
         yield TriggerEvent({"job_id": self.job_id, "not_now": self.not_now})

@@ -118,17 +118,21 @@ class ReviewWait(Wait):
 
 
 class EffectWait(Wait):
-    """A wait for a change of one effect."""
+    """A wait for a change of one effect.
 
-    __slots__ = ("attempt", "effect_id", "state")
+    :param held: a pause or a limit holds it; the end of that is a change.
+    """
 
-    def __init__(self, job_id: int, effect_id: int, state: str, attempt: int) -> None:
+    __slots__ = ("attempt", "effect_id", "held", "state")
+
+    def __init__(self, job_id: int, effect_id: int, state: str, attempt: int, *, held: bool = False) -> None:
         super().__init__(job_id)
         self.effect_id = effect_id
         self.state = state
         self.attempt = attempt
+        self.held = held
 
     @property
-    def key(self) -> tuple[int, str, int]:
+    def key(self) -> tuple[int, str, int, bool]:
         """What the ledger is asked about."""
-        return self.effect_id, self.state, self.attempt
+        return self.effect_id, self.state, self.attempt, self.held

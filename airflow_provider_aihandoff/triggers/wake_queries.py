@@ -51,16 +51,16 @@ _ANSWERED_REVIEWS = """
     LEFT JOIN aihandoff.jobs AS j USING (job_id)
     WHERE j.state IS DISTINCT FROM 'review' OR j.review_digest IS DISTINCT FROM waiting.digest"""
 
-#: Of these effects, the ones that are no longer as they were, or are no longer held.
+#: Of these effects, the ones that are no longer as they were, or no longer held.
 _CHANGED_EFFECTS = """
-    SELECT effect_id, waiting.state, waiting.attempt
-    FROM unnest(%(effect_ids)s::bigint[], %(states)s::text[], %(attempts)s::integer[])
-        AS waiting (effect_id, state, attempt)
+    SELECT effect_id, waiting.state, waiting.attempt, waiting.held
+    FROM unnest(%(effect_ids)s::bigint[], %(states)s::text[], %(attempts)s::integer[], %(held)s::boolean[])
+        AS waiting (effect_id, state, attempt, held)
     LEFT JOIN aihandoff.effects AS e USING (effect_id)
     WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt
-        OR e.held_kind = 'pause' AND NOT EXISTS (
+        OR waiting.held AND (e.held_kind IS NULL OR e.held_kind = 'pause' AND NOT EXISTS (
             SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)
-        OR e.held_kind = 'rate' AND e.held_until <= clock_timestamp()"""
+            OR e.held_kind = 'rate' AND e.held_until <= clock_timestamp())"""
 
 _RECORD_POLLS = """
     INSERT INTO aihandoff.polls (conn_id, polled_at)
@@ -170,16 +170,13 @@ async def answered_reviews(connection: AsyncConnection, asked: Sequence[tuple[in
 
 
 async def changed_effects(
-    connection: AsyncConnection, waiting: Sequence[tuple[int, str, int]]
-) -> set[tuple[int, str, int]]:
-    """Of these ``(effect id, state, attempt)``, the ones that are no longer so."""
-    values = {
-        "effect_ids": [effect_id for effect_id, _, _ in waiting],
-        "states": [state for _, state, _ in waiting],
-        "attempts": [attempt for _, _, attempt in waiting],
-    }
+    connection: AsyncConnection, waiting: Sequence[tuple[int, str, int, bool]]
+) -> set[tuple[int, str, int, bool]]:
+    """Of these ``(effect id, state, attempt, whether it is held)``, the ones that are no longer so."""
+    names = ("effect_ids", "states", "attempts", "held")
+    values = {name: [key[place] for key in waiting] for place, name in enumerate(names)}
     cursor = await connection.execute(_CHANGED_EFFECTS, values)
-    return {(row["effect_id"], row["state"], row["attempt"]) for row in await cursor.fetchall()}
+    return {(row["effect_id"], row["state"], row["attempt"], row["held"]) for row in await cursor.fetchall()}
 
 
 async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) -> dict[str, float]:

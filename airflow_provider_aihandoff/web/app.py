@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.version import __version__
-from airflow_provider_aihandoff.web.api import bulk_routes, limit_routes, routes, webhook_receiver
+from airflow_provider_aihandoff.web.api import bulk_routes, limit_routes, pause_routes, routes, webhook_receiver
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.pages import (
     bulk_action,
@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.web.pages import (
     job_text,
     limits_page,
     overview_page,
+    pauses,
     revisions,
 )
 from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
@@ -29,6 +30,7 @@ def build_app() -> FastAPI:
     """The review pages, the jobs API and the receiver. Its own schema and docs pages are off: they would be public."""
     app = _new_app(Receiver())
     app.include_router(bulk_routes.router)
+    app.include_router(pause_routes.router)
     app.include_router(limit_routes.router)
     app.include_router(routes.router)
     app.include_router(webhook_receiver.router)
@@ -38,6 +40,7 @@ def build_app() -> FastAPI:
     app.include_router(job_list.router)
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
+    app.include_router(pauses.router)
     app.include_router(limits_page.router)
     app.include_router(job_actions.router)
     app.include_router(job_text.router)

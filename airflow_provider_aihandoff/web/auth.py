@@ -20,6 +20,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from sqlalchemy import inspect
 
+from airflow_provider_aihandoff.core.admission.pause_store import Pause
 from airflow_provider_aihandoff.core.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job, PendingReview
@@ -44,6 +45,10 @@ class LedgerNotNamed(LedgerUnavailable):
 
 class DecisionForbidden(HandoffError):
     """The user may see the job, but not decide on it."""
+
+
+class PauseForbidden(HandoffError):
+    """The user may not begin or end a pause of this scope."""
 
 
 class LimitForbidden(HandoffError):
@@ -184,9 +189,10 @@ def _viewer(user: GetUserDep) -> Viewer:
     return Viewer(user)
 
 
-def _ledger() -> Ledger:
+def _ledger(request: Request) -> Ledger:
     try:
-        return shared_ledger()
+        request.state.ledger = ledger = shared_ledger()
+        return ledger
     except (AirflowNotFoundException, ValueError) as error:
         raise LedgerNotNamed(
             f"the connection to the ledger cannot be used: {str(error).rstrip('.')}.",
@@ -262,6 +268,31 @@ def check_may_act(viewer: Viewer, job: Job) -> None:
     """
     if not viewer.may_act(job):
         raise DecisionForbidden(_NOT_THIS_DAG.format(job.dag_id), job=job.label, written=_NOT_RECORDED)
+
+
+def visible_pauses(ledger: Ledger, viewer: Viewer, *, ended: bool = False) -> list[Pause]:
+    """The pauses that are about a Dag which the user may see, those in force first."""
+    found = ledger.pauses.find(ended=ended)
+    if not found:
+        return []
+    dag_ids = set(viewer.visible({*ledger.dag_ids(), *(each.dag_id for each in found if each.dag_id is not None)}))
+    return [each for each in found if (each.dag_id in dag_ids if each.dag_id is not None else dag_ids)]
+
+
+def check_may_pause(ledger: Ledger, viewer: Viewer, dag_id: str | None) -> None:
+    """Return when the user may begin and end a pause: they may act on the jobs of every Dag that it is about.
+
+    :param dag_id: the only Dag; None for all that have a job.
+    :raises PauseForbidden: they may not.
+    """
+    dag_ids = [dag_id] if dag_id is not None else ledger.dag_ids()
+    if missing := set(dag_ids) - set(viewer.answerable(dag_ids)):
+        which = f"the Dag {dag_id}" if dag_id is not None else f"all Dags, and you lack it for {len(missing)} of them"
+        raise PauseForbidden(
+            f"you need permission to answer human-in-the-loop tasks of {which}.",
+            written=_NOT_RECORDED,
+            remedy="" if dag_id is not None else "Name a Dag of yours instead.",
+        )
 
 
 def may_set_limits(ledger: Ledger, viewer: Viewer) -> bool:

@@ -43,10 +43,17 @@ from airflow_provider_aihandoff.core.errors import (
     LimitRefused,
     MayNotDecide,
     NothingLost,
+    PauseNotFound,
     StaleBulkDecision,
     StaleDecision,
 )
-from airflow_provider_aihandoff.web.auth import CrossSiteRequest, DecisionForbidden, LedgerNotNamed, LimitForbidden
+from airflow_provider_aihandoff.web.auth import (
+    CrossSiteRequest,
+    DecisionForbidden,
+    LedgerNotNamed,
+    LimitForbidden,
+    PauseForbidden,
+)
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page, script_hash
 from airflow_provider_aihandoff.web.render.formatting import label
@@ -100,6 +107,8 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     EffectNotFound: (404, "effect-not-found", "Effect not found"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),
     MayNotDecide: (403, "decision-forbidden", "You may not decide on this job"),
+    PauseForbidden: (403, "pause-forbidden", "You may not pause or resume this"),
+    PauseNotFound: (404, "pause-not-found", "Pause not found"),
     LimitForbidden: (403, "limit-forbidden", "You may not set limits"),
     LimitNotFound: (404, "limit-not-found", "Limit not found"),
     LimitRefused: (422, "limit-refused", "The limit cannot be set like this"),

@@ -214,6 +214,15 @@ def _check_current(job: Job, number: int) -> None:
         )
 
 
+def _admit(
+    connection: LedgerConnection, job: Job, revision: Revision, at: datetime, tokens: int
+) -> Hold | Refusal | Admitted:
+    """Whether a request may be sent now: it was not refused too often, and nothing holds it."""
+    if revision.refusals >= MAX_REFUSALS:
+        return _REFUSED_TOO_OFTEN
+    return admit_request(connection, job, revision, at=at, tokens=tokens)
+
+
 def _refuse(connection: LedgerConnection, job: Job, revision: Revision, refusal: Refusal, actor: Actor) -> HandoffError:
     """End a revision whose request may not be sent."""
     error = {"kind": refusal.kind, "final": True}

@@ -214,6 +214,37 @@ class BulkBody(BulkPreviewBody):
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The `digest` of the preview.")]
 
 
+ScopeName = Annotated[str | None, Field(max_length=250, pattern=r"^[^\x00]*$")]
+
+
+class PauseBody(BaseModel):
+    """A pause. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    conn_id: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+    job_type: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+    dag_id: Annotated[str, Field(min_length=1, max_length=250)] | None = None
+    writes: bool = Field(False, description="External writes too; `conn_id` is then also that of a target.")
+    reason: Reason
+
+
+class EndPauseBody(BaseModel):
+    """The end of a pause. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason
+
+
+class TryLimitBody(BaseModel):
+    """A connection whose limit of money you have raised."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    conn_id: Annotated[str, Field(min_length=1, max_length=250)]
+
+
 class _OneLimit(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -299,6 +330,48 @@ class DayWaits(_Answer):
 @from_record(overview_store.ConnectionActivity, notes={"running": "How many responses run."})
 class ConnectionActivity(_Answer):
     """What happens on one connection to a model provider."""
+
+
+class Pause(_Answer):
+    """A pause, and what it holds."""
+
+    pause_id: int
+    conn_id: str | None
+    job_type: str | None
+    dag_id: str | None
+    writes: bool = Field(description="It holds external writes too.")
+    reason: str
+    begun_by: str
+    created_at: datetime
+    ended_at: datetime | None = Field(description="`null` while it is in force.")
+    ended_reason: str | None
+    ended_by: str | None
+    held_requests: int
+    held_writes: int
+    running: int = Field(description="Responses that run in its scope: it does not stop them.")
+
+
+class PauseList(_Answer):
+    """Pauses, those in force first."""
+
+    pauses: list[Pause]
+
+
+class SpendingLimit(_Answer):
+    """A limit of money that the provider says is reached."""
+
+    conn_id: str
+    said: str = Field(description="What the provider answered last.")
+    since: datetime
+    tries: int = Field(description="Requests that got this answer, one after the other.")
+    try_at: datetime = Field(description="When the next request may find out.")
+    try_job_id: int
+
+
+class SpendingLimitList(_Answer):
+    """Limits of money that are reached, by connection."""
+
+    limits: list[SpendingLimit]
 
 
 class RateLimit(_Answer):

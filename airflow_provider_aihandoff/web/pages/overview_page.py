@@ -16,9 +16,10 @@ from airflow_provider_aihandoff.core.errors import LedgerSchemaError
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
 from airflow_provider_aihandoff.core.jobs.overview import Overview, counted, overview_of
 from airflow_provider_aihandoff.core.jobs.overview_store import DAYS, SAMPLE, Figures
+from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.heartbeats import live_triggerers
-from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
+from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, visible_dag_ids, visible_pauses
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.job_search import address
@@ -81,7 +82,7 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
         "overview.html",
         {
             "viewer": viewer,
-            "items": [*_items(request, found), *_triggerers()],
+            "items": [*_held(request, ledger, viewer), *_items(request, found), *_triggerers()],
             "found": found,
             "states": [
                 (state, by_state[state], address(request, "jobs_page", JobFilter(states=(state,))))
@@ -105,6 +106,21 @@ def inbox(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
         "inbox.html",
         {"viewer": viewer, "entries": entries[:MAX_WEBHOOKS], "more": len(entries) > MAX_WEBHOOKS},
     )
+
+
+def _held(request: Request, ledger: Ledger, viewer: Viewer) -> list[Item]:
+    """What holds requests and writes back until a person ends it."""
+    link = path_to(request, "pauses_page")
+    items = []
+    for pause in visible_pauses(ledger, viewer):
+        held = ledger.pauses.held(pause)
+        what = f"{pause.by.label} has paused {pause.stops}: {pause.reason}"
+        items.append(Item(f"Pause: {pause.scope}", f"{held.requests + held.writes:,} held", what, link))
+    limits = ledger.spending_limits.find() if viewer.visible(ledger.dag_ids()) else []
+    for limit in limits:
+        what = f"All jobs of this connection are held. {limit.said} Raise the limit, then try."
+        items.append(Item(f"Spending limit of {limit.conn_id}", "", what, link))
+    return items
 
 
 def _items(request: Request, found: Overview) -> list[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,13 +18,17 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from airflow_provider_aihandoff.core import moments
+from airflow_provider_aihandoff.core.admission.pause_store import Pause
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
+from airflow_provider_aihandoff.web.auth import visible_pauses
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.render import formatting
 from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.markdown import markdown
 from airflow_provider_aihandoff.web.render.target_diff import current_of
+
+log = logging.getLogger(__name__)
 
 _WEB = Path(__file__).parents[1]
 
@@ -80,11 +85,24 @@ def page(
                 "asset": partial(_asset_path, request),
                 "ago": partial(moments.relative, now=now),
                 "budget": Budget(),
+                "pauses": _pauses(request, context),
                 **context,
             }
         )
     )
     return HTMLResponse(html, status, dict(headers or {}))
+
+
+def _pauses(request: Request, context: Mapping[str, Any]) -> list[Pause]:
+    """The pauses in force, which every page of a user says. A page that has no ledger, or not now, says none."""
+    ledger, viewer = getattr(request.state, "ledger", None), context.get("viewer")
+    if ledger is None or viewer is None:
+        return []
+    try:
+        return visible_pauses(ledger, viewer)
+    except Exception as error:  # noqa: BLE001 - the page itself is shown all the same
+        log.warning("The pauses cannot be read: %s", type(error).__name__)
+        return []
 
 
 def _asset_path(request: Request, name: str) -> str:
