@@ -33,6 +33,7 @@ _TARGETS = "tests/integration/targets"
 _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 
+_RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -73,6 +74,38 @@ GUARDS = (
         "claim comparison: only the newest attempt records",
         f"{_EFFECTS}::TestFailure::test_a_lost_claim_cannot_record_an_outcome",
         ("_lock_claimed", " or effect.claim_token != claim.token:", ":"),
+    ),
+    guard(
+        "rates: what is in flight is counted while no other asks",
+        f"{_RATES}::test_a_limit_is_never_exceeded_by_many_at_once",
+        ("core.rates.rate_store._LOCK", " FOR NO KEY UPDATE", ""),
+    ),
+    guard(
+        "rates: no period has more than the amount",
+        f"{_BUCKETS}::test_no_period_wherever_it_begins_has_more_than_the_amount_not_even_a_slice_late",
+        ("Bucket.room_at", "if over <= 0:", "if True:"),
+    ),
+    guard(
+        "rates: a slice late still fits",
+        f"{_BUCKETS}::test_no_period_wherever_it_begins_has_more_than_the_amount_not_even_a_slice_late",
+        ("core.rates.bucket.COUNTED", "SLICES + 2", "SLICES - 2"),
+    ),
+    guard(
+        "rates: a 429 slows the whole fleet",
+        f"{_LEDGER}/generation/test_submit.py::TestRefused"
+        "::test_a_429_slows_all_requests_of_the_connection_at_once_and_is_no_try_of_its_job",
+        ("Submission.not_submitted.work", "hear(connection, LimitKind.OPENAI, revision.conn_id, heard)", "pass"),
+    ),
+    guard(
+        "rates: a batch goes at least after nine people",
+        "tests/unit/core/rates/test_fair_order.py::test_a_batch_goes_after_nine_people",
+        ("place", "(in_a_row + ahead) // IN_A_ROW", "0"),
+    ),
+    guard(
+        "rates: refusals are bounded",
+        f"{_LEDGER}/generation/test_submission_store.py"
+        "::test_a_request_that_is_refused_again_and_again_is_bounded_over_all_attempts",
+        ("core.generation.submission_store._admit", "if revision.refusals >= MAX_REFUSALS:", "if False:"),
     ),
     guard(
         "lease: a claim is exclusive while it lasts",
