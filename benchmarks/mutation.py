@@ -39,6 +39,10 @@ _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integrat
 #: Seconds for the tests of one guard.
 TIMEOUT = 600
 
+_PAUSES = "tests/integration/core/admission/test_pauses.py"
+_LIMITS = "tests/integration/core/admission/test_spending_limits.py"
+_HELD = "tests/integration/core/effects/test_held_effects.py"
+
 _GREEN, _RED, _NO_ANSWER = "GREEN", "red", "NO ANSWER"
 
 
@@ -70,6 +74,41 @@ _RAISED_AT_ONCE = """\
 """
 
 GUARDS = (
+    guard(
+        "pause: a request asks in the transaction that permits it",
+        f"{_PAUSES}::test_a_request_is_held_and_sent_when_the_pause_has_ended",
+        (
+            "admit_request",
+            "    paused = pause_store.hold_of_request(connection, job, revision)\n",
+            "    paused = None\n",
+        ),
+    ),
+    guard(
+        "pause: an external write asks in the transaction that permits it",
+        f"{_HELD}::test_an_effect_is_held_and_sent_once_the_pause_has_ended",
+        ("Effects.claim.work", "if own and (hold := hold_of_write", "if False and (hold := hold_of_write"),
+    ),
+    guard(
+        "pause: a roll-back goes on",
+        f"{_HELD}::test_what_is_applied_stays_so_and_a_roll_back_goes_on",
+        ("Effects.claim.work", "if own and (hold := hold_of_write", "if (hold := hold_of_write"),
+    ),
+    guard(
+        "pause: the end of one wakes the effects that it held",
+        "tests/integration/operators/test_held.py::"
+        "test_an_effect_waits_deferred_for_the_end_of_a_pause_and_no_one_is_notified",
+        ("wait_or_defer", "            held=wait.held,\n", ""),
+    ),
+    guard(
+        "limit of money: one request at a time finds out",
+        f"{_LIMITS}::test_one_request_at_a_time_finds_out_at_growing_intervals",
+        ("admit", "else TURN", "else timedelta(0)"),
+    ),
+    guard(
+        "limit of money: an answer that was on its way lifts none",
+        f"{_LIMITS}::test_an_answer_that_was_on_its_way_lifts_no_limit",
+        ("Submission.submitted.work", "            if finds_out:\n", "            if True:\n"),
+    ),
     guard(
         "claim comparison: only the newest attempt records",
         f"{_EFFECTS}::TestFailure::test_a_lost_claim_cannot_record_an_outcome",
@@ -405,7 +444,7 @@ GUARDS = (
     guard(
         "a limit of money is not waited out in a worker slot",
         "tests/unit/core/generation/openai/test_failures.py::TestStatuses",
-        ("_is_spent", "return any(_MONEY.search(name) and not _SPEED.search(name) for name in names)", "return False"),
+        ("names_money", "return _MONEY.search(code) is not None and _SPEED.search(code) is None", "return False"),
     ),
     guard(
         "a safety notice is kept until a person discards it",
@@ -776,7 +815,7 @@ GUARDS = (
         f"{_LEDGER}/generation/test_submission_store.py::TestIntent::test_while_a_permission_is_valid_no_one_else_gets_one",
         (
             "Submission.intend.work",
-            "if revision.submit_lease_until is not None and revision.submit_lease_until > at:",
+            "if not revision.is_held and (left := _lease_left(revision, at)) > 0:",
             "if False:",
         ),
     ),
