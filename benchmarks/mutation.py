@@ -117,7 +117,11 @@ GUARDS = (
     guard(
         "rates: what is in flight is counted while no other asks",
         f"{_RATES}::test_a_limit_is_never_exceeded_by_many_at_once",
-        ("core.rates.rate_store._LOCK", " FOR NO KEY UPDATE", ""),
+        (
+            "take",
+            "connection.execute(_LOCK, values)",
+            "connection.execute(_LOCK.removesuffix('FOR NO KEY UPDATE'), values)",
+        ),
     ),
     guard(
         "rates: no period has more than the amount",
@@ -127,7 +131,7 @@ GUARDS = (
     guard(
         "rates: a slice late still fits",
         f"{_BUCKETS}::test_no_period_wherever_it_begins_has_more_than_the_amount_not_even_a_slice_late",
-        ("core.rates.bucket.COUNTED", "SLICES + 2", "SLICES - 2"),
+        ("Bucket._since", "[:COUNTED]", "[: COUNTED - 4]"),
     ),
     guard(
         "rates: a 429 slows the whole fleet",
@@ -144,7 +148,7 @@ GUARDS = (
         "rates: refusals are bounded",
         f"{_LEDGER}/generation/test_submission_store.py"
         "::test_a_request_that_is_refused_again_and_again_is_bounded_over_all_attempts",
-        ("core.generation.submission_store._admit", "if revision.refusals >= MAX_REFUSALS:", "if False:"),
+        ("_admit", "if revision.refusals >= MAX_REFUSALS:", "if False:"),
     ),
     guard(
         "lease: a claim is exclusive while it lasts",

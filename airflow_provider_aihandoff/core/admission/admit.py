@@ -25,7 +25,8 @@ def admit_request(
     :param at: the database's clock.
     :param tokens: how many it counts for in limits of tokens.
     """
-    if paused := pause_store.hold_of_request(connection, job, revision):
+    paused = pause_store.hold_of_request(connection, job, revision)
+    if paused:
         return paused
     held: RateHold | RateRefusal | None = None
     with connection.transaction() as all_of_it:
