@@ -34,6 +34,7 @@ _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 _BUDGETS = f"{_LEDGER}/budgets"
 
+_RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -79,8 +80,8 @@ GUARDS = (
         f"{_PAUSES}::test_a_request_is_held_and_sent_when_the_pause_has_ended",
         (
             "admit_request",
-            "    paused = pause_store.hold_of_request(connection, job, revision)\n",
-            "    paused = None\n",
+            "if paused := pause_store.hold_of_request(connection, job, revision):",
+            "if paused := None:",
         ),
     ),
     guard(
@@ -113,6 +114,42 @@ GUARDS = (
         "claim comparison: only the newest attempt records",
         f"{_EFFECTS}::TestFailure::test_a_lost_claim_cannot_record_an_outcome",
         ("_lock_claimed", " or effect.claim_token != claim.token:", ":"),
+    ),
+    guard(
+        "rates: what is in flight is counted while no other asks",
+        f"{_RATES}::test_a_limit_is_never_exceeded_by_many_at_once",
+        (
+            "take",
+            "connection.execute(_LOCK, values)",
+            "connection.execute(_LOCK.removesuffix('FOR NO KEY UPDATE'), values)",
+        ),
+    ),
+    guard(
+        "rates: no period has more than the amount",
+        f"{_BUCKETS}::test_no_period_wherever_it_begins_has_more_than_the_amount_not_even_a_slice_late",
+        ("Bucket.room_at", "if over <= 0:", "if True:"),
+    ),
+    guard(
+        "rates: a slice late still fits",
+        f"{_BUCKETS}::test_no_period_wherever_it_begins_has_more_than_the_amount_not_even_a_slice_late",
+        ("Bucket._since", "[:COUNTED]", "[: COUNTED - 4]"),
+    ),
+    guard(
+        "rates: a 429 slows the whole fleet",
+        f"{_LEDGER}/generation/test_submit.py::TestRefused"
+        "::test_a_429_slows_all_requests_of_the_connection_at_once_and_is_no_try_of_its_job",
+        ("Submission.not_submitted.work", "hear(connection, LimitKind.OPENAI, revision.conn_id, heard)", "pass"),
+    ),
+    guard(
+        "rates: a batch goes at least after nine people",
+        "tests/unit/core/rates/test_fair_order.py::test_a_batch_goes_after_nine_people",
+        ("place", "(in_a_row + ahead) // IN_A_ROW", "0"),
+    ),
+    guard(
+        "rates: refusals are bounded",
+        f"{_LEDGER}/generation/test_submission_store.py"
+        "::test_a_request_that_is_refused_again_and_again_is_bounded_over_all_attempts",
+        ("_admit", "if revision.refusals >= MAX_REFUSALS:", "if False:"),
     ),
     guard(
         "lease: a claim is exclusive while it lasts",

@@ -74,6 +74,9 @@ class FakeFacts(ProviderFacts):
     def model(self, request: Mapping[str, Any]) -> str | None:
         return "fake"
 
+    def counted_tokens(self, request: Mapping[str, Any]) -> int:
+        return int(request.get("tokens", 1))
+
     def tokens(self, usage: Mapping[str, Any]) -> Tokens:
         return Tokens(None, int(usage["tokens"]))
 

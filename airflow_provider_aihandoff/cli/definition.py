@@ -11,6 +11,7 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import OnFull
 from airflow_provider_aihandoff.core.budgets.period import Period
 from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.core.jobs.job_filter import Need, Sort
+from airflow_provider_aihandoff.core.rates.rate_limit import PERIODS, Measure
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
 _JOB = Arg(("job_id",), type=int, help="Id of the job")
@@ -452,6 +453,56 @@ _SPENDING_LIMITS = GroupCommand(
 )
 
 
+_LIMITED = (
+    Arg(("--connection",), default=None, help="OpenAI connection: what is asked of the model over it"),
+    Arg(("--target",), default=None, help="Connection of a target: external writes over it"),
+    Arg(("--key",), default=None, help="Name that tasks give as rate_key"),
+)
+
+_LIMITS = GroupCommand(
+    name="limits",
+    help="Limits of speed, which all workers and triggerers share",
+    subcommands=(
+        _action("list", "List the limits in force, and what waits for them", "rate_limits.list_limits", _OUTPUT),
+        _action(
+            "set",
+            "Set a limit, or change it; 0 stops",
+            "rate_limits.set_limit",
+            *_LIMITED,
+            Arg(("--requests",), type=int, help="Requests, or external writes, in a period"),
+            Arg(("--tokens",), type=int, help="Tokens in a period"),
+            Arg(("--in-flight",), type=int, help="Responses that run, or writes that are being made, at once"),
+            Arg(
+                ("--per",),
+                choices=tuple(PERIODS),
+                help="The period (default: a minute; of a target, a second)",
+            ),
+            Arg(
+                ("--weight",),
+                action="append",
+                metavar="NAME=NUMBER",
+                help="What type:NAME or requester:NAME gets beside the others, which have 1; repeatable",
+            ),
+            _REASON,
+        ),
+        _action(
+            "end",
+            "End a limit, or all of a connection or a key",
+            "rate_limits.end_limit",
+            *_LIMITED,
+            Arg(
+                ("--measure",),
+                action="append",
+                choices=[measure.value for measure in Measure],
+                help="Only the limit that counts this; repeatable",
+            ),
+            _REASON,
+        ),
+        _action("history", "List the changes of limits, with who and why", "rate_limits.history", _OUTPUT),
+    ),
+)
+
+
 def get_commands() -> list[GroupCommand]:
     """The command group that the provider adds to `airflow`."""
     return [
@@ -477,6 +528,7 @@ def get_commands() -> list[GroupCommand]:
                 _RESUME,
                 _PAUSES,
                 _SPENDING_LIMITS,
+                _LIMITS,
             ),
         )
     ]

@@ -33,6 +33,8 @@ def checked(spec: JobSpec) -> JobSpec:
     json_value("permissions", spec.permissions)
     if spec.approval_reason is not None:
         reason_text("approval_reason", spec.approval_reason)
+    if spec.rate_key is not None:
+        spec = replace(spec, rate_key=identifier("rate_key", spec.rate_key))
     return replace(
         spec,
         job_type=identifier("job_type", spec.job_type, max_bytes=MAX_JOB_TYPE),

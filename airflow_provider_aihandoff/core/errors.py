@@ -66,6 +66,14 @@ class WebhookSettled(HandoffError):
     """The webhook has done what it could do; there is nothing to replay or to discard."""
 
 
+class LimitRefused(HandoffError):
+    """A limit of speed cannot be set like this."""
+
+
+class LimitNotFound(HandoffError):
+    """No one has set this limit."""
+
+
 class IllegalTransition(HandoffError):
     """The event is not valid in the state that the job (or the effect) is in."""
 

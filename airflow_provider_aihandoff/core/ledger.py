@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.jobs.overview_store import Overviews
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
+from airflow_provider_aihandoff.core.rates.rate_limit_store import RateLimits
 from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -167,6 +168,7 @@ class Ledger:
         self.spending = Spending(self._database)
         self.pauses = Pauses(self._database)
         self.spending_limits = SpendingLimits(self._database)
+        self.rate_limits = RateLimits(self._database)
 
     def __enter__(self) -> Self:
         return self

@@ -20,13 +20,14 @@ from airflow_provider_aihandoff.core.generation.provider import ProviderFor, Wor
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
-from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, Revision
+from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, PriorityName, Revision
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
+from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
@@ -121,6 +122,11 @@ class OpenAIBackgroundResponseOperator(RendersText):
         and is sent again once where nothing could arrive. It waits deferred. With a conversation (see
         :doc:`/operators`) OpenAI is asked instead, whatever is set here.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
+    :param priority: ``interactive``, where a person waits for the answer: it goes before those of batches where a
+        limit of speed holds them. Revisions at a reviewer's wish always do.
+    :param rate_key: the name of limits of speed that the request counts for, beside those of its connection
+        (templated).
+    :param max_wait: how long a request waits for a limit of speed, before the job fails; None: until its deadline.
     :param openai_conn_id: connection of the type OpenAI.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
 
@@ -138,6 +144,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         "permissions",
         "approval_reason",
         "tags",
+        "rate_key",
         "openai_conn_id",
         "ledger_conn_id",
     )
@@ -184,6 +191,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
         tags: Sequence[str] = (),
         inline_wait: timedelta | None = None,
         on_lost_submission: OnLost | None = None,
+        priority: PriorityName = "batch",
+        rate_key: str | None = None,
+        max_wait: timedelta | None = None,
         openai_conn_id: str = "openai_default",
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
@@ -223,6 +233,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
         self.tags = tags
         self.inline_wait = inline_wait
         self.on_lost_submission = on_lost_submission
+        self.priority = checked_priority(priority)
+        self.rate_key = rate_key
+        self.max_wait = checked_max_wait(max_wait)
         self.openai_conn_id = openai_conn_id
         self.ledger_conn_id = ledger_conn_id
         self._check_arguments()
@@ -398,6 +411,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
             max_cost_usd=self.max_cost_usd,
             tags=(self.tags,) if isinstance(self.tags, str) else tuple(self.tags),
             on_lost=self.on_lost_submission,
+            priority=self.priority,
+            rate_key=self.rate_key,
+            max_wait=self.max_wait,
             triggered_by=_triggering_user(context),
             deadline=self.deadline or settings.seconds("response_deadline"),
             owner=owner,

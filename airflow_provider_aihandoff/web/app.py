@@ -9,7 +9,14 @@ from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.version import __version__
-from airflow_provider_aihandoff.web.api import budget_routes, bulk_routes, pause_routes, routes, webhook_receiver
+from airflow_provider_aihandoff.web.api import (
+    budget_routes,
+    bulk_routes,
+    limit_routes,
+    pause_routes,
+    routes,
+    webhook_receiver,
+)
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.pages import (
     budgets_page,
@@ -21,6 +28,7 @@ from airflow_provider_aihandoff.web.pages import (
     job_list,
     job_search,
     job_text,
+    limits_page,
     overview_page,
     pause_page,
     revisions,
@@ -34,6 +42,7 @@ def build_app() -> FastAPI:
     app.include_router(bulk_routes.router)
     app.include_router(budget_routes.router)
     app.include_router(pause_routes.router)
+    app.include_router(limit_routes.router)
     app.include_router(routes.router)
     app.include_router(webhook_receiver.router)
     app.include_router(bulk_review.router)
@@ -44,6 +53,7 @@ def build_app() -> FastAPI:
     app.include_router(overview_page.router)
     app.include_router(budgets_page.router)
     app.include_router(pause_page.router)
+    app.include_router(limits_page.router)
     app.include_router(inbox_page.router)
     app.include_router(doctor_page.router)
     app.include_router(job_actions.router)

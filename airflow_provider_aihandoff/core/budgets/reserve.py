@@ -92,6 +92,12 @@ _SPENT_BY_JOB = """
 _KEEP_WORST_CASE = "UPDATE aihandoff.revisions SET worst_cost_usd = %s WHERE revision_id = %s"
 
 
+def keep_worst_case(connection: LedgerConnection, revision: Revision, worst: WorstCase) -> None:
+    """Write down what a request for a revision can cost at most, also where it is held: others count with it."""
+    if revision.worst_cost_usd != worst.cost_usd:
+        connection.execute(_KEEP_WORST_CASE, [worst.cost_usd, revision.revision_id])
+
+
 def reserve(
     connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, *, at: datetime
 ) -> Hold | Refusal | None:
@@ -103,8 +109,6 @@ def reserve(
     :param worst: what the request can need.
     :param at: the database's clock.
     """
-    if revision.worst_cost_usd != worst.cost_usd:
-        connection.execute(_KEEP_WORST_CASE, [worst.cost_usd, revision.revision_id])
     if job.max_cost_usd is not None and (refusal := _over_job_limit(connection, job, job.max_cost_usd, worst)):
         return refusal
     return _reserve(connection, job, revision, worst, at)

@@ -15,6 +15,8 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.response_counts import count_response, model_of
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
+from airflow_provider_aihandoff.core.rates.rate_store import slot_freed
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobEvent, ResponseStatus, RevisionState
 
 #: The kinds of error of a revision that was given up before its response had ended.
@@ -42,10 +44,12 @@ _STORE_OUTPUT = f"""
         submit_token = NULL, submit_lease_until = NULL, completed_at = clock_timestamp()
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
+#: It also returns what the revision counted for in limits on what is in flight.
 _GIVE_UP = """
     UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL,
         held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL
-    WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
+    WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')
+    RETURNING conn_id, rate_key"""
 
 
 def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
@@ -131,7 +135,8 @@ def count_unknown(
 
 def give_up(connection: LedgerConnection, job_id: int, number: int) -> None:
     """End a revision that has not ended: the job was cancelled, or a newer revision takes its place."""
-    connection.execute(_GIVE_UP, [job_id, number])
+    for row in connection.execute(_GIVE_UP, [job_id, number]).fetchall():
+        slot_freed(connection, LimitKind.OPENAI, row["conn_id"], row["rate_key"])
 
 
 def fail_revision(
@@ -185,6 +190,7 @@ def write_output(
     assert row is not None
     stored = Revision(**row)
     settle_cost(connection, stored, output)
+    slot_freed(connection, LimitKind.OPENAI, stored.conn_id, stored.rate_key)
     count_response(connection, job, stored, output)
     return stored
 

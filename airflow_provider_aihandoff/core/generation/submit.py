@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -27,10 +28,13 @@ from airflow_provider_aihandoff.core.generation.provider import (
     own_metadata,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.rates.fair_order import HERE
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
 from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.generation.submission_store import Intent
     from airflow_provider_aihandoff.core.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,9 @@ _SUSPENDED = SubmitFailure(Sent.NO, "this process was suspended between the perm
 SUBMIT_TRIES = 5
 
 _BACKOFF_BASE, _BACKOFF_CAP = 1.0, 20.0
+
+#: Seconds that a worker waits in all for a limit of speed; for longer, the task waits in the triggerer.
+_WAITS_HERE = 3 * HERE
 
 
 class NotSubmitted(HandoffError):
@@ -92,11 +99,12 @@ def submit(
         return kept
     worst = worst or provider.worst_case(request or ledger.revision(job.job_id, job.revision).request)
     metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
+    tokens = provider.counted_tokens(request or ledger.revision(job.job_id, job.revision).request)
     failures = 0
     while True:
         handle, problem = _open_handle(ledger, provider, job, metadata, request)
-        asked = time.monotonic()
-        intent = ledger.submission.intend(
+        intend = partial(
+            ledger.submission.intend,
             job.job_id,
             job.revision,
             actor=actor,
@@ -104,7 +112,9 @@ def submit(
             orphan_wait=orphan_wait,
             handle=handle,
             worst=worst,
+            tokens=tokens,
         )
+        intent, asked = _permission(intend, sleep)
         if intent.token is None:
             return intent.revision
         body = request or intent.revision.request
@@ -116,7 +126,16 @@ def submit(
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
             revision = _record(
-                ledger, provider, job, intent.token, sent.id, sent.status, actor, memory, finds_out=intent.finds_out
+                ledger,
+                provider,
+                job,
+                intent.token,
+                sent.id,
+                sent.status,
+                actor,
+                memory,
+                finds_out=intent.finds_out,
+                heard=sent.heard,
             )
             if revision is None:
                 continue
@@ -125,8 +144,8 @@ def submit(
             take(revision, sent)
             return ledger.revision(job.job_id, job.revision)
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
-        if sent.sent is Sent.SPENT:  # it is held from now on, like all of its connection
-            continue
+        if sent.sent is Sent.SPENT or (sent.heard is not None and sent.heard.too_much):
+            continue  # it is held from now on, like all of its connection
         failures += 1
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(
@@ -137,6 +156,21 @@ def submit(
         wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
         log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, intent.left))
         sleep(min(wait, intent.left, 2 * _BACKOFF_CAP))
+
+
+def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) -> tuple[Intent, float]:
+    """Ask for the permission to send, and wait a moment where the limit of speed that holds it has room soon.
+
+    :return: also when it was asked for, by the monotonic clock.
+    """
+    here = 0.0
+    while True:
+        asked = time.monotonic()
+        intent = intend()
+        here += intent.wait
+        if intent.token is not None or intent.revision.held_kind != "rate" or here > _WAITS_HERE:
+            return intent, asked
+        sleep(intent.wait)
 
 
 def _cleaned(sent: ModelResponse | SubmitFailure | _Runs, secrets: Secrets) -> ModelResponse | SubmitFailure | _Runs:
@@ -250,6 +284,7 @@ def _record(
     memory: Memory | None,
     *,
     finds_out: bool = False,
+    heard: Heard | None = None,
 ) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
     facts: Facts = {"token": str(token), "response_id": response_id, "status": status}
@@ -265,6 +300,7 @@ def _record(
             actor=actor,
             keep=created.keep,
             finds_out=finds_out,
+            heard=heard,
         )
     if revision is None:
         log.warning("Response %s came for %s after it had been given up; cancelling it.", response_id, job.label)
@@ -302,7 +338,9 @@ def _record_failure(
     if failure.sent is Sent.UNKNOWN:
         ledger.submission.submission_lost(job.job_id, job.revision, orphan_wait=orphan_wait, **where)
         return
-    ledger.submission.not_submitted(job.job_id, job.revision, spent=failure.sent is Sent.SPENT, **where)
+    ledger.submission.not_submitted(
+        job.job_id, job.revision, spent=failure.sent is Sent.SPENT, heard=failure.heard, **where
+    )
     if failure.sent is Sent.NEVER:
         error = {"kind": "refused request", "message": failure.reason}
         ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)

@@ -235,9 +235,9 @@ class Search:
         """What is reserved in budgets for requests whose responses can no longer run, all together."""
         if count := self._ledger.reservations.expired():
             found = f"{count} of requests whose response can no longer run"
-            yield Finding("expired reservations", found, "settle what ran, give back the rest"), self._expire
+            yield Finding("expired reservations", found, "settle what ran, give back the rest"), self._give_back
 
-    def _expire(self) -> str:
+    def _give_back(self) -> str:
         return f"ended {self._ledger.reservations.expire()}"
 
     def _prune(self, retention: timedelta) -> str:

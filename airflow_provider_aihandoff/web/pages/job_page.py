@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_step
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
+from airflow_provider_aihandoff.core.generation.submission_store import MAX_REFUSALS
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
@@ -118,6 +119,7 @@ def job_page(
             "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
             "rules": rules_of(job),
             "votes": votes,
+            "max_refusals": MAX_REFUSALS,
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
             "policy": _policy(record),

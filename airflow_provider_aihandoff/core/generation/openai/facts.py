@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,12 @@ from airflow_provider_aihandoff.core.models import Revision
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+#: What of a request the model reads.
+_READ_BY_MODEL = ("input", "instructions", "tools", "text")
+
+#: In English, on average.
+_CHARACTERS_A_TOKEN = 4
 
 
 class OpenAIFacts(ProviderFacts):
@@ -63,6 +70,13 @@ class OpenAIFacts(ProviderFacts):
         """As :meth:`ProviderFacts.model`."""
         model = request.get("model")
         return model if isinstance(model, str) and model else None
+
+    def counted_tokens(self, request: Mapping[str, Any]) -> int:
+        """As :meth:`ProviderFacts.counted_tokens`. OpenAI's limits also count characters before a request runs."""
+        parts = [request[name] for name in _READ_BY_MODEL if request.get(name) is not None]
+        most = request.get("max_output_tokens")
+        characters = sum(len(json.dumps(part, ensure_ascii=False, default=str)) for part in parts)
+        return -(-characters // _CHARACTERS_A_TOKEN) + (most if isinstance(most, int) else 0)
 
     def tokens(self, usage: Mapping[str, Any]) -> Tokens:
         """As :meth:`ProviderFacts.tokens`."""
