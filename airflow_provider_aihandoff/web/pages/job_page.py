@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -18,7 +19,7 @@ from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.review.rules import approvals_of, has_voted, rules_of
+from airflow_provider_aihandoff.core.review.rules import Reassignment, approvals_of, author_rules, has_voted, rules_of
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -33,6 +34,7 @@ from airflow_provider_aihandoff.web.render.formatting import (
     of_this_job,
 )
 from airflow_provider_aihandoff.web.render.job_time import job_time
+from airflow_provider_aihandoff.web.reviewers_form import APPROVER_FIELDS, FIELDS, MAX_TEXT
 
 #: Seconds after which the page of a job that changes without a person refreshes, and the states of such jobs.
 REFRESHES = 5
@@ -49,6 +51,7 @@ class Notice:
     :param form: the form, as the page knows it.
     :param typed: what was written in it.
     :param bad: it was refused.
+    :param names: who was named in it as those who may decide, by the fields.
     """
 
     title: str
@@ -57,6 +60,7 @@ class Notice:
     typed: str = ""
     external_id: str = ""
     bad: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def shown(request: Request, job_id: int) -> Response:
@@ -74,10 +78,11 @@ def refused(
     form: str,
     typed: str,
     external_id: str = "",
+    names: Mapping[str, str] | None = None,
 ) -> Response:
     """Show the job as it is now, and why what was just sent was refused."""
     words = " ".join(part for part in (of_this_job(error.what), error.written, error.remedy) if part)
-    notice = Notice(title, f"{words[:1].upper()}{words[1:]}", form, typed, external_id)
+    notice = Notice(title, f"{words[:1].upper()}{words[1:]}", form, typed, external_id, names=names or {})
     return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=409)
 
 
@@ -117,6 +122,10 @@ def job_page(
             "seen": offered(record),
             "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
             "rules": rules_of(job),
+            "author_rules": author_rules(job),
+            "reassignment": Reassignment.from_json(job.reassigned),
+            "reviewer_names": FIELDS if author_rules(job).escalate_to else APPROVER_FIELDS,
+            "max_names": MAX_TEXT,
             "votes": votes,
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
@@ -148,6 +157,8 @@ def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
     forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state in _CAN_RESOLVE]
     if decides and job.state is JobState.REVIEW and job.review_digest is not None:
         forms.append("decision")
+    if job.state is JobState.REVIEW and job.review_digest is not None:
+        forms.append("reassign")
     if record.revision.is_lost:
         forms.append("submission")
     if job.state in CANCELLING and job.cancelling is None:

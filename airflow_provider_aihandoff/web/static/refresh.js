@@ -1,4 +1,5 @@
-// Refreshes the parts of a job's page that have changed. What is typed, the focus and what is unfolded stay.
+// Refreshes the parts of a page that have changed. What is typed, the focus and what is unfolded stay.
+// While a bulk action has steps left, it also sends the form with which a person would continue it.
 "use strict";
 (() => {
   const LONGEST = 60;
@@ -53,4 +54,14 @@
     }, 1000 * seconds);
   };
   wait(interval());
+
+  const proceed = (seconds) =>
+    setTimeout(async () => {
+      const form = document.querySelector("main form[data-continue]");
+      if (!form) return;
+      const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(), redirect: "manual" }).catch(() => null);
+      const done = answer?.type === "opaqueredirect" && (await refresh().catch(() => false));
+      proceed(done ? 0 : Math.min(LONGEST, 2 * (seconds || 1)));
+    }, 1000 * seconds);
+  proceed(0);
 })();

@@ -50,7 +50,7 @@ def in_review(ledger: Ledger, number: int, **owner: Any) -> Job:
 
 
 def shown(ledger: Ledger, action: BulkAction = BulkAction.CANCEL, wanted: JobFilter = PUBLISHING) -> Preview:
-    return preview(ledger, action, wanted, answerable=anyone)
+    return preview(ledger, action, wanted, answerable=anyone, actor=BOB)
 
 
 def begun(ledger: Ledger, action: BulkAction = BulkAction.CANCEL, wanted: JobFilter = PUBLISHING) -> int:
@@ -122,7 +122,7 @@ def test_a_filter_is_needed_and_finds_no_more_than_a_bound(ledger: Ledger, monke
 
 def test_rights_are_checked_for_each_job_when_it_is_shown_and_when_it_is_taken(ledger: Ledger) -> None:
     mine, other = in_review(ledger, 1, dag_id="mine"), in_review(ledger, 2, dag_id="other")
-    seen = preview(ledger, BulkAction.CANCEL, PUBLISHING, answerable=lambda dag_ids: {"mine"} & set(dag_ids))
+    seen = preview(ledger, BulkAction.CANCEL, PUBLISHING, answerable=lambda dag_ids: {"mine"} & set(dag_ids), actor=BOB)
     assert {step.job.job_id: step.refused for step in seen.steps} == {mine.job_id: False, other.job_id: True}
 
     bulk_id = begun(ledger)  # when the user still may act on both

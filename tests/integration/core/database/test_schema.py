@@ -216,9 +216,13 @@ class TestUpgradeFrom0006:
     ) -> None:
         upgrade_to(empty_conninfo, "0006")
         spec = job_spec()
-        with Ledger(empty_conninfo) as before:  # its statements did not change, but for the digests
+        with psycopg.connect(**empty_conninfo) as connection:
+            connection.execute("ALTER TABLE aihandoff.jobs ADD COLUMN reassigned json")
+        # Its statements did not change, but for the digests, and for this column.
+        with Ledger(empty_conninfo) as before:
             submit(before, spec)
         with psycopg.connect(**empty_conninfo) as connection:
+            connection.execute("ALTER TABLE aihandoff.jobs DROP COLUMN reassigned")
             connection.execute("UPDATE aihandoff.jobs SET input_digest = %s", [digest(spec.input)])
             connection.execute("UPDATE aihandoff.revisions SET request_digest = %s", [digest(spec.request)])
 
