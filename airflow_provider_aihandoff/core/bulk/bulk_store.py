@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import BulkNotFound
 from airflow_provider_aihandoff.core.models import Actor, ActorKind, Decision, Effect, Job, columns
 from airflow_provider_aihandoff.core.review.decide import OF_NOW
@@ -29,8 +30,12 @@ _INSERT = """
         (action, wanted, reviewers, reason, actor_kind, actor_name, actor_user_id, created_at)
     VALUES (%(action)s, %(wanted)s, %(reviewers)s, %(reason)s, %(kind)s, %(name)s, %(user_id)s, now())
     RETURNING bulk_id"""
-_INSERT_JOB = """
-    INSERT INTO aihandoff.bulk_jobs (bulk_id, job_id, seen, outcome, note) VALUES (%s, %s, %s, %s, %s)"""
+#: In one statement. Not with `executemany`: after its pipeline, a transaction that is idle is not ended by the server,
+#: and a process that is stopped then would keep its locks on all these jobs.
+_INSERT_JOBS = """
+    INSERT INTO aihandoff.bulk_jobs (bulk_id, job_id, seen, outcome, note)
+    SELECT %(bulk_id)s, *
+    FROM unnest(%(job_ids)s::bigint[], %(seen)s::json[], %(outcomes)s::text[], %(notes)s::text[])"""
 _NEXT = """
     SELECT job_id, seen FROM aihandoff.bulk_jobs
     WHERE bulk_id = %(bulk_id)s AND (outcome IS NULL OR outcome = 'unfinished')
@@ -239,18 +244,14 @@ class Bulks:
             row = connection.execute(_INSERT, values).fetchone()
             assert row is not None
             bulk_id: int = row["bulk_id"]
-            rows = [
-                (
-                    bulk_id,
-                    job.job_id,
-                    history.as_json(job.seen),
-                    None if job.refused is None else Outcome.REFUSED.value,
-                    plain_or_none(job.refused),
-                )
-                for job in jobs
-            ]
-            with connection.cursor() as cursor:
-                cursor.executemany(_INSERT_JOB, rows)
+            rows = {
+                "bulk_id": bulk_id,
+                "job_ids": [job.job_id for job in jobs],
+                "seen": [canonical_json(job.seen) for job in jobs],
+                "outcomes": [None if job.refused is None else Outcome.REFUSED.value for job in jobs],
+                "notes": [plain_or_none(job.refused) for job in jobs],
+            }
+            connection.execute(_INSERT_JOBS, rows)
             return bulk_id
 
         return self._database.transact(work, step="bulk.begin")
