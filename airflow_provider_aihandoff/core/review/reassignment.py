@@ -57,7 +57,7 @@ def cannot_reassign(job: Job, to: Reviewers, *, by: Actor) -> str | None:
     said = f"only {', '.join(sorted(able))} may" if able else "none may"
     return (
         f"{author.approvals} must approve, and of those who are named then, {said}: the requester decides nothing, and "
-        "whoever reassigns a review decides only where its author has named them."
+        "a user who reassigns a review decides only where its author has named them."
     )
 
 

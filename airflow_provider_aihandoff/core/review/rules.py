@@ -238,8 +238,8 @@ def author_rules(job: Job | PendingReview) -> ReviewRules:
 
 
 def why_not(job: Job | PendingReview, person: Person) -> str | None:
-    """Why a person may not decide on a job, as a sentence; None where its author's rules let them, or whoever has
-    reassigned it since.
+    """Why a person may not decide on a job, as a sentence; None where its author's rules let them, as they were
+    reassigned since.
 
     Whether they may decide for the Dag at all is Airflow's to say. No one is exempt from the rules, also with
     every permission in Airflow; and no one can give themselves a right that the author has not given them.

@@ -548,7 +548,7 @@ def test_a_roll_back_of_a_filter_that_waits_says_how_to_go_on(airflow: Airflow, 
     assert on_ledger.bulks.progress(1).unfinished == 1
 
 
-def test_a_review_is_reassigned_and_whoever_did_it_cannot_decide(airflow: Airflow, on_ledger: Ledger) -> None:
+def test_a_review_is_reassigned_and_the_user_who_did_it_cannot_decide(airflow: Airflow, on_ledger: Ledger) -> None:
     job = ask(on_ledger, draft(on_ledger), rules=ReviewRules(Approvers(users=("bob",))))
     options = ("review", "reassign", job.job_id, "--reason", "on holiday")
     with pytest.raises(SystemExit, match="no one is named who may decide"):

@@ -196,7 +196,7 @@ _LOST = "delay=2 create=drop_after_accept"
 
 
 def _resolved(run: Run) -> None:
-    """A person says that a lost request is to be sent again. That one is lost too, and they say so once more."""
+    """A person says that a lost request is to be sent again. That one is lost too, and they say so again."""
     run.begin("draft")
     run.drive("resolve", *PIPELINE)
 

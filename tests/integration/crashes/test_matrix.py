@@ -114,7 +114,7 @@ class Matrix:
         return run, self.ledger.record(job.job_id)
 
     def outcomes_in_bulk(self, run: Run) -> list[BulkOutcome | None]:
-        """What the reports of its bulk actions say: of one, unless two attempts have begun one beside each other."""
+        """What the reports of its bulk actions say: of one, unless two attempts have begun one each."""
         actions = bulk_actions_of(self.ledger, run.work)
         return [each.outcome for action in actions for each in self.ledger.bulks.report(action.bulk_id)]
 

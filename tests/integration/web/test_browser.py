@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from airflow_provider_aihandoff.web.pages import overview_page
+from airflow_provider_aihandoff.web.pages import bulk_action, overview_page
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
 from demo.incidents import make_incidents
 from demo.ports import HOST, free_port
@@ -131,7 +131,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "jobs": "jobs?type=ticket&sort=oldest",
         "inbox": "inbox",
         "bulk-action": "bulk?action=cancel&type=ticket",
-        "bulk-report": f"bulk/{showcase.bulk(ledger)}",
+        "bulk-reassign": "bulk?action=reassign&type=ticket&to_users=carol&to_groups=press",
+        "bulk-report": f"bulk/{showcase.bulk(ledger)}?paused",
         "job": f"jobs/{job.job_id}",
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",
@@ -202,6 +203,24 @@ def test_a_page_that_refreshes_keeps_what_is_typed_the_focus_and_what_is_unfolde
     ask(ledger, ledger.job(revision.job_id))
     page.get_by_text("The job has been waiting since").wait_for()
     assert page.get_by_text("Refreshes every").count() == 0
+    assert page.evaluate("document.querySelector('main').dataset.same") == "page"
+
+
+def test_the_page_of_a_bulk_action_continues_it_and_shows_how_far_it_has_come(
+    open_page: Open, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    showcase.tickets(ledger, 8)
+    path = f"bulk/{showcase.bulk(ledger)}"
+    page = open_page(f"{path}?paused")
+    assert "0 of 8" in page.inner_text("main")
+    assert ledger.bulks.progress(1).left == 8
+    monkeypatch.setattr(bulk_action, "SECONDS", 0.01)  # so that it takes several requests
+    page.goto(f"/aihandoff/{path}")
+    page.evaluate("document.querySelector('main').dataset.same = 'page'")
+    page.get_by_text("8 of 8").wait_for()
+    assert ledger.bulks.progress(1).done == 8
+    assert page.get_by_text("Refreshes every").count() == 0
+    assert page.get_by_role("button", name="Continue").count() == 0
     assert page.evaluate("document.querySelector('main').dataset.same") == "page"
 
 

@@ -92,8 +92,8 @@ def serving(folder: Path) -> Iterator[Server]:
         server.kill()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE
+def wait_for(condition: Callable[[], bool], *, seconds: float = PATIENCE) -> None:
+    until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it has not come to that"
         time.sleep(0.01)
@@ -117,7 +117,7 @@ def written(ledger: Ledger, target: Target) -> None:
         confirm(ledger, approved(ledger, plan, key=name), plan)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("airflow")
 @pytest.mark.parametrize(
     ("action", "make", "state", "event"),
@@ -147,13 +147,15 @@ def test_a_bulk_action_is_finished_each_job_once_though_the_api_server_is_killed
         assert (shown["count"], shown["refused"]) == (JOBS, 0)
         body = {**about, "reason": "a wrong prompt", "count": JOBS, "digest": shown["digest"]}
 
-        def begin() -> None:
+        def take_all() -> None:
             with suppress(requests.RequestException):
-                server.post(BULK, body)
+                report = server.post(BULK, body)
+                while not report["over"]:
+                    report = server.post(f"{BULK}/1/run")
 
-        sending = threading.Thread(target=begin)
+        sending = threading.Thread(target=take_all)
         sending.start()
-        wait_for(lambda: ledger.bulks.progress(1).done >= KILLED_AT)
+        wait_for(lambda: ledger.bulks.progress(1).done >= KILLED_AT, seconds=5 * PATIENCE)
         server.kill()
         sending.join()
 
@@ -164,7 +166,7 @@ def test_a_bulk_action_is_finished_each_job_once_though_the_api_server_is_killed
         connection.execute("UPDATE aihandoff.effects SET claim_until = now() - interval '1 h' WHERE state = 'claimed'")
 
     with serving(tmp_path) as server:
-        wait_for(lambda: server.post(f"{BULK}/1/run")["over"])
+        wait_for(lambda: server.post(f"{BULK}/1/run")["over"], seconds=5 * PATIENCE)
 
     report = ledger.bulks.report(1)
     assert Counter(each.outcome for each in report) == {"done": JOBS}

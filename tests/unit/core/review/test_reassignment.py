@@ -57,7 +57,7 @@ class TestWho:
         assert why_not(after, Person("carol")) is None
         assert why_not(after, Person("bob")) == "Only these may decide on it: carol."
 
-    def test_the_requester_and_whoever_triggered_the_run_decide_nothing_all_the_same(self) -> None:
+    def test_the_requester_and_the_user_who_triggered_the_run_decide_nothing_all_the_same(self) -> None:
         after = given_to(job(ReviewRules(), triggered_by="tim"), users("alice", "tim", "carol"))
         for name in ("alice", "tim"):
             assert "another user has to decide" in (why_not(after, Person(name)) or "")
@@ -74,7 +74,7 @@ class TestWho:
         assert "You have reassigned this review" in (why_not(second, Person("admin")) or "")
         assert why_not(second, Person("dave")) is None
 
-    def test_whoever_reassigns_decides_where_the_author_has_named_them(self) -> None:
+    def test_a_user_who_reassigns_decides_where_the_author_has_named_them(self) -> None:
         rules = ReviewRules(Approvers(users=("admin",), roles=("editor",)))
         after = given_to(job(rules), users("admin"))
         assert why_not(after, Person("admin")) is None
@@ -160,7 +160,7 @@ class TestVotes:
         assert self.voided(job(rules), to, self.BOB) == []
         assert self.voided(job(rules, escalated_at=NOW), to, self.BOB) == ["bob"]
 
-    def test_of_whoever_loses_their_right_by_reassigning_is_void(self) -> None:
+    def test_of_a_user_who_loses_their_right_by_reassigning_is_void(self) -> None:
         rules = ReviewRules(
             Approvers(users=("ann",)), approvals=2, escalate_to=Approvers(roles=("chief",)), escalate_after=60
         )
