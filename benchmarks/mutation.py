@@ -923,6 +923,12 @@ GUARDS = (
         ),
     ),
     guard(
+        "reassign: not by the requester",
+        "tests/unit/core/review/test_reassignment.py::TestRefused"
+        "::test_by_the_requester_who_would_choose_who_approves_their_work",
+        ("cannot_reassign", "if has_asked(job, _person(by)):", "if False:"),
+    ),
+    guard(
         "reassign: not to fewer people than must approve",
         "tests/unit/core/review/test_reassignment.py::TestRefused::test_to_fewer_people_than_must_approve",
         ("cannot_reassign", "if len(able) >= author.approvals:", "if True:"),
@@ -930,7 +936,7 @@ GUARDS = (
     guard(
         "reassign: votes of people who may no longer decide are void",
         f"{_REASSIGN}::test_the_votes_that_still_count_stay_and_the_others_are_void",
-        ("_reassign", "    connection.execute(_VOID, [now, [vote.decision_id for vote in void]])\n", ""),
+        ("reassign_store:_reassign", "    connection.execute(_VOID, [now, [vote.decision_id for vote in void]])\n", ""),
     ),
     guard(
         "reassign: a vote that was void does not come back",

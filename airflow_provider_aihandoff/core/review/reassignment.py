@@ -1,7 +1,8 @@
 """Whether a review may be given to other people, and which approvals stay then. Pure.
 
 A reassignment replaces whom the author of a job has named, and nothing else: the requester still decides nothing, as
-many have to approve as before, and what is approved is the same. Who reassigns gets no right by it.
+many have to approve as before, and what is approved is the same. A user who reassigns gets no right by it, and the
+requester reassigns nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from airflow_provider_aihandoff.core.review.rules import (
     Reassignment,
     Reviewers,
     author_rules,
+    has_asked,
     has_reassigned,
     rules_of,
     why_not,
@@ -38,6 +40,8 @@ def cannot_reassign(job: Job, to: Reviewers, *, by: Actor) -> str | None:
     The end of the time to decide is the ledger's to find out.
     """
     author = author_rules(job)
+    if has_asked(job, _person(by)):
+        return "you asked for this work; another user has to say who decides on it."
     if job.state is not JobState.REVIEW:
         return f"it waits for no decision: it is {job.state.value.replace('_', ' ')}."
     if job.review_digest is None:
@@ -72,10 +76,15 @@ def voided_by(before: Job, after: Job, votes: Iterable[Decision]) -> list[Decisi
 
 
 def _stays(after: Job, voter: Actor, *, same: bool) -> bool:
-    person = Person(voter.name or "", voter.user_id, at_terminal=voter.kind is ActorKind.TERMINAL)
+    person = _person(voter)
     if same and not has_reassigned(after, person):
         return True
     return why_not(after, person) is None
+
+
+def _person(actor: Actor) -> Person:
+    """An actor who is a person: of their roles and groups, the ledger knows nothing."""
+    return Person(actor.name or "", actor.user_id, at_terminal=actor.kind is ActorKind.TERMINAL)
 
 
 def _may_decide(job: Job, name: str) -> bool:

@@ -245,8 +245,7 @@ def why_not(job: Job | PendingReview, person: Person) -> str | None:
     every permission in Airflow; and no one can give themselves a right that the author has not given them.
     """
     rules = rules_of(job)
-    asked = {name for name in (job.requested_by, job.triggered_by) if name}
-    if not rules.requester_may_approve and asked & person.may_have_asked_as:
+    if has_asked(job, person):
         return "You asked for this work; another user has to decide on it."
     if not _admits(rules, job, person):
         escalated = f", {rules.escalate_to}" if job.escalated_at is not None and rules.escalate_to else ""
@@ -254,6 +253,12 @@ def why_not(job: Job | PendingReview, person: Person) -> str | None:
     if has_reassigned(job, person) and not _admits(author_rules(job), job, person):
         return "You have reassigned this review, and its author did not name you; another user has to decide on it."
     return None
+
+
+def has_asked(job: Job | PendingReview, person: Person) -> bool:
+    """Whether a person has asked for the work, under whichever of their accounts, and its author wants another user."""
+    asked = {name for name in (job.requested_by, job.triggered_by) if name}
+    return not author_rules(job).requester_may_approve and bool(asked & person.may_have_asked_as)
 
 
 def has_reassigned(job: Job | PendingReview, person: Person) -> bool:

@@ -19,7 +19,14 @@ from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.review.rules import Reassignment, approvals_of, author_rules, has_voted, rules_of
+from airflow_provider_aihandoff.core.review.rules import (
+    Reassignment,
+    approvals_of,
+    author_rules,
+    has_asked,
+    has_voted,
+    rules_of,
+)
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -100,7 +107,8 @@ def job_page(
     under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
     why_not, votes = viewer.why_not(job), votes_of(record)
     refreshes = None if notice or "paused" in request.query_params else _refreshes(record)
-    forms = _forms(record, bool(steps) and not under_way, decides=why_not is None) if viewer.may_act(job) else []
+    rights = {"decides": why_not is None, "reassigns": not has_asked(job, viewer.person)}
+    forms = _forms(record, bool(steps) and not under_way, **rights) if viewer.may_act(job) else []
     return page(
         request,
         "job.html",
@@ -148,16 +156,17 @@ def job_page(
     )
 
 
-def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
+def _forms(record: JobRecord, can_undo: bool, *, decides: bool, reassigns: bool) -> list[str]:
     """The forms that the page of a job has for a user who may act on it.
 
     :param decides: they may decide on it, too.
+    :param reassigns: they may let others decide: they have not asked for it.
     """
     job = record.job
     forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state in _CAN_RESOLVE]
     if decides and job.state is JobState.REVIEW and job.review_digest is not None:
         forms.append("decision")
-    if job.state is JobState.REVIEW and job.review_digest is not None:
+    if reassigns and job.state is JobState.REVIEW and job.review_digest is not None:
         forms.append("reassign")
     if record.revision.is_lost:
         forms.append("submission")

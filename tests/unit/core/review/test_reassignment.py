@@ -109,6 +109,12 @@ class TestRefused:
     def test_where_no_one_can_decide(self, more: dict[str, Any], why: str) -> None:
         assert why in (cannot_reassign(job(ReviewRules(), **more), users("carol"), by=ADMIN) or "")
 
+    @pytest.mark.parametrize("by", [Actor.user("alice"), Actor.terminal("alice"), Actor.user("Alice", "alice")])
+    def test_by_the_requester_who_would_choose_who_approves_their_work(self, by: Actor) -> None:
+        assert "you asked for this work" in (cannot_reassign(job(ReviewRules()), users("carol"), by=by) or "")
+        allowed = job(ReviewRules(requester_may_approve=True))
+        assert cannot_reassign(allowed, users("carol"), by=by) is None
+
     def test_to_no_one(self) -> None:
         assert cannot_reassign(job(ReviewRules()), Reviewers(), by=ADMIN) == "no one is named who may decide."
 
