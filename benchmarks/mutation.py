@@ -954,11 +954,6 @@ GUARDS = (
         ),
     ),
     guard(
-        "reassign: the author's rules stay what is approved",
-        f"{_REASSIGN}::test_a_plan_that_is_rendered_again_alike_keeps_it",
-        ("review_store:_plan", "rules.reviewers != author_rules(job).reviewers", "True"),
-    ),
-    guard(
         "list of jobs: only of Dags that the user may see",
         "tests/integration/web/test_job_search.py::test_no_one_finds_a_job_that_they_may_not_see",
         ("_asked", "if dag_ids is not None:", "if False:"),

@@ -59,9 +59,9 @@
     setTimeout(async () => {
       const form = document.querySelector("main form[data-continue]");
       if (!form) return;
-      const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(), redirect: "manual" }).catch(() => null);
-      const done = answer?.type === "opaqueredirect" && (await refresh().catch(() => false));
-      proceed(done ? 0 : Math.min(LONGEST, 2 * (seconds || 1)));
+      const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams() }).catch(() => null);
+      if (answer?.ok) await refresh().catch(() => false);
+      proceed(answer?.ok ? 0 : Math.min(LONGEST, 2 * (seconds || 1)));
     }, 1000 * seconds);
   proceed(0);
 })();
