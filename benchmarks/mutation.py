@@ -32,6 +32,7 @@ _RESTORING = "tests/integration/operators/test_restoring_undos.py"
 _TARGETS = "tests/integration/targets"
 _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
+_REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
@@ -971,6 +972,51 @@ GUARDS = (
         "bulk: no one sees the action of another user",
         "tests/integration/web/test_bulk_action.py::test_no_one_sees_or_continues_the_action_of_another_user",
         ("own_bulk", "if bulk.actor != viewer.actor:", "if False:"),
+    ),
+    guard(
+        "bulk: other people than were shown are not confirmed",
+        f"{_BULK}::TestReassign::test_other_people_than_were_shown_are_not_confirmed",
+        ("digest_of", "None if reviewers is None else reviewers.to_json()", "None"),
+    ),
+    guard(
+        "reassign: no one gives themselves a right",
+        f"{_REASSIGN}::test_no_one_votes_by_a_right_that_they_have_given_themselves",
+        (
+            "rules:why_not",
+            "if has_reassigned(job, person) and not _admits(author_rules(job), job, person):",
+            "if False:",
+        ),
+    ),
+    guard(
+        "reassign: not by the requester",
+        "tests/unit/core/review/test_reassignment.py::TestRefused"
+        "::test_by_the_requester_who_would_choose_who_approves_their_work",
+        ("cannot_reassign", "if has_asked(job, _person(by)):", "if False:"),
+    ),
+    guard(
+        "reassign: not to fewer people than must approve",
+        "tests/unit/core/review/test_reassignment.py::TestRefused::test_to_fewer_people_than_must_approve",
+        ("cannot_reassign", "if len(able) >= author.approvals:", "if True:"),
+    ),
+    guard(
+        "reassign: votes of people who may no longer decide are void",
+        f"{_REASSIGN}::test_the_votes_that_still_count_stay_and_the_others_are_void",
+        ("reassign_store:_reassign", "    connection.execute(_VOID, [now, [vote.decision_id for vote in void]])\n", ""),
+    ),
+    guard(
+        "reassign: a vote that was void does not come back",
+        f"{_REASSIGN}::test_whose_vote_was_void_votes_again_where_the_review_comes_back_to_them",
+        ("OF_NOW", "AND d.voided_at IS NULL", ""),
+        ("approvals_of", "if of_now and each.voided_at is None and", "if of_now and"),
+    ),
+    guard(
+        "reassign: not over one that was not seen",
+        f"{_REASSIGN}::test_the_same_again_changes_nothing",
+        (
+            "Reassignments._why_not",
+            "if seen not in (None, Reassignment.from_json(job.reassigned).number):",
+            "if False:",
+        ),
     ),
     guard(
         "list of jobs: only of Dags that the user may see",

@@ -12,6 +12,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
   revision waits for.
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
+- ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
 
 :mod:`chaos.effects` says what the effects are.
 """
@@ -26,6 +27,9 @@ from typing import Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
+from airflow_provider_aihandoff.core.bulk.bulk_run import run as run_bulk
+from airflow_provider_aihandoff.core.bulk.bulk_store import Bulk, BulkAction
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.errors import (
@@ -46,9 +50,11 @@ from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Job, JobSpec, Owner, Revision
-from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
+from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
@@ -64,8 +70,15 @@ State = Literal["done", "wait", "retry", "held", "failed"]
 #: The Dag that the attempts belong to, and the user who asks, decides, cancels and rolls back.
 DAG_ID, PERSON, REQUESTER = "chaos", "alice", "bob"
 
+#: Who takes bulk actions, and how many of theirs are searched.
+OPERATOR = Actor.user("olga")
+MAX_BULK_ACTIONS = 10_000
+
 #: Seconds between two polls of what others do, and from an attempt that failed to its retry.
 POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
+
+#: Seconds after which a bulk action is continued of which something is unfinished: a claim has to expire first.
+BULK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -227,6 +240,7 @@ def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
         deadline=deadline,
         actor=attempt.owner.actor,
         rules=ReviewRules(remind_after=0.0 if attempt.work.remind else None),
+        on_timeout="fail",
     )
     return _if_going_on(asked)
 
@@ -423,6 +437,48 @@ def webhook(response: Mapping[str, Any]) -> Delivery:
     return Delivery(f"wh_{response['id']}", OPENAI, kind, response["id"], body)
 
 
+def _in_bulk(action: BulkAction, reviewers: Reviewers | None = None) -> Step:
+    """A bulk action on the job of the work, with who may decide then, where it reassigns."""
+
+    def step(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+        begun = bulk_actions_of(ledger, attempt.work, action)
+        bulk_id = begun[0].bulk_id if begun else _begin_in_bulk(ledger, attempt.work, action, reviewers)
+        with providers() as provider_for:
+            progress = run_bulk(
+                ledger,
+                bulk_id,
+                provider_for=provider_for,
+                states_of=lambda owners: dict.fromkeys(owners, TaskState.ENDED),
+                answerable=list,
+            )
+        if progress.is_over:
+            return DONE
+        record = ledger.record(job_of(ledger, attempt.work).job_id)
+        unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
+        return Outcome("held" if unknown else "wait", BULK_SECONDS, "the bulk action is unfinished")
+
+    return step
+
+
+def _begin_in_bulk(ledger: Ledger, work: Work, action: BulkAction, reviewers: Reviewers | None) -> int:
+    shown = preview(ledger, action, _of_work(work), answerable=list, actor=OPERATOR, reviewers=reviewers)
+    return begin(ledger, shown, count=shown.count, digest=shown.digest, reason="it was wrong", actor=OPERATOR)
+
+
+def bulk_actions_of(ledger: Ledger, work: Work, action: BulkAction | None = None) -> list[Bulk]:
+    """The bulk actions that were taken on the job of a piece of work, the newest first.
+
+    :param action: only this one.
+    """
+    wanted = _of_work(work).as_texts()
+    found = (bulk for bulk in ledger.bulks.newest(OPERATOR, MAX_BULK_ACTIONS) if bulk.wanted == wanted)
+    return [bulk for bulk in found if action in (None, bulk.action)]
+
+
+def _of_work(work: Work) -> JobFilter:
+    return JobFilter(run_id=work.key, dag_id=DAG_ID)
+
+
 STEPS: Mapping[str, Step] = {
     "draft": _draft,
     "plan": _plan,
@@ -440,4 +496,10 @@ STEPS: Mapping[str, Step] = {
     "resolve": _resolve,
     "settle": _settle,
     "poll": _poll,
+    "bulk cancel": _in_bulk(BulkAction.CANCEL),
+    "bulk roll back": _in_bulk(BulkAction.ROLL_BACK),
+    "bulk resolve applied": _in_bulk(BulkAction.RESOLVE_APPLIED),
+    "bulk resolve not applied": _in_bulk(BulkAction.RESOLVE_NOT_APPLIED),
+    "bulk reconcile": _in_bulk(BulkAction.RECONCILE),
+    "bulk reassign": _in_bulk(BulkAction.REASSIGN, Reviewers(Approvers(users=(PERSON, "carol")))),
 }

@@ -76,6 +76,18 @@ _DB = GroupCommand(
 
 _OVERVIEW = _action("overview", "Say what needs a person now", "jobs.overview", _OUTPUT)
 
+_REVIEWERS = tuple(
+    Arg((f"--{option}",), action="append", default=[], metavar="NAME", help=f"{text}; repeatable")
+    for option, text in {
+        "user": "Login that may decide, or cli: and an account",
+        "role": "Role that may decide",
+        "group": "Group that may decide",
+        "escalate-user": "Login that may decide once it is escalated",
+        "escalate-role": "Role that may decide once it is escalated",
+        "escalate-group": "Group that may decide once it is escalated",
+    }.items()
+)
+
 _BULK = (
     *_FILTER,
     _REASON,
@@ -117,6 +129,21 @@ _JOBS = GroupCommand(
             *_BULK,
         ),
         _action(
+            "reassign",
+            "Let other people decide on the jobs that a filter finds",
+            "bulk.reassign",
+            *_REVIEWERS,
+            *_BULK,
+        ),
+        _action(
+            "progress",
+            "Say how far a bulk action has come, without taking a step",
+            "bulk.progress",
+            Arg(("bulk_id",), type=int, help="Id of the bulk action"),
+            Arg(("--watch",), action="store_true", help="Say it again every two seconds, until it is over"),
+            _OUTPUT,
+        ),
+        _action(
             "resume",
             "Go on with a bulk action that was interrupted, and print its report",
             "bulk.resume",
@@ -152,6 +179,14 @@ _REVIEW = GroupCommand(
                 ("--file",),
                 help="File with the whole output, JSON or text; - for standard input (default: open an editor)",
             ),
+        ),
+        _action(
+            "reassign",
+            "Let other people decide on a job than those who are named now",
+            "review.reassign",
+            _JOB,
+            *_REVIEWERS,
+            _REASON,
         ),
         _action(
             "decide-many",

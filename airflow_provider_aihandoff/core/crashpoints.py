@@ -30,6 +30,7 @@ STEPS = (
     "review.refuse edit",
     "review.notify",
     "review.expire",
+    "review.reassign",
     "apply.claim",
     "apply.confirm",
     "apply.release",
@@ -41,6 +42,8 @@ STEPS = (
     "cancel.request",
     "cancel.record",
     "undo.start",
+    "bulk.begin",
+    "bulk.record",
 )
 
 #: What is called outside the ledger.

@@ -113,6 +113,10 @@ class MayNotDecide(HandoffError):
     """The rules of the job's author do not let this person decide on it."""
 
 
+class CannotReassign(HandoffError):
+    """The review cannot be given to these people: its author's rules do not let it, or it has changed since."""
+
+
 class CannotChange(HandoffError):
     """The output cannot be changed in this way: a bound is reached, or there is nothing to change."""
 

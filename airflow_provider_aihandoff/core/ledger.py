@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
+from airflow_provider_aihandoff.core.review.reassign_store import Reassignments
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain
@@ -150,6 +151,7 @@ class Ledger:
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database, digest_key)
+        self.reassignments = Reassignments(self._database)
         self.effects = Effects(self._database)
         self.cancels = Cancels(self._database)
         self.roll_backs = RollBacks(self._database, digest_key)

@@ -254,6 +254,7 @@ class Job:
     reminded_at: datetime | None
     escalated_at: datetime | None
     decided_before: int | None
+    reassigned: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
@@ -349,6 +350,7 @@ class Decision:
     :param decided_by: a login name, an account, a policy's ``name@version``, or ``timeout``: ``decided_by_kind`` says
         which.
     :param decided_by_id: the auth manager's id of a user, where it is not the login name.
+    :param voided_at: since when it does not count: the review was reassigned, and they may no longer decide.
     """
 
     decision_id: int
@@ -361,6 +363,7 @@ class Decision:
     comment: str | None
     created_at: datetime
     decided_by_id: str | None
+    voided_at: datetime | None
 
     @property
     def decider(self) -> Actor:
@@ -384,6 +387,7 @@ class PendingReview:
     requested_by: str
     triggered_by: str | None
     review: dict[str, Any] | None
+    reassigned: dict[str, Any] | None
     review_digest: str | None
     review_deadline: datetime | None
     review_asked_at: datetime | None

@@ -59,6 +59,7 @@ class JobEvent(StrEnum):
     CHANGE_FAILED = "change failed"  # there is none; the revision before is current again
     REMINDED = "reminded"
     ESCALATED = "escalated"  # others may decide as well, from now on
+    REASSIGNED = "reassigned"  # others may decide instead of those whom the author named
     NOTIFIED = "notified"
     REVIEW_EXPIRED = "review expired"  # no one decided in time, and the author said: fail
     CANCEL_REQUESTED = "cancel requested"  # written before OpenAI is asked to stop
@@ -107,6 +108,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.REVIEW, _E.EDIT_REFUSED): _S.REVIEW,
     (_S.REVIEW, _E.REMINDED): _S.REVIEW,
     (_S.REVIEW, _E.ESCALATED): _S.REVIEW,
+    (_S.REVIEW, _E.REASSIGNED): _S.REVIEW,
     (_S.REVIEW, _E.CHANGES_REQUESTED): _S.QUEUED,
     (_S.REVIEW, _E.APPROVED): _S.APPROVED,
     (_S.REVIEW, _E.REJECTED): _S.REJECTED,
@@ -175,6 +177,7 @@ WAKING_JOB_EVENTS = frozenset(
         JobEvent.APPROVED,
         JobEvent.REJECTED,
         JobEvent.EDITED,
+        JobEvent.REASSIGNED,
         JobEvent.CHANGES_REQUESTED,
         JobEvent.CHANGE_FAILED,
         JobEvent.REVIEW_EXPIRED,

@@ -32,7 +32,7 @@ _MOVE = f"""
 #: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
 _HASH_VERSION = 2
 _SINCE_VERSION_2 = frozenset({*(f"actor_{field.name}" for field in fields(Actor)), "hash_version"})
-_JSON_COLUMNS = frozenset({"input", "permissions", "review"})
+_JSON_COLUMNS = frozenset({"input", "permissions", "review", "reassigned"})
 
 
 def as_json(value: Any) -> Json:
@@ -179,7 +179,10 @@ def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event
     changed = {name: new[name] for name in new if new[name] != old[name]}
     # The names are those of the record's fields.
     assignments = ", ".join(f"{name} = %(new_{name})s" for name in changed)
-    values = {f"new_{name}": as_json(value) if name in _JSON_COLUMNS else value for name, value in changed.items()}
+    values = {
+        f"new_{name}": as_json(value) if name in _JSON_COLUMNS and value is not None else value
+        for name, value in changed.items()
+    }
     values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
     if connection.execute(_MOVE.format(assignments), values).rowcount != 1:
         raise IllegalTransition(

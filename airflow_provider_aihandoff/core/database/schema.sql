@@ -59,6 +59,7 @@ CREATE TABLE aihandoff.jobs (
     -- Totals that a trigger keeps, for lists alone: no field of a job in the code.
     known_cost_usd numeric NOT NULL DEFAULT 0,           -- of its revisions, as far as their price is known
     retries integer NOT NULL DEFAULT 0,                  -- requests that were sent again, over all its revisions
+    reassigned json,                 -- who decides instead of those whom its author named, and who has said so
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -172,7 +173,8 @@ CREATE TABLE aihandoff.decisions (
     decided_by_kind text NOT NULL CHECK (decided_by_kind IN ('user', 'terminal', 'policy', 'timeout')),
     comment text,
     created_at timestamptz NOT NULL,
-    decided_by_id text               -- the auth manager's id of a user, where it is not the login name
+    decided_by_id text,              -- the auth manager's id of a user, where it is not the login name
+    voided_at timestamptz            -- since when it does not count: its review was reassigned to others
 );
 CREATE INDEX decisions_by_job ON aihandoff.decisions (job_id);
 CREATE INDEX decisions_by_decider ON aihandoff.decisions (decided_by, job_id);
@@ -257,19 +259,21 @@ CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id 
 -- A bulk action: one step for many jobs, which its user saw before and confirmed by their number.
 CREATE TABLE aihandoff.bulk_actions (
     bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    action text NOT NULL CHECK (
-        action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile')),
+    action text NOT NULL CHECK (action IN (
+        'cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile', 'reassign')),
     wanted json NOT NULL,            -- the filter
     reason text NOT NULL,
     actor_kind text NOT NULL,        -- who confirmed it
     actor_name text NOT NULL,
     actor_user_id text,
-    created_at timestamptz NOT NULL
+    created_at timestamptz NOT NULL,
+    reviewers json,                  -- of 'reassign': who may decide then
+    CHECK ((action = 'reassign') = (reviewers IS NOT NULL))
 );
 CREATE TABLE aihandoff.bulk_jobs (
     bulk_id bigint NOT NULL REFERENCES aihandoff.bulk_actions,
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,
-    seen json NOT NULL,              -- the effects that it is about, as they were shown: attempts by their ids
+    seen json NOT NULL,              -- what was shown of it: attempts by the ids of effects, or times it was reassigned
     outcome text CHECK (outcome IN ('done', 'refused', 'unfinished')), -- null: not taken yet
     note text,                       -- the result, as text
     tried_at timestamptz,

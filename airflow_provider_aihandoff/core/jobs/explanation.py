@@ -27,7 +27,9 @@ from airflow_provider_aihandoff.core.states import (
 _SHOWN = 300
 
 #: The events that change nothing of what is going on.
-_SILENT = frozenset({JobEvent.ATTACHED, JobEvent.NOTIFIED, JobEvent.REMINDED, JobEvent.OUTPUT_LATE})
+_SILENT = frozenset(
+    {JobEvent.ATTACHED, JobEvent.NOTIFIED, JobEvent.REMINDED, JobEvent.REASSIGNED, JobEvent.OUTPUT_LATE}
+)
 
 _LOST_CASES: Mapping[LostWait, Case] = {
     LostWait.HANDLE: Case.LOST_HANDLE,

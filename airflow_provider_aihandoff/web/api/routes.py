@@ -165,6 +165,14 @@ def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, l
     return _record(ledger, viewer, job_id)
 
 
+@router.post("/jobs/{job_id}/reviewers", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
+def reassign(job_id: schemas.JobId, body: schemas.ReassignBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Let other people decide than those who are named now. The author's other rules stay."""
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    ledger.reassignments.reassign(job_id, body.reviewers, actor=viewer.actor, reason=body.reason, seen=body.reassigned)
+    return _record(ledger, viewer, job_id)
+
+
 @router.post("/jobs/{job_id}/rollback", response_model=schemas.RollBackAnswer, **_CHANGES_ONE_JOB)
 def roll_back(job_id: schemas.JobId, body: schemas.RollBackBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Undo what a job has written, as far as possible without waiting. Send it again to continue."""

@@ -12,6 +12,7 @@ from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BAC
 from airflow_provider_aihandoff.core.errors import (
     CannotCancel,
     CannotChange,
+    CannotReassign,
     CannotResolve,
     CannotRollBack,
     EffectNotFound,
@@ -38,6 +39,7 @@ from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.pages.job_page import Notice, job_page, offered, refused, shown
 from airflow_provider_aihandoff.web.render.environment import assets
 from airflow_provider_aihandoff.web.render.formatting import of_this_job
+from airflow_provider_aihandoff.web.reviewers_form import SentReviewersDep, reviewers_of
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
@@ -86,6 +88,29 @@ def cancel(
             cancel_job(ledger, provider_for, job_id, actor=viewer.actor, reason=reason)
     except CannotCancel as error:
         return refused(request, viewer, ledger, job_id, "The job was not cancelled", error, "cancel", reason)
+    return shown(request, job_id)
+
+
+@router.post("/jobs/{job_id}/reviewers", name="reassign_job")
+def reassign(
+    request: Request,
+    job_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    named: SentReviewersDep,
+    reason: Annotated[schemas.Reason, Form()],
+    reassigned: Annotated[schemas.Reassigned, Form()],
+) -> Response:
+    """Let other people decide than those who are named now.
+
+    :param reassigned: how often the page showed that the review was reassigned.
+    """
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    try:
+        ledger.reassignments.reassign(job_id, reviewers_of(named), actor=viewer.actor, reason=reason, seen=reassigned)
+    except CannotReassign as error:
+        title = "The review was not reassigned"
+        return refused(request, viewer, ledger, job_id, title, error, "reassign", reason, names=named)
     return shown(request, job_id)
 
 

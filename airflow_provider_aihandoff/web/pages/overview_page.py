@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.amounts import dollars
 from airflow_provider_aihandoff.core.errors import LedgerSchemaError
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
 from airflow_provider_aihandoff.core.jobs.overview import Overview, counted, overview_of
@@ -26,7 +27,7 @@ from airflow_provider_aihandoff.web.pages.job_search import address
 from airflow_provider_aihandoff.web.pages.refreshing import OVERVIEW, refreshing
 from airflow_provider_aihandoff.web.render.chart import Chart, chart
 from airflow_provider_aihandoff.web.render.environment import page
-from airflow_provider_aihandoff.web.render.formatting import dollars, span_of_time
+from airflow_provider_aihandoff.web.render.formatting import span_of_time
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from openai import OpenAI
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
@@ -545,3 +546,30 @@ def test_a_roll_back_of_a_filter_that_waits_says_how_to_go_on(airflow: Airflow, 
             airflow(*options)
         assert ended.value.code == 3
     assert on_ledger.bulks.progress(1).unfinished == 1
+
+
+def test_a_review_is_reassigned_and_the_user_who_did_it_cannot_decide(airflow: Airflow, on_ledger: Ledger) -> None:
+    job = ask(on_ledger, draft(on_ledger), rules=ReviewRules(Approvers(users=("bob",))))
+    options = ("review", "reassign", job.job_id, "--reason", "on holiday")
+    with pytest.raises(SystemExit, match="no one is named who may decide"):
+        airflow(*options)
+    with pytest.raises(SystemExit, match="1 must approve, and of those who are named then, none may"):
+        airflow(*options, "--user", "cli:carol")
+    assert "May decide now: dave, cli:carol, the group legal." in airflow(
+        *options, "--user", "dave", "--user", "cli:carol", "--group", "legal"
+    )
+    shown = airflow("review", "show", job.job_id)
+    assert "You have reassigned this review" in shown
+    assert "by cli:carol; its author has named: bob" in shown
+    assert on_ledger.record(job.job_id).events[-1].actor == "user:cli:carol"
+
+
+def test_reviews_of_a_filter_are_reassigned_and_the_progress_is_said(airflow: Airflow, on_ledger: Ledger) -> None:
+    jobs = [ask(on_ledger, draft(on_ledger, job_spec(job_key=key), response_id=f"resp_{key}")) for key in ("a", "b")]
+    options = ("jobs", "reassign", "--type", "publishing", "--reason", "on holiday", "--count", 2)
+    with pytest.raises(SystemExit, match="no one is named who may decide"):
+        airflow(*options)
+    airflow(*options, "--role", "editor")
+    assert {str(on_ledger.job(job.job_id).reassigned) for job in jobs} != {"None"}
+    (said,) = json.loads(airflow("jobs", "progress", 1, "--watch", "-o", "json"))
+    assert (said["done"], said["left"], said["over"]) == (2, 0, True)
