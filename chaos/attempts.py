@@ -11,7 +11,9 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``resolve``: a person says that a lost request is to be sent again. ``settle``: the reconciler cancels what no
   revision waits for.
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
-- ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
+- ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote. ``acknowledge``: they have seen
+  that it failed.
+- ``notify``: two runs of the maintenance Dag notify people of a cause, and a third one that it is over.
 
 :mod:`chaos.effects` says what the effects are.
 """
@@ -66,6 +68,9 @@ DAG_ID, PERSON, REQUESTER = "chaos", "alice", "bob"
 
 #: Seconds between two polls of what others do, and from an attempt that failed to its retry.
 POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
+
+#: Seconds for which a run may be sending one notice.
+SENDING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -359,6 +364,26 @@ def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
+def _acknowledge(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    ledger.acknowledgements.acknowledge(
+        job.job_id, revision=job.revision, actor=Actor.user(PERSON), reason="nothing is left to do"
+    )
+    return DONE
+
+
+def _notify(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """As operators/fleet_notices.py does it, with the job as the cause."""
+    dag_id, task_id = DAG_ID, f"notify-{attempt.work.key}"
+    for run_id, causes in (("first", ["failed jobs"]), ("second", ["failed jobs"]), ("third", [])):
+        for notice in ledger.notices.find(dag_id, task_id, run_id, causes):
+            claim = ledger.notices.claim(dag_id, task_id, notice, sending=timedelta(seconds=SENDING_SECONDS))
+            if claim is None:
+                return Outcome("wait", POLL_SECONDS, "another run may be sending")
+            ledger.notices.sent(claim, sent=True)
+    return DONE
+
+
 def _poll(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     revision = ledger.revision(job.job_id, job.revision)
@@ -435,6 +460,8 @@ STEPS: Mapping[str, Step] = {
     "skip": _skip,
     **dict.fromkeys(ALL_EFFECTS, _apply),
     "cancel": _cancel,
+    "acknowledge": _acknowledge,
+    "notify": _notify,
     "rollback": _rollback,
     "receive": _receive,
     "resolve": _resolve,

@@ -32,7 +32,7 @@ _END_OTHERS = """
 EMPTY_LEDGER = """
     ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
     TRUNCATE aihandoff.jobs, aihandoff.revisions, aihandoff.decisions, aihandoff.effects, aihandoff.inbox,
-        aihandoff.surplus_responses, aihandoff.polls, aihandoff.bulk_actions, aihandoff.bulk_jobs,
+        aihandoff.surplus_responses, aihandoff.polls, aihandoff.bulk_actions, aihandoff.bulk_jobs, aihandoff.notices,
         aihandoff.events RESTART IDENTITY;
     ALTER TABLE aihandoff.events ENABLE TRIGGER USER"""
 

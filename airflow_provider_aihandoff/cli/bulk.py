@@ -1,4 +1,4 @@
-"""`airflow aihandoff jobs cancel`, `rollback`, `resolve`, `reconcile`: one step for many jobs, and `resume`."""
+"""`airflow aihandoff jobs cancel`, `rollback`, `resolve`, `reconcile`, `acknowledge` and `resume`: many jobs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ def resolve(args: Namespace) -> None:
 def reconcile(args: Namespace) -> None:
     """Take the next step for what no task waits for, of the jobs that a filter finds."""
     _act(args, BulkAction.RECONCILE)
+
+
+@command
+def acknowledge(args: Namespace) -> None:
+    """Acknowledge the failed jobs that a filter finds."""
+    _act(args, BulkAction.ACKNOWLEDGE)
 
 
 @command

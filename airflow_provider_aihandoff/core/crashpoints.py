@@ -40,6 +40,10 @@ STEPS = (
     "apply.complete",
     "cancel.request",
     "cancel.record",
+    "acknowledge.record",
+    "notice.find",
+    "notice.claim",
+    "notice.sent",
     "undo.start",
 )
 

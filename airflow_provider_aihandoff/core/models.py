@@ -252,6 +252,7 @@ class Job:
     reminded_at: datetime | None
     escalated_at: datetime | None
     decided_before: int | None
+    acknowledged_at: datetime | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.jobs.needs import needs_of
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.reconcile.gauges import send_gauges
 from airflow_provider_aihandoff.hooks.observability import AirflowMetrics
@@ -32,7 +33,8 @@ def test_an_unknown_effect_in_the_ledger_becomes_an_alert(
     set_up(SDK, statsd, monkeypatch)
     signals.use(AirflowMetrics(in_task=True))
     try:
-        send_gauges(ledger.gauges.read(["openai_default"]), ["openai_default"])
+        needs = needs_of(ledger, None, silence=120)
+        send_gauges(ledger.gauges.read(["openai_default"]), needs, ["openai_default"])
         received = dict(map(series, statsd.receive_all()))
     finally:
         signals.use(None)

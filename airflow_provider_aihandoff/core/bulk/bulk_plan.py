@@ -10,6 +10,7 @@ from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK, cannot_roll_back
 from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_steps
+from airflow_provider_aihandoff.core.jobs.acknowledge_store import cannot_acknowledge
 from airflow_provider_aihandoff.core.jobs.cancel_store import cannot_cancel
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING
 from airflow_provider_aihandoff.core.models import Effect, Job
@@ -22,7 +23,8 @@ class PlannedStep:
 
     :param words: what, or why not, as a sentence.
     :param refused: whether nothing would be done.
-    :param seen: the attempts of the effects that it is about, by their ids.
+    :param seen: what it is about, as it was shown: the attempts of effects by their ids, or the ``revision`` that
+        failed.
     """
 
     job: Job
@@ -46,6 +48,8 @@ def plan_step(action: BulkAction, job: Job, effects: Sequence[Effect], *, may_ac
             return _roll_back(job, effects)
         case BulkAction.RECONCILE:
             return _reconcile(job, effects)
+        case BulkAction.ACKNOWLEDGE:
+            return _acknowledge(job)
     return _resolve(action, job, effects)
 
 
@@ -104,6 +108,14 @@ def _reconcile(job: Job, effects: Sequence[Effect]) -> PlannedStep:
     if job.state not in _RECONCILING:
         return PlannedStep(job, f"It is {job.state.value.replace('_', ' ')}: nothing can be left behind.", refused=True)
     return PlannedStep(job, _RECONCILING[job.state])
+
+
+def _acknowledge(job: Job) -> PlannedStep:
+    if problem := cannot_acknowledge(job, job.revision):
+        return PlannedStep(job, _sentence(problem.what), refused=True)
+    if job.acknowledged_at is not None:
+        return PlannedStep(job, "It is acknowledged already.", refused=True)
+    return PlannedStep(job, "Records that its failure was seen.", seen={"revision": job.revision})
 
 
 def can_start(job: Job) -> bool:

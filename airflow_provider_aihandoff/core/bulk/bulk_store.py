@@ -43,6 +43,7 @@ class BulkAction(StrEnum):
     RESOLVE_APPLIED = "resolve as applied"
     RESOLVE_NOT_APPLIED = "resolve as not applied"
     RECONCILE = "reconcile"
+    ACKNOWLEDGE = "acknowledge"
 
 
 class Outcome(StrEnum):

@@ -98,6 +98,15 @@ class CancelBody(BaseModel):
     reason: Reason
 
 
+class AcknowledgementBody(BaseModel):
+    """That a failure was seen. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason
+    revision: Annotated[Number, Field(description="The number of the revision that failed, as you saw it.")]
+
+
 class RollBackBody(BaseModel):
     """A request to undo what a job has written. It is recorded in the name of the logged-in user."""
 
@@ -298,6 +307,7 @@ class Overview(_Answer):
         "review_digest": "What a decision must name; null while there is no plan.",
         "escalated_at": "Since when the approvers of the escalation may decide as well.",
         "cancelling": "Why it is being cancelled, while its response or an effect is under way.",
+        "acknowledged_at": "When a person saw that it failed; null while no one has.",
     },
 )
 class Job(_Answer):

@@ -13,8 +13,9 @@ from fastapi import APIRouter, Request, Response
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import LedgerSchemaError
-from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
-from airflow_provider_aihandoff.core.jobs.overview import Overview, counted, overview_of
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
+from airflow_provider_aihandoff.core.jobs.needs import Cause, counted
+from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.jobs.overview_store import DAYS, SAMPLE, Figures
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.heartbeats import live_triggerers
@@ -32,20 +33,6 @@ router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 #: How many webhooks in quarantine their page shows.
 MAX_WEBHOOKS = 100
-
-#: What each need is called, for one job and for several, and what to do about it.
-NEEDS = {
-    Need.UNKNOWN_EFFECT: ("Unknown effects", "A write may have been applied. Check the target, then resolve it."),
-    Need.FAILED: ("Failed jobs", "Of the last 14 days. Read the reason, then clear the task, or leave the job."),
-    Need.PAST_DEADLINE: (
-        "Jobs past their deadline",
-        "The response has not ended in time. The maintenance Dag ends such jobs.",
-    ),
-    Need.HELD: ("Held jobs", "A request was lost. Say what to do about it, or wait until that is known."),
-    Need.REVIEW_OVERDUE: ("Overdue reviews", "No one decided in time."),
-    Need.CLAIM_EXPIRED: ("Expired claims", "An attempt at a write ended without an outcome. Clear its task."),
-    Need.SLOW_RESPONSE: ("Slow responses", "They run far longer than those of their type usually do."),
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,7 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
         "overview.html",
         {
             "viewer": viewer,
-            "items": [*_items(request, found), *_triggerers()],
+            "items": [*(_item(request, cause) for cause in found.needs.causes), *_triggerers()],
             "found": found,
             "states": [
                 (state, by_state[state], address(request, "jobs_page", JobFilter(states=(state,))))
@@ -89,7 +76,7 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
                 if state in by_state
             ],
             "charts": charts_of(figures),
-            "silent": {each.conn_id for each in found.silent},
+            "silent": {each.conn_id for each in found.needs.silent},
             "sample": SAMPLE,
             "days": DAYS,
         },
@@ -107,20 +94,14 @@ def inbox(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     )
 
 
-def _items(request: Request, found: Overview) -> list[Item]:
-    items = [
-        Item(title, counted(found.needs[need]), what, address(request, "jobs_page", JobFilter(need=need)))
-        for need, (title, what) in NEEDS.items()
-        if found.needs[need]
-    ]
-    if found.figures.quarantined:
-        what = "No job is known to wait for their responses. Replay or discard them."
-        number = counted(found.figures.quarantined)
-        items.append(Item("Webhooks in quarantine", number, what, path_to(request, "inbox_page")))
-    for connection in found.silent:
-        what = "Responses end, and no webhook comes. Check the receiver with airflow aihandoff doctor."
-        items.append(Item(f"No webhooks on {connection.conn_id}", "", what))
-    return items
+def _item(request: Request, cause: Cause) -> Item:
+    link = None
+    if cause.need is not None:
+        link = address(request, "jobs_page", JobFilter(need=cause.need))
+    elif cause.conn_id is None:
+        link = path_to(request, "inbox_page")
+    number = counted(cause.count) if link else ""
+    return Item(cause.title, number, cause.message, link)
 
 
 def _triggerers() -> list[Item]:

@@ -145,6 +145,14 @@ def _cancelled(run: Run) -> None:
     run.drive("cancel", "draft")
 
 
+def _acknowledged(run: Run) -> None:
+    run.drive("draft", "plan", "expire", "acknowledge")
+
+
+def _notified(run: Run) -> None:
+    run.drive("notify", *PIPELINE)
+
+
 def _rolled_back(run: Run) -> None:
     run.drive(*run.work.pipeline, "rollback")
 
@@ -164,7 +172,7 @@ _LOST = "delay=2 create=drop_after_accept"
 
 
 def _resolved(run: Run) -> None:
-    """A person says that a lost request is to be sent again. That one is lost too, and they say so once more."""
+    """A person says that a lost request is to be sent again. That one is lost too, and they say so again."""
     run.begin("draft")
     run.drive("resolve", *PIPELINE)
 
@@ -231,5 +239,7 @@ COURSES: Mapping[str, Course] = {
     "apply.skip": replace(of(_skipped), skips=True),
     "cancel.request": _CANCELLED,
     "cancel.record": _CANCELLED,
+    "acknowledge.record": of(_acknowledged, JobState.FAILED, review_seconds=1),
+    **dict.fromkeys(("notice.find", "notice.claim", "notice.sent"), of(_notified)),
     "undo.start": ROLLED_BACK,
 }

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -211,6 +212,6 @@ def test_a_ledger_of_another_release_is_said(login: Login, ledger: Ledger, chang
     try:
         answer = bob.get(OVERVIEW)
     finally:
-        change("UPDATE aihandoff.alembic_version SET version_num = '0011'")
+        change("UPDATE aihandoff.alembic_version SET version_num = %s", schema.head_version())
     assert answer.status_code == 503
     assert "does not fit this release" in answer.text

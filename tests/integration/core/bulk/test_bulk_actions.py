@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from tests.factories import LEASE, OWNER, TEST, ask, draft, effect_plan, job_spec
+from tests.factories import LEASE, OWNER, TEST, ask, draft, effect_plan, job_spec, submit
 from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of
 from tests.target import Target
 
@@ -261,6 +261,34 @@ class TestReconcile:
         assert run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone).done == 2
         assert ledger.revision(lost.job_id, 1).unknown_submissions == 1
         assert ledger.effects.read(claim.effect.effect_id).state is EffectState.UNKNOWN
+
+
+class TestAcknowledge:
+    """Many failed jobs that a person has seen."""
+
+    def fail(self, ledger: Ledger, key: str, response_id: str) -> int:
+        revision = submit(ledger, job_spec(job_key=key), response_id)
+        ledger.outputs.fail(revision.job_id, revision.number, actor=TEST, reason="refused", error={"kind": "refused"})
+        return revision.job_id
+
+    def test_each_failed_job_is_acknowledged_and_others_are_refused(self, ledger: Ledger) -> None:
+        failed = [self.fail(ledger, key, f"resp_{key}") for key in ("a", "b")]
+        waiting = in_review(ledger, 1)
+        bulk_id = begun(ledger, BulkAction.ACKNOWLEDGE)
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
+        assert (progress.done, progress.refused) == (2, 1)
+        for job_id in failed:
+            last = ledger.record(job_id).events[-1]
+            assert (last.event, last.reason) == ("acknowledged", f"a wrong prompt (bulk action {bulk_id})")
+        assert ledger.job(waiting.job_id) == waiting
+
+    def test_one_that_failed_again_since_it_was_shown_is_refused(self, ledger: Ledger) -> None:
+        job_id = self.fail(ledger, "a", "resp_1")
+        bulk_id = begun(ledger, BulkAction.ACKNOWLEDGE)
+        self.fail(ledger, "a", "resp_2")
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
+        assert (progress.done, progress.refused) == (0, 1)
+        assert ledger.job(job_id).acknowledged_at is None
 
 
 def _die_at(conninfo: dict[str, Any], bulk_id: int, step: int) -> None:
