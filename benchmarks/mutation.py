@@ -944,6 +944,18 @@ GUARDS = (
         ("move", "keep_reason or (reason is None and state is job.state)", "reason is None and state is job.state"),
     ),
     guard(
+        "traces: no content unless it was switched on",
+        "tests/integration/operators/test_traces.py::"
+        "test_model_review_and_effect_are_linked_by_the_job_and_have_no_content",
+        ("responding:_content", 'not settings.flag("trace_content")', "False"),
+    ),
+    guard(
+        "traces: content is masked",
+        "tests/integration/operators/test_traces.py::"
+        "test_content_is_in_the_span_of_the_model_where_it_is_switched_on_and_is_masked",
+        ("_Bounded._cut", "self._clean(text)", "text"),
+    ),
+    guard(
         "notices: a retry of a run is no second run",
         f"{_NOTICES}::test_a_retry_and_a_clear_of_a_run_are_no_second_run",
         ("notice_store:_DUE", "found_by <> %(run_id)s AND ", ""),
