@@ -60,12 +60,9 @@ def make_incidents(home: Path) -> None:
     for what, job_id in made.jobs.items():
         print(f"  {what:<20} job {job_id}")
     print(f"  {'quarantined webhook':<20} {made.webhook_id}")
-    print(
-        f"  {'silent webhooks':<20} on {made.conn_id}: the receiver is stopped; `make demo-receiver-on` starts it again"
-    )
-    print(
-        f"\nThe demo goes on. Look at {address_file(home).read_text()}/aihandoff/overview, and log in as alice or bob."
-    )
+    print(f"  {'silent webhooks':<20} {made.conn_id}; `make demo-receiver-on` starts the receiver again")
+    overview = f"{address_file(home).read_text()}/aihandoff/overview"
+    print(f"The demo goes on. Log in as alice, bob or admin, and open {overview}")
 
 
 def watch(demo: LocalDemo) -> NoReturn:

@@ -1,6 +1,6 @@
 """Makes one of each kind of incident in the ledger of a running demo, so that you can practise what to do.
 
-Each is something that the overview lists. The demo's Airflow goes on, so that you can look at its pages.
+Each is something that the overview lists. The demo's Airflow goes on, so that you can open its pages.
 """
 
 import time

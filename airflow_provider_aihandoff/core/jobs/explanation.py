@@ -279,7 +279,7 @@ def _acknowledged(record: JobRecord) -> str:
     if event is None:
         return ""
     why = _short(event.reason or "no reason is recorded")
-    return f" {_sentence(_short(event.by.label))} acknowledged it at {both(event.at, record.at)}: {why}."
+    return f" Acknowledged by {_short(event.by.label)} at {both(event.at, record.at)}: {why}."
 
 
 def _undone(effects: Sequence[Effect], undos: Sequence[Effect]) -> str:

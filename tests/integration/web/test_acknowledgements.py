@@ -75,7 +75,7 @@ def test_the_page_offers_it_until_it_is_done_and_then_says_who_did_it(login: Log
     post(bob, job)
     page = Page(bob.get(path).text)
     assert f"{path}/acknowledgement" not in [form["action"] for form in page.all("form")]
-    assert "Bob acknowledged it at" in " ".join(page.text.split())
+    assert "Acknowledged by bob at" in " ".join(page.text.split())
 
 
 def test_rest_says_when(login: Login, ledger: Ledger) -> None:

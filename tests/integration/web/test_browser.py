@@ -373,7 +373,7 @@ def test_each_incident_is_two_clicks_from_the_overview_and_gone_after_the_step_t
     assert problems(page) == []
     page.fill("#reason-acknowledgement", "The customer has left.")
     page.click("button:text-is('Acknowledge')")
-    page.get_by_text("Bob acknowledged it").wait_for()
+    page.get_by_text("Acknowledged by bob").wait_for()
     find("lost request")
     page.fill("#reason-submission", "Nothing in OpenAI's logs, and not needed any more.")
     page.click("button:text-is('Fail the job')")

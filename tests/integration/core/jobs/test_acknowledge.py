@@ -50,7 +50,7 @@ def test_its_history_says_who_when_and_why(ledger: Ledger) -> None:
     words = explain(record)
     assert "The job failed at" in words.now
     assert "no quota" in words.now
-    assert "Bob acknowledged it at" in words.now
+    assert "Acknowledged by bob at" in words.now
     assert "a typo of the customer" in words.now
     assert "acknowledge" not in " ".join(map(str, words.steps))
 
