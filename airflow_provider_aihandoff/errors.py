@@ -3,6 +3,7 @@
 from airflow_provider_aihandoff.core.errors import (
     BulkChanged,
     BulkNotFound,
+    CannotAcknowledge,
     CannotCancel,
     CannotChange,
     CannotReassign,
@@ -44,6 +45,7 @@ from airflow_provider_aihandoff.core.errors import (
 __all__ = [
     "BulkChanged",
     "BulkNotFound",
+    "CannotAcknowledge",
     "CannotCancel",
     "CannotChange",
     "CannotReassign",

@@ -13,6 +13,9 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 - ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
+- ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote. ``acknowledge``: they have seen
+  that it failed.
+- ``notify``: two runs of the maintenance Dag notify people of a cause, and a third one that it is over.
 
 :mod:`chaos.effects` says what the effects are.
 """
@@ -79,6 +82,8 @@ POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
 
 #: Seconds after which a bulk action is continued of which something is unfinished: a claim has to expire first.
 BULK_SECONDS = 0.5
+#: Seconds for which a run may be sending one notice.
+SENDING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -373,6 +378,26 @@ def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
+def _acknowledge(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    ledger.acknowledgements.acknowledge(
+        job.job_id, revision=job.revision, actor=Actor.user(PERSON), reason="nothing is left to do"
+    )
+    return DONE
+
+
+def _notify(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """As operators/fleet_notices.py does it, with the job as the cause."""
+    dag_id, task_id = DAG_ID, f"notify-{attempt.work.key}"
+    for run_id, causes in (("first", ["failed jobs"]), ("second", ["failed jobs"]), ("third", [])):
+        for notice in ledger.notices.find(dag_id, task_id, run_id, causes):
+            claim = ledger.notices.claim(dag_id, task_id, notice, sending=timedelta(seconds=SENDING_SECONDS))
+            if claim is None:
+                return Outcome("wait", POLL_SECONDS, "another run may be sending")
+            ledger.notices.sent(claim, sent=True)
+    return DONE
+
+
 def _poll(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     revision = ledger.revision(job.job_id, job.revision)
@@ -491,6 +516,8 @@ STEPS: Mapping[str, Step] = {
     "skip": _skip,
     **dict.fromkeys(ALL_EFFECTS, _apply),
     "cancel": _cancel,
+    "acknowledge": _acknowledge,
+    "notify": _notify,
     "rollback": _rollback,
     "receive": _receive,
     "resolve": _resolve,

@@ -1,4 +1,4 @@
-"""`airflow aihandoff jobs cancel`, `rollback`, `resolve`, `reconcile`, `reassign`: one step for many jobs.
+"""`airflow aihandoff jobs cancel`, `rollback`, `resolve`, `reconcile`, `reassign`, `acknowledge`: many jobs.
 
 And `progress` and `resume`, for a bulk action that has begun.
 """
@@ -86,6 +86,11 @@ def progress(args: Namespace) -> None:
     if args.watch:
         end_line()
     print_rows([{"bulk_id": args.bulk_id, **vars(now), "over": now.is_over}], args.output)
+
+
+def acknowledge(args: Namespace) -> None:
+    """Acknowledge the failed jobs that a filter finds."""
+    _act(args, BulkAction.ACKNOWLEDGE)
 
 
 @command

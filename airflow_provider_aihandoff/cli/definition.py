@@ -128,6 +128,7 @@ _JOBS = GroupCommand(
             "bulk.reconcile",
             *_BULK,
         ),
+        _action("acknowledge", "Acknowledge the failed jobs that a filter finds", "bulk.acknowledge", *_BULK),
         _action(
             "reassign",
             "Let other people decide on the jobs that a filter finds",
@@ -205,6 +206,15 @@ _REVIEW = GroupCommand(
 )
 
 _CANCEL = _action("cancel", "Cancel a job: none of its effects is sent from now on", "cancel.cancel", _JOB, _REASON)
+
+_ACKNOWLEDGE = _action(
+    "acknowledge",
+    "Record that the failure of a job was seen: it needs no person until it fails again",
+    "acknowledge.acknowledge",
+    _JOB,
+    Arg(("--revision",), type=int, help="The revision whose failure you saw (default: the current one)"),
+    _REASON,
+)
 
 _ROLLBACK = _action(
     "rollback",
@@ -423,6 +433,7 @@ def get_commands() -> list[GroupCommand]:
                 _JOBS,
                 _REVIEW,
                 _CANCEL,
+                _ACKNOWLEDGE,
                 _ROLLBACK,
                 _PREVIEW_CLEAR,
                 _EFFECTS,

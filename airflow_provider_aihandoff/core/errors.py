@@ -236,6 +236,10 @@ class CannotCancel(HandoffError):
     """The job has ended: there is nothing left to stop."""
 
 
+class CannotAcknowledge(HandoffError):
+    """The job has not failed, or has failed again since."""
+
+
 class CannotResolve(HandoffError):
     """The effect is not unknown, or a newer attempt than the one that was checked is."""
 

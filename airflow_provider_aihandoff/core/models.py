@@ -255,6 +255,7 @@ class Job:
     escalated_at: datetime | None
     decided_before: int | None
     reassigned: dict[str, Any] | None
+    acknowledged_at: datetime | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))

@@ -48,6 +48,7 @@ class JobEvent(StrEnum):
     OUTPUT_ACCEPTED = "output accepted"  # and the author said that no approval is required
     OUTPUT_LATE = "output late"  # an orphaned response ended
     FAILED = "failed"
+    ACKNOWLEDGED = "acknowledged"  # a person has seen that it failed, and what is left to do about it is done
     PLANNED = "planned"  # the effects were rendered to the exact requests
     PLAN_CHANGED = "plan changed"  # an approved plan is no longer the plan: ask again
     APPROVED = "approved"
@@ -149,6 +150,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.ROLLING_BACK, _E.ALL_UNDONE): _S.ROLLED_BACK,
     (_S.REJECTED, _E.REVISED): _S.QUEUED,
     (_S.FAILED, _E.REVISED): _S.QUEUED,
+    (_S.FAILED, _E.ACKNOWLEDGED): _S.FAILED,
     # These three only where a person asks for it explicitly, and nothing is applied that was not undone.
     (_S.COMPLETED, _E.REVISED): _S.QUEUED,
     (_S.CANCELLED, _E.REVISED): _S.QUEUED,

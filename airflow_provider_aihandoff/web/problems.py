@@ -28,6 +28,7 @@ from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
     BulkChanged,
     BulkNotFound,
+    CannotAcknowledge,
     CannotCancel,
     CannotChange,
     CannotReassign,
@@ -117,6 +118,7 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     CannotChange: (409, "cannot-change", "The output cannot be changed this way"),
     CannotReassign: (409, "cannot-reassign", "This review cannot be reassigned like this"),
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
+    CannotAcknowledge: (409, "cannot-acknowledge", "This job cannot be acknowledged"),
     CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
     NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),

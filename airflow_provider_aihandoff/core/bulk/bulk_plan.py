@@ -11,6 +11,7 @@ from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction, Found
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK, cannot_roll_back
 from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_steps
+from airflow_provider_aihandoff.core.jobs.acknowledge_store import cannot_acknowledge
 from airflow_provider_aihandoff.core.jobs.cancel_store import cannot_cancel
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING
 from airflow_provider_aihandoff.core.models import Actor, Job
@@ -50,8 +51,8 @@ class PlannedStep:
 
     :param words: what, or why not, as a sentence.
     :param refused: whether nothing would be done.
-    :param seen: what it is about, as it was shown: the attempts of effects by their ids, or under :data:`REASSIGNED`
-        how often the review was reassigned.
+    :param seen: what it is about, as it was shown: the attempts of effects by their ids, the ``revision`` that failed,
+        or under :data:`REASSIGNED` how often the review was reassigned.
     """
 
     found: Found
@@ -86,6 +87,8 @@ def plan_step(
             return _reconcile(found)
         case BulkAction.REASSIGN:
             return _reassign(found, reviewers or Reviewers(), actor)
+        case BulkAction.ACKNOWLEDGE:
+            return _acknowledge(found)
     return _resolve(action, found)
 
 
@@ -174,6 +177,15 @@ def _reconcile(found: Found) -> PlannedStep:
     if job.state not in _RECONCILING:
         return _refused(found, f"It is {job.state.value.replace('_', ' ')}: nothing can be left behind.")
     return PlannedStep(found, _RECONCILING[job.state], impact=Impact(stops=found.runs))
+
+
+def _acknowledge(found: Found) -> PlannedStep:
+    job = found.job
+    if problem := cannot_acknowledge(job, job.revision):
+        return _refused(found, _sentence(problem.what))
+    if job.acknowledged_at is not None:
+        return _refused(found, "It is acknowledged already.")
+    return PlannedStep(found, "Records that its failure was seen.", seen={"revision": job.revision})
 
 
 def can_start(job: Job) -> bool:

@@ -188,6 +188,9 @@ def _take(
                 return Outcome.DONE, "Being cancelled." if job.cancelling else f"It is {job.state.value}."
             case BulkAction.ROLL_BACK:
                 return _roll_back(ledger, bulk.actor, job_id, seen, reason)
+            case BulkAction.ACKNOWLEDGE:
+                ledger.acknowledgements.acknowledge(job_id, revision=seen["revision"], actor=bulk.actor, reason=reason)
+                return Outcome.DONE, "Acknowledged."
             case BulkAction.RECONCILE:
                 return _reconciled(reconcile_job(ledger, job_id, provider_for=provider_for, states_of=states_of))
             case BulkAction.REASSIGN:

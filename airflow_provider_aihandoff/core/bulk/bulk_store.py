@@ -81,6 +81,7 @@ class BulkAction(StrEnum):
     RESOLVE_NOT_APPLIED = "resolve as not applied"
     RECONCILE = "reconcile"
     REASSIGN = "reassign"
+    ACKNOWLEDGE = "acknowledge"
 
 
 class Outcome(StrEnum):

@@ -60,6 +60,7 @@ CREATE TABLE aihandoff.jobs (
     known_cost_usd numeric NOT NULL DEFAULT 0,           -- of its revisions, as far as their price is known
     retries integer NOT NULL DEFAULT 0,                  -- requests that were sent again, over all its revisions
     reassigned json,                 -- who decides instead of those whom its author named, and who has said so
+    acknowledged_at timestamptz,     -- when a person saw that it failed; null: no one has, or it has not failed
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -85,6 +86,7 @@ CREATE INDEX jobs_by_dag_and_state ON aihandoff.jobs (dag_id, state);
 CREATE INDEX jobs_ended ON aihandoff.jobs (updated_at) INCLUDE (dag_id, job_type, state, known_cost_usd)
     WHERE state IN ('completed', 'rejected', 'failed', 'cancelled', 'rolled_back');
 CREATE INDEX jobs_review_deadline ON aihandoff.jobs (review_deadline) WHERE state = 'review';
+CREATE INDEX jobs_failed ON aihandoff.jobs (updated_at) WHERE state = 'failed' AND acknowledged_at IS NULL;
 
 -- The versions of a job's output: one background response each, or an edit by a person.
 CREATE TABLE aihandoff.revisions (
@@ -260,7 +262,8 @@ CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id 
 CREATE TABLE aihandoff.bulk_actions (
     bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     action text NOT NULL CHECK (action IN (
-        'cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile', 'reassign')),
+        'cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile', 'reassign',
+        'acknowledge')),
     wanted json NOT NULL,            -- the filter
     reason text NOT NULL,
     actor_kind text NOT NULL,        -- who confirmed it
@@ -274,6 +277,7 @@ CREATE TABLE aihandoff.bulk_jobs (
     bulk_id bigint NOT NULL REFERENCES aihandoff.bulk_actions,
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,
     seen json NOT NULL,              -- what was shown of it: attempts by the ids of effects, or times it was reassigned
+    seen json NOT NULL,              -- what it is about, as it was shown: attempts of effects by their ids, or a revision
     outcome text CHECK (outcome IN ('done', 'refused', 'unfinished')), -- null: not taken yet
     note text,                       -- the result, as text
     tried_at timestamptz,
@@ -311,6 +315,18 @@ CREATE TABLE aihandoff.spending_limits (
     tries integer NOT NULL,          -- requests that got this answer one after the other
     try_at timestamptz NOT NULL,     -- when the next one may be sent
     try_job_id bigint NOT NULL       -- the job that sends it; a while later, any
+-- Why a person is needed, as a task of the maintenance Dag has found it and notified people of it.
+CREATE TABLE aihandoff.notices (
+    dag_id text NOT NULL,            -- the task that notifies: another one has a memory of its own
+    task_id text NOT NULL,
+    cause text NOT NULL,
+    found_by text NOT NULL,          -- the run that found it first; people are notified once another one has
+    found_at timestamptz NOT NULL,
+    notified_at timestamptz,         -- when people were notified; null: not yet
+    send_token uuid,                 -- the run that may be notifying people now, and until when
+    send_until timestamptz,
+    PRIMARY KEY (dag_id, task_id, cause),
+    CHECK ((send_token IS NULL) = (send_until IS NULL))
 );
 
 -- When a response of each connection was last polled, as far as the triggerers have said.

@@ -102,6 +102,15 @@ class CancelBody(BaseModel):
     reason: Reason
 
 
+class AcknowledgementBody(BaseModel):
+    """That a failure was seen. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason
+    revision: Annotated[Number, Field(description="The number of the revision that failed, as you saw it.")]
+
+
 class RollBackBody(BaseModel):
     """A request to undo what a job has written. It is recorded in the name of the logged-in user."""
 
@@ -418,6 +427,7 @@ class Overview(_Answer):
         "escalated_at": "Since when the approvers of the escalation may decide as well.",
         "reassigned": "Who decides instead of those in `review`, who has said so (`by`), and how often (`number`).",
         "cancelling": "Why it is being cancelled, while its response or an effect is under way.",
+        "acknowledged_at": "When a person saw that it failed; null while no one has.",
     },
 )
 class Job(_Answer):

@@ -1,4 +1,4 @@
-"""The routes of one job's page: show, decide, resolve, cancel, roll back. No GET changes anything."""
+"""The routes of one job's page: show, decide, resolve, acknowledge, cancel, roll back. No GET changes anything."""
 
 from __future__ import annotations
 
@@ -111,6 +111,28 @@ def reassign(
     except CannotReassign as error:
         title = "The review was not reassigned"
         return refused(request, viewer, ledger, job_id, title, error, "reassign", reason, names=named)
+    return shown(request, job_id)
+
+
+@router.post("/jobs/{job_id}/acknowledgement", name="acknowledge_job")
+def acknowledge(
+    request: Request,
+    job_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    reason: Annotated[schemas.Reason, Form()],
+    revision: Annotated[schemas.Number, Form()],
+) -> Response:
+    """Record that a failed job was seen.
+
+    :param revision: the one that had failed when the page was shown.
+    """
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    try:
+        ledger.acknowledgements.acknowledge(job_id, revision=revision, actor=viewer.actor, reason=reason)
+    except CannotAcknowledge as error:
+        title = "The failure was not acknowledged"
+        return refused(request, viewer, ledger, job_id, title, error, "acknowledgement", reason)
     return shown(request, job_id)
 
 

@@ -170,6 +170,8 @@ def _forms(record: JobRecord, can_undo: bool, *, decides: bool, reassigns: bool)
         forms.append("reassign")
     if record.revision.is_lost:
         forms.append("submission")
+    if job.state is JobState.FAILED and job.acknowledged_at is None:
+        forms.append("acknowledgement")
     if job.state in CANCELLING and job.cancelling is None:
         forms.append("cancel")
     if job.state is JobState.ROLLING_BACK or can_undo:

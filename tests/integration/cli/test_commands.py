@@ -573,3 +573,31 @@ def test_reviews_of_a_filter_are_reassigned_and_the_progress_is_said(airflow: Ai
     assert {str(on_ledger.job(job.job_id).reassigned) for job in jobs} != {"None"}
     (said,) = json.loads(airflow("jobs", "progress", 1, "--watch", "-o", "json"))
     assert (said["done"], said["left"], said["over"]) == (2, 0, True)
+
+
+def failed_job(ledger: Ledger, key: str) -> int:
+    revision = submit(ledger, job_spec(job_key=key), f"resp_{key}")
+    ledger.outputs.fail(revision.job_id, 1, actor=TEST, reason="no quota", error={"kind": "failed"})
+    return revision.job_id
+
+
+def test_a_failed_job_leaves_the_overview_once_it_is_acknowledged(airflow: Airflow, on_ledger: Ledger) -> None:
+    job_id = failed_job(on_ledger, "a")
+    (row,) = json.loads(airflow("overview", "-o", "json"))
+    assert row == {
+        "needs a person": "failed jobs",
+        "number": "1",
+        "see": "airflow aihandoff jobs list --need 'failed'",
+    }
+    assert "failed, and acknowledged" in airflow("acknowledge", job_id, "--reason", "the customer has left")
+    assert on_ledger.record(job_id).events[-1].actor == "user:cli:carol"
+    assert json.loads(airflow("overview", "-o", "json")) == []
+    with pytest.raises(SystemExit, match="failed again since you saw it"):
+        airflow("acknowledge", job_id, "--revision", 7, "--reason", "the customer has left")
+
+
+def test_the_failed_jobs_of_a_filter_are_acknowledged_together(airflow: Airflow, on_ledger: Ledger) -> None:
+    jobs = [failed_job(on_ledger, key) for key in ("a", "b")]
+    options = ("jobs", "acknowledge", "--need", "failed", "--reason", "the quota was used up", "--count", 2)
+    assert airflow(*options, "-o", "json").count('"outcome": "done"') == 2
+    assert all(on_ledger.job(job_id).acknowledged_at is not None for job_id in jobs)

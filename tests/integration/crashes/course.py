@@ -145,6 +145,14 @@ def _cancelled(run: Run) -> None:
     run.drive("cancel", "draft")
 
 
+def _acknowledged(run: Run) -> None:
+    run.drive("draft", "plan", "expire", "acknowledge")
+
+
+def _notified(run: Run) -> None:
+    run.drive("notify", *PIPELINE)
+
+
 def _rolled_back(run: Run) -> None:
     run.drive(*run.work.pipeline, "rollback")
 
@@ -273,6 +281,8 @@ COURSES: Mapping[str, Course] = {
     "apply.skip": replace(of(_skipped), skips=True),
     "cancel.request": _CANCELLED,
     "cancel.record": _CANCELLED,
+    "acknowledge.record": of(_acknowledged, JobState.FAILED, review_seconds=1),
+    **dict.fromkeys(("notice.find", "notice.claim", "notice.sent"), of(_notified)),
     "undo.start": ROLLED_BACK,
     "review.reassign": IN_BULK["bulk reassign"],
     "bulk.begin": IN_BULK["bulk cancel"],

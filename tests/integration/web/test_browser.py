@@ -577,6 +577,8 @@ INCIDENTS = {
     "stuck response": ("Jobs past their deadline", "deadline"),
     "overdue review": ("Overdue reviews", "No one decided by"),
     "expired claim": ("Expired claims", "claim"),
+    "lost request": ("Held jobs", "answer was lost"),
+    "slow response": ("Slow responses", "has been working on the response"),
 }
 
 
@@ -601,7 +603,25 @@ def test_each_incident_is_two_clicks_from_the_overview_and_gone_after_the_step_t
     page.goto("/aihandoff/overview")
     page.click("main a:text-is('Webhooks in quarantine')")
     assert made.webhook_id in page.inner_text("main")
+    page.goto("/aihandoff/overview")
+    assert "No webhooks on openai_default" in page.inner_text(".needs")
+    picture(page, "overview-incidents")
+    assert problems(page) == []
 
+    find("failed job")
+    assert problems(page) == []
+    page.fill("#reason-acknowledgement", "The customer has left.")
+    page.click("button:text-is('Acknowledge')")
+    page.get_by_text("Acknowledged by bob").wait_for()
+    find("lost request")
+    page.fill("#reason-submission", "Nothing in OpenAI's logs, and not needed any more.")
+    page.click("button:text-is('Fail the job')")
+    page.get_by_text("The job failed").wait_for()
+    find("slow response")
+    page.click("summary:text-is('Cancel this job')")
+    page.fill("#reason-cancel", "It takes too long.")
+    page.click("form button:text-is('Cancel this job')")
+    page.get_by_text("The job was cancelled").wait_for()
     find("unknown effect")
     effect_id = ledger.record(made.jobs["unknown effect"]).current_effects[0].effect_id
     page.fill(f"#reason-{effect_id}", "The helpdesk shows it.")
@@ -620,7 +640,7 @@ def test_each_incident_is_two_clicks_from_the_overview_and_gone_after_the_step_t
 
     page.goto("/aihandoff/overview")
     left = page.locator(".needs").inner_text()
-    assert [title for title, _ in INCIDENTS.values() if title in left] == ["Unknown effects", "Failed jobs"]
+    assert [title for title, _ in INCIDENTS.values() if title in left] == ["Unknown effects"]
     assert "quarantine" not in left
     states = {what: ledger.job(job_id).state for what, job_id in made.jobs.items()}
     assert states["unknown effect"] is JobState.COMPLETED
