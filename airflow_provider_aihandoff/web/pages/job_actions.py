@@ -10,6 +10,7 @@ from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK
 from airflow_provider_aihandoff.core.errors import (
+    CannotAcknowledge,
     CannotCancel,
     CannotChange,
     CannotReassign,
