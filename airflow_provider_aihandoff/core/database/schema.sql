@@ -276,8 +276,7 @@ CREATE TABLE aihandoff.bulk_actions (
 CREATE TABLE aihandoff.bulk_jobs (
     bulk_id bigint NOT NULL REFERENCES aihandoff.bulk_actions,
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,
-    seen json NOT NULL,              -- what was shown of it: attempts by the ids of effects, or times it was reassigned
-    seen json NOT NULL,              -- what it is about, as it was shown: attempts of effects by their ids, or a revision
+    seen json NOT NULL,              -- what was shown of it: attempts by the ids of effects, a revision, times reassigned
     outcome text CHECK (outcome IN ('done', 'refused', 'unfinished')), -- null: not taken yet
     note text,                       -- the result, as text
     tried_at timestamptz,
@@ -315,6 +314,8 @@ CREATE TABLE aihandoff.spending_limits (
     tries integer NOT NULL,          -- requests that got this answer one after the other
     try_at timestamptz NOT NULL,     -- when the next one may be sent
     try_job_id bigint NOT NULL       -- the job that sends it; a while later, any
+);
+
 -- Why a person is needed, as a task of the maintenance Dag has found it and notified people of it.
 CREATE TABLE aihandoff.notices (
     dag_id text NOT NULL,            -- the task that notifies: another one has a memory of its own
