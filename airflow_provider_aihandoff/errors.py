@@ -3,8 +3,10 @@
 from airflow_provider_aihandoff.core.errors import (
     BulkChanged,
     BulkNotFound,
+    CannotAcknowledge,
     CannotCancel,
     CannotChange,
+    CannotReassign,
     CannotRegenerate,
     CannotResolve,
     CannotRollBack,
@@ -43,8 +45,10 @@ from airflow_provider_aihandoff.core.errors import (
 __all__ = [
     "BulkChanged",
     "BulkNotFound",
+    "CannotAcknowledge",
     "CannotCancel",
     "CannotChange",
+    "CannotReassign",
     "CannotRegenerate",
     "CannotResolve",
     "CannotRollBack",

@@ -29,6 +29,14 @@ def number(name: str) -> float:
     return float(conf.getfloat(SECTION, name, fallback=float(OPTIONS[name].default)))
 
 
+def flag(name: str) -> bool:
+    """The value of an option of the type boolean.
+
+    :raises AirflowConfigException: it is neither true nor false.
+    """
+    return bool(conf.getboolean(SECTION, name, fallback=OPTIONS[name].default == "True"))
+
+
 def seconds(name: str) -> timedelta:
     """The value of an option in seconds, as a duration."""
     return timedelta(seconds=number(name))

@@ -33,6 +33,8 @@ _TARGETS = "tests/integration/targets"
 _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 _BUDGETS = f"{_LEDGER}/budgets"
+_REASSIGN = f"{_LEDGER}/review/test_reassign.py"
+_NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 
 _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
@@ -1077,6 +1079,51 @@ GUARDS = (
         ("own_bulk", "if bulk.actor != viewer.actor:", "if False:"),
     ),
     guard(
+        "bulk: other people than were shown are not confirmed",
+        f"{_BULK}::TestReassign::test_other_people_than_were_shown_are_not_confirmed",
+        ("digest_of", "None if reviewers is None else reviewers.to_json()", "None"),
+    ),
+    guard(
+        "reassign: no one gives themselves a right",
+        f"{_REASSIGN}::test_no_one_votes_by_a_right_that_they_have_given_themselves",
+        (
+            "rules:why_not",
+            "if has_reassigned(job, person) and not _admits(author_rules(job), job, person):",
+            "if False:",
+        ),
+    ),
+    guard(
+        "reassign: not by the requester",
+        "tests/unit/core/review/test_reassignment.py::TestRefused"
+        "::test_by_the_requester_who_would_choose_who_approves_their_work",
+        ("cannot_reassign", "if has_asked(job, _person(by)):", "if False:"),
+    ),
+    guard(
+        "reassign: not to fewer people than must approve",
+        "tests/unit/core/review/test_reassignment.py::TestRefused::test_to_fewer_people_than_must_approve",
+        ("cannot_reassign", "if len(able) >= author.approvals:", "if True:"),
+    ),
+    guard(
+        "reassign: votes of people who may no longer decide are void",
+        f"{_REASSIGN}::test_the_votes_that_still_count_stay_and_the_others_are_void",
+        ("reassign_store:_reassign", "    connection.execute(_VOID, [now, [vote.decision_id for vote in void]])\n", ""),
+    ),
+    guard(
+        "reassign: a vote that was void does not come back",
+        f"{_REASSIGN}::test_whose_vote_was_void_votes_again_where_the_review_comes_back_to_them",
+        ("OF_NOW", "AND d.voided_at IS NULL", ""),
+        ("approvals_of", "if of_now and each.voided_at is None and", "if of_now and"),
+    ),
+    guard(
+        "reassign: not over one that was not seen",
+        f"{_REASSIGN}::test_the_same_again_changes_nothing",
+        (
+            "Reassignments._why_not",
+            "if seen not in (None, Reassignment.from_json(job.reassigned).number):",
+            "if False:",
+        ),
+    ),
+    guard(
         "list of jobs: only of Dags that the user may see",
         "tests/integration/web/test_job_search.py::test_no_one_finds_a_job_that_they_may_not_see",
         ("_asked", "if dag_ids is not None:", "if False:"),
@@ -1094,11 +1141,49 @@ GUARDS = (
     guard(
         "overview: connections only for users who may see jobs",
         "tests/integration/web/test_overview.py::test_no_one_sees_figures_of_jobs_that_they_may_not_see",
-        (
-            "Overviews.figures.work",
-            "for row in rows(_CONNECTIONS)] if dag_ids else []",
-            "for row in rows(_CONNECTIONS)]",
-        ),
+        ("needs_of", "dag_ids is not None and not dag_ids", "False"),
+    ),
+    guard(
+        "acknowledge: only a failure that its person has seen",
+        f"{_LEDGER}/jobs/test_acknowledge.py::test_a_failure_that_was_not_seen_is_not_acknowledged",
+        ("cannot_acknowledge", "job.revision != revision", "False"),
+    ),
+    guard(
+        "acknowledge: a job that fails again needs a person again",
+        f"{_LEDGER}/jobs/test_acknowledge.py::test_it_comes_back_when_it_fails_again",
+        ("_acknowledged_at", "job.acknowledged_at if state is job.state else None", "job.acknowledged_at"),
+    ),
+    guard(
+        "acknowledge: the reason for which the job failed stays",
+        f"{_LEDGER}/jobs/test_acknowledge.py::test_it_leaves_what_needs_a_person_and_stays_failed",
+        ("move", "keep_reason or (reason is None and state is job.state)", "reason is None and state is job.state"),
+    ),
+    guard(
+        "traces: no content unless it was switched on",
+        "tests/integration/operators/test_traces.py::"
+        "test_model_review_and_effect_are_linked_by_the_job_and_have_no_content",
+        ("responding:_content", 'not settings.flag("trace_content")', "False"),
+    ),
+    guard(
+        "traces: content is masked",
+        "tests/integration/operators/test_traces.py::"
+        "test_content_is_in_the_span_of_the_model_where_it_is_switched_on_and_is_masked",
+        ("_Bounded._cut", "self._clean(text)", "text"),
+    ),
+    guard(
+        "notices: a retry of a run is no second run",
+        f"{_NOTICES}::test_a_retry_and_a_clear_of_a_run_are_no_second_run",
+        ("notice_store:_DUE", "found_by <> %(run_id)s AND ", ""),
+    ),
+    guard(
+        "notices: one run at a time sends",
+        f"{_NOTICES}::test_of_many_runs_at_once_one_sends",
+        ("notice_store:_CLAIM", "AND (send_until IS NULL OR send_until < statement_timestamp())", ""),
+    ),
+    guard(
+        "notices: a run that lost its permission records nothing",
+        f"{_NOTICES}::test_a_run_that_dies_leaves_its_notice_to_another_one_and_records_nothing_after_it",
+        ("notice_store:_NOTIFIED", "WHERE send_token = %(token)s", "WHERE %(token)s IS NOT NULL"),
     ),
 )
 

@@ -13,6 +13,10 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
 - ``fund``: a person makes a budget for the work alone. ``reclaim``: what was reserved for a lost request comes back.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
+- ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
+- ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote. ``acknowledge``: they have seen
+  that it failed.
+- ``notify``: two runs of the maintenance Dag notify people of a cause, and a third one that it is over.
 
 :mod:`chaos.effects` says what the effects are.
 """
@@ -29,6 +33,9 @@ import psycopg
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
+from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
+from airflow_provider_aihandoff.core.bulk.bulk_run import run as run_bulk
+from airflow_provider_aihandoff.core.bulk.bulk_store import Bulk, BulkAction
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.errors import (
@@ -50,9 +57,11 @@ from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Job, JobSpec, Owner, Revision
-from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
+from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
@@ -68,11 +77,19 @@ State = Literal["done", "wait", "retry", "held", "failed"]
 #: The Dag that the attempts belong to, and the user who asks, decides, cancels and rolls back.
 DAG_ID, PERSON, REQUESTER = "chaos", "alice", "bob"
 
+#: Who takes bulk actions, and how many of theirs are searched.
+OPERATOR = Actor.user("olga")
+MAX_BULK_ACTIONS = 10_000
 #: What bounds the cost of a response.
 MAX_OUTPUT_TOKENS = 1000
 
 #: Seconds between two polls of what others do, and from an attempt that failed to its retry.
 POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
+
+#: Seconds after which a bulk action is continued of which something is unfinished: a claim has to expire first.
+BULK_SECONDS = 0.5
+#: Seconds for which a run may be sending one notice.
+SENDING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -236,6 +253,7 @@ def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
         deadline=deadline,
         actor=attempt.owner.actor,
         rules=ReviewRules(remind_after=0.0 if attempt.work.remind else None),
+        on_timeout="fail",
     )
     return _if_going_on(asked)
 
@@ -368,6 +386,26 @@ def _cancel(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
+def _acknowledge(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    job = job_of(ledger, attempt.work)
+    ledger.acknowledgements.acknowledge(
+        job.job_id, revision=job.revision, actor=Actor.user(PERSON), reason="nothing is left to do"
+    )
+    return DONE
+
+
+def _notify(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """As operators/fleet_notices.py does it, with the job as the cause."""
+    dag_id, task_id = DAG_ID, f"notify-{attempt.work.key}"
+    for run_id, causes in (("first", ["failed jobs"]), ("second", ["failed jobs"]), ("third", [])):
+        for notice in ledger.notices.find(dag_id, task_id, run_id, causes):
+            claim = ledger.notices.claim(dag_id, task_id, notice, sending=timedelta(seconds=SENDING_SECONDS))
+            if claim is None:
+                return Outcome("wait", POLL_SECONDS, "another run may be sending")
+            ledger.notices.sent(claim, sent=True)
+    return DONE
+
+
 def _poll(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     revision = ledger.revision(job.job_id, job.revision)
@@ -455,6 +493,49 @@ _A_WEEK_LATER = """
     UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'
     WHERE job_id = %s AND state = 'reserved'"""
 
+
+def _in_bulk(action: BulkAction, reviewers: Reviewers | None = None) -> Step:
+    """A bulk action on the job of the work, with who may decide then, where it reassigns."""
+
+    def step(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+        begun = bulk_actions_of(ledger, attempt.work, action)
+        bulk_id = begun[0].bulk_id if begun else _begin_in_bulk(ledger, attempt.work, action, reviewers)
+        with providers() as provider_for:
+            progress = run_bulk(
+                ledger,
+                bulk_id,
+                provider_for=provider_for,
+                states_of=lambda owners: dict.fromkeys(owners, TaskState.ENDED),
+                answerable=list,
+            )
+        if progress.is_over:
+            return DONE
+        record = ledger.record(job_of(ledger, attempt.work).job_id)
+        unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
+        return Outcome("held" if unknown else "wait", BULK_SECONDS, "the bulk action is unfinished")
+
+    return step
+
+
+def _begin_in_bulk(ledger: Ledger, work: Work, action: BulkAction, reviewers: Reviewers | None) -> int:
+    shown = preview(ledger, action, _of_work(work), answerable=list, actor=OPERATOR, reviewers=reviewers)
+    return begin(ledger, shown, count=shown.count, digest=shown.digest, reason="it was wrong", actor=OPERATOR)
+
+
+def bulk_actions_of(ledger: Ledger, work: Work, action: BulkAction | None = None) -> list[Bulk]:
+    """The bulk actions that were taken on the job of a piece of work, the newest first.
+
+    :param action: only this one.
+    """
+    wanted = _of_work(work).as_texts()
+    found = (bulk for bulk in ledger.bulks.newest(OPERATOR, MAX_BULK_ACTIONS) if bulk.wanted == wanted)
+    return [bulk for bulk in found if action in (None, bulk.action)]
+
+
+def _of_work(work: Work) -> JobFilter:
+    return JobFilter(run_id=work.key, dag_id=DAG_ID)
+
+
 STEPS: Mapping[str, Step] = {
     "draft": _draft,
     "plan": _plan,
@@ -467,11 +548,19 @@ STEPS: Mapping[str, Step] = {
     "skip": _skip,
     **dict.fromkeys(ALL_EFFECTS, _apply),
     "cancel": _cancel,
+    "acknowledge": _acknowledge,
+    "notify": _notify,
     "rollback": _rollback,
     "receive": _receive,
     "resolve": _resolve,
     "settle": _settle,
     "poll": _poll,
+    "bulk cancel": _in_bulk(BulkAction.CANCEL),
+    "bulk roll back": _in_bulk(BulkAction.ROLL_BACK),
+    "bulk resolve applied": _in_bulk(BulkAction.RESOLVE_APPLIED),
+    "bulk resolve not applied": _in_bulk(BulkAction.RESOLVE_NOT_APPLIED),
+    "bulk reconcile": _in_bulk(BulkAction.RECONCILE),
+    "bulk reassign": _in_bulk(BulkAction.REASSIGN, Reviewers(Approvers(users=(PERSON, "carol")))),
     "fund": _fund,
     "reclaim": _reclaim,
 }

@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_stack import USERS
 from demo.check import CheckFailedError, check
 from demo.incidents import make_in_running_demo
-from demo.local import AlreadyRunningError, LocalDemo, alone, demo_home, receiver_switch, running_demo
+from demo.local import AlreadyRunningError, LocalDemo, address_file, alone, demo_home, receiver_switch, running_demo
 from demo.pipelines import MOST_JOBS, answers, open_ledger, summary, trigger_new
 from demo.postgres import PostgresUnavailableError, open_postgres
 from demo.processes import ProcessFailedError
@@ -60,7 +60,9 @@ def make_incidents(home: Path) -> None:
     for what, job_id in made.jobs.items():
         print(f"  {what:<20} job {job_id}")
     print(f"  {'quarantined webhook':<20} {made.webhook_id}")
-    print(f"  {'silent receiver':<20} stopped; `make demo-receiver-on` starts it again")
+    print(f"  {'silent webhooks':<20} {made.conn_id}; `make demo-receiver-on` starts the receiver again")
+    overview = f"{address_file(home).read_text()}/aihandoff/overview"
+    print(f"The demo goes on. Log in as alice, bob or admin, and open {overview}")
 
 
 def watch(demo: LocalDemo) -> NoReturn:

@@ -1,8 +1,11 @@
-"""Makes one of each kind of incident in the ledger of a running demo, so that you can practise what to do."""
+"""Makes one of each kind of incident in the ledger of a running demo, so that you can practise what to do.
+
+Each is something that the overview lists. The demo's Airflow goes on, so that you can open its pages.
+"""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,19 +14,24 @@ import psycopg
 
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.jobs.job_filter import SLOW_HISTORY
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec, Owner
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.airflow_stack import LEDGER_DATABASE
-from demo.local import receiver_switch
+from demo.local import SILENCE, receiver_switch
 from demo.postgres import open_postgres
+from demo.waiting import wait_until
 
 CONNECTION = "openai_default"
 DAG = "ticket_classification"
 RUN = "demo-incidents"
 BY = Actor.program("make demo-trouble")
+
+#: A type of jobs that write nothing and need no approval.
+SUMMARIES = "ticket_summary"
 
 #: For how long a response runs that had to end long ago, and how long it may take.
 STUCK_FOR, DEADLINE = timedelta(hours=6), timedelta(hours=4)
@@ -33,6 +41,12 @@ _BEGAN_EARLIER = """
     SET created_at = created_at - %(by)s, submitted_at = submitted_at - %(by)s, deadline = deadline - %(by)s
     WHERE job_id = %(job_id)s"""
 
+_TOOK = """
+    UPDATE aihandoff.revisions SET created_at = created_at - %(by)s, submitted_at = submitted_at - %(by)s
+    WHERE job_id = ANY(%(job_ids)s)"""
+
+_RECEIVED_EARLIER = "UPDATE aihandoff.inbox SET received_at = received_at - %(by)s WHERE webhook_id = %(webhook_id)s"
+
 _EXPIRED_EARLIER = """
     UPDATE aihandoff.effects SET claimed_at = claimed_at - %(by)s, claim_until = claim_until - %(by)s
     WHERE effect_id = %(effect_id)s"""
@@ -40,14 +54,18 @@ _EXPIRED_EARLIER = """
 
 @dataclass(frozen=True)
 class Incidents:
-    """What was made: jobs by what is wrong with them, and a webhook of no response that the ledger knows."""
+    """What was made: jobs by what is wrong with them, and a webhook of no response that the ledger knows.
+
+    :param conn_id: the connection whose webhooks fell silent.
+    """
 
     jobs: Mapping[str, int]
     webhook_id: str
+    conn_id: str = CONNECTION
 
 
 def make_in_running_demo(home: Path) -> Incidents:
-    """Make one of each in a demo that runs, and stop its receiver of webhooks.
+    """Stop the receiver of webhooks of a demo that runs, and make one of each there.
 
     :raises psycopg.OperationalError: no demo runs there.
     """
@@ -55,9 +73,15 @@ def make_in_running_demo(home: Path) -> Incidents:
     postgres.find()
     conninfo = postgres.connection_kwargs(LEDGER_DATABASE)
     with Ledger(conninfo) as ledger, postgres.connect(LEDGER_DATABASE) as connection:
-        made = make_incidents(ledger, connection, str(int(time.time())))
-    receiver_switch(home).touch()
-    return made
+        receiver_switch(home).touch()
+        wait_until(lambda: _is_quiet(ledger), "the webhooks to fall silent", every_seconds=1)
+        return make_incidents(ledger, connection, str(int(time.time())))
+
+
+def _is_quiet(ledger: Ledger) -> bool:
+    """Whether no webhook has come for so long that the connection counts as silent once a response ends."""
+    heard = [each.last_webhook_at for each in ledger.overviews.webhooks()[0] if each.conn_id == CONNECTION]
+    return all(at is None or ledger.now() - at > timedelta(seconds=SILENCE) for at in heard)
 
 
 def make_incidents(ledger: Ledger, connection: psycopg.Connection, name: str) -> Incidents:
@@ -69,12 +93,16 @@ def make_incidents(ledger: Ledger, connection: psycopg.Connection, name: str) ->
     webhook_id = f"wh_{name}"
     body = {"type": "response.completed", "data": {"id": f"resp_of_no_job_{name}"}}
     ledger.inbox.receive(Delivery(webhook_id, CONNECTION, "response.completed", f"resp_of_no_job_{name}", body))
+    # Responses end below, and this one is the newest webhook of a connection that had none before.
+    connection.execute(_RECEIVED_EARLIER, {"by": STUCK_FOR, "webhook_id": webhook_id})
     jobs = {
         "unknown effect": _unknown_effect(ledger, name),
         "expired claim": _expired_claim(ledger, connection, name),
         "failed job": _failed_job(ledger, name),
+        "lost request": _lost_request(ledger, name),
         "overdue review": _overdue_review(ledger, name),
         "stuck response": _stuck_response(ledger, connection, name),
+        "slow response": _slow_response(ledger, connection, name),
     }
     return Incidents(jobs, webhook_id)
 
@@ -101,6 +129,15 @@ def _failed_job(ledger: Ledger, name: str) -> int:
     return job.job_id
 
 
+def _lost_request(ledger: Ledger, name: str) -> int:
+    job = ledger.submission.open(replace(_spec(f"lost-request:{name}", timedelta(hours=1)), on_lost="ask")).job
+    intent = ledger.submission.intend(job.job_id, job.revision, actor=BY, lease=timedelta(minutes=1))
+    assert intent.token is not None
+    reason = "ReadTimeout: OpenAI did not answer within 30 s"
+    ledger.submission.submission_lost(job.job_id, job.revision, token=intent.token, actor=BY, reason=reason)
+    return job.job_id
+
+
 def _overdue_review(ledger: Ledger, name: str) -> int:
     job = _drafted(ledger, f"overdue-review:{name}")
     ended = datetime.now(UTC) - timedelta(hours=2)
@@ -112,6 +149,23 @@ def _overdue_review(ledger: Ledger, name: str) -> int:
 def _stuck_response(ledger: Ledger, connection: psycopg.Connection, name: str) -> int:
     job = _running(ledger, f"stuck-response:{name}", DEADLINE)
     connection.execute(_BEGAN_EARLIER, {"by": STUCK_FOR, "job_id": job.job_id})
+    return job.job_id
+
+
+def _slow_response(ledger: Ledger, connection: psycopg.Connection, name: str) -> int:
+    """With as many before it that took half a minute as it takes to know what is usual."""
+    before = [_summarized(ledger, f"summary:{name}-{number}") for number in range(SLOW_HISTORY)]
+    connection.execute(_TOOK, {"by": timedelta(seconds=30), "job_ids": before})
+    job = _running(ledger, f"slow-response:{name}", timedelta(days=1), job_type=SUMMARIES)
+    connection.execute(_BEGAN_EARLIER, {"by": STUCK_FOR, "job_id": job.job_id})
+    return job.job_id
+
+
+def _summarized(ledger: Ledger, key: str) -> int:
+    job = _running(ledger, key, timedelta(hours=1), job_type=SUMMARIES)
+    output = Output(ResponseStatus.COMPLETED, "The customer was charged twice.")
+    ledger.outputs.store(job.job_id, job.revision, output, actor=BY)
+    ledger.effects.complete_without_effects(job.job_id, actor=BY)
     return job.job_id
 
 
@@ -129,24 +183,28 @@ def _drafted(ledger: Ledger, key: str) -> Job:
     return ledger.outputs.store(job.job_id, job.revision, Output(ResponseStatus.COMPLETED, output), actor=BY)
 
 
-def _running(ledger: Ledger, key: str, deadline: timedelta) -> Job:
-    """A job whose request was accepted."""
+def _spec(key: str, deadline: timedelta, job_type: str = "ticket") -> JobSpec:
     asked: dict[str, Any] = {"model": "gpt-5.2", "input": f"Classify the ticket: I was charged twice ({key})."}
-    spec = JobSpec(
-        job_type="ticket",
+    accepted = job_type == SUMMARIES
+    return JobSpec(
+        job_type=job_type,
         job_key=key,
         input=asked,
         request=asked,
         conn_id=CONNECTION,
         requested_by="admin",
         permissions={},
-        approval="required",
-        approval_reason=None,
+        approval="not required" if accepted else "required",
+        approval_reason="a summary writes nothing" if accepted else None,
         max_revisions=3,
         deadline=deadline,
         owner=Owner(DAG, RUN, "draft", -1, key, 1),
     )
-    job = ledger.submission.open(spec).job
+
+
+def _running(ledger: Ledger, key: str, deadline: timedelta, job_type: str = "ticket") -> Job:
+    """A job whose request was accepted."""
+    job = ledger.submission.open(_spec(key, deadline, job_type)).job
     intent = ledger.submission.intend(job.job_id, job.revision, actor=BY, lease=timedelta(minutes=1))
     assert intent.token is not None
     ledger.submission.submitted(

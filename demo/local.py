@@ -29,6 +29,9 @@ RECEIVER_PORT = 8090
 ANSWER_SECONDS = 6.0
 """How long the stand-in thinks, unless a request says otherwise."""
 
+SILENCE = 15
+"""Seconds without a webhook after which a connection counts as silent."""
+
 SETTINGS = {
     # The demo's own runs are the ones that it triggers.
     "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
@@ -36,7 +39,7 @@ SETTINGS = {
     "AIRFLOW__AIHANDOFF__MIN_DEFERRAL": "2",
     "AIRFLOW__AIHANDOFF__POLL_INTERVAL": "2",
     # So that it shows soon when the receiver is stopped: responses are polled again.
-    "AIRFLOW__AIHANDOFF__WEBHOOK_SILENCE": "15",
+    "AIRFLOW__AIHANDOFF__WEBHOOK_SILENCE": str(SILENCE),
 }
 """Where the demo differs from a deployment."""
 
@@ -103,6 +106,11 @@ class LocalDemo:
 def receiver_switch(home: Path) -> Path:
     """The file that keeps the receiver of webhooks switched off while it exists."""
     return home / "receiver-off"
+
+
+def address_file(home: Path) -> Path:
+    """The file that says where the API server of the demo is."""
+    return home / "address"
 
 
 def demo_home() -> Path:
@@ -181,6 +189,7 @@ def running_demo(
             _start_receiver(services, home, receiver_port, receiver_url, airflow.env)
         services.wait_healthy()
         airflow.wait_healthy()
+        address_file(home).write_text(airflow.base_url)
         closing.callback(report, "Stopping")
         yield LocalDemo(home, postgres, services, airflow, business_url, openai_url, sends.url)
 

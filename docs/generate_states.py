@@ -56,6 +56,7 @@ _FACTS: Mapping[str, str] = {
     "response": "RESPONSE_ID",
     "reason": "*the reason*",
     "refusal": "*its answer*",
+    "acknowledged": "",
     "error": "",
     "probe": "",
     "status": "*status*",

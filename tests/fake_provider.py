@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.generation.provider import (
     AsyncModelProvider,
+    Message,
     ModelProvider,
     ModelResponse,
+    Part,
+    Prompt,
     ProviderError,
     ProviderFacts,
     ResponseNotFound,
@@ -70,6 +73,9 @@ class FakeFacts(ProviderFacts):
 
     def output_schema(self, request: Mapping[str, Any]) -> Any:
         return request.get("schema")
+
+    def prompt(self, request: Mapping[str, Any]) -> Prompt:
+        return Prompt((), (Message("user", (Part("text", str(request.get("input"))),)),))
 
     def model(self, request: Mapping[str, Any]) -> str | None:
         return "fake"

@@ -40,6 +40,11 @@ class Otlp:
         self.spans: list[Received] = []
         self.port = 0
 
+    @property
+    def endpoint(self) -> str:
+        """Where traces are sent."""
+        return f"http://127.0.0.1:{self.port}/v1/traces"
+
     def take(self, body: bytes) -> None:
         request = ExportTraceServiceRequest.FromString(body)
         for resource in request.resource_spans:
@@ -75,8 +80,8 @@ def _received(span: Any) -> Received:
 
 
 @contextmanager
-def receiving(monkeypatch: Any) -> Iterator[Otlp]:
-    """Set up OpenTelemetry for this process as Airflow does, and receive what it exports."""
+def serving() -> Iterator[Otlp]:
+    """Receive what is exported, by whichever process."""
     otlp = Otlp()
 
     class Handler(BaseHTTPRequestHandler):
@@ -93,13 +98,21 @@ def receiving(monkeypatch: Any) -> Iterator[Otlp]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     otlp.port = server.server_port
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    provider = TracerProvider()
-    exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{otlp.port}/v1/traces")
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     try:
         yield otlp
     finally:
-        provider.shutdown()
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def receiving(monkeypatch: Any) -> Iterator[Otlp]:
+    """Set up OpenTelemetry for this process as Airflow does, and receive what it exports."""
+    with serving() as otlp:
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=otlp.endpoint)))
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+        try:
+            yield otlp
+        finally:
+            provider.shutdown()

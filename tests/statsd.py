@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +13,53 @@ import pytest
 #: The two places in which Airflow has its metrics, and what says where they go.
 SDK = ("airflow.sdk.observability.stats", "airflow.sdk.observability.metrics.stats_utils")
 CORE = ("airflow.observability.stats", "airflow.observability.metrics.stats_utils")
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What has arrived.
+
+    :param port: that it was sent from.
+    """
+
+    text: str
+    port: int
+
+
+class Listener:
+    """A StatsD server for other processes: a thread takes what arrives for as long as it is open."""
+
+    def __init__(self) -> None:
+        self.packets: list[Packet] = []
+        self._statsd = StatsD()
+        self.port = self._statsd.port
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while packet := self._statsd.take():
+            self.packets.append(packet)
+
+    def settings(self) -> dict[str, str]:
+        """The environment variables that send Airflow's metrics here, with labels as docs/metrics.md says."""
+        return settings_for(self.port)
+
+    def series(self, name: str = "") -> dict[str, float]:
+        """The time series of counters and gauges whose name begins like this, as statsd_exporter makes them."""
+        found: dict[str, float] = {}
+        for packet in list(self.packets):
+            kind = packet.text.rpartition("|")[2]
+            if not packet.text.startswith(name) or kind not in ("c", "g"):
+                continue
+            of, value = series(packet.text)
+            found[of] = value + (found.get(of, 0.0) if kind == "c" else 0.0)
+        return found
+
+    def close(self) -> None:
+        """Receive no more."""
+        self._statsd.wake()
+        self._thread.join(10)
+        self._statsd.close()
 
 
 class StatsD:
@@ -26,6 +75,17 @@ class StatsD:
     def receive(self) -> str:
         """The next packet."""
         return self._socket.recv(65536).decode()
+
+    def take(self) -> Packet | None:
+        """The next packet, however long it takes; None once it was woken."""
+        self._socket.settimeout(None)
+        data, (_, port) = self._socket.recvfrom(65536)
+        return Packet(data.decode(), port) if data else None
+
+    def wake(self) -> None:
+        """End a wait for a packet."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.sendto(b"", ("127.0.0.1", self.port))
 
     def receive_all(self) -> list[str]:
         """What has arrived: on the loopback, a packet is there when it was sent."""
@@ -44,11 +104,16 @@ class StatsD:
         self._socket.close()
 
 
+def settings_for(port: int) -> dict[str, str]:
+    """The environment variables that send Airflow's metrics to a port of this machine."""
+    options = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(port), "INFLUXDB_ENABLED": "True"}
+    return {f"AIRFLOW__METRICS__STATSD_{name}": value for name, value in options.items()}
+
+
 def configure(statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:
     """Configure Airflow's metrics to go there, with labels as docs/metrics.md says."""
-    settings = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(statsd.port), "INFLUXDB_ENABLED": "True"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
+    for name, value in settings_for(statsd.port).items():
+        monkeypatch.setenv(name, value)
 
 
 def set_up(place: tuple[str, str], statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:

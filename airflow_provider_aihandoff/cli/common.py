@@ -28,7 +28,7 @@ from airflow_provider_aihandoff.core.invisible import escape, escape_lines, has_
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.limits import COMMAND
 from airflow_provider_aihandoff.core.models import Actor
-from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.observability import set_up_metrics
 
@@ -96,12 +96,40 @@ def actor() -> Actor:
     return Actor.terminal(account())
 
 
+def reviewers(args: Namespace) -> Reviewers:
+    """The people whom a command names as those who may decide.
+
+    :raises ValueError: a name is empty.
+    """
+    return Reviewers(
+        Approvers(args.user, args.role, args.group),
+        Approvers(args.escalate_user, args.escalate_role, args.escalate_group),
+    )
+
+
 def say(line: str, *, error: bool = False) -> None:
     """Print one line; what a terminal would not show, or would obey, as escapes.
 
     :param error: to the standard error.
     """
     print(escape(line), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def say_over(line: str) -> None:
+    """Say how far something has come: on one line of a terminal, over what was said before; else on a line of its own.
+
+    It goes to the standard error.
+    """
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{escape(line)}", end="", file=sys.stderr, flush=True)
+    else:
+        say(line, error=True)
+
+
+def end_line() -> None:
+    """End the line that :func:`say_over` has written."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
 
 
 def fail(why: str) -> NoReturn:

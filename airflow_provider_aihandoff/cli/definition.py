@@ -80,6 +80,18 @@ _DB = GroupCommand(
 
 _OVERVIEW = _action("overview", "Say what needs a person now", "jobs.overview", _OUTPUT)
 
+_REVIEWERS = tuple(
+    Arg((f"--{option}",), action="append", default=[], metavar="NAME", help=f"{text}; repeatable")
+    for option, text in {
+        "user": "Login that may decide, or cli: and an account",
+        "role": "Role that may decide",
+        "group": "Group that may decide",
+        "escalate-user": "Login that may decide once it is escalated",
+        "escalate-role": "Role that may decide once it is escalated",
+        "escalate-group": "Group that may decide once it is escalated",
+    }.items()
+)
+
 _BULK = (
     *_FILTER,
     _REASON,
@@ -120,6 +132,22 @@ _JOBS = GroupCommand(
             "bulk.reconcile",
             *_BULK,
         ),
+        _action("acknowledge", "Acknowledge the failed jobs that a filter finds", "bulk.acknowledge", *_BULK),
+        _action(
+            "reassign",
+            "Let other people decide on the jobs that a filter finds",
+            "bulk.reassign",
+            *_REVIEWERS,
+            *_BULK,
+        ),
+        _action(
+            "progress",
+            "Say how far a bulk action has come, without taking a step",
+            "bulk.progress",
+            Arg(("bulk_id",), type=int, help="Id of the bulk action"),
+            Arg(("--watch",), action="store_true", help="Say it again every two seconds, until it is over"),
+            _OUTPUT,
+        ),
         _action(
             "resume",
             "Go on with a bulk action that was interrupted, and print its report",
@@ -158,6 +186,14 @@ _REVIEW = GroupCommand(
             ),
         ),
         _action(
+            "reassign",
+            "Let other people decide on a job than those who are named now",
+            "review.reassign",
+            _JOB,
+            *_REVIEWERS,
+            _REASON,
+        ),
+        _action(
             "decide-many",
             "Approve or reject many jobs: all or none",
             "review.decide_many",
@@ -174,6 +210,15 @@ _REVIEW = GroupCommand(
 )
 
 _CANCEL = _action("cancel", "Cancel a job: none of its effects is sent from now on", "cancel.cancel", _JOB, _REASON)
+
+_ACKNOWLEDGE = _action(
+    "acknowledge",
+    "Record that the failure of a job was seen: it needs no person until it fails again",
+    "acknowledge.acknowledge",
+    _JOB,
+    Arg(("--revision",), type=int, help="The revision whose failure you saw (default: the current one)"),
+    _REASON,
+)
 
 _ROLLBACK = _action(
     "rollback",
@@ -515,6 +560,7 @@ def get_commands() -> list[GroupCommand]:
                 _JOBS,
                 _REVIEW,
                 _CANCEL,
+                _ACKNOWLEDGE,
                 _ROLLBACK,
                 _PREVIEW_CLEAR,
                 _BUDGETS,

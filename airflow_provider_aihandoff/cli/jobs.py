@@ -10,7 +10,7 @@ from airflow_provider_aihandoff.cli.common import actor, check_reason, command, 
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.job_filter import FILTER_NAMES, JobFilter
-from airflow_provider_aihandoff.core.jobs.overview import counted, overview_of
+from airflow_provider_aihandoff.core.jobs.needs import counted, needs_of
 from airflow_provider_aihandoff.core.ledger import JobRecord
 
 
@@ -27,18 +27,8 @@ def list_jobs(args: Namespace) -> None:
 def overview(args: Namespace) -> None:
     """Say what needs a person now."""
     with open_ledger(args) as ledger:
-        found = overview_of(ledger, ledger.dag_ids(), silence=settings.number("webhook_silence"))
-        held = [(f"pause: {each.scope}", 1, "pauses") for each in ledger.pauses.find()]
-        limits = ledger.spending_limits.find()
-    held += [(f"spending limit: {each.conn_id}", 1, "spending-limits list") for each in limits]
-    needs = held + [(need.value, number, f"jobs list --need '{need.value}'") for need, number in found.needs.items()]
-    needs.append(("quarantined webhook", found.figures.quarantined, "inbox list --disposition quarantined"))
-    needs += [(f"no webhooks on {each.conn_id}", 1, "doctor") for each in found.silent]
-    rows = [
-        {"needs a person": need, "number": counted(number), "see": f"airflow aihandoff {see}"}
-        for need, number, see in needs
-        if number
-    ]
+        causes = needs_of(ledger, None, silence=settings.number("webhook_silence")).causes
+    rows = [{"needs a person": cause.name, "number": counted(cause.count), "see": cause.command} for cause in causes]
     print_rows(rows, args.output)
 
 

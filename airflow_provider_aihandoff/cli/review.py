@@ -12,12 +12,22 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_aihandoff.cli.common import command, fail, open_ledger, person, print_rows, say
+from airflow_provider_aihandoff.cli.common import (
+    actor,
+    check_reason,
+    command,
+    fail,
+    open_ledger,
+    person,
+    print_rows,
+    reviewers,
+    say,
+)
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
-from airflow_provider_aihandoff.core.review.rules import rules_of, why_not
+from airflow_provider_aihandoff.core.review.rules import Reassignment, author_rules, rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobState
 
 #: The editor where neither VISUAL nor EDITOR names one.
@@ -71,6 +81,7 @@ def _review(record: JobRecord, votes: list[Decision]) -> dict[str, Any]:
         "asked_at": job.review_asked_at,
         "deadline": job.review_deadline,
         "approvers": str(rules_of(job).approvers),
+        "reassigned": _reassigned(job),
         "why_not": why_not(job, person()),
         "output": record.revision.output,
         "plan": [_effect(effect) for effect in record.current_effects],
@@ -79,6 +90,13 @@ def _review(record: JobRecord, votes: list[Decision]) -> dict[str, Any]:
         "votes": [{"by": vote.decider.label, "at": vote.created_at, "comment": vote.comment} for vote in votes],
         "digest": job.review_digest,
     }
+
+
+def _reassigned(job: Job) -> str | None:
+    """Who has reassigned the review, and whom its author had named."""
+    by = Reassignment.from_json(job.reassigned).by
+    names = ", ".join(actor.label for actor in by)
+    return f"by {names}; its author has named: {author_rules(job).approvers}" if by else None
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
@@ -123,6 +141,16 @@ def _said(ledger: Ledger, job: Job) -> str:
     if job.state is not JobState.REVIEW:
         return job.state.value
     return f"{len(ledger.reviews.votes(job))} of {rules_of(job).approvals} approvals"
+
+
+@command
+def reassign(args: Namespace) -> None:
+    """Let other people decide on a job."""
+    check_reason(args.reason)
+    with open_ledger(args) as ledger:
+        seen = Reassignment.from_json(ledger.job(args.job_id).reassigned).number
+        job = ledger.reassignments.reassign(args.job_id, reviewers(args), actor=actor(), reason=args.reason, seen=seen)
+        say(f"{job.label}: reassigned. May decide now: {rules_of(job).approvers}.")
 
 
 @command

@@ -121,6 +121,10 @@ class MayNotDecide(HandoffError):
     """The rules of the job's author do not let this person decide on it."""
 
 
+class CannotReassign(HandoffError):
+    """The review cannot be given to these people: its author's rules do not let it, or it has changed since."""
+
+
 class CannotChange(HandoffError):
     """The output cannot be changed in this way: a bound is reached, or there is nothing to change."""
 
@@ -253,6 +257,10 @@ class ClaimLost(HandoffError):
 
 class CannotCancel(HandoffError):
     """The job has ended: there is nothing left to stop."""
+
+
+class CannotAcknowledge(HandoffError):
+    """The job has not failed, or has failed again since."""
 
 
 class CannotResolve(HandoffError):

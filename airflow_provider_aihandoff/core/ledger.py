@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
+from airflow_provider_aihandoff.core.jobs.acknowledge_store import Acknowledgements
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.jobs.job_search_store import JobSearch
 from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
@@ -32,7 +33,9 @@ from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
 from airflow_provider_aihandoff.core.rates.rate_limit_store import RateLimits
 from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
+from airflow_provider_aihandoff.core.reconcile.notice_store import Notices
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
+from airflow_provider_aihandoff.core.review.reassign_store import Reassignments
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain
@@ -154,12 +157,15 @@ class Ledger:
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database, digest_key)
+        self.reassignments = Reassignments(self._database)
         self.effects = Effects(self._database)
         self.cancels = Cancels(self._database)
+        self.acknowledgements = Acknowledgements(self._database)
         self.roll_backs = RollBacks(self._database, digest_key)
         self.abandoned = Abandoned(self._database)
         self.surplus = SurplusResponses(self._database)
         self.gauges = Gauges(self._database)
+        self.notices = Notices(self._database)
         self.search = JobSearch(self._database)
         self.overviews = Overviews(self._database)
         self.bulks = Bulks(self._database)

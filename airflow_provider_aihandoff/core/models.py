@@ -261,6 +261,8 @@ class Job:
     reminded_at: datetime | None
     escalated_at: datetime | None
     decided_before: int | None
+    reassigned: dict[str, Any] | None
+    acknowledged_at: datetime | None
     tags: list[str]
 
     def __post_init__(self) -> None:
@@ -368,6 +370,7 @@ class Decision:
     :param decided_by: a login name, an account, a policy's ``name@version``, or ``timeout``: ``decided_by_kind`` says
         which.
     :param decided_by_id: the auth manager's id of a user, where it is not the login name.
+    :param voided_at: since when it does not count: the review was reassigned, and they may no longer decide.
     """
 
     decision_id: int
@@ -380,6 +383,7 @@ class Decision:
     comment: str | None
     created_at: datetime
     decided_by_id: str | None
+    voided_at: datetime | None
 
     @property
     def decider(self) -> Actor:
@@ -403,6 +407,7 @@ class PendingReview:
     requested_by: str
     triggered_by: str | None
     review: dict[str, Any] | None
+    reassigned: dict[str, Any] | None
     review_digest: str | None
     review_deadline: datetime | None
     review_asked_at: datetime | None
@@ -475,6 +480,7 @@ class Effect:
     :param held_until: when it may be asked for again; None: when what holds it has ended.
     :param external_url: where its record can be seen, as its author declared it; :attr:`external_link` fills it in.
     :param rate_key: as of a :class:`Revision`; None before it is claimed.
+    :param conn_id: of its target, for limits; None before it is claimed, and where it has none.
     """
 
     effect_id: int
@@ -516,6 +522,7 @@ class Effect:
     held_until: datetime | None
     external_url: str | None
     rate_key: str | None
+    conn_id: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

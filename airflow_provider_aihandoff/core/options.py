@@ -91,6 +91,12 @@ OPTIONS: Mapping[str, Option] = {
         "every module may that marks the function with @rollback_function in its source. The mark is needed in any "
         "case.",
     ),
+    "trace_content": Option(
+        "boolean",
+        "False",
+        "Also put the input and the output of the model into the spans of its calls, where Airflow traces. They are "
+        "masked and cut off; anyone who can read your traces can read them.",
+    ),
     "xcom_output_limit": Option(
         "integer",
         "8192",

@@ -100,15 +100,33 @@ FINDINGS = Metric(
 JOBS = Metric("aihandoff.jobs", Kind.GAUGE, ("job_type", "state"), "Jobs that have not ended")
 OLDEST_WAIT = Metric("aihandoff.oldest_wait_seconds", Kind.GAUGE, ("cause",), "Age of the oldest wait; 0 without one")
 UNKNOWN_EFFECTS = Metric(
-    "aihandoff.unknown_effects", Kind.GAUGE, (), "Effects that may have been written, and wait for a probe or a person"
+    "aihandoff.unknown_effects",
+    Kind.GAUGE,
+    (),
+    "Jobs with an effect that may have been written, and waits for a probe or a person",
+)
+FAILED_JOBS = Metric(
+    "aihandoff.jobs_failed", Kind.GAUGE, (), "Jobs that failed within 14 days, and that no one has acknowledged"
 )
 LOST_REQUESTS = Metric(
-    "aihandoff.lost_requests", Kind.GAUGE, (), "Requests whose answer was lost, and whose response is not known yet"
+    "aihandoff.lost_requests", Kind.GAUGE, (), "Jobs whose request was lost, and whose response is not known yet"
 )
 QUARANTINED = Metric("aihandoff.webhooks_quarantined", Kind.GAUGE, (), "Webhooks in quarantine")
-OVERDUE_REVIEWS = Metric("aihandoff.reviews_overdue", Kind.GAUGE, (), "Reviews past their deadline")
-OVERDUE_RESPONSES = Metric("aihandoff.responses_overdue", Kind.GAUGE, (), "Responses past their deadline")
-STALE_CLAIMS = Metric("aihandoff.claims_stale", Kind.GAUGE, (), "Claims that have expired without an outcome")
+SILENT = Metric(
+    "aihandoff.webhooks_silent",
+    Kind.GAUGE,
+    ("conn_id",),
+    "1 where the webhooks of a connection fell silent while its responses ended, else 0",
+)
+OVERDUE_REVIEWS = Metric("aihandoff.reviews_overdue", Kind.GAUGE, (), "Jobs whose review is past its deadline")
+OVERDUE_RESPONSES = Metric("aihandoff.responses_overdue", Kind.GAUGE, (), "Jobs whose response is past its deadline")
+SLOW_RESPONSES = Metric(
+    "aihandoff.responses_slow",
+    Kind.GAUGE,
+    (),
+    "Jobs whose response runs far longer than those of its type usually do",
+)
+STALE_CLAIMS = Metric("aihandoff.claims_stale", Kind.GAUGE, (), "Jobs with a claim that has expired without an outcome")
 WEBHOOK_AGE = Metric(
     "aihandoff.webhook_age_seconds",
     Kind.GAUGE,

@@ -2,7 +2,8 @@
 
 Spans of one job stand in the traces of several task instances, days apart. Each has a link to the same span context,
 which is made of the ledger and the job alone, so that a search by it finds them all. A tracer that fails keeps no job
-from going on. No span has content.
+from going on. No span has content, unless it was
+switched on: :mod:`core.generation.trace_content`.
 """
 
 from __future__ import annotations

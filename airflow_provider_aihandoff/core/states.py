@@ -48,6 +48,7 @@ class JobEvent(StrEnum):
     OUTPUT_ACCEPTED = "output accepted"  # and the author said that no approval is required
     OUTPUT_LATE = "output late"  # an orphaned response ended
     FAILED = "failed"
+    ACKNOWLEDGED = "acknowledged"  # a person has seen that it failed, and what is left to do about it is done
     PLANNED = "planned"  # the effects were rendered to the exact requests
     PLAN_CHANGED = "plan changed"  # an approved plan is no longer the plan: ask again
     APPROVED = "approved"
@@ -59,6 +60,7 @@ class JobEvent(StrEnum):
     CHANGE_FAILED = "change failed"  # there is none; the revision before is current again
     REMINDED = "reminded"
     ESCALATED = "escalated"  # others may decide as well, from now on
+    REASSIGNED = "reassigned"  # others may decide instead of those whom the author named
     NOTIFIED = "notified"
     REVIEW_EXPIRED = "review expired"  # no one decided in time, and the author said: fail
     CANCEL_REQUESTED = "cancel requested"  # written before OpenAI is asked to stop
@@ -107,6 +109,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.REVIEW, _E.EDIT_REFUSED): _S.REVIEW,
     (_S.REVIEW, _E.REMINDED): _S.REVIEW,
     (_S.REVIEW, _E.ESCALATED): _S.REVIEW,
+    (_S.REVIEW, _E.REASSIGNED): _S.REVIEW,
     (_S.REVIEW, _E.CHANGES_REQUESTED): _S.QUEUED,
     (_S.REVIEW, _E.APPROVED): _S.APPROVED,
     (_S.REVIEW, _E.REJECTED): _S.REJECTED,
@@ -147,6 +150,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.ROLLING_BACK, _E.ALL_UNDONE): _S.ROLLED_BACK,
     (_S.REJECTED, _E.REVISED): _S.QUEUED,
     (_S.FAILED, _E.REVISED): _S.QUEUED,
+    (_S.FAILED, _E.ACKNOWLEDGED): _S.FAILED,
     # These three only where a person asks for it explicitly, and nothing is applied that was not undone.
     (_S.COMPLETED, _E.REVISED): _S.QUEUED,
     (_S.CANCELLED, _E.REVISED): _S.QUEUED,
@@ -175,6 +179,7 @@ WAKING_JOB_EVENTS = frozenset(
         JobEvent.APPROVED,
         JobEvent.REJECTED,
         JobEvent.EDITED,
+        JobEvent.REASSIGNED,
         JobEvent.CHANGES_REQUESTED,
         JobEvent.CHANGE_FAILED,
         JobEvent.REVIEW_EXPIRED,

@@ -1,12 +1,10 @@
 """Notifies people of what needs them among all jobs, by Airflow's notifiers: once for each cause, and when it is over.
 
-What they were notified of is kept in a variable of Airflow's: it outlives a run, a retry and a clear of the task.
+The ledger remembers what they were notified of: :mod:`core.reconcile.notice_store`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,8 +17,8 @@ from airflow_provider_aihandoff.operators.notices import send
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
+    from airflow_provider_aihandoff.core.jobs.needs import Cause
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.reconcile.causes import Cause, Known
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class FleetHandoff:
 
     :param notice: ``needs you``, ``over``, or ``budget``: a threshold of a budget is reached.
     :param message: what there is to say, in one or two sentences without content.
-    :param link: the list of jobs, or the budget.
+    :param link: the overview, or the budget.
     :param label: the cause, in a word or two; or the name of the budget.
     :param count: how many there are now; or the used percentage of the budget.
     """
@@ -41,27 +39,18 @@ class FleetHandoff:
     count: int
 
 
-def notify_causes(notifiers: Sequence[BaseNotifier], context: Context, causes: Sequence[Cause]) -> None:
+def notify_causes(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, causes: Sequence[Cause]) -> None:
     """Send what is due. What no notifier could send is due again in the next run.
 
     :param causes: why a person is needed now.
+    :raises LedgerUnavailable: the ledger is unavailable. A notice that was sent, and not recorded, is sent again.
     """
-    from airflow_provider_aihandoff.core.reconcile.causes import due
-
-    known = _read(context)
-    new, over, after = due(causes, known)
-    link = conf.get("api", "base_url", fallback="").rstrip("/") + "/aihandoff/"
-    for cause in new:
-        if send(notifiers, _with(context, FleetHandoff("needs you", cause.message, link, cause.name, cause.count))):
-            after[cause.name] = "notified"
-            _write(context, after)
-    for name in over:
-        message = f"There are no {name} any more."
-        if send(notifiers, _with(context, FleetHandoff("over", message, link, name, 0))):
-            del after[name]
-            _write(context, after)
-    if after != known:
-        _write(context, after)
+    ti, found = context["ti"], {cause.name: cause for cause in causes}
+    for notice in ledger.notices.find(ti.dag_id, ti.task_id, ti.run_id, found):
+        claim = ledger.notices.claim(ti.dag_id, ti.task_id, notice)
+        if claim is not None:
+            handoff = _over(notice.cause) if notice.over else _needs_you(found[notice.cause])
+            ledger.notices.sent(claim, sent=send(notifiers, {**context, "handoff": handoff}))
 
 
 def notify_budgets(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger) -> None:
@@ -78,32 +67,19 @@ def notify_budgets(notifiers: Sequence[BaseNotifier], context: Context, ledger: 
             f"{held} Owner: {budget.owner}."
         )
         link = f"{base}/aihandoff/budgets/{budget.budget_id}"
-        if send(notifiers, _with(context, FleetHandoff("budget", message, link, budget.name, use.percent))):
+        handoff = FleetHandoff("budget", message, link, budget.name, use.percent)
+        if send(notifiers, {**context, "handoff": handoff}):
             ledger.budgets.notified(reached)
 
 
-def _with(context: Context, handoff: FleetHandoff) -> dict[str, object]:
-    return {**context, "handoff": handoff}
+def _needs_you(cause: Cause) -> FleetHandoff:
+    return FleetHandoff("needs you", cause.message, _link(), cause.name, cause.count)
 
 
-def _variable(context: Context) -> str:
-    """The variable of this task: at most 250 characters, whatever the Dag is called."""
-    ti = context["ti"]
-    task = hashlib.sha256(json.dumps([ti.dag_id, ti.task_id]).encode()).hexdigest()[:32]
-    return f"aihandoff.causes.{task}"
+def _over(name: str) -> FleetHandoff:
+    return FleetHandoff("over", f"This is over: {name}.", _link(), name, 0)
 
 
-def _read(context: Context) -> dict[str, Known]:
-    from airflow.sdk import Variable
-
-    text = Variable.get(_variable(context), default=None)
-    known: dict[str, Known] = {} if text is None else json.loads(text)
-    return known
-
-
-def _write(context: Context, known: dict[str, Known]) -> None:
-    from airflow.sdk import Variable
-
-    ti = context["ti"]
-    description = f"What {ti.dag_id}.{ti.task_id} has notified people of; kept from one run to the next."
-    Variable.set(_variable(context), json.dumps(known), description=description)
+def _link() -> str:
+    base: str = conf.get("api", "base_url", fallback="")
+    return f"{base.rstrip('/')}/aihandoff/overview"

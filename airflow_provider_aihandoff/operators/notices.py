@@ -38,8 +38,8 @@ NOTICE_RETRY = 300.0
 class Handoff:
     """``handoff`` in the templates of a notifier. Its texts are each one line that hides nothing: `core.invisible`.
 
-    :param notice: ``asked``, ``reminder``, ``escalation`` or ``decided``; ``held`` where a write waits for a person,
-        ``lost`` where a lost request does.
+    :param notice: ``asked``, ``reminder``, ``escalation``, ``reassigned`` or ``decided``; ``held`` where a write waits
+        for a person, ``lost`` where a lost request does.
     :param message: what there is to say, in one or two sentences without content.
     :param link: the job's page.
     :param label: how messages name the job.
@@ -71,6 +71,7 @@ def due_notices(job: Job, sent: set[str]) -> list[Notice]:
     due: list[Notice] = ["asked"]
     due += ["reminder"] if job.reminded_at is not None else []
     due += ["escalation"] if job.escalated_at is not None else []
+    due += ["reassigned"] if job.reassigned is not None else []
     return [notice for notice in due if notice not in sent]
 
 
@@ -181,6 +182,7 @@ def _message(job: Job, notice: Notice) -> str:
         "asked": (f"{name} waits for your decision.", until),
         "reminder": (f"{name} still waits for a decision.", until),
         "escalation": (f"No one has decided on {name} yet. You may decide now.", until),
+        "reassigned": (f"{name} was reassigned, and waits for your decision.", until),
         "decided": (f"{name} is {job.state.value}.", ""),
     }
     return "".join(sentences[notice])

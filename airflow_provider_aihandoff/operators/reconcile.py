@@ -38,8 +38,8 @@ class ReconcileOperator(RendersText):
 
     At the end it sends the gauges of the metrics. The XCom counts the findings by kind, and how many ``failed``.
 
-    :param notifiers: notified of each cause for which a person is needed, such as unknown effects, once two runs in a
-        row have found it; and when it is over; and of each threshold of a budget, once in each of its periods. Their
+    :param notifiers: notified of each cause for which a person is needed, as the overview lists them, once two runs
+        have found it; and when it is over; and of each threshold of a budget, once in each of its periods. Their
         templates have ``handoff``, with ``notice`` (``needs you``, ``over`` or ``budget``), ``label`` (the cause, or
         the budget), ``count``, ``message`` and ``link``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id`` (templated).
@@ -63,6 +63,7 @@ class ReconcileOperator(RendersText):
 
     def execute(self, context: Context) -> dict[str, int]:
         """Search once, and take every step that is due."""
+        from airflow_provider_aihandoff.core.jobs.needs import needs_of
         from airflow_provider_aihandoff.core.reconcile.causes import open_causes
         from airflow_provider_aihandoff.core.reconcile.gauges import send_gauges
         from airflow_provider_aihandoff.core.reconcile.run import reconcile
@@ -78,12 +79,11 @@ class ReconcileOperator(RendersText):
                 inbox_retention=settings.seconds("inbox_retention"),
             )
             conn_ids = settings.names("webhook_conn_ids")
-            waiting = ledger.gauges.read(conn_ids)
+            needs = needs_of(ledger, None, silence=settings.number("webhook_silence"))
+            send_gauges(ledger.gauges.read(conn_ids), needs, conn_ids)
             if self.notifiers:
                 notify_budgets(self.notifiers, context, ledger)
-        send_gauges(waiting, conn_ids)
-        if self.notifiers:
-            notify_causes(self.notifiers, context, open_causes(waiting, findings))
+                notify_causes(self.notifiers, context, ledger, open_causes(needs, findings))
         counts = Counter(finding.kind for finding in findings)
         if failed := sum(finding.failed for finding in findings):
             counts["failed"] = failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -17,10 +18,12 @@ from airflow_provider_aihandoff.core.generation.outcome import read_output
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError, ProviderFacts, ProviderFor
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
+from airflow_provider_aihandoff.core.generation.trace_content import content_attributes
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.operators import notices
 from airflow_provider_aihandoff.operators.job_tasks import notifiers_of
+from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two polls while the worker itself waits.
 _INLINE_POLL = 0.5
@@ -196,9 +201,26 @@ def _add_span(ledger: Ledger, provider: ProviderFacts, revision: Revision, respo
         "gen_ai.usage.output_tokens": usage.get("output_tokens"),
         "error.type": response.error_code,
         "aihandoff.revision": revision.number,
+        **_content(provider, revision, response),
     }
     times = {"began": revision.submitted_at, "at": revision.completed_at}
     spans.ended(f"chat {model}".strip(), ledger, revision.job_id, attributes, client=True, **times)
+
+
+def _content(provider: ProviderFacts, revision: Revision, response: ModelResponse) -> dict[str, str]:
+    """The input and the output, where ``[aihandoff] trace_content`` is on. What fails here keeps no job from going on.
+
+    The request is that of the ledger, in which the secrets that its author named are masked.
+    """
+    try:
+        if not settings.flag("trace_content"):
+            return {}
+        return content_attributes(
+            provider.prompt(revision.request), response, lambda text: str(masked({"body": text})["body"])
+        )
+    except Exception as error:  # noqa: BLE001
+        log.warning("The span of %s has no content: %s", response.id, type(error).__name__)
+        return {}
 
 
 def give_up_if_over(ledger: Ledger, provider_for: ProviderFor, event: Mapping[str, Any], *, actor: Actor) -> None:

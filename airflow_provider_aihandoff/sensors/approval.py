@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
-from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules, due_times
+from airflow_provider_aihandoff.core.review.rules import Approvers, Reassignment, ReviewRules, due_times
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators import notices
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
@@ -62,9 +62,9 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
     :param escalate_after: how long after the asking ``escalate_to`` may decide as well.
     :param escalate_to: who may decide from then on.
     :param notifiers: Airflow's notifiers, called in the worker when people are asked, reminded, when it is escalated,
-        and when it is decided. Their templates have ``handoff``, with ``message`` and ``link`` and nothing of the
-        content, and ``job``, with all of it. One that fails keeps no one from deciding; where all do, they are called
-        again after five minutes.
+        when it is reassigned to others, and when it is decided. Their templates have ``handoff``, with ``message`` and
+        ``link`` and nothing of the content, and ``job``, with all of it. One that fails keeps no one from deciding;
+        where all do, they are called again after five minutes.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -265,6 +265,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
                 ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
                 until=until.isoformat(),
                 not_before=(now + settings.seconds("min_deferral")).isoformat(),
+                reassigned=Reassignment.from_json(job.reassigned).number,
             ),
             method_name="execute",
         )

@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.triggers.waits import ReviewWait
 
 
 class ApprovalTrigger(BaseTrigger):
-    """Fire once when a job no longer waits for a decision on this digest, or there is something to do about that.
+    """Fire once when a job no longer waits for a decision on this digest, was reassigned, or there is something to do.
 
     A triggerer that restarts runs it again with the same absolute times. Marking the task failed cancels the job:
     no one waits for the decision any longer.
@@ -24,25 +24,29 @@ class ApprovalTrigger(BaseTrigger):
     :param until: when there is something to do at the latest (a reminder, an escalation, the end of the time to
         decide); absolute, ISO 8601.
     :param not_before: absolute, ISO 8601; it does not fire before it.
+    :param reassigned: how often the review had been reassigned to other people by then, who were notified.
     """
 
-    def __init__(self, *, job_id: int, digest: str, ledger_conn_id: str, until: str, not_before: str) -> None:
+    def __init__(
+        self, *, job_id: int, digest: str, ledger_conn_id: str, until: str, not_before: str, reassigned: int = 0
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
         self.digest = digest
         self.ledger_conn_id = ledger_conn_id
         self.until = until
         self.not_before = not_before
+        self.reassigned = reassigned
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments: ids and times, no content and no secret."""
-        names = ("job_id", "digest", "ledger_conn_id", "until", "not_before")
+        names = ("job_id", "digest", "ledger_conn_id", "until", "not_before", "reassigned")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, fire once, and end."""
         hub = hub_for(self.ledger_conn_id)
-        await hub.wait_for(ReviewWait(self.job_id, self.digest), self.until)
+        await hub.wait_for(ReviewWait(self.job_id, self.digest, self.reassigned), self.until)
         await hub.sleep_until(self.not_before)
         yield TriggerEvent({"job_id": self.job_id})
 

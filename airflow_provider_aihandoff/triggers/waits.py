@@ -103,18 +103,22 @@ class SubmissionWait(PolledWait):
 
 
 class ReviewWait(Wait):
-    """A wait for a decision on one digest."""
+    """A wait for a decision on one digest, by those whom the review was given to last.
 
-    __slots__ = ("digest",)
+    :param reassigned: how often it had been reassigned.
+    """
 
-    def __init__(self, job_id: int, digest: str) -> None:
+    __slots__ = ("digest", "reassigned")
+
+    def __init__(self, job_id: int, digest: str, reassigned: int) -> None:
         super().__init__(job_id)
         self.digest = digest
+        self.reassigned = reassigned
 
     @property
-    def key(self) -> tuple[int, str]:
+    def key(self) -> tuple[int, str, int]:
         """What the ledger is asked about."""
-        return self.job_id, self.digest
+        return self.job_id, self.digest, self.reassigned
 
 
 class EffectWait(Wait):

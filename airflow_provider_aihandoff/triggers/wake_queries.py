@@ -44,12 +44,15 @@ _SETTLED_SUBMISSIONS = """
             SELECT FROM aihandoff.spending_limits AS reached WHERE reached.conn_id = r.held_name AND clock_timestamp() <
                 reached.try_at + CASE WHEN reached.try_job_id = r.job_id THEN interval '0' ELSE %(turn)s END)"""
 
-#: Of these questions, the ones that are no longer asked: the job has left the review, or has another plan.
+#: Of these questions, the ones that are no longer asked like this: the job has left the review, has another plan, or
+#: was reassigned to others, who are to be notified.
 _ANSWERED_REVIEWS = """
-    SELECT job_id, digest
-    FROM unnest(%(job_ids)s::bigint[], %(digests)s::text[]) AS waiting (job_id, digest)
+    SELECT job_id, digest, waiting.reassigned
+    FROM unnest(%(job_ids)s::bigint[], %(digests)s::text[], %(reassigned)s::integer[])
+        AS waiting (job_id, digest, reassigned)
     LEFT JOIN aihandoff.jobs AS j USING (job_id)
-    WHERE j.state IS DISTINCT FROM 'review' OR j.review_digest IS DISTINCT FROM waiting.digest"""
+    WHERE j.state IS DISTINCT FROM 'review' OR j.review_digest IS DISTINCT FROM waiting.digest
+        OR coalesce((j.reassigned ->> 'number')::integer, 0) <> waiting.reassigned"""
 
 #: Of these effects, the ones that are no longer as they were, or no longer held.
 _CHANGED_EFFECTS = """
@@ -162,11 +165,17 @@ async def settled_submissions(
     return {(row["job_id"], row["number"], row["lease_until"]) for row in await cursor.fetchall()}
 
 
-async def answered_reviews(connection: AsyncConnection, asked: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Of these ``(job id, review digest)``, the ones that no longer wait for a decision."""
-    values = {"job_ids": [job_id for job_id, _ in asked], "digests": [digest for _, digest in asked]}
+async def answered_reviews(
+    connection: AsyncConnection, asked: Sequence[tuple[int, str, int]]
+) -> set[tuple[int, str, int]]:
+    """Of these ``(job id, review digest, times it was reassigned)``, the ones that no longer wait for a decision so."""
+    values = {
+        "job_ids": [job_id for job_id, _, _ in asked],
+        "digests": [digest for _, digest, _ in asked],
+        "reassigned": [number for _, _, number in asked],
+    }
     cursor = await connection.execute(_ANSWERED_REVIEWS, values)
-    return {(row["job_id"], row["digest"]) for row in await cursor.fetchall()}
+    return {(row["job_id"], row["digest"], row["reassigned"]) for row in await cursor.fetchall()}
 
 
 async def changed_effects(

@@ -30,8 +30,10 @@ from airflow_provider_aihandoff.core.errors import (
     BudgetRefused,
     BulkChanged,
     BulkNotFound,
+    CannotAcknowledge,
     CannotCancel,
     CannotChange,
+    CannotReassign,
     CannotResolve,
     CannotRollBack,
     EffectNotFound,
@@ -123,7 +125,9 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),
     StaleBulkDecision: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),
     CannotChange: (409, "cannot-change", "The output cannot be changed this way"),
+    CannotReassign: (409, "cannot-reassign", "This review cannot be reassigned like this"),
     JobNotApproved: (409, "no-plan-yet", "There is nothing to decide on yet"),
+    CannotAcknowledge: (409, "cannot-acknowledge", "This job cannot be acknowledged"),
     CannotCancel: (409, "cannot-cancel", "This job cannot be cancelled"),
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
     NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),
@@ -142,7 +146,7 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
 
 
 #: The fields of forms that people write into; those of an edit begin with the last one.
-_TYPED = ("comment", "external_id", "reason", "value")
+_TYPED = ("comment", "external_id", "reason", "to_", "escalate_", "value")
 
 #: Airflow's answers to a token that is missing, expired or forged. No route here raises an `HTTPException` of these.
 _NOT_LOGGED_IN = frozenset({401, 403})

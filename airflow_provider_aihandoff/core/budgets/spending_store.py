@@ -23,12 +23,14 @@ _KEYS = {
         WHEN j.state IN ('rejected', 'failed', 'cancelled') THEN j.state ELSE 'open' END""",
 }
 _TAGS = "LEFT JOIN LATERAL unnest(j.tags) AS t (tag) ON true"
+#: PostgreSQL refuses to take a value out of JSON that has what it cannot keep as text, wherever that is in it.
+_MODEL = r"regexp_replace({}::text, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{{2}})', '\\u0020', 'g')::json ->> 'model'"
 #: Every response that was billed, or may have been: those of revisions, and those that no revision has waited for.
-_COSTS = """
-    SELECT job_id, completed_at AS at, request ->> 'model' AS model, cost_usd FROM aihandoff.revisions
+_COSTS = f"""
+    SELECT job_id, completed_at AS at, {_MODEL.format("request")} AS model, cost_usd FROM aihandoff.revisions
     WHERE response_id IS NOT NULL AND completed_at >= %(since)s
     UNION ALL
-    SELECT s.job_id, s.settled_at, r.request ->> 'model', s.cost_usd FROM aihandoff.surplus_responses AS s
+    SELECT s.job_id, s.settled_at, {_MODEL.format("r.request")}, s.cost_usd FROM aihandoff.surplus_responses AS s
     JOIN aihandoff.revisions AS r ON r.job_id = s.job_id AND r.number = s.revision
     WHERE s.settled_at >= %(since)s"""
 

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from airflow_provider_aihandoff.core.bulk.bulk_plan import PlannedStep, can_start, digest_of, plan_step
+from airflow_provider_aihandoff.core.bulk.bulk_plan import REASSIGNED, PlannedStep, can_start, digest_of, plan_step
 from airflow_provider_aihandoff.core.bulk.bulk_store import Bulk, BulkAction, NewBulkJob, Outcome, Progress
+from airflow_provider_aihandoff.core.bulk.bulk_totals import Totals, stopped_types, total
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
     BulkChanged,
+    CannotReassign,
     FilterRefused,
     HandoffError,
     LedgerSchemaError,
@@ -31,6 +33,7 @@ from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.reconcile.findings import Finding
 from airflow_provider_aihandoff.core.reconcile.run import reconcile_job
 from airflow_provider_aihandoff.core.reconcile.scan import StatesOf
+from airflow_provider_aihandoff.core.review.rules import Reviewers
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 
 log = logging.getLogger(__name__)
@@ -47,12 +50,16 @@ class Preview:
     """What a bulk action would do.
 
     :param digest: what the user confirms, with :attr:`count`.
+    :param totals: what it would stop, write and have cost.
+    :param reviewers: who may decide then, where it reassigns reviews.
     """
 
     action: BulkAction
     wanted: JobFilter
     steps: list[PlannedStep]
     digest: str
+    totals: Totals
+    reviewers: Reviewers | None = None
 
     @property
     def count(self) -> int:
@@ -71,13 +78,19 @@ def preview(
     wanted: JobFilter,
     *,
     answerable: Answerable,
+    actor: Actor,
     dag_ids: Sequence[str] | None = None,
+    reviewers: Reviewers | None = None,
 ) -> Preview:
     """What would be done to each job that a filter finds. Changes nothing.
 
+    :param actor: the user.
     :param dag_ids: only jobs of these Dags, which the user may see; None for every Dag.
+    :param reviewers: who may decide then, where it reassigns reviews; no other action takes any.
     :raises FilterRefused: it is about every job, or too many, or cannot be answered from an index.
+    :raises CannotReassign: it reassigns reviews to no one, or names people and does something else.
     """
+    _check_reviewers(action, reviewers)
     if wanted.is_empty:
         raise FilterRefused("a bulk action needs a filter.", written="", remedy="Name at least one.")
     job_ids = ledger.search.ids(wanted, dag_ids=dag_ids, limit=MAX_JOBS + 1)
@@ -85,9 +98,21 @@ def preview(
         what = f"the filter finds more than {MAX_JOBS:,} jobs."
         raise FilterRefused(what, written="", remedy="Narrow it, and take one part after the other.")
     found = list(ledger.bulks.jobs(job_ids))
-    allowed = set(answerable({job.dag_id for job, _ in found}))
-    steps = [plan_step(action, job, effects, may_act=job.dag_id in allowed) for job, effects in found]
-    return Preview(action, wanted, steps, digest_of(action, steps))
+    allowed = set(answerable({each.job.dag_id for each in found}))
+    steps = [
+        plan_step(action, each, may_act=each.job.dag_id in allowed, actor=actor, reviewers=reviewers) for each in found
+    ]
+    totals = total(steps, ledger.bulks.typical_costs(stopped_types(steps)))
+    return Preview(action, wanted, steps, digest_of(action, steps, reviewers), totals, reviewers)
+
+
+def _check_reviewers(action: BulkAction, reviewers: Reviewers | None) -> None:
+    if (action is BulkAction.REASSIGN) is bool(reviewers):
+        return
+    what = "no one is named who may decide." if action is BulkAction.REASSIGN else f"{action} names no one who decides."
+    raise CannotReassign(
+        what, written="Nothing was changed. No external write was made.", remedy="Name users, roles or groups."
+    )
 
 
 def begin(ledger: Ledger, shown: Preview, *, count: int, digest: str, reason: str, actor: Actor) -> int:
@@ -107,7 +132,9 @@ def begin(ledger: Ledger, shown: Preview, *, count: int, digest: str, reason: st
             remedy="Check what it would do now, then confirm that.",
         )
     jobs = [NewBulkJob(step.job.job_id, step.seen, step.words if step.refused else None) for step in shown.steps]
-    return ledger.bulks.begin(shown.action, shown.wanted.as_texts(), jobs, reason=reason, actor=actor)
+    return ledger.bulks.begin(
+        shown.action, shown.wanted.as_texts(), jobs, reason=reason, actor=actor, reviewers=shown.reviewers
+    )
 
 
 def run(
@@ -161,8 +188,13 @@ def _take(
                 return Outcome.DONE, "Being cancelled." if job.cancelling else f"It is {job.state.value}."
             case BulkAction.ROLL_BACK:
                 return _roll_back(ledger, bulk.actor, job_id, seen, reason)
+            case BulkAction.ACKNOWLEDGE:
+                ledger.acknowledgements.acknowledge(job_id, revision=seen["revision"], actor=bulk.actor, reason=reason)
+                return Outcome.DONE, "Acknowledged."
             case BulkAction.RECONCILE:
                 return _reconciled(reconcile_job(ledger, job_id, provider_for=provider_for, states_of=states_of))
+            case BulkAction.REASSIGN:
+                return _reassign(ledger, bulk, job_id, seen, reason)
         return _resolve(ledger, bulk, seen, reason)
     except (LedgerUnavailable, LedgerSchemaError):
         raise
@@ -174,14 +206,21 @@ def _take(
 
 
 def _roll_back(ledger: Ledger, actor: Actor, job_id: int, seen: dict[str, int], reason: str) -> tuple[Outcome, str]:
-    ((job, effects),) = ledger.bulks.jobs([job_id])
+    (found,) = ledger.bulks.jobs([job_id])
+    job = found.job
     if job.state is JobState.ROLLED_BACK:
         return Outcome.DONE, "Rolled back."
-    applied = {str(effect.effect_id): effect.attempt for effect in effects if effect.state is EffectState.APPLIED}
+    applied = {str(effect.effect_id): effect.attempt for effect in found.effects if effect.state is EffectState.APPLIED}
     if can_start(job) and applied != seen:
         return Outcome.REFUSED, "Other effects are applied than you saw. Nothing was undone."
     done = roll_back_now(ledger, job_id, actor=actor, reason=reason)
     return (Outcome.UNFINISHED, done.why) if isinstance(done, Unfinished) else (Outcome.DONE, "Rolled back.")
+
+
+def _reassign(ledger: Ledger, bulk: Bulk, job_id: int, seen: dict[str, int], reason: str) -> tuple[Outcome, str]:
+    assert bulk.reviewers is not None
+    ledger.reassignments.reassign(job_id, bulk.reviewers, actor=bulk.actor, reason=reason, seen=seen[REASSIGNED])
+    return Outcome.DONE, "Reassigned."
 
 
 def _resolve(ledger: Ledger, bulk: Bulk, seen: dict[str, int], reason: str) -> tuple[Outcome, str]:

@@ -15,8 +15,8 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.step_log import say_step
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
-from airflow_provider_aihandoff.core.models import Actor, Event, Job, columns
-from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, next_job_state
+from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Event, Job, columns
+from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, next_job_state
 from airflow_provider_aihandoff.core.text import plain_or_none
 
 GENESIS = "0" * 64
@@ -32,7 +32,7 @@ _MOVE = f"""
 #: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
 _HASH_VERSION = 2
 _SINCE_VERSION_2 = frozenset({*(f"actor_{field.name}" for field in fields(Actor)), "hash_version"})
-_JSON_COLUMNS = frozenset({"input", "permissions", "review"})
+_JSON_COLUMNS = frozenset({"input", "permissions", "review", "reassigned"})
 
 
 def as_json(value: Any) -> Json:
@@ -81,6 +81,7 @@ def move(
     reason: str | None = None,
     detail: Mapping[str, Any] | None = None,
     at: datetime | None = None,
+    keep_reason: bool = False,
     **changes: Any,
 ) -> Job:
     """Apply ``event`` to a locked job and append it to the history. The caller commits.
@@ -89,6 +90,7 @@ def move(
     :param detail: what belongs to the event: ids and digests, never content and never a secret.
     :param changes: further columns of the job to set.
     :param at: the time of the line, if the database was asked for it since the job was locked; by default it is asked.
+    :param keep_reason: the reason is about this line alone, and not why the job is in its state.
     :return: the job as it is now.
     :raises IllegalTransition: the event is not valid in the job's state.
     """
@@ -105,7 +107,8 @@ def move(
     after = replace(
         job,
         state=state,
-        state_reason=reason if reason is not None or state != job.state else job.state_reason,
+        state_reason=job.state_reason if keep_reason or (reason is None and state is job.state) else reason,
+        acknowledged_at=_acknowledged_at(job, state, line),
         event_seq=line.seq,
         event_hash=line.hash,
         updated_at=line.at,
@@ -115,6 +118,13 @@ def move(
     if event in WAKING_JOB_EVENTS:
         connection.woken.add(job.job_id)
     return after
+
+
+def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
+    """When a person saw that the job failed. One who acts on it then has; it holds until the job leaves the state."""
+    if state is JobState.FAILED and line.actor_kind in PERSON_KINDS:
+        return line.at
+    return job.acknowledged_at if state is job.state else None
 
 
 def begin(connection: LedgerConnection, job: Job, *, actor: Actor, detail: Mapping[str, Any]) -> Job:
@@ -179,7 +189,10 @@ def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event
     changed = {name: new[name] for name in new if new[name] != old[name]}
     # The names are those of the record's fields.
     assignments = ", ".join(f"{name} = %(new_{name})s" for name in changed)
-    values = {f"new_{name}": as_json(value) if name in _JSON_COLUMNS else value for name, value in changed.items()}
+    values = {
+        f"new_{name}": as_json(value) if name in _JSON_COLUMNS and value is not None else value
+        for name, value in changed.items()
+    }
     values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
     if connection.execute(_MOVE.format(assignments), values).rowcount != 1:
         raise IllegalTransition(

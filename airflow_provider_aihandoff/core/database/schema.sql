@@ -59,6 +59,8 @@ CREATE TABLE aihandoff.jobs (
     -- Totals that a trigger keeps, for lists alone: no field of a job in the code.
     known_cost_usd numeric NOT NULL DEFAULT 0,           -- of its revisions, as far as their price is known
     retries integer NOT NULL DEFAULT 0,                  -- requests that were sent again, over all its revisions
+    reassigned json,                 -- who decides instead of those whom its author named, and who has said so
+    acknowledged_at timestamptz,     -- when a person saw that it failed; null: no one has, or it has not failed
     tags text[] NOT NULL DEFAULT '{}',                   -- what its author calls it, for budgets and reports
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
@@ -85,6 +87,7 @@ CREATE INDEX jobs_by_dag_and_state ON aihandoff.jobs (dag_id, state);
 CREATE INDEX jobs_ended ON aihandoff.jobs (updated_at) INCLUDE (dag_id, job_type, state, known_cost_usd)
     WHERE state IN ('completed', 'rejected', 'failed', 'cancelled', 'rolled_back');
 CREATE INDEX jobs_review_deadline ON aihandoff.jobs (review_deadline) WHERE state = 'review';
+CREATE INDEX jobs_failed ON aihandoff.jobs (updated_at) WHERE state = 'failed' AND acknowledged_at IS NULL;
 
 -- The versions of a job's output: one background response each, or an edit by a person.
 CREATE TABLE aihandoff.revisions (
@@ -182,7 +185,8 @@ CREATE TABLE aihandoff.decisions (
     decided_by_kind text NOT NULL CHECK (decided_by_kind IN ('user', 'terminal', 'policy', 'timeout')),
     comment text,
     created_at timestamptz NOT NULL,
-    decided_by_id text               -- the auth manager's id of a user, where it is not the login name
+    decided_by_id text,              -- the auth manager's id of a user, where it is not the login name
+    voided_at timestamptz            -- since when it does not count: its review was reassigned to others
 );
 CREATE INDEX decisions_by_job ON aihandoff.decisions (job_id);
 CREATE INDEX decisions_by_decider ON aihandoff.decisions (decided_by, job_id);
@@ -230,13 +234,15 @@ CREATE TABLE aihandoff.effects (
     held_until timestamptz,          -- when it may be asked for again; null: when what holds it has ended
     external_url text,               -- where its record can be seen, with {external_id} in it
     rate_key text,                   -- as of a revision; null before it is claimed
+    conn_id text,                    -- of its target, for limits; null before it is claimed, and where it has none
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );
 CREATE INDEX effects_planned ON aihandoff.effects (updated_at, effect_id) WHERE state = 'planned' AND task_id IS NOT NULL;
 CREATE INDEX effects_claimed ON aihandoff.effects (claimed_at) WHERE state = 'claimed';
 CREATE INDEX effects_claimed_of_key ON aihandoff.effects (rate_key) WHERE rate_key IS NOT NULL AND state = 'claimed';
-CREATE INDEX effects_claimed_of_connection ON aihandoff.effects ((plan->>'connection')) WHERE state = 'claimed';
+CREATE INDEX effects_claimed_of_connection ON aihandoff.effects (conn_id)
+    WHERE conn_id IS NOT NULL AND state = 'claimed';
 CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'unknown';
 CREATE INDEX effects_held ON aihandoff.effects (held_kind, held_name, held_since)
     WHERE held_kind IS NOT NULL AND state IN ('planned', 'refused', 'unknown');
@@ -341,19 +347,22 @@ CREATE INDEX inbox_by_job ON aihandoff.inbox (job_id, received_at) WHERE job_id 
 -- A bulk action: one step for many jobs, which its user saw before and confirmed by their number.
 CREATE TABLE aihandoff.bulk_actions (
     bulk_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    action text NOT NULL CHECK (
-        action IN ('cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile')),
+    action text NOT NULL CHECK (action IN (
+        'cancel', 'roll back', 'resolve as applied', 'resolve as not applied', 'reconcile', 'reassign',
+        'acknowledge')),
     wanted json NOT NULL,            -- the filter
     reason text NOT NULL,
     actor_kind text NOT NULL,        -- who confirmed it
     actor_name text NOT NULL,
     actor_user_id text,
-    created_at timestamptz NOT NULL
+    created_at timestamptz NOT NULL,
+    reviewers json,                  -- of 'reassign': who may decide then
+    CHECK ((action = 'reassign') = (reviewers IS NOT NULL))
 );
 CREATE TABLE aihandoff.bulk_jobs (
     bulk_id bigint NOT NULL REFERENCES aihandoff.bulk_actions,
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,
-    seen json NOT NULL,              -- the effects that it is about, as they were shown: attempts by their ids
+    seen json NOT NULL,              -- what was shown of it: attempts by the ids of effects, a revision, times reassigned
     outcome text CHECK (outcome IN ('done', 'refused', 'unfinished')), -- null: not taken yet
     note text,                       -- the result, as text
     tried_at timestamptz,
@@ -391,6 +400,20 @@ CREATE TABLE aihandoff.spending_limits (
     tries integer NOT NULL,          -- requests that got this answer one after the other
     try_at timestamptz NOT NULL,     -- when the next one may be sent
     try_job_id bigint NOT NULL       -- the job that sends it; a while later, any
+);
+
+-- Why a person is needed, as a task of the maintenance Dag has found it and notified people of it.
+CREATE TABLE aihandoff.notices (
+    dag_id text NOT NULL,            -- the task that notifies: another one has a memory of its own
+    task_id text NOT NULL,
+    cause text NOT NULL,
+    found_by text NOT NULL,          -- the run that found it first; people are notified once another one has
+    found_at timestamptz NOT NULL,
+    notified_at timestamptz,         -- when people were notified; null: not yet
+    send_token uuid,                 -- the run that may be notifying people now, and until when
+    send_until timestamptz,
+    PRIMARY KEY (dag_id, task_id, cause),
+    CHECK ((send_token IS NULL) = (send_until IS NULL))
 );
 
 -- How much the requests to the model may cost, for whom, and for how long. No table of what is reserved references a

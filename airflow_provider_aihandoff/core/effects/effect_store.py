@@ -158,6 +158,7 @@ class Effects:
                 claimed_by=str(actor),
                 lease=lease,
                 rate_key=plan.rate_key,
+                conn_id=connection_of(effect),
                 resends=effect.resends + resent,
                 not_now=False,
                 error=None,

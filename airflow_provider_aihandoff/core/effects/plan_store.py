@@ -47,7 +47,8 @@ _UPDATE_EFFECT = f"""
         unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
         external_id = %(external_id)s, result = %(result)s, error = %(error)s, resends = %(resends)s,
         not_now = %(not_now)s, find_counts = %(find_counts)s, own = %(own)s, probe_note = %(probe_note)s,
-        filled = %(filled)s, external_url = %(external_url)s, rate_key = %(rate_key)s, updated_at = clock_timestamp(),
+        filled = %(filled)s, external_url = %(external_url)s, rate_key = %(rate_key)s, conn_id = %(conn_id)s,
+        updated_at = clock_timestamp(),
         held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL, held_until = NULL
     WHERE effect_id = %(effect_id)s
     RETURNING {columns(Effect)}"""

@@ -158,6 +158,40 @@ class WorstCase:
     unknown: str | None = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a message.
+
+    :param kind: ``text``, or what else it is, by the provider's name.
+    :param text: None of what is no text.
+    """
+
+    kind: str
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message to a model, or from one.
+
+    :param role: ``system``, ``developer``, ``user``, ``assistant`` or ``tool``.
+    """
+
+    role: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a request says to the model.
+
+    :param instructions: those that the provider takes beside the messages.
+    """
+
+    instructions: tuple[Part, ...]
+    messages: tuple[Message, ...]
+
+
 class ProviderFacts(ABC):
     """What is known of a provider without asking it. Pure."""
 
@@ -221,6 +255,10 @@ class ProviderFacts(ABC):
     @abstractmethod
     def output_schema(self, request: Mapping[str, Any]) -> Any:
         """The JSON schema that a request asks the output to match; None where it has none."""
+
+    @abstractmethod
+    def prompt(self, request: Mapping[str, Any]) -> Prompt:
+        """What a request says to the model."""
 
     @abstractmethod
     def model(self, request: Mapping[str, Any]) -> str | None:

@@ -413,6 +413,7 @@ class Submission:
             review_deadline=None,
             decision_id=None,
             cancelling=None,
+            reassigned=None,
             **vars(spec.owner),
         )
         superseded = old if old.state is RevisionState.RUNNING else None

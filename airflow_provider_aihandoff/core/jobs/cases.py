@@ -145,6 +145,12 @@ _ROLL_BACK = Step("To undo what is applied", ("Roll back",), "airflow aihandoff 
 _UNDO_MORE = Step(
     "To continue the roll-back", ("Continue the roll-back",), "airflow aihandoff rollback {job} --reason REASON"
 )
+#: Not offered once it was done.
+ACKNOWLEDGE = Step(
+    "If nothing is left to do about it",
+    ("Acknowledge",),
+    "airflow aihandoff acknowledge {job} --reason REASON",
+)
 _RECONCILE = Step("To have it done at once", (), "airflow aihandoff reconcile")
 _LOST = Step(
     "Search OpenAI's logs for a response with the metadata `aihandoff_job` {job}. If there is none, send the request "
@@ -508,29 +514,33 @@ CASES: Mapping[Case, Words] = {
         "which you pay and decide on.",
     ),
     Case.FAILED: Words(
-        "The job failed at {since}: {reason}. Nothing will be written.",
+        "The job failed at {since}: {reason}. Nothing will be written.{acknowledged}",
         "If Airflow retries {draft}, it makes a new revision by itself.",
         Safety.PAID,
         _NEW_REVISION,
-        (Step("Fix the cause, then clear {draft}"),),
+        (Step("Fix the cause, then clear {draft}"), ACKNOWLEDGE),
     ),
     Case.FAILED_FINAL: Words(
-        "The job failed at {since}: {reason}. The same request would fail again. Nothing will be written.",
+        "The job failed at {since}: {reason}. The same request would fail again. Nothing will be written."
+        "{acknowledged}",
         "Nothing happens by itself: such a failure ends {draft}, which is not retried.",
         Safety.PAID,
         _NEW_REVISION,
-        (Step("Fix the input, the output type, the account or the connection, then clear {draft}"),),
+        (Step("Fix the input, the output type, the account or the connection, then clear {draft}"), ACKNOWLEDGE),
     ),
     Case.FAILED_DEADLINE: Words(
-        "The job failed at {since}: {reason}. Nothing will be written.",
+        "The job failed at {since}: {reason}. Nothing will be written.{acknowledged}",
         "If Airflow retries {draft}, it makes a new revision by itself.",
         Safety.PAID,
         f"{_NEW_REVISION} It has a deadline of its own.",
-        (Step("If responses of this kind take longer, give the task a longer `deadline`; then clear {draft}"),),
+        (
+            Step("If responses of this kind take longer, give the task a longer `deadline`; then clear {draft}"),
+            ACKNOWLEDGE,
+        ),
     ),
     Case.FAILED_LOST: Words(
         "The job failed at {since}: {reason}. Nothing will be written, but a response that the ledger does not know "
-        "may have run, and may be billed.",
+        "may have run, and may be billed.{acknowledged}",
         "Nothing happens by itself: such a failure ends {draft}, which is not retried.",
         Safety.CHECK,
         f"{_NEW_REVISION} A response that ran all the same is not taken.",
@@ -539,21 +549,26 @@ CASES: Mapping[Case, Words] = {
                 "Search OpenAI's logs for responses with the metadata `aihandoff_job` {job}; then clear {draft} to "
                 "ask again"
             ),
+            ACKNOWLEDGE,
         ),
     ),
     Case.FAILED_REVIEW: Words(
-        "No one decided in time, so the job failed at {since}, as its author has said. Nothing will be written.",
+        "No one decided in time, so the job failed at {since}, as its author has said. Nothing will be written."
+        "{acknowledged}",
         "Nothing more happens.",
         Safety.PAID,
         f"{_NEW_REVISION} A person then decides on it.",
-        (Step("To ask again, clear {draft}"),),
+        (Step("To ask again, clear {draft}"), ACKNOWLEDGE),
     ),
     Case.FAILED_EXHAUSTED: Words(
-        "The job failed at {since}: {reason}. Nothing will be written.",
+        "The job failed at {since}: {reason}. Nothing will be written.{acknowledged}",
         "Nothing more happens: {made} of {max} revisions are used.",
         Safety.REFUSED,
         "no revision is left, and nothing is paid.",
-        (Step("Find out why each revision failed; then raise `max_revisions` in the Dag, or change the key"),),
+        (
+            Step("Find out why each revision failed; then raise `max_revisions` in the Dag, or change the key"),
+            ACKNOWLEDGE,
+        ),
     ),
     Case.CANCELLED: Words(
         "The job was cancelled at {since}: {reason}. No external write was made.",

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.effects.plan_store import progress
 from airflow_provider_aihandoff.core.generation.lost import WEBHOOKS_WITHIN, LostWait, wait_of
-from airflow_provider_aihandoff.core.jobs.cases import CASES, Case, Step, Words
+from airflow_provider_aihandoff.core.jobs.cases import ACKNOWLEDGE, CASES, Case, Step, Words
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Revision
 from airflow_provider_aihandoff.core.moments import both
@@ -27,7 +27,16 @@ from airflow_provider_aihandoff.core.states import (
 _SHOWN = 300
 
 #: The events that change nothing of what is going on.
-_SILENT = frozenset({JobEvent.ATTACHED, JobEvent.NOTIFIED, JobEvent.REMINDED, JobEvent.OUTPUT_LATE})
+_SILENT = frozenset(
+    {
+        JobEvent.ACKNOWLEDGED,
+        JobEvent.ATTACHED,
+        JobEvent.NOTIFIED,
+        JobEvent.REMINDED,
+        JobEvent.REASSIGNED,
+        JobEvent.OUTPUT_LATE,
+    }
+)
 
 _LOST_CASES: Mapping[LostWait, Case] = {
     LostWait.HANDLE: Case.LOST_HANDLE,
@@ -59,6 +68,7 @@ def explain(record: JobRecord) -> Words:
     steps = (
         Step(fill(step.goal), step.buttons, None if step.command is None else fill(step.command))
         for step in words.steps
+        if step is not ACKNOWLEDGE or record.job.acknowledged_at is None
     )
     return replace(words, now=fill(words.now), then=fill(words.then), would=fill(words.would), steps=tuple(steps))
 
@@ -217,6 +227,7 @@ def _job_facts(record: JobRecord) -> dict[str, str]:
         "task": task,
         "Task": _sentence(task),
         "since": both(job.updated_at if last is None else last.at, at),
+        "acknowledged": _acknowledged(record),
         "reason": _short(job.state_reason or (last.reason if last else None) or "no reason is recorded"),
         "deadline": both(revision.deadline, at),
         "until": _moment(revision.submit_lease_until, at),
@@ -298,6 +309,17 @@ def _hold_facts(record: JobRecord) -> dict[str, str]:
 
 def _held_effect(record: JobRecord) -> Effect | None:
     return next((effect for effect in record.current_effects if effect.held_kind is not None), None)
+
+
+def _acknowledged(record: JobRecord) -> str:
+    """Who has acknowledged that the job failed, as a sentence with a space before it; empty where no one has."""
+    at = record.job.acknowledged_at
+    said = (each for each in record.events if each.event == JobEvent.ACKNOWLEDGED and each.at == at)
+    event = next(said, None)
+    if event is None:
+        return ""
+    why = _short(event.reason or "no reason is recorded")
+    return f" Acknowledged by {_short(event.by.label)} at {both(event.at, record.at)}: {why}."
 
 
 def _undone(effects: Sequence[Effect], undos: Sequence[Effect]) -> str:

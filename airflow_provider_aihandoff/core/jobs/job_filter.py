@@ -20,7 +20,7 @@ class Need(StrEnum):
     """Why a job needs a person now."""
 
     UNKNOWN_EFFECT = "unknown effect"  # a write that may have been applied
-    FAILED = "failed"  # within FAILED_WITHIN, and not by a person
+    FAILED = "failed"  # within FAILED_WITHIN, and no one has acknowledged it
     PAST_DEADLINE = "past deadline"  # its response has not ended in time
     HELD = "held"  # a request was lost, and none is sent until it is known what became of it
     REVIEW_OVERDUE = "review overdue"  # no one decided in time

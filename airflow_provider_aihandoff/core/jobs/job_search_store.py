@@ -58,9 +58,8 @@ _SLOW = f"""
 
 _NEEDS = {
     Need.UNKNOWN_EFFECT: "j.job_id IN (SELECT job_id FROM aihandoff.effects WHERE state = 'unknown')",
-    Need.FAILED: """j.state = 'failed' AND j.updated_at > statement_timestamp() - %(failed_within)s
-        AND NOT EXISTS (SELECT FROM aihandoff.events AS last WHERE last.job_id = j.job_id AND last.seq = j.event_seq
-            AND last.actor_kind IN ('user', 'terminal'))""",
+    Need.FAILED: """j.state = 'failed' AND j.acknowledged_at IS NULL
+        AND j.updated_at > statement_timestamp() - %(failed_within)s""",
     Need.PAST_DEADLINE: """j.state IN ('queued', 'running') AND (j.job_id, j.revision) IN (
         SELECT job_id, number FROM aihandoff.revisions
         WHERE state IN ('submitting', 'running') AND deadline < statement_timestamp())""",
@@ -250,8 +249,11 @@ class JobSearch:
         rows = self._database.transact(lambda connection: connection.execute(query, values).fetchall())
         return [_summary(row) for row in rows]
 
-    def count_needs(self, dag_ids: Sequence[str], *, at_most: int) -> dict[Need, int]:
-        """Count the jobs of these Dags that need a person, by reason, each up to a bound, in one statement."""
+    def count_needs(self, dag_ids: Sequence[str] | None, *, at_most: int) -> dict[Need, int]:
+        """Count the jobs that need a person, by reason, each up to a bound, in one statement.
+
+        :param dag_ids: only jobs of these Dags; None for every Dag.
+        """
         parts: list[str] = []
         values: dict[str, Any] = {}
         for need in Need:

@@ -21,7 +21,7 @@ DAYS = 14
 #: Of how many of the newest jobs that ended on a day the waiting times are read.
 SAMPLE = 150
 
-#: Webhooks in quarantine are counted up to here.
+#: Jobs that need a person, and webhooks in quarantine, are counted up to here.
 MOST_COUNTED = 1_000
 
 _ENDED = ", ".join(f"'{state}'" for state in sorted(TERMINAL_JOB_STATES))
@@ -154,15 +154,12 @@ class Figures:
 
     :param today: by the database's clock, in UTC.
     :param open: how many jobs are in each state that is not an end.
-    :param quarantined: webhooks in quarantine, up to one more than :data:`MOST_COUNTED`.
     """
 
     today: date
     open: dict[JobState, int]
     days: list[DayFigures]
     waits: list[DayWaits]
-    connections: list[ConnectionActivity]
-    quarantined: int
 
     @property
     def by_state(self) -> dict[JobState, int]:
@@ -196,9 +193,20 @@ class Overviews:
                 open={JobState(row["state"]): row["jobs"] for row in rows(_OPEN)},
                 days=[DayFigures(**row) for row in rows(_BY_DAY)],
                 waits=[DayWaits(**row) for row in rows(_WAITS)],
-                # They belong to no Dag: who may see no job gets none.
-                connections=[ConnectionActivity(**row) for row in rows(_CONNECTIONS)] if dag_ids else [],
-                quarantined=rows(_QUARANTINED)[0]["webhooks"] if dag_ids else 0,
             )
+
+        return self._database.transact(work)
+
+    def webhooks(self) -> tuple[list[ConnectionActivity], int]:
+        """Return what happens on each connection, and how many webhooks are in quarantine, as of one moment.
+
+        They are counted up to one more than :data:`MOST_COUNTED`.
+        """
+
+        def work(connection: LedgerConnection) -> tuple[list[ConnectionActivity], int]:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connections = connection.execute(_CONNECTIONS, prepare=False).fetchall()
+            (row,) = connection.execute(_QUARANTINED).fetchall()
+            return [ConnectionActivity(**each) for each in connections], row["webhooks"]
 
         return self._database.transact(work)

@@ -133,7 +133,7 @@ _IN_FLIGHT_OF = """
             AND claim_until > clock_timestamp() AND effect_id IS DISTINCT FROM %(effect_id)s) AS in_use"""
 _IN_FLIGHT = {
     LimitKind.OPENAI: _IN_FLIGHT_OF.format(request="conn_id = %(name)s", surplus="conn_id = %(name)s", write="false"),
-    LimitKind.TARGET: _IN_FLIGHT_OF.format(request="false", surplus="false", write="plan->>'connection' = %(name)s"),
+    LimitKind.TARGET: _IN_FLIGHT_OF.format(request="false", surplus="false", write="conn_id = %(name)s"),
     LimitKind.KEY: _IN_FLIGHT_OF.format(request="rate_key = %(name)s", surplus="false", write="rate_key = %(name)s"),
 }
 

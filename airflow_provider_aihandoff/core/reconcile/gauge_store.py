@@ -1,4 +1,4 @@
-"""Reads what the gauges show: how many of each thing wait in the ledger, and for how long the oldest one has.
+"""Reads what the gauges of waiting show: how many jobs there are of each state, and how long the oldest has waited.
 
 Each query reads an index of what has not ended, so that it costs the same however many jobs have.
 """
@@ -47,16 +47,7 @@ _SINCE = {
 
 CAUSES = tuple(_SINCE)
 
-_COUNTS = {
-    "unknown_effects": "SELECT count(*) FROM aihandoff.effects WHERE state = 'unknown'",
-    "lost_requests": f"SELECT count(*) {_LOST}",
-    "quarantined": "SELECT count(*) FROM aihandoff.inbox WHERE disposition = 'quarantined'",
-    "overdue_reviews": "SELECT count(*) FROM aihandoff.jobs WHERE state = 'review' AND review_deadline < at",
-    "overdue_responses": "SELECT count(*) FROM aihandoff.revisions WHERE state = 'running' AND deadline < at",
-    "stale_claims": "SELECT count(*) FROM aihandoff.effects WHERE state = 'claimed' AND claim_until < at",
-}
-
-_ALL = ", ".join(f"({query}) AS {name}" for name, query in {**_SINCE, **_COUNTS}.items())
+_ALL = ", ".join(f"({query}) AS {name}" for name, query in _SINCE.items())
 _WAITING = f"SELECT at, {_ALL} FROM (SELECT statement_timestamp() AS at) AS clock"
 
 _WEBHOOKS = """
@@ -82,12 +73,6 @@ class Waiting:
     at: datetime
     jobs: Mapping[tuple[str, str], int]
     since: Mapping[str, datetime | None]
-    unknown_effects: int
-    lost_requests: int
-    quarantined: int
-    overdue_reviews: int
-    overdue_responses: int
-    stale_claims: int
     webhook_age: Mapping[str, float]
 
 
@@ -113,7 +98,6 @@ class Gauges:
                 jobs=_jobs(connection),
                 since={cause: row[cause] for cause in CAUSES},
                 webhook_age={age["conn_id"]: age["age"] for age in ages},
-                **{name: row[name] for name in _COUNTS},
             )
 
         return self._database.transact(work)

@@ -1,15 +1,31 @@
-"""Sends what waits in a ledger to the metrics. From one place, so that no value is sent by two processes."""
+"""Sends what waits in a ledger, and what needs a person, to the metrics.
+
+From one place, so that no value is sent by two processes.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.jobs.job_filter import Need
+from airflow_provider_aihandoff.core.jobs.needs import Needs
 from airflow_provider_aihandoff.core.reconcile.gauge_store import Waiting
 
+#: The gauge of each reason for which a job needs a person.
+GAUGES: Mapping[Need, signals.Metric] = {
+    Need.UNKNOWN_EFFECT: signals.UNKNOWN_EFFECTS,
+    Need.FAILED: signals.FAILED_JOBS,
+    Need.PAST_DEADLINE: signals.OVERDUE_RESPONSES,
+    Need.HELD: signals.LOST_REQUESTS,
+    Need.REVIEW_OVERDUE: signals.OVERDUE_REVIEWS,
+    Need.CLAIM_EXPIRED: signals.STALE_CLAIMS,
+    Need.SLOW_RESPONSE: signals.SLOW_RESPONSES,
+}
 
-def send_gauges(waiting: Waiting, conn_ids: Sequence[str]) -> None:
+
+def send_gauges(waiting: Waiting, needs: Needs, conn_ids: Sequence[str]) -> None:
     """Set every gauge, also those that are 0: one that is left out would keep its last value.
 
     :param conn_ids: as in :meth:`Gauges.read`.
@@ -24,10 +40,10 @@ def send_gauges(waiting: Waiting, conn_ids: Sequence[str]) -> None:
         signals.gauge(signals.OLDEST_WAIT, age, cause=cause)
     for conn_id in conn_ids:
         signals.gauge(signals.WEBHOOK_AGE, waiting.webhook_age.get(conn_id, 0.0), conn_id=conn_id)
-    signals.gauge(signals.UNKNOWN_EFFECTS, waiting.unknown_effects)
-    signals.gauge(signals.LOST_REQUESTS, waiting.lost_requests)
-    signals.gauge(signals.QUARANTINED, waiting.quarantined)
-    signals.gauge(signals.OVERDUE_REVIEWS, waiting.overdue_reviews)
-    signals.gauge(signals.OVERDUE_RESPONSES, waiting.overdue_responses)
-    signals.gauge(signals.STALE_CLAIMS, waiting.stale_claims)
+    for need, metric in GAUGES.items():
+        signals.gauge(metric, needs.jobs[need])
+    signals.gauge(signals.QUARANTINED, needs.quarantined)
+    silent = {each.conn_id for each in needs.silent}
+    for conn_id in silent.union(conn_ids, (each.conn_id for each in needs.connections)):
+        signals.gauge(signals.SILENT, int(conn_id in silent), conn_id=conn_id)
     signals.gauge(signals.LAST_RECONCILED, waiting.at.timestamp())

@@ -24,9 +24,11 @@ _INSERT_DECISION = """
     RETURNING decision_id, created_at"""
 READ_PLANNED = """
     SELECT detail FROM aihandoff.events WHERE job_id = %s AND event IN ('planned', 'plan changed') ORDER BY seq"""
-#: A decision on what a job says now. Its digest may have been asked about before; what was said then is void.
+#: A decision on what a job says now. Its digest may have been asked about before; what was said then is void, as is
+#: what a reassignment has voided.
 OF_NOW = """
-    d.job_id = jobs.job_id AND d.digest = jobs.review_digest AND d.decision_id > coalesce(jobs.decided_before, 0)"""
+    d.job_id = jobs.job_id AND d.digest = jobs.review_digest AND d.decision_id > coalesce(jobs.decided_before, 0)
+    AND d.voided_at IS NULL"""
 _OF_NOW = f"""
     SELECT {columns(Decision, "d")} FROM aihandoff.decisions AS d, aihandoff.jobs
     WHERE jobs.job_id = %(job_id)s AND {OF_NOW} ORDER BY decision_id"""
@@ -126,10 +128,11 @@ def _insert(
 
 def votes_for(connection: LedgerConnection, job: Job) -> list[Decision]:
     """The approvals by people that count for what the job says now: one of each, the oldest first."""
-    return approvals_of(job, _of_now(connection, job))
+    return approvals_of(job, of_now(connection, job))
 
 
-def _of_now(connection: LedgerConnection, job: Job) -> list[Decision]:
+def of_now(connection: LedgerConnection, job: Job) -> list[Decision]:
+    """The decisions on what the job says now, the oldest first."""
     return [Decision(**row) for row in connection.execute(_OF_NOW, {"job_id": job.job_id}).fetchall()]
 
 
@@ -147,7 +150,7 @@ def is_repeat(connection: LedgerConnection, job: Job, verdict: Verdict, digest: 
     if verdict == "request changes":
         row = connection.execute(NEWEST, [job.job_id]).fetchone()
         return job.state in (JobState.QUEUED, JobState.RUNNING) and row is not None and is_same(Decision(**row))
-    said = _of_now(connection, job)
+    said = of_now(connection, job)
     agreed = job.state is JobState.REVIEW or (bool(said) and said[-1].verdict == verdict)
     return agreed and any(map(is_same, said))
 

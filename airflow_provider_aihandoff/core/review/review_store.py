@@ -52,7 +52,15 @@ from airflow_provider_aihandoff.core.review.decide import (
     votes_for,
 )
 from airflow_provider_aihandoff.core.review.edits import begin_edit, is_edit, refuse_edit
-from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules, distinct, due_times, rules_of
+from airflow_provider_aihandoff.core.review.rules import (
+    Person,
+    Reassignment,
+    ReviewRules,
+    author_rules,
+    distinct,
+    due_times,
+    rules_of,
+)
 from airflow_provider_aihandoff.core.states import JobEvent, JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
@@ -70,7 +78,8 @@ _PENDING = f"""
     ORDER BY created_at, job_id"""
 _NOTICES = """
     SELECT detail->>'notice' AS notice FROM aihandoff.events
-    WHERE job_id = %s AND event = 'notified' AND detail->>'asked_at' = %s"""
+    WHERE job_id = %(job_id)s AND event = 'notified' AND detail->>'asked_at' = %(asked_at)s
+        AND coalesce((detail->>'reassigned')::integer, %(reassigned)s) = %(reassigned)s"""
 
 #: Where the plan may still change: in the last one, as long as every write was refused or never sent.
 _PLANNABLE = frozenset({JobState.REVIEW, JobState.APPROVED, JobState.APPLYING})
@@ -81,7 +90,7 @@ _WAIT_NOTICES = """
         WHERE job_id = %s AND event = 'notified' AND detail::jsonb @> %s::jsonb) AS sent"""
 
 #: What people are notified of: a review, or a write or a lost request that waits for a person.
-Notice = Literal["asked", "reminder", "escalation", "decided", "held", "lost"]
+Notice = Literal["asked", "reminder", "escalation", "reassigned", "decided", "held", "lost"]
 
 
 class Reviews:
@@ -159,7 +168,7 @@ class Reviews:
                 return job
             planned = connection.execute(READ_PLANNED, [job_id]).fetchall()
             policy = planned[-1]["detail"]["components"]["policy"] if planned else None
-            who, on_timeout = rules_of(job), job.review_on_timeout
+            who, on_timeout = author_rules(job), job.review_on_timeout
             return _plan(connection, job, plans, policy, who, deadline, actor, reason, on_timeout, self._digest_key)
 
         return self._database.transact(work, step="review.ask")
@@ -316,8 +325,9 @@ class Reviews:
         return self._database.transact(work, step="review.notify")
 
     def notices(self, job: Job) -> set[str]:
-        """What reviewers were notified of since they were asked last."""
-        values = [job.job_id, str(job.review_asked_at)]
+        """What reviewers were notified of since they were asked last, and since the review was reassigned last."""
+        number = Reassignment.from_json(job.reassigned).number
+        values = {"job_id": job.job_id, "asked_at": str(job.review_asked_at), "reassigned": number}
         rows = self._database.transact(lambda connection: connection.execute(_NOTICES, values).fetchall())
         return {row["notice"] for row in rows}
 
@@ -325,7 +335,9 @@ class Reviews:
         """Record that reviewers were notified."""
 
         def work(connection: LedgerConnection) -> None:
-            detail = {"notice": notice, "asked_at": str(job.review_asked_at)}
+            detail: dict[str, Any] = {"notice": notice, "asked_at": str(job.review_asked_at)}
+            if notice == "reassigned":
+                detail["reassigned"] = Reassignment.from_json(job.reassigned).number
             history.move(
                 connection, history.lock(connection, job.job_id), JobEvent.NOTIFIED, actor=actor, detail=detail
             )
@@ -434,6 +446,8 @@ def _plan(
     if job.approval == "required":
         newest = connection.execute(NEWEST, [job.job_id]).fetchone()
         changes |= {"review": rules.to_json(), "review_on_timeout": on_timeout, "decision_id": None}
+        if rules.reviewers != author_rules(job).reviewers:  # the author names others now, who decide
+            changes["reassigned"] = None
         changes["decided_before"] = None if newest is None else newest["decision_id"]
         edited = job.state is JobState.REVIEW and job.review_digest is None and job.review_deadline is not None
         if not edited:  # an edit does not extend the deadline

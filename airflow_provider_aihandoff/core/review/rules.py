@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Decision, Job, PendingReview
+from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, ActorKind, Decision, Job, PendingReview
 
 #: What an author puts before an account, to mean the person who uses it at a terminal.
 TERMINAL = "cli:"
@@ -33,6 +33,15 @@ class Approvers:
                 raise ValueError(f"{each.name} must be a list of names, not {names!r}.")
             object.__setattr__(self, each.name, tuple(names))
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The people as the ledger keeps them."""
+        return cls(**value)
+
+    def to_json(self) -> dict[str, list[str]]:
+        """The people as the ledger keeps them."""
+        return {each.name: list(getattr(self, each.name)) for each in fields(self)}
+
     def __bool__(self) -> bool:
         return bool(self.users or self.roles or self.groups)
 
@@ -44,6 +53,39 @@ class Approvers:
     def __str__(self) -> str:
         parts = [*self.users, *(f"the role {name}" for name in self.roles), *(f"the group {n}" for n in self.groups)]
         return ", ".join(parts) or "every user who may answer human-in-the-loop tasks of the Dag"
+
+
+@dataclass(frozen=True)
+class Reviewers:
+    """Who is to decide on a job instead of those whom its author named. Empty: as it is.
+
+    :param approvers: who may decide.
+    :param escalate_to: who may decide as well, once it is escalated.
+    """
+
+    approvers: Approvers = field(default_factory=Approvers)
+    escalate_to: Approvers = field(default_factory=Approvers)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The reviewers as the ledger keeps them."""
+        return cls(*(Approvers.from_json(value[each.name]) for each in fields(cls)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The reviewers as the ledger keeps them."""
+        return {each.name: getattr(self, each.name).to_json() for each in fields(self)}
+
+    def __bool__(self) -> bool:
+        return bool(self.approvers or self.escalate_to)
+
+    def __str__(self) -> str:
+        parts = [f"may decide: {self.approvers}"] if self.approvers else []
+        parts += [f"escalated to: {self.escalate_to}"] if self.escalate_to else []
+        return "; ".join(parts)
+
+    def over(self, older: Reviewers) -> Reviewers:
+        """These, and the older ones where these say nothing."""
+        return Reviewers(self.approvers or older.approvers, self.escalate_to or older.escalate_to)
 
 
 @dataclass(frozen=True)
@@ -116,17 +158,22 @@ class ReviewRules:
         parts = {name: part for name, part in (value or {}).items() if name in known}
         for name in ("approvers", "escalate_to"):
             if name in parts:
-                parts[name] = Approvers(**parts[name])
+                parts[name] = Approvers.from_json(parts[name])
         return cls(**parts)
 
     def to_json(self) -> dict[str, Any]:
         """The rules as the ledger keeps them."""
         return {
             **{each.name: getattr(self, each.name) for each in fields(self)},
-            "approvers": _as_json(self.approvers),
-            "escalate_to": _as_json(self.escalate_to),
+            "approvers": self.approvers.to_json(),
+            "escalate_to": self.escalate_to.to_json(),
             "because": dict(self.because),
         }
+
+    @property
+    def reviewers(self) -> Reviewers:
+        """Whom the author has named."""
+        return Reviewers(self.approvers, self.escalate_to)
 
     @property
     def bound(self) -> dict[str, Any] | None:
@@ -142,37 +189,88 @@ class ReviewRules:
         ):
             return None
         return {
-            "approvers": _as_json(self.approvers),
+            "approvers": self.approvers.to_json(),
             "approvals": self.approvals,
             "requester_may_approve": self.requester_may_approve,
         }
 
 
-def _as_json(approvers: Approvers) -> dict[str, list[str]]:
-    return {each.name: list(getattr(approvers, each.name)) for each in fields(approvers)}
+@dataclass(frozen=True)
+class Reassignment:
+    """What people have said about who decides on a job, over its author's rules.
+
+    :param reviewers: who decides instead; the author's other rules stay.
+    :param by: everyone who has reassigned it, each once, the last one last.
+    :param number: how often it was reassigned.
+    """
+
+    reviewers: Reviewers = field(default_factory=Reviewers)
+    by: tuple[Actor, ...] = ()
+    number: int = 0
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Self:
+        """It as the ledger keeps it; an empty one, where it keeps none."""
+        if value is None:
+            return cls()
+        by = tuple(Actor(ActorKind(kind), name, user_id) for kind, name, user_id in value["by"])
+        return cls(Reviewers.from_json(value), by, value["number"])
+
+    def to_json(self) -> dict[str, Any]:
+        """It as the ledger keeps it."""
+        by = [[actor.kind.value, actor.name, actor.user_id] for actor in self.by]
+        return {**self.reviewers.to_json(), "by": by, "number": self.number}
 
 
 def rules_of(job: Job | PendingReview) -> ReviewRules:
-    """Who may decide on a job, and how many have to."""
+    """Who may decide on a job, and how many have to: as its author says, or as it was reassigned since."""
+    rules, reviewers = author_rules(job), Reassignment.from_json(job.reassigned).reviewers
+    return replace(
+        rules,
+        approvers=reviewers.approvers or rules.approvers,
+        escalate_to=reviewers.escalate_to or rules.escalate_to,
+    )
+
+
+def author_rules(job: Job | PendingReview) -> ReviewRules:
+    """What the author of a job says about its review. This alone is part of what is approved."""
     return ReviewRules.from_json(job.review)
 
 
 def why_not(job: Job | PendingReview, person: Person) -> str | None:
-    """Why a person may not decide on a job, as a sentence; None where its author's rules let them.
+    """Why a person may not decide on a job, as a sentence; None where its author's rules let them, as they were
+    reassigned since.
 
     Whether they may decide for the Dag at all is Airflow's to say. No one is exempt from the rules, also with
-    every permission in Airflow.
+    every permission in Airflow; and no one can give themselves a right that the author has not given them.
     """
     rules = rules_of(job)
-    asked = {name for name in (job.requested_by, job.triggered_by) if name}
-    if not rules.requester_may_approve and asked & person.may_have_asked_as:
+    if has_asked(job, person):
         return "You asked for this work; another user has to decide on it."
+    if not _admits(rules, job, person):
+        escalated = f", {rules.escalate_to}" if job.escalated_at is not None and rules.escalate_to else ""
+        return f"Only these may decide on it: {rules.approvers}{escalated}."
+    if has_reassigned(job, person) and not _admits(author_rules(job), job, person):
+        return "You have reassigned this review, and its author did not name you; another user has to decide on it."
+    return None
+
+
+def has_asked(job: Job | PendingReview, person: Person) -> bool:
+    """Whether a person has asked for the work, under whichever of their accounts, and its author wants another user."""
+    asked = {name for name in (job.requested_by, job.triggered_by) if name}
+    return not author_rules(job).requester_may_approve and bool(asked & person.may_have_asked_as)
+
+
+def has_reassigned(job: Job | PendingReview, person: Person) -> bool:
+    """Whether a person has reassigned the review of a job, under whichever of their accounts."""
+    by = Reassignment.from_json(job.reassigned).by
+    return bool({name for actor in by for name in (actor.name, actor.user_id)} & person.may_have_asked_as)
+
+
+def _admits(rules: ReviewRules, job: Job | PendingReview, person: Person) -> bool:
     if not rules.approvers or person in rules.approvers:
-        return None
-    if job.escalated_at is not None and person in rules.escalate_to:
-        return None
-    escalated = f", {rules.escalate_to}" if job.escalated_at is not None and rules.escalate_to else ""
-    return f"Only these may decide on it: {rules.approvers}{escalated}."
+        return True
+    return job.escalated_at is not None and person in rules.escalate_to
 
 
 def distinct(people: Iterable[Actor]) -> list[Actor]:
@@ -191,14 +289,14 @@ def has_voted(person: Actor, voters: Iterable[Actor]) -> bool:
 def approvals_of(job: Job, decisions: Iterable[Decision]) -> list[Decision]:
     """The approvals that count for what a job says now: one of each person, the oldest first.
 
-    Its digest may have been asked about before; what was said then is void.
+    Its digest may have been asked about before; what was said then is void, as is what a reassignment has voided.
 
     :param decisions: the job's, the oldest first.
     """
     found: dict[str | None, Decision] = {}
     for each in decisions:
         of_now = each.digest == job.review_digest and each.decision_id > (job.decided_before or 0)
-        if of_now and each.verdict == "approve" and each.decider.kind in PERSON_KINDS:
+        if of_now and each.voided_at is None and each.verdict == "approve" and each.decider.kind in PERSON_KINDS:
             found.setdefault(each.decider.name, each)
     return list(found.values())
 

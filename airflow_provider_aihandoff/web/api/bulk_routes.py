@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from airflow_provider_aihandoff.core.bulk.bulk_run import begin
+from airflow_provider_aihandoff.core.bulk.bulk_totals import in_words
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.web.api import schemas
@@ -32,19 +33,29 @@ router = APIRouter(
 @router.post("/preview")
 def preview_bulk(body: schemas.BulkPreviewBody, viewer: ViewerDep, ledger: LedgerDep) -> schemas.BulkPreview:
     """Say what a bulk action would do to each job of a filter. Changes nothing."""
-    shown = previewed(ledger, viewer, body.action, JobFilter.of_texts(body.filter))
+    shown = previewed(ledger, viewer, body.action, JobFilter.of_texts(body.filter), body.reviewers.reviewers)
     jobs = [
         {"job_id": step.job.job_id, "job_key": step.job.job_key, "refused": step.refused, "what": step.words}
         for step in shown.steps
     ]
-    values = {"count": shown.count, "refused": shown.refused, "digest": shown.digest, "jobs": jobs}
+    values = {
+        "count": shown.count,
+        "refused": shown.refused,
+        "digest": shown.digest,
+        "summary": in_words(shown.action, shown.totals),
+        "cost_usd": shown.totals.cost_usd,
+        "responses": shown.totals.responses,
+        "writes": shown.totals.writes,
+        "refusals": shown.totals.refusals,
+        "jobs": jobs,
+    }
     return schemas.BulkPreview.model_validate(values)
 
 
 @router.post("")
 def begin_bulk(body: schemas.BulkBody, viewer: ViewerDep, ledger: LedgerDep) -> schemas.BulkReport:
     """Begin a bulk action, exactly as its preview was, and take steps for some seconds."""
-    shown = previewed(ledger, viewer, body.action, JobFilter.of_texts(body.filter))
+    shown = previewed(ledger, viewer, body.action, JobFilter.of_texts(body.filter), body.reviewers.reviewers)
     bulk_id = begin(ledger, shown, count=body.count, digest=body.digest, reason=body.reason, actor=viewer.actor)
     take_steps(ledger, viewer, bulk_id)
     return _report(ledger, bulk_id)
@@ -73,6 +84,7 @@ def _report(ledger: Ledger, bulk_id: int) -> schemas.BulkReport:
             "action": bulk.action,
             "reason": bulk.reason,
             "filter": bulk.wanted,
+            "reviewers": None if bulk.reviewers is None else bulk.reviewers.to_json(),
             "created_at": bulk.created_at,
             "progress": progress,
             "over": progress.is_over,

@@ -51,7 +51,7 @@ _CHANGES_ONE_JOB: dict[str, Any] = {"responses": _problems(403, 404, 409, 422)}
 #: What the list of reviews says beside the jobs themselves.
 _OWN = ("votes", "mine", "why_not")
 
-_FIGURES = ("by_state", "days", "waits", "connections", "quarantined")
+_FIGURES = ("by_state", "days", "waits")
 
 router = APIRouter(prefix=API_PREFIX, tags=["Jobs"], default_response_class=AsciiJSONResponse, route_class=GuardedRoute)
 
@@ -62,8 +62,13 @@ def get_overview(viewer: ViewerDep, ledger: LedgerDep) -> schemas.Overview:
     silence = settings.number("webhook_silence")
     found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
     figures = {name: getattr(found.figures, name) for name in _FIGURES}
-    silent = [each.conn_id for each in found.silent]
-    return schemas.Overview.model_validate({**figures, "needs": found.needs, "silent": silent})
+    needs = {
+        "needs": found.needs.jobs,
+        "quarantined": found.needs.quarantined,
+        "connections": found.needs.connections,
+        "silent": [each.conn_id for each in found.needs.silent],
+    }
+    return schemas.Overview.model_validate({**figures, **needs})
 
 
 @router.get("/jobs", responses=_problems(422))
@@ -162,6 +167,24 @@ def cancel(job_id: schemas.JobId, body: schemas.CancelBody, viewer: ViewerDep, l
     check_may_act(viewer, check_visible(ledger, viewer, job_id))
     with providers() as provider_for:
         cancel_job(ledger, provider_for, job_id, actor=viewer.actor, reason=body.reason)
+    return _record(ledger, viewer, job_id)
+
+
+@router.post("/jobs/{job_id}/reviewers", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
+def reassign(job_id: schemas.JobId, body: schemas.ReassignBody, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+    """Let other people decide than those who are named now. The author's other rules stay."""
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    ledger.reassignments.reassign(job_id, body.reviewers, actor=viewer.actor, reason=body.reason, seen=body.reassigned)
+    return _record(ledger, viewer, job_id)
+
+
+@router.post("/jobs/{job_id}/acknowledgement", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
+def acknowledge(
+    job_id: schemas.JobId, body: schemas.AcknowledgementBody, viewer: ViewerDep, ledger: LedgerDep
+) -> Response:
+    """Record that a failed job was seen: it needs no person until it fails again. Sent again, it changes nothing."""
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    ledger.acknowledgements.acknowledge(job_id, revision=body.revision, actor=viewer.actor, reason=body.reason)
     return _record(ledger, viewer, job_id)
 
 

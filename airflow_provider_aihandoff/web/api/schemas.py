@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +24,7 @@ from airflow_provider_aihandoff.core.digests import without_plain_input_digest
 from airflow_provider_aihandoff.core.jobs import job_search_store, overview_store
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
 from airflow_provider_aihandoff.core.rates.rate_limit import MOST, LimitKind, Measure
+from airflow_provider_aihandoff.core.review.rules import Reviewers
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
@@ -78,6 +80,7 @@ Seen = Annotated[
     Annotated[int, Field(ge=1, le=2**31 - 1)],
     Field(description="The `unknown_submissions` of the revision that you saw."),
 ]
+Reassigned = Annotated[int, Field(ge=0, le=2**31 - 1)]
 OwnVerdict = Literal["approve", "reject", "request changes"]
 BulkVerdict = Literal["approve", "reject"]
 
@@ -100,6 +103,15 @@ class CancelBody(BaseModel):
     reason: Reason
 
 
+class AcknowledgementBody(BaseModel):
+    """That a failure was seen. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason
+    revision: Annotated[Number, Field(description="The number of the revision that failed, as you saw it.")]
+
+
 class RollBackBody(BaseModel):
     """A request to undo what a job has written. It is recorded in the name of the logged-in user."""
 
@@ -107,6 +119,44 @@ class RollBackBody(BaseModel):
 
     reason: Reason
     leave: Names = []
+
+
+_People = Annotated[list[Annotated[str, Field(min_length=1, max_length=500)]], Field(max_length=MAX_NAMES)]
+
+
+class ApproversBody(BaseModel):
+    """People, by their logins (or `cli:` and an account), roles and groups."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    users: _People = []
+    roles: _People = []
+    groups: _People = []
+
+
+class ReviewersBody(BaseModel):
+    """Who may decide instead of those who are named now. What is empty stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    approvers: ApproversBody = ApproversBody()
+    escalate_to: Annotated[ApproversBody, Field(description="Who may decide as well, once it is escalated.")] = (
+        ApproversBody()
+    )
+
+    @property
+    def reviewers(self) -> Reviewers:
+        """The people."""
+        return Reviewers.from_json(self.model_dump(include={"approvers", "escalate_to"}))
+
+
+class ReassignBody(ReviewersBody):
+    """Give a review to other people. It is recorded in the name of the logged-in user."""
+
+    reason: Reason
+    reassigned: Reassigned | None = Field(
+        None, description="The `number` in the job's `reassigned` that you saw, 0 for none; by default as it is now."
+    )
 
 
 class SubmissionBody(BaseModel):
@@ -205,6 +255,9 @@ class BulkPreviewBody(BaseModel):
         dict[str, Annotated[str, Field(max_length=2_000)] | list[str]],
         Field(max_length=20, description="The parameters of `GET /jobs`: at least one."),
     ]
+    reviewers: Annotated[
+        ReviewersBody, Field(description="Who may decide then: for the action `reassign`, and for no other.")
+    ] = ReviewersBody()
 
 
 class BulkBody(BulkPreviewBody):
@@ -421,7 +474,9 @@ class Overview(_Answer):
         "needed.",
         "review_digest": "What a decision must name; null while there is no plan.",
         "escalated_at": "Since when the approvers of the escalation may decide as well.",
+        "reassigned": "Who decides instead of those in `review`, who has said so (`by`), and how often (`number`).",
         "cancelling": "Why it is being cancelled, while its response or an effect is under way.",
+        "acknowledged_at": "When a person saw that it failed; null while no one has.",
     },
 )
 class Job(_Answer):
@@ -492,6 +547,7 @@ class EffectList(_Answer):
     notes={
         "decided_by": "A login name, an account, a policy or `timeout`, as `decided_by_kind` says.",
         "decided_by_id": "The id of a user, where it is not the login name.",
+        "voided_at": "Since when it does not count, because the review was reassigned; else null.",
     },
 )
 class Decision(_Answer):
@@ -537,6 +593,7 @@ class JobRecord(_Answer):
     internal=frozenset({"voters"}),
     notes={
         "review": "Who may decide, how many approvals are needed, and why a review is needed.",
+        "reassigned": "Who decides instead of those in `review`; null: no one.",
         "review_digest": "What a decision must name; null while there is no plan.",
     },
 )
@@ -571,6 +628,11 @@ class BulkPreview(_Answer):
     count: int = Field(description="To how many jobs something would be done.")
     refused: int
     digest: str = Field(description="What you confirm, together with `count`.")
+    summary: list[str] = Field(description="What it would stop and write, and what its jobs have cost, as sentences.")
+    cost_usd: Decimal = Field(description="What its jobs have cost so far, as far as it is known.")
+    responses: dict[str, int] = Field(description="Responses that run and would be stopped, by job type.")
+    writes: dict[str, int] = Field(description="External writes that it would make, by kind of target.")
+    refusals: dict[str, int] = Field(description="Why nothing would be done, and to how many jobs.")
     jobs: list[BulkStep]
 
 
@@ -591,6 +653,7 @@ class BulkReport(_Answer):
     action: BulkAction
     reason: str
     filter: dict[str, Any]
+    reviewers: dict[str, Any] | None = Field(description="Who may decide then, where it reassigns reviews.")
     created_at: datetime
     progress: BulkProgress
     over: bool = Field(description="Nothing is left to do.")

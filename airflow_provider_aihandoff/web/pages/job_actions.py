@@ -1,4 +1,4 @@
-"""The routes of one job's page: show, decide, resolve, cancel, roll back. No GET changes anything."""
+"""The routes of one job's page: show, decide, resolve, acknowledge, cancel, roll back. No GET changes anything."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK
 from airflow_provider_aihandoff.core.errors import (
+    CannotAcknowledge,
     CannotCancel,
     CannotChange,
+    CannotReassign,
     CannotResolve,
     CannotRollBack,
     EffectNotFound,
@@ -38,6 +40,7 @@ from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.pages.job_page import Notice, job_page, offered, refused, shown
 from airflow_provider_aihandoff.web.render.environment import assets
 from airflow_provider_aihandoff.web.render.formatting import of_this_job
+from airflow_provider_aihandoff.web.reviewers_form import SentReviewersDep, reviewers_of
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
@@ -86,6 +89,51 @@ def cancel(
             cancel_job(ledger, provider_for, job_id, actor=viewer.actor, reason=reason)
     except CannotCancel as error:
         return refused(request, viewer, ledger, job_id, "The job was not cancelled", error, "cancel", reason)
+    return shown(request, job_id)
+
+
+@router.post("/jobs/{job_id}/reviewers", name="reassign_job")
+def reassign(
+    request: Request,
+    job_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    named: SentReviewersDep,
+    reason: Annotated[schemas.Reason, Form()],
+    reassigned: Annotated[schemas.Reassigned, Form()],
+) -> Response:
+    """Let other people decide than those who are named now.
+
+    :param reassigned: how often the page showed that the review was reassigned.
+    """
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    try:
+        ledger.reassignments.reassign(job_id, reviewers_of(named), actor=viewer.actor, reason=reason, seen=reassigned)
+    except CannotReassign as error:
+        title = "The review was not reassigned"
+        return refused(request, viewer, ledger, job_id, title, error, "reassign", reason, names=named)
+    return shown(request, job_id)
+
+
+@router.post("/jobs/{job_id}/acknowledgement", name="acknowledge_job")
+def acknowledge(
+    request: Request,
+    job_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    reason: Annotated[schemas.Reason, Form()],
+    revision: Annotated[schemas.Number, Form()],
+) -> Response:
+    """Record that a failed job was seen.
+
+    :param revision: the one that had failed when the page was shown.
+    """
+    check_may_act(viewer, check_visible(ledger, viewer, job_id))
+    try:
+        ledger.acknowledgements.acknowledge(job_id, revision=revision, actor=viewer.actor, reason=reason)
+    except CannotAcknowledge as error:
+        title = "The failure was not acknowledged"
+        return refused(request, viewer, ledger, job_id, title, error, "acknowledgement", reason)
     return shown(request, job_id)
 
 

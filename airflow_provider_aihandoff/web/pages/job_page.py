@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -19,7 +20,14 @@ from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.review.rules import approvals_of, has_voted, rules_of
+from airflow_provider_aihandoff.core.review.rules import (
+    Reassignment,
+    approvals_of,
+    author_rules,
+    has_asked,
+    has_voted,
+    rules_of,
+)
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
@@ -35,6 +43,7 @@ from airflow_provider_aihandoff.web.render.formatting import (
     of_this_job,
 )
 from airflow_provider_aihandoff.web.render.job_time import job_time
+from airflow_provider_aihandoff.web.reviewers_form import APPROVER_FIELDS, FIELDS, MAX_TEXT
 
 #: States of jobs that change without a person.
 _CHANGES_ALONE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.APPROVED, JobState.APPLYING})
@@ -50,6 +59,7 @@ class Notice:
     :param form: the form, as the page knows it.
     :param typed: what was written in it.
     :param bad: it was refused.
+    :param names: who was named in it as those who may decide, by the fields.
     """
 
     title: str
@@ -58,6 +68,7 @@ class Notice:
     typed: str = ""
     external_id: str = ""
     bad: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def shown(request: Request, job_id: int) -> Response:
@@ -75,10 +86,11 @@ def refused(
     form: str,
     typed: str,
     external_id: str = "",
+    names: Mapping[str, str] | None = None,
 ) -> Response:
     """Show the job as it is now, and why what was just sent was refused."""
     words = " ".join(part for part in (of_this_job(error.what), error.written, error.remedy) if part)
-    notice = Notice(title, f"{words[:1].upper()}{words[1:]}", form, typed, external_id)
+    notice = Notice(title, f"{words[:1].upper()}{words[1:]}", form, typed, external_id, names=names or {})
     return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=409)
 
 
@@ -96,7 +108,8 @@ def job_page(
     under_way = any(effect.state in (EffectState.CLAIMED, EffectState.UNKNOWN) for effect in effects)
     why_not, votes = viewer.why_not(job), votes_of(record)
     refreshes = refreshing(request, JOB, moves=notice is None and _moves(record))
-    forms = _forms(record, bool(steps) and not under_way, decides=why_not is None) if viewer.may_act(job) else []
+    rights = {"decides": why_not is None, "reassigns": not has_asked(job, viewer.person)}
+    forms = _forms(record, bool(steps) and not under_way, **rights) if viewer.may_act(job) else []
     return page(
         request,
         "job.html",
@@ -118,6 +131,10 @@ def job_page(
             "seen": offered(record),
             "decision": next((item for item in record.decisions if item.decision_id == job.decision_id), None),
             "rules": rules_of(job),
+            "author_rules": author_rules(job),
+            "reassignment": Reassignment.from_json(job.reassigned),
+            "reviewer_names": FIELDS if author_rules(job).escalate_to else APPROVER_FIELDS,
+            "max_names": MAX_TEXT,
             "votes": votes,
             "max_refusals": MAX_REFUSALS,
             "voted": has_voted(viewer.actor, votes),
@@ -141,17 +158,22 @@ def job_page(
     )
 
 
-def _forms(record: JobRecord, can_undo: bool, *, decides: bool) -> list[str]:
+def _forms(record: JobRecord, can_undo: bool, *, decides: bool, reassigns: bool) -> list[str]:
     """The forms that the page of a job has for a user who may act on it.
 
     :param decides: they may decide on it, too.
+    :param reassigns: they may let others decide: they have not asked for it.
     """
     job = record.job
     forms = [f"resolution of {effect.effect_id}" for effect in record.effects if effect.state in _CAN_RESOLVE]
     if decides and job.state is JobState.REVIEW and job.review_digest is not None:
         forms.append("decision")
+    if reassigns and job.state is JobState.REVIEW and job.review_digest is not None:
+        forms.append("reassign")
     if record.revision.is_lost:
         forms.append("submission")
+    if job.state is JobState.FAILED and job.acknowledged_at is None:
+        forms.append("acknowledgement")
     if job.state in CANCELLING and job.cancelling is None:
         forms.append("cancel")
     if job.state is JobState.ROLLING_BACK or can_undo:

@@ -12,15 +12,17 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.amounts import dollars
 from airflow_provider_aihandoff.core.budgets.budget_spec import usd
 from airflow_provider_aihandoff.core.errors import LedgerSchemaError
-from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need
-from airflow_provider_aihandoff.core.jobs.overview import Overview, counted, overview_of
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
+from airflow_provider_aihandoff.core.jobs.needs import Cause, counted
+from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.jobs.overview_store import DAYS, SAMPLE, Figures
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.heartbeats import live_triggerers
-from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, visible_dag_ids, visible_pauses
+from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, visible_dag_ids
 from airflow_provider_aihandoff.web.budget_rights import visible_budgets
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
@@ -28,25 +30,11 @@ from airflow_provider_aihandoff.web.pages.job_search import address
 from airflow_provider_aihandoff.web.pages.refreshing import OVERVIEW, refreshing
 from airflow_provider_aihandoff.web.render.chart import Chart, chart
 from airflow_provider_aihandoff.web.render.environment import page
-from airflow_provider_aihandoff.web.render.formatting import dollars, span_of_time
+from airflow_provider_aihandoff.web.render.formatting import span_of_time
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
-
-#: What each need is called, for one job and for several, and what to do about it.
-NEEDS = {
-    Need.UNKNOWN_EFFECT: ("Unknown effects", "A write may have been applied. Check the target, then resolve it."),
-    Need.FAILED: ("Failed jobs", "Of the last 14 days. Read the reason, then clear the task, or leave the job."),
-    Need.PAST_DEADLINE: (
-        "Jobs past their deadline",
-        "The response has not ended in time. The maintenance Dag ends such jobs.",
-    ),
-    Need.HELD: ("Held jobs", "A request was lost. Say what to do about it, or wait until that is known."),
-    Need.REVIEW_OVERDUE: ("Overdue reviews", "No one decided in time."),
-    Need.CLAIM_EXPIRED: ("Expired claims", "An attempt at a write ended without an outcome. Clear its task."),
-    Need.SLOW_RESPONSE: ("Slow responses", "They run far longer than those of their type usually do."),
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,11 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
         "overview.html",
         {
             "viewer": viewer,
-            "items": [*_held(request, ledger, viewer), *_items(request, found, doctor), *_triggerers()],
+            "items": [
+                *(_item(request, cause, doctor) for cause in found.needs.causes),
+                *_full_budgets(request, ledger, viewer),
+                *_triggerers(),
+            ],
             "doctor": doctor,
             "found": found,
             "states": [
@@ -93,7 +85,7 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
                 if state in by_state
             ],
             "charts": charts_of(figures),
-            "silent": {each.conn_id for each in found.silent},
+            "silent": {each.conn_id for each in found.needs.silent},
             "sample": SAMPLE,
             "days": DAYS,
             "refreshes": refreshing(request, OVERVIEW, moves=bool(figures.open)),
@@ -101,39 +93,29 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
     )
 
 
-def _held(request: Request, ledger: Ledger, viewer: Viewer) -> list[Item]:
-    """What holds requests and writes back until a person ends it."""
-    link = path_to(request, "pauses_page")
+def _item(request: Request, cause: Cause, doctor: str | None) -> Item:
+    if cause.holds:
+        return Item(cause.title, "", cause.message, path_to(request, "pauses_page"))
+    if cause.need is not None:
+        return Item(
+            cause.title,
+            counted(cause.count),
+            cause.message,
+            address(request, "jobs_page", JobFilter(need=cause.need)),
+        )
+    if cause.conn_id is None:
+        return Item(cause.title, counted(cause.count), cause.message, path_to(request, "inbox_page"))
+    return Item(cause.title, "", cause.message, doctor)
+
+
+def _full_budgets(request: Request, ledger: Ledger, viewer: Viewer) -> list[Item]:
+    """The budgets for which jobs wait."""
     items = []
-    for pause in visible_pauses(ledger, viewer):
-        held = ledger.pauses.held(pause)
-        what = f"{pause.by.label} has paused {pause.stops}: {pause.reason}"
-        items.append(Item(f"Pause: {pause.scope}", f"{held.requests + held.writes:,} held", what, link))
     for view in visible_budgets(ledger, viewer):
         if view.held:
             what = f"{usd(view.use.room_usd)} of {usd(view.use.amount_usd)} are left. Raise it, or wait."
             page_of = path_to(request, "budget_page", budget_id=view.budget.budget_id)
             items.append(Item(f"Budget: {view.budget.name}", f"{view.held:,} held", what, page_of))
-    limits = ledger.spending_limits.find() if viewer.visible(ledger.dag_ids()) else []
-    for limit in limits:
-        what = f"All jobs of this connection are held. {limit.said} Raise the limit, then try."
-        items.append(Item(f"Spending limit of {limit.conn_id}", "", what, link))
-    return items
-
-
-def _items(request: Request, found: Overview, doctor: str | None) -> list[Item]:
-    items = [
-        Item(title, counted(found.needs[need]), what, address(request, "jobs_page", JobFilter(need=need)))
-        for need, (title, what) in NEEDS.items()
-        if found.needs[need]
-    ]
-    if found.figures.quarantined:
-        what = "No job is known to wait for their responses. Replay or discard them."
-        number = counted(found.figures.quarantined)
-        items.append(Item("Webhooks in quarantine", number, what, path_to(request, "inbox_page")))
-    for connection in found.silent:
-        what = "Responses end, and no webhook comes. Check the receiver with airflow aihandoff doctor."
-        items.append(Item(f"No webhooks on {connection.conn_id}", "", what, doctor))
     return items
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 
 from airflow_provider_aihandoff.core import moments
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
+from airflow_provider_aihandoff.core.amounts import count
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
 from airflow_provider_aihandoff.web.auth import visible_pauses
@@ -131,7 +132,7 @@ def _environment() -> Environment:
         "has_hidden": has_hidden,
         "rows_of": formatting.rows_of,
         "shape": formatting.shape,
-        "count": formatting.count,
+        "count": count,
         "cost": formatting.cost,
         "job_cost": formatting.job_cost,
         "of_this_job": formatting.of_this_job,

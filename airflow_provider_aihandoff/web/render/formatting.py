@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core import strict_json
+from airflow_provider_aihandoff.core.amounts import dollars
 from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.effects.filled import names_of
 from airflow_provider_aihandoff.core.effects.target import RequestView
@@ -52,13 +53,6 @@ def cost(cost_usd: Decimal | None, unpriced: int, without_tools: int = 0) -> str
     return f"{said}, without tools" if without_tools else said
 
 
-def dollars(amount: Decimal) -> str:
-    """An amount, exact to a hundredth of a cent below a dollar and to a cent from there on."""
-    if 0 < amount < Decimal("0.0001"):
-        return "under $0.0001"
-    return f"${amount:,.4f}" if amount < 1 else f"${amount:,.2f}"
-
-
 def span_of_time(seconds: float) -> str:
     """A span of time, precise enough to tell it from another: ``25 ms``, ``0.25 s``, ``12 s``, ``4.2 min``, ``3 h``."""
     for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
@@ -89,11 +83,6 @@ def _is_unpriced(revision: Revision) -> bool:
 def of_this_job(what: str) -> str:
     """The text of an error with "This job" in the place of "it"."""
     return re.sub(r"^its\b", "This job's", re.sub(r"^it\b", "This job", what))
-
-
-def count(number: int, singular: str, plural: str | None = None) -> str:
-    """A number with its noun."""
-    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def label(name: str) -> str:

@@ -14,6 +14,7 @@ from openai import OpenAI
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
@@ -545,3 +546,58 @@ def test_a_roll_back_of_a_filter_that_waits_says_how_to_go_on(airflow: Airflow, 
             airflow(*options)
         assert ended.value.code == 3
     assert on_ledger.bulks.progress(1).unfinished == 1
+
+
+def test_a_review_is_reassigned_and_the_user_who_did_it_cannot_decide(airflow: Airflow, on_ledger: Ledger) -> None:
+    job = ask(on_ledger, draft(on_ledger), rules=ReviewRules(Approvers(users=("bob",))))
+    options = ("review", "reassign", job.job_id, "--reason", "on holiday")
+    with pytest.raises(SystemExit, match="no one is named who may decide"):
+        airflow(*options)
+    with pytest.raises(SystemExit, match="1 must approve, and of those who are named then, none may"):
+        airflow(*options, "--user", "cli:carol")
+    assert "May decide now: dave, cli:carol, the group legal." in airflow(
+        *options, "--user", "dave", "--user", "cli:carol", "--group", "legal"
+    )
+    shown = airflow("review", "show", job.job_id)
+    assert "You have reassigned this review" in shown
+    assert "by cli:carol; its author has named: bob" in shown
+    assert on_ledger.record(job.job_id).events[-1].actor == "user:cli:carol"
+
+
+def test_reviews_of_a_filter_are_reassigned_and_the_progress_is_said(airflow: Airflow, on_ledger: Ledger) -> None:
+    jobs = [ask(on_ledger, draft(on_ledger, job_spec(job_key=key), response_id=f"resp_{key}")) for key in ("a", "b")]
+    options = ("jobs", "reassign", "--type", "publishing", "--reason", "on holiday", "--count", 2)
+    with pytest.raises(SystemExit, match="no one is named who may decide"):
+        airflow(*options)
+    airflow(*options, "--role", "editor")
+    assert {str(on_ledger.job(job.job_id).reassigned) for job in jobs} != {"None"}
+    (said,) = json.loads(airflow("jobs", "progress", 1, "--watch", "-o", "json"))
+    assert (said["done"], said["left"], said["over"]) == (2, 0, True)
+
+
+def failed_job(ledger: Ledger, key: str) -> int:
+    revision = submit(ledger, job_spec(job_key=key), f"resp_{key}")
+    ledger.outputs.fail(revision.job_id, 1, actor=TEST, reason="no quota", error={"kind": "failed"})
+    return revision.job_id
+
+
+def test_a_failed_job_leaves_the_overview_once_it_is_acknowledged(airflow: Airflow, on_ledger: Ledger) -> None:
+    job_id = failed_job(on_ledger, "a")
+    (row,) = json.loads(airflow("overview", "-o", "json"))
+    assert row == {
+        "needs a person": "failed jobs",
+        "number": "1",
+        "see": "airflow aihandoff jobs list --need 'failed'",
+    }
+    assert "failed, and acknowledged" in airflow("acknowledge", job_id, "--reason", "the customer has left")
+    assert on_ledger.record(job_id).events[-1].actor == "user:cli:carol"
+    assert json.loads(airflow("overview", "-o", "json")) == []
+    with pytest.raises(SystemExit, match="failed again since you saw it"):
+        airflow("acknowledge", job_id, "--revision", 7, "--reason", "the customer has left")
+
+
+def test_the_failed_jobs_of_a_filter_are_acknowledged_together(airflow: Airflow, on_ledger: Ledger) -> None:
+    jobs = [failed_job(on_ledger, key) for key in ("a", "b")]
+    options = ("jobs", "acknowledge", "--need", "failed", "--reason", "the quota was used up", "--count", 2)
+    assert airflow(*options, "-o", "json").count('"outcome": "done"') == 2
+    assert all(on_ledger.job(job_id).acknowledged_at is not None for job_id in jobs)

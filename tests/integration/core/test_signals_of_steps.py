@@ -18,10 +18,13 @@ from airflow_provider_aihandoff.core.effects.apply import apply_effect
 from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell
 from airflow_provider_aihandoff.core.errors import StaleBulkDecision
 from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.jobs.needs import needs_of
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.reconcile.gauges import send_gauges
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.factories import LEASE, TEST, approve, ask, draft, job_spec, submit
 from tests.integration.core.effects.effects import ACTOR, approved, call, function
 from tests.recorder import Recorder, recording
@@ -163,7 +166,7 @@ class TestGauges:
     def sent(self, ledger: Ledger, recorded: Recorder, conn_ids: list[str] | None = None) -> None:
         recorded.sent.clear()
         names = ["openai_default"] if conn_ids is None else conn_ids
-        send_gauges(ledger.gauges.read(names), names)
+        send_gauges(ledger.gauges.read(names), needs_of(ledger, None, silence=120), names)
 
     def test_what_waits_is_sent_and_is_0_when_it_no_longer_does(self, ledger: Ledger, recorded: Recorder) -> None:
         job = ask(ledger, draft(ledger), deadline=timedelta(0))
@@ -204,6 +207,28 @@ class TestGauges:
         assert (used, idle) == ({"conn_id": "openai_default"}, ({"conn_id": "idle"}, 0.0))
         assert age > 0
         assert recorded.of(signals.OVERDUE_RESPONSES) == [({}, 1)]
+
+    def test_a_failed_job_is_sent_until_someone_has_acknowledged_it(self, ledger: Ledger, recorded: Recorder) -> None:
+        revision = submit(ledger, job_spec())
+        ledger.outputs.fail(revision.job_id, 1, actor=TEST, reason="refused", error={"kind": "refused"})
+        self.sent(ledger, recorded)
+        assert recorded.of(signals.FAILED_JOBS) == [({}, 1)]
+        ledger.acknowledgements.acknowledge(revision.job_id, revision=1, actor=Actor.user("bob"), reason="a test")
+        self.sent(ledger, recorded)
+        assert recorded.of(signals.FAILED_JOBS) == [({}, 0)]
+
+    def test_a_connection_whose_webhooks_fell_silent_is_sent(self, ledger: Ledger, recorded: Recorder) -> None:
+        draft(ledger)
+        event = {"type": "response.completed", "data": {"id": "resp_1"}}
+        ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", "resp_1", event))
+        self.sent(ledger, recorded, ["openai_default", "idle"])
+        silent = {labels["conn_id"]: value for labels, value in recorded.of(signals.SILENT)}
+        assert silent == {"openai_default": 0, "idle": 0}
+        past = "UPDATE aihandoff.inbox SET received_at = received_at - interval '1 h'"
+        ledger._database.transact(lambda connection: connection.execute(past) and None)
+        self.sent(ledger, recorded, ["openai_default", "idle"])
+        silent = {labels["conn_id"]: value for labels, value in recorded.of(signals.SILENT)}
+        assert silent == {"openai_default": 1, "idle": 0}
 
     def test_a_lost_request_and_each_gauge_are_sent(self, ledger: Ledger, recorded: Recorder) -> None:
         job = ledger.submission.open(job_spec()).job

@@ -154,8 +154,48 @@ def _cancelled(run: Run) -> None:
     run.drive("cancel", "draft")
 
 
+def _acknowledged(run: Run) -> None:
+    run.drive("draft", "plan", "expire", "acknowledge")
+
+
+def _notified(run: Run) -> None:
+    run.drive("notify", *PIPELINE)
+
+
 def _rolled_back(run: Run) -> None:
     run.drive(*run.work.pipeline, "rollback")
+
+
+def _cancelled_in_bulk(run: Run) -> None:
+    run.begin("draft")
+    run.drive("bulk cancel", "draft")
+
+
+def _rolled_back_in_bulk(run: Run) -> None:
+    run.drive(*run.work.pipeline, "bulk roll back")
+
+
+def _reassigned_in_bulk(run: Run) -> None:
+    run.drive("draft", "plan", "bulk reassign", "decide", *EFFECTS)
+
+
+def _found_applied_in_bulk(run: Run) -> None:
+    """The first write is made, and its answer is lost; no probe tells."""
+    run.drive("draft", "plan", "decide")
+    run.begin("create")
+    run.drive("bulk resolve applied", *EFFECTS)
+
+
+def _found_missing_in_bulk(run: Run) -> None:
+    """A gateway answers in the place of the target, which has not made the first write."""
+    run.drive("draft", "plan", "decide")
+    run.begin("create")
+    run.drive("bulk resolve not applied", *EFFECTS)
+
+
+def _reconciled_in_bulk(run: Run) -> None:
+    """The time to decide has ended two minutes ago, and no task of the review is alive."""
+    run.drive("draft", "plan", "bulk reconcile")
 
 
 def of(go: Callable[[Run], None], ends: JobState = JobState.COMPLETED, **work: Any) -> Course:
@@ -201,6 +241,16 @@ _USUAL = of(_completed)
 _CANCELLED = of(_cancelled, JobState.CANCELLED, model="stuck=in_progress")
 ROLLED_BACK = of(_rolled_back, JobState.ROLLED_BACK)
 
+#: Every bulk action, by the step that takes it.
+IN_BULK: Mapping[str, Course] = {
+    "bulk cancel": of(_cancelled_in_bulk, JobState.CANCELLED, model="stuck=in_progress"),
+    "bulk roll back": of(_rolled_back_in_bulk, JobState.ROLLED_BACK),
+    "bulk reassign": of(_reassigned_in_bulk),
+    "bulk resolve applied": of(_found_applied_in_bulk, variant="neither", target="drop"),
+    "bulk resolve not applied": of(_found_missing_in_bulk, variant="neither", target="outage"),
+    "bulk reconcile": of(_reconciled_in_bulk, JobState.FAILED, review_seconds=-120),
+}
+
 #: How work comes by each step and each call of the protocols.
 COURSES: Mapping[str, Course] = {
     "submit.open": _USUAL,
@@ -240,7 +290,12 @@ COURSES: Mapping[str, Course] = {
     "apply.skip": replace(of(_skipped), skips=True),
     "cancel.request": _CANCELLED,
     "cancel.record": _CANCELLED,
+    "acknowledge.record": of(_acknowledged, JobState.FAILED, review_seconds=1),
+    **dict.fromkeys(("notice.find", "notice.claim", "notice.sent"), of(_notified)),
     "undo.start": ROLLED_BACK,
+    "review.reassign": IN_BULK["bulk reassign"],
+    "bulk.begin": IN_BULK["bulk cancel"],
+    "bulk.record": IN_BULK["bulk cancel"],
     "budget.change": of(_funded),
     "budget.expire": of(_reclaimed, model=_ORPHAN),
 }

@@ -17,11 +17,13 @@ from typing import Literal, cast
 import psycopg
 import pytest
 
+from airflow_provider_aihandoff.core.bulk.bulk_store import Outcome as BulkOutcome
 from airflow_provider_aihandoff.core.crashpoints import POINTS
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.testing import OpenAIStandIn
+from chaos.attempts import bulk_actions_of
 from chaos.count import Row, Witness, compare
 from chaos.drive import search_in
 from chaos.effects import TABLE
@@ -30,7 +32,7 @@ from chaos.target import Target, serving
 from chaos.work import Variant
 from chaos.world import World
 from demo.postgres import Postgres
-from tests.integration.crashes.course import COURSES, PAID_ONCE, ROLLED_BACK, Course, Run, of
+from tests.integration.crashes.course import COURSES, IN_BULK, PAID_ONCE, ROLLED_BACK, Course, Run, of
 
 #: Courses under way at the same time: they mostly wait for claims to end.
 AT_ONCE = 16
@@ -44,6 +46,7 @@ FURTHER: dict[str, tuple[Variant, ...]] = {
     "retire": ("probed", "conditional", "put", "neither"),
 }
 SUBMITTING = tuple(point for point in POINTS if point.startswith(("submit.intend", "submit.create", "submit.store")))
+BULK = tuple(point for point in POINTS if point.startswith("bulk."))
 SENDING = tuple(point for point in POINTS if point.startswith(("apply.claim", "apply.send", "apply.confirm")))
 
 
@@ -72,9 +75,9 @@ def _cases() -> Iterator[Case]:
     for do in ("kill", "stop"):
         for point in POINTS:
             yield Case(do, point, COURSES[point.partition(":")[0]])
+        yield from (Case(do, point, course, at=at) for at, course in IN_BULK.items() for point in BULK)
         for with_, course in PAID_ONCE.items():
-            for point in SUBMITTING:
-                yield Case(do, point, course, at="draft", with_=with_)
+            yield from (Case(do, point, course, at="draft", with_=with_) for point in SUBMITTING)
         for point in SENDING:
             for variant in VARIANTS:
                 yield Case(do, point, of(COURSES["apply.send"].go, variant=variant), at="label")
@@ -109,6 +112,11 @@ class Matrix:
         case.course.go(run)
         (job,) = self.ledger.jobs(run_id=work.key)
         return run, self.ledger.record(job.job_id)
+
+    def outcomes_in_bulk(self, run: Run) -> list[BulkOutcome | None]:
+        """What the reports of its bulk actions say: of one, unless two attempts have begun one each."""
+        actions = bulk_actions_of(self.ledger, run.work)
+        return [each.outcome for action in actions for each in self.ledger.bulks.report(action.bulk_id)]
 
     def witness(self, job: Job) -> Witness:
         """What those say to whom it was done, of one job."""
@@ -170,6 +178,8 @@ def test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once(
     assert written(witness) == case.course.writes
     if case.with_:
         assert count.extra_responses == 0
+    if case.at in IN_BULK:
+        assert set(matrix.outcomes_in_bulk(run)) == {BulkOutcome.DONE}
 
 
 def written(witness: Witness) -> tuple[int, int, int, int]:

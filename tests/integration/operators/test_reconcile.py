@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from airflow.cli.cli_parser import get_parser
-from airflow.models import Connection, Variable
+from airflow.models import Connection
 from airflow.models.taskinstance import TaskInstance
 from airflow.sdk import BaseNotifier, task
 from airflow.utils.session import create_session
@@ -25,13 +25,14 @@ from airflow_provider_aihandoff.core.database import connection
 from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Effect, Job, Owner
+from airflow_provider_aihandoff.core.models import Actor, Effect, Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.core.reconcile.notice_store import DueNotice
 from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.task_states import ask_database, task_states
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan, job_spec
+from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.reconcile.world import World
 from tests.integration.operators.conftest import RunDag, postgres_connection
 from tests.integration.operators.dag_runs import Dags
@@ -218,12 +219,12 @@ class TestNotifiers:
             run = dags.run(dag)
         dags.clear(dag, run)
         (notified,) = sent
-        assert notified.startswith("needs you: unknown effects (1): 1 external write may have been made")
+        assert notified.startswith("needs you: unknown effects (1): 1 job has an external write that may have been")
 
         ledger.effects.resolve(unknown.effect_id, applied=True, external_id="7", actor=TEST, why="it is there")
         for _ in range(2):
             dags.run(dag)
-        assert sent[1:] == ["over: unknown effects (0): There are no unknown effects any more."]
+        assert sent[1:] == ["over: unknown effects (0): This is over: unknown effects."]
 
     def test_each_threshold_of_a_budget_is_notified_once_in_a_period(
         self, dags: Dags, world: World, ledger: Ledger
@@ -270,14 +271,40 @@ class TestNotifiers:
             dags.run(dag)
         assert len(sent) == 2
 
-    def test_without_notifiers_nothing_is_kept(self, dags: Dags, world: World, unknown: Effect) -> None:
-        def kept() -> int:
-            with create_session() as session:
-                return int(session.query(Variable).filter(Variable.key.like("aihandoff.causes.%")).count())
+    def test_two_runs_of_a_dag_at_once_send_one_notice(
+        self, dags: Dags, world: World, ledger: Ledger, unknown: Effect
+    ) -> None:
+        sent: list[str] = []
+        dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", notifiers=[Notifier(sent)]))
+        dags.run(dag)
+        other = ledger.notices.claim(dag.dag_id, "reconcile", DueNotice("unknown effects", over=False))
+        assert other is not None
+        dags.run(dag)
+        assert sent == [], "another run is sending it"
+        ledger.notices.sent(other, sent=True)
+        dags.run(dag)
+        assert sent == []
 
-        before = kept()
+    def test_without_notifiers_nothing_is_kept(self, dags: Dags, world: World, unknown: Effect) -> None:
         dags.run(dags.make(lambda: ReconcileOperator(task_id="reconcile")))
-        assert kept() == before
+        assert world.dump()["notices"] == []
+
+    def test_a_failed_job_is_notified_and_over_once_it_is_acknowledged(
+        self, dags: Dags, world: World, ledger: Ledger
+    ) -> None:
+        revision = submit(ledger, job_spec())
+        ledger.outputs.fail(revision.job_id, 1, actor=TEST, reason="no quota", error={"kind": "failed"})
+        sent: list[str] = []
+        dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", notifiers=[Notifier(sent)]))
+        for _ in range(2):
+            dags.run(dag)
+        assert [each.partition(":")[2] for each in sent] == [
+            " failed jobs (1): 1 job has failed in the last 14 days, and no one has acknowledged it. "
+            "Read the reason, then clear the task, or acknowledge the failure."
+        ]
+        ledger.acknowledgements.acknowledge(revision.job_id, revision=1, actor=Actor.user("bob"), reason="seen")
+        dags.run(dag)
+        assert sent[1:] == ["over: failed jobs (0): This is over: failed jobs."]
 
 
 def test_what_waits_is_sent_to_the_metrics_at_the_end_of_a_run(world: World, reconcile: Reconcile) -> None:

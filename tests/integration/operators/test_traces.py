@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import mask_secret
 from opentelemetry import trace
 
 from airflow_provider_aihandoff.core import spans
@@ -20,7 +22,7 @@ from airflow_provider_aihandoff.hooks.observability import observe
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from tests.integration.core.effects.effects import ACTOR, approved, call, function
 from tests.integration.operators.conftest import RunDag
-from tests.integration.operators.tasks import ask, publish
+from tests.integration.operators.tasks import ask, ask_unapproved, publish
 from tests.otlp import Otlp, receiving
 from tests.target import Target
 
@@ -101,6 +103,36 @@ def test_model_review_and_effect_are_linked_by_the_job_and_have_no_content(
     output, plan = str(revision.output["title"]).encode(), str(record.effects[0].effect_key).encode()
     for content in (output, plan, b"a comment", b"bob", str(revision.request["input"]).encode()):
         assert content not in sent
+
+
+def test_content_is_in_the_span_of_the_model_where_it_is_switched_on_and_is_masked(
+    run: RunDag, ledger: Ledger, model: Any, otlp: Otlp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__AIHANDOFF__TRACE_CONTENT", "True")
+    model.output = {"title": "Kettle", "body": "The key is pass-word-of-the-cms-4711."}
+
+    def define() -> None:
+        ask_unapproved(input='{"topic": "a kettle", "api_key": "a-key-of-the-input"}', instructions="Be brief.")
+
+    mask_secret("pass-word-of-the-cms-4711")
+    assert set(run(define).states.values()) == {"success"}
+    facts = otlp.named("chat gpt-5.2").attributes
+    ((asked,),) = [message["parts"] for message in json.loads(facts["gen_ai.input.messages"])]
+    assert json.loads(asked["content"]) == {"topic": "a kettle", "api_key": "***"}
+    assert json.loads(facts["gen_ai.system_instructions"]) == [{"type": "text", "content": "Be brief."}]
+    (answer,) = json.loads(facts["gen_ai.output.messages"])
+    assert (answer["role"], answer["finish_reason"]) == ("assistant", "stop")
+    assert json.loads(answer["parts"][0]["content"]) == {"title": "Kettle", "body": "The key is ***."}
+    others = b"".join(span.raw for span in otlp.spans if span.name != "chat gpt-5.2")
+    assert b"kettle" not in others.lower()
+
+
+def test_an_option_that_is_neither_true_nor_false_leaves_out_the_content_alone(
+    run: RunDag, ledger: Ledger, model: Any, otlp: Otlp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__AIHANDOFF__TRACE_CONTENT", "perhaps")
+    assert set(run(ask_unapproved).states.values()) == {"success"}
+    assert not any(".messages" in name for name in otlp.named("chat gpt-5.2").attributes)
 
 
 def test_an_effect_is_a_child_of_airflows_span_of_the_task(ledger: Ledger, otlp: Otlp) -> None:

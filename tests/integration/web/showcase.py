@@ -183,8 +183,8 @@ def written(ledger: Ledger, key: str = "post:lamp") -> Job:
 
 def bulk(ledger: Ledger) -> int:
     """A bulk action of Bob that has not taken a step yet."""
-    shown = preview(ledger, BulkAction.CANCEL, JobFilter(job_type="ticket"), answerable=list)
     bob = Actor.user("bob")
+    shown = preview(ledger, BulkAction.CANCEL, JobFilter(job_type="ticket"), answerable=list, actor=bob)
     return begin(ledger, shown, count=shown.count, digest=shown.digest, reason="A wrong prompt", actor=bob)
 
 

@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from airflow_provider_aihandoff.web.pages import inbox_page, job_list, job_search, overview_page
+from airflow_provider_aihandoff.web.pages import bulk_action, inbox_page, job_list, job_search, overview_page
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
 from demo.incidents import make_incidents
 from demo.ports import HOST, free_port
@@ -136,7 +136,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "doctor": "doctor",
         "doctor-found": "doctor?run=true",
         "bulk-action": "bulk?action=cancel&type=ticket",
-        "bulk-report": f"bulk/{showcase.bulk(ledger)}",
+        "bulk-reassign": "bulk?action=reassign&type=ticket&to_users=carol&to_groups=press",
+        "bulk-report": f"bulk/{showcase.bulk(ledger)}?paused",
         "job": f"jobs/{job.job_id}",
         "written": f"jobs/{written.job_id}",
         "rendering": f"jobs/{rendering.job_id}",
@@ -427,6 +428,24 @@ def test_the_id_of_a_record_opens_it_in_another_window_from_the_list_and_from_th
         assert page.url.endswith(path)
 
 
+def test_the_page_of_a_bulk_action_continues_it_and_shows_how_far_it_has_come(
+    open_page: Open, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    showcase.tickets(ledger, 8)
+    path = f"bulk/{showcase.bulk(ledger)}"
+    page = open_page(f"{path}?paused")
+    assert "0 of 8" in page.inner_text("main")
+    assert ledger.bulks.progress(1).left == 8
+    monkeypatch.setattr(bulk_action, "SECONDS", 0.01)  # so that it takes several requests
+    page.goto(f"/aihandoff/{path}")
+    page.evaluate("document.querySelector('main').dataset.same = 'page'")
+    page.get_by_text("8 of 8").wait_for()
+    assert ledger.bulks.progress(1).done == 8
+    assert page.get_by_text("Refreshes every").count() == 0
+    assert page.get_by_role("button", name="Continue").count() == 0
+    assert page.evaluate("document.querySelector('main').dataset.same") == "page"
+
+
 def test_the_input_stands_beside_the_output_and_above_it_on_a_phone(open_page: Open, ledger: Ledger) -> None:
     job = showcase.note(ledger)
 
@@ -560,6 +579,8 @@ INCIDENTS = {
     "stuck response": ("Jobs past their deadline", "deadline"),
     "overdue review": ("Overdue reviews", "No one decided by"),
     "expired claim": ("Expired claims", "claim"),
+    "lost request": ("Held jobs", "answer was lost"),
+    "slow response": ("Slow responses", "has been working on the response"),
 }
 
 
@@ -584,7 +605,25 @@ def test_each_incident_is_two_clicks_from_the_overview_and_gone_after_the_step_t
     page.goto("/aihandoff/overview")
     page.click("main a:text-is('Webhooks in quarantine')")
     assert made.webhook_id in page.inner_text("main")
+    page.goto("/aihandoff/overview")
+    assert "No webhooks on openai_default" in page.inner_text(".needs")
+    picture(page, "overview-incidents")
+    assert problems(page) == []
 
+    find("failed job")
+    assert problems(page) == []
+    page.fill("#reason-acknowledgement", "The customer has left.")
+    page.click("button:text-is('Acknowledge')")
+    page.get_by_text("Acknowledged by bob").wait_for()
+    find("lost request")
+    page.fill("#reason-submission", "Nothing in OpenAI's logs, and not needed any more.")
+    page.click("button:text-is('Fail the job')")
+    page.get_by_text("The job failed").wait_for()
+    find("slow response")
+    page.click("summary:text-is('Cancel this job')")
+    page.fill("#reason-cancel", "It takes too long.")
+    page.click("form button:text-is('Cancel this job')")
+    page.get_by_text("The job was cancelled").wait_for()
     find("unknown effect")
     effect_id = ledger.record(made.jobs["unknown effect"]).current_effects[0].effect_id
     page.fill(f"#reason-{effect_id}", "The helpdesk shows it.")
@@ -603,7 +642,7 @@ def test_each_incident_is_two_clicks_from_the_overview_and_gone_after_the_step_t
 
     page.goto("/aihandoff/overview")
     left = page.locator(".needs").inner_text()
-    assert [title for title, _ in INCIDENTS.values() if title in left] == ["Unknown effects", "Failed jobs"]
+    assert [title for title, _ in INCIDENTS.values() if title in left] == ["Unknown effects"]
     assert "quarantine" not in left
     states = {what: ledger.job(job_id).state for what, job_id in made.jobs.items()}
     assert states["unknown effect"] is JobState.COMPLETED

@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.app import build_app
 from airflow_provider_aihandoff.web.pages import bulk_action
-from tests.factories import OWNER, ask, draft, effect_plan, job_spec
+from tests.factories import OWNER, ask, draft, effect_plan, job_spec, submit
 from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import approved, cms, confirm, lose, plan_of
 from tests.target import Target
@@ -191,3 +191,76 @@ def test_unknown_effects_are_resolved_together(login: Login, ledger: Ledger) -> 
     form = form_of(bob, "action=resolve+as+applied&need=unknown+effect", count="2")
     assert bob.post(BULK, data=form).status_code == 303
     assert {ledger.effects.read(effect.effect_id).state for effect in effects} == {EffectState.APPLIED}
+
+
+def test_a_preview_says_what_it_would_stop_and_cost_and_counts_what_is_refused(login: Login, ledger: Ledger) -> None:
+    in_review(ledger, 1)
+    submit(ledger, job_spec(job_key="post:2"), "resp_runs")
+    cancelled = in_review(ledger, 3)
+    ledger.cancels.cancel(cancelled.job_id, actor=OWNER.actor, reason="no longer needed")
+    text = " ".join(Page(login("bob").get(f"{BULK}?action=cancel&type=publishing").text).text.split())
+    assert "1 response runs and is stopped. What each has used by then is billed." in text
+    assert "What one response of the type publishing costs is unknown." in text
+    assert "1 planned write is never sent." in text
+    assert "1 job: It is cancelled already, or is being cancelled." in text
+    shown = (
+        login("bob", bearer=True)
+        .post(f"{API}/preview", json={"action": "cancel", "filter": {"type": "publishing"}})
+        .json()
+    )
+    assert shown["responses"] == {"publishing": 1}
+    assert shown["refusals"] == {"It is cancelled already, or is being cancelled.": 1}
+    assert shown["summary"][0].startswith("1 response runs")
+
+
+def test_reviews_are_reassigned_to_the_people_who_were_shown(login: Login, ledger: Ledger) -> None:
+    jobs = [in_review(ledger, number) for number in range(2)]
+    bob = login("bob")
+    page = Page(bob.get(f"{BULK}?action=reassign&type=publishing&state=review").text)
+    assert page.field("to_users") == ""
+    assert page.field("state") == "review"
+    query = "action=reassign&type=publishing&to_users=carol%2C+dave"
+    assert "Then: may decide: carol, dave." in bob.get(f"{BULK}?{query}").text
+    form = form_of(bob, query, count="2")
+    answer = bob.post(BULK, data={**form, "to_users": "eve"})
+    assert answer.status_code == 409
+    answer = bob.post(BULK, data=form)
+    assert answer.status_code == 303
+    assert "Then: may decide: carol, dave." in bob.get(answer.headers["location"]).text
+    for job in jobs:
+        assert "Approvers: carol, dave." in login("carol").get(f"/aihandoff/jobs/{job.job_id}").text
+        assert ledger.record(job.job_id).events[-1].event == "reassigned"
+
+
+def test_a_program_reassigns_reviews(login: Login, ledger: Ledger) -> None:
+    job = in_review(ledger, 1)
+    bob = login("bob", bearer=True)
+    about = {"action": "reassign", "filter": {"type": "publishing"}}
+    refused = bob.post(f"{API}/preview", json=about)
+    assert (refused.status_code, refused.json()["type"]) == (409, "cannot-reassign")
+    about = {**about, "reviewers": {"approvers": {"users": ["carol"], "groups": ["legal"]}}}
+    shown = bob.post(f"{API}/preview", json=about).json()
+    body = {**about, "reason": "on holiday", "count": shown["count"], "digest": shown["digest"]}
+    report = bob.post(API, json=body).json()
+    assert report["progress"]["done"] == 1
+    assert report["reviewers"]["approvers"] == {"users": ["carol"], "roles": [], "groups": ["legal"]}
+    assert ledger.job(job.job_id).reassigned is not None
+
+
+def test_the_page_of_an_action_refreshes_and_continues_until_it_is_paused_or_over(
+    login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_review(ledger, 1)
+    bob = login("bob")
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk_action, "SECONDS", 0)
+        path = bob.post(BULK, data=form_of(bob, "action=cancel&type=publishing", count="1")).headers["location"]
+    assert "data-continue" in bob.get(path).text
+    assert 'data-refresh="2"' in bob.get(path).text
+    paused = bob.get(f"{path}?paused").text
+    assert "data-continue" not in paused
+    assert "data-refresh" not in paused
+    assert "Continue" in paused
+    assert ledger.bulks.progress(1).left == 1, "no page that is shown takes a step"
+    bob.post(f"{path}/run")
+    assert "data-refresh" not in bob.get(path).text

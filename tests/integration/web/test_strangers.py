@@ -36,6 +36,7 @@ VALUES = {
     "job_id": 1,
     "effect_id": 1,
     "bulk_id": 1,
+    "pause_id": 1,
     "form": "csv",
     "number": 1,
     "name": "x",

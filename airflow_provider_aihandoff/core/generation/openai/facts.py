@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.generation.openai.continuation import continued
+from airflow_provider_aihandoff.core.generation.openai.messages import prompt_of
 from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot, output_schema
 from airflow_provider_aihandoff.core.generation.openai.worst_case import worst_case
-from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, Tokens, WorstCase
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse, Prompt, ProviderFacts, Tokens, WorstCase
 from airflow_provider_aihandoff.core.models import Revision
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ class OpenAIFacts(ProviderFacts):
     def output_schema(self, request: Mapping[str, Any]) -> Any:
         """As :meth:`ProviderFacts.output_schema`."""
         return output_schema(request)
+
+    def prompt(self, request: Mapping[str, Any]) -> Prompt:
+        """As :meth:`ProviderFacts.prompt`."""
+        return prompt_of(request)
 
     def model(self, request: Mapping[str, Any]) -> str | None:
         """As :meth:`ProviderFacts.model`."""

@@ -53,6 +53,17 @@ def test_it_is_added_up_by(
     ]
 
 
+def test_text_that_postgresql_cannot_take_out_of_json_hides_nothing(ledger: Ledger) -> None:
+    since = ledger.now() - timedelta(minutes=1)
+    for key, text in (("a", "nul \x00"), ("b", "half of a pair \ud800"), ("c", "a path \\u0000")):
+        spec = job_spec(job_key=key, request={"model": "gpt-5.2", "input": text})
+        revision = submit(ledger, spec, f"resp_{key}")
+        output = Output(ResponseStatus.COMPLETED, "Text.", cost_usd=Decimal("0.5"))
+        ledger.outputs.store(revision.job_id, 1, output, actor=TEST, response_id=f"resp_{key}")
+    (found,) = ledger.spending.by(SpentBy.MODEL, since=since)
+    assert (found.key, found.responses, found.cost_usd) == ("gpt-5.2", 3, Decimal("1.5"))
+
+
 def test_it_is_added_up_by_the_day_and_for_some_dags(ledger: Ledger, spent: datetime) -> None:
     (day,) = ledger.spending.by(SpentBy.DAY, since=spent)
     assert (day.key, day.cost_usd) == (f"{datetime.now(UTC):%Y-%m-%d}", Decimal("0.75"))

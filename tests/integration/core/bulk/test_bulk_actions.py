@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -15,14 +16,17 @@ from airflow_provider_aihandoff.core import crashpoints
 from airflow_provider_aihandoff.core.bulk import bulk_run
 from airflow_provider_aihandoff.core.bulk.bulk_run import Preview, begin, preview, run
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction, Outcome
-from airflow_provider_aihandoff.core.errors import BulkChanged, BulkNotFound, FilterRefused
+from airflow_provider_aihandoff.core.bulk.bulk_totals import in_words
+from airflow_provider_aihandoff.core.errors import BulkChanged, BulkNotFound, CannotReassign, FilterRefused
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider
+from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
-from airflow_provider_aihandoff.core.states import EffectState, JobState
-from tests.factories import LEASE, OWNER, TEST, ask, draft, effect_plan, job_spec
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
+from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
+from tests.factories import LEASE, OWNER, TEST, ask, draft, effect_plan, job_spec, submit
 from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of
 from tests.target import Target
 
@@ -49,12 +53,22 @@ def in_review(ledger: Ledger, number: int, **owner: Any) -> Job:
     return ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"))
 
 
-def shown(ledger: Ledger, action: BulkAction = BulkAction.CANCEL, wanted: JobFilter = PUBLISHING) -> Preview:
-    return preview(ledger, action, wanted, answerable=anyone)
+def shown(
+    ledger: Ledger,
+    action: BulkAction = BulkAction.CANCEL,
+    wanted: JobFilter = PUBLISHING,
+    reviewers: Reviewers | None = None,
+) -> Preview:
+    return preview(ledger, action, wanted, answerable=anyone, actor=BOB, reviewers=reviewers)
 
 
-def begun(ledger: Ledger, action: BulkAction = BulkAction.CANCEL, wanted: JobFilter = PUBLISHING) -> int:
-    seen = shown(ledger, action, wanted)
+def begun(
+    ledger: Ledger,
+    action: BulkAction = BulkAction.CANCEL,
+    wanted: JobFilter = PUBLISHING,
+    reviewers: Reviewers | None = None,
+) -> int:
+    seen = shown(ledger, action, wanted, reviewers)
     return begin(ledger, seen, count=seen.count, digest=seen.digest, reason="a wrong prompt", actor=BOB)
 
 
@@ -122,7 +136,7 @@ def test_a_filter_is_needed_and_finds_no_more_than_a_bound(ledger: Ledger, monke
 
 def test_rights_are_checked_for_each_job_when_it_is_shown_and_when_it_is_taken(ledger: Ledger) -> None:
     mine, other = in_review(ledger, 1, dag_id="mine"), in_review(ledger, 2, dag_id="other")
-    seen = preview(ledger, BulkAction.CANCEL, PUBLISHING, answerable=lambda dag_ids: {"mine"} & set(dag_ids))
+    seen = preview(ledger, BulkAction.CANCEL, PUBLISHING, answerable=lambda dag_ids: {"mine"} & set(dag_ids), actor=BOB)
     assert {step.job.job_id: step.refused for step in seen.steps} == {mine.job_id: False, other.job_id: True}
 
     bulk_id = begun(ledger)  # when the user still may act on both
@@ -261,6 +275,103 @@ class TestReconcile:
         assert run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone).done == 2
         assert ledger.revision(lost.job_id, 1).unknown_submissions == 1
         assert ledger.effects.read(claim.effect.effect_id).state is EffectState.UNKNOWN
+
+
+class TestReassign:
+    """Many reviews given to others."""
+
+    TO = Reviewers(Approvers(users=("carol", "dave")))
+
+    def test_each_review_is_reassigned_with_its_own_record_and_its_votes(self, ledger: Ledger) -> None:
+        rules = ReviewRules(Approvers(users=("bob", "carol")), approvals=2)
+        jobs = [
+            ask(ledger, draft(ledger, job_spec(job_key=f"post:{n}"), response_id=f"resp_{n}"), rules=rules)
+            for n in range(2)
+        ]
+        for job, name in zip(jobs, ("bob", "carol"), strict=True):
+            ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), person=Person(name))
+        cancelled = in_review(ledger, 9)
+        ledger.cancels.cancel(cancelled.job_id, actor=TEST, reason="no longer needed")
+
+        seen = shown(ledger, BulkAction.REASSIGN, reviewers=self.TO)
+        assert {step.job.job_id: step.words for step in seen.steps} == {
+            jobs[0].job_id: "May decide: carol, dave. Voids the approval of bob.",
+            jobs[1].job_id: "May decide: carol, dave. 1 approval stays.",
+            cancelled.job_id: "It waits for no decision: it is cancelled.",
+        }
+        assert in_words(seen.action, seen.totals)[0] == "1 approval is void then, and 1 approval stays."
+
+        bulk_id = begun(ledger, BulkAction.REASSIGN, reviewers=self.TO)
+        assert ledger.bulks.read(bulk_id).reviewers == self.TO
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
+        assert (progress.done, progress.refused) == (2, 1)
+        for job in jobs:
+            (event,) = events(ledger, job.job_id, "reassigned")
+            assert event.by == BOB
+            assert (event.reason or "").startswith(f"a wrong prompt (bulk action {bulk_id}); may decide: carol, dave")
+
+    def test_what_was_reassigned_since_it_was_shown_is_not_overwritten(self, ledger: Ledger) -> None:
+        job = in_review(ledger, 1)
+        bulk_id = begun(ledger, BulkAction.REASSIGN, reviewers=self.TO)
+        ledger.reassignments.reassign(job.job_id, Reviewers(Approvers(users=("eve",))), actor=TEST, reason="ill")
+        progress = run(ledger, bulk_id, provider_for=no_provider, states_of=ended, answerable=anyone)
+        assert (progress.done, progress.refused) == (0, 1)
+        assert "it was reassigned since you saw it" in str(ledger.bulks.report(bulk_id)[0].note)
+
+    def test_other_people_than_were_shown_are_not_confirmed(self, ledger: Ledger) -> None:
+        in_review(ledger, 1)
+        seen = shown(ledger, BulkAction.REASSIGN, reviewers=self.TO)
+        now = shown(ledger, BulkAction.REASSIGN, reviewers=Reviewers(Approvers(users=("eve",))))
+        with pytest.raises(BulkChanged):
+            begin(ledger, now, count=1, digest=seen.digest, reason="no", actor=BOB)
+
+    @pytest.mark.parametrize(("action", "to"), [(BulkAction.REASSIGN, None), (BulkAction.CANCEL, TO)])
+    def test_people_are_named_for_a_reassignment_and_for_nothing_else(
+        self, ledger: Ledger, action: BulkAction, to: Reviewers | None
+    ) -> None:
+        with pytest.raises(CannotReassign):
+            shown(ledger, action, reviewers=to)
+
+
+class TestTotals:
+    """What a preview says of responses, writes and money."""
+
+    def test_cancelling_says_which_responses_stop_and_what_one_costs(self, ledger: Ledger) -> None:
+        for number, cost in enumerate(("0.02", "0.04", "0.10")):
+            revision = submit(ledger, job_spec(job_key=f"done:{number}"), f"resp_done_{number}")
+            output = Output(ResponseStatus.COMPLETED, "A kettle.", cost_usd=Decimal(cost))
+            ledger.outputs.store(revision.job_id, 1, output, actor=TEST)
+        submit(ledger, job_spec(job_key="run:1"), "resp_run_1")
+        submit(ledger, job_spec(job_key="run:2", job_type="report"), "resp_run_2")
+        seen = preview(ledger, BulkAction.CANCEL, JobFilter(run_id="manual__1"), answerable=anyone, actor=BOB)
+        assert in_words(seen.action, seen.totals) == [
+            "2 responses run and are stopped. What each has used by then is billed.",
+            "One response of the type publishing has cost $0.0400 in the median, and at most $0.1000 "
+            "(of 3 that are known).",
+            "What one response of the type report costs is unknown.",
+            "The model has cost $0.1600 for these jobs so far, as far as it is known.",
+        ]
+
+    def test_a_response_that_has_ended_is_not_stopped_and_one_without_a_price_is_said(self, ledger: Ledger) -> None:
+        job = in_review(ledger, 1)
+        seen = shown(ledger)
+        assert in_words(seen.action, seen.totals) == [
+            "No response runs: nothing is stopped at the model provider.",
+            "1 planned write is never sent.",
+            "The model has cost $0.0000 for these jobs so far, as far as it is known, and 1 response of an unknown "
+            "price.",
+        ]
+        assert ledger.job(job.job_id) == job
+
+    def test_a_roll_back_says_what_it_writes_and_why_others_are_refused(self, ledger: Ledger, target: Target) -> None:
+        for key in ("a", "b"):
+            plan = plan_of(target, key)
+            confirm(ledger, approved(ledger, plan, key=key), plan)
+        for number in range(2):
+            in_review(ledger, number)
+        seen = shown(ledger, BulkAction.ROLL_BACK)
+        assert in_words(seen.action, seen.totals)[0] == ("2 external writes are made, to undo earlier ones (http: 2).")
+        assert seen.totals.refusals == {"It is review, and has nothing applied to undo.": 2}
 
 
 def _die_at(conninfo: dict[str, Any], bulk_id: int, step: int) -> None:

@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, get_args
@@ -229,6 +230,35 @@ class TestUpgrade:
         tenant = {**empty_conninfo, "user": role.as_string().strip('"'), "password": "tenant"}
         assert schema.upgrade(tenant) == (None, schema.head_version())
         assert schema.upgrade(tenant)[0] == schema.head_version()
+
+
+@contextmanager
+def written_before(conninfo: dict[str, Any]) -> Iterator[Ledger]:
+    """A ledger of an older version, which today's statements can write: they did not change, but for this column."""
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute("ALTER TABLE aihandoff.jobs ADD COLUMN acknowledged_at timestamptz")
+    with Ledger(conninfo) as ledger:
+        yield ledger
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute("ALTER TABLE aihandoff.jobs DROP COLUMN acknowledged_at")
+
+
+class TestUpgradeFrom0011:
+    def test_what_a_person_has_failed_is_acknowledged_and_what_failed_by_itself_is_not(
+        self, empty_conninfo: dict[str, Any]
+    ) -> None:
+        upgrade_to(empty_conninfo, "0011")
+        with written_before(empty_conninfo) as before:
+            for key, actor in (("by itself", TEST), ("by a person", Actor.user("bob"))):
+                revision = submit(before, job_spec(job_key=key), f"resp of {key}")
+                before.outputs.fail(revision.job_id, 1, actor=actor, reason="refused", error={"kind": "refused"})
+
+        schema.upgrade(empty_conninfo)
+
+        with Ledger(empty_conninfo) as upgraded:
+            seen = {job.job_key: job.acknowledged_at for job in upgraded.jobs()}
+            assert seen["by itself"] is None
+            assert seen["by a person"] == upgraded.record(2).events[-1].at
 
 
 class TestUpgradeFrom0006:

@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.factories import LEASE, OWNER, TEST, effect_plan, job_spec
 
 MONTH = timedelta(days=30)
-_TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events")
+_TABLES = ("ledger", "jobs", "revisions", "decisions", "effects", "inbox", "events", "notices")
 
 
 def task(name: str) -> Owner:

@@ -25,6 +25,7 @@ def job(rules: ReviewRules | None = None, **more: Any) -> Any:
         "review_asked_at": ASKED,
         "reminded_at": None,
         "escalated_at": None,
+        "reassigned": None,
     }
     return SimpleNamespace(**{**facts, **more})
 

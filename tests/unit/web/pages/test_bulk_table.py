@@ -10,7 +10,9 @@ from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy, group_of
 
 
 def asked(reason: str) -> Any:
-    return SimpleNamespace(review=ReviewRules(because={"policy": "all-of@1", "reason": reason}).to_json())
+    return SimpleNamespace(
+        reassigned=None, review=ReviewRules(because={"policy": "all-of@1", "reason": reason}).to_json()
+    )
 
 
 @pytest.mark.parametrize(

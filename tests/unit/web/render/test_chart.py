@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.core.amounts import dollars
 from airflow_provider_aihandoff.web.render.chart import MAX_SERIES, OTHERS, Chart, Point, chart
-from airflow_provider_aihandoff.web.render.formatting import dollars, span_of_time
+from airflow_provider_aihandoff.web.render.formatting import span_of_time
 
 TODAY = date(2026, 2, 14)
 YESTERDAY = TODAY - timedelta(days=1)

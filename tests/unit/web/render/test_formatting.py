@@ -17,7 +17,6 @@ from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.web.render.budget import Budget
 from airflow_provider_aihandoff.web.render.formatting import (
     cost,
-    dollars,
     has_secret,
     in_schema_order,
     label,
@@ -72,10 +71,6 @@ def test_a_cost_is_never_a_guess(amount: str | None, unpriced: int, said: str) -
 )
 def test_a_short_span_of_time_does_not_read_as_none(seconds: float, said: str) -> None:
     assert span_of_time(seconds) == said
-
-
-def test_dollars_never_round_something_to_nothing() -> None:
-    assert dollars(Decimal("0.000000001")) != dollars(Decimal(0))
 
 
 @pytest.mark.parametrize(

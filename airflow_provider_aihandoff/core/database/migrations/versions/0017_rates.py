@@ -23,10 +23,12 @@ CREATE INDEX revisions_of_key ON aihandoff.revisions (rate_key)
     WHERE rate_key IS NOT NULL AND state IN ('submitting', 'running');
 ALTER TABLE aihandoff.effects
     ADD COLUMN rate_key text,
+    ADD COLUMN conn_id text,
     DROP CONSTRAINT effects_held_kind_check,
     ADD CONSTRAINT effects_held_kind_check CHECK (held_kind IN ('pause', 'rate'));
 CREATE INDEX effects_claimed_of_key ON aihandoff.effects (rate_key) WHERE rate_key IS NOT NULL AND state = 'claimed';
-CREATE INDEX effects_claimed_of_connection ON aihandoff.effects ((plan->>'connection')) WHERE state = 'claimed';
+CREATE INDEX effects_claimed_of_connection ON aihandoff.effects (conn_id)
+    WHERE conn_id IS NOT NULL AND state = 'claimed';
 """
 
 _LIMITS = """

@@ -1,0 +1,67 @@
+"""Why a person is needed, in words: for the overview, the notices and the gauges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from airflow_provider_aihandoff.core.jobs.job_filter import Need
+from airflow_provider_aihandoff.core.jobs.needs import SAID, Cause, Needs
+from airflow_provider_aihandoff.core.jobs.overview_store import ConnectionActivity
+from airflow_provider_aihandoff.core.reconcile.gauges import GAUGES
+
+NOW = datetime.now(UTC)
+SILENT = ConnectionActivity("openai_eu", 1, NOW - timedelta(hours=1), NOW, NOW)
+
+
+def needs(
+    jobs: Mapping[Need, int] | None = None, quarantined: int = 0, silent: tuple[ConnectionActivity, ...] = ()
+) -> Needs:
+    return Needs({**dict.fromkeys(Need, 0), **(jobs or {})}, quarantined, silent, silent)
+
+
+def check_words(one: Cause, many: Cause) -> None:
+    """Of one and of seven: in the right number, with a next step, and with a name that is the same."""
+    assert (one.count, many.count) == (1, 7)
+    assert "1 " in one.message
+    assert "7 " in many.message
+    assert one.message.count(". ") >= 1
+    assert (one.name, one.command) == (many.name, many.command)
+
+
+def test_what_needs_no_one_is_no_cause() -> None:
+    assert needs().causes == []
+
+
+@pytest.mark.parametrize("need", Need)
+def test_each_need_of_a_job_is_a_cause_with_its_words_its_command_and_its_gauge(need: Need) -> None:
+    (one,) = needs({need: 1}).causes
+    (many,) = needs({need: 7}).causes
+    check_words(one, many)
+    assert one.need is need
+    assert one.command == f"airflow aihandoff jobs list --need '{need}'"
+    assert need in GAUGES
+
+
+def test_no_two_needs_share_their_name_or_their_gauge() -> None:
+    assert len({said.name for said in SAID.values()}) == len(set(GAUGES.values())) == len(Need)
+
+
+def test_webhooks_in_quarantine_are_a_cause() -> None:
+    (one,), (many,) = needs(quarantined=1).causes, needs(quarantined=7).causes
+    check_words(one, many)
+
+
+def test_each_silent_connection_is_a_cause_of_its_own() -> None:
+    other = ConnectionActivity("openai_us", 1, NOW - timedelta(hours=1), NOW, NOW)
+    assert [cause.name for cause in needs(silent=(SILENT, other)).causes] == [
+        "no webhooks on openai_eu",
+        "no webhooks on openai_us",
+    ]
+
+
+def test_more_than_were_counted_are_said_to_be_more() -> None:
+    (cause,) = needs({Need.FAILED: 1_001}).causes
+    assert cause.message.startswith("More than 1,000 jobs have failed")
