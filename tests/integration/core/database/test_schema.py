@@ -6,7 +6,6 @@ import hmac
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, get_args
@@ -232,26 +231,15 @@ class TestUpgrade:
         assert schema.upgrade(tenant)[0] == schema.head_version()
 
 
-@contextmanager
-def written_before(conninfo: dict[str, Any]) -> Iterator[Ledger]:
-    """A ledger of an older version, which today's statements can write: they did not change, but for this column."""
-    with psycopg.connect(**conninfo) as connection:
-        connection.execute("ALTER TABLE aihandoff.jobs ADD COLUMN acknowledged_at timestamptz")
-    with Ledger(conninfo) as ledger:
-        yield ledger
-    with psycopg.connect(**conninfo) as connection:
-        connection.execute("ALTER TABLE aihandoff.jobs DROP COLUMN acknowledged_at")
-
-
 class TestUpgradeFrom0011:
     def test_what_a_person_has_failed_is_acknowledged_and_what_failed_by_itself_is_not(
-        self, empty_conninfo: dict[str, Any]
+        self, ledger: Ledger, conninfo: dict[str, Any], empty_conninfo: dict[str, Any]
     ) -> None:
         upgrade_to(empty_conninfo, "0011")
-        with written_before(empty_conninfo) as before:
-            for key, actor in (("by itself", TEST), ("by a person", Actor.user("bob"))):
-                revision = submit(before, job_spec(job_key=key), f"resp of {key}")
-                before.outputs.fail(revision.job_id, 1, actor=actor, reason="refused", error={"kind": "refused"})
+        for key, actor in (("by itself", TEST), ("by a person", Actor.user("bob"))):
+            revision = submit(ledger, job_spec(job_key=key), f"resp of {key}")
+            ledger.outputs.fail(revision.job_id, 1, actor=actor, reason="refused", error={"kind": "refused"})
+        copy_rows(conninfo, empty_conninfo, "jobs", "revisions", "events")
 
         schema.upgrade(empty_conninfo)
 
