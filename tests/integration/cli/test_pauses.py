@@ -22,7 +22,7 @@ def test_everything_is_paused_and_resumed(airflow: Airflow, on_ledger: Ledger) -
 
     (listed,) = json.loads(airflow("pauses", "-o", "json"))
     assert (listed["what"], listed["held requests"], listed["responses running"]) == ("everything", 1, 1)
-    assert "pause: everything" in airflow("overview")
+    assert "pause of everything" in airflow("overview")
 
     assert "It held 1 requests, 0 writes." in airflow("resume", "1", "--reason", "fixed")
     assert json.loads(airflow("pauses", "-o", "json")) == []
@@ -68,5 +68,5 @@ def test_a_limit_of_money_is_listed_and_tried(airflow: Airflow, on_ledger: Ledge
     on_ledger.submission.not_submitted(job.job_id, 1, token=token, actor=TEST, reason="insufficient_quota", spent=True)
     (listed,) = json.loads(airflow("spending-limits", "list", "-o", "json"))
     assert (listed["connection"], listed["tries"], listed["said"]) == ("openai_default", 1, "insufficient_quota")
-    assert "spending limit: openai_default" in airflow("overview")
+    assert "spending limit of openai_default" in airflow("overview")
     assert "Job 1 sends its request" in airflow("spending-limits", "try", "openai_default")

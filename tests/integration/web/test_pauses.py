@@ -77,8 +77,8 @@ def test_the_overview_leads_to_what_is_held(login: Login, ledger: Ledger) -> Non
     pause(ledger)
     ledger.submission.intend(2, 1, actor=TEST, lease=LEASE)
     page = login("bob").get("/aihandoff/overview").text
-    assert "Pause: everything" in page
-    assert "1 held" in page
+    assert "Pause of everything" in page
+    assert "cli:eve has paused requests to the model: the model writes nonsense." in page
 
 
 def test_who_may_not_act_on_all_dags_pauses_theirs_alone(login: Login, ledger: Ledger, grant: Grant) -> None:

@@ -17,7 +17,7 @@ from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL, Le
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
-from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers
 from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, ResponseStatus
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.webhooks.inboxes import (
@@ -82,6 +82,11 @@ def decide(ledger: Ledger, job_id: int, verdict: Any) -> None:
 def edit(ledger: Ledger, job_id: int) -> None:
     digest = str(ledger.job(job_id).review_digest)
     ledger.reviews.edit(job_id, digest=digest, output="A pan.", person=Person("bob"))
+
+
+def reassign(ledger: Ledger, job_id: int, _: dict[str, Any]) -> None:
+    reviewers = Reviewers(Approvers(users=("carol",)))
+    ledger.reassignments.reassign(job_id, reviewers, actor=TEST, reason="on holiday")
 
 
 def changing(ledger: Ledger) -> int:
@@ -174,6 +179,7 @@ WAKING: dict[JobEvent, tuple[Before, Step, JobState]] = {
         lambda ledger, job, _: ledger.outputs.fail(job, 2, actor=TEST, reason="?", error={"kind": "gone"}),
         JobState.REVIEW,
     ),
+    JobEvent.REASSIGNED: (reviewed, reassign, JobState.REVIEW),
     JobEvent.REVIEW_EXPIRED: (reviewed, expire, JobState.FAILED),
     JobEvent.CANCELLED: (
         running,
