@@ -16,7 +16,7 @@ Books = Callable[[], list[dict[str, Any]]]
 
 
 def stop(ledger: Ledger, amount: int) -> None:
-    where = {"kind": LimitKind.OPENAI, "name": "openai_default", "measure": Measure.IN_FLIGHT}
+    where: dict[str, Any] = {"kind": LimitKind.OPENAI, "name": "openai_default", "measure": Measure.IN_FLIGHT}
     ledger.rate_limits.set(amount=amount, reason="our plan", actor=ALICE, **where)
 
 
@@ -51,7 +51,7 @@ def test_what_a_budget_holds_does_not_find_out_whether_a_spending_limit_is_reach
     add(10)
     sent = ask("a", 1)
     assert sent.token is not None
-    where = {"token": sent.token, "actor": TEST, "reason": "insufficient_quota", "spent": True}
+    where: dict[str, Any] = {"token": sent.token, "actor": TEST, "reason": "insufficient_quota", "spent": True}
     ledger.submission.not_submitted(sent.revision.job_id, 1, **where)
     query("UPDATE aihandoff.spending_limits SET try_at = try_at - %s", timedelta(hours=2))
     before = query("SELECT try_at, try_job_id FROM aihandoff.spending_limits")
