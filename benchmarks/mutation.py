@@ -118,10 +118,22 @@ GUARDS = (
         ("_lock_claimed", " or effect.claim_token != claim.token:", ":"),
     ),
     guard(
+        "admission: what a limit of speed holds has reserved nothing",
+        f"{_BUDGETS}/test_other_limits.py"
+        "::test_what_a_limit_of_speed_holds_has_reserved_nothing_and_says_what_it_can_cost",
+        ("admit_request", "if slow is not None or (", "if ("),
+    ),
+    guard(
+        "admission: what a budget holds finds out nothing about a spending limit",
+        f"{_BUDGETS}/test_other_limits.py"
+        "::test_what_a_budget_holds_does_not_find_out_whether_a_spending_limit_is_reached",
+        ("admit_request", "if slow is not None or (full is not None and admitted.finds_out):", "if slow is not None:"),
+    ),
+    guard(
         "rates: what is in flight is counted while no other asks",
         f"{_RATES}::test_a_limit_is_never_exceeded_by_many_at_once",
         (
-            "take",
+            "rate_store:take",
             "connection.execute(_LOCK, values)",
             "connection.execute(_LOCK.removesuffix('FOR NO KEY UPDATE'), values)",
         ),
@@ -846,7 +858,7 @@ GUARDS = (
     guard(
         "budget: nothing is reserved beyond the room of a stripe",
         f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_a_job_is_held_with_the_numbers_and_goes_on_when_there_is_room",
-        ("_TAKE", "allotted_usd - reserved_usd - settled_usd >= %(need)s AND", "true AND"),
+        ("reservation_store:_TAKE", "allotted_usd - reserved_usd - settled_usd >= %(need)s AND", "true AND"),
         ("schema.sql", "CHECK (reserved_usd + settled_usd <= allotted_usd)", "CHECK (true)"),
     ),
     guard(

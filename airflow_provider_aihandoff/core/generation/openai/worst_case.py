@@ -60,7 +60,7 @@ def _size(body: Mapping[str, Any], context_tokens: int | None) -> int | None:
     continues = bool(body.get("previous_response_id"))
     if _refers(body) or (continues and context_tokens is None):
         return None
-    size = len(json.dumps(body, ensure_ascii=False, default=str).encode()) + OVERHEAD
+    size = len(json.dumps(body, ensure_ascii=False, default=str).encode(errors="surrogatepass")) + OVERHEAD
     return size + (context_tokens or 0) if continues else size
 
 

@@ -91,3 +91,7 @@ def test_a_model_without_a_price_or_a_window_has_no_worst_case_and_never_0(model
     found = worst_case({"model": model, "input": "x"})
     assert found.cost_usd is None
     assert found.unknown
+
+
+def test_text_that_cannot_be_sent_is_no_reason_to_raise() -> None:
+    assert worst_case({"model": "gpt-5.2", "input": "half of a pair \ud800", "max_output_tokens": 10}).cost_usd
