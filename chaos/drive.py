@@ -17,7 +17,7 @@ from chaos.target import Change
 from chaos.work import Work
 
 #: Attempts after which a step counts as stuck.
-MAX_ATTEMPTS = 60
+MAX_ATTEMPTS = 400
 
 #: Makes one attempt; returns its outcome, or None where it was killed.
 Try = Callable[[Attempt], Outcome | None]

@@ -234,7 +234,7 @@ def _found_by_its_webhook(run: Run) -> None:
 #: of the one that waits for its webhook ends with its deadline.
 PAID_ONCE = {
     "handle": of(_completed, model="delay=4.5", handle=True),
-    "webhooks": of(_found_by_its_webhook, model="delay=3", on_lost="wait", deadline_seconds=8.0),
+    "webhooks": of(_found_by_its_webhook, model="delay=3", on_lost="wait", deadline_seconds=20.0),
 }
 
 _USUAL = of(_completed)

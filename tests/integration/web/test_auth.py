@@ -40,7 +40,8 @@ def test_every_route_except_static_files_and_the_receiver_needs_a_login(
     stranger: TestClient, ledger: Ledger, method: str, path: str
 ) -> None:
     job = ask(ledger, draft(ledger))
-    address = f"/aihandoff{path.format(job_id=job.job_id, effect_id=1, bulk_id=1, form='csv', number=1)}"
+    ids = {"job_id": job.job_id, "effect_id": 1, "bulk_id": 1, "pause_id": 1}
+    address = f"/aihandoff{path.format(**ids, form='csv', number=1)}"
     answer = stranger.request(method, address, json={} if "/api/" in path else None)
     if "/api/" in path:
         assert answer.status_code == 401
