@@ -70,7 +70,7 @@ from airflow_provider_aihandoff.operators.elements import all_failures, first_wa
 from airflow_provider_aihandoff.operators.retries import final_errors
 from chaos.effects import effect_plan, parts_of, plans, target_of
 from chaos.work import ALL_EFFECTS, Work
-from chaos.world import CONVERSING, OPENAI, World
+from chaos.world import CONVERSING, OPENAI, SLOWED, World
 
 State = Literal["done", "wait", "retry", "held", "failed"]
 
@@ -199,7 +199,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         job_key=attempt.work.key,
         input={name: request[name] for name in ("model", "input")},
         request=request,
-        conn_id=CONVERSING if attempt.work.handle else OPENAI,
+        conn_id=CONVERSING if attempt.work.handle else SLOWED if "=429" in attempt.work.model else OPENAI,
         requested_by=REQUESTER,
         permissions={},
         approval="required",
