@@ -29,7 +29,7 @@ _CHANNEL = "aihandoff_doctor"
 _RIGHTS = (
     ("jobs", "SELECT, INSERT, UPDATE"),
     ("revisions", "SELECT, INSERT, UPDATE"),
-    ("decisions", "SELECT, INSERT"),
+    ("decisions", "SELECT, INSERT, UPDATE"),
     ("effects", "SELECT, INSERT, UPDATE, DELETE"),
     ("inbox", "SELECT, INSERT, UPDATE, DELETE"),
     ("events", "SELECT, INSERT"),
@@ -37,6 +37,9 @@ _RIGHTS = (
     ("bulk_actions", "SELECT, INSERT"),
     ("bulk_jobs", "SELECT, INSERT, UPDATE"),
     ("polls", "SELECT, INSERT, UPDATE"),
+    ("notices", "SELECT, INSERT, UPDATE, DELETE"),
+    ("pauses", "SELECT, INSERT, UPDATE"),
+    ("spending_limits", "SELECT, INSERT, UPDATE, DELETE"),
     ("ledger", "SELECT"),
 )
 
