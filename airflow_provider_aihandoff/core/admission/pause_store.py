@@ -18,6 +18,9 @@ from airflow_provider_aihandoff.core.errors import PauseNotFound
 from airflow_provider_aihandoff.core.models import Actor, ActorKind, Effect, Job, Revision, columns
 from airflow_provider_aihandoff.core.text import plain
 
+#: How many pauses that have ended are listed.
+_MAX_ENDED = 100
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -108,9 +111,9 @@ _END = f"""
     WHERE pause_id = %(pause_id)s AND ended_at IS NULL
     RETURNING {columns(Pause)}"""
 _READ = f"SELECT {columns(Pause)} FROM aihandoff.pauses WHERE pause_id = %s"
-_LIST = f"""
-    SELECT {columns(Pause)} FROM aihandoff.pauses WHERE %(ended)s OR ended_at IS NULL
-    ORDER BY (ended_at IS NOT NULL), pause_id DESC LIMIT %(limit)s"""
+_LIST_IN_FORCE = f"SELECT {columns(Pause)} FROM aihandoff.pauses WHERE ended_at IS NULL ORDER BY pause_id DESC"
+_LIST_ENDED = f"""
+    SELECT {columns(Pause)} FROM aihandoff.pauses WHERE ended_at IS NOT NULL ORDER BY pause_id DESC LIMIT %s"""
 _IN_FORCE = f"""
     SELECT {columns(Pause)} FROM aihandoff.pauses
     WHERE ended_at IS NULL AND (writes OR NOT %(write)s) AND (conn_id IS NULL OR conn_id = %(conn_id)s)
@@ -203,11 +206,13 @@ class Pauses:
         """
         return self._database.transact(lambda connection: _read(connection, pause_id))
 
-    def find(self, *, ended: bool = False, limit: int = 100) -> list[Pause]:
-        """Return the pauses in force, the newest first, and then those that have ended, if they are wanted."""
+    def find(self, *, ended: bool = False) -> list[Pause]:
+        """Return all pauses in force, the newest first; and then the newest that have ended, if they are wanted."""
 
         def work(connection: LedgerConnection) -> list[Pause]:
-            rows = connection.execute(_LIST, {"ended": ended, "limit": limit}).fetchall()
+            rows = connection.execute(_LIST_IN_FORCE).fetchall()
+            if ended:
+                rows += connection.execute(_LIST_ENDED, [_MAX_ENDED]).fetchall()
             return [Pause(**row) for row in rows]
 
         return self._database.transact(work)

@@ -166,6 +166,12 @@ def test_a_pause_is_listed_with_what_it_holds_until_it_ends(ledger: Ledger) -> N
     assert ended.ended_at is not None
 
 
+def test_no_pause_in_force_is_left_out_of_the_list_however_many_there_are(ledger: Ledger) -> None:
+    pauses = [pause(ledger, Scope(job_type=f"type {number}")) for number in range(102)]
+    ledger.pauses.end(pauses[0], reason="fixed", actor=BOB)
+    assert [each.pause_id for each in ledger.pauses.find(ended=True)] == [*pauses[:0:-1], pauses[0]]
+
+
 def test_the_end_of_a_pause_is_recorded_once(ledger: Ledger) -> None:
     pause_id = pause(ledger)
     first = ledger.pauses.end(pause_id, reason="fixed", actor=BOB)
