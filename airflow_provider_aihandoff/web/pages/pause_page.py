@@ -47,7 +47,7 @@ def show(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     )
 
 
-@router.post("/pauses", name="begin_pause")
+@router.post("/pauses", name="pause")
 def begin(
     request: Request,
     viewer: ViewerDep,
@@ -65,7 +65,7 @@ def begin(
     return RedirectResponse(path_to(request, "pauses_page"), 303)
 
 
-@router.post("/pauses/{pause_id}/end", name="end_pause")
+@router.post("/pauses/{pause_id}/end", name="resume")
 def end(
     request: Request,
     pause_id: schemas.JobId,

@@ -33,6 +33,7 @@ OWN_CLOCK = {
     "doctor/ledger_checks.py": "compares this clock with the ledger's, to warn",
     "core/webhooks/signature.py": "the time of a signature counts before the ledger may be asked",
     "operators/side_effect.py": "says when a target was read, for the reviewer",
+    "web/pages/doctor_page.py": "says when this server examined, also where no ledger answers",
     "web/render/environment.py": "says how long ago or how soon something is, for the reader of a page",
     "testing/webhook_endpoint.py": "signs as OpenAI does",
 }
