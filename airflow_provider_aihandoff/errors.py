@@ -1,6 +1,8 @@
 """The errors that this package raises. Each says what happened, to which job, and whether anything was written."""
 
 from airflow_provider_aihandoff.core.errors import (
+    BudgetNotFound,
+    BudgetRefused,
     BulkChanged,
     BulkNotFound,
     CannotAcknowledge,
@@ -29,6 +31,8 @@ from airflow_provider_aihandoff.core.errors import (
     JobRolledBack,
     LedgerSchemaError,
     LedgerUnavailable,
+    LimitNotFound,
+    LimitRefused,
     MayNotDecide,
     NothingLost,
     PauseNotFound,
@@ -45,6 +49,8 @@ from airflow_provider_aihandoff.core.errors import (
 )
 
 __all__ = [
+    "BudgetNotFound",
+    "BudgetRefused",
     "BulkChanged",
     "BulkNotFound",
     "CannotAcknowledge",
@@ -73,6 +79,8 @@ __all__ = [
     "JobRolledBack",
     "LedgerSchemaError",
     "LedgerUnavailable",
+    "LimitNotFound",
+    "LimitRefused",
     "MayNotDecide",
     "NothingLost",
     "PauseNotFound",

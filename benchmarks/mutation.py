@@ -32,9 +32,11 @@ _RESTORING = "tests/integration/operators/test_restoring_undos.py"
 _TARGETS = "tests/integration/targets"
 _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
+_BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 
+_RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -80,8 +82,8 @@ GUARDS = (
         f"{_PAUSES}::test_a_request_is_held_and_sent_when_the_pause_has_ended",
         (
             "admit_request",
-            "    paused = pause_store.hold_of_request(connection, job, revision)\n",
-            "    paused = None\n",
+            "if paused := pause_store.hold_of_request(connection, job, revision):",
+            "if paused := None:",
         ),
     ),
     guard(
@@ -114,6 +116,54 @@ GUARDS = (
         "claim comparison: only the newest attempt records",
         f"{_EFFECTS}::TestFailure::test_a_lost_claim_cannot_record_an_outcome",
         ("_lock_claimed", " or effect.claim_token != claim.token:", ":"),
+    ),
+    guard(
+        "admission: what a limit of speed holds has reserved nothing",
+        f"{_BUDGETS}/test_other_limits.py"
+        "::test_what_a_limit_of_speed_holds_has_reserved_nothing_and_says_what_it_can_cost",
+        ("admit_request", "if slow is not None or (", "if ("),
+    ),
+    guard(
+        "admission: what a budget holds finds out nothing about a spending limit",
+        f"{_BUDGETS}/test_other_limits.py"
+        "::test_what_a_budget_holds_does_not_find_out_whether_a_spending_limit_is_reached",
+        ("admit_request", "if slow is not None or (full is not None and admitted.finds_out):", "if slow is not None:"),
+    ),
+    guard(
+        "rates: what is in flight is counted while no other asks",
+        f"{_RATES}::test_a_limit_is_never_exceeded_by_many_at_once",
+        (
+            "rate_store:take",
+            "connection.execute(_LOCK, values)",
+            "connection.execute(_LOCK.removesuffix('FOR NO KEY UPDATE'), values)",
+        ),
+    ),
+    guard(
+        "rates: no period has more than the amount",
+        f"{_BUCKETS}::test_no_period_wherever_it_begins_has_more_than_the_amount_not_even_a_slice_late",
+        ("Bucket.room_at", "if over <= 0:", "if True:"),
+    ),
+    guard(
+        "rates: a slice late still fits",
+        f"{_BUCKETS}::test_no_period_wherever_it_begins_has_more_than_the_amount_not_even_a_slice_late",
+        ("Bucket._since", "[:COUNTED]", "[: COUNTED - 4]"),
+    ),
+    guard(
+        "rates: a 429 slows the whole fleet",
+        f"{_LEDGER}/generation/test_submit.py::TestRefused"
+        "::test_a_429_slows_all_requests_of_the_connection_at_once_and_is_no_try_of_its_job",
+        ("Submission.not_submitted.work", "hear(connection, LimitKind.OPENAI, revision.conn_id, heard)", "pass"),
+    ),
+    guard(
+        "rates: a batch goes at least after nine people",
+        "tests/unit/core/rates/test_fair_order.py::test_a_batch_goes_after_nine_people",
+        ("place", "(in_a_row + ahead) // IN_A_ROW", "0"),
+    ),
+    guard(
+        "rates: refusals are bounded",
+        f"{_LEDGER}/generation/test_submission_store.py"
+        "::test_a_request_that_is_refused_again_and_again_is_bounded_over_all_attempts",
+        ("_admit", "if revision.refusals >= MAX_REFUSALS:", "if False:"),
     ),
     guard(
         "lease: a claim is exclusive while it lasts",
@@ -804,6 +854,72 @@ GUARDS = (
         "history: append-only",
         f"{_LEDGER}/database/test_history.py::TestAppendOnly::test_a_line_cannot_be_changed_or_removed",
         ("schema.sql", "    RAISE EXCEPTION 'aihandoff.events is append-only';", "    RETURN NEW;"),
+    ),
+    guard(
+        "budget: nothing is reserved beyond the room of a stripe",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_a_job_is_held_with_the_numbers_and_goes_on_when_there_is_room",
+        ("reservation_store:_TAKE", "allotted_usd - reserved_usd - settled_usd >= %(need)s AND", "true AND"),
+        ("schema.sql", "CHECK (reserved_usd + settled_usd <= allotted_usd)", "CHECK (true)"),
+    ),
+    guard(
+        "budget: nothing is sent where all the room together is too little",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_a_job_is_held_with_the_numbers_and_goes_on_when_there_is_room",
+        ("core.budgets.reserve:_full", 'if left - ahead["need"] >= need:', "if True:"),
+    ),
+    guard(
+        "budget: who came first goes first",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_who_came_first_goes_first",
+        ("core.budgets.reserve:_full", 'if left - ahead["need"] >= need:', "if left >= need:"),
+    ),
+    guard(
+        "budget: who no longer asks holds up no one",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_who_no_longer_asks_holds_up_no_one",
+        ("_AHEAD", "AND submit_lease_until > %(at)s - %(patience)s", ""),
+    ),
+    guard(
+        "budget: all that are about a request, or none",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_is_made_in_no_budget_where_one_has_no_room",
+        ("core.budgets.reserve:_reserve", 'connection.execute("ROLLBACK TO SAVEPOINT budgets")', "pass"),
+    ),
+    guard(
+        "budget: the end of a response is counted",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_is_made_with_the_permission_and_becomes_the_cost",
+        ("write_output", "    settle_cost(connection, stored, output)\n", ""),
+    ),
+    guard(
+        "budget: a refused request gives back what it reserved",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_comes_back_where_the_request_was_refused",
+        ("Submission.not_submitted.work", "reservation_store.release(connection, job_id, number)", "pass"),
+    ),
+    guard(
+        "budget: a surplus response costs too",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_of_a_surplus_response_is_settled_with_what_it_cost",
+        (
+            "SurplusResponses.settle.work",
+            "reservation_store.settle(connection, surplus.job_id, surplus.number, surplus.response_id, cost_usd)",
+            "pass",
+        ),
+    ),
+    guard(
+        "budget: a price that is not known is never 0",
+        f"{_BUDGETS}/test_reserve.py::TestAPriceThatIsNotKnown"
+        "::test_of_a_response_counts_as_what_was_reserved_until_it_is_known",
+        (
+            "core.budgets.reservation_store:_end",
+            "found.amount_usd if cost_usd is None else",
+            "_NOTHING if cost_usd is None else",
+        ),
+    ),
+    guard(
+        "budget: what was spent beyond the amount is made up for first",
+        f"{_BUDGETS}/test_reserve.py::TestMoreThanWasReserved"
+        "::test_goes_beyond_where_there_is_none_and_is_made_up_for_from_the_next_room",
+        ("core.budgets.reservation_store:_end", "        _make_up(connection, found.window_id)\n", ""),
+    ),
+    guard(
+        "budget: the bound of a job counts a lost request",
+        f"{_BUDGETS}/test_reserve.py::TestTheBoundOfAJob::test_counts_a_lost_request_as_its_worst_case",
+        ("_SPENT_BY_JOB", "+ unknown_submissions * coalesce(worst_cost_usd, 0)", ""),
     ),
     guard(
         "one bill: one permission to send at a time",

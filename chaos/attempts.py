@@ -11,6 +11,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``resolve``: a person says that a lost request is to be sent again. ``settle``: the reconciler cancels what no
   revision waits for.
 - ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
+- ``fund``: a person makes a budget for the work alone. ``reclaim``: what was reserved for a lost request comes back.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 - ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote. ``acknowledge``: they have seen
@@ -28,14 +29,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import psycopg
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
 from airflow_provider_aihandoff.core.bulk.bulk_run import run as run_bulk
 from airflow_provider_aihandoff.core.bulk.bulk_store import Bulk, BulkAction
 from airflow_provider_aihandoff.core.effects.apply import Wait, apply_effect
 from airflow_provider_aihandoff.core.effects.roll_back import roll_back
 from airflow_provider_aihandoff.core.errors import (
+    BudgetRefused,
     CannotCancel,
     CannotChange,
     EffectNotNow,
@@ -66,7 +70,7 @@ from airflow_provider_aihandoff.operators.elements import all_failures, first_wa
 from airflow_provider_aihandoff.operators.retries import final_errors
 from chaos.effects import effect_plan, parts_of, plans, target_of
 from chaos.work import ALL_EFFECTS, Work
-from chaos.world import CONVERSING, OPENAI, World
+from chaos.world import CONVERSING, OPENAI, SLOWED, World
 
 State = Literal["done", "wait", "retry", "held", "failed"]
 
@@ -76,6 +80,8 @@ DAG_ID, PERSON, REQUESTER = "chaos", "alice", "bob"
 #: Who takes bulk actions, and how many of theirs are searched.
 OPERATOR = Actor.user("olga")
 MAX_BULK_ACTIONS = 10_000
+#: What bounds the cost of a response.
+MAX_OUTPUT_TOKENS = 1000
 
 #: Seconds between two polls of what others do, and from an attempt that failed to its retry.
 POLL_SECONDS, RETRY_SECONDS = 0.1, 0.2
@@ -186,13 +192,14 @@ def _spec(attempt: Attempt) -> JobSpec:
         "model": "gpt-5.2",
         "input": f"Write the note {attempt.work.key}.",
         "metadata": {"standin": attempt.work.model},
+        "max_output_tokens": MAX_OUTPUT_TOKENS,
     }
     return JobSpec(
         job_type="chaos",
         job_key=attempt.work.key,
         input={name: request[name] for name in ("model", "input")},
         request=request,
-        conn_id=CONVERSING if attempt.work.handle else OPENAI,
+        conn_id=CONVERSING if attempt.work.handle else SLOWED if "=429" in attempt.work.model else OPENAI,
         requested_by=REQUESTER,
         permissions={},
         approval="required",
@@ -201,6 +208,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         deadline=datetime.now(UTC) + timedelta(seconds=attempt.work.deadline_seconds),
         owner=attempt.owner,
         on_lost=attempt.work.on_lost,
+        tags=(attempt.work.key,),
     )
 
 
@@ -462,6 +470,30 @@ def webhook(response: Mapping[str, Any]) -> Delivery:
     return Delivery(f"wh_{response['id']}", OPENAI, kind, response["id"], body)
 
 
+# Its budget, as a person makes it and the maintenance Dag clears it up.
+
+
+def _fund(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """A person makes a budget for this work alone."""
+    spec = checked_spec(attempt.work.key, 1, scope={"tag": attempt.work.key}, period="total", owner=PERSON)
+    with suppress(BudgetRefused):  # another attempt has made it
+        ledger.budgets.add(spec, why="to be safe", actor=Actor.user(PERSON))
+    return DONE
+
+
+def _reclaim(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """A week later, what was reserved for a lost request is given back."""
+    with psycopg.connect(**world.ledger) as connection:
+        connection.execute(_A_WEEK_LATER, [job_of(ledger, attempt.work).job_id])
+    ledger.reservations.expire()
+    return DONE
+
+
+_A_WEEK_LATER = """
+    UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'
+    WHERE job_id = %s AND state = 'reserved'"""
+
+
 def _in_bulk(action: BulkAction, reviewers: Reviewers | None = None) -> Step:
     """A bulk action on the job of the work, with who may decide then, where it reassigns."""
 
@@ -529,4 +561,6 @@ STEPS: Mapping[str, Step] = {
     "bulk resolve not applied": _in_bulk(BulkAction.RESOLVE_NOT_APPLIED),
     "bulk reconcile": _in_bulk(BulkAction.RECONCILE),
     "bulk reassign": _in_bulk(BulkAction.REASSIGN, Reviewers(Approvers(users=(PERSON, "carol")))),
+    "fund": _fund,
+    "reclaim": _reclaim,
 }

@@ -381,6 +381,7 @@ def _warm_up(world: World) -> None:
         provider_for(OPENAI)  # what the SDK imports on first use
     response = read_response(Response.construct(**_RESPONSE), _RESPONSE["id"])  # builds the SDK's models
     OpenAIFacts().price(response, {})
+    OpenAIFacts().worst_case({"model": "gpt-5.2", "input": ""})
     gc.collect()
     gc.freeze()  # so that no child copies pages just to count what is on them
 

@@ -11,6 +11,9 @@ from typing import Any
 
 #: The Airflow connections of an attempt.
 OPENAI, CONVERSING, AGENTS = "chaos_openai", "chaos_conversing", "chaos_agents"
+
+#: The connection of work whose requests are refused with 429: that slows down all work of a connection.
+SLOWED = "chaos_slowed"
 TARGET, DATABASE = "chaos_target", "chaos_database"
 
 
@@ -54,6 +57,7 @@ class World:
         database = self.database or self.ledger
         connections: dict[str, dict[str, Any]] = {
             OPENAI: {"conn_type": "openai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
+            SLOWED: {"conn_type": "openai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
             CONVERSING: {
                 "conn_type": "openai",
                 "password": "sk-of-the-chaos-run",

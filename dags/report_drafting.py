@@ -73,6 +73,7 @@ def report_drafting() -> None:
         "{{ ti.xcom_pull(task_ids='figures') | tojson }}",
         output_type=Report,
         max_revisions=4,  # the first, and three that a reviewer requests
+        max_output_tokens=8_000,
         max_cost_usd=5,
     )
     approve = ApprovalSensor(task_id="approve", job=draft)

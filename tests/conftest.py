@@ -33,9 +33,11 @@ _END_OTHERS = """
 EMPTY_LEDGER = """
     DO $$ BEGIN
         ALTER TABLE aihandoff.events DISABLE TRIGGER USER;
+        ALTER TABLE aihandoff.budget_events DISABLE TRIGGER USER;
         EXECUTE (SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ') || ' RESTART IDENTITY'
             FROM pg_tables WHERE schemaname = 'aihandoff' AND tablename NOT IN ('ledger', 'alembic_version'));
         ALTER TABLE aihandoff.events ENABLE TRIGGER USER;
+        ALTER TABLE aihandoff.budget_events ENABLE TRIGGER USER;
     END $$"""
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core.database.history import event_hash
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -18,6 +20,8 @@ from airflow_provider_aihandoff.core.states import ResponseStatus
 TEST = Actor.program("test")
 OWNER = Owner("publishing", "manual__1", "draft", -1, "ti-1", 1)
 LEASE = timedelta(seconds=30)
+#: What a request costs at most, where it does not matter.
+CHEAP = WorstCase(cost_usd=Decimal("0.01"))
 
 
 def in_an_hour() -> datetime:
@@ -57,7 +61,7 @@ def line_of_version_1(**values: Any) -> Event:
 def submit(ledger: Ledger, spec: JobSpec, response_id: str = "resp_1") -> Revision:
     opened = ledger.submission.open(spec)
     assert opened.next is Attachment.SUBMIT
-    intent = ledger.submission.intend(opened.job.job_id, opened.job.revision, actor=TEST, lease=LEASE)
+    intent = ledger.submission.intend(opened.job.job_id, opened.job.revision, actor=TEST, lease=LEASE, worst=CHEAP)
     assert intent.token is not None
     revision = ledger.submission.submitted(
         opened.job.job_id,

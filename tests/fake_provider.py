@@ -21,6 +21,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
     Sent,
     SubmitFailure,
     Tokens,
+    WorstCase,
 )
 from airflow_provider_aihandoff.core.models import Revision
 from airflow_provider_aihandoff.core.states import ResponseStatus
@@ -42,6 +43,18 @@ class FakeFacts(ProviderFacts):
 
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         return None if response.usage is None else PRICE * int(response.usage["tokens"])
+
+    def worst_case(
+        self,
+        request: Mapping[str, Any],
+        *,
+        expected_output_tokens: int | None = None,
+        context_tokens: int | None = None,
+    ) -> WorstCase:
+        tokens = request.get("max_output_tokens", expected_output_tokens)
+        return WorstCase(
+            None if tokens is None else context_tokens or 0, tokens, None if tokens is None else PRICE * tokens
+        )
 
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None
@@ -66,6 +79,9 @@ class FakeFacts(ProviderFacts):
 
     def model(self, request: Mapping[str, Any]) -> str | None:
         return "fake"
+
+    def counted_tokens(self, request: Mapping[str, Any]) -> int:
+        return int(request.get("tokens", 1))
 
     def tokens(self, usage: Mapping[str, Any]) -> Tokens:
         return Tokens(None, int(usage["tokens"]))

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
+from airflow_provider_aihandoff.core.budgets.budget_spec import OnFull
+from airflow_provider_aihandoff.core.budgets.period import Period
+from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.core.jobs.job_filter import Need, Sort
+from airflow_provider_aihandoff.core.rates.rate_limit import PERIODS, Measure
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
 
 _JOB = Arg(("job_id",), type=int, help="Id of the job")
@@ -241,6 +245,79 @@ _PREVIEW_CLEAR = _action(
     _OUTPUT,
 )
 
+_BUDGET = Arg(("budget",), help="Name or id of the budget")
+_AMOUNT = Arg(("amount",), help="US dollars, such as 20 or 0.50")
+_NOTIFY_AT = Arg(
+    ("--notify-at",), type=lambda text: text.split(","), metavar="50,80,100", help="Percentages that are notified"
+)
+_OWNER = Arg(("--owner",), help="Who answers for it (default: your account)")
+_ON_FULL = "What becomes of a request for which there is no room: it waits, its job fails, or it is sent all the same"
+
+_BUDGETS = GroupCommand(
+    name="budgets",
+    help="How much requests to the model may cost",
+    subcommands=(
+        _action(
+            "list",
+            "List budgets, and how much of each is used",
+            "budgets.list_budgets",
+            Arg(("--ended",), action="store_true", help="Also those that have ended"),
+            _OUTPUT,
+        ),
+        _action("show", "Show one budget, its periods and its history", "budgets.show", _BUDGET, _OUTPUT),
+        _action(
+            "add",
+            "Add a budget: it is kept before each request is sent, across all workers",
+            "budgets.add",
+            Arg(("name",), help="Its name"),
+            _AMOUNT,
+            Arg(("--connection",), help="Only requests over this OpenAI connection"),
+            Arg(("--type",), help="Only jobs of this type"),
+            Arg(("--dag-id",), help="Only jobs of this Dag"),
+            Arg(("--requester",), help="Only jobs that this user has requested"),
+            Arg(("--tag",), help="Only jobs with this tag"),
+            Arg(
+                ("--period",),
+                choices=list(Period),
+                default=Period.MONTH.value,
+                help="After what time it begins again (default: month)",
+            ),
+            Arg(("--time-zone",), default="UTC", help="Where days, weeks and months begin (default: UTC)"),
+            _NOTIFY_AT,
+            Arg(("--on-full",), choices=list(OnFull), default=OnFull.HOLD.value, help=f"{_ON_FULL} (default: hold)"),
+            _OWNER,
+            _REASON,
+        ),
+        _action(
+            "change",
+            "Change a budget from now on",
+            "budgets.change",
+            _BUDGET,
+            Arg(("--amount",), help="US dollars for each period; valid at once"),
+            Arg(("--period",), choices=list(Period), help="After what time it begins again"),
+            Arg(("--time-zone",), help="Where days, weeks and months begin"),
+            _NOTIFY_AT,
+            Arg(("--on-full",), choices=list(OnFull), help=_ON_FULL),
+            Arg(("--owner",), help="Who answers for it"),
+            _REASON,
+        ),
+        _action(
+            "raise", "Give a budget more for its current period alone", "budgets.raise_once", _BUDGET, _AMOUNT, _REASON
+        ),
+        _action("end", "End a budget: no request asks it from now on", "budgets.end", _BUDGET, _REASON),
+    ),
+)
+
+_SPENDING = _action(
+    "spending",
+    "Say what was spent, by day or by anything else",
+    "budgets.spending",
+    Arg(("--by",), choices=list(SpentBy), default="day", help="What it is added up by (default: day)"),
+    Arg(("--since",), default="30d", help="How far back, such as 7d or 12h (default: 30d)"),
+    Arg(("--csv",), action="store_true", help="Print it as CSV"),
+    _OUTPUT,
+)
+
 _EFFECTS = GroupCommand(
     name="effects",
     help="Writes to external systems",
@@ -421,6 +498,56 @@ _SPENDING_LIMITS = GroupCommand(
 )
 
 
+_LIMITED = (
+    Arg(("--connection",), default=None, help="OpenAI connection: what is asked of the model over it"),
+    Arg(("--target",), default=None, help="Connection of a target: external writes over it"),
+    Arg(("--key",), default=None, help="Name that tasks give as rate_key"),
+)
+
+_LIMITS = GroupCommand(
+    name="limits",
+    help="Limits of speed, which all workers and triggerers share",
+    subcommands=(
+        _action("list", "List the limits in force, and what waits for them", "rate_limits.list_limits", _OUTPUT),
+        _action(
+            "set",
+            "Set a limit, or change it; 0 stops",
+            "rate_limits.set_limit",
+            *_LIMITED,
+            Arg(("--requests",), type=int, help="Requests, or external writes, in a period"),
+            Arg(("--tokens",), type=int, help="Tokens in a period"),
+            Arg(("--in-flight",), type=int, help="Responses that run, or writes that are being made, at once"),
+            Arg(
+                ("--per",),
+                choices=tuple(PERIODS),
+                help="The period (default: a minute; of a target, a second)",
+            ),
+            Arg(
+                ("--weight",),
+                action="append",
+                metavar="NAME=NUMBER",
+                help="What type:NAME or requester:NAME gets beside the others, which have 1; repeatable",
+            ),
+            _REASON,
+        ),
+        _action(
+            "end",
+            "End a limit, or all of a connection or a key",
+            "rate_limits.end_limit",
+            *_LIMITED,
+            Arg(
+                ("--measure",),
+                action="append",
+                choices=[measure.value for measure in Measure],
+                help="Only the limit that counts this; repeatable",
+            ),
+            _REASON,
+        ),
+        _action("history", "List the changes of limits, with who and why", "rate_limits.history", _OUTPUT),
+    ),
+)
+
+
 def get_commands() -> list[GroupCommand]:
     """The command group that the provider adds to `airflow`."""
     return [
@@ -436,6 +563,8 @@ def get_commands() -> list[GroupCommand]:
                 _ACKNOWLEDGE,
                 _ROLLBACK,
                 _PREVIEW_CLEAR,
+                _BUDGETS,
+                _SPENDING,
                 _EFFECTS,
                 _INBOX,
                 _RECONCILE,
@@ -445,6 +574,7 @@ def get_commands() -> list[GroupCommand]:
                 _RESUME,
                 _PAUSES,
                 _SPENDING_LIMITS,
+                _LIMITS,
             ),
         )
     ]

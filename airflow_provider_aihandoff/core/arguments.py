@@ -33,12 +33,15 @@ def checked(spec: JobSpec) -> JobSpec:
     json_value("permissions", spec.permissions)
     if spec.approval_reason is not None:
         reason_text("approval_reason", spec.approval_reason)
+    if spec.rate_key is not None:
+        spec = replace(spec, rate_key=identifier("rate_key", spec.rate_key))
     return replace(
         spec,
         job_type=identifier("job_type", spec.job_type, max_bytes=MAX_JOB_TYPE),
         job_key=identifier("job_key", spec.job_key, max_bytes=MAX_JOB_KEY),
         conn_id=identifier("openai_conn_id", spec.conn_id),
         requested_by=identifier("requested_by", spec.requested_by),
+        tags=tuple(dict.fromkeys(identifier("tags", tag) for tag in spec.tags)),
     )
 
 

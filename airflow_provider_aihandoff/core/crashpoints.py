@@ -48,6 +48,8 @@ STEPS = (
     "undo.start",
     "bulk.begin",
     "bulk.record",
+    "budget.change",
+    "budget.expire",
 )
 
 #: What is called outside the ledger.

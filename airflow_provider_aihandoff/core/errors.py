@@ -66,6 +66,14 @@ class WebhookSettled(HandoffError):
     """The webhook has done what it could do; there is nothing to replay or to discard."""
 
 
+class LimitRefused(HandoffError):
+    """A limit of speed cannot be set like this."""
+
+
+class LimitNotFound(HandoffError):
+    """No one has set this limit."""
+
+
 class IllegalTransition(HandoffError):
     """The event is not valid in the state that the job (or the effect) is in."""
 
@@ -138,6 +146,21 @@ class FilterRefused(HandoffError):
     def __init__(self, what: str, *, field: str = "", **sentences: str) -> None:
         super().__init__(what, **sentences)
         self.field = field
+
+
+class BudgetRefused(HandoffError):
+    """A budget is not valid as a person wants it, or has changed since they saw it.
+
+    :param field: the part that is wrong, by its name in an address; empty: it is not one alone.
+    """
+
+    def __init__(self, what: str, *, field: str = "", **sentences: str) -> None:
+        super().__init__(what, **sentences)
+        self.field = field
+
+
+class BudgetNotFound(HandoffError):
+    """The ledger has no budget with this name or id."""
 
 
 class RequestError(HandoffError):

@@ -10,6 +10,9 @@ from typing import Any, Self
 
 from airflow_provider_aihandoff.core.admission.pause_store import Pauses
 from airflow_provider_aihandoff.core.admission.spending_limit_store import SpendingLimits
+from airflow_provider_aihandoff.core.budgets.budget_store import Budgets
+from airflow_provider_aihandoff.core.budgets.reservation_store import Reservations
+from airflow_provider_aihandoff.core.budgets.spending_store import Spending
 from airflow_provider_aihandoff.core.bulk.bulk_store import Bulks
 from airflow_provider_aihandoff.core.database import history, schema
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
@@ -28,6 +31,7 @@ from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
 from airflow_provider_aihandoff.core.jobs.overview_store import Overviews
 from airflow_provider_aihandoff.core.limits import WORKER, Limits
 from airflow_provider_aihandoff.core.models import Decision, Effect, Event, Job, Revision, columns
+from airflow_provider_aihandoff.core.rates.rate_limit_store import RateLimits
 from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.notice_store import Notices
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
@@ -165,8 +169,12 @@ class Ledger:
         self.search = JobSearch(self._database)
         self.overviews = Overviews(self._database)
         self.bulks = Bulks(self._database)
+        self.budgets = Budgets(self._database)
+        self.reservations = Reservations(self._database)
+        self.spending = Spending(self._database)
         self.pauses = Pauses(self._database)
         self.spending_limits = SpendingLimits(self._database)
+        self.rate_limits = RateLimits(self._database)
 
     def __enter__(self) -> Self:
         return self

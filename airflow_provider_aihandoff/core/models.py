@@ -20,7 +20,8 @@ DeciderKind = Literal["user", "terminal", "policy", "timeout"]
 AuthorKind = Literal["model", "user", "terminal"]
 OnTimeout = Literal["reject", "fail"]
 OnLost = Literal["wait", "ask", "resend"]
-HeldKind = Literal["pause", "spending limit"]
+HeldKind = Literal["pause", "spending limit", "budget", "rate"]
+PriorityName = Literal["interactive", "batch"]
 
 
 class ActorKind(StrEnum):
@@ -177,8 +178,10 @@ class JobSpec:
     :param request: the arguments of the request for a new revision: the input and how it is to be processed.
     :param deadline: how long a new revision may take, by the database's clock, or until when.
     :param triggered_by: the user who triggered the Dag run, if a user has, also where ``requested_by`` names another.
-    :param max_cost_usd: no further revision by the model is asked for once those there are have cost as much.
+    :param max_cost_usd: no request is sent that could make the job cost more.
     :param on_lost: what to do about a request whose answer was lost; None: as :mod:`core.generation.lost` decides.
+    :param tags: what its author calls the work, for budgets and reports.
+    :param priority: as of a :class:`Revision`, and so are ``rate_key`` and ``max_wait``.
     :param regenerate: make a new revision in any case, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
@@ -203,6 +206,10 @@ class JobSpec:
     triggered_by: str | None = None
     max_cost_usd: Decimal | None = None
     on_lost: OnLost | None = None
+    tags: tuple[str, ...] = ()
+    priority: PriorityName = "batch"
+    rate_key: str | None = None
+    max_wait: timedelta | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -256,6 +263,7 @@ class Job:
     decided_before: int | None
     reassigned: dict[str, Any] | None
     acknowledged_at: datetime | None
+    tags: list[str]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))
@@ -285,6 +293,12 @@ class Revision:
         request.
     :param held_kind: what kind of thing holds its request back now, ``held_name``: which one, and ``held_why``: why, as
         a sentence; None where nothing does.
+    :param worst_cost_usd: what one request for it can cost at most; None before it was asked for, and where that is not
+        known.
+    :param priority: who waits for it: a person at their desk, or a batch.
+    :param rate_key: the name of limits that it counts for, beside those of its connection.
+    :param max_wait: for how long it waits for a limit of speed; None: until its deadline.
+    :param refusals: how many of its requests were refused for now, or never sent; not for a limit of money.
     """
 
     revision_id: int
@@ -320,6 +334,11 @@ class Revision:
     held_name: str | None
     held_why: str | None
     held_since: datetime | None
+    worst_cost_usd: Decimal | None
+    priority: PriorityName
+    rate_key: str | None
+    max_wait: timedelta | None
+    refusals: int
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
@@ -414,6 +433,7 @@ class EffectPlan:
     :param skipped: its author's condition leaves it out: there is nothing to send.
     :param names: the placeholders in the plan that name an earlier effect. They are filled in when it is claimed.
     :param other_names: those in its probe and its undo.
+    :param rate_key: as of a :class:`Revision`, and so is ``priority``.
     :param answer_fields: the fields of its target's answer that later effects name, as paths such as ``.data.id``.
     :param external_url: where its record can be seen, with ``{external_id}`` in it.
     """
@@ -436,6 +456,8 @@ class EffectPlan:
     #: Not part of what is approved: it is never sent, and an author may correct it without asking a person again. The
     #: record that it leads to is there only after the write.
     external_url: str | None = None
+    rate_key: str | None = None
+    priority: PriorityName = "batch"
 
 
 @dataclass(frozen=True)
@@ -457,6 +479,8 @@ class Effect:
     :param held_kind: as of a :class:`Revision`.
     :param held_until: when it may be asked for again; None: when what holds it has ended.
     :param external_url: where its record can be seen, as its author declared it; :attr:`external_link` fills it in.
+    :param rate_key: as of a :class:`Revision`; None before it is claimed.
+    :param conn_id: of its target, for limits; None before it is claimed, and where it has none.
     """
 
     effect_id: int
@@ -497,6 +521,8 @@ class Effect:
     held_since: datetime | None
     held_until: datetime | None
     external_url: str | None
+    rate_key: str | None
+    conn_id: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", EffectState(self.state))

@@ -40,6 +40,14 @@ _RIGHTS = (
     ("notices", "SELECT, INSERT, UPDATE, DELETE"),
     ("pauses", "SELECT, INSERT, UPDATE"),
     ("spending_limits", "SELECT, INSERT, UPDATE, DELETE"),
+    ("budgets", "SELECT, INSERT, UPDATE"),
+    ("budget_windows", "SELECT, INSERT, UPDATE"),
+    ("budget_stripes", "SELECT, INSERT, UPDATE"),
+    ("budget_reservations", "SELECT, INSERT, UPDATE"),
+    ("budget_events", "SELECT, INSERT"),
+    ("rate_limits", "SELECT, INSERT, UPDATE"),
+    ("rate_limit_changes", "SELECT, INSERT"),
+    ("rate_waits", "SELECT, INSERT, UPDATE, DELETE"),
     ("ledger", "SELECT"),
 )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_aihandoff.core.budgets.budget_spec import usd
 from airflow_provider_aihandoff.operators.notices import send
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 class FleetHandoff:
     """``handoff`` in the templates of a notifier: the fields of a job's that make sense for many.
 
-    :param notice: ``needs you``, or ``over``.
+    :param notice: ``needs you``, ``over``, or ``budget``: a threshold of a budget is reached.
     :param message: what there is to say, in one or two sentences without content.
-    :param link: the overview.
-    :param label: the cause, in a word or two.
-    :param count: how many there are now.
+    :param link: the overview, or the budget.
+    :param label: the cause, in a word or two; or the name of the budget.
+    :param count: how many there are now; or the used percentage of the budget.
     """
 
-    notice: Literal["needs you", "over"]
+    notice: Literal["needs you", "over", "budget"]
     message: str
     link: str
     label: str
@@ -50,6 +51,25 @@ def notify_causes(notifiers: Sequence[BaseNotifier], context: Context, ledger: L
         if claim is not None:
             handoff = _over(notice.cause) if notice.over else _needs_you(found[notice.cause])
             ledger.notices.sent(claim, sent=send(notifiers, {**context, "handoff": handoff}))
+
+
+def notify_budgets(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger) -> None:
+    """Send each threshold of a budget that is reached, once in each of its periods: the ledger remembers that.
+
+    What no notifier could send is due again in the next run.
+    """
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    for reached in ledger.budgets.reached():
+        budget, use = reached.view.budget, reached.view.use
+        held = f" Jobs that wait for room: {reached.view.held}." if reached.view.held else ""
+        message = (
+            f"{use.percent}% of {budget.label} are used: {usd(use.used_usd)} of {usd(use.amount_usd)} {budget.per}."
+            f"{held} Owner: {budget.owner}."
+        )
+        link = f"{base}/aihandoff/budgets/{budget.budget_id}"
+        handoff = FleetHandoff("budget", message, link, budget.name, use.percent)
+        if send(notifiers, {**context, "handoff": handoff}):
+            ledger.budgets.notified(reached)
 
 
 def _needs_you(cause: Cause) -> FleetHandoff:

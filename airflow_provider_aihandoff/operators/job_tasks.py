@@ -11,11 +11,12 @@ from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow_provider_aihandoff.operators.job_argument import source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
     from pydantic import BaseModel
 
+    from airflow_provider_aihandoff.core.generation.provider import WorstCase
     from airflow_provider_aihandoff.core.models import OnLost
 
 
@@ -36,6 +37,12 @@ class DraftTask(Protocol):
 
     def build_request(self) -> dict[str, Any]:
         """The request that the rendered fields make, with its secrets."""
+
+    def worst_case(self, request: Mapping[str, Any], *, context_tokens: int | None = None) -> WorstCase:
+        """The most that a request can need.
+
+        :param context_tokens: of the response that it continues, if that is known.
+        """
 
     def render_template_fields(self, context: Context) -> None:
         """Render the fields."""

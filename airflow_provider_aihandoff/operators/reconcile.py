@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
-from airflow_provider_aihandoff.operators.fleet_notices import notify_causes
+from airflow_provider_aihandoff.operators.fleet_notices import notify_budgets, notify_causes
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY
 from airflow_provider_aihandoff.task_states import task_states
@@ -24,8 +24,9 @@ class ReconcileOperator(RendersText):
     """Find what no task waits for, and take the one next step for each.
 
     Responses whose task is gone, requests whose answer was lost, deadlines that passed, reviews that expired, and
-    webhooks that match no job; and it removes old webhooks from the inbox. What it does to a job is in the job's
-    history. The log names each finding, and what only a person can do.
+    webhooks that match no job; it removes old webhooks from the inbox, and gives back what was reserved in budgets for
+    requests that were lost for good. What it does to a job is in the job's history. The log names each finding, and
+    what only a person can do.
 
     **Retry, clear, two at once**: safe. Each step checks again what it was decided on, and does nothing where that
     has changed.
@@ -38,8 +39,9 @@ class ReconcileOperator(RendersText):
     At the end it sends the gauges of the metrics. The XCom counts the findings by kind, and how many ``failed``.
 
     :param notifiers: notified of each cause for which a person is needed, as the overview lists them, once two runs
-        have found it; and when it is over. Their templates have ``handoff``, with ``notice`` (``needs you`` or
-        ``over``), ``label`` (the cause), ``count``, ``message`` and ``link``.
+        have found it; and when it is over; and of each threshold of a budget, once in each of its periods. Their
+        templates have ``handoff``, with ``notice`` (``needs you``, ``over`` or ``budget``), ``label`` (the cause, or
+        the budget), ``count``, ``message`` and ``link``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id`` (templated).
     """
 
@@ -80,6 +82,7 @@ class ReconcileOperator(RendersText):
             needs = needs_of(ledger, None, silence=settings.number("webhook_silence"))
             send_gauges(ledger.gauges.read(conn_ids), needs, conn_ids)
             if self.notifiers:
+                notify_budgets(self.notifiers, context, ledger)
                 notify_causes(self.notifiers, context, ledger, open_causes(needs, findings))
         counts = Counter(finding.kind for finding in findings)
         if failed := sum(finding.failed for finding in findings):

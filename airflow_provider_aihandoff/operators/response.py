@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final
-from airflow_provider_aihandoff.core.generation.provider import ProviderFor
+from airflow_provider_aihandoff.core.generation.provider import ProviderFor, WorstCase
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
-from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, Revision
+from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, PriorityName, Revision
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
+from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
@@ -103,8 +106,14 @@ class OpenAIBackgroundResponseOperator(RendersText):
         by a spending limit, does not count.
     :param retry_incomplete: a response that stopped at ``max_output_tokens`` is asked for again, up to
         ``max_revisions``. By default it is not: the same request would most likely stop there again, and be paid again.
-    :param max_cost_usd: reviewers can ask for changes until the revisions have cost as much; None for no such bound.
-        Where the price of one is not known, they cannot. Calls of the provider's tools are in no price.
+    :param max_cost_usd: no request is sent that could make the job cost more, the first one or a change that a reviewer
+        asks for; None for no such bound. Where the price of an earlier one is not known, none is sent. Calls of the
+        provider's tools are in no price.
+    :param expected_output_tokens: how long an answer is at most, as far as you know, where ``max_output_tokens`` is not
+        set: so much is reserved in :doc:`budgets </spending>`, in place of the most that the model can write.
+    :param unpriced: what becomes of a request of which it is not known what it can cost, where a budget or
+        ``max_cost_usd`` is about it: ``refuse``, or the most that one can cost, in US dollars.
+    :param tags: what you call the work, for budgets and reports (templated).
     :param inline_wait: how long the worker waits by itself before the task defers.
     :param on_lost_submission: what to do where the answer to a request was lost, so that a response may exist and be
         billed: ``wait`` for its webhook until the deadline; ``ask`` a person, who says on the job's page, over REST or
@@ -113,6 +122,11 @@ class OpenAIBackgroundResponseOperator(RendersText):
         and is sent again once where nothing could arrive. It waits deferred. With a conversation (see
         :doc:`/operators`) OpenAI is asked instead, whatever is set here.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
+    :param priority: ``interactive``, where a person waits for the answer: it goes before those of batches where a
+        limit of speed holds them. Revisions at a reviewer's wish always do.
+    :param rate_key: the name of limits of speed that the request counts for, beside those of its connection
+        (templated).
+    :param max_wait: how long a request waits for a limit of speed, before the job fails; None: until its deadline.
     :param openai_conn_id: connection of the type OpenAI.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
 
@@ -129,6 +143,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
         "requested_by",
         "permissions",
         "approval_reason",
+        "tags",
+        "rate_key",
         "openai_conn_id",
         "ledger_conn_id",
     )
@@ -170,8 +186,14 @@ class OpenAIBackgroundResponseOperator(RendersText):
         max_revisions: int = 3,
         retry_incomplete: bool = False,
         max_cost_usd: Decimal | float | None = None,
+        expected_output_tokens: int | None = None,
+        unpriced: Decimal | float | Literal["refuse"] = "refuse",
+        tags: Sequence[str] = (),
         inline_wait: timedelta | None = None,
         on_lost_submission: OnLost | None = None,
+        priority: PriorityName = "batch",
+        rate_key: str | None = None,
+        max_wait: timedelta | None = None,
         openai_conn_id: str = "openai_default",
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
@@ -206,8 +228,14 @@ class OpenAIBackgroundResponseOperator(RendersText):
         self.max_revisions = max_revisions
         self.retry_incomplete = retry_incomplete
         self.max_cost_usd = None if max_cost_usd is None else Decimal(str(max_cost_usd))
+        self.expected_output_tokens = expected_output_tokens
+        self.unpriced = unpriced
+        self.tags = tags
         self.inline_wait = inline_wait
         self.on_lost_submission = on_lost_submission
+        self.priority = checked_priority(priority)
+        self.rate_key = rate_key
+        self.max_wait = checked_max_wait(max_wait)
         self.openai_conn_id = openai_conn_id
         self.ledger_conn_id = ledger_conn_id
         self._check_arguments()
@@ -221,6 +249,12 @@ class OpenAIBackgroundResponseOperator(RendersText):
             raise ValueError(
                 f"on_lost_submission must be 'wait', 'ask', 'resend' or None, not {self.on_lost_submission!r}."
             )
+        if self.unpriced != "refuse":
+            checked_amount(self.unpriced, what="unpriced")
+        if self.max_cost_usd is not None:
+            checked_amount(self.max_cost_usd, what="max_cost_usd")
+        if self.expected_output_tokens is not None and self.expected_output_tokens < 1:
+            raise ValueError(f"expected_output_tokens must be at least 1, not {self.expected_output_tokens}.")
         if self.max_revisions < 1:
             raise ValueError(f"max_revisions must be at least 1, not {self.max_revisions}.")
         if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
@@ -310,6 +344,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             orphan_wait=settings.seconds("orphan_wait"),
             take=partial(store_response, ledger, provider, output_type=self.output_type, actor=owner_of(context).actor),
             memory=memory_of(context),
+            worst=self.worst_case(request),
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -374,7 +409,11 @@ class OpenAIBackgroundResponseOperator(RendersText):
             approval_reason=self.approval_reason,
             max_revisions=self.max_revisions,
             max_cost_usd=self.max_cost_usd,
+            tags=(self.tags,) if isinstance(self.tags, str) else tuple(self.tags),
             on_lost=self.on_lost_submission,
+            priority=self.priority,
+            rate_key=self.rate_key,
+            max_wait=self.max_wait,
             triggered_by=_triggering_user(context),
             deadline=self.deadline or settings.seconds("response_deadline"),
             owner=owner,
@@ -398,6 +437,18 @@ class OpenAIBackgroundResponseOperator(RendersText):
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
         return facts_for(self.openai_conn_id).build_request(arguments, self.output_type)
+
+    def worst_case(self, request: Mapping[str, Any], *, context_tokens: int | None = None) -> WorstCase:
+        """The most that a request can need; where that is not known, it can cost what its author says.
+
+        :param context_tokens: of the response that it continues, if that is known.
+        """
+        worst = facts_for(self.openai_conn_id).worst_case(
+            request, expected_output_tokens=self.expected_output_tokens, context_tokens=context_tokens
+        )
+        if worst.cost_usd is not None or self.unpriced == "refuse":
+            return worst
+        return replace(worst, cost_usd=checked_amount(self.unpriced, what="unpriced"))
 
     def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
         """Store what the response left, unless that was done, and return the XCom."""

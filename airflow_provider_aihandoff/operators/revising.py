@@ -108,8 +108,10 @@ def send_change(
     if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING, RevisionState.RUNNING):
         return revision
     provider = provider_for(revision.conn_id)
-    request = (
-        {} if revision.state is RevisionState.RUNNING else _request(task, context, ledger, job, revision, provider)
+    request, context_tokens = (
+        ({}, None)
+        if revision.state is RevisionState.RUNNING
+        else _request(task, context, ledger, job, revision, provider)
     )
     taken = ledger.submission.take_over(
         job.job_id, revision.number, owner=owner, request=masked(request), on_lost=task.on_lost_submission
@@ -125,6 +127,7 @@ def send_change(
         orphan_wait=settings.seconds("orphan_wait"),
         take=partial(store_response, ledger, provider, output_type=task.output_type, actor=owner.actor),
         memory=memory_of(context),
+        worst=task.worst_case(request, context_tokens=context_tokens),
     )
 
 
@@ -135,8 +138,9 @@ def _request(
     job: Job,
     revision: Revision,
     provider: ModelProvider,
-) -> dict[str, Any]:
-    """The request that continues what was asked first, with its secrets."""
+) -> tuple[dict[str, Any], int | None]:
+    """The request that continues what was asked first, with its secrets; and the tokens of what it continues, if they
+    are known."""
     assert revision.based_on is not None
     assert revision.changes is not None
     before = ledger.revision(job.job_id, revision.based_on)
@@ -156,7 +160,10 @@ def _request(
             raise JobFailed(f"{reason}.", job=job.label)
         request = kept
     response_id = origin.response_id if _is_known(provider, origin.response_id) else None
-    return provider.continued(request, changes=revision.changes, before=before, response_id=response_id)
+    continued = provider.continued(request, changes=revision.changes, before=before, response_id=response_id)
+    tokens = provider.tokens(origin.usage or {})
+    known = tokens.input is not None and tokens.output is not None
+    return continued, (tokens.input or 0) + (tokens.output or 0) if known else None
 
 
 def _is_known(provider: ModelProvider, response_id: str | None) -> bool:

@@ -40,7 +40,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.external_link import checked_template
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan
+from airflow_provider_aihandoff.core.models import Effect, EffectPlan, PriorityName
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
@@ -50,6 +50,7 @@ from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoi
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
+from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.skipped import record_skipped
@@ -124,6 +125,11 @@ class SideEffectOperator(RendersText):
         until then.
     :param hold_timeout: how long the task waits for a person to resolve the write, before it fails; None waits without
         limit.
+    :param rate_key: the name of limits of speed that the write counts for, beside those of its connection.
+    :param priority: ``interactive``, where a person waits for the write: it goes before those of batches where a limit
+        of speed holds them.
+    :param max_wait: how long the write waits for a limit of speed or a pause, before the task fails; None waits without
+        limit.
     :param notifiers: Airflow's notifiers, called in the worker once for each time that the write waits for a person;
         by default those of the job's ``ApprovalSensor``.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
@@ -171,6 +177,9 @@ class SideEffectOperator(RendersText):
         external_url: str | None = None,
         grace: timedelta | float = 30.0,
         hold_timeout: timedelta | None = None,
+        rate_key: str | None = None,
+        priority: PriorityName = "batch",
+        max_wait: timedelta | None = None,
         notifiers: Sequence[BaseNotifier] | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
@@ -196,6 +205,9 @@ class SideEffectOperator(RendersText):
         self.external_url = None if external_url is None else checked_template(external_url)
         self.grace_seconds = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         self.hold_timeout = hold_timeout
+        self.rate_key = None if rate_key is None else identifier("rate_key", rate_key)
+        self.priority = checked_priority(priority)
+        self.max_wait = checked_max_wait(max_wait)
         self.notifiers = None if notifiers is None else list(notifiers)
         self.ledger_conn_id = ledger_conn_id
         if "[" in (self.effect or ""):
@@ -475,6 +487,8 @@ class SideEffectOperator(RendersText):
             other_names=tuple(sorted(target.names() | earlier_names(undo, (undo or {}).get(LITERALS, ())))),
             answer_fields=answer_fields(self),
             external_url=self.external_url,
+            rate_key=self.rate_key,
+            priority=self.priority,
         )
 
     def _check_filled_in(self, names: Collection[str], target: Target) -> None:
@@ -623,6 +637,7 @@ class SideEffectOperator(RendersText):
                     first_wait(waits),
                     notifiers=self._notifiers(context),
                     hold_timeout=self.hold_timeout,
+                    max_wait=self.max_wait,
                     ledger_conn_id=self.ledger_conn_id,
                 )
             record_skipped(context, ledger, job_id)

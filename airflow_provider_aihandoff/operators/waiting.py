@@ -32,14 +32,16 @@ def wait_or_defer(
     *,
     notifiers: Sequence[BaseNotifier],
     hold_timeout: timedelta | None,
+    max_wait: timedelta | None = None,
     ledger_conn_id: str | None,
 ) -> None:
     """Wait a short while and return; or defer the task, whose ``execute`` is called again with ``not_now``.
 
     :param notifiers: called once where a person has to resolve the effect.
     :param hold_timeout: how long a person has to resolve the effect; None: without limit.
+    :param max_wait: how long a pause or a limit may hold the effect; None: without limit.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
-    :raises AirflowFailException: no one has resolved it within that time.
+    :raises AirflowFailException: no one has resolved it within that time, or it was held for longer.
     :raises TaskDeferred: the task is to wait in the triggerer.
     """
     from airflow_provider_aihandoff.hooks.ledger import LedgerHook
@@ -47,6 +49,11 @@ def wait_or_defer(
     from airflow_provider_aihandoff.triggers.effect import EffectTrigger
 
     seconds = wait.seconds
+    if wait.held and max_wait is not None and wait.effect.held_since is not None:
+        left = (wait.effect.held_since + max_wait - ledger.now()).total_seconds()
+        if left <= 0:
+            raise AirflowFailException(f"{wait.why} It has waited for as long as its author allows (max_wait).")
+        seconds = left if seconds is None else min(seconds, left)
     if seconds is None and not wait.held:
         sent = notices.notify_wait(notifiers, context, ledger, wait.effect)
         held_for = ledger.effects.seconds_unknown(wait.effect.effect_id)

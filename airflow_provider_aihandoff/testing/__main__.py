@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="keep responses and requests in this file, and start from what it holds",
     )
+    parser.add_argument(
+        "--requests-per-minute",
+        type=int,
+        metavar="NUMBER",
+        help="refuse more creates than this with 429, as OpenAI does",
+    )
     parser.add_argument("--webhook-url", metavar="URL", help="send webhooks there when background responses end")
     parser.add_argument(
         "--webhook-secret",
@@ -85,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             delay_seconds=options.delay_seconds,
             cancel_finished_status=options.cancel_finished_status,
             state_file=options.state_file,
+            requests_per_minute=options.requests_per_minute,
             webhook_url=options.webhook_url,
             webhook_secrets=[*options.webhook_secret, *os.environ.get(_SECRETS_VARIABLE, "").split()],
         )

@@ -45,6 +45,7 @@ from airflow_provider_aihandoff.testing.conversations_api import ConversationsAp
 from airflow_provider_aihandoff.testing.exchange import STAND_IN_NOTICE, ExchangeMiddleware, exchange_of
 from airflow_provider_aihandoff.testing.lifecycle import as_json, status_at
 from airflow_provider_aihandoff.testing.output import Responder
+from airflow_provider_aihandoff.testing.request_limit import RequestLimit
 from airflow_provider_aihandoff.testing.responders import DEMO_RESPONDERS
 from airflow_provider_aihandoff.testing.responses_api import CancelFinishedStatus, ResponsesApi
 from airflow_provider_aihandoff.testing.server_kind import ServerKind
@@ -90,6 +91,8 @@ class OpenAIStandIn:
         conversations: the server has them; without, they answer 404.
         webhook_secrets: what they are signed with, each with all of them: `whsec_` and base64.
         kind: what a compatible server lacks; by default nothing.
+        requests_per_minute: how many creates it takes in any minute; its answers then have OpenAI's headers, and the
+            others are refused with 429. By default without limit, and without the headers.
         clock: the time in Unix seconds; a test may bring its own.
 
     Raises:
@@ -108,6 +111,7 @@ class OpenAIStandIn:
         webhook_secrets: Sequence[str] = (),
         conversations: bool = True,
         kind: ServerKind = OPENAI,
+        requests_per_minute: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -125,7 +129,8 @@ class OpenAIStandIn:
         )
         self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(ExchangeMiddleware, state=self._state, clock=clock)
-        self.app.include_router(_api_routes(api, self._webhooks))
+        limit = None if requests_per_minute is None else RequestLimit(requests_per_minute, clock)
+        self.app.include_router(_api_routes(api, self._webhooks, limit))
         if conversations:
             self.app.include_router(_conversation_routes(ConversationsApi(self._state, clock)))
         self.app.include_router(_control_routes(self))
@@ -196,14 +201,16 @@ def _require_api_key(request: Request) -> None:
         raise unauthorized()
 
 
-def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher) -> APIRouter:
+def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher, limit: RequestLimit | None) -> APIRouter:
     router = APIRouter(prefix="/v1/responses", dependencies=[Depends(_require_api_key)])
 
     @router.post("")
     async def create(request: Request) -> Response:
         exchange = exchange_of(request)
+        headers = {} if limit is None else limit.take()
         answer = await api.answer_when_ended(api.create(await request.body(), exchange), exchange)
         await webhooks.hold_back(exchange.response_id)
+        answer.headers.update(headers)
         return answer
 
     @router.get("/{response_id}")

@@ -62,7 +62,8 @@ _CHANGED_EFFECTS = """
     LEFT JOIN aihandoff.effects AS e USING (effect_id)
     WHERE e.state IS DISTINCT FROM waiting.state OR e.attempt IS DISTINCT FROM waiting.attempt
         OR waiting.held AND (e.held_kind IS NULL OR e.held_kind = 'pause' AND NOT EXISTS (
-            SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL))"""
+            SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)
+            OR e.held_kind = 'rate' AND e.held_until <= clock_timestamp())"""
 
 _RECORD_POLLS = """
     INSERT INTO aihandoff.polls (conn_id, polled_at)

@@ -9,9 +9,17 @@ from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.version import __version__
-from airflow_provider_aihandoff.web.api import bulk_routes, pause_routes, routes, webhook_receiver
+from airflow_provider_aihandoff.web.api import (
+    budget_routes,
+    bulk_routes,
+    limit_routes,
+    pause_routes,
+    routes,
+    webhook_receiver,
+)
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.pages import (
+    budgets_page,
     bulk_action,
     bulk_review,
     doctor_page,
@@ -20,6 +28,7 @@ from airflow_provider_aihandoff.web.pages import (
     job_list,
     job_search,
     job_text,
+    limits_page,
     overview_page,
     pause_page,
     revisions,
@@ -31,7 +40,9 @@ def build_app() -> FastAPI:
     """The review pages, the jobs API and the receiver. Its own schema and docs pages are off: they would be public."""
     app = _new_app(Receiver())
     app.include_router(bulk_routes.router)
+    app.include_router(budget_routes.router)
     app.include_router(pause_routes.router)
+    app.include_router(limit_routes.router)
     app.include_router(routes.router)
     app.include_router(webhook_receiver.router)
     app.include_router(bulk_review.router)
@@ -40,7 +51,9 @@ def build_app() -> FastAPI:
     app.include_router(job_list.router)
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
+    app.include_router(budgets_page.router)
     app.include_router(pause_page.router)
+    app.include_router(limits_page.router)
     app.include_router(inbox_page.router)
     app.include_router(doctor_page.router)
     app.include_router(job_actions.router)

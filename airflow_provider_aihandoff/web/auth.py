@@ -59,6 +59,10 @@ class DoctorForbidden(HandoffError):
     """The user may not examine the set-up."""
 
 
+class LimitForbidden(HandoffError):
+    """The user may not set limits of speed, which are about the jobs of all Dags."""
+
+
 class CrossSiteRequest(HandoffError):
     """A browser sent this request from another site, or does not say from which site."""
 
@@ -303,6 +307,26 @@ def check_may_pause(ledger: Ledger, viewer: Viewer, dag_id: str | None) -> None:
             f"you need permission to answer human-in-the-loop tasks of {which}.",
             written=_NOT_RECORDED,
             remedy="" if dag_id is not None else "Name a Dag of yours instead.",
+        )
+
+
+def may_set_limits(ledger: Ledger, viewer: Viewer) -> bool:
+    """Whether the user may set limits of speed: they may act on the jobs of every Dag that has one."""
+    dag_ids = ledger.dag_ids()
+    return bool(dag_ids) and set(viewer.answerable(dag_ids)) == set(dag_ids)
+
+
+def check_may_set_limits(ledger: Ledger, viewer: Viewer) -> None:
+    """Return when the user may set limits of speed.
+
+    :raises LimitForbidden: they may not.
+    """
+    if not may_set_limits(ledger, viewer):
+        raise LimitForbidden(
+            "A limit is about the jobs of all Dags: you need permission to answer human-in-the-loop tasks of each Dag "
+            "that has a job, and there must be one.",
+            written=_NOT_RECORDED,
+            remedy="`airflow aihandoff limits set` does it at a terminal.",
         )
 
 

@@ -26,6 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
+    BudgetNotFound,
+    BudgetRefused,
     BulkChanged,
     BulkNotFound,
     CannotAcknowledge,
@@ -41,6 +43,8 @@ from airflow_provider_aihandoff.core.errors import (
     JobNotFound,
     LedgerSchemaError,
     LedgerUnavailable,
+    LimitNotFound,
+    LimitRefused,
     MayNotDecide,
     NothingLost,
     PauseNotFound,
@@ -52,9 +56,11 @@ from airflow_provider_aihandoff.web.auth import (
     DecisionForbidden,
     DoctorForbidden,
     LedgerNotNamed,
+    LimitForbidden,
     PauseForbidden,
     WebhooksForbidden,
 )
+from airflow_provider_aihandoff.web.budget_rights import BudgetForbidden
 from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
 from airflow_provider_aihandoff.web.render.environment import page, script_hash
 from airflow_provider_aihandoff.web.render.formatting import label
@@ -112,6 +118,9 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     PauseNotFound: (404, "pause-not-found", "Pause not found"),
     DoctorForbidden: (403, "doctor-forbidden", "You may not run the doctor"),
     WebhooksForbidden: (403, "webhooks-forbidden", "You may not settle webhooks"),
+    LimitForbidden: (403, "limit-forbidden", "You may not set limits"),
+    LimitNotFound: (404, "limit-not-found", "Limit not found"),
+    LimitRefused: (422, "limit-refused", "The limit cannot be set like this"),
     CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
     StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),
     StaleBulkDecision: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),
@@ -123,6 +132,9 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     CannotResolve: (409, "cannot-resolve", "This effect has changed since you opened it"),
     NothingLost: (409, "nothing-lost", "No request of this job is lost, or another one is"),
     CannotRollBack: (409, "cannot-roll-back", "This job cannot be rolled back"),
+    BudgetNotFound: (404, "budget-not-found", "Budget not found"),
+    BudgetForbidden: (403, "budget-forbidden", "You may not make or change this budget"),
+    BudgetRefused: (422, "invalid-budget", "The budget is not valid"),
     BulkNotFound: (404, "bulk-not-found", "Bulk action not found"),
     BulkChanged: (409, "bulk-changed", "The jobs have changed since you saw them"),
     FilterRefused: (422, "invalid-filter", "The filter is not valid"),
@@ -173,7 +185,7 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
     for kind, (status, name, title) in _KINDS.items():
         if isinstance(error, kind):
             stale = error.stale if isinstance(error, StaleBulkDecision) else {}
-            field = error.field if isinstance(error, FilterRefused) else ""
+            field = error.field if isinstance(error, FilterRefused | BudgetRefused) else ""
             errors = [{"field": field[:_MAX_NAME], "message": _detail(error)}] if field else []
             return Problem(status, name, title, _detail(error), digest, stale, errors)
     return Problem(

@@ -50,6 +50,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "responding",
         "revising",
         "model_provider",
+        "rate_arguments",
         "ended",
         "hub",
         "polling",

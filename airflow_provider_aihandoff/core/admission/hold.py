@@ -17,7 +17,7 @@ class Hold:
     The waiting task is woken as soon as what holds it ends. What is written down here is the latest moment.
 
     :param kind: what kind of thing holds it.
-    :param name: which one, for the ledger: the id of a pause, a connection.
+    :param name: which one, for the ledger: the id of a pause or of a limit of speed, a connection.
     :param why: a sentence for people.
     :param until: when it may be asked for again, by the database's clock; None: when what holds it has ended.
     """
@@ -26,6 +26,20 @@ class Hold:
     name: str
     why: str
     until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something is not sent at all: its job fails.
+
+    :param kind: of the error that the revision keeps.
+    :param why: a sentence for people.
+    :param remedy: what to do, as a sentence.
+    """
+
+    kind: str
+    why: str
+    remedy: str
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ CREATE TABLE aihandoff.jobs (
     retries integer NOT NULL DEFAULT 0,                  -- requests that were sent again, over all its revisions
     reassigned json,                 -- who decides instead of those whom its author named, and who has said so
     acknowledged_at timestamptz,     -- when a person saw that it failed; null: no one has, or it has not failed
+    tags text[] NOT NULL DEFAULT '{}',                   -- what its author calls it, for budgets and reports
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -119,10 +120,15 @@ CREATE TABLE aihandoff.revisions (
     author_id text,                  -- the auth manager's id of a user, where it is not the login name
     on_lost text CHECK (on_lost IN ('wait', 'ask', 'resend')), -- what its author wants after a lost request; null: auto
     conversation_id text,            -- made for this revision alone: it tells what became of a lost request
-    held_kind text CHECK (held_kind IN ('pause', 'spending limit')), -- why its request may not be sent now
+    held_kind text CHECK (held_kind IN ('pause', 'spending limit', 'budget', 'rate')), -- why it may not be sent now
     held_name text,                  -- which pause or limit
     held_why text,                   -- as a sentence
     held_since timestamptz,
+    worst_cost_usd numeric,          -- what one request for it can cost at most; null: that is not known
+    priority text NOT NULL DEFAULT 'batch' CHECK (priority IN ('interactive', 'batch')),
+    rate_key text,                   -- its limits are also those of this key
+    max_wait interval,               -- for how long it waits for a limit of speed; null: until its deadline
+    refusals integer NOT NULL DEFAULT 0,                 -- requests that were refused for now, or never sent
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),
@@ -132,6 +138,9 @@ CREATE INDEX revisions_held ON aihandoff.revisions (held_kind, held_name, held_s
     WHERE held_kind IS NOT NULL AND state IN ('queued', 'submitting');
 CREATE UNIQUE INDEX revisions_response ON aihandoff.revisions (response_id) WHERE response_id IS NOT NULL;
 CREATE INDEX revisions_in_flight ON aihandoff.revisions (deadline) WHERE state IN ('submitting', 'running');
+CREATE INDEX revisions_of_connection ON aihandoff.revisions (conn_id) WHERE state IN ('submitting', 'running');
+CREATE INDEX revisions_of_key ON aihandoff.revisions (rate_key)
+    WHERE rate_key IS NOT NULL AND state IN ('submitting', 'running');
 CREATE INDEX revisions_left_running ON aihandoff.revisions (deadline)
     WHERE state = 'cancelled' AND response_id IS NOT NULL AND completed_at IS NULL;
 CREATE INDEX revisions_ended ON aihandoff.revisions (conn_id, completed_at)
@@ -160,7 +169,8 @@ CREATE TABLE aihandoff.surplus_responses (
     revision integer NOT NULL,
     conn_id text NOT NULL,
     created_at timestamptz NOT NULL,
-    settled_at timestamptz
+    settled_at timestamptz,
+    cost_usd numeric                 -- null: it is not settled, or the price is unknown
 );
 CREATE INDEX surplus_responses_open ON aihandoff.surplus_responses (created_at) WHERE settled_at IS NULL;
 
@@ -217,23 +227,99 @@ CREATE TABLE aihandoff.effects (
     probe_note text,                 -- what its probe saw that a person should know
     task_id text,                    -- the task that applies it
     filled json,                     -- what earlier effects have brought, by the placeholders in its plan
-    held_kind text CHECK (held_kind IN ('pause')), -- why it may not be sent now, as for a revision
+    held_kind text CHECK (held_kind IN ('pause', 'rate')), -- why it may not be sent now, as for a revision
     held_name text,
     held_why text,
     held_since timestamptz,
     held_until timestamptz,          -- when it may be asked for again; null: when what holds it has ended
     external_url text,               -- where its record can be seen, with {external_id} in it
+    rate_key text,                   -- as of a revision; null before it is claimed
+    conn_id text,                    -- of its target, for limits; null before it is claimed, and where it has none
     UNIQUE (job_id, revision, name),
     CHECK (state <> 'claimed' OR (claim_token IS NOT NULL AND claim_until IS NOT NULL))
 );
 CREATE INDEX effects_planned ON aihandoff.effects (updated_at, effect_id) WHERE state = 'planned' AND task_id IS NOT NULL;
 CREATE INDEX effects_claimed ON aihandoff.effects (claimed_at) WHERE state = 'claimed';
+CREATE INDEX effects_claimed_of_key ON aihandoff.effects (rate_key) WHERE rate_key IS NOT NULL AND state = 'claimed';
+CREATE INDEX effects_claimed_of_connection ON aihandoff.effects (conn_id)
+    WHERE conn_id IS NOT NULL AND state = 'claimed';
 CREATE INDEX effects_unknown ON aihandoff.effects (updated_at) WHERE state = 'unknown';
 CREATE INDEX effects_held ON aihandoff.effects (held_kind, held_name, held_since)
     WHERE held_kind IS NOT NULL AND state IN ('planned', 'refused', 'unknown');
 CREATE INDEX effects_by_external_id ON aihandoff.effects USING hash (external_id) WHERE external_id IS NOT NULL;
 CREATE INDEX effects_by_error ON aihandoff.effects USING gin (to_tsvector('simple', left(error, 10000)))
     WHERE error IS NOT NULL;
+
+-- Limits of speed, which all processes share. A row without an amount has what was learned of the other side alone.
+CREATE TABLE aihandoff.rate_limits (
+    limit_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('openai', 'target', 'key')),
+    name text NOT NULL CHECK (name <> ''),               -- the connection, or the key that authors use
+    measure text NOT NULL CHECK (measure IN ('requests', 'tokens', 'in flight')),
+    amount bigint CHECK (amount >= 0),                   -- in a period, or at once; 0 stops; null: none was set
+    period integer CHECK (period > 0),                   -- in seconds; null: it counts what is in flight
+    weights json NOT NULL DEFAULT '{}',                  -- of job types and requesters, where they are not 1
+    stated bigint,                   -- how many requests a minute the other side says that it takes
+    base bigint,                     -- how much went through when it last asked for less, and when that was
+    slowed_at timestamptz,
+    closed_until timestamptz,        -- nothing is sent before, since the other side asked for it
+    said text,                       -- what it answered
+    -- The bucket: what went through lately. Seconds since 1970, and slices of the period, the newest first.
+    next_at double precision NOT NULL DEFAULT 0,
+    newest_slice bigint NOT NULL DEFAULT 0,
+    slices bigint[] NOT NULL DEFAULT '{}',
+    -- The order: the virtual times, and how many interactive ones went in a row.
+    interactive_virtual double precision NOT NULL DEFAULT 0,
+    batch_virtual double precision NOT NULL DEFAULT 0,
+    in_a_row smallint NOT NULL DEFAULT 0,
+    UNIQUE (kind, name, measure),
+    CHECK ((period IS NULL) = (measure = 'in flight'))
+) WITH (fillfactor = 50);
+CREATE TABLE aihandoff.rate_limit_changes (
+    change_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    limit_id bigint NOT NULL REFERENCES aihandoff.rate_limits,
+    at timestamptz NOT NULL,
+    amount bigint,                   -- null: it was ended
+    period integer,
+    weights json NOT NULL,
+    reason text NOT NULL CHECK (reason <> ''),
+    actor_kind text NOT NULL,
+    actor_name text NOT NULL,
+    actor_user_id text
+);
+CREATE INDEX rate_limit_changes_by_limit ON aihandoff.rate_limit_changes (limit_id, change_id);
+-- What waits for a limit, in the order of the tags.
+CREATE TABLE aihandoff.rate_waits (
+    wait_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    limit_id bigint NOT NULL REFERENCES aihandoff.rate_limits,
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    revision_id bigint UNIQUE REFERENCES aihandoff.revisions,
+    effect_id bigint UNIQUE REFERENCES aihandoff.effects,
+    priority text NOT NULL CHECK (priority IN ('interactive', 'batch')),
+    flow text NOT NULL,              -- those of one flow share its weight
+    weight double precision NOT NULL,
+    tag double precision NOT NULL,
+    since timestamptz NOT NULL,
+    asks_at timestamptz NOT NULL,    -- when it asks again
+    here boolean NOT NULL,           -- it waits in its worker
+    CHECK (num_nonnulls(revision_id, effect_id) = 1)
+);
+CREATE INDEX rate_waits_in_order ON aihandoff.rate_waits (limit_id, priority, tag, wait_id);
+CREATE INDEX rate_waits_by_flow ON aihandoff.rate_waits (limit_id, priority, flow, tag);
+-- What is sent, or given up, waits no longer.
+CREATE FUNCTION aihandoff.end_rate_wait() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'revisions' THEN
+        DELETE FROM aihandoff.rate_waits WHERE revision_id = NEW.revision_id;
+    ELSE
+        DELETE FROM aihandoff.rate_waits WHERE effect_id = NEW.effect_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER revisions_wait_no_longer AFTER UPDATE OF state ON aihandoff.revisions FOR EACH ROW
+    WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
+CREATE TRIGGER effects_wait_no_longer AFTER UPDATE OF state ON aihandoff.effects FOR EACH ROW
+    WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
 
 -- Every webhook delivery that was accepted.
 CREATE TABLE aihandoff.inbox (
@@ -329,6 +415,95 @@ CREATE TABLE aihandoff.notices (
     PRIMARY KEY (dag_id, task_id, cause),
     CHECK ((send_token IS NULL) = (send_until IS NULL))
 );
+
+-- How much the requests to the model may cost, for whom, and for how long. No table of what is reserved references a
+-- budget or a period: the check would lock one row for each request of the fleet.
+CREATE TABLE aihandoff.budgets (
+    budget_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL CHECK (name <> ''),
+    conn_id text,                    -- whose requests it is about: all that is named here must match
+    job_type text,
+    dag_id text,
+    requested_by text,
+    tag text,
+    amount_usd numeric NOT NULL CHECK (amount_usd > 0),
+    period text NOT NULL CHECK (period IN ('hour', 'day', 'week', 'month', 'total')),
+    time_zone text NOT NULL,
+    thresholds integer[] NOT NULL,   -- percentages that are notified
+    on_full text NOT NULL CHECK (on_full IN ('hold', 'fail', 'warn')),
+    owner text NOT NULL,
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz
+);
+CREATE UNIQUE INDEX budgets_by_name ON aihandoff.budgets (name) WHERE ended_at IS NULL;
+-- One period of a budget.
+CREATE TABLE aihandoff.budget_windows (
+    window_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    budget_id bigint NOT NULL REFERENCES aihandoff.budgets,
+    starts_at timestamptz NOT NULL,
+    ends_at timestamptz,
+    amount_usd numeric NOT NULL CHECK (amount_usd > 0),
+    raised_usd numeric NOT NULL DEFAULT 0 CHECK (raised_usd >= 0), -- for this period alone
+    notified integer[] NOT NULL DEFAULT '{}',            -- thresholds
+    closed_at timestamptz            -- when the budget got other periods
+);
+CREATE UNIQUE INDEX budget_windows_open ON aihandoff.budget_windows (budget_id, starts_at) WHERE closed_at IS NULL;
+-- The amount of a period is split over several rows, so that requests do not queue up for one. What is settled and
+-- reserved never exceeds what a row was given, whatever dies; what had to be given beyond the amount says so.
+CREATE TABLE aihandoff.budget_stripes (
+    window_id bigint NOT NULL,
+    stripe smallint NOT NULL,
+    allotted_usd numeric NOT NULL,
+    reserved_usd numeric NOT NULL DEFAULT 0 CHECK (reserved_usd >= 0),
+    settled_usd numeric NOT NULL DEFAULT 0 CHECK (settled_usd >= 0),
+    beyond_usd numeric NOT NULL DEFAULT 0 CHECK (beyond_usd >= 0),
+    PRIMARY KEY (window_id, stripe),
+    CONSTRAINT budget_stripes_never_over CHECK (reserved_usd + settled_usd <= allotted_usd),
+    CHECK (beyond_usd <= allotted_usd)
+) WITH (fillfactor = 50);
+-- What one request may cost, in each budget that it counts for.
+CREATE TABLE aihandoff.budget_reservations (
+    reservation uuid NOT NULL,
+    budget_id bigint NOT NULL,
+    window_id bigint NOT NULL,
+    stripe smallint NOT NULL,
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    revision integer NOT NULL,
+    response_id text,                -- null: not known
+    amount_usd numeric NOT NULL CHECK (amount_usd >= 0),
+    cost_usd numeric CHECK (cost_usd >= 0),
+    assumed boolean NOT NULL,        -- the price is not known: the amount counts
+    state text NOT NULL CHECK (state IN ('reserved', 'settled', 'released', 'expired')),
+    reserved_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL, -- until then its response may run, and be found
+    ended_at timestamptz,
+    PRIMARY KEY (reservation, budget_id),
+    CHECK ((state = 'settled') = (cost_usd IS NOT NULL))
+);
+CREATE INDEX budget_reservations_by_job ON aihandoff.budget_reservations (job_id, revision);
+CREATE INDEX budget_reservations_by_window ON aihandoff.budget_reservations (window_id, reserved_at);
+CREATE INDEX budget_reservations_open ON aihandoff.budget_reservations (expires_at) WHERE state = 'reserved';
+-- The history of a budget: append-only.
+CREATE TABLE aihandoff.budget_events (
+    budget_id bigint NOT NULL REFERENCES aihandoff.budgets,
+    seq integer NOT NULL CHECK (seq >= 1),
+    at timestamptz NOT NULL,
+    event text NOT NULL CHECK (event IN ('added', 'changed', 'raised', 'ended')),
+    why text NOT NULL CHECK (why <> ''),
+    detail json NOT NULL,
+    actor_kind text NOT NULL,
+    actor_name text NOT NULL,
+    actor_user_id text,
+    PRIMARY KEY (budget_id, seq)
+);
+CREATE FUNCTION aihandoff.refuse_budget_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'aihandoff.budget_events is append-only';
+END $$;
+CREATE TRIGGER budget_events_append_only BEFORE UPDATE OR DELETE ON aihandoff.budget_events
+    FOR EACH ROW EXECUTE FUNCTION aihandoff.refuse_budget_change();
+CREATE TRIGGER budget_events_no_truncate BEFORE TRUNCATE ON aihandoff.budget_events
+    FOR EACH STATEMENT EXECUTE FUNCTION aihandoff.refuse_budget_change();
 
 -- When a response of each connection was last polled, as far as the triggerers have said.
 CREATE TABLE aihandoff.polls (

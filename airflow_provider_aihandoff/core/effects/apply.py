@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.second_memory import Memory
 
 log = logging.getLogger(__name__)
@@ -250,15 +251,16 @@ def _not_applied(
     """
     answered = not isinstance(error, Suspended) and error.answered
     not_now = answered and isinstance(error, EffectNotNow)
+    heard = _heard(error)
     if claim.resent:
         # What this attempt proves, it proves for itself only: an earlier one may have been applied.
-        effect = attempt.lost(f"an earlier attempt was lost; this attempt: {error.what}", not_now=not_now)
+        effect = attempt.lost(f"an earlier attempt was lost; this attempt: {error.what}", not_now=not_now, heard=heard)
         if isinstance(error, EffectNotNow) and error.retry_after is not None:
             raise error
         raise unknown_error(f"job {effect.job_id}", effect) from error
     if answered and target.can_probe:
         if isinstance(error, EffectNotNow):
-            attempt.lost(error.what, not_now=True)
+            attempt.lost(error.what, not_now=True, heard=heard)
             raise error
         found = _probe_over(target.grace_seconds, lambda: _probe(plan, target, claim.effect))
         if isinstance(found, Applied):
@@ -270,8 +272,15 @@ def _not_applied(
     if isinstance(error, EffectRefused):
         attempt.refused(str(error))
     else:
-        attempt.released(str(error))
+        attempt.released(str(error), heard=heard)
     raise error
+
+
+def _heard(error: EffectRefused | EffectNotNow | Suspended) -> Heard | None:
+    """What a target says about its limits of speed that asks to come back later."""
+    if not isinstance(error, EffectNotNow) or error.retry_after is None:
+        return None
+    return Heard(too_much=True, wait=min(error.retry_after, RETRY_AFTER_LIMIT), said=error.what)
 
 
 def _check_fence(claim: Claim, asked: float) -> None:

@@ -10,6 +10,7 @@ from airflow_provider_aihandoff.core.effects.effect_store import Claim
 from airflow_provider_aihandoff.core.effects.target import Applied
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
 from airflow_provider_aihandoff.core.states import EffectState
 
@@ -57,21 +58,37 @@ class Attempt:
         with found.recording():
             return self._effects.refuse(self._claim, error=error, actor=self._actor, keep=found.keep)
 
-    def released(self, error: str) -> Effect:
-        """Record that it was not sent, or is to come back later."""
+    def released(self, error: str, *, heard: Heard | None = None) -> Effect:
+        """Record that it was not sent, or is to come back later.
+
+        :param heard: as in :meth:`Effects.release`.
+        """
         found = self._unrecorded("released")
         with found.recording():
-            return self._effects.release(self._claim, error=error, actor=self._actor, keep=found.keep)
+            return self._effects.release(self._claim, error=error, actor=self._actor, heard=heard, keep=found.keep)
 
-    def lost(self, error: str, *, not_now: bool = False, confirmed: Mapping[str, Any] | None = None) -> Effect:
+    def lost(
+        self,
+        error: str,
+        *,
+        not_now: bool = False,
+        confirmed: Mapping[str, Any] | None = None,
+        heard: Heard | None = None,
+    ) -> Effect:
         """Record that the outcome is not known.
 
-        :param not_now: as in :meth:`Effects.lose`, and so is ``confirmed``.
+        :param not_now: as in :meth:`Effects.lose`, and so are ``confirmed`` and ``heard``.
         """
         found = self._unrecorded("unknown")
         with found.recording():
             return self._effects.lose(
-                self._claim, error=error, not_now=not_now, confirmed=confirmed, actor=self._actor, keep=found.keep
+                self._claim,
+                error=error,
+                not_now=not_now,
+                confirmed=confirmed,
+                heard=heard,
+                actor=self._actor,
+                keep=found.keep,
             )
 
     def _unrecorded(self, outcome: Outcome, external_id: str | None = None, *, own: bool = True) -> Unrecorded:

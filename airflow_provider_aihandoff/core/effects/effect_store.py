@@ -42,6 +42,10 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.core.models import Actor, Decision, Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
+from airflow_provider_aihandoff.core.rates.rate_store import connection_of
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
+from airflow_provider_aihandoff.core.rates.slowdown_store import hear
 from airflow_provider_aihandoff.core.states import (
     SETTLED_EFFECT_STATES,
     EffectEvent,
@@ -140,7 +144,7 @@ class Effects:
                 return _cancelled(job, job.cancelling)
             _check_order(connection, job, effect)
             # A roll-back is a person's own step, and may undo what the pause is about.
-            if own and (hold := hold_of_write(connection, job, effect)):
+            if own and (hold := hold_of_write(connection, job, effect, plan)):
                 effect = hold_write(connection, job, effect, hold, actor=actor)
                 return _held(connection, job, effect, hold)
             filled, unfilled = _filled(connection, job, effect, plan)
@@ -153,6 +157,8 @@ class Effects:
                 claim_token=token,
                 claimed_by=str(actor),
                 lease=lease,
+                rate_key=plan.rate_key,
+                conn_id=connection_of(effect),
                 resends=effect.resends + resent,
                 not_now=False,
                 error=None,
@@ -251,12 +257,17 @@ class Effects:
 
         return self._database.persist(work, step="apply.confirm", keep=keep)
 
-    def release(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
+    def release(
+        self, claim: Claim, *, error: str, actor: Actor, heard: Heard | None = None, keep: Keep | None = None
+    ) -> Effect:
         """Record that no external write was made, and that the effect may be tried again as it is.
 
+        :param heard: what the target says about its limits of speed: all writes to it keep to it at once.
         :raises ClaimLost: another attempt took over.
         """
-        return self._end(claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release", keep)
+        return self._end(
+            claim, EffectEvent.RELEASE, JobEvent.EFFECT_RELEASED, error, actor, "apply.release", keep, heard=heard
+        )
 
     def refuse(self, claim: Claim, *, error: str, actor: Actor, keep: Keep | None = None) -> Effect:
         """Record that the target refused the effect, which proves that no external write was made.
@@ -273,6 +284,7 @@ class Effects:
         actor: Actor,
         not_now: bool = False,
         confirmed: Mapping[str, Any] | None = None,
+        heard: Heard | None = None,
         keep: Keep | None = None,
     ) -> Effect:
         """Record that the outcome is not known.
@@ -280,6 +292,7 @@ class Effects:
         :param not_now: the target asked to come back later. To send it again then is not counted.
         :param confirmed: the target has confirmed it with this result, and the probe sees no trace of it. It is never
             sent again without a person.
+        :param heard: as in :meth:`release`.
         :raises ClaimLost: another attempt took over.
         """
 
@@ -290,7 +303,9 @@ class Effects:
                 "result": effect.result if confirmed is None else dict(confirmed),
             }
 
-        return self._end(claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose", keep, changes)
+        return self._end(
+            claim, EffectEvent.LOSE, JobEvent.EFFECT_UNKNOWN, error, actor, "apply.lose", keep, changes, heard=heard
+        )
 
     def _end(
         self,
@@ -302,12 +317,15 @@ class Effects:
         step: str,
         keep: Keep | None,
         changes: Callable[[Effect], dict[str, Any]] = lambda effect: {},
+        heard: Heard | None = None,
     ) -> Effect:
         def work(connection: LedgerConnection) -> Effect:
             job, effect = _lock_claimed(connection, claim)
             if effect.state is next_effect_state(EffectState.CLAIMED, event):
                 return effect
             effect = change_effect(connection, job, effect, event, error=plain(error), **changes(effect))
+            if (conn_id := connection_of(effect)) is not None:
+                hear(connection, LimitKind.TARGET, conn_id, heard)
             detail = {"effect": effect.name, "attempt": effect.attempt}
             reason = f"{_progress(connection, job)}; {effect.name}: {error}"
             job = history.move(connection, job, job_event, actor=actor, reason=reason, detail=detail)

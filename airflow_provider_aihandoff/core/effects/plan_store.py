@@ -13,6 +13,8 @@ from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.digests import effect_key
 from airflow_provider_aihandoff.core.errors import EffectNotFound, IllegalTransition
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job, columns
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
+from airflow_provider_aihandoff.core.rates.rate_store import connection_of, slot_freed
 from airflow_provider_aihandoff.core.states import (
     SETTLED_EFFECT_STATES,
     TOUCHED_EFFECT_STATES,
@@ -45,7 +47,8 @@ _UPDATE_EFFECT = f"""
         unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
         external_id = %(external_id)s, result = %(result)s, error = %(error)s, resends = %(resends)s,
         not_now = %(not_now)s, find_counts = %(find_counts)s, own = %(own)s, probe_note = %(probe_note)s,
-        filled = %(filled)s, external_url = %(external_url)s, updated_at = clock_timestamp(),
+        filled = %(filled)s, external_url = %(external_url)s, rate_key = %(rate_key)s, conn_id = %(conn_id)s,
+        updated_at = clock_timestamp(),
         held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL, held_until = NULL
     WHERE effect_id = %(effect_id)s
     RETURNING {columns(Effect)}"""
@@ -169,6 +172,8 @@ def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event:
     row = connection.execute(_UPDATE_EFFECT, values).fetchone()
     assert row is not None
     connection.count(signals.EFFECTS, target=effect.kind, step=event)
+    if effect.state is EffectState.CLAIMED:
+        slot_freed(connection, LimitKind.TARGET, connection_of(effect), effect.rate_key)
     return Effect(**row)
 
 

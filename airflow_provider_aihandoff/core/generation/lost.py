@@ -26,6 +26,10 @@ WEBHOOKS_WITHIN = timedelta(days=8)
 #: How often a request is sent into a handle that said that another one runs in it: one that failed leaves no items.
 HANDLE_CHECK = timedelta(minutes=10)
 
+#: How long the search goes on for a response that no revision waits for: OpenAI keeps one for longer, but someone
+#: should have asked by then. For so long after the deadline of its revision, one whose id was lost may be found.
+SEARCHED_FOR = timedelta(days=7)
+
 _NONE = timedelta(0)
 
 

@@ -21,6 +21,7 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
     fail_revision,
     give_up,
     read_revision,
+    settle_cost,
     write_output,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Owner, Revision
@@ -146,6 +147,7 @@ class Outputs:
                 "revision_id": revision.revision_id,
             },
         )
+        settle_cost(connection, revision, output)
         ended = revision.completed_at is not None and revision.response_status in ENDED_RESPONSE_STATUSES
         count_response(connection, job, revision, output, counted=ended)
         detail = {"revision": revision.number, "status": output.status, "usage": output.usage}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.models import Revision
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
 
 if TYPE_CHECKING:
@@ -70,12 +71,14 @@ class SubmitFailure:
     :param reason: without a full stop.
     :param retry_after: seconds that the provider asked to wait, if it did.
     :param remedy: what a person has to do, where the answer says more than that the request was refused.
+    :param heard: what the answer says about the provider's limits of speed, if there was one.
     """
 
     sent: Sent
     reason: str
     retry_after: float | None = None
     remedy: str | None = None
+    heard: Heard | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class ModelResponse:
         type, are billed beside it and are in no price.
     :param model: the one that answered; with ``service_tier`` it decides the price.
     :param created_at: when the provider created it, if it says so.
+    :param heard: what the answer to its request says about the provider's limits of speed.
     """
 
     id: str
@@ -113,6 +117,7 @@ class ModelResponse:
     service_tier: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_at: datetime | None = None
+    heard: Heard | None = None
 
     @property
     def ended(self) -> bool:
@@ -136,6 +141,21 @@ class Tokens:
 
     input: int | None
     output: int | None
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """The most that one request can need.
+
+    :param input_tokens: None where nothing bounds them, and so are ``output_tokens``.
+    :param cost_usd: in US dollars, without fees for calls of the provider's tools; None where it is not known.
+    :param unknown: why it is not known, as text without a full stop.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: Decimal | None = None
+    unknown: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +206,21 @@ class ProviderFacts(ABC):
         """
 
     @abstractmethod
+    def worst_case(
+        self,
+        request: Mapping[str, Any],
+        *,
+        expected_output_tokens: int | None = None,
+        context_tokens: int | None = None,
+    ) -> WorstCase:
+        """The most that a request can need, before it is sent. Asks no one, and raises nothing.
+
+        :param request: with its secrets: its bytes count.
+        :param expected_output_tokens: what its author expects at most, where the request sets no bound.
+        :param context_tokens: of the response that it continues, if that is known.
+        """
+
+    @abstractmethod
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None
     ) -> dict[str, Any]:
@@ -228,6 +263,12 @@ class ProviderFacts(ABC):
     @abstractmethod
     def model(self, request: Mapping[str, Any]) -> str | None:
         """The model that a request names; None where it names none."""
+
+    @abstractmethod
+    def counted_tokens(self, request: Mapping[str, Any]) -> int:
+        """How many tokens a request counts for in limits of tokens, before it is sent: about as many as it has, and as
+        it lets the model write, where it says so. Asks no one, and raises nothing.
+        """
 
     @abstractmethod
     def tokens(self, usage: Mapping[str, Any]) -> Tokens:

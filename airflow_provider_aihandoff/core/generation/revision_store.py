@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.budgets import reservation_store
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -13,7 +15,9 @@ from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.response_counts import count_response, model_of
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
-from airflow_provider_aihandoff.core.states import JobEvent, ResponseStatus, RevisionState
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
+from airflow_provider_aihandoff.core.rates.rate_store import slot_freed
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobEvent, ResponseStatus, RevisionState
 
 #: The kinds of error of a revision that was given up before its response had ended.
 GIVEN_UP_KINDS = frozenset({"deadline", "gone", "unknown submission"})
@@ -40,10 +44,12 @@ _STORE_OUTPUT = f"""
         submit_token = NULL, submit_lease_until = NULL, completed_at = clock_timestamp()
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
+#: It also returns what the revision counted for in limits on what is in flight.
 _GIVE_UP = """
     UPDATE aihandoff.revisions SET state = 'cancelled', submit_token = NULL, submit_lease_until = NULL,
         held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL
-    WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')"""
+    WHERE job_id = %s AND number = %s AND state IN ('queued', 'submitting', 'running')
+    RETURNING conn_id, rate_key"""
 
 
 def read_revision(connection: LedgerConnection, job_id: int, number: int) -> Revision:
@@ -96,6 +102,7 @@ def mark_running(
         },
     ).fetchone()
     assert row is not None
+    reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=not found)
     return Revision(**row)
 
 
@@ -128,7 +135,8 @@ def count_unknown(
 
 def give_up(connection: LedgerConnection, job_id: int, number: int) -> None:
     """End a revision that has not ended: the job was cancelled, or a newer revision takes its place."""
-    connection.execute(_GIVE_UP, [job_id, number])
+    for row in connection.execute(_GIVE_UP, [job_id, number]).fetchall():
+        slot_freed(connection, LimitKind.OPENAI, row["conn_id"], row["rate_key"])
 
 
 def fail_revision(
@@ -181,5 +189,16 @@ def write_output(
     ).fetchone()
     assert row is not None
     stored = Revision(**row)
+    settle_cost(connection, stored, output)
+    slot_freed(connection, LimitKind.OPENAI, stored.conn_id, stored.rate_key)
     count_response(connection, job, stored, output)
     return stored
+
+
+def settle_cost(connection: LedgerConnection, revision: Revision, output: Output) -> None:
+    """Count what a response has cost in the budgets. Nothing is known yet of one that has not ended."""
+    if output.status not in ENDED_RESPONSE_STATUSES:
+        return
+    refused = bool((output.error or {}).get("spent"))  # the provider's own limit is reached: it did nothing
+    cost_usd = Decimal(0) if refused else output.cost_usd
+    reservation_store.settle(connection, revision.job_id, revision.number, revision.response_id, cost_usd)

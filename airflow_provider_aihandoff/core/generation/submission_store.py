@@ -15,9 +15,10 @@ from uuid import UUID, uuid4
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.admission import spending_limit_store
 from airflow_provider_aihandoff.core.admission.admit import admit_request
-from airflow_provider_aihandoff.core.admission.hold import Hold
+from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refusal
 from airflow_provider_aihandoff.core.admission.hold_store import hold_request
 from airflow_provider_aihandoff.core.arguments import checked
+from airflow_provider_aihandoff.core.budgets import reservation_store
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -33,6 +34,7 @@ from airflow_provider_aihandoff.core.errors import (
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.core.generation.lost_store import count_lost
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import (
     COUNTED,
     count_unknown,
@@ -45,6 +47,10 @@ from airflow_provider_aihandoff.core.generation.revision_store import (
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment, Step, decide_attachment
 from airflow_provider_aihandoff.core.models import Actor, Job, JobSpec, OnLost, Owner, Revision, columns
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
+from airflow_provider_aihandoff.core.rates.rate_store import slot_freed
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
+from airflow_provider_aihandoff.core.rates.slowdown_store import hear
 from airflow_provider_aihandoff.core.states import (
     TOUCHED_EFFECT_STATES,
     JobEvent,
@@ -58,6 +64,18 @@ from airflow_provider_aihandoff.core.webhooks.inbox import adopt_early, lock_res
 #: Requests of one revision that may have been accepted without the id being known. One is allowed, since a crash
 #: looks the same as a loss; a second would break "one job, one bill".
 MAX_UNKNOWN_SUBMISSIONS = 1
+
+#: Of a request of which no one has said what it can need.
+_NOT_KNOWN = WorstCase()
+
+#: Requests of one revision that may be refused for now, over all attempts and retries.
+MAX_REFUSALS = 50
+
+_REFUSED_TOO_OFTEN = Refusal(
+    "refused too often",
+    f"The provider has refused its request {MAX_REFUSALS} times, each time for now.",
+    "Find out why it takes none (the history has each answer); then clear the task, which makes a new revision.",
+)
 
 
 @dataclass(frozen=True)
@@ -93,24 +111,26 @@ class Intent:
 _INSERT_JOB = f"""
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
         approval_reason, max_revisions, max_cost_usd, triggered_by, revision, dag_id, run_id, task_id, map_index, ti_id,
-        try_number, event_seq, event_hash, created_at, updated_at)
+        try_number, event_seq, event_hash, created_at, updated_at, tags)
     VALUES (%(job_type)s, %(job_key)s, 'queued', %(input)s, %(input_digest)s, %(requested_by)s, %(permissions)s,
         %(approval)s, %(approval_reason)s, %(max_revisions)s, %(max_cost_usd)s, %(triggered_by)s, 1, %(dag_id)s,
         %(run_id)s, %(task_id)s, %(map_index)s, %(ti_id)s, %(try_number)s, 0, %(genesis)s, clock_timestamp(),
-        clock_timestamp())
+        clock_timestamp(), %(tags)s)
     ON CONFLICT (job_type, job_key) DO NOTHING
     RETURNING {columns(Job)}"""
 _LOCK_JOB_BY_KEY = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s FOR UPDATE"""
 _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
-        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost)
+        (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost,
+        priority, rate_key, max_wait)
     VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
-        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s)
+        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s,
+        %(priority)s, %(rate_key)s, %(max_wait)s)
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
-        on_lost = %(on_lost)s
+        on_lost = %(on_lost)s, priority = %(priority)s, rate_key = %(rate_key)s, max_wait = %(max_wait)s
     WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued' AND based_on IS NULL"""
 _KEEP_REQUEST = """
     UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s
@@ -130,7 +150,7 @@ _MARK_SUBMITTING = f"""
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
     UPDATE aihandoff.revisions SET state = 'queued', submissions = submissions - 1, submit_token = NULL,
-        submit_lease_until = NULL
+        submit_lease_until = NULL, refusals = refusals + %s
     WHERE revision_id = %s"""
 _MARK_RUNS_IN_HANDLE = """
     UPDATE aihandoff.revisions SET unknown_submissions = 1, submissions = greatest(submissions - 1, 1),
@@ -199,6 +219,22 @@ def _check_current(job: Job, number: int) -> None:
         )
 
 
+def _admit(
+    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, tokens: int, at: datetime
+) -> Hold | Refusal | Admitted:
+    """Whether a request may be sent now: it was not refused too often, and nothing holds it."""
+    if revision.refusals >= MAX_REFUSALS:
+        return _REFUSED_TOO_OFTEN
+    return admit_request(connection, job, revision, worst, at=at, tokens=tokens)
+
+
+def _refuse(connection: LedgerConnection, job: Job, revision: Revision, refusal: Refusal, actor: Actor) -> HandoffError:
+    """End a revision whose request may not be sent."""
+    error = {"kind": refusal.kind, "final": True}
+    fail_revision(connection, job, revision, actor=actor, reason=refusal.why, error=error)
+    return JobFailed(refusal.why, job=job.label, written="No request was sent.", remedy=refusal.remedy)
+
+
 def _lease_left(revision: Revision, at: datetime) -> float:
     """Seconds until the request of a revision may be asked for; 0 where it may."""
     until = revision.submit_lease_until
@@ -259,6 +295,7 @@ class Submission:
             "triggered_by": plain_or_none(spec.triggered_by),
             "input_digest": digests[0],
             "genesis": history.GENESIS,
+            "tags": list(spec.tags),
         }
         row = connection.execute(_INSERT_JOB, values).fetchone()
         if row is not None:
@@ -319,6 +356,9 @@ class Submission:
             "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
             "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
             "on_lost": spec.on_lost,
+            "priority": spec.priority,
+            "rate_key": spec.rate_key,
+            "max_wait": spec.max_wait,
         }
 
     def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
@@ -368,6 +408,7 @@ class Submission:
             approval_reason=spec.approval_reason,
             max_revisions=spec.max_revisions,
             max_cost_usd=spec.max_cost_usd,
+            tags=list(spec.tags),
             review_digest=None,
             review_deadline=None,
             decision_id=None,
@@ -425,6 +466,8 @@ class Submission:
         lease: timedelta,
         orphan_wait: timedelta = timedelta(0),
         handle: str | None = None,
+        worst: WorstCase = _NOT_KNOWN,
+        tokens: int = 0,
     ) -> Intent:
         """Write down that a request is about to be sent, and get the one permission to send it.
 
@@ -435,8 +478,11 @@ class Submission:
         :param lease: how long the permission is valid: longer than the request may take.
         :param orphan_wait: the shortest time that a webhook may take to bring the response of a lost request.
         :param handle: the provider's conversation that was made for this revision, if it has none yet.
-        :raises JobFailed: one more unknown submission would break the bound, or the deadline has passed by the
-            database's clock; the job is failed.
+        :param worst: what the request can need at most: it is reserved in the budgets that are about it.
+        :param tokens: how many the request counts for in limits of tokens.
+        :raises JobFailed: one more unknown submission or refusal would break its bound, the deadline has passed by
+            the database's clock, it can cost more than it may, or a limit of speed can never let it through; the job
+            is failed.
         :raises JobCancelled: the job was cancelled meanwhile.
         :raises InputChanged: a task with other input has taken the key over meanwhile.
         """
@@ -470,10 +516,12 @@ class Submission:
             # A person who said that it may be sent again has put it back to queued.
             if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
-            admitted = admit_request(connection, job, revision, at=at)
+            admitted = _admit(connection, job, revision, worst, tokens, at)
             if isinstance(admitted, Hold):
                 revision = hold_request(connection, job, revision, admitted, actor=actor)
                 return Intent(revision, None, _lease_left(revision, at))
+            if isinstance(admitted, Refusal):
+                return _refuse(connection, job, revision, admitted, actor)
             history.move(
                 connection,
                 job,
@@ -534,6 +582,7 @@ class Submission:
         actor: Actor,
         keep: Keep | None = None,
         finds_out: bool = False,
+        heard: Heard | None = None,
     ) -> Revision | None:
         """Store the id of the response that was created, and apply the webhooks that came before it. Safe to repeat.
 
@@ -541,6 +590,7 @@ class Submission:
 
         :param keep: as in :meth:`Database.persist`.
         :param finds_out: as in :class:`Intent`: the limit is lifted, and the jobs that it holds are woken.
+        :param heard: what the answer says about the provider's limits of speed.
         :return: the revision; None when it was given up meanwhile (the job was cancelled or revised, or another
             attempt took over the permission), and the response is orphaned: the caller cancels it at OpenAI.
         """
@@ -553,6 +603,7 @@ class Submission:
                 return revision
             if finds_out:
                 spending_limit_store.lifted(connection, revision.conn_id)
+            hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
             found = revision.submit_token is None and revision.state in (RevisionState.QUEUED, RevisionState.SUBMITTING)
             if revision.submit_token != token and not (found and revision.unknown_submissions):
                 history.move(
@@ -573,20 +624,33 @@ class Submission:
         return self._database.persist(work, step="submit.store", keep=keep)
 
     def not_submitted(
-        self, job_id: int, number: int, *, token: UUID, actor: Actor, reason: str, spent: bool = False
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        actor: Actor,
+        reason: str,
+        spent: bool = False,
+        heard: Heard | None = None,
     ) -> None:
         """Record that the request was refused or never sent, so that no response exists and it may be sent again.
 
         :param spent: the provider says that a limit of money is reached: all jobs of the connection are held.
+        :param heard: what the answer says about the provider's limits of speed: the whole fleet keeps to it at once.
         """
 
         def work(connection: LedgerConnection) -> None:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if revision.submit_token == token:
-                connection.execute(_MARK_NOT_SENT, [revision.revision_id])
+                connection.execute(_MARK_NOT_SENT, [int(not spent), revision.revision_id])
+                # In the order of admission, so that no two wait for each other.
                 if spent:
                     spending_limit_store.reached(connection, job, revision, reason)
+                reservation_store.release(connection, job_id, number)
+                hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
+                slot_freed(connection, LimitKind.OPENAI, revision.conn_id, revision.rate_key)
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
 
         self._database.persist(work, step="submit.refused")
@@ -638,6 +702,8 @@ class Submission:
             if surplus is not None:
                 keep_surplus(connection, revision, surplus)
             if revision.submit_token == token:
+                if surplus is None:
+                    reservation_store.release(connection, job_id, number)
                 connection.execute(_MARK_RUNS_IN_HANDLE, [check_after, revision.revision_id])
                 detail = {"revision": number, "surplus": surplus}
                 history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,13 +24,17 @@ from airflow_provider_aihandoff.core.generation.provider import (
     ProviderError,
     Sent,
     SubmitFailure,
+    WorstCase,
     own_metadata,
 )
 from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.rates.fair_order import HERE
+from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecorded
 from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.generation.submission_store import Intent
     from airflow_provider_aihandoff.core.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -50,6 +55,9 @@ SUBMIT_TRIES = 5
 
 _BACKOFF_BASE, _BACKOFF_CAP = 1.0, 20.0
 
+#: Seconds that a worker waits in all for a limit of speed; for longer, the task waits in the triggerer.
+_WAITS_HERE = 3 * HERE
+
 
 class NotSubmitted(HandoffError):
     """OpenAI did not take the request in the tries of one attempt; trying again later may help."""
@@ -65,35 +73,48 @@ def submit(
     orphan_wait: timedelta = timedelta(0),
     take: Callable[[Revision, ModelResponse], object] | None = None,
     memory: Memory | None = None,
+    worst: WorstCase | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, never two at the same time, and record the answer.
 
     It does not wait where another attempt is sending, where a request is lost whose response may exist, or where a
-    pause or a limit holds it.
+    pause, a limit or a budget holds it.
 
     :param request: the revision's request with its secrets; by default as the ledger has it, where they are masked.
     :param orphan_wait: the shortest wait for the webhook of a response whose id was lost, before sending again.
     :param take: stores what a response left that had ended when the request was answered. Not every server has it
         afterwards: some have no background mode, and keep nothing.
     :param memory: where the id of a response is kept while the ledger cannot record it.
+    :param worst: the most that the request can need; by default what the provider says of it.
     :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is held or
         ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
     :raises NotSubmitted: the tries are used up.
-    :raises JobFailed: OpenAI refused for good, the deadline passed, or it cannot be proved that nothing runs.
+    :raises JobFailed: OpenAI refused for good, the deadline passed, it can cost more than it may, or it cannot be
+        proved that nothing runs.
     :raises JobCancelled: the job was cancelled meanwhile.
     :raises InputChanged: a task with other input has taken the key over meanwhile.
     """
     if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:
         return kept
+    worst = worst or provider.worst_case(request or ledger.revision(job.job_id, job.revision).request)
     metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
+    tokens = provider.counted_tokens(request or ledger.revision(job.job_id, job.revision).request)
     failures = 0
     while True:
         handle, problem = _open_handle(ledger, provider, job, metadata, request)
-        asked = time.monotonic()
-        intent = ledger.submission.intend(
-            job.job_id, job.revision, actor=actor, lease=SUBMIT_LEASE, orphan_wait=orphan_wait, handle=handle
+        intend = partial(
+            ledger.submission.intend,
+            job.job_id,
+            job.revision,
+            actor=actor,
+            lease=SUBMIT_LEASE,
+            orphan_wait=orphan_wait,
+            handle=handle,
+            worst=worst,
+            tokens=tokens,
         )
+        intent, asked = _permission(intend, sleep)
         if intent.token is None:
             return intent.revision
         body = request or intent.revision.request
@@ -105,7 +126,16 @@ def submit(
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
             revision = _record(
-                ledger, provider, job, intent.token, sent.id, sent.status, actor, memory, finds_out=intent.finds_out
+                ledger,
+                provider,
+                job,
+                intent.token,
+                sent.id,
+                sent.status,
+                actor,
+                memory,
+                finds_out=intent.finds_out,
+                heard=sent.heard,
             )
             if revision is None:
                 continue
@@ -114,8 +144,8 @@ def submit(
             take(revision, sent)
             return ledger.revision(job.job_id, job.revision)
         _record_failure(ledger, job, intent.token, sent, actor, orphan_wait)
-        if sent.sent is Sent.SPENT:  # it is held from now on, like all of its connection
-            continue
+        if sent.sent is Sent.SPENT or (sent.heard is not None and sent.heard.too_much):
+            continue  # it is held from now on, like all of its connection
         failures += 1
         if failures >= SUBMIT_TRIES:
             raise NotSubmitted(
@@ -126,6 +156,21 @@ def submit(
         wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
         log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, intent.left))
         sleep(min(wait, intent.left, 2 * _BACKOFF_CAP))
+
+
+def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) -> tuple[Intent, float]:
+    """Ask for the permission to send, and wait a moment where the limit of speed that holds it has room soon.
+
+    :return: also when it was asked for, by the monotonic clock.
+    """
+    here = 0.0
+    while True:
+        asked = time.monotonic()
+        intent = intend()
+        here += intent.wait
+        if intent.token is not None or intent.revision.held_kind != "rate" or here > _WAITS_HERE:
+            return intent, asked
+        sleep(intent.wait)
 
 
 def _cleaned(sent: ModelResponse | SubmitFailure | _Runs, secrets: Secrets) -> ModelResponse | SubmitFailure | _Runs:
@@ -239,6 +284,7 @@ def _record(
     memory: Memory | None,
     *,
     finds_out: bool = False,
+    heard: Heard | None = None,
 ) -> Revision | None:
     """Store the response id; None where the permission was lost meanwhile, and the response is orphaned."""
     facts: Facts = {"token": str(token), "response_id": response_id, "status": status}
@@ -254,6 +300,7 @@ def _record(
             actor=actor,
             keep=created.keep,
             finds_out=finds_out,
+            heard=heard,
         )
     if revision is None:
         log.warning("Response %s came for %s after it had been given up; cancelling it.", response_id, job.label)
@@ -291,7 +338,9 @@ def _record_failure(
     if failure.sent is Sent.UNKNOWN:
         ledger.submission.submission_lost(job.job_id, job.revision, orphan_wait=orphan_wait, **where)
         return
-    ledger.submission.not_submitted(job.job_id, job.revision, spent=failure.sent is Sent.SPENT, **where)
+    ledger.submission.not_submitted(
+        job.job_id, job.revision, spent=failure.sent is Sent.SPENT, heard=failure.heard, **where
+    )
     if failure.sent is Sent.NEVER:
         error = {"kind": "refused request", "message": failure.reason}
         ledger.outputs.fail(job.job_id, job.revision, actor=actor, reason=failure.reason, error=error)

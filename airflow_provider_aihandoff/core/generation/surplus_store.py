@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
+from airflow_provider_aihandoff.core.budgets import reservation_store
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.generation.lost import SEARCHED_FOR
 from airflow_provider_aihandoff.core.models import Actor, Revision
 from airflow_provider_aihandoff.core.states import JobEvent
-
-#: How long the search goes on for one: OpenAI keeps a response for longer, but someone should have asked by then.
-SEARCHED_FOR = timedelta(days=7)
 
 _KEEP = """
     INSERT INTO aihandoff.surplus_responses (response_id, job_id, revision, conn_id, created_at)
@@ -32,11 +32,11 @@ _OF_JOB = """
     SELECT response_id, job_id, revision AS number, conn_id, false AS is_current FROM aihandoff.surplus_responses
     WHERE settled_at IS NULL AND job_id = %s"""
 _SETTLE = """
-    UPDATE aihandoff.surplus_responses SET settled_at = clock_timestamp()
-    WHERE response_id = %s AND settled_at IS NULL"""
+    UPDATE aihandoff.surplus_responses SET settled_at = clock_timestamp(), cost_usd = %(cost_usd)s
+    WHERE response_id = %(response_id)s AND settled_at IS NULL"""
 _SETTLE_CURRENT = """
     UPDATE aihandoff.revisions SET completed_at = clock_timestamp()
-    WHERE response_id = %s AND state = 'cancelled' AND completed_at IS NULL"""
+    WHERE response_id = %(response_id)s AND state = 'cancelled' AND completed_at IS NULL"""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,16 @@ class Surplus:
 def keep_surplus(connection: LedgerConnection, revision: Revision, response_id: str) -> None:
     """Write down that a response is to be cancelled, so that it is, whatever dies now. Safe to repeat."""
     connection.execute(_KEEP, [response_id, revision.job_id, revision.number, revision.conn_id])
+    reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=False)
 
 
-def mark_settled(connection: LedgerConnection, response_id: str) -> None:
-    """Nothing is left to be done about a response, if it was to be cancelled."""
-    connection.execute(_SETTLE, [response_id])
+def mark_settled(connection: LedgerConnection, revision: Revision, response_id: str, cost_usd: Decimal | None) -> None:
+    """Nothing is left to be done about a response, if it was to be cancelled: what it has cost is known.
+
+    :param revision: that it was created for.
+    """
+    connection.execute(_SETTLE, {"response_id": response_id, "cost_usd": cost_usd})
+    reservation_store.settle(connection, revision.job_id, revision.number, response_id, cost_usd)
 
 
 class SurplusResponses:
@@ -93,8 +98,11 @@ class SurplusResponses:
         def work(connection: LedgerConnection) -> bool:
             job = history.lock(connection, surplus.job_id)
             settle = _SETTLE_CURRENT if surplus.is_current else _SETTLE
-            if connection.execute(settle, [surplus.response_id]).rowcount != 1:
+            cost_usd = detail.get("cost_usd")
+            values = {"response_id": surplus.response_id, "cost_usd": cost_usd}
+            if connection.execute(settle, values).rowcount != 1:
                 return False
+            reservation_store.settle(connection, surplus.job_id, surplus.number, surplus.response_id, cost_usd)
             line = {"revision": surplus.number, "response_id": surplus.response_id, **detail}
             history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=line)
             return True

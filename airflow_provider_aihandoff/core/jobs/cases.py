@@ -76,6 +76,8 @@ class Case(StrEnum):
     NOT_SENT_IN_TIME = "queued, past its deadline"
     PAUSED = "queued, paused"
     SPENT = "queued, spending limit reached"
+    OVER_BUDGET = "queued, no room in a budget"
+    RATE = "queued, waits for a limit of speed"
     SENDING = "queued, request being sent"
     SENDER_DIED = "queued, no outcome of a request"
     LOST_HANDLE = "queued, answer lost, conversation polled"
@@ -95,6 +97,7 @@ class Case(StrEnum):
     APPROVED = "approved"
     APPLYING = "applying"
     EFFECT_PAUSED = "approved or applying, effect paused"
+    EFFECT_RATE = "approved or applying, effect waits for a limit of speed"
     EFFECT_SENDING = "applying, effect being sent"
     EFFECT_EXPIRED = "applying, claim expired"
     EFFECT_UNKNOWN = "applying, effect unknown"
@@ -161,6 +164,7 @@ _CLEAR_EFFECT = Step("If the effect's task has failed or was not run, clear `{ef
 _AGAIN = Step('To do the work again, trigger a run with the conf `{{"regenerate": true}}`, which you pay')
 
 _RESUME = Step("To let it continue", (), "airflow aihandoff resume {held_by} --reason REASON")
+_SEE_LIMITS = Step("To see the limit, and what waits for it", (), "airflow aihandoff limits list")
 
 _HELD_TOO = "it is held in the same way, and sends and pays nothing before that ends."
 _ASKS_ONCE = "it sends the request that was not accepted yet, and you pay for one response."
@@ -245,6 +249,28 @@ CASES: Mapping[Case, Words] = {
             ),
             _CANCEL,
         ),
+    ),
+    Case.OVER_BUDGET: Words(
+        "Nothing has been sent to the model since {held_since}. {held_why}",
+        "{Task} sends the request when there is room, in order of arrival. At its deadline, {deadline}, the job fails "
+        "instead.",
+        Safety.SAFE,
+        _HELD_TOO,
+        (
+            Step(
+                "Raise the budget for its current period, or wait for its next one",
+                (),
+                "airflow aihandoff budgets raise {held_by} AMOUNT --reason REASON",
+            ),
+            _CANCEL,
+        ),
+    ),
+    Case.RATE: Words(
+        "Nothing has been sent to the model since {held_since}. {held_why}",
+        "When its turn comes, {task} sends the request. At its deadline, {deadline}, the job fails instead.",
+        Safety.SAFE,
+        _HELD_TOO,
+        (_SEE_LIMITS, _CANCEL),
     ),
     Case.SENDING: Words(
         "{Task} is sending the request to OpenAI.",
@@ -365,6 +391,13 @@ CASES: Mapping[Case, Words] = {
         Safety.SAFE,
         "it is held in the same way. The approval stands, and an effect that is applied is not sent again.",
         (_RESUME, _CANCEL),
+    ),
+    Case.EFFECT_RATE: Words(
+        "{progress}. The effect `{held_effect}` has been held since {held_since}. {held_why}",
+        "When its turn comes, the task `{effect_task}` sends exactly what was approved.",
+        Safety.SAFE,
+        "it waits in the same way. The approval stands, and an effect that is applied is not sent again.",
+        (_SEE_LIMITS, _CANCEL),
     ),
     Case.EFFECT_SENDING: Words(
         f"{_SENDING} {{progress}}.",

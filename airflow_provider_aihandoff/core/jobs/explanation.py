@@ -45,7 +45,13 @@ _LOST_CASES: Mapping[LostWait, Case] = {
     LostWait.RESENDS: Case.LOST_RESENDS,
 }
 
-_HELD_CASES: Mapping[str, Case] = {"pause": Case.PAUSED, "spending limit": Case.SPENT}
+_HELD_CASES: Mapping[str, Case] = {
+    "pause": Case.PAUSED,
+    "spending limit": Case.SPENT,
+    "budget": Case.OVER_BUDGET,
+    "rate": Case.RATE,
+}
+_HELD_EFFECT_CASES: Mapping[str, Case] = {"pause": Case.EFFECT_PAUSED, "rate": Case.EFFECT_RATE}
 
 #: Which effect of a job is spoken of, the first of these.
 _URGENCY = (EffectState.UNKNOWN, EffectState.CLAIMED, EffectState.REFUSED, EffectState.PLANNED)
@@ -127,8 +133,8 @@ def _applying(record: JobRecord) -> Case:
         if record.job.cancelling is not None:
             return Case.CANCELLING_SENDING
         return Case.EFFECT_EXPIRED if _has_expired(record, effect) else Case.EFFECT_SENDING
-    if _held_effect(record) is not None:
-        return Case.EFFECT_PAUSED
+    if (held := _held_effect(record)) is not None:
+        return _HELD_EFFECT_CASES[str(held.held_kind)]
     if state is EffectState.REFUSED:
         touched = any(each.state in TOUCHED_EFFECT_STATES for each in effects)
         return Case.EFFECT_REFUSED_PARTLY if touched else Case.EFFECT_REFUSED
@@ -152,8 +158,8 @@ def _failed(record: JobRecord) -> Case:
 
 
 def _approved(record: JobRecord) -> Case:
-    if _held_effect(record) is not None:
-        return Case.EFFECT_PAUSED
+    if (held := _held_effect(record)) is not None:
+        return _HELD_EFFECT_CASES[str(held.held_kind)]
     return Case.APPROVED if record.job.review_digest else Case.APPROVED_NO_PLAN
 
 

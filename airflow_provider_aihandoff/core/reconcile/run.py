@@ -55,6 +55,7 @@ def reconcile(
         first_of(search.expired_claims(limit + 1), limit),
         first_of(search.skipped_effects(), limit),
         search.old_webhooks(inbox_retention),
+        search.expired_reservations(),
     )
     findings: list[Finding] = []
     unreachable: list[LedgerUnavailable] = []

@@ -231,6 +231,15 @@ class Search:
             step = partial(self._prune, retention)
             yield Finding("old webhooks", found, "remove them"), step
 
+    def expired_reservations(self) -> Iterator[Planned]:
+        """What is reserved in budgets for requests whose responses can no longer run, all together."""
+        if count := self._ledger.reservations.expired():
+            found = f"{count} of requests whose response can no longer run"
+            yield Finding("expired reservations", found, "settle what ran, give back the rest"), self._give_back
+
+    def _give_back(self) -> str:
+        return f"ended {self._ledger.reservations.expire()}"
+
     def _prune(self, retention: timedelta) -> str:
         return f"removed {self._ledger.inbox.prune(check_retention(retention))}"
 

@@ -24,12 +24,14 @@ _INSERT_EDIT = """
     SELECT job_id, %(number)s, %(author)s, %(author_id)s, %(author_kind)s, 'completed', conn_id, request,
         request_digest, deadline, %(output)s, %(output_digest)s, number, clock_timestamp(), clock_timestamp()
     FROM aihandoff.revisions WHERE revision_id = %(based_on)s"""
-#: The request is the one that the model was asked by first; what continues it is put in when it is sent.
+#: The request is the one that the model was asked by first; what continues it is put in when it is sent. A person waits
+#: for it.
 _INSERT_CHANGE = """
     INSERT INTO aihandoff.revisions (job_id, number, author, author_kind, state, conn_id, request, request_digest,
-        deadline, based_on, changes, created_at)
+        deadline, based_on, changes, created_at, priority, rate_key, max_wait)
     SELECT job_id, %(number)s, 'model', 'model', 'queued', conn_id, request, request_digest,
-        clock_timestamp() + (deadline - created_at), %(based_on)s, %(changes)s, clock_timestamp()
+        clock_timestamp() + (deadline - created_at), %(based_on)s, %(changes)s, clock_timestamp(),
+        'interactive', rate_key, max_wait
     FROM aihandoff.revisions
     WHERE job_id = %(job_id)s AND author_kind = 'model' AND based_on IS NULL AND number <= %(based_on)s
     ORDER BY number DESC LIMIT 1"""

@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import without_plain_input_digest
 from airflow_provider_aihandoff.core.jobs import job_search_store, overview_store
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
+from airflow_provider_aihandoff.core.rates.rate_limit import MOST, LimitKind, Measure
 from airflow_provider_aihandoff.core.review.rules import Reviewers
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api.record_fields import from_record
@@ -298,6 +299,31 @@ class TryLimitBody(BaseModel):
     conn_id: Annotated[str, Field(min_length=1, max_length=250)]
 
 
+class _OneLimit(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: LimitKind
+    name: Annotated[str, Field(min_length=1, max_length=250, description="The connection, or the key.")]
+    measure: Measure
+    reason: Reason
+
+
+class LimitBody(_OneLimit):
+    """A limit of speed. It is recorded in the name of the logged-in user."""
+
+    amount: Annotated[int, Field(ge=0, le=MOST, description="In a period, or at once; 0 stops.")]
+    per: Literal["second", "minute", "hour"] | None = Field(
+        None, description="The period; by default a minute, of a target a second. Not of what is in flight."
+    )
+    weights: Annotated[dict[str, float], Field(max_length=1000)] | None = Field(
+        None, description="What `type:NAME` and `requester:NAME` get beside the others, which have 1."
+    )
+
+
+class EndLimitBody(_OneLimit):
+    """A limit of speed that ends. It is recorded in the name of the logged-in user."""
+
+
 class EditBody(BaseModel):
     """A changed output. The author is the logged-in user."""
 
@@ -401,6 +427,29 @@ class SpendingLimitList(_Answer):
     """Limits of money that are reached, by connection."""
 
     limits: list[SpendingLimit]
+
+
+class RateLimit(_Answer):
+    """A limit of speed, and how much of it is used."""
+
+    kind: LimitKind
+    name: str
+    measure: Measure
+    amount: int | None = Field(description="What was set; null: only the other side has asked for less.")
+    period: int | None = Field(description="In seconds; null: it counts what is in flight.")
+    weights: dict[str, float]
+    now: int | None = Field(description="What goes through now: less where the other side has asked for less.")
+    used: int = Field(description="In the last period, or in flight.")
+    waiting: int
+    waiting_since: datetime | None
+    paused_until: datetime | None = Field(description="Nothing is sent before: the other side has asked for it.")
+    said: str | None = Field(description="What the other side answered.")
+
+
+class LimitList(_Answer):
+    """Limits of speed."""
+
+    limits: list[RateLimit]
 
 
 class Overview(_Answer):

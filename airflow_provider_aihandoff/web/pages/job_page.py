@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_step
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
+from airflow_provider_aihandoff.core.generation.submission_store import MAX_REFUSALS
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
@@ -135,6 +136,7 @@ def job_page(
             "reviewer_names": FIELDS if author_rules(job).escalate_to else APPROVER_FIELDS,
             "max_names": MAX_TEXT,
             "votes": votes,
+            "max_refusals": MAX_REFUSALS,
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
             "policy": _policy(record),

@@ -136,6 +136,15 @@ def _completed_without_effects(run: Run) -> None:
     run.drive("draft", "plan", "decide", "complete")
 
 
+def _funded(run: Run) -> None:
+    run.drive("fund", *PIPELINE)
+
+
+def _reclaimed(run: Run) -> None:
+    """A request was lost, and what was reserved for it comes back a week later."""
+    run.drive("fund", "draft", "reclaim", *PIPELINE)
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -287,4 +296,6 @@ COURSES: Mapping[str, Course] = {
     "review.reassign": IN_BULK["bulk reassign"],
     "bulk.begin": IN_BULK["bulk cancel"],
     "bulk.record": IN_BULK["bulk cancel"],
+    "budget.change": of(_funded),
+    "budget.expire": of(_reclaimed, model=_ORPHAN),
 }

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from airflow.utils.session import create_session
 from openai import OpenAI
 
 from airflow_provider_aihandoff.core import signals
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.database import connection
 from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job, Owner
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
@@ -222,6 +225,35 @@ class TestNotifiers:
         for _ in range(2):
             dags.run(dag)
         assert sent[1:] == ["over: unknown effects (0): This is over: unknown effects."]
+
+    def test_each_threshold_of_a_budget_is_notified_once_in_a_period(
+        self, dags: Dags, world: World, ledger: Ledger
+    ) -> None:
+        spec = checked_spec("nightly", 10, period="total", owner="alice")
+        ledger.budgets.add(spec, why="to be safe", actor=TEST)
+
+        def spend(key: str, need: int) -> None:
+            job_id = ledger.submission.open(job_spec(job_key=key)).job.job_id
+            worst = WorstCase(cost_usd=Decimal(need))
+            ledger.submission.intend(job_id, 1, actor=TEST, lease=timedelta(minutes=1), worst=worst)
+
+        sent: list[str] = []
+        dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", notifiers=[Notifier(sent, fails=1)]))
+        spend("a", 4)
+        dags.run(dag)
+        assert sent == []
+        spend("b", 5)  # over 50% and 80% at once: one notice
+        for _ in range(3):
+            dags.run(dag)
+        (notified,) = sent
+        assert notified.startswith(
+            "budget: nightly (90): 90% of the budget 'nightly' (everything) are used: 9.00 USD of 10.00 USD in total."
+        )
+        spend("c", 1)
+        for _ in range(2):
+            dags.run(dag)
+        assert [each.partition(":")[0] for each in sent] == ["budget", "budget"]
+        assert "100%" in sent[1]
 
     def test_what_could_not_be_sent_is_sent_by_the_next_run(self, dags: Dags, world: World, unknown: Effect) -> None:
         sent: list[str] = []

@@ -10,9 +10,11 @@ from typing import Any
 from openai.lib._parsing._responses import type_to_text_format_param
 from pydantic import BaseModel, Field
 
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -184,3 +186,29 @@ def bulk(ledger: Ledger) -> int:
     bob = Actor.user("bob")
     shown = preview(ledger, BulkAction.CANCEL, JobFilter(job_type="ticket"), answerable=list, actor=bob)
     return begin(ledger, shown, count=shown.count, digest=shown.digest, reason="A wrong prompt", actor=bob)
+
+
+def budget(ledger: Ledger) -> int:
+    """A budget of which something is spent, something is reserved, and for which a job waits; and a second one."""
+    alice = Actor.user("alice")
+    for name, amount, scope in (("nightly", 20, {"tag": "nightly"}), ("all of it", "1500.50", {})):
+        spec = checked_spec(name, amount, scope=scope, period="day", time_zone="Europe/Berlin", owner="finance")
+        ledger.budgets.add(spec, why="Agreed in the meeting of May", actor=alice)
+    for number, need in enumerate((8, 6, 9)):
+        opened = ledger.submission.open(job_spec(job_key=f"nightly:{number}", tags=("nightly",)))
+        job_id, worst = opened.job.job_id, WorstCase(cost_usd=Decimal(need))
+        intent = ledger.submission.intend(job_id, 1, actor=TEST, lease=LEASE, worst=worst)
+        if number == 0 and intent.token is not None:
+            ledger.submission.submitted(
+                job_id,
+                1,
+                token=intent.token,
+                response_id="resp_nightly",
+                status=ResponseStatus.QUEUED,
+                actor=TEST,
+            )
+            output = Output(ResponseStatus.COMPLETED, "A kettle.", cost_usd=Decimal("7.2"))
+            ledger.outputs.store(job_id, 1, output, actor=TEST, response_id="resp_nightly")
+    view = ledger.budgets.read("nightly")
+    ledger.budgets.raise_once("nightly", Decimal(1), why="The end of the month", actor=alice)
+    return view.budget.budget_id

@@ -37,6 +37,8 @@ VALUES = {
     "effect_id": 1,
     "bulk_id": 1,
     "pause_id": 1,
+    "budget_id": 1,
+    "limit_id": 1,
     "form": "csv",
     "number": 1,
     "name": "x",

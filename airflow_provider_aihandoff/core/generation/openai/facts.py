@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,18 @@ from airflow_provider_aihandoff.core.generation.openai.messages import prompt_of
 from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot, output_schema
-from airflow_provider_aihandoff.core.generation.provider import ModelResponse, Prompt, ProviderFacts, Tokens
+from airflow_provider_aihandoff.core.generation.openai.worst_case import worst_case
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse, Prompt, ProviderFacts, Tokens, WorstCase
 from airflow_provider_aihandoff.core.models import Revision
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+#: What of a request the model reads.
+_READ_BY_MODEL = ("input", "instructions", "tools", "text")
+
+#: In English, on average.
+_CHARACTERS_A_TOKEN = 4
 
 
 class OpenAIFacts(ProviderFacts):
@@ -26,6 +34,16 @@ class OpenAIFacts(ProviderFacts):
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         """As :meth:`ProviderFacts.price`."""
         return price(response, request)
+
+    def worst_case(
+        self,
+        request: Mapping[str, Any],
+        *,
+        expected_output_tokens: int | None = None,
+        context_tokens: int | None = None,
+    ) -> WorstCase:
+        """As :meth:`ProviderFacts.worst_case`."""
+        return worst_case(request, expected_output_tokens=expected_output_tokens, context_tokens=context_tokens)
 
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None
@@ -57,6 +75,13 @@ class OpenAIFacts(ProviderFacts):
         """As :meth:`ProviderFacts.model`."""
         model = request.get("model")
         return model if isinstance(model, str) and model else None
+
+    def counted_tokens(self, request: Mapping[str, Any]) -> int:
+        """As :meth:`ProviderFacts.counted_tokens`. OpenAI's limits also count characters before a request runs."""
+        parts = [request[name] for name in _READ_BY_MODEL if request.get(name) is not None]
+        most = request.get("max_output_tokens")
+        characters = sum(len(json.dumps(part, ensure_ascii=False, default=str)) for part in parts)
+        return -(-characters // _CHARACTERS_A_TOKEN) + (most if isinstance(most, int) else 0)
 
     def tokens(self, usage: Mapping[str, Any]) -> Tokens:
         """As :meth:`ProviderFacts.tokens`."""

@@ -9,6 +9,7 @@ import openai
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
 from airflow_provider_aihandoff.core.error_text import cleaned, said
 from airflow_provider_aihandoff.core.generation.openai.error_codes import names_money
+from airflow_provider_aihandoff.core.generation.openai.rate_headers import heard
 from airflow_provider_aihandoff.core.generation.provider import (
     CredentialsRefused,
     ProviderError,
@@ -107,7 +108,9 @@ def _classify_status(error: openai.APIStatusError) -> SubmitFailure:
     if _is_spent(error):
         return SubmitFailure(Sent.SPENT, reason)
     if status in _RETRIABLE_STATUSES and error.code not in _FINAL_CODES:
-        return SubmitFailure(Sent.NO, reason, retry_after_seconds(error.response.headers.get("retry-after")))
+        headers = error.response.headers
+        retry_after = retry_after_seconds(headers.get("retry-after"))
+        return SubmitFailure(Sent.NO, reason, retry_after, heard=heard(status, headers, f"{status}{code}"))
     return SubmitFailure(Sent.NEVER, reason)
 
 

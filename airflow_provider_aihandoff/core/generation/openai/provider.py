@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -17,6 +18,7 @@ from airflow_provider_aihandoff.core.generation.openai.failures import (
     classify,
     has_no_conversations,
 )
+from airflow_provider_aihandoff.core.generation.openai.rate_headers import heard
 from airflow_provider_aihandoff.core.generation.openai.request import may_have_conversation, submission
 from airflow_provider_aihandoff.core.generation.provider import (
     AsyncModelProvider,
@@ -50,13 +52,14 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         body = submission(request, metadata, handle)
         try:
             _check_arguments(self._responses.create, body)
-            answer = self._responses.create(**body, timeout=timeout)
+            raw = self._responses.with_raw_response.create(**body, timeout=timeout)
+            answer = raw.parse()
         except Exception as error:  # noqa: BLE001 - every error must be classified and recorded
             return classify(error)
         response_id = response_id_of(answer)
         if response_id is None:
             return SubmitFailure(Sent.UNKNOWN, "the answer was not a response object")
-        return read_response(answer, response_id)
+        return replace(read_response(answer, response_id), heard=heard(raw.status_code, raw.headers))
 
     def open_handle(self, request: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
         """As :meth:`ModelProvider.open_handle`."""

@@ -27,7 +27,7 @@ from airflow_provider_aihandoff.core.errors import (
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import Output
-from airflow_provider_aihandoff.core.generation.submission_store import Intent
+from airflow_provider_aihandoff.core.generation.submission_store import MAX_REFUSALS, Intent
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
@@ -635,3 +635,22 @@ def submit_job(ledger: Ledger, spec: JobSpec) -> Job:
     """The job of which a response runs."""
     submit(ledger, spec, f"resp_{spec.job_key}")
     return next(job for number in (1, 2) if (job := ledger.job(number)).job_key == spec.job_key)
+
+
+def test_a_request_that_is_refused_again_and_again_is_bounded_over_all_attempts(ledger: Ledger) -> None:
+    job = ledger.submission.open(job_spec()).job
+    for _ in range(MAX_REFUSALS):
+        intent = intend(ledger, job)
+        assert intent.token is not None
+        ledger.submission.not_submitted(job.job_id, 1, token=intent.token, actor=TEST, reason="not now")
+    with pytest.raises(JobFailed, match=f"refused its request {MAX_REFUSALS} times"):
+        intend(ledger, job)
+    assert ledger.job(job.job_id).state is JobState.FAILED
+
+
+def test_what_a_limit_of_money_refuses_is_not_counted_as_a_refusal(ledger: Ledger) -> None:
+    job = ledger.submission.open(job_spec()).job
+    intent = intend(ledger, job)
+    assert intent.token is not None
+    ledger.submission.not_submitted(job.job_id, 1, token=intent.token, actor=TEST, reason="spent", spent=True)
+    assert ledger.revision(job.job_id, 1).refusals == 0

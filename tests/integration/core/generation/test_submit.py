@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -180,7 +181,7 @@ class TestAccepted:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("fault", ["429", "500", "503"])
+    @pytest.mark.parametrize("fault", ["500", "503"])
     def test_a_temporary_refusal_is_tried_again_after_a_while(
         self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, fault: str
     ) -> None:
@@ -191,6 +192,24 @@ class TestRefused:
         assert events(ledger, job).count("submit refused") == 2
         assert len(send.slept) == 2
         assert min(send.slept) >= 0.5
+
+    def test_a_429_slows_all_requests_of_the_connection_at_once_and_is_no_try_of_its_job(
+        self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send, conninfo: dict[str, Any]
+    ) -> None:
+        job, other = open_job(ledger, "create=429 times=2"), open_job(ledger)
+        assert send(job).held_kind == "rate"
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.rate_limits SET closed_until = clock_timestamp() + interval '2 s'")
+        held = send(other)
+        assert "has asked for a pause on the connection openai_default (429 rate_limit" in str(held.held_why)
+        assert stand_in.responses().creates == 1
+        assert events(ledger, other).count("held") == 1
+
+        revisions = [send(each, sleep=time.sleep) for each in (job, other)]
+        assert [revision.state for revision in revisions] == [RevisionState.RUNNING] * 2
+        assert (stand_in.responses().creates, len(stand_in.responses().responses)) == (4, 2)
+        (limit,) = ledger.rate_limits.find()
+        assert (limit.limit.amount, limit.now) == (None, 30)
 
     def test_the_tries_of_one_attempt_are_bounded_and_the_sdk_adds_none(
         self, ledger: Ledger, stand_in: OpenAIStandIn, send: Send

@@ -49,6 +49,7 @@ HELD: dict[str, Any] = {
     "held_why": "bob has paused requests.",
     "held_since": BEFORE,
 }
+RATE: dict[str, Any] = {**HELD, "held_kind": "rate", "held_name": "7", "held_why": "It waits for a limit."}
 EXPIRED: dict[str, Any] = {"claim_until": NOW - timedelta(minutes=1)}
 
 
@@ -99,6 +100,18 @@ ROWS = [
         record(J.QUEUED, of=revision(R.QUEUED, **{**HELD, "held_kind": "spending limit", "held_name": "openai"})),
         "bob has paused requests.",
         "One request of this connection at a time finds out whether that is still so",
+    ),
+    Row(
+        Case.OVER_BUDGET,
+        record(J.QUEUED, of=revision(R.QUEUED, **{**HELD, "held_kind": "budget", "held_name": "7"})),
+        "bob has paused requests.",
+        "sends the request when there is room, in order of arrival",
+    ),
+    Row(
+        Case.RATE,
+        record(J.QUEUED, of=revision(R.QUEUED, **RATE)),
+        "Nothing has been sent to the model since 2026-07-20 11:55 UTC (5 min ago). It waits for a limit.",
+        "When its turn comes, the task `draft` sends the request.",
     ),
     Row(
         Case.SENDING,
@@ -209,6 +222,12 @@ ROWS = [
         record(J.APPLYING, APPLIED, effect(E.PLANNED, **HELD)),
         "The effect `publish` has been held since 2026-07-20 11:55 UTC (5 min ago): bob has paused requests.",
         "When the pause ends, the task `publish` sends exactly what was approved.",
+    ),
+    Row(
+        Case.EFFECT_RATE,
+        record(J.APPLYING, APPLIED, effect(E.PLANNED, **RATE)),
+        "The effect `publish` has been held since 2026-07-20 11:55 UTC (5 min ago). It waits for a limit.",
+        "When its turn comes, the task `publish` sends exactly what was approved.",
     ),
     Row(
         Case.EFFECT_SENDING,

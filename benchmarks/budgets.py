@@ -1,0 +1,192 @@
+"""What a budget adds to one submission, and how many reservations one budget takes from many connections at once.
+
+Run it with `.venv/bin/python -m benchmarks.budgets` on a quiet machine, some minutes. It has a PostgreSQL of its own
+that writes to the disk as in production.
+
+Each submission is that of a job: open, intend, submitted, output stored. Those with a budget and those without take
+turns, so that both meet the same machine. The reservations from 16 connections are transactions of their own, each
+with one reservation; half of the connections settle what they have reserved. Beside them, as many transactions that
+insert a row of the same size, which waits for no other.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
+from airflow_provider_aihandoff.core.budgets.reservation_store import Request, settle, take
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor, JobSpec, Owner
+from airflow_provider_aihandoff.core.states import ResponseStatus
+from demo.postgres import open_postgres
+
+SUBMISSIONS = 500
+RESERVATIONS, CONNECTIONS = 10_000, 16
+
+BENCHMARK = Actor.program("benchmark")
+AMOUNT = Decimal(1_000_000)
+NEED = Decimal("0.25")
+WORST = WorstCase(cost_usd=NEED)
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = open_postgres(Path(folder) / "data", {})
+        server.start()
+        try:
+            server.create_database("budgets")
+            conninfo = {name: str(value) for name, value in server.connection_kwargs("budgets").items()}
+            schema.upgrade(conninfo)
+            report_submissions(submissions(conninfo))
+            report_reservations(reservations(conninfo))
+        finally:
+            server.stop()
+
+
+def submissions(conninfo: dict[str, Any]) -> dict[str, list[float]]:
+    """Seconds of each submission, without and with a budget that is about it."""
+    seconds: dict[str, list[float]] = {"without": [], "with": []}
+    with Ledger(conninfo) as ledger:
+        spec = checked_spec("about one type", AMOUNT, scope={"job_type": "with"}, owner="benchmark")
+        ledger.budgets.add(spec, why="to measure", actor=BENCHMARK)
+        for number in range(SUBMISSIONS + 20):
+            for kind in seconds:
+                began = time.perf_counter()
+                _submit(ledger, kind, number)
+                seconds[kind].append(time.perf_counter() - began)
+    return {kind: found[20:] for kind, found in seconds.items()}
+
+
+def _submit(ledger: Ledger, kind: str, number: int) -> None:
+    opened = ledger.submission.open(_spec(kind, number))
+    job_id = opened.job.job_id
+    intent = ledger.submission.intend(job_id, 1, actor=BENCHMARK, lease=timedelta(seconds=45), worst=WORST)
+    assert intent.token is not None
+    response_id = f"resp_{kind}_{number}"
+    where: dict[str, Any] = {"token": intent.token, "response_id": response_id, "actor": BENCHMARK}
+    ledger.submission.submitted(job_id, 1, status=ResponseStatus.QUEUED, **where)
+    output = Output(ResponseStatus.COMPLETED, "It boils.", cost_usd=Decimal("0.1"))
+    ledger.outputs.store(job_id, 1, output, actor=BENCHMARK, response_id=response_id)
+
+
+def _spec(kind: str, number: int) -> JobSpec:
+    asked = {"model": "gpt-5.2", "input": "Write about the kettle."}
+    return JobSpec(
+        job_type=kind,
+        job_key=str(number),
+        input=asked,
+        request=asked,
+        conn_id="openai_default",
+        requested_by="alice",
+        permissions={},
+        approval="required",
+        approval_reason=None,
+        max_revisions=1,
+        deadline=timedelta(hours=1),
+        owner=Owner("dag", "run", "draft", -1, "ti", 1),
+    )
+
+
+def reservations(conninfo: dict[str, Any]) -> dict[str, tuple[float, list[float]]]:
+    """Seconds for all reservations together and of each one; and the same for inserts beside them."""
+    with Ledger(conninfo) as ledger:
+        spec = checked_spec("hot", AMOUNT, scope={"tag": "hot"}, period="total", owner="benchmark")
+        budget = ledger.budgets.add(spec, why="to measure", actor=BENCHMARK)
+        ledger.budgets.raise_once("hot", Decimal(1), why="it makes the period", actor=BENCHMARK)
+        jobs = [ledger.submission.open(_spec("hot", number)).job.job_id for number in range(CONNECTIONS)]
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute(_BESIDE)
+        row = connection.execute(
+            "SELECT window_id FROM aihandoff.budget_windows WHERE budget_id = %s", [budget.budget_id]
+        ).fetchone()
+    assert row is not None
+    found = {}
+    with get_context("spawn").Pool(CONNECTIONS) as pool:
+        for what, do in (("inserts", _insert), ("reservations", _reserve)):
+            work = [(conninfo, budget.budget_id, row[0], job_id, number % 2 == 0) for number, job_id in enumerate(jobs)]
+            pool.map(_warm_up, work, chunksize=1)
+            began = time.perf_counter()
+            each = pool.starmap(do, work, chunksize=1)
+            found[what] = (time.perf_counter() - began, [one for some in each for one in some])
+    return found
+
+
+_BESIDE = "CREATE TABLE beside AS SELECT * FROM aihandoff.budget_reservations WHERE false"
+_INSERT_BESIDE = """
+    INSERT INTO beside VALUES (%s, %s, %s, 0, %s, %s, NULL, 0.25, NULL, false, 'reserved', clock_timestamp(),
+        clock_timestamp(), NULL)"""
+
+
+def _warm_up(_: Any) -> None:
+    time.sleep(0.5)  # so that every process of the pool takes one
+
+
+def _insert(conninfo: dict[str, str], budget_id: int, window_id: int, job_id: int, settles: bool) -> list[float]:
+    database, seconds = Database(conninfo), []
+    for number in range(RESERVATIONS // CONNECTIONS):
+        values = [uuid4(), budget_id, window_id, job_id, number]
+        began = time.perf_counter()
+        database.transact(lambda connection: connection.execute(_INSERT_BESIDE, values))  # noqa: B023
+        seconds.append(time.perf_counter() - began)
+        if settles:
+            database.transact(lambda connection: connection.execute(_INSERT_BESIDE, values))  # noqa: B023
+    database.close()
+    return seconds
+
+
+def _reserve(conninfo: dict[str, str], budget_id: int, window_id: int, job_id: int, settles: bool) -> list[float]:
+    database, seconds = Database(conninfo), []
+    deadline = datetime.now(UTC) + timedelta(hours=1)
+    for number in range(RESERVATIONS // CONNECTIONS):
+        request = Request(uuid4(), job_id, number, NEED, deadline)
+
+        def work(connection: LedgerConnection, request: Request = request) -> bool:
+            return take(connection, request, budget_id=budget_id, window_id=window_id)
+
+        began = time.perf_counter()
+        while not database.transact(work):  # others hold each stripe at the moment
+            pass
+        seconds.append(time.perf_counter() - began)
+        if settles:
+            database.transact(lambda connection: settle(connection, job_id, number, None, Decimal("0.1")))  # noqa: B023
+    database.close()
+    return seconds
+
+
+def report_submissions(seconds: dict[str, list[float]]) -> None:
+    """Print medians, and what the budget adds."""
+    medians = {kind: 1000 * statistics.median(found) for kind, found in seconds.items()}
+    print(f"{'one submission, from open to output':40} {'median ms':>9} {'p99 ms':>9}")
+    for kind, found in seconds.items():
+        print(f"{kind + ' a budget':40} {medians[kind]:9.2f} {1000 * statistics.quantiles(found, n=100)[98]:9.2f}")
+    print(f"{'added by the budget':40} {medians['with'] - medians['without']:9.2f}")
+    print(f"{'ratio':40} {medians['with'] / medians['without']:9.2f}\n")
+
+
+def report_reservations(found: dict[str, tuple[float, list[float]]]) -> None:
+    """Print the rates, and how long one took."""
+    print(f"{f'{RESERVATIONS:,} from {CONNECTIONS} connections':40} {'a second':>9} {'median ms':>9} {'p99 ms':>9}")
+    for what, (seconds, each) in found.items():
+        median, late = statistics.median(each), statistics.quantiles(each, n=100)[98]
+        print(f"{what:40} {len(each) / seconds:9.0f} {1000 * median:9.2f} {1000 * late:9.2f}")
+    rates = {what: len(each) / seconds for what, (seconds, each) in found.items()}
+    print(f"{'ratio of the rates':40} {rates['reservations'] / rates['inserts']:9.2f}")
+
+
+if __name__ == "__main__":
+    main()

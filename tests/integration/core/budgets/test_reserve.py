@@ -1,0 +1,349 @@
+"""Money is reserved with the permission to send, settled with the end of a response, and never more than there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, cast
+
+import psycopg
+import pytest
+
+from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL
+from airflow_provider_aihandoff.core.errors import JobFailed
+from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.submission_store import Intent
+from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.reconcile.run import reconcile
+from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
+from tests.factories import TEST
+from tests.integration.core.budgets.conftest import ALICE, Add, Ask
+
+Books = Callable[[], list[dict[str, Any]]]
+Query = Callable[..., list[dict[str, Any]]]
+
+COMPLETED = ResponseStatus.COMPLETED
+
+
+def run(ledger: Ledger, intent: Intent, response_id: str) -> None:
+    """The request was accepted."""
+    assert intent.token is not None
+    revision = intent.revision
+    ledger.submission.submitted(
+        revision.job_id,
+        revision.number,
+        token=intent.token,
+        response_id=response_id,
+        status=ResponseStatus.QUEUED,
+        actor=TEST,
+    )
+
+
+def end(ledger: Ledger, intent: Intent, response_id: str, cost: Any) -> None:
+    """Its response has completed."""
+    output = Output(COMPLETED, "Text.", cost_usd=None if cost is None else Decimal(str(cost)))
+    ledger.outputs.store(intent.revision.job_id, intent.revision.number, output, actor=TEST, response_id=response_id)
+
+
+def used(ledger: Ledger, which: str = "all") -> tuple[Any, Any]:
+    """What is reserved and what is settled."""
+    use = ledger.budgets.read(which).use
+    return use.reserved_usd, use.settled_usd
+
+
+class TestAReservation:
+    def test_is_made_with_the_permission_and_becomes_the_cost(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books
+    ) -> None:
+        add(10)
+        intent = ask("a", 4)
+        assert used(ledger) == (4, 0)
+        run(ledger, intent, "resp_a")
+        end(ledger, intent, "resp_a", "1.5")
+        assert used(ledger) == (0, Decimal("1.5"))
+        books()
+
+    def test_comes_back_where_the_request_was_refused(self, ledger: Ledger, add: Add, ask: Ask, books: Books) -> None:
+        add(10)
+        intent = ask("a", 4)
+        assert intent.token is not None
+        ledger.submission.not_submitted(
+            intent.revision.job_id, 1, token=intent.token, actor=TEST, reason="429: too many requests"
+        )
+        assert used(ledger) == (0, 0)
+        again = ask("a", 4)
+        assert (again.token is not None, used(ledger)) == (True, (4, 0))
+        books()
+
+    def test_counts_in_each_budget_that_is_about_the_job_and_in_no_other(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books
+    ) -> None:
+        add(10, "all")
+        add(10, "tagged", scope={"tag": "nightly", "job_type": "publishing"})
+        add(10, "other", scope={"tag": "daily"})
+        add(10, "both", scope={"tag": "nightly", "dag_id": "another"})
+        ask("a", 4, tags=("nightly", "x"))
+        assert [used(ledger, name)[0] for name in ("all", "tagged", "other", "both")] == [4, 4, 0, 0]
+        books()
+
+    def test_is_made_in_no_budget_where_one_has_no_room(self, ledger: Ledger, add: Add, ask: Ask, books: Books) -> None:
+        add(10, "wide")
+        add(5, "narrow", scope={"job_type": "publishing"})
+        ask("a", 4)
+        held = ask("b", 4)
+        assert (held.token, held.revision.held_kind) == (None, "budget")
+        assert (used(ledger, "wide"), used(ledger, "narrow")) == ((4, 0), (4, 0))
+        books()
+
+    def test_stays_for_a_lost_request_until_nothing_can_run_any_longer(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query
+    ) -> None:
+        add(10)
+        intent = ask("a", 4)
+        assert intent.token is not None
+        ledger.submission.submission_lost(intent.revision.job_id, 1, token=intent.token, actor=TEST, reason="timeout")
+        assert (ledger.reservations.expire(), used(ledger)) == (0, (4, 0))
+        query("UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'")
+        assert (ledger.reservations.expire(), used(ledger)) == (1, (0, 0))
+        books()
+
+    def test_of_a_known_response_of_which_nothing_more_was_heard_counts_as_spent(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query
+    ) -> None:
+        add(10)
+        run(ledger, ask("a", 4), "resp_a")
+        query("UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'")
+        assert (ledger.reservations.expire(), used(ledger)) == (1, (0, 4))
+        assert ledger.budgets.read("all").use.assumed_usd == 4
+        books()
+
+    def test_of_an_expired_one_is_found_after_all_and_counts(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query
+    ) -> None:
+        add(4)
+        intent = ask("a", 4)
+        query("UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'")
+        ledger.reservations.expire()
+        ask("b", 4)
+        run(ledger, intent, "resp_a")
+        end(ledger, intent, "resp_a", 3)
+        use: Any = ledger.budgets.read("all").use
+        assert (use.reserved_usd, use.settled_usd, use.beyond_usd, use.room_usd) == (4, 3, 3, 0)
+        books()
+
+    def test_of_a_surplus_response_is_settled_with_what_it_cost(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books
+    ) -> None:
+        add(10)
+        late = ask("a", 4, lease=timedelta(0))
+        second = ask("a", 4)
+        assert used(ledger) == (8, 0)
+        run(ledger, second, "resp_2")
+        run(ledger, late, "resp_1")
+        (surplus,) = ledger.surplus.of_job(late.revision.job_id)
+        assert isinstance(surplus, Surplus)
+        ledger.surplus.settle(surplus, actor=TEST, reason="cancelled", detail={"cost_usd": Decimal("0.5")})
+        assert used(ledger) == (4, Decimal("0.5"))
+        end(ledger, second, "resp_2", 2)
+        assert used(ledger) == (0, Decimal("2.5"))
+        books()
+
+
+def test_the_maintenance_dag_gives_back_what_is_reserved_for_requests_that_are_lost_for_good(
+    ledger: Ledger, add: Add, ask: Ask, query: Query
+) -> None:
+    add(10)
+    ask("a", 4)
+    query("UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'")
+
+    def found(*, dry_run: bool) -> list[str | None]:
+        findings = reconcile(
+            ledger,
+            provider_for=cast("Any", None),
+            states_of=cast("Any", lambda *_: {}),
+            inbox_retention=timedelta(days=30),
+            dry_run=dry_run,
+        )
+        return [each.done for each in findings if each.kind == "expired reservations"]
+
+    assert (found(dry_run=True), used(ledger)) == ([None], (4, 0))
+    assert (found(dry_run=False), used(ledger)) == (["ended 1"], (0, 0))
+    assert found(dry_run=False) == []
+
+
+class TestAPriceThatIsNotKnown:
+    def test_of_a_response_counts_as_what_was_reserved_until_it_is_known(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books
+    ) -> None:
+        add(10)
+        intent = ask("a", 4)
+        run(ledger, intent, "resp_a")
+        end(ledger, intent, "resp_a", None)
+        use: Any = ledger.budgets.read("all").use
+        assert (use.settled_usd, use.assumed_usd) == (4, 4)
+        books()
+
+    def test_of_a_request_fails_its_job_and_says_what_to_do(self, ledger: Ledger, add: Add, ask: Ask) -> None:
+        add(10)
+        with pytest.raises(JobFailed, match=r"is not known.*the budget 'all'.*unpriced="):
+            ask("a", None)
+        (job,) = ledger.jobs()
+        assert job.state is JobState.FAILED
+
+    def test_matters_to_no_one_without_a_budget(self, ask: Ask) -> None:
+        assert ask("a", None).token is not None
+
+
+class TestWithoutRoom:
+    def test_a_job_is_held_with_the_numbers_and_goes_on_when_there_is_room(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books
+    ) -> None:
+        add(5)
+        first = ask("a", 4)
+        held = ask("b", 2)
+        revision = held.revision
+        assert (held.token, revision.held_kind, revision.held_name) == (None, "budget", "1")
+        assert str(revision.held_why).startswith(
+            "This request can cost up to 2.00 USD, and the budget 'all' (everything) has 1.00 USD of 5.00 USD left."
+        )
+        assert 0 < held.wait <= 300
+        run(ledger, first, "resp_a")
+        end(ledger, first, "resp_a", 1)
+        assert ask("b", 2).token is not None
+        books()
+
+    def test_the_end_of_a_response_wakes_those_who_wait(
+        self, ledger: Ledger, add: Add, ask: Ask, conninfo: dict[str, Any]
+    ) -> None:
+        add(5)
+        first = ask("a", 4)
+        held = ask("b", 2)
+        run(ledger, first, "resp_a")
+        with psycopg.connect(**conninfo, autocommit=True) as listener:
+            listener.execute(f"LISTEN {WAKE_CHANNEL}")
+            end(ledger, first, "resp_a", 1)
+            woken = {int(message.payload) for message in listener.notifies(timeout=10, stop_after=2)}
+        assert held.revision.job_id in woken
+
+    def test_who_came_first_goes_first(self, ledger: Ledger, add: Add, ask: Ask, books: Books) -> None:
+        add(5)
+        first = ask("a", 4)
+        ask("b", 3)
+        assert ask("c", 1).token is None  # there is room for it, and b waits for more
+        run(ledger, first, "resp_a")
+        end(ledger, first, "resp_a", 1)
+        assert ask("c", 1).token is not None  # there is room for both
+        assert ask("d", 1).token is None
+        assert ask("b", 3).token is not None
+        books()
+
+    def test_who_no_longer_asks_holds_up_no_one(self, ledger: Ledger, add: Add, ask: Ask, query: Query) -> None:
+        add(5)
+        ask("a", 4)
+        ask("b", 3)
+        assert ask("c", 1).token is None
+        query(
+            "UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() - interval '3 minutes'"
+            " WHERE job_id = (SELECT job_id FROM aihandoff.jobs WHERE job_key = 'b')"
+        )
+        assert ask("c", 1).token is not None
+
+    def test_a_raise_for_once_lets_them_go_on(self, ledger: Ledger, add: Add, ask: Ask, books: Books) -> None:
+        add(5)
+        ask("a", 4)
+        ask("b", 3)
+        ledger.budgets.raise_once("all", Decimal(2), why="month's end", actor=ALICE)
+        assert ask("b", 3).token is not None
+        books()
+
+    def test_a_request_that_never_fits_fails_with_both_numbers(self, add: Add, ask: Ask) -> None:
+        add(5)
+        with pytest.raises(JobFailed, match=r"up to 6\.00 USD, and the budget 'all' \(everything\) has 5\.00 USD"):
+            ask("a", 6)
+
+    def test_a_budget_that_says_fail_fails_at_once(self, ledger: Ledger, add: Add, ask: Ask) -> None:
+        add(5, on_full="fail")
+        ask("a", 4)
+        with pytest.raises(
+            JobFailed, match=r"up to 2\.00 USD, and the budget 'all' .* has 1\.00 USD of 5\.00 USD left"
+        ):
+            ask("b", 2)
+        assert used(ledger) == (4, 0)
+
+    def test_a_budget_that_warns_lets_it_pass_and_says_how_much_is_beyond(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books
+    ) -> None:
+        add(5, on_full="warn")
+        first = ask("a", 4)
+        assert ask("b", 2).token is not None
+        use: Any = ledger.budgets.read("all").use
+        assert (use.used_usd, use.beyond_usd, use.percent) == (6, 1, 120)
+        run(ledger, first, "resp_a")
+        end(ledger, first, "resp_a", 1)
+        assert ledger.budgets.read("all").use.beyond_usd == 0
+        books()
+
+
+class TestMoreThanWasReserved:
+    def test_takes_the_room_that_there_is(self, ledger: Ledger, add: Add, ask: Ask, books: Books) -> None:
+        add(10)
+        intent = ask("a", 1)
+        run(ledger, intent, "resp_a")
+        end(ledger, intent, "resp_a", 7)
+        use: Any = ledger.budgets.read("all").use
+        assert (use.settled_usd, use.beyond_usd, use.room_usd) == (7, 0, 3)
+        books()
+
+    def test_goes_beyond_where_there_is_none_and_is_made_up_for_from_the_next_room(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books
+    ) -> None:
+        add(10)
+        intent, other = ask("a", 1), ask("b", 8)
+        run(ledger, intent, "resp_a")
+        end(ledger, intent, "resp_a", 5)
+        assert ledger.budgets.read("all").use.beyond_usd == 3
+        assert ask("c", 1).token is None
+        run(ledger, other, "resp_b")
+        end(ledger, other, "resp_b", 4)
+        assert ledger.budgets.read("all").use.beyond_usd == 0
+        assert ask("c", 1).token is not None
+        assert used(ledger) == (1, 9)
+        books()
+
+
+class TestTheBoundOfAJob:
+    def test_is_checked_before_the_first_request(self, ask: Ask) -> None:
+        with pytest.raises(JobFailed, match=r"up to 2\.00 USD, and the job is not to cost more than 1\.00 USD"):
+            ask("a", 2, max_cost_usd=Decimal(1))
+
+    def test_counts_what_the_job_has_cost_until_now(self, ledger: Ledger, ask: Ask) -> None:
+        intent = ask("a", 2, max_cost_usd=Decimal(3))
+        run(ledger, intent, "resp_a")
+        output = Output(ResponseStatus.FAILED, error={"kind": "failed"}, cost_usd=Decimal("1.5"))
+        ledger.outputs.store(intent.revision.job_id, 1, output, actor=TEST, response_id="resp_a")
+        with pytest.raises(JobFailed, match=r"up to 2\.00 USD, it has cost 1\.50 USD until now"):
+            ask("a", 2, max_cost_usd=Decimal(3))
+
+    def test_counts_a_lost_request_as_its_worst_case(self, ledger: Ledger, ask: Ask) -> None:
+        ask("a", 2, max_cost_usd=Decimal(3), lease=timedelta(0))
+        with pytest.raises(JobFailed, match=r"it has cost 2\.00 USD until now"):
+            ask("a", 2, max_cost_usd=Decimal(3))
+
+
+def test_a_day_begins_at_midnight_of_its_time_zone_and_with_it_the_budget(
+    ledger: Ledger, add: Add, ask: Ask, query: Query, books: Books
+) -> None:
+    add(5, period="day", time_zone="Europe/Berlin")
+    ask("a", 4)
+    assert ask("b", 4).token is None
+    use = ledger.budgets.read("all").use
+    assert use.starts_at <= datetime.now(UTC) < (use.ends_at or datetime.max.replace(tzinfo=UTC))
+    query(
+        "UPDATE aihandoff.budget_windows SET starts_at = starts_at - interval '1 day',"
+        " ends_at = ends_at - interval '1 day'"
+    )
+    assert ask("b", 4).token is not None
+    assert used(ledger) == (4, 0)
+    assert len(books()) == 2

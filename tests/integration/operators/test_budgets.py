@@ -1,0 +1,111 @@
+"""Tasks and budgets: what has no room waits deferred and goes on, and what may cost too much is not sent at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
+from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.models import Actor
+from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.triggers.submission import SubmissionTrigger
+from tests.factories import LEASE, TEST, job_spec
+from tests.integration.operators.conftest import RunDag
+from tests.integration.operators.tasks import ask
+from tests.integration.operators.test_held import Waiting, afterwards, waiting  # noqa: F401 - a fixture
+
+Record = Callable[[], JobRecord]
+ALICE = Actor.user("alice")
+
+#: The job of the task, where another job was there before.
+SECOND = 2
+
+pytestmark = pytest.mark.usefixtures("connections")
+
+
+def add(ledger: Ledger, amount: Any, **more: Any) -> None:
+    spec = checked_spec("nightly", amount, **{"owner": "alice", "period": "total", **more})
+    ledger.budgets.add(spec, why="to be safe", actor=ALICE)
+
+
+def test_a_task_waits_deferred_for_room_and_goes_on_when_the_budget_is_raised(
+    run: RunDag,
+    ledger: Ledger,
+    stand_in: Any,
+    waiting: Waiting,  # noqa: F811
+) -> None:
+    add(ledger, "0.05", scope={"tag": "nightly"})
+    other = ask(task_id="other", job_key="other", tags=["nightly"], max_output_tokens=2000)
+    worst = other.worst_case(other.build_request())
+    assert worst.cost_usd is not None
+    assert Decimal("0.0255") < worst.cost_usd < Decimal("0.05")
+
+    def define() -> None:
+        ask(tags=["nightly"], max_output_tokens=2000)
+
+    _reserve(ledger, worst.cost_usd)
+
+    def raise_it() -> None:
+        held = ledger.record(SECOND).revision
+        assert (stand_in.responses().creates, held.held_kind) == (0, "budget")
+        assert "has 0.0" in str(held.held_why)
+        ledger.budgets.raise_once("nightly", Decimal(1), why="month's end", actor=ALICE)
+
+    with afterwards(waiting(SubmissionTrigger), raise_it):
+        done = run(define)
+
+    assert (done.states["draft"], done.tries["draft"]) == ("success", 1)
+    job = ledger.job(SECOND)
+    assert (job.state, job.tags, stand_in.responses().creates) == (JobState.REVIEW, ["nightly"], 1)
+    use = ledger.budgets.read("nightly").use
+    assert use.settled_usd == ledger.revision(SECOND, 1).cost_usd
+
+
+def _reserve(ledger: Ledger, need: Decimal) -> None:
+    """What another job has reserved."""
+    opened = ledger.submission.open(job_spec(job_key="in the way", tags=("nightly",)))
+    intent = ledger.submission.intend(opened.job.job_id, 1, actor=TEST, lease=LEASE, worst=WorstCase(cost_usd=need))
+    assert intent.token is not None
+
+
+@pytest.mark.parametrize(
+    ("budget", "arguments", "why"),
+    [
+        ("0.01", {"max_output_tokens": 2000}, "it could never be sent"),
+        (None, {"max_output_tokens": 2000, "max_cost_usd": 0.01}, "not to cost more than 0.01 USD"),
+        (10, {"model": "no-such-model"}, "no published price"),
+        (10, {"tools": [{"type": "web_search"}]}, "max_tool_calls"),
+    ],
+)
+def test_what_may_cost_too_much_is_not_sent_and_not_tried_again(
+    run: RunDag, record: Record, ledger: Ledger, stand_in: Any, budget: Any, arguments: dict[str, Any], why: str
+) -> None:
+    if budget is not None:
+        add(ledger, budget)
+    done = run(lambda: ask(**arguments))
+    assert (done.states["draft"], done.tries["draft"]) == ("failed", 1)
+    assert why in str(record().job.state_reason)
+    assert stand_in.responses().creates == 0
+
+
+def test_a_price_that_the_author_states_is_reserved_and_counts(run: RunDag, record: Record, ledger: Ledger) -> None:
+    add(ledger, 1)
+    done = run(lambda: ask(model="no-such-model", unpriced=0.40))
+    assert done.states["draft"] == "success"
+    use = ledger.budgets.read("nightly").use
+    assert (use.settled_usd, use.assumed_usd) == (Decimal("0.40"), Decimal("0.40"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"unpriced": 0}, {"unpriced": "a lot"}, {"max_cost_usd": -1}, {"expected_output_tokens": 0}],
+    ids=str,
+)
+def test_an_argument_that_is_not_valid_fails_the_parsing_of_the_dag(arguments: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=r"above 0|no amount|at least 1"):
+        ask(**arguments)

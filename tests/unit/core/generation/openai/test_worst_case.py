@@ -1,0 +1,97 @@
+"""What a request can cost at most: never less than what it then costs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_aihandoff.core.generation.openai.pricing import price
+from airflow_provider_aihandoff.core.generation.openai.worst_case import OVERHEAD, worst_case
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse
+from airflow_provider_aihandoff.core.states import ResponseStatus
+
+SHORT: dict[str, Any] = {"model": "gpt-5.2", "input": "Write about the kettle.", "max_output_tokens": 1000}
+
+
+def cost(request: dict[str, Any], **more: Any) -> Decimal:
+    found = worst_case(request, **more).cost_usd
+    assert found is not None
+    return found
+
+
+def test_a_text_has_at_most_as_many_tokens_as_bytes() -> None:
+    found = worst_case({**SHORT, "input": "ä" * 1000})
+    assert found.input_tokens is not None
+    assert 2000 + OVERHEAD < found.input_tokens < 2200 + OVERHEAD
+    assert found.output_tokens == 1000
+
+
+@given(
+    text=st.text(max_size=200),
+    written=st.integers(0, 1000),
+    tier=st.sampled_from([None, "default", "flex", "priority"]),
+    window=st.sampled_from([None, "2h", "8h"]),
+    model=st.sampled_from(["gpt-5.2", "gpt-6-sol", "gpt-5-mini"]),
+)
+def test_it_is_never_less_than_what_the_response_costs(
+    text: str, written: int, tier: str | None, window: str | None, model: str
+) -> None:
+    request: dict[str, Any] = {**SHORT, "model": model, "input": text}
+    if tier:
+        request["service_tier"] = tier
+    if window:
+        request["background_options"] = {"completion_window": window}
+    usage = {"input_tokens": len(text.encode()) + 20, "output_tokens": written}
+    response = ModelResponse("resp", ResponseStatus.COMPLETED, usage=usage, model=model, service_tier=tier)
+    assert cost(request) >= (price(response, request) or 0)
+
+
+def test_without_a_bound_the_model_can_write_until_its_window_is_full() -> None:
+    request = {"model": "gpt-5.2", "input": "x"}
+    assert worst_case(request).output_tokens == 400_000
+    assert worst_case(request, expected_output_tokens=500).output_tokens == 500
+    assert worst_case(SHORT, expected_output_tokens=5).output_tokens == 1000
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_1"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a.png"}]}]},
+        {"extra_body": {"previous_response_id": "resp_1"}},
+    ],
+    ids=str,
+)
+def test_what_it_only_refers_to_may_fill_the_window(more: dict[str, Any]) -> None:
+    assert worst_case({**SHORT, **more}).input_tokens == 400_000
+
+
+def test_a_response_that_it_continues_counts_where_its_length_is_known() -> None:
+    found = worst_case({**SHORT, "previous_response_id": "resp_1"}, context_tokens=3000).input_tokens
+    assert found is not None
+    assert 3000 < found < 4000 + OVERHEAD
+
+
+def test_each_round_of_a_tool_of_openai_may_fill_the_window() -> None:
+    search = {**SHORT, "tools": [{"type": "web_search"}]}
+    assert "max_tool_calls" in str(worst_case(search).unknown)
+    assert worst_case({**search, "max_tool_calls": 2}).input_tokens == 3 * 400_000
+    assert worst_case({**SHORT, "tools": [{"type": "function", "name": "f"}]}).cost_usd is not None
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "", None, "ada"])
+def test_a_model_without_a_price_or_a_window_has_no_worst_case_and_never_0(model: str | None) -> None:
+    found = worst_case({"model": model, "input": "x"})
+    assert found.cost_usd is None
+    assert found.unknown
+
+
+def test_text_that_cannot_be_sent_is_no_reason_to_raise() -> None:
+    assert worst_case({"model": "gpt-5.2", "input": "half of a pair \ud800", "max_output_tokens": 10}).cost_usd
