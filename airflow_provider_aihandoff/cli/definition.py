@@ -433,6 +433,14 @@ _WEBHOOKS = GroupCommand(
 )
 
 
+_INIT = _action(
+    "init",
+    "Write template Dags into the Dags folder, and print the connections that they need; without a name, list them",
+    "init.init",
+    Arg(("template",), nargs="*", help="Name of a template to write"),
+    Arg(("--folder",), metavar="PATH", help="Folder to write to (default: dags_folder in the section core)"),
+)
+
 _DOCTOR = _action(
     "doctor",
     "Examine the set-up from here: what is wrong, why it matters, and what fixes it. Exits with 1 after a warning, and "
@@ -555,6 +563,7 @@ def get_commands() -> list[GroupCommand]:
             name="aihandoff",
             help="Jobs, reviews and effects of AI Handoff",
             subcommands=(
+                _INIT,
                 _DB,
                 _OVERVIEW,
                 _JOBS,
