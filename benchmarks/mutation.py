@@ -314,12 +314,12 @@ GUARDS = (
     ),
     guard(
         "bulk decision: all of it or nothing",
-        f"{_LEDGER}/review/test_rules.py::TestMany::test_if_one_job_of_a_bulk_decision_is_stale_none_is_decided_and_each_stale_one_is_named",
+        f"{_LEDGER}/review/test_many.py::test_jobs_in_several_lots_are_all_decided_or_none",
         ("Reviews.decide_many.work", '            connection.execute("ROLLBACK TO SAVEPOINT bulk")\n', ""),
     ),
     guard(
-        "bulk decision: each job gets its own vote",
-        f"{_LEDGER}/review/test_many.py::test_each_job_is_as_after_a_decision_on_it_alone",
+        "quorum: a vote is no decision in force",
+        f"{_LEDGER}/review/test_rules.py::TestQuorum::test_the_last_vote_that_it_takes_approves",
         ("_count_votes", "changes={})", ")"),
     ),
     guard(
