@@ -31,6 +31,7 @@ _DEPENDENT = "tests/integration/operators/test_dependent_effects.py"
 _RESTORING = "tests/integration/operators/test_restoring_undos.py"
 _TARGETS = "tests/integration/targets"
 _SIGNALS = f"{_LEDGER}/test_signals_of_steps.py"
+_BULK_REVIEW = "tests/integration/web/test_bulk_review.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 _BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
@@ -267,7 +268,7 @@ GUARDS = (
     guard(
         "quorum: as many approve as the author says",
         f"{_LEDGER}/review/test_rules.py::TestQuorum::test_the_last_vote_that_it_takes_approves",
-        ("record", "        if votes < needed:\n", "        if False:\n"),
+        ("_count_votes", "        if votes < needed[job.job_id]:\n", "        if False:\n"),
     ),
     guard(
         "quorum: a person has one vote, at a terminal too",
@@ -363,8 +364,49 @@ GUARDS = (
     ),
     guard(
         "bulk decision: all of it or nothing",
-        f"{_LEDGER}/review/test_rules.py::TestMany::test_if_one_job_of_a_bulk_decision_is_stale_none_is_decided_and_each_stale_one_is_named",
+        f"{_LEDGER}/review/test_many.py::test_jobs_in_several_lots_are_all_decided_or_none",
         ("Reviews.decide_many.work", '            connection.execute("ROLLBACK TO SAVEPOINT bulk")\n', ""),
+    ),
+    guard(
+        "quorum: a vote is no decision in force",
+        f"{_LEDGER}/review/test_rules.py::TestQuorum::test_the_last_vote_that_it_takes_approves",
+        ("_count_votes", "changes={})", ")"),
+    ),
+    guard(
+        "bulk decision: no line for a job that another process has moved",
+        f"{_LEDGER}/review/test_many.py::test_many_steps_are_refused_together_where_another_process_has_moved_one",
+        ("move_many", "    if written != len(moves):\n", "    if False:\n"),
+    ),
+    guard(
+        "bulk decision: what waits for the jobs is notified",
+        f"{_LEDGER}/review/test_many.py::test_what_waits_for_each_of_the_jobs_is_notified",
+        ("move_many", "    connection.woken |= ", "    _ = "),
+    ),
+    guard(
+        "decision on all: the number is confirmed",
+        f"{_BULK_REVIEW}::test_another_number_than_the_page_says_confirms_nothing",
+        ("decide_all", "if sent.count != len(sent.choices):", "if False:"),
+    ),
+    guard(
+        "decision on all: what waits for others is left out",
+        f"{_BULK_REVIEW}::test_jobs_of_other_reviewers_are_left_out_of_the_decision_on_all",
+        ("_all_page", "if job_id in queue.mine_ids and ", "if "),
+    ),
+    guard(
+        "decision on all: the values of fields narrow it",
+        f"{_BULK_REVIEW}::test_all_jobs_with_a_value_are_decided_on_and_no_others",
+        ("narrowed", "if matches(each.output, scope.chosen):", "if True:"),
+    ),
+    guard(
+        "review queue: an escalation changes who may decide",
+        f"{_LEDGER}/review/test_queue.py::test_the_queue_in_groups_is_that_of_each_job_asked_alone",
+        ("decides_who", "job.escalated_at is not None", "True"),
+    ),
+    guard(
+        "review queue: jobs with other rules are other groups",
+        f"{_LEDGER}/review/test_queue.py::test_the_queue_in_groups_is_that_of_each_job_asked_alone",
+        ("_COMMON", "triggered_by, review::text, ", "triggered_by, "),
+        ("_GROUPS", "review::text::json AS review", "min(review::text)::json AS review"),
     ),
     guard(
         "edit: its plan is its own",
@@ -493,7 +535,7 @@ GUARDS = (
         "the table decides: every other event is refused",
         f"{_LEDGER}/database/test_history.py::TestMove::test_a_refused_event_names_job_state_and_event_and_leaves_no_line",
         (
-            "move",
+            "_moved",
             "    state = next_job_state(job.state, event)\n",
             "    state = next_job_state(job.state, event) or job.state\n",
         ),
@@ -1168,7 +1210,7 @@ GUARDS = (
     guard(
         "acknowledge: the reason for which the job failed stays",
         f"{_LEDGER}/jobs/test_acknowledge.py::test_it_leaves_what_needs_a_person_and_stays_failed",
-        ("move", "keep_reason or (reason is None and state is job.state)", "reason is None and state is job.state"),
+        ("_moved", "keep_reason or (reason is None and state is job.state)", "reason is None and state is job.state"),
     ),
     guard(
         "traces: no content unless it was switched on",

@@ -1,9 +1,10 @@
 """How long the review pages and a bulk decision take with many jobs in review, as one person asks for them over HTTP.
 
-Run it with `.venv/bin/python -m benchmarks.review_pages [jobs]` (1,000 unless given). Airflow's API server runs in this
-process, with its simple auth manager and real tokens; its own metadata is a SQLite file. The ledger is in PostgreSQL
-from the wheel, with its durable defaults. Each job has an output of about 1 KB and one effect. At the end come pages of
-large jobs, each beside the page of an ordinary one: their budget keeps them from taking longer than they are worth.
+Run it with `.venv/bin/python -m benchmarks.review_pages [jobs]` (1,000 unless given, and at most 10,000). Airflow's API
+server runs in this process, with its simple auth manager and real tokens; its own metadata is a SQLite file. The ledger
+is in PostgreSQL from the wheel, with its durable defaults. Each job has an output of about 1 KB and one effect. At the
+end come pages of large jobs, each beside the page of an ordinary one: their budget keeps them from taking longer than
+they are worth.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from demo.postgres import open_postgres
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 TIMES = 7
 BASE_URL = "http://airflow.test"
+NARROWED = urlencode({"by": "type", "where": '[["category"],"bug"]'})
 
 
 def main() -> None:
@@ -198,7 +201,10 @@ def report(browser: Any, choices: list[str]) -> None:
         "the list": "/aihandoff/",
         "its last page": f"/aihandoff/?page={(len(choices) + 99) // 100}",
         "bulk review, by type": "/aihandoff/bulk-review?by=type&select=all",
+        "bulk review, its last page": f"/aihandoff/bulk-review?by=type&start={len(choices) // 100 * 100 - 100}",
+        "bulk review, narrowed": f"/aihandoff/bulk-review?{NARROWED}",
         "bulk review, by requests": "/aihandoff/bulk-review?by=shape&select=all",
+        "the page for a whole group": "/aihandoff/bulk-review/all?by=type",
         "GET /reviews": "/aihandoff/api/v1/reviews?limit=1000",
         "a job": f"/aihandoff/jobs/{choices[0].partition(':')[0]}",
     }
@@ -206,11 +212,11 @@ def report(browser: Any, choices: list[str]) -> None:
     for name, path in pages.items():
         seconds, size = measure(browser, path)
         print(f"{name:36} {seconds:6.2f}   {size / 1000:,.0f} KB")
-    form = {"by": "type", "verdict": "approve", "job": choices[:1000]}
+    form = {"by": "type", "verdict": "approve", "count": len(choices), "jobs": " ".join(choices)}
     started = time.perf_counter()
-    answer = browser.post("/aihandoff/bulk-review/decision", data=form)
+    answer = browser.post("/aihandoff/bulk-review/all/decision", data=form)
     assert answer.status_code == 200, answer.text
-    print(f"{f'approving {len(choices[:1000]):,} of them at once':36} {time.perf_counter() - started:6.2f}")
+    print(f"{f'approving all {len(choices):,} of them at once':36} {time.perf_counter() - started:6.2f}")
 
 
 def measure(browser: Any, path: str, times: int = TIMES) -> tuple[float, int]:

@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.cli.common import (
 )
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBulkDecision, StaleDecision
-from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
 from airflow_provider_aihandoff.core.review.rules import Reassignment, author_rules, rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobState
@@ -131,16 +131,19 @@ def request_changes(args: Namespace) -> None:
 def _decide(args: Namespace, verdict: Verdict) -> None:
     with open_ledger(args) as ledger:
         job = ledger.reviews.decide(args.job_id, verdict, digest=args.digest, person=person(), comment=args.comment)
-        say(f"{job.label}: {_said(ledger, job)}.")
+        say(f"{job.label}: {_said(job, ledger.reviews.votes(job))}.")
 
 
-def _said(ledger: Ledger, job: Job) -> str:
-    """How a job is after a decision."""
+def _said(job: Job, votes: list[Decision]) -> str:
+    """How a job is after a decision.
+
+    :param votes: the approvals that count, where it is still in review.
+    """
     if job.state is JobState.QUEUED:
         return "queued; its approval task requests a new revision from the model"
     if job.state is not JobState.REVIEW:
         return job.state.value
-    return f"{len(ledger.reviews.votes(job))} of {rules_of(job).approvals} approvals"
+    return f"{len(votes)} of {rules_of(job).approvals} approvals"
 
 
 @command
@@ -168,8 +171,9 @@ def decide_many(args: Namespace) -> None:
             for job_id, why in stale.stale.items():
                 say(f"job {job_id}: {why}", error=True)
             raise
+        votes = ledger.reviews.votes_of([job for job in jobs if job.state is JobState.REVIEW])
         for job in jobs:
-            say(f"{job.label}: {_said(ledger, job)}.")
+            say(f"{job.label}: {_said(job, votes.get(job.job_id, []))}.")
 
 
 def _choices(text: str) -> list[tuple[int, str]]:

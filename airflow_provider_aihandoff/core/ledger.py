@@ -35,6 +35,7 @@ from airflow_provider_aihandoff.core.rates.rate_limit_store import RateLimits
 from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.notice_store import Notices
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
+from airflow_provider_aihandoff.core.review.queue_store import ReviewQueue
 from airflow_provider_aihandoff.core.review.reassign_store import Reassignments
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import JobState
@@ -157,6 +158,7 @@ class Ledger:
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
         self.reviews = Reviews(self._database, digest_key)
+        self.review_queue = ReviewQueue(self._database)
         self.reassignments = Reassignments(self._database)
         self.effects = Effects(self._database)
         self.cancels = Cancels(self._database)

@@ -417,6 +417,34 @@ class PendingReview:
 
 
 @dataclass(frozen=True)
+class QueueGroup:
+    """Jobs that wait for a decision and are alike: of one run and type, asked for by the same people, with the same
+    rules and the same votes.
+
+    :param voters: as of :class:`PendingReview`.
+    :param escalated_at: when the first of them was escalated; None where none is: a group has escalated jobs alone, or
+        none.
+    :param planned: whether they have a plan to decide on.
+    :param places: the place of each job in the whole queue, of which the first one waits longest.
+    :param digests: the review digest of each job, where it was asked for.
+    """
+
+    dag_id: str
+    run_id: str
+    job_type: str
+    requested_by: str
+    triggered_by: str | None
+    review: dict[str, Any] | None
+    reassigned: dict[str, Any] | None
+    escalated_at: datetime | None
+    voters: list[Actor]
+    planned: bool
+    job_ids: list[int]
+    places: list[int]
+    digests: list[str | None]
+
+
+@dataclass(frozen=True)
 class EffectPlan:
     """One intended write, rendered.
 
@@ -603,9 +631,11 @@ class InboxEntry:
         object.__setattr__(self, "disposition", Disposition(self.disposition))
 
 
-def columns(record: type, prefix: str = "") -> str:
+def columns(record: type, prefix: str = "", *, without: frozenset[str] = frozenset()) -> str:
     """The column list of a record, so that a later schema may add columns.
 
     :param prefix: a table alias to put before each.
+    :param without: columns that are not read.
     """
-    return ", ".join(f"{prefix}.{field.name}" if prefix else field.name for field in fields(record))
+    names = (field.name for field in fields(record) if field.name not in without)
+    return ", ".join(f"{prefix}.{name}" if prefix else name for name in names)

@@ -23,8 +23,8 @@ from sqlalchemy import inspect
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
 from airflow_provider_aihandoff.core.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
-from airflow_provider_aihandoff.core.models import Actor, Effect, Job, PendingReview
-from airflow_provider_aihandoff.core.review.rules import Person, why_not
+from airflow_provider_aihandoff.core.models import Actor, Effect, Job
+from airflow_provider_aihandoff.core.review.rules import Person, Reviewed, decides_who, why_not
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger
 
 Method = Literal["GET", "PUT"]
@@ -121,19 +121,29 @@ class Viewer:
 
     def why_not(self, job: Job) -> str | None:
         """Why the user may not decide on the job, as a sentence; None where they may."""
-        return self.why_not_each([job])[job.job_id]
+        return self.why_not_each([job])[0]
 
     def may_decide(self, job: Job) -> bool:
         """Whether the user may decide on the job: for its Dag, and by the rules of its author."""
         return self.why_not(job) is None
 
-    def why_not_each(self, jobs: Sequence[Job] | Sequence[PendingReview]) -> dict[int, str | None]:
-        """:meth:`why_not` for many jobs, by id; it asks the auth manager once a Dag at most."""
+    def why_not_each(self, jobs: Sequence[Reviewed]) -> list[str | None]:
+        """:meth:`why_not` for many jobs, or groups of like ones, in the same order.
+
+        The auth manager is asked once a Dag at most, and the rules once for all to whom they give the same answer.
+        """
         answerable, person = set(self.answerable({job.dag_id for job in jobs})), self.person
-        return {
-            job.job_id: why_not(job, person) if job.dag_id in answerable else _NOT_THIS_DAG.format(job.dag_id)
-            for job in jobs
-        }
+        found: dict[Any, str | None] = {}
+
+        def of(job: Reviewed) -> str | None:
+            if job.dag_id not in answerable:
+                return _NOT_THIS_DAG.format(job.dag_id)
+            like = decides_who(job)
+            if like not in found:
+                found[like] = why_not(job, person)
+            return found[like]
+
+        return [of(job) for job in jobs]
 
     def visible(self, dag_ids: Iterable[str]) -> list[str]:
         """Those of the Dags whose jobs the user may see."""

@@ -16,8 +16,8 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-#: Bytes of a user who is logged in. Enough for the largest form that a page has: an output of some megabytes, or a bulk
-#: decision on a thousand jobs.
+#: Bytes of a user who is logged in. Enough for the largest form that a page has: an output of some megabytes, or a
+#: decision on ten thousand jobs.
 MAX_BODY = 16 * 2**20
 MAX_FIELDS = 5_000
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,17 +21,47 @@ from airflow_provider_aihandoff.core.text import plain_or_none
 
 GENESIS = "0" * 64
 
+#: What a step of many jobs reads of none of them: it may be large.
+_LARGE = frozenset({"input", "permissions"})
 _LOCK_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s FOR UPDATE"
 _READ_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s"
+_LOCK_JOBS = f"""
+    SELECT {columns(Job, without=_LARGE)} FROM aihandoff.jobs WHERE job_id = ANY(%s) ORDER BY job_id FOR UPDATE"""
 #: One statement for both, so that no line is written for a job that another process has moved.
 _MOVE = f"""
     WITH moved AS (UPDATE aihandoff.jobs SET {{}} WHERE job_id = %(job_id)s AND state = %(was)s
         AND event_seq = %(seq)s - 1 RETURNING job_id)
     INSERT INTO aihandoff.events ({columns(Event)})
-    SELECT {", ".join(f"%({field.name})s" for field in fields(Event))} FROM moved"""
+    SELECT {", ".join(f"%({each.name})s" for each in fields(Event))} FROM moved"""
+#: :data:`_MOVE` for many jobs: what differs from line to line is in arrays, the rest is the same in all of them.
+_LINE_TYPES = {
+    "job_id": "bigint",
+    "seq": "integer",
+    "event": "text",
+    "from_state": "text",
+    "to_state": "text",
+    "reason": "text",
+    "detail": "json",
+    "previous_hash": "text",
+    "hash": "text",
+}
+#: What else such a step sets in the jobs: a further column needs its type here.
+_CHANGE_TYPES = {"state_reason": "text", "acknowledged_at": "timestamptz", "decision_id": "bigint"}
+_MOVE_MANY = f"""
+    WITH lines AS (
+        SELECT * FROM unnest({{arrays}}) AS line ({{names}})
+    ), moved AS (
+        UPDATE aihandoff.jobs SET {{assignments}}, state = to_state, event_seq = seq, event_hash = hash,
+            updated_at = %(at)s
+        FROM lines WHERE jobs.job_id = lines.job_id AND jobs.state = from_state AND jobs.event_seq = seq - 1
+        RETURNING jobs.job_id
+    )
+    INSERT INTO aihandoff.events ({columns(Event)})
+    SELECT {", ".join(each.name if each.name in _LINE_TYPES else f"%({each.name})s" for each in fields(Event))}
+    FROM lines JOIN moved USING (job_id) ORDER BY job_id"""
 #: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
 _HASH_VERSION = 2
-_SINCE_VERSION_2 = frozenset({*(f"actor_{field.name}" for field in fields(Actor)), "hash_version"})
+_SINCE_VERSION_2 = frozenset({*(f"actor_{each.name}" for each in fields(Actor)), "hash_version"})
 _JSON_COLUMNS = frozenset({"input", "permissions", "review", "reassigned"})
 
 
@@ -64,6 +94,16 @@ def lock(connection: LedgerConnection, job_id: int) -> Job:
     return _job(connection.execute(_LOCK_JOB, [job_id]).fetchone(), job_id)
 
 
+def lock_many(connection: LedgerConnection, job_ids: Sequence[int]) -> dict[int, Job]:
+    """Return those of the jobs that there are, by id, and keep others from changing them until the transaction ends.
+
+    They are locked in the order of their ids, so that two such steps cannot wait for each other; where a transaction
+    locks several lots, it takes these in that order too. Input and permissions are not read: they are empty here.
+    """
+    rows = connection.execute(_LOCK_JOBS, [sorted(job_ids)]).fetchall()
+    return {row["job_id"]: Job(**row, input={}, permissions={}) for row in rows}
+
+
 def _job(row: Mapping[str, Any] | None, job_id: int) -> Job:
     if row is None:
         raise JobNotFound(
@@ -94,6 +134,70 @@ def move(
     :return: the job as it is now.
     :raises IllegalTransition: the event is not valid in the job's state.
     """
+    step = Move(job, event, reason=reason, detail=detail or {}, changes=changes)
+    after, line = _moved(step, actor, at or now(connection), keep_reason=keep_reason)
+    _store(connection, before=job, after=after, line=line)
+    if event in WAKING_JOB_EVENTS:
+        connection.woken.add(job.job_id)
+    return after
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step of one job.
+
+    :param reason: as of :func:`move`, as are the detail and the changes.
+    """
+
+    job: Job
+    event: JobEvent
+    reason: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def move_many(connection: LedgerConnection, moves: Sequence[Move], *, actor: Actor, at: datetime) -> list[Job]:
+    """:func:`move` for many locked jobs in one statement: each gets its own line, at the same moment.
+
+    :param moves: at most one for each job; all change the same further columns.
+    :param at: the time of the lines, for which the database was asked since the jobs were locked.
+    :return: the jobs as they are now, in the order of the moves.
+    :raises IllegalTransition: an event is not valid in the state of its job, or another process has moved one. Nothing
+        is written for any of them.
+    """
+    if not moves:
+        return []
+    steps = [_moved(each, actor, at, keep_reason=False) for each in moves]
+    jobs, lines = [after for after, _ in steps], [line for _, line in steps]
+    changed = sorted({"state_reason", "acknowledged_at"}.union(*(each.changes for each in moves)))
+    types = _LINE_TYPES | {f"new_{name}": _CHANGE_TYPES[name] for name in changed}
+    statement = _MOVE_MANY.format(
+        arrays=", ".join(f"%(all_{name})s::{kind}[]" for name, kind in types.items()),
+        names=", ".join(types),
+        assignments=", ".join(f"{name} = new_{name}" for name in changed),
+    )
+    values: dict[str, Any] = {f"all_{name}": [getattr(line, name) for line in lines] for name in _LINE_TYPES}
+    values |= {f"all_new_{name}": [getattr(job, name) for job in jobs] for name in changed}
+    values["all_detail"] = [canonical_json(line.detail) for line in lines]
+    values |= {each.name: getattr(lines[0], each.name) for each in fields(Event) if each.name not in _LINE_TYPES}
+    written = connection.execute(statement, values).rowcount
+    if written != len(moves):
+        raise IllegalTransition(
+            f"another process moved {len(moves) - written} of {len(moves)} jobs at the same time.",
+            written="This step made no external write.",
+            remedy="Retry: that is safe.",
+        )
+    connection.signals += [partial(say_step, after, line) for after, line in steps]
+    connection.woken |= {each.job.job_id for each in moves if each.event in WAKING_JOB_EVENTS}
+    return jobs
+
+
+def _moved(step: Move, actor: Actor, at: datetime, *, keep_reason: bool) -> tuple[Job, Event]:
+    """A job after a step, and the line of it.
+
+    :raises IllegalTransition: the event is not valid in the job's state.
+    """
+    job, event = step.job, step.event
     state = next_job_state(job.state, event)
     if state is None:
         raise IllegalTransition(
@@ -102,8 +206,8 @@ def move(
             written="This step made no external write.",
             remedy=f"`airflow aihandoff jobs show {job.job_id}` shows how the job reached this state.",
         )
-    reason = plain_or_none(reason)
-    line = _next_line(job, event, state.value, at or now(connection), actor, reason, dict(detail or {}))
+    reason = plain_or_none(step.reason)
+    line = _next_line(job, event, state.value, at, actor, reason, dict(step.detail))
     after = replace(
         job,
         state=state,
@@ -112,12 +216,9 @@ def move(
         event_seq=line.seq,
         event_hash=line.hash,
         updated_at=line.at,
-        **changes,
+        **step.changes,
     )
-    _store(connection, before=job, after=after, line=line)
-    if event in WAKING_JOB_EVENTS:
-        connection.woken.add(job.job_id)
-    return after
+    return after, line
 
 
 def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
-from airflow_provider_aihandoff.core.database.history import as_json
+from airflow_provider_aihandoff.core.database.history import Move, as_json
 from airflow_provider_aihandoff.core.digests import effect_key
 from airflow_provider_aihandoff.core.errors import EffectNotFound, IllegalTransition
 from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job, columns
@@ -30,6 +31,11 @@ _READ_EFFECT = f"""
 _READ_EFFECT_BY_ID = f"SELECT {columns(Effect)} FROM aihandoff.effects WHERE effect_id = %s"
 _READ_CURRENT = f"""
     SELECT {columns(Effect)} FROM aihandoff.effects WHERE job_id = %s AND revision = %s ORDER BY position"""
+_HAVE_OPEN = """
+    SELECT job_id FROM unnest(%(job_ids)s::bigint[], %(revisions)s::integer[]) AS job (job_id, revision)
+    WHERE EXISTS (
+        SELECT FROM aihandoff.effects AS e
+        WHERE e.job_id = job.job_id AND e.revision = job.revision AND e.state <> ALL(%(settled)s))"""
 _DELETE_UNTOUCHED = """
     DELETE FROM aihandoff.effects
     WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'skipped', 'void')"""
@@ -214,3 +220,22 @@ def settle(connection: LedgerConnection, job: Job, *, actor: Actor) -> Job:
     if open_states:
         return job
     return history.move(connection, job, JobEvent.ALL_APPLIED, actor=actor, cancelling=None)
+
+
+def settle_many(connection: LedgerConnection, jobs: Sequence[Job], *, actor: Actor, at: datetime) -> list[Job]:
+    """:func:`settle` for locked jobs that were approved just now.
+
+    :param at: the moment, by the database's clock.
+    :return: the jobs as they are now, in the same order.
+    """
+    values = {
+        "job_ids": [job.job_id for job in jobs],
+        "revisions": [job.revision for job in jobs],
+        "settled": [state.value for state in SETTLED_EFFECT_STATES],
+    }
+    have_open = {row["job_id"] for row in connection.execute(_HAVE_OPEN, values).fetchall()}
+    over = [job for job in jobs if job.job_id not in have_open and job.cancelling is None]
+    done = history.move_many(connection, [Move(job, JobEvent.ALL_APPLIED) for job in over], actor=actor, at=at)
+    done += [settle(connection, job, actor=actor) for job in jobs if job.cancelling is not None]
+    found = {job.job_id: job for job in done}
+    return [found.get(job.job_id, job) for job in jobs]

@@ -5,7 +5,7 @@ Every function is one short transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -17,12 +17,8 @@ from airflow_provider_aihandoff.core.effects.plan_store import anything_touched,
 from airflow_provider_aihandoff.core.effects.undo import PREFIX
 from airflow_provider_aihandoff.core.errors import (
     CannotChange,
-    JobNotApproved,
-    JobNotFound,
-    MayNotDecide,
     PlanError,
     StaleBulkDecision,
-    StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.revision_store import read_revision
 from airflow_provider_aihandoff.core.jobs.of_run import OF_RUN
@@ -41,11 +37,12 @@ from airflow_provider_aihandoff.core.models import (
 )
 from airflow_provider_aihandoff.core.review.decide import (
     NEWEST,
-    OF_NOW,
     READ_PLANNED,
+    VOTERS,
     check_digest,
     check_person,
     decide_as,
+    decide_each,
     is_over,
     is_repeat,
     record,
@@ -67,15 +64,10 @@ from airflow_provider_aihandoff.core.text import plain, plain_or_none
 
 _PENDING = f"""
     SELECT {columns(PendingReview)} FROM (
-        SELECT jobs.*, coalesce((
-            SELECT json_agg(json_build_array(decided_by_kind, decided_by, decided_by_id) ORDER BY decision_id)
-            FROM aihandoff.decisions AS d
-            WHERE {OF_NOW} AND d.verdict = 'approve' AND d.decided_by_kind IN ('user', 'terminal')), '[]') AS voters
-        FROM aihandoff.jobs
-        WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
-            AND {OF_RUN}
+        SELECT jobs.*, {VOTERS} AS voters FROM aihandoff.jobs WHERE state = 'review' AND {{conditions}}
     ) AS pending
     ORDER BY created_at, job_id"""
+_OF_DAGS = f"(%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s)) AND {OF_RUN}"
 _NOTICES = """
     SELECT detail->>'notice' AS notice FROM aihandoff.events
     WHERE job_id = %(job_id)s AND event = 'notified' AND detail->>'asked_at' = %(asked_at)s
@@ -88,6 +80,9 @@ _WAIT_NOTICES = """
     SELECT EXISTS (
         SELECT FROM aihandoff.events
         WHERE job_id = %s AND event = 'notified' AND detail::jsonb @> %s::jsonb) AS sent"""
+
+#: Jobs that a statement of a bulk decision is about.
+_AT_ONCE = 1_000
 
 #: What people are notified of: a review, or a write or a lost request that waits for a person.
 Notice = Literal["asked", "reminder", "escalation", "reassigned", "decided", "held", "lost"]
@@ -205,30 +200,33 @@ class Reviews:
         """Record one answer to many jobs: one decision for each, on the digest that was seen, or none at all.
 
         :param choices: ``(job id, review digest)``.
-        :return: the jobs as they are now, in the order of the choices.
+        :return: the jobs as they are now, in the order of the choices, without their input and permissions.
         :raises StaleBulkDecision: some of them cannot be decided; it says which, and why. None was decided.
         :raises ValueError: a job is named twice.
         """
         if len({job_id for job_id, _ in choices}) < len(choices):
             raise ValueError("A job is named twice. Nothing was recorded. No external write was made.")
-        words = plain_or_none(comment)
+        words, seen = plain_or_none(comment), dict(choices)
 
         def work(connection: LedgerConnection) -> dict[int, Job] | StaleBulkDecision:
-            done, stale = {}, {}
+            jobs: dict[int, Job] = {}
+            for some in _lots(sorted(seen)):  # always in this order, so that two cannot block
+                jobs |= history.lock_many(connection, some)
+            stale = {job_id: f"the ledger has no job {job_id}." for job_id in seen if job_id not in jobs}
+            done: dict[int, Job] = {}
             connection.execute("SAVEPOINT bulk")
-            for job_id, seen in sorted(choices):  # always in this order, so that two cannot block
-                try:
-                    job = history.lock(connection, job_id)
-                    done[job_id] = decide_as(connection, job, verdict, seen, person, words)
-                except (StaleDecision, JobNotApproved, MayNotDecide, JobNotFound) as refusal:
-                    stale[job_id] = refusal.what
+            for some in _lots(list(jobs)):
+                answers = [(jobs[job_id], seen[job_id]) for job_id in some]
+                decided, refused = decide_each(connection, answers, verdict, person, words)
+                done |= decided
+                stale |= {job_id: refusal.what for job_id, refusal in refused.items()}
             if not stale:
                 return done
             connection.execute("ROLLBACK TO SAVEPOINT bulk")
             connection.forget()
             return StaleBulkDecision(
                 f"{len(stale)} of {len(choices)} jobs have changed since you opened them, or are not yours to decide.",
-                stale=stale,
+                stale=dict(sorted(stale.items())),
                 written="None of the decisions was recorded. No external write was made.",
                 remedy="Review these again, or leave them out.",
             )
@@ -281,7 +279,7 @@ class Reviews:
             job = history.lock(connection, job_id)
             if is_edit(connection, job, output, by=person.actor):
                 return job
-            check_person(connection, job, digest, person)
+            check_person(connection, job, digest, person, history.now(connection))
             return begin_edit(connection, job, output, by=person.actor)
 
         return self._database.transact(work, step="review.edit")
@@ -362,7 +360,11 @@ class Reviews:
 
     def votes(self, job: Job) -> list[Decision]:
         """The approvals by people that count for a job's digest: one of each, the oldest first."""
-        return self._database.transact(lambda connection: votes_for(connection, job))
+        return self.votes_of([job])[job.job_id]
+
+    def votes_of(self, jobs: Sequence[Job]) -> dict[int, list[Decision]]:
+        """:meth:`votes` of each of the jobs, by its id."""
+        return self._database.transact(lambda connection: votes_for(connection, jobs))
 
     def pending(self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None) -> list[PendingReview]:
         """Every job in review, the one that waits longest first, without its content.
@@ -371,7 +373,15 @@ class Reviews:
         :param run_id: only jobs that this run has made or attached to.
         """
         values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
-        rows = self._database.transact(lambda connection: connection.execute(_PENDING, values).fetchall())
+        return self._pending(_OF_DAGS, values)
+
+    def pending_of(self, job_ids: Sequence[int]) -> list[PendingReview]:
+        """:meth:`pending` for those of these jobs that wait for a decision."""
+        return self._pending("job_id = ANY(%(job_ids)s)", {"job_ids": list(job_ids)})
+
+    def _pending(self, conditions: str, values: dict[str, Any]) -> list[PendingReview]:
+        query = _PENDING.format(conditions=conditions)
+        rows = self._database.transact(lambda connection: connection.execute(query, values).fetchall())
         return [PendingReview(**{**row, "voters": distinct(Actor(*voter) for voter in row["voters"])}) for row in rows]
 
     def expire(self, job_id: int, *, digest: str, fail: bool) -> Job:
@@ -391,6 +401,12 @@ class Reviews:
             return record(connection, job, "reject", digest=digest, by=TIMEOUT, comment=why)
 
         return self._database.transact(work, step="review.expire")
+
+
+def _lots(job_ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The ids in lots, so that no statement takes long."""
+    for start in range(0, len(job_ids), _AT_ONCE):
+        yield job_ids[start : start + _AT_ONCE]
 
 
 def _wait_notice(waits: Effect | Revision) -> dict[str, Any]:

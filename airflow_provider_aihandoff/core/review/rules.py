@@ -7,7 +7,19 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, ActorKind, Decision, Job, PendingReview
+from airflow_provider_aihandoff.core.digests import canonical_json
+from airflow_provider_aihandoff.core.models import (
+    PERSON_KINDS,
+    Actor,
+    ActorKind,
+    Decision,
+    Job,
+    PendingReview,
+    QueueGroup,
+)
+
+#: A job, or several like ones, on which someone is to decide.
+Reviewed = Job | PendingReview | QueueGroup
 
 #: What an author puts before an account, to mean the person who uses it at a terminal.
 TERMINAL = "cli:"
@@ -222,7 +234,7 @@ class Reassignment:
         return {**self.reviewers.to_json(), "by": by, "number": self.number}
 
 
-def rules_of(job: Job | PendingReview) -> ReviewRules:
+def rules_of(job: Reviewed) -> ReviewRules:
     """Who may decide on a job, and how many have to: as its author says, or as it was reassigned since."""
     rules, reviewers = author_rules(job), Reassignment.from_json(job.reassigned).reviewers
     return replace(
@@ -232,12 +244,12 @@ def rules_of(job: Job | PendingReview) -> ReviewRules:
     )
 
 
-def author_rules(job: Job | PendingReview) -> ReviewRules:
+def author_rules(job: Reviewed) -> ReviewRules:
     """What the author of a job says about its review. This alone is part of what is approved."""
     return ReviewRules.from_json(job.review)
 
 
-def why_not(job: Job | PendingReview, person: Person) -> str | None:
+def why_not(job: Reviewed, person: Person) -> str | None:
     """Why a person may not decide on a job, as a sentence; None where its author's rules let them, as they were
     reassigned since.
 
@@ -255,19 +267,26 @@ def why_not(job: Job | PendingReview, person: Person) -> str | None:
     return None
 
 
-def has_asked(job: Job | PendingReview, person: Person) -> bool:
+def decides_who(job: Reviewed) -> tuple[str | bool | None, ...]:
+    """All that :func:`why_not` reads of a job: where this is the same, so is its answer, for every person."""
+    rules = None if job.review is None else {name: part for name, part in job.review.items() if name != "because"}
+    said = canonical_json([rules, job.reassigned])
+    return job.requested_by, job.triggered_by, said, job.escalated_at is not None
+
+
+def has_asked(job: Reviewed, person: Person) -> bool:
     """Whether a person has asked for the work, under whichever of their accounts, and its author wants another user."""
     asked = {name for name in (job.requested_by, job.triggered_by) if name}
     return not author_rules(job).requester_may_approve and bool(asked & person.may_have_asked_as)
 
 
-def has_reassigned(job: Job | PendingReview, person: Person) -> bool:
+def has_reassigned(job: Reviewed, person: Person) -> bool:
     """Whether a person has reassigned the review of a job, under whichever of their accounts."""
     by = Reassignment.from_json(job.reassigned).by
     return bool({name for actor in by for name in (actor.name, actor.user_id)} & person.may_have_asked_as)
 
 
-def _admits(rules: ReviewRules, job: Job | PendingReview, person: Person) -> bool:
+def _admits(rules: ReviewRules, job: Reviewed, person: Person) -> bool:
     if not rules.approvers or person in rules.approvers:
         return True
     return job.escalated_at is not None and person in rules.escalate_to

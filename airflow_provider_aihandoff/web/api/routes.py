@@ -35,7 +35,7 @@ from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.job_query import JobFilterDep
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.pages.job_page import votes_of
-from airflow_provider_aihandoff.web.pages.review_queue import decide_in_bulk, review_queue
+from airflow_provider_aihandoff.web.pages.review_queue import decide_in_bulk, queued, review_queue
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse, describe, problem_response
 from airflow_provider_aihandoff.web.render import json_form
 from airflow_provider_aihandoff.web.render.formatting import schema_of
@@ -138,15 +138,15 @@ def list_reviews(
 ) -> Response:
     """List the jobs that wait for a decision: yours first, and the oldest first."""
     waiting = review_queue(ledger, viewer, dag_id, run_id)
-    shown = [item for item in waiting if item.mine or not mine]
+    listed = waiting.ids[: waiting.mine] if mine else waiting.ids
     reviews = [
         {
             **{name: getattr(item.review, name) for name in schemas.PendingReview.model_fields if name not in _OWN},
             **{name: getattr(item, name) for name in _OWN},
         }
-        for item in shown[offset : offset + limit]
+        for item in queued(ledger, viewer, listed[offset : offset + limit])
     ]
-    return AsciiJSONResponse({"reviews": reviews, "total": len(waiting), "mine": sum(item.mine for item in waiting)})
+    return AsciiJSONResponse({"reviews": reviews, "total": len(waiting.ids), "mine": waiting.mine})
 
 
 @router.post(
@@ -158,7 +158,7 @@ def decide_many(body: schemas.BulkDecisionBody, viewer: ViewerDep, ledger: Ledge
     """Approve or reject many jobs, each exactly as you saw it: all or none. The same, sent again, changes nothing."""
     choices = [(choice.job_id, choice.digest) for choice in body.jobs]
     jobs = decide_in_bulk(ledger, viewer, choices, body.verdict, body.comment)
-    return AsciiJSONResponse({"jobs": [_fields(schemas.Job, job) for job in jobs]})
+    return AsciiJSONResponse({"jobs": [_fields(schemas.DecidedJob, job) for job in jobs]})
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)

@@ -28,6 +28,7 @@ from airflow_provider_aihandoff.core.review.rules import Reviewers
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
+from airflow_provider_aihandoff.web.pages.facets import Chosen, chosen_of
 
 #: The largest `bigint` of PostgreSQL.
 MAX_ID = 2**63 - 1
@@ -193,30 +194,68 @@ def _as_choice(text: str) -> tuple[int, str]:
 
 
 #: One selected job with the digest that was seen, as the bulk review page writes it.
-Chosen = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}:[0-9a-f]{64}$")]
-MAX_BULK = 1_000
+Selected = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}:[0-9a-f]{64}$")]
+MAX_BULK = 10_000
+
+#: Values of fields by which one group of a bulk review is narrowed at once.
+MAX_CHOSEN = 8
+
+
+def _as_chosen(text: str) -> str:
+    return Chosen.of_address(text).as_address()
+
+
+#: Values of fields, as :meth:`Chosen.as_address` writes them.
+Where = Annotated[
+    list[Annotated[str, Field(max_length=2_000), AfterValidator(_as_chosen)]], Field(max_length=MAX_CHOSEN)
+]
+Start = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class BulkScope(BaseModel):
-    """Which jobs the bulk review page shows."""
+    """Which jobs the bulk review page shows.
+
+    :param where: the values of fields that they have.
+    :param start: how many jobs of the group come before the page.
+    """
 
     by: GroupBy = GroupBy.TYPE
     group: Annotated[str | None, Field(max_length=64)] = None
     dag_id: str | None = None
     run_id: RunId = None
+    where: Where = []
+    start: Start = 0
+
+    @property
+    def chosen(self) -> tuple[Chosen, ...]:
+        """The values of fields that the jobs have."""
+        return chosen_of(self.where)
+
+
+def _as_choices(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
 
 
 class BulkForm(BulkScope):
-    """What the form of the bulk review page sends."""
+    """What a form of the bulk review sends: each selected job by a field of its own, or all jobs of a group in one."""
 
     verdict: BulkVerdict
     comment: Comment = None
-    jobs: Annotated[list[Chosen], Field(max_length=MAX_BULK)]
+    jobs: Annotated[list[Selected], BeforeValidator(_as_choices), Field(max_length=MAX_BULK)]
 
     @property
     def choices(self) -> list[tuple[int, str]]:
         """The selected jobs with the digests that were seen, each once."""
         return list(dict.fromkeys(map(_as_choice, self.jobs)))
+
+
+class BulkAllForm(BulkForm):
+    """What the form for all jobs of a group sends.
+
+    :param count: the number of jobs, as the person has typed it.
+    """
+
+    count: Annotated[int, Field(ge=0, le=MAX_ID)]
 
 
 class Choice(BaseModel):
@@ -464,23 +503,27 @@ class Overview(_Answer):
     connections: list[ConnectionActivity]
 
 
-@from_record(
-    models.Job,
-    internal=frozenset({"ti_id", "event_seq", "event_hash", "review_on_timeout", "decided_before"}),
-    notes={
-        "triggered_by": "The user who triggered the Dag run, if there is one.",
-        "max_cost_usd": "Above this, the model is not asked for changes.",
-        "review": "Who may decide, how many approvals are needed, when reviewers are notified, and why a review is "
-        "needed.",
-        "review_digest": "What a decision must name; null while there is no plan.",
-        "escalated_at": "Since when the approvers of the escalation may decide as well.",
-        "reassigned": "Who decides instead of those in `review`, who has said so (`by`), and how often (`number`).",
-        "cancelling": "Why it is being cancelled, while its response or an effect is under way.",
-        "acknowledged_at": "When a person saw that it failed; null while no one has.",
-    },
-)
+_JOB_INTERNAL = frozenset({"ti_id", "event_seq", "event_hash", "review_on_timeout", "decided_before"})
+_JOB_NOTES = {
+    "triggered_by": "The user who triggered the Dag run, if there is one.",
+    "max_cost_usd": "Above this, the model is not asked for changes.",
+    "review": "Who may decide, how many approvals are needed, when reviewers are notified, and why a review is needed.",
+    "review_digest": "What a decision must name; null while there is no plan.",
+    "escalated_at": "Since when the approvers of the escalation may decide as well.",
+    "reassigned": "Who decides instead of those in `review`, who has said so (`by`), and how often (`number`).",
+    "cancelling": "Why it is being cancelled, while its response or an effect is under way.",
+    "acknowledged_at": "When a person saw that it failed; null while no one has.",
+}
+
+
+@from_record(models.Job, internal=_JOB_INTERNAL, notes=_JOB_NOTES)
 class Job(_Answer):
     """The contract."""
+
+
+@from_record(models.Job, internal=_JOB_INTERNAL | {"input", "permissions"}, notes=_JOB_NOTES)
+class DecidedJob(_Answer):
+    """A job of a decision on many, without its input."""
 
 
 _REVISION_INTERNAL = frozenset(
@@ -663,7 +706,7 @@ class BulkReport(_Answer):
 class BulkDecisionAnswer(_Answer):
     """The jobs, as they are after the decision."""
 
-    jobs: list[Job]
+    jobs: list[DecidedJob]
 
 
 class Unfinished(_Answer):

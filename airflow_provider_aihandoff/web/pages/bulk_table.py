@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from airflow_provider_aihandoff.core.effects.describe import describe
 from airflow_provider_aihandoff.core.ledger import Candidate
-from airflow_provider_aihandoff.core.models import Effect, PendingReview
+from airflow_provider_aihandoff.core.models import QueueGroup
 from airflow_provider_aihandoff.core.review.rules import rules_of
 from airflow_provider_aihandoff.web.render.budget import Budget
-from airflow_provider_aihandoff.web.render.formatting import asked, exact_value, request_view, written_by
+from airflow_provider_aihandoff.web.render.formatting import asked, exact_value
 
 #: Columns of the table. Further fields that differ are folded into each row.
 MAX_COLUMNS = 7
@@ -41,27 +42,30 @@ class GroupBy(StrEnum):
     OUTCOME = "outcome"
 
 
-def group_of(by: GroupBy, review: PendingReview, effects: Sequence[Effect]) -> str:
-    """The name of the group of a job.
-
-    :param effects: its effects; they matter for the shape of its plan alone.
-    """
+def group_of(by: GroupBy, jobs: QueueGroup) -> str:
+    """The name of the group of like jobs, by anything but the shape of their plans: that is :func:`shape_of`."""
     if by is GroupBy.RUN:
-        return f"{review.dag_id}, {review.run_id}"
+        return f"{jobs.dag_id}, {jobs.run_id}"
     if by is GroupBy.TYPE:
-        return review.job_type
-    if by is GroupBy.SHAPE:
-        return "; ".join(map(_shape, effects)) or "no plan yet, or no requests"
-    because = rules_of(review).because
+        return jobs.job_type
+    because = rules_of(jobs).because
     policy, reason = because.get("policy"), _VALUES.sub("…", str(because.get("reason") or "no policy"))
     return f"{policy}: {reason}" if policy else reason
 
 
-def _shape(effect: Effect) -> str:
-    """What an effect is, apart from the values in it."""
-    action, names = request_view(effect).action, written_by(effect)
-    keys = ", ".join(sorted(names)) if isinstance(names, dict) else ""
-    return f"{effect.name}: {effect.kind} {action} ({keys})" if keys else f"{effect.name}: {effect.kind} {action}"
+def shape_of(effects: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
+    """What is written, apart from the values in it: the name of the group of a job by its plan.
+
+    :param effects: name, kind and plan of each.
+    """
+    return "; ".join(_shape(*each) for each in effects) or "no plan yet, or no requests"
+
+
+def _shape(name: str, kind: str, plan: Mapping[str, Any]) -> str:
+    view = describe(kind, plan)
+    written = exact_value(view.writes) if isinstance(view.writes, str) else view.writes
+    keys = ", ".join(sorted(written)) if isinstance(written, dict) else ""
+    return f"{name}: {kind} {view.action} ({keys})" if keys else f"{name}: {kind} {view.action}"
 
 
 def key_of(group: str) -> str:

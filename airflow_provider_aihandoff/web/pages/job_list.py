@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.web.auth import (
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.refreshing import LIST, refreshing
-from airflow_provider_aihandoff.web.pages.review_queue import review_queue
+from airflow_provider_aihandoff.web.pages.review_queue import queued, review_queue
 from airflow_provider_aihandoff.web.render.environment import page
 
 PAGE_SIZE = 100
@@ -123,14 +123,14 @@ def list_page(
 def _waiting(ledger: Ledger, viewer: Viewer, scope: dict[str, str], number: int) -> dict[str, Any]:
     """One page of the review queue."""
     waiting = review_queue(ledger, viewer, scope.get("dag_id"), scope.get("run_id"))
-    on_page = waiting[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+    on_page = queued(ledger, viewer, waiting.ids[(number - 1) * PAGE_SIZE : number * PAGE_SIZE])
     by_id = {item.review.job_id: item for item in on_page}
     summaries = {job.job_id: job for job in ledger.search.by_id(list(by_id))}
     return {
         "queued_by_job": by_id,
         "jobs": [summaries[job_id] for job_id in by_id if job_id in summaries],
-        "mine": sum(item.mine for item in waiting),
-        "next": {"page": number + 1} if len(waiting) > number * PAGE_SIZE else None,
+        "mine": waiting.mine,
+        "next": {"page": number + 1} if len(waiting.ids) > number * PAGE_SIZE else None,
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -24,7 +25,14 @@ from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
 from airflow_provider_aihandoff.core.states import EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from airflow_provider_aihandoff.web.pages import bulk_action, inbox_page, job_list, job_search, overview_page
+from airflow_provider_aihandoff.web.pages import (
+    bulk_action,
+    bulk_review,
+    inbox_page,
+    job_list,
+    job_search,
+    overview_page,
+)
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
 from demo.incidents import make_incidents
 from demo.ports import HOST, free_port
@@ -148,6 +156,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "bulk-review": "bulk-review?by=outcome",
         "bulk-review-requests": "bulk-review?by=shape&select=all&group="
         + key_of("label: http PUT (category, priority)"),
+        "bulk-review-narrowed": f"bulk-review?group={key_of('ticket')}&where=" + quote('[["category"],"billing"]'),
+        "bulk-review-all": f"bulk-review/all?group={key_of('ticket')}",
     }
 
 
@@ -563,6 +573,40 @@ def test_a_bulk_review_works_on_a_phone(open_page: Open, ledger: Ledger) -> None
     assert problems(page) == []
     states = [ledger.job(job.job_id).state for job in jobs]
     assert states == [JobState.REVIEW, JobState.APPROVED, JobState.REVIEW, JobState.APPROVED]
+
+
+def test_all_jobs_of_a_group_are_narrowed_and_decided_on_with_the_keyboard_on_a_phone(
+    open_page: Open, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_review, "PAGE_SIZE", 2)
+    jobs = showcase.tickets(ledger, 9)
+    page = open_page("bulk-review", size="phone")
+    page.get_by_role("link", name="Next jobs").click()
+    page.get_by_text("Jobs 3 to 4 of 9").wait_for()
+    page.get_by_role("link", name="Previous jobs").click()
+    page.get_by_text("Jobs 1 to 2 of 9").wait_for()
+    tab_to(page, "a[href*='bug']")
+    page.keyboard.press("Enter")
+    page.get_by_text("Jobs 1 to 2 of 3").wait_for()
+    picture(page, "bulk-review-narrowed-phone")
+    assert problems(page) == []
+    tab_to(page, "a[href*='verdict=approve']")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Approve all of a group").wait_for()
+    changed = ask(ledger, jobs[4], showcase.put("elsewhere", {"category": "spam"}, name="label"))
+    tab_to(page, "#count")
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.get_by_text("No decision was recorded").wait_for()
+    assert f"Job {changed.job_id}: it has changed since you opened it" in page.inner_text("main")
+    picture(page, "bulk-review-all-stale-phone")
+    assert problems(page) == []
+    assert {ledger.job(job.job_id).state for job in jobs} == {JobState.REVIEW}
+    tab_to(page, "#count")
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.get_by_text("3 decisions recorded").wait_for()
+    assert [ledger.job(job.job_id).state is JobState.APPROVED for job in jobs] == [n % 3 == 1 for n in range(9)]
 
 
 @pytest.fixture

@@ -24,11 +24,11 @@ def asked(reason: str) -> Any:
     ],
 )
 def test_jobs_with_the_same_reason_are_one_group(one: str, other: str) -> None:
-    groups = {group_of(GroupBy.OUTCOME, asked(reason), []) for reason in (one, other)}
+    groups = {group_of(GroupBy.OUTCOME, asked(reason)) for reason in (one, other)}
     assert len(groups) == 1
     assert groups.pop().startswith("all-of@1: ")
 
 
 def test_jobs_with_different_reasons_are_different_groups() -> None:
-    groups = {group_of(GroupBy.OUTCOME, asked(f"it is 1 ({rule})"), []) for rule in ("amount@a1", "sampling@b2")}
+    groups = {group_of(GroupBy.OUTCOME, asked(f"it is 1 ({rule})")) for rule in ("amount@a1", "sampling@b2")}
     assert len(groups) == 2
