@@ -2,13 +2,16 @@
 
 Run it with `.venv/bin/python -m benchmarks.webhook_ingest [jobs in the small ledger] [jobs in the large one]`. The
 server is `airflow aihandoff webhooks serve`, in two processes, since Python uses one core for each; PostgreSQL is the
-one from the wheel, with its durable defaults; the load comes over 16 connections from this process. Beside it, in the
-same run: the same servers without a ledger, and the same rows written without a server.
+one from the wheel, with its durable defaults. The load comes from this process: webhooks that arrive at once, over many
+connections, each of which sends the next one when one is answered; and then webhooks that arrive at a steady rate.
+Beside it, in the same run: the same servers without a ledger, and the same rows written without a server, over as many
+connections as the servers have to the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -27,6 +30,7 @@ import psycopg
 from standardwebhooks.webhooks import Webhook
 
 from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE
 from benchmarks.ledger_rows import fill
 from demo.airflow_stack import postgres_connection
 from demo.guardian import descendants
@@ -35,9 +39,16 @@ from demo.postgres import Postgres, open_postgres
 from demo.processes import ProcessSpec, Supervisor, environment, python
 from demo.waiting import wait_until
 
-CONNECTIONS = 16
+CONNECTIONS = 400
 RECEIVERS = 2
-WEBHOOKS = 5_000
+WEBHOOKS = 10_000
+WARM_UP = 1_000
+
+#: Webhooks a second at the steady rate, how many of them, and the connections that they come over.
+PACE = 500
+PACED = 5_000
+PACED_CONNECTIONS = 64
+
 SECRET = f"whsec_{b64encode(os.urandom(32)).decode()}"
 PATH = "/aihandoff/webhooks/openai/openai_default"
 
@@ -80,8 +91,8 @@ def main() -> None:
                 postgres.create_database(name)
                 schema.upgrade(postgres.connection_kwargs(name))
                 with postgres.connect(name) as connection:
-                    fill(connection, size, running=WEBHOOKS, prefixes=("bare", "warm", "run"))
-                results += [bare_rows(postgres, name, size), ingest(Path(folder), postgres, name, size)]
+                    fill(connection, size, running=WEBHOOKS, prefixes=("bare", "warm", "run", "paced"))
+                results += [bare_rows(postgres, name, size), *ingest(Path(folder), postgres, name, size)]
         finally:
             postgres.destroy()
     report(results)
@@ -93,32 +104,37 @@ def report(results: list[Result]) -> None:
     print(f"{head:38} {'a second':>8} {'p50 ms':>8} {'p99 ms':>8}   CPU ms a webhook")
     for result in results:
         print(result.line)
-    answers, rows_small, small, _, large = results
+    answers, rows_small, small, _, rows_large, large, _ = results
     print(f"large ledger / small ledger, time a webhook    {small.rate / large.rate:5.2f}")
-    print(f"share of the same servers without a ledger     {small.rate / answers.rate:5.0%}")
-    print(f"share of the same rows without servers         {small.rate / rows_small.rate:5.0%}")
+    for name, rate, rows in (("small", small.rate, rows_small.rate), ("large", large.rate, rows_large.rate)):
+        print(f"{name} ledger / same servers without a ledger    {rate / answers.rate:5.0%}")
+        print(f"{name} ledger / same rows without servers        {rate / rows:5.0%}")
 
 
 def bare_answers(folder: Path) -> Result:
     """The same server, which verifies and answers, and records nothing."""
     command = python("-m", "benchmarks.receiver_without_ledger")
     with receivers(folder, command, {}) as (ports, cpu):
-        load("warm up", ports, "warm", dict, number=500)
+        load("warm up", ports, "warm", dict, number=WARM_UP)
         return load("same servers, no ledger", ports, "none", cpu)
 
 
-def ingest(folder: Path, postgres: Postgres, database: str, size: int) -> Result:
-    """The real thing."""
+def ingest(folder: Path, postgres: Postgres, database: str, size: int) -> list[Result]:
+    """The real thing: webhooks that arrive at once, and at the steady rate."""
     ledger = {"AIRFLOW_CONN_AIHANDOFF_LEDGER": json.dumps(postgres_connection(postgres, database))}
     command = python("-m", "airflow", "aihandoff", "webhooks", "serve")
     with receivers(folder, command, ledger) as (ports, cpu):
-        load("warm up", ports, "warm", dict, number=500)
-        result = load(f"webhooks, {size:,} jobs", ports, "run", lambda: {**cpu(), "postgres": postgres_cpu()})
+        load("warm up", ports, "warm", dict, number=WARM_UP)
+        used = lambda: {**cpu(), "postgres": postgres_cpu()}  # noqa: E731
+        results = [
+            load(f"webhooks, {size:,} jobs", ports, "run", used),
+            load(f"{PACE} a second, {size:,} jobs", ports, "paced", used, number=PACED, pace=PACE),
+        ]
     with postgres.connect(database) as connection:
         row = connection.execute("SELECT count(*) FROM aihandoff.inbox WHERE disposition = 'applied'").fetchone()
     assert row is not None
-    assert row[0] == WEBHOOKS + 500, f"only {row[0]} webhooks were applied"
-    return result
+    assert row[0] == WARM_UP + WEBHOOKS + PACED, f"only {row[0]} webhooks were applied"
+    return results
 
 
 def bare_rows(postgres: Postgres, database: str, size: int) -> Result:
@@ -142,7 +158,7 @@ async def _write_rows(postgres: Postgres, database: str, size: int) -> Result:
                 latencies.append(time.perf_counter() - begun)
 
     before, begun = _own_cpu(), time.perf_counter()
-    await asyncio.gather(*(write() for _ in range(8)))
+    await asyncio.gather(*(write() for _ in range(RECEIVERS * AT_ONCE)))
     seconds = time.perf_counter() - begun
     cpu = {"writer": _own_cpu() - before}
     return Result(f"same rows, no servers, {size:,} jobs", seconds, latencies, cpu)
@@ -196,23 +212,44 @@ def _is_up(services: Supervisor, port: int) -> bool:
         return False
 
 
-def load(name: str, ports: list[int], kind: str, cpu: Callable[[], dict[str, float]], number: int = WEBHOOKS) -> Result:
-    """Send webhooks as fast as they are answered, each one over a connection that is kept open."""
+def load(
+    name: str,
+    ports: list[int],
+    kind: str,
+    cpu: Callable[[], dict[str, float]],
+    number: int = WEBHOOKS,
+    pace: float | None = None,
+) -> Result:
+    """Send webhooks over connections that are kept open.
+
+    :param pace: how many a second; by default, as fast as they are answered. A latency counts from the moment at which
+        its webhook was due, also where no connection was free.
+    """
     requests = iter([signed(kind, index) for index in range(number)])
     latencies: list[float] = []
     before = {**cpu(), "load": _own_cpu()}
     begun = time.perf_counter()
-    asyncio.run(_send_all(ports, requests, latencies))
+    asyncio.run(_send_all(ports, requests, latencies, pace))
     seconds = time.perf_counter() - begun
     after = {**cpu(), "load": _own_cpu()}
     return Result(name, seconds, latencies, {who: after[who] - before[who] for who in after})
 
 
-async def _send_all(ports: list[int], requests: Iterator[bytes], latencies: list[float]) -> None:
+async def _send_all(ports: list[int], requests: Iterator[bytes], latencies: list[float], pace: float | None) -> None:
+    started, numbers = time.perf_counter(), itertools.count()
+
+    async def due() -> float:
+        """Wait until the next request is due; when that was."""
+        if pace is None:
+            return time.perf_counter()
+        at = started + next(numbers) / pace
+        await asyncio.sleep(max(0.0, at - time.perf_counter()))
+        return at
+
     async def send(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for request in requests:
-            begun = time.perf_counter()
+            begun = await due()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 "), head
@@ -221,7 +258,8 @@ async def _send_all(ports: list[int], requests: Iterator[bytes], latencies: list
             latencies.append(time.perf_counter() - begun)
         writer.close()
 
-    await asyncio.gather(*(send(ports[number % len(ports)]) for number in range(CONNECTIONS)))
+    connections = CONNECTIONS if pace is None else PACED_CONNECTIONS
+    await asyncio.gather(*(send(ports[number % len(ports)]) for number in range(connections)))
 
 
 def signed(kind: str, number: int) -> bytes:

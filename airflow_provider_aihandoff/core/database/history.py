@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.step_log import say_step
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
-from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Event, Job, columns
+from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Event, Job, JobHead, columns
 from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, next_job_state
 from airflow_provider_aihandoff.core.text import plain_or_none
 
@@ -29,6 +29,14 @@ _MOVE = f"""
         AND event_seq = %(seq)s - 1 RETURNING job_id)
     INSERT INTO aihandoff.events ({columns(Event)})
     SELECT {", ".join(f"%({field.name})s" for field in fields(Event))} FROM moved"""
+#: The same for the lines of many jobs that stay in their states.
+_APPEND_EACH = f"""
+    WITH line AS (SELECT * FROM json_populate_recordset(NULL::aihandoff.events, %s)),
+    moved AS (UPDATE aihandoff.jobs AS j SET event_seq = line.seq, event_hash = line.hash, updated_at = line.at
+        FROM line WHERE j.job_id = line.job_id AND j.state = line.from_state AND j.event_seq = line.seq - 1
+        RETURNING j.job_id)
+    INSERT INTO aihandoff.events ({columns(Event)})
+    SELECT {columns(Event, "line")} FROM line JOIN moved USING (job_id)"""
 #: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
 _HASH_VERSION = 2
 _SINCE_VERSION_2 = frozenset({*(f"actor_{field.name}" for field in fields(Actor)), "hash_version"})
@@ -96,12 +104,7 @@ def move(
     """
     state = next_job_state(job.state, event)
     if state is None:
-        raise IllegalTransition(
-            f"the event {event.value!r} is not valid in the state {job.state.value!r}.",
-            job=job.label,
-            written="This step made no external write.",
-            remedy=f"`airflow aihandoff jobs show {job.job_id}` shows how the job reached this state.",
-        )
+        raise _not_valid(job, event)
     reason = plain_or_none(reason)
     line = _next_line(job, event, state.value, at or now(connection), actor, reason, dict(detail or {}))
     after = replace(
@@ -120,6 +123,65 @@ def move(
     return after
 
 
+@dataclass(frozen=True)
+class Step:
+    """An event that leaves a locked job in its state.
+
+    :param detail: as of :func:`move`. No text in it has a NUL character.
+    :param at: the time of the line, for which the database was asked since the job was locked.
+    """
+
+    job: JobHead
+    event: JobEvent
+    actor: Actor
+    detail: Mapping[str, Any]
+    at: datetime
+
+
+def append_each(connection: LedgerConnection, steps: Sequence[Step]) -> None:
+    """Append an event to the history of each of several locked jobs, as :func:`move` does to one, in one statement.
+
+    :param steps: no two of the same job.
+    :raises IllegalTransition: one of the events is not valid in its job's state, or would move it. The caller must not
+        commit.
+    """
+    lines = [_line_that_stays(step) for step in steps]
+    if not lines:
+        return
+    rows = [{**vars(line), "at": line.at.isoformat()} for line in lines]
+    if connection.execute(_APPEND_EACH, [Json(rows)]).rowcount != len(lines):
+        raise _moved_meanwhile(steps[0].job)
+    for step, line in zip(steps, lines, strict=True):
+        connection.signals.append(partial(say_step, step.job, line))
+        if step.event in WAKING_JOB_EVENTS:
+            connection.woken.add(step.job.job_id)
+
+
+def _line_that_stays(step: Step) -> Event:
+    job = step.job
+    if next_job_state(job.state, step.event) is not job.state:
+        raise _not_valid(job, step.event)
+    return _next_line(job, step.event, job.state.value, step.at, step.actor, None, dict(step.detail))
+
+
+def _not_valid(job: Job | JobHead, event: JobEvent) -> IllegalTransition:
+    return IllegalTransition(
+        f"the event {event.value!r} is not valid in the state {job.state.value!r}.",
+        job=job.label,
+        written="This step made no external write.",
+        remedy=f"`airflow aihandoff jobs show {job.job_id}` shows how the job reached this state.",
+    )
+
+
+def _moved_meanwhile(job: Job | JobHead) -> IllegalTransition:
+    return IllegalTransition(
+        "another process moved the job at the same time.",
+        job=job.label,
+        written="This step made no external write.",
+        remedy="Retry: that is safe.",
+    )
+
+
 def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
     """When a person saw that the job failed. One who acts on it then has; it holds until the job leaves the state."""
     if state is JobState.FAILED and line.actor_kind in PERSON_KINDS:
@@ -136,7 +198,7 @@ def begin(connection: LedgerConnection, job: Job, *, actor: Actor, detail: Mappi
 
 
 def _next_line(
-    job: Job,
+    job: Job | JobHead,
     event: JobEvent,
     to_state: str,
     at: datetime,
@@ -148,7 +210,7 @@ def _next_line(
 
 
 def _line(
-    job: Job,
+    job: Job | JobHead,
     event: JobEvent,
     from_state: str | None,
     to_state: str,
@@ -195,12 +257,7 @@ def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event
     }
     values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
     if connection.execute(_MOVE.format(assignments), values).rowcount != 1:
-        raise IllegalTransition(
-            "another process moved the job at the same time.",
-            job=before.label,
-            written="This step made no external write.",
-            remedy="Retry: that is safe.",
-        )
+        raise _moved_meanwhile(before)
     connection.signals.append(partial(say_step, after, line))
 
 
