@@ -177,7 +177,7 @@ async def test_deliveries_that_wait_are_recorded_together_and_each_gets_its_own_
 
 async def test_a_delivery_does_not_wait_for_others_to_come(intake: Intake, stub: Stub) -> None:
     for number in range(3):
-        assert await intake.receive(delivery(number)) == f"receipt of wh_{number}"
+        assert await intake.receive(delivery(number)) == receipt(delivery(number))
     assert stub.batches == [["wh_0"], ["wh_1"], ["wh_2"]]
 
 
@@ -209,7 +209,7 @@ async def test_deliveries_that_a_batch_leaves_are_recorded_alone_and_keep_no_bat
     stub.gate.clear()
     alone = send(intake, [delivery(number) for number in range(2 * ALONE)])
     await until(lambda: stub.inside == ALONE)
-    assert await intake.receive(delivery(100)) == "receipt of wh_100"
+    assert await intake.receive(delivery(100)) == receipt(delivery(100))
     assert not any(each.done() for each in alone)
     stub.gate.set()
     assert await asyncio.gather(*alone) == [f"receipt of wh_{number}" for number in range(2 * ALONE)]
@@ -227,7 +227,7 @@ async def test_a_delivery_that_the_ledger_refuses_fails_none_of_those_that_came_
     assert [str(each) for each in answers[BATCHES:]] == [
         "the ledger's database refused: DataError." if number == 3 else f"receipt of wh_{number}" for number in range(6)
     ]
-    assert await intake.receive(delivery(10)) == "receipt of wh_10"
+    assert await intake.receive(delivery(10)) == receipt(delivery(10))
 
 
 async def test_an_error_that_no_one_expects_is_raised_to_the_delivery_that_has_it(intake: Intake, stub: Stub) -> None:
@@ -261,7 +261,7 @@ async def test_a_delivery_whose_request_was_cancelled_is_recorded_if_that_has_be
     stub.gate.set()
     await asyncio.gather(*begun, *waiting, return_exceptions=True)
     assert sorted(stub.order) == ["wh_-1", "wh_-2", "wh_0", "wh_2"]
-    assert await intake.receive(delivery(-1)) == "receipt of wh_-1"
+    assert await intake.receive(delivery(-1)) == receipt(delivery(-1))
     assert intake._inside == 0
 
 
