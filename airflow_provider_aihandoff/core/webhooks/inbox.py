@@ -154,7 +154,7 @@ class _Match:
     revision: Revision
 
 
-def record(connection: LedgerConnection, judged: Sequence[Judged]) -> list[Receipt]:
+def record_all(connection: LedgerConnection, judged: Sequence[Judged]) -> list[Receipt]:
     """Record deliveries of different webhooks; return what was recorded of each."""
     rows = [
         {
@@ -416,7 +416,7 @@ def _record(
     poll_after: float | None = None,
     note: str | None = None,
 ) -> Receipt:
-    (receipt,) = record(connection, [Judged(delivery, disposition, job_id, poll_after, note)])
+    (receipt,) = record_all(connection, [Judged(delivery, disposition, job_id, poll_after, note)])
     return receipt
 
 

@@ -27,7 +27,7 @@ from airflow_provider_aihandoff.core.webhooks.inbox import (
     Judged,
     Receipt,
     disposition_of,
-    record,
+    record_all,
 )
 
 _FIND = f"""
@@ -83,7 +83,7 @@ def _receive_together(connection: LedgerConnection, deliveries: Sequence[Deliver
     unknown = _find_unknown(connection, ended - matches.keys())
     judged = _first_of_each([_judge(delivery, matches, unknown) for delivery in deliveries])
     taken = [each for each in judged if each is not None]
-    receipts = record(connection, taken) if taken else []
+    receipts = record_all(connection, taken) if taken else []
     _write(
         connection,
         [(each, receipt.entry) for each, receipt in zip(taken, receipts, strict=True) if not receipt.repeated],

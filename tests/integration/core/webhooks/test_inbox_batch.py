@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_aihandoff.core import crashpoints
 from airflow_provider_aihandoff.core.errors import IllegalTransition, LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import InboxEntry, Revision
+from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Revision
 from airflow_provider_aihandoff.core.states import Disposition, JobEvent, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks import inbox_batch
 from airflow_provider_aihandoff.core.webhooks.inbox import POLL_AFTER, Delivery, Receipt
@@ -168,6 +168,14 @@ class TestTogether:
         assert (first.repeated, first.entry.deliveries, second.repeated) == (True, 2, False)
         assert ledger.record(job.job_id) == before
 
+    def test_a_webhook_that_a_person_has_discarded_stays_so_when_it_comes_again(self, ledger: Ledger) -> None:
+        deliver(ledger, "wh_0", "resp_0")
+        ledger.inbox.discard("wh_0", actor=Actor.program("alice"), why="?")
+        job, _ = running(ledger, 0), running(ledger, 1)
+        receipts = together(ledger, of(0), of(1))
+        assert dispositions(receipts) == [D.DISCARDED, D.APPLIED]
+        assert count(ledger, job.job_id, JobEvent.RESPONSE_ENDED) == 0
+
     def test_what_a_poll_has_found_before_is_a_duplicate(self, ledger: Ledger) -> None:
         draft(ledger, job_spec(job_key="note:0"), response_id="resp_0")
         running(ledger, 1)
@@ -245,10 +253,10 @@ class TestLeft:
         assert ledger.inbox.read("wh_0").disposition is D.APPLIED
         assert count(ledger, job.job_id, JobEvent.RESPONSE_ENDED) == 1
 
-    def test_a_revision_that_gets_another_response_between_two_statements_is_left(
+    def test_a_revision_that_is_known_although_it_was_not_found_is_left(
         self, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The id is not found, its job being locked, and then it is known."""
+        """Its job was locked at that moment."""
         job = running(ledger, 0)
         find = inbox_batch._find
 
@@ -284,7 +292,7 @@ class TestAllOrNone:
         run(conninfo, "UPDATE aihandoff.jobs SET state = 'running' WHERE job_id = %s", job.job_id)
         assert ledger.inbox.entries() == []
 
-    def test_a_ledger_whose_job_has_moved_on_unseen_takes_no_line(
+    def test_a_job_that_has_moved_on_unseen_leaves_none(
         self, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job, _ = running(ledger, 0), running(ledger, 1)
