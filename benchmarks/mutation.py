@@ -38,6 +38,9 @@ _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 
 _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
+_TOGETHER = f"{_LEDGER}/webhooks/test_inbox_batch.py"
+_INTAKE = "tests/unit/core/webhooks/test_intake.py"
+
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -491,6 +494,55 @@ GUARDS = (
         "inbox: a repeated delivery changes nothing",
         f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_a_repeated_webhook_keeps_its_disposition_after_its_job_has_moved_on",
         ("_receive", "    if not receipt.repeated:\n", "    if True:\n"),
+    ),
+    guard(
+        "inbox: a repeated delivery changes nothing in a batch either",
+        f"{_TOGETHER}::TestTogether::test_a_webhook_that_a_person_has_discarded_stays_so_when_it_comes_again",
+        ("_receive_together", " if not receipt.repeated]", "]"),
+    ),
+    guard(
+        "inbox: a batch waits for no job that another process has locked",
+        f"{_TOGETHER}::TestLeft::test_a_job_that_another_process_has_locked_holds_up_no_one",
+        ("inbox_batch:_FIND", "FOR UPDATE OF j, r SKIP LOCKED", "FOR UPDATE OF j, r"),
+    ),
+    guard(
+        "inbox: a batch puts no response into quarantine that its worker is storing",
+        f"{_TOGETHER}::TestLeft::test_an_id_that_its_worker_is_storing_is_left_and_not_put_into_quarantine",
+        ("_LOCK_RESPONSES", "pg_try_advisory_xact_lock(hashtextextended(response_id, 0))", "true"),
+    ),
+    guard(
+        "inbox: a batch puts no response into quarantine whose job is locked",
+        f"{_TOGETHER}::TestLeft::test_a_revision_that_is_known_although_it_was_not_found_is_left",
+        (
+            "_find_unknown",
+            'locked - {row["response_id"] for row in connection.execute(_KNOWN, [list(locked)])}',
+            "locked",
+        ),
+    ),
+    guard(
+        "inbox: of two webhooks about one job, a batch takes the first",
+        f"{_TOGETHER}::TestLeft::test_webhooks_about_one_job_are_recorded_one_after_the_other_in_their_order",
+        ("_first_of_each", "None if names & seen else each", "each"),
+    ),
+    guard(
+        "history: no line of a batch is written for a job that has moved on",
+        f"{_TOGETHER}::TestAllOrNone::test_a_job_that_has_moved_on_unseen_leaves_none",
+        ("append_each", ".rowcount != len(lines):", ".rowcount > len(lines):"),
+    ),
+    guard(
+        "receiver: a delivery that the ledger refuses fails none beside it in its batch",
+        f"{_INTAKE}::test_a_delivery_that_the_ledger_refuses_fails_none_of_those_that_came_with_it",
+        ("Intake._record_together", " and not isinstance(error, _Refused)", ""),
+    ),
+    guard(
+        "receiver: deliveries about one response are recorded in their order",
+        f"{_INTAKE}::test_deliveries_about_one_response_are_recorded_one_after_the_other_as_they_came",
+        ("Intake._take", "if place.about in self._recording:", "if False:"),
+    ),
+    guard(
+        "receiver: a batch that hangs holds up no others",
+        f"{_INTAKE}::test_a_batch_that_hangs_holds_up_no_others",
+        ("Intake._may_begin", "(late or len(self._waiting) >= BATCH)", "len(self._waiting) >= BATCH"),
     ),
     guard(
         "inbox: an early webhook is adopted",

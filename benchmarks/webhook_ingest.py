@@ -2,13 +2,16 @@
 
 Run it with `.venv/bin/python -m benchmarks.webhook_ingest [jobs in the small ledger] [jobs in the large one]`. The
 server is `airflow aihandoff webhooks serve`, in two processes, since Python uses one core for each; PostgreSQL is the
-one from the wheel, with its durable defaults; the load comes over 16 connections from this process. Beside it, in the
-same run: the same servers without a ledger, and the same rows written without a server.
+one from the wheel, with its durable defaults. The load comes from this process: webhooks that arrive at once, over many
+connections, each of which sends the next one when one is answered; and then webhooks that arrive at a steady rate.
+Beside it: the same servers without a ledger, and the same rows inserted one by one without a server, over as many
+connections as the servers have to the ledger. All of them take turns, so that each meets the same machine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -16,9 +19,10 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +31,7 @@ import psycopg
 from standardwebhooks.webhooks import Webhook
 
 from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.webhooks.intake import AT_ONCE
 from benchmarks.ledger_rows import fill
 from demo.airflow_stack import postgres_connection
 from demo.guardian import descendants
@@ -35,24 +40,42 @@ from demo.postgres import Postgres, open_postgres
 from demo.processes import ProcessSpec, Supervisor, environment, python
 from demo.waiting import wait_until
 
-CONNECTIONS = 16
+CONNECTIONS = 256
 RECEIVERS = 2
-WEBHOOKS = 5_000
+WEBHOOKS = 10_000
+TURNS = 5
+WARM_UP = 1_000
+
+#: Webhooks a second at the steady rate, how many of them, and the connections that they come over.
+PACE = 500
+PACED = 5_000
+PACED_CONNECTIONS = 64
+
 SECRET = f"whsec_{b64encode(os.urandom(32)).decode()}"
 PATH = "/aihandoff/webhooks/openai/openai_default"
 
 
-@dataclass(frozen=True)
+#: Who has used how many seconds of CPU.
+Cpu = Callable[[], dict[str, float]]
+
+
+@dataclass
 class Result:
-    """What one run of the load brought.
+    """What the turns of one load brought.
 
     :param cpu: seconds of CPU by who used them.
     """
 
     name: str
-    seconds: float
-    latencies: list[float]
-    cpu: dict[str, float]
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    cpu: Counter[str] = field(default_factory=Counter)
+
+    def add(self, seconds: float, latencies: list[float], cpu: Mapping[str, float]) -> None:
+        """Add a turn."""
+        self.seconds += seconds
+        self.latencies += latencies
+        self.cpu.update(cpu)
 
     @property
     def rate(self) -> float:
@@ -70,82 +93,116 @@ class Result:
 def main() -> None:
     """Measure, and print rates, latencies, and where the CPU went."""
     sizes = [int(argument) for argument in sys.argv[1:3]] or [1_000, 1_000_000]
-    with tempfile.TemporaryDirectory() as folder:
-        postgres = open_postgres(Path(folder) / "postgres")
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        postgres = open_postgres(folder / "postgres")
+        stack.callback(postgres.destroy)
         postgres.start()
-        try:
-            results = [bare_answers(Path(folder))]
-            for size in sizes:
-                name = f"ledger_{size}"
-                postgres.create_database(name)
-                schema.upgrade(postgres.connection_kwargs(name))
-                with postgres.connect(name) as connection:
-                    fill(connection, size, running=WEBHOOKS, prefixes=("bare", "warm", "run"))
-                results += [bare_rows(postgres, name, size), ingest(Path(folder), postgres, name, size)]
-        finally:
-            postgres.destroy()
-    report(results)
+        answers = _Servers("same servers, no ledger", *stack.enter_context(_without_ledger(folder)))
+        ledgers = [_Measured(stack, folder, postgres, size) for size in sizes]
+        for turn in range(TURNS):
+            answers.take_turn(turn)
+            for ledger in ledgers:
+                ledger.take_turn(turn)
+        for ledger in ledgers:
+            ledger.take_pace()
+        report(answers.result, ledgers)
 
 
-def report(results: list[Result]) -> None:
+def report(answers: Result, ledgers: list[_Measured]) -> None:
     """Print the table, and the ratios that count."""
     head = f"{WEBHOOKS} webhooks, {CONNECTIONS} connections"
     print(f"{head:38} {'a second':>8} {'p50 ms':>8} {'p99 ms':>8}   CPU ms a webhook")
-    for result in results:
-        print(result.line)
-    answers, rows_small, small, _, large = results
-    print(f"large ledger / small ledger, time a webhook    {small.rate / large.rate:5.2f}")
-    print(f"share of the same servers without a ledger     {small.rate / answers.rate:5.0%}")
-    print(f"share of the same rows without servers         {small.rate / rows_small.rate:5.0%}")
+    print(answers.line)
+    for ledger in ledgers:
+        for result in (ledger.rows, ledger.servers.result, ledger.paced):
+            print(result.line)
+    for ledger in ledgers:
+        rate = ledger.servers.result.rate
+        print(f"{ledger.size:9,} jobs / same servers, no ledger     {rate / answers.rate:5.0%}")
+        print(f"{ledger.size:9,} jobs / same rows, no servers       {rate / ledger.rows.rate:5.0%}")
+    small, large = (ledger.servers.result.rate for ledger in ledgers)
+    print(f"large ledger / small ledger, time a webhook     {small / large:5.2f}")
 
 
-def bare_answers(folder: Path) -> Result:
-    """The same server, which verifies and answers, and records nothing."""
-    command = python("-m", "benchmarks.receiver_without_ledger")
-    with receivers(folder, command, {}) as (ports, cpu):
-        load("warm up", ports, "warm", dict, number=500)
-        return load("same servers, no ledger", ports, "none", cpu)
+class _Servers:
+    """Receivers that wait for their turns."""
+
+    def __init__(self, name: str, ports: list[int], cpu: Cpu) -> None:
+        self.ports, self.cpu, self.result = ports, cpu, Result(name)
+        load(Result("warm up"), ports, signed_all("warm", range(WARM_UP)), dict)
+
+    def take_turn(self, turn: int) -> None:
+        """Send them their share of the webhooks, as fast as they answer."""
+        load(self.result, self.ports, signed_all("run", _share(turn)), self.cpu)
 
 
-def ingest(folder: Path, postgres: Postgres, database: str, size: int) -> Result:
+class _Measured:
+    """One ledger, the receivers in front of it, and the rows that are written without them."""
+
+    def __init__(self, stack: ExitStack, folder: Path, postgres: Postgres, size: int) -> None:
+        self.size, self._postgres, self._database = size, postgres, f"ledger_{size}"
+        postgres.create_database(self._database)
+        schema.upgrade(postgres.connection_kwargs(self._database))
+        with postgres.connect(self._database) as connection:
+            fill(connection, size, running=WEBHOOKS, prefixes=("bare", "warm", "run", "paced"))
+        self.rows = Result(f"same rows, no servers, {size:,} jobs")
+        self.paced = Result(f"{PACE} a second, {size:,} jobs")
+        started = stack.enter_context(_with_ledger(folder, postgres, self._database))
+        self.servers = _Servers(f"webhooks, {size:,} jobs", *started)
+
+    def take_turn(self, turn: int) -> None:
+        """Write a share of the rows, and send a share of the webhooks."""
+        asyncio.run(self._write_rows(_share(turn)))
+        self.servers.take_turn(turn)
+
+    def take_pace(self) -> None:
+        """Send webhooks at the steady rate, and see that all of them, and of the turns, were applied."""
+        load(self.paced, self.servers.ports, signed_all("paced", range(PACED)), self.servers.cpu, pace=PACE)
+        with self._postgres.connect(self._database) as connection:
+            row = connection.execute("SELECT count(*) FROM aihandoff.inbox WHERE disposition = 'applied'").fetchone()
+        assert row is not None
+        assert row[0] == WARM_UP + WEBHOOKS + PACED, f"only {row[0]} webhooks were applied"
+
+    async def _write_rows(self, share: range) -> None:
+        """The rows that a webhook writes, in transactions of their own."""
+        numbers = iter(share)
+        latencies: list[float] = []
+
+        async def write() -> None:
+            connection = await psycopg.AsyncConnection.connect(**self._postgres.connection_kwargs(self._database))
+            async with connection:
+                for number in numbers:
+                    begun = time.perf_counter()
+                    async with connection.pipeline():
+                        for statement in _ROWS:
+                            await connection.execute(statement, {"n": number})
+                    await connection.commit()
+                    latencies.append(time.perf_counter() - begun)
+
+        before, begun = _own_cpu(), time.perf_counter()
+        await asyncio.gather(*(write() for _ in range(RECEIVERS * AT_ONCE)))
+        self.rows.add(time.perf_counter() - begun, latencies, {"writer": _own_cpu() - before})
+
+
+def _share(turn: int) -> range:
+    """The numbers of the webhooks of a turn."""
+    share = WEBHOOKS // TURNS
+    return range(turn * share, (turn + 1) * share)
+
+
+def _without_ledger(folder: Path) -> AbstractContextManager[tuple[list[int], Cpu]]:
+    """The same servers, which verify and answer, and record nothing."""
+    return receivers(folder, python("-m", "benchmarks.receiver_without_ledger"), {})
+
+
+@contextmanager
+def _with_ledger(folder: Path, postgres: Postgres, database: str) -> Iterator[tuple[list[int], Cpu]]:
     """The real thing."""
     ledger = {"AIRFLOW_CONN_AIHANDOFF_LEDGER": json.dumps(postgres_connection(postgres, database))}
     command = python("-m", "airflow", "aihandoff", "webhooks", "serve")
     with receivers(folder, command, ledger) as (ports, cpu):
-        load("warm up", ports, "warm", dict, number=500)
-        result = load(f"webhooks, {size:,} jobs", ports, "run", lambda: {**cpu(), "postgres": postgres_cpu()})
-    with postgres.connect(database) as connection:
-        row = connection.execute("SELECT count(*) FROM aihandoff.inbox WHERE disposition = 'applied'").fetchone()
-    assert row is not None
-    assert row[0] == WEBHOOKS + 500, f"only {row[0]} webhooks were applied"
-    return result
-
-
-def bare_rows(postgres: Postgres, database: str, size: int) -> Result:
-    """The rows that a webhook writes, over as many connections as the server has, in transactions of their own."""
-    return asyncio.run(_write_rows(postgres, database, size))
-
-
-async def _write_rows(postgres: Postgres, database: str, size: int) -> Result:
-    numbers = iter(range(WEBHOOKS))
-    latencies: list[float] = []
-
-    async def write() -> None:
-        connection = await psycopg.AsyncConnection.connect(**postgres.connection_kwargs(database))
-        async with connection:
-            for number in numbers:
-                begun = time.perf_counter()
-                async with connection.pipeline():
-                    for statement in _ROWS:
-                        await connection.execute(statement, {"n": number})
-                await connection.commit()
-                latencies.append(time.perf_counter() - begun)
-
-    before, begun = _own_cpu(), time.perf_counter()
-    await asyncio.gather(*(write() for _ in range(8)))
-    seconds = time.perf_counter() - begun
-    cpu = {"writer": _own_cpu() - before}
-    return Result(f"same rows, no servers, {size:,} jobs", seconds, latencies, cpu)
+        yield ports, lambda: {**cpu(), "postgres": postgres_cpu()}
 
 
 _ROWS = (
@@ -164,9 +221,7 @@ _ROWS = (
 
 
 @contextmanager
-def receivers(
-    folder: Path, command: tuple[str, ...], extra: Mapping[str, str]
-) -> Iterator[tuple[list[int], Callable[[], dict[str, float]]]]:
+def receivers(folder: Path, command: tuple[str, ...], extra: Mapping[str, str]) -> Iterator[tuple[list[int], Cpu]]:
     """Servers on free ports, and how much CPU they have used."""
     openai = {"conn_type": "openai", "password": "none", "extra": {"webhook_secrets": [SECRET]}}
     settings = {
@@ -196,32 +251,61 @@ def _is_up(services: Supervisor, port: int) -> bool:
         return False
 
 
-def load(name: str, ports: list[int], kind: str, cpu: Callable[[], dict[str, float]], number: int = WEBHOOKS) -> Result:
-    """Send webhooks as fast as they are answered, each one over a connection that is kept open."""
-    requests = iter([signed(kind, index) for index in range(number)])
+def load(result: Result, ports: list[int], requests: list[bytes], cpu: Cpu, *, pace: float | None = None) -> None:
+    """Send webhooks over connections that are kept open, and add what came of it to a result.
+
+    :param pace: how many a second; by default, as fast as they are answered. A latency counts from the moment at which
+        its webhook was due, also where no connection was free.
+    """
     latencies: list[float] = []
     before = {**cpu(), "load": _own_cpu()}
     begun = time.perf_counter()
-    asyncio.run(_send_all(ports, requests, latencies))
+    asyncio.run(_send_all(ports, iter(requests), latencies, pace))
     seconds = time.perf_counter() - begun
     after = {**cpu(), "load": _own_cpu()}
-    return Result(name, seconds, latencies, {who: after[who] - before[who] for who in after})
+    result.add(seconds, latencies, {who: after[who] - before[who] for who in after})
 
 
-async def _send_all(ports: list[int], requests: Iterator[bytes], latencies: list[float]) -> None:
+async def _send_all(ports: list[int], requests: Iterator[bytes], latencies: list[float], pace: float | None) -> None:
+    started, numbers = time.perf_counter(), itertools.count()
+
+    async def due() -> float:
+        """Wait until the next request is due; when that was."""
+        if pace is None:
+            return time.perf_counter()
+        at = started + next(numbers) / pace
+        await asyncio.sleep(max(0.0, at - time.perf_counter()))
+        return at
+
     async def send(port: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        connection = await asyncio.open_connection("127.0.0.1", port)
         for request in requests:
-            begun = time.perf_counter()
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 "), head
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
+            begun = await due()
+            while not await _answered(*connection, request):
+                connection = await asyncio.open_connection("127.0.0.1", port)
             latencies.append(time.perf_counter() - begun)
-        writer.close()
+        connection[1].close()
 
-    await asyncio.gather(*(send(ports[number % len(ports)]) for number in range(CONNECTIONS)))
+    connections = CONNECTIONS if pace is None else PACED_CONNECTIONS
+    await asyncio.gather(*(send(ports[number % len(ports)]) for number in range(connections)))
+
+
+async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
+    """Deliver once; False where the connection broke, so that it has to be delivered again."""
+    try:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return False
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    return True
+
+
+def signed_all(kind: str, numbers: Iterable[int]) -> list[bytes]:
+    """The requests with these numbers."""
+    return [signed(kind, number) for number in numbers]
 
 
 def signed(kind: str, number: int) -> bytes:

@@ -10,7 +10,8 @@ Each step does what the operator or sensor of the same kind does, on the real co
   ``complete``: end a job that intends none. ``skip``: record that Airflow has skipped the task of the last effect.
 - ``resolve``: a person says that a lost request is to be sent again. ``settle``: the reconciler cancels what no
   revision waits for.
-- ``receive``: OpenAI's webhook about the job's response. ``poll``: what the reconciler records of one that has ended.
+- ``receive``: OpenAI's webhook about the job's response, alone; ``receive together``: in a batch. ``poll``: what the
+  reconciler records of one that has ended.
 - ``fund``: a person makes a budget for the work alone. ``reclaim``: what was reserved for a lost request comes back.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 - ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
@@ -23,7 +24,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -64,7 +65,7 @@ from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
-from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.elements import all_failures, first_wait
 from airflow_provider_aihandoff.operators.retries import final_errors
@@ -444,14 +445,30 @@ def _settle(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
 
 def _receive(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     """Deliver the webhook of each response that was made for the job, and poll those that no job knows."""
+    return _deliver(world, ledger, attempt, lambda deliveries: map(ledger.inbox.receive, deliveries))
+
+
+def _receive_together(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """The same, in a batch."""
+    return _deliver(world, ledger, attempt, lambda deliveries: receive_together(ledger, deliveries))
+
+
+def _deliver(
+    world: World, ledger: Ledger, attempt: Attempt, receive: Callable[[list[Delivery]], Iterable[Receipt]]
+) -> Outcome:
     responses = _responses(world, job_of(ledger, attempt.work))
     if any(response["status"] not in ENDED_RESPONSE_STATUSES for response in responses):
         return Outcome("wait", POLL_SECONDS, "a response runs")
     with providers() as provider_for:
-        for response in responses:
-            entry = ledger.inbox.receive(webhook(response)).entry
-            find_owner(ledger, entry.webhook_id, provider_for(OPENAI))
+        for receipt in receive([webhook(response) for response in responses]):
+            find_owner(ledger, receipt.entry.webhook_id, provider_for(OPENAI))
     return DONE
+
+
+def receive_together(ledger: Ledger, deliveries: Sequence[Delivery]) -> list[Receipt]:
+    """Record deliveries in a batch, and those alone that it leaves, as the receiver of webhooks does."""
+    receipts = ledger.inbox_batches.receive(deliveries)
+    return [receipt or ledger.inbox.receive(delivery) for delivery, receipt in zip(deliveries, receipts, strict=True)]
 
 
 def _responses(world: World, job: Job) -> list[Mapping[str, Any]]:
@@ -552,6 +569,7 @@ STEPS: Mapping[str, Step] = {
     "notify": _notify,
     "rollback": _rollback,
     "receive": _receive,
+    "receive together": _receive_together,
     "resolve": _resolve,
     "settle": _settle,
     "poll": _poll,

@@ -35,7 +35,7 @@ from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from chaos import plain
-from chaos.attempts import POLL_SECONDS, Attempt, Outcome, webhook
+from chaos.attempts import POLL_SECONDS, Attempt, Outcome, receive_together, webhook
 from chaos.count import Count, Row, Witness, compare, duplicates
 from chaos.drive import Step, Stuck, drive
 from chaos.effects import TABLE
@@ -90,6 +90,7 @@ _USUAL = {
     "decide": ("review.decide",),
     "cancel": ("cancel.request", "cancel.record", "wait.cancel"),
     "receive": ("receive.insert", "receive.correlate"),
+    "receive together": ("receive.batch", "receive.correlate"),
     "rollback": ("undo.start", *_SEND),
 }
 #: What it does where something went wrong before.
@@ -98,7 +99,7 @@ _UNUSUAL = {
     "plan": ("review.ask",),
     "decide": ("review.decide",),
     "cancel": ("cancel.request",),
-    "receive": ("receive.retrieve", "receive.adopt", "receive.polled"),
+    **dict.fromkeys(("receive", "receive together"), ("receive.retrieve", "receive.adopt", "receive.polled")),
 }
 _AFTER_A_LOSS = ("apply.release", "apply.refuse", "apply.lose", "apply.resolve", "probe.send")
 
@@ -283,12 +284,12 @@ class Chaos:
         delivered: set[str] = set()
         with OpenAI(base_url=world.openai_url, api_key="sk-of-the-chaos-run") as client:
             while not self._over.wait(0.5):
-                for response in _ended(world):
-                    if response["id"] not in delivered:
-                        with suppress(LedgerUnavailable, psycopg.Error):
-                            entry = self._ledger.inbox.receive(webhook(response)).entry
-                            find_owner(self._ledger, entry.webhook_id, OpenAIProvider(client))
-                            delivered.add(response["id"])
+                new = [response for response in _ended(world) if response["id"] not in delivered]
+                with suppress(LedgerUnavailable, psycopg.Error):
+                    receipts = receive_together(self._ledger, [webhook(response) for response in new])
+                    for response, receipt in zip(new, receipts, strict=True):
+                        find_owner(self._ledger, receipt.entry.webhook_id, OpenAIProvider(client))
+                        delivered.add(response["id"])
 
     # The work.
 
@@ -371,7 +372,7 @@ class _Run:
         if (self.pipeline(cancelled_in) or self.pipeline()) and self.ending == "roll back":
             self.step("rollback")
         if self.chance.random() < 0.02:
-            self.step("receive")
+            self.step(self.chance.choice(["receive", "receive together"]))
 
     def pipeline(self, cancelled_in: str | None = None) -> bool:
         """Run its tasks, one of them while a person cancels the job; False where one has failed for good."""

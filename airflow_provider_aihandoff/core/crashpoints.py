@@ -20,6 +20,7 @@ STEPS = (
     "surplus.settle",
     "wait.ended",
     "receive.insert",
+    "receive.batch",
     "receive.correlate",
     "receive.adopt",
     "receive.polled",

@@ -41,6 +41,7 @@ from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
+from airflow_provider_aihandoff.core.webhooks.inbox_batch import InboxBatches
 
 #: Which jobs a list is about: empty or NULL parameters leave out nothing.
 _JOB_FILTER = f"""
@@ -157,6 +158,7 @@ class Ledger:
         self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
         self.inbox = Inbox(self._database)
+        self.inbox_batches = InboxBatches(self._database)
         self.reviews = Reviews(self._database, digest_key)
         self.review_queue = ReviewQueue(self._database)
         self.reassignments = Reassignments(self._database)

@@ -271,12 +271,33 @@ class Job:
     @property
     def label(self) -> str:
         """How messages name the job: on one line, without a character that a terminal or a log would obey."""
-        return escape(f"job {self.job_id} ({self.job_type} {self.job_key}, revision {self.revision})")
+        return _label(self)
 
     @property
     def owner(self) -> Owner:
         """The task instance that the job belongs to now."""
         return Owner(self.dag_id, self.run_id, self.task_id, self.map_index, self.ti_id, self.try_number)
+
+
+@dataclass(frozen=True)
+class JobHead:
+    """What a line of its history needs of a job: of many at once, the inputs would be much to read."""
+
+    job_id: int
+    job_type: str
+    job_key: str
+    state: JobState
+    revision: int
+    event_seq: int
+    event_hash: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", JobState(self.state))
+
+    @property
+    def label(self) -> str:
+        """How messages name the job, as :attr:`Job.label`."""
+        return _label(self)
 
 
 @dataclass(frozen=True)
@@ -629,6 +650,10 @@ class InboxEntry:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "disposition", Disposition(self.disposition))
+
+
+def _label(job: Job | JobHead) -> str:
+    return escape(f"job {job.job_id} ({job.job_type} {job.job_key}, revision {job.revision})")
 
 
 def columns(record: type, prefix: str = "", *, without: frozenset[str] = frozenset()) -> str:

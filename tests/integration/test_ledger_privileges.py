@@ -13,10 +13,10 @@ import pytest
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
-from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.core.states import Disposition, JobState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import URL_VARIABLE, Postgres
-from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec, submit
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 ROLES = """
@@ -54,8 +54,14 @@ def test_the_documented_privileges_are_enough_and_no_more(postgres: Postgres) ->
         event = {"type": "response.completed", "data": {"id": "resp_1"}}
         ledger.inbox.receive(Delivery("wh_1", "openai_default", "response.completed", "resp_1", event))
         ledger.inbox.receive(Delivery("wh_2", "openai_default", "response.completed", "resp_2", event))
+        submit(ledger, job_spec(job_key="running"), "resp_3")
+        (receipt,) = ledger.inbox_batches.receive(
+            [Delivery("wh_3", "openai_default", "response.completed", "resp_3", event)]
+        )
+        assert receipt is not None
+        assert receipt.entry.disposition is Disposition.APPLIED
         ledger.inbox.discard("wh_2", actor=Actor.program("alice"), why="a test")
-        assert ledger.inbox.prune(timedelta(0)) == 2
+        assert ledger.inbox.prune(timedelta(0)) == 3
     for refused in (
         "DELETE FROM aihandoff.jobs",
         "DELETE FROM aihandoff.decisions",

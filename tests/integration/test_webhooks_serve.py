@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,11 +19,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psycopg
 import pytest
 from airflow.cli.cli_parser import get_parser
 
+from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.states import Disposition
 from airflow_provider_aihandoff.web.bounded_server import HEAD_TIMEOUT, MAX_CONNECTIONS
+from tests.factories import job_spec, submit
 from tests.unit.core.webhooks.signing import OTHER_SECRET, SECRET, signed
 
 BODY = b'{"type": "response.completed", "data": {"id": "resp_of_the_tests"}}'
@@ -202,6 +207,69 @@ def test_the_receiver_finishes_a_delivery_that_has_begun_before_it_stops(start: 
     assert answer.status_code == 200
     assert process.wait(timeout=60) == 0
     assert ledger.inbox.read("wh_1").deliveries == 1
+
+
+async def deliver_all(url: str, numbers: Iterable[int], answered: Callable[[int, int], None]) -> None:
+    """Deliver webhooks at once; ``answered`` is called with the number and the status of each that is answered."""
+
+    async def send(number: int) -> None:
+        event = {"type": "response.completed", "data": {"id": f"resp_{number}"}}
+        body = json.dumps(event).encode()
+        try:
+            answer = await client.post(url, content=body, headers={**JSON, **signed(body, webhook_id=f"wh_{number}")})
+        except httpx.TransportError:
+            return
+        assert answer.status_code != 503 or answer.headers["Retry-After"]
+        answered(number, answer.status_code)
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as client:
+        await asyncio.gather(*(send(number) for number in numbers))
+
+
+def kill(process: subprocess.Popen[str], conninfo: Mapping[str, Any]) -> None:
+    process.kill()
+
+
+def break_connections(process: subprocess.Popen[str], conninfo: Mapping[str, Any]) -> None:
+    with psycopg.connect(**conninfo, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'aihandoff'"
+        )
+
+
+@pytest.mark.parametrize("strike", [kill, break_connections])
+def test_webhooks_that_come_at_once_are_in_the_inbox_if_they_were_answered_and_each_counts_once(
+    start: Start, conninfo: dict[str, Any], strike: Callable[[subprocess.Popen[str], Mapping[str, Any]], None]
+) -> None:
+    many, statuses = 80, dict[int, int]()
+    with Ledger(conninfo) as ledger:
+        jobs = [submit(ledger, job_spec(job_key=f"note:{n}"), f"resp_{n}").job_id for n in range(many)]
+    process = start()
+
+    def answered(number: int, status: int) -> None:
+        statuses[number] = status
+        if len(statuses) == many // 8:
+            strike(process, conninfo)
+
+    asyncio.run(deliver_all(address(process), range(many), answered))
+    taken = {f"wh_{number}" for number, status in statuses.items() if status == 200}
+    assert set(statuses.values()) <= {200, 503}
+    with Ledger(conninfo) as ledger:
+        assert taken <= {entry.webhook_id for entry in ledger.inbox.entries(limit=many)}
+        process = start()
+        again = dict[int, int]()
+        asyncio.run(deliver_all(address(process), range(many), again.__setitem__))
+        assert again == dict.fromkeys(range(many), 200)
+        entries = ledger.inbox.entries(limit=2 * many)
+        assert {entry.disposition for entry in entries} == {Disposition.APPLIED}
+        assert len(entries) == many
+        assert all(entry.deliveries == 2 for entry in entries if entry.webhook_id in taken)
+        for job_id in jobs:
+            record = ledger.record(job_id)
+            assert [line.event for line in record.events].count("response ended") == 1
+            assert first_break(record.events, record.job) is None
 
 
 HEALTH = b"GET /aihandoff/health HTTP/1.1\r\nHost: x\r\n\r\n"

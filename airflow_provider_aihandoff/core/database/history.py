@@ -15,50 +15,28 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.step_log import say_step
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
-from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Event, Job, columns
+from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Event, Job, JobHead, columns
 from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, next_job_state
 from airflow_provider_aihandoff.core.text import plain_or_none
 
 GENESIS = "0" * 64
 
-#: What a step of many jobs reads of none of them: it may be large.
-_LARGE = frozenset({"input", "permissions"})
 _LOCK_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s FOR UPDATE"
 _READ_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s"
-_LOCK_JOBS = f"""
-    SELECT {columns(Job, without=_LARGE)} FROM aihandoff.jobs WHERE job_id = ANY(%s) ORDER BY job_id FOR UPDATE"""
 #: One statement for both, so that no line is written for a job that another process has moved.
 _MOVE = f"""
     WITH moved AS (UPDATE aihandoff.jobs SET {{}} WHERE job_id = %(job_id)s AND state = %(was)s
         AND event_seq = %(seq)s - 1 RETURNING job_id)
     INSERT INTO aihandoff.events ({columns(Event)})
     SELECT {", ".join(f"%({each.name})s" for each in fields(Event))} FROM moved"""
-#: :data:`_MOVE` for many jobs: what differs from line to line is in arrays, the rest is the same in all of them.
-_LINE_TYPES = {
-    "job_id": "bigint",
-    "seq": "integer",
-    "event": "text",
-    "from_state": "text",
-    "to_state": "text",
-    "reason": "text",
-    "detail": "json",
-    "previous_hash": "text",
-    "hash": "text",
-}
-#: What else such a step sets in the jobs: a further column needs its type here.
-_CHANGE_TYPES = {"state_reason": "text", "acknowledged_at": "timestamptz", "decision_id": "bigint"}
-_MOVE_MANY = f"""
-    WITH lines AS (
-        SELECT * FROM unnest({{arrays}}) AS line ({{names}})
-    ), moved AS (
-        UPDATE aihandoff.jobs SET {{assignments}}, state = to_state, event_seq = seq, event_hash = hash,
-            updated_at = %(at)s
-        FROM lines WHERE jobs.job_id = lines.job_id AND jobs.state = from_state AND jobs.event_seq = seq - 1
-        RETURNING jobs.job_id
-    )
+#: The same for the lines of many jobs that stay in their states, of which no more is read than their heads.
+_APPEND_EACH = f"""
+    WITH line AS (SELECT * FROM json_populate_recordset(NULL::aihandoff.events, %s)),
+    moved AS (UPDATE aihandoff.jobs AS j SET event_seq = line.seq, event_hash = line.hash, updated_at = line.at
+        FROM line WHERE j.job_id = line.job_id AND j.state = line.from_state AND j.event_seq = line.seq - 1
+        RETURNING j.job_id)
     INSERT INTO aihandoff.events ({columns(Event)})
-    SELECT {", ".join(each.name if each.name in _LINE_TYPES else f"%({each.name})s" for each in fields(Event))}
-    FROM lines JOIN moved USING (job_id) ORDER BY job_id"""
+    SELECT {columns(Event, "line")} FROM line JOIN moved USING (job_id)"""
 #: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
 _HASH_VERSION = 2
 _SINCE_VERSION_2 = frozenset({*(f"actor_{each.name}" for each in fields(Actor)), "hash_version"})
@@ -68,6 +46,22 @@ _JSON_COLUMNS = frozenset({"input", "permissions", "review", "reassigned"})
 def as_json(value: Any) -> Json:
     """Wrap a value for a ``json`` column, as the bytes that digests are made from."""
     return Json(value, dumps=canonical_json)
+
+
+def execute_many(
+    connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any] | None]:
+    """Execute a statement that returns at most one row for each of many values, in one round trip.
+
+    :return: that row for each of the values, in their order; None where there is none.
+    """
+    found: list[dict[str, Any] | None] = []
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, rows, returning=True)
+        while True:
+            found.append(cursor.fetchone())
+            if not cursor.nextset():
+                return found
 
 
 def now(connection: LedgerConnection) -> datetime:
@@ -94,22 +88,26 @@ def lock(connection: LedgerConnection, job_id: int) -> Job:
     return _job(connection.execute(_LOCK_JOB, [job_id]).fetchone(), job_id)
 
 
-def lock_many(connection: LedgerConnection, job_ids: Sequence[int]) -> dict[int, Job]:
-    """Return those of the jobs that there are, by id, and keep others from changing them until the transaction ends.
-
-    They are locked in the order of their ids, so that two such steps cannot wait for each other; where a transaction
-    locks several lots, it takes these in that order too. Input and permissions are not read: they are empty here.
-    """
-    rows = connection.execute(_LOCK_JOBS, [sorted(job_ids)]).fetchall()
-    return {row["job_id"]: Job(**row, input={}, permissions={}) for row in rows}
-
-
 def _job(row: Mapping[str, Any] | None, job_id: int) -> Job:
     if row is None:
         raise JobNotFound(
             f"the ledger has no job {job_id}.", remedy="`airflow aihandoff jobs list` shows the ones it has."
         )
     return Job(**row)
+
+
+@dataclass(frozen=True)
+class Move:
+    """What happens to one of many jobs.
+
+    :param detail: as of :func:`move`, and so are ``reason`` and ``changes``.
+    """
+
+    job: Job
+    event: JobEvent
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def move(
@@ -134,78 +132,38 @@ def move(
     :return: the job as it is now.
     :raises IllegalTransition: the event is not valid in the job's state.
     """
-    step = Move(job, event, reason=reason, detail=detail or {}, changes=changes)
-    after, line = _moved(step, actor, at or now(connection), keep_reason=keep_reason)
-    _store(connection, before=job, after=after, line=line)
-    if event in WAKING_JOB_EVENTS:
-        connection.woken.add(job.job_id)
+    step = Move(job, event, detail or {}, reason, changes)
+    after, line = _moved(step, actor=actor, at=at or now(connection), keep_reason=keep_reason)
+    _store(connection, [(job, after, line)])
     return after
 
 
-@dataclass(frozen=True)
-class Move:
-    """One step of one job.
+def move_many(
+    connection: LedgerConnection, steps: Sequence[Move], *, actor: Actor, at: datetime | None = None
+) -> list[Job]:
+    """:func:`move` for many locked jobs, in few round trips: all of them at one time of the database's clock.
 
-    :param reason: as of :func:`move`, as are the detail and the changes.
+    :param at: as of :func:`move`.
+    :return: the jobs as they are now, in the order of the steps.
+    :raises IllegalTransition: an event is not valid in the state of its job.
     """
-
-    job: Job
-    event: JobEvent
-    reason: str | None = None
-    detail: Mapping[str, Any] = field(default_factory=dict)
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-
-def move_many(connection: LedgerConnection, moves: Sequence[Move], *, actor: Actor, at: datetime) -> list[Job]:
-    """:func:`move` for many locked jobs in one statement: each gets its own line, at the same moment.
-
-    :param moves: at most one for each job; all change the same further columns.
-    :param at: the time of the lines, for which the database was asked since the jobs were locked.
-    :return: the jobs as they are now, in the order of the moves.
-    :raises IllegalTransition: an event is not valid in the state of its job, or another process has moved one. Nothing
-        is written for any of them.
-    """
-    if not moves:
+    if not steps:
         return []
-    steps = [_moved(each, actor, at, keep_reason=False) for each in moves]
-    jobs, lines = [after for after, _ in steps], [line for _, line in steps]
-    changed = sorted({"state_reason", "acknowledged_at"}.union(*(each.changes for each in moves)))
-    types = _LINE_TYPES | {f"new_{name}": _CHANGE_TYPES[name] for name in changed}
-    statement = _MOVE_MANY.format(
-        arrays=", ".join(f"%(all_{name})s::{kind}[]" for name, kind in types.items()),
-        names=", ".join(types),
-        assignments=", ".join(f"{name} = new_{name}" for name in changed),
-    )
-    values: dict[str, Any] = {f"all_{name}": [getattr(line, name) for line in lines] for name in _LINE_TYPES}
-    values |= {f"all_new_{name}": [getattr(job, name) for job in jobs] for name in changed}
-    values["all_detail"] = [canonical_json(line.detail) for line in lines]
-    values |= {each.name: getattr(lines[0], each.name) for each in fields(Event) if each.name not in _LINE_TYPES}
-    written = connection.execute(statement, values).rowcount
-    if written != len(moves):
-        raise IllegalTransition(
-            f"another process moved {len(moves) - written} of {len(moves)} jobs at the same time.",
-            written="This step made no external write.",
-            remedy="Retry: that is safe.",
-        )
-    connection.signals += [partial(say_step, after, line) for after, line in steps]
-    connection.woken |= {each.job.job_id for each in moves if each.event in WAKING_JOB_EVENTS}
-    return jobs
+    at = at or now(connection)
+    moved = [_moved(step, actor=actor, at=at) for step in steps]
+    _store(connection, [(step.job, after, line) for step, (after, line) in zip(steps, moved, strict=True)])
+    return [after for after, _ in moved]
 
 
-def _moved(step: Move, actor: Actor, at: datetime, *, keep_reason: bool) -> tuple[Job, Event]:
-    """A job after a step, and the line of it.
+def _moved(step: Move, *, actor: Actor, at: datetime, keep_reason: bool = False) -> tuple[Job, Event]:
+    """A job after a step, and the line of it. Pure.
 
     :raises IllegalTransition: the event is not valid in the job's state.
     """
     job, event = step.job, step.event
     state = next_job_state(job.state, event)
     if state is None:
-        raise IllegalTransition(
-            f"the event {event.value!r} is not valid in the state {job.state.value!r}.",
-            job=job.label,
-            written="This step made no external write.",
-            remedy=f"`airflow aihandoff jobs show {job.job_id}` shows how the job reached this state.",
-        )
+        raise _not_valid(job, event)
     reason = plain_or_none(step.reason)
     line = _next_line(job, event, state.value, at, actor, reason, dict(step.detail))
     after = replace(
@@ -221,6 +179,70 @@ def _moved(step: Move, actor: Actor, at: datetime, *, keep_reason: bool) -> tupl
     return after, line
 
 
+@dataclass(frozen=True)
+class Step:
+    """An event that leaves a locked job in its state.
+
+    :param detail: as of :func:`move`. No text in it has a NUL character.
+    :param at: the time of the line, for which the database was asked since the job was locked.
+    """
+
+    job: JobHead
+    event: JobEvent
+    actor: Actor
+    detail: Mapping[str, Any]
+    at: datetime
+
+
+def append_each(connection: LedgerConnection, steps: Sequence[Step]) -> None:
+    """Append an event to the history of each of several locked jobs, as :func:`move` does to one, in one statement.
+
+    :param steps: no two of the same job.
+    :raises IllegalTransition: one of the events is not valid in its job's state, or would move it. The caller must not
+        commit.
+    """
+    lines = [_line_that_stays(step) for step in steps]
+    if not lines:
+        return
+    rows = [{**vars(line), "at": line.at.isoformat()} for line in lines]
+    if connection.execute(_APPEND_EACH, [Json(rows)]).rowcount != len(lines):
+        raise _moved_meanwhile([step.job for step in steps])
+    for step, line in zip(steps, lines, strict=True):
+        _tell(connection, step.job, line)
+
+
+def _line_that_stays(step: Step) -> Event:
+    job = step.job
+    if next_job_state(job.state, step.event) is not job.state:
+        raise _not_valid(job, step.event)
+    return _next_line(job, step.event, job.state.value, step.at, step.actor, None, dict(step.detail))
+
+
+def _not_valid(job: Job | JobHead, event: JobEvent) -> IllegalTransition:
+    return IllegalTransition(
+        f"the event {event.value!r} is not valid in the state {job.state.value!r}.",
+        job=job.label,
+        written="This step made no external write.",
+        remedy=f"`airflow aihandoff jobs show {job.job_id}` shows how the job reached this state.",
+    )
+
+
+def _moved_meanwhile(jobs: Sequence[Job | JobHead]) -> IllegalTransition:
+    return IllegalTransition(
+        "another process moved the job at the same time.",
+        job=jobs[0].label if len(jobs) == 1 else f"one of {len(jobs)} jobs",
+        written="This step made no external write.",
+        remedy="Retry: that is safe.",
+    )
+
+
+def _tell(connection: LedgerConnection, job: Job | JobHead, line: Event) -> None:
+    """Log and count a line once it is committed, and wake those who wait for the job."""
+    connection.signals.append(partial(say_step, job, line))
+    if line.event in WAKING_JOB_EVENTS:
+        connection.woken.add(job.job_id)
+
+
 def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
     """When a person saw that the job failed. One who acts on it then has; it holds until the job leaves the state."""
     if state is JobState.FAILED and line.actor_kind in PERSON_KINDS:
@@ -230,14 +252,26 @@ def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
 
 def begin(connection: LedgerConnection, job: Job, *, actor: Actor, detail: Mapping[str, Any]) -> Job:
     """Write the first line of a job that was just inserted, and return the job as it is now."""
-    line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
-    after = replace(job, event_seq=line.seq, event_hash=line.hash)
-    _store(connection, before=job, after=after, line=line)
-    return after
+    return begin_many(connection, [(job, detail)], actor=actor)[0]
+
+
+def begin_many(
+    connection: LedgerConnection, jobs: Sequence[tuple[Job, Mapping[str, Any]]], *, actor: Actor
+) -> list[Job]:
+    """:func:`begin` for many jobs, in few round trips.
+
+    :param jobs: each with the detail of its line.
+    """
+    begun = []
+    for job, detail in jobs:
+        line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
+        begun.append((job, replace(job, event_seq=line.seq, event_hash=line.hash), line))
+    _store(connection, begun)
+    return [after for _, after, _ in begun]
 
 
 def _next_line(
-    job: Job,
+    job: Job | JobHead,
     event: JobEvent,
     to_state: str,
     at: datetime,
@@ -249,7 +283,7 @@ def _next_line(
 
 
 def _line(
-    job: Job,
+    job: Job | JobHead,
     event: JobEvent,
     from_state: str | None,
     to_state: str,
@@ -284,25 +318,35 @@ def _line(
     return replace(line, hash=event_hash(line))
 
 
-def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event) -> None:
-    """Write the columns that differ, and the line; if the row still is in the state and at the event that was read."""
-    old, new = vars(before), vars(after)
-    changed = {name: new[name] for name in new if new[name] != old[name]}
-    # The names are those of the record's fields.
-    assignments = ", ".join(f"{name} = %(new_{name})s" for name in changed)
-    values = {
-        f"new_{name}": as_json(value) if name in _JSON_COLUMNS and value is not None else value
-        for name, value in changed.items()
-    }
-    values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
-    if connection.execute(_MOVE.format(assignments), values).rowcount != 1:
-        raise IllegalTransition(
-            "another process moved the job at the same time.",
-            job=before.label,
-            written="This step made no external write.",
-            remedy="Retry: that is safe.",
-        )
-    connection.signals.append(partial(say_step, after, line))
+def _store(connection: LedgerConnection, steps: Sequence[tuple[Job, Job, Event]]) -> None:
+    """Write the columns that differ, and the line, of each ``(before, after, line)``; if the row still is in the state
+    and at the event that was read."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for before, after, line in steps:
+        old, new = vars(before), vars(after)
+        changed = {name: new[name] for name in new if new[name] != old[name]}
+        values = {
+            f"new_{name}": as_json(value) if name in _JSON_COLUMNS and value is not None else value
+            for name, value in changed.items()
+        }
+        values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
+        alike.setdefault(tuple(changed), []).append(values)
+    for names, rows in alike.items():
+        # The names are those of the record's fields.
+        statement = _MOVE.format(", ".join(f"{name} = %(new_{name})s" for name in names))
+        if _write(connection, statement, rows) != len(rows):
+            raise _moved_meanwhile([before for before, _, _ in steps])
+    for _, after, line in steps:
+        _tell(connection, after, line)
+
+
+def _write(connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Execute a statement for each row, in one round trip for many, and return how many lines it wrote."""
+    if len(rows) == 1:
+        return connection.execute(statement, rows[0]).rowcount
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, rows)
+        return cursor.rowcount
 
 
 def event_hash(line: Event) -> str:

@@ -11,7 +11,7 @@ import logging
 import re
 
 from airflow_provider_aihandoff.core import signals
-from airflow_provider_aihandoff.core.models import Event, Job
+from airflow_provider_aihandoff.core.models import Event, Job, JobHead
 
 log = logging.getLogger("airflow_provider_aihandoff.steps")
 
@@ -19,7 +19,7 @@ log = logging.getLogger("airflow_provider_aihandoff.steps")
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-def say_step(job: Job, line: Event) -> None:
+def say_step(job: Job | JobHead, line: Event) -> None:
     """Log and count one line of a job's history.
 
     :param job: as it is after the step.
@@ -28,7 +28,7 @@ def say_step(job: Job, line: Event) -> None:
     signals.count(signals.STEPS, job_type=job.job_type, step=line.event, state=line.to_state)
 
 
-def in_fields(job: Job, line: Event) -> str:
+def in_fields(job: Job | JobHead, line: Event) -> str:
     """A step as ``name=value`` pairs on one line; a value with other characters than those of a word is in quotes."""
     fields = {
         "step": line.event,

@@ -72,11 +72,9 @@ def next_number(connection: LedgerConnection, job_id: int) -> int:
     return int(row["number"])
 
 
-def was_given_up(revision: Revision) -> bool:
-    """Whether the revision ended without waiting for its response to end."""
-    if revision.state is RevisionState.CANCELLED:
-        return True
-    return revision.state is RevisionState.FAILED and (revision.error or {}).get("kind") in GIVEN_UP_KINDS
+def is_given_up(state: RevisionState, error_kind: str | None) -> bool:
+    """Whether a revision in this state, with this kind of error, ended without waiting for its response to end."""
+    return state is RevisionState.CANCELLED or (state is RevisionState.FAILED and error_kind in GIVEN_UP_KINDS)
 
 
 def mark_running(

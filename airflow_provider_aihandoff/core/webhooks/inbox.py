@@ -11,11 +11,14 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from psycopg.types.json import Json
+
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
 from airflow_provider_aihandoff.core.generation.response_counts import count_response
-from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, mark_running, was_given_up
+from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, is_given_up, mark_running
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus, mark_settled
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import (
@@ -45,11 +48,15 @@ _FIND = f"""
     FROM aihandoff.revisions AS r JOIN aihandoff.jobs AS j USING (job_id)
     WHERE r.response_id = %s FOR UPDATE OF j, r"""
 _LOCK_RESPONSE = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+#: In the order of the ids, so that two transactions that record the same webhooks do not wait for each other.
 _RECORD = f"""
     INSERT INTO aihandoff.inbox AS i (webhook_id, conn_id, event_type, response_id, body, disposition, job_id,
         received_at, updated_at, poll_at, note)
-    VALUES (%(webhook_id)s, %(conn_id)s, %(event_type)s, %(response_id)s, %(body)s, %(disposition)s, %(job_id)s,
-        clock_timestamp(), clock_timestamp(), clock_timestamp() + %(poll_after)s::interval, %(note)s)
+    SELECT webhook_id, conn_id, event_type, response_id, body::json, disposition, job_id, clock_timestamp(),
+        clock_timestamp(), clock_timestamp() + poll_after * interval '1 second', note
+    FROM json_to_recordset(%s) AS delivery (webhook_id text, conn_id text, event_type text, response_id text, body text,
+        disposition text, job_id bigint, poll_after float, note text)
+    ORDER BY webhook_id
     ON CONFLICT (webhook_id) DO UPDATE SET deliveries = i.deliveries + 1, updated_at = clock_timestamp()
     RETURNING {_COLUMNS}"""
 _REPLACE_RESPONSE = f"""
@@ -125,11 +132,54 @@ class Receipt:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A delivery, and what it means.
+
+    :param poll_after: when to ask OpenAI about its response, in seconds.
+    :param note: the result, as text.
+    """
+
+    delivery: Delivery
+    disposition: Disposition
+    job_id: int | None = None
+    poll_after: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class _Match:
     """A revision and its locked job."""
 
     job: Job
     revision: Revision
+
+
+def record_all(connection: LedgerConnection, judged: Sequence[Judged]) -> list[Receipt]:
+    """Record deliveries of different webhooks; return what was recorded of each."""
+    rows = [
+        {
+            "webhook_id": plain(each.delivery.webhook_id),
+            "conn_id": each.delivery.conn_id,
+            "event_type": plain(each.delivery.event_type),
+            "response_id": plain_or_none(each.delivery.response_id),
+            "body": canonical_json(each.delivery.body),
+            "disposition": each.disposition,
+            "job_id": each.job_id,
+            "poll_after": each.poll_after,
+            "note": plain_or_none(each.note),
+        }
+        for each in judged
+    ]
+    recorded = {row["webhook_id"]: InboxEntry(**row) for row in connection.execute(_RECORD, [Json(rows)]).fetchall()}
+    entries = [recorded[row["webhook_id"]] for row in rows]
+    return [Receipt(entry, repeated=entry.deliveries > 1) for entry in entries]
+
+
+def disposition_of(state: RevisionState, response_status: str | None, error_kind: str | None) -> Disposition | None:
+    """What a webhook about the end of a revision's response means; None where its job's history decides."""
+    if state is RevisionState.RUNNING:
+        return Disposition.DUPLICATE if response_status in ENDED_RESPONSE_STATUSES else Disposition.APPLIED
+    return None if is_given_up(state, error_kind) else Disposition.DUPLICATE
 
 
 def lock_response(connection: LedgerConnection, response_id: str) -> None:
@@ -366,23 +416,8 @@ def _record(
     poll_after: float | None = None,
     note: str | None = None,
 ) -> Receipt:
-    row = connection.execute(
-        _RECORD,
-        {
-            "webhook_id": plain(delivery.webhook_id),
-            "conn_id": delivery.conn_id,
-            "event_type": plain(delivery.event_type),
-            "response_id": plain_or_none(delivery.response_id),
-            "body": history.as_json(delivery.body),
-            "disposition": disposition,
-            "job_id": job_id,
-            "poll_after": None if poll_after is None else timedelta(seconds=poll_after),
-            "note": note,
-        },
-    ).fetchone()
-    assert row is not None
-    entry = InboxEntry(**row)
-    return Receipt(entry, repeated=entry.deliveries > 1)
+    (receipt,) = record_all(connection, [Judged(delivery, disposition, job_id, poll_after, note)])
+    return receipt
 
 
 def _find(connection: LedgerConnection, response_id: str) -> _Match | None:
@@ -402,11 +437,9 @@ def _lock_waiting(connection: LedgerConnection, response_id: str) -> list[InboxE
 def _disposition(connection: LedgerConnection, match: _Match) -> Disposition:
     """What a webhook about the end of this revision's response means now."""
     revision = match.revision
-    if revision.state is RevisionState.RUNNING:
-        known = revision.response_status in ENDED_RESPONSE_STATUSES
-        return Disposition.DUPLICATE if known else Disposition.APPLIED
-    if not was_given_up(revision):
-        return Disposition.DUPLICATE
+    known = disposition_of(revision.state, revision.response_status, (revision.error or {}).get("kind"))
+    if known is not None:
+        return known
     recorded = any("webhook_id" in line for line in _late_lines(connection, match.job, revision.response_id))
     return Disposition.DUPLICATE if recorded else Disposition.LATE
 

@@ -59,10 +59,10 @@ from airflow_provider_aihandoff.core.states import (
     ResponseStatus,
     RevisionState,
 )
-from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
+from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
 from tests.conftest import EMPTY_LEDGER
 from tests.factories import OWNER, TEST, job_spec
-from tests.integration.core.outside import ANSWERS, CALL, CREATES, OpenAIWorld, World, WorldTarget
+from tests.integration.core.outside import ANSWERS, CALL, CREATES, Created, OpenAIWorld, World, WorldTarget
 from tests.integration.core.puppets import Puppet, reach
 
 EXAMPLES = int(os.environ.get("AIHANDOFF_MACHINE_EXAMPLES", "30"))
@@ -358,7 +358,10 @@ class Machine(RuleBasedStateMachine):
         self.connection.execute(PASS.format(seconds=seconds))
 
     @precondition(lambda self: self.world.responses)
-    @rule(what=st.sampled_from(["model_ends", "webhook", "webhook_again", "look_up", "store"]), index=which)
+    @rule(
+        what=st.sampled_from(["model_ends", "webhook", "webhook_again", "webhooks_together", "look_up", "store"]),
+        index=which,
+    )
     def openai(self, what: str, index: int) -> None:
         getattr(self, what)(index)
 
@@ -372,17 +375,34 @@ class Machine(RuleBasedStateMachine):
         response = self.pick(self.world.responses, index)
         if response.status == "queued":
             return
-        kind = f"response.{response.status}"
-        webhook_id = f"wh-{response.response_id}{suffix}"
-        self.deliveries[webhook_id] += 1
-        receipt = self.ledger.inbox.receive(
-            Delivery(webhook_id, "openai_default", kind, response.response_id, {"type": kind})
-        )
-        assert receipt.repeated == (self.deliveries[webhook_id] > 1)
+        self.recorded(self.ledger.inbox.receive(self.delivery(response, suffix)))
 
     def webhook_again(self, index: int) -> None:
         """OpenAI says the same in another webhook."""
         self.webhook(index, "-again")
+
+    def webhooks_together(self, index: int) -> None:
+        """The webhooks of all responses are delivered together, some of them twice, in any order."""
+        ended = [response for response in self.world.responses if response.status != "queued"]
+        deliveries = [
+            self.delivery(response, suffix) for response in ended for suffix in ("", "-again")[: 1 + index % 2]
+        ]
+        deliveries = deliveries[index:] + deliveries[:index] + deliveries[: index // 2]
+        receipts = self.ledger.inbox_batches.receive(deliveries)
+        for taken in filter(None, receipts):
+            self.recorded(taken)
+        for delivery, receipt in zip(deliveries, receipts, strict=True):
+            if receipt is None:
+                self.recorded(self.ledger.inbox.receive(delivery))
+
+    def delivery(self, response: Created, suffix: str) -> Delivery:
+        kind = f"response.{response.status}"
+        webhook_id = f"wh-{response.response_id}{suffix}"
+        return Delivery(webhook_id, "openai_default", kind, response.response_id, {"type": kind})
+
+    def recorded(self, receipt: Receipt) -> None:
+        self.deliveries[receipt.entry.webhook_id] += 1
+        assert receipt.repeated == (self.deliveries[receipt.entry.webhook_id] > 1)
 
     def look_up(self, index: int) -> None:
         """OpenAI is asked about the response of a webhook in quarantine, whose metadata names the revision."""

@@ -112,6 +112,11 @@ def _told(run: Run) -> None:
     run.drive("receive", *PIPELINE)
 
 
+def _told_in_a_batch(run: Run) -> None:
+    run.begin("draft")
+    run.drive("receive together", *PIPELINE)
+
+
 def _told_of_an_orphan(run: Run) -> None:
     run.drive("draft", "receive", *PIPELINE)
 
@@ -267,6 +272,7 @@ COURSES: Mapping[str, Course] = {
     "wait.ended": of(_seen_by_others, model=_SLOW),
     "wait.cancel": _CANCELLED,
     "receive.insert": of(_told, model=_SLOW),
+    "receive.batch": of(_told_in_a_batch, model=_SLOW),
     "receive.correlate": of(_told_of_an_orphan, model=_ORPHAN),
     "receive.retrieve": of(_told_of_an_orphan, model=_ORPHAN),
     "receive.adopt": of(_told_of_an_orphan, model=_ORPHAN),

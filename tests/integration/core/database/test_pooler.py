@@ -16,7 +16,8 @@ from airflow_provider_aihandoff.core.errors import LedgerSchemaError, LedgerUnav
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.limits import Limits
 from airflow_provider_aihandoff.core.states import JobState
-from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec
+from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec, submit
+from tests.integration.core.webhooks.inboxes import webhook
 from tests.pgbouncer import pgbouncer
 
 
@@ -54,6 +55,19 @@ def test_a_job_goes_all_the_way(pooled: dict[str, Any]) -> None:
             claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)
             ledger.effects.confirm(claim, external_id="rec-1", result={}, actor=TEST)
             assert ledger.record(job.job_id).job.state is JobState.COMPLETED
+
+
+def test_webhooks_that_come_together_are_recorded(pooled: dict[str, Any]) -> None:
+    with Ledger(pooled, max_size=4) as ledger:
+        for turn in range(8):  # more often than statements are run before they are prepared
+            numbers = range(turn * 5, turn * 5 + 5)
+            for number in numbers:
+                submit(ledger, job_spec(job_key=f"job {number}"), f"resp_{number}")
+            receipts = ledger.inbox_batches.receive([webhook(f"wh_{n}", f"resp_{n}") for n in (*numbers, 1000 + turn)])
+            assert [receipt and str(receipt.entry.disposition) for receipt in receipts] == [
+                *["applied"] * 5,
+                "quarantined",
+            ]
 
 
 def test_jobs_at_the_same_time_run_whatever_session_they_get(pooled: dict[str, Any]) -> None:

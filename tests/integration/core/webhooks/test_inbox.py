@@ -37,6 +37,8 @@ from tests.integration.core.webhooks.inboxes import (
     webhook,
 )
 
+pytestmark = pytest.mark.usefixtures("way_in")
+
 D = Disposition
 ENDS = ["completed", "failed", "cancelled", "incomplete"]
 OTHER = {"model": "gpt-5.2", "input": "Write about the pan."}

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
+from airflow_provider_aihandoff.core.webhooks.inbox_batch import InboxBatches
 from airflow_provider_aihandoff.core.webhooks.intake import PAUSE
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from tests.failing_database import failing
@@ -72,7 +72,7 @@ def test_a_broken_ledger_connection_is_a_503_and_recovers(
         raise psycopg.OperationalError("out of disk while writing 'the merger is off'")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Inbox, "receive", fail)
+        patch.setattr(InboxBatches, "receive", fail)
         assert send(openai).status_code == 503
     assert send(openai).status_code == 503  # for a second, nothing is tried
     assert "merger" not in caplog.text
