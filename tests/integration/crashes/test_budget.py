@@ -30,7 +30,7 @@ from chaos.forks import Fault, Forks
 from chaos.work import Work
 from chaos.world import World
 from demo.postgres import Postgres
-from tests.integration.core.budgets.conftest import BOOKS
+from tests.bill import BOOKS
 
 #: Processes at a time.
 PROCESSES = 8
