@@ -315,7 +315,8 @@ class Budgets:
     def notified(self, reached: Reached) -> None:
         """Record that people were notified of a threshold, and so of the lower ones too."""
         passed = [each for each in reached.view.budget.thresholds if each <= reached.threshold]
-        self._database.transact(lambda connection: connection.execute(_NOTIFY, [passed, reached.window_id]))
+        values = [passed, reached.window_id]
+        self._database.transact(lambda connection: connection.execute(_NOTIFY, values), step="budget.notify")
 
     def events(self, budget_id: int) -> list[BudgetEvent]:
         """Return the history of a budget, the oldest line first."""

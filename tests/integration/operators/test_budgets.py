@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
+from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import JobState
@@ -69,11 +71,35 @@ def test_a_task_waits_deferred_for_room_and_goes_on_when_the_budget_is_raised(
     assert use.settled_usd == ledger.revision(SECOND, 1).cost_usd
 
 
+def test_a_task_goes_on_at_the_next_sweep_where_the_job_before_it_has_left_the_queue(
+    run: RunDag,
+    ledger: Ledger,
+    waiting: Waiting,  # noqa: F811
+) -> None:
+    add(ledger, 1)
+    _reserve(ledger, Decimal("0.50"))
+    first = _ask(ledger, Decimal("0.90"), "first")
+    assert first.token is None
+
+    def let_it_leave() -> None:
+        assert ledger.record(3).revision.held_kind == "budget"
+        ledger.cancels.cancel(first.revision.job_id, actor=TEST, reason="not needed")
+
+    with afterwards(waiting(SubmissionTrigger), let_it_leave):
+        done = run(lambda: ask(max_output_tokens=2000, deadline=timedelta(seconds=40)))
+
+    assert (done.states["draft"], done.tries["draft"]) == ("success", 1)
+
+
 def _reserve(ledger: Ledger, need: Decimal) -> None:
     """What another job has reserved."""
-    opened = ledger.submission.open(job_spec(job_key="in the way", tags=("nightly",)))
-    intent = ledger.submission.intend(opened.job.job_id, 1, actor=TEST, lease=LEASE, worst=WorstCase(cost_usd=need))
-    assert intent.token is not None
+    assert _ask(ledger, need, "in the way").token is not None
+
+
+def _ask(ledger: Ledger, need: Decimal, key: str) -> Intent:
+    opened = ledger.submission.open(job_spec(job_key=key, tags=("nightly",)))
+    worst = WorstCase(cost_usd=need)
+    return ledger.submission.intend(opened.job.job_id, 1, actor=TEST, lease=LEASE, worst=worst)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +165,7 @@ class TestEachWayThatCosts:
         dags.run(dags.make(lambda: ask(input="Write about the pan.")))
         check(2)
 
-    def test_a_run_that_generates_anew(self, dags: Dags, check: Callable[[int], None]) -> None:
+    def test_a_run_that_asks_for_a_new_revision(self, dags: Dags, check: Callable[[int], None]) -> None:
         dag = dags.make(ask_unapproved)
         dags.run(dag)
         dags.run(dag, conf={"regenerate": True})

@@ -10,8 +10,8 @@ import airflow_provider_aihandoff
 
 PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 
-#: What of an API costs money, as far as its methods are named so.
-ASKS = {"create", "parse", "stream", "create_and_poll", "create_and_run"}
+#: How the methods of an API are named that cost money.
+ASKS = {"create", "create_and_poll", "create_and_run", "generate"}
 
 #: Each call with such a name, by its file: `provider.create` in the first, whose permission has reserved the money.
 KNOWN = {
