@@ -937,6 +937,11 @@ GUARDS = (
         ("core.budgets.reservation_store:_end", 'if ended["beyond"]:', "if False:"),
     ),
     guard(
+        "budget: what makes up for it waits for no one",
+        f"{_BUDGETS}/test_reserve.py::TestMoreThanWasReserved::test_waits_for_no_one_where_it_is_made_up_for",
+        ("reservation_store:_LOCK_FREE_STRIPES", " SKIP LOCKED", ""),
+    ),
+    guard(
         "budget: the bound of a job counts a lost request",
         f"{_BUDGETS}/test_reserve.py::TestTheBoundOfAJob::test_counts_a_lost_request_as_its_worst_case",
         ("_SPENT_BY_JOB", "+ unknown_submissions * coalesce(worst_cost_usd, 0)", ""),

@@ -356,6 +356,23 @@ class TestMoreThanWasReserved:
         assert used(ledger) == (1, 9)
         books()
 
+    def test_waits_for_no_one_where_it_is_made_up_for(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query, conninfo: dict[str, Any]
+    ) -> None:
+        add(10)
+        sent = [ask(key, 1) for key in "ab"] + [ask("c", 8)]
+        for intent, response_id in zip(sent, ("resp_a", "resp_b", "resp_c"), strict=True):
+            run(ledger, intent, response_id)
+        end(ledger, sent[0], "resp_a", 5)
+        (stripe,) = query("SELECT stripe FROM aihandoff.budget_reservations WHERE response_id = 'resp_b'")
+        with psycopg.connect(**conninfo) as other:
+            other.execute("SELECT FROM aihandoff.budget_stripes WHERE stripe <> %s FOR UPDATE", [stripe["stripe"]])
+            end(ledger, sent[1], "resp_b", "0.5")
+            assert ledger.budgets.read("all").use.beyond_usd == 4
+        end(ledger, sent[2], "resp_c", 1)
+        assert ledger.budgets.read("all").use.beyond_usd == 0
+        books()
+
 
 class TestTheBoundOfAJob:
     def test_is_checked_before_the_first_request(self, ask: Ask) -> None:
