@@ -5,8 +5,9 @@ that writes to the disk as in production.
 
 Each submission is that of a job: open, intend, submitted, output stored. Those with a budget and those without take
 turns, so that both meet the same machine. The reservations from 16 connections are transactions of their own, each
-with one reservation; half of the connections settle what they have reserved. Beside them, as many transactions that
-insert a row of the same size, which waits for no other.
+with one reservation; half of the connections settle what they have reserved. Beside them, in the same run, as many
+transactions that insert a row of the same size, which waits for no other; and as many that count in one row, as a
+budget without stripes would, and so wait for each other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -111,13 +113,14 @@ def reservations(conninfo: dict[str, Any]) -> dict[str, tuple[float, list[float]
         jobs = [ledger.submission.open(_spec("hot", number)).job.job_id for number in range(CONNECTIONS)]
     with psycopg.connect(**conninfo) as connection:
         connection.execute(_BESIDE)
+        connection.execute(_ONE_ROW)
         row = connection.execute(
             "SELECT window_id FROM aihandoff.budget_windows WHERE budget_id = %s", [budget.budget_id]
         ).fetchone()
     assert row is not None
     found = {}
     with get_context("spawn").Pool(CONNECTIONS) as pool:
-        for what, do in (("inserts", _insert), ("reservations", _reserve)):
+        for what, do in (("inserts", _insert), ("inserts that count in one row", _count), ("reservations", _reserve)):
             work = [(conninfo, budget.budget_id, row[0], job_id, number % 2 == 0) for number, job_id in enumerate(jobs)]
             pool.map(_warm_up, work, chunksize=1)
             began = time.perf_counter()
@@ -130,6 +133,11 @@ _BESIDE = "CREATE TABLE beside AS SELECT * FROM aihandoff.budget_reservations WH
 _INSERT_BESIDE = """
     INSERT INTO beside VALUES (%s, %s, %s, 0, %s, %s, NULL, 0.25, NULL, false, 'reserved', clock_timestamp(),
         clock_timestamp(), NULL)"""
+
+
+_ONE_ROW = "CREATE TABLE one_row AS SELECT 0.0 AS reserved_usd, 0.0 AS settled_usd"
+_COUNT_RESERVED = "UPDATE one_row SET reserved_usd = reserved_usd + 0.25"
+_COUNT_SETTLED = "UPDATE one_row SET reserved_usd = reserved_usd - 0.25, settled_usd = settled_usd + 0.1"
 
 
 def _warm_up(_: Any) -> None:
@@ -145,6 +153,24 @@ def _insert(conninfo: dict[str, str], budget_id: int, window_id: int, job_id: in
         seconds.append(time.perf_counter() - began)
         if settles:
             database.transact(lambda connection: connection.execute(_INSERT_BESIDE, values))  # noqa: B023
+    database.close()
+    return seconds
+
+
+def _count(conninfo: dict[str, str], budget_id: int, window_id: int, job_id: int, settles: bool) -> list[float]:
+    database, seconds = Database(conninfo), []
+
+    def work(connection: LedgerConnection, statement: str, values: list[Any]) -> None:
+        connection.execute(statement)
+        connection.execute(_INSERT_BESIDE, values)
+
+    for number in range(RESERVATIONS // CONNECTIONS):
+        values = [uuid4(), budget_id, window_id, job_id, number]
+        began = time.perf_counter()
+        database.transact(partial(work, statement=_COUNT_RESERVED, values=values))
+        seconds.append(time.perf_counter() - began)
+        if settles:
+            database.transact(partial(work, statement=_COUNT_SETTLED, values=values))
     database.close()
     return seconds
 
@@ -185,7 +211,8 @@ def report_reservations(found: dict[str, tuple[float, list[float]]]) -> None:
         median, late = statistics.median(each), statistics.quantiles(each, n=100)[98]
         print(f"{what:40} {len(each) / seconds:9.0f} {1000 * median:9.2f} {1000 * late:9.2f}")
     rates = {what: len(each) / seconds for what, (seconds, each) in found.items()}
-    print(f"{'ratio of the rates':40} {rates['reservations'] / rates['inserts']:9.2f}")
+    for what in [what for what in rates if what != "reservations"]:
+        print(f"{'reservations to ' + what:40} {rates['reservations'] / rates[what]:9.2f}")
 
 
 if __name__ == "__main__":

@@ -968,7 +968,27 @@ GUARDS = (
     guard(
         "budget: who no longer asks holds up no one",
         f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_who_no_longer_asks_holds_up_no_one",
-        ("_AHEAD", "AND submit_lease_until > %(at)s - %(patience)s", ""),
+        ("_AHEAD", "AND submit_lease_until > %(at)s - %(patience)s::interval", ""),
+    ),
+    guard(
+        "budget: one for whom a person waits goes first",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_one_for_whom_a_person_waits_goes_first",
+        ("_AHEAD", "SELECT priority = 'batch' FROM", "SELECT true FROM"),
+    ),
+    guard(
+        "budget: room wakes those behind one that no longer asks",
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_room_wakes_those_behind_one_that_no_longer_asks",
+        (
+            "reservation_store:_ASK_NOW",
+            "AND submit_lease_until > clock_timestamp() - %(patience)s::interval",
+            "",
+        ),
+    ),
+    guard(
+        "budget: each sweep uses the room that there is",
+        "tests/integration/operators/test_budgets.py"
+        "::test_a_task_goes_on_at_the_next_sweep_where_the_job_before_it_has_left_the_queue",
+        ("Hub._sweep", "await wake_queries.use_budgets(connection)", "pass"),
     ),
     guard(
         "budget: all that are about a request, or none",
@@ -1008,7 +1028,12 @@ GUARDS = (
         "budget: what was spent beyond the amount is made up for first",
         f"{_BUDGETS}/test_reserve.py::TestMoreThanWasReserved"
         "::test_goes_beyond_where_there_is_none_and_is_made_up_for_from_the_next_room",
-        ("core.budgets.reservation_store:_end", "        _make_up(connection, found.window_id)\n", ""),
+        ("core.budgets.reservation_store:_end", 'if ended["beyond"]:', "if False:"),
+    ),
+    guard(
+        "budget: what makes up for it waits for no one",
+        f"{_BUDGETS}/test_reserve.py::TestMoreThanWasReserved::test_waits_for_no_one_where_it_is_made_up_for",
+        ("reservation_store:_LOCK_FREE_STRIPES", " SKIP LOCKED", ""),
     ),
     guard(
         "budget: the bound of a job counts a lost request",

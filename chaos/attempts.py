@@ -13,6 +13,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``receive``: OpenAI's webhook about the job's response, alone; ``receive together``: in a batch. ``poll``: what the
   reconciler records of one that has ended.
 - ``fund``: a person makes a budget for the work alone. ``reclaim``: what was reserved for a lost request comes back.
+  ``warn``: people were notified of what is used of the budget.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 - ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote. ``acknowledge``: they have seen
@@ -492,9 +493,18 @@ def webhook(response: Mapping[str, Any]) -> Delivery:
 
 def _fund(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     """A person makes a budget for this work alone."""
-    spec = checked_spec(attempt.work.key, 1, scope={"tag": attempt.work.key}, period="total", owner=PERSON)
+    scope = {"tag": attempt.work.key}
+    spec = checked_spec(attempt.work.key, 1, scope=scope, period="total", thresholds=[1], owner=PERSON)
     with suppress(BudgetRefused):  # another attempt has made it
         ledger.budgets.add(spec, why="to be safe", actor=Actor.user(PERSON))
+    return DONE
+
+
+def _warn(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """The maintenance Dag has notified people of a threshold."""
+    for reached in ledger.budgets.reached():
+        if reached.view.budget.name == attempt.work.key:
+            ledger.budgets.notified(reached)
     return DONE
 
 
@@ -581,4 +591,5 @@ STEPS: Mapping[str, Step] = {
     "bulk reassign": _in_bulk(BulkAction.REASSIGN, Reviewers(Approvers(users=(PERSON, "carol")))),
     "fund": _fund,
     "reclaim": _reclaim,
+    "warn": _warn,
 }

@@ -51,6 +51,7 @@ STEPS = (
     "bulk.record",
     "budget.change",
     "budget.expire",
+    "budget.notify",
 )
 
 #: What is called outside the ledger.

@@ -111,6 +111,7 @@ FAILED_JOBS = Metric(
 LOST_REQUESTS = Metric(
     "aihandoff.lost_requests", Kind.GAUGE, (), "Jobs whose request was lost, and whose response is not known yet"
 )
+BUDGET_WAITS = Metric("aihandoff.budget_waits", Kind.GAUGE, (), "Jobs that wait for room in a budget")
 QUARANTINED = Metric("aihandoff.webhooks_quarantined", Kind.GAUGE, (), "Webhooks in quarantine")
 SILENT = Metric(
     "aihandoff.webhooks_silent",

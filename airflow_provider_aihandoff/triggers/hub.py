@@ -218,7 +218,11 @@ class Hub:
     async def _sweep(self, connection: wake_queries.AsyncConnection) -> None:
         async with asyncio.timeout(_QUERY_TIMEOUT):
             self._read_clock = await wake_queries.clock(connection), asyncio.get_running_loop().time()
-        await self._check(connection, [wait for of_job in self._waits.values() for wait in of_job])
+        waits = [wait for of_job in self._waits.values() for wait in of_job]
+        if any(isinstance(wait, SubmissionWait) for wait in waits):
+            async with asyncio.timeout(_QUERY_TIMEOUT):
+                await wake_queries.use_budgets(connection)
+        await self._check(connection, waits)
         async with asyncio.timeout(_QUERY_TIMEOUT):
             self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
             if polled := self._poller.take_polled():

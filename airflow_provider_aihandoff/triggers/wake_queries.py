@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from airflow_provider_aihandoff.core.admission.spending_limit_store import TURN
+from airflow_provider_aihandoff.core.budgets.reservation_store import ASK_NOW_OF_ALL, PATIENCE
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
@@ -163,6 +164,14 @@ async def settled_submissions(
     }
     cursor = await connection.execute(_SETTLED_SUBMISSIONS, values)
     return {(row["job_id"], row["number"], row["lease_until"]) for row in await cursor.fetchall()}
+
+
+async def use_budgets(connection: AsyncConnection) -> None:
+    """Let those ask again that wait for a budget which has room for them, in this triggerer or in another one.
+
+    As a rule, what makes the room has done so. Nothing does where the one before them has left the queue.
+    """
+    await connection.execute(ASK_NOW_OF_ALL, {"patience": PATIENCE})
 
 
 async def answered_reviews(

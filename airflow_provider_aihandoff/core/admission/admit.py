@@ -11,7 +11,7 @@ from psycopg import Rollback, Transaction
 
 from airflow_provider_aihandoff.core.admission import pause_store, spending_limit_store
 from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refusal
-from airflow_provider_aihandoff.core.budgets.reserve import keep_worst_case, reserve
+from airflow_provider_aihandoff.core.budgets.reserve import reserve
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
@@ -33,7 +33,6 @@ def admit_request(
     """
     if paused := pause_store.hold_of_request(connection, job, revision):
         return paused
-    keep_worst_case(connection, revision, worst)
     full: Hold | Refusal | None = None
     slow: RateHold | RateRefusal | None = None
     with connection.transaction() as taken:

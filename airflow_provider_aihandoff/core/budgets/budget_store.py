@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -75,6 +75,13 @@ _USES = """
 _HELD = """
     SELECT held_name, count(*) AS jobs, min(held_since) AS since FROM aihandoff.revisions
     WHERE held_kind = 'budget' AND held_name = ANY(%s) AND state IN ('queued', 'submitting') GROUP BY held_name"""
+_WAITED_FOR = f"""
+    SELECT {columns(Budget)} FROM aihandoff.budgets
+    WHERE budget_id IN (
+            SELECT held_name::bigint FROM aihandoff.revisions
+            WHERE held_kind = 'budget' AND state IN ('queued', 'submitting'))
+        AND (%(dag_ids)s::text[] IS NULL OR dag_id IS NULL OR dag_id = ANY(%(dag_ids)s))
+    ORDER BY name, budget_id"""
 #: The dearest of the newest requests in a scope, as far as they are known.
 _DEAREST = """
     SELECT max(worst_cost_usd) AS worst FROM (
@@ -203,7 +210,7 @@ class Budgets:
             detail = {name: value for name, value in now.items() if value != before[name]}
             _record(connection, new, "changed", why, actor, detail)
             if new.on_full is old.on_full:
-                wake(connection, new.budget_id, window_id)
+                wake(connection, window_id)
             else:
                 release(connection, "budget", str(new.budget_id))
             return new
@@ -224,7 +231,7 @@ class Budgets:
             _give(connection, window_id, amount)
             connection.execute(_RAISE_WINDOW, [amount, window_id])
             _record(connection, budget, "raised", why, actor, {"added_usd": str(amount)})
-            wake(connection, budget.budget_id, window_id)
+            wake(connection, window_id)
             return budget
 
         return self._database.transact(work, step="budget.change")
@@ -256,6 +263,18 @@ class Budgets:
         def work(connection: LedgerConnection) -> list[BudgetView]:
             rows = connection.execute(_LIST, {"ended": ended, "limit": limit}).fetchall()
             return _views(connection, [Budget(**row) for row in rows])
+
+        return self._database.transact(work)
+
+    def waited_for(self, dag_ids: Sequence[str] | None) -> list[BudgetView]:
+        """Return the budgets for which jobs wait, by name.
+
+        :param dag_ids: only those that are about one of these Dags; None for every Dag.
+        """
+
+        def work(connection: LedgerConnection) -> list[BudgetView]:
+            values = {"dag_ids": None if dag_ids is None else list(dag_ids)}
+            return _views(connection, [Budget(**row) for row in connection.execute(_WAITED_FOR, values).fetchall()])
 
         return self._database.transact(work)
 
@@ -296,7 +315,8 @@ class Budgets:
     def notified(self, reached: Reached) -> None:
         """Record that people were notified of a threshold, and so of the lower ones too."""
         passed = [each for each in reached.view.budget.thresholds if each <= reached.threshold]
-        self._database.transact(lambda connection: connection.execute(_NOTIFY, [passed, reached.window_id]))
+        values = [passed, reached.window_id]
+        self._database.transact(lambda connection: connection.execute(_NOTIFY, values), step="budget.notify")
 
     def events(self, budget_id: int) -> list[BudgetEvent]:
         """Return the history of a budget, the oldest line first."""

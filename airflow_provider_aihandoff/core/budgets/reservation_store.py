@@ -11,20 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
-from airflow_provider_aihandoff.core.budgets.stripes import Stripe, shared_out, with_room
+from airflow_provider_aihandoff.core.budgets.stripes import STRIPES, Stripe, shared_out, with_room
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.generation.lost import SEARCHED_FOR
 from airflow_provider_aihandoff.core.models import columns
 
 _NOTHING = Decimal(0)
 
-#: How many waiting tasks are woken when there is room again. Each settlement wakes more.
+#: How many waiting tasks are woken when there is room again. Each settlement, and each sweep, wakes more.
 _WOKEN = 100
+
+#: How long after its time one that waits is expected to ask, before it loses its place: its task may have ended.
+PATIENCE = timedelta(minutes=2)
 
 
 class ReservationState(StrEnum):
@@ -90,6 +93,7 @@ _TAKE_LOCKED = """
 _TAKE_LOCKED += _TAKE[_TAKE.index("\n    INSERT") :]
 _LOCK_STRIPES = f"""
     SELECT {columns(Stripe)} FROM aihandoff.budget_stripes WHERE window_id = %s ORDER BY stripe FOR UPDATE"""
+_LOCK_FREE_STRIPES = f"{_LOCK_STRIPES} SKIP LOCKED"
 _WRITE_STRIPES = """
     UPDATE aihandoff.budget_stripes AS s SET allotted_usd = given.allotted, beyond_usd = given.beyond
     FROM unnest(%(stripes)s::smallint[], %(allotted)s::numeric[], %(beyond)s::numeric[])
@@ -113,6 +117,18 @@ _NEWEST_OPEN = f"""
         WHERE job_id = %(job_id)s AND revision = %(revision)s AND state = 'reserved' AND response_id IS NULL
         ORDER BY reserved_at DESC LIMIT 1)
     ORDER BY budget_id"""
+#: To the newest that is open, or to that of the request which was sent first; to none where one has the response.
+_NAME_RESPONSE = """
+    UPDATE aihandoff.budget_reservations SET response_id = %(response_id)s
+    WHERE job_id = %(job_id)s AND revision = %(revision)s AND reservation = (
+        SELECT reservation FROM aihandoff.budget_reservations
+        WHERE job_id = %(job_id)s AND revision = %(revision)s AND state <> 'released' AND response_id IS NULL
+        ORDER BY CASE WHEN %(sent_now)s AND state = 'reserved' THEN reserved_at END DESC NULLS LAST,
+            array_position('{reserved,settled,expired}', state), reserved_at
+        LIMIT 1)
+    AND NOT EXISTS (
+        SELECT FROM aihandoff.budget_reservations
+        WHERE job_id = %(job_id)s AND revision = %(revision)s AND response_id = %(response_id)s)"""
 _EXPIRED = f"""
     SELECT {_COLUMNS} FROM aihandoff.budget_reservations
     WHERE state = 'reserved' AND expires_at < clock_timestamp() AND (%(window_id)s::bigint IS NULL
@@ -121,8 +137,6 @@ _EXPIRED = f"""
 _COUNT_EXPIRED = """
     SELECT count(*) AS number FROM aihandoff.budget_reservations
     WHERE state = 'reserved' AND expires_at < clock_timestamp()"""
-_NAME_RESPONSE = """
-    UPDATE aihandoff.budget_reservations SET response_id = %s WHERE reservation = %s AND response_id IS NULL"""
 _END = """
     WITH ended AS (
         UPDATE aihandoff.budget_reservations SET state = %(state)s, cost_usd = %(cost)s, assumed = %(assumed)s,
@@ -132,24 +146,39 @@ _END = """
     )
     UPDATE aihandoff.budget_stripes AS s SET reserved_usd = reserved_usd - %(freed)s,
         settled_usd = settled_usd + %(spent)s
-    FROM ended WHERE s.window_id = %(window_id)s AND s.stripe = %(stripe)s"""
+    FROM ended WHERE s.window_id = %(window_id)s AND s.stripe = %(stripe)s
+    RETURNING EXISTS (
+            SELECT FROM aihandoff.budget_stripes WHERE window_id = %(window_id)s AND beyond_usd > 0) AS beyond,
+        EXISTS (SELECT FROM aihandoff.revisions WHERE held_kind = 'budget' AND held_name = %(budget_id)s::text
+            AND state IN ('queued', 'submitting')) AS waited_for"""
 _REREAD = f"""
     SELECT {_COLUMNS} FROM aihandoff.budget_reservations WHERE reservation = %s AND budget_id = %s"""
-_BEYOND = """
-    SELECT EXISTS (SELECT FROM aihandoff.budget_stripes WHERE window_id = %s AND beyond_usd > 0) AS beyond"""
-#: Those that have waited longest and for whom there is room together. They keep their place until they have asked.
+#: Of each of these periods, those for whom there is room together, in their order. They keep their place until they
+#: have asked, and for :data:`PATIENCE` at most: their task may have ended.
 _ASK_NOW = f"""
     UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() WHERE revision_id IN (
         SELECT revision_id FROM aihandoff.revisions WHERE submit_lease_until > clock_timestamp() AND revision_id IN (
-            SELECT revision_id FROM (
-                SELECT revision_id, sum(worst_cost_usd) OVER (ORDER BY held_since, revision_id) AS need FROM (
-                    SELECT revision_id, worst_cost_usd, held_since FROM aihandoff.revisions
-                    WHERE held_kind = 'budget' AND held_name = %(name)s AND state IN ('queued', 'submitting')
-                    ORDER BY held_since, revision_id LIMIT {_WOKEN}) AS oldest) AS waiting
-            WHERE need <= (SELECT sum(allotted_usd - reserved_usd - settled_usd - beyond_usd)
-                FROM aihandoff.budget_stripes WHERE window_id = %(window_id)s))
+            SELECT first.revision_id
+            FROM aihandoff.budget_windows AS w
+            CROSS JOIN LATERAL (
+                SELECT sum(allotted_usd - reserved_usd - settled_usd - beyond_usd) AS usd
+                FROM aihandoff.budget_stripes WHERE window_id = w.window_id) AS room
+            CROSS JOIN LATERAL (
+                SELECT revision_id, sum(worst_cost_usd) OVER (ORDER BY priority = 'batch', revision_id) AS need FROM (
+                    SELECT revision_id, worst_cost_usd, priority FROM aihandoff.revisions
+                    WHERE held_kind = 'budget' AND held_name = w.budget_id::text AND state IN ('queued', 'submitting')
+                        AND submit_lease_until > clock_timestamp() - %(patience)s::interval
+                    ORDER BY priority = 'batch', revision_id LIMIT {_WOKEN}) AS waiting) AS first
+            WHERE {{}} AND first.need <= room.usd)
         FOR UPDATE SKIP LOCKED)
     RETURNING job_id"""
+_ASK_NOW_OF_ONE = _ASK_NOW.format("w.window_id = %(window_id)s")
+
+#: The same of all budgets that someone waits for: no event says that one who was before others no longer asks.
+ASK_NOW_OF_ALL = _ASK_NOW.format("""w.closed_at IS NULL AND w.starts_at <= clock_timestamp()
+                AND (w.ends_at IS NULL OR w.ends_at > clock_timestamp()) AND w.budget_id IN (
+                    SELECT held_name::bigint FROM aihandoff.revisions
+                    WHERE held_kind = 'budget' AND state IN ('queued', 'submitting'))""")
 
 
 @dataclass(frozen=True)
@@ -202,12 +231,8 @@ def name_response(
 
     :param sent_now: it answers the request that was sent last; otherwise one whose answer was lost.
     """
-    values = {"job_id": job_id, "revision": revision, "response_id": response_id}
-    rows = connection.execute(_OF_RESPONSE, values).fetchall()
-    if not rows or rows[0]["response_id"] is not None:
-        return
-    newest = connection.execute(_NEWEST_OPEN, values).fetchall() if sent_now else []
-    connection.execute(_NAME_RESPONSE, [response_id, (newest or rows)[0]["reservation"]])
+    values = {"job_id": job_id, "revision": revision, "response_id": response_id, "sent_now": sent_now}
+    connection.execute(_NAME_RESPONSE, values)
 
 
 def settle(
@@ -277,7 +302,8 @@ def _end(
             "freed": freed,
             "spent": spent,
         }
-        if connection.execute(_END, values).rowcount == 1:
+        ended = connection.execute(_END, values).fetchone()
+        if ended is not None:
             break
         row = connection.execute(_REREAD, [found.reservation, found.budget_id]).fetchone()
         assert row is not None
@@ -285,24 +311,28 @@ def _end(
             raise AssertionError("a reservation without its stripe")
         found = Reservation(**row)  # the budget has got other periods meanwhile
     if spent < freed:
-        _make_up(connection, found.window_id)
-        wake(connection, found.budget_id, found.window_id)
+        if ended["beyond"]:
+            _make_up(connection, found.window_id)
+        if ended["waited_for"]:
+            wake(connection, found.window_id)
 
 
 def _make_up(connection: LedgerConnection, window_id: int) -> None:
-    """Use the room that there is now to make up for what was spent beyond the amount."""
-    row = connection.execute(_BEYOND, [window_id]).fetchone()
-    assert row is not None
-    if row["beyond"]:
-        write_stripes(connection, window_id, shared_out(lock_stripes(connection, window_id)))
+    """Use the room that there is now to make up for what was spent beyond the amount.
 
-
-def wake(connection: LedgerConnection, budget_id: int, window_id: int) -> None:
-    """Let the jobs ask again for which a period has room now, those first that have waited longest. After the commit.
-
-    A job that is being held at this moment asks by itself, in some minutes.
+    Waits for no one, since this transaction holds a stripe: where others hold some, the next one does it.
     """
-    rows = connection.execute(_ASK_NOW, {"name": str(budget_id), "window_id": window_id}).fetchall()
+    stripes = [Stripe(**row) for row in connection.execute(_LOCK_FREE_STRIPES, [window_id]).fetchall()]
+    if len(stripes) == STRIPES:
+        write_stripes(connection, window_id, shared_out(stripes))
+
+
+def wake(connection: LedgerConnection, window_id: int) -> None:
+    """Let the jobs ask again for which a period has room now, in their order. After the commit.
+
+    A job that is being held at this moment is found by the triggerers' next sweep.
+    """
+    rows = connection.execute(_ASK_NOW_OF_ONE, {"window_id": window_id, "patience": PATIENCE}).fetchall()
     connection.woken.update(row["job_id"] for row in rows)
 
 

@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
 from airflow_provider_aihandoff.core.budgets.budget_spec import Budget, OnFull, usd
 from airflow_provider_aihandoff.core.budgets.period import span_at
 from airflow_provider_aihandoff.core.budgets.reservation_store import (
+    PATIENCE,
     Request,
     expire,
     lock_stripes,
@@ -28,11 +29,9 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.models import Job, Revision, columns
 
-#: When a job that is held asks again by itself, at the latest: it is woken when there is room.
-ASKS_AGAIN = timedelta(minutes=5)
-
-#: How much later than that it may be, before it no longer stands in the queue: its task may have ended.
-PATIENCE = timedelta(minutes=2)
+#: When a job that is held asks again by itself, at the latest: it is woken when there is room. It shows so that its
+#: task has not ended, and keeps its place.
+ASKS_AGAIN = timedelta(minutes=15)
 
 _NOTHING = Decimal(0)
 
@@ -48,7 +47,8 @@ _RAISE_LIMIT = "Raise max_cost_usd of its task, or bound the request with max_ou
 _APPLYING = f"""
     SELECT {columns(Budget, "b")}, w.window_id, EXISTS (
         SELECT FROM aihandoff.revisions WHERE held_kind = 'budget' AND held_name = b.budget_id::text
-            AND state IN ('queued', 'submitting')) AS waited_for
+            AND state IN ('queued', 'submitting') AND submit_lease_until > %(at)s - %(patience)s::interval
+        ) AS waited_for
     FROM aihandoff.budgets AS b LEFT JOIN aihandoff.budget_windows AS w ON w.budget_id = b.budget_id
         AND w.closed_at IS NULL AND w.starts_at <= %(at)s AND (w.ends_at IS NULL OR w.ends_at > %(at)s)
     WHERE b.ended_at IS NULL AND (b.conn_id IS NULL OR b.conn_id = %(conn_id)s)
@@ -69,12 +69,16 @@ _INSERT_STRIPES = """
     SELECT %s, stripe, allotted FROM unnest(%s::smallint[], %s::numeric[]) AS given (stripe, allotted)"""
 _READ_WINDOW = """
     SELECT amount_usd + raised_usd AS amount, ends_at, closed_at FROM aihandoff.budget_windows WHERE window_id = %s"""
-#: What the jobs need that have waited longer, and still ask.
+#: What the jobs need that go before, and still ask: those for whom a person waits, then those that came first. Their
+#: place is that of their revision, so that they keep it whatever else holds them meanwhile. A revision that is not
+#: there yet is one for which a person will wait.
 _AHEAD = """
     SELECT count(*) AS jobs, coalesce(sum(worst_cost_usd), 0) AS need FROM aihandoff.revisions
     WHERE held_kind = 'budget' AND held_name = %(name)s AND state IN ('queued', 'submitting')
-        AND submit_lease_until > %(at)s - %(patience)s
-        AND revision_id <> %(revision_id)s AND (held_since, revision_id) < (%(since)s, %(revision_id)s)"""
+        AND submit_lease_until > %(at)s - %(patience)s::interval
+        AND (priority = 'batch', revision_id) < (coalesce((
+            SELECT priority = 'batch' FROM aihandoff.revisions WHERE revision_id = %(revision_id)s), false),
+            %(revision_id)s)"""
 
 
 #: What one job has cost until now. What is not known yet, or never will be, counts as the worst case.
@@ -93,7 +97,7 @@ _KEEP_WORST_CASE = "UPDATE aihandoff.revisions SET worst_cost_usd = %s WHERE rev
 
 
 def keep_worst_case(connection: LedgerConnection, revision: Revision, worst: WorstCase) -> None:
-    """Write down what a request for a revision can cost at most, also where it is held: others count with it."""
+    """Write down what the request of a revision that is held can cost at most: others count with it."""
     if revision.worst_cost_usd != worst.cost_usd:
         connection.execute(_KEEP_WORST_CASE, [worst.cost_usd, revision.revision_id])
 
@@ -139,6 +143,7 @@ def _reserve(
         _APPLYING,
         {
             "at": at,
+            "patience": PATIENCE,
             "conn_id": revision.conn_id,
             "job_type": job.job_type,
             "dag_id": job.dag_id,
@@ -205,7 +210,6 @@ def _take_what_is_left(
             "at": at,
             "patience": PATIENCE,
             "revision_id": revision.revision_id,
-            "since": revision.held_since if revision.held_kind == "budget" else at,
         }
         ahead = connection.execute(_AHEAD, values).fetchone()
         assert ahead is not None

@@ -482,6 +482,7 @@ CREATE TABLE aihandoff.budget_reservations (
 );
 CREATE INDEX budget_reservations_by_job ON aihandoff.budget_reservations (job_id, revision);
 CREATE INDEX budget_reservations_by_window ON aihandoff.budget_reservations (window_id, reserved_at);
+CREATE INDEX budget_reservations_assumed ON aihandoff.budget_reservations (window_id) WHERE assumed;
 CREATE INDEX budget_reservations_open ON aihandoff.budget_reservations (expires_at) WHERE state = 'reserved';
 -- The history of a budget: append-only.
 CREATE TABLE aihandoff.budget_events (

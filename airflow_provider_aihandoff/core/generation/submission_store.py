@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refus
 from airflow_provider_aihandoff.core.admission.hold_store import hold_request
 from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.budgets import reservation_store
+from airflow_provider_aihandoff.core.budgets.reserve import keep_worst_case
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
@@ -145,7 +146,7 @@ _MARK_SUBMITTING = f"""
     UPDATE aihandoff.revisions SET state = 'submitting', submissions = submissions + 1, submit_token = %(token)s,
         submit_lease_until = clock_timestamp() + %(lease)s, submitted_at = clock_timestamp(),
         conversation_id = coalesce(conversation_id, %(handle)s), held_kind = NULL, held_name = NULL, held_why = NULL,
-        held_since = NULL
+        held_since = NULL, worst_cost_usd = %(worst)s
     WHERE revision_id = %(revision_id)s
     RETURNING {columns(Revision)}"""
 _MARK_NOT_SENT = """
@@ -518,6 +519,7 @@ class Submission:
                 return self._too_many_unknown(connection, job, revision, actor)
             admitted = _admit(connection, job, revision, worst, tokens, at)
             if isinstance(admitted, Hold):
+                keep_worst_case(connection, revision, worst)
                 revision = hold_request(connection, job, revision, admitted, actor=actor)
                 return Intent(revision, None, _lease_left(revision, at))
             if isinstance(admitted, Refusal):
@@ -532,7 +534,13 @@ class Submission:
             connection.count(signals.RETRIES, int(revision.submitted_at is not None), what="request")
             row = connection.execute(
                 _MARK_SUBMITTING,
-                {"token": token, "lease": lease, "handle": handle, "revision_id": revision.revision_id},
+                {
+                    "token": token,
+                    "lease": lease,
+                    "handle": handle,
+                    "worst": worst.cost_usd,
+                    "revision_id": revision.revision_id,
+                },
             ).fetchone()
             assert row is not None
             left = (revision.deadline - at).total_seconds()

@@ -35,7 +35,7 @@ _SETTLE = """
     UPDATE aihandoff.surplus_responses SET settled_at = clock_timestamp(), cost_usd = %(cost_usd)s
     WHERE response_id = %(response_id)s AND settled_at IS NULL"""
 _SETTLE_CURRENT = """
-    UPDATE aihandoff.revisions SET completed_at = clock_timestamp()
+    UPDATE aihandoff.revisions SET completed_at = clock_timestamp(), cost_usd = coalesce(cost_usd, %(cost_usd)s)
     WHERE response_id = %(response_id)s AND state = 'cancelled' AND completed_at IS NULL"""
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
 from airflow_provider_aihandoff.core.admission.spending_limit_store import SpendingLimit
+from airflow_provider_aihandoff.core.budgets.budget_spec import usd
+from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
 from airflow_provider_aihandoff.core.jobs.job_filter import FAILED_WITHIN, SLOW_FACTOR, Need
 from airflow_provider_aihandoff.core.jobs.overview_store import MOST_COUNTED, ConnectionActivity
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -27,6 +29,7 @@ class Cause:
     :param need: of jobs that need a person, which filter lists them.
     :param conn_id: of what happens on a connection, which one.
     :param holds: it holds requests or writes back: what, and how to end it, is on the page of pauses.
+    :param budget_id: of a budget that jobs wait for, which one.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Cause:
     need: Need | None = None
     conn_id: str | None = None
     holds: bool = False
+    budget_id: int | None = None
 
     @property
     def title(self) -> str:
@@ -114,6 +118,7 @@ class Needs:
     :param quarantined: webhooks in quarantine, up to as many.
     :param connections: what happens on each connection, and ``silent``: on which of them webhooks fell silent.
     :param pauses: those in force, and ``limits``: the limits of money that are reached.
+    :param budgets: those that jobs wait for.
     """
 
     jobs: Mapping[Need, int]
@@ -122,11 +127,12 @@ class Needs:
     silent: Sequence[ConnectionActivity]
     pauses: Sequence[Pause] = ()
     limits: Sequence[SpendingLimit] = ()
+    budgets: Sequence[BudgetView] = ()
 
     @property
     def causes(self) -> list[Cause]:
         """Each reason why a person is needed, the most urgent first."""
-        causes = [*map(_pause, self.pauses), *map(_limit, self.limits)]
+        causes = [*map(_pause, self.pauses), *map(_limit, self.limits), *map(_budget, self.budgets)]
         causes += [
             _cause(said, self.jobs[need], f"airflow aihandoff jobs list --need '{need}'", need)
             for need, said in SAID.items()
@@ -151,7 +157,8 @@ def needs_of(ledger: Ledger, dag_ids: Sequence[str] | None, *, silence: float) -
     connections, quarantined = ledger.overviews.webhooks()
     silent = [each for each in connections if each.is_silent(silence)]
     pauses = [each for each in ledger.pauses.find() if dag_ids is None or each.dag_id in (None, *dag_ids)]
-    return Needs(jobs, quarantined, connections, silent, pauses, ledger.spending_limits.find())
+    limits, budgets = ledger.spending_limits.find(), ledger.budgets.waited_for(dag_ids)
+    return Needs(jobs, quarantined, connections, silent, pauses, limits, budgets)
 
 
 def counted(number: int) -> str:
@@ -180,6 +187,17 @@ def _limit(limit: SpendingLimit) -> Cause:
     )
     command = "airflow aihandoff spending-limits list"
     return Cause(f"spending limit of {limit.conn_id}", 1, message, command, conn_id=limit.conn_id, holds=True)
+
+
+def _budget(view: BudgetView) -> Cause:
+    budget, use = view.budget, view.use
+    jobs = "1 job waits" if view.held == 1 else f"{view.held:,} jobs wait"
+    message = (
+        f"{jobs} for room in {budget.label}: {usd(use.room_usd)} of {usd(use.amount_usd)} are left. {budget.owner} can "
+        f"raise it: `airflow aihandoff budgets raise {budget.budget_id} AMOUNT --reason REASON`."
+    )
+    command = f"airflow aihandoff budgets show {budget.budget_id}"
+    return Cause(f"budget {budget.name}", view.held, message, command, budget_id=budget.budget_id)
 
 
 def _silence(conn_id: str) -> Cause:

@@ -42,6 +42,7 @@ def send_gauges(waiting: Waiting, needs: Needs, conn_ids: Sequence[str]) -> None
         signals.gauge(signals.WEBHOOK_AGE, waiting.webhook_age.get(conn_id, 0.0), conn_id=conn_id)
     for need, metric in GAUGES.items():
         signals.gauge(metric, needs.jobs[need])
+    signals.gauge(signals.BUDGET_WAITS, sum(view.held for view in needs.budgets))
     signals.gauge(signals.QUARANTINED, needs.quarantined)
     silent = {each.conn_id for each in needs.silent}
     for conn_id in silent.union(conn_ids, (each.conn_id for each in needs.connections)):

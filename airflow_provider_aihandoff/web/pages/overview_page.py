@@ -13,17 +13,14 @@ from fastapi import APIRouter, Request, Response
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.amounts import dollars
-from airflow_provider_aihandoff.core.budgets.budget_spec import usd
 from airflow_provider_aihandoff.core.errors import LedgerSchemaError
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.jobs.needs import Cause, counted
 from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.jobs.overview_store import DAYS, SAMPLE, Figures
-from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.heartbeats import live_triggerers
-from airflow_provider_aihandoff.web.auth import LedgerDep, Viewer, ViewerDep, visible_dag_ids
-from airflow_provider_aihandoff.web.budget_rights import visible_budgets
+from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.job_search import address
@@ -74,7 +71,6 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
             "viewer": viewer,
             "items": [
                 *(_item(request, cause, doctor) for cause in found.needs.causes),
-                *_full_budgets(request, ledger, viewer),
                 *_triggerers(),
             ],
             "doctor": doctor,
@@ -103,20 +99,12 @@ def _item(request: Request, cause: Cause, doctor: str | None) -> Item:
             cause.message,
             address(request, "jobs_page", JobFilter(need=cause.need)),
         )
+    if cause.budget_id is not None:
+        page_of = path_to(request, "budget_page", budget_id=cause.budget_id)
+        return Item(cause.title, f"{cause.count:,} held", cause.message, page_of)
     if cause.conn_id is None:
         return Item(cause.title, counted(cause.count), cause.message, path_to(request, "inbox_page"))
     return Item(cause.title, "", cause.message, doctor)
-
-
-def _full_budgets(request: Request, ledger: Ledger, viewer: Viewer) -> list[Item]:
-    """The budgets for which jobs wait."""
-    items = []
-    for view in visible_budgets(ledger, viewer):
-        if view.held:
-            what = f"{usd(view.use.room_usd)} of {usd(view.use.amount_usd)} are left. Raise it, or wait."
-            page_of = path_to(request, "budget_page", budget_id=view.budget.budget_id)
-            items.append(Item(f"Budget: {view.budget.name}", f"{view.held:,} held", what, page_of))
-    return items
 
 
 def _triggerers() -> list[Item]:

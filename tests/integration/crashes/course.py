@@ -150,6 +150,11 @@ def _reclaimed(run: Run) -> None:
     run.drive("fund", "draft", "reclaim", *PIPELINE)
 
 
+def _warned(run: Run) -> None:
+    """A threshold of its budget is reached by what was reserved for a lost request."""
+    run.drive("fund", "draft", "warn", *PIPELINE)
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -304,4 +309,5 @@ COURSES: Mapping[str, Course] = {
     "bulk.record": IN_BULK["bulk cancel"],
     "budget.change": of(_funded),
     "budget.expire": of(_reclaimed, model=_ORPHAN),
+    "budget.notify": of(_warned, model=_ORPHAN),
 }

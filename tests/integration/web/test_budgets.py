@@ -130,10 +130,11 @@ class TestPages:
         add(ledger)
         ask(ledger, "a", 15)
         text = login("bob").get("/aihandoff/overview").text
-        assert "Budget: monthly" not in text
+        assert "Budget monthly" not in text
         ask(ledger, "b", 10)
         text = " ".join(Page(login("bob").get("/aihandoff/overview").text).text.split())
-        assert "Budget: monthly 1 held5.00 USD of 20.00 USD are left." in text
+        assert "Budget monthly 1 held" in text
+        assert "1 job waits for room in the budget 'monthly' (everything): 5.00 USD of 20.00 USD are left." in text
 
     def test_without_a_budget_the_page_says_how_to_add_one(self, login: Login) -> None:
         assert "airflow aihandoff budgets add" in login("bob").get(PAGE).text

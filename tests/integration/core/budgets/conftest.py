@@ -16,24 +16,13 @@ from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
+from tests.bill import BOOKS, check_books
 from tests.factories import LEASE, TEST, job_spec
 
 Add = Callable[..., Budget]
 Ask = Callable[..., Intent]
 
 ALICE = Actor.user("alice")
-
-#: What each window has used, by its stripes and by its reservations.
-BOOKS = """
-    SELECT w.window_id, w.amount_usd + w.raised_usd AS amount, s.*, r.* FROM aihandoff.budget_windows AS w
-    CROSS JOIN LATERAL (
-        SELECT sum(allotted_usd) AS allotted, sum(reserved_usd) AS reserved, sum(settled_usd) AS settled,
-            sum(beyond_usd) AS beyond FROM aihandoff.budget_stripes WHERE window_id = w.window_id) AS s
-    CROSS JOIN LATERAL (
-        SELECT coalesce(sum(amount_usd) FILTER (WHERE state = 'reserved'), 0) AS reserved_rows,
-            coalesce(sum(cost_usd), 0) AS settled_rows
-        FROM aihandoff.budget_reservations WHERE window_id = w.window_id) AS r
-    WHERE w.closed_at IS NULL ORDER BY w.window_id"""
 
 
 @pytest.fixture
@@ -54,11 +43,7 @@ def books(query: Callable[..., list[dict[str, Any]]]) -> Callable[[], list[dict[
 
     def check() -> list[dict[str, Any]]:
         rows = query(BOOKS)
-        for row in rows:
-            assert row["reserved"] == row["reserved_rows"], row
-            assert row["settled"] == row["settled_rows"], row
-            assert row["allotted"] == row["amount"] + row["beyond"], row
-            assert row["reserved"] + row["settled"] <= row["amount"] + row["beyond"], row
+        check_books(rows)
         return rows
 
     return check

@@ -138,3 +138,20 @@ def test_a_budget_below_one_request_of_late_says_so(ledger: Ledger, add: Add, as
     assert "up to 6.00 USD of late" in str(ledger.budgets.warning(add(5)))
     assert ledger.budgets.warning(add(50, "wide")) is None
     assert ledger.budgets.warning(add(5, "other", scope={"dag_id": "another"})) is None
+
+
+def test_those_that_jobs_wait_for_are_found_for_the_dags_that_a_person_may_see(
+    ledger: Ledger, add: Add, ask: Ask
+) -> None:
+    add(5)
+    add(5, "of one Dag", scope={"dag_id": "publishing"})
+    add(5, "of another", scope={"dag_id": "another"})
+    ask("a", 4)
+    assert ledger.budgets.waited_for(None) == []
+    ask("b", 2)
+    ledger.budgets.raise_once("all", Decimal(5), **WHO)
+    assert ask("b", 2).revision.held_name == "2"
+    for dag_ids, names in ((None, ["of one Dag"]), (["publishing"], ["of one Dag"]), (["another"], [])):
+        assert [(view.budget.name, view.held) for view in ledger.budgets.waited_for(dag_ids)] == [
+            (name, 1) for name in names
+        ]

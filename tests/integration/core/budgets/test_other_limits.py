@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -33,6 +34,21 @@ def test_what_a_limit_of_speed_holds_has_reserved_nothing_and_says_what_it_can_c
     assert ask("a", 4).token is not None
     assert [row["reserved"] for row in books()] == [4]
     assert query("SELECT * FROM aihandoff.rate_waits") == []
+
+
+def test_what_a_limit_of_speed_has_held_keeps_its_place_in_the_queue_of_a_budget(
+    ledger: Ledger, add: Add, ask: Ask
+) -> None:
+    add(10)
+    stop(ledger, 0)
+    assert ask("first", 4).revision.held_kind == "rate"
+    stop(ledger, 5)
+    assert ask("sent", 8).token is not None
+    assert ask("second", 3).revision.held_kind == "budget"
+    assert ask("first", 4).revision.held_kind == "budget"
+    ledger.budgets.raise_once("all", Decimal(3), why="more", actor=ALICE)  # there are 5 left
+    assert ask("second", 3).token is None
+    assert ask("first", 4).token is not None
 
 
 def test_what_a_budget_holds_takes_up_no_room_of_a_limit_of_speed(

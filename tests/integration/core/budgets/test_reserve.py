@@ -10,6 +10,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
+from airflow_provider_aihandoff.core.budgets.reserve import ASKS_AGAIN
 from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL
 from airflow_provider_aihandoff.core.errors import JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import Output
@@ -18,6 +19,7 @@ from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
+from airflow_provider_aihandoff.triggers import wake_queries
 from tests.factories import TEST
 from tests.integration.core.budgets.conftest import ALICE, Add, Ask
 
@@ -25,6 +27,10 @@ Books = Callable[[], list[dict[str, Any]]]
 Query = Callable[..., list[dict[str, Any]]]
 
 COMPLETED = ResponseStatus.COMPLETED
+
+_LONG_AGO = """
+    UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() - interval '3 minutes'
+    WHERE revision_id = %s"""
 
 
 def run(ledger: Ledger, intent: Intent, response_id: str) -> None:
@@ -208,7 +214,7 @@ class TestWithoutRoom:
         assert str(revision.held_why).startswith(
             "This request can cost up to 2.00 USD, and the budget 'all' (everything) has 1.00 USD of 5.00 USD left."
         )
-        assert 0 < held.wait <= 300
+        assert 0 < held.wait <= ASKS_AGAIN.total_seconds()
         run(ledger, first, "resp_a")
         end(ledger, first, "resp_a", 1)
         assert ask("b", 2).token is not None
@@ -249,6 +255,44 @@ class TestWithoutRoom:
             " WHERE job_id = (SELECT job_id FROM aihandoff.jobs WHERE job_key = 'b')"
         )
         assert ask("c", 1).token is not None
+
+    def test_one_for_whom_a_person_waits_goes_first(self, ledger: Ledger, add: Add, ask: Ask) -> None:
+        add(5)
+        first = ask("a", 4)
+        assert ask("b", 2).token is None
+        assert ask("c", 2, priority="interactive").token is None
+        assert ask("d", 1, priority="interactive").token is None  # there is room for it, and c came before
+        run(ledger, first, "resp_a")
+        end(ledger, first, "resp_a", 1)
+        assert ask("b", 2).token is None  # 4 are left, and 3 of them are for the others
+        assert ask("d", 1, priority="interactive").token is not None
+        assert ask("c", 2, priority="interactive").token is not None
+
+    def test_room_wakes_those_behind_one_that_no_longer_asks(
+        self, ledger: Ledger, add: Add, ask: Ask, query: Query
+    ) -> None:
+        add(5)
+        first = ask("a", 4)
+        gone, held = ask("b", 5), ask("c", 2)
+        assert (gone.token, held.token) == (None, None)
+        run(ledger, first, "resp_a")
+        query(_LONG_AGO, gone.revision.revision_id)
+        end(ledger, first, "resp_a", 2)
+        assert ledger.revision(held.revision.job_id, 1).submit_lease_until <= ledger.now()  # type: ignore[operator]
+
+    async def test_a_sweep_of_a_triggerer_wakes_those_behind_one_that_has_left(
+        self, ledger: Ledger, add: Add, ask: Ask, conninfo: dict[str, Any]
+    ) -> None:
+        add(5)
+        ask("a", 4)
+        first, held, other = ask("b", 3), ask("c", 1), ask("d", 1)
+        waits = [(each.revision.job_id, 1, str(each.revision.submit_lease_until)) for each in (first, held, other)]
+        async with await wake_queries.listen(conninfo) as connection:
+            await wake_queries.use_budgets(connection)
+            assert await wake_queries.settled_submissions(connection, waits) == set()
+            ledger.cancels.cancel(first.revision.job_id, actor=TEST, reason="not needed")
+            await wake_queries.use_budgets(connection)
+            assert await wake_queries.settled_submissions(connection, waits) == {waits[0], waits[1]}
 
     def test_a_raise_for_once_lets_them_go_on(self, ledger: Ledger, add: Add, ask: Ask, books: Books) -> None:
         add(5)
@@ -310,6 +354,23 @@ class TestMoreThanWasReserved:
         assert ledger.budgets.read("all").use.beyond_usd == 0
         assert ask("c", 1).token is not None
         assert used(ledger) == (1, 9)
+        books()
+
+    def test_waits_for_no_one_where_it_is_made_up_for(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query, conninfo: dict[str, Any]
+    ) -> None:
+        add(10)
+        sent = [ask(key, 1) for key in "ab"] + [ask("c", 8)]
+        for intent, response_id in zip(sent, ("resp_a", "resp_b", "resp_c"), strict=True):
+            run(ledger, intent, response_id)
+        end(ledger, sent[0], "resp_a", 5)
+        (stripe,) = query("SELECT stripe FROM aihandoff.budget_reservations WHERE response_id = 'resp_b'")
+        with psycopg.connect(**conninfo) as other:
+            other.execute("SELECT FROM aihandoff.budget_stripes WHERE stripe <> %s FOR UPDATE", [stripe["stripe"]])
+            end(ledger, sent[1], "resp_b", "0.5")
+            assert ledger.budgets.read("all").use.beyond_usd == 4
+        end(ledger, sent[2], "resp_c", 1)
+        assert ledger.budgets.read("all").use.beyond_usd == 0
         books()
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from random import Random
 from typing import Any, get_args
 
@@ -16,11 +17,16 @@ from alembic import command
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from airflow_provider_aihandoff.core.admission.pause_store import Scope
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.history import GENESIS, first_break
 from airflow_provider_aihandoff.core.digests import digest, input_digest
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
 from airflow_provider_aihandoff.core.errors import CannotRollBack, ClaimLost, EffectUnknown, LedgerSchemaError
+from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
+from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import (
@@ -39,10 +45,10 @@ from airflow_provider_aihandoff.core.models import (
     Revision,
     Verdict,
 )
-from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import Postgres
-from tests.factories import LEASE, TEST, job_spec, line_of_version_1, submit
+from tests.factories import LEASE, TEST, draft, job_spec, line_of_version_1, submit
 from tests.integration.core.database import version_0004
 from tests.integration.core.database.version_0002 import EFFECTS, HISTORIES, TOKEN, write_rows
 
@@ -229,6 +235,66 @@ class TestUpgrade:
         tenant = {**empty_conninfo, "user": role.as_string().strip('"'), "password": "tenant"}
         assert schema.upgrade(tenant) == (None, schema.head_version())
         assert schema.upgrade(tenant)[0] == schema.head_version()
+
+
+class TestUpgradeFrom0015:
+    def test_jobs_in_every_state_go_on_and_what_was_sent_before_counts_for_no_budget(
+        self, ledger: Ledger, conninfo: dict[str, Any], empty_conninfo: dict[str, Any]
+    ) -> None:
+        upgrade_to(empty_conninfo, "0015")
+        asked = {key: self.intend(ledger, key) for key in ("sending", "refused", "lost", "failed")}
+        lost, failed = asked["lost"], asked["failed"]
+        ledger.submission.submission_lost(lost.revision.job_id, 1, token=lost.token, actor=TEST, reason="timeout")
+        ledger.outputs.fail(failed.revision.job_id, 1, actor=TEST, reason="refused", error={"kind": "refused"})
+        running, replaced = (submit(ledger, job_spec(job_key=key), f"resp_{key}") for key in ("running", "replaced"))
+        ledger.submission.open(job_spec(job_key="replaced", input={"other": "input"}))
+        draft(ledger, job_spec(job_key="review"), response_id="resp_review")
+        queued = ledger.submission.open(job_spec(job_key="queued", max_cost_usd=Decimal(1))).job
+        ledger.pauses.begin(Scope(job_type="paused"), writes=False, reason="so", actor=TEST)
+        held = self.intend(ledger, "held", job_type="paused").revision
+        assert held.is_held
+        copy_rows(conninfo, empty_conninfo, "jobs", "revisions", "events", "pauses")
+        with psycopg.connect(**empty_conninfo) as connection:
+            for table, column in (("jobs", "job_id"), ("revisions", "revision_id"), ("pauses", "pause_id")):
+                connection.execute(
+                    "SELECT setval(pg_get_serial_sequence(%s, %s), 1000)", [f"aihandoff.{table}", column]
+                )
+
+        assert schema.upgrade(empty_conninfo) == ("0015", schema.head_version())
+
+        with Ledger(empty_conninfo) as upgraded:
+            upgraded.budgets.add(checked_spec("all", 1, period="total", owner="alice"), why="so", actor=TEST)
+            for key in ("sending", "lost"):
+                job_id, token = asked[key].revision.job_id, asked[key].token
+                where: dict[str, Any] = {"token": token, "response_id": f"resp_{key}", "actor": TEST}
+                assert upgraded.submission.submitted(job_id, 1, status=ResponseStatus.QUEUED, **where) is not None
+            refused = asked["refused"]
+            upgraded.submission.not_submitted(refused.revision.job_id, 1, token=refused.token, actor=TEST, reason="503")
+            for job_id in (running.job_id, asked["sending"].revision.job_id, lost.revision.job_id):
+                output = Output(ResponseStatus.COMPLETED, "Text.", cost_usd=Decimal(5))
+                assert upgraded.outputs.store(job_id, 1, output, actor=TEST).state is JobState.REVIEW
+            left = Surplus("resp_replaced", replaced.job_id, 1, replaced.conn_id, is_current=True)
+            assert upgraded.surplus.settle(left, actor=TEST, reason="ended", detail={"cost_usd": Decimal(5)})
+            assert upgraded.budgets.read("all").use.used_usd == 0
+
+            upgraded.pauses.end(1, reason="so", actor=TEST)
+            for count, job_id in enumerate((queued.job_id, held.job_id, refused.revision.job_id), start=1):
+                assert self.ask(upgraded, job_id).token is not None
+                assert upgraded.budgets.read("all").use.reserved_usd == count * Decimal("0.25")
+            again = upgraded.submission.open(job_spec(job_key="failed"))
+            assert (again.job.revision, self.ask(upgraded, again.job.job_id, 2).token is not None) == (2, True)
+            more = upgraded.submission.open(job_spec(job_key="another")).job
+            assert self.ask(upgraded, more.job_id).revision.held_kind == "budget"
+            for job in upgraded.jobs():
+                assert first_break(upgraded.record(job.job_id).events, job) is None
+
+    def intend(self, ledger: Ledger, key: str, **more: Any) -> Any:
+        return self.ask(ledger, ledger.submission.open(job_spec(job_key=key, **more)).job.job_id)
+
+    @staticmethod
+    def ask(ledger: Ledger, job_id: int, number: int = 1) -> Any:
+        worst = WorstCase(cost_usd=Decimal("0.25"))
+        return ledger.submission.intend(job_id, number, actor=TEST, lease=LEASE, worst=worst)
 
 
 class TestUpgradeFrom0011:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
+from airflow_provider_aihandoff.core.budgets.budget_spec import Budget, OnFull, Use
+from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
+from airflow_provider_aihandoff.core.budgets.period import Period
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
 from airflow_provider_aihandoff.core.jobs.needs import SAID, Cause, Needs
 from airflow_provider_aihandoff.core.jobs.overview_store import ConnectionActivity
@@ -47,6 +51,22 @@ def test_each_need_of_a_job_is_a_cause_with_its_words_its_command_and_its_gauge(
 
 def test_no_two_needs_share_their_name_or_their_gauge() -> None:
     assert len({said.name for said in SAID.values()}) == len(set(GAUGES.values())) == len(Need)
+
+
+@pytest.mark.parametrize(("held", "said"), [(1, "1 job waits"), (1_200, "1,200 jobs wait")])
+def test_a_budget_that_jobs_wait_for_is_a_cause_with_what_is_left_and_who_can_raise_it(held: int, said: str) -> None:
+    budget = Budget(
+        7, "nightly", None, None, None, None, "nightly", Decimal(5), Period.DAY, "UTC", [80], OnFull.HOLD, "alice", NOW,
+        None,
+    )  # fmt: skip
+    use = Use(NOW, None, Decimal(5), Decimal(0), Decimal(4), Decimal("0.85"), Decimal(0))
+    (cause,) = Needs(dict.fromkeys(Need, 0), 0, (), (), budgets=[BudgetView(budget, use, held, NOW, NOW)]).causes
+    assert (cause.name, cause.count, cause.budget_id) == ("budget nightly", held, 7)
+    assert cause.message == (
+        f"{said} for room in the budget 'nightly' (tag nightly): 0.15 USD of 5.00 USD are left. alice can raise it: "
+        "`airflow aihandoff budgets raise 7 AMOUNT --reason REASON`."
+    )
+    assert cause.command == "airflow aihandoff budgets show 7"
 
 
 def test_webhooks_in_quarantine_are_a_cause() -> None:

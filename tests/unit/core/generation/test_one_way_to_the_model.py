@@ -1,0 +1,38 @@
+"""Whatever asks a model goes by the budgets: one module alone asks a provider, and one alone asks OpenAI's SDK."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import airflow_provider_aihandoff
+
+PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
+
+#: How the methods of an API are named that cost money.
+ASKS = {"create", "create_and_poll", "create_and_run", "generate"}
+
+#: Each call with such a name, by its file: `provider.create` in the first, whose permission has reserved the money.
+KNOWN = {
+    "core/generation/submit.py": ["provider.create"],
+    # A conversation costs nothing, nor does an endpoint of webhooks.
+    "core/generation/openai/provider.py": [
+        "self._conversations.create",
+        "self._responses.with_raw_response.create",
+    ],
+    "core/generation/openai/endpoint_api.py": ["self._webhooks.create"],
+    "cli/webhook_setup.py": ["api.create"],
+}
+
+
+def test_the_model_is_asked_in_one_place() -> None:
+    found = defaultdict(list)
+    for file in PACKAGE.rglob("*.py"):
+        name = file.relative_to(PACKAGE)
+        if name.parts[0] == "testing":  # the other side
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKS:
+                found[str(name)].append(ast.unparse(node.func))
+    assert {name: sorted(calls) for name, calls in found.items()} == KNOWN
