@@ -70,7 +70,7 @@ from airflow_provider_aihandoff.operators.elements import all_failures, first_wa
 from airflow_provider_aihandoff.operators.retries import final_errors
 from chaos.effects import effect_plan, parts_of, plans, target_of
 from chaos.work import ALL_EFFECTS, Work
-from chaos.world import CONVERSING, OPENAI, SLOWED, World
+from chaos.world import OPENAI, World, connection_of
 
 State = Literal["done", "wait", "retry", "held", "failed"]
 
@@ -138,6 +138,7 @@ Step = Callable[[World, Ledger, Attempt], Outcome]
 
 def run(world: World, attempt: Attempt) -> Outcome:
     """Make one attempt, on a ledger of its own. The process lives in the world already (:meth:`World.use`)."""
+    world.connect(attempt.work)
     with Ledger(world.ledger) as ledger:
         try:
             with final_errors():
@@ -199,7 +200,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         job_key=attempt.work.key,
         input={name: request[name] for name in ("model", "input")},
         request=request,
-        conn_id=CONVERSING if attempt.work.handle else SLOWED if "=429" in attempt.work.model else OPENAI,
+        conn_id=connection_of(attempt.work),
         requested_by=REQUESTER,
         permissions={},
         approval="required",
