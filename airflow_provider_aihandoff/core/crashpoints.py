@@ -50,6 +50,7 @@ STEPS = (
     "bulk.record",
     "budget.change",
     "budget.expire",
+    "limit.change",
 )
 
 #: What is called outside the ledger.

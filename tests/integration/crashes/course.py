@@ -145,6 +145,10 @@ def _reclaimed(run: Run) -> None:
     run.drive("fund", "draft", "reclaim", *PIPELINE)
 
 
+def _limited(run: Run) -> None:
+    run.drive("limit", *PIPELINE, "unlimit")
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -297,5 +301,6 @@ COURSES: Mapping[str, Course] = {
     "bulk.begin": IN_BULK["bulk cancel"],
     "bulk.record": IN_BULK["bulk cancel"],
     "budget.change": of(_funded),
+    "limit.change": of(_limited),
     "budget.expire": of(_reclaimed, model=_ORPHAN),
 }
