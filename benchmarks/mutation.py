@@ -37,6 +37,7 @@ _BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 
+_TAKING = f"{_LEDGER}/rates/test_taking.py"
 _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
 _TOGETHER = f"{_LEDGER}/webhooks/test_inbox_batch.py"
 _INTAKE = "tests/unit/core/webhooks/test_intake.py"
@@ -125,21 +126,36 @@ GUARDS = (
         "admission: what a limit of speed holds has reserved nothing",
         f"{_BUDGETS}/test_other_limits.py"
         "::test_what_a_limit_of_speed_holds_has_reserved_nothing_and_says_what_it_can_cost",
-        ("admit_request", "if slow is not None or (", "if ("),
+        ("admit_request", "    connection.execute(_GIVE_BACK)\n    return _said", "    return _said"),
     ),
     guard(
         "admission: what a budget holds finds out nothing about a spending limit",
         f"{_BUDGETS}/test_other_limits.py"
         "::test_what_a_budget_holds_does_not_find_out_whether_a_spending_limit_is_reached",
-        ("admit_request", "if slow is not None or (full is not None and admitted.finds_out):", "if slow is not None:"),
+        ("admit_request", "if admitted.finds_out:", "if False:"),
     ),
     guard(
         "rates: what is in flight is counted while no other asks",
         f"{_RATES}::test_a_limit_is_never_exceeded_by_many_at_once",
+        ("rate_store:take", "_locked(connection, asked)", "asked"),
+    ),
+    guard(
+        "rates: where another one was sooner, nothing of the permission is left",
+        f"{_TAKING}::test_where_another_one_was_sooner_nothing_of_the_permission_is_left",
+        ("_in_time", "    connection.execute(_UNDO_PERMIT)\n", ""),
+    ),
+    guard(
+        "rates: what ends is seen by those that ask at that moment",
+        f"{_TAKING}::test_one_that_asks_while_another_one_ends_gets_its_place",
+        ("rate_store:ask", "_locked(connection, [one])[0]", "one"),
+    ),
+    guard(
+        "rates: what ends waits for those that ask at that moment",
+        f"{_TAKING}::test_one_that_asks_while_another_one_ends_gets_its_place",
         (
-            "rate_store:take",
-            "connection.execute(_LOCK, values)",
-            "connection.execute(_LOCK.removesuffix('FOR NO KEY UPDATE'), values)",
+            "slot_freed",
+            "connection.execute(_LOCK_SLOTS,",
+            "connection.execute(_LOCK_SLOTS.replace('FOR NO KEY UPDATE', ''),",
         ),
     ),
     guard(

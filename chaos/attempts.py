@@ -14,6 +14,7 @@ Each step does what the operator or sensor of the same kind does, on the real co
   reconciler records of one that has ended.
 - ``fund``: a person makes a budget for the work alone. ``reclaim``: what was reserved for a lost request comes back.
   ``warn``: people were notified of what is used of the budget.
+- ``limit``: a person limits what is in flight of the work alone. ``unlimit``: they end that.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote.
 - ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote. ``acknowledge``: they have seen
@@ -48,6 +49,7 @@ from airflow_provider_aihandoff.core.errors import (
     EffectRefused,
     EffectUnknown,
     HandoffError,
+    LimitNotFound,
     StaleDecision,
 )
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
@@ -62,6 +64,7 @@ from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
@@ -72,7 +75,7 @@ from airflow_provider_aihandoff.operators.elements import all_failures, first_wa
 from airflow_provider_aihandoff.operators.retries import final_errors
 from chaos.effects import effect_plan, parts_of, plans, target_of
 from chaos.work import ALL_EFFECTS, Work
-from chaos.world import CONVERSING, OPENAI, SLOWED, World
+from chaos.world import OPENAI, World, connection_of
 
 State = Literal["done", "wait", "retry", "held", "failed"]
 
@@ -140,6 +143,7 @@ Step = Callable[[World, Ledger, Attempt], Outcome]
 
 def run(world: World, attempt: Attempt) -> Outcome:
     """Make one attempt, on a ledger of its own. The process lives in the world already (:meth:`World.use`)."""
+    world.connect(attempt.work)
     with Ledger(world.ledger) as ledger:
         try:
             with final_errors():
@@ -201,7 +205,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         job_key=attempt.work.key,
         input={name: request[name] for name in ("model", "input")},
         request=request,
-        conn_id=CONVERSING if attempt.work.handle else SLOWED if "=429" in attempt.work.model else OPENAI,
+        conn_id=connection_of(attempt.work),
         requested_by=REQUESTER,
         permissions={},
         approval="required",
@@ -211,6 +215,7 @@ def _spec(attempt: Attempt) -> JobSpec:
         owner=attempt.owner,
         on_lost=attempt.work.on_lost,
         tags=(attempt.work.key,),
+        rate_key=attempt.work.key,
     )
 
 
@@ -516,6 +521,21 @@ def _reclaim(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
+def _limit(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """A person sets a limit of speed for this work alone."""
+    person, key = Actor.user(PERSON), attempt.work.key
+    ledger.rate_limits.set(LimitKind.KEY, key, Measure.IN_FLIGHT, 1, reason="to be safe", actor=person)
+    return DONE
+
+
+def _unlimit(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """They end it."""
+    person, key = Actor.user(PERSON), attempt.work.key
+    with suppress(LimitNotFound):  # another attempt has ended it
+        ledger.rate_limits.end(LimitKind.KEY, key, Measure.IN_FLIGHT, reason="it is safe", actor=person)
+    return DONE
+
+
 _A_WEEK_LATER = """
     UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'
     WHERE job_id = %s AND state = 'reserved'"""
@@ -592,4 +612,6 @@ STEPS: Mapping[str, Step] = {
     "fund": _fund,
     "reclaim": _reclaim,
     "warn": _warn,
+    "limit": _limit,
+    "unlimit": _unlimit,
 }

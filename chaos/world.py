@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from chaos.work import Work
+
 #: The Airflow connections of an attempt.
 OPENAI, CONVERSING, AGENTS = "chaos_openai", "chaos_conversing", "chaos_agents"
-
-#: The connection of work whose requests are refused with 429: that slows down all work of a connection.
-SLOWED = "chaos_slowed"
 TARGET, DATABASE = "chaos_target", "chaos_database"
 
 
@@ -57,7 +56,6 @@ class World:
         database = self.database or self.ledger
         connections: dict[str, dict[str, Any]] = {
             OPENAI: {"conn_type": "openai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
-            SLOWED: {"conn_type": "openai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
             CONVERSING: {
                 "conn_type": "openai",
                 "password": "sk-of-the-chaos-run",
@@ -75,7 +73,11 @@ class World:
                 "schema": database["dbname"],
             },
         }
-        return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()}
+        return {_variable(name): json.dumps(fields) for name, fields in connections.items()}
+
+    def connect(self, work: Work) -> None:
+        """Let this process find the OpenAI connection of a piece of work, where it has one of its own."""
+        os.environ.setdefault(_variable(connection_of(work)), self.variables()[_variable(OPENAI)])
 
     def use(self) -> None:
         """Make this process live in this world: its connections, and the times of its calls."""
@@ -94,3 +96,17 @@ class World:
         submit._SEND_WITHIN = self.submit_margin
         submit._BACKOFF_BASE, submit._BACKOFF_CAP = 0.05, 0.2
         PostgresTarget.call_seconds = self.database_seconds
+
+
+def connection_of(work: Work) -> str:
+    """The OpenAI connection of a piece of work.
+
+    Work that is refused with 429 has one of its own: what one request is told slows down all of its connection.
+    """
+    if work.handle:
+        return CONVERSING
+    return f"{OPENAI}_{work.key}" if "=429" in work.model else OPENAI
+
+
+def _variable(conn_id: str) -> str:
+    return f"AIRFLOW_CONN_{conn_id.upper()}"

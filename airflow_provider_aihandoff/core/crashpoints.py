@@ -52,6 +52,7 @@ STEPS = (
     "budget.change",
     "budget.expire",
     "budget.notify",
+    "limit.change",
 )
 
 #: What is called outside the ledger.

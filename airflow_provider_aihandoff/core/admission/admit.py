@@ -5,12 +5,13 @@ So the answer holds for the whole fleet, whatever dies: nothing is permitted tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-
-from psycopg import Rollback, Transaction
+from typing import TypeVar
 
 from airflow_provider_aihandoff.core.admission import pause_store, spending_limit_store
-from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refusal
+from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
 from airflow_provider_aihandoff.core.budgets.reserve import reserve
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
@@ -18,51 +19,99 @@ from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revi
 from airflow_provider_aihandoff.core.rates import rate_store
 from airflow_provider_aihandoff.core.rates.rate_store import Ask, RateHold, RateRefusal
 
+T = TypeVar("T")
+
+#: What is undone where a later one holds what the ones before have let through. What is kept is committed with the
+#: transaction: to release a savepoint takes one more message, while others wait for what is locked.
+_TRY, _GIVE_BACK = "SAVEPOINT admission", "ROLLBACK TO SAVEPOINT admission"
+_PERMIT, _UNDO_PERMIT = "SAVEPOINT permission", "ROLLBACK TO SAVEPOINT permission"
+
+
+@dataclass(frozen=True)
+class Permitted:
+    """A request may be sent now.
+
+    :param revision: as the permission has left it.
+    :param finds_out: it finds out whether a limit of money is still reached.
+    """
+
+    revision: Revision
+    finds_out: bool
+
 
 def admit_request(
-    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, *, at: datetime, tokens: int = 0
-) -> Hold | Refusal | Admitted:
+    connection: LedgerConnection,
+    job: Job,
+    revision: Revision,
+    worst: WorstCase,
+    permit: Callable[[], Revision],
+    *,
+    at: datetime,
+    tokens: int = 0,
+) -> Hold | Refusal | Permitted:
     """Whether the request of a revision may be sent now. Where it may, it is, and what it can cost is reserved.
 
     Asked in this order: pauses, the provider's spending limits, budgets, limits of speed. What one of them has given
     is given back where a later one holds the request.
 
     :param worst: what it can need at most.
+    :param permit: writes down the permission. What all requests take from is taken after it, so that the others wait
+        for the commit alone; where another one was sooner, the permission is undone.
     :param at: the database's clock.
     :param tokens: how many it counts for in limits of tokens.
     """
     if paused := pause_store.hold_of_request(connection, job, revision):
         return paused
-    full: Hold | Refusal | None = None
-    slow: RateHold | RateRefusal | None = None
-    with connection.transaction() as taken:
-        admitted = spending_limit_store.admit(connection, job, revision, at=at)
-        if isinstance(admitted, Hold):
-            return admitted
-        full = reserve(connection, job, revision, worst, at=at)
-        if full is None:
-            slow = rate_store.take(connection, Ask.of_request(job, revision, tokens))
+    connection.execute(_TRY)
+    admitted = spending_limit_store.admit(connection, job, revision, at=at)
+    if isinstance(admitted, Hold):
+        return admitted
+    if full := reserve(connection, job, revision, worst, at=at):
         # A budget that is full stays locked where nothing was taken before: room that is made meanwhile wakes the job.
-        if slow is not None or (full is not None and admitted.finds_out):
-            _give_back(taken)
-    if slow is not None:
-        return _said(connection, slow)
-    return full or admitted
+        if admitted.finds_out:
+            connection.execute(_GIVE_BACK)
+        return full
+    permitted = _in_time(connection, Ask.of_request(job, revision, tokens), permit)
+    if isinstance(permitted, Revision):
+        return Permitted(permitted, admitted.finds_out)
+    connection.execute(_GIVE_BACK)
+    return _said(connection, permitted)
 
 
-def hold_of_write(connection: LedgerConnection, job: Job, effect: Effect, plan: EffectPlan) -> Hold | None:
-    """Why an effect may not be sent now; None where it may, and is."""
+def admit_write(
+    connection: LedgerConnection, job: Job, effect: Effect, plan: EffectPlan, permit: Callable[[], Effect]
+) -> Hold | Effect:
+    """Whether an effect may be sent now. Where it may, it is.
+
+    :param permit: as in :func:`admit_request`.
+    :return: the effect as the permission has left it; or why it is held.
+    """
     if paused := pause_store.hold_of_write(connection, job, effect):
         return paused
-    held = rate_store.take(connection, Ask.of_write(job, effect, plan))
-    said = None if held is None else _said(connection, held)
+    permitted = _in_time(connection, Ask.of_write(job, effect, plan), permit)
+    if isinstance(permitted, Effect):
+        return permitted
+    said = _said(connection, permitted)
     assert not isinstance(said, Refusal), "a write has one size, and no bound in the ledger"
     return said
 
 
-def _give_back(taken: Transaction) -> None:
-    """Undo what the ones before have given: a later one holds it."""
-    raise Rollback(taken)
+def _in_time(connection: LedgerConnection, ask: Ask, permit: Callable[[], T]) -> T | RateHold | RateRefusal:
+    """Permit something where its limits of speed have room; otherwise say which one holds it."""
+    asked = rate_store.ask(connection, ask)
+    if not isinstance(asked, list):
+        return asked
+    if not asked:
+        return permit()
+    said = connection.said()
+    connection.execute(_PERMIT)
+    permitted = permit()
+    held = rate_store.take(connection, ask, asked)
+    if held is None:
+        return permitted
+    connection.execute(_UNDO_PERMIT)
+    connection.forget(said)
+    return held
 
 
 def _said(connection: LedgerConnection, held: RateHold | RateRefusal) -> Hold | Refusal:

@@ -88,9 +88,16 @@ class LedgerConnection(psycopg.Connection[DictRow]):
         self.worked_at = float("-inf")
         """When a transaction was last committed on it, by the monotonic clock."""
 
-    def forget(self) -> None:
-        """Say nothing of what was done until now: it is rolled back."""
-        self.woken, self.signals = set(), []
+    def said(self) -> tuple[set[int], list[Signal]]:
+        """What others would hear of by now, for :meth:`forget`."""
+        return set(self.woken), list(self.signals)
+
+    def forget(self, since: tuple[set[int], list[Signal]] | None = None) -> None:
+        """Say nothing of what was done: it is rolled back.
+
+        :param since: what :meth:`said` has returned before that; by default all is forgotten.
+        """
+        self.woken, self.signals = since or (set(), [])
 
     def count(self, metric: Metric, value: int = 1, /, **labels: object) -> None:
         """Count something once the transaction is committed."""

@@ -316,10 +316,12 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER revisions_wait_no_longer AFTER UPDATE OF state ON aihandoff.revisions FOR EACH ROW
-    WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
-CREATE TRIGGER effects_wait_no_longer AFTER UPDATE OF state ON aihandoff.effects FOR EACH ROW
-    WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION aihandoff.end_rate_wait();
+CREATE TRIGGER revisions_wait_no_longer AFTER UPDATE OF state, held_kind ON aihandoff.revisions FOR EACH ROW
+    WHEN (OLD.state <> NEW.state OR (OLD.held_kind = 'rate' AND NEW.held_kind IS DISTINCT FROM 'rate'))
+    EXECUTE FUNCTION aihandoff.end_rate_wait();
+CREATE TRIGGER effects_wait_no_longer AFTER UPDATE OF state, held_kind ON aihandoff.effects FOR EACH ROW
+    WHEN (OLD.state <> NEW.state OR (OLD.held_kind = 'rate' AND NEW.held_kind IS DISTINCT FROM 'rate'))
+    EXECUTE FUNCTION aihandoff.end_rate_wait();
 
 -- Every webhook delivery that was accepted.
 CREATE TABLE aihandoff.inbox (

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core import signals
-from airflow_provider_aihandoff.core.admission.admit import hold_of_write
+from airflow_provider_aihandoff.core.admission.admit import admit_write
 from airflow_provider_aihandoff.core.admission.hold import Hold
 from airflow_provider_aihandoff.core.admission.hold_store import hold_write
 from airflow_provider_aihandoff.core.database import history
@@ -143,33 +144,16 @@ class Effects:
             elif job.cancelling is not None:
                 return _cancelled(job, job.cancelling)
             _check_order(connection, job, effect)
-            # A roll-back is a person's own step, and may undo what the pause is about.
-            if own and (hold := hold_of_write(connection, job, effect, plan)):
-                effect = hold_write(connection, job, effect, hold, actor=actor)
-                return _held(connection, job, effect, hold)
             filled, unfilled = _filled(connection, job, effect, plan)
-            effect = change_effect(
-                connection,
-                job,
-                effect,
-                EffectEvent.CLAIM,
-                attempt=effect.attempt + 1,
-                claim_token=token,
-                claimed_by=str(actor),
-                lease=lease,
-                rate_key=plan.rate_key,
-                conn_id=connection_of(effect),
-                resends=effect.resends + resent,
-                not_now=False,
-                error=None,
-                filled=filled,
-                external_url=plan.external_url,
+            permit = partial(
+                _claim, connection, job, effect, plan, actor, token=token, lease=lease, resent=resent, filled=filled
             )
-            detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
-            detail |= {"filled_digest": digest(filled)} if filled else {}
-            history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
-            connection.count(signals.RETRIES, int(effect.attempt > 1), what="effect")
-            return Claim(effect, token, resent=resent, unfilled=unfilled)
+            # A roll-back is a person's own step, and may undo what the pause is about.
+            admitted = admit_write(connection, job, effect, plan, permit) if own else permit()
+            if isinstance(admitted, Hold):
+                effect = hold_write(connection, job, effect, admitted, actor=actor)
+                return _held(connection, job, effect, admitted)
+            return Claim(admitted, token, resent=resent, unfilled=unfilled)
 
         return self._database.transact(work, repeatable=True, step="apply.claim")
 
@@ -449,6 +433,43 @@ class Effects:
             return read_effect(connection, effect_id)
 
         return self._database.transact(work, repeatable=True)
+
+
+def _claim(
+    connection: LedgerConnection,
+    job: Job,
+    effect: Effect,
+    plan: EffectPlan,
+    actor: Actor,
+    *,
+    token: UUID,
+    lease: timedelta,
+    resent: bool,
+    filled: dict[str, str] | None,
+) -> Effect:
+    """Write down the permission to send an effect."""
+    effect = change_effect(
+        connection,
+        job,
+        effect,
+        EffectEvent.CLAIM,
+        attempt=effect.attempt + 1,
+        claim_token=token,
+        claimed_by=str(actor),
+        lease=lease,
+        rate_key=plan.rate_key,
+        conn_id=connection_of(effect),
+        resends=effect.resends + resent,
+        not_now=False,
+        error=None,
+        filled=filled,
+        external_url=plan.external_url,
+    )
+    detail = {"effect": effect.name, "effect_key": effect.effect_key, "attempt": effect.attempt}
+    detail |= {"filled_digest": digest(filled)} if filled else {}
+    history.move(connection, job, JobEvent.EFFECT_CLAIMED, actor=actor, detail=detail)
+    connection.count(signals.RETRIES, int(effect.attempt > 1), what="effect")
+    return effect
 
 
 def _filled(

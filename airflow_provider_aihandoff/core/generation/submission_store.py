@@ -6,16 +6,17 @@ Every function is one short transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.admission import spending_limit_store
-from airflow_provider_aihandoff.core.admission.admit import admit_request
-from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refusal
+from airflow_provider_aihandoff.core.admission.admit import Permitted, admit_request
+from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
 from airflow_provider_aihandoff.core.admission.hold_store import hold_request
 from airflow_provider_aihandoff.core.arguments import checked
 from airflow_provider_aihandoff.core.budgets import reservation_store
@@ -221,12 +222,33 @@ def _check_current(job: Job, number: int) -> None:
 
 
 def _admit(
-    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, tokens: int, at: datetime
-) -> Hold | Refusal | Admitted:
+    connection: LedgerConnection,
+    job: Job,
+    revision: Revision,
+    worst: WorstCase,
+    permit: Callable[[], Revision],
+    at: datetime,
+    tokens: int,
+) -> Hold | Refusal | Permitted:
     """Whether a request may be sent now: it was not refused too often, and nothing holds it."""
     if revision.refusals >= MAX_REFUSALS:
         return _REFUSED_TOO_OFTEN
-    return admit_request(connection, job, revision, worst, at=at, tokens=tokens)
+    return admit_request(connection, job, revision, worst, permit, at=at, tokens=tokens)
+
+
+def _permit(
+    connection: LedgerConnection, job: Job, revision: Revision, actor: Actor, marks: Mapping[str, Any]
+) -> Revision:
+    """Write down the permission to send the request of a revision.
+
+    :param marks: its token, lease, handle and worst cost.
+    """
+    detail = {"revision": revision.number, "token": str(marks["token"])}
+    history.move(connection, job, JobEvent.SUBMIT_INTENDED, actor=actor, detail=detail)
+    connection.count(signals.RETRIES, int(revision.submitted_at is not None), what="request")
+    row = connection.execute(_MARK_SUBMITTING, {**marks, "revision_id": revision.revision_id}).fetchone()
+    assert row is not None
+    return Revision(**row)
 
 
 def _refuse(connection: LedgerConnection, job: Job, revision: Revision, refusal: Refusal, actor: Actor) -> HandoffError:
@@ -517,34 +539,17 @@ class Submission:
             # A person who said that it may be sent again has put it back to queued.
             if revision.is_lost and revision.unknown_submissions > MAX_UNKNOWN_SUBMISSIONS:
                 return self._too_many_unknown(connection, job, revision, actor)
-            admitted = _admit(connection, job, revision, worst, tokens, at)
+            marks = {"token": token, "lease": lease, "handle": handle, "worst": worst.cost_usd}
+            permit = partial(_permit, connection, job, revision, actor, marks)
+            admitted = _admit(connection, job, revision, worst, permit, at, tokens)
             if isinstance(admitted, Hold):
                 keep_worst_case(connection, revision, worst)
                 revision = hold_request(connection, job, revision, admitted, actor=actor)
                 return Intent(revision, None, _lease_left(revision, at))
             if isinstance(admitted, Refusal):
                 return _refuse(connection, job, revision, admitted, actor)
-            history.move(
-                connection,
-                job,
-                JobEvent.SUBMIT_INTENDED,
-                actor=actor,
-                detail={"revision": number, "token": str(token)},
-            )
-            connection.count(signals.RETRIES, int(revision.submitted_at is not None), what="request")
-            row = connection.execute(
-                _MARK_SUBMITTING,
-                {
-                    "token": token,
-                    "lease": lease,
-                    "handle": handle,
-                    "worst": worst.cost_usd,
-                    "revision_id": revision.revision_id,
-                },
-            ).fetchone()
-            assert row is not None
             left = (revision.deadline - at).total_seconds()
-            return Intent(Revision(**row), token, left=left, finds_out=admitted.finds_out)
+            return Intent(admitted.revision, token, left=left, finds_out=admitted.finds_out)
 
         return self._database.transact(work, repeatable=True, step="submit.intend")
 
@@ -657,8 +662,8 @@ class Submission:
                 if spent:
                     spending_limit_store.reached(connection, job, revision, reason)
                 reservation_store.release(connection, job_id, number)
-                hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
                 slot_freed(connection, LimitKind.OPENAI, revision.conn_id, revision.rate_key)
+                hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
 
         self._database.persist(work, step="submit.refused")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NamedTuple
 
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
@@ -16,6 +17,8 @@ from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
 from airflow_provider_aihandoff.core.jobs.job_filter import FAILED_WITHIN, SLOW_FACTOR, Need
 from airflow_provider_aihandoff.core.jobs.overview_store import MOST_COUNTED, ConnectionActivity
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.moments import lasting
+from airflow_provider_aihandoff.core.rates.rate_limit_store import LimitState
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Cause:
     :param conn_id: of what happens on a connection, which one.
     :param holds: it holds requests or writes back: what, and how to end it, is on the page of pauses.
     :param budget_id: of a budget that jobs wait for, which one.
+    :param waited_for: it is a limit of speed: how much of it is used is on the page of limits.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Cause:
     conn_id: str | None = None
     holds: bool = False
     budget_id: int | None = None
+    waited_for: bool = False
 
     @property
     def title(self) -> str:
@@ -109,6 +114,9 @@ QUARANTINED = Said(
     "Replay or discard them.",
 )
 
+#: How long the first one waits for a limit of speed before a person is needed. For a limit of 0, one is needed at once.
+LONG_WAIT = timedelta(hours=1)
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -119,6 +127,7 @@ class Needs:
     :param connections: what happens on each connection, and ``silent``: on which of them webhooks fell silent.
     :param pauses: those in force, and ``limits``: the limits of money that are reached.
     :param budgets: those that jobs wait for.
+    :param rates: the limits of speed that a person may have to change.
     """
 
     jobs: Mapping[Need, int]
@@ -128,11 +137,13 @@ class Needs:
     pauses: Sequence[Pause] = ()
     limits: Sequence[SpendingLimit] = ()
     budgets: Sequence[BudgetView] = ()
+    rates: Sequence[LimitState] = ()
 
     @property
     def causes(self) -> list[Cause]:
         """Each reason why a person is needed, the most urgent first."""
         causes = [*map(_pause, self.pauses), *map(_limit, self.limits), *map(_budget, self.budgets)]
+        causes += map(_rate, self.rates)
         causes += [
             _cause(said, self.jobs[need], f"airflow aihandoff jobs list --need '{need}'", need)
             for need, said in SAID.items()
@@ -158,7 +169,8 @@ def needs_of(ledger: Ledger, dag_ids: Sequence[str] | None, *, silence: float) -
     silent = [each for each in connections if each.is_silent(silence)]
     pauses = [each for each in ledger.pauses.find() if dag_ids is None or each.dag_id in (None, *dag_ids)]
     limits, budgets = ledger.spending_limits.find(), ledger.budgets.waited_for(dag_ids)
-    return Needs(jobs, quarantined, connections, silent, pauses, limits, budgets)
+    rates = [state for state in ledger.rate_limits.find() if is_long(state)]
+    return Needs(jobs, quarantined, connections, silent, pauses, limits, budgets, rates)
 
 
 def counted(number: int) -> str:
@@ -198,6 +210,25 @@ def _budget(view: BudgetView) -> Cause:
     )
     command = f"airflow aihandoff budgets show {budget.budget_id}"
     return Cause(f"budget {budget.name}", view.held, message, command, budget_id=budget.budget_id)
+
+
+def is_long(state: LimitState) -> bool:
+    """Whether what waits for a limit of speed waits for a person too."""
+    if state.waiting_since is None:
+        return False
+    return state.limit.amount == 0 or state.at - state.waiting_since >= LONG_WAIT
+
+
+def _rate(state: LimitState) -> Cause:
+    limit, first = state.limit, state.waiting_since
+    assert first is not None
+    what = "1 request or write waits" if state.waiting == 1 else f"{counted(state.waiting)} requests and writes wait"
+    why = "a limit of 0 has stopped it" if limit.amount == 0 else f"the limit is {limit.words}"
+    message = (
+        f"{what} for the {limit.called}, the first for {lasting(state.at - first)}: {why}. Change it: "
+        "`airflow aihandoff limits set`."
+    )
+    return Cause(f"limit on {limit.called}", state.waiting, message, "airflow aihandoff limits list", waited_for=True)
 
 
 def _silence(conn_id: str) -> Cause:

@@ -26,12 +26,9 @@ LATE_HERE = 2.0
 #: The same of one that waits in the triggerer: it has to get a worker first, and there may be many.
 LATE = 120.0
 
-#: How many seconds it may take from the triggerer to a worker. So much sooner a task is woken, and for so long those
-#: that were woken are expected to use what there is.
+#: How many seconds it may take from the triggerer to a worker. So much sooner a task is woken, and for so long one that
+#: was woken counts as on its way; for as long again, it counts as missing.
 WAKE_AHEAD = 10.0
-
-#: For how many seconds one that was woken counts as on its way.
-ON_ITS_WAY = 20.0
 
 #: When one asks again that waits for something else to end, in seconds: it is woken sooner, as a rule.
 ASK_AGAIN = 60.0
@@ -46,7 +43,8 @@ class Queue:
 
     :param ahead: how many of the same priority have a lower tag; ``ahead_here``: of these, wait in a worker.
     :param others: how many of the other priority wait; ``others_here``: of these, in a worker.
-    :param coming: how many of all are in a worker, or on their way to one.
+    :param here: how many of all are in a worker; ``on_the_way``: on their way to one; ``missing``: lately did
+        not come in time.
     :param waiting: how many wait in all, without the one that asks; ``batches``: of these, batches.
     :param weights: of the other flows of the same priority that wait, added up.
     :param in_a_row: how many interactive ones went in a row while a batch waited.
@@ -56,7 +54,9 @@ class Queue:
     ahead_here: int = 0
     others: int = 0
     others_here: int = 0
-    coming: int = 0
+    here: int = 0
+    on_the_way: int = 0
+    missing: int = 0
     waiting: int = 0
     batches: int = 0
     weights: float = 0.0
@@ -154,7 +154,11 @@ def wait_for_slot(amount: int, in_use: int, at: float, priority: Priority, queue
 def to_wake(per_second: float, queue: Queue) -> int:
     """How many of those in the triggerer are woken now, so that what becomes free is used.
 
+    As many as can go while they come, and so many that some always are in a worker. For each one that did not come
+    lately, one more: as many of those on the way will not come either, since their tasks have died.
+
     :param per_second: how many a second can go.
     """
-    wanted = max(1, int(per_second * WAKE_AHEAD))
-    return max(0, min(wanted - queue.coming, queue.waiting - queue.coming))
+    coming = queue.here + queue.on_the_way
+    wanted = max(1, int(per_second * (WAKE_AHEAD + HERE)) - queue.here + queue.missing)
+    return max(0, min(wanted - coming, queue.waiting - coming))

@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.core.rates.rate_limit import (
     checked_period,
     checked_weights,
 )
-from airflow_provider_aihandoff.core.rates.rate_store import in_use, wake
+from airflow_provider_aihandoff.core.rates.rate_store import in_use, wake, wake_for_slots
 from airflow_provider_aihandoff.core.text import plain
 
 #: Those that wait are woken when a limit ends, at most so many: the others ask by themselves, and are woken by those
@@ -159,10 +159,13 @@ class RateLimits:
             assert row is not None
             limit = RateLimit(**row)
             _record(connection, limit, why, actor)
-            wake(connection, limit.limit_id, _that_can_go(connection, limit))
+            if limit.period is None:
+                wake_for_slots(connection, limit)
+            else:
+                wake(connection, limit.limit_id, math.ceil(values["amount"] / limit.period * WAKE_AHEAD))
             return limit
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="limit.change")
 
     def end(self, kind: LimitKind, name: str, measure: Measure, *, reason: str, actor: Actor) -> RateLimit:
         """End a limit, and wake what waits for it. What the other side has asked for still counts.
@@ -186,7 +189,7 @@ class RateLimits:
             wake(connection, limit.limit_id, _ALL)
             return limit
 
-        return self._database.transact(work)
+        return self._database.transact(work, step="limit.change")
 
     def find(self, *, ended: bool = False, limit: int = 1000) -> list[LimitState]:
         """Return the limits in force, also those that were learned alone, with what is used of them.
@@ -222,14 +225,6 @@ def _state(connection: LedgerConnection, row: dict[str, Any]) -> LimitState:
         paused=limit.closed_until is not None and limit.closed_until > row["at"],
         at=row["at"],
     )
-
-
-def _that_can_go(connection: LedgerConnection, limit: RateLimit) -> int:
-    """How many can go before those that go have woken others."""
-    assert limit.amount is not None
-    if limit.period is None:
-        return max(0, limit.amount - in_use(connection, limit))
-    return math.ceil(limit.amount / limit.period * WAKE_AHEAD)
 
 
 def _reason(reason: str) -> str:

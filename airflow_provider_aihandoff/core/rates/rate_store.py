@@ -1,14 +1,15 @@
 """Asks the limits of speed for one request or one external write, in the transaction that permits it.
 
-The rows of its limits are locked, in the order of their ids, until that transaction ends. So no two are permitted at
-the same time, on whatever host. What is in flight is counted from what the ledger knows of responses and claims, so
-that what has died takes up no room.
+All processes ask the same rows, so each is kept as short as can be: :func:`ask` reads the limits and who else waits,
+and locks nothing; what may go by that is permitted, and as the last step of its transaction :func:`take` locks the
+rows, asks again of what is free now, and takes it. So no two are permitted at the same time, on whatever host. What is
+in flight is counted from what the ledger knows of responses and claims, so that what has died takes up no room.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from airflow_provider_aihandoff.core.rates.fair_order import (
     HERE,
     LATE,
     LATE_HERE,
-    ON_ITS_WAY,
+    WAKE_AHEAD,
     Queue,
     Wait,
     row_after,
@@ -48,51 +49,69 @@ _SURPLUS_RUNS = timedelta(days=1)
 #: How many that wait are woken in one transaction. The others are woken by those that go.
 _WOKEN_AT_ONCE = 200
 
+_LIMIT_FIELDS = tuple(field.name for field in fields(RateLimit))
 _BUCKET = "next_at, newest_slice, slices, interactive_virtual, batch_virtual, in_a_row"
-_LOCK = f"""
-    SELECT {columns(RateLimit)}, {_BUCKET} FROM aihandoff.rate_limits
+_READ = f"""
+    SELECT {columns(RateLimit)}, {_BUCKET}, clock_timestamp() AS at FROM aihandoff.rate_limits
     WHERE ((kind = %(kind)s AND name = %(conn_id)s) OR (kind = 'key' AND name = %(rate_key)s))
         AND (amount IS NOT NULL OR closed_until > clock_timestamp()
             OR slowed_at > clock_timestamp() - %(remembered)s::interval)
-        AND (measure <> 'tokens' OR %(tokens)s > 0)
-    ORDER BY limit_id FOR NO KEY UPDATE"""
-#: One row: the clock, the tag of the one that asks, and who else waits.
+        AND (measure <> 'tokens' OR %(tokens)s > 0)"""
+#: Those on what is in flight come first: whoever ends something locks these alone, before a row of the others. The
+#: clock is read when all are locked.
+_LOCK = f"""
+    SELECT locked.*, clock_timestamp() AS at FROM (
+        SELECT {columns(RateLimit)}, {_BUCKET} FROM aihandoff.rate_limits WHERE limit_id = ANY(%s)
+        ORDER BY measure <> 'in flight', limit_id FOR NO KEY UPDATE OFFSET 0) AS locked"""
+#: For each limit one row: the tag of the one that asks, and who else waits.
 _QUEUE = """
-    WITH others AS (
-        SELECT wait_id, priority, tag, flow, weight, here, asks_at FROM aihandoff.rate_waits
-        WHERE limit_id = %(limit_id)s
-            AND (revision_id = %(revision_id)s OR effect_id = %(effect_id)s) IS NOT TRUE
-            AND asks_at > clock_timestamp() - CASE WHEN here THEN %(late_here)s::interval ELSE %(late)s::interval END
-    ), own AS (
-        SELECT wait_id, tag FROM aihandoff.rate_waits
-        WHERE limit_id = %(limit_id)s AND (revision_id = %(revision_id)s OR effect_id = %(effect_id)s)
-    ), mine AS (
-        SELECT coalesce((SELECT tag FROM own), %(size)s::float8 / %(weight)s::float8 + greatest(%(virtual)s::float8,
-                (SELECT max(tag) FROM others WHERE priority = %(priority)s AND flow = %(flow)s))) AS tag,
-            coalesce((SELECT wait_id FROM own), 9223372036854775807) AS wait_id
-    )
-    SELECT clock_timestamp() AS at, mine.tag AS tag,
-        count(*) FILTER (WHERE ahead) AS ahead, count(*) FILTER (WHERE ahead AND here) AS ahead_here,
-        count(*) FILTER (WHERE other) AS others, count(*) FILTER (WHERE other AND here) AS others_here,
-        count(*) FILTER (WHERE here OR (asks_at > clock_timestamp() - %(on_its_way)s::interval
-            AND asks_at <= clock_timestamp() + %(here)s::interval)) AS coming,
-        count(wait) AS waiting, count(*) FILTER (WHERE priority = 'batch') AS batches,
-        (SELECT coalesce(sum(weight), 0)::float8 FROM (
-            SELECT max(weight) AS weight FROM others WHERE priority = %(priority)s AND flow <> %(flow)s GROUP BY flow
-        ) AS flows) AS weights
-    FROM mine LEFT JOIN LATERAL (
-        SELECT wait_id AS wait, here, asks_at, priority, priority <> %(priority)s AS other,
-            priority = %(priority)s AND (others.tag, others.wait_id) < (mine.tag, mine.wait_id) AS ahead
-        FROM others
-    ) AS them ON true
-    GROUP BY mine.tag"""
+    SELECT asked.limit_id, queue.*
+    FROM unnest(%(ids)s::bigint[], %(sizes)s::float8[], %(weights)s::float8[], %(virtual)s::float8[])
+        AS asked (limit_id, size, weight, virtual)
+    CROSS JOIN LATERAL (
+        WITH others AS (
+            SELECT wait_id, priority, tag, flow, weight, here, asks_at,
+                NOT here AND asks_at <= clock_timestamp() - %(ahead)s::interval AS late
+            FROM aihandoff.rate_waits
+            WHERE limit_id = asked.limit_id
+                AND (revision_id = %(revision_id)s OR effect_id = %(effect_id)s) IS NOT TRUE
+                AND asks_at > clock_timestamp() - CASE WHEN here THEN %(late_here)s::interval
+                    ELSE %(late)s::interval END
+        ), own AS (
+            SELECT wait_id, tag FROM aihandoff.rate_waits
+            WHERE limit_id = asked.limit_id AND (revision_id = %(revision_id)s OR effect_id = %(effect_id)s)
+        ), mine AS (
+            SELECT coalesce((SELECT tag FROM own), asked.size / asked.weight + greatest(asked.virtual,
+                    (SELECT max(tag) FROM others WHERE priority = %(priority)s AND flow = %(flow)s))) AS tag,
+                coalesce((SELECT wait_id FROM own), 9223372036854775807) AS wait_id
+        )
+        SELECT mine.tag AS tag,
+            count(*) FILTER (WHERE ahead) AS ahead, count(*) FILTER (WHERE ahead AND here) AS ahead_here,
+            count(*) FILTER (WHERE other) AS others, count(*) FILTER (WHERE other AND here) AS others_here,
+            count(*) FILTER (WHERE here) AS here,
+            count(*) FILTER (WHERE NOT here AND NOT late
+                AND asks_at <= clock_timestamp() + %(here)s::interval) AS on_the_way,
+            count(*) FILTER (WHERE late AND asks_at > clock_timestamp() - 2 * %(ahead)s::interval) AS missing,
+            count(wait) AS waiting, count(*) FILTER (WHERE priority = 'batch') AS batches,
+            (SELECT coalesce(sum(weight), 0)::float8 FROM (
+                SELECT max(weight) AS weight FROM others WHERE priority = %(priority)s AND flow <> %(flow)s
+                GROUP BY flow) AS flows) AS weights
+        FROM mine LEFT JOIN LATERAL (
+            SELECT wait_id AS wait, here, late, asks_at, priority, priority <> %(priority)s AS other,
+                priority = %(priority)s AND (others.tag, others.wait_id) < (mine.tag, mine.wait_id) AS ahead
+            FROM others
+        ) AS them ON true
+        GROUP BY mine.tag
+    ) AS queue"""
 _SINCE = "SELECT since FROM aihandoff.rate_waits WHERE revision_id = %(revision_id)s OR effect_id = %(effect_id)s"
-_WAITS_NO_LONGER = """
-    DELETE FROM aihandoff.rate_waits WHERE revision_id = %(revision_id)s OR effect_id = %(effect_id)s"""
 _TAKE = """
-    UPDATE aihandoff.rate_limits SET next_at = %(next_at)s, newest_slice = %(newest)s, slices = %(counts)s,
-        interactive_virtual = %(interactive)s, batch_virtual = %(batch)s, in_a_row = %(in_a_row)s
-    WHERE limit_id = %(limit_id)s"""
+    UPDATE aihandoff.rate_limits AS it SET next_at = taken.next_at, newest_slice = taken.newest,
+        slices = taken.slices::bigint[], interactive_virtual = taken.interactive, batch_virtual = taken.batch,
+        in_a_row = taken.in_a_row
+    FROM unnest(%(limit_id)s::bigint[], %(next_at)s::float8[], %(newest)s::bigint[], %(slices)s::text[],
+        %(interactive)s::float8[], %(batch)s::float8[], %(in_a_row)s::smallint[])
+        AS taken (limit_id, next_at, newest, slices, interactive, batch, in_a_row)
+    WHERE it.limit_id = taken.limit_id"""
 _KEEP = """
     INSERT INTO aihandoff.rate_waits
         (limit_id, job_id, revision_id, effect_id, priority, flow, weight, tag, since, asks_at, here)
@@ -118,10 +137,14 @@ _ASK_WRITES_AGAIN = """
     WHERE effect_id IN (
         SELECT effect_id FROM aihandoff.effects WHERE effect_id = ANY(%s) AND held_kind = 'rate'
             AND held_until > clock_timestamp() FOR UPDATE SKIP LOCKED)"""
-_WITH_SLOTS = """
-    SELECT limit_id FROM aihandoff.rate_limits
+_LOCK_SLOTS = f"""
+    SELECT {columns(RateLimit)} FROM aihandoff.rate_limits
     WHERE measure = 'in flight' AND ((kind = %(kind)s AND name = %(conn_id)s) OR (kind = 'key' AND name = %(rate_key)s))
-        AND EXISTS (SELECT FROM aihandoff.rate_waits WHERE rate_waits.limit_id = rate_limits.limit_id)"""
+    ORDER BY limit_id FOR NO KEY UPDATE"""
+_WAITING_FOR_SLOTS = """
+    SELECT count(*) AS waiting, count(*) FILTER (WHERE asks_at <= clock_timestamp()
+        AND asks_at > clock_timestamp() - %(ahead)s::interval) AS on_the_way
+    FROM aihandoff.rate_waits WHERE limit_id = %(limit_id)s"""
 _IN_FLIGHT_OF = """
     SELECT (SELECT count(*) FROM aihandoff.revisions WHERE {request} AND state IN ('submitting', 'running')
             AND deadline > clock_timestamp() AND revision_id IS DISTINCT FROM %(revision_id)s)
@@ -244,24 +267,27 @@ class RateRefusal:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A limit that was asked, with its bucket."""
+class Asked:
+    """A limit that was asked, with its bucket, and who else waits."""
 
     limit: RateLimit
     bucket: Bucket
     virtual: dict[Priority, float]
-    in_a_row: int
-    amount: int | None
     size: int
     queue: Queue
     at: float
     tag: float
 
+    @property
+    def amount(self) -> int | None:
+        """How much goes through in a period now, or at once."""
+        return self.limit.amount_at(self.at)
 
-def take(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | None:
-    """Take what one request needs of each of its limits; or say which one holds it, and take nothing.
 
-    The caller has locked its job, and moves it in the same transaction, or calls :func:`keep_wait`.
+def ask(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | list[Asked]:
+    """Whether one request may go by all of its limits, as they are at this moment. Nothing is taken.
+
+    :return: the limits that :func:`take` asks again; or which one holds it: the caller calls :func:`keep_wait` then.
     """
     values = {
         "kind": ask.kind,
@@ -270,25 +296,46 @@ def take(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | Non
         "tokens": ask.tokens,
         "remembered": _REMEMBERED,
     }
-    rows = connection.execute(_LOCK, values).fetchall()
-    asked = []
-    for row in rows:
-        one = _ask(connection, ask, row)
+    rows = connection.execute(_READ, values).fetchall()
+    asked = _asked(connection, ask, rows) if rows else []
+    for one in asked:
         if one.amount is not None and 0 < one.amount < one.size and one.limit.amount == one.amount:
             return RateRefusal(
                 f"The request may need {one.size} {one.limit.measure.value}, and the limit is "
                 f"{one.limit.words} ({one.limit.called}): it could never be sent.",
                 "Raise the limit, or let the request need less (max_output_tokens); then clear the task.",
             )
+    for one in asked:
+        wait = _wait(connection, ask, one)
+        if wait is not None and one.limit.period is None:
+            # What is in flight ends with this row locked: so no one waits for what has ended just now.
+            wait = _wait(connection, ask, _locked(connection, [one])[0])
+        if wait is not None:
+            return _hold(connection, ask, one, wait)
+    return asked
+
+
+def take(connection: LedgerConnection, ask: Ask, asked: Sequence[Asked]) -> RateHold | RateRefusal | None:
+    """Take what one request needs of each of its limits, as the last step of the transaction that permits it.
+
+    :param asked: what :func:`ask` has returned.
+    :return: which limit holds it, since another one was sooner; nothing is taken then. The caller undoes the
+        permission, and calls :func:`keep_wait`.
+    """
+    if not asked:
+        return None
+    now = _locked(connection, asked)
+    for one in now:
         wait = _wait(connection, ask, one)
         if wait is not None:
-            hold = RateHold(ask, one.limit, wait, one.tag, _why(one, wait))
-            return _waited_too_long(connection, hold, one) or hold
-        asked.append(one)
-    if asked:
-        connection.execute(_WAITS_NO_LONGER, {"revision_id": ask.revision_id, "effect_id": ask.effect_id})
-    for one in asked:
-        _take(connection, ask, one)
+            return _hold(connection, ask, one, wait)
+    taken = [_taken(ask, one) for one in now]
+    connection.execute(_TAKE, {name: [row[name] for row in taken] for name in taken[0]})
+    for one in now:
+        if one.queue.waiting and one.limit.period is None:
+            wake_for_slots(connection, one.limit)
+        elif one.queue.waiting:
+            wake(connection, one.limit.limit_id, to_wake(_per_second(one), one.queue))
     return None
 
 
@@ -329,10 +376,20 @@ def wake(connection: LedgerConnection, limit_id: int, number: int) -> None:
 
 
 def slot_freed(connection: LedgerConnection, kind: LimitKind, conn_id: str | None, rate_key: str | None) -> None:
-    """Let the next one ask for each limit on what is in flight that this has counted for: it has ended."""
+    """Let the next ones ask for each limit on what is in flight that this has counted for: it has ended."""
     values = {"kind": kind, "conn_id": conn_id, "rate_key": rate_key}
-    for row in connection.execute(_WITH_SLOTS, values).fetchall():
-        wake(connection, row["limit_id"], 1)
+    for row in connection.execute(_LOCK_SLOTS, values).fetchall():
+        wake_for_slots(connection, RateLimit(**row))
+
+
+def wake_for_slots(connection: LedgerConnection, limit: RateLimit) -> None:
+    """Let as many ask for a limit on what is in flight as there is room for, also what one that died has left."""
+    values = {"limit_id": limit.limit_id, "ahead": timedelta(seconds=WAKE_AHEAD)}
+    row = connection.execute(_WAITING_FOR_SLOTS, values).fetchone()
+    if row is None or not row["waiting"]:
+        return
+    free = _WOKEN_AT_ONCE if limit.amount is None else max(0, limit.amount - in_use(connection, limit))
+    wake(connection, limit.limit_id, max(min(free, 1), free - row["on_the_way"]))
 
 
 def in_use(connection: LedgerConnection, limit: RateLimit, ask: Ask | None = None) -> int:
@@ -351,48 +408,84 @@ def in_use(connection: LedgerConnection, limit: RateLimit, ask: Ask | None = Non
     return int(row["in_use"])
 
 
-def _ask(connection: LedgerConnection, ask: Ask, row: dict[str, Any]) -> _Asked:
-    own = ("next_at", "newest_slice", "slices", "interactive_virtual", "batch_virtual", "in_a_row")
-    limit = RateLimit(**{name: value for name, value in row.items() if name not in own})
-    virtual = {Priority.INTERACTIVE: row["interactive_virtual"], Priority.BATCH: row["batch_virtual"]}
-    size = ask.tokens if limit.measure is Measure.TOKENS else 1
-    queue = connection.execute(
+def _asked(connection: LedgerConnection, ask: Ask, rows: Sequence[dict[str, Any]]) -> list[Asked]:
+    """The limits that have been read, with who else waits for them."""
+    limits = [_limit(row) for row in rows]
+    sizes = [ask.tokens if limit.measure is Measure.TOKENS else 1 for limit in limits]
+    queues = connection.execute(
         _QUEUE,
         {
-            "limit_id": limit.limit_id,
+            "ids": [limit.limit_id for limit in limits],
+            "sizes": [float(size) for size in sizes],
+            "weights": [_weight(ask, limit) for limit in limits],
+            "virtual": [_virtual(row)[ask.priority] for row in rows],
             "revision_id": ask.revision_id,
             "effect_id": ask.effect_id,
             "priority": ask.priority,
             "flow": ask.flow,
-            "size": size,
-            "weight": _weight(ask, limit),
-            "virtual": virtual[ask.priority],
             "late_here": timedelta(seconds=LATE_HERE),
             "late": timedelta(seconds=LATE),
             "here": timedelta(seconds=HERE),
-            "on_its_way": timedelta(seconds=ON_ITS_WAY),
+            "ahead": timedelta(seconds=WAKE_AHEAD),
         },
-    ).fetchone()
-    assert queue is not None
-    at = queue["at"].timestamp()
-    counts = ("ahead", "ahead_here", "others", "others_here", "coming", "waiting", "batches", "weights")
-    return _Asked(
-        limit,
-        Bucket(row["next_at"], row["newest_slice"], tuple(row["slices"])),
-        virtual,
-        row["in_a_row"],
-        limit.amount_at(at),
-        size,
-        Queue(**{name: queue[name] for name in counts}, in_a_row=row["in_a_row"]),
-        at,
-        queue["tag"],
-    )
+    ).fetchall()
+    found = {queue.pop("limit_id"): queue for queue in queues}
+    tags = {limit_id: queue.pop("tag") for limit_id, queue in found.items()}
+    return [
+        Asked(
+            limit,
+            _bucket(row),
+            _virtual(row),
+            size,
+            Queue(**found[limit.limit_id], in_a_row=row["in_a_row"]),
+            at,
+            tags[limit.limit_id],
+        )
+        for limit, row, size in zip(limits, rows, sizes, strict=True)
+        if (at := row["at"].timestamp())
+    ]
 
 
-def _wait(connection: LedgerConnection, ask: Ask, one: _Asked) -> Wait | None:
+def _locked(connection: LedgerConnection, asked: Sequence[Asked]) -> list[Asked]:
+    """The same limits as they are now. Whoever else asks for one of them waits until this transaction ends."""
+    known = {one.limit.limit_id: one for one in asked}
+    rows = connection.execute(_LOCK, [list(known)]).fetchall()
+    return [
+        replace(
+            one,
+            limit=_limit(row),
+            bucket=_bucket(row),
+            virtual=_virtual(row),
+            queue=replace(one.queue, in_a_row=row["in_a_row"]),
+            at=row["at"].timestamp(),
+        )
+        for row in rows
+        if (one := known[row["limit_id"]])
+    ]
+
+
+def _limit(row: dict[str, Any]) -> RateLimit:
+    return RateLimit(**{name: row[name] for name in _LIMIT_FIELDS})
+
+
+def _bucket(row: dict[str, Any]) -> Bucket:
+    return Bucket(row["next_at"], row["newest_slice"], tuple(row["slices"]))
+
+
+def _virtual(row: dict[str, Any]) -> dict[Priority, float]:
+    return {Priority.INTERACTIVE: row["interactive_virtual"], Priority.BATCH: row["batch_virtual"]}
+
+
+def _hold(connection: LedgerConnection, ask: Ask, one: Asked, wait: Wait) -> RateHold | RateRefusal:
+    hold = RateHold(ask, one.limit, wait, one.tag, _why(one, wait))
+    return _waited_too_long(connection, hold, one) or hold
+
+
+def _wait(connection: LedgerConnection, ask: Ask, one: Asked) -> Wait | None:
     limit = one.limit
     if limit.period is None:
-        assert one.amount is not None
+        if one.amount is None:  # it has been ended meanwhile
+            return None
         return wait_for_slot(one.amount, in_use(connection, limit, ask), one.at, ask.priority, one.queue)
     closed = 0.0 if limit.closed_until is None else limit.closed_until.timestamp()
     if one.amount is None:
@@ -400,35 +493,35 @@ def _wait(connection: LedgerConnection, ask: Ask, one: _Asked) -> Wait | None:
     return wait_for_room(one.bucket, one.amount, limit.period, one.size, one.at, ask.priority, one.queue, closed)
 
 
-def _take(connection: LedgerConnection, ask: Ask, one: _Asked) -> None:
-    limit, bucket, priority, per_second = one.limit, one.bucket, ask.priority, 1.0
-    if limit.period is not None:
-        amount = one.amount if one.amount is not None else 0
-        bucket = bucket.take(amount, limit.period, one.size, one.at) if amount else bucket
-        per_second = amount / one.size / limit.period if amount else _WOKEN_AT_ONCE
+def _taken(ask: Ask, one: Asked) -> dict[str, Any]:
+    """The bucket of a limit after one has gone, as columns."""
+    limit, bucket, priority = one.limit, one.bucket, ask.priority
+    if limit.period is not None and one.amount:
+        bucket = bucket.take(one.amount, limit.period, one.size, one.at)
     weights = one.queue.weights + _weight(ask, limit)
     virtual = {**one.virtual, priority: virtual_after(one.virtual[priority], one.size, weights)}
-    connection.execute(
-        _TAKE,
-        {
-            "next_at": bucket.next_at,
-            "newest": bucket.newest,
-            "counts": list(bucket.counts),
-            "interactive": virtual[Priority.INTERACTIVE],
-            "batch": virtual[Priority.BATCH],
-            "in_a_row": row_after(priority, one.in_a_row, batch_waits=one.queue.batches > 0),
-            "limit_id": limit.limit_id,
-        },
-    )
-    if one.queue.waiting:
-        wake(connection, limit.limit_id, to_wake(per_second, one.queue))
+    return {
+        "next_at": bucket.next_at,
+        "newest": bucket.newest,
+        "slices": f"{{{','.join(map(str, bucket.counts))}}}",
+        "interactive": virtual[Priority.INTERACTIVE],
+        "batch": virtual[Priority.BATCH],
+        "in_a_row": row_after(priority, one.queue.in_a_row, batch_waits=one.queue.batches > 0),
+        "limit_id": limit.limit_id,
+    }
+
+
+def _per_second(one: Asked) -> float:
+    """How many such requests a second can go now, of a limit that has a period."""
+    assert one.limit.period is not None
+    return _WOKEN_AT_ONCE if not one.amount else one.amount / one.size / one.limit.period
 
 
 def _weight(ask: Ask, limit: RateLimit) -> float:
     return weight_of(limit.weights, ask.job_type, ask.requester)
 
 
-def _waited_too_long(connection: LedgerConnection, hold: RateHold, one: _Asked) -> RateRefusal | None:
+def _waited_too_long(connection: LedgerConnection, hold: RateHold, one: Asked) -> RateRefusal | None:
     if hold.ask.max_wait is None:
         return None
     ids = {"revision_id": hold.ask.revision_id, "effect_id": hold.ask.effect_id}
@@ -442,7 +535,7 @@ def _waited_too_long(connection: LedgerConnection, hold: RateHold, one: _Asked) 
     )
 
 
-def _why(one: _Asked, wait: Wait) -> str:
+def _why(one: Asked, wait: Wait) -> str:
     """Why it waits, as a sentence for people."""
     limit = one.limit
     if limit.amount == 0:

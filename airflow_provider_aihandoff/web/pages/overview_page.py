@@ -92,6 +92,8 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
 def _item(request: Request, cause: Cause, doctor: str | None) -> Item:
     if cause.holds:
         return Item(cause.title, "", cause.message, path_to(request, "pauses_page"))
+    if cause.waited_for:
+        return Item(cause.title, counted(cause.count), cause.message, path_to(request, "limits_page"))
     if cause.need is not None:
         return Item(
             cause.title,

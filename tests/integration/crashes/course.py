@@ -155,6 +155,10 @@ def _warned(run: Run) -> None:
     run.drive("fund", "draft", "warn", *PIPELINE)
 
 
+def _limited(run: Run) -> None:
+    run.drive("limit", *PIPELINE, "unlimit")
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -308,6 +312,7 @@ COURSES: Mapping[str, Course] = {
     "bulk.begin": IN_BULK["bulk cancel"],
     "bulk.record": IN_BULK["bulk cancel"],
     "budget.change": of(_funded),
+    "limit.change": of(_limited),
     "budget.expire": of(_reclaimed, model=_ORPHAN),
     "budget.notify": of(_warned, model=_ORPHAN),
 }

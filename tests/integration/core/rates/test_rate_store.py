@@ -7,18 +7,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Rollback
 
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.errors import LimitNotFound, LimitRefused
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
-from airflow_provider_aihandoff.core.rates.fair_order import WAKE_AHEAD
+from airflow_provider_aihandoff.core.rates import rate_store
+from airflow_provider_aihandoff.core.rates.fair_order import HERE, WAKE_AHEAD
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure, Priority
-from airflow_provider_aihandoff.core.rates.rate_store import Ask, RateHold, RateRefusal, keep_wait, take
+from airflow_provider_aihandoff.core.rates.rate_store import Ask, RateHold, RateRefusal, keep_wait
 from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.rates.slowdown_store import hear
 from tests.factories import TEST, job_spec
@@ -41,8 +44,25 @@ def run(ledger: Ledger, work: Callable[[LedgerConnection], Any]) -> Any:
     return ledger._database.transact(work)
 
 
+def take(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | None:
+    """Ask, and take after the permission is written down."""
+    asked = rate_store.ask(connection, ask)
+    if not isinstance(asked, list):
+        return asked
+    with connection.transaction() as permitted:
+        connection.execute(
+            """UPDATE aihandoff.revisions SET state = 'submitting', submitted_at = clock_timestamp()
+                WHERE revision_id = %s""",
+            [ask.revision_id],
+        )
+        found = rate_store.take(connection, ask, asked)
+        if found is not None:
+            raise Rollback(permitted)
+    return found
+
+
 def taken(ledger: Ledger, ask: Ask) -> RateHold | RateRefusal | None:
-    """Ask, and write down what waits."""
+    """The same, and write down what waits."""
 
     def work(connection: LedgerConnection) -> RateHold | RateRefusal | None:
         found = take(connection, ask)
@@ -52,18 +72,6 @@ def taken(ledger: Ledger, ask: Ask) -> RateHold | RateRefusal | None:
 
     found: RateHold | RateRefusal | None = run(ledger, work)
     return found
-
-
-def submitting(ledger: Ledger, ask: Ask) -> None:
-    """Move the revision as a permission does."""
-    run(
-        ledger,
-        lambda connection: connection.execute(
-            """UPDATE aihandoff.revisions SET state = 'submitting', submitted_at = clock_timestamp()
-                WHERE revision_id = %s""",
-            [ask.revision_id],
-        ),
-    )
 
 
 def waits(ledger: Ledger) -> list[dict[str, Any]]:
@@ -101,7 +109,6 @@ def test_a_limit_of_0_stops_and_a_higher_one_lets_go_on(ledger: Ledger) -> None:
     (row,) = waits(ledger)
     assert row["asks_at"] < held.until  # it was woken
     assert taken(ledger, ask) is None
-    submitting(ledger, ask)
     assert waits(ledger) == []
 
 
@@ -174,7 +181,6 @@ def test_what_is_in_flight_is_counted_from_what_the_ledger_knows(ledger: Ledger)
     first, second, third = (ask_for(ledger, key) for key in "abc")
     for ask in (first, second):
         assert taken(ledger, ask) is None
-        submitting(ledger, ask)
     held = taken(ledger, third)
     assert isinstance(held, RateHold)
     assert "2 at once (in flight of the connection openai_default); it is the next." in held.why
@@ -191,7 +197,6 @@ def test_one_whose_lost_request_is_sent_again_is_not_in_its_own_way(ledger: Ledg
     limit(ledger, 1, Measure.IN_FLIGHT)
     ask = ask_for(ledger)
     assert taken(ledger, ask) is None
-    submitting(ledger, ask)
     assert taken(ledger, ask) is None
 
 
@@ -206,16 +211,7 @@ def test_a_limit_is_never_exceeded_by_many_at_once(ledger: Ledger, conninfo: dic
             start.wait(10)
             got = 0
             for ask in mine:
-
-                def work(connection: LedgerConnection, ask: Ask = ask) -> bool:
-                    if take(connection, ask) is not None:
-                        return False
-                    connection.execute(
-                        "UPDATE aihandoff.revisions SET state = 'submitting' WHERE revision_id = %s", [ask.revision_id]
-                    )
-                    return True
-
-                got += run(own, work)
+                got += run(own, partial(take, ask=ask)) is None
             return got
 
     with ThreadPoolExecutor(8) as threads:
@@ -317,13 +313,12 @@ def test_those_that_go_wake_the_next_so_that_what_is_free_is_used(ledger: Ledger
         taken(ledger, ask)
     run(ledger, lambda c: c.execute("UPDATE aihandoff.rate_limits SET amount = 60"))
     assert taken(ledger, asks[0]) is None
-    submitting(ledger, asks[0])
     woken = run(
         ledger,
         lambda c: c.execute("""SELECT count(*) AS n FROM aihandoff.rate_waits
         WHERE asks_at <= clock_timestamp()""").fetchone(),
     )
-    assert woken["n"] == WAKE_AHEAD * 60 / 60
+    assert woken["n"] == WAKE_AHEAD + HERE  # at one a second
 
 
 def test_the_ledger_refuses_a_negative_limit_from_any_program(ledger: Ledger) -> None:

@@ -12,8 +12,10 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import Budget, OnFull, 
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
 from airflow_provider_aihandoff.core.budgets.period import Period
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
-from airflow_provider_aihandoff.core.jobs.needs import SAID, Cause, Needs
+from airflow_provider_aihandoff.core.jobs.needs import SAID, Cause, Needs, is_long
 from airflow_provider_aihandoff.core.jobs.overview_store import ConnectionActivity
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure, RateLimit
+from airflow_provider_aihandoff.core.rates.rate_limit_store import LimitState
 from airflow_provider_aihandoff.core.reconcile.gauges import GAUGES
 
 NOW = datetime.now(UTC)
@@ -85,3 +87,22 @@ def test_each_silent_connection_is_a_cause_of_its_own() -> None:
 def test_more_than_were_counted_are_said_to_be_more() -> None:
     (cause,) = needs({Need.FAILED: 1_001}).causes
     assert cause.message.startswith("More than 1,000 jobs have failed")
+
+
+def waits_for(amount: int, since: timedelta, waiting: int = 1) -> LimitState:
+    limit = RateLimit(1, LimitKind.OPENAI, "openai_eu", Measure.REQUESTS, amount, 60, {}, None, None, None, None, None)
+    return LimitState(limit, amount, 0, waiting, NOW - since, NOW, paused=False, at=NOW)
+
+
+def test_a_limit_of_0_that_something_waits_for_is_a_cause() -> None:
+    (one,) = Needs(dict.fromkeys(Need, 0), 0, [], [], rates=[waits_for(0, timedelta(minutes=2))]).causes
+    (many,) = Needs(dict.fromkeys(Need, 0), 0, [], [], rates=[waits_for(0, timedelta(minutes=2), 7)]).causes
+    check_words(one, many)
+    assert one.name == "limit on requests of the connection openai_eu"
+    assert "the first for 2 min: a limit of 0 has stopped it" in one.message
+
+
+def test_a_limit_that_is_waited_for_is_a_cause_after_an_hour() -> None:
+    assert not is_long(waits_for(60, timedelta(minutes=59)))
+    assert is_long(waits_for(60, timedelta(hours=1)))
+    assert is_long(waits_for(0, timedelta(0)))

@@ -115,7 +115,7 @@ def test_flows_get_their_weights() -> None:
 def test_what_is_free_now_is_for_those_who_are_there() -> None:
     elsewhere = Queue(ahead=50, waiting=50)
     assert wait_for_room(Bucket(), 60, 60, 1, BEGIN, BATCH, elsewhere) is None
-    here = Queue(ahead=50, ahead_here=10, coming=10, waiting=50)
+    here = Queue(ahead=50, ahead_here=10, here=10, waiting=50)
     wait = wait_for_room(Bucket(), 60, 60, 1, BEGIN, BATCH, here)
     assert wait is not None
     assert (wait.before, wait.here) == (50, False)
@@ -137,7 +137,12 @@ def test_a_free_slot_goes_to_the_next_that_is_there() -> None:
 
 
 def test_no_more_are_woken_than_can_go_soon() -> None:
-    assert to_wake(2.0, Queue(waiting=100, coming=5)) == 15
-    assert to_wake(2.0, Queue(waiting=100, coming=30)) == 0
+    assert to_wake(2.0, Queue(waiting=100)) == 30
+    assert to_wake(2.0, Queue(waiting=100, here=5, on_the_way=5)) == 15
+    assert to_wake(2.0, Queue(waiting=100, on_the_way=30)) == 0
     assert to_wake(0.01, Queue(waiting=100)) == 1
-    assert to_wake(2.0, Queue(waiting=3, coming=1)) == 2
+    assert to_wake(2.0, Queue(waiting=3, here=1)) == 2
+
+
+def test_for_those_that_have_not_come_as_many_more_are_woken() -> None:
+    assert to_wake(2.0, Queue(waiting=100, on_the_way=30, missing=7)) == 7

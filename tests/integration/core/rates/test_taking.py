@@ -1,0 +1,138 @@
+"""Those that ask for a limit at one moment: one is sooner, nothing is left of the others, and no wake is missed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff.core.admission.pause_store import Scope
+from airflow_provider_aihandoff.core.database.connection import LedgerConnection
+from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.generation.submission_store import Intent
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.rates import rate_store
+from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
+from airflow_provider_aihandoff.core.rates.rate_store import Ask, slot_freed
+from airflow_provider_aihandoff.core.states import RevisionState
+from tests.factories import LEASE, TEST, job_spec
+
+ANNA = Actor.user("anna", "1")
+CONN = "openai_default"
+
+
+def limit(ledger: Ledger, amount: int, measure: Measure = Measure.IN_FLIGHT) -> None:
+    ledger.rate_limits.set(LimitKind.OPENAI, CONN, measure, amount, reason="the plan", actor=ANNA)
+
+
+def opened(ledger: Ledger, key: str) -> Job:
+    return ledger.submission.open(job_spec(job_key=key)).job
+
+
+def intend(ledger: Ledger, job: Job) -> Intent:
+    return ledger.submission.intend(job.job_id, 1, actor=TEST, lease=LEASE)
+
+
+def waiting(ledger: Ledger) -> int:
+    query = "SELECT count(*) AS n FROM aihandoff.rate_waits"
+    row: dict[str, Any] = ledger._database.transact(lambda connection: connection.execute(query).fetchone() or {})
+    return int(row["n"])
+
+
+def after_asking(monkeypatch: pytest.MonkeyPatch, job: Job, act: Callable[[], object]) -> None:
+    """Act once, after a job was told that it may go, and before it takes what it needs."""
+    ask = rate_store.ask
+
+    def told(connection: LedgerConnection, one: Ask) -> Any:
+        found = ask(connection, one)
+        if one.job_id == job.job_id:
+            monkeypatch.setattr(rate_store, "ask", ask)
+            act()
+        return found
+
+    monkeypatch.setattr(rate_store, "ask", told)
+
+
+def test_where_another_one_was_sooner_nothing_of_the_permission_is_left(
+    ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(ledger, 1)
+    sooner, late = opened(ledger, "sooner"), opened(ledger, "late")
+    with Ledger(conninfo) as other:
+        after_asking(monkeypatch, late, lambda: intend(other, sooner))
+        intent = intend(ledger, late)
+    assert (intent.token, intent.revision.held_kind) == (None, "rate")
+    record = ledger.record(late.job_id)
+    assert (record.revision.state, record.revision.submissions) == (RevisionState.QUEUED, 0)
+    assert [event.event for event in record.events] == ["created", "held"]
+    assert first_break(record.events, record.job) is None
+    assert ledger.revision(sooner.job_id, 1).state is RevisionState.SUBMITTING
+
+
+def test_a_limit_that_is_ended_at_that_moment_holds_nothing(
+    ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(ledger, 1)
+    job = opened(ledger, "a")
+    with Ledger(conninfo) as other:
+        end = other.rate_limits.end
+        after_asking(
+            monkeypatch, job, lambda: end(LimitKind.OPENAI, CONN, Measure.IN_FLIGHT, reason="no need", actor=ANNA)
+        )
+        assert intend(ledger, job).token is not None
+
+
+def test_one_that_asks_while_another_one_ends_gets_its_place(ledger: Ledger, conninfo: dict[str, Any]) -> None:
+    limit(ledger, 1)
+    running, job = opened(ledger, "running"), opened(ledger, "next")
+    intend(ledger, running)
+    asking = threading.Event()
+
+    def ends(connection: LedgerConnection) -> None:
+        connection.execute("UPDATE aihandoff.revisions SET state = 'completed' WHERE job_id = %s", [running.job_id])
+        slot_freed(connection, LimitKind.OPENAI, CONN, None)
+        asking.set()
+        time.sleep(1.0)  # it is committed after the other one has asked
+
+    def asks() -> Intent:
+        with Ledger(conninfo) as other:
+            assert asking.wait(30)
+            return intend(other, job)
+
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(asks)
+        ledger._database.transact(ends)
+        assert found.result(60).token is not None
+
+
+def test_what_ends_gives_also_what_one_that_died_has_left(ledger: Ledger) -> None:
+    limit(ledger, 2)
+    first, dead, *others = [opened(ledger, str(number)) for number in range(5)]
+    for job in (first, dead, *others):
+        intend(ledger, job)
+    assert waiting(ledger) == 3
+
+    def ends(connection: LedgerConnection) -> None:
+        connection.execute(
+            "UPDATE aihandoff.revisions SET deadline = clock_timestamp() WHERE job_id = %s", [dead.job_id]
+        )
+        connection.execute("UPDATE aihandoff.revisions SET state = 'completed' WHERE job_id = %s", [first.job_id])
+        slot_freed(connection, LimitKind.OPENAI, CONN, None)
+
+    ledger._database.transact(ends)
+    assert [intend(ledger, job).token is not None for job in others] == [True, True, False]
+
+
+def test_what_something_else_holds_by_now_no_longer_waits_for_the_limit(ledger: Ledger) -> None:
+    limit(ledger, 0, Measure.REQUESTS)
+    job = opened(ledger, "a")
+    assert intend(ledger, job).revision.held_kind == "rate"
+    assert waiting(ledger) == 1
+    ledger.pauses.begin(Scope(), writes=False, reason="an incident", actor=ANNA)
+    assert intend(ledger, job).revision.held_kind == "pause"
+    assert waiting(ledger) == 0
