@@ -129,6 +129,8 @@ CREATE TABLE aihandoff.revisions (
     rate_key text,                   -- its limits are also those of this key
     max_wait interval,               -- for how long it waits for a limit of speed; null: until its deadline
     refusals integer NOT NULL DEFAULT 0,                 -- requests that were refused for now, or never sent
+    expected_output_tokens integer CHECK (expected_output_tokens > 0), -- by its author, where nothing else bounds them
+    unpriced_usd numeric CHECK (unpriced_usd > 0),       -- one request costs at most so much, by its author's word
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),

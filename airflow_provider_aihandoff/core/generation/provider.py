@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -157,6 +157,10 @@ class WorstCase:
     cost_usd: Decimal | None = None
     unknown: str | None = None
 
+    def or_at_most(self, stated_usd: Decimal | None) -> WorstCase:
+        """The same; where its cost is not known, what its author says, if they do."""
+        return self if self.cost_usd is not None or stated_usd is None else replace(self, cost_usd=stated_usd)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -212,12 +216,14 @@ class ProviderFacts(ABC):
         *,
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
+        hidden: bool = False,
     ) -> WorstCase:
         """The most that a request can need, before it is sent. Asks no one, and raises nothing.
 
         :param request: with its secrets: its bytes count.
         :param expected_output_tokens: what its author expects at most, where the request sets no bound.
         :param context_tokens: of the response that it continues, if that is known.
+        :param hidden: it has secrets that are masked here, of unknown length.
         """
 
     @abstractmethod

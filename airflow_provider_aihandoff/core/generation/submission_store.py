@@ -123,14 +123,15 @@ _LOCK_JOB_BY_KEY = f"""
 _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
         (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost,
-        priority, rate_key, max_wait)
+        priority, rate_key, max_wait, expected_output_tokens, unpriced_usd)
     VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
         coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s,
-        %(priority)s, %(rate_key)s, %(max_wait)s)
+        %(priority)s, %(rate_key)s, %(max_wait)s, %(expected_output_tokens)s, %(unpriced_usd)s)
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
-        on_lost = %(on_lost)s, priority = %(priority)s, rate_key = %(rate_key)s, max_wait = %(max_wait)s
+        on_lost = %(on_lost)s, priority = %(priority)s, rate_key = %(rate_key)s, max_wait = %(max_wait)s,
+        expected_output_tokens = %(expected_output_tokens)s, unpriced_usd = %(unpriced_usd)s
     WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued' AND based_on IS NULL"""
 _KEEP_REQUEST = """
     UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s
@@ -359,6 +360,8 @@ class Submission:
             "priority": spec.priority,
             "rate_key": spec.rate_key,
             "max_wait": spec.max_wait,
+            "expected_output_tokens": spec.expected_output_tokens,
+            "unpriced_usd": spec.unpriced_usd,
         }
 
     def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:

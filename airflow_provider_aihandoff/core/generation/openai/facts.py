@@ -41,9 +41,12 @@ class OpenAIFacts(ProviderFacts):
         *,
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
+        hidden: bool = False,
     ) -> WorstCase:
         """As :meth:`ProviderFacts.worst_case`."""
-        return worst_case(request, expected_output_tokens=expected_output_tokens, context_tokens=context_tokens)
+        return worst_case(
+            request, expected_output_tokens=expected_output_tokens, context_tokens=context_tokens, hidden=hidden
+        )
 
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None

@@ -28,7 +28,11 @@ _REFERENCES = frozenset({"conversation", "prompt", "file_id", "file_url", "vecto
 
 
 def worst_case(
-    request: Mapping[str, Any], *, expected_output_tokens: int | None = None, context_tokens: int | None = None
+    request: Mapping[str, Any],
+    *,
+    expected_output_tokens: int | None = None,
+    context_tokens: int | None = None,
+    hidden: bool = False,
 ) -> WorstCase:
     """As :meth:`ProviderFacts.worst_case`."""
     body = {**request, **(request.get("extra_body") or {})}
@@ -41,7 +45,7 @@ def worst_case(
     rounds = _rounds(body)
     if rounds is None:
         return WorstCase(unknown="its tools can be called any number of times; max_tool_calls bounds them")
-    input_tokens = _input_tokens(_size(body, context_tokens), window, rounds)
+    input_tokens = _input_tokens(None if hidden else _size(body, context_tokens), window, rounds)
     # The bound of the request is one on all rounds together.
     unbounded = None if window is None else rounds * window
     output_tokens = body.get("max_output_tokens") or expected_output_tokens or unbounded

@@ -1,0 +1,27 @@
+"""What authors say of the cost of a request, and what OpenAI says that it has billed.
+
+Revision ID: 0018
+"""
+
+from alembic import op
+
+revision = "0018"
+down_revision = "0017"
+branch_labels = None
+depends_on = None
+
+_COLUMNS = """
+ALTER TABLE aihandoff.revisions
+    ADD COLUMN expected_output_tokens integer CHECK (expected_output_tokens > 0),
+    ADD COLUMN unpriced_usd numeric CHECK (unpriced_usd > 0);
+"""
+
+
+def upgrade() -> None:
+    """Of older revisions, what their authors said is not known: at most the model's own bounds."""
+    op.execute(_COLUMNS)
+
+
+def downgrade() -> None:
+    """Refuse: the ledger is a record, and is not taken apart."""
+    raise NotImplementedError("The ledger cannot be downgraded. Restore a backup instead.")
