@@ -304,6 +304,7 @@ class Revision:
     :param refusals: how many of its requests were refused for now, or never sent; not for a limit of money.
     :param expected_output_tokens: what its author expects at most, where the request sets no bound.
     :param unpriced_usd: the most that one request costs, as its author says, where that is not known otherwise.
+    :param model: that its request names; None where it names none.
     """
 
     revision_id: int
@@ -346,6 +347,7 @@ class Revision:
     refusals: int
     expected_output_tokens: int | None
     unpriced_usd: Decimal | None
+    model: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))

@@ -131,6 +131,7 @@ CREATE TABLE aihandoff.revisions (
     refusals integer NOT NULL DEFAULT 0,                 -- requests that were refused for now, or never sent
     expected_output_tokens integer CHECK (expected_output_tokens > 0), -- by its author, where nothing else bounds them
     unpriced_usd numeric CHECK (unpriced_usd > 0),       -- one request costs at most so much, by its author's word
+    model text,                      -- that its request names
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount, checked_changes, checked_spec
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
@@ -43,7 +43,7 @@ def get_spending(
     viewer: ViewerDep,
     ledger: LedgerDep,
     by: SpentBy = SpentBy.DAY,
-    days: Annotated[int, Query(ge=1, le=3660, description="How far back.")] = 30,
+    days: budget_schemas.Days = 30,
 ) -> budget_schemas.SpendingList:
     """Return what was spent on the jobs of the Dags that you may see, by day or by anything else."""
     since = ledger.now() - timedelta(days=days)

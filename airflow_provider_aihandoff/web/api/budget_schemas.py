@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import THRESHOLDS, OnFull
@@ -13,6 +14,7 @@ from airflow_provider_aihandoff.core.budgets.period import Period
 from airflow_provider_aihandoff.web.api.schemas import Reason
 
 Amount = Annotated[str | int | float, Field(description="US dollars, above 0.")]
+Days = Annotated[int, Query(ge=1, le=3660, description="How far back.")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Thresholds = Annotated[list[int], Field(max_length=20, description="Percentages that are notified.")]
 

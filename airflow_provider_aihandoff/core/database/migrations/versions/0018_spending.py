@@ -13,13 +13,24 @@ depends_on = None
 _COLUMNS = """
 ALTER TABLE aihandoff.revisions
     ADD COLUMN expected_output_tokens integer CHECK (expected_output_tokens > 0),
-    ADD COLUMN unpriced_usd numeric CHECK (unpriced_usd > 0);
+    ADD COLUMN unpriced_usd numeric CHECK (unpriced_usd > 0),
+    ADD COLUMN model text;
+"""
+
+#: PostgreSQL refuses to take a value out of JSON that has what it cannot keep as text, wherever that is in it.
+_MODELS = r"""
+UPDATE aihandoff.revisions SET model = nullif(regexp_replace(
+    request::text, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '\\u0020', 'g')::json ->> 'model', '');
 """
 
 
 def upgrade() -> None:
-    """Of older revisions, what their authors said is not known: at most the model's own bounds."""
+    """Of older revisions, what their authors said is not known: at most the model's own bounds.
+
+    Takes about as long as it takes to rewrite the table of revisions.
+    """
     op.execute(_COLUMNS)
+    op.execute(_MODELS)
 
 
 def downgrade() -> None:
