@@ -34,8 +34,9 @@ _JOBS = """
         max_revisions, revision, dag_id, run_id, task_id, map_index, ti_id, try_number, event_seq, event_hash,
         created_at, updated_at, tags)
     SELECT 'type ' || n %% 12, 'job:' || n,
-        (ARRAY['completed', 'completed', 'rejected', 'failed', 'review'])[1 + n %% 5], '{}', md5(n::text), 'user ' || n %% 40, '{}', 'required', 3, 1, 'dag_' || n %% 25, 'run_' || n / 100, 'draft',
-        -1, 'ti_' || n, 1, 0, repeat('0', 64), now() - %(days)s::float * n / %(jobs)s * interval '1 day', now(),
+        (ARRAY['completed', 'completed', 'rejected', 'failed', 'review'])[1 + n %% 5], '{}', md5(n::text),
+        'user ' || n %% 40, '{}', 'required', 3, 1, 'dag_' || n %% 25, 'run_' || n / 100, 'draft', -1,
+        'ti_' || n, 1, 0, repeat('0', 64), now() - %(days)s::float * n / %(jobs)s * interval '1 day', now(),
         CASE WHEN n %% 3 = 0 THEN ARRAY['nightly', 'eu'] ELSE '{}' END
     FROM generate_series(1, %(jobs)s) AS n"""
 _REVISIONS = """

@@ -60,7 +60,9 @@ _RECORD_EVENT = """
         %(name)s, %(user_id)s
     FROM aihandoff.budget_events WHERE budget_id = %(budget_id)s"""
 _EVENTS = f"SELECT {columns(BudgetEvent)} FROM aihandoff.budget_events WHERE budget_id = %s ORDER BY seq"
-_RAISE_WINDOW = "UPDATE aihandoff.budget_windows SET raised_usd = raised_usd + %s WHERE window_id = %s"
+#: Of more room, each threshold is another amount: it is notified again.
+_RAISE_WINDOW = """
+    UPDATE aihandoff.budget_windows SET raised_usd = raised_usd + %s, notified = '{}' WHERE window_id = %s"""
 _CHANGE_WINDOW = """
     UPDATE aihandoff.budget_windows SET amount_usd = %(amount_usd)s,
         notified = CASE WHEN amount_usd = %(amount_usd)s THEN notified ELSE '{}' END

@@ -507,6 +507,17 @@ CREATE TRIGGER budget_events_append_only BEFORE UPDATE OR DELETE ON aihandoff.bu
     FOR EACH ROW EXECUTE FUNCTION aihandoff.refuse_budget_change();
 CREATE TRIGGER budget_events_no_truncate BEFORE TRUNCATE ON aihandoff.budget_events
     FOR EACH STATEMENT EXECUTE FUNCTION aihandoff.refuse_budget_change();
+-- What the provider says that it has billed, and what the ledger says that responses have cost, each day of UTC.
+CREATE TABLE aihandoff.bill_days (
+    project_id text NOT NULL CHECK (project_id <> ''),
+    day date NOT NULL,
+    billed_usd numeric NOT NULL,
+    ledger_usd numeric NOT NULL,     -- of the responses whose price is known
+    unpriced integer NOT NULL,       -- of the other ones, how many
+    compared_at timestamptz NOT NULL,
+    notified_at timestamptz,         -- when people were notified of the difference
+    PRIMARY KEY (project_id, day)
+);
 
 -- When a response of each connection was last polled, as far as the triggerers have said.
 CREATE TABLE aihandoff.polls (

@@ -95,7 +95,7 @@ class ModelResponse:
     :param is_final: the same request would end the same way, so that another revision would only cost.
     :param is_spent: it failed since a limit of money is reached.
     :param usage: what is billed, as the provider says it; and under ``tool_calls`` how many calls of its own tools, by
-        type, are billed beside it and are in no price.
+        type, are billed beside it and are in no price; under ``priced_tool_calls`` those that are in the price.
     :param model: the one that answered; with ``service_tier`` it decides the price.
     :param created_at: when the provider created it, if it says so.
     :param heard: what the answer to its request says about the provider's limits of speed.
@@ -148,7 +148,7 @@ class WorstCase:
     """The most that one request can need.
 
     :param input_tokens: None where nothing bounds them, and so are ``output_tokens``.
-    :param cost_usd: in US dollars, without fees for calls of the provider's tools; None where it is not known.
+    :param cost_usd: in US dollars, with fees for calls of the provider's tools; None where it is not known.
     :param unknown: why it is not known, as text without a full stop.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -143,6 +143,24 @@ class SpendingList(_Answer):
     """What was spent: the days in order, everything else the dearest first."""
 
     spending: list[Spent]
+
+
+class BillDay(_Answer):
+    """What one project was billed for one day of UTC, beside what the ledger knows of it."""
+
+    project_id: str
+    day: date
+    billed_usd: Decimal
+    ledger_usd: Decimal = Field(description="What responses have cost that ended on that day, as far as it is known.")
+    difference_usd: Decimal = Field(description="What was billed beyond that.")
+    unpriced: int = Field(description="How many responses have a price that is not known.")
+    compared_at: datetime
+
+
+class BillDays(_Answer):
+    """What was compared with OpenAI's bill, the newest day first."""
+
+    bill: list[BillDay]
 
 
 class BudgetList(_Answer):

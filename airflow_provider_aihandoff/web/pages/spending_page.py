@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.core.budgets.spending_store import THROWN_AWAY, 
 from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.web.api.budget_schemas import Days
 from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
-from airflow_provider_aihandoff.web.budget_rights import visible_budgets
+from airflow_provider_aihandoff.web.budget_rights import visible_bill, visible_budgets
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.budgets_page import WIDTH, row_of
@@ -82,6 +82,7 @@ def spending_page(request: Request, viewer: ViewerDep, ledger: LedgerDep, days: 
             "days_file": _file(request, SpentBy.DAY, days),
             "groups": [_group(request, by, found[by], days) for by in TITLES],
             "budgets": [(view, row_of(view)) for view in visible_budgets(ledger, viewer)],
+            "bill": visible_bill(ledger, viewer, days),
             "usd": usd,
             "bar_width": WIDTH,
         },

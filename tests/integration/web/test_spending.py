@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
+from airflow_provider_aihandoff.core.generation.bill import Billed
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
@@ -101,3 +102,26 @@ def test_many_requesters_do_not_make_the_page_long(login: Login, ledger: Ledger)
     bob = login("bob")
     assert "2 more are in the file" in Page(bob.get(PAGE).text).text
     assert len(bob.get(f"{PAGE}.csv?by=requester").text.splitlines()) == 23
+
+
+class TestTheBill:
+    def compared(self, ledger: Ledger) -> None:
+        day = ledger.bills.days()[-1]
+        ledger.bills.compare({"openai_default": "proj_a"}, [Billed("proj_a", day, Decimal("12.5"))], [day])
+
+    def test_stands_beside_the_ledger_on_the_page_and_over_rest(self, login: Login, ledger: Ledger) -> None:
+        spent(ledger, "a", "0.75")
+        self.compared(ledger)
+        text = Page(login("bob").get(PAGE).text).text
+        assert "Beside OpenAI's bill" in text
+        assert "12.50 USD" in text
+        (day,) = login("bob", bearer=True).get("/aihandoff/api/v1/budgets/bill?days=7").json()["bill"]
+        assert (day["project_id"], day["billed_usd"], day["difference_usd"]) == ("proj_a", "12.5", "12.5")
+
+    def test_is_not_for_those_who_may_see_only_some_dags(self, login: Login, ledger: Ledger, grant: Grant) -> None:
+        spent(ledger, "a", "0.75", "mine")
+        spent(ledger, "b", "0.25", "other")
+        self.compared(ledger)
+        grant("vic", "GET", "mine")
+        assert "proj_a" not in login("vic").get(PAGE).text
+        assert login("vic", bearer=True).get("/aihandoff/api/v1/budgets/bill").json() == {"bill": []}

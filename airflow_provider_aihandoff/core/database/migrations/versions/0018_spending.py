@@ -17,6 +17,19 @@ ALTER TABLE aihandoff.revisions
     ADD COLUMN model text;
 """
 
+_BILL = """
+CREATE TABLE aihandoff.bill_days (
+    project_id text NOT NULL CHECK (project_id <> ''),
+    day date NOT NULL,
+    billed_usd numeric NOT NULL,
+    ledger_usd numeric NOT NULL,
+    unpriced integer NOT NULL,
+    compared_at timestamptz NOT NULL,
+    notified_at timestamptz,
+    PRIMARY KEY (project_id, day)
+);
+"""
+
 #: PostgreSQL refuses to take a value out of JSON that has what it cannot keep as text, wherever that is in it.
 _MODELS = r"""
 UPDATE aihandoff.revisions SET model = nullif(regexp_replace(
@@ -31,6 +44,7 @@ def upgrade() -> None:
     """
     op.execute(_COLUMNS)
     op.execute(_MODELS)
+    op.execute(_BILL)
 
 
 def downgrade() -> None:
