@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
+from airflow_provider_aihandoff.core.review.change_cost import ChangeCost, change_cost
 from airflow_provider_aihandoff.core.review.rules import Reassignment, author_rules, rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.hooks.model_provider import facts_for
 
 #: The editor where neither VISUAL nor EDITOR names one.
 EDITOR = "vi"
@@ -67,10 +70,11 @@ def show(args: Namespace) -> None:
     with open_ledger(args) as ledger:
         record = ledger.record(args.job_id)
         votes = ledger.reviews.votes(record.job)
-    print_rows([_review(record, votes)], "yaml" if args.output == "table" else args.output)
+        change = change_cost(ledger, record, facts_for(record.revision.conn_id))
+    print_rows([_review(record, votes, change)], "yaml" if args.output == "table" else args.output)
 
 
-def _review(record: JobRecord, votes: list[Decision]) -> dict[str, Any]:
+def _review(record: JobRecord, votes: list[Decision], change: ChangeCost | None) -> dict[str, Any]:
     job = record.job
     return {
         "job": job.label,
@@ -86,6 +90,8 @@ def _review(record: JobRecord, votes: list[Decision]) -> dict[str, Any]:
         "output": record.revision.output,
         "plan": [_effect(effect) for effect in record.current_effects],
         "revisions": [_revision(revision) for revision in record.revisions],
+        "cost_usd": sum((each.cost_usd or 0 for each in record.revisions), Decimal(0)),
+        "cost_of_changes": None if change is None else vars(change),
         "approvals": f"{len(votes)} of {rules_of(job).approvals}",
         "votes": [{"by": vote.decider.label, "at": vote.created_at, "comment": vote.comment} for vote in votes],
         "digest": job.review_digest,

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from airflow_provider_aihandoff.core.admission.pause_store import Pauses
 from airflow_provider_aihandoff.core.admission.spending_limit_store import SpendingLimits
+from airflow_provider_aihandoff.core.budgets.bill_store import Bills
 from airflow_provider_aihandoff.core.budgets.budget_store import Budgets
 from airflow_provider_aihandoff.core.budgets.reservation_store import Reservations
 from airflow_provider_aihandoff.core.budgets.spending_store import Spending
@@ -176,6 +177,7 @@ class Ledger:
         self.budgets = Budgets(self._database)
         self.reservations = Reservations(self._database)
         self.spending = Spending(self._database)
+        self.bills = Bills(self._database)
         self.pauses = Pauses(self._database)
         self.spending_limits = SpendingLimits(self._database)
         self.rate_limits = RateLimits(self._database)

@@ -181,7 +181,8 @@ class JobSpec:
     :param max_cost_usd: no request is sent that could make the job cost more.
     :param on_lost: what to do about a request whose answer was lost; None: as :mod:`core.generation.lost` decides.
     :param tags: what its author calls the work, for budgets and reports.
-    :param priority: as of a :class:`Revision`, and so are ``rate_key`` and ``max_wait``.
+    :param priority: as of a :class:`Revision`, and so are ``rate_key``, ``max_wait``, ``expected_output_tokens`` and
+        ``unpriced_usd``.
     :param regenerate: make a new revision in any case, unless a task of the same Dag run has made one.
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
@@ -210,6 +211,8 @@ class JobSpec:
     priority: PriorityName = "batch"
     rate_key: str | None = None
     max_wait: timedelta | None = None
+    expected_output_tokens: int | None = None
+    unpriced_usd: Decimal | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -320,6 +323,9 @@ class Revision:
     :param rate_key: the name of limits that it counts for, beside those of its connection.
     :param max_wait: for how long it waits for a limit of speed; None: until its deadline.
     :param refusals: how many of its requests were refused for now, or never sent; not for a limit of money.
+    :param expected_output_tokens: what its author expects at most, where the request sets no bound.
+    :param unpriced_usd: the most that one request costs, as its author says, where that is not known otherwise.
+    :param model: that its request names; None where it names none.
     """
 
     revision_id: int
@@ -360,6 +366,9 @@ class Revision:
     rate_key: str | None
     max_wait: timedelta | None
     refusals: int
+    expected_output_tokens: int | None
+    unpriced_usd: Decimal | None
+    model: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))

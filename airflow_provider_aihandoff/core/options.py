@@ -97,6 +97,12 @@ OPTIONS: Mapping[str, Option] = {
         "Also put the input and the output of the model into the spans of its calls, where Airflow traces. They are "
         "masked and cut off; anyone who can read your traces can read them.",
     ),
+    "tool_prices": Option(
+        "string",
+        "",
+        "What one call of each of OpenAI's own tools costs, in US dollars, as a JSON object, such as "
+        '{"web_search": 0.01, "file_search": 0.0025}. A tool that is not named has no known price.',
+    ),
     "xcom_output_limit": Option(
         "integer",
         "8192",

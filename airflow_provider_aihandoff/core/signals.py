@@ -134,6 +134,12 @@ WEBHOOK_AGE = Metric(
     ("conn_id",),
     "Age of the newest webhook of a connection whose responses run; 0 where none runs",
 )
+BILL_DIFFERENCE = Metric(
+    "aihandoff.bill_difference_usd",
+    Kind.GAUGE,
+    ("project_id",),
+    "What OpenAI has billed in 7 days beyond what the ledger knows of, in US dollars",
+)
 LAST_RECONCILED = Metric(
     "aihandoff.reconciled_at", Kind.GAUGE, (), "When the maintenance Dag ran last, in seconds since 1970"
 )

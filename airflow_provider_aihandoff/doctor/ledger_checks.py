@@ -45,6 +45,7 @@ _RIGHTS = (
     ("budget_stripes", "SELECT, INSERT, UPDATE"),
     ("budget_reservations", "SELECT, INSERT, UPDATE"),
     ("budget_events", "SELECT, INSERT"),
+    ("bill_days", "SELECT, INSERT, UPDATE"),
     ("rate_limits", "SELECT, INSERT, UPDATE"),
     ("rate_limit_changes", "SELECT, INSERT"),
     ("rate_waits", "SELECT, INSERT, UPDATE, DELETE"),

@@ -13,7 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from airflow_provider_aihandoff import settings
+
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.generation.bill import Bill
+    from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
     from airflow_provider_aihandoff.core.generation.provider import (
         AsyncModelProvider,
         ModelProvider,
@@ -28,6 +32,9 @@ REQUEST_TIMEOUT = 30.0
 #: The key in an OpenAI connection's extra: true where its server has conversations, which take one response at a time.
 CONVERSATIONS_KEY = "conversations"
 
+#: The key in an OpenAI connection's extra: the id of the project that its key belongs to, for the bill.
+PROJECT_KEY = "project_id"
+
 #: Per event loop, since a client's connections belong to the loop that opened them.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[AsyncModelProvider]]] = WeakKeyDictionary()
 
@@ -36,7 +43,14 @@ def facts_for(conn_id: str) -> ProviderFacts:
     """What is known of the provider of a connection without asking it. Reads no connection: one provider ships."""
     from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 
-    return OpenAIFacts()
+    return OpenAIFacts.with_prices(_tool_prices())
+
+
+def _tool_prices() -> ToolPrices:
+    """What calls of OpenAI's tools cost, as configured."""
+    from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
+
+    return ToolPrices.of_text(settings.text("tool_prices"))
 
 
 @contextmanager
@@ -56,7 +70,9 @@ def providers() -> Iterator[ProviderFor]:
             hook = OpenAIHook(conn_id)
             client = opened.enter_context(hook.conn)
             conversations = hook.get_connection(conn_id).extra_dejson.get(CONVERSATIONS_KEY, False) is True
-            return OpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations)
+            return OpenAIProvider(
+                client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations, tool_prices=_tool_prices()
+            )
 
         yield provider_for
 
@@ -73,6 +89,32 @@ def endpoint_api(conn_id: str) -> Iterator[WebhookEndpoints]:
 
     with OpenAIHook(conn_id).conn as client:
         yield EndpointApi(client.with_options(timeout=REQUEST_TIMEOUT))
+
+
+@contextmanager
+def bill_of(conn_id: str) -> Iterator[Bill]:
+    """The bill of the organization that the admin key of a connection belongs to.
+
+    :raises AirflowNotFoundException: there is no such connection.
+    """
+    from airflow.providers.openai.hooks.openai import OpenAIHook
+
+    from airflow_provider_aihandoff.core.generation.openai.costs_api import CostsApi
+
+    with OpenAIHook(conn_id).conn as client:
+        yield CostsApi(client.with_options(timeout=REQUEST_TIMEOUT))
+
+
+def project_of(conn_id: str) -> str | None:
+    """The project whose key a connection has, as its extra says; None where it does not, or is not there."""
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+    from airflow.providers.openai.hooks.openai import OpenAIHook
+
+    try:
+        named = OpenAIHook.get_connection(conn_id).extra_dejson.get(PROJECT_KEY)
+    except AirflowNotFoundException:
+        return None
+    return named.strip() or None if isinstance(named, str) else None
 
 
 async def shared_provider(conn_id: str) -> AsyncModelProvider:
@@ -97,7 +139,7 @@ async def _open(conn_id: str) -> AsyncModelProvider:
     from airflow_provider_aihandoff.core.generation.openai.provider import AsyncOpenAIProvider
 
     client = await OpenAIHook(conn_id).aget_conn()
-    return AsyncOpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT))
+    return AsyncOpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), tool_prices=_tool_prices())
 
 
 def forget_provider(conn_id: str, provider: AsyncModelProvider) -> None:

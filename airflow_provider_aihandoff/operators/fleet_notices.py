@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 class FleetHandoff:
     """``handoff`` in the templates of a notifier: the fields of a job's that make sense for many.
 
-    :param notice: ``needs you``, ``over``, or ``budget``: a threshold of a budget is reached.
+    :param notice: ``needs you``, ``over``, ``budget``: a threshold of a budget is reached, or ``bill``: OpenAI's bill
+        differs from what the ledger knows of.
     :param message: what there is to say, in one or two sentences without content.
     :param link: the overview, or the budget.
-    :param label: the cause, in a word or two; or the name of the budget.
+    :param label: the cause, in a word or two; or the name of the budget, or of the project.
     :param count: how many there are now; or the used percentage of the budget.
     """
 
-    notice: Literal["needs you", "over", "budget"]
+    notice: Literal["needs you", "over", "budget", "bill"]
     message: str
     link: str
     label: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -414,6 +413,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
             priority=self.priority,
             rate_key=self.rate_key,
             max_wait=self.max_wait,
+            expected_output_tokens=self.expected_output_tokens,
+            unpriced_usd=self._unpriced_usd,
             triggered_by=_triggering_user(context),
             deadline=self.deadline or settings.seconds("response_deadline"),
             owner=owner,
@@ -446,9 +447,11 @@ class OpenAIBackgroundResponseOperator(RendersText):
         worst = facts_for(self.openai_conn_id).worst_case(
             request, expected_output_tokens=self.expected_output_tokens, context_tokens=context_tokens
         )
-        if worst.cost_usd is not None or self.unpriced == "refuse":
-            return worst
-        return replace(worst, cost_usd=checked_amount(self.unpriced, what="unpriced"))
+        return worst.or_at_most(self._unpriced_usd)
+
+    @property
+    def _unpriced_usd(self) -> Decimal | None:
+        return None if self.unpriced == "refuse" else checked_amount(self.unpriced, what="unpriced")
 
     def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
         """Store what the response left, unless that was done, and return the XCom."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.errors import JobFailed
+from airflow_provider_aihandoff.core.generation.change_request import context_tokens, origin_of
 from airflow_provider_aihandoff.core.generation.outcome import in_words, problems_with
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider, ProviderFor, ResponseNotFound
 from airflow_provider_aihandoff.core.generation.submit import submit
@@ -108,7 +109,7 @@ def send_change(
     if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING, RevisionState.RUNNING):
         return revision
     provider = provider_for(revision.conn_id)
-    request, context_tokens = (
+    request, continues = (
         ({}, None)
         if revision.state is RevisionState.RUNNING
         else _request(task, context, ledger, job, revision, provider)
@@ -127,7 +128,7 @@ def send_change(
         orphan_wait=settings.seconds("orphan_wait"),
         take=partial(store_response, ledger, provider, output_type=task.output_type, actor=owner.actor),
         memory=memory_of(context),
-        worst=task.worst_case(request, context_tokens=context_tokens),
+        worst=task.worst_case(request, context_tokens=continues),
     )
 
 
@@ -144,9 +145,7 @@ def _request(
     assert revision.based_on is not None
     assert revision.changes is not None
     before = ledger.revision(job.job_id, revision.based_on)
-    origin = before
-    while origin.based_on is not None and origin.response_id is None:
-        origin = ledger.revision(job.job_id, origin.based_on)
+    origin = origin_of(before, partial(ledger.revision, job.job_id))
     asking = copy.copy(task)
     asking.render_template_fields({**context, "task": asking})  # type: ignore[typeddict-item]
     request = asking.build_request()
@@ -161,9 +160,7 @@ def _request(
         request = kept
     response_id = origin.response_id if _is_known(provider, origin.response_id) else None
     continued = provider.continued(request, changes=revision.changes, before=before, response_id=response_id)
-    tokens = provider.tokens(origin.usage or {})
-    known = tokens.input is not None and tokens.output is not None
-    return continued, (tokens.input or 0) + (tokens.output or 0) if known else None
+    return continued, context_tokens(provider, origin)
 
 
 def _is_known(provider: ModelProvider, response_id: str | None) -> bool:

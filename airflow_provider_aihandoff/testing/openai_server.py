@@ -10,6 +10,7 @@ The API, with OpenAI's bodies and error bodies:
 * `POST /v1/responses`
 * `GET /v1/responses/{id}` and `DELETE /v1/responses/{id}`
 * `POST /v1/responses/{id}/cancel`
+* `GET /v1/organization/costs`: what the responses would have cost, by day, of one project; any key is accepted
 * `POST /v1/conversations` and `GET /v1/conversations/{id}/items`; a conversation takes one response at a time
 
 With a URL for them, webhooks say how each background response ended, signed by the Standard Webhooks
@@ -44,6 +45,7 @@ from airflow_provider_aihandoff.testing.api_errors import ApiError, unauthorized
 from airflow_provider_aihandoff.testing.conversations_api import ConversationsApi
 from airflow_provider_aihandoff.testing.exchange import STAND_IN_NOTICE, ExchangeMiddleware, exchange_of
 from airflow_provider_aihandoff.testing.lifecycle import as_json, status_at
+from airflow_provider_aihandoff.testing.organization_api import OrganizationApi
 from airflow_provider_aihandoff.testing.output import Responder
 from airflow_provider_aihandoff.testing.request_limit import RequestLimit
 from airflow_provider_aihandoff.testing.responders import DEMO_RESPONDERS
@@ -56,6 +58,7 @@ from airflow_provider_aihandoff.testing.webhook_events import DirectEvent, Webho
 from airflow_provider_aihandoff.testing.webhooks import WebhookDispatcher
 
 DEFAULT_DELAY_SECONDS = 2.0
+DEFAULT_PROJECT = "proj_standin"
 OPENAI = ServerKind()
 
 
@@ -93,6 +96,7 @@ class OpenAIStandIn:
         kind: what a compatible server lacks; by default nothing.
         requests_per_minute: how many creates it takes in any minute; its answers then have OpenAI's headers, and the
             others are refused with 429. By default without limit, and without the headers.
+        project_id: whose costs the organization's costs are.
         clock: the time in Unix seconds; a test may bring its own.
 
     Raises:
@@ -112,6 +116,7 @@ class OpenAIStandIn:
         conversations: bool = True,
         kind: ServerKind = OPENAI,
         requests_per_minute: int | None = None,
+        project_id: str = DEFAULT_PROJECT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -133,6 +138,7 @@ class OpenAIStandIn:
         self.app.include_router(_api_routes(api, self._webhooks, limit))
         if conversations:
             self.app.include_router(_conversation_routes(ConversationsApi(self._state, clock)))
+        self.app.include_router(_costs_routes(OrganizationApi(self._state, clock, project_id)))
         self.app.include_router(_control_routes(self))
         self.app.include_router(_webhook_routes(self._webhooks))
         _answer_errors_like_openai(self.app)
@@ -238,6 +244,18 @@ def _conversation_routes(api: ConversationsApi) -> APIRouter:
     @router.get("/{conversation_id}/items")
     async def items(conversation_id: str, request: Request, order: Literal["asc", "desc"] = "desc") -> Response:
         return api.items(conversation_id, order, exchange_of(request))
+
+    return router
+
+
+def _costs_routes(api: OrganizationApi) -> APIRouter:
+    router = APIRouter(prefix="/v1/organization", dependencies=[Depends(_require_api_key)])
+
+    @router.get("/costs")
+    async def costs(
+        start_time: int, end_time: int | None = None, limit: int = 7, page: str | None = None
+    ) -> dict[str, Any]:
+        return api.costs(start_time, end_time, limit, page)
 
     return router
 

@@ -32,6 +32,7 @@ from airflow_provider_aihandoff.web.pages import (
     overview_page,
     pause_page,
     revisions,
+    spending_page,
 )
 from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
 
@@ -52,6 +53,7 @@ def build_app() -> FastAPI:
     app.include_router(job_search.router)
     app.include_router(overview_page.router)
     app.include_router(budgets_page.router)
+    app.include_router(spending_page.router)
     app.include_router(pause_page.router)
     app.include_router(limits_page.router)
     app.include_router(inbox_page.router)

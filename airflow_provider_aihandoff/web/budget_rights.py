@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_provider_aihandoff.core.budgets.bill_store import BillDay
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
 from airflow_provider_aihandoff.core.errors import BudgetNotFound, HandoffError
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -37,6 +38,17 @@ def visible_budget(ledger: Ledger, viewer: Viewer, which: str) -> BudgetView:
     if not _is_seen(view, set(viewer.visible(dag_ids))):
         raise hidden
     return view
+
+
+def visible_bill(ledger: Ledger, viewer: Viewer, days: int) -> list[BillDay]:
+    """What was compared with the provider's bill in the last days, for a user who may see every Dag that has a job.
+
+    A bill is about a project, and names no Dag.
+    """
+    dag_ids = ledger.dag_ids()
+    if not dag_ids or set(viewer.visible(dag_ids)) != set(dag_ids):
+        return []
+    return ledger.bills.find(days)
 
 
 def _is_seen(view: BudgetView, dag_ids: set[str]) -> bool:

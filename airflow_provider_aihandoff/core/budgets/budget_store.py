@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
 from airflow_provider_aihandoff.core.admission.hold_store import release
 from airflow_provider_aihandoff.core.budgets.budget_spec import (
     Budget,
@@ -22,13 +23,14 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import (
 )
 from airflow_provider_aihandoff.core.budgets.period import Span, span_at
 from airflow_provider_aihandoff.core.budgets.reservation_store import lock_stripes, wake, write_stripes
-from airflow_provider_aihandoff.core.budgets.reserve import make_window
+from airflow_provider_aihandoff.core.budgets.reserve import make_window, would_hold
 from airflow_provider_aihandoff.core.budgets.stripes import shared_out
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import as_json
 from airflow_provider_aihandoff.core.errors import BudgetNotFound, BudgetRefused
-from airflow_provider_aihandoff.core.models import Actor, columns
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
+from airflow_provider_aihandoff.core.models import Actor, Job, columns
 from airflow_provider_aihandoff.core.text import plain
 
 _NOTHING = Decimal(0)
@@ -58,7 +60,9 @@ _RECORD_EVENT = """
         %(name)s, %(user_id)s
     FROM aihandoff.budget_events WHERE budget_id = %(budget_id)s"""
 _EVENTS = f"SELECT {columns(BudgetEvent)} FROM aihandoff.budget_events WHERE budget_id = %s ORDER BY seq"
-_RAISE_WINDOW = "UPDATE aihandoff.budget_windows SET raised_usd = raised_usd + %s WHERE window_id = %s"
+#: Of more room, each threshold is another amount: it is notified again.
+_RAISE_WINDOW = """
+    UPDATE aihandoff.budget_windows SET raised_usd = raised_usd + %s, notified = '{}' WHERE window_id = %s"""
 _CHANGE_WINDOW = """
     UPDATE aihandoff.budget_windows SET amount_usd = %(amount_usd)s,
         notified = CASE WHEN amount_usd = %(amount_usd)s THEN notified ELSE '{}' END
@@ -325,6 +329,17 @@ class Budgets:
             return [BudgetEvent(**row) for row in connection.execute(_EVENTS, [budget_id]).fetchall()]
 
         return self._database.transact(work)
+
+    def would_hold(self, job: Job, conn_id: str, worst: WorstCase) -> Hold | Refusal | None:
+        """Return what would keep one more request of a job from being sent now: a budget, or its own bound.
+
+        Reserves nothing: others may be sooner.
+
+        :param conn_id: the connection that the request would be sent over.
+        """
+        return self._database.transact(
+            lambda connection: would_hold(connection, job, conn_id, worst, at=history.now(connection))
+        )
 
     def warning(self, budget: Budget) -> str | None:
         """Why no request like those of late would ever be sent within a budget; None where nothing is known of that."""

@@ -9,11 +9,12 @@ A reservation has one row for each budget that it counts for. Its request may br
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from airflow_provider_aihandoff.core.budgets.stripes import STRIPES, Stripe, shared_out, with_room
@@ -236,20 +237,30 @@ def name_response(
 
 
 def settle(
-    connection: LedgerConnection, job_id: int, revision: int, response_id: str | None, cost_usd: Decimal | None
+    connection: LedgerConnection,
+    job_id: int,
+    revision: int,
+    response_id: str | None,
+    cost_usd: Decimal | None,
+    *,
+    usage: Mapping[str, Any] | None = None,
 ) -> None:
     """Count what a response has cost in place of what was reserved for it. Safe to repeat, with the same cost or a
     better one.
 
     :param response_id: None where it is not known: then it answers the first request of the revision without one.
     :param cost_usd: None where the price is not known: then what was reserved counts.
+    :param usage: of the response. Where it names calls of tools that are in no price, at least what was reserved
+        counts.
     """
     values = {"job_id": job_id, "revision": revision, "response_id": response_id}
     for row in connection.execute(_OF_RESPONSE, values).fetchall():
         found = Reservation(**row)
-        if cost_usd is None and found.state is ReservationState.SETTLED:
+        is_part = bool((usage or {}).get("tool_calls"))
+        known = None if cost_usd is None or (is_part and cost_usd <= found.amount_usd) else cost_usd
+        if known is None and found.state is ReservationState.SETTLED:
             continue
-        _end(connection, found, ReservationState.SETTLED, cost_usd, response_id=response_id)
+        _end(connection, found, ReservationState.SETTLED, known, response_id=response_id)
 
 
 def release(connection: LedgerConnection, job_id: int, revision: int) -> None:

@@ -61,6 +61,7 @@ _FIND_WINDOW = """
     SELECT window_id FROM aihandoff.budget_windows
     WHERE budget_id = %(budget_id)s AND closed_at IS NULL AND starts_at <= %(at)s
         AND (ends_at IS NULL OR ends_at > %(at)s)"""
+_READ_STRIPES = f"SELECT {columns(Stripe)} FROM aihandoff.budget_stripes WHERE window_id = %s"
 _INSERT_WINDOW = """
     INSERT INTO aihandoff.budget_windows (budget_id, starts_at, ends_at, amount_usd)
     VALUES (%(budget_id)s, %(starts_at)s, %(ends_at)s, %(amount_usd)s) RETURNING window_id"""
@@ -84,14 +85,16 @@ _AHEAD = """
 #: What one job has cost until now. What is not known yet, or never will be, counts as the worst case.
 _SPENT_BY_JOB = """
     SELECT
-        (SELECT coalesce(sum(coalesce(cost_usd, CASE WHEN response_id IS NOT NULL THEN worst_cost_usd END, 0)
+        (SELECT coalesce(sum(greatest(cost_usd, CASE WHEN response_id IS NOT NULL AND (cost_usd IS NULL
+                OR usage -> 'tool_calls' IS NOT NULL) THEN worst_cost_usd END, 0)
                 + unknown_submissions * coalesce(worst_cost_usd, 0)), 0)
             FROM aihandoff.revisions WHERE job_id = %(job_id)s)
         + (SELECT coalesce(sum(coalesce(s.cost_usd, r.worst_cost_usd, 0)), 0)
             FROM aihandoff.surplus_responses AS s JOIN aihandoff.revisions AS r
                 ON r.job_id = s.job_id AND r.number = s.revision WHERE s.job_id = %(job_id)s) AS spent,
         (SELECT count(*) FROM aihandoff.revisions
-            WHERE job_id = %(job_id)s AND cost_usd IS NULL AND worst_cost_usd IS NULL
+            WHERE job_id = %(job_id)s AND (cost_usd IS NULL OR usage -> 'tool_calls' IS NOT NULL)
+                AND worst_cost_usd IS NULL
                 AND (response_id IS NOT NULL OR unknown_submissions > 0)) AS unknown"""
 _KEEP_WORST_CASE = "UPDATE aihandoff.revisions SET worst_cost_usd = %s WHERE revision_id = %s"
 
@@ -139,18 +142,7 @@ def _reserve(
     connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, at: datetime
 ) -> Hold | Refusal | None:
     """Reserve in all the budgets that are about a request, or in none."""
-    rows = connection.execute(
-        _APPLYING,
-        {
-            "at": at,
-            "patience": PATIENCE,
-            "conn_id": revision.conn_id,
-            "job_type": job.job_type,
-            "dag_id": job.dag_id,
-            "requested_by": job.requested_by,
-            "tags": job.tags,
-        },
-    ).fetchall()
+    rows = connection.execute(_APPLYING, _about(job, revision.conn_id, at)).fetchall()
     if not rows:
         return None
     if worst.cost_usd is None:
@@ -177,6 +169,19 @@ def _reserve_in(
         if full is not None:
             return full
     return None
+
+
+def _about(job: Job, conn_id: str, at: datetime) -> dict[str, Any]:
+    """What decides which budgets are about a request."""
+    return {
+        "at": at,
+        "patience": PATIENCE,
+        "conn_id": conn_id,
+        "job_type": job.job_type,
+        "dag_id": job.dag_id,
+        "requested_by": job.requested_by,
+        "tags": job.tags,
+    }
 
 
 def _budget(row: dict[str, Any]) -> Budget:
@@ -279,3 +284,42 @@ def make_window(connection: LedgerConnection, budget: Budget, *, at: datetime) -
     numbers, allotted = [each.stripe for each in stripes], [each.allotted_usd for each in stripes]
     connection.execute(_INSERT_STRIPES, [row["window_id"], numbers, allotted])
     return int(row["window_id"])
+
+
+def would_hold(
+    connection: LedgerConnection, job: Job, conn_id: str, worst: WorstCase, *, at: datetime
+) -> Hold | Refusal | None:
+    """What :func:`reserve` would say to a request for a new revision of a job now. Reserves nothing, locks nothing.
+
+    :param conn_id: the connection that the request would be sent over.
+    """
+    if job.max_cost_usd is not None and (refusal := _over_job_limit(connection, job, job.max_cost_usd, worst)):
+        return refusal
+    for row in connection.execute(_APPLYING, _about(job, conn_id, at)).fetchall():
+        budget = _budget(row)
+        if worst.cost_usd is None:
+            return _unpriced(budget, worst)
+        if budget.on_full is not OnFull.WARN and (full := _is_full(connection, budget, row["window_id"], worst, at)):
+            return full
+    return None
+
+
+def _is_full(
+    connection: LedgerConnection, budget: Budget, window_id: int | None, worst: WorstCase, at: datetime
+) -> Hold | Refusal | None:
+    """Whether a budget has no room for a request that would be the last in its queue."""
+    assert worst.cost_usd is not None
+    if window_id is None:  # nothing was asked for in this period yet
+        window: dict[str, Any] = {"amount": budget.amount_usd, **vars(span_at(budget.period, budget.time_zone, at))}
+        stripes = [Stripe(0, budget.amount_usd, _NOTHING, _NOTHING, _NOTHING)]
+    else:
+        window = connection.execute(_READ_WINDOW, [window_id]).fetchone() or {}
+        stripes = [Stripe(**row) for row in connection.execute(_READ_STRIPES, [window_id]).fetchall()]
+    queue = {"name": str(budget.budget_id), "at": at, "patience": PATIENCE, "revision_id": _LAST, "since": at}
+    ahead = connection.execute(_AHEAD, queue).fetchone()
+    assert ahead is not None
+    return _full(budget, worst.cost_usd, stripes, window, ahead, at)
+
+
+#: Comes after each revision that there is.
+_LAST = 2**63 - 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.core.models import columns
 
 #: What each of them is, as SQL. `approved` is whatever a person or a policy has let through.
 _KEYS = {
@@ -22,15 +22,16 @@ _KEYS = {
         WHEN j.state IN ('approved', 'applying', 'completed', 'rolling_back', 'rolled_back') THEN 'approved'
         WHEN j.state IN ('rejected', 'failed', 'cancelled') THEN j.state ELSE 'open' END""",
 }
+#: What became of jobs whose responses were of no use.
+THROWN_AWAY = ("rejected", "failed", "cancelled")
+
 _TAGS = "LEFT JOIN LATERAL unnest(j.tags) AS t (tag) ON true"
-#: PostgreSQL refuses to take a value out of JSON that has what it cannot keep as text, wherever that is in it.
-_MODEL = r"regexp_replace({}::text, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{{2}})', '\\u0020', 'g')::json ->> 'model'"
 #: Every response that was billed, or may have been: those of revisions, and those that no revision has waited for.
-_COSTS = f"""
-    SELECT job_id, completed_at AS at, {_MODEL.format("request")} AS model, cost_usd FROM aihandoff.revisions
+_COSTS = """
+    SELECT job_id, completed_at AS at, model, cost_usd FROM aihandoff.revisions
     WHERE response_id IS NOT NULL AND completed_at >= %(since)s
     UNION ALL
-    SELECT s.job_id, s.settled_at, {_MODEL.format("r.request")}, s.cost_usd FROM aihandoff.surplus_responses AS s
+    SELECT s.job_id, s.settled_at, r.model, s.cost_usd FROM aihandoff.surplus_responses AS s
     JOIN aihandoff.revisions AS r ON r.job_id = s.job_id AND r.number = s.revision
     WHERE s.settled_at >= %(since)s"""
 
@@ -57,23 +58,48 @@ class Spending:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def by(self, what: SpentBy, *, since: datetime, dag_ids: list[str] | None = None, limit: int = 1000) -> list[Spent]:
-        """Return what was spent since a moment, the days in order and everything else the dearest first.
+    def by(
+        self, what: SpentBy, *, since: datetime, dag_ids: Sequence[str] | None = None, limit: int = 1000
+    ) -> list[Spent]:
+        """Return what was spent since a moment: all days in order, and of everything else the dearest first.
 
         :param dag_ids: only jobs of these Dags; None for every Dag.
         """
-        order = "key" if what is SpentBy.DAY else "cost_usd DESC, key"
-        query = f"""
-            SELECT {columns(Spent)} FROM (
-                SELECT {_KEYS[what]} AS key, count(*) AS responses, coalesce(sum(c.cost_usd), 0) AS cost_usd,
-                    count(*) FILTER (WHERE c.cost_usd IS NULL) AS unpriced
-                FROM ({_COSTS}) AS c JOIN aihandoff.jobs AS j USING (job_id) {_TAGS if what is SpentBy.TAG else ""}
-                WHERE %(dag_ids)s::text[] IS NULL OR j.dag_id = ANY(%(dag_ids)s)
-                GROUP BY 1) AS spent
-            ORDER BY {order} LIMIT %(limit)s"""
-        values = {"since": since, "dag_ids": dag_ids, "limit": limit}
+        found = self.report([what], since=since, dag_ids=dag_ids)[what]
+        return found if what is SpentBy.DAY else found[:limit]
 
-        def work(connection: LedgerConnection) -> list[Spent]:
-            return [Spent(**row) for row in connection.execute(query, values).fetchall()]
+    def report(
+        self, whats: Sequence[SpentBy], *, since: datetime, dag_ids: Sequence[str] | None = None
+    ) -> dict[SpentBy, list[Spent]]:
+        """The same by several things at once, as of one moment."""
+        values = {"since": since, "dag_ids": None if dag_ids is None else list(dag_ids)}
+        once = [what for what in whats if what is not SpentBy.TAG]  # a job with several tags counts for each
+        groups = [group for group in (once, [what for what in whats if what is SpentBy.TAG]) if group]
+
+        def work(connection: LedgerConnection) -> dict[SpentBy, list[Spent]]:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            found: dict[SpentBy, list[Spent]] = {what: [] for what in whats}
+            for group in groups:
+                for row in connection.execute(query_of(group), values).fetchall():
+                    found[SpentBy(row.pop("what"))].append(Spent(**row))
+            return found
 
         return self._database.transact(work)
+
+
+def query_of(whats: Sequence[SpentBy]) -> str:
+    """The query of :meth:`Spending.report`, with ``since`` and ``dag_ids``: each row says ``what`` its key is."""
+    keys = ", ".join(f"{_KEYS[what]} AS by_{what.value}" for what in whats)
+    sets = ", ".join(f"(by_{what.value})" for what in whats)
+    named = " ".join(f"WHEN GROUPING(by_{what.value}) = 0 THEN '{what.value}'" for what in whats)
+    found = ", ".join(f"by_{what.value}" for what in whats)
+    return f"""
+        SELECT * FROM (
+            SELECT CASE {named} END AS what, coalesce({found}) AS key, count(*) AS responses,
+                coalesce(sum(cost_usd), 0) AS cost_usd, count(*) FILTER (WHERE cost_usd IS NULL) AS unpriced
+            FROM (
+                SELECT c.cost_usd, {keys}
+                FROM ({_COSTS}) AS c JOIN aihandoff.jobs AS j USING (job_id) {_TAGS if SpentBy.TAG in whats else ""}
+                WHERE %(dag_ids)s::text[] IS NULL OR j.dag_id = ANY(%(dag_ids)s)) AS spent
+            GROUP BY GROUPING SETS ({sets})) AS added
+        ORDER BY what, CASE WHEN what <> '{SpentBy.DAY.value}' THEN cost_usd END DESC, key"""

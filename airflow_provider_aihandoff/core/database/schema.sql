@@ -129,6 +129,9 @@ CREATE TABLE aihandoff.revisions (
     rate_key text,                   -- its limits are also those of this key
     max_wait interval,               -- for how long it waits for a limit of speed; null: until its deadline
     refusals integer NOT NULL DEFAULT 0,                 -- requests that were refused for now, or never sent
+    expected_output_tokens integer CHECK (expected_output_tokens > 0), -- by its author, where nothing else bounds them
+    unpriced_usd numeric CHECK (unpriced_usd > 0),       -- one request costs at most so much, by its author's word
+    model text,                      -- that its request names
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
     CHECK (state <> 'running' OR response_id IS NOT NULL),
@@ -507,6 +510,17 @@ CREATE TRIGGER budget_events_append_only BEFORE UPDATE OR DELETE ON aihandoff.bu
     FOR EACH ROW EXECUTE FUNCTION aihandoff.refuse_budget_change();
 CREATE TRIGGER budget_events_no_truncate BEFORE TRUNCATE ON aihandoff.budget_events
     FOR EACH STATEMENT EXECUTE FUNCTION aihandoff.refuse_budget_change();
+-- What the provider says that it has billed, and what the ledger says that responses have cost, each day of UTC.
+CREATE TABLE aihandoff.bill_days (
+    project_id text NOT NULL CHECK (project_id <> ''),
+    day date NOT NULL,
+    billed_usd numeric NOT NULL,
+    ledger_usd numeric NOT NULL,     -- of the responses whose price is known
+    unpriced integer NOT NULL,       -- of the other ones, how many
+    compared_at timestamptz NOT NULL,
+    notified_at timestamptz,         -- when people were notified of the difference
+    PRIMARY KEY (project_id, day)
+);
 
 -- When a response of each connection was last polled, as far as the triggerers have said.
 CREATE TABLE aihandoff.polls (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -95,7 +95,7 @@ class ModelResponse:
     :param is_final: the same request would end the same way, so that another revision would only cost.
     :param is_spent: it failed since a limit of money is reached.
     :param usage: what is billed, as the provider says it; and under ``tool_calls`` how many calls of its own tools, by
-        type, are billed beside it and are in no price.
+        type, are billed beside it and are in no price; under ``priced_tool_calls`` those that are in the price.
     :param model: the one that answered; with ``service_tier`` it decides the price.
     :param created_at: when the provider created it, if it says so.
     :param heard: what the answer to its request says about the provider's limits of speed.
@@ -148,7 +148,7 @@ class WorstCase:
     """The most that one request can need.
 
     :param input_tokens: None where nothing bounds them, and so are ``output_tokens``.
-    :param cost_usd: in US dollars, without fees for calls of the provider's tools; None where it is not known.
+    :param cost_usd: in US dollars, with fees for calls of the provider's tools; None where it is not known.
     :param unknown: why it is not known, as text without a full stop.
     """
 
@@ -156,6 +156,10 @@ class WorstCase:
     output_tokens: int | None = None
     cost_usd: Decimal | None = None
     unknown: str | None = None
+
+    def or_at_most(self, stated_usd: Decimal | None) -> WorstCase:
+        """The same; where its cost is not known, what its author says, if they do."""
+        return self if self.cost_usd is not None or stated_usd is None else replace(self, cost_usd=stated_usd)
 
 
 @dataclass(frozen=True)
@@ -212,12 +216,14 @@ class ProviderFacts(ABC):
         *,
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
+        hidden: bool = False,
     ) -> WorstCase:
         """The most that a request can need, before it is sent. Asks no one, and raises nothing.
 
         :param request: with its secrets: its bytes count.
         :param expected_output_tokens: what its author expects at most, where the request sets no bound.
         :param context_tokens: of the response that it continues, if that is known.
+        :param hidden: it has secrets that are masked here, of unknown length.
         """
 
     @abstractmethod

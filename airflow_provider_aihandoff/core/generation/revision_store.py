@@ -199,4 +199,6 @@ def settle_cost(connection: LedgerConnection, revision: Revision, output: Output
         return
     refused = bool((output.error or {}).get("spent"))  # the provider's own limit is reached: it did nothing
     cost_usd = Decimal(0) if refused else output.cost_usd
-    reservation_store.settle(connection, revision.job_id, revision.number, revision.response_id, cost_usd)
+    reservation_store.settle(
+        connection, revision.job_id, revision.number, revision.response_id, cost_usd, usage=output.usage
+    )

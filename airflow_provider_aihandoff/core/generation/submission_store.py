@@ -125,17 +125,19 @@ _LOCK_JOB_BY_KEY = f"""
 _INSERT_REVISION = f"""
     INSERT INTO aihandoff.revisions
         (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost,
-        priority, rate_key, max_wait)
+        priority, rate_key, max_wait, expected_output_tokens, unpriced_usd, model)
     VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
         coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s,
-        %(priority)s, %(rate_key)s, %(max_wait)s)
+        %(priority)s, %(rate_key)s, %(max_wait)s, %(expected_output_tokens)s, %(unpriced_usd)s,
+        %(model)s)
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
-        on_lost = %(on_lost)s, priority = %(priority)s, rate_key = %(rate_key)s, max_wait = %(max_wait)s
+        on_lost = %(on_lost)s, priority = %(priority)s, rate_key = %(rate_key)s, max_wait = %(max_wait)s,
+        expected_output_tokens = %(expected_output_tokens)s, unpriced_usd = %(unpriced_usd)s, model = %(model)s
     WHERE job_id = %(job_id)s AND number = %(number)s AND state = 'queued' AND based_on IS NULL"""
 _KEEP_REQUEST = """
-    UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s
+    UPDATE aihandoff.revisions SET request = %s, request_digest = %s, on_lost = %s, model = %s
     WHERE job_id = %s AND number = %s AND state = 'queued'"""
 _READ_FIRST_REQUEST = """
     SELECT request, request_digest FROM aihandoff.revisions
@@ -256,6 +258,12 @@ def _refuse(connection: LedgerConnection, job: Job, revision: Revision, refusal:
     error = {"kind": refusal.kind, "final": True}
     fail_revision(connection, job, revision, actor=actor, reason=refusal.why, error=error)
     return JobFailed(refusal.why, job=job.label, written="No request was sent.", remedy=refusal.remedy)
+
+
+def _model_of(request: Mapping[str, Any]) -> str | None:
+    """The model that a request names, as text that PostgreSQL can keep."""
+    name = request.get("model")
+    return plain_or_none(name) if isinstance(name, str) and name else None
 
 
 def _lease_left(revision: Revision, at: datetime) -> float:
@@ -382,6 +390,9 @@ class Submission:
             "priority": spec.priority,
             "rate_key": spec.rate_key,
             "max_wait": spec.max_wait,
+            "expected_output_tokens": spec.expected_output_tokens,
+            "unpriced_usd": spec.unpriced_usd,
+            "model": _model_of(spec.request),
         }
 
     def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
@@ -474,7 +485,14 @@ class Submission:
                 return None
             if job.owner != owner:
                 history.move(connection, job, JobEvent.ATTACHED, actor=owner.actor, **vars(owner))
-            kept = [as_json(request), self._digests(connection, request)[0], on_lost, job_id, number]
+            kept = [
+                as_json(request),
+                self._digests(connection, request)[0],
+                on_lost,
+                _model_of(request),
+                job_id,
+                number,
+            ]
             connection.execute(_KEEP_REQUEST, kept)
             return read_revision(connection, job_id, number)
 

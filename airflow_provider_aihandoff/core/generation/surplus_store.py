@@ -60,13 +60,19 @@ def keep_surplus(connection: LedgerConnection, revision: Revision, response_id: 
     reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=False)
 
 
-def mark_settled(connection: LedgerConnection, revision: Revision, response_id: str, cost_usd: Decimal | None) -> None:
+def mark_settled(
+    connection: LedgerConnection,
+    revision: Revision,
+    response_id: str,
+    cost_usd: Decimal | None,
+    usage: Mapping[str, Any] | None,
+) -> None:
     """Nothing is left to be done about a response, if it was to be cancelled: what it has cost is known.
 
     :param revision: that it was created for.
     """
     connection.execute(_SETTLE, {"response_id": response_id, "cost_usd": cost_usd})
-    reservation_store.settle(connection, revision.job_id, revision.number, response_id, cost_usd)
+    reservation_store.settle(connection, revision.job_id, revision.number, response_id, cost_usd, usage=usage)
 
 
 class SurplusResponses:
@@ -102,7 +108,8 @@ class SurplusResponses:
             values = {"response_id": surplus.response_id, "cost_usd": cost_usd}
             if connection.execute(settle, values).rowcount != 1:
                 return False
-            reservation_store.settle(connection, surplus.job_id, surplus.number, surplus.response_id, cost_usd)
+            named = (surplus.job_id, surplus.number, surplus.response_id)
+            reservation_store.settle(connection, *named, cost_usd, usage=detail.get("usage"))
             line = {"revision": surplus.number, "response_id": surplus.response_id, **detail}
             history.move(connection, job, JobEvent.OUTPUT_LATE, actor=actor, reason=reason, detail=line)
             return True

@@ -28,10 +28,11 @@ _INSERT_EDIT = """
 #: for it.
 _INSERT_CHANGE = """
     INSERT INTO aihandoff.revisions (job_id, number, author, author_kind, state, conn_id, request, request_digest,
-        deadline, based_on, changes, created_at, priority, rate_key, max_wait)
+        deadline, based_on, changes, created_at, priority, rate_key, max_wait, expected_output_tokens, unpriced_usd,
+        model)
     SELECT job_id, %(number)s, 'model', 'model', 'queued', conn_id, request, request_digest,
         clock_timestamp() + (deadline - created_at), %(based_on)s, %(changes)s, clock_timestamp(),
-        'interactive', rate_key, max_wait
+        'interactive', rate_key, max_wait, expected_output_tokens, unpriced_usd, model
     FROM aihandoff.revisions
     WHERE job_id = %(job_id)s AND author_kind = 'model' AND based_on IS NULL AND number <= %(based_on)s
     ORDER BY number DESC LIMIT 1"""

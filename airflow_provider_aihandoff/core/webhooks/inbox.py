@@ -589,7 +589,7 @@ def _record_orphan(
     assert response_id is not None
     known = {"webhook_id", "cost_usd"}
     recorded = any(known & line.keys() for line in _late_lines(connection, job, response_id))
-    mark_settled(connection, named.revision, response_id, output.cost_usd)
+    mark_settled(connection, named.revision, response_id, output.cost_usd, output.usage)
     if not recorded:
         count_response(connection, job, named.revision, output, counted=_was_found(named.revision))
     if _was_found(named.revision):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount, checked_changes, checked_spec
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.web.api import budget_schemas, schemas
 from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
-from airflow_provider_aihandoff.web.budget_rights import check_may_change, visible_budget, visible_budgets
+from airflow_provider_aihandoff.web.budget_rights import check_may_change, visible_bill, visible_budget, visible_budgets
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse
@@ -43,12 +43,18 @@ def get_spending(
     viewer: ViewerDep,
     ledger: LedgerDep,
     by: SpentBy = SpentBy.DAY,
-    days: Annotated[int, Query(ge=1, le=3660, description="How far back.")] = 30,
+    days: budget_schemas.Days = 30,
 ) -> budget_schemas.SpendingList:
     """Return what was spent on the jobs of the Dags that you may see, by day or by anything else."""
     since = ledger.now() - timedelta(days=days)
     found = ledger.spending.by(by, since=since, dag_ids=visible_dag_ids(ledger, viewer))
     return budget_schemas.SpendingList.model_validate({"spending": found})
+
+
+@router.get("/bill")
+def get_bill(viewer: ViewerDep, ledger: LedgerDep, days: budget_schemas.Days = 30) -> budget_schemas.BillDays:
+    """Return what OpenAI has billed beside what the ledger knows of. Empty unless you may see every Dag with a job."""
+    return budget_schemas.BillDays.model_validate({"bill": visible_bill(ledger, viewer, days)})
 
 
 @router.post("")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import THRESHOLDS, OnFull
@@ -13,6 +14,7 @@ from airflow_provider_aihandoff.core.budgets.period import Period
 from airflow_provider_aihandoff.web.api.schemas import Reason
 
 Amount = Annotated[str | int | float, Field(description="US dollars, above 0.")]
+Days = Annotated[int, Query(ge=1, le=3660, description="How far back.")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Thresholds = Annotated[list[int], Field(max_length=20, description="Percentages that are notified.")]
 
@@ -141,6 +143,24 @@ class SpendingList(_Answer):
     """What was spent: the days in order, everything else the dearest first."""
 
     spending: list[Spent]
+
+
+class BillDay(_Answer):
+    """What one project was billed for one day of UTC, beside what the ledger knows of it."""
+
+    project_id: str
+    day: date
+    billed_usd: Decimal
+    ledger_usd: Decimal = Field(description="What responses have cost that ended on that day, as far as it is known.")
+    difference_usd: Decimal = Field(description="What was billed beyond that.")
+    unpriced: int = Field(description="How many responses have a price that is not known.")
+    compared_at: datetime
+
+
+class BillDays(_Answer):
+    """What was compared with OpenAI's bill, the newest day first."""
+
+    bill: list[BillDay]
 
 
 class BudgetList(_Answer):

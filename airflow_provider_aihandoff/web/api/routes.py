@@ -17,8 +17,9 @@ from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.review.change_cost import change_cost
 from airflow_provider_aihandoff.core.states import EffectState
-from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     LedgerDep,
@@ -268,6 +269,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
     """
     record = visible_record(ledger, viewer, job_id)
     why_not = viewer.why_not(record.job)
+    change = change_cost(ledger, record, facts_for(record.revision.conn_id))
     return AsciiJSONResponse(
         {
             "job": _fields(schemas.Job, record.job),
@@ -280,6 +282,7 @@ def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Respons
             "may_decide": why_not is None,
             "why_not": why_not,
             "waits_for": in_words(record.revision),
+            "cost_of_changes": None if change is None else vars(change),
             "explanation": str(explain(record)),
             **more,
         }

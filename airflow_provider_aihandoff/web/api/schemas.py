@@ -613,6 +613,18 @@ class Event(_Answer):
     detail: Annotated[dict[str, Any], AfterValidator(without_plain_input_digest)]
 
 
+class ChangeCost(_Answer):
+    """What a request for changes can cost now."""
+
+    worst_usd: Decimal | None = Field(
+        description="At most, with a comment of up to 1,000 characters; null where that is not known."
+    )
+    unknown: str | None = Field(description="Why it is not known.")
+    held: str | None = Field(
+        description="What would keep it from being sent now: a budget without room, or the bound of the job; else null."
+    )
+
+
 class JobRecord(_Answer):
     """Everything the ledger knows of one job."""
 
@@ -629,6 +641,9 @@ class JobRecord(_Answer):
         description="What is going on, what happens next by itself, whether a retry is safe, and what you can do."
     )
     waits_for: str | None = Field(description="Why no request is sent, after one was lost, and until when. Else null.")
+    cost_of_changes: ChangeCost | None = Field(
+        description="What a request for changes can cost; null where no one can ask for them now."
+    )
 
 
 @from_record(

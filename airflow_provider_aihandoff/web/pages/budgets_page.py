@@ -51,7 +51,7 @@ class Row:
 @router.get("/budgets", name="budgets_page")
 def show_all(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """List the budgets that are about a Dag which the user may see."""
-    found = [(view, _row(view)) for view in visible_budgets(ledger, viewer)]
+    found = [(view, row_of(view)) for view in visible_budgets(ledger, viewer)]
     return page(request, "budgets.html", {"viewer": viewer, "found": found, "usd": usd, "bar_width": WIDTH})
 
 
@@ -103,8 +103,8 @@ def _page(
         {
             "viewer": viewer,
             "view": view,
-            "row": _row(view),
-            "periods": [_row(view, use) for use in ledger.budgets.periods(view.budget.budget_id)],
+            "row": row_of(view),
+            "periods": [row_of(view, use) for use in ledger.budgets.periods(view.budget.budget_id)],
             "events": list(reversed(events)),
             "seen": len(events),
             "may_change": view.budget.ended_at is None and may_change(ledger, viewer, view.budget.dag_id),
@@ -118,7 +118,8 @@ def _page(
     )
 
 
-def _row(view: BudgetView, use: Use | None = None) -> Row:
+def row_of(view: BudgetView, use: Use | None = None) -> Row:
+    """One period of a budget, by default the current one. Pure."""
     use = use or view.use
     forecast = use.forecast_usd(view.at)
     return Row(use, bar_of(use), "" if forecast is None else usd(round(forecast, 2)))

@@ -48,7 +48,7 @@ router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 @router.get("/jobs/{job_id}", name="show_job")
 def show(request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Show one job: its output, what it would write, and its history, with the form for a decision."""
-    return job_page(request, viewer, visible_record(ledger, viewer, job_id))
+    return job_page(request, viewer, ledger, visible_record(ledger, viewer, job_id))
 
 
 @router.post("/jobs/{job_id}/decision", name="decide_job")
@@ -67,7 +67,7 @@ def decide(
         ledger.reviews.decide(job_id, verdict, digest=digest, person=viewer.person, comment=comment)
     except (StaleDecision, JobNotApproved) as error:
         notice = Notice("Your decision was not recorded", of_this_job(error.what), "decision", comment or "")
-        return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=409)
+        return job_page(request, viewer, ledger, visible_record(ledger, viewer, job_id), notice, status=409)
     except CannotChange as error:
         title = "Changes were not requested"
         return refused(request, viewer, ledger, job_id, title, error, "decision", comment or "")
@@ -186,7 +186,7 @@ def roll_back(
         notice = Notice(
             "The roll-back has started, but is not finished", f"{done.why}{when}", "rollback", reason, bad=False
         )
-        return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice)
+        return job_page(request, viewer, ledger, visible_record(ledger, viewer, job_id), notice)
     return shown(request, job_id)
 
 
@@ -226,7 +226,7 @@ def resolve(
     if found == "not applied" and external_id is not None:
         said = "You gave the id of a record, but an effect that was not applied has none. Remove one of the two."
         notice = Notice(title, said, form, reason, external_id)
-        return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=422)
+        return job_page(request, viewer, ledger, visible_record(ledger, viewer, job_id), notice, status=422)
     try:
         answer(
             ledger,

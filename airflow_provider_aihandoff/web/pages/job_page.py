@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.review.change_cost import CHARACTERS, change_cost
 from airflow_provider_aihandoff.core.review.rules import (
     Reassignment,
     approvals_of,
@@ -29,6 +30,7 @@ from airflow_provider_aihandoff.core.review.rules import (
     rules_of,
 )
 from airflow_provider_aihandoff.core.states import EffectState, JobState
+from airflow_provider_aihandoff.hooks.model_provider import facts_for
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     Viewer,
@@ -91,11 +93,17 @@ def refused(
     """Show the job as it is now, and why what was just sent was refused."""
     words = " ".join(part for part in (of_this_job(error.what), error.written, error.remedy) if part)
     notice = Notice(title, f"{words[:1].upper()}{words[1:]}", form, typed, external_id, names=names or {})
-    return job_page(request, viewer, visible_record(ledger, viewer, job_id), notice, status=409)
+    return job_page(request, viewer, ledger, visible_record(ledger, viewer, job_id), notice, status=409)
 
 
 def job_page(
-    request: Request, viewer: Viewer, record: JobRecord, notice: Notice | None = None, *, status: int = 200
+    request: Request,
+    viewer: Viewer,
+    ledger: Ledger,
+    record: JobRecord,
+    notice: Notice | None = None,
+    *,
+    status: int = 200,
 ) -> Response:
     """Render one job. While it can change without a person, the page refreshes itself.
 
@@ -110,6 +118,7 @@ def job_page(
     refreshes = refreshing(request, JOB, moves=notice is None and _moves(record))
     rights = {"decides": why_not is None, "reassigns": not has_asked(job, viewer.person)}
     forms = _forms(record, bool(steps) and not under_way, **rights) if viewer.may_act(job) else []
+    decides = "decision" in forms
     return page(
         request,
         "job.html",
@@ -151,6 +160,8 @@ def job_page(
             "max_comment": schemas.MAX_COMMENT,
             "max_external_id": schemas.MAX_EXTERNAL_ID,
             "cost": job_cost(record.revisions),
+            "change_cost": change_cost(ledger, record, facts_for(record.revision.conn_id)) if decides else None,
+            "change_characters": CHARACTERS,
             "broken_at": first_break(record.events, record.job),
             "run_path": _run_path(request, job),
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -98,15 +99,18 @@ def jobs_file(form: Literal["csv", "json"], viewer: ViewerDep, ledger: LedgerDep
     if form == "json":
         body, media_type = json.dumps(rows, indent=1), "application/json"
     else:
-        body, media_type = as_csv(rows), "text/csv; charset=utf-8"
+        body, media_type = as_csv(rows, [each.name for each in fields(JobSummary)]), "text/csv; charset=utf-8"
     name = f'attachment; filename="jobs.{form}"'
     return Response(body.encode("utf-8", "replace"), media_type=media_type, headers={"Content-Disposition": name})
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows as CSV (RFC 4180). A text that a spreadsheet would run as a formula gets an apostrophe before it."""
+def as_csv(rows: list[dict[str, Any]], names: Sequence[str]) -> str:
+    """Rows as CSV (RFC 4180). A text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    :param names: of the columns, in their order.
+    """
     file = io.StringIO()
-    writer = csv.DictWriter(file, [each.name for each in fields(JobSummary)])
+    writer = csv.DictWriter(file, names)
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return file.getvalue()

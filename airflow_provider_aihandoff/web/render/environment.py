@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 from airflow_provider_aihandoff.core import moments
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
-from airflow_provider_aihandoff.core.amounts import count
+from airflow_provider_aihandoff.core.amounts import count, dollars
 from airflow_provider_aihandoff.core.effects.describe import describe_undo
 from airflow_provider_aihandoff.core.invisible import has_hidden, reveal
 from airflow_provider_aihandoff.web.auth import visible_pauses
@@ -133,6 +133,7 @@ def _environment() -> Environment:
         "rows_of": formatting.rows_of,
         "shape": formatting.shape,
         "count": count,
+        "dollars": dollars,
         "cost": formatting.cost,
         "job_cost": formatting.job_cost,
         "of_this_job": formatting.of_this_job,

@@ -68,9 +68,12 @@ def job_cost(revisions: Sequence[Revision]) -> str:
     return cost(sum(known, Decimal(0)) if known else None, sum(map(_is_unpriced, revisions)), tools)
 
 
-def tool_calls(revision: Revision) -> str:
-    """How many calls of each of the provider's tools were billed beside the tokens; empty where there were none."""
-    calls: dict[str, int] = (revision.usage or {}).get("tool_calls", {})
+def tool_calls(revision: Revision, name: str = "tool_calls") -> str:
+    """How many calls of each of the provider's tools were billed beside the tokens; empty where there were none.
+
+    :param name: of those in the usage: ``tool_calls`` are in no price, ``priced_tool_calls`` are in the cost.
+    """
+    calls: dict[str, int] = (revision.usage or {}).get(name, {})
     return ", ".join(f"{kind.removesuffix('_call').replace('_', ' ')}: {number}" for kind, number in calls.items())
 
 

@@ -123,6 +123,8 @@ class TestShowing:
         (data,) = json.loads(airflow("review", "show", job.job_id, "-o", "json"))
         assert (data["output"], data["plan"][0]["plan"]["method"]) == ("A kettle.", "PUT")
         assert [(revision["number"], revision["author"]) for revision in data["revisions"]] == [(1, "model")]
+        assert (data["cost_usd"], data["cost_of_changes"]["held"]) == ("0", None)
+        assert float(data["cost_of_changes"]["worst_usd"]) > 0
 
     def test_a_model_output_cannot_move_the_cursor(self, airflow: Airflow, on_ledger: Ledger) -> None:
         job = in_review(on_ledger, "\x1b[2Jharmless\x9b1A")

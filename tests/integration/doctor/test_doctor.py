@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.doctor import ledger_checks
 from airflow_provider_aihandoff.doctor.airflow_checks import (
@@ -19,6 +20,7 @@ from airflow_provider_aihandoff.doctor.airflow_checks import (
     check_deferral,
     check_link,
     check_preloading,
+    check_tool_prices,
     triggerers,
 )
 from airflow_provider_aihandoff.doctor.connection_checks import (
@@ -213,6 +215,19 @@ class TestAirflow:
         self, min_deferral: float, heartbeat: float, level: Level
     ) -> None:
         assert check_deferral(min_deferral, heartbeat).level is level
+
+    @pytest.mark.parametrize(
+        ("text", "level"),
+        [
+            ("", Level.OK),
+            ('{"web_search": 0.01}', Level.OK),
+            ("0.01", Level.ERROR),
+            ('{"web_search": -1}', Level.ERROR),
+        ],
+    )
+    def test_prices_of_tools_that_cannot_be_read_are_said(self, text: str, level: Level) -> None:
+        found = check_tool_prices(ToolPrices.of_text(text))
+        assert (found.level, bool(found.fix)) == (level, level is not Level.OK)
 
     @pytest.mark.parametrize(
         ("waiting", "count", "level"),

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from airflow.cli.cli_parser import get_parser
 from airflow.models import Connection
@@ -32,6 +33,7 @@ from airflow_provider_aihandoff.operators.reconcile import ReconcileOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.task_states import ask_database, task_states
 from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.testing.openai_server import DEFAULT_PROJECT
 from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.reconcile.world import World
 from tests.integration.operators.conftest import RunDag, postgres_connection
@@ -254,6 +256,77 @@ class TestNotifiers:
             dags.run(dag)
         assert [each.partition(":")[0] for each in sent] == ["budget", "budget"]
         assert "100%" in sent[1]
+
+    def test_thresholds_are_notified_again_after_a_raise_and_in_a_new_period(
+        self, dags: Dags, world: World, ledger: Ledger, conninfo: dict[str, Any]
+    ) -> None:
+        spec = checked_spec("hourly", 10, period="hour", owner="alice")
+        ledger.budgets.add(spec, why="to be safe", actor=TEST)
+
+        def spend(key: str, need: int) -> None:
+            job_id = ledger.submission.open(job_spec(job_key=key)).job.job_id
+            worst = WorstCase(cost_usd=Decimal(need))
+            ledger.submission.intend(job_id, 1, actor=TEST, lease=timedelta(minutes=1), worst=worst)
+
+        sent: list[str] = []
+        dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", notifiers=[Notifier(sent)]))
+        spend("a", 9)
+        dags.run(dag)
+        ledger.budgets.raise_once("hourly", Decimal(10), why="launch week", actor=TEST)
+        dags.run(dag)
+        assert [each.partition("%")[0] for each in sent] == ["budget: hourly (90): 90"], "45% of 20 are no threshold"
+        spend("b", 8)
+        for _ in range(2):
+            dags.run(dag)
+        assert len(sent) == 2
+        assert "85%" in sent[1]
+        with psycopg.connect(**conninfo) as connection:  # the next hour
+            connection.execute(
+                "UPDATE aihandoff.budget_windows SET starts_at = starts_at - interval '1 hour', ends_at = starts_at"
+            )
+        spend("c", 5)
+        for _ in range(2):
+            dags.run(dag)
+        assert len(sent) == 3
+        assert "50%" in sent[2]
+
+    def test_the_bill_is_compared_once_a_day_and_a_difference_is_notified_once(
+        self, dags: Dags, world: World, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connection = json.loads(os.environ["AIRFLOW_CONN_OPENAI_DEFAULT"])
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_ADMIN", json.dumps({**connection, "password": "sk-admin-secret"}))
+        extra = {**(connection.get("extra") or {}), "project_id": DEFAULT_PROJECT}
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps({**connection, "extra": extra}))
+        draft(ledger)
+        with psycopg.connect(**conninfo) as opened:
+            opened.execute(
+                "UPDATE aihandoff.revisions SET completed_at = completed_at - interval '1 day', cost_usd = 9"
+            )
+        sent: list[str] = []
+        dag = dags.make(
+            lambda: ReconcileOperator(
+                task_id="reconcile", notifiers=[Notifier(sent)], openai_admin_conn_id="openai_admin"
+            )
+        )
+        for _ in range(3):
+            assert dags.run(dag).states == {"reconcile": "success"}
+        found = ledger.bills.find(7)
+        assert len(found) == 7
+        assert found[0].project_id == DEFAULT_PROJECT
+        assert (found[0].billed_usd, found[0].ledger_usd) == (Decimal(0), Decimal(9))
+        (notified,) = sent
+        assert "OpenAI has billed 0.00 USD, the ledger knows of 9.00 USD" in notified
+
+    def test_a_bill_that_cannot_be_read_fails_no_run_and_is_asked_for_again(
+        self, dags: Dags, world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connection = json.loads(os.environ["AIRFLOW_CONN_OPENAI_DEFAULT"])
+        extra = {**(connection.get("extra") or {}), "project_id": DEFAULT_PROJECT}
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps({**connection, "extra": extra}))
+        draft(ledger)
+        dag = dags.make(lambda: ReconcileOperator(task_id="reconcile", openai_admin_conn_id="openai_admin"))
+        assert dags.run(dag).states == {"reconcile": "success"}
+        assert ledger.bills.is_due()
 
     def test_what_could_not_be_sent_is_sent_by_the_next_run(self, dags: Dags, world: World, unknown: Effect) -> None:
         sent: list[str] = []

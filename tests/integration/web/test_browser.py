@@ -151,6 +151,7 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",
         "compare": f"jobs/{job.job_id}/compare",
+        "spending": "spending?days=7",
         "budgets": "budgets",
         "budget": f"budgets/{showcase.budget(ledger)}",
         "bulk-review": "bulk-review?by=outcome",

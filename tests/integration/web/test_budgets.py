@@ -12,6 +12,7 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.ledger import Ledger
 from tests.factories import LEASE, OWNER, TEST, draft, job_spec
+from tests.factories import ask as ask_review
 from tests.integration.web.conftest import Grant, Login, Page
 
 API, PAGE = "/aihandoff/api/v1/budgets", "/aihandoff/budgets"
@@ -159,3 +160,34 @@ class TestPages:
         answer = bob.post(f"{PAGE}/{budget_id}/raise", data=form)
         assert (answer.status_code, Page(answer.text).form["reason"]) == (422, "month's end")
         assert Page(answer.text).form["amount"] == "5 EUR"
+
+
+class TestChanges:
+    """What a request for changes can cost is said before it is asked for."""
+
+    def test_the_page_says_what_it_costs_at_most_and_which_budget_would_hold_it(
+        self, login: Login, ledger: Ledger
+    ) -> None:
+        job = ask_review(ledger, draft(ledger, job_spec(request={**job_spec().request, "max_output_tokens": 1000})))
+        page, path = login("bob"), f"/aihandoff/jobs/{job.job_id}"
+        text = Page(page.get(path).text).text
+        assert "That costs at most $0.7140" in text
+        assert "with a comment of up to 1,000 characters. Cost of this job until now: price unknown" in text
+        assert "If you request changes now" not in text
+        add(ledger, "small", "0.001")
+        held = Page(page.get(path).text).text
+        assert "If you request changes now: This request can cost up to" in held
+        assert "it could never be sent" in held
+        said = login("bob", bearer=True).get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["cost_of_changes"]
+        assert "never be sent" in said["held"]
+        assert (Decimal(said["worst_usd"]) > 0, said["unknown"]) == (True, None)
+
+    def test_what_is_not_known_is_said(self, login: Login, ledger: Ledger) -> None:
+        job = ask_review(ledger, draft(ledger, job_spec(request={"model": "my-own", "input": "Write."})))
+        text = Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text).text
+        assert "What that costs at most is not known: the model 'my-own' has no published price" in text
+
+    def test_it_is_null_where_no_one_can_ask_for_changes(self, login: Login, ledger: Ledger) -> None:
+        job = draft(ledger)
+        said = login("bob", bearer=True).get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()
+        assert said["cost_of_changes"] is None

@@ -95,12 +95,16 @@ def test_the_rest_api_and_the_files_take_the_same_filter(login: Login, ledger: L
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_spreadsheet_runs_nothing_of_a_file(login: Login, ledger: Ledger, text: str) -> None:
-    (row,) = csv.DictReader(io.StringIO(as_csv([{"job_key": text, "external_ids": [text], "retries": -1}])))
+    (row,) = csv.DictReader(
+        io.StringIO(
+            as_csv([{"job_key": text, "external_ids": [text], "retries": -1}], ["job_key", "external_ids", "retries"])
+        )
+    )
     assert (row["job_key"], row["external_ids"], row["retries"]) == (f"'{text}", f"'{text}", "-1")
 
 
 def test_a_comma_or_a_line_end_in_a_key_stays_in_its_cell(login: Login, ledger: Ledger) -> None:
-    (row,) = csv.DictReader(io.StringIO(as_csv([{"job_key": 'a,"b"\nc'}])))
+    (row,) = csv.DictReader(io.StringIO(as_csv([{"job_key": 'a,"b"\nc'}], ["job_key"])))
     assert row["job_key"] == 'a,"b"\nc'
 
 

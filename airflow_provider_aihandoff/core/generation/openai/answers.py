@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_aihandoff.core.generation.openai.error_codes import names_money
-from airflow_provider_aihandoff.core.generation.openai.tools import with_tool_calls
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices, with_tool_calls
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.strict_json import is_shallow
@@ -61,10 +61,11 @@ def response_id_of(answer: Any) -> str | None:
     return response_id if response_id.isascii() and response_id.isprintable() else None
 
 
-def read_response(answer: Any, response_id: str) -> ModelResponse:
+def read_response(answer: Any, response_id: str, tool_prices: ToolPrices | None = None) -> ModelResponse:
     """What an answer of OpenAI says about a response.
 
     :param response_id: the id that was asked for.
+    :param tool_prices: those of OpenAI's tools that are known.
     :raises ProviderError: the answer is no response, or another one.
     """
     if response_id_of(answer) != response_id:
@@ -82,7 +83,7 @@ def read_response(answer: Any, response_id: str) -> ModelResponse:
         incomplete_reason=reason,
         is_final=_is_final(status, said, error_code, reason),
         is_spent=error_code is not None and names_money(error_code),
-        usage=with_tool_calls(_usage(answer), getattr(answer, "output", None)),
+        usage=with_tool_calls(_usage(answer), getattr(answer, "output", None), tool_prices),
         model=_text_at(answer, "model"),
         service_tier=_text_at(answer, "service_tier"),
         metadata=_metadata(answer),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_aihandoff.core.generation.openai.continuation import continued
 from airflow_provider_aihandoff.core.generation.openai.messages import prompt_of
 from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
 from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot, output_schema
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.openai.worst_case import worst_case
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, Prompt, ProviderFacts, Tokens, WorstCase
 from airflow_provider_aihandoff.core.models import Revision
@@ -31,9 +32,19 @@ class OpenAIFacts(ProviderFacts):
 
     name = "openai"
 
+    #: What calls of OpenAI's tools cost: none is known unless the one who makes the facts says so.
+    tool_prices = ToolPrices()
+
+    @classmethod
+    def with_prices(cls, tool_prices: ToolPrices) -> Self:
+        """Facts that know what calls of tools cost."""
+        facts = cls()
+        facts.tool_prices = tool_prices
+        return facts
+
     def price(self, response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
         """As :meth:`ProviderFacts.price`."""
-        return price(response, request)
+        return price(response, request, self.tool_prices)
 
     def worst_case(
         self,
@@ -41,9 +52,16 @@ class OpenAIFacts(ProviderFacts):
         *,
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
+        hidden: bool = False,
     ) -> WorstCase:
         """As :meth:`ProviderFacts.worst_case`."""
-        return worst_case(request, expected_output_tokens=expected_output_tokens, context_tokens=context_tokens)
+        return worst_case(
+            request,
+            expected_output_tokens=expected_output_tokens,
+            context_tokens=context_tokens,
+            hidden=hidden,
+            tool_prices=self.tool_prices,
+        )
 
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None

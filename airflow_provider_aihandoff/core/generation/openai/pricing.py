@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices, fees
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 
 log = logging.getLogger(__name__)
@@ -15,10 +16,11 @@ log = logging.getLogger(__name__)
 COMPLETION_WINDOW_FACTORS: Mapping[str, Decimal] = {"2h": Decimal("0.70"), "8h": Decimal("0.60")}
 
 
-def price(response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None:
+def price(response: ModelResponse, request: Mapping[str, Any], tool_prices: ToolPrices | None = None) -> Decimal | None:
     """The price of a response; None where it is unknown: no usage, or a model without a published price.
 
     :param request: the request that was sent, for the completion window.
+    :param tool_prices: those of OpenAI's tools that are known.
     """
     from genai_prices import calc_price, extract_usage
 
@@ -34,4 +36,5 @@ def price(response: ModelResponse, request: Mapping[str, Any]) -> Decimal | None
         log.warning("The price of a response of the model %s is unknown: %s", response.model, error)
         return None
     window = (request.get("background_options") or {}).get("completion_window")
-    return total * COMPLETION_WINDOW_FACTORS.get(window or "", Decimal(1))
+    of_tokens = total * COMPLETION_WINDOW_FACTORS.get(window or "", Decimal(1))
+    return of_tokens + fees(response.usage, tool_prices or ToolPrices())

@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.core.generation.openai.failures import (
 )
 from airflow_provider_aihandoff.core.generation.openai.rate_headers import heard
 from airflow_provider_aihandoff.core.generation.openai.request import may_have_conversation, submission
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.provider import (
     AsyncModelProvider,
     ModelProvider,
@@ -38,9 +39,11 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
     :param client: with its time-outs. Its own retries are switched off here: it would repeat a request that was
         accepted.
     :param conversations: the server has conversations, and each revision gets one as a handle on a lost request.
+    :param tool_prices: what calls of OpenAI's tools cost.
     """
 
-    def __init__(self, client: OpenAI, *, conversations: bool = False) -> None:
+    def __init__(self, client: OpenAI, *, conversations: bool = False, tool_prices: ToolPrices | None = None) -> None:
+        self.tool_prices = tool_prices or ToolPrices()
         once = client.with_options(max_retries=0)
         self._responses, self._conversations = once.responses, once.conversations
         self._opens_handles = conversations
@@ -59,7 +62,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         response_id = response_id_of(answer)
         if response_id is None:
             return SubmitFailure(Sent.UNKNOWN, "the answer was not a response object")
-        return replace(read_response(answer, response_id), heard=heard(raw.status_code, raw.headers))
+        return replace(read_response(answer, response_id, self.tool_prices), heard=heard(raw.status_code, raw.headers))
 
     def open_handle(self, request: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
         """As :meth:`ModelProvider.open_handle`."""
@@ -87,14 +90,14 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
     def retrieve(self, response_id: str) -> ModelResponse:
         """As :meth:`ModelProvider.retrieve`."""
         try:
-            return read_response(self._responses.retrieve(response_id), response_id)
+            return read_response(self._responses.retrieve(response_id), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
             raise asking_failed(error, response_id) from None
 
     def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.cancel`. One that has ended may answer 200, 400 or 409: what it is then counts."""
         try:
-            return read_response(self._responses.cancel(response_id), response_id)
+            return read_response(self._responses.cancel(response_id), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - it is asked about instead
             log.info("Cancelling response %s: %s; asking about it.", response_id, type(error).__name__)
         try:
@@ -110,7 +113,8 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider):
     :param client: as that of :class:`OpenAIProvider`.
     """
 
-    def __init__(self, client: AsyncOpenAI) -> None:
+    def __init__(self, client: AsyncOpenAI, *, tool_prices: ToolPrices | None = None) -> None:
+        self.tool_prices = tool_prices or ToolPrices()
         once = client.with_options(max_retries=0)
         self._responses, self._conversations = once.responses, once.conversations
 
@@ -124,14 +128,14 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider):
     async def retrieve(self, response_id: str) -> ModelResponse:
         """As :meth:`ModelProvider.retrieve`."""
         try:
-            return read_response(await self._responses.retrieve(response_id), response_id)
+            return read_response(await self._responses.retrieve(response_id), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
             raise asking_failed(error, response_id) from None
 
     async def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`OpenAIProvider.cancel`."""
         try:
-            return read_response(await self._responses.cancel(response_id), response_id)
+            return read_response(await self._responses.cancel(response_id), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - it is asked about instead
             log.info("Cancelling response %s: %s; asking about it.", response_id, type(error).__name__)
         try:

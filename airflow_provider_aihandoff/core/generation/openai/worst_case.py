@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from airflow_provider_aihandoff.core.generation.openai.pricing import COMPLETION_WINDOW_FACTORS
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,17 @@ _REFERENCES = frozenset({"conversation", "prompt", "file_id", "file_url", "vecto
 
 
 def worst_case(
-    request: Mapping[str, Any], *, expected_output_tokens: int | None = None, context_tokens: int | None = None
+    request: Mapping[str, Any],
+    *,
+    expected_output_tokens: int | None = None,
+    context_tokens: int | None = None,
+    hidden: bool = False,
+    tool_prices: ToolPrices | None = None,
 ) -> WorstCase:
-    """As :meth:`ProviderFacts.worst_case`."""
+    """As :meth:`ProviderFacts.worst_case`.
+
+    :param tool_prices: what calls of OpenAI's tools cost: each call may be the dearest one.
+    """
     body = {**request, **(request.get("extra_body") or {})}
     model = str(body.get("model") or "")
     try:
@@ -41,7 +50,10 @@ def worst_case(
     rounds = _rounds(body)
     if rounds is None:
         return WorstCase(unknown="its tools can be called any number of times; max_tool_calls bounds them")
-    input_tokens = _input_tokens(_size(body, context_tokens), window, rounds)
+    dearest, unknown = (tool_prices or ToolPrices()).dearest(body.get("tools"))
+    if unknown is not None:
+        return WorstCase(unknown=unknown)
+    input_tokens = _input_tokens(None if hidden else _size(body, context_tokens), window, rounds)
     # The bound of the request is one on all rounds together.
     unbounded = None if window is None else rounds * window
     output_tokens = body.get("max_output_tokens") or expected_output_tokens or unbounded
@@ -49,7 +61,8 @@ def worst_case(
         what = "what it refers to" if input_tokens is None else "its answer; max_output_tokens bounds it"
         return WorstCase(input_tokens, output_tokens, unknown=f"nothing bounds the length of {what}")
     try:
-        return WorstCase(input_tokens, output_tokens, _price(body, model, input_tokens, int(output_tokens)))
+        of_tokens = _price(body, model, input_tokens, int(output_tokens))
+        return WorstCase(input_tokens, output_tokens, of_tokens + (rounds - 1) * dearest)
     except Exception as error:  # noqa: BLE001 - odd price data is no reason to lose a job
         log.warning("What a request of the model %s can cost is unknown: %s", model, error)
         return WorstCase(input_tokens, output_tokens, unknown=f"the model {model!r} has no published price")

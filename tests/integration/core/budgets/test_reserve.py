@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.budgets.reserve import ASKS_AGAIN
 from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL
 from airflow_provider_aihandoff.core.errors import JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -190,6 +191,23 @@ class TestAPriceThatIsNotKnown:
         use: Any = ledger.budgets.read("all").use
         assert (use.settled_usd, use.assumed_usd) == (4, 4)
         books()
+
+    @pytest.mark.parametrize(("cost", "settled", "assumed"), [("0.5", 4, 4), ("5", 5, 0)])
+    def test_of_a_tool_is_never_0_so_that_at_least_what_was_reserved_counts(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, cost: str, settled: int, assumed: int
+    ) -> None:
+        add(10)
+        intent = ask("a", 4, max_cost_usd=Decimal(5))
+        run(ledger, intent, "resp_a")
+        usage = {"input_tokens": 1, "tool_calls": {"web_search_call": 3}}
+        output = Output(COMPLETED, "Text.", usage=usage, cost_usd=Decimal(cost))
+        ledger.outputs.store(intent.revision.job_id, 1, output, actor=TEST, response_id="resp_a")
+        use: Any = ledger.budgets.read("all").use
+        assert (use.settled_usd, use.assumed_usd) == (settled, assumed)
+        books()
+        job = ledger.job(intent.revision.job_id)
+        held = ledger.budgets.would_hold(job, "openai_default", WorstCase(cost_usd=Decimal("1.5")))
+        assert f"it has cost {settled}.00 USD until now" in str(held)
 
     def test_of_a_request_fails_its_job_and_says_what_to_do(self, ledger: Ledger, add: Add, ask: Ask) -> None:
         add(10)

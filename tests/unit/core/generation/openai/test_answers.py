@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.openai.answers import read_response, response_id_of
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.outcome import Output, is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ProviderError
 from airflow_provider_aihandoff.core.states import ResponseStatus
@@ -106,6 +107,19 @@ class TestTools:
         kinds = ("function_call", "custom_tool_call", "mcp_call", "computer_call")
         read = read_response(response(output=self.items(*kinds), usage={"input_tokens": 1}), "resp_1")
         assert "tool_calls" not in (read.usage or {})
+
+    def test_those_with_a_configured_price_are_part_of_the_cost_and_the_others_stay_without(self) -> None:
+        usage = {"input_tokens": 1000, "output_tokens": 100}
+        kinds = ("web_search_call", "web_search_call", "file_search_call")
+        prices = ToolPrices.of_text('{"web_search": 0.01}')
+        read = read_response(response(output=self.items(*kinds), usage=usage, model="gpt-5.2"), "resp_1", prices)
+        assert read.usage is not None
+        assert read.usage["tool_calls"] == {"file_search_call": 1}
+        assert read.usage["priced_tool_calls"] == {"web_search_call": 2}
+        whole, tokens = OpenAIFacts.with_prices(prices).price(read, {}), OpenAIFacts().price(read, {})
+        assert whole is not None
+        assert tokens is not None
+        assert whole - tokens == Decimal("0.02")
 
     def test_they_make_no_usage_where_there_is_none(self) -> None:
         assert read_response(response(output=self.items("web_search_call"), usage=None), "resp_1").usage is None

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
+from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.openai.worst_case import OVERHEAD, worst_case
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.states import ResponseStatus
@@ -82,8 +83,45 @@ def test_a_response_that_it_continues_counts_where_its_length_is_known() -> None
 def test_each_round_of_a_tool_of_openai_may_fill_the_window() -> None:
     search = {**SHORT, "tools": [{"type": "web_search"}]}
     assert "max_tool_calls" in str(worst_case(search).unknown)
-    assert worst_case({**search, "max_tool_calls": 2}).input_tokens == 3 * 400_000
+    prices = ToolPrices.of_text('{"web_search": 0.01}')
+    bounded = worst_case({**search, "max_tool_calls": 2}, tool_prices=prices)
+    assert bounded.input_tokens == 3 * 400_000
+    free = worst_case({**search, "max_tool_calls": 2}, tool_prices=ToolPrices.of_text('{"web_search": 0}'))
+    assert bounded.cost_usd is not None
+    assert free.cost_usd is not None
+    assert bounded.cost_usd - free.cost_usd == Decimal("0.02")
     assert worst_case({**SHORT, "tools": [{"type": "function", "name": "f"}]}).cost_usd is not None
+
+
+def test_each_call_may_be_that_of_the_dearest_tool() -> None:
+    tools = [{"type": "file_search"}, {"type": "web_search_preview_2025_03_11"}, {"type": "mcp"}]
+    prices = ToolPrices.of_text('{"web_search": 0.01, "file_search": "0.0025"}')
+    request = {**SHORT, "tools": tools, "max_tool_calls": 10}
+    free = worst_case(request, tool_prices=ToolPrices.of_text('{"web_search": 0, "file_search": 0}')).cost_usd
+    found = worst_case(request, tool_prices=prices).cost_usd
+    assert found is not None
+    assert free is not None
+    assert found - free == Decimal("0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "'web_search' has no price"),
+        ('{"file_search": 0.01}', "'web_search' has no price"),
+        ("web_search: 0.01", "tool_prices is not valid: it is not valid JSON"),
+        ("[0.01]", "tool_prices is not valid: it is no JSON object"),
+        ('{"web_search": -1}', "an amount must be above 0"),
+        ('{"web_search": "free"}', "the price of 'web_search'"),
+        ('{"web_search": NaN}', "the price of 'web_search'"),
+        ('{"web_search": "1 EUR"}', "US dollars"),
+    ],
+)
+def test_a_tool_whose_price_is_not_known_is_never_free(text: str, said: str) -> None:
+    request = {**SHORT, "tools": [{"type": "web_search"}], "max_tool_calls": 2}
+    found = worst_case(request, tool_prices=ToolPrices.of_text(text))
+    assert found.cost_usd is None
+    assert said in str(found.unknown)
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "", None, "ada"])
