@@ -69,16 +69,16 @@ class Spending:
         return found if what is SpentBy.DAY else found[:limit]
 
     def report(
-        self, whats: Sequence[SpentBy], *, since: datetime, dag_ids: Sequence[str] | None = None
+        self, kinds: Sequence[SpentBy], *, since: datetime, dag_ids: Sequence[str] | None = None
     ) -> dict[SpentBy, list[Spent]]:
         """The same by several things at once, as of one moment."""
         values = {"since": since, "dag_ids": None if dag_ids is None else list(dag_ids)}
-        once = [what for what in whats if what is not SpentBy.TAG]  # a job with several tags counts for each
-        groups = [group for group in (once, [what for what in whats if what is SpentBy.TAG]) if group]
+        once = [what for what in kinds if what is not SpentBy.TAG]  # a job with several tags counts for each
+        groups = [group for group in (once, [what for what in kinds if what is SpentBy.TAG]) if group]
 
         def work(connection: LedgerConnection) -> dict[SpentBy, list[Spent]]:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            found: dict[SpentBy, list[Spent]] = {what: [] for what in whats}
+            found: dict[SpentBy, list[Spent]] = {what: [] for what in kinds}
             for group in groups:
                 for row in connection.execute(query_of(group), values).fetchall():
                     found[SpentBy(row.pop("what"))].append(Spent(**row))
@@ -87,19 +87,19 @@ class Spending:
         return self._database.transact(work)
 
 
-def query_of(whats: Sequence[SpentBy]) -> str:
+def query_of(kinds: Sequence[SpentBy]) -> str:
     """The query of :meth:`Spending.report`, with ``since`` and ``dag_ids``: each row says ``what`` its key is."""
-    keys = ", ".join(f"{_KEYS[what]} AS by_{what.value}" for what in whats)
-    sets = ", ".join(f"(by_{what.value})" for what in whats)
-    named = " ".join(f"WHEN GROUPING(by_{what.value}) = 0 THEN '{what.value}'" for what in whats)
-    found = ", ".join(f"by_{what.value}" for what in whats)
+    keys = ", ".join(f"{_KEYS[what]} AS by_{what.value}" for what in kinds)
+    sets = ", ".join(f"(by_{what.value})" for what in kinds)
+    named = " ".join(f"WHEN GROUPING(by_{what.value}) = 0 THEN '{what.value}'" for what in kinds)
+    found = ", ".join(f"by_{what.value}" for what in kinds)
     return f"""
         SELECT * FROM (
             SELECT CASE {named} END AS what, coalesce({found}) AS key, count(*) AS responses,
                 coalesce(sum(cost_usd), 0) AS cost_usd, count(*) FILTER (WHERE cost_usd IS NULL) AS unpriced
             FROM (
                 SELECT c.cost_usd, {keys}
-                FROM ({_COSTS}) AS c JOIN aihandoff.jobs AS j USING (job_id) {_TAGS if SpentBy.TAG in whats else ""}
+                FROM ({_COSTS}) AS c JOIN aihandoff.jobs AS j USING (job_id) {_TAGS if SpentBy.TAG in kinds else ""}
                 WHERE %(dag_ids)s::text[] IS NULL OR j.dag_id = ANY(%(dag_ids)s)) AS spent
             GROUP BY GROUPING SETS ({sets})) AS added
         ORDER BY what, CASE WHEN what <> '{SpentBy.DAY.value}' THEN cost_usd END DESC, key"""

@@ -21,8 +21,12 @@ from airflow_provider_aihandoff.core.text import plain_or_none
 
 GENESIS = "0" * 64
 
+#: What a step of many jobs reads of none of them: it may be large.
+_LARGE = frozenset({"input", "permissions"})
 _LOCK_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s FOR UPDATE"
 _READ_JOB = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_id = %s"
+_LOCK_JOBS = f"""
+    SELECT {columns(Job, without=_LARGE)} FROM aihandoff.jobs WHERE job_id = ANY(%s) ORDER BY job_id FOR UPDATE"""
 #: One statement for both, so that no line is written for a job that another process has moved.
 _MOVE = f"""
     WITH moved AS (UPDATE aihandoff.jobs SET {{}} WHERE job_id = %(job_id)s AND state = %(was)s
@@ -48,22 +52,6 @@ def as_json(value: Any) -> Json:
     return Json(value, dumps=canonical_json)
 
 
-def execute_many(
-    connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any] | None]:
-    """Execute a statement that returns at most one row for each of many values, in one round trip.
-
-    :return: that row for each of the values, in their order; None where there is none.
-    """
-    found: list[dict[str, Any] | None] = []
-    with connection.cursor() as cursor:
-        cursor.executemany(statement, rows, returning=True)
-        while True:
-            found.append(cursor.fetchone())
-            if not cursor.nextset():
-                return found
-
-
 def now(connection: LedgerConnection) -> datetime:
     """The database's clock: the one clock that every process shares."""
     row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
@@ -86,6 +74,16 @@ def lock(connection: LedgerConnection, job_id: int) -> Job:
     :raises JobNotFound: there is none with this id.
     """
     return _job(connection.execute(_LOCK_JOB, [job_id]).fetchone(), job_id)
+
+
+def lock_many(connection: LedgerConnection, job_ids: Sequence[int]) -> dict[int, Job]:
+    """Return those of the jobs that there are, by id, and keep others from changing them until the transaction ends.
+
+    They are locked in the order of their ids, so that two such steps cannot wait for each other; where a transaction
+    locks several lots, it takes these in that order too. Input and permissions are not read: they are empty here.
+    """
+    rows = connection.execute(_LOCK_JOBS, [sorted(job_ids)]).fetchall()
+    return {row["job_id"]: Job(**row, input={}, permissions={}) for row in rows}
 
 
 def _job(row: Mapping[str, Any] | None, job_id: int) -> Job:
@@ -252,22 +250,10 @@ def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
 
 def begin(connection: LedgerConnection, job: Job, *, actor: Actor, detail: Mapping[str, Any]) -> Job:
     """Write the first line of a job that was just inserted, and return the job as it is now."""
-    return begin_many(connection, [(job, detail)], actor=actor)[0]
-
-
-def begin_many(
-    connection: LedgerConnection, jobs: Sequence[tuple[Job, Mapping[str, Any]]], *, actor: Actor
-) -> list[Job]:
-    """:func:`begin` for many jobs, in few round trips.
-
-    :param jobs: each with the detail of its line.
-    """
-    begun = []
-    for job, detail in jobs:
-        line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
-        begun.append((job, replace(job, event_seq=line.seq, event_hash=line.hash), line))
-    _store(connection, begun)
-    return [after for _, after, _ in begun]
+    line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
+    after = replace(job, event_seq=line.seq, event_hash=line.hash)
+    _store(connection, [(job, after, line)])
+    return after
 
 
 def _next_line(
