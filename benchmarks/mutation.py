@@ -972,6 +972,13 @@ GUARDS = (
         ("schema.sql", "CHECK (reserved_usd + settled_usd <= allotted_usd)", "CHECK (true)"),
     ),
     guard(
+        "budget: nothing is reserved beyond the room of a stripe, whatever dies",
+        "tests/integration/crashes/test_budget.py"
+        "::test_processes_that_die_everywhere_are_billed_no_more_than_the_budget_and_lose_none_of_it",
+        ("reservation_store:_TAKE", "allotted_usd - reserved_usd - settled_usd >= %(need)s AND", "true AND"),
+        ("schema.sql", "CHECK (reserved_usd + settled_usd <= allotted_usd)", "CHECK (true)"),
+    ),
+    guard(
         "budget: nothing is sent where all the room together is too little",
         f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_a_job_is_held_with_the_numbers_and_goes_on_when_there_is_room",
         ("core.budgets.reserve:_full", 'if left - ahead["need"] >= need:', "if True:"),

@@ -47,8 +47,8 @@ _RAISE_LIMIT = "Raise max_cost_usd of its task, or bound the request with max_ou
 _APPLYING = f"""
     SELECT {columns(Budget, "b")}, w.window_id, EXISTS (
         SELECT FROM aihandoff.revisions WHERE held_kind = 'budget' AND held_name = b.budget_id::text
-            AND state IN ('queued', 'submitting') AND submit_lease_until > %(at)s - %(patience)s::interval
-        ) AS waited_for
+            AND state IN ('queued', 'submitting')
+            AND submit_lease_until > %(at)s - interval '{PATIENCE.total_seconds():.0f} s') AS waited_for
     FROM aihandoff.budgets AS b LEFT JOIN aihandoff.budget_windows AS w ON w.budget_id = b.budget_id
         AND w.closed_at IS NULL AND w.starts_at <= %(at)s AND (w.ends_at IS NULL OR w.ends_at > %(at)s)
     WHERE b.ended_at IS NULL AND (b.conn_id IS NULL OR b.conn_id = %(conn_id)s)
@@ -175,7 +175,6 @@ def _about(job: Job, conn_id: str, at: datetime) -> dict[str, Any]:
     """What decides which budgets are about a request."""
     return {
         "at": at,
-        "patience": PATIENCE,
         "conn_id": conn_id,
         "job_type": job.job_type,
         "dag_id": job.dag_id,
