@@ -141,7 +141,7 @@ GUARDS = (
     ),
     guard(
         "rates: where another one was sooner, nothing of the permission is left",
-        f"{_TAKING}::test_where_another_one_was_sooner_nothing_of_the_permission_is_left",
+        f"{_TAKING}::test_where_another_write_was_sooner_nothing_of_the_claim_is_left",
         ("_in_time", "    connection.execute(_UNDO_PERMIT)\n", ""),
     ),
     guard(

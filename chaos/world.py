@@ -101,7 +101,7 @@ class World:
 def connection_of(work: Work) -> str:
     """The OpenAI connection of a piece of work.
 
-    Work that is refused with 429 has one of its own: what one request is told slows down all of its connection.
+    Work that is refused with 429 has one of its own: the answer to one request slows down all of its connection.
     """
     if work.handle:
         return CONVERSING

@@ -57,7 +57,7 @@ _READ = f"""
         AND (amount IS NOT NULL OR closed_until > clock_timestamp()
             OR slowed_at > clock_timestamp() - %(remembered)s::interval)
         AND (measure <> 'tokens' OR %(tokens)s > 0)"""
-#: Those on what is in flight come first: whoever ends something locks these alone, before a row of the others. The
+#: Those on what is in flight come first: a step that ends something locks these alone, before a row of the others. The
 #: clock is read when all are locked.
 _LOCK = f"""
     SELECT locked.*, clock_timestamp() AS at FROM (
@@ -447,7 +447,7 @@ def _asked(connection: LedgerConnection, ask: Ask, rows: Sequence[dict[str, Any]
 
 
 def _locked(connection: LedgerConnection, asked: Sequence[Asked]) -> list[Asked]:
-    """The same limits as they are now. Whoever else asks for one of them waits until this transaction ends."""
+    """The same limits as they are now. Another one that asks for one of them waits until this transaction ends."""
     known = {one.limit.limit_id: one for one in asked}
     rows = connection.execute(_LOCK, [list(known)]).fetchall()
     return [

@@ -224,6 +224,8 @@ _ORPHAN = "delay=0.1 create=drop_after_accept"
 
 #: The answer is lost while the response runs for a while: what the provider's handle, or a webhook, is asked for.
 _LOST = "delay=2 create=drop_after_accept"
+#: The same, of a response that runs for longer than an attempt that asks for another one.
+_REPLACED = "delay=6 create=drop_after_accept"
 
 
 def _resolved(run: Run) -> None:
@@ -275,7 +277,7 @@ COURSES: Mapping[str, Course] = {
     "submit.handle": of(_completed, model=_LOST, handle=True),
     "submit.refused": of(_completed, model="delay=0.1 create=429"),
     "submit.resolve": of(_resolved, model=f"{_ORPHAN} times=2", on_lost="ask"),
-    "surplus.settle": of(_replaced, model=_LOST),
+    "surplus.settle": of(_replaced, model=_REPLACED),
     "submit.lost": of(_completed, model=_ORPHAN),
     "wait.retrieve": _USUAL,
     "wait.ended": of(_seen_by_others, model=_SLOW),

@@ -43,7 +43,7 @@ def test_a_limit_is_set_on_the_page_and_the_page_says_what_waits_for_it_and_who_
     assert "0 requests a minute; 0 in the last period. 1 wait" in text
     assert "bob set it to 0" in text
     assert "the nightly run is too fast" in text
-    overview = Page(bob.get("/aihandoff/").text).text
+    overview = Page(bob.get("/aihandoff/overview").text).text
     assert "Limit on requests of the connection openai_default" in overview
     assert "a limit of 0 has stopped it" in overview
     job_page = Page(bob.get(f"/aihandoff/jobs/{revision.job_id}").text).text

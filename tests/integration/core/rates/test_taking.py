@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,14 +14,16 @@ import pytest
 from airflow_provider_aihandoff.core.admission.pause_store import Scope
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import first_break
+from airflow_provider_aihandoff.core.errors import EffectHeld
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.rates import rate_store
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.rates.rate_store import Ask, slot_freed
-from airflow_provider_aihandoff.core.states import RevisionState
+from airflow_provider_aihandoff.core.states import EffectState, RevisionState
 from tests.factories import LEASE, TEST, job_spec
+from tests.integration.core.rates.test_effect_limits import approved
 
 ANNA = Actor.user("anna", "1")
 CONN = "openai_default"
@@ -45,7 +48,7 @@ def waiting(ledger: Ledger) -> int:
 
 
 def after_asking(monkeypatch: pytest.MonkeyPatch, job: Job, act: Callable[[], object]) -> None:
-    """Act once, after a job was told that it may go, and before it takes what it needs."""
+    """Act once, after a job has asked and may go, and before it takes what it needs."""
     ask = rate_store.ask
 
     def told(connection: LedgerConnection, one: Ask) -> Any:
@@ -74,6 +77,21 @@ def test_where_another_one_was_sooner_nothing_of_the_permission_is_left(
     assert ledger.revision(sooner.job_id, 1).state is RevisionState.SUBMITTING
 
 
+def test_where_another_write_was_sooner_nothing_of_the_claim_is_left(
+    ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.rate_limits.set(LimitKind.TARGET, "cms", Measure.IN_FLIGHT, 1, reason="the CMS is slow", actor=ANNA)
+    (sooner, its_plan), (late, plan) = approved(ledger, "a"), approved(ledger, "b")
+    with Ledger(conninfo) as other:
+        claim = partial(other.effects.claim, sooner, its_plan, lease=LEASE, actor=TEST)
+        after_asking(monkeypatch, ledger.job(late), claim)
+        with pytest.raises(EffectHeld, match="1 at once") as held:
+            ledger.effects.claim(late, plan, lease=LEASE, actor=TEST)
+    assert (held.value.effect.state, held.value.effect.attempt) == (EffectState.PLANNED, 0)
+    record = ledger.record(late)
+    assert first_break(record.events, record.job) is None
+
+
 def test_a_limit_that_is_ended_at_that_moment_holds_nothing(
     ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +112,7 @@ def test_one_that_asks_while_another_one_ends_gets_its_place(ledger: Ledger, con
     asking = threading.Event()
 
     def ends(connection: LedgerConnection) -> None:
-        connection.execute("UPDATE aihandoff.revisions SET state = 'completed' WHERE job_id = %s", [running.job_id])
+        connection.execute("UPDATE aihandoff.revisions SET state = 'cancelled' WHERE job_id = %s", [running.job_id])
         slot_freed(connection, LimitKind.OPENAI, CONN, None)
         asking.set()
         time.sleep(1.0)  # it is committed after the other one has asked
@@ -121,7 +139,7 @@ def test_what_ends_gives_also_what_one_that_died_has_left(ledger: Ledger) -> Non
         connection.execute(
             "UPDATE aihandoff.revisions SET deadline = clock_timestamp() WHERE job_id = %s", [dead.job_id]
         )
-        connection.execute("UPDATE aihandoff.revisions SET state = 'completed' WHERE job_id = %s", [first.job_id])
+        connection.execute("UPDATE aihandoff.revisions SET state = 'cancelled' WHERE job_id = %s", [first.job_id])
         slot_freed(connection, LimitKind.OPENAI, CONN, None)
 
     ledger._database.transact(ends)
