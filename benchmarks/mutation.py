@@ -911,6 +911,17 @@ GUARDS = (
         ),
     ),
     guard(
+        "budget: calls of tools that are in no price count as what was reserved",
+        f"{_BUDGETS}/test_reserve.py::TestAPriceThatIsNotKnown"
+        "::test_of_a_tool_is_never_0_so_that_at_least_what_was_reserved_counts",
+        ("core.budgets.reservation_store:settle", 'is_part = bool((usage or {}).get("tool_calls"))', "is_part = False"),
+    ),
+    guard(
+        "budget: a tool without a price is never free",
+        "tests/unit/core/generation/openai/test_worst_case.py::test_a_tool_whose_price_is_not_known_is_never_free",
+        ("core.generation.openai.tools:ToolPrices.dearest", "if self.of(kind) is None:", "if False:"),
+    ),
+    guard(
         "budget: what was spent beyond the amount is made up for first",
         f"{_BUDGETS}/test_reserve.py::TestMoreThanWasReserved"
         "::test_goes_beyond_where_there_is_none_and_is_made_up_for_from_the_next_room",
