@@ -896,7 +896,7 @@ GUARDS = (
         f"{_BUDGETS}/test_reserve.py::TestAReservation::test_of_a_surplus_response_is_settled_with_what_it_cost",
         (
             "SurplusResponses.settle.work",
-            "reservation_store.settle(connection, surplus.job_id, surplus.number, surplus.response_id, cost_usd)",
+            'reservation_store.settle(connection, *named, cost_usd, usage=detail.get("usage"))',
             "pass",
         ),
     ),
