@@ -1033,7 +1033,7 @@ GUARDS = (
         f"{_BUDGETS}/test_reserve.py::TestAReservation::test_of_a_surplus_response_is_settled_with_what_it_cost",
         (
             "SurplusResponses.settle.work",
-            "reservation_store.settle(connection, surplus.job_id, surplus.number, surplus.response_id, cost_usd)",
+            'reservation_store.settle(connection, *named, cost_usd, usage=detail.get("usage"))',
             "pass",
         ),
     ),
@@ -1046,6 +1046,17 @@ GUARDS = (
             "found.amount_usd if cost_usd is None else",
             "_NOTHING if cost_usd is None else",
         ),
+    ),
+    guard(
+        "budget: calls of tools that are in no price count as what was reserved",
+        f"{_BUDGETS}/test_reserve.py::TestAPriceThatIsNotKnown"
+        "::test_of_a_tool_is_never_0_so_that_at_least_what_was_reserved_counts",
+        ("core.budgets.reservation_store:settle", 'is_part = bool((usage or {}).get("tool_calls"))', "is_part = False"),
+    ),
+    guard(
+        "budget: a tool without a price is never free",
+        "tests/unit/core/generation/openai/test_worst_case.py::test_a_tool_whose_price_is_not_known_is_never_free",
+        ("core.generation.openai.tools:ToolPrices.dearest", "if self.of(kind) is None:", "if False:"),
     ),
     guard(
         "budget: what was spent beyond the amount is made up for first",

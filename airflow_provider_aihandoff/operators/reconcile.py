@@ -13,7 +13,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
-from airflow_provider_aihandoff.operators.bill import compare_bill, notify_bill, send_bill_gauges
+from airflow_provider_aihandoff.operators.bill_comparison import compare_bill, notify_bill, send_bill_gauges
 from airflow_provider_aihandoff.operators.fleet_notices import notify_budgets, notify_causes
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY

@@ -65,5 +65,5 @@ def test_no_label_names_a_job_a_person_or_a_record() -> None:
     labels = {label for metric in METRICS for label in metric.labels}
     assert labels <= {
         *("job_type", "step", "state", "model", "status", "direction", "what", "verdict", "by", "target", "outcome"),
-        *("moment", "proves", "conn_id", "kind", "result", "cause"),
+        *("moment", "proves", "conn_id", "kind", "result", "cause", "project_id"),
     }

@@ -63,7 +63,7 @@ class ToolPrices:
         except ValueError:
             return cls(wrong="it is not valid JSON")
         if not isinstance(read, dict):
-            return cls(wrong="it is no JSON object of tools and their prices")
+            return cls(wrong="it is not a JSON object of tools and their prices")
         prices = {}
         for tool, price in read.items():
             try:

@@ -110,7 +110,7 @@ def test_each_call_may_be_that_of_the_dearest_tool() -> None:
         ("", "'web_search' has no price"),
         ('{"file_search": 0.01}', "'web_search' has no price"),
         ("web_search: 0.01", "tool_prices is not valid: it is not valid JSON"),
-        ("[0.01]", "tool_prices is not valid: it is no JSON object"),
+        ("[0.01]", "tool_prices is not valid: it is not a JSON object"),
         ('{"web_search": -1}', "an amount must be above 0"),
         ('{"web_search": "free"}', "the price of 'web_search'"),
         ('{"web_search": NaN}', "the price of 'web_search'"),
