@@ -434,7 +434,8 @@ GUARDS = (
     ),
     guard(
         "history: no line of a batch is written for a job that has moved on",
-        f"{_TOGETHER}::TestAllOrNone::test_a_job_that_has_moved_on_unseen_leaves_none",
+        f"{_LEDGER}/database/test_history.py::"
+        "test_lines_are_appended_to_several_jobs_or_where_one_has_moved_on_to_none",
         ("append_each", ".rowcount != len(lines):", ".rowcount > len(lines):"),
     ),
     guard(

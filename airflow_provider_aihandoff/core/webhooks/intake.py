@@ -187,7 +187,7 @@ class Intake:
     async def _record_alone(self, place: _Place) -> None:
         try:
             self._settle(place, await self._run(lambda ledger: ledger.inbox.receive(place.delivery)))
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the receipt
+        except Exception as error:  # noqa: BLE001 - its sender waits for it
             self._settle(place, error)
         self._begin_batches()
 
