@@ -444,6 +444,11 @@ GUARDS = (
         ("Intake._record_together", " and not isinstance(error, _Refused)", ""),
     ),
     guard(
+        "receiver: a job that stays locked closes the receiver to no one else",
+        f"{_INTAKE}::test_a_job_that_stays_locked_refuses_its_own_webhook_alone",
+        ("Intake._run", " or (alone and _waited_for_a_lock(error))", ""),
+    ),
+    guard(
         "receiver: deliveries about one response are recorded in their order",
         f"{_INTAKE}::test_deliveries_about_one_response_are_recorded_one_after_the_other_as_they_came",
         ("Intake._take", "if place.about in self._recording:", "if False:"),
