@@ -542,13 +542,19 @@ GUARDS = (
     ),
     guard(
         "history: no line of a batch is written for a job that has moved on",
-        f"{_TOGETHER}::TestAllOrNone::test_a_job_that_has_moved_on_unseen_leaves_none",
+        f"{_LEDGER}/database/test_history.py::"
+        "test_lines_are_appended_to_several_jobs_or_where_one_has_moved_on_to_none",
         ("append_each", ".rowcount != len(lines):", ".rowcount > len(lines):"),
     ),
     guard(
         "receiver: a delivery that the ledger refuses fails none beside it in its batch",
         f"{_INTAKE}::test_a_delivery_that_the_ledger_refuses_fails_none_of_those_that_came_with_it",
         ("Intake._record_together", " and not isinstance(error, _Refused)", ""),
+    ),
+    guard(
+        "receiver: a job that stays locked closes the receiver to no one else",
+        f"{_INTAKE}::test_a_job_that_stays_locked_refuses_its_own_webhook_alone",
+        ("Intake._run", " or (alone and _waited_for_a_lock(error))", ""),
     ),
     guard(
         "receiver: deliveries about one response are recorded in their order",

@@ -1,4 +1,7 @@
-"""The receiver of webhooks as it is, but for the ledger: it reads, verifies and answers. For `webhook_ingest`."""
+"""The receiver of webhooks as it is, but for the ledger: it reads, verifies and answers. For `webhook_ingest`.
+
+Its HTTP server is that of `airflow aihandoff webhooks serve`, which bounds its connections.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import argparse
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -17,6 +19,7 @@ from airflow_provider_aihandoff.core.webhooks.intake import Intake
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.app import build_receiver
+from airflow_provider_aihandoff.web.bounded_server import BoundedServer
 
 
 class NoLedger(Intake):
@@ -53,7 +56,7 @@ def main() -> None:
     receiver = Receiver(["openai_default"])
     receiver._intake = NoLedger(_no_ledger)  # type: ignore[arg-type]
     app = Starlette(routes=[Mount(URL_PREFIX, app=build_receiver(receiver))])
-    uvicorn.run(app, port=parser.parse_args().port, log_level="error", access_log=False, lifespan="off", ws="none")
+    BoundedServer(app, port=parser.parse_args().port, log_level="error", access_log=False, server_header=False).run()
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class Intake:
     async def _record_alone(self, place: _Place) -> None:
         try:
             self._settle(place, await self._run(lambda ledger: ledger.inbox.receive(place.delivery)))
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the receipt
+        except Exception as error:  # noqa: BLE001 - its sender waits for it
             self._settle(place, error)
         self._begin_batches()
 
@@ -217,7 +217,8 @@ class Intake:
         except psycopg.Error as error:
             raise _Refused(f"the ledger's database refused: {type(error).__name__}.") from None
         except HandoffError as error:
-            if not isinstance(error, (LedgerUnavailable, LedgerSchemaError)):
+            alone = threads is None
+            if not isinstance(error, (LedgerUnavailable, LedgerSchemaError)) or (alone and _waited_for_a_lock(error)):
                 raise _Refused(str(error)) from None
             self._close()
             raise NotNow(str(error)) from None
@@ -256,3 +257,8 @@ class Intake:
 
     def _close(self) -> None:
         self._failed, self._closed_until = True, self._clock() + PAUSE
+
+
+def _waited_for_a_lock(error: HandoffError) -> bool:
+    """Whether one row was locked for too long: of a delivery alone, that of its job. A batch waits for no job."""
+    return isinstance(error.__cause__, psycopg.errors.LockNotAvailable)

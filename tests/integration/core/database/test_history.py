@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.digests import digest
-from airflow_provider_aihandoff.core.errors import HandoffError
+from airflow_provider_aihandoff.core.errors import HandoffError, IllegalTransition
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Event, Job
+from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Event, Job, JobHead
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import JOB_TRANSITIONS, JobEvent, JobState, ResponseStatus, next_job_state
-from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, in_an_hour, job_spec
+from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, in_an_hour, job_spec, submit
 from tests.integration.core.webhooks.inboxes import deliver
 
 
@@ -47,6 +47,45 @@ def append(conninfo: dict[str, Any], line: Event) -> None:
     names = ", ".join(f"%({name})s" for name in values)
     with psycopg.connect(**conninfo) as connection:
         connection.execute(f"INSERT INTO aihandoff.events ({', '.join(values)}) VALUES ({names})", values)  # noqa: S608
+
+
+@pytest.mark.parametrize("change", ["event_seq = event_seq + 1", "state = 'queued'"])
+def test_lines_are_appended_to_several_jobs_or_where_one_has_moved_on_to_none(
+    ledger: Ledger, conninfo: dict[str, Any], change: str
+) -> None:
+    heads = []
+    for number in range(3):
+        job_id = submit(ledger, job_spec(job_key=f"note:{number}"), f"resp_{number}").job_id
+        heads.append(JobHead(**{field.name: getattr(ledger.job(job_id), field.name) for field in fields(JobHead)}))
+    steps = [history.Step(head, JobEvent.RESPONSE_ENDED, TEST, {"of": head.job_key}, in_an_hour()) for head in heads]
+
+    def append_all() -> None:
+        ledger._database.transact(lambda connection: history.append_each(connection, steps))
+
+    def written() -> int:
+        return sum(line.event == "response ended" for head in heads for line in ledger.record(head.job_id).events)
+
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute(f"UPDATE aihandoff.jobs SET {change} WHERE job_id = {heads[1].job_id}".encode())  # noqa: S608
+    with pytest.raises(IllegalTransition, match="another process"):
+        append_all()
+    assert written() == 0
+    with psycopg.connect(**conninfo) as connection:
+        columns = heads[1].state.value, heads[1].event_seq, heads[1].job_id
+        connection.execute("UPDATE aihandoff.jobs SET state = %s, event_seq = %s WHERE job_id = %s", columns)
+    append_all()
+    assert written() == 3
+    assert [broken_at(ledger, ledger.job(head.job_id)) for head in heads] == [None] * 3
+    assert ledger.record(heads[0].job_id).events[-1].detail == {"of": "note:0"}
+
+
+def test_no_line_that_would_move_a_job_is_appended_to_several(ledger: Ledger, job: Job) -> None:
+    head = JobHead(**{field.name: getattr(job, field.name) for field in fields(JobHead)})
+    for event in (JobEvent.ROLL_BACK_STARTED, JobEvent.RESPONSE_ENDED):
+        step = history.Step(head, event, TEST, {}, in_an_hour())
+        with pytest.raises(IllegalTransition, match="not valid in the state 'completed'"):
+            ledger._database.transact(lambda connection, step=step: history.append_each(connection, [step]))
+    assert broken_at(ledger, job) is None
 
 
 def broken_at(ledger: Ledger, job: Job) -> int | None:

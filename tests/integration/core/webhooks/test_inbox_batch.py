@@ -292,22 +292,6 @@ class TestAllOrNone:
         run(conninfo, "UPDATE aihandoff.jobs SET state = 'running' WHERE job_id = %s", job.job_id)
         assert ledger.inbox.entries() == []
 
-    def test_a_job_that_has_moved_on_unseen_leaves_none(
-        self, ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        job, _ = running(ledger, 0), running(ledger, 1)
-        write = inbox_batch._write
-
-        def move_and_write(connection: Any, *args: Any) -> None:
-            connection.execute("UPDATE aihandoff.jobs SET event_seq = event_seq + 1 WHERE job_id = %s", [job.job_id])
-            write(connection, *args)
-
-        with monkeypatch.context() as moved:
-            moved.setattr(inbox_batch, "_write", move_and_write)
-            with pytest.raises(IllegalTransition, match="another process"):
-                together(ledger, of(0), of(1))
-        assert ledger.inbox.entries() == []
-
     @pytest.mark.parametrize("moment", ["before commit", "after commit"])
     def test_a_process_that_dies_leaves_all_or_none_and_what_is_delivered_again_is_counted(
         self, conninfo: dict[str, Any], ledger: Ledger, moment: str

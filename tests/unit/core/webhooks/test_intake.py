@@ -230,6 +230,30 @@ async def test_a_delivery_that_the_ledger_refuses_fails_none_of_those_that_came_
     assert await intake.receive(delivery(10)) == receipt(delivery(10))
 
 
+async def test_a_job_that_stays_locked_refuses_its_own_webhook_alone(
+    intake: Intake, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_in_vain(of: Delivery) -> Any:
+        raise LedgerUnavailable("rolled back: lock time-out") from psycopg.errors.LockNotAvailable()
+
+    stub.left = {"resp_1"}
+    monkeypatch.setattr(stub, "receive", wait_in_vain)
+    assert "lock time-out" in await refusal(intake)
+    assert await intake.receive(delivery(2)) == receipt(delivery(2))
+
+
+async def test_a_batch_that_waits_for_a_lock_in_vain_is_a_ledger_that_is_unavailable(
+    intake: Intake, stub: Stub
+) -> None:
+    """It waits for no job, so that it is a table that is locked."""
+    stub.error = LedgerUnavailable("rolled back: lock time-out")
+    stub.error.__cause__ = psycopg.errors.LockNotAvailable()
+    await refusal(intake)
+    for number in range(20):
+        assert "unavailable" in await refusal(intake, delivery(number))
+    assert stub.calls == 1
+
+
 async def test_an_error_that_no_one_expects_is_raised_to_the_delivery_that_has_it(intake: Intake, stub: Stub) -> None:
     stub.error = RuntimeError("a defect")
     with pytest.raises(RuntimeError):
