@@ -418,12 +418,12 @@ GUARDS = (
     ),
     guard(
         "review queue: an escalation changes who may decide",
-        f"{_LEDGER}/review/test_queue.py::test_the_queue_in_groups_is_that_of_each_job_asked_alone",
+        f"{_LEDGER}/review/test_queue.py::test_a_job_that_differs_in_one_thing_has_an_answer_of_its_own",
         ("decides_who", "job.escalated_at is not None", "True"),
     ),
     guard(
         "review queue: jobs with other rules are other groups",
-        f"{_LEDGER}/review/test_queue.py::test_the_queue_in_groups_is_that_of_each_job_asked_alone",
+        f"{_LEDGER}/review/test_queue.py::test_a_job_that_differs_in_one_thing_has_an_answer_of_its_own",
         ("_COMMON", "triggered_by, review::text, ", "triggered_by, "),
         ("_GROUPS", "review::text::json AS review", "min(review::text)::json AS review"),
     ),

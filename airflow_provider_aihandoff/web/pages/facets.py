@@ -19,7 +19,7 @@ MAX_VALUES = 12
 MAX_TEXT = 60
 MAX_NUMBER = 10**15
 
-#: Facets that are shown, in the order of the fields; how deeply, and how many fields of an output are looked at.
+#: Facets that are shown, in the order of the fields; how deeply, and how many fields of an output are read.
 MAX_FACETS = 8
 MAX_DEPTH = 3
 MAX_FIELDS = 120

@@ -410,7 +410,7 @@ def test_a_job_that_comes_later_is_no_part_of_the_decision_on_all(login: Login, 
     assert ledger.job(later.job_id).state is JobState.REVIEW
 
 
-def test_of_two_people_who_decide_on_all_one_is_told_which_are_decided(login: Login, ledger: Ledger) -> None:
+def test_of_two_people_who_decide_on_all_one_sees_which_are_decided_already(login: Login, ledger: Ledger) -> None:
     jobs = showcase.tickets(ledger, 3)
     bob, carol = login("bob"), login("carol")
     pages = [Page(client.get("/aihandoff/bulk-review/all?by=type").text) for client in (bob, carol)]

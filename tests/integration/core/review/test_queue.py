@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -129,6 +130,47 @@ def fill(conninfo: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
 def test_the_queue_in_groups_is_that_of_each_job_asked_alone(
     ledger: Ledger, conninfo: dict[str, Any], jobs: list[dict[str, Any]], person: Person
 ) -> None:
+    compare(ledger, conninfo, jobs, person)
+
+
+#: A job on which only bob may decide, and once it is escalated carol too.
+ALIKE: dict[str, Any] = {
+    "dag_id": "one",
+    "run_id": "r1",
+    "requested_by": "alice",
+    "triggered_by": None,
+    "review": ReviewRules(Approvers(users=("bob",)), escalate_to=Approvers(users=("carol",))).to_json(),
+    "reassigned": None,
+    "escalated": False,
+    "planned": True,
+    "voters": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("person", "change"),
+    [
+        ("carol", {"escalated": True}),
+        ("carol", {"review": ReviewRules(Approvers(users=("carol",))).to_json()}),
+        ("carol", {"reassigned": Reassignment(Reviewers(Approvers(users=("carol",))), number=1).to_json()}),
+        ("bob", {"requested_by": "bob"}),
+        ("bob", {"triggered_by": "bob"}),
+        ("bob", {"dag_id": "two"}),
+        ("bob", {"planned": False}),
+        ("bob", {"voters": ["bob"]}),
+    ],
+)
+def test_a_job_that_differs_in_one_thing_has_an_answer_of_its_own(
+    ledger: Ledger, conninfo: dict[str, Any], person: str, change: dict[str, Any]
+) -> None:
+    alone = compare(ledger, conninfo, [ALIKE, {**ALIKE, **change}, ALIKE], Person(person))
+    first, changed, last = (alone[job_id] for job_id in sorted(alone))
+    assert first == last
+    assert changed != first
+
+
+def compare(ledger: Ledger, conninfo: dict[str, Any], jobs: list[dict[str, Any]], person: Person) -> dict[int, bool]:
+    """Compare the queue with what the rules say of each job, and return which of them wait for the person."""
     fill(conninfo, jobs)
     viewer = Anyone(person)
     pending = ledger.reviews.pending(dag_ids=["one", "two"])
@@ -152,6 +194,7 @@ def test_the_queue_in_groups_is_that_of_each_job_asked_alone(
             assert item.why_not == why_not(item.review, person)
         else:
             assert "You need permission" in str(item.why_not)
+    return alone
 
 
 def test_the_queue_of_a_run_has_what_it_has_made(ledger: Ledger) -> None:
