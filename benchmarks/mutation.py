@@ -1015,9 +1015,8 @@ GUARDS = (
     ),
     guard(
         "budget: each sweep uses the room that there is",
-        "tests/integration/operators/test_budgets.py"
-        "::test_a_task_goes_on_at_the_next_sweep_where_the_job_before_it_has_left_the_queue",
-        ("Hub._sweep", "await wake_queries.use_budgets(connection)", "pass"),
+        f"{_BUDGETS}/test_reserve.py::TestWithoutRoom::test_a_sweep_of_a_triggerer_wakes_those_behind_one_that_has_left",
+        ("use_budgets", 'await connection.execute(ASK_NOW_OF_ALL, {"patience": PATIENCE})', "pass"),
     ),
     guard(
         "budget: all that are about a request, or none",

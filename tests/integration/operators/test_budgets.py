@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -69,26 +68,6 @@ def test_a_task_waits_deferred_for_room_and_goes_on_when_the_budget_is_raised(
     assert (job.state, job.tags, stand_in.responses().creates) == (JobState.REVIEW, ["nightly"], 1)
     use = ledger.budgets.read("nightly").use
     assert use.settled_usd == ledger.revision(SECOND, 1).cost_usd
-
-
-def test_a_task_goes_on_at_the_next_sweep_where_the_job_before_it_has_left_the_queue(
-    run: RunDag,
-    ledger: Ledger,
-    waiting: Waiting,  # noqa: F811
-) -> None:
-    add(ledger, 1)
-    _reserve(ledger, Decimal("0.50"))
-    first = _ask(ledger, Decimal("0.90"), "first")
-    assert first.token is None
-
-    def let_it_leave() -> None:
-        assert ledger.record(3).revision.held_kind == "budget"
-        ledger.cancels.cancel(first.revision.job_id, actor=TEST, reason="not needed")
-
-    with afterwards(waiting(SubmissionTrigger), let_it_leave):
-        done = run(lambda: ask(max_output_tokens=2000, deadline=timedelta(seconds=40)))
-
-    assert (done.states["draft"], done.tries["draft"]) == ("success", 1)
 
 
 def _reserve(ledger: Ledger, need: Decimal) -> None:
