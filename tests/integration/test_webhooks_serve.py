@@ -239,6 +239,7 @@ def break_connections(process: subprocess.Popen[str], conninfo: Mapping[str, Any
         )
 
 
+@pytest.mark.timeout(300)  # two receivers start
 @pytest.mark.parametrize("strike", [kill, break_connections])
 def test_webhooks_that_come_at_once_are_in_the_inbox_if_they_were_answered_and_each_counts_once(
     start: Start, conninfo: dict[str, Any], strike: Callable[[subprocess.Popen[str], Mapping[str, Any]], None]

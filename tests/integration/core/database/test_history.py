@@ -81,10 +81,14 @@ def test_lines_are_appended_to_several_jobs_or_where_one_has_moved_on_to_none(
 
 def test_no_line_that_would_move_a_job_is_appended_to_several(ledger: Ledger, job: Job) -> None:
     head = JobHead(**{field.name: getattr(job, field.name) for field in fields(JobHead)})
-    for event in (JobEvent.ROLL_BACK_STARTED, JobEvent.RESPONSE_ENDED):
+
+    def append(event: JobEvent) -> None:
         step = history.Step(head, event, TEST, {}, in_an_hour())
+        ledger._database.transact(lambda connection: history.append_each(connection, [step]))
+
+    for event in (JobEvent.ROLL_BACK_STARTED, JobEvent.RESPONSE_ENDED):
         with pytest.raises(IllegalTransition, match="not valid in the state 'completed'"):
-            ledger._database.transact(lambda connection, step=step: history.append_each(connection, [step]))
+            append(event)
     assert broken_at(ledger, job) is None
 
 
