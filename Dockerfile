@@ -6,6 +6,7 @@ COPY --chown=50000:0 requirements/build.txt /tmp/requirements/build.txt
 RUN pip install --no-cache-dir --require-hashes --no-deps -r /tmp/requirements/build.txt
 COPY --chown=50000:0 pyproject.toml README.md LICENSE /tmp/source/
 COPY --chown=50000:0 airflow_provider_aihandoff /tmp/source/airflow_provider_aihandoff
+COPY --chown=50000:0 dags /tmp/source/dags
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir /tmp/dist /tmp/source
 
 FROM ${AIRFLOW_IMAGE}

@@ -200,7 +200,7 @@ class Forks:
         self._reader = threading.Thread(target=self._read, args=[events], name="chaos-forks", daemon=True)
         self._reader.start()
         self._send(**asdict(world))
-        if not self._ready.wait(60):
+        if not self._ready.wait(_TIMEOUT):
             self.close()
             raise Died(f"the server did not start; see {log}")
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.doctor.finding import Finding, Level
 from airflow_provider_aihandoff.heartbeats import live_triggerers
+from airflow_provider_aihandoff.hooks.model_provider import tool_prices
 
 #: With Airflow's default heartbeat interval, a task that resumes sooner after its deferral can be lost.
 _SAFE_DEFERRAL = 8.0
@@ -27,20 +27,24 @@ def check_airflow() -> Iterator[Finding]:
     """Everything about Airflow. Needs its metadata database."""
     yield from _check_triggerers()
     yield check_preloading(conf.get("core", "executor"), _local_settings())
-    yield check_tool_prices(ToolPrices.of_text(settings.text("tool_prices")))
+    prices = tool_prices()
+    yield check_tool_prices(prices.usd, prices.wrong)
     yield check_deferral(settings.number("min_deferral"), conf.getfloat("workers", "min_heartbeat_interval"))
     yield check_link(conf.get("api", "base_url", fallback=""))
 
 
-def check_tool_prices(prices: ToolPrices) -> Finding:
-    """Whether the configured prices of OpenAI's own tools can be read."""
-    if prices.wrong is None:
-        named = ", ".join(sorted(prices.usd)) or "none is configured"
+def check_tool_prices(tools: Collection[str], wrong: str | None) -> Finding:
+    """Whether the configured prices of OpenAI's own tools can be read.
+
+    :param tools: those that have one.
+    """
+    if wrong is None:
+        named = ", ".join(sorted(tools)) or "none is configured"
         return Finding(Level.OK, "prices of tools", f"For a call of OpenAI's own tools: {named}.")
     return Finding(
         Level.ERROR,
         "prices of tools",
-        f"[aihandoff] tool_prices is not valid: {prices.wrong}.",
+        f"[aihandoff] tool_prices is not valid: {wrong}.",
         "What a request with these tools can cost is not known: where a budget is about it, it is refused.",
         'Write a JSON object with US dollars a call, such as {"web_search": 0.01}.',
     )

@@ -43,10 +43,10 @@ def facts_for(conn_id: str) -> ProviderFacts:
     """What is known of the provider of a connection without asking it. Reads no connection: one provider ships."""
     from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 
-    return OpenAIFacts.with_prices(_tool_prices())
+    return OpenAIFacts.with_prices(tool_prices())
 
 
-def _tool_prices() -> ToolPrices:
+def tool_prices() -> ToolPrices:
     """What calls of OpenAI's tools cost, as configured."""
     from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 
@@ -71,7 +71,7 @@ def providers() -> Iterator[ProviderFor]:
             client = opened.enter_context(hook.conn)
             conversations = hook.get_connection(conn_id).extra_dejson.get(CONVERSATIONS_KEY, False) is True
             return OpenAIProvider(
-                client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations, tool_prices=_tool_prices()
+                client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations, tool_prices=tool_prices()
             )
 
         yield provider_for
@@ -139,7 +139,7 @@ async def _open(conn_id: str) -> AsyncModelProvider:
     from airflow_provider_aihandoff.core.generation.openai.provider import AsyncOpenAIProvider
 
     client = await OpenAIHook(conn_id).aget_conn()
-    return AsyncOpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), tool_prices=_tool_prices())
+    return AsyncOpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), tool_prices=tool_prices())
 
 
 def forget_provider(conn_id: str, provider: AsyncModelProvider) -> None:

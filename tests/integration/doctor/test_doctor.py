@@ -226,7 +226,8 @@ class TestAirflow:
         ],
     )
     def test_prices_of_tools_that_cannot_be_read_are_said(self, text: str, level: Level) -> None:
-        found = check_tool_prices(ToolPrices.of_text(text))
+        prices = ToolPrices.of_text(text)
+        found = check_tool_prices(prices.usd, prices.wrong)
         assert (found.level, bool(found.fix)) == (level, level is not Level.OK)
 
     @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ MODELS = (
 @pytest.mark.parametrize("model", MODELS)
 def test_no_token_of_a_claim_is_on_the_api(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
-        assert "token" not in name
+        assert "token" not in name.split("_"), "it may count tokens of the model"
         assert UUID not in (field.annotation, *get_args(field.annotation))
 
 
