@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.core.amounts import dollars
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Revision
 from tests.factories import LEASE, OWNER, TEST, draft, job_spec
@@ -107,3 +109,10 @@ def test_another_site_cannot_set_a_limit(login: Login, ledger: Ledger) -> None:
     answer = login("bob").post(PAGE, data=LIMIT, headers={"Origin": "https://evil.test"})
     assert answer.status_code == 403
     assert ledger.rate_limits.find() == []
+
+
+def test_the_page_of_a_job_says_what_bounds_its_retries(login: Login, ledger: Ledger) -> None:
+    job = ledger.submission.open(job_spec(max_cost_usd=Decimal("0.50"))).job
+    text = " ".join(Page(login("bob").get(f"/aihandoff/jobs/{job.job_id}").text).text.split())
+    assert "3 revisions; for each, 50 refused requests and a deadline: of the current one," in text
+    assert f"{dollars(Decimal('0.50'))} in all" in text

@@ -188,7 +188,7 @@ class TestNotNow:
     ) -> None:
         monkeypatch.setattr(apply, "RETRY_AFTER_TIMES", 3)
         approved(ledger, put())
-        target.answers = [Answer(429, None, {"Retry-After": "1"})] * 4
+        target.answers = [Answer(429, None, {"Retry-After": "0"})] * 4
 
         for not_now in range(3):
             wait = send(ledger, not_now=not_now)
@@ -202,7 +202,7 @@ class TestNotNow:
 
     def test_a_resent_effect_waits_as_well_and_stays_unknown_meanwhile(self, ledger: Ledger, target: Target) -> None:
         approved(ledger, put())
-        target.answers = [DROP, Answer(429, None, {"Retry-After": "3"}), Answer(200, {"id": 7})]
+        target.answers = [DROP, Answer(429, None, {"Retry-After": "0"}), Answer(200, {"id": 7})]
         to = HttpTarget("publish", external_id_path="$.id", idempotent=True)
 
         with pytest.raises(EffectUnknown):
@@ -210,7 +210,7 @@ class TestNotNow:
         wait = send(ledger, to)
 
         assert isinstance(wait, Wait)
-        assert (wait.seconds, wait.effect.state) == (3, EffectState.UNKNOWN)
+        assert (wait.seconds, wait.effect.state) == (0, EffectState.UNKNOWN)
         done = send(ledger, to, not_now=wait.not_now)
         assert (done, only_effect(ledger).external_id) == (only_effect(ledger), "7")
 
