@@ -314,7 +314,7 @@ def _is_full(
     else:
         window = connection.execute(_READ_WINDOW, [window_id]).fetchone() or {}
         stripes = [Stripe(**row) for row in connection.execute(_READ_STRIPES, [window_id]).fetchall()]
-    queue = {"name": str(budget.budget_id), "at": at, "patience": PATIENCE, "revision_id": _LAST, "since": at}
+    queue = {"name": str(budget.budget_id), "at": at, "patience": PATIENCE, "revision_id": _LAST}
     ahead = connection.execute(_AHEAD, queue).fetchone()
     assert ahead is not None
     return _full(budget, worst.cost_usd, stripes, window, ahead, at)

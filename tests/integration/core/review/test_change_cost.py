@@ -145,10 +145,10 @@ class TestHeld:
         tagged = in_review(ledger, job_key="tagged", tags=("nightly",))
         assert cost(ledger, tagged).held is not None
 
-    def test_the_jobs_that_wait_come_first(self, ledger: Ledger) -> None:
+    def test_the_jobs_for_which_people_wait_come_first(self, ledger: Ledger) -> None:
         job = in_review(ledger)
         add(ledger, "0.05")
-        waiting = ledger.submission.open(job_spec(job_key="waits"))
+        waiting = ledger.submission.open(job_spec(job_key="waits", priority="interactive"))
         first = replace(FACTS.worst_case(REQUEST), cost_usd=Decimal("0.04"))
         taken = ledger.submission.open(job_spec(job_key="taken"))
         ledger.submission.intend(taken.job.job_id, 1, actor=TEST, lease=timedelta(minutes=1), worst=first)
