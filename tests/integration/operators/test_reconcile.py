@@ -308,8 +308,10 @@ class TestNotifiers:
                 task_id="reconcile", notifiers=[Notifier(sent)], openai_admin_conn_id="openai_admin"
             )
         )
-        for _ in range(3):
-            assert dags.run(dag).states == {"reconcile": "success"}
+        with recording() as recorded:
+            for _ in range(3):
+                assert dags.run(dag).states == {"reconcile": "success"}
+        assert recorded.of(signals.BILL_DIFFERENCE) == [({"project_id": DEFAULT_PROJECT}, -9.0)] * 3
         found = ledger.bills.find(7)
         assert len(found) == 7
         assert found[0].project_id == DEFAULT_PROJECT
