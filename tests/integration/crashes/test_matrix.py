@@ -35,7 +35,7 @@ from demo.postgres import Postgres
 from tests.integration.crashes.course import COURSES, IN_BULK, PAID_ONCE, ROLLED_BACK, Course, Run, of
 
 #: Courses under way at the same time: they mostly wait for claims to end.
-AT_ONCE = 16
+AT_ONCE = 8
 
 VARIANTS: tuple[Variant, ...] = ("idempotent", "probed", "conditional", "neither")
 

@@ -26,6 +26,7 @@ from tests.factories import effect_plan, in_an_hour
 from tests.integration.operators.conftest import Model, RunDag, postgres_connection
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE, Policy, ask, publish, store
+from tests.people import insist
 from tests.target import Answer, Target
 
 Record = Callable[[], JobRecord]
@@ -48,7 +49,7 @@ def person(ledger: Ledger, verdict: Verdict, comment: str = "seen") -> Iterator[
         ledger.reviews.decide(jobs[0].job_id, verdict, digest=digest, person=Person("bob"), comment=comment)
 
     given_up = threading.Event()
-    thread = threading.Thread(target=decide)
+    thread = threading.Thread(target=insist(decide))
     thread.start()
     yield
     given_up.set()

@@ -22,6 +22,7 @@ from demo.waiting import wait_until
 from tests.integration.operators.conftest import API_KEY
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import ask, ask_unapproved, fault, publish
+from tests.people import insist
 from tests.target import Target
 
 Record = Callable[[], JobRecord]
@@ -47,7 +48,7 @@ def cancel_when(ledger: Ledger, provider: ModelProvider) -> Iterator[CancelWhen]
                     return
             cancel_job(ledger, lambda conn_id: provider, 1, actor=Actor.user("bob"), reason="the wrong product")
 
-        people.append(threading.Thread(target=watch))
+        people.append(threading.Thread(target=insist(watch)))
         people[-1].start()
 
     yield start

@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import publish
 from tests.integration.operators.test_reviewing import Remembers
+from tests.people import insist
 from tests.target import DROP, Answer, Target
 
 Record = Callable[[], JobRecord]
@@ -31,7 +32,7 @@ def resolve_when_unknown(ledger: Ledger, *, applied: bool) -> threading.Thread:
     """A person who resolves an effect as soon as it is unknown, by what they found in the target."""
 
     def resolve() -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while time.monotonic() < until:
             for effect in ledger.list_effects(states=["unknown"]):
                 external_id = "found-1" if applied else None
@@ -45,7 +46,7 @@ def resolve_when_unknown(ledger: Ledger, *, applied: bool) -> threading.Thread:
                 return
             time.sleep(0.05)
 
-    person = threading.Thread(target=resolve)
+    person = threading.Thread(target=insist(resolve))
     person.start()
     return person
 
@@ -118,7 +119,7 @@ class TestNotices:
         monkeypatch.setattr(notices, "NOTICE_RETRY", 0.1)
         said: list[str] = []
         target.answers = [DROP, Answer(200, {"id": 7})]
-        person = threading.Thread(target=lambda: said_then_resolved(said, ledger))
+        person = threading.Thread(target=insist(lambda: said_then_resolved(said, ledger)))
         person.start()
         done = run(lambda: publish(hold_timeout=None, notifiers=[Remembers(self.TEXT, said, fails=2)]))
         person.join()
@@ -140,7 +141,7 @@ class TestNotices:
 
 
 def said_then_resolved(said: list[str], ledger: Ledger) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not said and time.monotonic() < until:
         time.sleep(0.05)
     resolve_when_unknown(ledger, applied=True).join()

@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.triggers.submission import SubmissionTrigger
 from demo.waiting import wait_until
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import ask, ask_unapproved, fault, publish
+from tests.people import insist
 from tests.target import Target
 
 Record = Callable[[], JobRecord]
@@ -51,10 +52,10 @@ def afterwards(waits: threading.Event, act: Callable[[], Any]) -> Iterator[None]
     """Do something once the task waits in the triggerer."""
 
     def wait_and_act() -> None:
-        assert waits.wait(60)
+        assert waits.wait(600)
         act()
 
-    thread = threading.Thread(target=wait_and_act, daemon=True)
+    thread = threading.Thread(target=insist(wait_and_act), daemon=True)
     thread.start()
     yield
     thread.join()

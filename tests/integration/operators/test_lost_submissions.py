@@ -37,6 +37,7 @@ from tests.integration.operators.conftest import API_KEY, RunDag
 from tests.integration.operators.tasks import ask, fault
 from tests.integration.operators.test_response_trigger import Supervisor, owned
 from tests.integration.operators.test_reviewing import Remembers
+from tests.people import insist
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -78,7 +79,7 @@ def as_soon_as_lost(ledger: Ledger, act: Callable[[Revision], Any]) -> Iterator[
                         failed.append(error)
                     return
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=insist(watch))
     thread.start()
     try:
         yield

@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import NOTE, publish
 from tests.mail import Mailbox, mail_server
+from tests.people import insist
 from tests.target import Answer, Target, serve
 
 Record = Callable[[], JobRecord]
@@ -73,7 +74,7 @@ def decided_when(ledger: Ledger, is_time: Callable[[], bool]) -> Iterator[None]:
         ledger.reviews.decide(1, "approve", digest=job.review_digest, person=Person("eve"))
 
     given_up = threading.Event()
-    thread = threading.Thread(target=decide)
+    thread = threading.Thread(target=insist(decide))
     thread.start()
     try:
         yield

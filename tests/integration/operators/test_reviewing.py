@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from tests.integration.operators.conftest import Model, RunDag
 from tests.integration.operators.tasks import NOTE, Policy, ask, fault, publish, store
+from tests.people import insist
 from tests.target import Answer, Target
 
 Record = Callable[[], JobRecord]
@@ -63,7 +64,7 @@ def people(ledger: Ledger, *steps: Step) -> Iterator[None]:
         return None
 
     over = threading.Event()
-    thread = threading.Thread(target=act)
+    thread = threading.Thread(target=insist(act))
     thread.start()
     try:
         yield

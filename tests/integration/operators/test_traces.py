@@ -24,6 +24,7 @@ from tests.integration.core.effects.effects import ACTOR, approved, call, functi
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.tasks import ask, ask_unapproved, publish
 from tests.otlp import Otlp, receiving
+from tests.people import insist
 from tests.target import Target
 
 CLIENT = 3
@@ -50,7 +51,7 @@ def approve_soon(ledger: Ledger) -> threading.Thread:
         ledger.reviews.decide(jobs[0].job_id, "approve", digest=digest, person=Person("bob"), comment="a comment")
 
     given_up = threading.Event()
-    thread = threading.Thread(target=decide, daemon=True)
+    thread = threading.Thread(target=insist(decide), daemon=True)
     thread.start()
     return thread
 
