@@ -35,8 +35,7 @@ demo-receiver-on: ## Start the receiver of webhooks again
 demo-trouble: $(INSTALLED) ## Make one of each kind of incident in the running demo, to practise
 	@$(BIN)/python -m demo incidents
 
-test: check ## Run every test, also those on a real Airflow
-	@$(MAKE) --no-print-directory --jobs 2 test-integration test-stack
+test: check test-integration test-stack ## Run every test, also those on a real Airflow
 
 test-integration: $(INSTALLED) ## Run the tests on a real PostgreSQL
 	$(BIN)/python -m pytest $(ON_EACH_CORE) tests/integration
