@@ -61,7 +61,7 @@ def show_one(request: Request, budget_id: schemas.JobId, viewer: ViewerDep, ledg
     return _page(request, viewer, ledger, visible_budget(ledger, viewer, str(budget_id)))
 
 
-@router.post("/budgets/{budget_id}/raise", name="raise_budget")
+@router.post("/budgets/{budget_id}/raise", name="raise_for_once")
 def raise_for_once(
     request: Request,
     budget_id: schemas.JobId,

@@ -42,7 +42,7 @@ def show(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     )
 
 
-@router.post("/limits", name="set_limit")
+@router.post("/limits", name="change_limit")
 def change(
     request: Request,
     viewer: ViewerDep,
@@ -61,7 +61,7 @@ def change(
     return RedirectResponse(path_to(request, "limits_page"), 303)
 
 
-@router.post("/limits/end", name="end_limit")
+@router.post("/limits/end", name="remove_limit")
 def end(
     request: Request,
     viewer: ViewerDep,
