@@ -264,6 +264,7 @@ def _end_of(
 
     :param earlier: the external id of the effect before it, where there is one.
     """
+    ledger._database.transact(lambda connection: connection.execute(_NOT_SLOWED) and None)
     spec = job_spec(job_key=f"grid:{number}")
     job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), *plans))
     for before in plans[:-1]:
@@ -273,6 +274,10 @@ def _end_of(
     effect = ledger.record(job.job_id).current_effects[-1]
     state = "held" if held and effect.state == "unknown" else effect.state.value
     return state, effect.probe_note or ""
+
+
+#: A fault before this one may have slowed down the connection, which all of them have.
+_NOT_SLOWED = "UPDATE aihandoff.rate_limits SET base = NULL, slowed_at = NULL, closed_until = NULL, next_at = 0"
 
 
 def _run(ledger: Ledger, job_id: int, plan: EffectPlan, target: Target) -> bool:

@@ -134,7 +134,8 @@ def test_a_bulk_review_selects_no_job_that_it_does_not_show_in_full(login: Login
     assert "checked" not in boxes[0]
     words = " ".join(page.text.split())
     assert "not shown in full" in words
-    assert "This page has no room for 2 more jobs of this group." in words
+    assert "3 jobs of this group wait for you, on all pages." in words
+    assert "Next jobs" in words
     assert "on exactly what this page shows" not in words
     page = Page(bob.get(f"/aihandoff/bulk-review?by=type&group={key_of('other')}&select=all").text)
     assert [item for item in page.all("input") if item.get("type") == "checkbox" and "checked" in item]
