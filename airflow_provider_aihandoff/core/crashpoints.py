@@ -50,6 +50,11 @@ STEPS = (
     "bulk.record",
     "budget.change",
     "budget.expire",
+    "set.open",
+    "set.open jobs",
+    "set.opened",
+    "set.ended",
+    "set.notify",
 )
 
 #: What is called outside the ledger.

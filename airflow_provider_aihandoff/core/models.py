@@ -186,6 +186,7 @@ class JobSpec:
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
     :param shown_request: the same for the request.
+    :param set_id: the set that the task asks for it in.
     """
 
     job_type: str
@@ -210,6 +211,7 @@ class JobSpec:
     priority: PriorityName = "batch"
     rate_key: str | None = None
     max_wait: timedelta | None = None
+    set_id: int | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -264,6 +266,7 @@ class Job:
     reassigned: dict[str, Any] | None
     acknowledged_at: datetime | None
     tags: list[str]
+    set_id: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -28,16 +28,32 @@ _MOVE = f"""
     WITH moved AS (UPDATE aihandoff.jobs SET {{}} WHERE job_id = %(job_id)s AND state = %(was)s
         AND event_seq = %(seq)s - 1 RETURNING job_id)
     INSERT INTO aihandoff.events ({columns(Event)})
-    SELECT {", ".join(f"%({field.name})s" for field in fields(Event))} FROM moved"""
+    SELECT {", ".join(f"%({each.name})s" for each in fields(Event))} FROM moved"""
 #: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
 _HASH_VERSION = 2
-_SINCE_VERSION_2 = frozenset({*(f"actor_{field.name}" for field in fields(Actor)), "hash_version"})
+_SINCE_VERSION_2 = frozenset({*(f"actor_{each.name}" for each in fields(Actor)), "hash_version"})
 _JSON_COLUMNS = frozenset({"input", "permissions", "review", "reassigned"})
 
 
 def as_json(value: Any) -> Json:
     """Wrap a value for a ``json`` column, as the bytes that digests are made from."""
     return Json(value, dumps=canonical_json)
+
+
+def execute_many(
+    connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any] | None]:
+    """Execute a statement that returns at most one row for each of many values, in one round trip.
+
+    :return: that row for each of the values, in their order; None where there is none.
+    """
+    found: list[dict[str, Any] | None] = []
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, rows, returning=True)
+        while True:
+            found.append(cursor.fetchone())
+            if not cursor.nextset():
+                return found
 
 
 def now(connection: LedgerConnection) -> datetime:
@@ -72,6 +88,20 @@ def _job(row: Mapping[str, Any] | None, job_id: int) -> Job:
     return Job(**row)
 
 
+@dataclass(frozen=True)
+class Move:
+    """What happens to one of many jobs.
+
+    :param detail: as of :func:`move`, and so are ``reason`` and ``changes``.
+    """
+
+    job: Job
+    event: JobEvent
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
 def move(
     connection: LedgerConnection,
     job: Job,
@@ -94,6 +124,32 @@ def move(
     :return: the job as it is now.
     :raises IllegalTransition: the event is not valid in the job's state.
     """
+    step = Move(job, event, detail or {}, reason, changes)
+    after, line = _moved(step, actor=actor, at=at or now(connection), keep_reason=keep_reason)
+    _store(connection, [(job, after, line)])
+    return after
+
+
+def move_many(connection: LedgerConnection, steps: Sequence[Move], *, actor: Actor) -> list[Job]:
+    """:func:`move` for many locked jobs, in few round trips: all of them at one time of the database's clock.
+
+    :return: the jobs as they are now, in the order of the steps.
+    :raises IllegalTransition: an event is not valid in the state of its job.
+    """
+    if not steps:
+        return []
+    at = now(connection)
+    moved = [_moved(step, actor=actor, at=at) for step in steps]
+    _store(connection, [(step.job, after, line) for step, (after, line) in zip(steps, moved, strict=True)])
+    return [after for after, _ in moved]
+
+
+def _moved(step: Move, *, actor: Actor, at: datetime, keep_reason: bool = False) -> tuple[Job, Event]:
+    """A job after a step, and the line of it. Pure.
+
+    :raises IllegalTransition: the event is not valid in the job's state.
+    """
+    job, event = step.job, step.event
     state = next_job_state(job.state, event)
     if state is None:
         raise IllegalTransition(
@@ -102,8 +158,8 @@ def move(
             written="This step made no external write.",
             remedy=f"`airflow aihandoff jobs show {job.job_id}` shows how the job reached this state.",
         )
-    reason = plain_or_none(reason)
-    line = _next_line(job, event, state.value, at or now(connection), actor, reason, dict(detail or {}))
+    reason = plain_or_none(step.reason)
+    line = _next_line(job, event, state.value, at, actor, reason, dict(step.detail))
     after = replace(
         job,
         state=state,
@@ -112,12 +168,9 @@ def move(
         event_seq=line.seq,
         event_hash=line.hash,
         updated_at=line.at,
-        **changes,
+        **step.changes,
     )
-    _store(connection, before=job, after=after, line=line)
-    if event in WAKING_JOB_EVENTS:
-        connection.woken.add(job.job_id)
-    return after
+    return after, line
 
 
 def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
@@ -129,10 +182,22 @@ def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
 
 def begin(connection: LedgerConnection, job: Job, *, actor: Actor, detail: Mapping[str, Any]) -> Job:
     """Write the first line of a job that was just inserted, and return the job as it is now."""
-    line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
-    after = replace(job, event_seq=line.seq, event_hash=line.hash)
-    _store(connection, before=job, after=after, line=line)
-    return after
+    return begin_many(connection, [(job, detail)], actor=actor)[0]
+
+
+def begin_many(
+    connection: LedgerConnection, jobs: Sequence[tuple[Job, Mapping[str, Any]]], *, actor: Actor
+) -> list[Job]:
+    """:func:`begin` for many jobs, in few round trips.
+
+    :param jobs: each with the detail of its line.
+    """
+    begun = []
+    for job, detail in jobs:
+        line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
+        begun.append((job, replace(job, event_seq=line.seq, event_hash=line.hash), line))
+    _store(connection, begun)
+    return [after for _, after, _ in begun]
 
 
 def _next_line(
@@ -183,25 +248,42 @@ def _line(
     return replace(line, hash=event_hash(line))
 
 
-def _store(connection: LedgerConnection, *, before: Job, after: Job, line: Event) -> None:
-    """Write the columns that differ, and the line; if the row still is in the state and at the event that was read."""
-    old, new = vars(before), vars(after)
-    changed = {name: new[name] for name in new if new[name] != old[name]}
-    # The names are those of the record's fields.
-    assignments = ", ".join(f"{name} = %(new_{name})s" for name in changed)
-    values = {
-        f"new_{name}": as_json(value) if name in _JSON_COLUMNS and value is not None else value
-        for name, value in changed.items()
-    }
-    values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
-    if connection.execute(_MOVE.format(assignments), values).rowcount != 1:
-        raise IllegalTransition(
-            "another process moved the job at the same time.",
-            job=before.label,
-            written="This step made no external write.",
-            remedy="Retry: that is safe.",
-        )
-    connection.signals.append(partial(say_step, after, line))
+def _store(connection: LedgerConnection, steps: Sequence[tuple[Job, Job, Event]]) -> None:
+    """Write the columns that differ, and the line, of each ``(before, after, line)``; if the row still is in the state
+    and at the event that was read."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for before, after, line in steps:
+        old, new = vars(before), vars(after)
+        changed = {name: new[name] for name in new if new[name] != old[name]}
+        values = {
+            f"new_{name}": as_json(value) if name in _JSON_COLUMNS and value is not None else value
+            for name, value in changed.items()
+        }
+        values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
+        alike.setdefault(tuple(changed), []).append(values)
+    for names, rows in alike.items():
+        # The names are those of the record's fields.
+        statement = _MOVE.format(", ".join(f"{name} = %(new_{name})s" for name in names))
+        if _write(connection, statement, rows) != len(rows):
+            raise IllegalTransition(
+                "another process moved the job at the same time.",
+                job=steps[0][0].label if len(steps) == 1 else f"one of {len(steps)} jobs",
+                written="This step made no external write.",
+                remedy="Retry: that is safe.",
+            )
+    for _, after, line in steps:
+        connection.signals.append(partial(say_step, after, line))
+        if line.event in WAKING_JOB_EVENTS:
+            connection.woken.add(after.job_id)
+
+
+def _write(connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Execute a statement for each row, in one round trip for many, and return how many lines it wrote."""
+    if len(rows) == 1:
+        return connection.execute(statement, rows[0]).rowcount
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, rows)
+        return cursor.rowcount
 
 
 def event_hash(line: Event) -> str:

@@ -145,6 +145,10 @@ def _reclaimed(run: Run) -> None:
     run.drive("fund", "draft", "reclaim", *PIPELINE)
 
 
+def _in_a_set(run: Run) -> None:
+    run.drive("draft set", "plan", "decide", *EFFECTS)
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -296,6 +300,7 @@ COURSES: Mapping[str, Course] = {
     "review.reassign": IN_BULK["bulk reassign"],
     "bulk.begin": IN_BULK["bulk cancel"],
     "bulk.record": IN_BULK["bulk cancel"],
+    **dict.fromkeys(("set.open", "set.open jobs", "set.opened", "set.ended", "set.notify"), of(_in_a_set)),
     "budget.change": of(_funded),
     "budget.expire": of(_reclaimed, model=_ORPHAN),
 }

@@ -143,6 +143,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",
         "compare": f"jobs/{job.job_id}/compare",
+        "sets": "sets",
+        "set": f"sets/{showcase.job_set(ledger)}",
         "budgets": "budgets",
         "budget": f"budgets/{showcase.budget(ledger)}",
         "bulk-review": "bulk-review?by=outcome",
