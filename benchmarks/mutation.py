@@ -1204,6 +1204,12 @@ GUARDS = (
         ("set_store:_MARK_ENDED", "AND (r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))", ""),
     ),
     guard(
+        "sets: a review of another run is not cancelled",
+        "tests/integration/core/sets/test_stop_set.py::"
+        "test_where_the_approval_was_marked_failed_the_reviews_are_cancelled",
+        ("cancel_reviews", "run=(owner.dag_id, owner.run_id)", "run=(job.dag_id, job.run_id)"),
+    ),
+    guard(
         "sets: a retry does not move the deadline",
         f"{_SET_STORE}::test_a_set_is_found_by_its_key_and_a_retry_does_not_move_its_deadline",
         ("set_store:_OPEN", "AND sets.run_id = excluded.run_id THEN sets.deadline", "AND false THEN sets.deadline"),

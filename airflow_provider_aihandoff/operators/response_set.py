@@ -77,7 +77,7 @@ class _Leg:
     """What one leg of the task works with.
 
     :param outcomes: what became of each piece of work, counted.
-    :param missing: the jobs whose item was not found among the items.
+    :param dropped: the jobs of which no request can be made in this leg.
     """
 
     context: Context
@@ -86,7 +86,7 @@ class _Leg:
     owner: Owner
     has_effects: bool
     outcomes: Counter[str] = field(default_factory=Counter)
-    missing: set[int] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
 
     def stops(self) -> bool:
         """Whether no more is sent in this leg."""
@@ -352,7 +352,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if room <= 0 or leg.stops() or leg.outcomes["not taken"]:
             return False
         sendable = leg.ledger.sets.sendable(found.set_id, limit=room, retries=True, incomplete=self.retry_incomplete)
-        wanted = {(each.job_type, each.job_key): each.job_id for each in sendable if each.job_id not in leg.missing}
+        wanted = {(each.job_type, each.job_key): each.job_id for each in sendable if each.job_id not in leg.dropped}
         if not wanted:
             return False
         with self._crew(leg) as crew:
@@ -367,8 +367,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 if not wanted:
                     break
         for job_id in wanted.values():
-            leg.missing.add(job_id)
-            self._fail_missing(leg, job_id)
+            self._drop(leg, job_id, "item missing", "its item is no longer among the items of its set")
         return True
 
     def _send_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> str:
@@ -382,6 +381,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             opened = ledger.submission.open(spec)
         except (InputChanged, JobCancelled, RevisionsExhausted) as error:
             self.log.warning("%s", error)
+            self._drop(leg, job_id, "not opened", error.what)
             return "failed"
         if opened.superseded is not None:
             self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
@@ -389,13 +389,13 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             return "attached"
         return self._send(leg, opened.job, opened.revision, spec.request)
 
-    def _fail_missing(self, leg: _Leg, job_id: int) -> None:
-        """End a job that was not sent, and whose item is no longer among the items: no one knows what to send."""
+    def _drop(self, leg: _Leg, job_id: int, kind: str, reason: str) -> None:
+        """Send nothing of a job in this leg; end it, if it was not sent: no one knows what to send."""
+        leg.dropped.add(job_id)
         job = leg.ledger.job(job_id)
         if job.state is JobState.QUEUED:
-            reason = "its item is no longer among the items of its set"
             leg.ledger.outputs.fail(
-                job_id, job.revision, actor=leg.owner.actor, reason=reason, error={"kind": "item missing"}
+                job_id, job.revision, actor=leg.owner.actor, reason=reason, error={"kind": kind, "final": True}
             )
 
     # Taking what has ended, and waiting.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -50,7 +50,7 @@ class ApprovalTask(Protocol):
     """The task that waits for decisions, as this module uses it."""
 
     job_source: Any
-    notifiers: Sequence[BaseNotifier]
+    notifiers: list[BaseNotifier]
     on_reject: Literal["skip", "fail"]
     ledger_conn_id: str | None
 

@@ -143,17 +143,20 @@ class SetTotals:
     """What the jobs of a set add up to at one moment.
 
     :param states: how many jobs there are in each state; without those that have none.
+    :param written: how many jobs are completed, and have written something.
     :param unknown: how many jobs have a write that may have been made.
     :param held: how many requests and writes a pause or a limit keeps from being sent now.
     :param failures: how many jobs failed, by the kind of the error.
     :param cost_usd: of all revisions, as far as their price is known.
     :param unpriced: how many jobs have a revision that was billed at a price that is not known.
+    :param drafted: how many responses have ended.
     :param first_sent: when the first request was sent; None: none was.
     :param newest_output: when the newest response ended; None: none has.
     :param at: the moment, by the database's clock.
     """
 
     states: Mapping[JobState, int]
+    written: int
     unknown: int
     held: int
     failures: Mapping[str, int]
@@ -194,7 +197,8 @@ class SetTotals:
         """
         unknown = min(self.unknown, self.states.get(JobState.APPLYING, 0))
         parts = [
-            (self.states.get(JobState.COMPLETED, 0), "applied"),
+            (self.written, "applied"),
+            (self.states.get(JobState.COMPLETED, 0) - self.written, "completed"),
             (self.states.get(JobState.REJECTED, 0), "rejected"),
             (unknown, "unknown"),
             (self.states.get(JobState.APPLYING, 0) - unknown, "applying"),

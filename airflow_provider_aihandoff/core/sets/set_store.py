@@ -66,9 +66,10 @@ _REVISIONS = """
     WHERE j.set_id = ANY(%s) GROUP BY j.set_id"""
 _EFFECTS = """
     SELECT j.set_id, count(DISTINCT e.job_id) FILTER (WHERE e.state = 'unknown') AS unknown,
-        count(*) FILTER (WHERE e.held_kind IS NOT NULL) AS held
+        count(*) FILTER (WHERE e.held_kind IS NOT NULL) AS held,
+        count(DISTINCT e.job_id) FILTER (WHERE e.state = 'applied' AND j.state = 'completed') AS written
     FROM aihandoff.jobs AS j JOIN aihandoff.effects AS e ON e.job_id = j.job_id AND e.revision = j.revision
-    WHERE j.set_id = ANY(%s) AND (e.state = 'unknown' OR e.held_kind IS NOT NULL) GROUP BY j.set_id"""
+    WHERE j.set_id = ANY(%s) AND e.undoes IS NULL GROUP BY j.set_id"""
 
 #: The revisions that something is waited for: a response, or the moment at which a request may be sent.
 _WAITING = """
@@ -429,6 +430,7 @@ def _totals(
 ) -> SetTotals:
     return SetTotals(
         states={JobState(row["state"]): row["number"] for row in states},
+        written=effects.get("written", 0),
         unknown=effects.get("unknown", 0),
         held=revisions.get("held", 0) + effects.get("held", 0),
         failures={row["kind"]: row["number"] for row in failures},

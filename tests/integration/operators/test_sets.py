@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from airflow.sdk import task
 
@@ -14,6 +16,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.items import JsonLines, SqlItems
 from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
 from airflow_provider_aihandoff.policies import Approve, AskPerson
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
@@ -56,7 +59,7 @@ def test_each_item_is_a_job_of_the_set_and_is_paid_once(run: RunDag, ledger: Led
     done = run(lambda: draft_set())
     assert done.state == "success", done.errors
     assert done.xcoms["draft"]["states"] == {"completed": 7}
-    assert done.xcoms["draft"]["said"] == "7 applied"
+    assert done.xcoms["draft"]["said"] == "7 completed"
     jobs = ledger.jobs(limit=100)
     assert sorted(job.job_key for job in jobs) == [f"t{number}" for number in range(7)]
     assert {job.set_id for job in jobs} == {done.xcoms["draft"]["set_id"]}
@@ -121,7 +124,7 @@ def test_the_others_go_on_where_its_author_leaves_bad_items_out(run: RunDag, led
     items = [*ITEMS, {"id": "t1", "text": "again"}, {"id": "t9"}]
     done = run(lambda: draft_set(items, on_bad_items="leave out"))
     assert (done.xcoms["draft"]["items"], done.xcoms["draft"]["left_out"]) == (9, 2)
-    assert done.xcoms["draft"]["said"] == "7 applied, 2 left out"
+    assert done.xcoms["draft"]["said"] == "7 completed, 2 left out"
     (found,) = ledger.sets.newest()
     assert [(each.number, each.reason.value) for each in found.without_job.first] == [
         (8, "duplicate"),
@@ -286,3 +289,86 @@ def test_jobs_that_need_no_approval_are_planned_and_written(dags: Dags, ledger: 
     done = dags.run(dags.make(define))
     assert done.state == "success", done.errors
     assert (done.xcoms["write"]["said"], len(target.received)) == ("7 applied", 7)
+
+
+def test_items_are_rows_of_a_query_or_lines_of_a_file(
+    dags: Dags, ledger: Ledger, sales: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    sales.execute("INSERT INTO reports (title) SELECT 'report ' || n FROM generate_series(1, 1500) AS n")
+    query = SqlItems(
+        "sales_db", "SELECT report_id AS id, title AS text FROM reports WHERE report_id <= %s ORDER BY 1", [3]
+    )
+    done = dags.run(dags.make(lambda: draft_set(query)))
+    assert done.state == "success", done.errors
+    assert sorted(job.job_key for job in ledger.jobs()) == ["1", "2", "3"]
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(f'{{"id": "line {number}", "text": "x"}}\n' for number in range(2)), "utf-8")
+    done = dags.run(
+        dags.make(
+            lambda: draft_set(JsonLines("file://{{ params.folder }}/items.jsonl")), params={"folder": str(tmp_path)}
+        )
+    )
+    assert done.state == "success", done.errors
+    assert done.xcoms["draft"]["items"] == 2
+
+
+def test_a_retry_asks_nothing_again_and_a_change_that_a_reviewer_wants_is_made(
+    dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, fails = threading.Event(), [True]
+    end = OpenAIResponseSetOperator._end
+
+    def failing(self: OpenAIResponseSetOperator, leg: Any, found: Any) -> Any:
+        if fails:
+            fails.clear()
+            raise RuntimeError("the worker is gone")
+        return end(self, leg, found)
+
+    monkeypatch.setattr(OpenAIResponseSetOperator, "_end", failing)
+
+    def decide() -> None:
+        asked_for_changes = False
+        while not ended.is_set():
+            for job in ledger.jobs(states=[JobState.REVIEW]):
+                if job.review_digest is None:
+                    continue
+                verdict: Any = "approve"
+                if job.job_key == "t3" and not asked_for_changes:
+                    verdict, asked_for_changes = "request changes", True
+                ledger.reviews.decide(
+                    job.job_id, verdict, digest=str(job.review_digest), person=Person("bob"), comment="Shorter."
+                )
+            time.sleep(0.1)
+
+    people = threading.Thread(target=decide)
+    people.start()
+    try:
+        done = dags.run(dags.make(lambda: pipeline(policy=Policy(AskPerson("it is a test")))))
+    finally:
+        ended.set()
+        people.join()
+    assert done.state == "success", done.errors
+    assert done.tries["draft"] == 2
+    assert requests_of(stand_in) == 8, "each once, and the change"
+    assert done.xcoms["write"]["said"] == "7 applied"
+    assert len(target.received) == 7
+
+
+def test_an_item_that_is_gone_before_it_was_sent_fails_with_the_reason(
+    dags: Dags, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "items.jsonl"
+    lines = [f'{{"id": "{name}", "text": "x"}}\n' for name in "abc"]
+    file.write_text("".join(lines), "utf-8")
+    defer = OpenAIResponseSetOperator._defer
+
+    def after_an_edit(self: OpenAIResponseSetOperator, leg: Any, found: Any) -> None:
+        file.write_text("".join(lines[:2]), "utf-8")
+        defer(self, leg, found)
+
+    monkeypatch.setattr(OpenAIResponseSetOperator, "_defer", after_an_edit)
+    done = dags.run(dags.make(lambda: draft_set(JsonLines(f"file://{file}"), max_in_flight=1)))
+    assert done.state == "success", done.errors
+    assert done.xcoms["draft"]["failures"] == {"item missing": 1}
+    (failed,) = ledger.jobs(states=[JobState.FAILED])
+    assert (failed.job_key, failed.state_reason) == ("c", "its item is no longer among the items of its set")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_aihandoff.core.errors import SetRefused
 from airflow_provider_aihandoff.operators.items import JsonLines, Spool, SqlItems, numbered, read_items
@@ -29,12 +30,13 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path, line: str) -> None:
         [*JsonLines(f"file://{file}").read()]
 
 
-def test_the_rows_of_a_query_are_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with sqlite3.connect(tmp_path / "shop.db") as connection:
-        connection.execute("CREATE TABLE products (sku text, price int)")
-        connection.executemany("INSERT INTO products VALUES (?, ?)", [(f"s{n}", n) for n in range(2500)])
-    uri = {"conn_type": "sqlite", "host": str(tmp_path / "shop.db")}
-    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(uri))
+def test_the_rows_of_a_query_are_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE products (sku text, price int)")
+    connection.executemany("INSERT INTO products VALUES (?, ?)", [(f"s{n}", n) for n in range(2500)])
+    hook = SimpleNamespace(get_conn=lambda: connection)
+    found = SimpleNamespace(get_hook=lambda: hook)
+    monkeypatch.setattr(BaseHook, "get_connection", lambda conn_id: found)
     rows = [*SqlItems("shop", "SELECT sku, price FROM products WHERE price >= ? ORDER BY price", [1]).read()]
     assert (len(rows), rows[0]) == (2499, {"sku": "s1", "price": 1})
 

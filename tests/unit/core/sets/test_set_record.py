@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.core.sets.set_record import (
 from airflow_provider_aihandoff.core.states import JobState
 
 AT = datetime(2026, 11, 29, 2, tzinfo=UTC)
-TOTALS = SetTotals({}, 0, 0, {}, Decimal(0), 0, 0, None, None, AT)
+TOTALS = SetTotals({}, 0, 0, 0, {}, Decimal(0), 0, 0, None, None, AT)
 SET = JobSet(7, "ticket", "nightly", "alice", "triage", "run", "label", -1, AT, 10, {}, AT, AT, None)
 
 
@@ -34,8 +34,8 @@ def totals(**states: int) -> SetTotals:
 
 
 def test_a_set_is_said_in_one_line() -> None:
-    written = replace(totals(completed=9912, rejected=61, applying=30), unknown=27)
-    assert written.in_words() == "9,912 applied, 61 rejected, 27 unknown, 3 applying"
+    written = replace(totals(completed=9915, rejected=61, applying=30), written=9912, unknown=27)
+    assert written.in_words() == "9,912 applied, 3 completed, 61 rejected, 27 unknown, 3 applying"
     assert totals(queued=1, running=2, review=3, failed=4).in_words(5) == (
         "1 queued, 2 running, 3 in review, 4 failed, 5 left out"
     )
