@@ -494,7 +494,7 @@ GUARDS = (
         "the table decides: every other event is refused",
         f"{_LEDGER}/database/test_history.py::TestMove::test_a_refused_event_names_job_state_and_event_and_leaves_no_line",
         (
-            "move",
+            "_moved",
             "    state = next_job_state(job.state, event)\n",
             "    state = next_job_state(job.state, event) or job.state\n",
         ),
@@ -1169,7 +1169,7 @@ GUARDS = (
     guard(
         "acknowledge: the reason for which the job failed stays",
         f"{_LEDGER}/jobs/test_acknowledge.py::test_it_leaves_what_needs_a_person_and_stays_failed",
-        ("move", "keep_reason or (reason is None and state is job.state)", "reason is None and state is job.state"),
+        ("_moved", "keep_reason or (reason is None and state is job.state)", "reason is None and state is job.state"),
     ),
     guard(
         "traces: no content unless it was switched on",

@@ -65,14 +65,18 @@ _CHANGED_EFFECTS = """
             SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)
             OR e.held_kind = 'rate' AND e.held_until <= clock_timestamp())"""
 
-#: Of these sets, the ones in which no job waits for a decision any longer, or one has been changed since its task
-#: read them: it has no plan any more, or the model is to be asked again.
+#: Of these sets, the ones in which no job waits for a decision, or for a change, any longer; or one has been changed
+#: since its task read them: it has no plan any more, or the model is to be asked again.
 _CHANGED_SETS = """
     SELECT waiting.set_id, waiting.since
     FROM unnest(%(set_ids)s::bigint[], %(since)s::text[]) AS waiting (set_id, since)
     WHERE NOT EXISTS (
             SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.review_digest IS NOT NULL
                 AND j.state = 'review')
+            AND NOT EXISTS (
+                SELECT FROM aihandoff.jobs AS j
+                JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+                WHERE j.set_id = waiting.set_id AND j.state IN ('queued', 'running') AND r.changes IS NOT NULL)
         OR EXISTS (
             SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state = 'review'
                 AND j.review_digest IS NULL AND j.updated_at > waiting.since::timestamptz)

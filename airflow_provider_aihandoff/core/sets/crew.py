@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 #: Pieces of work that are handed over before they are begun, for each thread: enough to keep them busy, so that what
 #: produces the work needs no more memory the more of it there is.
-_AHEAD = 2
+_HANDED_OVER = 2
 
 
 class Crew(Generic[T]):
@@ -46,7 +46,7 @@ class Crew(Generic[T]):
 
         :raises Exception: a piece of work that was given before has raised it.
         """
-        while len(self._pending) >= self._number * _AHEAD:
+        while len(self._pending) >= self._number * _HANDED_OVER:
             self._collect()
         self._pending.add(self._pool.submit(work, *arguments))
 

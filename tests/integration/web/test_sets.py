@@ -41,7 +41,7 @@ def test_the_page_of_a_set_says_how_far_it_is_and_leads_to_its_jobs(login: Login
     html = bob.get(f"/aihandoff/sets/{found.set_id}").text
     text = " ".join(Page(html).text.split())
     assert "2 queued, 1 running, 1 in review, 1 left out" in text
-    assert "Cost so far $0.2500" in text
+    assert "$0.2500" in text
     assert "Item 5, duplicate: its key 'a' is that of item 1" in text
     assert "/aihandoff/jobs?set=1&amp;state=queued" in html
     assert f'href="/aihandoff/sets/{found.set_id}"' in bob.get("/aihandoff/jobs/1").text
