@@ -152,7 +152,6 @@ class SetTotals:
     :param drafted: how many responses have ended.
     :param first_sent: when the first request was sent; None: none was.
     :param newest_output: when the newest response ended; None: none has.
-    :param at: the moment, by the database's clock.
     """
 
     states: Mapping[JobState, int]
@@ -165,7 +164,6 @@ class SetTotals:
     drafted: int
     first_sent: datetime | None
     newest_output: datetime | None
-    at: datetime
 
     @property
     def jobs(self) -> int:

@@ -75,7 +75,7 @@ _EFFECTS = """
 _WAITING = """
     SELECT j.job_id, r.number, r.conn_id, r.response_id, r.deadline, r.submit_lease_until AS lease_until,
         CASE WHEN r.state = 'submitting' AND r.submit_token IS NULL AND r.unknown_submissions > 0
-            THEN r.conversation_id END AS handle, clock_timestamp() AS at
+            THEN r.conversation_id END AS handle
     FROM aihandoff.jobs AS j JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
     WHERE j.set_id = %(set_id)s AND j.state IN ('queued', 'running')
         AND (r.state = 'running' OR r.submit_lease_until IS NOT NULL)
@@ -179,7 +179,6 @@ class Waiting:
     :param response_id: of the response that runs; None where it waits until a request may be sent.
     :param handle: the provider's conversation that a lost request is found in, if there is one.
     :param lease_until: until when no request may be sent.
-    :param at: the database's clock when this was read.
     """
 
     job_id: int
@@ -189,7 +188,6 @@ class Waiting:
     deadline: datetime
     lease_until: datetime | None
     handle: str | None
-    at: datetime
 
 
 @dataclass(frozen=True)
@@ -273,14 +271,12 @@ class Sets:
             failures = connection.execute(_FAILURES, ids).fetchall()
             revisions = {row["set_id"]: row for row in connection.execute(_REVISIONS, ids).fetchall()}
             effects = {row["set_id"]: row for row in connection.execute(_EFFECTS, ids).fetchall()}
-            at = history.now(connection)
             return {
                 set_id: _totals(
                     [row for row in states if row["set_id"] == set_id],
                     [row for row in failures if row["set_id"] == set_id],
                     revisions.get(set_id, {}),
                     effects.get(set_id, {}),
-                    at,
                 )
                 for set_id in set_ids
             }
@@ -426,7 +422,6 @@ def _totals(
     failures: Sequence[dict[str, Any]],
     revisions: dict[str, Any],
     effects: dict[str, Any],
-    at: datetime,
 ) -> SetTotals:
     return SetTotals(
         states={JobState(row["state"]): row["number"] for row in states},
@@ -439,5 +434,4 @@ def _totals(
         drafted=revisions.get("drafted", 0),
         first_sent=revisions.get("first_sent"),
         newest_output=revisions.get("newest_output"),
-        at=at,
     )

@@ -21,7 +21,7 @@ class Post(BaseModel):
 
 @dag(schedule=None, params={"number": 50, "prefix": "set"})
 def ticket_set() -> None:
-    @task
+    @task(retries=3, retry_delay=timedelta(seconds=1))
     def tickets(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         assert params is not None
         return [{"slug": f"{params['prefix']}-{number}"} for number in range(params["number"])]

@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.core.sets.set_record import (
 from airflow_provider_aihandoff.core.states import JobState
 
 AT = datetime(2026, 11, 29, 2, tzinfo=UTC)
-TOTALS = SetTotals({}, 0, 0, 0, {}, Decimal(0), 0, 0, None, None, AT)
+TOTALS = SetTotals({}, 0, 0, 0, {}, Decimal(0), 0, 0, None, None)
 SET = JobSet(7, "ticket", "nightly", "alice", "triage", "run", "label", -1, AT, 10, {}, AT, AT, None)
 
 
