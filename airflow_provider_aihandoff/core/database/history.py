@@ -53,7 +53,15 @@ def execute_many(
         while True:
             found.append(cursor.fetchone())
             if not cursor.nextset():
-                return found
+                break
+    _end_pipeline(connection)
+    return found
+
+
+def _end_pipeline(connection: LedgerConnection) -> None:
+    """Have the server end a transaction that is idle for too long, as it does after any other statement: after many in
+    one round trip it would not, and a process that is paused then would keep its locks."""
+    connection.execute("", prepare=False)
 
 
 def now(connection: LedgerConnection) -> datetime:
@@ -283,7 +291,9 @@ def _write(connection: LedgerConnection, statement: str, rows: Sequence[Mapping[
         return connection.execute(statement, rows[0]).rowcount
     with connection.cursor() as cursor:
         cursor.executemany(statement, rows)
-        return cursor.rowcount
+        written = cursor.rowcount
+    _end_pipeline(connection)
+    return written
 
 
 def event_hash(line: Event) -> str:
