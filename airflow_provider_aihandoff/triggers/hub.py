@@ -136,10 +136,11 @@ class Hub:
             self._add(wait)
         try:
             await over.wait()
-            return ended
+            return [*ended]
         finally:
             for wait in everything:
                 self._remove(wait)
+                wait.end(None)  # a poll of it that is under way schedules no other
 
     async def sleep_until(self, moment: str) -> None:
         """Return when it is that time by the ledger's clock, after a wait has ended.
