@@ -29,7 +29,7 @@ from airflow_provider_aihandoff.targets.email import EmailTarget, plan_mail
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan_request
 from demo.postgres import PostgresServer, open_postgres
 from tests.factories import LEASE, approve, ask, draft, job_spec
-from tests.integration.core.effects.effects import ACTOR, later
+from tests.integration.core.effects.effects import ACTOR, end_pauses, later
 from tests.integration.targets.mail_systems import MAIL_FAULTS, MAIL_PATIENCE, MailServer, Security, serving_mail
 from tests.integration.targets.systems import (
     FAULTS,
@@ -264,7 +264,7 @@ def _end_of(
 
     :param earlier: the external id of the effect before it, where there is one.
     """
-    ledger._database.transact(lambda connection: connection.execute(_NOT_SLOWED) and None)
+    end_pauses(ledger)  # that a fault before this one may have led to
     spec = job_spec(job_key=f"grid:{number}")
     job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{number}"), *plans))
     for before in plans[:-1]:
@@ -274,10 +274,6 @@ def _end_of(
     effect = ledger.record(job.job_id).current_effects[-1]
     state = "held" if held and effect.state == "unknown" else effect.state.value
     return state, effect.probe_note or ""
-
-
-#: A fault before this one may have slowed down the connection, which all of them have.
-_NOT_SLOWED = "UPDATE aihandoff.rate_limits SET base = NULL, slowed_at = NULL, closed_until = NULL, next_at = 0"
 
 
 def _run(ledger: Ledger, job_id: int, plan: EffectPlan, target: Target) -> bool:

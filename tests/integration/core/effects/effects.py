@@ -58,6 +58,14 @@ def only_effect(ledger: Ledger) -> Effect:
     return only
 
 
+def end_pauses(ledger: Ledger) -> None:
+    """Let the pauses that targets have asked for be over, and their connections be as fast as before."""
+    with psycopg.connect(**ledger._database.conninfo) as connection:
+        connection.execute(
+            "UPDATE aihandoff.rate_limits SET base = NULL, slowed_at = NULL, closed_until = NULL, next_at = 0"
+        )
+
+
 def later(ledger: Ledger, seconds: float) -> None:
     """Let so much time pass for every effect whose outcome is unknown, and for every claim."""
     with psycopg.connect(**ledger._database.conninfo) as connection:

@@ -19,7 +19,16 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe
-from tests.integration.core.effects.effects import ACTOR, approved, call, function, later, only_effect, put
+from tests.integration.core.effects.effects import (
+    ACTOR,
+    approved,
+    call,
+    end_pauses,
+    function,
+    later,
+    only_effect,
+    put,
+)
 from tests.target import DROP, Answer, Target
 
 CMS = HttpTarget("publish", external_id_path="$.id")
@@ -188,12 +197,13 @@ class TestNotNow:
     ) -> None:
         monkeypatch.setattr(apply, "RETRY_AFTER_TIMES", 3)
         approved(ledger, put())
-        target.answers = [Answer(429, None, {"Retry-After": "0"})] * 4
+        target.answers = [Answer(429, None, {"Retry-After": "1"})] * 4
 
         for not_now in range(3):
             wait = send(ledger, not_now=not_now)
             assert isinstance(wait, Wait)
             assert wait.not_now == not_now + 1
+            end_pauses(ledger)
         with pytest.raises(EffectNotNow):
             send(ledger, not_now=3)
 
@@ -202,7 +212,7 @@ class TestNotNow:
 
     def test_a_resent_effect_waits_as_well_and_stays_unknown_meanwhile(self, ledger: Ledger, target: Target) -> None:
         approved(ledger, put())
-        target.answers = [DROP, Answer(429, None, {"Retry-After": "0"}), Answer(200, {"id": 7})]
+        target.answers = [DROP, Answer(429, None, {"Retry-After": "3"}), Answer(200, {"id": 7})]
         to = HttpTarget("publish", external_id_path="$.id", idempotent=True)
 
         with pytest.raises(EffectUnknown):
@@ -210,7 +220,8 @@ class TestNotNow:
         wait = send(ledger, to)
 
         assert isinstance(wait, Wait)
-        assert (wait.seconds, wait.effect.state) == (0, EffectState.UNKNOWN)
+        assert (wait.seconds, wait.effect.state) == (3, EffectState.UNKNOWN)
+        end_pauses(ledger)
         done = send(ledger, to, not_now=wait.not_now)
         assert (done, only_effect(ledger).external_id) == (only_effect(ledger), "7")
 
