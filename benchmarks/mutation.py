@@ -126,7 +126,7 @@ GUARDS = (
         "admission: what a limit of speed holds has reserved nothing",
         f"{_BUDGETS}/test_other_limits.py"
         "::test_what_a_limit_of_speed_holds_has_reserved_nothing_and_says_what_it_can_cost",
-        ("admit_request", "    connection.execute(_GIVE_BACK)\n    return _said", "    return _said"),
+        ("admit_request", "    _give_back(connection, said)\n    return _said", "    return _said"),
     ),
     guard(
         "admission: what a budget holds finds out nothing about a spending limit",

@@ -38,10 +38,7 @@ class Template:
         return Path(self.file).stem
 
     def read(self) -> str:
-        """Its text.
-
-        :raises FileNotFoundError: it is not where this package was installed.
-        """
+        """Its text."""
         return next(folder / self.file for folder in _FOLDERS if (folder / self.file).is_file()).read_text()
 
 

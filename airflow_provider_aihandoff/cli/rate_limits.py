@@ -46,9 +46,10 @@ def end_limit(args: Namespace) -> None:
     check_reason(args.reason)
     kind, name = _what(args)
     with open_ledger(args) as ledger:
-        for measure in args.measure or [
-            each.limit.measure for each in ledger.rate_limits.find() if _is(each, kind, name)
-        ]:
+        found = [each.limit.measure for each in ledger.rate_limits.find() if _is(each, kind, name)]
+        if not args.measure and not found:
+            fail(f"there is no limit on {name!r}. Nothing was ended. `airflow aihandoff limits list` names all.")
+        for measure in args.measure or found:
             ended = ledger.rate_limits.end(kind, name, Measure(measure), reason=args.reason, actor=actor())
             say(f"There is no limit on the {ended.called} any more.")
 

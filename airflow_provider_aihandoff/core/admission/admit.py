@@ -13,7 +13,7 @@ from typing import TypeVar
 from airflow_provider_aihandoff.core.admission import pause_store, spending_limit_store
 from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
 from airflow_provider_aihandoff.core.budgets.reserve import reserve
-from airflow_provider_aihandoff.core.database.connection import LedgerConnection
+from airflow_provider_aihandoff.core.database.connection import LedgerConnection, Signal
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.rates import rate_store
@@ -63,19 +63,26 @@ def admit_request(
     if paused := pause_store.hold_of_request(connection, job, revision):
         return paused
     connection.execute(_TRY)
+    said = connection.said()
     admitted = spending_limit_store.admit(connection, job, revision, at=at)
     if isinstance(admitted, Hold):
         return admitted
     if full := reserve(connection, job, revision, worst, at=at):
         # A budget that is full stays locked where nothing was taken before: room that is made meanwhile wakes the job.
         if admitted.finds_out:
-            connection.execute(_GIVE_BACK)
+            _give_back(connection, said)
         return full
     permitted = _in_time(connection, Ask.of_request(job, revision, tokens), permit)
     if isinstance(permitted, Revision):
         return Permitted(permitted, admitted.finds_out)
-    connection.execute(_GIVE_BACK)
+    _give_back(connection, said)
     return _said(connection, permitted)
+
+
+def _give_back(connection: LedgerConnection, said: tuple[set[int], list[Signal]]) -> None:
+    """Undo what was let through, and tell no one of it."""
+    connection.execute(_GIVE_BACK)
+    connection.forget(said)
 
 
 def admit_write(

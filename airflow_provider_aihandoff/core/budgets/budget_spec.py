@@ -217,7 +217,7 @@ def checked_spec(
     :raises BudgetRefused: something of it is not valid; the message says what, and ``field`` where.
     """
     return BudgetSpec(
-        name=_name("name", name),
+        name=_checked_budget_name(name),
         scope=checked_scope(scope or {}),
         amount_usd=checked_amount(amount),
         period=checked_choice("period", Period, period),
@@ -344,6 +344,13 @@ def checked_why(why: Any) -> str:
     if not text:
         raise BudgetRefused("say why: it goes on the record.", field="why", remedy=_REMEDY)
     return text
+
+
+def _checked_budget_name(value: Any) -> str:
+    name = _name("name", value)
+    if name.isdigit():
+        raise BudgetRefused(f"the name {name!r} could be the id of another budget.", field="name", remedy=_REMEDY)
+    return name
 
 
 def _name(field: str, value: Any) -> str:

@@ -41,10 +41,10 @@ _INSERT = f"""
     VALUES (%(name)s, %(conn_id)s, %(job_type)s, %(dag_id)s, %(requested_by)s, %(tag)s, %(amount_usd)s, %(period)s,
         %(time_zone)s, %(thresholds)s, %(on_full)s, %(owner)s, clock_timestamp())
     RETURNING {columns(Budget)}"""
-#: By its id, or by the name of one that has not ended; else of the one that has ended last.
+#: By its id; else by the name of one that has not ended, or of the one that has ended last.
 _FIND = f"""
     SELECT {columns(Budget)} FROM aihandoff.budgets WHERE budget_id::text = %(which)s OR name = %(which)s
-    ORDER BY (name = %(which)s AND ended_at IS NULL) DESC, (budget_id::text = %(which)s) DESC, budget_id DESC LIMIT 1"""
+    ORDER BY (budget_id::text = %(which)s) DESC, (ended_at IS NULL) DESC, budget_id DESC LIMIT 1"""
 _LOCK = f"SELECT {columns(Budget)} FROM aihandoff.budgets WHERE budget_id = %s FOR UPDATE"
 _LIST = f"""
     SELECT {columns(Budget)} FROM aihandoff.budgets WHERE %(ended)s OR ended_at IS NULL
@@ -112,8 +112,9 @@ _RECOUNT = """
         WHERE each.window_id = %(window_id)s GROUP BY each.stripe
     ) AS used
     WHERE s.window_id = %(window_id)s AND s.stripe = used.stripe"""
-_OPEN_WINDOWS = """
-    SELECT window_id FROM aihandoff.budget_windows WHERE budget_id = %(budget_id)s AND closed_at IS NULL
+#: Also those that an earlier change has closed: what came before it is still there.
+_WINDOWS_SINCE = """
+    SELECT window_id FROM aihandoff.budget_windows WHERE budget_id = %(budget_id)s
         AND (ends_at IS NULL OR ends_at > %(starts_at)s) ORDER BY window_id"""
 #: The current period of each of these budgets, and which thresholds were notified in it.
 _NOTIFIED = """
@@ -121,7 +122,9 @@ _NOTIFIED = """
     WHERE budget_id = ANY(%(ids)s) AND closed_at IS NULL AND starts_at <= %(at)s
         AND (ends_at IS NULL OR ends_at > %(at)s)"""
 _NOTIFY = "UPDATE aihandoff.budget_windows SET notified = %s WHERE window_id = %s"
-_CLOSE = "UPDATE aihandoff.budget_windows SET closed_at = clock_timestamp() WHERE window_id = ANY(%s)"
+_CLOSE = """
+    UPDATE aihandoff.budget_windows SET closed_at = coalesce(closed_at, clock_timestamp())
+    WHERE window_id = ANY(%s)"""
 
 
 @dataclass(frozen=True)
@@ -221,16 +224,19 @@ class Budgets:
 
         return self._database.transact(work, step="budget.change")
 
-    def raise_once(self, which: str, amount: Decimal, *, why: str, actor: Actor) -> Budget:
+    def raise_once(self, which: str, amount: Decimal, *, why: str, actor: Actor, seen: int | None = None) -> Budget:
         """Give more for the current period alone, and wake the jobs that wait.
 
+        :param seen: how many lines of its history the person saw: a form that is sent twice counts once.
         :raises BudgetNotFound: there is none.
-        :raises BudgetRefused: it has ended, the amount is none, or there is no reason.
+        :raises BudgetRefused: it has ended, or changed since it was seen; the amount is none, or there is no reason.
         """
         amount, why = checked_amount(amount), checked_why(plain(why))
 
         def work(connection: LedgerConnection) -> Budget:
             budget = _lock(connection, which)
+            if seen is not None and seen != len(connection.execute(_EVENTS, [budget.budget_id]).fetchall()):
+                raise BudgetRefused("it has changed since you opened it.", remedy="Check it again, then raise it.")
             window_id = make_window(connection, budget, at=history.now(connection))
             _give(connection, window_id, amount)
             connection.execute(_RAISE_WINDOW, [amount, window_id])
@@ -389,7 +395,7 @@ def _change_period(connection: LedgerConnection, budget: Budget, at: datetime) -
     Waits for every request that reserves at the moment: each one holds a stripe of what is closed.
     """
     span = span_at(budget.period, budget.time_zone, at)
-    rows = connection.execute(_OPEN_WINDOWS, {**vars(budget), **vars(span)}).fetchall()
+    rows = connection.execute(_WINDOWS_SINCE, {**vars(budget), **vars(span)}).fetchall()
     old = [row["window_id"] for row in rows]
     for window_id in old:
         lock_stripes(connection, window_id)

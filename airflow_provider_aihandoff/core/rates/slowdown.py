@@ -41,11 +41,6 @@ class Heard:
     requests: int | None = None
     said: str = ""
 
-    @property
-    def matters(self) -> bool:
-        """Whether the fleet has to do something."""
-        return self.too_much or bool(self.wait)
-
     def pause(self, slowed_for: float = 0.0) -> float:
         """For how many seconds nothing is sent.
 

@@ -215,10 +215,12 @@ class Intake:
             self._close()
             raise NotNow(f"the connection to the ledger's database broke: {type(error).__name__}.") from None
         except psycopg.Error as error:
+            self._failed = False  # it answers
             raise _Refused(f"the ledger's database refused: {type(error).__name__}.") from None
         except HandoffError as error:
             alone = threads is None
             if not isinstance(error, (LedgerUnavailable, LedgerSchemaError)) or (alone and _waited_for_a_lock(error)):
+                self._failed = False
                 raise _Refused(str(error)) from None
             self._close()
             raise NotNow(str(error)) from None

@@ -74,14 +74,12 @@ def raise_for_once(
 ) -> Response:
     """Give a budget more for its current period. The same form, sent twice, counts once.
 
-    :param seen: the newest line of the history that the user saw.
+    :param seen: the number of the newest line of the history that the user saw.
     """
     view = visible_budget(ledger, viewer, str(budget_id))
     check_may_change(ledger, viewer, view.budget.dag_id)
     try:
-        if seen != len(ledger.budgets.events(budget_id)):
-            raise BudgetRefused("it has changed since you opened it.", remedy="Check it again, then raise it.")
-        ledger.budgets.raise_once(str(budget_id), checked_amount(amount), why=reason, actor=viewer.actor)
+        ledger.budgets.raise_once(str(budget_id), checked_amount(amount), why=reason, actor=viewer.actor, seen=seen)
     except BudgetRefused as error:
         return _page(request, viewer, ledger, view, refused=error, typed={**typed, "amount": amount})
     return RedirectResponse(path_to(request, "budget_page", budget_id=budget_id), 303)

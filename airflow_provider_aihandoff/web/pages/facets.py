@@ -21,6 +21,8 @@ MAX_NUMBER = 10**15
 
 #: Facets that are shown, in the order of the fields; how deeply, and how many fields of an output are read.
 MAX_FACETS = 8
+#: Fields that are counted: where data are names of fields, each output has others.
+MAX_PATHS = 1000
 MAX_DEPTH = 3
 MAX_FIELDS = 120
 
@@ -99,11 +101,14 @@ class FacetCounts:
     def add(self, output: Any) -> None:
         """Count the values of one output."""
         for path, value in _fields(output, self._dropped.__contains__):
+            if path not in self._counts and len(self._counts) >= MAX_PATHS:
+                continue
             counts = self._counts.setdefault(path, Counter())
             if _is_short(value):
                 counts[type(value), value] += 1
             if not _is_short(value) or len(counts) > MAX_VALUES:
                 self._dropped.add(path)
+                counts.clear()
 
     def facets(self) -> list[Facet]:
         """The fields with few values, and more than one."""

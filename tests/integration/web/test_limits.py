@@ -42,7 +42,7 @@ def test_a_limit_is_set_on_the_page_and_the_page_says_what_waits_for_it_and_who_
     assert revision.held_kind == "rate"
     text = " ".join(Page(bob.get(PAGE).text).text.split())
     assert "OpenAI connection openai_default: requests" in text
-    assert "0 requests a minute; 0 in the last period. 1 wait" in text
+    assert "0 requests a minute; 0 in the last period. 1 waits" in text
     assert "bob set it to 0" in text
     assert "the nightly run is too fast" in text
     overview = Page(bob.get("/aihandoff/overview").text).text

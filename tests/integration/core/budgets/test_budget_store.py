@@ -102,6 +102,42 @@ def test_other_periods_keep_what_was_spent_since_the_new_one_began(
     assert row["amount"] == 10
 
 
+def test_a_period_that_is_changed_and_changed_back_forgets_nothing_of_what_was_spent(
+    ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query
+) -> None:
+    add(10, period="total")
+    ask("today", 2)
+    ask("last month", 6)
+    query("UPDATE aihandoff.budget_reservations SET reserved_at = reserved_at - interval '32 days' WHERE job_id = 2")
+    ledger.budgets.change("all", period=Period.DAY, **WHO)
+    ledger.budgets.change("all", period=Period.TOTAL, **WHO)
+    use: Any = ledger.budgets.read("all").use
+    assert (use.reserved_usd, use.room_usd) == (8, 2)
+    assert ask("more", 3).token is None
+    books()
+
+
+def test_a_name_that_could_be_the_id_of_another_is_refused_and_an_id_comes_first(
+    ledger: Ledger, add: Add, query: Query
+) -> None:
+    with pytest.raises(BudgetRefused, match="could be the id of another budget"):
+        add(10, name="7")
+    first, second = add(10, name="one"), add(20, name="two")
+    query("UPDATE aihandoff.budgets SET name = '1' WHERE name = 'two'")  # as it could be in a ledger made by hand
+    assert (first.budget_id, second.budget_id) == (1, 2)
+    assert ledger.budgets.read(str(first.budget_id)).budget == first
+
+
+def test_of_two_that_raise_what_they_saw_at_one_time_one_is_refused(ledger: Ledger, add: Add) -> None:
+    budget = add(10)
+    raised: dict[str, Any] = {"why": "more stores", "actor": ALICE, "seen": 1}
+    ledger.budgets.raise_once("all", Decimal(5), **raised)
+    with pytest.raises(BudgetRefused, match="has changed since you opened it"):
+        ledger.budgets.raise_once("all", Decimal(5), **raised)
+    use: Any = ledger.budgets.read(str(budget.budget_id)).use
+    assert use.amount_usd == 15
+
+
 def test_a_held_job_is_woken_when_another_period_or_amount_has_room(
     ledger: Ledger, add: Add, ask: Ask, books: Books
 ) -> None:

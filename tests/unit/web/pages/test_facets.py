@@ -6,6 +6,7 @@ import pytest
 
 from airflow_provider_aihandoff.web.pages.facets import (
     MAX_FACETS,
+    MAX_PATHS,
     MAX_TEXT,
     MAX_VALUES,
     Chosen,
@@ -97,3 +98,11 @@ def test_every_chosen_value_must_be_there() -> None:
 def test_an_address_that_names_no_value_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not the JSON of a path and a value"):
         chosen_of([text])
+
+
+def test_no_more_fields_are_counted_than_the_bound_where_data_are_names_of_fields() -> None:
+    counts = FacetCounts()
+    for number in range(MAX_PATHS):
+        counts.add({"category": "bug" if number % 2 else "billing", **{f"sku_{number}_{each}": 1 for each in range(9)}})
+    assert len(counts._counts) == MAX_PATHS
+    assert [facet.field for facet in counts.facets()] == ["Category"]
