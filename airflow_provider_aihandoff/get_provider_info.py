@@ -25,7 +25,16 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _INTEGRATION,
                 "python-modules": [
                     f"{_ROOT}.operators.{name}"
-                    for name in ("response", "side_effect", "http", "postgres", "email", "rollback", "reconcile")
+                    for name in (
+                        "response",
+                        "response_set",
+                        "side_effect",
+                        "http",
+                        "postgres",
+                        "email",
+                        "rollback",
+                        "reconcile",
+                    )
                 ],
             }
         ],
@@ -39,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                     f"{_ROOT}.triggers.submission",
                     f"{_ROOT}.triggers.approval",
                     f"{_ROOT}.triggers.effect",
+                    f"{_ROOT}.triggers.set_wait",
                 ],
             }
         ],

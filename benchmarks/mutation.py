@@ -36,6 +36,7 @@ _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 _BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
+_SETS, _SET_STORE = "tests/integration/operators/test_sets.py", f"{_LEDGER}/sets/test_set_store.py"
 
 _TAKING = f"{_LEDGER}/rates/test_taking.py"
 _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
@@ -779,12 +780,12 @@ GUARDS = (
     guard(
         "restoring undo: what an attempt has written is not what was there",
         f"{_RESTORING}::test_what_a_lost_attempt_has_written_is_not_taken_for_what_was_there",
-        ("SideEffectOperator._readings_of_attempts", "if effect.attempt and effect.current", "if False"),
+        ("SideEffectOperator.readings_of_attempts", "if effect.attempt and effect.current", "if False"),
     ),
     guard(
         "restoring undo: a target that has changed is not written to",
         f"{_RESTORING}::test_a_target_that_has_changed_since_the_approval_is_not_written_to",
-        ("SideEffectOperator._readings_of_attempts", "if effect.attempt and effect.current", "if effect.current"),
+        ("SideEffectOperator.readings_of_attempts", "if effect.attempt and effect.current", "if effect.current"),
     ),
     guard(
         "restoring undo: a secret is not restored",
@@ -1339,6 +1340,43 @@ GUARDS = (
         "tests/integration/operators/test_traces.py::"
         "test_content_is_in_the_span_of_the_model_where_it_is_switched_on_and_is_masked",
         ("_Bounded._cut", "self._clean(text)", "text"),
+    ),
+    guard(
+        "sets: a key occurs once",
+        f"{_SETS}::test_what_cannot_be_a_set_is_said_before_anything_is_paid",
+        ("OpenAIResponseSetOperator._check", "if first != number:", "if False:"),
+    ),
+    guard(
+        "sets: no more are in flight than its author allows",
+        f"{_SETS}::test_no_more_are_in_flight_than_its_author_allows",
+        ("OpenAIResponseSetOperator._open_jobs", " and room > 0", ""),
+    ),
+    guard(
+        "sets: an item that is refused holds up no other",
+        f"{_SET_STORE}::test_those_that_exist_are_attached_to_and_one_that_is_refused_holds_up_no_other",
+        ("Submission.open_many.work", "done[key] = refused", "raise"),
+    ),
+    guard(
+        "sets: that a response has ended is recorded once",
+        f"{_SET_STORE}::test_that_responses_have_ended_is_recorded_together_and_once",
+        ("set_store:_MARK_ENDED", "AND (r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))", ""),
+    ),
+    guard(
+        "sets: a review of another run is not cancelled",
+        "tests/integration/core/sets/test_stop_set.py::"
+        "test_where_the_approval_was_marked_failed_the_reviews_are_cancelled",
+        ("cancel_reviews", "run=(owner.dag_id, owner.run_id)", "run=(job.dag_id, job.run_id)"),
+    ),
+    guard(
+        "sets: a process that is paused after a bulk statement keeps no lock",
+        f"{_LEDGER}/database/test_history.py::"
+        "test_a_transaction_that_pauses_after_many_statements_at_once_is_ended_like_any_other",
+        ("_end_pipeline", 'connection.execute("", prepare=False)', "pass"),
+    ),
+    guard(
+        "sets: a retry does not move the deadline",
+        f"{_SET_STORE}::test_a_set_is_found_by_its_key_and_a_retry_does_not_move_its_deadline",
+        ("set_store:_OPEN", "AND sets.run_id = excluded.run_id THEN sets.deadline", "AND false THEN sets.deadline"),
     ),
     guard(
         "notices: a retry of a run is no second run",

@@ -3,6 +3,7 @@
 Each step does what the operator or sensor of the same kind does, on the real core and with the real targets:
 
 - ``draft``: open or attach to the job, submit it, wait for the response, store its output.
+- ``draft set``: the same as a set with one item.
 - ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
   no one has, in time; ``remind``: they are notified; ``edit``: a person changes the output, ``refuse``: and the
   output type does not accept it.
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -58,6 +59,7 @@ from airflow_provider_aihandoff.core.generation.outcome import is_final, read_ou
 from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.generation.submission_store import Opened
 from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
@@ -67,6 +69,8 @@ from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Jo
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
+from airflow_provider_aihandoff.core.sets.set_record import LeftOut
+from airflow_provider_aihandoff.core.sets.set_store import SetSpec
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
@@ -170,7 +174,22 @@ def job_of(ledger: Ledger, work: Work) -> Job:
 
 def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     spec = _spec(attempt)
-    opened = ledger.submission.open(spec)
+    return _send_and_finish(world, ledger, attempt, spec, ledger.submission.open(spec))
+
+
+def _draft_set(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """The same as a set with one item."""
+    set_spec = SetSpec("chaos", attempt.work.key, REQUESTER, attempt.owner, timedelta(hours=1))
+    found = ledger.sets.open(set_spec, LeftOut())
+    spec = replace(_spec(attempt), set_id=found.set_id)
+    (opened,) = ledger.submission.open_many([spec])
+    if isinstance(opened, HandoffError):
+        raise opened
+    ledger.sets.opened(found.set_id, 1, LeftOut())
+    return _send_and_finish(world, ledger, attempt, spec, opened)
+
+
+def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSpec, opened: Opened) -> Outcome:
     job, revision, actor = opened.job, opened.revision, attempt.owner.actor
     with providers() as provider_for:
         provider = provider_for(revision.conn_id)
@@ -190,6 +209,9 @@ def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
             return Outcome(state, world.poll, in_words(revision) or "another attempt is sending")
         if _runs(provider, revision):
             return Outcome("wait", world.poll, "the response runs")
+        if job.set_id is not None and revision.response_id is not None:
+            status = provider.retrieve(revision.response_id).status
+            ledger.sets.record_ended([(job.job_id, revision.number, status)], actor=actor)
         return _finish(ledger, provider, job.job_id, actor)
 
 
@@ -252,6 +274,8 @@ def _finish(ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor) 
 
 def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
+    if job.set_id is not None:
+        ledger.sets.notified(job.set_id)
     deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
     asked = ledger.reviews.ask(
         job.job_id,
@@ -585,6 +609,7 @@ def _of_work(work: Work) -> JobFilter:
 
 STEPS: Mapping[str, Step] = {
     "draft": _draft,
+    "draft set": _draft_set,
     "plan": _plan,
     "decide": _decide,
     "expire": _expire,

@@ -48,6 +48,7 @@ _FILTER = (
     Arg(("--response-id",), default=None, help="Only the job of this response"),
     Arg(("--error",), default=None, help="Words that all stand in the error of the job, or of one of its effects"),
     Arg(("--need",), default=None, choices=list(Need), help="Only jobs that need a person for this reason"),
+    Arg(("--set",), default=None, help="Only jobs of the set with this id"),
     Arg(("--sort",), default=None, choices=list(Sort), help="The order (default: newest)"),
 )
 _LIMIT = Arg(("--limit",), type=int, default=50, help="Maximum number of rows (default: 50)")
@@ -556,6 +557,23 @@ _LIMITS = GroupCommand(
 )
 
 
+_SETS = GroupCommand(
+    name="sets",
+    help="Sets: many jobs of one task",
+    subcommands=(
+        _action("list", "List sets with their counts, newest first", "sets.list_sets", _LIMIT, _OUTPUT),
+        _action(
+            "show",
+            "Show one set with its counts",
+            "sets.show",
+            Arg(("set_id",), type=int, help="Id of the set"),
+            Arg(("--watch",), action="store_true", help="Show a bar of how far it has come, until it has ended"),
+            _OUTPUT,
+        ),
+    ),
+)
+
+
 def get_commands() -> list[GroupCommand]:
     """The command group that the provider adds to `airflow`."""
     return [
@@ -584,6 +602,7 @@ def get_commands() -> list[GroupCommand]:
                 _PAUSES,
                 _SPENDING_LIMITS,
                 _LIMITS,
+                _SETS,
             ),
         )
     ]

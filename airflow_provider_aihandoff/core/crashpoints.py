@@ -53,6 +53,11 @@ STEPS = (
     "budget.expire",
     "budget.notify",
     "limit.change",
+    "set.open",
+    "set.open jobs",
+    "set.opened",
+    "set.ended",
+    "set.notify",
 )
 
 #: What is called outside the ledger.

@@ -54,6 +54,14 @@ class JobNotFound(HandoffError):
     """No job has this id."""
 
 
+class SetNotFound(HandoffError):
+    """No set has this id."""
+
+
+class SetRefused(HandoffError):
+    """The items of a set are not what they should be: none at all, a key twice, or one that does not render."""
+
+
 class EffectNotFound(HandoffError):
     """No effect has this id."""
 

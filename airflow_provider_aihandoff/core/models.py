@@ -187,6 +187,7 @@ class JobSpec:
     :param shown_input: the input as the ledger keeps it, where secrets are masked; by default as it is. The digest is
         that of the input itself.
     :param shown_request: the same for the request.
+    :param set_id: the set that the task asks for it in.
     """
 
     job_type: str
@@ -213,6 +214,7 @@ class JobSpec:
     max_wait: timedelta | None = None
     expected_output_tokens: int | None = None
     unpriced_usd: Decimal | None = None
+    set_id: int | None = None
 
     @property
     def kept_input(self) -> dict[str, Any]:
@@ -267,6 +269,7 @@ class Job:
     reassigned: dict[str, Any] | None
     acknowledged_at: datetime | None
     tags: list[str]
+    set_id: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", JobState(self.state))

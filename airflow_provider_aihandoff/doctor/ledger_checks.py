@@ -49,6 +49,7 @@ _RIGHTS = (
     ("rate_limits", "SELECT, INSERT, UPDATE"),
     ("rate_limit_changes", "SELECT, INSERT"),
     ("rate_waits", "SELECT, INSERT, UPDATE, DELETE"),
+    ("sets", "SELECT, INSERT, UPDATE"),
     ("ledger", "SELECT"),
 )
 

@@ -50,9 +50,10 @@ class LedgerHook(BaseHook):
         self.ledger_conn_id = identifier("ledger_conn_id", named)
         self._limits = limits or WORKER
 
-    def get_conn(self) -> Ledger:
+    def get_conn(self, max_size: int = 1) -> Ledger:
         """Open the ledger and check its schema. The caller closes it, or uses it as a context manager.
 
+        :param max_size: the most connections that it opens.
         :raises AirflowNotFoundException: there is no such connection.
         :raises LedgerUnavailable: the database cannot be reached.
         :raises LedgerSchemaError: the schema is not the one that this package needs.
@@ -60,7 +61,8 @@ class LedgerHook(BaseHook):
         from airflow_provider_aihandoff.core.ledger import Ledger
 
         observe(in_task=self._limits is WORKER)
-        return _checked(Ledger(self.conninfo(), limits=self._limits, digest_key=settings.text("digest_key")))
+        key = settings.text("digest_key")
+        return _checked(Ledger(self.conninfo(), max_size=max_size, limits=self._limits, digest_key=key))
 
     def conninfo(self) -> dict[str, Any]:
         """libpq's connection parameters, by name."""

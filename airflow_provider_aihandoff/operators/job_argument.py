@@ -43,6 +43,12 @@ def source_of(reference: Any) -> Any:
     return reference.operator.task_id if isinstance(reference, PlainXComArg) else reference
 
 
+def set_id_of(reference: Any) -> int | None:
+    """The id of the set that a rendered reference names; None where it names no set."""
+    value = reference.get("set_id") if isinstance(reference, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def resolve_job_id(reference: Any, task_id: str) -> int:
     """The id of the job that a rendered reference names.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,22 @@ def send(notifiers: Sequence[BaseNotifier], context: dict[str, Any]) -> bool:
                 exc_info=shown(error),
             )
     return sent
+
+
+def notify_set(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, job: Job, number: int) -> bool:
+    """Say once that jobs of a set wait for a decision, and not once for each job.
+
+    :param job: one of them: what templates of a notifier see as ``job``, and whose page the link leads to.
+    :param number: how many there are.
+    :return: whether it was sent, or there is no one to send it to.
+    """
+    if not notifiers:
+        return True
+    name = escape(job.job_type)
+    until = "" if job.review_deadline is None else f" Decide by {job.review_deadline:%Y-%m-%d %H:%M %Z}."
+    about = replace(handoff(job, "asked"), message=f"{number:,} jobs of a set of {name} wait for a decision.{until}")
+    seen = view(job, ledger.revision(job.job_id, job.revision))
+    return send(notifiers, {**context, "handoff": about, "job": seen})
 
 
 def handoff(job: Job, notice: Notice) -> Handoff:

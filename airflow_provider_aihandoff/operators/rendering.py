@@ -29,6 +29,13 @@ class RendersText(BaseOperator):
     #: The field that is being rendered.
     _field: str | None = None
 
+    #: The environment that many copies of one task share, so that each template is compiled once.
+    _environment: jinja2.Environment | None = None
+
+    def share_environment(self) -> None:
+        """Render this task, and the copies that are made of it, in one environment: there will be many."""
+        self._environment = self.get_template_env()
+
     def get_template_env(self, dag: Any = None) -> jinja2.Environment:
         """The Dag's filters, macros and options, in an environment that renders to texts."""
         dag = dag or self.get_dag()
@@ -81,7 +88,7 @@ class RendersText(BaseOperator):
             return
         for value in self._given_values(context):
             seen_oids.update(map(id, _parts(value)))
-        environment = self.get_template_env()
+        environment = self._environment or self.get_template_env()
         for field in template_fields:
             self._field = field
             with final_errors():

@@ -402,7 +402,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             shown_input=masked(asked),
             shown_request=masked(request),
             conn_id=self.openai_conn_id,
-            requested_by=_triggered_by(context) if self.requested_by is None else self.requested_by,
+            requested_by=triggered_by(context) if self.requested_by is None else self.requested_by,
             permissions={} if self.permissions is None else self.permissions,
             approval=self.approval,
             approval_reason=self.approval_reason,
@@ -515,7 +515,7 @@ class RevisionFailed(RuntimeError):
     """A revision failed, and a retry may make a new one."""
 
 
-def _triggered_by(context: Context) -> str:
+def triggered_by(context: Context) -> str:
     """The user who triggered the run; otherwise what did."""
     dag_run = context["dag_run"]
     user = plain_or_none(_triggering_user(context))

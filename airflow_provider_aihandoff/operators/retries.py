@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
@@ -26,9 +27,14 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
     RequestError,
     RevisionsExhausted,
+    SetNotFound,
+    SetRefused,
     TemplateError,
 )
 from airflow_provider_aihandoff.core.invisible import escape
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
 
 #: Retries of our operators where the author sets none: executing one again is free, since it attaches to what exists.
 #: They stand in the signatures: Airflow reads them there before it applies a Dag's `default_args` or maps a task.
@@ -50,11 +56,23 @@ _FINAL_ERRORS = (
     PlanNotApproved,
     RequestError,
     RevisionsExhausted,
+    SetNotFound,
+    SetRefused,
     TemplateError,
 )
 
 
 log = logging.getLogger(__name__)
+
+
+def is_retry(context: Context, retries: int | None) -> bool:
+    """Whether Airflow tries a task again by itself: an attempt since it was made, or cleared, came before this one.
+
+    :param retries: of the task.
+    """
+    ti: Any = context["ti"]
+    return bool(ti.try_number > ti.max_tries - (retries or 0) + 1)
+
 
 #: What an error that has its explanation is marked with.
 _EXPLAINED = "_aihandoff_explained"

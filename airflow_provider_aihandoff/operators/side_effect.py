@@ -41,13 +41,20 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.external_link import checked_template
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, PriorityName
+from airflow_provider_aihandoff.core.sets.set_record import checked_fail_when
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
 from airflow_provider_aihandoff.operators.earlier_effects import answer_fields, check_placeholders
 from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
-from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
+from airflow_provider_aihandoff.operators.job_argument import (
+    JobReference,
+    job_reference,
+    resolve_job_id,
+    set_id_of,
+    source_of,
+)
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
@@ -64,7 +71,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Actor
 
 
 #: What a target had, as :attr:`EffectPlan.current` has it.
@@ -94,7 +100,12 @@ class SideEffectOperator(RendersText):
 
     **Order**: effects of the same job that come before this one in the Dag must be applied before it.
 
-    :param job: the operator that makes the job, or a job id.
+    **A set**: where ``job`` is the operator that makes a set, the task applies the effect of each approved job of it,
+    some at the same time. One that is refused, or whose outcome is unknown, holds up no other; the task ends with the
+    counts. An unknown outcome is probed; a person can resolve what is left on the job's page, for which the task waits
+    as long as ``hold_timeout`` says, by default not at all.
+
+    :param job: the operator that makes the job or the set, or a job id.
     :param effect: the effect's name within the job; by default the id of the task.
     :param when: whether the effect applies at all (templated): ``"{{ job.output.category == 'billing' }}"``. Where it
         renders to ``False``, the effect is no part of the plan, and its other fields are not rendered; the reviewer
@@ -132,6 +143,9 @@ class SideEffectOperator(RendersText):
         limit.
     :param notifiers: Airflow's notifiers, called in the worker once for each time that the write waits for a person;
         by default those of the job's ``ApprovalSensor``.
+    :param write_at_once: how many jobs of a set are written at the same time.
+    :param fail_when: fail the task when so many jobs of a set could not be written: a share of them as a float
+        (``0.05``), or a number as an int. By default it fails when none could.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -181,6 +195,8 @@ class SideEffectOperator(RendersText):
         priority: PriorityName = "batch",
         max_wait: timedelta | None = None,
         notifiers: Sequence[BaseNotifier] | None = None,
+        write_at_once: int = 8,
+        fail_when: float | int | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
@@ -209,7 +225,11 @@ class SideEffectOperator(RendersText):
         self.priority = checked_priority(priority)
         self.max_wait = checked_max_wait(max_wait)
         self.notifiers = None if notifiers is None else list(notifiers)
+        self.write_at_once = write_at_once
+        self.fail_when = checked_fail_when(fail_when)
         self.ledger_conn_id = ledger_conn_id
+        if write_at_once < 1:
+            raise ValueError(f"write_at_once must be at least 1, not {write_at_once}.")
         if "[" in (self.effect or ""):
             raise ValueError(f"effect must not contain '[', which marks the elements of for_each: {effect!r}.")
         if for_each is not None:
@@ -308,7 +328,7 @@ class SideEffectOperator(RendersText):
         """Render the fields, and see to it that Airflow shows the secrets in them neither in logs nor as fields.
 
         Only ``job`` and ``when`` where the effect does not apply; only ``job`` where there is one effect for each
-        element of a list: the fields are then rendered for each, by :meth:`parts`.
+        element of a list, or of each job of a set: the fields are then rendered for each, by :meth:`parts`.
 
         :raises PlanError: Airflow itself could not keep what they render to.
         """
@@ -318,11 +338,13 @@ class SideEffectOperator(RendersText):
             return
         self._marks, self._marked = Marks(), {}
         each = self.for_each is not None and self.element is None
-        first = ["job"] if each else ["job", "when"]
-        super()._do_render_template_fields(self, first, context, jinja_env, seen_oids)
-        if each or not self.applies:
+        super()._do_render_template_fields(self, ["job"], context, jinja_env, seen_oids)
+        if each or ("job" not in context and set_id_of(self.job) is not None):
             return
-        rest = [field for field in template_fields if field not in first]
+        super()._do_render_template_fields(self, ["when"], context, jinja_env, seen_oids)
+        if not self.applies:
+            return
+        rest = [field for field in template_fields if field not in ("job", "when")]
         super()._do_render_template_fields(self, rest, context, jinja_env, seen_oids)
         self._marked = {field: getattr(self, field) for field in rest}
         for field, value in self._marked.items():
@@ -382,6 +404,7 @@ class SideEffectOperator(RendersText):
     def _part(self, context: Context, job: JobView, element: Element | None = None) -> SideEffectOperator:
         part = copy.copy(self)
         part.element = element
+        part.job = job.job_id
         more: dict[str, Any] = {"task": part, "job": job}
         if element is None:
             part.render_template_fields(cast("Context", {**context, **more}))
@@ -603,14 +626,17 @@ class SideEffectOperator(RendersText):
         from airflow_provider_aihandoff.core.effects.apply import Wait
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
+        from airflow_provider_aihandoff.operators.set_effects import apply_to_set
 
+        if (set_id := set_id_of(self.job)) is not None:
+            return apply_to_set(self, context, set_id, event)
         job_id = resolve_job_id(self.job, self.task_id)
         not_now = (event or {}).get("not_now", 0)
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            job = self._view(ledger, job_id)
+            job = self.view_of(ledger, job_id)
             key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
-            readings = self._readings_of_attempts(ledger, job_id)
+            readings = self.readings_of_attempts(ledger, job_id)
             sent = [
                 (part.effect_plan(job, key=key, after=after, reading=readings.get(part.effect_name)), part.target())
                 for part in parts
@@ -619,11 +645,11 @@ class SideEffectOperator(RendersText):
             left_out = [part.effect_plan(job, key=key, after=after) for part in parts if not part.applies]
             if not parts:
                 left_out = self.plans(context, job, key=key, after=after)
-            self._ensure_planned(context, ledger, job, owner_of(context).actor)
+            self.ensure_planned(context, ledger, job)
             while True:
                 try:
-                    done = [self._apply(context, ledger, job_id, plan, target, not_now) for plan, target in sent]
-                    skipped = [self._skip(context, ledger, job_id, plan) for plan in left_out]
+                    done = [self.apply_one(context, ledger, job_id, plan, target, not_now) for plan, target in sent]
+                    skipped = [self.skip(context, ledger, job_id, plan) for plan in left_out]
                 except PlanNotApproved as refusal:
                     raise ask_again(context, self.job_source, job, ledger, refusal) from refusal
                 waits = [each for each in done if isinstance(each, Wait)]
@@ -635,7 +661,7 @@ class SideEffectOperator(RendersText):
                     context,
                     ledger,
                     first_wait(waits),
-                    notifiers=self._notifiers(context),
+                    notifiers=self.notifiers_for(context),
                     hold_timeout=self.hold_timeout,
                     max_wait=self.max_wait,
                     ledger_conn_id=self.ledger_conn_id,
@@ -647,7 +673,7 @@ class SideEffectOperator(RendersText):
             results = [self._result(each) for each in sorted(effects, key=lambda effect: effect.position)]
             return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
 
-    def _apply(
+    def apply_one(
         self, context: Context, ledger: Ledger, job_id: int, plan: EffectPlan, target: Target, not_now: int
     ) -> Effect | Wait | HandoffError:
         """Apply one effect. What stops one of several is returned, so that it does not stop the others."""
@@ -676,7 +702,7 @@ class SideEffectOperator(RendersText):
         field = {name: value}
         return bool(masked(field, self.secret_fields, self.shown_fields) != field)
 
-    def _readings_of_attempts(self, ledger: Ledger, job_id: int) -> dict[str, Reading]:
+    def readings_of_attempts(self, ledger: Ledger, job_id: int) -> dict[str, Reading]:
         """What the targets had before they may have been written to, by the names of the effects.
 
         An effect that no attempt has sent reads its target again: if it has changed, so has the undo that was approved.
@@ -687,11 +713,11 @@ class SideEffectOperator(RendersText):
         return {effect.name: effect.current for effect in effects if effect.attempt and effect.current}
 
     @staticmethod
-    def _skip(context: Context, ledger: Ledger, job_id: int, plan: EffectPlan) -> Effect:
+    def skip(context: Context, ledger: Ledger, job_id: int, plan: EffectPlan) -> Effect:
         """Check that the plan that was approved leaves the effect out, too."""
         return ledger.effects.claim(job_id, plan, lease=timedelta(0), actor=owner_of(context).actor).effect
 
-    def _notifiers(self, context: Context) -> Sequence[BaseNotifier]:
+    def notifiers_for(self, context: Context) -> Sequence[BaseNotifier]:
         """Who is called where the write waits for a person: by default, whom the approval of the job calls."""
         if self.notifiers is not None:
             return self.notifiers
@@ -707,11 +733,11 @@ class SideEffectOperator(RendersText):
             "state": effect.state.value,
         }
 
-    def _ensure_planned(self, context: Context, ledger: Ledger, job: JobView, actor: Actor) -> None:
+    def ensure_planned(self, context: Context, ledger: Ledger, job: JobView) -> None:
         """Plan the effects of a job that needs no approval, where no approval task has done it before."""
         from airflow_provider_aihandoff.operators.planning import plan_effects
 
-        current = ledger.job(job.job_id)
+        current, actor = ledger.job(job.job_id), owner_of(context).actor
         if current.approval == "not required" and current.state in (JobState.APPROVED, JobState.APPLYING):
             first = current.review_digest is None
             plans = plan_effects(context, self.job_source, job, ledger, ask_targets=first)
@@ -724,13 +750,14 @@ class SideEffectOperator(RendersText):
 
         job_id = resolve_job_id(self.job, self.task_id)
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
-            job = self._view(ledger, job_id)
+            job = self.view_of(ledger, job_id)
             if job.output is None:  # templates would fail on it, and say less
                 ledger.effects.ensure_approved(job.job_id)
             return job
 
     @staticmethod
-    def _view(ledger: Ledger, job_id: int) -> JobView:
+    def view_of(ledger: Ledger, job_id: int) -> JobView:
+        """A job as its templates see it."""
         job = ledger.job(job_id)
         return view(job, ledger.revision(job_id, job.revision))
 

@@ -13,7 +13,13 @@ from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.review.rules import Approvers, Reassignment, ReviewRules, due_times
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators import notices
-from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id, source_of
+from airflow_provider_aihandoff.operators.job_argument import (
+    JobReference,
+    job_reference,
+    resolve_job_id,
+    set_id_of,
+    source_of,
+)
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.planning import plan_effects
 from airflow_provider_aihandoff.operators.rendering import RendersText
@@ -45,7 +51,11 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
     of the task that asks the model, renders the plan again, and asks again. Where a person requests changes, this task
     has the model make another revision, waits for it without a worker slot, and asks again.
 
-    :param job: the operator that makes the job, or a job id.
+    **A set**: where ``job`` is the operator that makes a set, the task asks about each job of it, and goes on when all
+    are decided, or with what is decided at the end of the time. What was approved is written; where nothing was, what
+    comes after is skipped, or the task fails, as ``on_reject`` says. People are notified once that so many jobs wait.
+
+    :param job: the operator that makes the job or the set, or a job id.
     :param policy: asked first; what it approves needs no person. Once a person has edited or requested changes, a
         person decides.
     :param approvers: who may decide, of those who may answer human-in-the-loop tasks of the Dag; by default all of
@@ -127,7 +137,10 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask, and end if there is a decision; otherwise defer. Called again with the event when the wait has ended."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.operators.set_approval import approve_set
 
+        if (set_id := set_id_of(self.job)) is not None:
+            return approve_set(self, context, set_id, event)
         job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = ledger.job(job_id)
@@ -137,10 +150,10 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
                         self, self.job_source, context, ledger, job, event, ledger_conn_id=self.ledger_conn_id
                     )
                 if job.state in (JobState.REVIEW, JobState.APPROVED, JobState.APPLYING):
-                    job = self._ask_about(context, ledger, job)
+                    job = self.ask_about(context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
                     job = ledger.reviews.notify(job_id, digest=job.review_digest, actor=actor)
-                    job = self._expire(ledger, job)
+                    job = self.expire(ledger, job)
                 all_sent = notices.notify(self.notifiers, context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
                     now = ledger.now()
@@ -161,7 +174,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             return now.event_seq != job.event_seq and now.state is JobState.REVIEW
         return job.state is JobState.REVIEW
 
-    def _ask_about(self, context: Context, ledger: Ledger, job: Job) -> Job:
+    def ask_about(self, context: Context, ledger: Ledger, job: Job) -> Job:
         """Render the plan of what the job says now, and ask about it."""
         if job.state is JobState.REVIEW:
             job = check_edit(self.job_source, context, ledger, job)
@@ -174,7 +187,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             job = ledger.effects.complete_without_effects(job.job_id, actor=owner_of(context).actor)
         return job
 
-    def _expire(self, ledger: Ledger, job: Job) -> Job:
+    def expire(self, ledger: Ledger, job: Job) -> Job:
         """End the review, if it has expired."""
         assert job.review_digest is not None
         assert job.review_deadline is not None

@@ -11,6 +11,7 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -27,11 +28,15 @@ from airflow_provider_aihandoff.triggers.waits import (
     PolledWait,
     ResponseWait,
     ReviewWait,
+    SetReviewWait,
     SubmissionWait,
     Wait,
 )
 
 log = logging.getLogger(__name__)
+
+#: Of a wait that is about no job.
+_NO_JOB = 0
 
 #: Seconds for which waits that are new are gathered, before the ledger is asked about them together.
 _GATHER = 0.5
@@ -55,6 +60,7 @@ _OVER: Mapping[type[Wait], Callable[[wake_queries.AsyncConnection, Sequence[Any]
     SubmissionWait: wake_queries.settled_submissions,
     ReviewWait: wake_queries.answered_reviews,
     EffectWait: wake_queries.changed_effects,
+    SetReviewWait: wake_queries.changed_sets,
 }
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
@@ -99,6 +105,42 @@ class Hub:
             return await wait.result()
         finally:
             self._remove(wait)
+
+    async def wait_for_some(
+        self, waits: Sequence[Wait], *, enough: int, until: datetime, anyway: bool
+    ) -> list[tuple[Wait, str | None]]:
+        """Wait until so many of these have ended, or one of them that is urgent; return those that have, each with what
+        it ended with.
+
+        :param waits: each with its deadline.
+        :param enough: how many of them; after ``until``, one is enough.
+        :param anyway: return at that time even if none has.
+        """
+        ended: list[tuple[Wait, str | None]] = []
+        over, late = asyncio.Event(), False
+
+        def count(wait: Wait, result: asyncio.Future[str | None]) -> None:
+            nonlocal late
+            if wait is alarm:
+                late = True
+            else:
+                ended.append((wait, result.result()))
+            if (late and (anyway or ended)) or len(ended) >= enough > 0 or (wait is not alarm and wait.is_urgent):
+                over.set()
+
+        alarm = Wait(_NO_JOB)
+        alarm.deadline = until
+        everything = [*waits, alarm]
+        for wait in everything:
+            wait.result().add_done_callback(partial(count, wait))
+            self._add(wait)
+        try:
+            await over.wait()
+            return [*ended]
+        finally:
+            for wait in everything:
+                self._remove(wait)
+                wait.end(None)  # a poll of it that is under way schedules no other
 
     async def sleep_until(self, moment: str) -> None:
         """Return when it is that time by the ledger's clock, after a wait has ended.
@@ -241,7 +283,7 @@ class Hub:
             for response in responses:
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
-        for kind in (SubmissionWait, ReviewWait, EffectWait):
+        for kind in (SubmissionWait, ReviewWait, EffectWait, SetReviewWait):
             for batch in _batches(wait for wait in waits if isinstance(wait, kind)):
                 async with asyncio.timeout(_QUERY_TIMEOUT):
                     over = await _OVER[kind](connection, [wait.key for wait in batch])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.generation.provider import AsyncModelProvider, ModelResponse
@@ -18,6 +17,9 @@ class Wait:
     """
 
     __slots__ = ("_ended", "deadline", "job_id")
+
+    #: Whether a trigger with many waits is over as soon as this one is.
+    is_urgent: ClassVar[bool] = False
 
     def __init__(self, job_id: int) -> None:
         self.job_id = job_id
@@ -35,7 +37,7 @@ class Wait:
         if not self._ended.done():
             self._ended.set_result(status)
 
-    def result(self) -> Awaitable[str | None]:
+    def result(self) -> asyncio.Future[str | None]:
         """What it ends with."""
         return self._ended
 
@@ -86,6 +88,8 @@ class SubmissionWait(PolledWait):
 
     __slots__ = ("lease_until",)
 
+    is_urgent = True
+
     def __init__(
         self, job_id: int, revision: int, polled: str | None, conn_id: str, poll_interval: float, lease_until: str
     ) -> None:
@@ -129,6 +133,8 @@ class EffectWait(Wait):
 
     __slots__ = ("attempt", "effect_id", "held", "state")
 
+    is_urgent = True
+
     def __init__(self, job_id: int, effect_id: int, state: str, attempt: int, *, held: bool = False) -> None:
         super().__init__(job_id)
         self.effect_id = effect_id
@@ -140,3 +146,24 @@ class EffectWait(Wait):
     def key(self) -> tuple[int, str, int, bool]:
         """What the ledger is asked about."""
         return self.effect_id, self.state, self.attempt, self.held
+
+
+class SetReviewWait(Wait):
+    """A wait until every job of a set is decided, or one of them needs its task: it was edited, for example.
+
+    :param since: when the task read the jobs last, by the ledger's clock.
+    """
+
+    __slots__ = ("set_id", "since")
+
+    is_urgent = True
+
+    def __init__(self, set_id: int, since: str) -> None:
+        super().__init__(job_id=0)
+        self.set_id = set_id
+        self.since = since
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What the ledger is asked about."""
+        return self.set_id, self.since

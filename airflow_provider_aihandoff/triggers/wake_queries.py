@@ -66,6 +66,27 @@ _CHANGED_EFFECTS = """
             SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)
             OR e.held_kind = 'rate' AND e.held_until <= clock_timestamp())"""
 
+#: Of these sets, the ones in which no job waits for a decision, or for a change, any longer; or one has been changed
+#: since its task read them: it has no plan any more, or the model is to be asked again.
+_CHANGED_SETS = """
+    SELECT waiting.set_id, waiting.since
+    FROM unnest(%(set_ids)s::bigint[], %(since)s::text[]) AS waiting (set_id, since)
+    WHERE NOT EXISTS (
+            SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.review_digest IS NOT NULL
+                AND j.state = 'review')
+            AND NOT EXISTS (
+                SELECT FROM aihandoff.jobs AS j
+                JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+                WHERE j.set_id = waiting.set_id AND j.state IN ('queued', 'running') AND r.changes IS NOT NULL)
+        OR EXISTS (
+            SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state = 'review'
+                AND j.review_digest IS NULL AND j.updated_at > waiting.since::timestamptz)
+        OR EXISTS (
+            SELECT FROM aihandoff.jobs AS j
+            JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+            WHERE j.set_id = waiting.set_id AND j.state = 'queued' AND r.changes IS NOT NULL AND r.state = 'queued'
+                AND r.submit_lease_until IS NULL AND r.held_kind IS NULL)"""
+
 _RECORD_POLLS = """
     INSERT INTO aihandoff.polls (conn_id, polled_at)
     SELECT conn_id, clock_timestamp() FROM unnest(%s::text[]) AS polled (conn_id) ORDER BY conn_id
@@ -195,6 +216,13 @@ async def changed_effects(
     values = {name: [key[place] for key in waiting] for place, name in enumerate(names)}
     cursor = await connection.execute(_CHANGED_EFFECTS, values)
     return {(row["effect_id"], row["state"], row["attempt"], row["held"]) for row in await cursor.fetchall()}
+
+
+async def changed_sets(connection: AsyncConnection, waiting: Sequence[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Of these ``(set id, when its task read them)``, the ones that their task is to read again."""
+    values = {"set_ids": [set_id for set_id, _ in waiting], "since": [since for _, since in waiting]}
+    cursor = await connection.execute(_CHANGED_SETS, values)
+    return {(row["set_id"], row["since"]) for row in await cursor.fetchall()}
 
 
 async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.web.api import (
     limit_routes,
     pause_routes,
     routes,
+    set_routes,
     webhook_receiver,
 )
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
@@ -32,6 +33,7 @@ from airflow_provider_aihandoff.web.pages import (
     overview_page,
     pause_page,
     revisions,
+    set_pages,
     spending_page,
 )
 from airflow_provider_aihandoff.web.problems import Shield, answer_program, handle
@@ -44,6 +46,7 @@ def build_app() -> FastAPI:
     app.include_router(budget_routes.router)
     app.include_router(pause_routes.router)
     app.include_router(limit_routes.router)
+    app.include_router(set_routes.router)
     app.include_router(routes.router)
     app.include_router(webhook_receiver.router)
     app.include_router(bulk_review.router)
@@ -56,6 +59,7 @@ def build_app() -> FastAPI:
     app.include_router(spending_page.router)
     app.include_router(pause_page.router)
     app.include_router(limits_page.router)
+    app.include_router(set_pages.router)
     app.include_router(inbox_page.router)
     app.include_router(doctor_page.router)
     app.include_router(job_actions.router)

@@ -21,10 +21,17 @@ from fastapi.security import HTTPBearer
 from sqlalchemy import inspect
 
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
-from airflow_provider_aihandoff.core.errors import EffectNotFound, HandoffError, JobNotFound, LedgerUnavailable
+from airflow_provider_aihandoff.core.errors import (
+    EffectNotFound,
+    HandoffError,
+    JobNotFound,
+    LedgerUnavailable,
+    SetNotFound,
+)
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
 from airflow_provider_aihandoff.core.review.rules import Person, Reviewed, decides_who, why_not
+from airflow_provider_aihandoff.core.sets.set_record import JobSet
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger
 
 Method = Literal["GET", "PUT"]
@@ -248,6 +255,21 @@ def visible_dag_ids(ledger: Ledger, viewer: Viewer, dag_id: str | None = None) -
     :param dag_id: only this Dag, if it owns a job.
     """
     return viewer.visible(owner for owner in ledger.dag_ids() if dag_id in (None, owner))
+
+
+def visible_set(ledger: Ledger, viewer: Viewer, set_id: int) -> JobSet:
+    """Return a set.
+
+    :raises SetNotFound: there is none, or the user may not see it. The error does not say which.
+    """
+    hidden = SetNotFound(f"there is no set {set_id}, or you may not see it.", written="")
+    try:
+        found = ledger.sets.read(set_id)
+    except SetNotFound:
+        raise hidden from None
+    if not viewer.visible([found.dag_id]):
+        raise hidden
+    return found
 
 
 def visible_record(ledger: Ledger, viewer: Viewer, job_id: int) -> JobRecord:

@@ -60,6 +60,7 @@ def _job_filter(
             json_schema_extra={"enum": list(Need)},
         ),
     ] = "",
+    set: Annotated[str, Query(pattern=_STORABLE, max_length=20, description="Only jobs of the set with this id.")] = "",
     sort: Annotated[str, Query(json_schema_extra={"enum": list(Sort)})] = "",
 ) -> JobFilter:
     texts = {
@@ -79,6 +80,7 @@ def _job_filter(
         "response_id": response_id,
         "error": error,
         "need": need,
+        "set": set,
         "sort": sort,
     }
     return JobFilter.of_texts(texts)

@@ -48,6 +48,7 @@ from airflow_provider_aihandoff.core.errors import (
     MayNotDecide,
     NothingLost,
     PauseNotFound,
+    SetNotFound,
     StaleBulkDecision,
     StaleDecision,
 )
@@ -110,6 +111,7 @@ class Problem:
 
 
 _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
+    SetNotFound: (404, "set-not-found", "Set not found"),
     JobNotFound: (404, "job-not-found", "Job not found"),
     EffectNotFound: (404, "effect-not-found", "Effect not found"),
     DecisionForbidden: (403, "decision-forbidden", "You may not decide on this job"),

@@ -52,6 +52,30 @@ def as_json(value: Any) -> Json:
     return Json(value, dumps=canonical_json)
 
 
+def execute_many(
+    connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any] | None]:
+    """Execute a statement that returns at most one row for each of many values, in one round trip.
+
+    :return: that row for each of the values, in their order; None where there is none.
+    """
+    found: list[dict[str, Any] | None] = []
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, rows, returning=True)
+        while True:
+            found.append(cursor.fetchone())
+            if not cursor.nextset():
+                break
+    _end_pipeline(connection)
+    return found
+
+
+def _end_pipeline(connection: LedgerConnection) -> None:
+    """Have the server end a transaction that is idle for too long, as it does after any other statement: after many in
+    one round trip it would not, and a process that is paused then would keep its locks."""
+    connection.execute("", prepare=False)
+
+
 def now(connection: LedgerConnection) -> datetime:
     """The database's clock: the one clock that every process shares."""
     row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
@@ -250,10 +274,22 @@ def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
 
 def begin(connection: LedgerConnection, job: Job, *, actor: Actor, detail: Mapping[str, Any]) -> Job:
     """Write the first line of a job that was just inserted, and return the job as it is now."""
-    line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
-    after = replace(job, event_seq=line.seq, event_hash=line.hash)
-    _store(connection, [(job, after, line)])
-    return after
+    return begin_many(connection, [(job, detail)], actor=actor)[0]
+
+
+def begin_many(
+    connection: LedgerConnection, jobs: Sequence[tuple[Job, Mapping[str, Any]]], *, actor: Actor
+) -> list[Job]:
+    """:func:`begin` for many jobs, in few round trips.
+
+    :param jobs: each with the detail of its line.
+    """
+    begun = []
+    for job, detail in jobs:
+        line = _line(job, JobEvent.CREATED, None, job.state.value, job.created_at, actor, None, dict(detail))
+        begun.append((job, replace(job, event_seq=line.seq, event_hash=line.hash), line))
+    _store(connection, begun)
+    return [after for _, after, _ in begun]
 
 
 def _next_line(
@@ -332,7 +368,9 @@ def _write(connection: LedgerConnection, statement: str, rows: Sequence[Mapping[
         return connection.execute(statement, rows[0]).rowcount
     with connection.cursor() as cursor:
         cursor.executemany(statement, rows)
-        return cursor.rowcount
+        written = cursor.rowcount
+    _end_pipeline(connection)
+    return written
 
 
 def event_hash(line: Event) -> str:

@@ -17,6 +17,26 @@ CREATE TABLE aihandoff.ledger (
 );
 INSERT INTO aihandoff.ledger DEFAULT VALUES;
 
+-- Many jobs of one task. What became of them is counted from the jobs: no total is kept here.
+CREATE TABLE aihandoff.sets (
+    set_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    set_type text NOT NULL CHECK (set_type <> ''),
+    set_key text NOT NULL CHECK (set_key <> ''),
+    requested_by text NOT NULL,
+    dag_id text NOT NULL,            -- the task that owns the set now
+    run_id text NOT NULL,
+    task_id text NOT NULL,
+    map_index integer NOT NULL,
+    deadline timestamptz NOT NULL,   -- of each revision that is made for it
+    items integer CHECK (items >= 0), -- how many it has; null: they have not all been made jobs yet
+    left_out json NOT NULL,          -- the items that have no job in it: how many for each reason, and the first ones
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    notified_at timestamptz,         -- when people were last notified that jobs of it wait for a decision
+    UNIQUE (set_type, set_key)
+);
+CREATE INDEX sets_by_dag ON aihandoff.sets (dag_id, set_id);
+
 -- The contract.
 CREATE TABLE aihandoff.jobs (
     job_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -62,6 +82,7 @@ CREATE TABLE aihandoff.jobs (
     reassigned json,                 -- who decides instead of those whom its author named, and who has said so
     acknowledged_at timestamptz,     -- when a person saw that it failed; null: no one has, or it has not failed
     tags text[] NOT NULL DEFAULT '{}',                   -- what its author calls it, for budgets and reports
+    set_id bigint REFERENCES aihandoff.sets,             -- the set that came for it last; null: it is in none
     UNIQUE (job_type, job_key),
     CHECK (approval = 'required' OR approval_reason <> '')
 );
@@ -82,6 +103,7 @@ CREATE INDEX jobs_by_cost ON aihandoff.jobs (known_cost_usd, job_id) WHERE known
 CREATE INDEX jobs_by_retries ON aihandoff.jobs (retries, job_id) WHERE retries > 0;
 CREATE INDEX jobs_by_error ON aihandoff.jobs USING gin (to_tsvector('simple', left(state_reason, 10000)))
     WHERE state = 'failed';
+CREATE INDEX jobs_of_set ON aihandoff.jobs (set_id, state, job_id) WHERE set_id IS NOT NULL;
 -- What the overview counts and adds up.
 CREATE INDEX jobs_by_dag_and_state ON aihandoff.jobs (dag_id, state);
 CREATE INDEX jobs_ended ON aihandoff.jobs (updated_at) INCLUDE (dag_id, job_type, state, known_cost_usd)

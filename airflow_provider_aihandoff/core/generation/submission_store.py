@@ -6,7 +6,7 @@ Every function is one short transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -33,6 +33,7 @@ from airflow_provider_aihandoff.core.errors import (
     JobCancelled,
     JobFailed,
     NothingLost,
+    RequestError,
     RevisionsExhausted,
 )
 from airflow_provider_aihandoff.core.generation.lost_store import count_lost
@@ -113,11 +114,11 @@ class Intent:
 _INSERT_JOB = f"""
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
         approval_reason, max_revisions, max_cost_usd, triggered_by, revision, dag_id, run_id, task_id, map_index, ti_id,
-        try_number, event_seq, event_hash, created_at, updated_at, tags)
+        try_number, event_seq, event_hash, created_at, updated_at, tags, set_id)
     VALUES (%(job_type)s, %(job_key)s, 'queued', %(input)s, %(input_digest)s, %(requested_by)s, %(permissions)s,
         %(approval)s, %(approval_reason)s, %(max_revisions)s, %(max_cost_usd)s, %(triggered_by)s, 1, %(dag_id)s,
         %(run_id)s, %(task_id)s, %(map_index)s, %(ti_id)s, %(try_number)s, 0, %(genesis)s, clock_timestamp(),
-        clock_timestamp(), %(tags)s)
+        clock_timestamp(), %(tags)s, %(set_id)s)
     ON CONFLICT (job_type, job_key) DO NOTHING
     RETURNING {columns(Job)}"""
 _LOCK_JOB_BY_KEY = f"""
@@ -272,6 +273,51 @@ def _lease_left(revision: Revision, at: datetime) -> float:
     return 0.0 if until is None else max(0.0, (until - at).total_seconds())
 
 
+def _job_values(spec: JobSpec, key: str) -> dict[str, Any]:
+    """The columns of a new job.
+
+    :param key: of the digests.
+    """
+    return {
+        **vars(spec),
+        **vars(spec.owner),
+        "input": as_json(spec.kept_input),
+        "permissions": as_json(spec.permissions),
+        "triggered_by": plain_or_none(spec.triggered_by),
+        "input_digest": input_digest(spec.input, key),
+        "genesis": history.GENESIS,
+        "tags": list(spec.tags),
+    }
+
+
+def _created_detail(spec: JobSpec, job: Job) -> dict[str, Any]:
+    """The detail of the first line of a job."""
+    return {"requested_by": spec.requested_by, "input_digest": job.input_digest}
+
+
+def _revision_values(job: Job, spec: JobSpec, key: str) -> dict[str, Any]:
+    """The columns of a new revision.
+
+    :param key: of the digests.
+    """
+    return {
+        "job_id": job.job_id,
+        "number": job.revision,
+        "conn_id": spec.conn_id,
+        "request": as_json(spec.kept_request),
+        "request_digest": input_digest(spec.request, key),
+        "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
+        "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
+        "on_lost": spec.on_lost,
+        "priority": spec.priority,
+        "rate_key": spec.rate_key,
+        "max_wait": spec.max_wait,
+        "expected_output_tokens": spec.expected_output_tokens,
+        "unpriced_usd": spec.unpriced_usd,
+        "model": _model_of(spec.request),
+    }
+
+
 class Submission:
     """The steps from a task's request to a stored output, on one ledger.
 
@@ -315,22 +361,63 @@ class Submission:
         named = checked(spec)
         return self._database.transact(lambda connection: self._open(connection, named), step="submit.open")
 
+    def open_many(self, specs: Sequence[JobSpec]) -> list[Opened | HandoffError]:
+        """:meth:`open` for many jobs with different keys, in one transaction: those that are new in few round trips.
+
+        :return: in the order of the specs; in the place of a job that may not be opened, why: what :meth:`open` raises.
+            That one holds up no other.
+        """
+        named: list[JobSpec | HandoffError] = []
+        for spec in specs:
+            try:
+                named.append(checked(spec))
+            except RequestError as refused:
+                named.append(refused)
+        # Always in this order, so that no two wait for each other.
+        wanted = sorted(
+            (each for each in named if isinstance(each, JobSpec)), key=lambda each: (each.job_type, each.job_key)
+        )
+
+        def work(connection: LedgerConnection) -> dict[tuple[str, str], Opened | HandoffError]:
+            done: dict[tuple[str, str], Opened | HandoffError] = dict(self._create_many(connection, wanted))
+            for spec in wanted:
+                if (key := (spec.job_type, spec.job_key)) in done:
+                    continue
+                try:
+                    done[key] = self._attach(connection, spec)
+                except HandoffError as refused:  # before anything was written for it
+                    done[key] = refused
+            return done
+
+        found = self._database.transact(work, step="set.open jobs") if wanted else {}
+        return [found[each.job_type, each.job_key] if isinstance(each, JobSpec) else each for each in named]
+
+    def _create_many(
+        self, connection: LedgerConnection, specs: Sequence[JobSpec]
+    ) -> Iterator[tuple[tuple[str, str], Opened]]:
+        """Make the jobs that there are not yet, by type and key."""
+        key = self._digest_key or digest_key(connection)
+        rows = history.execute_many(connection, _INSERT_JOB, [_job_values(spec, key) for spec in specs])
+        made = [(spec, Job(**row)) for spec, row in zip(specs, rows, strict=True) if row is not None]
+        if not made:
+            return
+        details = [(job, _created_detail(spec, job)) for spec, job in made]
+        jobs = history.begin_many(connection, details, actor=specs[0].owner.actor)
+        values = [_revision_values(job, spec, key) for (spec, _), job in zip(made, jobs, strict=True)]
+        for job, row in zip(jobs, history.execute_many(connection, _INSERT_REVISION, values), strict=True):
+            assert row is not None
+            yield (job.job_type, job.job_key), Opened(job, Revision(**row), Attachment.SUBMIT)
+
     def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
-        digests = self._digests(connection, spec.input)
-        values = {
-            **vars(spec),
-            **vars(spec.owner),
-            "input": as_json(spec.kept_input),
-            "permissions": as_json(spec.permissions),
-            "requested_by": spec.requested_by,
-            "triggered_by": plain_or_none(spec.triggered_by),
-            "input_digest": digests[0],
-            "genesis": history.GENESIS,
-            "tags": list(spec.tags),
-        }
+        values = _job_values(spec, self._digest_key or digest_key(connection))
         row = connection.execute(_INSERT_JOB, values).fetchone()
         if row is not None:
             return self._created(connection, Job(**row), spec)
+        return self._attach(connection, spec)
+
+    def _attach(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
+        """Take a job that exists as the task's own, and say what the task does with it."""
+        digests = self._digests(connection, spec.input)
         row = connection.execute(_LOCK_JOB_BY_KEY, [spec.job_type, spec.job_key]).fetchone()
         assert row is not None
         job = Job(**row)
@@ -367,36 +454,19 @@ class Submission:
             **vars(spec.owner),
             detail={"next": step},
             input_digest=digests[0],
+            set_id=spec.set_id or job.set_id,
         )
         # How it is processed, and over which connection, may have changed since: a request not sent yet is the newest.
-        connection.execute(_REFRESH_UNSENT, self._revision_values(connection, job, spec))
+        connection.execute(_REFRESH_UNSENT, _revision_values(job, spec, self._digest_key or digest_key(connection)))
         return Opened(job, read_revision(connection, job.job_id, job.revision), Attachment(step))
 
     def _created(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Opened:
-        detail = {"requested_by": spec.requested_by, "input_digest": job.input_digest}
-        job = history.begin(connection, job, actor=spec.owner.actor, detail=detail)
+        job = history.begin(connection, job, actor=spec.owner.actor, detail=_created_detail(spec, job))
         return Opened(job, self._new_revision(connection, job, spec), Attachment.SUBMIT)
 
-    def _revision_values(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> dict[str, Any]:
-        return {
-            "job_id": job.job_id,
-            "number": job.revision,
-            "conn_id": spec.conn_id,
-            "request": as_json(spec.kept_request),
-            "request_digest": self._digests(connection, spec.request)[0],
-            "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
-            "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
-            "on_lost": spec.on_lost,
-            "priority": spec.priority,
-            "rate_key": spec.rate_key,
-            "max_wait": spec.max_wait,
-            "expected_output_tokens": spec.expected_output_tokens,
-            "unpriced_usd": spec.unpriced_usd,
-            "model": _model_of(spec.request),
-        }
-
     def _new_revision(self, connection: LedgerConnection, job: Job, spec: JobSpec) -> Revision:
-        row = connection.execute(_INSERT_REVISION, self._revision_values(connection, job, spec)).fetchone()
+        values = _revision_values(job, spec, self._digest_key or digest_key(connection))
+        row = connection.execute(_INSERT_REVISION, values).fetchone()
         assert row is not None
         return Revision(**row)
 
@@ -448,6 +518,7 @@ class Submission:
             decision_id=None,
             cancelling=None,
             reassigned=None,
+            set_id=spec.set_id or job.set_id,
             **vars(spec.owner),
         )
         superseded = old if old.state is RevisionState.RUNNING else None

@@ -63,6 +63,7 @@ class JobFilter:
     :param external_id: only jobs with an effect of which this is the id of the record.
     :param error: words that all stand in the reason for which it failed, or in the error of one of its effects.
     :param need: only jobs that need a person for this reason.
+    :param set_id: only jobs of this set.
     """
 
     states: tuple[JobState, ...] = ()
@@ -81,6 +82,7 @@ class JobFilter:
     response_id: str | None = None
     error: str | None = None
     need: Need | None = None
+    set_id: int | None = None
     sort: Sort = Sort.NEWEST
 
     def __post_init__(self) -> None:
@@ -175,7 +177,7 @@ _TEXTS = (
 )
 
 #: Names in an address that differ from those of the fields.
-_NAMES = {"states": "state", "job_type": "type", "min_cost_usd": "min_cost"}
+_NAMES = {"states": "state", "job_type": "type", "min_cost_usd": "min_cost", "set_id": "set"}
 
 #: The names of all parts, as addresses and options have them.
 FILTER_NAMES = tuple(_NAMES.get(each.name, each.name) for each in fields(JobFilter))
@@ -209,6 +211,13 @@ def _number(text: str) -> int:
     return number
 
 
+def _set_id(text: str) -> int:
+    number = int(text)
+    if not 1 <= number < 2**63:
+        raise ValueError("no id of a set")
+    return number
+
+
 def _states(texts: Any) -> tuple[JobState, ...]:
     return tuple(map(JobState, [texts] if isinstance(texts, str) else texts))
 
@@ -219,6 +228,7 @@ _READ: Mapping[str, Any] = {
     "newer_than": age,
     "min_cost": _amount,
     "min_retries": _number,
+    "set": _set_id,
     "need": Need,
     "sort": Sort,
 }
@@ -230,6 +240,7 @@ _FORMS = {
     "newer_than": _SPAN,
     "min_cost": "an amount of dollars",
     "min_retries": "a whole number",
+    "set": "the id of a set",
     "need": f"one of {', '.join(Need)}",
     "sort": f"one of {', '.join(Sort)}",
 }

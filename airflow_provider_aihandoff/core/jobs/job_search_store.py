@@ -96,6 +96,7 @@ _CONDITIONS = {
     "external_id": "j.job_id IN (SELECT job_id FROM aihandoff.effects WHERE external_id = %(external_id)s)",
     "response_id": "j.job_id IN (SELECT job_id FROM aihandoff.revisions WHERE response_id = %(response_id)s)",
     "error": _ERROR,
+    "set_id": "j.set_id = %(set_id)s",
 }
 
 

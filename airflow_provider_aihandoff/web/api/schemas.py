@@ -25,6 +25,7 @@ from airflow_provider_aihandoff.core.jobs import job_search_store, overview_stor
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
 from airflow_provider_aihandoff.core.rates.rate_limit import MOST, LimitKind, Measure
 from airflow_provider_aihandoff.core.review.rules import Reviewers
+from airflow_provider_aihandoff.core.sets.set_record import LeftOutReason, SetPhase
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
@@ -489,6 +490,48 @@ class LimitList(_Answer):
     """Limits of speed."""
 
     limits: list[RateLimit]
+
+
+class LeftOutItem(_Answer):
+    """An item of a set that has no job."""
+
+    number: int = Field(description="Its place among the items, from 1.")
+    reason: LeftOutReason
+    why: str
+
+
+class JobSet(_Answer):
+    """Many jobs of one task, and what they add up to."""
+
+    set_id: int
+    set_type: str
+    set_key: str
+    requested_by: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    deadline: datetime
+    items: int | None = Field(description="How many it has; null while not all of them are jobs.")
+    created_at: datetime
+    phase: SetPhase = Field(description="What it waits for first.")
+    jobs: int
+    states: dict[JobState, int]
+    unknown: int = Field(description="Jobs with a write that may have been made.")
+    held: int = Field(description="Requests and writes that a pause or a limit holds.")
+    failures: dict[str, int] = Field(description="Jobs that failed, by the kind of the error.")
+    cost_usd: Decimal = Field(description="As far as the prices are known.")
+    unpriced: int = Field(description="Jobs that were billed at a price that is not known.")
+    per_minute: float | None = Field(description="Responses that have ended in a minute.")
+    left_out: dict[str, int] = Field(description="Items without a job, by reason.")
+    first_left_out: list[LeftOutItem]
+    said: str = Field(description="All of it on one line.")
+
+
+class SetList(_Answer):
+    """A page of sets."""
+
+    sets: list[JobSet]
 
 
 class Overview(_Answer):

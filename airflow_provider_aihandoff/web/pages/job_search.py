@@ -47,6 +47,7 @@ TEXTS = {
     "external_id": ("External id", ""),
     "response_id": ("Response id", ""),
     "error": ("Words of the error", ""),
+    "set": ("Set", "the id"),
 }
 
 #: A spreadsheet takes a cell that begins like this for a formula.

@@ -159,6 +159,10 @@ def _limited(run: Run) -> None:
     run.drive("limit", *PIPELINE, "unlimit")
 
 
+def _in_a_set(run: Run) -> None:
+    run.drive("draft set", "plan", "decide", *EFFECTS)
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -313,6 +317,7 @@ COURSES: Mapping[str, Course] = {
     "review.reassign": IN_BULK["bulk reassign"],
     "bulk.begin": IN_BULK["bulk cancel"],
     "bulk.record": IN_BULK["bulk cancel"],
+    **dict.fromkeys(("set.open", "set.open jobs", "set.opened", "set.ended", "set.notify"), of(_in_a_set)),
     "budget.change": of(_funded),
     "limit.change": of(_limited),
     "budget.expire": of(_reclaimed, model=_ORPHAN),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +21,8 @@ from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
+from airflow_provider_aihandoff.core.sets.set_record import LeftOut, LeftOutItem, LeftOutReason
+from airflow_provider_aihandoff.core.sets.set_store import SetSpec
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from tests.factories import LEASE, OWNER, TEST, ask, draft, job_spec, submit
@@ -212,3 +215,22 @@ def budget(ledger: Ledger) -> int:
     view = ledger.budgets.read("nightly")
     ledger.budgets.raise_once("nightly", Decimal(1), why="The end of the month", actor=alice)
     return view.budget.budget_id
+
+
+def job_set(ledger: Ledger) -> int:
+    """A set of which some jobs wait for the model and some for a decision, one failed, and one item has no job."""
+    left_out = LeftOut()
+    left_out.add(LeftOutItem(7, LeftOutReason.DUPLICATE, "its key 'ticket-1' is that of item 1"))
+    spec = SetSpec("ticket", "triage/label/2026-02-02", "alice", OWNER, timedelta(hours=1))
+    found = ledger.sets.open(spec, left_out)
+    wanted = [job_spec(job_key=f"of-a-set-{number}", set_id=found.set_id) for number in range(6)]
+    ledger.submission.open_many(wanted)
+    for number, each in enumerate(wanted[:4]):
+        revision = submit(ledger, each, f"resp_of_a_set_{number}")
+        output = Output(ResponseStatus.COMPLETED, "Text")
+        if number == 3:
+            output = Output(ResponseStatus.COMPLETED, error={"kind": "mismatch"})
+        ledger.outputs.store(
+            revision.job_id, 1, output, actor=TEST, reason="it does not match" if number == 3 else None
+        )
+    return ledger.sets.opened(found.set_id, 7, left_out).set_id

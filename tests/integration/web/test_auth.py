@@ -40,7 +40,8 @@ def test_every_route_except_static_files_and_the_receiver_needs_a_login(
     stranger: TestClient, ledger: Ledger, method: str, path: str
 ) -> None:
     job = ask(ledger, draft(ledger))
-    ids = {"job_id": job.job_id, "effect_id": 1, "bulk_id": 1, "pause_id": 1, "budget_id": "all", "limit_id": 1}
+    ids = {"job_id": job.job_id, "budget_id": "all"}
+    ids |= dict.fromkeys(("effect_id", "bulk_id", "pause_id", "limit_id", "set_id"), 1)
     address = f"/aihandoff{path.format(**ids, form='csv', number=1)}"
     answer = stranger.request(method, address, json={} if "/api/" in path else None)
     if "/api/" in path:

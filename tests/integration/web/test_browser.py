@@ -152,6 +152,8 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "edit": f"jobs/{job.job_id}/edit",
         "compare": f"jobs/{job.job_id}/compare",
         "spending": "spending?days=7",
+        "sets": "sets",
+        "set": f"sets/{showcase.job_set(ledger)}",
         "budgets": "budgets",
         "budget": f"budgets/{showcase.budget(ledger)}",
         "bulk-review": "bulk-review?by=outcome",

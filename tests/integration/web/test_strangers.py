@@ -39,6 +39,7 @@ VALUES = {
     "pause_id": 1,
     "budget_id": 1,
     "limit_id": 1,
+    "set_id": 1,
     "form": "csv",
     "number": 1,
     "name": "x",

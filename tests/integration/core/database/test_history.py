@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_aihandoff.core import limits
 from airflow_provider_aihandoff.core.database import history
+from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import HandoffError, IllegalTransition
@@ -449,3 +452,23 @@ def test_a_deadline_of_a_review_and_an_owner_are_read_back_as_they_were_written(
     asked = ledger.reviews.ask(job.job_id, [], policy=None, deadline=deadline, actor=TEST)
     assert (ledger.job(job.job_id).review_deadline, ledger.job(job.job_id).owner) == (deadline, OWNER)
     assert ledger.job(job.job_id) == asked
+
+
+def test_a_transaction_that_pauses_after_many_statements_at_once_is_ended_like_any_other(
+    conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "IDLE_LIMIT", 0.5)
+    pauses, began = [1.5], list[int]()
+
+    def work(connection: LedgerConnection) -> list[int]:
+        began.append(1)
+        rows = history.execute_many(connection, "SELECT %(n)s::integer AS n", [{"n": 1}, {"n": 2}])
+        time.sleep(pauses.pop() if pauses else 0)
+        return [row["n"] for row in rows if row is not None]
+
+    database = Database(conninfo)
+    try:
+        assert database.transact(work) == [1, 2]
+    finally:
+        database.close()
+    assert len(began) == 2, "the server ended the first one"

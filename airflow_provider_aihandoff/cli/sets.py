@@ -1,0 +1,85 @@
+"""`airflow aihandoff sets`: how far many jobs of one task have come."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from typing import Any
+
+from airflow_provider_aihandoff.cli.common import command, end_line, open_ledger, print_rows, say, say_over
+from airflow_provider_aihandoff.core.sets.set_record import JobSet, SetPhase, SetTotals
+from airflow_provider_aihandoff.core.states import JobState
+
+#: Seconds between two reads of a watched set.
+_WATCHED_EVERY = 2.0
+
+#: Characters of the bar.
+_BAR = 30
+
+#: The states of a job in which the set does not wait for it any longer, and those after its draft.
+_OPEN = (JobState.QUEUED, JobState.RUNNING, JobState.REVIEW, JobState.APPROVED, JobState.APPLYING)
+_DRAFTING = (JobState.QUEUED, JobState.RUNNING)
+
+
+@command
+def list_sets(args: Namespace) -> None:
+    """List sets with their counts."""
+    with open_ledger(args) as ledger:
+        found = ledger.sets.newest(limit=args.limit)
+        totals = ledger.sets.totals([each.set_id for each in found])
+    print_rows([_row(each, totals[each.set_id]) for each in found], args.output)
+
+
+@command
+def show(args: Namespace) -> None:
+    """Show one set; with ``--watch`` until it has ended."""
+    with open_ledger(args) as ledger:
+        found, totals = ledger.sets.read(args.set_id), ledger.sets.total(args.set_id)
+        if args.watch:
+            while totals.phase(found) is not SetPhase.ENDED:
+                say_over(bar(found, totals))
+                time.sleep(_WATCHED_EVERY)
+                found, totals = ledger.sets.read(args.set_id), ledger.sets.total(args.set_id)
+            say_over(bar(found, totals))
+            end_line()
+    row = _row(found, totals)
+    row |= {
+        "run_id": found.run_id,
+        "task_id": found.task_id,
+        "deadline": found.deadline,
+        "failures": dict(totals.failures),
+        "per_minute": None if totals.per_minute is None else round(totals.per_minute, 1),
+        "held": totals.held,
+    }
+    print_rows([row], args.output)
+    if args.output == "table":
+        for each in found.without_job.first:
+            say(f"left out: {each}")
+
+
+def bar(found: JobSet, totals: SetTotals) -> str:
+    """How far a set has come, on one line: ``[#####=====.....] 120 applied, 80 in review``.
+
+    ``#`` are jobs that have ended, ``=`` those that have an output, and ``.`` the others.
+    """
+    total = max(totals.jobs, found.items or 0, 1)
+    ended = totals.jobs - totals.in_states(*_OPEN)
+    drafted = totals.jobs - totals.in_states(*_DRAFTING)
+    done, half = ended * _BAR // total, drafted * _BAR // total
+    words = totals.in_words(found.without_job.number)
+    return f"[{'#' * done}{'=' * (half - done)}{'.' * (_BAR - half)}] {words}"
+
+
+def _row(found: JobSet, totals: SetTotals) -> dict[str, Any]:
+    return {
+        "set_id": found.set_id,
+        "set_type": found.set_type,
+        "set_key": found.set_key,
+        "dag_id": found.dag_id,
+        "phase": totals.phase(found).value,
+        "items": found.items,
+        "jobs": totals.jobs,
+        "said": totals.in_words(found.without_job.number),
+        "cost_usd": str(totals.cost_usd),
+        "created_at": found.created_at,
+    }

@@ -1,0 +1,64 @@
+"""Does many small pieces of work at the same time, a bounded number of them, in threads of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+#: Pieces of work that are handed over before they are begun, for each thread: enough to keep them busy, so that what
+#: produces the work needs no more memory the more of it there is.
+_HANDED_OVER = 2
+
+
+class Crew(Generic[T]):
+    """Threads that work on what they are given. Used as a context manager, which waits for all of it.
+
+    An error of one piece of work is raised by the next call, after the pieces that are under way have ended, and what
+    was not begun is dropped: errors of a single job are for the work itself to handle.
+
+    :param number: how many at the same time.
+    :param done: called in the thread of the owner with each result, in the order in which they come.
+    """
+
+    def __init__(self, number: int, done: Callable[[T], None]) -> None:
+        self._number, self._done = number, done
+        self._pool = ThreadPoolExecutor(max_workers=number, thread_name_prefix="aihandoff-set")
+        self._pending: set[Future[T]] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.finish()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def give(self, work: Callable[..., T], *arguments: Any) -> None:
+        """Hand over a piece of work; waits while there is enough for every thread.
+
+        :raises Exception: a piece of work that was given before has raised it.
+        """
+        while len(self._pending) >= self._number * _HANDED_OVER:
+            self._collect()
+        self._pending.add(self._pool.submit(work, *arguments))
+
+    def finish(self) -> None:
+        """Wait for everything that was given.
+
+        :raises Exception: a piece of work has raised it.
+        """
+        while self._pending:
+            self._collect()
+
+    def _collect(self) -> None:
+        ended, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+        for future in ended:
+            self._done(future.result())

@@ -1,0 +1,551 @@
+"""The operator that asks the model for many items: a set of jobs, each paid once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.error_text import said
+from airflow_provider_aihandoff.core.errors import (
+    HandoffError,
+    InputChanged,
+    JobCancelled,
+    JobFailed,
+    RevisionsExhausted,
+    SetRefused,
+)
+from airflow_provider_aihandoff.core.generation.handle import take_from_handle
+from airflow_provider_aihandoff.core.generation.provider import ProviderError, ProviderFor
+from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable
+from airflow_provider_aihandoff.core.generation.stop import give_up
+from airflow_provider_aihandoff.core.generation.submit import NotSubmitted
+from airflow_provider_aihandoff.core.jobs.attach import Attachment
+from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.sets.crew import Crew
+from airflow_provider_aihandoff.core.sets.set_record import (
+    JobSet,
+    LeftOut,
+    LeftOutItem,
+    LeftOutReason,
+    checked_fail_when,
+    too_many,
+)
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState
+from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.operators.items import Spool, item_context, numbered
+from airflow_provider_aihandoff.operators.responding import store_ended
+from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
+from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
+from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.sets.set_store import SetSpec
+
+#: How many jobs are opened in one transaction.
+_OPENED_TOGETHER = 200
+
+#: How many of the items that are left out a message names.
+_NAMED = 10
+
+#: After so many requests of one leg that are held, or that the provider does not take now, it sends no more: the others
+#: would fare the same. They are sent when one of these may be.
+_ENOUGH = 32
+
+#: Seconds after which a leg tries again what could not be sent, or read, and of which nothing else tells when it can.
+_TRY_AGAIN = timedelta(seconds=60)
+
+#: Seconds after which a leg takes what has ended by then, however little that is.
+_LONGEST_WAVE = timedelta(minutes=5)
+
+
+@dataclass
+class _Leg:
+    """What one leg of the task works with.
+
+    :param outcomes: what became of each piece of work, counted.
+    :param dropped: the jobs of which no request can be made in this leg.
+    """
+
+    context: Context
+    ledger: Ledger
+    provider_for: ProviderFor
+    owner: Owner
+    has_effects: bool
+    outcomes: Counter[str] = field(default_factory=Counter)
+    dropped: set[int] = field(default_factory=set)
+
+    def stops(self) -> bool:
+        """Whether no more is sent in this leg."""
+        return self.outcomes["held"] + self.outcomes["not taken"] >= _ENOUGH
+
+    @property
+    def tries_again(self) -> bool:
+        """Whether something is to be tried again, of which nothing else tells when."""
+        return self.outcomes["not taken"] + self.outcomes["unreadable"] > 0
+
+
+class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
+    """Ask the model for each of many items, and keep the answers as the jobs of a set in the ledger.
+
+    Each job is one as :class:`.OpenAIBackgroundResponseOperator` makes it, with the same promises. ``job=`` of an
+    :class:`.ApprovalSensor` and of effects takes this operator as it takes that one: then each task is for every job of
+    the set. Its arguments are the same, and are rendered for each item: templates have the item as ``item``, and its
+    number, from 0, as ``index``.
+
+    **Before anything is paid**, all items are read and rendered. A key that occurs twice and an item that does not
+    render are named with their numbers, from 1, and fail the task; with ``on_bad_items="leave out"`` they are left out,
+    counted and named on the set's page. No item at all fails the task.
+
+    **An item that fails** (an answer that does not match, a refusal, a response that failed) gets a new revision, up to
+    ``max_revisions``, and holds up no other. The task fails if every item failed, or as ``fail_when`` says.
+
+    **Retry, clear, second run**: the task comes back to its set, and each item to its job: what runs is waited for,
+    what is stored is kept, and only what is missing is paid.
+
+    **Kill**: marking the task failed cancels what was not sent, and the responses that run. Clearing it, or restarting
+    workers and triggerers, does not.
+
+    The XCom names the set and its counts: ``{"set_id", "set_type", "set_key", "items", "left_out", "states",
+    "failures", "cost_usd", "said"}``.
+
+    :param items: a list, or a task that returns one; :class:`.SqlItems` or :class:`.JsonLines` (templated).
+    :param job_key: what identifies the work of an item among its kind (templated, with ``item``). Items of other sets
+        with the same key are the same job.
+    :param job_type: of the set and of its jobs; rendered once, and so are the ids of connections.
+    :param set_key: what identifies the set among those of its type (templated): by default the Dag and its data
+        interval, or the id of the run where it has none.
+    :param deadline: how long the set may take, or until when; by default ``[aihandoff] response_deadline``.
+    :param max_in_flight: how many requests of the set are sent and have no answer at the same time.
+    :param send_at_once: how many requests the worker sends at the same time.
+    :param fail_when: fail the task when so many items have no output: a share as a float (``0.05``), or a number as an
+        int. By default it fails when none has one.
+    :param on_bad_items: ``fail`` or ``leave out`` items whose key occurred before, or which do not render.
+    """
+
+    template_fields: Sequence[str] = (*OpenAIBackgroundResponseOperator.template_fields, "items", "set_key")
+    template_fields_renderers: ClassVar[dict[str, str]] = OpenAIBackgroundResponseOperator.template_fields_renderers
+
+    #: The fields that are rendered for each item; the others are once.
+    item_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            *REQUEST_FIELDS,
+            "response_kwargs",
+            "job_key",
+            "requested_by",
+            "permissions",
+            "approval_reason",
+            "tags",
+            "rate_key",
+        }
+    )
+
+    def __init__(
+        self,
+        *,
+        items: Any,
+        input: str | list[dict[str, Any]],
+        model: str,
+        job_key: str,
+        set_key: str | None = None,
+        max_in_flight: int = 1_000,
+        send_at_once: int = 16,
+        fail_when: float | int | None = None,
+        on_bad_items: Literal["fail", "leave out"] = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(input=input, model=model, job_key=job_key, **kwargs)
+        self.items = items
+        self.set_key = set_key
+        self.max_in_flight = max_in_flight
+        self.send_at_once = send_at_once
+        self.fail_when = checked_fail_when(fail_when)
+        self.on_bad_items = on_bad_items
+        for name in ("max_in_flight", "send_at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if on_bad_items not in ("fail", "leave out"):
+            raise ValueError(f"on_bad_items must be 'fail' or 'leave out', not {on_bad_items!r}.")
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: jinja2.Environment,
+        seen_oids: set[int],
+    ) -> None:
+        if parent is self:
+            of_item = "item" in context
+            template_fields = [each for each in template_fields if (each in self.item_fields) is of_item]
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Make the items jobs of the set, send what may be sent, and wait; or come back to all that."""
+        with final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for, Spool() as spool:
+            leg = self._leg(context, ledger, provider_for)
+            left_out = self._check(context, spool)
+            found = ledger.sets.open(self._set_spec(context), left_out)
+            self.log.info("Attached to %s.", found.label)
+            self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
+            found = self._open_jobs(leg, found, spool, left_out)
+            return self._go_on(leg, found)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after a wait: take what has ended, send what may be sent, and wait again or end."""
+        with final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for:
+            leg = self._leg(context, ledger, provider_for)
+            found = ledger.sets.read(int(event["set_id"]))
+            self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
+            for job_id, number in event.get("gone", ()):
+                provider = provider_for(ledger.revision(job_id, number).conn_id)
+                give_up(ledger, provider, job_id, number, why="gone", actor=leg.owner.actor)
+            return self._go_on(leg, found)
+
+    def _ledger(self) -> Ledger:
+        """The ledger, with a connection for each thread of the worker."""
+        return LedgerHook(self.ledger_conn_id).get_conn(max_size=self.send_at_once + 1)
+
+    def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor) -> _Leg:
+        provider_for(self.openai_conn_id)  # once, before threads ask for it
+        return _Leg(context, ledger, provider_for, owner_of(context), self._has_effects())
+
+    def _set_spec(self, context: Context) -> SetSpec:
+        from airflow_provider_aihandoff.core.sets.set_store import SetSpec
+        from airflow_provider_aihandoff.operators.response import triggered_by
+
+        return SetSpec(
+            set_type=self.job_type,
+            set_key=_default_key(context, self.task_id) if self.set_key is None else self.set_key,
+            requested_by=triggered_by(context),
+            owner=owner_of(context),
+            deadline=self.deadline or settings.seconds("response_deadline"),
+        )
+
+    # Reading and rendering items.
+
+    def _rendered(self, context: Context, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, JobSpec | str]]:
+        """What each item asks for; in its place, why it asks for nothing that can be sent."""
+        self.share_environment()
+        for number, item in items:
+            part = copy.copy(self)
+            try:
+                part.render_template_fields(item_context(context, number, item, part))
+                yield number, part._spec(context)
+            except AirflowFailException as error:  # of a template, with its explanation
+                yield number, str(error)
+            except Exception as error:  # noqa: BLE001 - whatever its templates do, it is about this item
+                yield number, error.what if isinstance(error, HandoffError) else said(error)
+
+    def _check(self, context: Context, spool: Spool) -> LeftOut:
+        """Read every item once, and see that each can be a job of its own. Nothing is written, and nothing is paid.
+
+        :raises SetRefused: there is none; or one cannot, and its author wants that to fail.
+        """
+        left_out, seen, number = LeftOut(), dict[bytes, int](), 0
+        for number, spec in self._rendered(context, spool.fill(self.items)):
+            if isinstance(spec, str):
+                left_out.add(LeftOutItem(number, LeftOutReason.NOT_RENDERED, spec))
+                continue
+            first = seen.setdefault(_short(spec), number)
+            if first != number:
+                why = f"its key {spec.job_key!r} is that of item {first}"
+                left_out.add(LeftOutItem(number, LeftOutReason.DUPLICATE, why))
+        if number == 0:
+            raise SetRefused(
+                "there is no item.",
+                written="Nothing was sent to the model, and no external write was made.",
+                remedy="Check what `items` names. Where a run may have none, skip this task.",
+            )
+        if left_out.number and self.on_bad_items == "fail":
+            raise _bad_items(left_out, number)
+        if left_out.number == number:
+            raise _bad_items(left_out, number)
+        if left_out.number:
+            self.log.warning("%s of %s items are left out: %s", left_out.number, number, _named(left_out))
+        return left_out
+
+    # Making them jobs, and sending.
+
+    def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool, left_out: LeftOut) -> JobSet:
+        """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
+        ledger, seen, total = leg.ledger, set[bytes](), 0
+        ended, retry = ledger.sets.without_output(found.set_id), is_retry(leg.context, self.retries)
+        room = self.max_in_flight - ledger.sets.in_flight(found.set_id)
+        with self._crew(leg) as crew:
+            items = self._rendered(leg.context, spool)
+            while page := list(islice(items, _OPENED_TOGETHER)):
+                total += len(page)
+                wanted: dict[int, JobSpec] = {}
+                for number, spec in page:
+                    if isinstance(spec, str) or (key := _short(spec)) in seen:
+                        continue
+                    seen.add(key)
+                    # What failed for good is not asked again by Airflow's retry, but by a clear.
+                    if not retry or (spec.job_type, spec.job_key) not in ended:
+                        wanted[number] = replace(spec, set_id=found.set_id, deadline=found.deadline)
+                for number, opened in zip(wanted, ledger.submission.open_many(list(wanted.values())), strict=True):
+                    if isinstance(opened, HandoffError):
+                        if (wanted[number].job_type, wanted[number].job_key) in ended:
+                            continue  # it is counted among the jobs of the set
+                        left_out.add(LeftOutItem(number, LeftOutReason.REFUSED, opened.what))
+                        continue
+                    if opened.superseded is not None:
+                        self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
+                    if opened.next is Attachment.SUBMIT and room > 0 and not leg.stops():
+                        room -= 1
+                        crew.give(self._send, leg, opened.job, opened.revision, wanted[number].request)
+        return ledger.sets.opened(found.set_id, total, left_out)
+
+    def _crew(self, leg: _Leg) -> Crew[str]:
+        """Threads that send and read; what each piece of work came to is counted."""
+
+        def done(outcome: str) -> None:
+            leg.outcomes[outcome] += 1
+
+        return Crew(self.send_at_once, done)
+
+    def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
+        """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""
+        try:
+            revision = self._submit(leg.context, leg.ledger, leg.provider_for, job, revision, request)
+        except NotSubmitted as error:
+            self.log.warning("%s", error)
+            return "not taken"
+        except (JobFailed, JobCancelled, InputChanged) as error:
+            self.log.warning("%s", error)
+            return "failed"
+        if revision.is_held:
+            return "held"
+        if revision.is_lost:
+            self._take_from_handle(leg, revision)
+            return "lost"
+        return "sent"
+
+    def _take_from_handle(self, leg: _Leg, revision: Revision) -> None:
+        """Store what a lost request has left in its handle, if that is there."""
+        provider = leg.provider_for(revision.conn_id)
+        try:
+            take_from_handle(leg.ledger, provider, revision, output_type=self.output_type, actor=leg.owner.actor)
+        except ProviderError as error:  # the trigger polls it
+            self.log.info("Reading %s: %s", revision.conversation_id, error.what)
+
+    def _send_rest(self, leg: _Leg, found: JobSet) -> bool:
+        """Send what may be sent by now: what had no room before, what was held, and new revisions of what failed.
+
+        :return: whether there was anything.
+        """
+        room = self.max_in_flight - leg.ledger.sets.in_flight(found.set_id)
+        if room <= 0 or leg.stops() or leg.outcomes["not taken"]:
+            return False
+        sendable = leg.ledger.sets.sendable(found.set_id, limit=room, retries=True, incomplete=self.retry_incomplete)
+        wanted = {(each.job_type, each.job_key): each.job_id for each in sendable if each.job_id not in leg.dropped}
+        if not wanted:
+            return False
+        with self._crew(leg) as crew:
+            for _, spec in self._rendered(leg.context, numbered(self.items)):
+                if leg.stops():
+                    return True
+                job_id = None if isinstance(spec, str) else wanted.pop((spec.job_type, spec.job_key), None)
+                if job_id is not None:
+                    assert isinstance(spec, JobSpec)
+                    wished = replace(spec, set_id=found.set_id, deadline=found.deadline, regenerate=False)
+                    crew.give(self._send_again, leg, job_id, wished)
+                if not wanted:
+                    break
+        for job_id in wanted.values():
+            self._drop(leg, job_id, "item missing", "its item is no longer among the items of its set")
+        return True
+
+    def _send_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> str:
+        """Send the request of a job that exists, or that of a new revision of it."""
+        ledger = leg.ledger
+        job = ledger.job(job_id)
+        revision = ledger.revision(job_id, job.revision)
+        if job.state is JobState.QUEUED and ledger.submission.is_input(job, spec.input):
+            return self._send(leg, job, revision, spec.request)
+        try:
+            opened = ledger.submission.open(spec)
+        except (InputChanged, JobCancelled, RevisionsExhausted) as error:
+            self.log.warning("%s", error)
+            self._drop(leg, job_id, "not opened", error.what)
+            return "failed"
+        if opened.superseded is not None:
+            self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
+        if opened.next is not Attachment.SUBMIT:
+            return "attached"
+        return self._send(leg, opened.job, opened.revision, spec.request)
+
+    def _drop(self, leg: _Leg, job_id: int, kind: str, reason: str) -> None:
+        """Send nothing of a job in this leg; end it, if it was not sent: no one knows what to send."""
+        leg.dropped.add(job_id)
+        job = leg.ledger.job(job_id)
+        if job.state is JobState.QUEUED:
+            leg.ledger.outputs.fail(
+                job_id, job.revision, actor=leg.owner.actor, reason=reason, error={"kind": kind, "final": True}
+            )
+
+    # Taking what has ended, and waiting.
+
+    def _go_on(self, leg: _Leg, found: JobSet) -> dict[str, Any]:
+        """Take and send until there is nothing to do now; then wait, or end."""
+        while True:
+            self._take_ended(leg, found)
+            if self._send_rest(leg, found):
+                continue
+            waiting = leg.ledger.sets.waiting(found.set_id)
+            if not waiting and not leg.tries_again:
+                break
+            self._defer(leg, found)
+        return self._end(leg, found)
+
+    def _take_ended(self, leg: _Leg, found: JobSet) -> None:
+        """Store what every response has left that has ended, and give up those that are too late."""
+        after = 0
+        with self._crew(leg) as crew:
+            while page := leg.ledger.sets.ended(found.set_id, after=after):
+                for job_id, number in page:
+                    crew.give(self._take, leg, job_id, number)
+                after = page[-1][0]
+            for each in leg.ledger.sets.waiting(found.set_id):
+                if each.handle is not None:
+                    crew.give(self._take_lost, leg, each.job_id, each.number)
+
+    def _take(self, leg: _Leg, job_id: int, number: int) -> str:
+        """Store what the response of one job has left, in a thread of the worker."""
+        ledger, actor = leg.ledger, leg.owner.actor
+        job, revision = ledger.job(job_id), ledger.revision(job_id, number)
+        if revision.response_status not in ENDED_RESPONSE_STATUSES:
+            provider = leg.provider_for(revision.conn_id)
+            if give_up(ledger, provider, job_id, number, why="deadline", actor=actor) is None:
+                return "too late"
+        try:
+            job = store_ended(ledger, leg.provider_for, job, revision, output_type=self.output_type, actor=actor)
+        except ResponseUnreadable as error:
+            self.log.warning("%s", error)
+            if ledger.now() < revision.deadline:
+                return "unreadable"
+            reason = "its response has ended, and could not be read by the deadline"
+            ledger.outputs.fail(job_id, number, actor=actor, reason=reason, error={"kind": "deadline"})
+            return "too late"
+        if job.state is JobState.APPROVED and not leg.has_effects:
+            ledger.effects.complete_without_effects(job_id, actor=actor)
+        return "taken"
+
+    def _take_lost(self, leg: _Leg, job_id: int, number: int) -> str:
+        self._take_from_handle(leg, leg.ledger.revision(job_id, number))
+        return "asked"
+
+    def _defer(self, leg: _Leg, found: JobSet) -> None:
+        """Wait for responses, or until a request may be sent.
+
+        :raises TaskDeferred: always.
+        """
+        from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
+
+        now = leg.ledger.now()
+        total = leg.ledger.sets.total(found.set_id)
+        self.log.info("%s: %s.", found.label, total.in_words(found.without_job.number))
+        leg.ledger.close()
+        self.defer(
+            trigger=SetTrigger(
+                set_id=found.set_id,
+                phase="draft",
+                ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
+                not_before=(now + settings.seconds("min_deferral")).isoformat(),
+                until=(now + (_TRY_AGAIN if leg.tries_again else _LONGEST_WAVE)).isoformat(),
+                until_anyway=leg.tries_again,
+                poll_interval=settings.number("poll_interval"),
+            ),
+            method_name="execute_complete",
+        )
+
+    def _end(self, leg: _Leg, found: JobSet) -> dict[str, Any]:
+        """The XCom; or the failure of the task, where too many items have no output.
+
+        :raises AirflowFailException: they have.
+        """
+        total = leg.ledger.sets.total(found.set_id)
+        left_out = found.without_job.number
+        said = total.in_words(left_out)
+        failed = total.in_states(JobState.FAILED, JobState.CANCELLED) + left_out
+        items = found.items or 0
+        if too_many(failed, items, self.fail_when):
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(total.failures.items()))
+            raise AirflowFailException(
+                f"{found.label}: {failed:,} of {items:,} items have no output ({kinds or 'left out'}). {said}. What "
+                "there is stays in the ledger, and this step made no external write. Fix the cause; a clear of this "
+                "task pays only for what is missing."
+            )
+        self.log.info("%s: %s.", found.label, said)
+        return {
+            "set_id": found.set_id,
+            "set_type": found.set_type,
+            "set_key": found.set_key,
+            "items": items,
+            "left_out": left_out,
+            "states": {state.value: number for state, number in total.states.items()},
+            "failures": dict(total.failures),
+            "cost_usd": str(total.cost_usd),
+            "said": said,
+        }
+
+    def on_kill(self) -> None:
+        """Cancel what runs, and what was not sent, if a person ended the running task, and only then."""
+        running: Any = getattr(self, "_running", None)
+        if running is None:
+            return
+        found, ti, owner = running
+        if self._state_of(ti, owner) not in ENDED_TASK_STATES:
+            self.log.info("This task has not ended: the responses of %s go on.", found.label)
+            return
+        from airflow_provider_aihandoff.core.sets.stop_set import stop_set
+
+        with LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
+            stop_set(ledger, provider_for, found.set_id, owner=owner, reason="the task was ended while it ran")
+
+
+def _short(spec: JobSpec) -> bytes:
+    """What tells the keys of items apart, in few bytes: there may be many of them."""
+    return hashlib.sha256(f"{spec.job_type}\n{spec.job_key}".encode()).digest()[:16]
+
+
+def _named(left_out: LeftOut) -> str:
+    first = "; ".join(str(each) for each in left_out.first[:_NAMED])
+    more = left_out.number - min(len(left_out.first), _NAMED)
+    return first + (f"; and {more} more" if more else "")
+
+
+def _bad_items(left_out: LeftOut, number: int) -> SetRefused:
+    return SetRefused(
+        f"{left_out.number} of {number} items cannot be jobs: {_named(left_out)}.",
+        written="Nothing was sent to the model, and no external write was made.",
+        remedy='Fix the items or the templates, then clear this task; or give it on_bad_items="leave out".',
+    )
+
+
+def _default_key(context: Context, task_id: str) -> str:
+    """Dag, task, and the data interval of the run; or its id, where it has none."""
+    run: Any = context["dag_run"]
+    start, end = (getattr(run, f"data_interval_{name}", None) for name in ("start", "end"))
+    index = context["ti"].map_index
+    what = f"{_iso(start)}/{_iso(end)}" if start is not None and end is not None and start != end else run.run_id
+    mapped = f"[{index}]" if index is not None and index >= 0 else ""
+    return f"{run.dag_id}/{task_id}{mapped}/{what}"
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat(timespec="seconds")

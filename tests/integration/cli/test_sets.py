@@ -1,0 +1,54 @@
+"""`airflow aihandoff sets`: how far many jobs of one task have come."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from airflow_provider_aihandoff.cli.sets import bar
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, LeftOutItem, LeftOutReason
+from airflow_provider_aihandoff.core.sets.set_store import SetSpec
+from tests.factories import OWNER, TEST, draft, job_spec
+from tests.integration.cli.conftest import Airflow
+
+
+def made(ledger: Ledger) -> JobSet:
+    left_out = LeftOut()
+    left_out.add(LeftOutItem(3, LeftOutReason.NOT_RENDERED, "'text' is not defined"))
+    found = ledger.sets.open(SetSpec("publishing", "nightly", "alice", OWNER, timedelta(hours=1)), left_out)
+    ledger.submission.open_many([job_spec(job_key=key, set_id=found.set_id) for key in ("a", "b")])
+    return ledger.sets.opened(found.set_id, 3, left_out)
+
+
+def test_sets_are_listed_and_shown_with_their_counts(airflow: Airflow, on_ledger: Ledger) -> None:
+    found = made(on_ledger)
+    (row,) = json.loads(airflow("sets", "list", "-o", "json"))
+    assert (row["set_id"], row["phase"], row["said"]) == (found.set_id, "drafting", "2 queued, 1 left out")
+    shown = airflow("sets", "show", found.set_id)
+    assert "left out: item 3: 'text' is not defined" in shown
+    listed = json.loads(airflow("jobs", "list", "--set", found.set_id, "-o", "json"))
+    assert sorted(each["job_key"] for each in listed) == ["a", "b"]
+
+
+def test_a_watched_set_is_shown_until_it_has_ended(airflow: Airflow, on_ledger: Ledger) -> None:
+    found = made(on_ledger)
+    for job in on_ledger.jobs():
+        on_ledger.cancels.cancel(job.job_id, actor=TEST, reason="a test")
+    assert "2 cancelled" in airflow("sets", "show", found.set_id, "--watch")
+
+
+def test_the_bar_shows_what_has_ended_and_what_has_an_output(on_ledger: Ledger) -> None:
+    found = made(on_ledger)
+    draft(on_ledger, job_spec(job_key="c", set_id=found.set_id))
+    total = on_ledger.sets.total(found.set_id)
+    assert bar(replace(found, items=3), total) == f"[{'=' * 10}{'.' * 20}] 2 queued, 1 in review, 1 left out"
+
+
+@pytest.mark.parametrize("set_id", [99, "a"])
+def test_a_set_that_is_not_there_is_said(airflow: Airflow, on_ledger: Ledger, set_id: object) -> None:
+    with pytest.raises(SystemExit):
+        airflow("sets", "show", set_id)
