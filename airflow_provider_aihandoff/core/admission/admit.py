@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
+from uuid import UUID
 
 from airflow_provider_aihandoff.core.admission import pause_store, spending_limit_store
 from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
@@ -46,6 +47,7 @@ def admit_request(
     worst: WorstCase,
     permit: Callable[[], Revision],
     *,
+    token: UUID,
     at: datetime,
     tokens: int = 0,
 ) -> Hold | Refusal | Permitted:
@@ -57,6 +59,7 @@ def admit_request(
     :param worst: what it can need at most.
     :param permit: writes down the permission. What all requests take from is taken after it, so that the others wait
         for the commit alone; where another one was sooner, the permission is undone.
+    :param token: of the permission.
     :param at: the database's clock.
     :param tokens: how many it counts for in limits of tokens.
     """
@@ -67,7 +70,7 @@ def admit_request(
     admitted = spending_limit_store.admit(connection, job, revision, at=at)
     if isinstance(admitted, Hold):
         return admitted
-    if full := reserve(connection, job, revision, worst, at=at):
+    if full := reserve(connection, job, revision, worst, token=token, at=at):
         # A budget that is full stays locked where nothing was taken before: room that is made meanwhile wakes the job.
         if admitted.finds_out:
             _give_back(connection, said)

@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import (
 )
 from airflow_provider_aihandoff.core.budgets.period import Span, span_at
 from airflow_provider_aihandoff.core.budgets.reservation_store import lock_stripes, wake, write_stripes
-from airflow_provider_aihandoff.core.budgets.reserve import make_window, would_hold
+from airflow_provider_aihandoff.core.budgets.reserve import lock_budget, make_window, would_hold
 from airflow_provider_aihandoff.core.budgets.stripes import shared_out
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
@@ -45,7 +45,6 @@ _INSERT = f"""
 _FIND = f"""
     SELECT {columns(Budget)} FROM aihandoff.budgets WHERE budget_id::text = %(which)s OR name = %(which)s
     ORDER BY (budget_id::text = %(which)s) DESC, (ended_at IS NULL) DESC, budget_id DESC LIMIT 1"""
-_LOCK = f"SELECT {columns(Budget)} FROM aihandoff.budgets WHERE budget_id = %s FOR UPDATE"
 _LIST = f"""
     SELECT {columns(Budget)} FROM aihandoff.budgets WHERE %(ended)s OR ended_at IS NULL
     ORDER BY (ended_at IS NOT NULL), name, budget_id DESC LIMIT %(limit)s"""
@@ -374,9 +373,7 @@ def _find(connection: LedgerConnection, which: str) -> Budget:
 
 def _lock(connection: LedgerConnection, which: str) -> Budget:
     """A budget that has not ended, kept from others."""
-    row = connection.execute(_LOCK, [_find(connection, which).budget_id]).fetchone()
-    assert row is not None
-    budget = Budget(**row)
+    budget = lock_budget(connection, _find(connection, which).budget_id)
     if budget.ended_at is not None:
         raise BudgetRefused(
             f"{budget.label} has ended.", remedy="Add another one; its name is free.", written="Nothing was changed."

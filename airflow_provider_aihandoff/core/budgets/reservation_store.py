@@ -94,6 +94,7 @@ _TAKE_LOCKED = """
 _TAKE_LOCKED += _TAKE[_TAKE.index("\n    INSERT") :]
 _LOCK_STRIPES = f"""
     SELECT {columns(Stripe)} FROM aihandoff.budget_stripes WHERE window_id = %s ORDER BY stripe FOR UPDATE"""
+_LOCK_STRIPE = "SELECT FROM aihandoff.budget_stripes WHERE window_id = %(window_id)s AND stripe = %(stripe)s FOR UPDATE"
 _LOCK_FREE_STRIPES = f"{_LOCK_STRIPES} SKIP LOCKED"
 _WRITE_STRIPES = """
     UPDATE aihandoff.budget_stripes AS s SET allotted_usd = given.allotted, beyond_usd = given.beyond
@@ -111,21 +112,17 @@ _OF_RESPONSE = f"""
             array_position('{{reserved,settled,expired}}', state), reserved_at
         LIMIT 1)
     ORDER BY budget_id"""
-_NEWEST_OPEN = f"""
+_OPEN = f"""
     SELECT {_COLUMNS} FROM aihandoff.budget_reservations
-    WHERE job_id = %(job_id)s AND revision = %(revision)s AND reservation = (
-        SELECT reservation FROM aihandoff.budget_reservations
-        WHERE job_id = %(job_id)s AND revision = %(revision)s AND state = 'reserved' AND response_id IS NULL
-        ORDER BY reserved_at DESC LIMIT 1)
-    ORDER BY budget_id"""
-#: To the newest that is open, or to that of the request which was sent first; to none where one has the response.
+    WHERE reservation = %s AND state = 'reserved' AND response_id IS NULL ORDER BY budget_id"""
+#: To that of the request which it answers, or of the one that was sent first; to none where one has the response.
 _NAME_RESPONSE = """
     UPDATE aihandoff.budget_reservations SET response_id = %(response_id)s
     WHERE job_id = %(job_id)s AND revision = %(revision)s AND reservation = (
         SELECT reservation FROM aihandoff.budget_reservations
         WHERE job_id = %(job_id)s AND revision = %(revision)s AND state <> 'released' AND response_id IS NULL
-        ORDER BY CASE WHEN %(sent_now)s AND state = 'reserved' THEN reserved_at END DESC NULLS LAST,
-            array_position('{reserved,settled,expired}', state), reserved_at
+        ORDER BY reservation = %(token)s DESC NULLS LAST, array_position('{reserved,settled,expired}', state),
+            reserved_at
         LIMIT 1)
     AND NOT EXISTS (
         SELECT FROM aihandoff.budget_reservations
@@ -134,16 +131,19 @@ _EXPIRED = f"""
     SELECT {_COLUMNS} FROM aihandoff.budget_reservations
     WHERE state = 'reserved' AND expires_at < clock_timestamp() AND (%(window_id)s::bigint IS NULL
         OR window_id = %(window_id)s)
-    ORDER BY expires_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
+    ORDER BY expires_at LIMIT 1"""
 _COUNT_EXPIRED = """
     SELECT count(*) AS number FROM aihandoff.budget_reservations
     WHERE state = 'reserved' AND expires_at < clock_timestamp()"""
+#: Its stripe first, as all who change both.
 _END = """
-    WITH ended AS (
+    WITH held AS MATERIALIZED (
+        SELECT stripe FROM aihandoff.budget_stripes WHERE window_id = %(window_id)s AND stripe = %(stripe)s FOR UPDATE
+    ), ended AS (
         UPDATE aihandoff.budget_reservations SET state = %(state)s, cost_usd = %(cost)s, assumed = %(assumed)s,
             response_id = coalesce(response_id, %(response_id)s), ended_at = clock_timestamp()
-        WHERE reservation = %(reservation)s AND budget_id = %(budget_id)s AND window_id = %(window_id)s
-            AND stripe = %(stripe)s AND state = %(was)s RETURNING budget_id
+        FROM held WHERE reservation = %(reservation)s AND budget_id = %(budget_id)s AND window_id = %(window_id)s
+            AND budget_reservations.stripe = held.stripe AND state = %(was)s RETURNING budget_id
     )
     UPDATE aihandoff.budget_stripes AS s SET reserved_usd = reserved_usd - %(freed)s,
         settled_usd = settled_usd + %(spent)s
@@ -226,13 +226,14 @@ def write_stripes(connection: LedgerConnection, window_id: int, stripes: Sequenc
 
 
 def name_response(
-    connection: LedgerConnection, job_id: int, revision: int, response_id: str, *, sent_now: bool
+    connection: LedgerConnection, job_id: int, revision: int, response_id: str, *, token: UUID | None
 ) -> None:
     """Write down whose response it is: until it is settled, its reservation stays.
 
-    :param sent_now: it answers the request that was sent last; otherwise one whose answer was lost.
+    :param token: of the permission of the request that it answers; None where that is not known: it answers one whose
+        answer was lost.
     """
-    values = {"job_id": job_id, "revision": revision, "response_id": response_id, "sent_now": sent_now}
+    values = {"job_id": job_id, "revision": revision, "response_id": response_id, "token": token}
     connection.execute(_NAME_RESPONSE, values)
 
 
@@ -263,9 +264,12 @@ def settle(
         _end(connection, found, ReservationState.SETTLED, known, response_id=response_id)
 
 
-def release(connection: LedgerConnection, job_id: int, revision: int) -> None:
-    """Give back what the request that was sent last has reserved: it was refused, or never sent."""
-    for row in connection.execute(_NEWEST_OPEN, {"job_id": job_id, "revision": revision}).fetchall():
+def release(connection: LedgerConnection, token: UUID) -> None:
+    """Give back what a request has reserved that was refused, or never sent.
+
+    :param token: of its permission.
+    """
+    for row in connection.execute(_OPEN, [token]).fetchall():
         _end(connection, Reservation(**row), ReservationState.RELEASED, None)
 
 
@@ -281,6 +285,11 @@ def expire(connection: LedgerConnection, window_id: int | None = None) -> bool:
     if row is None:
         return False
     found = Reservation(**row)
+    connection.execute(_LOCK_STRIPE, vars(found))
+    row = connection.execute(f"{_REREAD} FOR UPDATE", [found.reservation, found.budget_id]).fetchone()
+    assert row is not None
+    if Reservation(**row) != found:
+        return True  # another one was sooner
     known = found.response_id is not None
     _end(connection, found, ReservationState.SETTLED if known else ReservationState.EXPIRED, None)
     return True

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
 from airflow_provider_aihandoff.core.budgets.budget_spec import Budget, OnFull, usd
@@ -106,7 +106,7 @@ def keep_worst_case(connection: LedgerConnection, revision: Revision, worst: Wor
 
 
 def reserve(
-    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, *, at: datetime
+    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, *, token: UUID, at: datetime
 ) -> Hold | Refusal | None:
     """Reserve what a request can cost at most in each budget that is about it. None where all have room.
 
@@ -114,11 +114,12 @@ def reserve(
     say what it has cost.
 
     :param worst: what the request can need.
+    :param token: of its permission, which names the reservation.
     :param at: the database's clock.
     """
     if job.max_cost_usd is not None and (refusal := _over_job_limit(connection, job, job.max_cost_usd, worst)):
         return refusal
-    return _reserve(connection, job, revision, worst, at)
+    return _reserve(connection, job, revision, worst, token, at)
 
 
 def _over_job_limit(connection: LedgerConnection, job: Job, limit: Decimal, worst: WorstCase) -> Refusal | None:
@@ -139,7 +140,7 @@ def _over_job_limit(connection: LedgerConnection, job: Job, limit: Decimal, wors
 
 
 def _reserve(
-    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, at: datetime
+    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, token: UUID, at: datetime
 ) -> Hold | Refusal | None:
     """Reserve in all the budgets that are about a request, or in none."""
     rows = connection.execute(_APPLYING, _about(job, revision.conn_id, at)).fetchall()
@@ -147,7 +148,7 @@ def _reserve(
         return None
     if worst.cost_usd is None:
         return _unpriced(_budget(rows[0]), worst)
-    request = Request(uuid4(), job.job_id, revision.number, worst.cost_usd, revision.deadline)
+    request = Request(token, job.job_id, revision.number, worst.cost_usd, revision.deadline)
     if len(rows) == 1:
         return _reserve_in(connection, rows, request, revision, at)
     connection.execute("SAVEPOINT budgets")
@@ -265,9 +266,14 @@ def open_window(connection: LedgerConnection, budget: Budget, *, at: datetime) -
     values = {"budget_id": budget.budget_id, "at": at}
     if (row := connection.execute(_FIND_WINDOW, values).fetchone()) is not None:
         return int(row["window_id"])
-    row = connection.execute(_LOCK_BUDGET, [budget.budget_id]).fetchone()
+    return make_window(connection, lock_budget(connection, budget.budget_id), at=at)
+
+
+def lock_budget(connection: LedgerConnection, budget_id: int) -> Budget:
+    """A budget, kept from others until the transaction ends."""
+    row = connection.execute(_LOCK_BUDGET, [budget_id]).fetchone()
     assert row is not None
-    return make_window(connection, Budget(**row), at=at)
+    return Budget(**row)
 
 
 def make_window(connection: LedgerConnection, budget: Budget, *, at: datetime) -> int:

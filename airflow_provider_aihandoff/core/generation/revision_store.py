@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.budgets import reservation_store
@@ -78,13 +79,20 @@ def is_given_up(state: RevisionState, error_kind: str | None) -> bool:
 
 
 def mark_running(
-    connection: LedgerConnection, revision: Revision, response_id: str, status: ResponseStatus, *, found: bool = False
+    connection: LedgerConnection,
+    revision: Revision,
+    response_id: str,
+    status: ResponseStatus,
+    *,
+    found: bool = False,
+    token: UUID | None = None,
 ) -> Revision:
     """Store the id of the response that runs for a revision.
 
     :param found: it is the response of a request whose answer was lost: if that one was counted as unknown, it is
         known now; if it was taken for refused, it is counted. While another attempt may be sending, it is not known
         which of the two requests it answers.
+    :param token: of the permission of the request that it answers, if that is known.
     """
     lost = found and revision.submit_token is None
     # A handle takes one response at a time, and had none of an earlier request.
@@ -100,7 +108,7 @@ def mark_running(
         },
     ).fetchone()
     assert row is not None
-    reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=not found)
+    reservation_store.name_response(connection, revision.job_id, revision.number, response_id, token=token)
     return Revision(**row)
 
 

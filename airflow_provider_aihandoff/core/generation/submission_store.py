@@ -230,13 +230,14 @@ def _admit(
     revision: Revision,
     worst: WorstCase,
     permit: Callable[[], Revision],
+    token: UUID,
     at: datetime,
     tokens: int,
 ) -> Hold | Refusal | Permitted:
     """Whether a request may be sent now: it was not refused too often, and nothing holds it."""
     if revision.refusals >= MAX_REFUSALS:
         return _REFUSED_TOO_OFTEN
-    return admit_request(connection, job, revision, worst, permit, at=at, tokens=tokens)
+    return admit_request(connection, job, revision, worst, permit, token=token, at=at, tokens=tokens)
 
 
 def _permit(
@@ -599,12 +600,15 @@ class Submission:
         :raises InputChanged: a task with other input has taken the key over meanwhile.
         """
         token = uuid4()
+        granted: Intent | None = None
 
         def work(connection: LedgerConnection) -> Intent | HandoffError:
+            nonlocal granted
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
-            if revision.submit_token == token:
-                return Intent(revision, token)
+            if revision.submit_token == token:  # its commit was in doubt
+                assert granted is not None
+                return granted
             _check_current(job, number)
             if revision.state not in (RevisionState.QUEUED, RevisionState.SUBMITTING):
                 return Intent(revision, None)
@@ -630,7 +634,7 @@ class Submission:
                 return self._too_many_unknown(connection, job, revision, actor)
             marks = {"token": token, "lease": lease, "handle": handle, "worst": worst.cost_usd}
             permit = partial(_permit, connection, job, revision, actor, marks)
-            admitted = _admit(connection, job, revision, worst, permit, at, tokens)
+            admitted = _admit(connection, job, revision, worst, permit, token, at, tokens)
             if isinstance(admitted, Hold):
                 keep_worst_case(connection, revision, worst)
                 revision = hold_request(connection, job, revision, admitted, actor=actor)
@@ -638,7 +642,8 @@ class Submission:
             if isinstance(admitted, Refusal):
                 return _refuse(connection, job, revision, admitted, actor)
             left = (revision.deadline - at).total_seconds()
-            return Intent(admitted.revision, token, left=left, finds_out=admitted.finds_out)
+            granted = Intent(admitted.revision, token, left=left, finds_out=admitted.finds_out)
+            return granted
 
         return self._database.transact(work, repeatable=True, step="submit.intend")
 
@@ -716,9 +721,9 @@ class Submission:
                     reason="a response was created for a revision that had been given up",
                     detail={"revision": number, "response_id": response_id},
                 )
-                keep_surplus(connection, revision, response_id)
+                keep_surplus(connection, revision, response_id, token=token)
                 return None
-            revision = mark_running(connection, revision, response_id, status, found=found)
+            revision = mark_running(connection, revision, response_id, status, found=found, token=token)
             detail = {"revision": number, "response_id": response_id}
             job = history.move(connection, job, JobEvent.SUBMITTED, actor=actor, detail=detail)
             return adopt_early(connection, job, revision)
@@ -750,7 +755,7 @@ class Submission:
                 # In the order of admission, so that no two wait for each other.
                 if spent:
                     spending_limit_store.reached(connection, job, revision, reason)
-                reservation_store.release(connection, job_id, number)
+                reservation_store.release(connection, token)
                 slot_freed(connection, LimitKind.OPENAI, revision.conn_id, revision.rate_key)
                 hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
@@ -802,10 +807,10 @@ class Submission:
             job = history.lock(connection, job_id)
             revision = read_revision(connection, job_id, number)
             if surplus is not None:
-                keep_surplus(connection, revision, surplus)
+                keep_surplus(connection, revision, surplus, token=token)
             if revision.submit_token == token:
                 if surplus is None:
-                    reservation_store.release(connection, job_id, number)
+                    reservation_store.release(connection, token)
                 connection.execute(_MARK_RUNS_IN_HANDLE, [check_after, revision.revision_id])
                 detail = {"revision": number, "surplus": surplus}
                 history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)

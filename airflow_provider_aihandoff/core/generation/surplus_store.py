@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from airflow_provider_aihandoff.core.budgets import reservation_store
 from airflow_provider_aihandoff.core.database import history
@@ -54,10 +55,15 @@ class Surplus:
     is_current: bool
 
 
-def keep_surplus(connection: LedgerConnection, revision: Revision, response_id: str) -> None:
-    """Write down that a response is to be cancelled, so that it is, whatever dies now. Safe to repeat."""
+def keep_surplus(
+    connection: LedgerConnection, revision: Revision, response_id: str, *, token: UUID | None = None
+) -> None:
+    """Write down that a response is to be cancelled, so that it is, whatever dies now. Safe to repeat.
+
+    :param token: of the permission of the request that it answers, if that is known.
+    """
     connection.execute(_KEEP, [response_id, revision.job_id, revision.number, revision.conn_id])
-    reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=False)
+    reservation_store.name_response(connection, revision.job_id, revision.number, response_id, token=token)
 
 
 def mark_settled(

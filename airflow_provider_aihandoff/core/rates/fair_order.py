@@ -79,15 +79,6 @@ class Wait:
     earliest: float | None
 
 
-def tag_of(virtual: float, newest: float | None, size: int, weight: float) -> float:
-    """The tag of one that comes.
-
-    :param virtual: the virtual time.
-    :param newest: the highest tag in the same flow, if it has any that waits.
-    """
-    return max(virtual, virtual if newest is None else newest) + size / weight
-
-
 def virtual_after(virtual: float, size: int, weights: float) -> float:
     """The virtual time after one has gone.
 

@@ -23,12 +23,8 @@ from airflow_provider_aihandoff.core.rates.rate_limit import (
     checked_period,
     checked_weights,
 )
-from airflow_provider_aihandoff.core.rates.rate_store import in_use, wake, wake_for_slots
+from airflow_provider_aihandoff.core.rates.rate_store import WOKEN_AT_ONCE, in_use, wake, wake_for_slots
 from airflow_provider_aihandoff.core.text import plain
-
-#: Those that wait are woken when a limit ends, at most so many: the others ask by themselves, and are woken by those
-#: that go.
-_ALL = 10**6
 
 _SET = f"""
     INSERT INTO aihandoff.rate_limits AS known (kind, name, measure, amount, period, weights)
@@ -186,10 +182,13 @@ class RateLimits:
                 )
             limit = RateLimit(**row)
             _record(connection, limit, why, actor)
-            wake(connection, limit.limit_id, _ALL)
             return limit
 
-        return self._database.transact(work, step="limit.change")
+        limit = self._database.transact(work, step="limit.change")
+        # What goes without a limit wakes no other. A process that dies here leaves them to ask when they would have.
+        while self._database.transact(lambda connection: wake(connection, limit.limit_id, WOKEN_AT_ONCE)):
+            pass
+        return limit
 
     def find(self, *, ended: bool = False, limit: int = 1000) -> list[LimitState]:
         """Return the limits in force, also those that were learned alone, with what is used of them.

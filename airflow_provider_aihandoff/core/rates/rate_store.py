@@ -46,8 +46,8 @@ _REMEMBERED = timedelta(minutes=(FORGOTTEN - FACTOR) / STEP)
 #: How long a response that no revision waits for may run.
 _SURPLUS_RUNS = timedelta(days=1)
 
-#: How many that wait are woken in one transaction. The others are woken by those that go.
-_WOKEN_AT_ONCE = 200
+#: How many that wait are woken in one transaction. Where a limit still holds, the others are woken by those that go.
+WOKEN_AT_ONCE = 200
 
 _LIMIT_FIELDS = tuple(field.name for field in fields(RateLimit))
 _BUCKET = "next_at, newest_slice, slices, interactive_virtual, batch_virtual, in_a_row"
@@ -305,11 +305,12 @@ def ask(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | list
                 f"{one.limit.words} ({one.limit.called}): it could never be sent.",
                 "Raise the limit, or let the request need less (max_output_tokens); then clear the task.",
             )
+    slots = [one for one in asked if one.limit.period is None]
+    if any(_wait(connection, ask, one) for one in slots):
+        # What is in flight ends with these rows locked: so no one waits for what has ended just now.
+        asked = [*_locked(connection, slots), *(one for one in asked if one.limit.period is not None)]
     for one in asked:
         wait = _wait(connection, ask, one)
-        if wait is not None and one.limit.period is None:
-            # What is in flight ends with this row locked: so no one waits for what has ended just now.
-            wait = _wait(connection, ask, _locked(connection, [one])[0])
         if wait is not None:
             return _hold(connection, ask, one, wait)
     return asked
@@ -360,19 +361,21 @@ def keep_wait(connection: LedgerConnection, hold: RateHold) -> None:
     )
 
 
-def wake(connection: LedgerConnection, limit_id: int, number: int) -> None:
+def wake(connection: LedgerConnection, limit_id: int, number: int) -> int:
     """Let the next ones ask that wait in the triggerer, in their order.
 
-    :param number: how many.
+    :param number: how many; :data:`WOKEN_AT_ONCE` at most.
+    :return: how many there were.
     """
     rows: Sequence[dict[str, Any]] = ()
     if number > 0:
-        values = {"limit_id": limit_id, "number": min(number, _WOKEN_AT_ONCE)}
+        values = {"limit_id": limit_id, "number": min(number, WOKEN_AT_ONCE)}
         rows = connection.execute(_WAKE, values).fetchall()
     if rows:
         connection.execute(_ASK_REQUESTS_AGAIN, [[row["revision_id"] for row in rows]])
         connection.execute(_ASK_WRITES_AGAIN, [[row["effect_id"] for row in rows]])
         connection.woken.update(row["job_id"] for row in rows)
+    return len(rows)
 
 
 def slot_freed(connection: LedgerConnection, kind: LimitKind, conn_id: str | None, rate_key: str | None) -> None:
@@ -388,7 +391,7 @@ def wake_for_slots(connection: LedgerConnection, limit: RateLimit) -> None:
     row = connection.execute(_WAITING_FOR_SLOTS, values).fetchone()
     if row is None or not row["waiting"]:
         return
-    free = _WOKEN_AT_ONCE if limit.amount is None else max(0, limit.amount - in_use(connection, limit))
+    free = WOKEN_AT_ONCE if limit.amount is None else max(0, limit.amount - in_use(connection, limit))
     wake(connection, limit.limit_id, max(min(free, 1), free - row["on_the_way"]))
 
 
@@ -514,7 +517,7 @@ def _taken(ask: Ask, one: Asked) -> dict[str, Any]:
 def _per_second(one: Asked) -> float:
     """How many such requests a second can go now, of a limit that has a period."""
     assert one.limit.period is not None
-    return _WOKEN_AT_ONCE if not one.amount else one.amount / one.size / one.limit.period
+    return WOKEN_AT_ONCE if not one.amount else one.amount / one.size / one.limit.period
 
 
 def _weight(ask: Ask, limit: RateLimit) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
@@ -23,6 +24,7 @@ from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 from airflow_provider_aihandoff.triggers import wake_queries
 from tests.factories import TEST
 from tests.integration.core.budgets.conftest import ALICE, Add, Ask
+from tests.waiting import until
 
 Books = Callable[[], list[dict[str, Any]]]
 Query = Callable[..., list[dict[str, Any]]]
@@ -32,6 +34,11 @@ COMPLETED = ResponseStatus.COMPLETED
 _LONG_AGO = """
     UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() - interval '3 minutes'
     WHERE revision_id = %s"""
+_OVER = timedelta(seconds=-1)
+#: The clock of the ledger's host has been set back since.
+_SET_BACK = "reserved_at = reserved_at + interval '1 hour'"
+_WAITING = """
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 
 
 def run(ledger: Ledger, intent: Intent, response_id: str) -> None:
@@ -83,6 +90,51 @@ class TestAReservation:
         again = ask("a", 4)
         assert (again.token is not None, used(ledger)) == (True, (4, 0))
         books()
+
+    def test_of_a_lost_request_stays_where_the_second_one_is_refused(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query
+    ) -> None:
+        add(10)
+        lost = ask("a", 4, _OVER)
+        query(f"UPDATE aihandoff.budget_reservations SET {_SET_BACK}")
+        second = ask("a", 3)
+        assert (second.token is not None, used(ledger)) == (True, (7, 0))
+        assert second.token is not None
+        ledger.submission.not_submitted(lost.revision.job_id, 1, token=second.token, actor=TEST, reason="429")
+        assert used(ledger) == (4, 0)
+        assert [
+            row["reservation"]
+            for row in query("SELECT reservation FROM aihandoff.budget_reservations WHERE state = 'reserved'")
+        ] == [lost.token]
+        books()
+
+    def test_is_that_of_the_request_whose_answer_came_late(
+        self, ledger: Ledger, add: Add, ask: Ask, books: Books, query: Query
+    ) -> None:
+        add(10)
+        late = ask("a", 4, _OVER)
+        sent = ask("a", 3)  # counts the first one as lost
+        assert sent.token is not None
+        query(f"UPDATE aihandoff.budget_reservations SET {_SET_BACK} WHERE reservation = %s", late.token)
+        run(ledger, late, "resp_late")
+        named = query("SELECT reservation FROM aihandoff.budget_reservations WHERE response_id = 'resp_late'")
+        assert [row["reservation"] for row in named] == [late.token]
+        books()
+
+    def test_ends_with_its_stripe_locked_first_so_that_a_change_of_the_budget_waits_for_no_one_who_waits_for_it(
+        self, ledger: Ledger, add: Add, ask: Ask, query: Query, conninfo: dict[str, Any]
+    ) -> None:
+        add(10)
+        intent = ask("a", 4)
+        run(ledger, intent, "resp_a")
+        with ThreadPoolExecutor(1) as threads, psycopg.connect(**conninfo) as change:
+            change.execute("SELECT FROM aihandoff.budget_stripes FOR UPDATE")
+            ended = threads.submit(end, ledger, intent, "resp_a", 1)
+            until(lambda: bool(query(_WAITING)))
+            change.execute("SELECT FROM aihandoff.budget_reservations FOR UPDATE NOWAIT")
+            change.rollback()
+            ended.result(60)
+        assert used(ledger) == (0, 1)
 
     def test_counts_in_each_budget_that_is_about_the_job_and_in_no_other(
         self, ledger: Ledger, add: Add, ask: Ask, books: Books

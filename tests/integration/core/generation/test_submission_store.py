@@ -267,6 +267,23 @@ class TestIntent:
         assert second.token is None
         assert 0 < second.wait <= LEASE.total_seconds()
 
+    def test_a_permission_whose_commit_was_in_doubt_is_the_same_when_it_is_asked_for_again(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = ledger.submission.open(job_spec()).job
+        database, asked = ledger._database, []
+
+        def twice(work: Any, **more: Any) -> Any:
+            asked.append(transact(work, **more))
+            return transact(work, **more)
+
+        transact = database.transact
+        monkeypatch.setattr(database, "transact", twice)
+        second = intend(ledger, job)
+        assert second == asked[0]
+        assert second.left > 0
+        assert events(ledger, job).count("submit intended") == 1
+
     def test_a_permission_that_ran_out_is_taken_over_and_counted_as_unknown(self, ledger: Ledger) -> None:
         job = ledger.submission.open(job_spec()).job
         first = intend(ledger, job, OVER)

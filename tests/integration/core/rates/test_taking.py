@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 
 from airflow_provider_aihandoff.core.admission.pause_store import Scope
@@ -18,15 +19,19 @@ from airflow_provider_aihandoff.core.errors import EffectHeld
 from airflow_provider_aihandoff.core.generation.submission_store import Intent
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
-from airflow_provider_aihandoff.core.rates import rate_store
+from airflow_provider_aihandoff.core.rates import rate_limit_store, rate_store
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.rates.rate_store import Ask, slot_freed
 from airflow_provider_aihandoff.core.states import EffectState, RevisionState
 from tests.factories import LEASE, TEST, job_spec
 from tests.integration.core.rates.test_effect_limits import approved
+from tests.waiting import until
 
 ANNA = Actor.user("anna", "1")
 CONN = "openai_default"
+
+_WAITING = """
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 
 
 def limit(ledger: Ledger, amount: int, measure: Measure = Measure.IN_FLIGHT) -> None:
@@ -126,6 +131,35 @@ def test_one_that_asks_while_another_one_ends_gets_its_place(ledger: Ledger, con
         found = threads.submit(asks)
         ledger._database.transact(ends)
         assert found.result(60).token is not None
+
+
+def test_all_slots_are_locked_in_one_order_so_that_no_two_wait_for_each_other(
+    ledger: Ledger, conninfo: dict[str, Any]
+) -> None:
+    limit(ledger, 1)
+    key = ledger.rate_limits.set(LimitKind.KEY, "slow", Measure.IN_FLIGHT, 1, reason="the plan", actor=ANNA)
+    intend(ledger, ledger.submission.open(job_spec(job_key="first", conn_id="another", rate_key="slow")).job)
+    job = ledger.submission.open(job_spec(job_key="second", rate_key="slow")).job
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(**conninfo) as ends:
+        ends.execute("SELECT FROM aihandoff.rate_limits WHERE kind = 'openai' FOR NO KEY UPDATE")
+        asked = threads.submit(intend, ledger, job)
+        until(lambda: asked.done() or bool(ends.execute(_WAITING).fetchall()))
+        assert not asked.done()
+        ends.execute("SELECT FROM aihandoff.rate_limits WHERE limit_id = %s FOR NO KEY UPDATE NOWAIT", [key.limit_id])
+        ends.rollback()
+        assert asked.result(60).revision.held_kind == "rate"
+
+
+def test_the_end_of_a_limit_wakes_all_that_wait_for_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_store, "WOKEN_AT_ONCE", 2)
+    monkeypatch.setattr(rate_limit_store, "WOKEN_AT_ONCE", 2)
+    limit(ledger, 0)
+    for number in range(5):
+        intend(ledger, opened(ledger, str(number)))
+    ledger.rate_limits.end(LimitKind.OPENAI, CONN, Measure.IN_FLIGHT, reason="no need", actor=ANNA)
+    late = "SELECT count(*) AS n FROM aihandoff.rate_waits WHERE asks_at > clock_timestamp()"
+    row: dict[str, Any] = ledger._database.transact(lambda connection: connection.execute(late).fetchone() or {})
+    assert (waiting(ledger), row["n"]) == (5, 0)
 
 
 def test_what_ends_gives_also_what_one_that_died_has_left(ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.states import JobState
 WHOLE = JobFilter(
     states=(JobState.REVIEW, JobState.FAILED),
     job_type="ticket",
+    set_id=7,
     key="ticket:",
     dag_id="tickets",
     run_id="manual__1",

@@ -19,7 +19,6 @@ from airflow_provider_aihandoff.core.rates.fair_order import (
     WAKE_AHEAD,
     Queue,
     row_after,
-    tag_of,
     to_wake,
     virtual_after,
     wait_for_room,
@@ -29,6 +28,15 @@ from airflow_provider_aihandoff.core.rates.slowdown import Heard, amount_now, ba
 
 #: Any moment: it is not the beginning of a slice.
 BEGIN = 1_700_000_000.123
+
+
+def tag_of(virtual: float, newest: float | None, size: int, weight: float) -> float:
+    """The tag of one that comes, as the ledger computes it in the query of `rate_store.py`.
+
+    :param virtual: the virtual time.
+    :param newest: the highest tag in the same flow, if it has any that waits.
+    """
+    return max(virtual, virtual if newest is None else newest) + size / weight
 
 
 @dataclass

@@ -13,14 +13,13 @@ from airflow_provider_aihandoff.core.rates.fair_order import (
     Queue,
     place,
     row_after,
-    tag_of,
     to_wake,
     virtual_after,
     wait_for_room,
     wait_for_slot,
 )
 from airflow_provider_aihandoff.core.rates.rate_limit import Priority
-from tests.unit.core.rates.fleet import BEGIN
+from tests.unit.core.rates.fleet import BEGIN, tag_of
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
 

@@ -7,8 +7,7 @@ import base64
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,14 +91,6 @@ class Receiver:
 
     async def _forward(self) -> None:
         self.forwarded += 1
-
-
-def until(condition: Callable[[], object], within: float = 30) -> None:
-    """Wait for `condition`."""
-    ends = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < ends, "It did not become so in time."
-        time.sleep(0.005)
 
 
 def create(server: RunningServer, faults: str = "", **parameters: Any) -> str:

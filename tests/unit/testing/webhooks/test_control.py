@@ -6,8 +6,9 @@ import pytest
 
 from airflow_provider_aihandoff.testing import OpenAIStandIn, RunningServer
 from tests.unit.testing.conftest import Clock, ask
+from tests.waiting import until
 
-from .receiver import Receiver, all_is_sent, create, until
+from .receiver import Receiver, all_is_sent, create
 
 
 class TestControl:

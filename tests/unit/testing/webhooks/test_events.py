@@ -7,8 +7,9 @@ import pytest
 
 from airflow_provider_aihandoff.testing import OpenAIStandIn, RunningServer
 from tests.unit.testing.conftest import Clock, ask
+from tests.waiting import until
 
-from .receiver import OTHER_SECRET, SECRET, Receiver, all_is_sent, create, until
+from .receiver import OTHER_SECRET, SECRET, Receiver, all_is_sent, create
 
 
 class TestEvents:

@@ -7,8 +7,9 @@ import pytest
 
 from airflow_provider_aihandoff.testing import OpenAIStandIn, RunningServer
 from tests.unit.testing.conftest import Clock
+from tests.waiting import until
 
-from .receiver import Receiver, all_is_sent, create, kinds_and_statuses, until
+from .receiver import Receiver, all_is_sent, create, kinds_and_statuses
 
 
 class TestFaults:

@@ -9,8 +9,9 @@ import pytest
 
 from airflow_provider_aihandoff.testing import OpenAIStandIn, RunningServer
 from tests.unit.testing.conftest import Clock, ask
+from tests.waiting import until
 
-from .receiver import SECRET, Receiver, all_is_sent, create, free_port, kinds_and_statuses, until
+from .receiver import SECRET, Receiver, all_is_sent, create, free_port, kinds_and_statuses
 
 
 def has_attempts(stand_in: OpenAIStandIn, number: int) -> bool:
