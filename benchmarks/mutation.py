@@ -148,7 +148,7 @@ GUARDS = (
     guard(
         "rates: what ends is seen by those that ask at that moment",
         f"{_TAKING}::test_one_that_asks_while_another_one_ends_gets_its_place",
-        ("rate_store:ask", "_locked(connection, [one])[0]", "one"),
+        ("rate_store:ask", "if any(_wait(connection, ask, one) for one in slots):", "if False:"),
     ),
     guard(
         "rates: what ends waits for those that ask at that moment",
@@ -1032,7 +1032,17 @@ GUARDS = (
     guard(
         "budget: a refused request gives back what it reserved",
         f"{_BUDGETS}/test_reserve.py::TestAReservation::test_comes_back_where_the_request_was_refused",
-        ("Submission.not_submitted.work", "reservation_store.release(connection, job_id, number)", "pass"),
+        ("Submission.not_submitted.work", "reservation_store.release(connection, token)", "pass"),
+    ),
+    guard(
+        "budget: a refused request gives back what it reserved itself",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_of_a_lost_request_stays_where_the_second_one_is_refused",
+        ("reserve:_reserve", "Request(token,", "Request(revision.submit_token or token,"),
+    ),
+    guard(
+        "budget: a late answer settles its own reservation",
+        f"{_BUDGETS}/test_reserve.py::TestAReservation::test_is_that_of_the_request_whose_answer_came_late",
+        ("Submission.submitted.work", "found=found, token=token)", "found=found)"),
     ),
     guard(
         "budget: a surplus response costs too",
@@ -1139,7 +1149,7 @@ GUARDS = (
         "one bill: a response that came too late is kept to be cancelled",
         f"{_LEDGER}/reconcile/test_responses.py::TestSurplus"
         "::test_a_response_that_came_after_its_revision_was_given_up_is_cancelled_where_its_worker_died",
-        ("Submission.submitted.work", "keep_surplus(connection, revision, response_id)", "pass"),
+        ("Submission.submitted.work", "keep_surplus(connection, revision, response_id, token=token)", "pass"),
     ),
     guard(
         "one bill: a person answers about the loss that they saw",
@@ -1302,7 +1312,7 @@ GUARDS = (
     guard(
         "list of jobs: a spreadsheet runs no formula of a file",
         "tests/integration/web/test_job_search.py::test_a_spreadsheet_runs_nothing_of_a_file",
-        ("job_search:_cell", "text.startswith(_FORMULA)", "False"),
+        ("csv_text:_cell", "text.startswith(_FORMULA)", "False"),
     ),
     guard(
         "list of jobs: pages go on after the last job",

@@ -51,6 +51,7 @@ class FakeFacts(ProviderFacts):
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
         hidden: bool = False,
+        counted: int | None = None,
     ) -> WorstCase:
         tokens = request.get("max_output_tokens", expected_output_tokens)
         return WorstCase(

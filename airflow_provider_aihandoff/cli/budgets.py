@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from argparse import Namespace
 from dataclasses import fields
 from typing import Any
@@ -26,8 +24,9 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import (
     usd,
 )
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
-from airflow_provider_aihandoff.core.budgets.spending_store import Spent
+from airflow_provider_aihandoff.core.budgets.spending_store import ROWS, Spent
 from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
+from airflow_provider_aihandoff.core.csv_text import as_csv
 from airflow_provider_aihandoff.core.jobs.job_filter import age
 
 
@@ -69,17 +68,15 @@ def _amounts(use: Use) -> dict[str, Any]:
 def spending(args: Namespace) -> None:
     """Print what was spent, by day or by anything else."""
     with open_ledger(args) as ledger:
-        found = ledger.spending.by(SpentBy(args.by), since=ledger.now() - age(args.since))
+        found = ledger.spending.by(
+            SpentBy(args.by), since=ledger.now() - age(args.since), limit=None if args.csv else ROWS
+        )
     rows = [vars(each) for each in found]
-    if not args.csv:
+    if args.csv:
+        for line in as_csv(rows, [each.name for each in fields(Spent)]).splitlines():
+            say(line)
+    else:
         print_rows(rows, args.output)
-        return
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [each.name for each in fields(Spent)])
-    writer.writeheader()
-    writer.writerows(rows)
-    for line in file.getvalue().splitlines():
-        say(line)
 
 
 @command

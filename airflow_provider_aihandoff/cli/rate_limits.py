@@ -9,7 +9,14 @@ from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
-from airflow_provider_aihandoff.core.rates.rate_limit import PERIODS, LimitKind, Measure, RateLimit
+from airflow_provider_aihandoff.core.rates.rate_limit import (
+    PERIODS,
+    LimitKind,
+    Measure,
+    RateLimit,
+    checked_limit,
+    checked_weights,
+)
 from airflow_provider_aihandoff.core.rates.rate_limit_store import LimitState
 
 
@@ -29,11 +36,15 @@ def set_limit(args: Namespace) -> None:
     if not amounts:
         fail("give --requests, --tokens or --in-flight.")
     weights = None if args.weight is None else dict(map(_weight, args.weight))
+    per = None if args.per is None else PERIODS[args.per]
+    periods = {measure: None if measure is Measure.IN_FLIGHT else per for measure in amounts}
+    for measure, amount in amounts.items():  # all of them, before the first is set
+        checked_limit(kind, name, measure, amount, periods[measure])
+    checked_weights(weights or {})
     with open_ledger(args) as ledger:
         for measure, amount in amounts.items():
-            period = None if args.per is None or measure is Measure.IN_FLIGHT else PERIODS[args.per]
             limit = ledger.rate_limits.set(
-                kind, name, measure, amount, period=period, weights=weights, reason=args.reason, actor=actor()
+                kind, name, measure, amount, period=periods[measure], weights=weights, reason=args.reason, actor=actor()
             )
             say(f"The limit is {limit.words} ({limit.called}), from the next request on.")
     if kind is not LimitKind.KEY:

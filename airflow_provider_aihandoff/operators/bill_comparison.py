@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
 
 from airflow_provider_aihandoff.core import signals
-from airflow_provider_aihandoff.core.budgets.bill_store import DAYS
 from airflow_provider_aihandoff.core.budgets.budget_spec import usd
 from airflow_provider_aihandoff.core.errors import HandoffError, LedgerUnavailable
 from airflow_provider_aihandoff.hooks.model_provider import PROJECT_KEY, bill_of, project_of
@@ -67,7 +66,7 @@ def compare_bill(ledger: Ledger, admin_conn_id: str) -> bool:
 
 def send_bill_gauges(ledger: Ledger) -> None:
     """Send by how much the bill of each project differs over the last days."""
-    found = ledger.bills.find(DAYS)
+    found = ledger.bills.find()
     for project_id in {each.project_id for each in found}:
         difference = sum((each.difference_usd for each in found if each.project_id == project_id), Decimal(0))
         signals.gauge(signals.BILL_DIFFERENCE, float(difference), project_id=project_id)
@@ -76,7 +75,7 @@ def send_bill_gauges(ledger: Ledger) -> None:
 def notify_bill(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, *, more_than: Decimal) -> None:
     """Notify of each day whose bill differs by more than an amount, once. What no notifier could send is due again."""
     base = conf.get("api", "base_url", fallback="").rstrip("/")
-    for found in ledger.bills.find(DAYS):
+    for found in ledger.bills.find():
         if found.notified_at is not None or abs(found.difference_usd) <= more_than:
             continue
         message = f"The bill of the project {found.project_id} for {found.day} differs: {_in_words(found)}."

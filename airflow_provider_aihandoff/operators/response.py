@@ -343,7 +343,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             orphan_wait=settings.seconds("orphan_wait"),
             take=partial(store_response, ledger, provider, output_type=self.output_type, actor=owner_of(context).actor),
             memory=memory_of(context),
-            worst=self.worst_case(request),
+            worst=partial(self.worst_case, request),
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -439,13 +439,19 @@ class OpenAIBackgroundResponseOperator(RendersText):
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
         return facts_for(self.openai_conn_id).build_request(arguments, self.output_type)
 
-    def worst_case(self, request: Mapping[str, Any], *, context_tokens: int | None = None) -> WorstCase:
+    def worst_case(
+        self, request: Mapping[str, Any], counted: int | None = None, *, context_tokens: int | None = None
+    ) -> WorstCase:
         """The most that a request can need; where that is not known, it can cost what its author says.
 
+        :param counted: how many tokens its input has, where the provider has counted them.
         :param context_tokens: of the response that it continues, if that is known.
         """
         worst = facts_for(self.openai_conn_id).worst_case(
-            request, expected_output_tokens=self.expected_output_tokens, context_tokens=context_tokens
+            request,
+            expected_output_tokens=self.expected_output_tokens,
+            context_tokens=context_tokens,
+            counted=counted,
         )
         return worst.or_at_most(self._unpriced_usd)
 

@@ -128,7 +128,7 @@ def send_change(
         orphan_wait=settings.seconds("orphan_wait"),
         take=partial(store_response, ledger, provider, output_type=task.output_type, actor=owner.actor),
         memory=memory_of(context),
-        worst=task.worst_case(request, context_tokens=continues),
+        worst=partial(task.worst_case, request, context_tokens=continues),
     )
 
 

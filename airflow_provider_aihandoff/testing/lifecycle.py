@@ -173,9 +173,9 @@ def _usage(response: StoredResponse, status: str) -> dict[str, Any] | None:
     if status not in {"completed", "incomplete"} or response.faults.usage == "null":
         return None
     written = response.faults.refusal or _text_when(response, status)
-    input_tokens = _tokens(response.input_text)
-    reasoning_tokens = _tokens(response.output_text) // 2
-    output_tokens = _tokens(written) + reasoning_tokens
+    input_tokens = tokens_of(response.input_text)
+    reasoning_tokens = tokens_of(response.output_text) // 2
+    output_tokens = tokens_of(written) + reasoning_tokens
     cached = input_tokens // 2 // _CACHED_IN_STEPS_OF * _CACHED_IN_STEPS_OF
     return {
         "input_tokens": input_tokens,
@@ -189,5 +189,6 @@ def _usage(response: StoredResponse, status: str) -> dict[str, Any] | None:
     }
 
 
-def _tokens(text: str) -> int:
+def tokens_of(text: str) -> int:
+    """How many tokens a text has."""
     return -(-len(text) // _CHARACTERS_PER_TOKEN)

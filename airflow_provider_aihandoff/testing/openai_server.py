@@ -10,6 +10,7 @@ The API, with OpenAI's bodies and error bodies:
 * `POST /v1/responses`
 * `GET /v1/responses/{id}` and `DELETE /v1/responses/{id}`
 * `POST /v1/responses/{id}/cancel`
+* `POST /v1/responses/input_tokens`: as many as the response will say that its input has
 * `GET /v1/organization/costs`: what the responses would have cost, by day, of one project; any key is accepted
 * `POST /v1/conversations` and `GET /v1/conversations/{id}/items`; a conversation takes one response at a time
 
@@ -218,6 +219,10 @@ def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher, limit: RequestLi
         await webhooks.hold_back(exchange.response_id)
         answer.headers.update(headers)
         return answer
+
+    @router.post("/input_tokens")
+    async def count_input(request: Request) -> Response:
+        return api.count_input(await request.body())
 
     @router.get("/{response_id}")
     async def retrieve(response_id: str, request: Request) -> Response:

@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.testing.lifecycle import (
     as_json,
     ends_at,
     status_at,
+    tokens_of,
 )
 from airflow_provider_aihandoff.testing.output import Responder, output_text
 from airflow_provider_aihandoff.testing.server_kind import ServerKind
@@ -83,6 +84,17 @@ class ResponsesApi:
                 self._accept(request, faults, exchange)
                 return CutOffAnswer()
         raise injected(fault)
+
+    def count_input(self, body: bytes) -> Response:
+        """`POST /v1/responses/input_tokens`.
+
+        Raises:
+            ApiError: the request is refused; 405 where the server does not count.
+        """
+        if not self.kind.counts:
+            raise ApiError(405, "Method Not Allowed")
+        request = parse_create_request(body)
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens_of(request.input_text)})
 
     async def answer_when_ended(self, answer: Response, exchange: Exchange) -> Response:
         """The answer to a create; of a server without background mode when the response has ended, and with it."""

@@ -13,8 +13,10 @@ class ServerKind:
         background: it has background mode; without, a create is answered when the response has ended.
         stores: it keeps responses; without, each retrieve and each cancel answers 404.
         cancels: it can cancel; without, a cancel answers 405.
+        counts: it counts the tokens of an input; without, that answers 405.
     """
 
     background: bool = True
     stores: bool = True
     cancels: bool = True
+    counts: bool = True

@@ -121,7 +121,7 @@ class Bills:
 
         return self._database.transact(work, repeatable=True)
 
-    def find(self, days: int) -> list[BillDay]:
+    def find(self, days: int = DAYS) -> list[BillDay]:
         """Return what was compared of the last days, the newest first."""
         return self._database.transact(
             lambda connection: [BillDay(**row) for row in connection.execute(_FIND, [days]).fetchall()]

@@ -271,6 +271,8 @@ def checked_amount(amount: Any, *, what: str = "amount_usd") -> Decimal:
     :raises BudgetRefused: it is none.
     """
     text = str(amount).strip()
+    if not text:
+        raise BudgetRefused("there is no amount.", field=what, remedy="Give a number, such as 20.00.")
     if isinstance(amount, bool) or (text[-3:].isalpha() and text[-3:].upper() != CURRENCY) or text[:1] in "€£¥":
         raise BudgetRefused(
             f"{text!r} is no amount of {CURRENCY}: budgets are kept in US dollars, the currency of the prices.",

@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import (
 )
 from airflow_provider_aihandoff.core.budgets.period import Span, span_at
 from airflow_provider_aihandoff.core.budgets.reservation_store import lock_stripes, wake, write_stripes
-from airflow_provider_aihandoff.core.budgets.reserve import lock_budget, make_window, would_hold
+from airflow_provider_aihandoff.core.budgets.reserve import is_bound, lock_budget, make_window, would_hold
 from airflow_provider_aihandoff.core.budgets.stripes import shared_out
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
@@ -274,6 +274,15 @@ class Budgets:
             return _views(connection, [Budget(**row) for row in rows])
 
         return self._database.transact(work)
+
+    def bound(self, job: Job, conn_id: str) -> bool:
+        """Whether a budget, or its own ``max_cost_usd``, is about a request of a job.
+
+        :param conn_id: the connection that it would be sent over.
+        """
+        if job.max_cost_usd is not None:
+            return True
+        return self._database.transact(lambda connection: is_bound(connection, job, conn_id))
 
     def waited_for(self, dag_ids: Sequence[str] | None) -> list[BudgetView]:
         """Return the budgets for which jobs wait, by name.

@@ -26,6 +26,7 @@ from airflow_provider_aihandoff.core.budgets.reservation_store import (
 )
 from airflow_provider_aihandoff.core.budgets.stripes import STRIPES, Stripe, room, with_room
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
+from airflow_provider_aihandoff.core.database.history import now
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.models import Job, Revision, columns
 
@@ -289,6 +290,11 @@ def make_window(connection: LedgerConnection, budget: Budget, *, at: datetime) -
     numbers, allotted = [each.stripe for each in stripes], [each.allotted_usd for each in stripes]
     connection.execute(_INSERT_STRIPES, [row["window_id"], numbers, allotted])
     return int(row["window_id"])
+
+
+def is_bound(connection: LedgerConnection, job: Job, conn_id: str) -> bool:
+    """Whether a budget is about a request of a job over a connection now."""
+    return bool(connection.execute(_APPLYING, _about(job, conn_id, now(connection))).fetchall())
 
 
 def would_hold(

@@ -36,6 +36,10 @@ _COSTS = """
     WHERE s.settled_at >= %(since)s"""
 
 
+#: How many rows an answer has.
+ROWS = 1000
+
+
 @dataclass(frozen=True)
 class Spent:
     """What was spent on one thing.
@@ -59,11 +63,12 @@ class Spending:
         self._database = database
 
     def by(
-        self, what: SpentBy, *, since: datetime, dag_ids: Sequence[str] | None = None, limit: int = 1000
+        self, what: SpentBy, *, since: datetime, dag_ids: Sequence[str] | None = None, limit: int | None = ROWS
     ) -> list[Spent]:
         """Return what was spent since a moment: all days in order, and of everything else the dearest first.
 
         :param dag_ids: only jobs of these Dags; None for every Dag.
+        :param limit: rows of what is no day; None for all.
         """
         found = self.report([what], since=since, dag_ids=dag_ids)[what]
         return found if what is SpentBy.DAY else found[:limit]

@@ -150,12 +150,14 @@ class WorstCase:
     :param input_tokens: None where nothing bounds them, and so are ``output_tokens``.
     :param cost_usd: in US dollars, with fees for calls of the provider's tools; None where it is not known.
     :param unknown: why it is not known, as text without a full stop.
+    :param loose: its input may be much smaller: :meth:`ModelProvider.count_input` says how many tokens it has.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: Decimal | None = None
     unknown: str | None = None
+    loose: bool = False
 
     def or_at_most(self, stated_usd: Decimal | None) -> WorstCase:
         """The same; where its cost is not known, what its author says, if they do."""
@@ -217,6 +219,7 @@ class ProviderFacts(ABC):
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
         hidden: bool = False,
+        counted: int | None = None,
     ) -> WorstCase:
         """The most that a request can need, before it is sent. Asks no one, and raises nothing.
 
@@ -224,6 +227,7 @@ class ProviderFacts(ABC):
         :param expected_output_tokens: what its author expects at most, where the request sets no bound.
         :param context_tokens: of the response that it continues, if that is known.
         :param hidden: it has secrets that are masked here, of unknown length.
+        :param counted: how many tokens its input has, where the provider has counted them.
         """
 
     @abstractmethod
@@ -304,6 +308,15 @@ class ModelProvider(ProviderFacts):
         None where the provider has none, the request cannot have one, or its connection does not ask for them.
 
         :raises ProviderError: it could not be made now. Asking again is safe.
+        """
+        return None
+
+    def count_input(self, request: Mapping[str, Any], *, handle: str | None = None) -> int | None:
+        """Ask how many tokens the input of a request has, for free and before it is sent. Raises nothing.
+
+        None where the provider does not say.
+
+        :param handle: where the response is to run.
         """
         return None
 

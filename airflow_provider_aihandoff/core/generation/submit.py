@@ -73,7 +73,7 @@ def submit(
     orphan_wait: timedelta = timedelta(0),
     take: Callable[[Revision, ModelResponse], object] | None = None,
     memory: Memory | None = None,
-    worst: WorstCase | None = None,
+    worst: Callable[[int | None], WorstCase] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, never two at the same time, and record the answer.
@@ -86,7 +86,8 @@ def submit(
     :param take: stores what a response left that had ended when the request was answered. Not every server has it
         afterwards: some have no background mode, and keep nothing.
     :param memory: where the id of a response is kept while the ledger cannot record it.
-    :param worst: the most that the request can need; by default what the provider says of it.
+    :param worst: the most that the request can need, given how many tokens its input has where they were counted; by
+        default what the provider says of it.
     :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is held or
         ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
     :raises NotSubmitted: the tries are used up.
@@ -97,9 +98,10 @@ def submit(
     """
     if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:
         return kept
-    worst = worst or provider.worst_case(request or ledger.revision(job.job_id, job.revision).request)
+    whole = request or ledger.revision(job.job_id, job.revision).request
+    most = _most(ledger, provider, job, whole, worst or (lambda counted: provider.worst_case(whole, counted=counted)))
     metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
-    tokens = provider.counted_tokens(request or ledger.revision(job.job_id, job.revision).request)
+    tokens = provider.counted_tokens(whole)
     failures = 0
     while True:
         handle, problem = _open_handle(ledger, provider, job, metadata, request)
@@ -111,7 +113,7 @@ def submit(
             lease=SUBMIT_LEASE,
             orphan_wait=orphan_wait,
             handle=handle,
-            worst=worst,
+            worst=most,
             tokens=tokens,
         )
         intent, asked = _permission(intend, sleep)
@@ -156,6 +158,24 @@ def submit(
         wait = max(sent.retry_after or 0.0, backoff(failures, base=_BACKOFF_BASE, cap=_BACKOFF_CAP))
         log.warning("Submitting %s failed (%s); next try in %.1f s.", job.label, sent.reason, min(wait, intent.left))
         sleep(min(wait, intent.left, 2 * _BACKOFF_CAP))
+
+
+def _most(
+    ledger: Ledger,
+    provider: ModelProvider,
+    job: Job,
+    request: Mapping[str, Any],
+    worst: Callable[[int | None], WorstCase],
+) -> WorstCase:
+    """The most that a request can need; its input is counted where that matters, and the provider counts it."""
+    most = worst(None)
+    if not most.loose:
+        return most
+    revision = ledger.revision(job.job_id, job.revision)
+    if revision.state is not RevisionState.QUEUED or not ledger.budgets.bound(job, revision.conn_id):
+        return most
+    counted = provider.count_input(request, handle=revision.conversation_id)
+    return most if counted is None else worst(counted)
 
 
 def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) -> tuple[Intent, float]:

@@ -172,6 +172,15 @@ def checked_period(called: LimitName, period: int | None) -> int | None:
     return period
 
 
+def checked_limit(kind: LimitKind, name: str, measure: Measure, amount: int, period: int | None) -> dict[str, object]:
+    """The columns of a limit that is to be set.
+
+    :raises LimitRefused: as the three above.
+    """
+    called = checked_name(kind, name, measure)
+    return {**vars(called), "amount": checked_amount(amount), "period": checked_period(called, period)}
+
+
 def checked_weights(weights: Mapping[str, float]) -> dict[str, float]:
     """The weights of job types and requesters.
 

@@ -18,9 +18,8 @@ from airflow_provider_aihandoff.core.rates.rate_limit import (
     LimitKind,
     Measure,
     RateLimit,
-    checked_amount,
+    checked_limit,
     checked_name,
-    checked_period,
     checked_weights,
 )
 from airflow_provider_aihandoff.core.rates.rate_store import WOKEN_AT_ONCE, in_use, wake, wake_for_slots
@@ -139,17 +138,12 @@ class RateLimits:
         :param weights: of job types and requesters (:func:`rate_limit.checked_weights`); None leaves them as they are.
         :raises LimitRefused: it cannot be set like this, or there is no reason; nothing was set.
         """
-        called = checked_name(kind, name, measure)
-        values: dict[str, Any] = {
-            **vars(called),
-            "amount": checked_amount(amount),
-            "period": checked_period(called, period),
-        }
+        values = checked_limit(kind, name, measure, amount, period)
         given = None if weights is None else checked_weights(weights)
         why = _reason(reason)
 
         def work(connection: LedgerConnection) -> RateLimit:
-            known = connection.execute(f"{_READ} FOR NO KEY UPDATE", vars(called)).fetchone()
+            known = connection.execute(f"{_READ} FOR NO KEY UPDATE", values).fetchone()
             kept = given if given is not None else (known["weights"] if known is not None else {})
             row = connection.execute(_SET, {**values, "weights": as_json(kept)}).fetchone()
             assert row is not None
@@ -158,7 +152,7 @@ class RateLimits:
             if limit.period is None:
                 wake_for_slots(connection, limit)
             else:
-                wake(connection, limit.limit_id, math.ceil(values["amount"] / limit.period * WAKE_AHEAD))
+                wake(connection, limit.limit_id, math.ceil(amount / limit.period * WAKE_AHEAD))
             return limit
 
         return self._database.transact(work, step="limit.change")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -13,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_jsonable_python
 
+from airflow_provider_aihandoff.core.csv_text import as_csv
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter, Need, Sort
 from airflow_provider_aihandoff.core.jobs.job_search_store import JobSummary
 from airflow_provider_aihandoff.core.states import TERMINAL_JOB_STATES, JobState
@@ -49,9 +47,6 @@ TEXTS = {
     "error": ("Words of the error", ""),
     "set": ("Set", "the id"),
 }
-
-#: A spreadsheet takes a cell that begins like this for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @router.get("/jobs", name="jobs_page")
@@ -105,18 +100,6 @@ def jobs_file(form: Literal["csv", "json"], viewer: ViewerDep, ledger: LedgerDep
     return Response(body.encode("utf-8", "replace"), media_type=media_type, headers={"Content-Disposition": name})
 
 
-def as_csv(rows: list[dict[str, Any]], names: Sequence[str]) -> str:
-    """Rows as CSV (RFC 4180). A text that a spreadsheet would run as a formula gets an apostrophe before it.
-
-    :param names: of the columns, in their order.
-    """
-    file = io.StringIO()
-    writer = csv.DictWriter(file, names)
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return file.getvalue()
-
-
 def address(request: Request, route: str, wanted: JobFilter, form: str | None = None, **more: Any) -> str:
     """The address of a page about these jobs.
 
@@ -130,8 +113,3 @@ def address(request: Request, route: str, wanted: JobFilter, form: str | None = 
 def _row(job: JobSummary) -> dict[str, Any]:
     row: dict[str, Any] = to_jsonable_python({each.name: getattr(job, each.name) for each in fields(job)})
     return row
-
-
-def _cell(value: Any) -> Any:
-    text = " ".join(each or "" for each in value) if isinstance(value, list) else value
-    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text

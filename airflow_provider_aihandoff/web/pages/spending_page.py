@@ -14,13 +14,13 @@ from airflow_provider_aihandoff.core.amounts import dollars
 from airflow_provider_aihandoff.core.budgets.budget_spec import usd
 from airflow_provider_aihandoff.core.budgets.spending_store import THROWN_AWAY, Spent
 from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
+from airflow_provider_aihandoff.core.csv_text import as_csv
 from airflow_provider_aihandoff.web.api.budget_schemas import Days
 from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
 from airflow_provider_aihandoff.web.budget_rights import visible_bill, visible_budgets
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import path_to
 from airflow_provider_aihandoff.web.pages.budgets_page import WIDTH, row_of
-from airflow_provider_aihandoff.web.pages.job_search import as_csv
 from airflow_provider_aihandoff.web.render.chart import Chart, chart
 from airflow_provider_aihandoff.web.render.environment import page
 

@@ -50,6 +50,8 @@ def test_a_connection_that_airflow_does_not_know_is_warned_of(
         ((*SET, "--requests", 1, "--weight", "nightly=2"), "type:NAME or requester:NAME"),
         (("limits", "end", "--key", "none", "--measure", "requests", "--reason", "x"), "there is no limit on"),
         (("limits", "set", "--key", "slow", "--requests", 1, "--reason", " "), "--reason must not be empty"),
+        (("limits", "set", "--key", "slow", "--requests", 1, "--tokens", -1, "--reason", "x"), "must not be negative"),
+        (("limits", "end", "--key", "none", "--reason", "x"), "there is no limit on 'none'"),
     ],
 )
 def test_what_makes_no_sense_ends_with_one_line(

@@ -70,6 +70,28 @@ def test_a_task_waits_deferred_for_room_and_goes_on_when_the_budget_is_raised(
     assert use.settled_usd == ledger.revision(SECOND, 1).cost_usd
 
 
+def test_a_long_input_is_counted_by_the_provider_where_a_budget_is_about_it(
+    run: RunDag, ledger: Ledger, stand_in: Any
+) -> None:
+    def define() -> None:
+        ask_unapproved(input="word " * 20_000, max_output_tokens=1000)
+
+    run(define)
+    free = ledger.record(1).revision.worst_cost_usd
+    assert not [each for each in stand_in.requests() if each.path.endswith("/input_tokens")]
+    add(ledger, 1)
+
+    def again() -> None:
+        ask_unapproved(job_key="another", input="word " * 20_000, max_output_tokens=1000)
+
+    run(again)
+    assert len([each for each in stand_in.requests() if each.path.endswith("/input_tokens")]) == 1
+    counted = ledger.record(SECOND).revision.worst_cost_usd
+    assert free is not None
+    assert counted is not None
+    assert counted < free / 2
+
+
 def _reserve(ledger: Ledger, need: Decimal) -> None:
     """What another job has reserved."""
     assert _ask(ledger, need, "in the way").token is not None

@@ -53,6 +53,7 @@ class OpenAIFacts(ProviderFacts):
         expected_output_tokens: int | None = None,
         context_tokens: int | None = None,
         hidden: bool = False,
+        counted: int | None = None,
     ) -> WorstCase:
         """As :meth:`ProviderFacts.worst_case`."""
         return worst_case(
@@ -60,6 +61,7 @@ class OpenAIFacts(ProviderFacts):
             expected_output_tokens=expected_output_tokens,
             context_tokens=context_tokens,
             hidden=hidden,
+            counted=counted,
             tool_prices=self.tool_prices,
         )
 

@@ -50,8 +50,8 @@ _PAYMENT_REQUIRED = 402
 _NO_SUCH_API = frozenset({404, 405, 501})
 
 
-def has_no_conversations(error: Exception) -> bool:
-    """Whether an error of creating a conversation says that the server has none."""
+def has_no_such_api(error: Exception) -> bool:
+    """Whether an error says that the server has not got this part of the API."""
     return isinstance(error, openai.APIStatusError) and error.status_code in _NO_SUCH_API
 
 

@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
+from openai.resources.responses.input_tokens import InputTokens
 
 from airflow_provider_aihandoff.core.generation.openai.answers import read_items, read_response, response_id_of
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
@@ -16,7 +17,7 @@ from airflow_provider_aihandoff.core.generation.openai.failures import (
     InvalidArguments,
     asking_failed,
     classify,
-    has_no_conversations,
+    has_no_such_api,
 )
 from airflow_provider_aihandoff.core.generation.openai.rate_headers import heard
 from airflow_provider_aihandoff.core.generation.openai.request import may_have_conversation, submission
@@ -31,6 +32,14 @@ from airflow_provider_aihandoff.core.generation.provider import (
 )
 
 log = logging.getLogger(__name__)
+
+#: What of a request decides how many tokens its input has.
+_COUNTED = frozenset(
+    signature(InputTokens.count).parameters.keys() - {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+)
+
+#: Seconds that counting may take.
+_COUNT_TIMEOUT = 10.0
 
 
 class OpenAIProvider(OpenAIFacts, ModelProvider):
@@ -47,6 +56,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         once = client.with_options(max_retries=0)
         self._responses, self._conversations = once.responses, once.conversations
         self._opens_handles = conversations
+        self._counts_input = True
 
     def create(
         self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
@@ -71,7 +81,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         try:
             opened = self._conversations.create(metadata=dict(metadata))
         except Exception as error:
-            if has_no_conversations(error):
+            if has_no_such_api(error):
                 log.warning("The server has no conversations (%s); going on without.", type(error).__name__)
                 return None
             raise asking_failed(error, "a new conversation") from error
@@ -79,6 +89,24 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         if conversation_id is None:
             raise ProviderError("OpenAI's answer was not a conversation.", remedy="Asking again is safe.")
         return conversation_id
+
+    def count_input(self, request: Mapping[str, Any], *, handle: str | None = None) -> int | None:
+        """As :meth:`ModelProvider.count_input`, by `POST /v1/responses/input_tokens`.
+
+        A server that has not got it is not asked again.
+        """
+        if not self._counts_input:
+            return None
+        body: dict[str, Any] = {name: request[name] for name in _COUNTED if request.get(name) is not None}
+        if handle is not None:
+            body["conversation"] = handle
+        try:
+            found = self._responses.input_tokens.count(**body, timeout=_COUNT_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - the bound from its bytes holds
+            self._counts_input = not has_no_such_api(error)
+            log.info("The tokens of a request were not counted (%s).", type(error).__name__)
+            return None
+        return found.input_tokens if isinstance(found.input_tokens, int) and found.input_tokens >= 0 else None
 
     def read_handle(self, handle: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.read_handle`."""

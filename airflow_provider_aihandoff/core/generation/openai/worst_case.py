@@ -24,8 +24,14 @@ OVERHEAD = 500
 #: Tools that run where the request comes from: what they say comes with another request.
 _OWN_TOOLS = frozenset({"function", "custom"})
 
+#: So many bytes of a request are worth one more call, which counts its tokens.
+_WORTH_COUNTING = 4000
+
+#: Tiers that cost the published price of a model, or less.
+_STANDARD_TIERS = frozenset({"auto", "default", "flex", "scale"})
+
 #: Names under which a request refers to what is not in it.
-_REFERENCES = frozenset({"conversation", "prompt", "file_id", "file_url", "vector_store_ids", "container"})
+_REFERENCES = frozenset({"conversation", "file_id", "file_url", "vector_store_ids", "container"})
 
 
 def worst_case(
@@ -34,6 +40,7 @@ def worst_case(
     expected_output_tokens: int | None = None,
     context_tokens: int | None = None,
     hidden: bool = False,
+    counted: int | None = None,
     tool_prices: ToolPrices | None = None,
 ) -> WorstCase:
     """As :meth:`ProviderFacts.worst_case`.
@@ -47,25 +54,35 @@ def worst_case(
     except Exception as error:  # noqa: BLE001 - odd price data is no reason to lose a job
         log.debug("The model %s: %s", model, error)
         return WorstCase(unknown=f"the model {model!r} has no published price")
+    if body.get("prompt"):
+        return WorstCase(unknown="its stored prompt can name tools that are billed by call")
     rounds = _rounds(body)
     if rounds is None:
         return WorstCase(unknown="its tools can be called any number of times; max_tool_calls bounds them")
     dearest, unknown = (tool_prices or ToolPrices()).dearest(body.get("tools"))
     if unknown is not None:
         return WorstCase(unknown=unknown)
-    input_tokens = _input_tokens(None if hidden else _size(body, context_tokens), window, rounds)
+    size = None if hidden else _size(body, context_tokens)
+    loose = rounds == 1 and not hidden and counted is None and (size is None or size > _WORTH_COUNTING)
+    input_tokens = _input_tokens(size if counted is None else counted + OVERHEAD, window, rounds)
     # The bound of the request is one on all rounds together.
     unbounded = None if window is None else rounds * window
     output_tokens = body.get("max_output_tokens") or expected_output_tokens or unbounded
     if input_tokens is None or output_tokens is None:
         what = "what it refers to" if input_tokens is None else "its answer; max_output_tokens bounds it"
-        return WorstCase(input_tokens, output_tokens, unknown=f"nothing bounds the length of {what}")
+        return WorstCase(input_tokens, output_tokens, unknown=f"nothing bounds the length of {what}", loose=loose)
     try:
         of_tokens = _price(body, model, input_tokens, int(output_tokens))
-        return WorstCase(input_tokens, output_tokens, of_tokens + (rounds - 1) * dearest)
+        return WorstCase(input_tokens, output_tokens, of_tokens + (rounds - 1) * dearest, loose=loose)
+    except _NoPrice as error:
+        return WorstCase(input_tokens, output_tokens, unknown=str(error))
     except Exception as error:  # noqa: BLE001 - odd price data is no reason to lose a job
         log.warning("What a request of the model %s can cost is unknown: %s", model, error)
         return WorstCase(input_tokens, output_tokens, unknown=f"the model {model!r} has no published price")
+
+
+class _NoPrice(ValueError):
+    """It is not known what a request costs; the message says why, without a full stop."""
 
 
 def _size(body: Mapping[str, Any], context_tokens: int | None) -> int | None:
@@ -124,15 +141,19 @@ def _is_picture(name: str, value: Any) -> bool:
 def _price(body: Mapping[str, Any], model: str, input_tokens: int, output_tokens: int) -> Decimal:
     """The price if nothing comes out of a cache, and all of it goes into one.
 
+    :raises _NoPrice: the tier is one that the price data does not have for this model: it may be dearer.
     :raises Exception: it cannot be computed.
     """
     from genai_prices import Usage, calc_price
 
-    tier = body.get("service_tier")
-    context = {"service_tier": str(tier)} if tier and tier != "auto" else None
+    tier = str(body.get("service_tier") or "auto")
+    context = {"service_tier": tier} if tier != "auto" else None
     prices = []
     for written in ({}, {"cache_write_tokens": input_tokens}):
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, **written)
-        prices.append(calc_price(usage, model, provider_id="openai", price_context=context).total_price)
+        found = calc_price(usage, model, provider_id="openai", price_context=context).total_price
+        if tier not in _STANDARD_TIERS and found == calc_price(usage, model, provider_id="openai").total_price:
+            raise _NoPrice(f"the model {model!r} has no published price in the tier {tier!r}")
+        prices.append(found)
     window = (body.get("background_options") or {}).get("completion_window")
     return max(prices) * COMPLETION_WINDOW_FACTORS.get(window or "", Decimal(1))

@@ -36,7 +36,8 @@ _LONG_AGO = """
     WHERE revision_id = %s"""
 _OVER = timedelta(seconds=-1)
 #: The clock of the ledger's host has been set back since.
-_SET_BACK = "reserved_at = reserved_at + interval '1 hour'"
+_SET_BACK = """
+    UPDATE aihandoff.budget_reservations SET reserved_at = reserved_at + interval '1 hour' WHERE reservation = %s"""
 _WAITING = """
     SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 
@@ -96,7 +97,7 @@ class TestAReservation:
     ) -> None:
         add(10)
         lost = ask("a", 4, _OVER)
-        query(f"UPDATE aihandoff.budget_reservations SET {_SET_BACK}")
+        query(_SET_BACK, lost.token)
         second = ask("a", 3)
         assert (second.token is not None, used(ledger)) == (True, (7, 0))
         assert second.token is not None
@@ -115,7 +116,7 @@ class TestAReservation:
         late = ask("a", 4, _OVER)
         sent = ask("a", 3)  # counts the first one as lost
         assert sent.token is not None
-        query(f"UPDATE aihandoff.budget_reservations SET {_SET_BACK} WHERE reservation = %s", late.token)
+        query(_SET_BACK, late.token)
         run(ledger, late, "resp_late")
         named = query("SELECT reservation FROM aihandoff.budget_reservations WHERE response_id = 'resp_late'")
         assert [row["reservation"] for row in named] == [late.token]

@@ -21,7 +21,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
     own_metadata,
 )
 from airflow_provider_aihandoff.core.states import ResponseStatus
-from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.testing import OpenAIStandIn, ServerKind
 from tests.fake_provider import AsyncFakeProvider, FakeProvider
 
 REQUEST = {"model": "gpt-5.2", "input": "Write about the kettle."}
@@ -137,6 +137,20 @@ class TestOpenAI:
         failure = openai.create(request, {}, timeout=0.3)
         assert isinstance(failure, SubmitFailure)
         assert (failure.sent, "APITimeoutError" in failure.reason) == (Sent.UNKNOWN, True)
+
+    def test_the_input_of_a_request_is_counted_before_it_is_sent(
+        self, openai: OpenAIProvider, stand_in: OpenAIStandIn
+    ) -> None:
+        request = {**REQUEST, "max_output_tokens": 10, "metadata": {"a": "b"}, "service_tier": "flex"}
+        assert openai.count_input(request) == 6
+        assert stand_in.responses().creates == 0
+
+    def test_a_server_that_cannot_count_is_asked_once(self) -> None:
+        stand_in = OpenAIStandIn(kind=ServerKind(counts=False))
+        with stand_in.serve() as running, OpenAI(base_url=running.base_url, api_key="any", timeout=5) as client:
+            openai = OpenAIProvider(client)
+            assert [openai.count_input(REQUEST) for _ in range(2)] == [None, None]
+        assert [each.path for each in stand_in.requests()] == ["/v1/responses/input_tokens"]
 
     def test_an_answer_that_is_no_response_leaves_it_unknown_whether_there_is_one(self, openai: OpenAIProvider) -> None:
         failure = openai.create({**REQUEST, "metadata": {"standin": "create=html"}}, {}, timeout=5)

@@ -63,7 +63,6 @@ def test_without_a_bound_the_model_can_write_until_its_window_is_full() -> None:
     [
         {"previous_response_id": "resp_1"},
         {"conversation": "conv_1"},
-        {"prompt": {"id": "pmpt_1"}},
         {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_1"}]}]},
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a.png"}]}]},
         {"extra_body": {"previous_response_id": "resp_1"}},
@@ -72,6 +71,36 @@ def test_without_a_bound_the_model_can_write_until_its_window_is_full() -> None:
 )
 def test_what_it_only_refers_to_may_fill_the_window(more: dict[str, Any]) -> None:
     assert worst_case({**SHORT, **more}).input_tokens == 400_000
+
+
+def test_what_was_counted_takes_the_place_of_the_bound_from_the_bytes() -> None:
+    long = {**SHORT, "input": "word " * 10_000}
+    assert worst_case(long).loose
+    counted = worst_case(long, counted=10_000)
+    assert (counted.input_tokens, counted.loose) == (10_000 + OVERHEAD, False)
+    picture = [{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a.png"}]}]
+    assert worst_case({**SHORT, "input": picture}).loose
+    assert cost(long, counted=10_000) < cost(long)
+
+
+def test_counting_is_of_no_use_where_little_is_read_or_tools_say_how_much() -> None:
+    assert not worst_case(SHORT).loose
+    tools = {"tools": [{"type": "web_search"}], "max_tool_calls": 2, "input": "word " * 10_000}
+    prices = ToolPrices.of_text('{"web_search": 0.01}')
+    assert not worst_case({**SHORT, **tools}, tool_prices=prices).loose
+    assert not worst_case({**SHORT, "input": "word " * 10_000}, hidden=True).loose
+
+
+def test_a_stored_prompt_can_name_tools_so_that_its_cost_is_not_known() -> None:
+    found = worst_case({**SHORT, "prompt": {"id": "pmpt_1"}})
+    assert (found.cost_usd, found.unknown) == (None, "its stored prompt can name tools that are billed by call")
+
+
+@pytest.mark.parametrize(("model", "tier"), [("gpt-5-pro", "priority"), ("gpt-5.2", "faster")])
+def test_a_tier_that_the_price_data_does_not_have_may_be_dearer(model: str, tier: str) -> None:
+    found = worst_case({**SHORT, "model": model, "service_tier": tier})
+    assert found.cost_usd is None
+    assert found.unknown == f"the model {model!r} has no published price in the tier {tier!r}"
 
 
 def test_a_response_that_it_continues_counts_where_its_length_is_known() -> None:
