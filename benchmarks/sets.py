@@ -30,7 +30,10 @@ def compare(running: Services, options: argparse.Namespace, what: str, target: s
     script = running.run("benchmarks.sets_bare", items, running.openai, target, in_flight, at_once, options.seconds)
     assert script["items"] == options.items
     ledger = "ledger_" + "".join(filter(str.isalpha, what))
-    return {"script": script, "set": running.run("benchmarks.sets_dag", items, target, in_flight, at_once, ledger=ledger)}
+    return {
+        "script": script,
+        "set": running.run("benchmarks.sets_dag", items, target, in_flight, at_once, ledger=ledger),
+    }
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -45,7 +48,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _report(what: str, found: dict[str, dict[str, Any]], items: int, goal: float) -> None:
     print(f"{items:,} items {what}")
     for who, result in found.items():
-        print(f"  {who:8} {result['seconds']:8.1f} s {items / result['seconds']:8.1f} a second  {result.get('legs', '')}")
+        print(
+            f"  {who:8} {result['seconds']:8.1f} s {items / result['seconds']:8.1f} a second  {result.get('legs', '')}"
+        )
     ratio = found["script"]["seconds"] / found["set"]["seconds"]
     print(f"  set / script, rate {ratio:9.0%}   goal: {goal:.0%}", flush=True)
 

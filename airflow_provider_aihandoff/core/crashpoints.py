@@ -57,6 +57,9 @@ STEPS = (
     "set.open jobs",
     "set.opened",
     "set.ended",
+    "set.intend",
+    "set.submitted",
+    "set.store",
     "set.notify",
 )
 

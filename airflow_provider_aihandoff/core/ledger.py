@@ -40,6 +40,7 @@ from airflow_provider_aihandoff.core.review.queue_store import ReviewQueue
 from airflow_provider_aihandoff.core.review.reassign_store import Reassignments
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.sets.set_store import Sets
+from airflow_provider_aihandoff.core.sets.together import Together
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
@@ -183,6 +184,7 @@ class Ledger:
         self.spending_limits = SpendingLimits(self._database)
         self.rate_limits = RateLimits(self._database)
         self.sets = Sets(self._database)
+        self.together = Together(self._database)
 
     def __enter__(self) -> Self:
         return self

@@ -17,7 +17,7 @@ from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFor, WorstCase
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
-from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.generation.submit import SubmitSteps, submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, PriorityName, Revision
 from airflow_provider_aihandoff.core.states import JobState
@@ -328,6 +328,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         job: Job,
         revision: Revision,
         request: dict[str, Any],
+        steps: SubmitSteps | None = None,
     ) -> Revision:
         from airflow_provider_aihandoff.operators.revising import send_change
 
@@ -344,6 +345,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
             take=partial(store_response, ledger, provider, output_type=self.output_type, actor=owner_of(context).actor),
             memory=memory_of(context),
             worst=self.worst_case(request),
+            steps=steps,
+            found=revision,
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""When a worker asks about the responses that it has sent for, while it still works on their set. Pure.
+
+It learns how long the model takes, and asks about a response when it is about due: so most questions find an answer,
+which is taken at once. Those that find none make the next ones later, and are no more a second than a triggerer polls.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+#: Seconds that the model is expected to take before anything is known, and how much later one asks until it is.
+_FIRST, _GROWTH = 0.5, 1.25
+
+#: What an answer, and a question without one, change in what is expected: one question in eleven finds none.
+_HIT, _MISS = 0.998, 1.02
+
+#: After what part of its age a response is asked about again that had not ended, and after how many seconds at least.
+_LATER, _LATER_AT_LEAST = 0.1, 0.5
+
+#: How many questions without an answer may come at once, where there were none for a while.
+_MISSES_AT_ONCE = 16.0
+
+
+class Flight:
+    """The responses that run for one leg of a task. Safe to share between threads.
+
+    :param clock: seconds of a clock that goes on evenly.
+    :param misses: how many questions a second may find that their response has not ended.
+    """
+
+    def __init__(self, clock: Callable[[], float], misses: float) -> None:
+        self._clock, self._misses = clock, misses
+        self._lock = threading.Lock()
+        self._new: deque[tuple[float, int, int]] = deque()
+        self._again: list[tuple[float, float, int, int]] = []
+        self._expected, self._is_known = _FIRST, False
+        self._allowed, self._allowed_at = _MISSES_AT_ONCE, clock()
+
+    def __len__(self) -> int:
+        """How many are not being asked about at this moment."""
+        with self._lock:
+            return len(self._new) + len(self._again)
+
+    def sent(self, job_id: int, number: int) -> None:
+        """A response runs from now on."""
+        with self._lock:
+            self._new.append((self._clock(), job_id, number))
+
+    def due(self) -> Iterator[tuple[int, int, float]]:
+        """Those to ask about now: job, revision, and when it was sent for. Each is asked about once, until :meth:`runs`
+        says that it has not ended."""
+        while (found := self._next()) is not None:
+            yield found
+
+    def _next(self) -> tuple[int, int, float] | None:
+        with self._lock:
+            now = self._clock()
+            self._allowed = min(_MISSES_AT_ONCE, self._allowed + (now - self._allowed_at) * self._misses)
+            self._allowed_at = now
+            if self._allowed < 1:
+                return None
+            if self._new and self._new[0][0] + self._expected <= now:
+                sent_at, job_id, number = self._new.popleft()
+                return job_id, number, sent_at
+            if self._again and self._again[0][0] <= now:
+                _, sent_at, job_id, number = heapq.heappop(self._again)
+                return job_id, number, sent_at
+            return None
+
+    def runs(self, job_id: int, number: int, sent_at: float) -> None:
+        """A response that was asked about has not ended."""
+        with self._lock:
+            now = self._clock()
+            age = now - sent_at
+            self._allowed -= 1
+            self._expected *= _MISS if self._is_known else _GROWTH
+            heapq.heappush(self._again, (now + max(_LATER_AT_LEAST, _LATER * age), sent_at, job_id, number))
+
+    def ended(self) -> None:
+        """A response that was asked about has ended."""
+        with self._lock:
+            self._is_known = True
+            self._expected *= _HIT
