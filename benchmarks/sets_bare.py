@@ -35,7 +35,7 @@ async def work(items: Path, openai: str, target: str | None, in_flight: int, at_
         nonlocal done
         try:
             async with calls:
-                response = await client.responses.create(**request_of(item), background=True, store=True)  # type: ignore[call-overload]
+                response = await client.responses.create(**request_of(item), background=True, store=True)
             await asyncio.sleep(seconds)
             while True:
                 async with calls:

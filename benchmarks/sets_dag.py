@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_aihandoff.hooks.model_provider import load_sdk
 from benchmarks.sets_request import INSTRUCTIONS, MODEL, Label
 
 _begun: list[float] = []
@@ -85,6 +86,7 @@ def main() -> None:
     """Run it, and print seconds, memory, and how it ended."""
     items, target, in_flight, at_once = sys.argv[1:]
     dag = make_dag(Path(items), writes=target != "-", in_flight=int(in_flight), at_once=int(at_once))
+    load_sdk()  # as a scheduler that imports what tasks need
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     done = run(dag)
     seconds = time.perf_counter() - _begun[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -20,16 +21,16 @@ class Label(BaseModel):
     suggested_reply: str
 
 
-def request_of(item: dict[str, str]) -> dict[str, Any]:
-    """The request of an item, as OpenAI's SDK takes it."""
+@cache
+def _format() -> Any:
     from openai.lib._parsing._responses import type_to_text_format_param
 
-    return {
-        "model": MODEL,
-        "instructions": INSTRUCTIONS,
-        "input": item["text"],
-        "text": {"format": type_to_text_format_param(Label)},
-    }
+    return type_to_text_format_param(Label)
+
+
+def request_of(item: dict[str, str]) -> dict[str, Any]:
+    """The request of an item, as OpenAI's SDK takes it."""
+    return {"model": MODEL, "instructions": INSTRUCTIONS, "input": item["text"], "text": {"format": _format()}}
 
 
 def message_of(reply: str) -> dict[str, str]:

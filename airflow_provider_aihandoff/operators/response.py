@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final
-from airflow_provider_aihandoff.core.generation.provider import ProviderFor, WorstCase
+from airflow_provider_aihandoff.core.generation.provider import ProviderFacts, ProviderFor, WorstCase
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
 from airflow_provider_aihandoff.core.generation.submit import SubmitSteps, submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
@@ -395,7 +395,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
     def _spec(self, context: Context) -> JobSpec:
         owner = owner_of(context)
         request = self.build_request()
-        asked = facts_for(self.openai_conn_id).input_snapshot(request)
+        asked = self._facts.input_snapshot(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
@@ -434,20 +434,25 @@ class OpenAIBackgroundResponseOperator(RendersText):
             )
         return self.task_id in wanted if isinstance(wanted, list) else wanted
 
+    @property
+    def _facts(self) -> ProviderFacts:
+        """What is known of the provider without asking it."""
+        return facts_for(self.openai_conn_id)
+
     def build_request(self) -> dict[str, Any]:
         """The request that the rendered fields make, with its secrets.
 
         :raises RequestError: they make none.
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
-        return facts_for(self.openai_conn_id).build_request(arguments, self.output_type)
+        return self._facts.build_request(arguments, self.output_type)
 
     def worst_case(self, request: Mapping[str, Any], *, context_tokens: int | None = None) -> WorstCase:
         """The most that a request can need; where that is not known, it can cost what its author says.
 
         :param context_tokens: of the response that it continues, if that is known.
         """
-        worst = facts_for(self.openai_conn_id).worst_case(
+        worst = self._facts.worst_case(
             request, expected_output_tokens=self.expected_output_tokens, context_tokens=context_tokens
         )
         return worst.or_at_most(self._unpriced_usd)

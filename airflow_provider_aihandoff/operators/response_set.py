@@ -25,7 +25,12 @@ from airflow_provider_aihandoff.core.errors import (
     SetRefused,
 )
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
-from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError, ProviderFor
+from airflow_provider_aihandoff.core.generation.provider import (
+    ModelResponse,
+    ProviderError,
+    ProviderFacts,
+    ProviderFor,
+)
 from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable, read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE, NotSubmitted
@@ -91,7 +96,6 @@ class _Leg:
     :param flight: the responses that run for it.
     :param outcomes: what became of each piece of work, counted.
     :param dropped: the jobs of which no request can be made in this leg.
-    :param repeated: the numbers of items whose key an earlier one has.
     :param taking: the jobs whose responses are being asked about, or taken.
     :param in_flight: how many requests of the set are sent and have no answer.
     :param is_tired: nothing has ended for so long that the task is to wait deferred.
@@ -107,7 +111,6 @@ class _Leg:
     flight: Flight
     outcomes: Counter[str] = field(default_factory=Counter)
     dropped: set[int] = field(default_factory=set)
-    repeated: set[int] = field(default_factory=set)
     taking: set[int] = field(default_factory=set)
     in_flight: int = 0
     is_tired: bool = False
@@ -186,6 +189,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     :param on_bad_items: ``fail`` or ``leave out`` items whose key occurred before, or which do not render.
     """
 
+    _known_facts: ProviderFacts | None = None
+
     template_fields: Sequence[str] = (*OpenAIBackgroundResponseOperator.template_fields, "items", "set_key")
     template_fields_renderers: ClassVar[dict[str, str]] = OpenAIBackgroundResponseOperator.template_fields_renderers
 
@@ -245,15 +250,20 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make the items jobs of the set, send what may be sent, and wait; or come back to all that."""
-        with final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for, Spool() as spool:
+        with (
+            final_errors(self.ledger_conn_id),
+            self._ledger() as ledger,
+            providers() as provider_for,
+            Spool[JobSpec]() as spool,
+        ):
             leg = self._leg(context, ledger, provider_for)
-            left_out = self._check(leg, spool)
+            number, left_out = self._check(leg, spool)
             found = ledger.sets.open(self._set_spec(context), left_out)
             leg.in_flight = ledger.sets.in_flight(found.set_id)
             self.log.info("Attached to %s.", found.label)
             self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
-            found = self._open_jobs(leg, found, spool, left_out)
-            return self._go_on(leg, found)
+            self._open_jobs(leg, found, spool, left_out)
+            return self._go_on(leg, ledger.sets.opened(found.set_id, number, left_out))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after a wait: take what has ended, send what may be sent, and wait again or end."""
@@ -296,9 +306,16 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     # Reading and rendering items.
 
+    @property
+    def _facts(self) -> ProviderFacts:
+        """As read once for all items: they are of one connection."""
+        return self._known_facts or super()._facts
+
     def _rendered(self, context: Context, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, JobSpec | str]]:
         """What each item asks for; in its place, why it asks for nothing that can be sent."""
         self.share_environment()
+        self._known_facts = super()._facts
+        self.deadline = self.deadline or settings.seconds("response_deadline")  # read once, and not for each item
         for number, item in items:
             part = copy.copy(self)
             try:
@@ -309,21 +326,23 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             except Exception as error:  # noqa: BLE001 - whatever its templates do, it is about this item
                 yield number, error.what if isinstance(error, HandoffError) else said(error)
 
-    def _check(self, leg: _Leg, spool: Spool) -> LeftOut:
-        """Read every item once, and see that each can be a job of its own. Nothing is written, and nothing is paid.
+    def _check(self, leg: _Leg, spool: Spool[JobSpec]) -> tuple[int, LeftOut]:
+        """Read and render every item once, and see that each can be a job of its own. Nothing is sent or paid.
 
+        :return: how many there are, and those that are left out. What the others ask for is in the spool.
         :raises SetRefused: there is none; or one cannot, and its author wants that to fail.
         """
         left_out, seen, number = LeftOut(), dict[int, int](), 0
-        for number, spec in self._rendered(leg.context, spool.fill(self.items)):
+        for number, spec in self._rendered(leg.context, numbered(self.items)):
             if isinstance(spec, str):
                 left_out.add(LeftOutItem(number, LeftOutReason.NOT_RENDERED, spec))
                 continue
             first = seen.setdefault(_short(spec), number)
-            if first != number:
-                leg.repeated.add(number)
-                why = f"its key {spec.job_key!r} is that of item {first}"
-                left_out.add(LeftOutItem(number, LeftOutReason.DUPLICATE, why))
+            if first == number:
+                spool.keep(number, spec)
+                continue
+            why = f"its key {spec.job_key!r} is that of item {first}"
+            left_out.add(LeftOutItem(number, LeftOutReason.DUPLICATE, why))
         if number == 0:
             raise SetRefused(
                 "there is no item.",
@@ -336,22 +355,17 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             raise _bad_items(left_out, number)
         if left_out.number:
             self.log.warning("%s of %s items are left out: %s", left_out.number, number, _named(left_out))
-        return left_out
+        return number, left_out
 
     # Making them jobs, and sending.
 
-    def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool, left_out: LeftOut) -> JobSet:
+    def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool[JobSpec], left_out: LeftOut) -> None:
         """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
-        ledger, total, retry = leg.ledger, 0, is_retry(leg.context, self.retries)
+        ledger, retry = leg.ledger, is_retry(leg.context, self.retries)
         with self._crew(leg) as crew:
-            items = self._rendered(leg.context, spool)
+            items = iter(spool)
             while page := list(islice(items, _OPENED_TOGETHER)):
-                total += len(page)
-                wanted = {
-                    number: replace(spec, set_id=found.set_id, deadline=found.deadline)
-                    for number, spec in page
-                    if not isinstance(spec, str) and number not in leg.repeated
-                }
+                wanted = {number: replace(spec, set_id=found.set_id, deadline=found.deadline) for number, spec in page}
                 keys = [(spec.job_type, spec.job_key) for spec in wanted.values()]
                 ended = ledger.sets.without_output(found.set_id, keys)
                 if retry:  # what failed for good is not asked again by Airflow's retry, but by a clear
@@ -367,7 +381,6 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                     if opened.next is Attachment.SUBMIT and not leg.stops() and self._has_room(leg, crew, found):
                         leg.in_flight += 1
                         crew.give(self._send, leg, opened.job, opened.revision, wanted[number].request)
-        return ledger.sets.opened(found.set_id, total, left_out)
 
     def _crew(self, leg: _Leg) -> Crew[str]:
         """Threads that send and read; what each piece of work came to is counted."""
