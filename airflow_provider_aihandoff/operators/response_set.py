@@ -37,7 +37,7 @@ from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE, NotS
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.sets.crew import Crew
-from airflow_provider_aihandoff.core.sets.flight import Flight
+from airflow_provider_aihandoff.core.sets.flight import Due, Flight
 from airflow_provider_aihandoff.core.sets.set_record import (
     JobSet,
     LeftOut,
@@ -396,10 +396,10 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _answers_come(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
         """Take what has ended by now, as far as this leg or the ledger knows. False where nothing has for a while."""
-        for job_id, number, sent_at in leg.flight.due():
-            if job_id not in leg.taking:
-                leg.taking.add(job_id)
-                crew.give(self._take, leg, job_id, number, sent_at)
+        for each in leg.flight.due():
+            if each.job_id not in leg.taking:
+                leg.taking.add(each.job_id)
+                crew.give(self._take, leg, each.job_id, each.number, each)
         if leg.looks_again():
             self._give_ended(leg, crew, found)
         crew.collect(_MOMENT)
@@ -556,10 +556,10 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             while (leg.flight or crew) and not leg.is_tired and self._answers_come(leg, crew, found):
                 pass
 
-    def _take(self, leg: _Leg, job_id: int, number: int, sent_at: float | None = None) -> str:
+    def _take(self, leg: _Leg, job_id: int, number: int, asked: Due | None = None) -> str:
         """Store what the response of one job has left, in a thread of the worker.
 
-        :param sent_at: when it was sent for in this leg, where it is not known whether it has ended.
+        :param asked: it was sent for in this leg, and it is not known whether it has ended.
         """
         try:
             revision = leg.steps.revision(job_id, number)
@@ -567,9 +567,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 return "gone on"
             if revision.response_status in ENDED_RESPONSE_STATUSES:
                 return self._take_known(leg, revision)
-            if sent_at is None:
+            if asked is None:
                 return self._take_late(leg, revision)
-            return self._take_if_ended(leg, revision, sent_at)
+            return self._take_if_ended(leg, revision, asked)
         finally:
             leg.taking.discard(job_id)
 
@@ -596,7 +596,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             return "too late"
         return self._take_known(leg, leg.steps.revision(revision.job_id, revision.number))
 
-    def _take_if_ended(self, leg: _Leg, revision: Revision, sent_at: float) -> str:
+    def _take_if_ended(self, leg: _Leg, revision: Revision, asked: Due) -> str:
         """Ask about a response, and store what it has left, where it has ended."""
         try:
             response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
@@ -604,7 +604,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             self.log.info("Asking about %s: %s", revision.response_id, error.what)
             response = None
         if response is None or not response.readable:
-            leg.flight.runs(revision.job_id, revision.number, sent_at)
+            leg.flight.runs(asked)
             return "runs"
         leg.flight.ended()
         self._store(leg, revision, response)

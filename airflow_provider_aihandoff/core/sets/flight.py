@@ -10,6 +10,7 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 #: Seconds that the model is expected to take before anything is known, and how much later one asks until it is.
 _FIRST, _GROWTH = 0.5, 1.25
@@ -17,11 +18,26 @@ _FIRST, _GROWTH = 0.5, 1.25
 #: What an answer, and a question without one, change in what is expected: one question in eleven finds none.
 _HIT, _MISS = 0.998, 1.02
 
-#: After what part of its age a response is asked about again that had not ended, and after how many seconds at least.
-_LATER, _LATER_AT_LEAST = 0.1, 0.5
+#: After what part of its age a response is asked about again that had not ended: before any has, and later; and after
+#: how many seconds at least.
+_LATER_AT_FIRST, _LATER, _LATER_AT_LEAST = 0.5, 0.1, 0.5
 
 #: How many questions without an answer may come at once, where there were none for a while.
 _MISSES_AT_ONCE = 16.0
+
+
+@dataclass(frozen=True, order=True)
+class Due:
+    """A response to ask about.
+
+    :param sent_at: when it was sent for, by the flight's clock.
+    :param again: it was asked about before.
+    """
+
+    sent_at: float
+    job_id: int
+    number: int
+    again: bool = False
 
 
 class Flight:
@@ -34,8 +50,8 @@ class Flight:
     def __init__(self, clock: Callable[[], float], misses: float) -> None:
         self._clock, self._misses = clock, misses
         self._lock = threading.Lock()
-        self._new: deque[tuple[float, int, int]] = deque()
-        self._again: list[tuple[float, float, int, int]] = []
+        self._new: deque[Due] = deque()
+        self._again: list[tuple[float, Due]] = []
         self._expected, self._is_known = _FIRST, False
         self._allowed, self._allowed_at = _MISSES_AT_ONCE, clock()
 
@@ -47,37 +63,37 @@ class Flight:
     def sent(self, job_id: int, number: int) -> None:
         """A response runs from now on."""
         with self._lock:
-            self._new.append((self._clock(), job_id, number))
+            self._new.append(Due(self._clock(), job_id, number))
 
-    def due(self) -> Iterator[tuple[int, int, float]]:
-        """Those to ask about now: job, revision, and when it was sent for. Each is asked about once, until :meth:`runs`
-        says that it has not ended."""
+    def due(self) -> Iterator[Due]:
+        """Those to ask about now. Each is asked about once, until :meth:`runs` says that it has not ended."""
         while (found := self._next()) is not None:
             yield found
 
-    def _next(self) -> tuple[int, int, float] | None:
+    def _next(self) -> Due | None:
         with self._lock:
             now = self._clock()
             self._allowed = min(_MISSES_AT_ONCE, self._allowed + (now - self._allowed_at) * self._misses)
             self._allowed_at = now
             if self._allowed < 1:
                 return None
-            if self._new and self._new[0][0] + self._expected <= now:
-                sent_at, job_id, number = self._new.popleft()
-                return job_id, number, sent_at
+            if self._new and self._new[0].sent_at + self._expected <= now:
+                return self._new.popleft()
             if self._again and self._again[0][0] <= now:
-                _, sent_at, job_id, number = heapq.heappop(self._again)
-                return job_id, number, sent_at
+                return heapq.heappop(self._again)[1]
             return None
 
-    def runs(self, job_id: int, number: int, sent_at: float) -> None:
+    def runs(self, asked: Due) -> None:
         """A response that was asked about has not ended."""
         with self._lock:
             now = self._clock()
-            age = now - sent_at
+            age = now - asked.sent_at
             self._allowed -= 1
-            self._expected *= _MISS if self._is_known else _GROWTH
-            heapq.heappush(self._again, (now + max(_LATER_AT_LEAST, _LATER * age), sent_at, job_id, number))
+            if not asked.again:  # one that takes much longer than the others says nothing about these
+                later = age * (_MISS if self._is_known else _GROWTH)
+                self._expected = max(self._expected, later)
+            pause = max(_LATER_AT_LEAST, (_LATER if self._is_known else _LATER_AT_FIRST) * age)
+            heapq.heappush(self._again, (now + pause, replace(asked, again=True)))
 
     def ended(self) -> None:
         """A response that was asked about has ended."""
