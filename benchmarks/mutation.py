@@ -353,7 +353,7 @@ GUARDS = (
         "::test_the_next_attempt_waits_for_the_response_that_runs_and_sends_nothing",
         (
             "submit:submit",
-            "    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:\n        return kept\n",
+            "    if (kept := _record_kept(ledger, provider, job, found, memory, actor)) is not None:\n        return kept\n",
             "",
         ),
     ),
@@ -1377,7 +1377,11 @@ GUARDS = (
     guard(
         "sets: what a pause, a budget or a limit is about asks for its permission alone",
         f"{_SHARED}::test_what_something_may_hold_is_left_to_the_step_of_a_single_job",
-        ("_permit", " or _is_weighed(connection, [jobs[job_id] for job_id in first], list(first.values()))", ""),
+        (
+            "together:_permit",
+            " or _is_weighed(connection, [jobs[job_id] for job_id in first], list(first.values()))",
+            "",
+        ),
     ),
     guard(
         "sets: a request that was sent gets no permission together with others",
@@ -1392,7 +1396,7 @@ GUARDS = (
     guard(
         "sets: a webhook that came before its id was known is applied",
         f"{_SHARED}::test_a_webhook_that_came_first_is_applied_when_the_id_is_stored",
-        ("_record", "and answer.response_id not in more", ""),
+        ("together:_record", "and answer.response_id not in more", ""),
     ),
     guard(
         "sets: an output is stored once, and for the response that left it",
@@ -1402,6 +1406,23 @@ GUARDS = (
             "r.state = 'running' AND r.response_id = given.known_as AND r.completed_at IS NULL AND",
             "",
         ),
+    ),
+    guard(
+        "sets: a job that was edited, or planned before, is not asked about together with others",
+        f"{_LEDGER}/review/test_ask_first.py::"
+        "test_one_that_was_asked_about_edited_or_moved_on_is_left_and_holds_up_no_other",
+        ("_is_new", "and job.review_digest is None\n        and job.review_deadline is None\n", ""),
+        (
+            "ask_first:_NEW",
+            "AND r.based_on IS NULL\n        AND NOT EXISTS (SELECT FROM aihandoff.effects AS e WHERE "
+            "e.job_id = r.job_id)",
+            "",
+        ),
+    ),
+    guard(
+        "sets: a plan is stored for the revision that it was rendered for",
+        f"{_LEDGER}/review/test_ask_first.py::test_a_plan_of_another_revision_is_not_stored",
+        ("_is_new", "and job.revision == ask.revision", ""),
     ),
     guard(
         "sets: what is reserved for a request is settled with its output",

@@ -68,6 +68,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
 from airflow_provider_aihandoff.core.sets.set_record import LeftOut
 from airflow_provider_aihandoff.core.sets.set_store import SetSpec
@@ -288,17 +289,18 @@ def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     if job.set_id is not None:
         ledger.sets.notified(job.set_id)
-    deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
-    asked = ledger.reviews.ask(
-        job.job_id,
-        plans(world, attempt.work),
-        policy=None,
-        deadline=deadline,
-        actor=attempt.owner.actor,
-        rules=ReviewRules(remind_after=0.0 if attempt.work.remind else None),
-        on_timeout="fail",
-    )
-    return _if_going_on(asked)
+    rules = ReviewRules(remind_after=0.0 if attempt.work.remind else None)
+    where: dict[str, Any] = {
+        "policy": None,
+        "deadline": datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds),
+        "actor": attempt.owner.actor,
+        "on_timeout": "fail",
+    }
+    asked = None
+    if job.set_id is not None:
+        first = FirstAsk(job.job_id, job.revision, plans(world, attempt.work), rules)
+        (asked,) = ledger.reviews.ask_first([first], **where)
+    return _if_going_on(asked or ledger.reviews.ask(job.job_id, plans(world, attempt.work), rules=rules, **where))
 
 
 def _decide(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:

@@ -60,6 +60,7 @@ STEPS = (
     "set.intend",
     "set.submitted",
     "set.store",
+    "set.ask",
     "set.notify",
 )
 

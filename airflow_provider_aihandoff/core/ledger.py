@@ -157,6 +157,7 @@ class Ledger:
     ) -> None:
         self._digest_key = digest_key
         self._ledger_id: str | None = None
+        self._own_key = ""
         self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
@@ -218,7 +219,8 @@ class Ledger:
 
     def digest_key(self) -> str:
         """The secret with which digests cover other secrets: the configured one, or else the ledger's own."""
-        return self._digest_key or self._database.transact(digest_key)
+        self._own_key = self._digest_key or self._own_key or self._database.transact(digest_key)
+        return self._own_key
 
     def job(self, job_id: int) -> Job:
         """Return one job.

@@ -67,7 +67,7 @@ _MARK_SUBMITTING = f"""
     RETURNING {columns(Revision, "r")}, extract(epoch FROM r.deadline - clock_timestamp())::float8 AS seconds_left"""
 _PERMITTED = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE submit_token = ANY(%s)"
 #: In the order of the ids, so that two of these do not wait for each other; before any lock on a job.
-_LOCK_RESPONSES = """
+_LOCK_IDS = """
     SELECT pg_advisory_xact_lock(hashtextextended(response_id, 0))
     FROM (SELECT response_id FROM unnest(%s::text[]) AS response_id ORDER BY 1) AS ordered"""
 #: What came before the id was known has to be applied, and what was reserved has to be named.
@@ -179,7 +179,7 @@ class Together:
         """Store the ids of responses that were created, as :meth:`Submission.submitted` does. Safe to repeat."""
 
         def work(connection: LedgerConnection) -> dict[str, Revision]:
-            connection.execute(_LOCK_RESPONSES, [[plain(answer.response_id) for answer in answers]])
+            connection.execute(_LOCK_IDS, [[plain(answer.response_id) for answer in answers]])
             return _record(connection, answers, actor)
 
         found = self._database.transact(work, repeatable=True, step="set.submitted")

@@ -326,6 +326,7 @@ COURSES: Mapping[str, Course] = {
             "set.submitted",
             "set.ended",
             "set.store",
+            "set.ask",
             "set.notify",
         ),
         of(_in_a_set),
