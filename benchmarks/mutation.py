@@ -37,6 +37,7 @@ _BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 _SETS, _SET_STORE = "tests/integration/operators/test_sets.py", f"{_LEDGER}/sets/test_set_store.py"
+_SHARED = f"{_LEDGER}/sets/test_shared_steps.py"
 
 _TAKING = f"{_LEDGER}/rates/test_taking.py"
 _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
@@ -352,7 +353,7 @@ GUARDS = (
         "::test_the_next_attempt_waits_for_the_response_that_runs_and_sends_nothing",
         (
             "submit:submit",
-            "    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:\n        return kept\n",
+            "    if (kept := _record_kept(ledger, provider, job, found, memory, actor)) is not None:\n        return kept\n",
             "",
         ),
     ),
@@ -1354,12 +1355,12 @@ GUARDS = (
     guard(
         "sets: a key occurs once",
         f"{_SETS}::test_what_cannot_be_a_set_is_said_before_anything_is_paid",
-        ("OpenAIResponseSetOperator._check", "if first != number:", "if False:"),
+        ("OpenAIResponseSetOperator._check", "if first == number:", "if True:"),
     ),
     guard(
         "sets: no more are in flight than its author allows",
         f"{_SETS}::test_no_more_are_in_flight_than_its_author_allows",
-        ("OpenAIResponseSetOperator._open_jobs", " and room > 0", ""),
+        ("OpenAIResponseSetOperator._has_room", "leg.in_flight >= self.max_in_flight", "False"),
     ),
     guard(
         "sets: an item that is refused holds up no other",
@@ -1382,6 +1383,65 @@ GUARDS = (
         f"{_LEDGER}/database/test_history.py::"
         "test_a_transaction_that_pauses_after_many_statements_at_once_is_ended_like_any_other",
         ("_end_pipeline", 'connection.execute("", prepare=False)', "pass"),
+    ),
+    guard(
+        "sets: what a pause, a budget or a limit is about asks for its permission alone",
+        f"{_SHARED}::test_what_something_may_hold_is_left_to_the_step_of_a_single_job",
+        (
+            "together:_permit",
+            " or _is_weighed(connection, [jobs[job_id] for job_id in first], list(first.values()))",
+            "",
+        ),
+    ),
+    guard(
+        "sets: a request that was sent gets no permission together with others",
+        f"{_SHARED}::test_each_request_of_a_group_is_permitted_once",
+        ("together:_FIRST", "r.state = 'queued' AND r.submissions = 0 AND ", ""),
+    ),
+    guard(
+        "sets: the answer to a permission that was lost is not recorded together with others",
+        f"{_SHARED}::test_an_answer_without_its_permission_is_left_to_the_step_of_a_single_job",
+        ("together:_MARK_RUNNING", "AND r.submit_token = given.token ", ""),
+    ),
+    guard(
+        "sets: a webhook that came before its id was known is applied",
+        f"{_SHARED}::test_a_webhook_that_came_first_is_applied_when_the_id_is_stored",
+        ("together:_record", "and answer.response_id not in more", ""),
+    ),
+    guard(
+        "sets: an output is stored once, and for the response that left it",
+        f"{_SHARED}::test_outputs_are_stored_together_and_once",
+        (
+            "together:_RUNNING",
+            "r.state = 'running' AND r.response_id = given.known_as AND r.completed_at IS NULL AND",
+            "",
+        ),
+    ),
+    guard(
+        "sets: a job that was edited, or planned before, is not asked about together with others",
+        f"{_LEDGER}/review/test_ask_first.py::"
+        "test_one_that_was_asked_about_edited_or_moved_on_is_left_and_holds_up_no_other",
+        ("_is_new", "and job.review_digest is None\n        and job.review_deadline is None\n", ""),
+        (
+            "ask_first:_NEW",
+            "AND r.based_on IS NULL\n        AND NOT EXISTS (SELECT FROM aihandoff.effects AS e WHERE "
+            "e.job_id = r.job_id)",
+            "",
+        ),
+    ),
+    guard(
+        "sets: a plan is stored for the revision that it was rendered for",
+        f"{_LEDGER}/review/test_ask_first.py::test_a_plan_of_another_revision_is_not_stored",
+        ("_is_new", "and job.revision == ask.revision", ""),
+    ),
+    guard(
+        "sets: what is reserved for a request is settled with its output",
+        f"{_SHARED}::test_what_a_budget_has_reserved_is_settled",
+        (
+            "together:_RUNNING",
+            "SELECT FROM aihandoff.budget_reservations AS b WHERE b.job_id = r.job_id",
+            "SELECT WHERE false",
+        ),
     ),
     guard(
         "sets: a retry does not move the deadline",

@@ -60,7 +60,7 @@ from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.generation.submission_store import Opened
-from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE, submit
 from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
@@ -68,9 +68,11 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
 from airflow_provider_aihandoff.core.sets.set_record import LeftOut
 from airflow_provider_aihandoff.core.sets.set_store import SetSpec
+from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
@@ -186,10 +188,18 @@ def _draft_set(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     if isinstance(opened, HandoffError):
         raise opened
     ledger.sets.opened(found.set_id, 1, LeftOut())
-    return _send_and_finish(world, ledger, attempt, spec, opened)
+    steps = SharedSteps(ledger, actor=attempt.owner.actor, lease=SUBMIT_LEASE, most=1, complete=False)
+    return _send_and_finish(world, ledger, attempt, spec, opened, steps)
 
 
-def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSpec, opened: Opened) -> Outcome:
+def _send_and_finish(
+    world: World,
+    ledger: Ledger,
+    attempt: Attempt,
+    spec: JobSpec,
+    opened: Opened,
+    steps: SharedSteps | None = None,
+) -> Outcome:
     job, revision, actor = opened.job, opened.revision, attempt.owner.actor
     with providers() as provider_for:
         provider = provider_for(revision.conn_id)
@@ -201,6 +211,7 @@ def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSp
                 actor=actor,
                 request=spec.request,
                 orphan_wait=timedelta(seconds=world.orphan_wait),
+                steps=steps,
             )
         if revision.state is RevisionState.SUBMITTING and not take_from_handle(
             ledger, provider, revision, output_type=None, actor=actor
@@ -212,7 +223,7 @@ def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSp
         if job.set_id is not None and revision.response_id is not None:
             status = provider.retrieve(revision.response_id).status
             ledger.sets.record_ended([(job.job_id, revision.number, status)], actor=actor)
-        return _finish(ledger, provider, job.job_id, actor)
+        return _finish(ledger, provider, job.job_id, actor, steps)
 
 
 def _spec(attempt: Attempt) -> JobSpec:
@@ -250,13 +261,15 @@ def _runs(provider: ModelProvider, revision: Revision) -> bool:
     return not provider.retrieve(revision.response_id).ended
 
 
-def _finish(ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor) -> Outcome:
+def _finish(
+    ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor, steps: SharedSteps | None = None
+) -> Outcome:
     job = ledger.job(job_id)
     revision = ledger.revision(job_id, job.revision)
     while job.state is JobState.RUNNING and (response_id := revision.response_id) is not None:
         response = read_ended(provider, response_id)
         output, why = read_output(response, None, provider.price(response, revision.request))
-        job = ledger.outputs.store(
+        job = (steps or ledger.outputs).store(
             job_id, revision.number, output, actor=actor, reason=why or None, response_id=response_id
         )
         revision = ledger.revision(job_id, revision.number)
@@ -276,17 +289,18 @@ def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
     if job.set_id is not None:
         ledger.sets.notified(job.set_id)
-    deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
-    asked = ledger.reviews.ask(
-        job.job_id,
-        plans(world, attempt.work),
-        policy=None,
-        deadline=deadline,
-        actor=attempt.owner.actor,
-        rules=ReviewRules(remind_after=0.0 if attempt.work.remind else None),
-        on_timeout="fail",
-    )
-    return _if_going_on(asked)
+    rules = ReviewRules(remind_after=0.0 if attempt.work.remind else None)
+    where: dict[str, Any] = {
+        "policy": None,
+        "deadline": datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds),
+        "actor": attempt.owner.actor,
+        "on_timeout": "fail",
+    }
+    asked = None
+    if job.set_id is not None:
+        first = FirstAsk(job.job_id, job.revision, plans(world, attempt.work), rules)
+        (asked,) = ledger.reviews.ask_first([first], **where)
+    return _if_going_on(asked or ledger.reviews.ask(job.job_id, plans(world, attempt.work), rules=rules, **where))
 
 
 def _decide(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:

@@ -57,6 +57,10 @@ STEPS = (
     "set.open jobs",
     "set.opened",
     "set.ended",
+    "set.intend",
+    "set.submitted",
+    "set.store",
+    "set.ask",
     "set.notify",
 )
 

@@ -40,6 +40,7 @@ from airflow_provider_aihandoff.core.review.queue_store import ReviewQueue
 from airflow_provider_aihandoff.core.review.reassign_store import Reassignments
 from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.sets.set_store import Sets
+from airflow_provider_aihandoff.core.sets.together import Together
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
@@ -156,6 +157,7 @@ class Ledger:
     ) -> None:
         self._digest_key = digest_key
         self._ledger_id: str | None = None
+        self._own_key = ""
         self._database = Database(conninfo, max_size=max_size, timeout=timeout, limits=limits)
         self.submission = Submission(self._database, digest_key)
         self.outputs = Outputs(self._database)
@@ -183,6 +185,7 @@ class Ledger:
         self.spending_limits = SpendingLimits(self._database)
         self.rate_limits = RateLimits(self._database)
         self.sets = Sets(self._database)
+        self.together = Together(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +219,8 @@ class Ledger:
 
     def digest_key(self) -> str:
         """The secret with which digests cover other secrets: the configured one, or else the ledger's own."""
-        return self._digest_key or self._database.transact(digest_key)
+        self._own_key = self._digest_key or self._own_key or self._database.transact(digest_key)
+        return self._own_key
 
     def job(self, job_id: int) -> Job:
         """Return one job.

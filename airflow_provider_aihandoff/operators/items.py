@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.digests import canonical_json
@@ -17,6 +18,8 @@ from airflow_provider_aihandoff.core.jobs.job_view import as_fields
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+T = TypeVar("T")
 
 #: Rows that a database hands over at a time.
 _ROWS = 1_000
@@ -130,14 +133,17 @@ def read_items(items: Any) -> Iterator[Any]:
         )
 
 
-class Spool:
-    """The items of one reading, kept on this machine's disk while a task works on them. Used as a context manager.
+class Spool(Generic[T]):
+    """What was made of the items of one reading, kept on this machine's disk while a task works on it.
 
-    So the source is read once, and what was checked is what becomes jobs.
+    Used as a context manager.
+
+    So the source is read and rendered once, and what was checked is what becomes jobs. The file has no name, and goes
+    with the process.
     """
 
     def __init__(self) -> None:
-        self._file: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - closed by __exit__
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self
@@ -147,27 +153,24 @@ class Spool:
     ) -> None:
         self._file.close()
 
-    def fill(self, items: Any) -> Iterator[tuple[int, Any]]:
-        """Read the items, keep each, and hand it on with its number, from 1.
+    def keep(self, number: int, made: T) -> None:
+        """Keep what was made of the item with this number."""
+        pickle.dump((number, made), self._file, protocol=pickle.HIGHEST_PROTOCOL)
 
-        :raises SetRefused: one of them has no JSON form.
-        """
-        for number, item in enumerate(read_items(items), start=1):
-            text = _json(item, number)
-            self._file.write(text + "\n")
-            yield number, _value(text)
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Each item again, with its number."""
+    def __iter__(self) -> Iterator[tuple[int, T]]:
+        """Each that was kept, with its number."""
         self._file.seek(0)
-        for number, line in enumerate(self._file, start=1):
-            yield number, _value(line)
+        while True:
+            try:
+                yield pickle.load(self._file)  # noqa: S301 - this process has written it
+            except EOFError:
+                return
 
 
 def numbered(items: Any) -> Iterator[tuple[int, Any]]:
-    """The items of a source that was checked before, each with its number, from 1.
+    """The items of a source, each as templates see it, with its number, from 1.
 
-    :raises SetRefused: as :meth:`Spool.fill`.
+    :raises SetRefused: one of them has no JSON form.
     """
     return ((number, _value(_json(item, number))) for number, item in enumerate(read_items(items), start=1))
 

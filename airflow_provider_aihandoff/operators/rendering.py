@@ -139,13 +139,25 @@ class Method:
 class TextEnvironment(SandboxedEnvironment):
     """Airflow's environment of a Dag, without what has no text of its own."""
 
+    #: The templates of the one task that is rendered in it, by their texts.
+    _compiled: dict[str, jinja2.Template]
+
     @classmethod
     def like(cls, other: jinja2.Environment) -> TextEnvironment:
         """An environment with the options, filters and globals of another one."""
         made = cls.__new__(cls)  # as Environment.overlay does
         vars(made).update(vars(other))
+        made._compiled = {}
         made.finalize = lambda value: checked(value if other.finalize is None else other.finalize(value))
         return made
+
+    def from_string(self, source: Any, globals: Any = None, template_class: Any = None) -> jinja2.Template:
+        """A template; each text is compiled once."""
+        if not isinstance(source, str) or globals or template_class:
+            return super().from_string(source, globals, template_class)
+        if source not in self._compiled:
+            self._compiled[source] = super().from_string(source)
+        return self._compiled[source]
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """An attribute; a method can only be called."""

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -14,7 +14,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core import spans
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
 from airflow_provider_aihandoff.core.generation.lost import in_words
-from airflow_provider_aihandoff.core.generation.outcome import read_output
+from airflow_provider_aihandoff.core.generation.outcome import Output, read_output
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError, ProviderFacts, ProviderFor
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
@@ -37,6 +37,15 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two polls while the worker itself waits.
 _INLINE_POLL = 0.5
+
+
+class StoreSteps(Protocol):
+    """The transaction that stores an output: that of :class:`.Outputs`, or what does it together with others."""
+
+    def store(
+        self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None, response_id: str | None
+    ) -> Job:
+        """As :meth:`.Outputs.store`."""
 
 
 def wait_inline(
@@ -176,10 +185,14 @@ def store_response(
     *,
     output_type: type[BaseModel] | None,
     actor: Actor,
+    steps: StoreSteps | None = None,
 ) -> Job:
-    """Store what a response in hand has left, unless that was done."""
+    """Store what a response in hand has left, unless that was done.
+
+    :param steps: what stores it; by default the ledger's own step, for this job alone.
+    """
     output, why = read_output(response, output_type, provider.price(response, revision.request))
-    job = ledger.outputs.store(
+    job = (steps or ledger.outputs).store(
         revision.job_id, revision.number, output, actor=actor, reason=why or None, response_id=response.id
     )
     if spans.is_used():

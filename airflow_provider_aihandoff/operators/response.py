@@ -15,9 +15,9 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final
-from airflow_provider_aihandoff.core.generation.provider import ProviderFor, WorstCase
+from airflow_provider_aihandoff.core.generation.provider import ProviderFacts, ProviderFor, WorstCase
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
-from airflow_provider_aihandoff.core.generation.submit import submit
+from airflow_provider_aihandoff.core.generation.submit import SubmitSteps, submit
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, PriorityName, Revision
 from airflow_provider_aihandoff.core.states import JobState
@@ -328,6 +328,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         job: Job,
         revision: Revision,
         request: dict[str, Any],
+        steps: SubmitSteps | None = None,
     ) -> Revision:
         from airflow_provider_aihandoff.operators.revising import send_change
 
@@ -344,6 +345,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
             take=partial(store_response, ledger, provider, output_type=self.output_type, actor=owner_of(context).actor),
             memory=memory_of(context),
             worst=partial(self.worst_case, request),
+            steps=steps,
+            found=revision,
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -392,7 +395,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
     def _spec(self, context: Context) -> JobSpec:
         owner = owner_of(context)
         request = self.build_request()
-        asked = facts_for(self.openai_conn_id).input_snapshot(request)
+        asked = self._facts.input_snapshot(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
@@ -431,13 +434,18 @@ class OpenAIBackgroundResponseOperator(RendersText):
             )
         return self.task_id in wanted if isinstance(wanted, list) else wanted
 
+    @property
+    def _facts(self) -> ProviderFacts:
+        """What is known of the provider without asking it."""
+        return facts_for(self.openai_conn_id)
+
     def build_request(self) -> dict[str, Any]:
         """The request that the rendered fields make, with its secrets.
 
         :raises RequestError: they make none.
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
-        return facts_for(self.openai_conn_id).build_request(arguments, self.output_type)
+        return self._facts.build_request(arguments, self.output_type)
 
     def worst_case(
         self, request: Mapping[str, Any], counted: int | None = None, *, context_tokens: int | None = None
@@ -447,7 +455,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         :param counted: how many tokens its input has, where the provider has counted them.
         :param context_tokens: of the response that it continues, if that is known.
         """
-        worst = facts_for(self.openai_conn_id).worst_case(
+        worst = self._facts.worst_case(
             request,
             expected_output_tokens=self.expected_output_tokens,
             context_tokens=context_tokens,

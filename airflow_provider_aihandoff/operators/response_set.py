@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,13 +25,19 @@ from airflow_provider_aihandoff.core.errors import (
     SetRefused,
 )
 from airflow_provider_aihandoff.core.generation.handle import take_from_handle
-from airflow_provider_aihandoff.core.generation.provider import ProviderError, ProviderFor
-from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable
+from airflow_provider_aihandoff.core.generation.provider import (
+    ModelResponse,
+    ProviderError,
+    ProviderFacts,
+    ProviderFor,
+)
+from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable, read_ended
 from airflow_provider_aihandoff.core.generation.stop import give_up
-from airflow_provider_aihandoff.core.generation.submit import NotSubmitted
+from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE, NotSubmitted
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.sets.crew import Crew
+from airflow_provider_aihandoff.core.sets.flight import Due, Flight
 from airflow_provider_aihandoff.core.sets.set_record import (
     JobSet,
     LeftOut,
@@ -39,11 +46,11 @@ from airflow_provider_aihandoff.core.sets.set_record import (
     checked_fail_when,
     too_many,
 )
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState
+from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.items import Spool, item_context, numbered
-from airflow_provider_aihandoff.operators.responding import store_ended
+from airflow_provider_aihandoff.operators.responding import store_ended, store_response
 from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of
@@ -53,7 +60,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.sets.set_store import SetSpec
+    from airflow_provider_aihandoff.core.sets.set_store import Sendable, SetSpec
+    from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
 
 #: How many jobs are opened in one transaction.
 _OPENED_TOGETHER = 200
@@ -72,12 +80,26 @@ _TRY_AGAIN = timedelta(seconds=60)
 _LONGEST_WAVE = timedelta(minutes=5)
 
 
+#: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
+_PATIENCE = 10
+
+#: Seconds for which a leg waits for its threads before it asks again what is due, and between two looks into the ledger
+#: for what has ended.
+_MOMENT, _LOOK = 0.05, 1.0
+
+
 @dataclass
 class _Leg:
     """What one leg of the task works with.
 
+    :param steps: what its threads do together.
+    :param flight: the responses that run for it.
     :param outcomes: what became of each piece of work, counted.
     :param dropped: the jobs of which no request can be made in this leg.
+    :param taking: the jobs whose responses are being asked about, or taken.
+    :param in_flight: how many requests of the set are sent and have no answer.
+    :param is_tired: nothing has ended for so long that the task is to wait deferred.
+    :param progress_at: when something was sent or taken last, by the monotonic clock.
     """
 
     context: Context
@@ -85,17 +107,48 @@ class _Leg:
     provider_for: ProviderFor
     owner: Owner
     has_effects: bool
+    steps: SharedSteps
+    flight: Flight
     outcomes: Counter[str] = field(default_factory=Counter)
     dropped: set[int] = field(default_factory=set)
+    taking: set[int] = field(default_factory=set)
+    in_flight: int = 0
+    is_tired: bool = False
+    progress_at: float = field(default_factory=time.monotonic)
+    _looked_at: float = field(default_factory=time.monotonic)
+
+    def count(self, outcome: str) -> None:
+        """Count what a piece of work came to. Called by the thread that hands the work over."""
+        self.outcomes[outcome] += 1
+        self.in_flight -= outcome in _NOT_IN_FLIGHT
+        if outcome in ("sent", "taken"):
+            self.progress_at = time.monotonic()
+
+    def looks_again(self) -> bool:
+        """Whether it is time to look into the ledger for what has ended; if so, that counts."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK:
+            return False
+        self._looked_at = now
+        return True
 
     def stops(self) -> bool:
         """Whether no more is sent in this leg."""
         return self.outcomes["held"] + self.outcomes["not taken"] >= _ENOUGH
 
     @property
+    def cannot_send(self) -> bool:
+        """Whether nothing is sent in this leg that was not sent before it."""
+        return self.is_tired or self.stops() or self.outcomes["not taken"] > 0
+
+    @property
     def tries_again(self) -> bool:
         """Whether something is to be tried again, of which nothing else tells when."""
         return self.outcomes["not taken"] + self.outcomes["unreadable"] > 0
+
+
+#: After these, a request is not in flight, or no longer.
+_NOT_IN_FLIGHT = frozenset({"held", "not taken", "failed", "attached", "taken", "too late"})
 
 
 class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
@@ -135,6 +188,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         int. By default it fails when none has one.
     :param on_bad_items: ``fail`` or ``leave out`` items whose key occurred before, or which do not render.
     """
+
+    _known_facts: ProviderFacts | None = None
 
     template_fields: Sequence[str] = (*OpenAIBackgroundResponseOperator.template_fields, "items", "set_key")
     template_fields_renderers: ClassVar[dict[str, str]] = OpenAIBackgroundResponseOperator.template_fields_renderers
@@ -195,20 +250,27 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make the items jobs of the set, send what may be sent, and wait; or come back to all that."""
-        with final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for, Spool() as spool:
+        with (
+            final_errors(self.ledger_conn_id),
+            self._ledger() as ledger,
+            providers() as provider_for,
+            Spool[JobSpec]() as spool,
+        ):
             leg = self._leg(context, ledger, provider_for)
-            left_out = self._check(context, spool)
+            number, left_out = self._check(leg, spool)
             found = ledger.sets.open(self._set_spec(context), left_out)
+            leg.in_flight = ledger.sets.in_flight(found.set_id)
             self.log.info("Attached to %s.", found.label)
             self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
-            found = self._open_jobs(leg, found, spool, left_out)
-            return self._go_on(leg, found)
+            self._open_jobs(leg, found, spool, left_out)
+            return self._go_on(leg, ledger.sets.opened(found.set_id, number, left_out))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after a wait: take what has ended, send what may be sent, and wait again or end."""
         with final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for:
             leg = self._leg(context, ledger, provider_for)
             found = ledger.sets.read(int(event["set_id"]))
+            leg.in_flight = ledger.sets.in_flight(found.set_id)
             self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
             for job_id, number in event.get("gone", ()):
                 provider = provider_for(ledger.revision(job_id, number).conn_id)
@@ -220,8 +282,15 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         return LedgerHook(self.ledger_conn_id).get_conn(max_size=self.send_at_once + 1)
 
     def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor) -> _Leg:
+        from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
+
         provider_for(self.openai_conn_id)  # once, before threads ask for it
-        return _Leg(context, ledger, provider_for, owner_of(context), self._has_effects())
+        owner, has_effects = owner_of(context), self._has_effects()
+        steps = SharedSteps(
+            ledger, actor=owner.actor, lease=SUBMIT_LEASE, most=self.send_at_once, complete=not has_effects
+        )
+        flight = Flight(time.monotonic, settings.number("poll_rate"))
+        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight)
 
     def _set_spec(self, context: Context) -> SetSpec:
         from airflow_provider_aihandoff.core.sets.set_store import SetSpec
@@ -237,9 +306,16 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     # Reading and rendering items.
 
+    @property
+    def _facts(self) -> ProviderFacts:
+        """As read once for all items: they are of one connection."""
+        return self._known_facts or super()._facts
+
     def _rendered(self, context: Context, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, JobSpec | str]]:
         """What each item asks for; in its place, why it asks for nothing that can be sent."""
         self.share_environment()
+        self._known_facts = super()._facts
+        self.deadline = self.deadline or settings.seconds("response_deadline")  # read once, and not for each item
         for number, item in items:
             part = copy.copy(self)
             try:
@@ -250,20 +326,23 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             except Exception as error:  # noqa: BLE001 - whatever its templates do, it is about this item
                 yield number, error.what if isinstance(error, HandoffError) else said(error)
 
-    def _check(self, context: Context, spool: Spool) -> LeftOut:
-        """Read every item once, and see that each can be a job of its own. Nothing is written, and nothing is paid.
+    def _check(self, leg: _Leg, spool: Spool[JobSpec]) -> tuple[int, LeftOut]:
+        """Read and render every item once, and see that each can be a job of its own. Nothing is sent or paid.
 
+        :return: how many there are, and those that are left out. What the others ask for is in the spool.
         :raises SetRefused: there is none; or one cannot, and its author wants that to fail.
         """
-        left_out, seen, number = LeftOut(), dict[bytes, int](), 0
-        for number, spec in self._rendered(context, spool.fill(self.items)):
+        left_out, seen, number = LeftOut(), dict[int, int](), 0
+        for number, spec in self._rendered(leg.context, numbered(self.items)):
             if isinstance(spec, str):
                 left_out.add(LeftOutItem(number, LeftOutReason.NOT_RENDERED, spec))
                 continue
             first = seen.setdefault(_short(spec), number)
-            if first != number:
-                why = f"its key {spec.job_key!r} is that of item {first}"
-                left_out.add(LeftOutItem(number, LeftOutReason.DUPLICATE, why))
+            if first == number:
+                spool.keep(number, spec)
+                continue
+            why = f"its key {spec.job_key!r} is that of item {first}"
+            left_out.add(LeftOutItem(number, LeftOutReason.DUPLICATE, why))
         if number == 0:
             raise SetRefused(
                 "there is no item.",
@@ -276,27 +355,21 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             raise _bad_items(left_out, number)
         if left_out.number:
             self.log.warning("%s of %s items are left out: %s", left_out.number, number, _named(left_out))
-        return left_out
+        return number, left_out
 
     # Making them jobs, and sending.
 
-    def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool, left_out: LeftOut) -> JobSet:
+    def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool[JobSpec], left_out: LeftOut) -> None:
         """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
-        ledger, seen, total = leg.ledger, set[bytes](), 0
-        ended, retry = ledger.sets.without_output(found.set_id), is_retry(leg.context, self.retries)
-        room = self.max_in_flight - ledger.sets.in_flight(found.set_id)
+        ledger, retry = leg.ledger, is_retry(leg.context, self.retries)
         with self._crew(leg) as crew:
-            items = self._rendered(leg.context, spool)
+            items = iter(spool)
             while page := list(islice(items, _OPENED_TOGETHER)):
-                total += len(page)
-                wanted: dict[int, JobSpec] = {}
-                for number, spec in page:
-                    if isinstance(spec, str) or (key := _short(spec)) in seen:
-                        continue
-                    seen.add(key)
-                    # What failed for good is not asked again by Airflow's retry, but by a clear.
-                    if not retry or (spec.job_type, spec.job_key) not in ended:
-                        wanted[number] = replace(spec, set_id=found.set_id, deadline=found.deadline)
+                wanted = {number: replace(spec, set_id=found.set_id, deadline=found.deadline) for number, spec in page}
+                keys = [(spec.job_type, spec.job_key) for spec in wanted.values()]
+                ended = ledger.sets.without_output(found.set_id, keys)
+                if retry:  # what failed for good is not asked again by Airflow's retry, but by a clear
+                    wanted = {n: spec for n, spec in wanted.items() if (spec.job_type, spec.job_key) not in ended}
                 for number, opened in zip(wanted, ledger.submission.open_many(list(wanted.values())), strict=True):
                     if isinstance(opened, HandoffError):
                         if (wanted[number].job_type, wanted[number].job_key) in ended:
@@ -305,25 +378,47 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                         continue
                     if opened.superseded is not None:
                         self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
-                    if opened.next is Attachment.SUBMIT and room > 0 and not leg.stops():
-                        room -= 1
+                    if opened.next is Attachment.SUBMIT and not leg.stops() and self._has_room(leg, crew, found):
+                        leg.in_flight += 1
                         crew.give(self._send, leg, opened.job, opened.revision, wanted[number].request)
-        return ledger.sets.opened(found.set_id, total, left_out)
 
     def _crew(self, leg: _Leg) -> Crew[str]:
         """Threads that send and read; what each piece of work came to is counted."""
+        return Crew(self.send_at_once, leg.count)
 
-        def done(outcome: str) -> None:
-            leg.outcomes[outcome] += 1
+    def _has_room(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
+        """Whether one more may be in flight: at once, or as soon as one of those that are has ended. False where none
+        ends for so long that the rest is sent by a later leg."""
+        while leg.in_flight >= self.max_in_flight:
+            if leg.is_tired or not self._answers_come(leg, crew, found):
+                return False
+        return True
 
-        return Crew(self.send_at_once, done)
+    def _answers_come(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
+        """Take what has ended by now, as far as this leg or the ledger knows. False where nothing has for a while."""
+        for each in leg.flight.due():
+            if each.job_id not in leg.taking:
+                leg.taking.add(each.job_id)
+                crew.give(self._take, leg, each.job_id, each.number, each)
+        if leg.looks_again():
+            self._give_ended(leg, crew, found)
+        crew.collect(_MOMENT)
+        leg.is_tired = time.monotonic() - leg.progress_at >= self._patience
+        return not leg.is_tired
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for which a leg goes on while no response ends."""
+        own = self.inline_wait
+        return _PATIENCE * settings.number("inline_wait") if own is None else own.total_seconds()
 
     def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
         """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""
         try:
-            revision = self._submit(leg.context, leg.ledger, leg.provider_for, job, revision, request)
+            revision = self._submit(leg.context, leg.ledger, leg.provider_for, job, revision, request, steps=leg.steps)
         except NotSubmitted as error:
             self.log.warning("%s", error)
+            leg.dropped.add(job.job_id)
             return "not taken"
         except (JobFailed, JobCancelled, InputChanged) as error:
             self.log.warning("%s", error)
@@ -333,6 +428,10 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if revision.is_lost:
             self._take_from_handle(leg, revision)
             return "lost"
+        if revision.completed_at is not None:
+            return "taken"  # a server without background mode answers with the output
+        if revision.state is RevisionState.RUNNING:
+            leg.flight.sent(job.job_id, revision.number)
         return "sent"
 
     def _take_from_handle(self, leg: _Leg, revision: Revision) -> None:
@@ -348,35 +447,49 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
         :return: whether there was anything.
         """
-        room = self.max_in_flight - leg.ledger.sets.in_flight(found.set_id)
-        if room <= 0 or leg.stops() or leg.outcomes["not taken"]:
-            return False
-        sendable = leg.ledger.sets.sendable(found.set_id, limit=room, retries=True, incomplete=self.retry_incomplete)
-        wanted = {(each.job_type, each.job_key): each.job_id for each in sendable if each.job_id not in leg.dropped}
-        if not wanted:
+        sent = False
+        if leg.cannot_send or not self._sendable(leg, found, limit=1):
             return False
         with self._crew(leg) as crew:
-            for _, spec in self._rendered(leg.context, numbered(self.items)):
-                if leg.stops():
-                    return True
-                job_id = None if isinstance(spec, str) else wanted.pop((spec.job_type, spec.job_key), None)
-                if job_id is not None:
-                    assert isinstance(spec, JobSpec)
-                    wished = replace(spec, set_id=found.set_id, deadline=found.deadline, regenerate=False)
+            items = self._rendered(leg.context, numbered(self.items))
+            while page := [spec for _, spec in islice(items, _OPENED_TOGETHER)]:
+                specs = {(spec.job_type, spec.job_key): spec for spec in page if not isinstance(spec, str)}
+                sendable = leg.ledger.sets.sendable_among(found.set_id, list(specs), incomplete=self.retry_incomplete)
+                for key, job_id in sendable.items():
+                    if job_id in leg.dropped:
+                        continue
+                    if leg.cannot_send or not self._has_room(leg, crew, found):
+                        return sent
+                    wished = replace(specs[key], set_id=found.set_id, deadline=found.deadline, regenerate=False)
+                    leg.in_flight += 1
                     crew.give(self._send_again, leg, job_id, wished)
-                if not wanted:
-                    break
-        for job_id in wanted.values():
-            self._drop(leg, job_id, "item missing", "its item is no longer among the items of its set")
-        return True
+                    sent = True
+        if not sent:
+            self._drop_missing(leg, found)
+        return sent
+
+    def _sendable(self, leg: _Leg, found: JobSet, *, limit: int = _OPENED_TOGETHER) -> list[Sendable]:
+        """Jobs of which a request may be sent in this leg."""
+        incomplete, without = self.retry_incomplete, sorted(leg.dropped)
+        return leg.ledger.sets.sendable(found.set_id, limit=limit, incomplete=incomplete, without=without)
+
+    def _drop_missing(self, leg: _Leg, found: JobSet) -> None:
+        """Send nothing of jobs in this leg whose items are gone."""
+        while missing := {(each.job_type, each.job_key): each.job_id for each in self._sendable(leg, found)}:
+            for _, spec in self._rendered(leg.context, numbered(self.items)):
+                if not isinstance(spec, str):
+                    missing.pop((spec.job_type, spec.job_key), None)
+            if not missing:  # they may be sent since a moment ago: the next leg does it
+                return
+            for job_id in missing.values():
+                self._drop(leg, job_id, "item missing", "its item is no longer among the items of its set")
 
     def _send_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> str:
         """Send the request of a job that exists, or that of a new revision of it."""
         ledger = leg.ledger
         job = ledger.job(job_id)
-        revision = ledger.revision(job_id, job.revision)
         if job.state is JobState.QUEUED and ledger.submission.is_input(job, spec.input):
-            return self._send(leg, job, revision, spec.request)
+            return self._send(leg, job, ledger.revision(job_id, job.revision), spec.request)
         try:
             opened = ledger.submission.open(spec)
         except (InputChanged, JobCancelled, RevisionsExhausted) as error:
@@ -401,52 +514,116 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     # Taking what has ended, and waiting.
 
     def _go_on(self, leg: _Leg, found: JobSet) -> dict[str, Any]:
-        """Take and send until there is nothing to do now; then wait, or end."""
+        """Take and send for as long as answers come; then wait, or end."""
         while True:
             self._take_ended(leg, found)
-            if self._send_rest(leg, found):
-                continue
-            waiting = leg.ledger.sets.waiting(found.set_id)
-            if not waiting and not leg.tries_again:
+            sent, before = self._send_rest(leg, found), leg.outcomes["taken"]
+            self._await_answers(leg, found)
+            if not sent and leg.outcomes["taken"] == before:
                 break
+        if leg.ledger.sets.is_waiting(found.set_id) or self._sends_later(leg, found):
             self._defer(leg, found)
         return self._end(leg, found)
+
+    def _sends_later(self, leg: _Leg, found: JobSet) -> bool:
+        """Whether something is left to be tried again, of which nothing tells when it can."""
+        return leg.tries_again or (leg.is_tired and bool(self._sendable(leg, found, limit=1)))
 
     def _take_ended(self, leg: _Leg, found: JobSet) -> None:
         """Store what every response has left that has ended, and give up those that are too late."""
         after = 0
         with self._crew(leg) as crew:
-            while page := leg.ledger.sets.ended(found.set_id, after=after):
+            self._give_ended(leg, crew, found)
+            while page := leg.ledger.sets.in_handles(found.set_id, after=after):
                 for job_id, number in page:
-                    crew.give(self._take, leg, job_id, number)
+                    crew.give(self._take_lost, leg, job_id, number)
                 after = page[-1][0]
-            for each in leg.ledger.sets.waiting(found.set_id):
-                if each.handle is not None:
-                    crew.give(self._take_lost, leg, each.job_id, each.number)
 
-    def _take(self, leg: _Leg, job_id: int, number: int) -> str:
-        """Store what the response of one job has left, in a thread of the worker."""
-        ledger, actor = leg.ledger, leg.owner.actor
-        job, revision = ledger.job(job_id), ledger.revision(job_id, number)
-        if revision.response_status not in ENDED_RESPONSE_STATUSES:
-            provider = leg.provider_for(revision.conn_id)
-            if give_up(ledger, provider, job_id, number, why="deadline", actor=actor) is None:
-                return "too late"
+    def _give_ended(self, leg: _Leg, crew: Crew[str], found: JobSet) -> None:
+        """Hand over each response of which the ledger says that it has ended, or is too late."""
+        after = 0
+        while page := leg.ledger.sets.ended(found.set_id, after=after):
+            for job_id, number in page:
+                if job_id not in leg.taking:
+                    leg.taking.add(job_id)
+                    crew.give(self._take, leg, job_id, number)
+            after = page[-1][0]
+
+    def _await_answers(self, leg: _Leg, found: JobSet) -> None:
+        """Take answers for as long as they come."""
+        leg.progress_at = time.monotonic()
+        with self._crew(leg) as crew:
+            while (leg.flight or crew) and not leg.is_tired and self._answers_come(leg, crew, found):
+                pass
+
+    def _take(self, leg: _Leg, job_id: int, number: int, asked: Due | None = None) -> str:
+        """Store what the response of one job has left, in a thread of the worker.
+
+        :param asked: it was sent for in this leg, and it is not known whether it has ended.
+        """
         try:
-            job = store_ended(ledger, leg.provider_for, job, revision, output_type=self.output_type, actor=actor)
+            revision = leg.steps.revision(job_id, number)
+            if revision.state is not RevisionState.RUNNING:
+                return "gone on"
+            if revision.response_status in ENDED_RESPONSE_STATUSES:
+                return self._take_known(leg, revision)
+            if asked is None:
+                return self._take_late(leg, revision)
+            return self._take_if_ended(leg, revision, asked)
+        finally:
+            leg.taking.discard(job_id)
+
+    def _take_known(self, leg: _Leg, revision: Revision) -> str:
+        """Store what a response has left that is known to have ended."""
+        ledger, actor = leg.ledger, leg.owner.actor
+        provider = leg.provider_for(revision.conn_id)
+        try:
+            self._store(leg, revision, read_ended(provider, str(revision.response_id)))
         except ResponseUnreadable as error:
             self.log.warning("%s", error)
             if ledger.now() < revision.deadline:
                 return "unreadable"
             reason = "its response has ended, and could not be read by the deadline"
-            ledger.outputs.fail(job_id, number, actor=actor, reason=reason, error={"kind": "deadline"})
+            error_of = {"kind": "deadline"}
+            ledger.outputs.fail(revision.job_id, revision.number, actor=actor, reason=reason, error=error_of)
             return "too late"
-        if job.state is JobState.APPROVED and not leg.has_effects:
-            ledger.effects.complete_without_effects(job_id, actor=actor)
         return "taken"
 
+    def _take_late(self, leg: _Leg, revision: Revision) -> str:
+        """Give a response up that has not ended by its deadline; or store what it has left, where it has after all."""
+        provider, actor = leg.provider_for(revision.conn_id), leg.owner.actor
+        if give_up(leg.ledger, provider, revision.job_id, revision.number, why="deadline", actor=actor) is None:
+            return "too late"
+        return self._take_known(leg, leg.steps.revision(revision.job_id, revision.number))
+
+    def _take_if_ended(self, leg: _Leg, revision: Revision, asked: Due) -> str:
+        """Ask about a response, and store what it has left, where it has ended."""
+        try:
+            response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
+        except ProviderError as error:
+            self.log.info("Asking about %s: %s", revision.response_id, error.what)
+            response = None
+        if response is None or not response.readable:
+            leg.flight.runs(asked)
+            return "runs"
+        leg.flight.ended()
+        self._store(leg, revision, response)
+        return "taken"
+
+    def _store(self, leg: _Leg, revision: Revision, response: ModelResponse) -> None:
+        """Store what a response in hand has left."""
+        ledger, provider, actor = leg.ledger, leg.provider_for(revision.conn_id), leg.owner.actor
+        job = store_response(
+            ledger, provider, revision, response, output_type=self.output_type, actor=actor, steps=leg.steps
+        )
+        if job.state is JobState.RUNNING:  # another response of the revision has ended first, and was taken
+            now = leg.steps.revision(revision.job_id, revision.number)
+            job = store_ended(ledger, leg.provider_for, job, now, output_type=self.output_type, actor=actor)
+        if job.state is JobState.APPROVED and not leg.has_effects:
+            ledger.effects.complete_without_effects(job.job_id, actor=actor)
+
     def _take_lost(self, leg: _Leg, job_id: int, number: int) -> str:
-        self._take_from_handle(leg, leg.ledger.revision(job_id, number))
+        self._take_from_handle(leg, leg.steps.revision(job_id, number))
         return "asked"
 
     def _defer(self, leg: _Leg, found: JobSet) -> None:
@@ -518,9 +695,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             stop_set(ledger, provider_for, found.set_id, owner=owner, reason="the task was ended while it ran")
 
 
-def _short(spec: JobSpec) -> bytes:
+def _short(spec: JobSpec) -> int:
     """What tells the keys of items apart, in few bytes: there may be many of them."""
-    return hashlib.sha256(f"{spec.job_type}\n{spec.job_key}".encode()).digest()[:16]
+    return int.from_bytes(hashlib.sha256(f"{spec.job_type}\n{spec.job_key}".encode()).digest()[:12])
 
 
 def _named(left_out: LeftOut) -> str:

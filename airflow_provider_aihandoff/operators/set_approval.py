@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Job
+    from airflow_provider_aihandoff.core.models import Job, Revision
+    from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
 
 #: How many of the jobs that cannot be asked about the log names.
 _NAMED = 10
+
+#: How many jobs are asked about in one transaction.
+_ASKED_TOGETHER = 100
 
 #: The states of jobs that were approved at some time.
 _APPROVED = (
@@ -64,6 +69,12 @@ class ApprovalTask(Protocol):
 
     def ask_about(self, context: Context, ledger: Ledger, job: Job) -> Job:
         """Render the plan of what a job says now, and ask about it."""
+
+    def first_ask(self, context: Context, ledger: Ledger, job: Job, revision: Revision) -> FirstAsk:
+        """Render the plan of a job that was never asked about."""
+
+    def ask_first(self, context: Context, ledger: Ledger, asks: Sequence[FirstAsk]) -> list[Job | None]:
+        """Ask about jobs that were never asked about."""
 
     def expire(self, ledger: Ledger, job: Job) -> Job:
         """End the review of a job, if it has expired."""
@@ -136,16 +147,49 @@ def _ask_about_all(
     for task in effect_tasks(context["dag"], sensor.job_source):
         if not isinstance(task, MappedOperator):
             task.share_environment()
-    for job in _pages(lambda after: ledger.sets.unasked(set_id, again=again, after=after)):
+    jobs = _pages(lambda after: ledger.sets.unasked(set_id, again=again, after=after))
+    while some := list(islice(jobs, _ASKED_TOGETHER)):
+        new = [job for job in some if job.review_digest is None and job.review_deadline is None]
+        asked = _ask_first(sensor, context, ledger, new, problems)
+        for job in some:
+            if job.job_id in asked or job.label in problems:
+                continue
+            try:
+                sensor.ask_about(context, ledger, job)
+            except LedgerUnavailable:
+                raise
+            except (HandoffError, AirflowFailException) as error:
+                problems[job.label] = said(error)
+    for label, problem in list(problems.items())[:_NAMED]:
+        sensor.log.warning("%s cannot be asked about: %s", label, problem)
+    return problems
+
+
+def _ask_first(
+    sensor: ApprovalTask, context: Context, ledger: Ledger, jobs: Sequence[Job], problems: dict[str, str]
+) -> set[int]:
+    """Ask about jobs that were never asked about, together.
+
+    :param problems: why a plan does not render, by the label of its job; it is added to.
+    :return: the ids of those that were asked about, or decided.
+    """
+    revisions = ledger.together.read([(job.job_id, job.revision) for job in jobs])
+    asks = []
+    for job, revision in zip(jobs, revisions, strict=True):
         try:
-            sensor.ask_about(context, ledger, job)
+            asks.append(sensor.first_ask(context, ledger, job, revision))
         except LedgerUnavailable:
             raise
         except (HandoffError, AirflowFailException) as error:
             problems[job.label] = said(error)
-    for label, problem in list(problems.items())[:_NAMED]:
-        sensor.log.warning("%s cannot be asked about: %s", label, problem)
-    return problems
+    try:
+        done = sensor.ask_first(context, ledger, asks) if asks else []
+    except LedgerUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - nothing was recorded; alone, each says what is wrong with it
+        sensor.log.info("A step of several jobs was refused (%s); each is asked about alone.", type(error).__name__)
+        return set()
+    return {job.job_id for job in done if job is not None}
 
 
 def _undecided(sensor: ApprovalTask, context: Context, ledger: Ledger, set_id: int) -> _Undecided:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import EffectPlan, Job
+    from airflow_provider_aihandoff.core.models import EffectPlan, Job, OnTimeout, Revision
+    from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
 
 
 class ApprovalSensor(RendersText, BaseSensorOperator):
@@ -219,10 +220,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
 
         :param by_model: no person has edited the output, or requested changes of it.
         """
-        shown = [plan.shown for plan in plans if not plan.skipped]
-        verdict = AskPerson("no policy") if self.policy is None else verdict_of(self.policy, seen, shown)
-        if isinstance(verdict, Approve) and not by_model:
-            verdict = AskPerson("a person has worked on it")
+        verdict = self._verdict(seen, plans, by_model=by_model)
         before = job.review_digest
         job = ledger.reviews.ask(
             job.job_id,
@@ -232,8 +230,8 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             actor=owner_of(context).actor,
             revision=seen.revision,
             rules=self._rules(verdict),
-            reason=f"a person decides: {verdict.reason}" if self.policy and isinstance(verdict, AskPerson) else None,
-            on_timeout=self.on_timeout if isinstance(self.on_timeout, str) else "reject",
+            reason=self._why_a_person(verdict),
+            on_timeout=self._means_at_timeout,
         )
         if job.state is not JobState.REVIEW or job.review_digest is None:
             return job
@@ -244,6 +242,45 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         if job.review_digest != before:
             self.log.info("%s waits for a decision (%s).", job.label, verdict.reason)
         return job
+
+    def first_ask(self, context: Context, ledger: Ledger, job: Job, revision: Revision) -> FirstAsk:
+        """Render the plan of a job that was never asked about, and what the policy says of it."""
+        from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
+
+        seen = view(job, revision)
+        plans = plan_effects(context, self.job_source, seen, ledger, ask_targets=True)
+        verdict = self._verdict(seen, plans, by_model=revision.based_on is None)
+        approved = verdict.reason if isinstance(verdict, Approve) and self.policy is not None else None
+        rules, why = self._rules(verdict), self._why_a_person(verdict)
+        return FirstAsk(job.job_id, revision.number, plans, rules, approved_since=approved, reason=why)
+
+    def ask_first(self, context: Context, ledger: Ledger, asks: Sequence[FirstAsk]) -> list[Job | None]:
+        """Store plans that were rendered, and what the policy says; None in place of a job that is to be asked about
+        alone."""
+        return ledger.reviews.ask_first(
+            asks,
+            policy=None if self.policy is None else self.policy.label,
+            deadline=timedelta(seconds=self.timeout),
+            actor=owner_of(context).actor,
+            on_timeout=self._means_at_timeout,
+        )
+
+    def _verdict(self, seen: JobView, plans: Sequence[EffectPlan], *, by_model: bool) -> Approve | AskPerson:
+        """What the policy says."""
+        shown = [plan.shown for plan in plans if not plan.skipped]
+        verdict = AskPerson("no policy") if self.policy is None else verdict_of(self.policy, seen, shown)
+        if isinstance(verdict, Approve) and not by_model:
+            return AskPerson("a person has worked on it")
+        return verdict
+
+    def _why_a_person(self, verdict: Approve | AskPerson) -> str | None:
+        """Why a person decides, where there is a policy."""
+        return f"a person decides: {verdict.reason}" if self.policy and isinstance(verdict, AskPerson) else None
+
+    @property
+    def _means_at_timeout(self) -> OnTimeout:
+        """What the end of the time to decide means, for when no task waits for it."""
+        return self.on_timeout if isinstance(self.on_timeout, str) else "reject"
 
     def _rules(self, verdict: Approve | AskPerson) -> ReviewRules:
         """Who decides: as the policy wants it, and otherwise as the author says."""

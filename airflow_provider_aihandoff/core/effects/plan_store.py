@@ -95,15 +95,40 @@ def insert_plan(
 
     :param undoes: the id of the effect that it undoes.
     """
+    row = connection.execute(
+        _INSERT_EFFECT, _plan_values(ledger_id(connection), job, plan, position, undoes)
+    ).fetchone()
+    assert row is not None
+    return Effect(**row)
+
+
+def insert_plans(connection: LedgerConnection, plans: Sequence[tuple[Job, Sequence[EffectPlan]]]) -> None:
+    """Store the intended effects of the current revisions of jobs that have none."""
+    own = ledger_id(connection)
+    rows = [_plan_values(own, job, plan, position) for job, of_job in plans for position, plan in enumerate(of_job)]
+    if rows:
+        history.execute_many(connection, _INSERT_EFFECT, rows)
+
+
+def ledger_id(connection: LedgerConnection) -> str:
+    """The identity of the ledger."""
     row = connection.execute("SELECT ledger_id FROM aihandoff.ledger").fetchone()
     assert row is not None
-    values: dict[str, Any] = {
+    return str(row["ledger_id"])
+
+
+def _plan_values(own: str, job: Job, plan: EffectPlan, position: int, undoes: int | None = None) -> dict[str, Any]:
+    """The columns of an intended effect.
+
+    :param own: the identity of the ledger.
+    """
+    return {
         "job_id": job.job_id,
         "revision": job.revision,
         "name": plan.name,
         "position": position,
         "kind": plan.kind,
-        "effect_key": effect_key(str(row["ledger_id"]), job.job_id, job.revision, plan.name, plan.plan_digest),
+        "effect_key": effect_key(own, job.job_id, job.revision, plan.name, plan.plan_digest),
         "plan": as_json(plan.shown),
         "plan_digest": plan.plan_digest,
         "undo": None if plan.undo is None else as_json(plan.undo),
@@ -116,9 +141,6 @@ def insert_plan(
         "external_url": plan.external_url,
         "state": EffectState.SKIPPED if plan.skipped else EffectState.PLANNED,
     }
-    row = connection.execute(_INSERT_EFFECT, values).fetchone()
-    assert row is not None
-    return Effect(**row)
 
 
 def find_effect(connection: LedgerConnection, job: Job, name: str) -> Effect | None:

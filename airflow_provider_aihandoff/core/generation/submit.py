@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from airflow_provider_aihandoff.core import spans
@@ -34,6 +34,7 @@ from airflow_provider_aihandoff.core.second_memory import Facts, Memory, Unrecor
 from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.database.connection import Keep
     from airflow_provider_aihandoff.core.generation.submission_store import Intent
     from airflow_provider_aihandoff.core.ledger import Ledger
 
@@ -59,6 +60,40 @@ _BACKOFF_BASE, _BACKOFF_CAP = 1.0, 20.0
 _WAITS_HERE = 3 * HERE
 
 
+class SubmitSteps(Protocol):
+    """The two transactions that each request needs which is sent: those of :class:`.Submission`, or what has them done
+    together with those of other jobs."""
+
+    def intend(
+        self,
+        job_id: int,
+        number: int,
+        *,
+        actor: Actor,
+        lease: timedelta,
+        orphan_wait: timedelta = ...,
+        handle: str | None = ...,
+        worst: WorstCase = ...,
+        tokens: int = ...,
+    ) -> Intent:
+        """As :meth:`.Submission.intend`."""
+
+    def submitted(
+        self,
+        job_id: int,
+        number: int,
+        *,
+        token: UUID,
+        response_id: str,
+        status: ResponseStatus,
+        actor: Actor,
+        keep: Keep | None = ...,
+        finds_out: bool = ...,
+        heard: Heard | None = ...,
+    ) -> Revision | None:
+        """As :meth:`.Submission.submitted`."""
+
+
 class NotSubmitted(HandoffError):
     """OpenAI did not take the request in the tries of one attempt; trying again later may help."""
 
@@ -74,6 +109,8 @@ def submit(
     take: Callable[[Revision, ModelResponse], object] | None = None,
     memory: Memory | None = None,
     worst: Callable[[int | None], WorstCase] | None = None,
+    steps: SubmitSteps | None = None,
+    found: Revision | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Revision:
     """Send the request of a job's current revision, never two at the same time, and record the answer.
@@ -88,6 +125,8 @@ def submit(
     :param memory: where the id of a response is kept while the ledger cannot record it.
     :param worst: the most that the request can need, given how many tokens its input has where they were counted; by
         default what the provider says of it.
+    :param steps: what permits the request and records its answer; by default the ledger's own steps, for one job.
+    :param found: the revision, where the caller has read it since this attempt has the job; by default it is read.
     :return: the revision, with its response id, or as another attempt has left it meanwhile. While it is held or
         ``submitting``, it is to be waited for: no request may be sent before its ``submit_lease_until``.
     :raises NotSubmitted: the tries are used up.
@@ -96,17 +135,21 @@ def submit(
     :raises JobCancelled: the job was cancelled meanwhile.
     :raises InputChanged: a task with other input has taken the key over meanwhile.
     """
-    if (kept := _record_kept(ledger, provider, job, memory, actor)) is not None:
+    steps, found = steps or ledger.submission, found or ledger.revision(job.job_id, job.revision)
+    if (kept := _record_kept(ledger, provider, job, found, memory, actor)) is not None:
         return kept
-    whole = request or ledger.revision(job.job_id, job.revision).request
-    most = _most(ledger, provider, job, whole, worst or (lambda counted: provider.worst_case(whole, counted=counted)))
+    whole = request or found.request
+    most = _most(
+        ledger, provider, job, found, whole, worst or (lambda counted: provider.worst_case(whole, counted=counted))
+    )
     metadata = own_metadata(job.job_id, job.revision, ledger.ledger_id())
     tokens = provider.counted_tokens(whole)
     failures = 0
     while True:
-        handle, problem = _open_handle(ledger, provider, job, metadata, request)
+        handle, problem = _open_handle(provider, found or ledger.revision(job.job_id, job.revision), metadata, request)
+        found = None  # from now on, it is another one
         intend = partial(
-            ledger.submission.intend,
+            steps.intend,
             job.job_id,
             job.revision,
             actor=actor,
@@ -128,7 +171,7 @@ def submit(
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
             revision = _record(
-                ledger,
+                steps,
                 provider,
                 job,
                 intent.token,
@@ -164,15 +207,14 @@ def _most(
     ledger: Ledger,
     provider: ModelProvider,
     job: Job,
+    revision: Revision,
     request: Mapping[str, Any],
     worst: Callable[[int | None], WorstCase],
 ) -> WorstCase:
     """The most that a request can need; its input is counted where that matters, and the provider counts it."""
     most = worst(None)
-    if not most.loose:
-        return most
-    revision = ledger.revision(job.job_id, job.revision)
-    if revision.state is not RevisionState.QUEUED or not ledger.budgets.bound(job, revision.conn_id):
+    waits = revision.state is RevisionState.QUEUED
+    if not most.loose or not waits or not ledger.budgets.bound(job, revision.conn_id):
         return most
     counted = provider.count_input(request, handle=revision.conversation_id)
     return most if counted is None else worst(counted)
@@ -223,13 +265,12 @@ class _Runs:
 
 
 def _open_handle(
-    ledger: Ledger, provider: ModelProvider, job: Job, metadata: Mapping[str, str], request: Mapping[str, Any] | None
+    provider: ModelProvider, revision: Revision, metadata: Mapping[str, str], request: Mapping[str, Any] | None
 ) -> tuple[str | None, SubmitFailure | None]:
     """A new handle for a revision of which nothing was sent yet, where the provider has handles; or why there is none.
 
     One that is not used costs nothing: the process died, or another one was sooner.
     """
-    revision = ledger.revision(job.job_id, job.revision)
     first = revision.state is RevisionState.QUEUED and revision.unknown_submissions == 0
     if not first or revision.conversation_id is not None:
         return None, None
@@ -294,7 +335,7 @@ def _record_runs(ledger: Ledger, provider: ModelProvider, job: Job, token: UUID,
 
 
 def _record(
-    ledger: Ledger,
+    steps: SubmitSteps,
     provider: ModelProvider,
     job: Job,
     token: UUID,
@@ -311,7 +352,7 @@ def _record(
     said = f"Response {response_id} runs for {job.label}. No external write was made."
     created = Unrecorded(memory, _kept_as(job), facts, said)
     with created.recording():
-        revision = ledger.submission.submitted(
+        revision = steps.submitted(
             job.job_id,
             job.revision,
             token=token,
@@ -329,12 +370,11 @@ def _record(
 
 
 def _record_kept(
-    ledger: Ledger, provider: ModelProvider, job: Job, memory: Memory | None, actor: Actor
+    ledger: Ledger, provider: ModelProvider, job: Job, revision: Revision, memory: Memory | None, actor: Actor
 ) -> Revision | None:
     """Store the response id that an earlier attempt had in hand while the ledger was unavailable; None without one."""
     if memory is None:
         return None
-    revision = ledger.revision(job.job_id, job.revision)
     if revision.state is not RevisionState.SUBMITTING and not revision.unknown_submissions:
         return None
     facts = memory.read(_kept_as(job))
@@ -342,7 +382,7 @@ def _record_kept(
         return None
     token, response_id = UUID(str(facts["token"])), str(facts["response_id"])
     status = ResponseStatus(str(facts["status"]))
-    recorded = _record(ledger, provider, job, token, response_id, status, actor, memory)
+    recorded = _record(ledger.submission, provider, job, token, response_id, status, actor, memory)
     memory.forget(_kept_as(job))
     return recorded
 

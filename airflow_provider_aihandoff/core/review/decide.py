@@ -6,7 +6,7 @@ One job or ten thousand: the same checks of each, by the same statements, of whi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
@@ -27,9 +27,10 @@ from airflow_provider_aihandoff.core.states import JobEvent, JobState
 _INSERT_DECISIONS = """
     INSERT INTO aihandoff.decisions
         (job_id, revision, verdict, digest, decided_by, decided_by_id, decided_by_kind, comment, created_at)
-    SELECT job_id, revision, %(verdict)s, digest, %(decided_by)s, %(decided_by_id)s, %(kind)s, %(comment)s,
+    SELECT job_id, revision, %(verdict)s, digest, %(decided_by)s, %(decided_by_id)s, %(kind)s, comment,
         (SELECT clock_timestamp())
-    FROM unnest(%(job_ids)s::bigint[], %(revisions)s::integer[], %(digests)s::text[]) AS said (job_id, revision, digest)
+    FROM unnest(%(job_ids)s::bigint[], %(revisions)s::integer[], %(digests)s::text[], %(comments)s::text[])
+        AS said (job_id, revision, digest, comment)
     ORDER BY job_id
     RETURNING job_id, decision_id, created_at"""
 READ_PLANNED = """
@@ -68,7 +69,7 @@ def decide_as(
         return job
     check_person(connection, job, digest, person, history.now(connection))
     change = begin_change(connection, job, comment, by=by)
-    _insert(connection, [(job, digest)], verdict, by, comment)
+    _insert(connection, [(job, digest)], verdict, by, {job.job_id: comment})
     return change
 
 
@@ -96,7 +97,8 @@ def decide_each(
             refused[job.job_id] = refusal
     if refused:
         return {}, refused
-    done = record_each(connection, new, verdict, by=by, comment=comment)
+    comments = {job.job_id: comment for job, _ in new}
+    done = record_each(connection, new, verdict, by=by, comments=comments)
     return repeated | {job.job_id: job for job in done}, {}
 
 
@@ -126,7 +128,7 @@ def record(
     comment: str | None,
 ) -> Job:
     """Record an answer on a locked job, and move it on where that is the last one that it needs."""
-    (done,) = record_each(connection, [(job, digest)], verdict, by=by, comment=comment)
+    (done,) = record_each(connection, [(job, digest)], verdict, by=by, comments={job.job_id: comment})
     return done
 
 
@@ -136,21 +138,22 @@ def record_each(
     verdict: Literal["approve", "reject"],
     *,
     by: Actor,
-    comment: str | None,
+    comments: Mapping[int, str | None],
 ) -> list[Job]:
     """Record an answer on each of some locked jobs, and move those on for which that is the last one that they need.
 
     :param answers: each job, and the digest that it is about.
+    :param comments: what is said of each, by its id.
     :return: the jobs as they are now, in the same order.
     """
     if not answers:
         return []
-    ids, at = _insert(connection, answers, verdict, by, comment)
+    ids, at = _insert(connection, answers, verdict, by, comments)
     moves = {
         job.job_id: Move(
             job,
             _VERDICT_EVENTS[verdict],
-            reason=comment,
+            reason=comments[job.job_id],
             detail={"digest": seen, "decision_id": ids[job.job_id]},
             changes={"decision_id": ids[job.job_id]},
         )
@@ -195,7 +198,7 @@ def _insert(
     answers: Sequence[tuple[Job, str]],
     verdict: Verdict,
     by: Actor,
-    comment: str | None,
+    comments: Mapping[int, str | None],
 ) -> tuple[dict[int, int], datetime]:
     """Add one decision for each job, and return their ids by job, and their time by the database's clock."""
     values = {
@@ -206,7 +209,7 @@ def _insert(
         "decided_by": by.kind.value if by.name is None else by.name,
         "decided_by_id": by.user_id,
         "kind": by.kind,
-        "comment": comment,
+        "comments": [comments[job.job_id] for job, _ in answers],
     }
     rows = connection.execute(_INSERT_DECISIONS, values).fetchall()
     for job_type, number in Counter(job.job_type for job, _ in answers).items():

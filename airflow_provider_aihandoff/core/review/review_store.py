@@ -35,6 +35,7 @@ from airflow_provider_aihandoff.core.models import (
     Verdict,
     columns,
 )
+from airflow_provider_aihandoff.core.review.ask_first import FirstAsk, ask_first
 from airflow_provider_aihandoff.core.review.decide import (
     NEWEST,
     READ_PLANNED,
@@ -136,6 +137,31 @@ class Reviews:
             return _plan(connection, job, plans, policy, who, deadline, actor, reason, on_timeout, self._digest_key)
 
         return self._database.transact(work, step="review.ask")
+
+    def ask_first(
+        self,
+        asks: Sequence[FirstAsk],
+        *,
+        policy: str | None,
+        deadline: timedelta | datetime,
+        actor: Actor,
+        on_timeout: OnTimeout | None = None,
+    ) -> list[Job | None]:
+        """:meth:`ask` for jobs that were never asked about, in one transaction, with what the policy decides.
+
+        :return: the jobs as they are now, without their input and permissions; None where one has to be asked about
+            alone.
+        :raises PlanError: two effects of a job have the same name; nothing was recorded.
+        """
+        for each in asks:
+            _check_names(each.job_id, each.plans)
+        where: dict[str, Any] = {"policy": policy, "deadline": deadline, "actor": actor, "on_timeout": on_timeout}
+        found = self._database.transact(
+            lambda connection: ask_first(connection, asks, **where, configured_key=self._digest_key),
+            repeatable=True,
+            step="set.ask",
+        )
+        return [found.get(each.job_id) for each in asks]
 
     def ask_again(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
@@ -58,7 +59,21 @@ class Crew(Generic[T]):
         while self._pending:
             self._collect()
 
-    def _collect(self) -> None:
-        ended, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+    def __len__(self) -> int:
+        """How many pieces of work have not ended, as far as was taken in."""
+        return len(self._pending)
+
+    def collect(self, seconds: float) -> None:
+        """Take in what has ended, or ends within so many seconds.
+
+        :raises Exception: a piece of work has raised it.
+        """
+        if self._pending:
+            self._collect(seconds)
+        else:
+            time.sleep(seconds)
+
+    def _collect(self, seconds: float | None = None) -> None:
+        ended, self._pending = wait(self._pending, timeout=seconds, return_when=FIRST_COMPLETED)
         for future in ended:
             self._done(future.result())

@@ -82,6 +82,15 @@ _WAITING = """
         AND (r.changes IS NOT NULL) = %(changes)s
         AND (%(with_ended)s OR r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))
     ORDER BY j.job_id"""
+_IS_WAITING = f"SELECT EXISTS ({_WAITING}) AS it_is"
+#: Those of which the provider's conversation may have the output of a lost request.
+_IN_HANDLES = """
+    SELECT j.job_id, r.number FROM aihandoff.jobs AS j
+    JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+    WHERE j.set_id = %(set_id)s AND j.state = 'queued' AND r.state = 'submitting' AND r.submit_token IS NULL
+        AND r.unknown_submissions > 0 AND r.conversation_id IS NOT NULL AND r.changes IS NULL
+        AND j.job_id > %(after)s
+    ORDER BY j.job_id LIMIT %(limit)s"""
 #: Those whose response has ended, and whose output is there to be taken; and those past their deadline.
 _ENDED = """
     SELECT j.job_id, r.number FROM aihandoff.jobs AS j
@@ -89,11 +98,8 @@ _ENDED = """
     WHERE j.set_id = %(set_id)s AND j.state = 'running' AND r.state = 'running' AND j.job_id > %(after)s
         AND (r.response_status = ANY(%(ended)s) OR r.deadline <= clock_timestamp())
     ORDER BY j.job_id LIMIT %(limit)s"""
-#: Those of which a request may be asked for now, and those that failed and may have another revision.
-_SENDABLE = f"""
-    SELECT j.job_id, j.job_type, j.job_key FROM aihandoff.jobs AS j
-    JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-    WHERE j.set_id = %(set_id)s AND (
+#: A request of it may be asked for now; or it failed, and may have another revision.
+_IS_SENDABLE = f"""(
         j.state = 'queued' AND r.based_on IS NULL
             AND (r.submit_lease_until IS NULL OR least(r.submit_lease_until, r.deadline) <= clock_timestamp())
         OR %(retries)s AND j.state = 'failed' AND r.based_on IS NULL AND j.acknowledged_at IS NULL
@@ -101,10 +107,22 @@ _SENDABLE = f"""
             AND (r.error ->> 'kind') = ANY(%(retriable)s)
             AND (coalesce((r.error ->> 'final')::boolean, false) IS FALSE
                 OR %(incomplete)s AND r.error ->> 'code' = 'max_output_tokens')
-            AND (SELECT count(*) FROM aihandoff.revisions WHERE job_id = j.job_id AND {COUNTED}) < j.max_revisions)
+            AND (SELECT count(*) FROM aihandoff.revisions WHERE job_id = j.job_id AND {COUNTED}) < j.max_revisions)"""
+_SENDABLE = f"""
+    SELECT j.job_id, j.job_type, j.job_key FROM aihandoff.jobs AS j
+    JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+    WHERE j.set_id = %(set_id)s AND j.job_id <> ALL(%(without)s) AND {_IS_SENDABLE}
     ORDER BY j.state DESC, j.job_id LIMIT %(limit)s"""
+#: The same among those with some keys.
+_SENDABLE_AMONG = f"""
+    SELECT j.job_id, j.job_type, j.job_key FROM aihandoff.jobs AS j
+    JOIN unnest(%(job_types)s::text[], %(job_keys)s::text[]) AS given (job_type, job_key) USING (job_type, job_key)
+    JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+    WHERE j.set_id = %(set_id)s AND {_IS_SENDABLE}"""
 _ENDED_KEYS = """
-    SELECT job_type, job_key, state FROM aihandoff.jobs WHERE set_id = %s AND state IN ('failed', 'cancelled')"""
+    SELECT j.job_type, j.job_key FROM aihandoff.jobs AS j
+    JOIN unnest(%(job_types)s::text[], %(job_keys)s::text[]) AS given (job_type, job_key) USING (job_type, job_key)
+    WHERE j.set_id = %(set_id)s AND j.state IN ('failed', 'cancelled')"""
 _IN_FLIGHT = """
     SELECT count(*) AS number FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
@@ -304,6 +322,19 @@ class Sets:
         values = {"set_id": set_id, "changes": changes, "with_ended": ended, "ended": _ENDED_STATUSES}
         return [Waiting(**row) for row in self._all(_WAITING, values)]
 
+    def is_waiting(self, set_id: int) -> bool:
+        """Whether :meth:`waiting` has any."""
+        values = {"set_id": set_id, "changes": False, "with_ended": True, "ended": _ENDED_STATUSES}
+        return bool(self._all(_IS_WAITING, values)[0]["it_is"])
+
+    def in_handles(self, set_id: int, *, after: int = 0) -> list[tuple[int, int]]:
+        """One page of ``(job id, revision)`` of lost requests whose output may be in the provider's conversation.
+
+        :param after: the last job of the page before.
+        """
+        rows = self._all(_IN_HANDLES, {"set_id": set_id, "after": after, "limit": PAGE})
+        return [(row["job_id"], row["number"]) for row in rows]
+
     def writable(self, set_id: int, task_id: str, *, refused: bool, after: int = 0) -> list[Job]:
         """One page of the approved jobs of a set for which a task has something to write, or to find out.
 
@@ -339,26 +370,30 @@ class Sets:
         values = {"set_id": set_id, "after": after, "ended": _ENDED_STATUSES, "limit": PAGE}
         return [(row["job_id"], row["number"]) for row in self._all(_ENDED, values)]
 
-    def sendable(self, set_id: int, *, limit: int, retries: bool, incomplete: bool) -> list[Sendable]:
+    def sendable(
+        self, set_id: int, *, limit: int, incomplete: bool, retries: bool = True, without: Sequence[int] = ()
+    ) -> list[Sendable]:
         """The jobs of a set of which a request may be sent now, as far as this says: each asks for its permission.
 
         :param limit: how many at most.
-        :param retries: also jobs that failed, and may have another revision.
         :param incomplete: also those whose response stopped at ``max_output_tokens``.
+        :param retries: also jobs that failed, and may have another revision.
+        :param without: jobs that are left out.
         """
-        values = {
-            "set_id": set_id,
-            "limit": limit,
-            "retries": retries,
-            "incomplete": incomplete,
-            "retriable": list(_RETRIABLE),
-        }
+        values = {"set_id": set_id, "limit": limit, "without": list(without), **_retries(retries, incomplete)}
         return [Sendable(**row) for row in self._all(_SENDABLE, values)]
 
-    def without_output(self, set_id: int) -> dict[tuple[str, str], JobState]:
-        """The jobs of a set that have failed, or were cancelled, by type and key."""
-        rows = self._all(_ENDED_KEYS, [set_id])
-        return {(row["job_type"], row["job_key"]): JobState(row["state"]) for row in rows}
+    def sendable_among(
+        self, set_id: int, keys: Sequence[tuple[str, str]], *, incomplete: bool
+    ) -> dict[tuple[str, str], int]:
+        """:meth:`sendable` of the jobs with some types and keys: their ids, by these."""
+        values = {"set_id": set_id, **_arrays(keys), **_retries(True, incomplete)}
+        return {(row["job_type"], row["job_key"]): row["job_id"] for row in self._all(_SENDABLE_AMONG, values)}
+
+    def without_output(self, set_id: int, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of these types and keys whose jobs in a set have failed, or were cancelled."""
+        rows = self._all(_ENDED_KEYS, {"set_id": set_id, **_arrays(keys)})
+        return {(row["job_type"], row["job_key"]) for row in rows}
 
     def in_flight(self, set_id: int) -> int:
         """How many requests of a set are being sent, or have a response that runs."""
@@ -388,6 +423,14 @@ class Sets:
 
     def _all(self, query: str, values: Any) -> list[dict[str, Any]]:
         return self._database.transact(lambda connection: connection.execute(query, values).fetchall())
+
+
+def _retries(retries: bool, incomplete: bool) -> dict[str, Any]:
+    return {"retries": retries, "incomplete": incomplete, "retriable": list(_RETRIABLE)}
+
+
+def _arrays(keys: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    return {"job_types": [job_type for job_type, _ in keys], "job_keys": [job_key for _, job_key in keys]}
 
 
 def _record_ended(connection: LedgerConnection, ended: Sequence[tuple[int, int, ResponseStatus]], actor: Actor) -> int:

@@ -47,11 +47,15 @@ def test_what_has_no_items_is_refused(wrong: Any) -> None:
         [*read_items(wrong)]
 
 
-def test_what_was_read_once_is_read_again_the_same_with_numbers_from_1() -> None:
-    source = iter([{"at": date(2026, 1, 2), "price": Decimal("1.50")}, {"items": [1]}])
-    with Spool() as spool:
-        first = [*spool.fill(source)]
-        assert [*spool] == first
+def test_what_was_kept_is_read_again_as_often_as_it_is_wanted() -> None:
+    with Spool[dict[str, object]]() as spool:
+        for number in (1, 3):
+            spool.keep(number, {"at": date(2026, 1, number)})
+        assert [*spool] == [*spool] == [(1, {"at": date(2026, 1, 1)}), (3, {"at": date(2026, 1, 3)})]
+
+
+def test_items_are_numbered_from_1_and_seen_as_templates_see_them() -> None:
+    first = [*numbered(iter([{"at": date(2026, 1, 2), "price": Decimal("1.50")}, {"items": [1]}]))]
     assert [number for number, _ in first] == [1, 2]
     assert (first[0][1].at, first[0][1].price) == ("2026-01-02", "1.50")
     assert [*first[1][1].items] == [1], "a field comes before the method of the same name"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from inspect import signature
+from functools import lru_cache
+from inspect import Signature, signature
 from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
@@ -179,6 +180,11 @@ def _check_arguments(create: Callable[..., Any], body: Mapping[str, Any]) -> Non
     :raises InvalidArguments: the SDK does not take these arguments.
     """
     try:
-        signature(create).bind(**body)
+        _signature(create).bind(**body)
     except TypeError as error:
         raise InvalidArguments(f"{error}; what this SDK does not know goes into extra_body") from None
+
+
+@lru_cache(maxsize=8)
+def _signature(create: Callable[..., Any]) -> Signature:
+    return signature(create)

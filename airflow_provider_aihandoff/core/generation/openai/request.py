@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.arguments import identifier, json_value
@@ -115,10 +117,17 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def _strict_format(output_type: type[BaseModel]) -> dict[str, Any]:
-    """The strict schema, as the SDK makes it for a foreground request. Private to the SDK: a test watches over it."""
+    """The strict schema, as the SDK makes it for a foreground request; a new dict each time."""
+    made: dict[str, Any] = json.loads(_strict_format_json(output_type))
+    return made
+
+
+@lru_cache(maxsize=256)
+def _strict_format_json(output_type: type[BaseModel]) -> str:
+    """The same as JSON. Private to the SDK: a test watches over it."""
     from openai.lib._parsing._responses import type_to_text_format_param
 
-    return dict(type_to_text_format_param(output_type))
+    return json.dumps(type_to_text_format_param(output_type))
 
 
 def input_snapshot(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""The steps of one job of a set, done together with what other threads of its task ask for at the same time."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.generation.outcome import Output
+from airflow_provider_aihandoff.core.generation.provider import WorstCase
+from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.sets.combiner import Combiner
+from airflow_provider_aihandoff.core.sets.together import Answer, Left, Wish
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.generation.submission_store import Intent
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.states import ResponseStatus
+
+log = logging.getLogger(__name__)
+
+#: Of a request of which no one has said what it can need.
+_NOT_KNOWN = WorstCase()
+
+
+class SharedSteps:
+    """What permits and records the requests of one attempt of a set's task, as :class:`.SubmitSteps`.
+
+    Threads that ask at the same time share a transaction; what is not plain has one of its own, as the request of a
+    single job has.
+
+    :param actor: the attempt.
+    :param lease: how long a permission is valid.
+    :param most: how many share a transaction at most: as many as are sent at the same time.
+    :param complete: as of :meth:`.Together.store`.
+    """
+
+    def __init__(self, ledger: Ledger, *, actor: Actor, lease: timedelta, most: int, complete: bool) -> None:
+        self._ledger, together = ledger, ledger.together
+        self._read: Combiner[tuple[int, int], Revision] = Combiner(together.read, most)
+        self._intend: Combiner[Wish, Intent | None] = Combiner(
+            lambda wishes: together.intend(wishes, actor=actor, lease=lease), most
+        )
+        self._submitted: Combiner[Answer, Revision | None] = Combiner(
+            lambda answers: together.submitted(answers, actor=actor), most
+        )
+        self._store: Combiner[Left, Job | None] = Combiner(
+            lambda left: together.store(left, actor=actor, complete=complete), most
+        )
+
+    def revision(self, job_id: int, number: int) -> Revision:
+        """One revision, as the ledger has it now."""
+        return self._read((job_id, number))
+
+    def intend(
+        self, job_id: int, number: int, *, handle: str | None = None, worst: WorstCase = _NOT_KNOWN, **more: Any
+    ) -> Intent:
+        """As :meth:`.Submission.intend`."""
+        found = None
+        if handle is None:
+            found = self._shared(self._intend, Wish(job_id, number, uuid4(), worst.cost_usd))
+        return found or self._ledger.submission.intend(job_id, number, handle=handle, worst=worst, **more)
+
+    def submitted(
+        self, job_id: int, number: int, *, token: UUID, response_id: str, status: ResponseStatus, **more: Any
+    ) -> Revision | None:
+        """As :meth:`.Submission.submitted`."""
+        found = None
+        if not more.get("finds_out"):
+            answer = Answer(job_id, number, token, response_id, status, more.get("heard"))
+            found = self._shared(self._submitted, answer, patient=True)
+        return found or self._ledger.submission.submitted(
+            job_id, number, token=token, response_id=response_id, status=status, **more
+        )
+
+    def store(
+        self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None, response_id: str | None
+    ) -> Job:
+        """As :meth:`.Outputs.store`."""
+        found = None
+        if output.error is None and response_id is not None:
+            found = self._shared(self._store, Left(job_id, number, response_id, output))
+        return found or self._ledger.outputs.store(
+            job_id, number, output, actor=actor, reason=reason, response_id=response_id
+        )
+
+    @staticmethod
+    def _shared(combiner: Combiner[Any, Any], what: Any, *, patient: bool = False) -> Any:
+        """What came of a step together with others; None where it is to be done alone.
+
+        :param patient: also where the ledger is unavailable: the step alone waits for it, and keeps what it records.
+        """
+        try:
+            return combiner(what)
+        except LedgerUnavailable:
+            if not patient:
+                raise
+        except Exception as error:  # noqa: BLE001 - nothing of it was committed; alone, each says what is wrong with it
+            log.info("A step of several jobs was refused (%s); each is done alone.", type(error).__name__)
+        return None

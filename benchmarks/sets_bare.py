@@ -1,0 +1,73 @@
+"""The bare script beside a set: asks for each item, waits for the answer, writes it if that is wanted; keeps nothing.
+
+Run as ``python -m benchmarks.sets_bare ITEMS OPENAI TARGET IN_FLIGHT AT_ONCE SECONDS``; without a target as ``-``, it
+does not write. It knows how long the model takes, and asks for each answer when it is due. The last line that it prints
+says how long it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+import httpx
+from openai import AsyncOpenAI
+
+from benchmarks.sets_request import Label, message_of, request_of
+
+#: Seconds between two questions about a response that is late.
+_AGAIN = 0.5
+
+
+async def work(items: Path, openai: str, target: str | None, in_flight: int, at_once: int, seconds: float) -> int:
+    """Do all items; how many there were.
+
+    :param in_flight: how many have a request and no answer at the same time.
+    :param at_once: how many requests are sent at the same time.
+    """
+    client = AsyncOpenAI(base_url=openai, api_key="any", max_retries=0)
+    slots, calls, done = asyncio.Semaphore(in_flight), asyncio.Semaphore(at_once), 0
+
+    async def one(item: dict[str, str]) -> None:
+        nonlocal done
+        try:
+            async with calls:
+                response = await client.responses.create(**request_of(item), background=True, store=True)
+            await asyncio.sleep(seconds)
+            while True:
+                async with calls:
+                    response = await client.responses.retrieve(response.id)
+                if response.status == "completed":
+                    break
+                await asyncio.sleep(_AGAIN)
+            label = Label.model_validate_json(response.output_text)
+        finally:
+            slots.release()
+        if target is not None:
+            async with calls:
+                answer = await writer.post(f"{target}/channel/messages", json=message_of(label.suggested_reply))
+            answer.raise_for_status()
+        done += 1
+
+    async with client, httpx.AsyncClient(trust_env=False, timeout=30) as writer, asyncio.TaskGroup() as tasks:
+        with items.open() as lines:
+            for line in lines:
+                await slots.acquire()
+                tasks.create_task(one(json.loads(line)))
+    return done
+
+
+def main() -> None:
+    """Do all items, and print seconds and number."""
+    items, openai, target, in_flight, at_once, seconds = sys.argv[1:]
+    begun = time.perf_counter()
+    where = None if target == "-" else target
+    done = asyncio.run(work(Path(items), openai, where, int(in_flight), int(at_once), float(seconds)))
+    print(json.dumps({"seconds": time.perf_counter() - begun, "items": done}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""When a worker asks about responses: about when they are due, and not often in vain."""
+
+from __future__ import annotations
+
+from airflow_provider_aihandoff.core.sets.flight import Flight
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def fly(seconds: float, *, number: int = 600, every: float = 0.01, misses: float = 10.0) -> tuple[list[float], int]:
+    """Send for so many, each of which takes so many seconds.
+
+    :return: how late each answer was taken, and how many questions found none.
+    """
+    clock, late, missed = Clock(), [], 0
+    flight = Flight(clock, misses)
+    sends = [index * every for index in range(number)]
+    while len(late) < number and clock.now < 1_000:
+        clock.now += 0.05
+        while sends and sends[0] <= clock.now:
+            sends.pop(0)
+            flight.sent(len(sends), 1)
+        for each in flight.due():
+            if clock.now - each.sent_at >= seconds:
+                flight.ended()
+                late.append(clock.now - each.sent_at - seconds)
+            else:
+                missed += 1
+                flight.runs(each)
+    assert len(late) == number
+    return late, missed
+
+
+def test_most_questions_find_an_answer_soon_after_it_is_there() -> None:
+    late, missed = fly(10.0)
+    assert missed < len(late) * 0.2
+    assert sorted(late)[len(late) // 2] < 1.5
+
+
+def test_an_answer_that_comes_at_once_is_taken_at_once() -> None:
+    late, missed = fly(0.2)
+    assert missed < len(late) * 0.05
+    assert max(late) < 1
+
+
+def test_no_more_questions_are_in_vain_than_the_fleet_may_poll() -> None:
+    clock = Clock()
+    flight = Flight(clock, 2.0)
+    for number in range(1_000):
+        flight.sent(number, 1)
+    asked = 0
+    while clock.now < 60:
+        clock.now += 0.1
+        for each in flight.due():
+            asked += 1
+            flight.runs(each)
+    assert asked <= 16 + 2 * 60 + 1
+    assert len(flight) == 1_000, "none is forgotten"
