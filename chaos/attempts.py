@@ -3,7 +3,7 @@
 Each step does what the operator or sensor of the same kind does, on the real core and with the real targets:
 
 - ``draft``: open or attach to the job, submit it, wait for the response, store its output.
-- ``draft set``: the same as a set with one item.
+- The steps of :data:`chaos.work.SET_PIPELINE`: the tasks of a set. :mod:`chaos.set_attempts` has them.
 - ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
   no one has, in time; ``remind``: they are notified; ``edit``: a person changes the output, ``refuse``: and the
   output type does not accept it.
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -69,8 +69,6 @@ from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Jo
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
-from airflow_provider_aihandoff.core.sets.set_record import LeftOut
-from airflow_provider_aihandoff.core.sets.set_store import SetSpec
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
@@ -78,6 +76,7 @@ from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.elements import all_failures, first_wait
 from airflow_provider_aihandoff.operators.retries import final_errors
 from chaos.effects import effect_plan, parts_of, plans, target_of
+from chaos.set_attempts import SET_STEPS
 from chaos.work import ALL_EFFECTS, Work
 from chaos.world import OPENAI, World, connection_of
 
@@ -158,6 +157,11 @@ def run(world: World, attempt: Attempt) -> Outcome:
             return Outcome("retry", RETRY_SECONDS, f"{type(error).__name__}: {error}")
 
 
+def jobs_of(ledger: Ledger, work: Work) -> list[Job]:
+    """The jobs of a run: of a set, as many as it has items."""
+    return ledger.jobs(dag_id=DAG_ID, run_id=work.key, limit=max(work.items, 1))
+
+
 def job_of(ledger: Ledger, work: Work) -> Job:
     """The job of a run.
 
@@ -175,18 +179,6 @@ def job_of(ledger: Ledger, work: Work) -> Job:
 def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     spec = _spec(attempt)
     return _send_and_finish(world, ledger, attempt, spec, ledger.submission.open(spec))
-
-
-def _draft_set(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
-    """The same as a set with one item."""
-    set_spec = SetSpec("chaos", attempt.work.key, REQUESTER, attempt.owner, timedelta(hours=1))
-    found = ledger.sets.open(set_spec, LeftOut())
-    spec = replace(_spec(attempt), set_id=found.set_id)
-    (opened,) = ledger.submission.open_many([spec])
-    if isinstance(opened, HandoffError):
-        raise opened
-    ledger.sets.opened(found.set_id, 1, LeftOut())
-    return _send_and_finish(world, ledger, attempt, spec, opened)
 
 
 def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSpec, opened: Opened) -> Outcome:
@@ -209,9 +201,6 @@ def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSp
             return Outcome(state, world.poll, in_words(revision) or "another attempt is sending")
         if _runs(provider, revision):
             return Outcome("wait", world.poll, "the response runs")
-        if job.set_id is not None and revision.response_id is not None:
-            status = provider.retrieve(revision.response_id).status
-            ledger.sets.record_ended([(job.job_id, revision.number, status)], actor=actor)
         return _finish(ledger, provider, job.job_id, actor)
 
 
@@ -274,8 +263,6 @@ def _finish(ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor) 
 
 def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
-    if job.set_id is not None:
-        ledger.sets.notified(job.set_id)
     deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
     asked = ledger.reviews.ask(
         job.job_id,
@@ -581,8 +568,8 @@ def _in_bulk(action: BulkAction, reviewers: Reviewers | None = None) -> Step:
             )
         if progress.is_over:
             return DONE
-        record = ledger.record(job_of(ledger, attempt.work).job_id)
-        unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
+        records = [ledger.record(job.job_id) for job in jobs_of(ledger, attempt.work)]
+        unknown = any(effect.state is EffectState.UNKNOWN for record in records for effect in record.effects)
         return Outcome("held" if unknown else "wait", BULK_SECONDS, "the bulk action is unfinished")
 
     return step
@@ -609,7 +596,7 @@ def _of_work(work: Work) -> JobFilter:
 
 STEPS: Mapping[str, Step] = {
     "draft": _draft,
-    "draft set": _draft_set,
+    **SET_STEPS,
     "plan": _plan,
     "decide": _decide,
     "expire": _expire,
