@@ -14,8 +14,9 @@ from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, Lef
 from airflow_provider_aihandoff.core.sets.set_store import SetSpec
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
-from tests.factories import OWNER, TEST, ask, draft, effect_plan, job_spec, submit
+from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.web.conftest import Grant, Login, Page
+from tests.integration.web.world import cms, confirm, plan_of
 
 API = "/aihandoff/api/v1/sets"
 
@@ -164,3 +165,23 @@ def test_the_page_of_a_set_leads_to_its_bulk_actions_and_names_the_slowest(login
     assert "Roll back" not in html, "nothing is written"
     shown = " ".join(Page(bob.get(cancel).text).text.split())
     assert "2 jobs" in shown
+
+
+def test_the_page_of_a_set_leads_to_rolling_it_back(login: Login, ledger: Ledger) -> None:
+    found, bob = made(ledger), login("bob")
+    with cms() as target:
+        plan = plan_of(target, "publish")
+        for key in ("x", "y"):
+            spec = job_spec(job_key=key, set_id=found.set_id)
+            job = approve(ledger, ask(ledger, draft(ledger, spec, response_id=f"resp_{key}"), plan))
+            confirm(ledger, job, plan)
+        html = bob.get(f"/aihandoff/sets/{found.set_id}").text
+        assert "Roll back what this set has written" in html
+        link = f"/aihandoff/bulk?state=completed&state=applying&set={found.set_id}&action=roll+back"
+        assert link.replace("&", "&amp;") in html
+        preview = Page(bob.get(link).text)
+        assert "2 jobs would be changed" in preview.text
+        begun = bob.post("/aihandoff/bulk", data={**preview.form, "reason": "wrong labels", "count": "2"})
+        assert begun.status_code == 303
+        assert [each.method for each in target.received] == ["DELETE", "DELETE"]
+    assert ledger.sets.total(found.set_id).states[JobState.ROLLED_BACK] == 2
