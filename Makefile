@@ -12,7 +12,7 @@ COVERAGE := 61
 ON_EACH_CORE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
-.PHONY: demo demo-check demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack check chaos format lock clean help
+.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack check chaos format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -22,6 +22,10 @@ demo: $(INSTALLED) ## Start the demo, and stop it with Ctrl-C
 
 demo-check: $(INSTALLED) ## Run the three pipelines without a person, and compare ledger and witness
 	@$(BIN)/python -m demo check
+
+ITEMS := 2000
+demo-set: $(INSTALLED) ## Run a set of many tickets (make demo-set ITEMS=50), and watch it
+	@$(BIN)/python -m demo set --items $(ITEMS)
 
 demo-clean: $(INSTALLED) ## Remove the data of the demo
 	@$(BIN)/python -m demo clean

@@ -94,6 +94,28 @@ GUARDS = (
         ),
     ),
     guard(
+        "wait: a poll under way of a set that went on schedules no other",
+        "tests/integration/operators/test_hub.py"
+        "::TestOneForAll::test_a_set_that_goes_on_while_one_of_its_responses_is_polled_ends_no_polling",
+        ("Hub.wait_for_some", "wait.end(None)", "pass"),
+    ),
+    guard(
+        "pause: one of a set is about no other",
+        "tests/integration/core/sets/test_pause_set.py"
+        "::test_a_pause_of_a_set_holds_its_requests_alone_until_it_is_resumed",
+        ("pause_store:_IN_FORCE", "AND (set_id IS NULL OR set_id = %(set_id)s)", "AND %(set_id)s::bigint IS NOT NULL"),
+    ),
+    guard(
+        "pause: one of a set stops its writes too",
+        "tests/integration/core/sets/test_pause_set.py::test_a_pause_of_a_set_holds_its_writes",
+        ("pause_set", "writes=True", "writes=False"),
+    ),
+    guard(
+        "review: what is narrowed to a set is about it alone",
+        "tests/integration/web/test_sets.py::test_the_bulk_review_is_about_one_set_and_groups_it_by_reason",
+        ("queue_store:_GROUPS", "(%(set_id)s::bigint IS NULL OR set_id = %(set_id)s)", "%(set_id)s::bigint > 0"),
+    ),
+    guard(
         "pause: an external write asks in the transaction that permits it",
         f"{_HELD}::test_an_effect_is_held_and_sent_once_the_pause_has_ended",
         ("Effects.claim.work", "permit) if own else permit()", "permit) if False else permit()"),

@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="decides what happens to which attempt (default: 1)")
     parser.add_argument("--at-once", type=int, default=16, help="pieces of work under way at a time (default: 16)")
     parser.add_argument("--plain", type=int, default=300, help="crashes for each of the plain ways; 0 leaves them out")
+    parser.add_argument("--sets", type=int, default=0, help="crashes for sets of many jobs (default: 0, left out)")
+    parser.add_argument("--items", type=int, default=20, help="jobs of each set (default: 20)")
     parser.add_argument(
         "--lost",
         type=int,
@@ -35,13 +37,19 @@ def main() -> None:
     logging.disable(logging.WARNING)  # that connections break is what this is about
     with tempfile.TemporaryDirectory() as folder:
         results = []
-        for way, crashes in (("handoff", options.crashes), *((way, options.plain) for way in plain.PIPELINES)):
+        plain_ways = ((way, options.plain) for way in plain.PIPELINES)
+        for way, crashes in (("handoff", options.crashes), ("set", options.sets), *plain_ways):
             if not plain.can_run(way):
                 print(f"{way}: left out, since the provider common-ai is not installed; `make chaos` brings it")
             elif crashes:
                 print(f"{way}, seed {options.seed}:", flush=True)
                 chaos = Chaos(
-                    Path(folder) / way, way=way, crashes=crashes, seed=options.seed, works_at_once=options.at_once
+                    Path(folder) / way,
+                    way=way,
+                    crashes=crashes,
+                    seed=options.seed,
+                    works_at_once=options.at_once,
+                    items=options.items,
                 )
                 results.append(chaos.run(say=lambda line: print(line, flush=True)))
                 report_faults(results[-1])

@@ -3,7 +3,7 @@
 Each step does what the operator or sensor of the same kind does, on the real core and with the real targets:
 
 - ``draft``: open or attach to the job, submit it, wait for the response, store its output.
-- ``draft set``: the same as a set with one item.
+- The steps of :data:`chaos.work.SET_PIPELINE`: the tasks of a set. :mod:`chaos.set_attempts` has them.
 - ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
   no one has, in time; ``remind``: they are notified; ``edit``: a person changes the output, ``refuse``: and the
   output type does not accept it.
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -60,7 +60,7 @@ from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.generation.settle import read_ended
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.generation.submission_store import Opened
-from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE, submit
+from airflow_provider_aihandoff.core.generation.submit import submit
 from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
@@ -68,11 +68,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
-from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
-from airflow_provider_aihandoff.core.sets.set_record import LeftOut
-from airflow_provider_aihandoff.core.sets.set_store import SetSpec
-from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
@@ -80,6 +76,7 @@ from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.elements import all_failures, first_wait
 from airflow_provider_aihandoff.operators.retries import final_errors
 from chaos.effects import effect_plan, parts_of, plans, target_of
+from chaos.set_attempts import SET_STEPS
 from chaos.work import ALL_EFFECTS, Work
 from chaos.world import OPENAI, World, connection_of
 
@@ -160,6 +157,11 @@ def run(world: World, attempt: Attempt) -> Outcome:
             return Outcome("retry", RETRY_SECONDS, f"{type(error).__name__}: {error}")
 
 
+def jobs_of(ledger: Ledger, work: Work) -> list[Job]:
+    """The jobs of a run: of a set, as many as it has items."""
+    return ledger.jobs(dag_id=DAG_ID, run_id=work.key, limit=max(work.items, 1))
+
+
 def job_of(ledger: Ledger, work: Work) -> Job:
     """The job of a run.
 
@@ -179,27 +181,7 @@ def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return _send_and_finish(world, ledger, attempt, spec, ledger.submission.open(spec))
 
 
-def _draft_set(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
-    """The same as a set with one item."""
-    set_spec = SetSpec("chaos", attempt.work.key, REQUESTER, attempt.owner, timedelta(hours=1))
-    found = ledger.sets.open(set_spec, LeftOut())
-    spec = replace(_spec(attempt), set_id=found.set_id)
-    (opened,) = ledger.submission.open_many([spec])
-    if isinstance(opened, HandoffError):
-        raise opened
-    ledger.sets.opened(found.set_id, 1, LeftOut())
-    steps = SharedSteps(ledger, actor=attempt.owner.actor, lease=SUBMIT_LEASE, most=1, complete=False)
-    return _send_and_finish(world, ledger, attempt, spec, opened, steps)
-
-
-def _send_and_finish(
-    world: World,
-    ledger: Ledger,
-    attempt: Attempt,
-    spec: JobSpec,
-    opened: Opened,
-    steps: SharedSteps | None = None,
-) -> Outcome:
+def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSpec, opened: Opened) -> Outcome:
     job, revision, actor = opened.job, opened.revision, attempt.owner.actor
     with providers() as provider_for:
         provider = provider_for(revision.conn_id)
@@ -211,7 +193,6 @@ def _send_and_finish(
                 actor=actor,
                 request=spec.request,
                 orphan_wait=timedelta(seconds=world.orphan_wait),
-                steps=steps,
             )
         if revision.state is RevisionState.SUBMITTING and not take_from_handle(
             ledger, provider, revision, output_type=None, actor=actor
@@ -220,10 +201,7 @@ def _send_and_finish(
             return Outcome(state, world.poll, in_words(revision) or "another attempt is sending")
         if _runs(provider, revision):
             return Outcome("wait", world.poll, "the response runs")
-        if job.set_id is not None and revision.response_id is not None:
-            status = provider.retrieve(revision.response_id).status
-            ledger.sets.record_ended([(job.job_id, revision.number, status)], actor=actor)
-        return _finish(ledger, provider, job.job_id, actor, steps)
+        return _finish(ledger, provider, job.job_id, actor)
 
 
 def _spec(attempt: Attempt) -> JobSpec:
@@ -261,15 +239,13 @@ def _runs(provider: ModelProvider, revision: Revision) -> bool:
     return not provider.retrieve(revision.response_id).ended
 
 
-def _finish(
-    ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor, steps: SharedSteps | None = None
-) -> Outcome:
+def _finish(ledger: Ledger, provider: ModelProvider, job_id: int, actor: Actor) -> Outcome:
     job = ledger.job(job_id)
     revision = ledger.revision(job_id, job.revision)
     while job.state is JobState.RUNNING and (response_id := revision.response_id) is not None:
         response = read_ended(provider, response_id)
         output, why = read_output(response, None, provider.price(response, revision.request))
-        job = (steps or ledger.outputs).store(
+        job = ledger.outputs.store(
             job_id, revision.number, output, actor=actor, reason=why or None, response_id=response_id
         )
         revision = ledger.revision(job_id, revision.number)
@@ -287,20 +263,17 @@ def _finish(
 
 def _plan(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     job = job_of(ledger, attempt.work)
-    if job.set_id is not None:
-        ledger.sets.notified(job.set_id)
-    rules = ReviewRules(remind_after=0.0 if attempt.work.remind else None)
-    where: dict[str, Any] = {
-        "policy": None,
-        "deadline": datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds),
-        "actor": attempt.owner.actor,
-        "on_timeout": "fail",
-    }
-    asked = None
-    if job.set_id is not None:
-        first = FirstAsk(job.job_id, job.revision, plans(world, attempt.work), rules)
-        (asked,) = ledger.reviews.ask_first([first], **where)
-    return _if_going_on(asked or ledger.reviews.ask(job.job_id, plans(world, attempt.work), rules=rules, **where))
+    deadline = datetime.now(UTC) + timedelta(seconds=attempt.work.review_seconds)
+    asked = ledger.reviews.ask(
+        job.job_id,
+        plans(world, attempt.work),
+        policy=None,
+        deadline=deadline,
+        actor=attempt.owner.actor,
+        rules=ReviewRules(remind_after=0.0 if attempt.work.remind else None),
+        on_timeout="fail",
+    )
+    return _if_going_on(asked)
 
 
 def _decide(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
@@ -595,8 +568,8 @@ def _in_bulk(action: BulkAction, reviewers: Reviewers | None = None) -> Step:
             )
         if progress.is_over:
             return DONE
-        record = ledger.record(job_of(ledger, attempt.work).job_id)
-        unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
+        records = [ledger.record(job.job_id) for job in jobs_of(ledger, attempt.work)]
+        unknown = any(effect.state is EffectState.UNKNOWN for record in records for effect in record.effects)
         return Outcome("held" if unknown else "wait", BULK_SECONDS, "the bulk action is unfinished")
 
     return step
@@ -623,7 +596,7 @@ def _of_work(work: Work) -> JobFilter:
 
 STEPS: Mapping[str, Step] = {
     "draft": _draft,
-    "draft set": _draft_set,
+    **SET_STEPS,
     "plan": _plan,
     "decide": _decide,
     "expire": _expire,

@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.core.generation.lost import LostWait, wait_of
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Revision
 from airflow_provider_aihandoff.core.states import EffectState
-from chaos.attempts import RETRY_SECONDS, Attempt, Outcome, job_of
+from chaos.attempts import RETRY_SECONDS, Attempt, Outcome, jobs_of
 from chaos.target import Change
 from chaos.work import Work
 
@@ -66,28 +66,34 @@ def drive(ledger: Ledger, work: Work, step: str, *, attempt: Try, search: Search
 
 
 def answer(ledger: Ledger, work: Work, search: Search) -> int:
-    """Resolve every unknown effect of a job, and a lost request; return how many effects those were.
+    """Resolve every unknown effect of a run's jobs, and a lost request; return how many effects those were.
 
     While the ledger is unavailable, nothing is resolved; the caller tries again.
     """
+    unknown = 0
     try:
-        record = ledger.record(job_of(ledger, work).job_id)
-        if wait_of(record.revision) is LostWait.ASKS:
-            _send_again(ledger, record.revision)
-        unknown = [effect for effect in record.effects if effect.state is EffectState.UNKNOWN]
-        for effect in unknown:
-            found = search(effect)
-            ledger.effects.resolve(
-                effect.effect_id,
-                applied=found is not None,
-                external_id=found,
-                actor=Actor.user("bob"),
-                why="searched the target's log",
-                attempt=effect.attempt,
-            )
+        for job in jobs_of(ledger, work):
+            record = ledger.record(job.job_id)
+            if wait_of(record.revision) is LostWait.ASKS:
+                _send_again(ledger, record.revision)
+            for effect in record.effects:
+                if effect.state is EffectState.UNKNOWN:
+                    _resolve(ledger, effect, search(effect))
+                    unknown += 1
     except LedgerUnavailable:
         return 0
-    return len(unknown)
+    return unknown
+
+
+def _resolve(ledger: Ledger, effect: Effect, found: str | None) -> None:
+    ledger.effects.resolve(
+        effect.effect_id,
+        applied=found is not None,
+        external_id=found,
+        actor=Actor.user("bob"),
+        why="searched the target's log",
+        attempt=effect.attempt,
+    )
 
 
 def _send_again(ledger: Ledger, revision: Revision) -> None:

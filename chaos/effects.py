@@ -84,6 +84,25 @@ def effect_plan(world: World, work: Work, part: str) -> EffectPlan:
     return EffectPlan(part, kind, plan, digest([plan, undo, list(after)]), plan, undo, after, names=names)
 
 
+def create_request(world: World, work: Work) -> dict[str, Any]:
+    """What the operator of ``create`` is given for each job of a set: as :func:`effect_plan` of a single job."""
+    root, idempotent = f"/{work.variant}/{COLLECTIONS['create']}", work.variant in ("idempotent", "put")
+    body = {"name": "{{ job.job_key }}", **({"fault": work.target} if work.target else {})}
+    put = work.variant in _PUT
+    return {
+        "method": "PUT" if put else "POST",
+        "endpoint": f"{root}/{{{{ job.job_key }}}}" if put else root,
+        "json": body,
+        "headers": {"If-None-Match": "*"} if work.variant == "conditional" else {},
+        "external_id_path": "$.id",
+        "idempotent": idempotent,
+        "timeout": world.call_timeout,
+        "probe": _written(work, EFFECT_KEY) if work.variant in _PROBED else None,
+        "grace": world.grace,
+        "undo": _undo(world, work, "create"),
+    }
+
+
 def target_of(world: World, work: Work, part: str) -> Target:
     """What applies an effect."""
     name = _task(part)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ from chaos.drive import Step, Stuck, drive
 from chaos.effects import TABLE
 from chaos.forks import AFTER_FENCE, Child, Died, Fault, Forks
 from chaos.target import faults_of, read_log
-from chaos.work import ALL_EFFECTS, EFFECTS, Variant, Work
+from chaos.work import ALL_EFFECTS, EFFECTS, SET_EFFECTS, SET_PIPELINE, Variant, Work
 from chaos.world import World
 from demo.ports import free_port
 from demo.postgres import PostgresServer
@@ -93,11 +93,23 @@ _USUAL = {
     "receive together": ("receive.batch", "receive.correlate"),
     "rollback": ("undo.start", *_SEND),
 }
+#: The same of a set.
+_USUAL |= {
+    "draft set": ("set.open", "set.open jobs", "set.opened", "set.ended", *_SUBMIT[1:]),
+    "ask set": ("review.ask", "set.notify"),
+    "decide set": ("review.decide",),
+    "approve set": ("review.ask",),
+    "bulk roll back": ("bulk.begin", "bulk.record", "undo.start", *_SEND),
+}
 #: What it does where something went wrong before.
 _UNUSUAL = {
     "draft": ("submit.refused", "submit.lost", "submit.open handle", "submit.handle"),
     "plan": ("review.ask",),
     "decide": ("review.decide",),
+    "draft set": ("submit.refused", "submit.lost"),
+    "ask set": ("review.ask",),
+    "decide set": ("review.decide",),
+    "approve set": ("review.ask",),
     "cancel": ("cancel.request",),
     **dict.fromkeys(("receive", "receive together"), ("receive.retrieve", "receive.adopt", "receive.polled")),
 }
@@ -144,9 +156,10 @@ class Result:
 class Chaos:
     """One run, on a PostgreSQL, a target and an OpenAI of its own.
 
-    :param way: ``handoff``: through the ledger; or one of :data:`plain.PIPELINES`.
+    :param way: ``handoff``: through the ledger; ``set``: the same, many jobs as one; or one of :data:`plain.PIPELINES`.
     :param crashes: how many processes are killed.
     :param works_at_once: how many pieces of work are under way at the same time.
+    :param items: how many jobs each set has.
     :param lost: with what the response of a lost request is found, while the model thinks for longer than the ledger
         waits without it; None where it answers soon, and nothing is there.
     """
@@ -159,10 +172,11 @@ class Chaos:
         crashes: int,
         seed: int,
         works_at_once: int = 16,
+        items: int = 20,
         lost: Lost | None = None,
     ) -> None:
         self.folder, self.way, self.crashes, self.seed, self.lost = folder, way, crashes, seed, lost
-        self.works_at_once = works_at_once
+        self.works_at_once, self.items = works_at_once, items
         self.faults = Faults()
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -195,7 +209,7 @@ class Chaos:
                         thread.join()
                 records = [self._ledger.record(job.job_id) for job in self._ledger.jobs(limit=1_000_000)]
             witness = self._witness(world)
-            if self.way == "handoff":
+            if self.way in ("handoff", "set"):
                 count = compare(records, witness)
             else:
                 extra = sum(made - 1 for made in witness.responses.values())
@@ -361,9 +375,15 @@ class _Run:
             on_lost=None if chaos.lost else "resend",
         )
         self.ending = self.chance.choices(["complete", "roll back", "cancel"], [70, 20, 10])[0]
+        if chaos.way == "set":
+            self.work = replace(self.work, effects=SET_EFFECTS, items=chaos.items)
 
     def run(self) -> None:
         """Do it to its end. A person fixes what has failed for good, and clears it once."""
+        if self.chaos.way == "set":
+            for step in (*SET_PIPELINE, *(["bulk roll back"] if self.ending == "roll back" else [])):
+                self.step(step)
+            return
         if self.chaos.way != "handoff":
             for step in plain.PIPELINES[self.chaos.way]:
                 self.step(step)
@@ -481,7 +501,7 @@ def _beyond_the_fence(attempt: Attempt) -> list[str]:
     """The point after the last check, for targets that recognise a late request: the sender cannot close the gap."""
     step, variant = attempt.step, attempt.work.variant
     closes = step in ("store", "retire") or variant in ("idempotent", "put", "conditional")
-    return [AFTER_FENCE] * 6 if closes and step in ALL_EFFECTS else []
+    return [AFTER_FENCE] * 6 if closes and step in (*ALL_EFFECTS, "write set") else []
 
 
 def _ended(world: World) -> list[dict[str, Any]]:

@@ -19,6 +19,10 @@ ALL_EFFECTS = (*EFFECTS, "lines", "retire", "link")
 BEFORE_EFFECTS = ("draft", "plan", "decide")
 PIPELINE = (*BEFORE_EFFECTS, *EFFECTS)
 
+#: The steps of a set, in their order; its jobs have one effect each.
+SET_PIPELINE = ("draft set", "ask set", "decide set", "approve set", "write set")
+SET_EFFECTS = ("create",)
+
 
 @dataclass(frozen=True)
 class Work:
@@ -31,6 +35,7 @@ class Work:
     :param remind: people are reminded at once.
     :param handle: OpenAI is used over the connection whose server has conversations.
     :param deadline_seconds: how long a revision may take.
+    :param items: how many jobs it has, where it is a set.
     :param on_lost: what its author wants after a lost request.
     :param model: faults of the response, in the words of the stand-in's ``faults``: ``delay=0.1 create=429``.
     :param target: the fault with which the HTTP target meets the first request for each record, one of
@@ -47,6 +52,7 @@ class Work:
     handle: bool = False
     deadline_seconds: float = 3600
     on_lost: OnLost | None = None
+    items: int = 1
 
     @property
     def pipeline(self) -> tuple[str, ...]:

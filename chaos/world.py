@@ -13,7 +13,7 @@ from chaos.work import Work
 
 #: The Airflow connections of an attempt.
 OPENAI, CONVERSING, AGENTS = "chaos_openai", "chaos_conversing", "chaos_agents"
-TARGET, DATABASE = "chaos_target", "chaos_database"
+TARGET, DATABASE, LEDGER = "chaos_target", "chaos_database", "chaos_ledger"
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,8 @@ class World:
             },
             AGENTS: {"conn_type": "pydanticai", "password": "sk-of-the-chaos-run", "host": self.openai_url},
             TARGET: {"conn_type": "http", "host": self.target_url},
-            DATABASE: {
-                "conn_type": "postgres",
-                "host": database["host"],
-                "port": int(database["port"]),
-                "login": database["user"],
-                "password": database.get("password"),
-                "schema": database["dbname"],
-            },
+            DATABASE: _postgres(database),
+            LEDGER: _postgres(self.ledger),
         }
         return {_variable(name): json.dumps(fields) for name, fields in connections.items()}
 
@@ -106,6 +100,17 @@ def connection_of(work: Work) -> str:
     if work.handle:
         return CONVERSING
     return f"{OPENAI}_{work.key}" if "=429" in work.model else OPENAI
+
+
+def _postgres(conninfo: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "conn_type": "postgres",
+        "host": conninfo["host"],
+        "port": int(conninfo["port"]),
+        "login": conninfo["user"],
+        "password": conninfo.get("password"),
+        "schema": conninfo["dbname"],
+    }
 
 
 def _variable(conn_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Ticket classification: a label for every open ticket. A policy approves plain cases, a person reviews the rest."""
+"""Ticket classification: a label for every open ticket, as one set. A policy approves plain cases, people the rest."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Param, dag, task, task_group
+from airflow.providers.common.compat.sdk import AirflowSkipException, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 from pydantic import BaseModel, Field
 
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
-from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
+from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
 from airflow_provider_aihandoff.policies import AllOf, AllowedValues, MinimumConfidence, Sampling
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
@@ -58,10 +58,12 @@ def _moment(text: str | None) -> datetime | None:
         "opened_to": Param(None, type=["null", "string"], format="date-time", description="Instead of the interval"),
     },
     doc_md="""
-    Every hour: one job for each open ticket that was opened in the hour before. It sets category, priority and a
-    suggested reply in the helpdesk, and never closes a ticket. You can name another interval when you trigger a run.
+    Every hour: one set, with a job for each open ticket that was opened in the hour before. It sets category, priority
+    and a suggested reply in the helpdesk, and never closes a ticket. You can name another interval when you trigger a
+    run.
 
-    A policy approves plain cases. You decide on the rest: all of a run at once, in the bulk review.
+    A policy approves plain cases. You decide on the rest, and on a sample of the plain ones, in the bulk review: the
+    page of the set leads there. Each approved label is written once, whatever becomes of the others.
 
     **You need the connections** `openai_default`, `helpdesk` (HTTP) and `aihandoff_ledger`.
 
@@ -84,42 +86,43 @@ def ticket_classification() -> None:
         if start is None or end is None:
             raise ValueError("A run without a data interval needs opened_from and opened_to. Nothing was done.")
         tickets = HttpHook("GET", http_conn_id="helpdesk").run("/tickets?status=open").json()["tickets"]
-        return [
+        found = [
             {"ticket_id": ticket["id"], "text": f"Subject: {ticket['subject']}\n\n{ticket['body']}"}
             for ticket in tickets
             if start <= datetime.fromisoformat(ticket["opened_at"]) < end
         ]
+        if not found:
+            raise AirflowSkipException("No ticket was opened in this interval.")
+        return found
 
-    @task_group
-    def ticket(ticket_id: str, text: str) -> None:
-        label = OpenAIBackgroundResponseOperator(
-            task_id="label",
-            job_type="ticket",
-            job_key=ticket_id,
-            model="gpt-5-mini",
-            instructions="Label this support ticket, and suggest a reply.",
-            input=text,
-            output_type=TicketLabel,
-        )
-        approve = ApprovalSensor(task_id="approve", job=label, policy=PLAIN)
-        write = HttpSideEffectOperator(
-            task_id="write",
-            job=label,
-            http_conn_id="helpdesk",
-            method="PUT",
-            endpoint="/tickets/{{ job.job_key }}/label",
-            json={
-                "category": "{{ job.output.category }}",
-                "priority": "{{ job.output.priority }}",
-                "suggested_reply": "{{ job.output.suggested_reply }}",
-            },
-            external_id_path="$.id",
-            idempotent=True,  # the helpdesk honours Idempotency-Key
-            timeout=10,
-        )
-        label >> approve >> write
-
-    ticket.expand_kwargs(open_tickets())
+    label = OpenAIResponseSetOperator(
+        task_id="label",
+        items=open_tickets(),
+        set_key="{{ run_id }}",  # a run for another interval is another set
+        job_type="ticket",
+        job_key="{{ item.ticket_id }}",
+        model="gpt-5-mini",
+        instructions="Label this support ticket, and suggest a reply.",
+        input="{{ item.text }}",
+        output_type=TicketLabel,
+    )
+    approve = ApprovalSensor(task_id="approve", job=label, policy=PLAIN)
+    write = HttpSideEffectOperator(
+        task_id="write",
+        job=label,
+        http_conn_id="helpdesk",
+        method="PUT",
+        endpoint="/tickets/{{ job.job_key }}/label",
+        json={
+            "category": "{{ job.output.category }}",
+            "priority": "{{ job.output.priority }}",
+            "suggested_reply": "{{ job.output.suggested_reply }}",
+        },
+        external_id_path="$.id",
+        idempotent=True,  # the helpdesk honours Idempotency-Key
+        timeout=10,
+    )
+    label >> approve >> write
 
 
 ticket_classification()

@@ -1,10 +1,11 @@
-"""`python -m demo`: start the demo, check it without a person, make incidents in it, or remove its data."""
+"""`python -m demo`: start the demo, check it without a person, run a busy day, make incidents, or remove its data."""
 
 import argparse
 import shutil
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ import psycopg
 
 from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_stack import USERS
+from demo.business.seed import MOST_TICKETS
+from demo.busy_day import check_day, page_of, run_day
 from demo.check import CheckFailedError, check
 from demo.incidents import make_in_running_demo
 from demo.local import AlreadyRunningError, LocalDemo, address_file, alone, demo_home, receiver_switch, running_demo
@@ -41,6 +44,23 @@ def check_alone(home: Path) -> None:
     steps = _Steps(time.monotonic())
     with running_demo(own, report=steps) as demo:
         check(demo, steps)
+
+
+def busy_day(home: Path, options: Namespace) -> None:
+    """Run a set of many tickets from nothing, in a folder of its own, and show how far it is."""
+    if not 1 <= options.items <= MOST_TICKETS:
+        sys.exit(f"A busy day has 1 to {MOST_TICKETS:,} tickets, not {options.items:,}.")
+    own = home / "set"
+    if own.exists():
+        clean(own)
+    steps = _Steps(time.monotonic())
+    with running_demo(own, more_tickets=options.items, report=steps) as demo:
+        day = run_day(demo, options.items, steps, alone=options.alone)
+        steps(f"{day.said}. The run is {day.state}.")
+        check_day(demo, day)
+        if not options.alone:
+            print(f"The demo goes on: {page_of(demo, day.set_id)}. Ctrl-C stops everything.", flush=True)
+            watch(demo)
 
 
 def clean(home: Path) -> None:
@@ -129,20 +149,24 @@ def _stop_orderly(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    commands: dict[str, Callable[[Path], None]] = {
-        "up": up,
-        "check": check_alone,
-        "clean": clean,
-        "incidents": make_incidents,
-        "receiver-on": lambda home: receiver_switch(home).unlink(missing_ok=True),
-        "receiver-off": lambda home: receiver_switch(home).touch(),
+    commands: dict[str, Callable[[Path, Namespace], None]] = {
+        "up": lambda home, _: up(home),
+        "check": lambda home, _: check_alone(home),
+        "set": busy_day,
+        "clean": lambda home, _: clean(home),
+        "incidents": lambda home, _: make_incidents(home),
+        "receiver-on": lambda home, _: receiver_switch(home).unlink(missing_ok=True),
+        "receiver-off": lambda home, _: receiver_switch(home).touch(),
     }
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("command", choices=commands)
-    command = commands[parser.parse_args().command]
+    named = parser.add_subparsers(dest="command", required=True)
+    parsers = {name: named.add_parser(name) for name in commands}
+    parsers["set"].add_argument("--items", type=int, default=2_000, help="how many tickets (2000)")
+    parsers["set"].add_argument("--alone", action="store_true", help="without a person: what waits is approved")
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop_orderly)
     try:
-        command(demo_home())
+        commands[options.command](demo_home(), options)
     except KeyboardInterrupt:
         print("Stopped.")
     except (AlreadyRunningError, CheckFailedError, PostgresUnavailableError, ProcessFailedError, TimeoutError) as error:

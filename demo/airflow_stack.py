@@ -178,6 +178,16 @@ class AirflowStack:
         """
         self._supervisor.check_alive()
 
+    def revive(self) -> list[Component]:
+        """Start the components that have ended by themselves, as a supervisor of processes does; return which.
+
+        Airflow's components end where their database is down for a while.
+        """
+        ended = [component for component in COMPONENTS if not self._supervisor.is_running(component)]
+        for component in ended:
+            self.start(component)
+        return ended
+
     def wait_healthy(self, timeout_seconds: float = AIRFLOW_SECONDS) -> None:
         """Wait until the API server answers and each running component has reported since it was started.
 

@@ -142,12 +142,14 @@ def running_demo(
     *,
     extra_env: Mapping[str, str] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
+    more_tickets: int = 0,
     report: Report = lambda step: None,
 ) -> Iterator[LocalDemo]:
     """Start everything, with the data that the folder holds; stop it when the context ends.
 
     :param extra_env: environment variables of Airflow's components.
     :param answer_seconds: how long the stand-in for OpenAI takes to answer.
+    :param more_tickets: how many tickets of a busy day the helpdesk has beside those of the seeds.
     :param report: gets each step as it begins.
     :raises AlreadyRunningError: when another demo runs in the same folder.
     """
@@ -163,7 +165,7 @@ def running_demo(
         webhook_secret = _webhook_secret(home)
         services = closing.enter_context(Supervisor())
         report("Starting PostgreSQL, the business system and the stand-in for OpenAI")
-        business_url = _start_business(services, home, business_port)
+        business_url = _start_business(services, home, business_port, more_tickets)
         sends = Webhooks(f"{receiver_url}/webhooks/openai/openai_default", webhook_secret)
         openai_url, api_key = _start_openai(services, home, openai_port, answer_seconds, sends)
         postgres.start()
@@ -194,9 +196,10 @@ def running_demo(
         yield LocalDemo(home, postgres, services, airflow, business_url, openai_url, sends.url)
 
 
-def _start_business(services: Supervisor, home: Path, port: int) -> str:
+def _start_business(services: Supervisor, home: Path, port: int, more_tickets: int) -> str:
     log_file = home / "business" / "witness.jsonl"
-    command = python("-m", "demo.business", f"--port={port}", f"--log-file={log_file}")
+    options = (f"--port={port}", f"--log-file={log_file}", f"--more-tickets={more_tickets}")
+    command = python("-m", "demo.business", *options)
     return _start_service(services, "business", command, home, f"http://127.0.0.1:{port}", "/")
 
 

@@ -19,7 +19,10 @@ PIPELINES: Mapping[str, Mapping[str, Any]] = {
 }
 """Each Dag, and what its first run is given."""
 API = "/aihandoff/api/v1"
-MOST_JOBS = 1000
+MOST_JOBS = 100_000
+"""How many jobs are compared, and listed, at most."""
+AT_ONCE = 1000
+"""How many of them one decision is about at most."""
 
 _ANSWERS = """
     SELECT count(*) FILTER (WHERE told), count(*) FILTER (WHERE NOT told) FROM (
@@ -51,7 +54,7 @@ def trigger_new(api: AirflowApi) -> Runs:
 
 def approve_what_waits(reviewer: AirflowApi) -> int:
     """Approve, over REST, what waits for a logged-in reviewer, all of a Dag run at once; return how many."""
-    waiting = reviewer.json("GET", f"{API}/reviews", params={"mine": True, "limit": MOST_JOBS})["reviews"]
+    waiting = reviewer.json("GET", f"{API}/reviews", params={"mine": True, "limit": AT_ONCE})["reviews"]
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for review in waiting:
         if review["review_digest"]:

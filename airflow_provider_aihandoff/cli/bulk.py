@@ -26,6 +26,7 @@ from airflow_provider_aihandoff.cli.jobs import job_filter
 from airflow_provider_aihandoff.core.bulk.bulk_run import Preview, begin, preview, run
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction, Outcome, Progress
 from airflow_provider_aihandoff.core.bulk.bulk_totals import in_words
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.review.rules import Reviewers
 from airflow_provider_aihandoff.hooks.model_provider import providers
@@ -101,9 +102,14 @@ def resume(args: Namespace) -> None:
 
 
 def _act(args: Namespace, action: BulkAction, to: Reviewers | None = None) -> None:
+    take(args, action, job_filter(args), to)
+
+
+def take(args: Namespace, action: BulkAction, wanted: JobFilter, to: Reviewers | None = None) -> None:
+    """Show a bulk action, have it confirmed, and take it."""
     check_reason(args.reason)
     with open_ledger(args) as ledger:
-        shown = preview(ledger, action, job_filter(args), answerable=list, actor=actor(), reviewers=to)
+        shown = preview(ledger, action, wanted, answerable=list, actor=actor(), reviewers=to)
         _show(shown, args.output)
         if args.dry_run:
             return

@@ -51,6 +51,7 @@ _FILTER = (
     Arg(("--set",), default=None, help="Only jobs of the set with this id"),
     Arg(("--sort",), default=None, choices=list(Sort), help="The order (default: newest)"),
 )
+_SET = Arg(("--set",), type=int, default=None, help="Only jobs of the set with this id")
 _LIMIT = Arg(("--limit",), type=int, default=50, help="Maximum number of rows (default: 50)")
 _OUTPUT = Arg(("--output", "-o"), choices=("table", "json", "yaml", "plain"), default="table", help="Output format")
 _DIGEST = Arg(("--digest",), required=True, help="The digest of what you reviewed, as `review show` prints it")
@@ -93,13 +94,13 @@ _REVIEWERS = tuple(
     }.items()
 )
 
-_BULK = (
-    *_FILTER,
+_CONFIRMED = (
     _REASON,
     Arg(("--count",), type=int, help="The number of jobs that would be changed, to confirm without a question"),
     Arg(("--dry-run",), action="store_true", help="Only print what would be done"),
     _OUTPUT,
 )
+_BULK = (*_FILTER, *_CONFIRMED)
 
 _JOBS = GroupCommand(
     name="jobs",
@@ -163,7 +164,9 @@ _REVIEW = GroupCommand(
     name="review",
     help="The review queue and decisions",
     subcommands=(
-        _action("list", "List the jobs that wait for a decision, oldest first", "review.list_reviews", _DAG, _OUTPUT),
+        _action(
+            "list", "List the jobs that wait for a decision, oldest first", "review.list_reviews", _DAG, _SET, _OUTPUT
+        ),
         _action("show", "Show what you need to decide on a job", "review.show", _JOB, _OUTPUT),
         _action("approve", "Approve what a job would write", "review.approve", _JOB, _DIGEST, _COMMENT),
         _action("reject", "Reject what a job would write", "review.reject", _JOB, _DIGEST, _COMMENT),
@@ -557,6 +560,8 @@ _LIMITS = GroupCommand(
 )
 
 
+_SET_ID = Arg(("set_id",), type=int, help="Id of the set")
+
 _SETS = GroupCommand(
     name="sets",
     help="Sets: many jobs of one task",
@@ -566,9 +571,18 @@ _SETS = GroupCommand(
             "show",
             "Show one set with its counts",
             "sets.show",
-            Arg(("set_id",), type=int, help="Id of the set"),
+            _SET_ID,
             Arg(("--watch",), action="store_true", help="Show a bar of how far it has come, until it has ended"),
             _OUTPUT,
+        ),
+        _action("pause", "Hold each request and each external write of a set", "sets.pause", _SET_ID, _REASON),
+        _action("resume", "End each pause of a set", "sets.resume", _SET_ID, _REASON),
+        _action(
+            "cancel",
+            "Cancel the jobs of a set that were not sent to the model",
+            "sets.cancel",
+            _SET_ID,
+            *_CONFIRMED,
         ),
     ),
 )

@@ -53,7 +53,7 @@ TEMPLATES = {
     ),
     "tickets": Template(
         "ticket_classification.py",
-        "Classify each open ticket; a policy approves what is plain, and a person the rest",
+        "Classify all open tickets as one set; a policy approves what is plain, and people the rest",
         (_OPENAI, "helpdesk"),
     ),
     "rollback": Template("aihandoff_rollback.py", "Roll a job back from the Airflow UI, with a form"),

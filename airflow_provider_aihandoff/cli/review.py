@@ -41,7 +41,7 @@ EDITOR = "vi"
 def list_reviews(args: Namespace) -> None:
     """List the jobs that wait for a decision, oldest first."""
     with open_ledger(args) as ledger:
-        waiting = ledger.reviews.pending(dag_ids=[args.dag_id] if args.dag_id else None)
+        waiting = ledger.reviews.pending(dag_ids=[args.dag_id] if args.dag_id else None, set_id=args.set)
     rows = [_waiting(review) for review in waiting]
     if args.output == "table":  # which breaks long words
         rows = [{name: value for name, value in row.items() if name != "digest"} for row in rows]

@@ -1,4 +1,4 @@
-"""`airflow aihandoff sets`: how far many jobs of one task have come."""
+"""`airflow aihandoff sets`: how far many jobs of one task have come; pauses of them; what is not sent is cancelled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from airflow_provider_aihandoff.cli.common import command, end_line, open_ledger, print_rows, say, say_over
+from airflow_provider_aihandoff.cli import bulk
+from airflow_provider_aihandoff.cli.common import (
+    actor,
+    check_reason,
+    command,
+    end_line,
+    open_ledger,
+    print_rows,
+    say,
+    say_over,
+)
+from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
+from airflow_provider_aihandoff.core.sets.pause_set import pause_set, pauses_of, resume_set
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, SetPhase, SetTotals
 from airflow_provider_aihandoff.core.states import JobState
 
@@ -42,19 +55,55 @@ def show(args: Namespace) -> None:
                 found, totals = ledger.sets.read(args.set_id), ledger.sets.total(args.set_id)
             say_over(bar(found, totals))
             end_line()
+        paused, writes = bool(pauses_of(ledger, args.set_id)), ledger.sets.writes(args.set_id)
     row = _row(found, totals)
     row |= {
         "run_id": found.run_id,
         "task_id": found.task_id,
         "deadline": found.deadline,
         "failures": dict(totals.failures),
-        "per_minute": None if totals.per_minute is None else round(totals.per_minute, 1),
+        "per_minute": _rounded(totals.per_minute),
+        "minutes_to_answers": _rounded(totals.minutes_to_answers),
+        "minutes_to_writes": _rounded(writes.minutes_left),
         "held": totals.held,
+        "paused": paused,
     }
-    print_rows([row], args.output)
+    print_rows([row], "yaml" if args.output == "table" else args.output)
     if args.output == "table":
         for each in found.without_job.first:
             say(f"left out: {each}")
+
+
+@command
+def pause(args: Namespace) -> None:
+    """Hold each request and each write of a set."""
+    check_reason(args.reason)
+    with open_ledger(args) as ledger:
+        found = ledger.sets.read(args.set_id)
+        begun = pause_set(ledger, found, reason=args.reason, actor=actor())
+        running = ledger.sets.total(args.set_id).in_states(JobState.RUNNING)
+    say(f"{found.label} is paused: pause {begun.pause_id} holds {begun.stops}.")
+    if running:
+        say(f"{running:,} of its responses run on.")
+    say(f"To end it: airflow aihandoff sets resume {found.set_id} --reason REASON")
+
+
+@command
+def resume(args: Namespace) -> None:
+    """End each pause of a set."""
+    check_reason(args.reason)
+    with open_ledger(args) as ledger:
+        found = ledger.sets.read(args.set_id)
+        for ended in resume_set(ledger, found, reason=args.reason, actor=actor()):
+            say(f"{found.label} is not paused any longer: pause {ended.pause_id} has ended.")
+
+
+@command
+def cancel(args: Namespace) -> None:
+    """Cancel the jobs of a set that were not sent to the model."""
+    with open_ledger(args) as ledger:
+        found = ledger.sets.read(args.set_id)
+    bulk.take(args, BulkAction.CANCEL, JobFilter(states=(JobState.QUEUED,), set_id=found.set_id))
 
 
 def bar(found: JobSet, totals: SetTotals) -> str:
@@ -68,6 +117,10 @@ def bar(found: JobSet, totals: SetTotals) -> str:
     done, half = ended * _BAR // total, drafted * _BAR // total
     words = totals.in_words(found.without_job.number)
     return f"[{'#' * done}{'=' * (half - done)}{'.' * (_BAR - half)}] {words}"
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
 
 
 def _row(found: JobSet, totals: SetTotals) -> dict[str, Any]:

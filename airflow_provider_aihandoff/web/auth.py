@@ -342,6 +342,15 @@ def check_may_pause(ledger: Ledger, viewer: Viewer, dag_id: str | None) -> None:
         )
 
 
+def may_pause(ledger: Ledger, viewer: Viewer, dag_id: str | None) -> bool:
+    """Whether the user may begin and end a pause, as :func:`check_may_pause` says."""
+    try:
+        check_may_pause(ledger, viewer, dag_id)
+    except PauseForbidden:
+        return False
+    return True
+
+
 def may_set_limits(ledger: Ledger, viewer: Viewer) -> bool:
     """Whether the user may set limits of speed: they may act on the jobs of every Dag that has one."""
     dag_ids = ledger.dag_ids()

@@ -21,6 +21,11 @@ def path_to(request: Request, route: str, **params: Any) -> str:
     return f"{_root(request)}{request.app.url_path_for(route, **params)}"
 
 
+def review_of_set(request: Request, set_id: int) -> str:
+    """The path of the bulk review of what waits of one set, grouped by why a person is asked."""
+    return f"{path_to(request, 'bulk_review_page')}?by=outcome&set={set_id}"
+
+
 def airflow_path(request: Request, path: str) -> str:
     """A path in Airflow itself, under the prefix that it is served at, if any."""
     prefix = str(request.scope.get("app_root_path", "")).rstrip("/")

@@ -16,6 +16,9 @@ WEEKS = 26
 REGIONS = ("North", "East", "South", "West")
 FIRST_TICKET = 1001
 TICKETS_OPENED = datetime(2026, 11, 19, 7, 40, tzinfo=UTC)
+MORE_OPENED = datetime(2026, 11, 23, tzinfo=UTC)
+"""When the first of the further tickets was opened; the others follow, one a second, on the same day."""
+MOST_TICKETS = 24 * 60 * 60
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sales (
@@ -37,19 +40,43 @@ CREATE TABLE IF NOT EXISTS reports (
 Sale = tuple[date, str, str, int, Decimal]
 
 
-def tickets() -> list[dict[str, Any]]:
-    """Return the helpdesk's tickets, the oldest first; none of them is labelled yet."""
-    unlabelled = {"category": None, "priority": None, "suggested_reply": None}
-    return [
-        {
-            "id": f"T-{FIRST_TICKET + number}",
-            "status": "open",
-            "opened_at": (TICKETS_OPENED + timedelta(minutes=37 * number)).isoformat(),
-            **ticket,
-            **unlabelled,
-        }
-        for number, ticket in enumerate(_read("tickets.json"))
+def tickets(more: int = 0) -> list[dict[str, Any]]:
+    """Return the helpdesk's tickets, the oldest first; none of them is labelled yet.
+
+    :param more: how many further ones there are, of a busy day: like the first ones, from other customers.
+    :raises ValueError: a day does not have so many.
+    """
+    if not 0 <= more <= MOST_TICKETS:
+        raise ValueError(f"There can be 0 to {MOST_TICKETS} further tickets, not {more}.")
+    written = _read("tickets.json")
+    first = [
+        _ticket(number, TICKETS_OPENED + timedelta(minutes=37 * number), ticket)
+        for number, ticket in enumerate(written)
     ]
+    return first + [
+        _ticket(
+            len(written) + number,
+            MORE_OPENED + timedelta(seconds=number),
+            {
+                **written[number % len(written)],
+                "customer": f"Customer {number + 1}",
+                "email": f"customer.{number + 1}@example.com",
+                "subject": f"{written[number % len(written)]['subject']} ({number + 1})",
+            },
+        )
+        for number in range(more)
+    ]
+
+
+def _ticket(number: int, opened_at: datetime, ticket: Mapping[str, Any]) -> dict[str, Any]:
+    unlabelled = {"category": None, "priority": None, "suggested_reply": None}
+    return {
+        "id": f"T-{FIRST_TICKET + number}",
+        "status": "open",
+        "opened_at": opened_at.isoformat(),
+        **ticket,
+        **unlabelled,
+    }
 
 
 def products() -> list[dict[str, Any]]:

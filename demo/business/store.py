@@ -68,10 +68,13 @@ class Message(Fields):
 
 
 class Store:
-    """Tickets, posts and messages by their ids."""
+    """Tickets, posts and messages by their ids.
 
-    def __init__(self) -> None:
-        self.tickets = {ticket["id"]: ticket for ticket in seed.tickets()}
+    :param more_tickets: how many tickets there are beside those of the seeds.
+    """
+
+    def __init__(self, more_tickets: int = 0) -> None:
+        self.tickets = {ticket["id"]: ticket for ticket in seed.tickets(more_tickets)}
         self.products = {product["slug"]: product for product in seed.products()}
         self.posts: dict[str, dict[str, Any]] = {}
         self.messages: dict[str, dict[str, Any]] = {}

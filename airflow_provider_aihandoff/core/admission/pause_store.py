@@ -27,14 +27,21 @@ class Scope:
     """What a pause is about: everything that matches all that is named. Nothing named is everything.
 
     :param conn_id: an OpenAI connection; of a pause that stops writes, also the connection of a target.
+    :param set_id: only jobs of this set.
     """
 
     conn_id: str | None = None
     job_type: str | None = None
     dag_id: str | None = None
+    set_id: int | None = None
 
     def __str__(self) -> str:
-        named = (("connection", self.conn_id), ("type", self.job_type), ("Dag", self.dag_id))
+        named = (
+            ("connection", self.conn_id),
+            ("type", self.job_type),
+            ("Dag", self.dag_id),
+            ("set", self.set_id),
+        )
         return ", ".join(f"{what} {name}" for what, name in named if name is not None) or "everything"
 
 
@@ -62,11 +69,12 @@ class Pause:
     ended_by_kind: str | None
     ended_by_name: str | None
     ended_by_user_id: str | None
+    set_id: int | None
 
     @property
     def scope(self) -> Scope:
         """What it is about."""
-        return Scope(self.conn_id, self.job_type, self.dag_id)
+        return Scope(self.conn_id, self.job_type, self.dag_id, self.set_id)
 
     @property
     def by(self) -> Actor:
@@ -101,8 +109,8 @@ class Held:
 
 _INSERT = f"""
     INSERT INTO aihandoff.pauses
-        (conn_id, job_type, dag_id, writes, reason, actor_kind, actor_name, actor_user_id, created_at)
-    VALUES (%(conn_id)s, %(job_type)s, %(dag_id)s, %(writes)s, %(reason)s, %(kind)s, %(name)s, %(user_id)s,
+        (conn_id, job_type, dag_id, set_id, writes, reason, actor_kind, actor_name, actor_user_id, created_at)
+    VALUES (%(conn_id)s, %(job_type)s, %(dag_id)s, %(set_id)s, %(writes)s, %(reason)s, %(kind)s, %(name)s, %(user_id)s,
         clock_timestamp())
     RETURNING {columns(Pause)}"""
 _END = f"""
@@ -118,6 +126,7 @@ _IN_FORCE = f"""
     SELECT {columns(Pause)} FROM aihandoff.pauses
     WHERE ended_at IS NULL AND (writes OR NOT %(write)s) AND (conn_id IS NULL OR conn_id = %(conn_id)s)
         AND (job_type IS NULL OR job_type = %(job_type)s) AND (dag_id IS NULL OR dag_id = %(dag_id)s)
+        AND (set_id IS NULL OR set_id = %(set_id)s)
     ORDER BY pause_id LIMIT 1"""
 _COUNT_HELD = """
     SELECT (SELECT count(*) FROM aihandoff.revisions
@@ -127,13 +136,15 @@ _COUNT_HELD = """
         (SELECT count(*) FROM aihandoff.revisions AS r JOIN aihandoff.jobs AS j USING (job_id)
             WHERE r.state = 'running' AND (%(conn_id)s::text IS NULL OR r.conn_id = %(conn_id)s)
             AND (%(job_type)s::text IS NULL OR j.job_type = %(job_type)s)
-            AND (%(dag_id)s::text IS NULL OR j.dag_id = %(dag_id)s)) AS running"""
+            AND (%(dag_id)s::text IS NULL OR j.dag_id = %(dag_id)s)
+            AND (%(set_id)s::bigint IS NULL OR j.set_id = %(set_id)s)) AS running"""
 _RUNNING = """
     SELECT job_id FROM aihandoff.revisions AS r JOIN aihandoff.jobs AS j USING (job_id)
     WHERE r.state = 'running' AND j.state = 'running' AND r.number = j.revision
         AND (%(conn_id)s::text IS NULL OR r.conn_id = %(conn_id)s)
         AND (%(job_type)s::text IS NULL OR j.job_type = %(job_type)s)
         AND (%(dag_id)s::text IS NULL OR j.dag_id = %(dag_id)s)
+        AND (%(set_id)s::bigint IS NULL OR j.set_id = %(set_id)s)
     ORDER BY job_id"""
 
 
@@ -149,7 +160,7 @@ def hold_of_write(connection: LedgerConnection, job: Job, effect: Effect) -> Hol
 
 
 def _hold(connection: LedgerConnection, job: Job, conn_id: str | None, *, write: bool) -> Hold | None:
-    values = {"write": write, "conn_id": conn_id, "job_type": job.job_type, "dag_id": job.dag_id}
+    values = {"write": write, "conn_id": conn_id, "job_type": job.job_type, "dag_id": job.dag_id, "set_id": job.set_id}
     row = connection.execute(_IN_FORCE, values).fetchone()
     if row is None:
         return None

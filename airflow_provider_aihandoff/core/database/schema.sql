@@ -414,6 +414,7 @@ CREATE TABLE aihandoff.pauses (
     ended_by_kind text,
     ended_by_name text,
     ended_by_user_id text,
+    set_id bigint REFERENCES aihandoff.sets,
     CHECK ((ended_at IS NULL) = (ended_by_kind IS NULL))
 );
 CREATE INDEX pauses_in_force ON aihandoff.pauses (pause_id) WHERE ended_at IS NULL;

@@ -36,6 +36,7 @@ _GROUPS = f"""
         SELECT jobs.*, ({VOTERS})::text AS voters, row_number() OVER (ORDER BY created_at, job_id) AS place
         FROM aihandoff.jobs
         WHERE state = 'review' AND (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s)) AND {{of_run}}
+            AND (%(set_id)s::bigint IS NULL OR set_id = %(set_id)s)
     ) AS waiting
     GROUP BY {_COMMON}"""
 _OUTPUTS = """
@@ -86,16 +87,27 @@ class ReviewQueue:
         self._database = database
 
     def groups(
-        self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None, digests: bool = False
+        self,
+        *,
+        dag_ids: Sequence[str] | None = None,
+        run_id: str | None = None,
+        set_id: int | None = None,
+        digests: bool = False,
     ) -> list[QueueGroup]:
         """Every job in review, in groups of like jobs.
 
         :param dag_ids: only jobs of these Dags; None for every Dag.
         :param run_id: only jobs that this run has made or attached to.
+        :param set_id: only jobs of this set.
         :param digests: the digest of each job too.
         """
         query = _GROUPS.format(of_run="TRUE" if run_id is None else OF_RUN)
-        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id, "digests": digests}
+        values = {
+            "dag_ids": None if dag_ids is None else list(dag_ids),
+            "run_id": run_id,
+            "set_id": set_id,
+            "digests": digests,
+        }
         rows = self._database.transact(lambda connection: connection.execute(query, values).fetchall())
         return [
             QueueGroup(

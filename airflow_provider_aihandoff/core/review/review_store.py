@@ -68,7 +68,8 @@ _PENDING = f"""
         SELECT jobs.*, {VOTERS} AS voters FROM aihandoff.jobs WHERE state = 'review' AND {{conditions}}
     ) AS pending
     ORDER BY created_at, job_id"""
-_OF_DAGS = f"(%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s)) AND {OF_RUN}"
+_OF_DAGS = f"""(%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s)) AND {OF_RUN}
+    AND (%(set_id)s::bigint IS NULL OR set_id = %(set_id)s)"""
 _NOTICES = """
     SELECT detail->>'notice' AS notice FROM aihandoff.events
     WHERE job_id = %(job_id)s AND event = 'notified' AND detail->>'asked_at' = %(asked_at)s
@@ -392,13 +393,16 @@ class Reviews:
         """:meth:`votes` of each of the jobs, by its id."""
         return self._database.transact(lambda connection: votes_for(connection, jobs))
 
-    def pending(self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None) -> list[PendingReview]:
+    def pending(
+        self, *, dag_ids: Sequence[str] | None = None, run_id: str | None = None, set_id: int | None = None
+    ) -> list[PendingReview]:
         """Every job in review, the one that waits longest first, without its content.
 
         :param dag_ids: only jobs of these Dags; None for every Dag.
         :param run_id: only jobs that this run has made or attached to.
+        :param set_id: only jobs of this set.
         """
-        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id}
+        values = {"dag_ids": None if dag_ids is None else list(dag_ids), "run_id": run_id, "set_id": set_id}
         return self._pending(_OF_DAGS, values)
 
     def pending_of(self, job_ids: Sequence[int]) -> list[PendingReview]:

@@ -188,6 +188,18 @@ class SetTotals:
         seconds = (self.newest_output - self.first_sent).total_seconds()
         return None if seconds <= 0 else self.drafted * 60 / seconds
 
+    @property
+    def expected_usd(self) -> Decimal | None:
+        """What the jobs will have cost, if what is not answered yet costs as much as what is; None: none is."""
+        waiting = self.in_states(JobState.QUEUED, JobState.RUNNING)
+        return self.cost_usd * (self.drafted + waiting) / self.drafted if self.drafted else None
+
+    @property
+    def minutes_to_answers(self) -> float | None:
+        """In how many minutes the model will have answered, at the rate so far; None: no one knows, or it has."""
+        waiting = self.in_states(JobState.QUEUED, JobState.RUNNING)
+        return None if not waiting or self.per_minute is None else waiting / self.per_minute
+
     def in_words(self, left_out: int = 0) -> str:
         """As one line: ``9,912 applied, 61 rejected, 27 unknown``.
 
@@ -204,6 +216,40 @@ class SetTotals:
             (left_out, "left out"),
         ]
         return ", ".join(f"{number:,} {word}" for number, word in parts if number) or "no job"
+
+
+@dataclass(frozen=True)
+class SetWrites:
+    """How far the writes of a set have come.
+
+    :param applied: how many effects are applied.
+    :param left: how many of approved jobs are not, and wait for their task.
+    :param first: when the first one was claimed, and ``newest``: when the newest was applied; None: none was.
+    """
+
+    applied: int
+    left: int
+    first: datetime | None
+    newest: datetime | None
+
+    @property
+    def minutes_left(self) -> float | None:
+        """In how many minutes they will be applied, at the rate so far; None: no one knows, or they are."""
+        if self.first is None or self.newest is None or not self.applied or not self.left:
+            return None
+        return self.left * (self.newest - self.first).total_seconds() / 60 / self.applied
+
+
+@dataclass(frozen=True)
+class SlowJob:
+    """A job of a set whose response runs.
+
+    :param since: when its request was sent.
+    """
+
+    job_id: int
+    job_key: str
+    since: datetime
 
 
 _WORDS: Mapping[JobState, str] = {

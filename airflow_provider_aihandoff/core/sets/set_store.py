@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.core.database.history import Move, as_json
 from airflow_provider_aihandoff.core.errors import SetNotFound
 from airflow_provider_aihandoff.core.generation.revision_store import COUNTED
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job, Owner, columns
-from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, SetTotals
+from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, SetTotals, SetWrites, SlowJob
 from airflow_provider_aihandoff.core.states import (
     ENDED_RESPONSE_STATUSES,
     EffectState,
@@ -47,6 +47,17 @@ _LIST = f"""
     WHERE (%(dag_ids)s::text[] IS NULL OR dag_id = ANY(%(dag_ids)s))
         AND (%(before)s::bigint IS NULL OR set_id < %(before)s)
     ORDER BY set_id DESC LIMIT %(limit)s"""
+_WRITES = """
+    SELECT count(*) FILTER (WHERE e.state = 'applied') AS applied, min(e.claimed_at) AS first,
+        max(e.updated_at) FILTER (WHERE e.state = 'applied') AS newest,
+        count(*) FILTER (WHERE e.state IN ('planned', 'claimed') AND j.state IN ('approved', 'applying')) AS left
+    FROM aihandoff.jobs AS j JOIN aihandoff.effects AS e ON e.job_id = j.job_id AND e.revision = j.revision
+    WHERE j.set_id = %s AND e.undoes IS NULL"""
+_SLOWEST = """
+    SELECT j.job_id, j.job_key, r.submitted_at AS since FROM aihandoff.jobs AS j
+    JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+    WHERE j.set_id = %(set_id)s AND j.state = 'running' AND r.submitted_at IS NOT NULL
+    ORDER BY r.submitted_at, j.job_id LIMIT %(limit)s"""
 _NOTIFIED = "UPDATE aihandoff.sets SET notified_at = clock_timestamp() WHERE set_id = %s"
 
 #: Of each set: what its jobs add up to.
@@ -304,6 +315,17 @@ class Sets:
     def total(self, set_id: int) -> SetTotals:
         """What the jobs of one set add up to."""
         return self.totals([set_id])[set_id]
+
+    def writes(self, set_id: int) -> SetWrites:
+        """How far the writes of one set have come."""
+        return SetWrites(**self._all(_WRITES, [set_id])[0])
+
+    def slowest(self, set_id: int, *, limit: int) -> list[SlowJob]:
+        """The jobs of a set whose responses run, the one first that was sent first.
+
+        :param limit: how many at most.
+        """
+        return [SlowJob(**row) for row in self._all(_SLOWEST, {"set_id": set_id, "limit": limit})]
 
     def jobs(self, set_id: int, states: Sequence[JobState], *, after: int = 0, limit: int = PAGE) -> list[Job]:
         """One page of the jobs of a set in some states, the oldest first.

@@ -30,7 +30,7 @@ router = APIRouter(
 @router.get("/pauses")
 def list_pauses(viewer: ViewerDep, ledger: LedgerDep, ended: bool = False) -> schemas.PauseList:
     """List the pauses in force that concern a Dag which you may see; with `ended`, also those that have ended."""
-    pauses = [_fields(ledger, each) for each in visible_pauses(ledger, viewer, ended=ended)]
+    pauses = [pause_fields(ledger, each) for each in visible_pauses(ledger, viewer, ended=ended)]
     return schemas.PauseList.model_validate({"pauses": pauses})
 
 
@@ -40,17 +40,17 @@ def begin_pause(body: schemas.PauseBody, viewer: ViewerDep, ledger: LedgerDep) -
     check_may_pause(ledger, viewer, body.dag_id)
     scope = Scope(body.conn_id, body.job_type, body.dag_id)
     begun = ledger.pauses.begin(scope, writes=body.writes, reason=body.reason, actor=viewer.actor)
-    return schemas.Pause.model_validate(_fields(ledger, begun))
+    return schemas.Pause.model_validate(pause_fields(ledger, begun))
 
 
 @router.post("/pauses/{pause_id}/end")
 def end_pause(
-    pause_id: schemas.JobId, body: schemas.EndPauseBody, viewer: ViewerDep, ledger: LedgerDep
+    pause_id: schemas.JobId, body: schemas.PauseReasonBody, viewer: ViewerDep, ledger: LedgerDep
 ) -> schemas.Pause:
     """End a pause: what it holds continues. One that has ended stays as it is."""
     check_may_pause(ledger, viewer, ledger.pauses.read(pause_id).dag_id)
     ended = ledger.pauses.end(pause_id, reason=body.reason, actor=viewer.actor)
-    return schemas.Pause.model_validate(_fields(ledger, ended))
+    return schemas.Pause.model_validate(pause_fields(ledger, ended))
 
 
 @router.get("/spending-limits")
@@ -68,7 +68,8 @@ def try_spending_limit(body: schemas.TryLimitBody, viewer: ViewerDep, ledger: Le
     return schemas.SpendingLimitList.model_validate({"limits": [] if limit is None else [vars(limit)]})
 
 
-def _fields(ledger: Ledger, pause: Pause) -> dict[str, Any]:
+def pause_fields(ledger: Ledger, pause: Pause) -> dict[str, Any]:
+    """A pause as the API shows it."""
     held = ledger.pauses.held(pause)
     by = {"begun_by": pause.by.label, "ended_by": None if pause.ended_by is None else pause.ended_by.label}
     return {**vars(pause), **by, "held_requests": held.requests, "held_writes": held.writes, "running": held.running}

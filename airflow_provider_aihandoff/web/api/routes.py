@@ -134,11 +134,12 @@ def list_reviews(
     mine: Annotated[bool, Query(description="Only jobs that wait for you.")] = False,
     dag_id: str | None = None,
     run_id: schemas.RunId = None,
+    set: Annotated[schemas.JobId | None, Query(description="Only jobs of the set with this id.")] = None,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """List the jobs that wait for a decision: yours first, and the oldest first."""
-    waiting = review_queue(ledger, viewer, dag_id, run_id)
+    waiting = review_queue(ledger, viewer, dag_id, run_id, set_id=set)
     listed = waiting.ids[: waiting.mine] if mine else waiting.ids
     reviews = [
         {

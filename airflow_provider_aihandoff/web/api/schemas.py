@@ -216,6 +216,7 @@ Start = Annotated[int, Field(ge=0, le=1_000_000)]
 class BulkScope(BaseModel):
     """Which jobs the bulk review page shows.
 
+    :param set: only those of the set with this id.
     :param where: the values of fields that they have.
     :param start: how many jobs of the group come before the page.
     """
@@ -224,6 +225,7 @@ class BulkScope(BaseModel):
     group: Annotated[str | None, Field(max_length=64)] = None
     dag_id: str | None = None
     run_id: RunId = None
+    set: JobId | None = None
     where: Where = []
     start: Start = 0
 
@@ -323,8 +325,8 @@ class PauseBody(BaseModel):
     reason: Reason
 
 
-class EndPauseBody(BaseModel):
-    """The end of a pause. It is recorded in the name of the logged-in user."""
+class PauseReasonBody(BaseModel):
+    """Why a set is paused or a pause ends. It is recorded in the name of the logged-in user."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -434,6 +436,7 @@ class Pause(_Answer):
     conn_id: str | None
     job_type: str | None
     dag_id: str | None
+    set_id: int | None = Field(description="It is about the jobs of this set alone.")
     writes: bool = Field(description="It holds external writes too.")
     reason: str
     begun_by: str
@@ -523,9 +526,18 @@ class JobSet(_Answer):
     cost_usd: Decimal = Field(description="As far as the prices are known.")
     unpriced: int = Field(description="Jobs that were billed at a price that is not known.")
     per_minute: float | None = Field(description="Responses that have ended in a minute.")
+    minutes_to_answers: float | None = Field(description="Until the model has answered, at the rate so far.")
+    expected_usd: Decimal | None = Field(description="The cost, if the rest costs as much as what is answered.")
     left_out: dict[str, int] = Field(description="Items without a job, by reason.")
     first_left_out: list[LeftOutItem]
     said: str = Field(description="All of it on one line.")
+
+
+class OneJobSet(JobSet):
+    """A set, with what is asked for of one alone."""
+
+    paused: bool = Field(description="It is paused by itself; a pause may be about more than one set.")
+    minutes_to_writes: float | None = Field(description="Until what is approved is written, at the rate so far.")
 
 
 class SetList(_Answer):

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from airflow_provider_aihandoff.core.sets.pause_set import pause_set, pauses_of, resume_set
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, SetTotals
 from airflow_provider_aihandoff.web.api import schemas
-from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids, visible_set
+from airflow_provider_aihandoff.web.api.pause_routes import pause_fields
+from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, check_may_pause, visible_dag_ids, visible_set
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import API_PREFIX
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse
@@ -38,10 +40,32 @@ def list_sets(
 
 
 @router.get("/{set_id}")
-def get_set(set_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> schemas.JobSet:
+def get_set(set_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> schemas.OneJobSet:
     """Show one set with what its jobs add up to. `GET /jobs?set=ID` lists its jobs."""
     found = visible_set(ledger, viewer, set_id)
-    return schemas.JobSet.model_validate(set_fields(found, ledger.sets.total(set_id)))
+    writes = ledger.sets.writes(set_id)
+    fields = {"minutes_to_writes": writes.minutes_left, "paused": bool(pauses_of(ledger, set_id))}
+    return schemas.OneJobSet.model_validate(set_fields(found, ledger.sets.total(set_id)) | fields)
+
+
+@router.post("/{set_id}/pause", responses={403: {"model": schemas.Problem}})
+def pause(set_id: schemas.JobId, body: schemas.PauseReasonBody, viewer: ViewerDep, ledger: LedgerDep) -> schemas.Pause:
+    """Hold each request to the model and each external write of the set, in the whole fleet at once."""
+    found = visible_set(ledger, viewer, set_id)
+    check_may_pause(ledger, viewer, found.dag_id)
+    begun = pause_set(ledger, found, reason=body.reason, actor=viewer.actor)
+    return schemas.Pause.model_validate(pause_fields(ledger, begun))
+
+
+@router.post("/{set_id}/resume", responses={403: {"model": schemas.Problem}})
+def resume(
+    set_id: schemas.JobId, body: schemas.PauseReasonBody, viewer: ViewerDep, ledger: LedgerDep
+) -> schemas.PauseList:
+    """End each pause that is about the set alone: what it holds continues."""
+    found = visible_set(ledger, viewer, set_id)
+    check_may_pause(ledger, viewer, found.dag_id)
+    ended = resume_set(ledger, found, reason=body.reason, actor=viewer.actor)
+    return schemas.PauseList.model_validate({"pauses": [pause_fields(ledger, each) for each in ended]})
 
 
 def set_fields(found: JobSet, totals: SetTotals) -> dict[str, Any]:
@@ -59,6 +83,8 @@ def set_fields(found: JobSet, totals: SetTotals) -> dict[str, Any]:
         "cost_usd": totals.cost_usd,
         "unpriced": totals.unpriced,
         "per_minute": totals.per_minute,
+        "minutes_to_answers": totals.minutes_to_answers,
+        "expected_usd": totals.expected_usd,
         "left_out": left_out.counts,
         "first_left_out": [{"number": each.number, "reason": each.reason, "why": each.why} for each in left_out.first],
         "said": totals.in_words(left_out.number),

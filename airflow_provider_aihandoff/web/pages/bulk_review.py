@@ -73,11 +73,12 @@ def _scope(
     group: str | None = None,
     dag_id: str | None = None,
     run_id: schemas.RunId = None,
+    set: schemas.JobId | None = None,
     where: Annotated[schemas.Where, Query()] = [],  # noqa: B006  as FastAPI wants it
     start: schemas.Start = 0,
 ) -> schemas.BulkScope:
     return schemas.BulkScope(
-        by=by, group=group or None, dag_id=dag_id or None, run_id=run_id or None, where=where, start=start
+        by=by, group=group or None, dag_id=dag_id or None, run_id=run_id or None, set=set, where=where, start=start
     )
 
 
@@ -186,7 +187,7 @@ def _page(
     status: int = 200,
 ) -> Response:
     """Render the groups, and a page of the table of the chosen one."""
-    queue = review_queue(ledger, viewer, scope.dag_id, scope.run_id)
+    queue = review_queue(ledger, viewer, scope.dag_id, scope.run_id, set_id=scope.set)
     groups = groups_of(ledger, queue, scope)
     members = narrowed(ledger, groups.members, scope)
     start = scope.start if scope.start < len(members.ids) else 0
@@ -244,7 +245,7 @@ def _all_page(
     status: int = 200,
 ) -> Response:
     """Render what one answer to all jobs of a group would be about."""
-    queue = review_queue(ledger, viewer, scope.dag_id, scope.run_id, digests=True)
+    queue = review_queue(ledger, viewer, scope.dag_id, scope.run_id, set_id=scope.set, digests=True)
     groups = groups_of(ledger, queue, scope)
     members = narrowed(ledger, groups.members, scope)
     # Of a job that has changed between these two, what was read first is no longer so.
@@ -303,10 +304,11 @@ def _without(scope: schemas.BulkScope, chosen: Chosen) -> list[str]:
 
 
 def _address(request: Request, scope: schemas.BulkScope, route: str = "bulk_review_page", **more: Any) -> str:
-    """The path of a page of the bulk review, about the same Dag and run.
+    """The path of a page of the bulk review, about the same Dag, run and set.
 
     :param more: further parameters; those that are empty are left out.
     """
-    kept = {name: value for name, value in scope.model_dump(mode="json").items() if name in ("by", "dag_id", "run_id")}
+    names = ("by", "dag_id", "run_id", "set")
+    kept = {name: value for name, value in scope.model_dump(mode="json").items() if name in names}
     query = {name: value for name, value in {**kept, **more}.items() if value}
     return f"{path_to(request, route)}?{urlencode(query, doseq=True)}"

@@ -18,7 +18,7 @@ from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.job_query import JobFilterDep
-from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.links import path_to, review_of_set
 from airflow_provider_aihandoff.web.pages.refreshing import LIST, refreshing
 from airflow_provider_aihandoff.web.render.environment import page
 
@@ -82,6 +82,7 @@ def jobs_page(
             "files": {form: address(request, "jobs_file", wanted, form=form) for form in ("csv", "json")},
             "max_in_file": MAX_IN_FILE,
             "bulk": None if wanted.is_empty else address(request, "bulk_page", wanted),
+            "bulk_review": None if wanted.set_id is None else review_of_set(request, wanted.set_id),
         },
         status=200 if problem is None else 422,
     )

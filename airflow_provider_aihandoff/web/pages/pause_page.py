@@ -8,14 +8,12 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from airflow_provider_aihandoff.core.admission.pause_store import Scope
-from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     LedgerDep,
-    PauseForbidden,
-    Viewer,
     ViewerDep,
     check_may_pause,
+    may_pause,
     visible_pauses,
 )
 from airflow_provider_aihandoff.web.guard import GuardedRoute
@@ -38,10 +36,10 @@ def show(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response:
         "pauses.html",
         {
             "viewer": viewer,
-            "in_force": [(each, ledger.pauses.held(each), may_pause(ledger, viewer, each.scope)) for each in in_force],
+            "in_force": [(each, ledger.pauses.held(each), may_pause(ledger, viewer, each.dag_id)) for each in in_force],
             "ended": [each for each in found if each.ended_at is not None][:MAX_ENDED],
             "limits": ledger.spending_limits.find() if viewer.visible(ledger.dag_ids()) else [],
-            "may_pause_all": may_pause(ledger, viewer, Scope()),
+            "may_pause_all": may_pause(ledger, viewer, None),
             "max_comment": schemas.MAX_COMMENT,
         },
     )
@@ -87,12 +85,3 @@ def try_limit(
     check_may_pause(ledger, viewer, None)
     ledger.spending_limits.try_now(conn_id or "")
     return RedirectResponse(path_to(request, "pauses_page"), 303)
-
-
-def may_pause(ledger: Ledger, viewer: Viewer, scope: Scope) -> bool:
-    """Whether the user may begin and end a pause of this scope."""
-    try:
-        check_may_pause(ledger, viewer, scope.dag_id)
-    except PauseForbidden:
-        return False
-    return True

@@ -82,16 +82,23 @@ class Queue:
 
 
 def review_queue(
-    ledger: Ledger, viewer: Viewer, dag_id: str | None = None, run_id: str | None = None, *, digests: bool = False
+    ledger: Ledger,
+    viewer: Viewer,
+    dag_id: str | None = None,
+    run_id: str | None = None,
+    *,
+    set_id: int | None = None,
+    digests: bool = False,
 ) -> Queue:
     """The jobs that wait for a decision, as far as the viewer may see them: who may decide is asked once a group.
 
     :param dag_id: only jobs of this Dag.
     :param run_id: only jobs of this run.
+    :param set_id: only jobs of this set.
     :param digests: the review digest of each as well.
     """
     dag_ids = visible_dag_ids(ledger, viewer, dag_id)
-    groups = ledger.review_queue.groups(dag_ids=dag_ids, run_id=run_id, digests=digests)
+    groups = ledger.review_queue.groups(dag_ids=dag_ids, run_id=run_id, set_id=set_id, digests=digests)
     why_not = viewer.why_not_each(groups)
     return Queue(
         [

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
 
+from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
+from airflow_provider_aihandoff.core.jobs.job_search_store import JobSummary
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.sets.pause_set import pause_set, pauses_of, resume_set
 from airflow_provider_aihandoff.core.sets.set_record import SetPhase
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api import schemas
-from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep, visible_dag_ids, visible_set
+from airflow_provider_aihandoff.web.auth import (
+    LedgerDep,
+    ViewerDep,
+    check_may_pause,
+    may_pause,
+    visible_dag_ids,
+    visible_set,
+)
 from airflow_provider_aihandoff.web.guard import GuardedRoute
-from airflow_provider_aihandoff.web.links import path_to
+from airflow_provider_aihandoff.web.links import path_to, review_of_set
 from airflow_provider_aihandoff.web.pages.refreshing import JOB, LIST, refreshing
 from airflow_provider_aihandoff.web.render.environment import page
 from airflow_provider_aihandoff.web.render.set_bar import BAR_HEIGHT, BAR_WIDTH, bar_of
@@ -19,6 +33,9 @@ from airflow_provider_aihandoff.web.render.set_bar import BAR_HEIGHT, BAR_WIDTH,
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 PAGE_SIZE = 50
+
+#: Of the slowest jobs, and of those that failed, so many are named.
+MAX_NAMED = 5
 
 
 @router.get("/sets", name="sets_page")
@@ -58,9 +75,59 @@ def show_set(request: Request, set_id: schemas.JobId, viewer: ViewerDep, ledger:
             "links": {state: _jobs(request, set_id, state=state.value) for state, _ in counted},
             "unknown_link": _jobs(request, set_id, need="unknown effect"),
             "jobs_link": _jobs(request, set_id),
+            "review_link": review_of_set(request, set_id),
+            "writes": ledger.sets.writes(set_id),
+            "slowest": ledger.sets.slowest(set_id, limit=MAX_NAMED),
+            "failed": _failed(ledger, set_id),
+            "pauses": pauses_of(ledger, set_id),
+            "may_pause": may_pause(ledger, viewer, found.dag_id),
+            "cancel_link": _bulk(request, set_id, BulkAction.CANCEL, JobState.QUEUED),
+            "roll_back_link": _bulk(request, set_id, BulkAction.ROLL_BACK, JobState.COMPLETED, JobState.APPLYING),
+            "max_comment": schemas.MAX_COMMENT,
             "refreshes": refreshing(request, JOB, moves=phase is not SetPhase.ENDED),
         },
     )
+
+
+@router.post("/sets/{set_id}/pause", name="pause_set")
+def pause(
+    request: Request,
+    set_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    reason: Annotated[schemas.Reason, Form()],
+) -> Response:
+    """Hold each request and each write of a set."""
+    found = visible_set(ledger, viewer, set_id)
+    check_may_pause(ledger, viewer, found.dag_id)
+    pause_set(ledger, found, reason=reason, actor=viewer.actor)
+    return RedirectResponse(path_to(request, "show_set", set_id=set_id), 303)
+
+
+@router.post("/sets/{set_id}/resume", name="resume_set")
+def resume(
+    request: Request,
+    set_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    reason: Annotated[schemas.Reason, Form()],
+) -> Response:
+    """End each pause of a set."""
+    found = visible_set(ledger, viewer, set_id)
+    check_may_pause(ledger, viewer, found.dag_id)
+    resume_set(ledger, found, reason=reason, actor=viewer.actor)
+    return RedirectResponse(path_to(request, "show_set", set_id=set_id), 303)
+
+
+def _failed(ledger: Ledger, set_id: int) -> list[JobSummary]:
+    """The newest jobs of a set that have failed."""
+    return ledger.search.page(JobFilter(states=(JobState.FAILED,), set_id=set_id), limit=MAX_NAMED)
+
+
+def _bulk(request: Request, set_id: int, action: BulkAction, *states: JobState) -> str:
+    """The address of a bulk action on the jobs of a set in some states, before it is confirmed."""
+    wanted = JobFilter(states=states, set_id=set_id).as_texts()
+    return f"{path_to(request, 'bulk_page')}?{urlencode({**wanted, 'action': action.value}, doseq=True)}"
 
 
 def _jobs(request: Request, set_id: int, **more: str) -> str:

@@ -136,6 +136,7 @@ def _environment() -> Environment:
         "dollars": dollars,
         "cost": formatting.cost,
         "job_cost": formatting.job_cost,
+        "span_of_time": formatting.span_of_time,
         "of_this_job": formatting.of_this_job,
         "output_of": formatting.output_of,
         "model": formatting.model,

@@ -12,8 +12,11 @@ from airflow_provider_aihandoff.cli.sets import bar
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, LeftOutItem, LeftOutReason
 from airflow_provider_aihandoff.core.sets.set_store import SetSpec
-from tests.factories import OWNER, TEST, draft, job_spec
+from airflow_provider_aihandoff.core.states import JobState
+from tests.factories import OWNER, TEST, draft, job_spec, submit
 from tests.integration.cli.conftest import Airflow
+
+CANCELLED = "No request will be sent from now on, and no external write will be made."
 
 
 def made(ledger: Ledger) -> JobSet:
@@ -52,3 +55,37 @@ def test_the_bar_shows_what_has_ended_and_what_has_an_output(on_ledger: Ledger) 
 def test_a_set_that_is_not_there_is_said(airflow: Airflow, on_ledger: Ledger, set_id: object) -> None:
     with pytest.raises(SystemExit):
         airflow("sets", "show", set_id)
+
+
+def test_a_set_is_paused_and_resumed(airflow: Airflow, on_ledger: Ledger) -> None:
+    found = made(on_ledger)
+    said = airflow("sets", "pause", found.set_id, "--reason", "wrong prompt")
+    assert "is paused: pause 1 holds requests to the model and external writes." in said
+    assert f"airflow aihandoff sets resume {found.set_id} --reason REASON" in said
+    assert json.loads(airflow("sets", "show", found.set_id, "-o", "json"))[0]["paused"] is True
+    assert f"set {found.set_id}" in airflow("pauses")
+    assert "is not paused any longer" in airflow("sets", "resume", found.set_id, "--reason", "it is right")
+    assert on_ledger.pauses.find() == []
+    with pytest.raises(SystemExit, match="is not paused by itself"):
+        airflow("sets", "resume", found.set_id, "--reason", "it is right")
+
+
+def test_what_was_not_sent_of_a_set_is_cancelled(airflow: Airflow, on_ledger: Ledger) -> None:
+    found = made(on_ledger)
+    submit(on_ledger, job_spec(job_key="a", set_id=found.set_id))
+    on_ledger.submission.open(job_spec(job_key="elsewhere"))
+    command = ("sets", "cancel", found.set_id, "--reason", "wrong prompt")
+    (row,) = json.loads(airflow(*command, "--dry-run", "-o", "json"))
+    assert (row["job_key"], row["refused"], row["what"]) == ("b", False, CANCELLED)
+    assert on_ledger.sets.total(found.set_id).states == {JobState.QUEUED: 1, JobState.RUNNING: 1}
+    airflow(*command, "--count", 1)
+    assert on_ledger.sets.total(found.set_id).states == {JobState.CANCELLED: 1, JobState.RUNNING: 1}
+    assert [job.job_key for job in on_ledger.jobs(states=[JobState.QUEUED])] == ["elsewhere"]
+
+
+def test_the_reviews_of_one_set_are_listed(airflow: Airflow, on_ledger: Ledger) -> None:
+    found = made(on_ledger)
+    draft(on_ledger, job_spec(job_key="a", set_id=found.set_id))
+    draft(on_ledger, job_spec(job_key="elsewhere"), response_id="resp_2")
+    listed = json.loads(airflow("review", "list", "--set", found.set_id, "-o", "json"))
+    assert [each["job_key"] for each in listed] == ["a"]

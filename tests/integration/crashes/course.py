@@ -12,7 +12,7 @@ from chaos.attempts import Attempt, Outcome
 from chaos.drive import Search, drive
 from chaos.effects import parts_of
 from chaos.forks import Child, Fault, Forks
-from chaos.work import EFFECTS, PIPELINE, Work
+from chaos.work import EFFECTS, PIPELINE, SET_EFFECTS, SET_PIPELINE, Work
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Course:
         created = sum(len(parts_of(name)) for name in effects if name not in ("store", "retire"))
         removed, inserted = effects.count("retire"), effects.count("store")
         if self.ends is JobState.COMPLETED:
-            return created, removed, inserted, 0
+            return created * self.work.items, removed, inserted, 0
         return created + removed, created + removed, inserted, inserted
 
 
@@ -160,7 +160,7 @@ def _limited(run: Run) -> None:
 
 
 def _in_a_set(run: Run) -> None:
-    run.drive("draft set", "plan", "decide", *EFFECTS)
+    run.drive(*SET_PIPELINE)
 
 
 def _skipped(run: Run) -> None:
@@ -271,6 +271,10 @@ IN_BULK: Mapping[str, Course] = {
     "bulk reconcile": of(_reconciled_in_bulk, JobState.FAILED, review_seconds=-120),
 }
 
+#: A set of one job, and one of some, which are sent and written at the same time.
+SET = of(_in_a_set, effects=SET_EFFECTS)
+SOME = of(_in_a_set, effects=SET_EFFECTS, items=6)
+
 #: How work comes by each step and each call of the protocols.
 COURSES: Mapping[str, Course] = {
     "submit.open": _USUAL,
@@ -329,7 +333,7 @@ COURSES: Mapping[str, Course] = {
             "set.ask",
             "set.notify",
         ),
-        of(_in_a_set),
+        SET,
     ),
     "budget.change": of(_funded),
     "limit.change": of(_limited),

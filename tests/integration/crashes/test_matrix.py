@@ -7,7 +7,7 @@ does the step beside it, and only then it goes on, in the belief that it is stil
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ from chaos.target import Target, serving
 from chaos.work import Variant
 from chaos.world import World
 from demo.postgres import Postgres
-from tests.integration.crashes.course import COURSES, IN_BULK, PAID_ONCE, ROLLED_BACK, Course, Run, of
+from tests.integration.crashes.course import COURSES, IN_BULK, PAID_ONCE, ROLLED_BACK, SOME, Course, Run, of
 
 #: Courses under way at the same time: they mostly wait for claims to end.
 AT_ONCE = 8
@@ -47,6 +47,16 @@ FURTHER: dict[str, tuple[Variant, ...]] = {
 }
 SUBMITTING = tuple(point for point in POINTS if point.startswith(("submit.intend", "submit.create", "submit.store")))
 BULK = tuple(point for point in POINTS if point.startswith("bulk."))
+#: Where a set of some jobs is struck in the middle: at which step, the how many-th time, and at which points.
+OF_SETS = tuple(
+    (at, nth, tuple(point for point in POINTS if point.startswith(steps)))
+    for at, nth, steps in (
+        ("draft set", 3, ("submit.intend", "submit.create", "submit.store", "output.store")),
+        ("ask set", 3, ("review.ask",)),
+        ("decide set", 1, ("review.decide",)),
+        ("write set", 3, ("apply.claim", "apply.send", "apply.confirm")),
+    )
+)
 SENDING = tuple(point for point in POINTS if point.startswith(("apply.claim", "apply.send", "apply.confirm")))
 
 
@@ -76,6 +86,7 @@ def _cases() -> Iterator[Case]:
         for point in POINTS:
             yield Case(do, point, COURSES[point.partition(":")[0]])
         yield from (Case(do, point, course, at=at) for at, course in IN_BULK.items() for point in BULK)
+        yield from (Case(do, point, SOME, at=at, nth=nth) for at, nth, points in OF_SETS for point in points)
         for with_, course in PAID_ONCE.items():
             yield from (Case(do, point, course, at="draft", with_=with_) for point in SUBMITTING)
         for point in SENDING:
@@ -104,32 +115,30 @@ class Matrix:
     def __init__(self, world: World, target: Target, stand_in: OpenAIStandIn, ledger: Ledger, forks: Forks) -> None:
         self.world, self.target, self.stand_in, self.ledger, self.forks = world, target, stand_in, ledger, forks
 
-    def go(self, number: int, case: Case) -> tuple[Run, JobRecord]:
+    def go(self, number: int, case: Case) -> tuple[Run, list[JobRecord]]:
         """Go one course to its end."""
         work = replace(case.course.work, key=f"work-{number}")
         fault = Fault(case.point, case.do, case.nth)
         run = Run(self.forks, self.ledger, search_in(lambda: self.target.changes), work, fault, case.at)
         case.course.go(run)
-        (job,) = self.ledger.jobs(run_id=work.key)
-        return run, self.ledger.record(job.job_id)
+        return run, [self.ledger.record(job.job_id) for job in self.ledger.jobs(run_id=work.key, limit=work.items + 1)]
 
     def outcomes_in_bulk(self, run: Run) -> list[BulkOutcome | None]:
         """What the reports of its bulk actions say: of one, unless two attempts have begun one each."""
         actions = bulk_actions_of(self.ledger, run.work)
         return [each.outcome for action in actions for each in self.ledger.bulks.report(action.bulk_id)]
 
-    def witness(self, job: Job) -> Witness:
-        """What those say to whom it was done, of one job."""
-        key = job.job_key
+    def witness(self, jobs: Sequence[Job]) -> Witness:
+        """What those say to whom it was done, of some jobs."""
+        keys = {str(job.job_id): job.job_key for job in jobs}
         with psycopg.connect(**self.world.ledger) as connection:
-            rows = connection.execute("SELECT row_id, name, undoes FROM chaos_rows WHERE name = %s", [key])
+            rows = connection.execute(
+                "SELECT row_id, name, undoes FROM chaos_rows WHERE name = ANY(%s)", [list(keys.values())]
+            )
             written = [Row(*row) for row in rows]
-        changes = [change for change in list(self.target.changes) if change.name.partition(".")[0] == key]
-        made = sum(
-            each.response["metadata"]["aihandoff_job"] == str(job.job_id)
-            for each in self.stand_in.responses().responses
-        )
-        return Witness(changes, written, {job.job_key: made})
+        changes = [change for change in list(self.target.changes) if change.name.partition(".")[0] in keys.values()]
+        named = (each.response["metadata"]["aihandoff_job"] for each in self.stand_in.responses().responses)
+        return Witness(changes, written, Counter(keys[job_id] for job_id in named if job_id in keys))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +161,9 @@ def matrix(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def under_way(matrix: Matrix, request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[tuple[Run, JobRecord]]]]:
+def under_way(
+    matrix: Matrix, request: pytest.FixtureRequest
+) -> Iterator[dict[Case, Future[tuple[Run, list[JobRecord]]]]]:
     """The courses of the tests that were chosen, which take place at the same time."""
     chosen = [
         cast("Case", item.callspec.params["case"])
@@ -167,14 +178,15 @@ def under_way(matrix: Matrix, request: pytest.FixtureRequest) -> Iterator[dict[C
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once(
-    case: Case, matrix: Matrix, under_way: dict[Case, Future[tuple[Run, JobRecord]]]
+    case: Case, matrix: Matrix, under_way: dict[Case, Future[tuple[Run, list[JobRecord]]]]
 ) -> None:
-    run, record = under_way[case].result()
-    witness = matrix.witness(record.job)
-    count = compare([record], witness)
+    run, records = under_way[case].result()
+    witness = matrix.witness([record.job for record in records])
+    count = compare(records, witness)
 
     assert run.struck is not None, "no attempt has reached the point"
-    assert (record.job.state, count.problems) == (case.course.ends, [])
+    assert len(records) == case.course.work.items
+    assert ({record.job.state for record in records}, count.problems) == ({case.course.ends}, [])
     assert written(witness) == case.course.writes
     if case.with_:
         assert count.extra_responses == 0

@@ -37,7 +37,7 @@ from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from airflow_provider_aihandoff.triggers.hub import Hub, hub_for
 from airflow_provider_aihandoff.triggers.polling import Poller
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
-from airflow_provider_aihandoff.triggers.waits import ResponseWait
+from airflow_provider_aihandoff.triggers.waits import PolledWait, ResponseWait
 from demo.postgres import Postgres, PostgresServer
 from tests import factories
 from tests.factories import effect_plan, in_an_hour, job_spec
@@ -216,7 +216,11 @@ async def caught_up() -> None:
 def tasks_of_the_hub() -> list[asyncio.Task[Any]]:
     names = (Hub._run, Hub._follow, Poller.run, Poller._poll_due)
     codes = [name.__qualname__ for name in names]
-    return [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") in codes]
+    return [task for task in asyncio.all_tasks() if _name_of(task) in codes]
+
+
+def _name_of(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", "")
 
 
 class TestOneForAll:
@@ -286,6 +290,38 @@ class TestOneForAll:
         assert stays.fired == [] or stays.jobs == [kept]
         await stays.ended()
         assert stays.jobs == [kept]
+
+    async def test_a_set_that_goes_on_while_one_of_its_responses_is_polled_ends_no_polling(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first, second = running(ledger, 2)
+        stays = Fleet([approval_trigger(job := asked(ledger))])
+        begun, answered = asyncio.Event(), asyncio.Event()
+
+        async def slow(wait: PolledWait) -> str:
+            begun.set()
+            await answered.wait()
+            return "pending"
+
+        monkeypatch.setattr(polling, "_poll", slow)
+        waits = [
+            ResponseWait(job_id, 1, f"resp_{job_id}", "openai_default", poll_interval)
+            for job_id, poll_interval in ((first, NEVER), (second, 0.01))
+        ]
+        until_later = datetime.now(UTC) + timedelta(hours=1)
+        goes_on = asyncio.create_task(hub().wait_for_some(waits, enough=1, until=until_later, anyway=False))
+        await begun.wait()
+        webhook(ledger, first)
+        assert [(wait.job_id, status) for wait, status in await goes_on] == [(first, "completed")]
+        (poll,) = (task for task in tasks_of_the_hub() if _name_of(task) == "Poller._poll_due")
+
+        answered.set()
+        await poll
+
+        assert hub()._poller._queue == []
+        assert "starts again" not in caplog.text
+        factories.approve(ledger, job)
+        assert [event["job_id"] for event in await stays.ended()] == [job.job_id]
 
     async def test_a_trigger_that_comes_as_the_last_one_leaves_waits_for_the_connection_to_close(
         self,

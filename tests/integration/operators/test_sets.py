@@ -12,10 +12,16 @@ import psycopg
 import pytest
 from airflow.sdk import task
 
+from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
+from airflow_provider_aihandoff.core.bulk.bulk_run import run as run_bulk
+from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
+from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.sets.pause_set import pause_set, resume_set
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.items import JsonLines, SqlItems
 from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
 from airflow_provider_aihandoff.policies import Approve, AskPerson
@@ -372,3 +378,69 @@ def test_an_item_that_is_gone_before_it_was_sent_fails_with_the_reason(
     assert done.xcoms["draft"]["failures"] == {"item missing": 1}
     (failed,) = ledger.jobs(states=[JobState.FAILED])
     assert (failed.job_key, failed.state_reason) == ("c", "its item is no longer among the items of its set")
+
+
+def test_a_pause_of_the_set_holds_what_is_not_sent_until_it_is_resumed(
+    dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused while it waits for its first responses: the rest is held, and then the writes of what was decided."""
+    monkeypatch.setenv("AIRFLOW__AIHANDOFF__SWEEP_INTERVAL", "1")
+    bob, sent = Actor.user("bob"), list[int]()
+    defer = OpenAIResponseSetOperator._defer
+
+    def pausing(self: OpenAIResponseSetOperator, leg: Any, found: Any) -> None:
+        if not sent:
+            pause_set(ledger, found, reason="wrong prompt", actor=bob)
+            sent.append(requests_of(stand_in))
+            threading.Timer(4, resume, [found]).start()
+        defer(self, leg, found)
+
+    def resume(found: Any) -> None:
+        sent.append(requests_of(stand_in))
+        resume_set(ledger, found, reason="it is right", actor=bob)
+
+    monkeypatch.setattr(OpenAIResponseSetOperator, "_defer", pausing)
+    done = dags.run(dags.make(lambda: draft_set(max_in_flight=2, metadata={"standin": "delay=0.3"})))
+    assert done.state == "success", done.errors
+    assert sent == [2, 2], "nothing is sent while it is paused"
+    assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 7)
+
+
+def test_what_is_cancelled_before_it_is_sent_ends_the_wait_and_is_counted(
+    dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defer = OpenAIResponseSetOperator._defer
+
+    def cancelling(self: OpenAIResponseSetOperator, leg: Any, found: Any) -> None:
+        for job in ledger.jobs(states=[JobState.QUEUED]):
+            ledger.cancels.cancel(job.job_id, actor=Actor.user("bob"), reason="wrong prompt")
+        defer(self, leg, found)
+
+    monkeypatch.setattr(OpenAIResponseSetOperator, "_defer", cancelling)
+    done = dags.run(dags.make(lambda: draft_set(max_in_flight=2)))
+    assert done.state == "success", done.errors
+    assert done.xcoms["draft"]["said"] == "2 completed, 5 cancelled"
+    assert requests_of(stand_in) == 2
+
+
+def test_a_set_is_rolled_back_by_its_filter_and_so_is_a_part_of_it(dags: Dags, ledger: Ledger, target: Target) -> None:
+    undo = {"method": "DELETE", "endpoint": "/posts/{{ job.job_key }}"}
+    done = dags.run(dags.make(lambda: pipeline(effect={"undo": undo})))
+    assert done.state == "success", done.errors
+    set_id, bob = done.xcoms["draft"]["set_id"], Actor.user("bob")
+
+    def roll_back(**more: Any) -> None:
+        wanted = JobFilter(set_id=set_id, states=(JobState.COMPLETED,), **more)
+        shown = preview(ledger, BulkAction.ROLL_BACK, wanted, answerable=list, actor=bob)
+        bulk_id = begin(ledger, shown, count=shown.count, digest=shown.digest, reason="wrong labels", actor=bob)
+        with providers() as provider_for:
+            over = run_bulk(ledger, bulk_id, provider_for=provider_for, states_of=lambda _: {}, answerable=list)
+        assert over.is_over
+
+    roll_back(key="t1")
+    assert ledger.sets.total(set_id).in_words() == "6 applied, 1 rolled back"
+    roll_back()
+    assert ledger.sets.total(set_id).in_words() == "7 rolled back"
+    assert sorted(each.path for each in target.received if each.method == "DELETE") == [
+        f"/posts/t{number}" for number in range(7)
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from demo.pipelines import PIPELINES, approve_what_waits
 from demo.waiting import wait_until
 from tests.factories import TEST
 from tests.stack.browser import chromium_page
-from tests.stack.pipelines.shared import job_of, outside, responses, wait_for_state, writes
+from tests.stack.pipelines.shared import job_of, outside, process_titled, responses, wait_for_state, writes
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -194,16 +193,6 @@ def kill_task(admin: AirflowApi, dag_id: str, run_id: str, task_id: str) -> None
     """SIGKILL the process of a task as soon as there is one."""
     title = next(f"airflow worker -- {ti.id}" for ti in admin.task_instances(dag_id, run_id) if ti.task_id == task_id)
     os.kill(wait_until(lambda: process_titled(title), f"{task_id} to run", 300, every_seconds=0.02), signal.SIGKILL)
-
-
-def process_titled(title: str) -> int | None:
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if process.read_text().rstrip("\0 ").endswith(title):
-                return int(process.parent.name)
-        except OSError:
-            continue
-    return None
 
 
 def test_clearing_every_task_of_finished_runs_writes_nothing_and_asks_the_model_nothing(

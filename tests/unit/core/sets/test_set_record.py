@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.core.sets.set_record import (
     LeftOutReason,
     SetPhase,
     SetTotals,
+    SetWrites,
     checked_fail_when,
     too_many,
 )
@@ -133,3 +134,32 @@ def test_the_error_of_one_piece_of_work_ends_the_others_that_have_not_begun() ->
     with pytest.raises(RuntimeError, match="the ledger is gone"):
         work_on_all()
     assert len(done) < 10
+
+
+def test_what_is_left_follows_from_the_rate_and_the_cost_so_far() -> None:
+    sent, newest = AT, AT + timedelta(minutes=10)
+    drafting = replace(
+        totals(queued=10, running=20, review=60),
+        drafted=60,
+        cost_usd=Decimal("0.60"),
+        first_sent=sent,
+        newest_output=newest,
+    )
+    assert (drafting.per_minute, drafting.minutes_to_answers) == (6.0, 5.0)
+    assert drafting.expected_usd == Decimal("0.90")
+    drafted = replace(drafting, states={JobState.REVIEW: 90})
+    assert (drafted.minutes_to_answers, drafted.expected_usd) == (None, Decimal("0.60"))
+    assert (TOTALS.minutes_to_answers, TOTALS.expected_usd) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("writes", "minutes"),
+    [
+        (SetWrites(60, 30, AT, AT + timedelta(minutes=2)), 1.0),
+        (SetWrites(60, 0, AT, AT + timedelta(minutes=2)), None),
+        (SetWrites(0, 30, AT, None), None),
+        (SetWrites(0, 30, None, None), None),
+    ],
+)
+def test_the_time_left_for_writes_follows_from_their_rate(writes: SetWrites, minutes: float | None) -> None:
+    assert writes.minutes_left == minutes
