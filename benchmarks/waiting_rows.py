@@ -1,6 +1,6 @@
 """Writes what Airflow knows of many deferred tasks; run in the environment of its stack.
 
-``python -m benchmarks.waiting_rows JOBS`` registers a Dag with one mapped task, creates a run of it, and keeps, for
+``python -m benchmarks.waiting_rows TASKS`` registers a Dag with one mapped task, creates a run of it, and keeps, for
 each way to wait and for each task, the trigger as a deferred task would have stored it: the table ``waiting_triggers``
 of the metadata database. A scheduler would take an hour to bring 10,000 tasks there.
 """
@@ -16,8 +16,8 @@ DAG_ID = RUN_ID = "waiting"
 TASK_ID = "draft"
 CONN_ID = "openai_default"
 LEDGER_CONN_ID = "aihandoff_ledger"
-HUB, POLLING, IDLE = "hub", "polling", "idle"
-PATTERNS = (HUB, POLLING, IDLE)
+HUB, POLLING, IDLE, SETS = "hub", "polling", "idle", "sets"
+PATTERNS = (HUB, POLLING, IDLE, SETS)
 
 _DAG = f"""
 from airflow.providers.standard.operators.bash import BashOperator
@@ -63,6 +63,7 @@ def _keep_triggers(jobs: int) -> None:
 
     from airflow_provider_aihandoff.core.options import OPTIONS
     from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
+    from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
     from benchmarks.waiting_triggers import POLL_INTERVAL, IdleTrigger, PollingResponseTrigger
 
     now = datetime.now(UTC)
@@ -72,6 +73,16 @@ def _keep_triggers(jobs: int) -> None:
             return IdleTrigger()  # type: ignore[no-untyped-call]
         if pattern == POLLING:
             return PollingResponseTrigger(CONN_ID, response_id(index), POLL_INTERVAL, time.time() + 86_400)
+        if pattern == SETS:
+            return SetTrigger(
+                set_id=index + 1,
+                phase="draft",
+                ledger_conn_id=LEDGER_CONN_ID,
+                not_before=now.isoformat(),
+                until=(now + timedelta(days=1)).isoformat(),
+                until_anyway=False,
+                poll_interval=float(OPTIONS["poll_interval"].default),
+            )
         return OpenAIBackgroundResponseTrigger(
             job_id=index + 1,
             revision=1,

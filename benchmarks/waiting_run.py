@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from benchmarks.waiting_process import CpuShare, cpu, free_memory, memory
-from benchmarks.waiting_rows import CONN_ID, HUB, IDLE, response_id
+from benchmarks.waiting_rows import CONN_ID, HUB, IDLE, SETS, response_id
 from benchmarks.waiting_stack import START_SECONDS, WaitingStack
 from demo.processes import ProcessFailedError
 from demo.waiting import wait_until
@@ -21,6 +21,8 @@ SILENT_SECONDS, IDLE_SECONDS = 15, 20
 """How long is measured while webhooks are silent, and while they arrive."""
 SAMPLE, PER_SECOND = 500, 40
 """How many jobs are ended for the latencies, and how fast."""
+CLOSED_SECONDS = 180
+"""How long connections stay open that are used no longer."""
 EVENT_SECONDS = 45
 """How long the events of the last of them may take; the others count as not there."""
 
@@ -75,7 +77,7 @@ class Run:
             try:
                 self._load()
                 self._wait()
-                if figures.pattern != IDLE:
+                if figures.pattern not in (IDLE, SETS):
                     self._end_some()
             except ProcessFailedError as error:
                 figures.remark = f"the triggerer ended: {str(error).splitlines()[0]}"
@@ -102,7 +104,7 @@ class Run:
             figures.remark = f"after {LOAD_SECONDS} s"
         figures.load_seconds = time.monotonic() - begun
         figures.waiting = self._waiting()
-        if figures.pattern == HUB:
+        if figures.pattern in (HUB, SETS):
             loaded = datetime.now(UTC)
             wait_until(lambda: any(at > loaded for at in stack.ledger_queries()), "the hub to check all waits", 30)
         figures.load_blocked = stack.blocked()
@@ -116,18 +118,19 @@ class Run:
 
     def _waiting(self) -> int:
         """How many wait beside the first: their triggers run; where each asks for itself, each has asked once."""
-        if self._figures.pattern in (HUB, IDLE):
+        if self._figures.pattern in (HUB, IDLE, SETS):
             return self._stack.started() - 1
         return self._stack.openai_counts()["seen"] - 1
 
     def _wait(self) -> None:
         stack, figures = self._stack, self._figures
         self._progress(f"{figures.jobs:,} jobs, {figures.pattern}: wait")
-        if figures.pattern == HUB:
+        if figures.pattern in (HUB, SETS):
             figures.silent_requests = self._watch(SILENT_SECONDS)
             with stack.ledger() as ledger:
                 ledger.inbox.receive(_webhook(0))
             wait_until(stack.webhooks_noticed, "the hub to see that webhooks arrive", 30)
+            wait_until(lambda: len(stack.ledger_queries()) == 1, "the others to be closed", CLOSED_SECONDS, 1.0)
             figures.requests = self._watch(IDLE_SECONDS)
         elif figures.pattern == IDLE:
             self._watch(IDLE_SECONDS)

@@ -47,6 +47,16 @@ _FILL_LEDGER = """
         'resp_' || n, 'running', now(), now()
     FROM generate_series(0, %(jobs)s) AS n"""
 
+#: Each set has as many jobs.
+_FILL_SETS = """
+    INSERT INTO aihandoff.sets (set_id, set_type, set_key, requested_by, dag_id, run_id, task_id, map_index, deadline,
+        items, left_out, created_at, updated_at)
+    OVERRIDING SYSTEM VALUE
+    SELECT n, 'waiting', n, 'benchmark', %(dag_id)s, %(run_id)s, %(task_id)s, n - 1, now() + interval '1 day',
+        %(of_each)s, '{"counts": {}, "first": []}', now(), now()
+    FROM generate_series(1, %(sets)s) AS n;
+    UPDATE aihandoff.jobs SET set_id = (job_id - 1) / %(of_each)s + 1"""
+
 #: What happens in Airflow's database is noted where it happens, with the time of the statement.
 _NOTE = """
     CREATE TABLE waiting_resumed (map_index integer, at timestamptz DEFAULT clock_timestamp());
@@ -89,12 +99,14 @@ _FIRED = re.compile(rf"^(\S+) \[.*?\] {_FIRED_EVENT} .*?\bmap_index=(\d+)", re.M
 class WaitingStack:
     """Everything around the triggerer, and the triggerer itself; to be used as a context.
 
-    :param jobs: the most that will wait at the same time.
+    :param tasks: the most that will wait at the same time.
+    :param of_each: how many jobs each of them waits for, as those of a set; by default one, which is in no set.
     """
 
-    def __init__(self, folder: Path, jobs: int) -> None:
+    def __init__(self, folder: Path, tasks: int, of_each: int | None = None) -> None:
         self._folder = folder
-        self._jobs = jobs
+        self._jobs = tasks
+        self._of_each = of_each
         self._services = Supervisor()
         self.postgres = open_postgres(folder / "postgres")
         self._openai_port = free_port()
@@ -252,13 +264,16 @@ class WaitingStack:
             "run_id": RUN_ID,
             "task_id": TASK_ID,
             "conn_id": CONN_ID,
-            "jobs": self._jobs,
+            "jobs": self._jobs if self._of_each is None else (self._jobs + 1) * self._of_each - 1,
         }
         for name in (FILLED_DATABASE, LEDGER_DATABASE):
             self.postgres.create_database(name)
             schema.upgrade(self.postgres.connection_kwargs(name))
         with self.postgres.connect(FILLED_DATABASE) as connection:
             psycopg.ClientCursor(connection).execute(_FILL_LEDGER, parameters)
+            if self._of_each is not None:
+                sets = {**parameters, "sets": self._jobs + 1, "of_each": self._of_each}
+                psycopg.ClientCursor(connection).execute(_FILL_SETS, sets)
             connection.execute("ANALYZE")
 
     def _write_rows(self) -> None:

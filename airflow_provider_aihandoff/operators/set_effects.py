@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -21,6 +22,7 @@ from airflow_provider_aihandoff.core.errors import (
     LedgerUnavailable,
     PlanNotApproved,
 )
+from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.sets.crew import Crew
 from airflow_provider_aihandoff.core.sets.set_record import too_many
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.effects.target import Target
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import EffectPlan, Job
+    from airflow_provider_aihandoff.core.models import EffectPlan, Job, Revision
 
 #: After so many writes of one leg that are held, or that the target does not take now, it sends no more: the others
 #: would fare the same.
@@ -45,6 +47,9 @@ _ENOUGH = 32
 
 #: Why a job is not tried again in a leg.
 _NOT_PLANNED, _REFUSED, _FAILED, _NOT_NOW, _UNKNOWN = "not planned", "refused", "failed", "not now", "unknown"
+
+#: How many jobs are read at a time with what their templates see.
+_READ_TOGETHER = 100
 
 #: How many problems of jobs, and how many writes that wait for a person, one leg says of.
 _NAMED = 20
@@ -205,13 +210,13 @@ class _Writing:
 
         with Crew(self._task.write_at_once, collect) as crew:
             while page := self._ledger.sets.writable(self._set_id, self._task.task_id, refused=refused, after=after):
-                for job in page:
+                for job, revision in self._with_revisions(page):
                     if job.job_id in done.stopped:
                         continue
                     if done.stops():
                         return
                     try:
-                        planned = self._planned(job)
+                        planned = self._planned(job, revision)
                     except LedgerUnavailable:
                         raise
                     except Exception as error:  # noqa: BLE001 - whatever its templates do, it is about this job
@@ -221,10 +226,17 @@ class _Writing:
                     crew.give(self._write, job, planned, not_now)
                 after = page[-1].job_id
 
-    def _planned(self, job: Job) -> tuple[JobView, list[tuple[EffectPlan, Target | None]]]:
+    def _with_revisions(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Revision]]:
+        """Each job with its current revision, of which some are read at a time."""
+        left = iter(jobs)
+        while some := list(islice(left, _READ_TOGETHER)):
+            revisions = self._ledger.together.read([(job.job_id, job.revision) for job in some])
+            yield from zip(some, revisions, strict=True)
+
+    def _planned(self, job: Job, revision: Revision) -> list[tuple[EffectPlan, Target | None]]:
         """What is to be sent for a job, rendered as it was for its approval; without a target, what is left out."""
         task, ledger, context = self._task, self._ledger, self._context
-        seen = task.view_of(ledger, job.job_id)
+        seen = view(job, revision)
         parts = task.parts(context, seen)
         readings = task.readings_of_attempts(ledger, job.job_id)
         planned: list[tuple[EffectPlan, Target | None]] = [
@@ -236,16 +248,16 @@ class _Writing:
         ]
         if not parts:
             planned = [(plan, None) for plan in task.plans(context, seen, key=self._key, after=self._after)]
-        task.ensure_planned(context, ledger, seen)
-        return seen, planned
+        if job.approval != "required":
+            task.ensure_planned(context, ledger, seen)
+        return planned
 
     def _write(
-        self, job: Job, what: tuple[JobView, list[tuple[EffectPlan, Target | None]]], not_now: int
+        self, job: Job, what: Sequence[tuple[EffectPlan, Target | None]], not_now: int
     ) -> list[tuple[Job, Effect | Wait | HandoffError]]:
         """Write the effects of one job, in a thread of the worker. What becomes of them holds up no other job."""
         results: list[tuple[Job, Effect | Wait | HandoffError]] = []
-        seen, planned = what
-        for plan, target in planned:
+        for plan, target in what:
             try:
                 if target is None:
                     self._task.skip(self._context, self._ledger, job.job_id, plan)
@@ -255,7 +267,7 @@ class _Writing:
             except LedgerUnavailable:
                 raise
             except PlanNotApproved as refusal:
-                source = self._task.job_source
+                source, seen = self._task.job_source, self._task.view_of(self._ledger, job.job_id)
                 results.append((job, ask_again(self._context, source, seen, self._ledger, refusal)))
                 break
             except HandoffError as error:

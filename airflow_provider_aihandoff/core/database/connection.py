@@ -54,6 +54,9 @@ CONNECT_TIMEOUT = 10.0
 #: without this, a server that was unavailable for minutes would be found again only minutes after it is back.
 _RECONNECT_TIMEOUT = 5.0
 
+#: Seconds after which a connection is closed that was not used.
+_MAX_IDLE = 60.0
+
 #: Seconds for which a connection that worked is used again without asking the server first.
 _TRUSTED = 1.0
 
@@ -137,6 +140,7 @@ class Database:
             num_workers=1,
             timeout=self._timeout,
             reconnect_timeout=_RECONNECT_TIMEOUT,
+            max_idle=_MAX_IDLE,
             configure=None if "prepare_threshold" in self.conninfo else _prepare_nothing_through_a_pooler,
             open=True,
         )

@@ -8,10 +8,14 @@ what is promised of a job holds for each job of a set. Only what costs round tri
 2. *Open*: the row of the set, then its jobs, some hundreds in one transaction (``set.open jobs``). A kill in between
    leaves jobs that were not sent; the next attempt opens the rest, and attaches to these by their keys.
 3. *Send*: concurrently, each with the intent, the request and the record of a single job; so limits, budgets and pauses
-   decide about each, and a kill at any point submits nothing twice.
-4. *Wait*: one trigger for the set. It ends when half of what it waits for has ended, so that a task has few legs
-   whatever the number of items; what has ended meanwhile is recorded together (``set.ended``).
-5. *Take*: the outputs of what has ended are read and stored, and what may be sent now is sent; then it waits again.
+   decide about each, and a kill at any point submits nothing twice. The intents of those that are sent at the same
+   time are committed together, and so are their ids (``set.intend``, ``set.submitted``), where nothing has to be
+   weighed; a kill in between leaves an unknown submission for each.
+4. *Take*: while answers come, they are read and stored (``set.store``), and as many requests are sent.
+5. *Wait*: one trigger for the set. It ends when half of what it waits for has ended, so that a task has few legs
+   whatever the number of items; what has ended meanwhile is recorded together (``set.ended``). Then it takes and sends
+   again.
+6. *Ask*: the plans of what is there are stored in groups, with what the policy decides (``set.ask``).
 
 What failed gets new revisions within its own bounds, and holds up nothing. Nothing is added up in the row: every count
 is read from the jobs, so that no process can die between a job and its total.
