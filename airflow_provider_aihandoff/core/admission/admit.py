@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from airflow_provider_aihandoff.core.admission import pause_store, spending_limit_store
-from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
+from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refusal
 from airflow_provider_aihandoff.core.budgets.reserve import reserve
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection, Signal
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
@@ -60,6 +60,24 @@ def admit_request(
     :param at: the database's clock.
     :param tokens: how many it counts for in limits of tokens.
     """
+    said = connection.said()
+    admitted = admit_in_batch(connection, job, revision, worst, at=at)
+    if not isinstance(admitted, Admitted):
+        return admitted
+    permitted = _in_time(connection, Ask.of_request(job, revision, tokens), permit)
+    if isinstance(permitted, Revision):
+        return Permitted(permitted, admitted.finds_out)
+    _give_back(connection, said)
+    return _said(connection, permitted)
+
+
+def admit_in_batch(
+    connection: LedgerConnection, job: Job, revision: Revision, worst: WorstCase, *, at: datetime
+) -> Hold | Refusal | Admitted:
+    """The same for a request in a batch: limits of speed are not about it, since a provider has others for batches.
+
+    :param worst: what it can need at most, at the price of a batch.
+    """
     if paused := pause_store.hold_of_request(connection, job, revision):
         return paused
     connection.execute(_TRY)
@@ -72,11 +90,7 @@ def admit_request(
         if admitted.finds_out:
             _give_back(connection, said)
         return full
-    permitted = _in_time(connection, Ask.of_request(job, revision, tokens), permit)
-    if isinstance(permitted, Revision):
-        return Permitted(permitted, admitted.finds_out)
-    _give_back(connection, said)
-    return _said(connection, permitted)
+    return admitted
 
 
 def _give_back(connection: LedgerConnection, said: tuple[set[int], list[Signal]]) -> None:

@@ -226,6 +226,10 @@ class ProviderFacts(ABC):
         :param hidden: it has secrets that are masked here, of unknown length.
         """
 
+    def in_batch(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The request as it is processed in a batch, for :meth:`price` and :meth:`worst_case`."""
+        return dict(request)
+
     @abstractmethod
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None

@@ -54,10 +54,14 @@ class Surplus:
     is_current: bool
 
 
-def keep_surplus(connection: LedgerConnection, revision: Revision, response_id: str) -> None:
-    """Write down that a response is to be cancelled, so that it is, whatever dies now. Safe to repeat."""
-    connection.execute(_KEEP, [response_id, revision.job_id, revision.number, revision.conn_id])
+def keep_surplus(connection: LedgerConnection, revision: Revision, response_id: str) -> bool:
+    """Write down that a response is to be cancelled, so that it is, whatever dies now. Safe to repeat.
+
+    :return: whether that is new.
+    """
+    kept = connection.execute(_KEEP, [response_id, revision.job_id, revision.number, revision.conn_id])
     reservation_store.name_response(connection, revision.job_id, revision.number, response_id, sent_now=False)
+    return kept.rowcount == 1
 
 
 def mark_settled(

@@ -92,6 +92,9 @@ class JobSet:
 
     :param deadline: of the revisions that are made for it.
     :param items: how many it has; None while not all of them were made jobs.
+    :param transport: how its requests are sent now: ``background``, ``2h``, ``8h`` or ``batch``.
+    :param transport_why: why that was chosen, as a sentence; None where its author has named it.
+    :param complete_by: when its author wants its outputs; None: as they come.
     """
 
     set_id: int
@@ -108,6 +111,9 @@ class JobSet:
     created_at: datetime
     updated_at: datetime
     notified_at: datetime | None
+    transport: str
+    transport_why: str | None
+    complete_by: datetime | None
 
     @property
     def label(self) -> str:

@@ -78,7 +78,7 @@ _WAITING = """
             THEN r.conversation_id END AS handle
     FROM aihandoff.jobs AS j JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
     WHERE j.set_id = %(set_id)s AND j.state IN ('queued', 'running')
-        AND (r.state = 'running' OR r.submit_lease_until IS NOT NULL)
+        AND (r.state = 'running' OR r.submit_lease_until IS NOT NULL) AND r.batch_id IS NULL
         AND (r.changes IS NOT NULL) = %(changes)s
         AND (%(with_ended)s OR r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))
     ORDER BY j.job_id"""
@@ -86,7 +86,8 @@ _WAITING = """
 _ENDED = """
     SELECT j.job_id, r.number FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-    WHERE j.set_id = %(set_id)s AND j.state = 'running' AND r.state = 'running' AND j.job_id > %(after)s
+    WHERE j.set_id = %(set_id)s AND j.state = 'running' AND r.state = 'running' AND r.batch_id IS NULL
+        AND j.job_id > %(after)s
         AND (r.response_status = ANY(%(ended)s) OR r.deadline <= clock_timestamp())
     ORDER BY j.job_id LIMIT %(limit)s"""
 #: Those of which a request may be asked for now, and those that failed and may have another revision.
@@ -94,7 +95,7 @@ _SENDABLE = f"""
     SELECT j.job_id, j.job_type, j.job_key FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
     WHERE j.set_id = %(set_id)s AND (
-        j.state = 'queued' AND r.based_on IS NULL
+        j.state = 'queued' AND r.based_on IS NULL AND r.batch_id IS NULL
             AND (r.submit_lease_until IS NULL OR least(r.submit_lease_until, r.deadline) <= clock_timestamp())
         OR %(retries)s AND j.state = 'failed' AND r.based_on IS NULL AND j.acknowledged_at IS NULL
             AND r.submissions > 0 AND r.deadline > clock_timestamp()
@@ -108,7 +109,8 @@ _ENDED_KEYS = """
 _IN_FLIGHT = """
     SELECT count(*) AS number FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-    WHERE j.set_id = %s AND j.state IN ('queued', 'running') AND r.state IN ('submitting', 'running')"""
+    WHERE j.set_id = %s AND j.state IN ('queued', 'running') AND r.state IN ('submitting', 'running')
+        AND r.batch_id IS NULL"""
 #: Approved jobs for which this task has something to write, or to find out.
 _WRITABLE = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs
@@ -361,7 +363,7 @@ class Sets:
         return {(row["job_type"], row["job_key"]): JobState(row["state"]) for row in rows}
 
     def in_flight(self, set_id: int) -> int:
-        """How many requests of a set are being sent, or have a response that runs."""
+        """How many requests of a set are being sent, or have a response that runs; without those in batches."""
         return int(self._all(_IN_FLIGHT, [set_id])[0]["number"])
 
     def record_ended(self, ended: Sequence[tuple[int, int, ResponseStatus]], *, actor: Actor) -> int:
