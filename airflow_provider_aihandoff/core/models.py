@@ -386,6 +386,12 @@ class Revision:
         return self.batch_id is not None and self.state in (RevisionState.SUBMITTING, RevisionState.RUNNING)
 
     @property
+    def may_be_in_batch(self) -> bool:
+        """Whether its request can go into a batch: none was sent before, and no reviewer waits for it."""
+        unsent = self.state is RevisionState.QUEUED and self.unknown_submissions == 0 and self.conversation_id is None
+        return unsent and self.changes is None
+
+    @property
     def is_lost(self) -> bool:
         """Whether a request may have been accepted, its response is not known, and no attempt is sending now."""
         lost = self.state is RevisionState.SUBMITTING and self.submit_token is None

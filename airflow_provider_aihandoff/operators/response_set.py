@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -30,6 +31,7 @@ from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.generation.submit import NotSubmitted
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
 from airflow_provider_aihandoff.core.sets.crew import Crew
 from airflow_provider_aihandoff.core.sets.set_record import (
     JobSet,
@@ -39,6 +41,7 @@ from airflow_provider_aihandoff.core.sets.set_record import (
     checked_fail_when,
     too_many,
 )
+from airflow_provider_aihandoff.core.sets.transport import WINDOWS, Transport, moves_at
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
@@ -46,6 +49,16 @@ from airflow_provider_aihandoff.operators.items import Spool, item_context, numb
 from airflow_provider_aihandoff.operators.responding import store_ended
 from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
+from airflow_provider_aihandoff.operators.set_transport import (
+    Named,
+    advance_batches,
+    checked,
+    choose,
+    complete_approved,
+    is_late,
+    processed,
+    stop_late_windows,
+)
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of
 
 if TYPE_CHECKING:
@@ -67,6 +80,9 @@ _ENOUGH = 32
 
 #: Seconds after which a leg tries again what could not be sent, or read, and of which nothing else tells when it can.
 _TRY_AGAIN = timedelta(seconds=60)
+
+#: How many requests are put into batches in one go.
+_BATCHED = 1_000_000
 
 #: Seconds after which a leg takes what has ended by then, however little that is.
 _LONGEST_WAVE = timedelta(minutes=5)
@@ -96,6 +112,35 @@ class _Leg:
     def tries_again(self) -> bool:
         """Whether something is to be tried again, of which nothing else tells when."""
         return self.outcomes["not taken"] + self.outcomes["unreadable"] > 0
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """Sends requests of a set in one leg.
+
+    :param batches: what they are put into; None where each is sent by itself.
+    """
+
+    task: OpenAIResponseSetOperator
+    leg: _Leg
+    crew: Crew[str]
+    batches: BatchSender | None
+
+    def give(self, job: Job, revision: Revision, request: dict[str, Any]) -> None:
+        """Send the request of a job; not where it is in a batch already."""
+        if revision.is_in_batch:
+            return
+        if self.batches is not None and revision.may_be_in_batch:
+            self.batches.add(job, revision, request)
+        else:
+            self.crew.give(self.task._send, self.leg, job, revision, request)
+
+    def again(self, job_id: int, spec: JobSpec) -> None:
+        """Send the request of a job that exists, or that of a new revision of it."""
+        if self.batches is None:
+            self.crew.give(self.task._send_again, self.leg, job_id, spec)
+        elif (opened := self.task._opened_again(self.leg, job_id, spec)) is not None:
+            self.give(*opened, spec.request)
 
 
 class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
@@ -131,6 +176,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     :param deadline: how long the set may take, or until when; by default ``[aihandoff] response_deadline``.
     :param max_in_flight: how many requests of the set are sent and have no answer at the same time.
     :param send_at_once: how many requests the worker sends at the same time.
+    :param transport: ``background``, by default; or ``batch``: OpenAI's Batch API, at half the price and within a day.
+    :param complete_by: within how long, or until when, the outputs are wanted, in place of ``transport``: the cheapest
+        one that can make it is chosen, and what is late is moved to background responses.
     :param fail_when: fail the task when so many items have no output: a share as a float (``0.05``), or a number as an
         int. By default it fails when none has one.
     :param on_bad_items: ``fail`` or ``leave out`` items whose key occurred before, or which do not render.
@@ -165,6 +213,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         send_at_once: int = 16,
         fail_when: float | int | None = None,
         on_bad_items: Literal["fail", "leave out"] = "fail",
+        transport: Named | None = None,
+        complete_by: timedelta | datetime | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(input=input, model=model, job_key=job_key, **kwargs)
@@ -177,6 +227,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         for name in ("max_in_flight", "send_at_once"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        self.complete_by = complete_by
+        processing = {name: getattr(self, name) for name in ("background_options", "service_tier")}
+        self.transport = checked(transport, complete_by, processing)
         if on_bad_items not in ("fail", "leave out"):
             raise ValueError(f"on_bad_items must be 'fail' or 'leave out', not {on_bad_items!r}.")
 
@@ -201,6 +254,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             found = ledger.sets.open(self._set_spec(context), left_out)
             self.log.info("Attached to %s.", found.label)
             self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
+            found = choose(ledger, found, self.transport)
+            self._advance_batches(leg, found)
             found = self._open_jobs(leg, found, spool, left_out)
             return self._go_on(leg, found)
 
@@ -232,8 +287,16 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             set_key=_default_key(context, self.task_id) if self.set_key is None else self.set_key,
             requested_by=triggered_by(context),
             owner=owner_of(context),
-            deadline=self.deadline or settings.seconds("response_deadline"),
+            deadline=self.deadline or self._usual_deadline(),
+            complete_by=self.complete_by,
         )
+
+    def _usual_deadline(self) -> timedelta | datetime:
+        """As long as a response may take; where others are tried before, after the time that these may take."""
+        usual = settings.seconds("response_deadline")
+        if self.complete_by is not None:
+            return self.complete_by + usual
+        return WINDOWS[Transport.BATCH] + usual if self.transport is Transport.BATCH else usual
 
     # Reading and rendering items.
 
@@ -284,8 +347,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
         ledger, seen, total = leg.ledger, set[bytes](), 0
         ended, retry = ledger.sets.without_output(found.set_id), is_retry(leg.context, self.retries)
-        room = self.max_in_flight - ledger.sets.in_flight(found.set_id)
-        with self._crew(leg) as crew:
+        room = self._room(leg, found)
+        with self._sending(leg, found) as sending:
             items = self._rendered(leg.context, spool)
             while page := list(islice(items, _OPENED_TOGETHER)):
                 total += len(page)
@@ -296,7 +359,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                     seen.add(key)
                     # What failed for good is not asked again by Airflow's retry, but by a clear.
                     if not retry or (spec.job_type, spec.job_key) not in ended:
-                        wanted[number] = replace(spec, set_id=found.set_id, deadline=found.deadline)
+                        wanted[number] = self._of_set(found, spec)
                 for number, opened in zip(wanted, ledger.submission.open_many(list(wanted.values())), strict=True):
                     if isinstance(opened, HandoffError):
                         if (wanted[number].job_type, wanted[number].job_key) in ended:
@@ -307,7 +370,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                         self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
                     if opened.next is Attachment.SUBMIT and room > 0 and not leg.stops():
                         room -= 1
-                        crew.give(self._send, leg, opened.job, opened.revision, wanted[number].request)
+                        sending.give(opened.job, opened.revision, wanted[number].request)
         return ledger.sets.opened(found.set_id, total, left_out)
 
     def _crew(self, leg: _Leg) -> Crew[str]:
@@ -317,6 +380,35 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             leg.outcomes[outcome] += 1
 
         return Crew(self.send_at_once, done)
+
+    def _room(self, leg: _Leg, found: JobSet) -> int:
+        """How many requests of the set may be sent now, as far as its author says; those in batches do not count."""
+        if found.transport is Transport.BATCH:
+            return _BATCHED
+        return self.max_in_flight - leg.ledger.sets.in_flight(found.set_id)
+
+    def _of_set(self, found: JobSet, spec: JobSpec) -> JobSpec:
+        """What is asked for with an item, as a job of the set."""
+        request, shown = (processed(each, found.transport) for each in (spec.request, spec.kept_request))
+        return replace(spec, set_id=found.set_id, deadline=found.deadline, request=request, shown_request=shown)
+
+    @contextmanager
+    def _sending(self, leg: _Leg, found: JobSet) -> Iterator[_Sending]:
+        """What sends requests until it is left: into batches, or each by itself, in threads."""
+
+        def done(outcome: str) -> None:
+            leg.outcomes[outcome] += 1
+
+        with ExitStack() as opened:
+            crew = opened.enter_context(self._crew(leg))
+            batches = None
+            if found.transport is Transport.BATCH:
+                provider, actor = leg.provider_for(self.openai_conn_id), leg.owner.actor
+                sender = BatchSender(
+                    leg.ledger, provider, found.set_id, self.openai_conn_id, actor, self.worst_case, done
+                )
+                batches = opened.enter_context(sender)
+            yield _Sending(self, leg, crew, batches)
 
     def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
         """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""
@@ -348,22 +440,21 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
         :return: whether there was anything.
         """
-        room = self.max_in_flight - leg.ledger.sets.in_flight(found.set_id)
+        room = self._room(leg, found)
         if room <= 0 or leg.stops() or leg.outcomes["not taken"]:
             return False
         sendable = leg.ledger.sets.sendable(found.set_id, limit=room, retries=True, incomplete=self.retry_incomplete)
         wanted = {(each.job_type, each.job_key): each.job_id for each in sendable if each.job_id not in leg.dropped}
         if not wanted:
             return False
-        with self._crew(leg) as crew:
+        with self._sending(leg, found) as sending:
             for _, spec in self._rendered(leg.context, numbered(self.items)):
                 if leg.stops():
                     return True
                 job_id = None if isinstance(spec, str) else wanted.pop((spec.job_type, spec.job_key), None)
                 if job_id is not None:
                     assert isinstance(spec, JobSpec)
-                    wished = replace(spec, set_id=found.set_id, deadline=found.deadline, regenerate=False)
-                    crew.give(self._send_again, leg, job_id, wished)
+                    sending.again(job_id, replace(self._of_set(found, spec), regenerate=False))
                 if not wanted:
                     break
         for job_id in wanted.values():
@@ -372,22 +463,28 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _send_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> str:
         """Send the request of a job that exists, or that of a new revision of it."""
+        opened = self._opened_again(leg, job_id, spec)
+        return "failed" if opened is None else self._send(leg, *opened, spec.request)
+
+    def _opened_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> tuple[Job, Revision] | None:
+        """A job that exists with the revision that is to be sent, perhaps a new one; None where there is none."""
         ledger = leg.ledger
         job = ledger.job(job_id)
         revision = ledger.revision(job_id, job.revision)
         if job.state is JobState.QUEUED and ledger.submission.is_input(job, spec.input):
-            return self._send(leg, job, revision, spec.request)
+            if self.complete_by is not None:  # it may be processed otherwise than it was to be before
+                request = spec.kept_request
+                ledger.submission.take_over(job_id, revision.number, owner=leg.owner, request=request)
+            return job, revision
         try:
             opened = ledger.submission.open(spec)
         except (InputChanged, JobCancelled, RevisionsExhausted) as error:
             self.log.warning("%s", error)
             self._drop(leg, job_id, "not opened", error.what)
-            return "failed"
+            return None
         if opened.superseded is not None:
             self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
-        if opened.next is not Attachment.SUBMIT:
-            return "attached"
-        return self._send(leg, opened.job, opened.revision, spec.request)
+        return (opened.job, opened.revision) if opened.next is Attachment.SUBMIT else None
 
     def _drop(self, leg: _Leg, job_id: int, kind: str, reason: str) -> None:
         """Send nothing of a job in this leg; end it, if it was not sent: no one knows what to send."""
@@ -403,17 +500,30 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _go_on(self, leg: _Leg, found: JobSet) -> dict[str, Any]:
         """Take and send until there is nothing to do now; then wait, or end."""
         while True:
+            found = choose(leg.ledger, found, self.transport)
             self._take_ended(leg, found)
             if self._send_rest(leg, found):
                 continue
-            waiting = leg.ledger.sets.waiting(found.set_id)
+            ledger = leg.ledger
+            waiting = ledger.sets.waiting(found.set_id) or ledger.batches.open_of_set(found.set_id)
             if not waiting and not leg.tries_again:
                 break
             self._defer(leg, found)
         return self._end(leg, found)
 
+    def _advance_batches(self, leg: _Leg, found: JobSet) -> None:
+        """Take the next step for each batch of the set, and store what they have left."""
+        actor = leg.owner.actor
+        again = advance_batches(leg.ledger, leg.provider_for, found, output_type=self.output_type, actor=actor)
+        leg.outcomes["unreadable"] += int(again)
+        if not leg.has_effects:
+            complete_approved(leg.ledger, found.set_id, actor=actor)
+
     def _take_ended(self, leg: _Leg, found: JobSet) -> None:
         """Store what every response has left that has ended, and give up those that are too late."""
+        self._advance_batches(leg, found)
+        if is_late(leg.ledger, found):
+            stop_late_windows(leg.ledger, leg.provider_for, found, actor=leg.owner.actor)
         after = 0
         with self._crew(leg) as crew:
             while page := leg.ledger.sets.ended(found.set_id, after=after):
@@ -457,6 +567,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
 
         now = leg.ledger.now()
+        move_at = None if found.complete_by is None else moves_at(found.complete_by)
         total = leg.ledger.sets.total(found.set_id)
         self.log.info("%s: %s.", found.label, total.in_words(found.without_job.number))
         leg.ledger.close()
@@ -469,6 +580,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 until=(now + (_TRY_AGAIN if leg.tries_again else _LONGEST_WAVE)).isoformat(),
                 until_anyway=leg.tries_again,
                 poll_interval=settings.number("poll_interval"),
+                move_at=None if move_at is None or move_at <= now else move_at.isoformat(),
             ),
             method_name="execute_complete",
         )

@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.triggers.waits import (
     ResponseWait,
     SetReviewWait,
     SubmissionWait,
+    TimeWait,
     Wait,
 )
 
@@ -174,14 +175,16 @@ class SetTrigger(BaseTrigger):
         if review:
             return [*waits, SetReviewWait(self.set_id, str(self.since))]
         batches = await self._patiently(lambda ledger: ledger.batches.open_of_set(self.set_id))
-        return [*waits, *(self._batch_wait(batch) for batch in batches)]
+        waits += [self._batch_wait(batch) for batch in batches]
+        if waits and self.move_at is not None:
+            waits.append(TimeWait(datetime.fromisoformat(self.move_at)))
+        return waits
 
     def _batch_wait(self, batch: Batch) -> Wait:
         """A batch takes hours, as a rule: it is asked about seldom, and less often with time."""
         interval = self.poll_interval * BATCH_POLL_FACTOR
         wait = BatchWait(batch.batch_id, batch.provider_id, batch.conn_id, interval)
-        move_at = None if self.move_at is None else datetime.fromisoformat(self.move_at)
-        wait.deadline = stops_at(batch, move_at) if batch.state is BatchState.RUNNING else batch.lease_until
+        wait.deadline = stops_at(batch) if batch.state is BatchState.RUNNING else batch.lease_until
         return wait
 
     def _wait(self, row: Waiting) -> Wait:

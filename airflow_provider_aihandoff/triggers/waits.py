@@ -44,6 +44,21 @@ class Wait:
         return self._ended
 
 
+class TimeWait(Wait):
+    """A wait until a time has come.
+
+    :param at: by the ledger's clock.
+    """
+
+    __slots__ = ()
+
+    is_urgent = True
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(job_id=0)
+        self.deadline = at
+
+
 class PolledWait(Wait):
     """A wait for something that the model provider can be asked about.
 

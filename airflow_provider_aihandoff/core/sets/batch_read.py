@@ -151,8 +151,6 @@ def _results(
             yield Result(job_id, number, None, None, error, f"{line.reason}.", is_paid=line.is_paid)
 
 
-def stops_at(batch: Batch, move_at: datetime | None) -> datetime:
+def stops_at(batch: Batch) -> datetime:
     """When a batch is to be stopped, or given up where it was asked to stop; by the database's clock."""
-    if batch.cancelled_at is not None:
-        return batch.deadline + RESULTS_WITHIN
-    return batch.deadline if move_at is None else min(batch.deadline, move_at)
+    return batch.deadline if batch.cancelled_at is None else batch.deadline + RESULTS_WITHIN

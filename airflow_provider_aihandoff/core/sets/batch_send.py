@@ -44,6 +44,9 @@ CREATE_LEASE = timedelta(seconds=CREATE_TIMEOUT + 30)
 #: Seconds after the permission, within which the creation must be sent to finish before it expires.
 _CREATE_WITHIN = CREATE_LEASE.total_seconds() - CREATE_TIMEOUT
 
+#: Stands for the ``custom_id`` of a line, and is longer than one: so the size of a file is not underestimated.
+_NO_ID = "0" * 48
+
 _SUSPENDED = "This process was suspended between the permission to create the batch and the request."
 
 
@@ -88,18 +91,20 @@ class BatchSender:
             self._forget()
 
     def add(self, job: Job, revision: Revision, request: Mapping[str, Any]) -> None:
-        """Put the request of a queued revision into a batch.
+        """Put the request of a queued revision into a batch. One that cannot be in a batch fails its job.
 
         :param request: with its secrets.
-        :raises RequestError: such a request cannot be in a batch.
         :raises HandoffError: as :meth:`flush` and :meth:`send`.
         """
-        worst = self.price(self.provider.in_batch(request))
-        line = Line(job.job_id, revision.number, worst)
-        # The id of the batch is not known yet where this is the first of it.
-        whole = self._api.line("0" * 40, request, own_metadata(job.job_id, revision.number, self._ledger_id))
-        if len(whole) > self._api.max_bytes:
-            raise RequestError(f"the request has {len(whole):,} bytes, more than a whole batch may have.")
+        try:
+            whole = self._line(job, revision, request)
+        except RequestError as error:
+            reason = {"kind": "refused request", "message": error.what, "final": True}
+            self.ledger.outputs.fail(job.job_id, revision.number, actor=self.actor, reason=error.what, error=reason)
+            log.warning("%s: %s", job.label, error.what)
+            self.done("failed")
+            return
+        line = Line(job.job_id, revision.number, self.price(self.provider.in_batch(request)))
         waiting = sum(len(text) for _, text in self._page)
         if self._lines + len(self._page) >= self._api.max_lines or (
             self._bytes + waiting + len(whole) > self._api.max_bytes
@@ -109,6 +114,16 @@ class BatchSender:
         self._page.append((line, whole))
         if len(self._page) >= PAGE:
             self.flush()
+
+    def _line(self, job: Job, revision: Revision, request: Mapping[str, Any]) -> bytes:
+        """A request as it stands in the file, but for the id of its batch, which may not be there yet.
+
+        :raises RequestError: such a request cannot be in a batch.
+        """
+        whole = self._api.line(_NO_ID, request, own_metadata(job.job_id, revision.number, self._ledger_id))
+        if len(whole) > self._api.max_bytes:
+            raise RequestError(f"the request has {len(whole):,} bytes, more than a whole batch may have.")
+        return whole
 
     def flush(self) -> None:
         """Commit the intents of the requests at hand, and write their lines.
@@ -127,7 +142,7 @@ class BatchSender:
         for line, text in page:
             if line.job_id in taken:
                 named = custom_id(line.job_id, line.number, self._batch.batch_id).encode()
-                text = text.replace(b"0" * 40, named, 1)
+                text = text.replace(_NO_ID.encode(), named, 1)
                 self._file.write(text)
                 self._bytes, self._lines = self._bytes + len(text), self._lines + 1
             else:
