@@ -7,11 +7,15 @@ from argparse import Namespace
 from typing import Any
 
 from airflow_provider_aihandoff.cli.common import command, end_line, open_ledger, print_rows, say, say_over
+from airflow_provider_aihandoff.core.sets.batch_record import Batch
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, SetPhase, SetTotals
 from airflow_provider_aihandoff.core.states import JobState
 
 #: Seconds between two reads of a watched set.
 _WATCHED_EVERY = 2.0
+
+#: What is shown of a batch.
+_OF_BATCH = ("batch_id", "state", "lines", "completed", "failed", "provider_id", "provider_status", "why", "ended_at")
 
 #: Characters of the bar.
 _BAR = 30
@@ -42,6 +46,7 @@ def show(args: Namespace) -> None:
                 found, totals = ledger.sets.read(args.set_id), ledger.sets.total(args.set_id)
             say_over(bar(found, totals))
             end_line()
+        batches = ledger.batches.of_set(args.set_id)
     row = _row(found, totals)
     row |= {
         "run_id": found.run_id,
@@ -50,11 +55,26 @@ def show(args: Namespace) -> None:
         "failures": dict(totals.failures),
         "per_minute": None if totals.per_minute is None else round(totals.per_minute, 1),
         "held": totals.held,
+        "transport": found.transport.value,
+        "transport_why": found.transport_why,
+        "complete_by": found.complete_by,
+        "batches": [{name: getattr(each, name) for name in _OF_BATCH} for each in batches],
     }
+    if args.output == "table":
+        row["batches"] = len(batches)
     print_rows([row], args.output)
     if args.output == "table":
+        for batch in batches:
+            say(in_words(batch))
         for each in found.without_job.first:
             say(f"left out: {each}")
+
+
+def in_words(batch: Batch) -> str:
+    """A batch on one line."""
+    counts = "" if batch.completed is None else f", {batch.completed:,} completed, {batch.failed or 0:,} failed"
+    why = f". {batch.why}" if batch.why else ""
+    return f"{batch.label}: {batch.in_words()}, {batch.lines:,} requests{counts}{why}"
 
 
 def bar(found: JobSet, totals: SetTotals) -> str:

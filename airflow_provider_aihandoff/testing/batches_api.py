@@ -65,9 +65,9 @@ class BatchesApi:
         file = StoredFile(
             id=f"file-{uuid.uuid4().hex}", filename=filename, purpose=purpose, content=text, created_at=self.clock()
         )
-        faults = _faults_of(text)
+        faults, key = _faults_of(text)
         fault = faults.upload
-        if fault is None or not self.state.take_fault(f"upload {faults.id or filename}", faults.times):
+        if fault is None or not self.state.take_fault(f"upload {key}", faults.times):
             self.state.keep_file(file)
             return JSONResponse(_file_json(file))
         exchange.fault = f"upload={fault}"
@@ -111,7 +111,7 @@ class BatchesApi:
         return PlainTextResponse(self._file(file_id).content)
 
     def _faulty_content(self, batch: StoredBatch, text: str, exchange: Exchange) -> Response:
-        faults = self._faults(batch.input_file_id)
+        faults, _ = self._faults(batch.input_file_id)
         fault = faults.results
         if fault is None or not self.state.take_fault(f"results {batch.id}", faults.times):
             return PlainTextResponse(text)
@@ -134,13 +134,13 @@ class BatchesApi:
         file = self._file(str(body.get("input_file_id")))
         if file.purpose != "batch":
             raise ApiError(400, "The file was not uploaded for a batch.", param="input_file_id")
-        faults = _faults_of(file.content)
+        faults, key = _faults_of(file.content)
         fault = faults.batch
-        if fault is None or not self.state.take_fault(f"batch {faults.id or file.id}", faults.times):
-            return self._answer(self._accept(file, body, faults))
+        if fault is None or not self.state.take_fault(f"batch {key}", faults.times):
+            return self._answer(self._accept(file, body, faults, key))
         exchange.fault = f"batch={fault}"
         if fault in _LOST:
-            self._accept(file, body, faults)
+            self._accept(file, body, faults, key)
             return _LOST[fault]()
         if fault == "html":
             return html_page()
@@ -153,7 +153,7 @@ class BatchesApi:
             ApiError: 404, or what a fault says.
         """
         batch = self._batch(batch_id)
-        faults = self._faults(batch.input_file_id)
+        faults, _ = self._faults(batch.input_file_id)
         fault = faults.batch_retrieve
         if fault is None or not self.state.take_fault(f"batch retrieve {batch_id}", faults.times):
             return self._answer(batch)
@@ -216,11 +216,12 @@ class BatchesApi:
             raise ApiError(404, f"No batch found with id '{batch_id}'.")
         return batch
 
-    def _faults(self, file_id: str) -> Faults:
+    def _faults(self, file_id: str) -> tuple[Faults, str]:
         file = self.state.find_file(file_id)
-        return _NO_FAULTS if file is None else _faults_of(file.content)
+        return (_NO_FAULTS, "") if file is None else _faults_of(file.content)
 
-    def _accept(self, file: StoredFile, body: dict[str, JsonValue], faults: Faults) -> StoredBatch:
+    def _accept(self, file: StoredFile, body: dict[str, JsonValue], faults: Faults, key: str) -> StoredBatch:
+        ends = faults.batch_end is not None and self.state.take_fault(f"batch_end {key}", faults.times)
         metadata = body.get("metadata")
         lines, problem = self._lines(file.content)
         batch = StoredBatch(
@@ -230,7 +231,7 @@ class BatchesApi:
             lines=lines,
             created_at=self.clock(),
             delay_seconds=self.delay_seconds if faults.batch_delay is None else faults.batch_delay,
-            end="failed" if problem else faults.batch_end or "completed",
+            end="failed" if problem else (faults.batch_end if ends and faults.batch_end else "completed"),
             problem=problem or "Injected by the stand-in.",
         )
         self.state.keep_batch(batch)
@@ -276,19 +277,16 @@ def _file_json(file: StoredFile) -> dict[str, Any]:
     }
 
 
-def _faults_of(content: str) -> Faults:
-    """The faults of a file, and of a batch of it."""
+def _faults_of(content: str) -> tuple[Faults, str]:
+    """The faults of a file, and of a batch of it; and under what they are counted: their own name, else the input."""
     for text in content.splitlines():
         if "standin" not in text:
             continue
-        faults = _faults_of_line(text)
+        try:
+            request = parse_create_request(json.dumps(json.loads(text).get("body")).encode())
+            faults = request.faults
+        except (ApiError, ValueError, AttributeError):
+            continue
         if faults.is_of_batch:
-            return faults
-    return _NO_FAULTS
-
-
-def _faults_of_line(text: str) -> Faults:
-    try:
-        return parse_create_request(json.dumps(json.loads(text).get("body")).encode()).faults
-    except (ApiError, ValueError, AttributeError):
-        return _NO_FAULTS
+            return faults, faults.id or request.input_text
+    return _NO_FAULTS, ""

@@ -49,8 +49,8 @@ upload                 429, 500, 503,               the upload of a file with th
                        drop_after_accept
 batch                  as ``create``                the creation of the batch with this line fails, or its answer is
                                                     lost; a line with ``create`` alone fails by itself in its batch
-batch_end              expired, failed              how the batch with this line ends; one that expires has run the
-                                                    first half of its lines
+batch_end              expired, failed              how the batch with this line ends, as often as ``times`` says; one
+                                                    that expires has run the first half of its lines
 batch_delay            seconds                      from the creation of the batch to its end
 batch_retrieve         404, 429, 500, 503, html     retrieving the batch fails
 results                404, 429, 500, 503, html,    downloading a result of the batch fails

@@ -29,7 +29,7 @@ from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import fail_revision
 from airflow_provider_aihandoff.core.generation.submission_store import MAX_REFUSALS
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus, mark_settled
-from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
+from airflow_provider_aihandoff.core.models import Actor, Job, Owner, Revision, columns
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind
 from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.rates.slowdown_store import hear
@@ -142,6 +142,11 @@ class LeftBatch:
     run_id: str
     task_id: str
     map_index: int
+
+    @property
+    def owner(self) -> Owner:
+        """The task instance that the set belongs to. Its attempt is not known."""
+        return Owner(self.dag_id, self.run_id, self.task_id, self.map_index, "", 0)
 
 
 class Batches:

@@ -38,10 +38,11 @@ def list_sets(
 
 
 @router.get("/{set_id}")
-def get_set(set_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> schemas.JobSet:
-    """Show one set with what its jobs add up to. `GET /jobs?set=ID` lists its jobs."""
+def get_set(set_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> schemas.JobSetDetail:
+    """Show one set with what its jobs add up to, and its batches. `GET /jobs?set=ID` lists its jobs."""
     found = visible_set(ledger, viewer, set_id)
-    return schemas.JobSet.model_validate(set_fields(found, ledger.sets.total(set_id)))
+    batches = [vars(each) for each in ledger.batches.of_set(set_id)]
+    return schemas.JobSetDetail.model_validate({**set_fields(found, ledger.sets.total(set_id)), "batches": batches})
 
 
 def set_fields(found: JobSet, totals: SetTotals) -> dict[str, Any]:
@@ -62,4 +63,5 @@ def set_fields(found: JobSet, totals: SetTotals) -> dict[str, Any]:
         "left_out": left_out.counts,
         "first_left_out": [{"number": each.number, "reason": each.reason, "why": each.why} for each in left_out.first],
         "said": totals.in_words(left_out.number),
+        **{name: getattr(found, name) for name in ("transport", "transport_why", "complete_by")},
     }

@@ -106,7 +106,7 @@ def test_one_that_was_not_made_is_made_later(
     run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _try_again_soon(monkeypatch)
-    done = run(lambda: batch_set(f"{words} id=this"))
+    done = run(lambda: batch_set(words))
     assert done.state == "success", done.errors
     assert (done.xcoms["draft"]["said"], requests_of(stand_in)) == ("7 completed", 7)
     found = ledger.batches.of_set(done.xcoms["draft"]["set_id"])
