@@ -178,7 +178,7 @@ def test_what_is_late_in_a_batch_is_moved_and_not_paid_twice(
 ) -> None:
     from airflow_provider_aihandoff.core.sets import transport
 
-    monkeypatch.setitem(transport.WINDOWS, transport.Transport.BATCH, timedelta(seconds=1))  # type: ignore[attr-defined]
+    monkeypatch.setitem(transport.WINDOWS, transport.Transport.BATCH, timedelta(seconds=1))
     monkeypatch.setattr(transport, "SPARE", timedelta(seconds=2))
     done = run(lambda: draft_set(complete_by=timedelta(seconds=5), metadata={"standin": "batch_delay=5"}))
     assert done.state == "success", done.errors
