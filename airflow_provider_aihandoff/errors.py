@@ -1,6 +1,8 @@
 """The errors that this package raises. Each says what happened, to which job, and whether anything was written."""
 
 from airflow_provider_aihandoff.core.errors import (
+    BatchMovedOn,
+    BatchRefused,
     BudgetNotFound,
     BudgetRefused,
     BulkChanged,
@@ -51,6 +53,8 @@ from airflow_provider_aihandoff.core.errors import (
 )
 
 __all__ = [
+    "BatchMovedOn",
+    "BatchRefused",
     "BudgetNotFound",
     "BudgetRefused",
     "BulkChanged",

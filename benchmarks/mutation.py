@@ -1056,7 +1056,7 @@ GUARDS = (
     guard(
         "budget: a refused request gives back what it reserved",
         f"{_BUDGETS}/test_reserve.py::TestAReservation::test_comes_back_where_the_request_was_refused",
-        ("Submission.not_submitted.work", "reservation_store.release(connection, token)", "pass"),
+        ("Submission.not_submitted.work", "reservation_store.release(connection, job_id, number, token)", "pass"),
     ),
     guard(
         "budget: a refused request gives back what it reserved itself",

@@ -4,6 +4,8 @@ Each step does what the operator or sensor of the same kind does, on the real co
 
 - ``draft``: open or attach to the job, submit it, wait for the response, store its output.
 - The steps of :data:`chaos.work.SET_PIPELINE`: the tasks of a set. :mod:`chaos.set_attempts` has them.
+- ``draft batch``: the same as ``draft`` for a set with one item, with its request in a batch; ``stop batch``: which is
+  stopped.
 - ``plan``: render the effects and ask for a decision; ``decide``: a person approves what the ledger shows; ``expire``:
   no one has, in time; ``remind``: they are notified; ``edit``: a person changes the output, ``refuse``: and the
   output type does not accept it.
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -69,6 +71,10 @@ from airflow_provider_aihandoff.core.models import RECONCILER, Actor, Effect, Jo
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, Reviewers, ReviewRules
+from airflow_provider_aihandoff.core.sets.batch_read import advance
+from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
+from airflow_provider_aihandoff.core.sets.set_record import LeftOut
+from airflow_provider_aihandoff.core.sets.set_store import SetSpec
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, EffectState, JobState, RevisionState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
@@ -179,6 +185,42 @@ def job_of(ledger: Ledger, work: Work) -> Job:
 def _draft(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     spec = _spec(attempt)
     return _send_and_finish(world, ledger, attempt, spec, ledger.submission.open(spec))
+
+
+def _draft_batch(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """The same as a set with one item, with its request in a batch."""
+    set_spec = SetSpec("chaos", attempt.work.key, REQUESTER, attempt.owner, timedelta(hours=1))
+    found = ledger.sets.open(set_spec, LeftOut())
+    spec, actor = replace(_spec(attempt), set_id=found.set_id), attempt.owner.actor
+    (opened,) = ledger.submission.open_many([spec])
+    if isinstance(opened, HandoffError):
+        raise opened
+    job_id = opened.job.job_id
+    with providers() as provider_for:
+        provider = provider_for(spec.conn_id)
+        for batch in ledger.batches.open_of_set(found.set_id):
+            advance(ledger, provider, batch, output_type=None, actor=actor)
+        job = ledger.job(job_id)
+        revision = ledger.revision(job_id, job.revision)
+        if job.state is JobState.QUEUED and revision.may_be_in_batch:
+            price, conn_id = provider.worst_case, spec.conn_id
+            with BatchSender(ledger, provider, found.set_id, conn_id, actor, price, lambda outcome: None) as sender:
+                sender.add(job, revision, spec.request)
+        if ledger.batches.open_of_set(found.set_id) or ledger.job(job_id).state is JobState.QUEUED:
+            return Outcome("wait", world.poll, "the batch runs")
+        return _finish(ledger, provider, job_id, actor)
+
+
+def _stop_batch(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+    """The batch of the work would be too late."""
+    job = job_of(ledger, attempt.work)
+    with providers() as provider_for:
+        for batch in ledger.batches.open_of_set(job.set_id or 0):
+            provider = provider_for(batch.conn_id)
+            after = advance(ledger, provider, batch, output_type=None, actor=RECONCILER, stop="It is late.")
+            if not after.is_over:
+                return Outcome("wait", world.poll, "the batch is being stopped")
+    return DONE
 
 
 def _send_and_finish(world: World, ledger: Ledger, attempt: Attempt, spec: JobSpec, opened: Opened) -> Outcome:
@@ -597,6 +639,8 @@ def _of_work(work: Work) -> JobFilter:
 STEPS: Mapping[str, Step] = {
     "draft": _draft,
     **SET_STEPS,
+    "draft batch": _draft_batch,
+    "stop batch": _stop_batch,
     "plan": _plan,
     "decide": _decide,
     "expire": _expire,

@@ -78,6 +78,7 @@ class World:
         from airflow_provider_aihandoff.core import limits
         from airflow_provider_aihandoff.core.effects import apply
         from airflow_provider_aihandoff.core.generation import submit
+        from airflow_provider_aihandoff.core.sets import batch_send
         from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
         os.environ.update(self.variables())
@@ -88,6 +89,9 @@ class World:
         submit.SUBMIT_LEASE = timedelta(seconds=self.submit_timeout + self.submit_margin)
         submit.HANDLE_CHECK = timedelta(seconds=2 * (self.submit_timeout + self.submit_margin))
         submit._SEND_WITHIN = self.submit_margin
+        batch_send.CREATE_TIMEOUT = batch_send.UPLOAD_TIMEOUT = self.submit_timeout
+        batch_send.CREATE_LEASE = batch_send.FILL_LEASE = submit.SUBMIT_LEASE
+        batch_send._CREATE_WITHIN = self.submit_margin
         submit._BACKOFF_BASE, submit._BACKOFF_CAP = 0.05, 0.2
         PostgresTarget.call_seconds = self.database_seconds
 

@@ -54,6 +54,7 @@ _FACTS: Mapping[str, str] = {
     "key": "EFFECT_KEY",
     "conn": "CONN_ID",
     "response": "RESPONSE_ID",
+    "batch": "BATCH_ID",
     "reason": "*the reason*",
     "refusal": "*its answer*",
     "acknowledged": "",

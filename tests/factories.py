@@ -9,12 +9,16 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.database.history import event_hash
 from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.generation.batch_provider import BatchStatus, ModelBatch
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, ActorKind, EffectPlan, Event, Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.sets.batch_record import Batch
+from airflow_provider_aihandoff.core.sets.batch_store import Line
+from airflow_provider_aihandoff.core.sets.set_record import JobSet
 from airflow_provider_aihandoff.core.states import ResponseStatus
 
 TEST = Actor.program("test")
@@ -89,3 +93,12 @@ def ask(ledger: Ledger, job: Job, *plans: EffectPlan, policy: str | None = None,
 def approve(ledger: Ledger, job: Job) -> Job:
     assert job.review_digest is not None
     return ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("bob"))
+
+
+def in_batch(ledger: Ledger, job_set: JobSet, *job_ids: int) -> Batch:
+    """A batch of a set that runs at the provider, with the first revisions of these jobs."""
+    batch = ledger.batches.open(job_set.set_id, "openai_default", lease=LEASE)
+    lines = [Line(job_id, 1, CHEAP) for job_id in job_ids]
+    ledger.batches.intend(batch, lines, actor=TEST, lease=LEASE)
+    batch = ledger.batches.uploaded(batch, "file_1", lease=LEASE)
+    return ledger.batches.created(batch, ModelBatch("batch_1", BatchStatus.RUNNING), actor=TEST)

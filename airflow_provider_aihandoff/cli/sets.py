@@ -19,12 +19,16 @@ from airflow_provider_aihandoff.cli.common import (
 )
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
+from airflow_provider_aihandoff.core.sets.batch_record import Batch
 from airflow_provider_aihandoff.core.sets.pause_set import pause_set, pauses_of, resume_set
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, SetPhase, SetTotals
 from airflow_provider_aihandoff.core.states import JobState
 
 #: Seconds between two reads of a watched set.
 _WATCHED_EVERY = 2.0
+
+#: What is shown of a batch.
+_OF_BATCH = ("batch_id", "state", "lines", "completed", "failed", "provider_id", "provider_status", "why", "ended_at")
 
 #: Characters of the bar.
 _BAR = 30
@@ -56,6 +60,7 @@ def show(args: Namespace) -> None:
             say_over(bar(found, totals))
             end_line()
         paused, writes = bool(pauses_of(ledger, args.set_id)), ledger.sets.writes(args.set_id)
+        batches = ledger.batches.of_set(args.set_id)
     row = _row(found, totals)
     row |= {
         "run_id": found.run_id,
@@ -67,9 +72,17 @@ def show(args: Namespace) -> None:
         "minutes_to_writes": _rounded(writes.minutes_left),
         "held": totals.held,
         "paused": paused,
+        "transport": found.transport.value,
+        "transport_why": found.transport_why,
+        "complete_by": found.complete_by,
+        "batches": [{name: getattr(each, name) for name in _OF_BATCH} for each in batches],
     }
+    if args.output == "table":
+        row["batches"] = len(batches)
     print_rows([row], "yaml" if args.output == "table" else args.output)
     if args.output == "table":
+        for batch in batches:
+            say(in_words(batch))
         for each in found.without_job.first:
             say(f"left out: {each}")
 
@@ -104,6 +117,13 @@ def cancel(args: Namespace) -> None:
     with open_ledger(args) as ledger:
         found = ledger.sets.read(args.set_id)
     bulk.take(args, BulkAction.CANCEL, JobFilter(states=(JobState.QUEUED,), set_id=found.set_id))
+
+
+def in_words(batch: Batch) -> str:
+    """A batch on one line."""
+    counts = "" if batch.completed is None else f", {batch.completed:,} completed, {batch.failed or 0:,} failed"
+    why = f". {batch.why}" if batch.why else ""
+    return f"{batch.label}: {batch.in_words()}, {batch.lines:,} requests{counts}{why}"
 
 
 def bar(found: JobSet, totals: SetTotals) -> str:

@@ -54,6 +54,14 @@ class JobNotFound(HandoffError):
     """No job has this id."""
 
 
+class BatchMovedOn(HandoffError):
+    """Another attempt of the task has taken a batch over; this one sends nothing more of it."""
+
+
+class BatchRefused(HandoffError):
+    """The provider takes no batch of these requests, for a reason that a retry cannot fix."""
+
+
 class SetNotFound(HandoffError):
     """No set has this id."""
 

@@ -39,6 +39,7 @@ from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.queue_store import ReviewQueue
 from airflow_provider_aihandoff.core.review.reassign_store import Reassignments
 from airflow_provider_aihandoff.core.review.review_store import Reviews
+from airflow_provider_aihandoff.core.sets.batch_store import Batches
 from airflow_provider_aihandoff.core.sets.set_store import Sets
 from airflow_provider_aihandoff.core.sets.together import Together
 from airflow_provider_aihandoff.core.states import JobState
@@ -184,6 +185,7 @@ class Ledger:
         self.pauses = Pauses(self._database)
         self.spending_limits = SpendingLimits(self._database)
         self.rate_limits = RateLimits(self._database)
+        self.batches = Batches(self._database, self.outputs)
         self.sets = Sets(self._database)
         self.together = Together(self._database)
 

@@ -329,6 +329,7 @@ class Revision:
     :param expected_output_tokens: what its author expects at most, where the request sets no bound.
     :param unpriced_usd: the most that one request costs, as its author says, where that is not known otherwise.
     :param model: that its request names; None where it names none.
+    :param batch_id: of the batch that its request is in, or was answered in; None where it is sent by itself.
     """
 
     revision_id: int
@@ -372,11 +373,23 @@ class Revision:
     expected_output_tokens: int | None
     unpriced_usd: Decimal | None
     model: str | None
+    batch_id: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RevisionState(self.state))
         if self.response_status is not None:
             object.__setattr__(self, "response_status", ResponseStatus(self.response_status))
+
+    @property
+    def is_in_batch(self) -> bool:
+        """Whether its request is in a batch that has not left a result of it: it has no response to ask about."""
+        return self.batch_id is not None and self.state in (RevisionState.SUBMITTING, RevisionState.RUNNING)
+
+    @property
+    def may_be_in_batch(self) -> bool:
+        """Whether its request can go into a batch: none was sent before, and no reviewer waits for it."""
+        unsent = self.state is RevisionState.QUEUED and self.unknown_submissions == 0 and self.conversation_id is None
+        return unsent and self.changes is None
 
     @property
     def is_lost(self) -> bool:

@@ -94,6 +94,8 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.QUEUED, _E.CHANGE_FAILED): _S.REVIEW,
     (_S.QUEUED, _E.CANCELLED): _S.CANCELLED,
     (_S.RUNNING, _E.REVISED): _S.QUEUED,
+    # Only of a request in a batch which has ended without having run it.
+    (_S.RUNNING, _E.SUBMIT_REFUSED): _S.QUEUED,
     (_S.RUNNING, _E.RESPONSE_REPLACED): _S.RUNNING,
     (_S.RUNNING, _E.RESPONSE_ENDED): _S.RUNNING,
     (_S.RUNNING, _E.OUTPUT_STORED): _S.REVIEW,
@@ -169,6 +171,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
 WAKING_JOB_EVENTS = frozenset(
     {
         JobEvent.REVISED,
+        JobEvent.SUBMIT_REFUSED,
         JobEvent.SUBMIT_RESOLVED,
         JobEvent.RESPONSE_ENDED,
         JobEvent.OUTPUT_STORED,
@@ -199,7 +202,7 @@ class RevisionState(StrEnum):
 
     QUEUED = "queued"  # no request was sent
     SUBMITTING = "submitting"  # a request may have been sent, its response id is not known yet
-    RUNNING = "running"  # the response id is known
+    RUNNING = "running"  # the response id is known, or the batch that it is in runs
     COMPLETED = "completed"  # the output is stored
     FAILED = "failed"  # ended without an output that can be used; what there is, is kept in `error`
     CANCELLED = "cancelled"  # given up: the job was cancelled, or a newer revision took its place

@@ -484,7 +484,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
     @staticmethod
     def _cancel_superseded(ledger: Ledger, provider_for: ProviderFor, revision: Revision, actor: Actor) -> None:
         """Stop the response of an input that was replaced, and record what it has cost."""
-        assert revision.response_id is not None
+        if revision.response_id is None:  # it is in a batch, which goes on for the others: its result is late
+            return
         provider = provider_for(revision.conn_id)
         record_cost(ledger, provider, revision, cancel(provider, revision.response_id), actor=actor)
 
@@ -497,6 +498,11 @@ class OpenAIBackgroundResponseOperator(RendersText):
                 job=job.label,
                 remedy="The ledger keeps what there was (`airflow aihandoff jobs show`). Clear the task for a new "
                 "revision, after fixing the input.",
+            )
+        if job.state is JobState.RUNNING and revision.is_in_batch:
+            raise RevisionFailed(
+                f"{job.label}: its request is in batch {revision.batch_id} of set {job.set_id}, which takes up to a "
+                "day. This step sent nothing, and made no external write. A retry takes the output when it is there."
             )
         if job.state in (JobState.FAILED, JobState.QUEUED):
             raise RevisionFailed(

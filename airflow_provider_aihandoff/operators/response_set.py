@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -36,6 +37,7 @@ from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE, NotSubmitted
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
+from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
 from airflow_provider_aihandoff.core.sets.crew import Crew
 from airflow_provider_aihandoff.core.sets.flight import Due, Flight
 from airflow_provider_aihandoff.core.sets.set_record import (
@@ -46,6 +48,7 @@ from airflow_provider_aihandoff.core.sets.set_record import (
     checked_fail_when,
     too_many,
 )
+from airflow_provider_aihandoff.core.sets.transport import WINDOWS, Transport, moves_at
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
@@ -53,6 +56,16 @@ from airflow_provider_aihandoff.operators.items import Spool, item_context, numb
 from airflow_provider_aihandoff.operators.responding import store_ended, store_response
 from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
+from airflow_provider_aihandoff.operators.set_transport import (
+    Named,
+    advance_batches,
+    checked,
+    choose,
+    complete_approved,
+    is_late,
+    processed,
+    stop_late_windows,
+)
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of
 
 if TYPE_CHECKING:
@@ -124,6 +137,12 @@ class _Leg:
         if outcome in ("sent", "taken"):
             self.progress_at = time.monotonic()
 
+    def count_in_batch(self, outcome: str) -> None:
+        """Count what became of a request that was to go into a batch: it is not in flight by itself."""
+        self.outcomes[outcome] += 1
+        if outcome == "sent":
+            self.progress_at = time.monotonic()
+
     def looks_again(self) -> bool:
         """Whether it is time to look into the ledger for what has ended; if so, that counts."""
         now = time.monotonic()
@@ -149,6 +168,42 @@ class _Leg:
 
 #: After these, a request is not in flight, or no longer.
 _NOT_IN_FLIGHT = frozenset({"held", "not taken", "failed", "attached", "taken", "too late"})
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """Sends requests of a set in one leg.
+
+    :param batches: what they are put into; None where each is sent by itself.
+    """
+
+    task: OpenAIResponseSetOperator
+    leg: _Leg
+    found: JobSet
+    crew: Crew[str]
+    batches: BatchSender | None
+
+    def has_room(self) -> bool:
+        """Whether one more may be sent: those in batches do not count."""
+        return self.batches is not None or self.task._has_room(self.leg, self.crew, self.found)
+
+    def give(self, job: Job, revision: Revision, request: dict[str, Any]) -> None:
+        """Send the request of a job; not where it is in a batch already."""
+        if revision.is_in_batch:
+            return
+        if self.batches is not None and revision.may_be_in_batch:
+            self.batches.add(job, revision, request)
+        else:
+            self.leg.in_flight += 1
+            self.crew.give(self.task._send, self.leg, job, revision, request)
+
+    def again(self, job_id: int, spec: JobSpec) -> None:
+        """Send the request of a job that exists, or that of a new revision of it."""
+        if self.batches is None:
+            self.leg.in_flight += 1
+            self.crew.give(self.task._send_again, self.leg, job_id, spec)
+        elif isinstance(opened := self.task._opened_again(self.leg, job_id, spec), tuple):
+            self.give(*opened, spec.request)
 
 
 class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
@@ -184,6 +239,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     :param deadline: how long the set may take, or until when; by default ``[aihandoff] response_deadline``.
     :param max_in_flight: how many requests of the set are sent and have no answer at the same time.
     :param send_at_once: how many requests the worker sends at the same time.
+    :param transport: ``background``, by default; or ``batch``: OpenAI's Batch API, at half the price and within a day.
+    :param complete_by: within how long, or until when, the outputs are wanted, in place of ``transport``: the cheapest
+        one that can make it is chosen, and what is late is moved to background responses.
     :param fail_when: fail the task when so many items have no output: a share as a float (``0.05``), or a number as an
         int. By default it fails when none has one.
     :param on_bad_items: ``fail`` or ``leave out`` items whose key occurred before, or which do not render.
@@ -220,6 +278,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         send_at_once: int = 16,
         fail_when: float | int | None = None,
         on_bad_items: Literal["fail", "leave out"] = "fail",
+        transport: Named | None = None,
+        complete_by: timedelta | datetime | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(input=input, model=model, job_key=job_key, **kwargs)
@@ -232,6 +292,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         for name in ("max_in_flight", "send_at_once"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        self.complete_by = complete_by
+        processing = {name: getattr(self, name) for name in ("background_options", "service_tier")}
+        self.transport = checked(transport, complete_by, processing)
         if on_bad_items not in ("fail", "leave out"):
             raise ValueError(f"on_bad_items must be 'fail' or 'leave out', not {on_bad_items!r}.")
 
@@ -262,6 +325,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             leg.in_flight = ledger.sets.in_flight(found.set_id)
             self.log.info("Attached to %s.", found.label)
             self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
+            found = choose(ledger, found, self.transport)
+            self._advance_batches(leg, found)
             self._open_jobs(leg, found, spool, left_out)
             return self._go_on(leg, ledger.sets.opened(found.set_id, number, left_out))
 
@@ -301,8 +366,16 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             set_key=_default_key(context, self.task_id) if self.set_key is None else self.set_key,
             requested_by=triggered_by(context),
             owner=owner_of(context),
-            deadline=self.deadline or settings.seconds("response_deadline"),
+            deadline=self.deadline or self._usual_deadline(),
+            complete_by=self.complete_by,
         )
+
+    def _usual_deadline(self) -> timedelta | datetime:
+        """As long as a response may take; where others are tried before, after the time that these may take."""
+        usual = settings.seconds("response_deadline")
+        if self.complete_by is not None:
+            return self.complete_by + usual
+        return WINDOWS[Transport.BATCH] + usual if self.transport is Transport.BATCH else usual
 
     # Reading and rendering items.
 
@@ -315,7 +388,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         """What each item asks for; in its place, why it asks for nothing that can be sent."""
         self.share_environment()
         self._known_facts = super()._facts
-        self.deadline = self.deadline or settings.seconds("response_deadline")  # read once, and not for each item
+        self.deadline = self.deadline or self._usual_deadline()  # read once, and not for each item
         for number, item in items:
             part = copy.copy(self)
             try:
@@ -362,10 +435,10 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool[JobSpec], left_out: LeftOut) -> None:
         """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
         ledger, retry = leg.ledger, is_retry(leg.context, self.retries)
-        with self._crew(leg) as crew:
+        with self._sending(leg, found) as sending:
             items = iter(spool)
             while page := list(islice(items, _OPENED_TOGETHER)):
-                wanted = {number: replace(spec, set_id=found.set_id, deadline=found.deadline) for number, spec in page}
+                wanted = {number: self._of_set(found, spec) for number, spec in page}
                 keys = [(spec.job_type, spec.job_key) for spec in wanted.values()]
                 ended = ledger.sets.without_output(found.set_id, keys)
                 if retry:  # what failed for good is not asked again by Airflow's retry, but by a clear
@@ -378,9 +451,33 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                         continue
                     if opened.superseded is not None:
                         self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
-                    if opened.next is Attachment.SUBMIT and not leg.stops() and self._has_room(leg, crew, found):
-                        leg.in_flight += 1
-                        crew.give(self._send, leg, opened.job, opened.revision, wanted[number].request)
+                    if opened.next is Attachment.SUBMIT and not leg.stops() and sending.has_room():
+                        sending.give(opened.job, opened.revision, wanted[number].request)
+
+    def _of_set(self, found: JobSet, spec: JobSpec) -> JobSpec:
+        """What is asked for with an item, as a job of the set."""
+        request, shown = (processed(each, found.transport) for each in (spec.request, spec.kept_request))
+        return replace(spec, set_id=found.set_id, deadline=found.deadline, request=request, shown_request=shown)
+
+    @contextmanager
+    def _sending(self, leg: _Leg, found: JobSet) -> Iterator[_Sending]:
+        """What sends requests until it is left: into batches, or each by itself, in threads."""
+        with ExitStack() as opened:
+            crew = opened.enter_context(self._crew(leg))
+            batches = None
+            if found.transport is Transport.BATCH:
+                provider, actor = leg.provider_for(self.openai_conn_id), leg.owner.actor
+                sender = BatchSender(
+                    leg.ledger,
+                    provider,
+                    found.set_id,
+                    self.openai_conn_id,
+                    actor,
+                    self.worst_case,
+                    leg.count_in_batch,
+                )
+                batches = opened.enter_context(sender)
+            yield _Sending(self, leg, found, crew, batches)
 
     def _crew(self, leg: _Leg) -> Crew[str]:
         """Threads that send and read; what each piece of work came to is counted."""
@@ -450,7 +547,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         sent = False
         if leg.cannot_send or not self._sendable(leg, found, limit=1):
             return False
-        with self._crew(leg) as crew:
+        with self._sending(leg, found) as sending:
             items = self._rendered(leg.context, numbered(self.items))
             while page := [spec for _, spec in islice(items, _OPENED_TOGETHER)]:
                 specs = {(spec.job_type, spec.job_key): spec for spec in page if not isinstance(spec, str)}
@@ -458,11 +555,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 for key, job_id in sendable.items():
                     if job_id in leg.dropped:
                         continue
-                    if leg.cannot_send or not self._has_room(leg, crew, found):
+                    if leg.cannot_send or not sending.has_room():
                         return sent
-                    wished = replace(specs[key], set_id=found.set_id, deadline=found.deadline, regenerate=False)
-                    leg.in_flight += 1
-                    crew.give(self._send_again, leg, job_id, wished)
+                    sending.again(job_id, replace(self._of_set(found, specs[key]), regenerate=False))
                     sent = True
         if not sent:
             self._drop_missing(leg, found)
@@ -486,10 +581,18 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _send_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> str:
         """Send the request of a job that exists, or that of a new revision of it."""
+        opened = self._opened_again(leg, job_id, spec)
+        return opened if isinstance(opened, str) else self._send(leg, *opened, spec.request)
+
+    def _opened_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> tuple[Job, Revision] | str:
+        """A job that exists with the revision that is to be sent, perhaps a new one; or why there is none."""
         ledger = leg.ledger
         job = ledger.job(job_id)
         if job.state is JobState.QUEUED and ledger.submission.is_input(job, spec.input):
-            return self._send(leg, job, ledger.revision(job_id, job.revision), spec.request)
+            if self.complete_by is not None:  # it may be processed otherwise than it was to be before
+                request = spec.kept_request
+                ledger.submission.take_over(job_id, job.revision, owner=leg.owner, request=request)
+            return job, ledger.revision(job_id, job.revision)
         try:
             opened = ledger.submission.open(spec)
         except (InputChanged, JobCancelled, RevisionsExhausted) as error:
@@ -500,7 +603,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
         if opened.next is not Attachment.SUBMIT:
             return "attached"
-        return self._send(leg, opened.job, opened.revision, spec.request)
+        return opened.job, opened.revision
 
     def _drop(self, leg: _Leg, job_id: int, kind: str, reason: str) -> None:
         """Send nothing of a job in this leg; end it, if it was not sent: no one knows what to send."""
@@ -516,14 +619,24 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _go_on(self, leg: _Leg, found: JobSet) -> dict[str, Any]:
         """Take and send for as long as answers come; then wait, or end."""
         while True:
+            found = choose(leg.ledger, found, self.transport)
             self._take_ended(leg, found)
             sent, before = self._send_rest(leg, found), leg.outcomes["taken"]
             self._await_answers(leg, found)
             if not sent and leg.outcomes["taken"] == before:
                 break
-        if leg.ledger.sets.is_waiting(found.set_id) or self._sends_later(leg, found):
+        ledger, set_id = leg.ledger, found.set_id
+        if ledger.sets.is_waiting(set_id) or ledger.batches.open_of_set(set_id) or self._sends_later(leg, found):
             self._defer(leg, found)
         return self._end(leg, found)
+
+    def _advance_batches(self, leg: _Leg, found: JobSet) -> None:
+        """Take the next step for each batch of the set, and store what they have left."""
+        actor = leg.owner.actor
+        again = advance_batches(leg.ledger, leg.provider_for, found, output_type=self.output_type, actor=actor)
+        leg.outcomes["unreadable"] += int(again)
+        if not leg.has_effects:
+            complete_approved(leg.ledger, found.set_id, actor=actor)
 
     def _sends_later(self, leg: _Leg, found: JobSet) -> bool:
         """Whether something is left to be tried again, of which nothing tells when it can."""
@@ -531,6 +644,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _take_ended(self, leg: _Leg, found: JobSet) -> None:
         """Store what every response has left that has ended, and give up those that are too late."""
+        self._advance_batches(leg, found)
+        if is_late(leg.ledger, found):
+            stop_late_windows(leg.ledger, leg.provider_for, found, actor=leg.owner.actor)
         after = 0
         with self._crew(leg) as crew:
             self._give_ended(leg, crew, found)
@@ -634,6 +750,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
 
         now = leg.ledger.now()
+        move_at = None if found.complete_by is None else moves_at(found.complete_by)
         total = leg.ledger.sets.total(found.set_id)
         self.log.info("%s: %s.", found.label, total.in_words(found.without_job.number))
         leg.ledger.close()
@@ -646,6 +763,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 until=(now + (_TRY_AGAIN if leg.tries_again else _LONGEST_WAVE)).isoformat(),
                 until_anyway=leg.tries_again,
                 poll_interval=settings.number("poll_interval"),
+                move_at=None if move_at is None or move_at <= now else move_at.isoformat(),
             ),
             method_name="execute_complete",
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_provider_aihandoff.core.errors import (
+    BatchRefused,
     CannotRegenerate,
     CannotRollBack,
     EffectRefused,
@@ -43,6 +44,7 @@ RETRY_DELAY = timedelta(seconds=10)
 
 #: A retry cannot help here; a person has to do something first.
 _FINAL_ERRORS = (
+    BatchRefused,
     CannotRegenerate,
     CannotRollBack,
     EffectRefused,

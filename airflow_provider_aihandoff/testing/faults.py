@@ -44,6 +44,17 @@ webhook                forged, stale                one more delivery before the
                                                     old and signed correctly for that time
 webhook_delay          seconds                      from the end of the response to its webhooks
 id                     any                          counts creates together whose inputs differ
+upload                 429, 500, 503,               the upload of a file with this line fails, or its answer is lost
+                       timeout_after_accept,
+                       drop_after_accept
+batch                  as ``create``                the creation of the batch with this line fails, or its answer is
+                                                    lost; a line with ``create`` alone fails by itself in its batch
+batch_end              expired, failed              how the batch with this line ends, as often as ``times`` says; one
+                                                    that expires has run the first half of its lines
+batch_delay            seconds                      from the creation of the batch to its end
+batch_retrieve         404, 429, 500, 503, html     retrieving the batch fails
+results                404, 429, 500, 503, html,    downloading a result of the batch fails
+                       drop
 when                   any, finished                ``finished``: only retrieves of a finished response are
                                                     at fault; default ``any``, and ``finished`` for
                                                     ``retrieve=null_output``
@@ -66,6 +77,8 @@ CreateFault = Literal[
     "400", "429", "429_quota", "429_spend", "500", "503", "html", "timeout_after_accept", "drop_after_accept"
 ]
 RetrieveFault = Literal["404", "429", "500", "503", "html", "null_output", "wrong_id", "drop"]
+UploadFault = Literal["429", "500", "503", "timeout_after_accept", "drop_after_accept"]
+BatchRetrieveFault = Literal["404", "429", "500", "503", "html"]
 ItemsFault = Literal["404", "429", "500", "503", "html", "drop"]
 WebhookFault = Literal["none", "duplicate", "again", "early", "forged", "stale"]
 
@@ -107,6 +120,18 @@ class Faults(BaseModel):
     webhook_delay: float = Field(default=0, ge=0, allow_inf_nan=False)
     id: str | None = None
     when: Literal["any", "finished"] | None = None
+    upload: UploadFault | None = None
+    batch: CreateFault | None = None
+    batch_end: Literal["expired", "failed"] | None = None
+    batch_delay: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    batch_retrieve: BatchRetrieveFault | None = None
+    results: ItemsFault | None = None
+
+    @property
+    def is_of_batch(self) -> bool:
+        """Whether any is about the file or the batch as a whole."""
+        named = (self.upload, self.batch, self.batch_end, self.batch_delay, self.batch_retrieve, self.results)
+        return any(each is not None for each in named)
 
     @property
     def retrieve_only_when_finished(self) -> bool:

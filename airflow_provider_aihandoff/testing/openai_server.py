@@ -12,6 +12,9 @@ The API, with OpenAI's bodies and error bodies:
 * `POST /v1/responses/{id}/cancel`
 * `POST /v1/responses/input_tokens`: as many as the response will say that its input has
 * `GET /v1/organization/costs`: what the responses would have cost, by day, of one project; any key is accepted
+* `POST /v1/files`, `GET /v1/files/{id}`, `GET /v1/files/{id}/content` and `DELETE /v1/files/{id}`
+* `POST /v1/batches`, `GET /v1/batches`, `GET /v1/batches/{id}` and `POST /v1/batches/{id}/cancel`, for lines of
+  `/v1/responses`: a line that was run is a response, as any other
 * `POST /v1/conversations` and `GET /v1/conversations/{id}/items`; a conversation takes one response at a time
 
 With a URL for them, webhooks say how each background response ended, signed by the Standard Webhooks
@@ -40,9 +43,11 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import BaseModel
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.testing.api_errors import ApiError, unauthorized
+from airflow_provider_aihandoff.testing.batches_api import BatchesApi
 from airflow_provider_aihandoff.testing.conversations_api import ConversationsApi
 from airflow_provider_aihandoff.testing.exchange import STAND_IN_NOTICE, ExchangeMiddleware, exchange_of
 from airflow_provider_aihandoff.testing.lifecycle import as_json, status_at
@@ -59,6 +64,7 @@ from airflow_provider_aihandoff.testing.webhook_events import DirectEvent, Webho
 from airflow_provider_aihandoff.testing.webhooks import WebhookDispatcher
 
 DEFAULT_DELAY_SECONDS = 2.0
+DEFAULT_BATCH_SECONDS = 5.0
 DEFAULT_PROJECT = "proj_standin"
 OPENAI = ServerKind()
 
@@ -98,6 +104,7 @@ class OpenAIStandIn:
         requests_per_minute: how many creates it takes in any minute; its answers then have OpenAI's headers, and the
             others are refused with 429. By default without limit, and without the headers.
         project_id: whose costs the organization's costs are.
+        batch_seconds: how long a batch takes, where none of its lines says.
         clock: the time in Unix seconds; a test may bring its own.
 
     Raises:
@@ -118,6 +125,7 @@ class OpenAIStandIn:
         kind: ServerKind = OPENAI,
         requests_per_minute: int | None = None,
         project_id: str = DEFAULT_PROJECT,
+        batch_seconds: float = DEFAULT_BATCH_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -133,10 +141,12 @@ class OpenAIStandIn:
             kind=kind,
             schedule_webhooks=self._webhooks.schedule,
         )
+        self._batches = BatchesApi(self._state, api, clock, batch_seconds, self._webhooks.schedule_batch)
         self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(ExchangeMiddleware, state=self._state, clock=clock)
         limit = None if requests_per_minute is None else RequestLimit(requests_per_minute, clock)
         self.app.include_router(_api_routes(api, self._webhooks, limit))
+        self.app.include_router(_batch_routes(self._batches))
         if conversations:
             self.app.include_router(_conversation_routes(ConversationsApi(self._state, clock)))
         self.app.include_router(_costs_routes(OrganizationApi(self._state, clock, project_id)))
@@ -154,6 +164,7 @@ class OpenAIStandIn:
 
     def responses(self) -> ResponsesReport:
         """Every response that was ever created, oldest first."""
+        self._batches.run_due()
         now = self._clock()
         kinds = Counter((_kind(request), request.response_id) for request in self._state.requests())
         reports = [
@@ -235,6 +246,49 @@ def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher, limit: RequestLi
     @router.delete("/{response_id}")
     async def delete(response_id: str, request: Request) -> Response:
         return api.delete(response_id, exchange_of(request))
+
+    return router
+
+
+def _batch_routes(api: BatchesApi) -> APIRouter:
+    router = APIRouter(prefix="/v1", dependencies=[Depends(_require_api_key)])
+
+    @router.post("/files")
+    async def upload(request: Request) -> Response:
+        async with request.form() as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise ApiError(400, "Missing required parameter: 'file'.", param="file")
+            purpose, content = str(form.get("purpose")), await file.read()
+            return api.upload(str(file.filename), purpose, content, exchange_of(request))
+
+    @router.get("/files/{file_id}")
+    async def file(file_id: str) -> Response:
+        return api.file(file_id)
+
+    @router.delete("/files/{file_id}")
+    async def delete_file(file_id: str) -> Response:
+        return api.delete_file(file_id)
+
+    @router.get("/files/{file_id}/content")
+    async def content(file_id: str, request: Request) -> Response:
+        return api.content(file_id, exchange_of(request))
+
+    @router.post("/batches")
+    async def create(body: dict[str, Any], request: Request) -> Response:
+        return api.create(body, exchange_of(request))
+
+    @router.get("/batches")
+    async def batches(after: str | None = None, limit: int = 20) -> Response:
+        return api.list_page(after, limit)
+
+    @router.get("/batches/{batch_id}")
+    async def retrieve(batch_id: str, request: Request) -> Response:
+        return api.retrieve(batch_id, exchange_of(request))
+
+    @router.post("/batches/{batch_id}/cancel")
+    async def cancel(batch_id: str) -> Response:
+        return api.cancel(batch_id)
 
     return router
 

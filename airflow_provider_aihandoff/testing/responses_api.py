@@ -198,25 +198,33 @@ class ResponsesApi:
         delay = self.delay_seconds if faults.delay is None else faults.delay
         if not request.background or faults.webhook == "early":
             delay = 0
+        response = self.prepared(request, faults, delay_seconds=delay)
+        self.state.accept(response)
+        exchange.response_id = response.id
+        self.schedule_webhooks(response)
+        return response
+
+    def prepared(self, request: CreateRequest, faults: Faults, *, delay_seconds: float) -> StoredResponse:
+        """The response that a request comes to, which is not stored yet.
+
+        Raises:
+            ApiError: 400, what it goes on from is not known, or its schema cannot be followed.
+        """
         whole = request.after(self._history(request.previous_response_id))
         if not self.kind.background:
             request = request.model_copy(update={"background": False})
         if not self.kind.stores:
             request = request.model_copy(update={"store": False})
-        response = StoredResponse(
+        return StoredResponse(
             id=_new_id(),
             request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
             input_text=whole.instructions_text + whole.input_text,
             output_text=self._output_text(whole, faults),
             faults=faults,
             accepted_at=self.clock(),
-            delay_seconds=delay,
+            delay_seconds=delay_seconds,
             conversation_id=request.conversation_id,
         )
-        self.state.accept(response)
-        exchange.response_id = response.id
-        self.schedule_webhooks(response)
-        return response
 
     def _output_text(self, request: CreateRequest, faults: Faults) -> str:
         if faults.text is not None:

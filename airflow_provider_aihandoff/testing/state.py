@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from airflow_provider_aihandoff.testing.batch_lifecycle import StoredBatch, StoredFile
 from airflow_provider_aihandoff.testing.lifecycle import StoredResponse
 from airflow_provider_aihandoff.testing.webhook_events import Kind, WebhookAttempt
 
@@ -83,6 +84,39 @@ class State:
         """Note that a response was deleted."""
         self._record({"event": "deleted", "id": response_id})
 
+    def keep_file(self, file: StoredFile) -> None:
+        """Store a file that was uploaded."""
+        self._record({"event": "file", "file": file.model_dump(mode="json")})
+
+    def delete_file(self, file_id: str) -> None:
+        """Note that a file was deleted."""
+        self._record({"event": "file deleted", "id": file_id})
+
+    def find_file(self, file_id: str) -> StoredFile | None:
+        """The file with this id, deleted or not."""
+        with self._lock:
+            return self._files.get(file_id)
+
+    def keep_batch(self, batch: StoredBatch) -> None:
+        """Store a new batch."""
+        self._record({"event": "batch", "batch": batch.model_dump(mode="json")})
+
+    def cancel_batch(self, batch_id: str, at: float) -> StoredBatch:
+        """Note that a batch was cancelled at `at` (Unix time); the batch as it is now."""
+        with self._lock:
+            self._record({"event": "batch cancelled", "id": batch_id, "at": at})
+            return self._batches[batch_id]
+
+    def find_batch(self, batch_id: str) -> StoredBatch | None:
+        """The batch with this id."""
+        with self._lock:
+            return self._batches.get(batch_id)
+
+    def batches(self) -> list[StoredBatch]:
+        """All batches, oldest first."""
+        with self._lock:
+            return list(self._batches.values())
+
     def log(self, request: LoggedRequest) -> None:
         """Append to the list of requests."""
         self._record({"event": "request", "request": request.model_dump(mode="json")})
@@ -90,7 +124,7 @@ class State:
     def log_webhook(self, attempt: WebhookAttempt) -> None:
         """Append to the list of webhooks, unless the response was forgotten while the webhook was under way."""
         with self._lock:
-            if attempt.kind == "direct" or attempt.response_id in self._responses:
+            if attempt.kind == "direct" or self._knows(attempt.response_id):
                 self._record({"event": "webhook", "attempt": attempt.model_dump(mode="json")})
 
     def take_fault(self, key: str, times: int) -> bool:
@@ -138,6 +172,8 @@ class State:
     def _forget(self) -> None:
         self._responses: dict[str, StoredResponse] = {}
         self._conversations: dict[str, list[str]] = {}
+        self._files: dict[str, StoredFile] = {}
+        self._batches: dict[str, StoredBatch] = {}
         self._requests: list[LoggedRequest] = []
         self._faults_taken: Counter[str] = Counter()
         self._webhooks: list[WebhookAttempt] = []
@@ -173,6 +209,19 @@ class State:
             case {"event": "reset"}:
                 self._forget()
             case _:
+                self._apply_batch(event)
+
+    def _apply_batch(self, event: dict[str, Any]) -> None:
+        match event:
+            case {"event": "file", "file": file}:
+                self._files[file["id"]] = StoredFile.model_validate(file)
+            case {"event": "file deleted", "id": file_id}:
+                self._files[file_id] = self._files[file_id].model_copy(update={"deleted": True})
+            case {"event": "batch", "batch": batch}:
+                self._batches[batch["id"]] = StoredBatch.model_validate(batch)
+            case {"event": "batch cancelled", "id": batch_id, "at": at}:
+                self._batches[batch_id] = self._batches[batch_id].model_copy(update={"cancelled_at": at})
+            case _:
                 raise ValueError(f"Not an event of the stand-in: {event}")
 
     def _apply_webhook(self, attempt: WebhookAttempt) -> None:
@@ -181,6 +230,9 @@ class State:
         self._webhook_attempts[name] += 1
         if attempt.last:
             self._webhooks_sent.add(name)
+
+    def _knows(self, about: str | None) -> bool:
+        return about in self._responses or about in self._batches
 
     def _change(self, response_id: str, **changes: Any) -> None:
         self._responses[response_id] = self._responses[response_id].model_copy(update=changes)

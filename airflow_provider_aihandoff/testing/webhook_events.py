@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from airflow_provider_aihandoff.testing.batch_lifecycle import StoredBatch, batch_ends_at, batch_status_at
 from airflow_provider_aihandoff.testing.lifecycle import FINISHED_STATUSES, StoredResponse, ends_at, status_at
 
 Kind = Literal["normal", "duplicate", "again", "forged", "stale", "direct"]
@@ -125,6 +126,15 @@ def deliveries(response: StoredResponse) -> list[Delivery]:
         case "forged" | "stale":
             return [delivery(fault, "normal")]
     return [delivery("normal")]
+
+
+def batch_deliveries(batch: StoredBatch) -> list[Delivery]:
+    """What is to be delivered for `batch`, as far as its end is known now."""
+    end = batch_ends_at(batch)
+    event_type = f"batch.{batch_status_at(batch, end)}"
+    name = f"{batch.id} {event_type}"
+    payload = event_body(_id("evt", name), event_type, end, {"id": batch.id})
+    return [Delivery(batch.id, _id("wh", name), event_type, end, payload, ("normal",))]
 
 
 def event_body(event_id: str, event_type: str, created_at: float, data: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 
 import httpx
 
+from airflow_provider_aihandoff.testing.batch_lifecycle import StoredBatch
 from airflow_provider_aihandoff.testing.lifecycle import StoredResponse
 from airflow_provider_aihandoff.testing.state import State
 from airflow_provider_aihandoff.testing.webhook_endpoint import WebhookEndpoint, new_client
@@ -24,6 +25,7 @@ from airflow_provider_aihandoff.testing.webhook_events import (
     Kind,
     WebhookAttempt,
     WebhooksReport,
+    batch_deliveries,
     deliveries,
     event_body,
     is_done,
@@ -86,6 +88,13 @@ class WebhookDispatcher:
         for delivery in deliveries(response):
             self._put(delivery.key, delivery.due_at)
 
+    def schedule_batch(self, batch: StoredBatch) -> None:
+        """Take in a batch that is new, or whose end has changed."""
+        if self._endpoint is None:
+            return
+        for delivery in batch_deliveries(batch):
+            self._put(delivery.key, delivery.due_at)
+
     async def hold_back(self, response_id: str | None) -> None:
         """Wait, where the response asks for `webhook=early`, until its event was answered, a few seconds at most."""
         response = self._state.find(response_id) if response_id else None
@@ -127,6 +136,7 @@ class WebhookDispatcher:
         pending: list[Delivery] = []
         if self._endpoint is not None:
             planned = [delivery for response in self._state.responses() for delivery in deliveries(response)]
+            planned += [delivery for batch in self._state.batches() for delivery in batch_deliveries(batch)]
             pending = [delivery for delivery in planned if self._next_kind(delivery) is not None]
         now = self._clock()
         due = sum(delivery.due_at <= now for delivery in pending)
@@ -142,6 +152,8 @@ class WebhookDispatcher:
         self._changed = asyncio.Event()  # it belongs to the loop that first waits for it
         for response in self._state.responses():
             self.schedule(response)
+        for batch in self._state.batches():
+            self.schedule_batch(batch)
         async with new_client(keep_alive=_WORKERS) as client:
             self._client = client
             sending = asyncio.create_task(self._send())
@@ -216,8 +228,9 @@ class WebhookDispatcher:
 
     def _find(self, key: DeliveryKey) -> Delivery | None:
         """The delivery, unless the response was deleted, forgotten, or has ended otherwise since."""
-        response = self._state.find(key.response_id)
+        response, batch = self._state.find(key.response_id), self._state.find_batch(key.response_id)
         planned = [] if response is None else deliveries(response)
+        planned += [] if batch is None else batch_deliveries(batch)
         return next((delivery for delivery in planned if delivery.key == key), None)
 
     def _next_kind(self, delivery: Delivery) -> Kind | None:

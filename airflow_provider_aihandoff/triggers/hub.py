@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.hooks.observability import observe
 from airflow_provider_aihandoff.triggers import wake_queries
 from airflow_provider_aihandoff.triggers.polling import Poller
 from airflow_provider_aihandoff.triggers.waits import (
+    BatchWait,
     EffectWait,
     PolledWait,
     ResponseWait,
@@ -61,6 +62,7 @@ _OVER: Mapping[type[Wait], Callable[[wake_queries.AsyncConnection, Sequence[Any]
     ReviewWait: wake_queries.answered_reviews,
     EffectWait: wake_queries.changed_effects,
     SetReviewWait: wake_queries.changed_sets,
+    BatchWait: wake_queries.ended_batches,
 }
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
@@ -283,7 +285,7 @@ class Hub:
             for response in responses:
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
-        for kind in (SubmissionWait, ReviewWait, EffectWait, SetReviewWait):
+        for kind in (SubmissionWait, ReviewWait, EffectWait, SetReviewWait, BatchWait):
             for batch in _batches(wait for wait in waits if isinstance(wait, kind)):
                 async with asyncio.timeout(_QUERY_TIMEOUT):
                     over = await _OVER[kind](connection, [wait.key for wait in batch])

@@ -12,8 +12,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
+from airflow_provider_aihandoff.core.generation.batch_provider import async_batches_of
 from airflow_provider_aihandoff.core.generation.stop import record_cancelled
-from airflow_provider_aihandoff.core.sets.stop_set import cancel_reviews, to_stop
+from airflow_provider_aihandoff.core.sets.batch_read import stops_at
+from airflow_provider_aihandoff.core.sets.batch_record import Batch, BatchState
+from airflow_provider_aihandoff.core.sets.stop_set import batches_to_stop, cancel_reviews, to_stop
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger_async
 from airflow_provider_aihandoff.hooks.model_provider import shared_provider
@@ -21,11 +24,13 @@ from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES
 from airflow_provider_aihandoff.triggers.ended import owner_of, task_state, to_its_end
 from airflow_provider_aihandoff.triggers.hub import hub_for
 from airflow_provider_aihandoff.triggers.waits import (
+    BatchWait,
     EffectWait,
     PolledWait,
     ResponseWait,
     SetReviewWait,
     SubmissionWait,
+    TimeWait,
     Wait,
 )
 
@@ -41,6 +46,9 @@ T = TypeVar("T")
 #: What the task waits for: the model, decisions, or what became of writes.
 Phase = Literal["draft", "review", "write"]
 
+#: How many times as long as between polls of a response it is between those of a batch.
+BATCH_POLL_FACTOR = 6
+
 #: How many responses that OpenAI no longer knows one event names; the others are named by the next.
 _GONE = 500
 
@@ -49,8 +57,8 @@ _RETRY_BASE, _RETRY_CAP = 0.5, 15.0
 
 
 class SetTrigger(BaseTrigger):
-    """Fire once when there is something to do for a set: half of its responses have ended, a request may be sent, every
-    job is decided, or a time has come.
+    """Fire once when there is something to do for a set: half of its responses have ended, or a batch has, a request
+    may be sent, every job is decided, or a time has come.
 
     It holds ids only: what it waits for it reads from the ledger, also after the triggerer restarted, with the same
     absolute times. All that wait in one process share a hub. What OpenAI says of the responses is recorded together
@@ -61,6 +69,7 @@ class SetTrigger(BaseTrigger):
     :param since: of a review: when the task read the jobs last; absolute, ISO 8601.
     :param effect: of a write: the id of the task whose effects are waited for.
     :param not_now: how many times in a row the target has asked to come back later; handed back in the event.
+    :param move_at: when what is not done by then is moved to a faster transport; absolute, ISO 8601.
     :param until: when it fires if anything has ended; absolute, ISO 8601.
     :param until_anyway: then, also if nothing has.
     :param not_before: absolute, ISO 8601; it does not fire before it.
@@ -80,6 +89,7 @@ class SetTrigger(BaseTrigger):
         since: str | None = None,
         effect: str | None = None,
         not_now: int = 0,
+        move_at: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.set_id = set_id
@@ -92,11 +102,12 @@ class SetTrigger(BaseTrigger):
         self.since = since
         self.effect = effect
         self.not_now = not_now
+        self.move_at = move_at
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments: ids and times, no content and no secret."""
         names = ("set_id", "phase", "ledger_conn_id", "not_before", "until", "until_anyway", "poll_interval", "since")
-        kwargs = {name: getattr(self, name) for name in (*names, "effect", "not_now")}
+        kwargs = {name: getattr(self, name) for name in (*names, "effect", "not_now", "move_at")}
         return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -161,7 +172,20 @@ class SetTrigger(BaseTrigger):
             lambda ledger: ledger.sets.waiting(self.set_id, changes=review, ended=not self.until_anyway)
         )
         waits = [self._wait(row) for row in rows]
-        return [*waits, SetReviewWait(self.set_id, str(self.since))] if review else waits
+        if review:
+            return [*waits, SetReviewWait(self.set_id, str(self.since))]
+        batches = await self._patiently(lambda ledger: ledger.batches.open_of_set(self.set_id))
+        waits += [self._batch_wait(batch) for batch in batches]
+        if waits and self.move_at is not None:
+            waits.append(TimeWait(datetime.fromisoformat(self.move_at)))
+        return waits
+
+    def _batch_wait(self, batch: Batch) -> Wait:
+        """A batch takes hours, as a rule: it is asked about seldom, and less often with time."""
+        interval = self.poll_interval * BATCH_POLL_FACTOR
+        wait = BatchWait(batch.batch_id, batch.provider_id, batch.conn_id, interval)
+        wait.deadline = stops_at(batch) if batch.state is BatchState.RUNNING else batch.lease_until
+        return wait
 
     def _wait(self, row: Waiting) -> Wait:
         wait: PolledWait
@@ -196,6 +220,9 @@ class SetTrigger(BaseTrigger):
 
     async def _stop_drafts(self, ledger: Ledger, owner: Owner) -> None:
         reason = "the task was ended while it waited"
+        for batch in await asyncio.to_thread(batches_to_stop, ledger, self.set_id, reason=reason):
+            provider = await shared_provider(batch.conn_id)
+            await async_batches_of(provider).cancel_batch(str(batch.provider_id))
         revisions = to_stop(ledger, self.set_id, owner=owner, reason=reason)
         while (revision := await asyncio.to_thread(next, revisions, None)) is not None:
             provider = await shared_provider(revision.conn_id)

@@ -6,6 +6,8 @@ import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
+from airflow_provider_aihandoff.core.generation.batch_provider import ModelBatch, async_batches_of
+
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.generation.provider import AsyncModelProvider, ModelResponse
 
@@ -42,6 +44,21 @@ class Wait:
         return self._ended
 
 
+class TimeWait(Wait):
+    """A wait until a time has come.
+
+    :param at: by the ledger's clock.
+    """
+
+    __slots__ = ()
+
+    is_urgent = True
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(job_id=0)
+        self.deadline = at
+
+
 class PolledWait(Wait):
     """A wait for something that the model provider can be asked about.
 
@@ -62,8 +79,8 @@ class PolledWait(Wait):
         self.poll_at = 0.0
         """By the event loop's clock."""
 
-    async def poll(self, provider: AsyncModelProvider) -> ModelResponse | None:
-        """Ask once; the response, if the provider knows one.
+    async def poll(self, provider: AsyncModelProvider) -> ModelResponse | ModelBatch | None:
+        """Ask once; the response or the batch, if the provider knows one.
 
         :raises ProviderError: there is no valid answer.
         """
@@ -104,6 +121,27 @@ class SubmissionWait(PolledWait):
     async def poll(self, provider: AsyncModelProvider) -> ModelResponse | None:
         """Ask about what has ended in the handle."""
         return await provider.read_handle(str(self.polled))
+
+
+class BatchWait(PolledWait):
+    """A wait for the end of a batch; or, where nothing is polled, until its attempt may be taken for dead."""
+
+    __slots__ = ("batch_id",)
+
+    is_urgent = True
+
+    def __init__(self, batch_id: int, polled: str | None, conn_id: str, poll_interval: float) -> None:
+        super().__init__(job_id=0, revision=0, polled=polled, conn_id=conn_id, poll_interval=poll_interval)
+        self.batch_id = batch_id
+
+    @property
+    def key(self) -> int:
+        """What the ledger is asked about."""
+        return self.batch_id
+
+    async def poll(self, provider: AsyncModelProvider) -> ModelBatch:
+        """Ask about the batch."""
+        return await async_batches_of(provider).retrieve_batch(str(self.polled))
 
 
 class ReviewWait(Wait):

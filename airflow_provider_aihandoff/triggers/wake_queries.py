@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.admission.spending_limit_store import TURN
 from airflow_provider_aihandoff.core.budgets.reservation_store import ASK_NOW_OF_ALL, PATIENCE
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.generation.batch_provider import ENDED_BATCH_STATUSES
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 
 AsyncConnection = psycopg.AsyncConnection[DictRow]
@@ -86,6 +87,12 @@ _CHANGED_SETS = """
             JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
             WHERE j.set_id = waiting.set_id AND j.state = 'queued' AND r.changes IS NOT NULL AND r.state = 'queued'
                 AND r.submit_lease_until IS NULL AND r.held_kind IS NULL)"""
+
+#: Of these batches, the ones of which the ledger knows that they have ended, or that are over.
+_ENDED_BATCHES = """
+    SELECT batch_id FROM aihandoff.batches
+    WHERE batch_id = ANY(%(batch_ids)s::bigint[]) AND (state IN ('ended', 'read', 'abandoned')
+        OR provider_status = ANY(%(ended)s))"""
 
 _RECORD_POLLS = """
     INSERT INTO aihandoff.polls (conn_id, polled_at)
@@ -223,6 +230,13 @@ async def changed_sets(connection: AsyncConnection, waiting: Sequence[tuple[int,
     values = {"set_ids": [set_id for set_id, _ in waiting], "since": [since for _, since in waiting]}
     cursor = await connection.execute(_CHANGED_SETS, values)
     return {(row["set_id"], row["since"]) for row in await cursor.fetchall()}
+
+
+async def ended_batches(connection: AsyncConnection, batch_ids: Sequence[int]) -> set[int]:
+    """Of these batches, the ones to wait for no longer."""
+    values = {"batch_ids": list(batch_ids), "ended": [status.value for status in ENDED_BATCH_STATUSES]}
+    cursor = await connection.execute(_ENDED_BATCHES, values)
+    return {row["batch_id"] for row in await cursor.fetchall()}
 
 
 async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) -> dict[str, float]:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core.admission import pause_store, spending_limit_store
-from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
+from airflow_provider_aihandoff.core.admission.hold import Admitted, Hold, Refusal
 from airflow_provider_aihandoff.core.budgets.reserve import reserve
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection, Signal
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
@@ -63,6 +63,31 @@ def admit_request(
     :param at: the database's clock.
     :param tokens: how many it counts for in limits of tokens.
     """
+    said = connection.said()
+    admitted = admit_in_batch(connection, job, revision, worst, at=at, token=token)
+    if not isinstance(admitted, Admitted):
+        return admitted
+    permitted = _in_time(connection, Ask.of_request(job, revision, tokens), permit)
+    if isinstance(permitted, Revision):
+        return Permitted(permitted, admitted.finds_out)
+    _give_back(connection, said)
+    return _said(connection, permitted)
+
+
+def admit_in_batch(
+    connection: LedgerConnection,
+    job: Job,
+    revision: Revision,
+    worst: WorstCase,
+    *,
+    at: datetime,
+    token: UUID | None = None,
+) -> Hold | Refusal | Admitted:
+    """The same for a request in a batch: limits of speed are not about it, since a provider has others for batches.
+
+    :param worst: what it can need at most, at the price of a batch.
+    :param token: of the permission; None for one in a batch, which has one permission for all its requests.
+    """
     if paused := pause_store.hold_of_request(connection, job, revision):
         return paused
     connection.execute(_TRY)
@@ -70,16 +95,12 @@ def admit_request(
     admitted = spending_limit_store.admit(connection, job, revision, at=at)
     if isinstance(admitted, Hold):
         return admitted
-    if full := reserve(connection, job, revision, worst, token=token, at=at):
+    if full := reserve(connection, job, revision, worst, token=token or uuid4(), at=at):
         # A budget that is full stays locked where nothing was taken before: room that is made meanwhile wakes the job.
         if admitted.finds_out:
             _give_back(connection, said)
         return full
-    permitted = _in_time(connection, Ask.of_request(job, revision, tokens), permit)
-    if isinstance(permitted, Revision):
-        return Permitted(permitted, admitted.finds_out)
-    _give_back(connection, said)
-    return _said(connection, permitted)
+    return admitted
 
 
 def _give_back(connection: LedgerConnection, said: tuple[set[int], list[Signal]]) -> None:

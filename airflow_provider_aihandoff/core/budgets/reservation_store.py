@@ -114,7 +114,9 @@ _OF_RESPONSE = f"""
     ORDER BY budget_id"""
 _OPEN = f"""
     SELECT {_COLUMNS} FROM aihandoff.budget_reservations
-    WHERE reservation = %s AND state = 'reserved' AND response_id IS NULL ORDER BY budget_id"""
+    WHERE job_id = %(job_id)s AND revision = %(revision)s AND state = 'reserved' AND response_id IS NULL
+        AND (%(token)s::uuid IS NULL OR reservation = %(token)s)
+    ORDER BY budget_id"""
 #: To that of the request which it answers, or of the one that was sent first; to none where one has the response.
 _NAME_RESPONSE = """
     UPDATE aihandoff.budget_reservations SET response_id = %(response_id)s
@@ -264,12 +266,13 @@ def settle(
         _end(connection, found, ReservationState.SETTLED, known, response_id=response_id)
 
 
-def release(connection: LedgerConnection, token: UUID) -> None:
+def release(connection: LedgerConnection, job_id: int, revision: int, token: UUID | None) -> None:
     """Give back what a request has reserved that was refused, or never sent.
 
-    :param token: of its permission.
+    :param token: of its permission; None for one in a batch: its revision has sent no other.
     """
-    for row in connection.execute(_OPEN, [token]).fetchall():
+    values = {"job_id": job_id, "revision": revision, "token": token}
+    for row in connection.execute(_OPEN, values).fetchall():
         _end(connection, Reservation(**row), ReservationState.RELEASED, None)
 
 

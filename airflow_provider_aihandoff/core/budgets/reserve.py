@@ -86,8 +86,8 @@ _AHEAD = """
 #: What one job has cost until now. What is not known yet, or never will be, counts as the worst case.
 _SPENT_BY_JOB = """
     SELECT
-        (SELECT coalesce(sum(greatest(cost_usd, CASE WHEN response_id IS NOT NULL AND (cost_usd IS NULL
-                OR usage -> 'tool_calls' IS NOT NULL) THEN worst_cost_usd END, 0)
+        (SELECT coalesce(sum(greatest(cost_usd, CASE WHEN coalesce(response_id, batch_id::text) IS NOT NULL
+                AND (cost_usd IS NULL OR usage -> 'tool_calls' IS NOT NULL) THEN worst_cost_usd END, 0)
                 + unknown_submissions * coalesce(worst_cost_usd, 0)), 0)
             FROM aihandoff.revisions WHERE job_id = %(job_id)s)
         + (SELECT coalesce(sum(coalesce(s.cost_usd, r.worst_cost_usd, 0)), 0)
@@ -96,7 +96,7 @@ _SPENT_BY_JOB = """
         (SELECT count(*) FROM aihandoff.revisions
             WHERE job_id = %(job_id)s AND (cost_usd IS NULL OR usage -> 'tool_calls' IS NOT NULL)
                 AND worst_cost_usd IS NULL
-                AND (response_id IS NOT NULL OR unknown_submissions > 0)) AS unknown"""
+                AND (coalesce(response_id, batch_id::text) IS NOT NULL OR unknown_submissions > 0)) AS unknown"""
 _KEEP_WORST_CASE = "UPDATE aihandoff.revisions SET worst_cost_usd = %s WHERE revision_id = %s"
 
 

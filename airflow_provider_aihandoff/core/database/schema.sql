@@ -33,9 +33,40 @@ CREATE TABLE aihandoff.sets (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
     notified_at timestamptz,         -- when people were last notified that jobs of it wait for a decision
+    transport text NOT NULL DEFAULT 'background' CHECK (transport IN ('background', '2h', '8h', 'batch')), -- its newest
+    transport_why text,              -- why it was chosen, as a sentence; null: its author has named it
+    complete_by timestamptz,         -- when its author wants its outputs; null: as they come
     UNIQUE (set_type, set_key)
 );
 CREATE INDEX sets_by_dag ON aihandoff.sets (dag_id, set_id);
+
+-- A file of requests that the provider answers together. Each row stands for at most one batch at the provider: it is
+-- the intent to make it, and committed before the file is uploaded.
+CREATE TABLE aihandoff.batches (
+    batch_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    set_id bigint NOT NULL REFERENCES aihandoff.sets,
+    conn_id text NOT NULL,
+    state text NOT NULL CHECK (state IN ('filling', 'creating', 'running', 'ended', 'read', 'abandoned')),
+    token uuid,                      -- the attempt that fills and sends it, and until when
+    lease_until timestamptz,
+    lines integer NOT NULL DEFAULT 0,                    -- requests that it was made of
+    file_id text,                    -- the provider's ids
+    provider_id text UNIQUE,
+    provider_status text,            -- what the provider, or its webhook, said last
+    result_files text[] NOT NULL DEFAULT '{}',
+    completed integer,               -- how many requests the provider counts as completed, and as failed
+    failed integer,
+    why text,                        -- why it was abandoned, stopped or given up, as a sentence
+    deadline timestamptz NOT NULL,   -- of its requests
+    created_at timestamptz NOT NULL,
+    sent_at timestamptz,             -- when the provider took it
+    cancelled_at timestamptz,        -- when the provider was asked to stop it
+    ended_at timestamptz,            -- when its end was recorded
+    updated_at timestamptz NOT NULL,
+    CHECK (state NOT IN ('running', 'ended', 'read') OR provider_id IS NOT NULL)
+);
+CREATE INDEX batches_of_set ON aihandoff.batches (set_id);
+CREATE INDEX batches_open ON aihandoff.batches (updated_at) WHERE state NOT IN ('read', 'abandoned');
 
 -- The contract.
 CREATE TABLE aihandoff.jobs (
@@ -154,11 +185,13 @@ CREATE TABLE aihandoff.revisions (
     expected_output_tokens integer CHECK (expected_output_tokens > 0), -- by its author, where nothing else bounds them
     unpriced_usd numeric CHECK (unpriced_usd > 0),       -- one request costs at most so much, by its author's word
     model text,                      -- that its request names
+    batch_id bigint REFERENCES aihandoff.batches,        -- the batch that its request is, or was answered, in
     UNIQUE (job_id, number),
     CHECK ((output IS NULL) = (output_digest IS NULL)),
-    CHECK (state <> 'running' OR response_id IS NOT NULL),
+    CHECK (state <> 'running' OR response_id IS NOT NULL OR batch_id IS NOT NULL),
     CHECK (state <> 'completed' OR output IS NOT NULL)
 );
+CREATE INDEX revisions_of_batch ON aihandoff.revisions (batch_id, job_id) WHERE batch_id IS NOT NULL;
 CREATE INDEX revisions_held ON aihandoff.revisions (held_kind, held_name, held_since)
     WHERE held_kind IS NOT NULL AND state IN ('queued', 'submitting');
 CREATE UNIQUE INDEX revisions_response ON aihandoff.revisions (response_id) WHERE response_id IS NOT NULL;

@@ -24,7 +24,8 @@ _LONGEST = f"""
     FROM aihandoff.revisions
     JOIN (SELECT job_id FROM aihandoff.jobs WHERE job_type = %s ORDER BY job_id DESC LIMIT {_JOBS}) AS newest
         USING (job_id)
-    WHERE response_id IS NOT NULL AND submitted_at IS NOT NULL AND state IN ('running', 'completed', 'failed')"""
+    WHERE response_id IS NOT NULL AND batch_id IS NULL AND submitted_at IS NOT NULL
+        AND state IN ('running', 'completed', 'failed')"""
 
 
 def _wait(connection: LedgerConnection, job: Job, revision: Revision, orphan_wait: timedelta) -> timedelta:

@@ -78,20 +78,40 @@ class Outputs:
             revision = read_revision(connection, job_id, number)
             if response_id is not None and revision.response_id != response_id:
                 return job
-            if revision.completed_at is not None and not _brings_cost(revision, output):
-                return job
-            if revision.state in (RevisionState.CANCELLED, RevisionState.FAILED):
-                return self._store_late(connection, job, revision, output, actor)
-            if revision.state is not RevisionState.RUNNING:
-                raise IllegalTransition(
-                    f"an output cannot be stored for a revision that is {revision.state.value}.", job=job.label
-                )
-            if job.cancelling is not None:
-                job = self._cancel(connection, job, revision, actor=actor, status=output.status)
-                return self._store_late(connection, job, revision, output, actor)
-            return self._take(connection, job, revision, output, actor=actor, reason=reason)
+            return self.store_within(connection, job, revision, output, actor=actor, reason=reason)
 
         return self._database.transact(work, step="output.store")
+
+    def store_within(
+        self,
+        connection: LedgerConnection,
+        job: Job,
+        revision: Revision,
+        output: Output,
+        *,
+        actor: Actor,
+        reason: str | None,
+    ) -> Job:
+        """:meth:`store` in the transaction of a caller that has locked the job.
+
+        :param revision: with the response that has left this.
+        """
+        if revision.completed_at is not None and not _brings_cost(revision, output):
+            return job
+        if revision.state in (RevisionState.CANCELLED, RevisionState.FAILED):
+            return self._store_late(connection, job, revision, output, actor)
+        if revision.state is not RevisionState.RUNNING:
+            raise IllegalTransition(
+                f"an output cannot be stored for a revision that is {revision.state.value}.", job=job.label
+            )
+        if job.cancelling is not None:
+            job = self._cancel(connection, job, revision, actor=actor, status=output.status)
+            return self._store_late(connection, job, revision, output, actor)
+        return self._take(connection, job, revision, output, actor=actor, reason=reason)
+
+    def cancel_within(self, connection: LedgerConnection, job: Job, revision: Revision, *, actor: Actor) -> Job:
+        """End a job that a person wants to be cancelled, in the transaction of a caller that has locked it."""
+        return self._cancel(connection, job, revision, actor=actor, status=None)
 
     def store_found(self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None = None) -> Job:
         """Store what the response of a lost request left, as the provider's handle has it. Its id is not known.

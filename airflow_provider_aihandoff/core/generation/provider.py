@@ -230,6 +230,10 @@ class ProviderFacts(ABC):
         :param counted: how many tokens its input has, where the provider has counted them.
         """
 
+    def in_batch(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The request as it is processed in a batch, for :meth:`price` and :meth:`worst_case`."""
+        return dict(request)
+
     @abstractmethod
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None

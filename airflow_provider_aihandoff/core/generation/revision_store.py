@@ -123,11 +123,12 @@ def count_unknown(
 ) -> tuple[Job, Revision]:
     """Count the request of a permission that ended, without an outcome, as an unknown submission.
 
-    A permission whose end was recorded no longer has a token; there is nothing to count then.
+    A permission whose end was recorded no longer has a token; there is nothing to count then. What became of a request
+    in a batch is found out with its batch.
 
     :param wait: for how long no one may send again, so that a webhook can bring the response that may exist.
     """
-    if revision.state is not RevisionState.SUBMITTING or revision.submit_token is None:
+    if revision.state is not RevisionState.SUBMITTING or revision.submit_token is None or revision.batch_id is not None:
         return job, revision
     row = connection.execute(_MARK_UNKNOWN, {"wait": wait, "revision_id": revision.revision_id}).fetchone()
     assert row is not None

@@ -79,6 +79,8 @@ def cancel_job(ledger: Ledger, provider_for: ProviderFor, job_id: int, *, actor:
     """
     request = ledger.cancels.cancel(job_id, actor=actor, reason=reason)
     revision = request.revision
+    if revision is not None and revision.is_in_batch:  # its batch goes on for the others: its result is late
+        return ledger.outputs.cancelled(job_id, revision.number, actor=actor, reason=reason, status=None)
     if revision is None or revision.response_id is None:
         return request.job
     try:

@@ -755,7 +755,7 @@ class Submission:
                 # In the order of admission, so that no two wait for each other.
                 if spent:
                     spending_limit_store.reached(connection, job, revision, reason)
-                reservation_store.release(connection, token)
+                reservation_store.release(connection, job_id, number, token)
                 slot_freed(connection, LimitKind.OPENAI, revision.conn_id, revision.rate_key)
                 hear(connection, LimitKind.OPENAI, revision.conn_id, heard)
                 history.move(connection, job, JobEvent.SUBMIT_REFUSED, actor=actor, reason=reason)
@@ -810,7 +810,7 @@ class Submission:
                 keep_surplus(connection, revision, surplus, token=token)
             if revision.submit_token == token:
                 if surplus is None:
-                    reservation_store.release(connection, token)
+                    reservation_store.release(connection, job_id, number, token)
                 connection.execute(_MARK_RUNS_IN_HANDLE, [check_after, revision.revision_id])
                 detail = {"revision": number, "surplus": surplus}
                 history.move(connection, job, JobEvent.SUBMIT_UNKNOWN, actor=actor, reason=reason, detail=detail)

@@ -57,13 +57,15 @@ class Surplus:
 
 def keep_surplus(
     connection: LedgerConnection, revision: Revision, response_id: str, *, token: UUID | None = None
-) -> None:
+) -> bool:
     """Write down that a response is to be cancelled, so that it is, whatever dies now. Safe to repeat.
 
     :param token: of the permission of the request that it answers, if that is known.
+    :return: whether that is new.
     """
-    connection.execute(_KEEP, [response_id, revision.job_id, revision.number, revision.conn_id])
+    kept = connection.execute(_KEEP, [response_id, revision.job_id, revision.number, revision.conn_id])
     reservation_store.name_response(connection, revision.job_id, revision.number, response_id, token=token)
+    return kept.rowcount == 1
 
 
 def mark_settled(

@@ -86,6 +86,7 @@ class Case(StrEnum):
     LOST_RESENDS = "queued, answer lost, sent again without a webhook"
     RUNNING_WEBHOOKS = "running, webhooks arrive"
     RUNNING_POLLED = "running, no webhooks"
+    RUNNING_BATCH = "running, in a batch"
     RUNNING_ENDED = "running, response ended"
     RUNNING_OVERDUE = "running, past its deadline"
     RUNNING_CANCELLED = "running, being cancelled"
@@ -307,6 +308,14 @@ CASES: Mapping[Case, Words] = {
         "cancelled, and the job fails.",
         Safety.SAFE,
         _SAME_RESPONSE,
+        (_TRIGGERER, _CANCEL),
+    ),
+    Case.RUNNING_BATCH: Words(
+        "Its request is in batch {batch} at OpenAI since {since}, with others of its set. A batch takes up to a day.",
+        "{Task} reads the results when the batch has ended, and stores the output. At the deadline, {deadline}, the "
+        "batch is stopped: what it has run until then is kept, and otherwise the job fails.",
+        Safety.SAFE,
+        "it waits for the same batch, and you pay nothing again.",
         (_TRIGGERER, _CANCEL),
     ),
     Case.RUNNING_ENDED: Words(

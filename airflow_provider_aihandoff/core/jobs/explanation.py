@@ -100,6 +100,8 @@ def _running(record: JobRecord) -> Case:
     revision = record.revision
     if record.job.cancelling is not None:
         return Case.RUNNING_CANCELLED
+    if revision.is_in_batch:
+        return Case.RUNNING_BATCH
     if revision.response_status in ENDED_RESPONSE_STATUSES:
         return Case.RUNNING_ENDED
     if record.at >= revision.deadline:
@@ -232,6 +234,7 @@ def _job_facts(record: JobRecord) -> dict[str, str]:
         "deadline": both(revision.deadline, at),
         "until": _moment(revision.submit_lease_until, at),
         "response": revision.response_id or "",
+        "batch": str(revision.batch_id),
         "status": str(revision.response_status),
         "conn": revision.conn_id,
         "webhook": _moment(record.newest_webhook, at),

@@ -147,9 +147,9 @@ _WAITING_FOR_SLOTS = """
     FROM aihandoff.rate_waits WHERE limit_id = %(limit_id)s"""
 _IN_FLIGHT_OF = """
     SELECT (SELECT count(*) FROM aihandoff.revisions WHERE {request} AND state IN ('submitting', 'running')
-            AND deadline > clock_timestamp() AND revision_id IS DISTINCT FROM %(revision_id)s)
+            AND batch_id IS NULL AND deadline > clock_timestamp() AND revision_id IS DISTINCT FROM %(revision_id)s)
         + (SELECT count(*) FROM aihandoff.revisions WHERE {request} AND state = 'cancelled'
-            AND response_id IS NOT NULL AND completed_at IS NULL AND deadline > clock_timestamp())
+            AND response_id IS NOT NULL AND batch_id IS NULL AND completed_at IS NULL AND deadline > clock_timestamp())
         + (SELECT count(*) FROM aihandoff.surplus_responses WHERE {surplus} AND settled_at IS NULL
             AND created_at > clock_timestamp() - %(surplus_runs)s::interval)
         + (SELECT count(*) FROM aihandoff.effects WHERE {write} AND state = 'claimed'

@@ -29,9 +29,9 @@ _STATE = """
 #: What was sent in the last seconds, by when its permission was given. What was refused is queued again.
 _SENT = """
     SELECT (SELECT count(*) FROM aihandoff.revisions WHERE conn_id = %(name)s AND state IN ('submitting', 'running')
-            AND submitted_at > clock_timestamp() - %(period)s::interval)
+            AND batch_id IS NULL AND submitted_at > clock_timestamp() - %(period)s::interval)
         + (SELECT count(*) FROM aihandoff.revisions WHERE conn_id = %(name)s AND response_id IS NOT NULL
-            AND completed_at > clock_timestamp() - %(period)s::interval
+            AND batch_id IS NULL AND completed_at > clock_timestamp() - %(period)s::interval
             AND submitted_at > clock_timestamp() - %(period)s::interval) AS sent"""
 
 

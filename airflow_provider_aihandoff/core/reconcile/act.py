@@ -14,7 +14,12 @@ from airflow_provider_aihandoff.core.models import RECONCILER
 from airflow_provider_aihandoff.core.reconcile.diagnose import is_overdue
 from airflow_provider_aihandoff.core.reconcile.findings import MOVED_ON
 from airflow_provider_aihandoff.core.reconcile.scan_store import InFlight
+from airflow_provider_aihandoff.core.sets.batch_read import advance
+from airflow_provider_aihandoff.core.sets.batch_record import Batch, BatchState
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus, RevisionState
+
+#: Why a batch is stopped before its deadline.
+BATCH_TASK_ENDED = "Its task has ended, and no task waits for its outputs."
 
 #: Why a response is stopped before its deadline.
 TASK_ENDED = "its task has ended, and no task waits for its response"
@@ -66,6 +71,18 @@ def stop(ledger: Ledger, provider: ModelProvider, job: InFlight, *, is_orphaned:
         return _leave_output(ledger, job, response.status)
     record_cancelled(ledger, provider, revision, response, actor=RECONCILER, reason=TASK_ENDED)
     return _became(ledger, job)
+
+
+def stop_batch(ledger: Ledger, provider: ModelProvider, batch: Batch) -> str:
+    """Stop a batch whose task has ended, and record what its requests that were given up have cost.
+
+    What it has run of the others is paid for, and left to the task.
+
+    :raises ProviderError: OpenAI could not be asked; the wish to stop it may be on the record.
+    """
+    after = advance(ledger, provider, batch, output_type=None, actor=RECONCILER, stop=BATCH_TASK_ENDED, late_only=True)
+    left = "; clear the draft task to take its outputs" if after.state is BatchState.ENDED else ""
+    return f"it is {after.in_words()}{left}"
 
 
 def end_unsent(ledger: Ledger, job: InFlight) -> str:

@@ -49,6 +49,7 @@ def reconcile(
         first_of(search.matched_webhooks(limit + 1), limit),
         first_of(search.unexplained_webhooks(limit + 1), limit),
         first_of_each(search.jobs(), limit),
+        first_of(search.left_batches(limit + 1), limit),
         first_of(search.surplus_responses(limit + 1), limit),
         first_of(search.expired_reviews(limit + 1), limit),
         first_of(search.unsaid_reviews(limit + 1), limit),

@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.generation.surplus import settle_surplus
 from airflow_provider_aihandoff.core.generation.surplus_store import Surplus
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import RECONCILER, InboxEntry, Owner
-from airflow_provider_aihandoff.core.reconcile.act import end_unsent, keep_deadline, stop
+from airflow_provider_aihandoff.core.reconcile.act import end_unsent, keep_deadline, stop, stop_batch
 from airflow_provider_aihandoff.core.reconcile.diagnose import (
     DEADLINE_GRACE,
     TASK_GRACE,
@@ -24,6 +24,8 @@ from airflow_provider_aihandoff.core.reconcile.diagnose import (
 )
 from airflow_provider_aihandoff.core.reconcile.findings import LIMIT, MOVED_ON, Finding, Planned
 from airflow_provider_aihandoff.core.reconcile.scan_store import ExpiredReview, InFlight, UnsentEffect
+from airflow_provider_aihandoff.core.sets.batch_record import BatchState
+from airflow_provider_aihandoff.core.sets.batch_store import LeftBatch
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.core.webhooks.correlate import find_owner
 from airflow_provider_aihandoff.core.webhooks.event_types import is_safety_notice
@@ -158,6 +160,29 @@ class Search:
             raise
         del self._unanswered[conn_id]
         return done
+
+    def left_batches(self, limit: int) -> Iterator[Planned]:
+        """Batches whose task has ended: they are stopped, and what they have cost is recorded."""
+        found = self._ledger.batches.untouched(TASK_GRACE, limit)
+        tasks = self._states_of({left.owner for left in found})
+        for left in found:
+            batch, task = left.batch, tasks.get(left.owner, TaskState.UNKNOWN)
+            if not task.has_ended:
+                continue
+            words = f"{batch.label} is {batch.in_words()}, and its task has ended"
+            if batch.state is not BatchState.ENDED:
+                step = "find out what became of it, and stop it at OpenAI"
+                yield Finding("batch left", words, step), partial(self._end_batch, left)
+            elif self._ledger.batches.has_late(batch):
+                step = "record what the requests that were given up have cost"
+                yield Finding("batch left", words, step), partial(self._end_batch, left)
+            else:
+                yield Finding("batch left", words, "clear the draft task to take its outputs"), None
+
+    def _end_batch(self, left: LeftBatch) -> str:
+        if not self._states_of([left.owner]).get(left.owner, TaskState.UNKNOWN).has_ended:
+            return MOVED_ON
+        return self._ask(left.batch.conn_id, lambda provider: stop_batch(self._ledger, provider, left.batch))
 
     def surplus_responses(self, limit: int) -> Iterator[Planned]:
         """Responses that no revision waits for: theirs was replaced or cancelled, or has another one."""

@@ -22,12 +22,14 @@ from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 PAGE = 500
 
 #: From the oldest on; the place of a row is its job's last change, so that one that changes meanwhile comes later.
+#: Without what is in a batch: that is looked after as a whole.
 _IN_FLIGHT = """
     SELECT j.job_id, j.job_type, j.job_key, j.event_seq, j.updated_at, j.dag_id, j.run_id, j.task_id, j.map_index,
         j.ti_id, j.try_number, r.number, r.state, r.conn_id, r.response_id, r.response_status, r.deadline,
         r.submit_token IS NOT NULL AS unsettled, r.submit_lease_until, statement_timestamp() AS at
     FROM aihandoff.jobs AS j JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-    WHERE j.state IN ('queued', 'running') AND j.updated_at < statement_timestamp() - %(untouched)s
+    WHERE j.state IN ('queued', 'running') AND (r.batch_id IS NULL OR r.state NOT IN ('submitting', 'running'))
+        AND j.updated_at < statement_timestamp() - %(untouched)s
         AND (%(job_id)s::bigint IS NULL OR j.job_id = %(job_id)s)
         AND (j.updated_at, j.job_id) > (coalesce(%(after)s::timestamptz, '-infinity'), %(after_id)s)
     ORDER BY j.updated_at, j.job_id LIMIT %(page)s"""

@@ -31,6 +31,7 @@ from enum import StrEnum
 from typing import Any
 
 from airflow_provider_aihandoff.core.invisible import escape
+from airflow_provider_aihandoff.core.sets.transport import Transport
 from airflow_provider_aihandoff.core.states import JobState
 
 #: How many of the items that are left out the ledger names; all of them are counted.
@@ -96,6 +97,9 @@ class JobSet:
 
     :param deadline: of the revisions that are made for it.
     :param items: how many it has; None while not all of them were made jobs.
+    :param transport: how its requests are sent now.
+    :param transport_why: why that was chosen, as a sentence; None where its author has named it.
+    :param complete_by: when its author wants its outputs; None: as they come.
     """
 
     set_id: int
@@ -112,6 +116,12 @@ class JobSet:
     created_at: datetime
     updated_at: datetime
     notified_at: datetime | None
+    transport: Transport
+    transport_why: str | None
+    complete_by: datetime | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transport", Transport(self.transport))
 
     @property
     def label(self) -> str:

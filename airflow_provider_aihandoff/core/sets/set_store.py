@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.core.errors import SetNotFound
 from airflow_provider_aihandoff.core.generation.revision_store import COUNTED
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job, Owner, columns
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, SetTotals, SetWrites, SlowJob
+from airflow_provider_aihandoff.core.sets.transport import Transport
 from airflow_provider_aihandoff.core.states import (
     ENDED_RESPONSE_STATUSES,
     EffectState,
@@ -28,18 +29,24 @@ _COLUMNS = columns(JobSet)
 #: An attempt that comes later keeps the deadline, as long as it has not passed: a retry does not move it.
 _OPEN = f"""
     INSERT INTO aihandoff.sets (set_type, set_key, requested_by, dag_id, run_id, task_id, map_index, deadline, left_out,
-        created_at, updated_at)
+        created_at, updated_at, complete_by)
     VALUES (%(set_type)s, %(set_key)s, %(requested_by)s, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
         coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), %(left_out)s, clock_timestamp(),
-        clock_timestamp())
+        clock_timestamp(), coalesce(%(by)s::timestamptz, clock_timestamp() + %(within)s::interval))
     ON CONFLICT (set_type, set_key) DO UPDATE SET requested_by = excluded.requested_by, dag_id = excluded.dag_id,
         run_id = excluded.run_id, task_id = excluded.task_id, map_index = excluded.map_index,
         left_out = excluded.left_out, updated_at = excluded.updated_at, items = NULL,
         deadline = CASE WHEN sets.deadline > clock_timestamp() AND sets.run_id = excluded.run_id THEN sets.deadline
-            ELSE excluded.deadline END
+            ELSE excluded.deadline END,
+        complete_by = CASE WHEN sets.deadline > clock_timestamp() AND sets.run_id = excluded.run_id
+            AND excluded.complete_by IS NOT NULL THEN coalesce(sets.complete_by, excluded.complete_by)
+            ELSE excluded.complete_by END
     RETURNING {_COLUMNS}"""
 _OPENED = f"""
     UPDATE aihandoff.sets SET items = %(items)s, left_out = %(left_out)s, updated_at = clock_timestamp()
+    WHERE set_id = %(set_id)s RETURNING {_COLUMNS}"""
+_SENDS_BY = f"""
+    UPDATE aihandoff.sets SET transport = %(transport)s, transport_why = %(why)s, updated_at = clock_timestamp()
     WHERE set_id = %(set_id)s RETURNING {_COLUMNS}"""
 _READ = f"SELECT {_COLUMNS} FROM aihandoff.sets WHERE set_id = %s"
 _LIST = f"""
@@ -89,7 +96,7 @@ _WAITING = """
             THEN r.conversation_id END AS handle
     FROM aihandoff.jobs AS j JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
     WHERE j.set_id = %(set_id)s AND j.state IN ('queued', 'running')
-        AND (r.state = 'running' OR r.submit_lease_until IS NOT NULL)
+        AND (r.state = 'running' OR r.submit_lease_until IS NOT NULL) AND r.batch_id IS NULL
         AND (r.changes IS NOT NULL) = %(changes)s
         AND (%(with_ended)s OR r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))
     ORDER BY j.job_id"""
@@ -106,12 +113,13 @@ _IN_HANDLES = """
 _ENDED = """
     SELECT j.job_id, r.number FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-    WHERE j.set_id = %(set_id)s AND j.state = 'running' AND r.state = 'running' AND j.job_id > %(after)s
+    WHERE j.set_id = %(set_id)s AND j.state = 'running' AND r.state = 'running' AND r.batch_id IS NULL
+        AND j.job_id > %(after)s
         AND (r.response_status = ANY(%(ended)s) OR r.deadline <= clock_timestamp())
     ORDER BY j.job_id LIMIT %(limit)s"""
 #: A request of it may be asked for now; or it failed, and may have another revision.
 _IS_SENDABLE = f"""(
-        j.state = 'queued' AND r.based_on IS NULL
+        j.state = 'queued' AND r.based_on IS NULL AND r.batch_id IS NULL
             AND (r.submit_lease_until IS NULL OR least(r.submit_lease_until, r.deadline) <= clock_timestamp())
         OR %(retries)s AND j.state = 'failed' AND r.based_on IS NULL AND j.acknowledged_at IS NULL
             AND r.submissions > 0 AND r.deadline > clock_timestamp()
@@ -137,7 +145,8 @@ _ENDED_KEYS = """
 _IN_FLIGHT = """
     SELECT count(*) AS number FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-    WHERE j.set_id = %s AND j.state IN ('queued', 'running') AND r.state IN ('submitting', 'running')"""
+    WHERE j.set_id = %s AND j.state IN ('queued', 'running') AND r.state IN ('submitting', 'running')
+        AND r.batch_id IS NULL"""
 #: Approved jobs for which this task has something to write, or to find out.
 _WRITABLE = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs
@@ -192,6 +201,7 @@ class SetSpec:
     """What a task asks for with a set.
 
     :param deadline: how long it may take, by the database's clock, or until when.
+    :param complete_by: within how long, or until when, its outputs are wanted; None: as they come.
     """
 
     set_type: str
@@ -199,6 +209,7 @@ class SetSpec:
     requested_by: str
     owner: Owner
     deadline: timedelta | datetime
+    complete_by: timedelta | datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +258,8 @@ class Sets:
             "requested_by": identifier("requested_by", spec.requested_by),
             "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
             "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
+            "by": spec.complete_by if isinstance(spec.complete_by, datetime) else None,
+            "within": spec.complete_by if isinstance(spec.complete_by, timedelta) else None,
             "left_out": as_json(left_out.as_json()),
         }
         return self._set(_OPEN, values, step="set.open")
@@ -258,6 +271,13 @@ class Sets:
         """
         values = {"set_id": set_id, "items": items, "left_out": as_json(left_out.as_json())}
         return self._set(_OPENED, values, step="set.opened")
+
+    def sends_by(self, set_id: int, transport: Transport, why: str | None) -> JobSet:
+        """Record how the requests of a set are sent from now on. Safe to repeat.
+
+        :param why: as a sentence; None where its author has named it.
+        """
+        return self._set(_SENDS_BY, {"set_id": set_id, "transport": transport, "why": why}, step="set.opened")
 
     def _set(self, statement: str, values: dict[str, Any], *, step: str) -> JobSet:
         def work(connection: LedgerConnection) -> JobSet:
@@ -418,7 +438,7 @@ class Sets:
         return {(row["job_type"], row["job_key"]) for row in rows}
 
     def in_flight(self, set_id: int) -> int:
-        """How many requests of a set are being sent, or have a response that runs."""
+        """How many requests of a set are being sent, or have a response that runs; without those in batches."""
         return int(self._all(_IN_FLIGHT, [set_id])[0]["number"])
 
     def record_ended(self, ended: Sequence[tuple[int, int, ResponseStatus]], *, actor: Actor) -> int:

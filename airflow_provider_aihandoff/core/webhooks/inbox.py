@@ -17,10 +17,12 @@ from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import JobNotFound, WebhookNotFound, WebhookSettled
+from airflow_provider_aihandoff.core.generation.batch_provider import BatchStatus
 from airflow_provider_aihandoff.core.generation.response_counts import count_response
 from airflow_provider_aihandoff.core.generation.revision_store import Output, find_revision, is_given_up, mark_running
 from airflow_provider_aihandoff.core.generation.surplus_store import keep_surplus, mark_settled
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, Job, Revision, columns
+from airflow_provider_aihandoff.core.sets.batch_told_store import told
 from airflow_provider_aihandoff.core.states import (
     ENDED_RESPONSE_STATUSES,
     Disposition,
@@ -30,7 +32,7 @@ from airflow_provider_aihandoff.core.states import (
     RevisionState,
 )
 from airflow_provider_aihandoff.core.text import plain, plain_or_none
-from airflow_provider_aihandoff.core.webhooks.event_types import ended_status, is_safety_notice
+from airflow_provider_aihandoff.core.webhooks.event_types import ended_batch_status, ended_status, is_safety_notice
 
 #: Seconds from one poll of OpenAI to the next, for a webhook whose response is not known here. Afterwards it is left
 #: to a person. The first one leaves the worker the time to store the id.
@@ -383,6 +385,8 @@ def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
         # What it names is a case or an alert. It stays in quarantine until a person has read it.
         note = f"a safety notice by OpenAI about {delivery.response_id or 'no case'}"
         return _record(connection, replace(delivery, response_id=None), Disposition.QUARANTINED, note=note)
+    if (status := ended_batch_status(delivery.event_type)) is not None:
+        return _receive_of_batch(connection, delivery, status)
     if ended_status(delivery.event_type) is None:
         return _record(connection, delivery, Disposition.IGNORED)
     if delivery.response_id is None:
@@ -405,6 +409,17 @@ def _receive(connection: LedgerConnection, delivery: Delivery) -> Receipt:
     if not receipt.repeated:
         _write(connection, match, disposition, receipt.entry, at=receipt.entry.received_at)
     return receipt
+
+
+def _receive_of_batch(connection: LedgerConnection, delivery: Delivery, status: BatchStatus) -> Receipt:
+    """Record that a batch has ended. What it has left is read by the task of its set, which is woken by that.
+
+    One whose id is not known, or not yet, changes nothing: a batch is asked about in any case.
+    """
+    new = told(connection, plain(delivery.response_id or ""), delivery.conn_id, status)
+    if new is None:
+        return _record(connection, delivery, Disposition.IGNORED, note="no batch of this ledger has this id")
+    return _record(connection, delivery, Disposition.APPLIED if new else Disposition.DUPLICATE)
 
 
 def _record(

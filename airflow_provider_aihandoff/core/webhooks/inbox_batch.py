@@ -6,7 +6,8 @@ where the response of one is not known.
 
 Only what is plain is recorded here. The transaction waits for no job and no response that another one has locked, so
 that one of them neither holds up the others nor is waited for in a circle. What is left is for :meth:`Inbox.receive`:
-webhooks of such jobs and responses, of responses that were given up, safety notices, and those that name no response.
+webhooks of such jobs and responses, of responses that were given up, of batches, safety notices, and those that name no
+response.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from airflow_provider_aihandoff.core.database.connection import Database, Ledger
 from airflow_provider_aihandoff.core.models import Actor, InboxEntry, JobHead, columns
 from airflow_provider_aihandoff.core.states import Disposition, JobEvent, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.text import plain
-from airflow_provider_aihandoff.core.webhooks.event_types import ended_status, is_safety_notice
+from airflow_provider_aihandoff.core.webhooks.event_types import ended_batch_status, ended_status, is_safety_notice
 from airflow_provider_aihandoff.core.webhooks.inbox import (
     POLL_AFTER,
     Delivery,
@@ -122,7 +123,7 @@ def _find_unknown(connection: LedgerConnection, response_ids: Collection[str]) -
 
 def _judge(delivery: Delivery, matches: Mapping[str, _Match], unknown: Collection[str]) -> Judged | None:
     """What a delivery means; None where that takes more than this transaction knows."""
-    if is_safety_notice(delivery.event_type):
+    if is_safety_notice(delivery.event_type) or ended_batch_status(delivery.event_type) is not None:
         return None
     if ended_status(delivery.event_type) is None:
         return Judged(delivery, Disposition.IGNORED)

@@ -21,11 +21,14 @@ from airflow_provider_aihandoff.core import models
 from airflow_provider_aihandoff.core.bulk import bulk_store
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import without_plain_input_digest
+from airflow_provider_aihandoff.core.generation.batch_provider import BatchStatus
 from airflow_provider_aihandoff.core.jobs import job_search_store, overview_store
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
 from airflow_provider_aihandoff.core.rates.rate_limit import MOST, LimitKind, Measure
 from airflow_provider_aihandoff.core.review.rules import Reviewers
+from airflow_provider_aihandoff.core.sets.batch_record import BatchState
 from airflow_provider_aihandoff.core.sets.set_record import LeftOutReason, SetPhase
+from airflow_provider_aihandoff.core.sets.transport import Transport
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.api.record_fields import from_record
 from airflow_provider_aihandoff.web.pages.bulk_table import GroupBy
@@ -531,6 +534,25 @@ class JobSet(_Answer):
     left_out: dict[str, int] = Field(description="Items without a job, by reason.")
     first_left_out: list[LeftOutItem]
     said: str = Field(description="All of it on one line.")
+    transport: Transport = Field(description="How its requests are sent now.")
+    transport_why: str | None = Field(description="Why; null where its author has named it.")
+    complete_by: datetime | None = Field(description="When its outputs are wanted; null: as they come.")
+
+
+class SetBatch(_Answer):
+    """A batch of a set: many requests in one file."""
+
+    batch_id: int
+    state: BatchState
+    lines: int = Field(description="Requests that it was made of.")
+    completed: int | None = Field(description="Requests that the provider counts as completed; null: it has not said.")
+    failed: int | None
+    provider_id: str | None = Field(description="Its id at the provider.")
+    provider_status: BatchStatus | None
+    why: str | None = Field(description="Why it was abandoned, stopped or given up.")
+    created_at: datetime
+    sent_at: datetime | None
+    ended_at: datetime | None
 
 
 class OneJobSet(JobSet):
@@ -538,6 +560,7 @@ class OneJobSet(JobSet):
 
     paused: bool = Field(description="It is paused by itself; a pause may be about more than one set.")
     minutes_to_writes: float | None = Field(description="Until what is approved is written, at the rate so far.")
+    batches: list[SetBatch]
 
 
 class SetList(_Answer):

@@ -41,10 +41,14 @@ def list_sets(
 
 @router.get("/{set_id}")
 def get_set(set_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> schemas.OneJobSet:
-    """Show one set with what its jobs add up to. `GET /jobs?set=ID` lists its jobs."""
+    """Show one set with what its jobs add up to, and its batches. `GET /jobs?set=ID` lists its jobs."""
     found = visible_set(ledger, viewer, set_id)
     writes = ledger.sets.writes(set_id)
-    fields = {"minutes_to_writes": writes.minutes_left, "paused": bool(pauses_of(ledger, set_id))}
+    fields = {
+        "minutes_to_writes": writes.minutes_left,
+        "paused": bool(pauses_of(ledger, set_id)),
+        "batches": [vars(each) for each in ledger.batches.of_set(set_id)],
+    }
     return schemas.OneJobSet.model_validate(set_fields(found, ledger.sets.total(set_id)) | fields)
 
 
@@ -88,4 +92,5 @@ def set_fields(found: JobSet, totals: SetTotals) -> dict[str, Any]:
         "left_out": left_out.counts,
         "first_left_out": [{"number": each.number, "reason": each.reason, "why": each.why} for each in left_out.first],
         "said": totals.in_words(left_out.number),
+        **{name: getattr(found, name) for name in ("transport", "transport_why", "complete_by")},
     }

@@ -69,6 +69,7 @@ def show_set(request: Request, set_id: schemas.JobId, viewer: ViewerDep, ledger:
             "totals": totals,
             "phase": phase,
             "left_out": found.without_job,
+            "batches": ledger.batches.of_set(set_id),
             "bar": bar_of(counted),
             "width": BAR_WIDTH,
             "height": BAR_HEIGHT,

@@ -13,7 +13,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, LeftOutItem, LeftOutReason
 from airflow_provider_aihandoff.core.sets.set_store import SetSpec
 from airflow_provider_aihandoff.core.states import JobState
-from tests.factories import OWNER, TEST, draft, job_spec, submit
+from tests.factories import OWNER, TEST, draft, in_batch, job_spec, submit
 from tests.integration.cli.conftest import Airflow
 
 CANCELLED = "No request will be sent from now on, and no external write will be made."
@@ -49,6 +49,15 @@ def test_the_bar_shows_what_has_ended_and_what_has_an_output(on_ledger: Ledger) 
     draft(on_ledger, job_spec(job_key="c", set_id=found.set_id))
     total = on_ledger.sets.total(found.set_id)
     assert bar(replace(found, items=3), total) == f"[{'=' * 10}{'.' * 20}] 2 queued, 1 in review, 1 left out"
+
+
+def test_the_batches_of_a_set_are_shown_with_it(airflow: Airflow, on_ledger: Ledger) -> None:
+    found = made(on_ledger)
+    in_batch(on_ledger, found, *(job.job_id for job in on_ledger.jobs()))
+    line = f"batch 1 (batch_1) of set {found.set_id}: running, 2 requests"
+    assert line in airflow("sets", "show", found.set_id)
+    (row,) = json.loads(airflow("sets", "show", found.set_id, "-o", "json"))
+    assert [(each["batch_id"], each["state"], each["lines"]) for each in row["batches"]] == [(1, "running", 2)]
 
 
 @pytest.mark.parametrize("set_id", [99, "a"])

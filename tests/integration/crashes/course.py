@@ -163,6 +163,16 @@ def _in_a_set(run: Run) -> None:
     run.drive(*SET_PIPELINE)
 
 
+def _in_a_batch(run: Run) -> None:
+    run.drive("draft batch", "plan", "decide", *EFFECTS)
+
+
+def _stopped_in_a_batch(run: Run) -> None:
+    """The batch is stopped before it has run the request, which then goes into another one."""
+    run.begin("draft batch")
+    run.drive("stop batch", "draft batch", "plan", "decide", *EFFECTS)
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -335,6 +345,17 @@ COURSES: Mapping[str, Course] = {
         ),
         SET,
     ),
+    **dict.fromkeys(
+        (
+            *("batch.open", "batch.intend", "batch.upload", "batch.uploaded", "batch.create", "batch.created"),
+            *("batch.run", "batch.ended", "batch.results", "batch.take", "batch.read"),
+        ),
+        of(_in_a_batch, model="batch_delay=0.5"),
+    ),
+    **dict.fromkeys(("batch.abandon", "batch.free"), of(_in_a_batch, model="batch_delay=0.5 batch=500")),
+    "batch.list": of(_in_a_batch, model="batch_delay=0.5 batch=drop_after_accept"),
+    "batch.rest": of(_in_a_batch, model="batch_delay=0.5 batch_end=expired"),
+    **dict.fromkeys(("batch.cancel", "batch.stop"), of(_stopped_in_a_batch, model="batch_delay=8")),
     "budget.change": of(_funded),
     "limit.change": of(_limited),
     "budget.expire": of(_reclaimed, model=_ORPHAN),

@@ -12,9 +12,10 @@ from airflow_provider_aihandoff.core.review.rules import ReviewRules
 from airflow_provider_aihandoff.core.sets.pause_set import pauses_of
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, LeftOutItem, LeftOutReason
 from airflow_provider_aihandoff.core.sets.set_store import SetSpec
+from airflow_provider_aihandoff.core.sets.transport import Transport
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 from airflow_provider_aihandoff.web.pages.bulk_table import key_of
-from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
+from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan, in_batch, job_spec, submit
 from tests.integration.web.conftest import Grant, Login, Page
 from tests.integration.web.world import cms, confirm, plan_of
 
@@ -185,3 +186,21 @@ def test_the_page_of_a_set_leads_to_rolling_it_back(login: Login, ledger: Ledger
         assert begun.status_code == 303
         assert [each.method for each in target.received] == ["DELETE", "DELETE"]
     assert ledger.sets.total(found.set_id).states[JobState.ROLLED_BACK] == 2
+
+
+def test_the_batches_of_a_set_are_shown_with_it(login: Login, ledger: Ledger) -> None:
+    found = made(ledger)
+    ledger.sets.sends_by(found.set_id, Transport.BATCH, "The outputs are wanted tomorrow.")
+    batch = in_batch(ledger, found, 3, 4)
+    ledger.batches.cancel_requested(batch, why="It would not be <i>done</i> in time.")
+    bob = login("bob")
+    text = " ".join(Page(bob.get(f"/aihandoff/sets/{found.set_id}").text).text.split())
+    assert "Sent in batches. The outputs are wanted tomorrow." in text
+    assert "Batch 1 is being stopped: 2 requests · batch_1" in text
+    assert "It would not be <i>done</i> in time." in text
+    body = bob.get(f"{API}/{found.set_id}").json()
+    assert (body["transport"], body["complete_by"]) == ("batch", None)
+    (shown,) = body["batches"]
+    assert (shown["batch_id"], shown["state"], shown["lines"], shown["provider_id"]) == (1, "running", 2, "batch_1")
+    assert bob.get("/aihandoff/api/v1/jobs/3").json()["revisions"][0]["batch_id"] == 1
+    assert "Its request is in batch 1 at OpenAI since" in Page(bob.get("/aihandoff/jobs/3").text).text

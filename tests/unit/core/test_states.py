@@ -32,6 +32,7 @@ MOVES = {
     },
     S.RUNNING: {
         E.REVISED: S.QUEUED,
+        E.SUBMIT_REFUSED: S.QUEUED,
         E.OUTPUT_STORED: S.REVIEW,
         E.OUTPUT_ACCEPTED: S.APPROVED,
         E.FAILED: S.FAILED,

@@ -12,7 +12,7 @@ from openai import OpenAI
 from airflow_provider_aihandoff.core.generation.openai.failures import classify
 from airflow_provider_aihandoff.core.generation.provider import ProviderError
 from airflow_provider_aihandoff.core.generation.webhook_endpoints import Endpoint, WebhookEndpoints
-from airflow_provider_aihandoff.core.webhooks.event_types import ended_status, is_safety_notice
+from airflow_provider_aihandoff.core.webhooks.event_types import ended_batch_status, ended_status, is_safety_notice
 
 #: Endpoints that are read at most.
 _LIMIT = 1000
@@ -39,7 +39,7 @@ class EndpointApi(WebhookEndpoints):
         """As :meth:`WebhookEndpoints.create`."""
         with _asking("See the project's webhooks at OpenAI before you try again: the endpoint may be there."):
             visible = self._webhooks.event_types.list().data
-            wanted = [event for event in visible if ended_status(event) is not None or is_safety_notice(event)]
+            wanted = [event for event in visible if _is_wanted(event)]
             created = self._webhooks.create(event_types=wanted, name=name, url=url)
             return _read(created), str(created.signing_secret)
 
@@ -66,3 +66,9 @@ def _asking(remedy: str) -> Iterator[None]:
 
 def _read(found: Any) -> Endpoint:
     return Endpoint(found.id, found.name, found.url, tuple(found.event_types))
+
+
+def _is_wanted(event: str) -> bool:
+    """Whether an event says that a response or a batch has ended, or is a safety notice."""
+    ends = ended_status(event) is not None or ended_batch_status(event) is not None
+    return ends or is_safety_notice(event)

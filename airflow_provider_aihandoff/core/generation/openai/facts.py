@@ -11,7 +11,12 @@ from airflow_provider_aihandoff.core.generation.openai.continuation import conti
 from airflow_provider_aihandoff.core.generation.openai.messages import prompt_of
 from airflow_provider_aihandoff.core.generation.openai.output_type import check_output_type
 from airflow_provider_aihandoff.core.generation.openai.pricing import price
-from airflow_provider_aihandoff.core.generation.openai.request import build_request, input_snapshot, output_schema
+from airflow_provider_aihandoff.core.generation.openai.request import (
+    build_request,
+    in_batch,
+    input_snapshot,
+    output_schema,
+)
 from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.openai.worst_case import worst_case
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, Prompt, ProviderFacts, Tokens, WorstCase
@@ -64,6 +69,10 @@ class OpenAIFacts(ProviderFacts):
             counted=counted,
             tool_prices=self.tool_prices,
         )
+
+    def in_batch(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """As :meth:`ProviderFacts.in_batch`."""
+        return in_batch(request)
 
     def continued(
         self, request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None

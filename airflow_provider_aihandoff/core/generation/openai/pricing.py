@@ -12,8 +12,12 @@ from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 
 log = logging.getLogger(__name__)
 
-#: What OpenAI documents for a completion window, as a part of the standard price.
-COMPLETION_WINDOW_FACTORS: Mapping[str, Decimal] = {"2h": Decimal("0.70"), "8h": Decimal("0.60")}
+#: What OpenAI documents for a completion window, as a part of the standard price. The longest is that of a batch.
+COMPLETION_WINDOW_FACTORS: Mapping[str, Decimal] = {
+    "2h": Decimal("0.70"),
+    "8h": Decimal("0.60"),
+    "24h": Decimal("0.50"),
+}
 
 
 def price(response: ModelResponse, request: Mapping[str, Any], tool_prices: ToolPrices | None = None) -> Decimal | None:

@@ -12,7 +12,9 @@ from typing import Any
 from openai import AsyncOpenAI, OpenAI
 from openai.resources.responses.input_tokens import InputTokens
 
+from airflow_provider_aihandoff.core.generation.batch_provider import HasBatches, HasBatchesAsync, ModelBatch
 from airflow_provider_aihandoff.core.generation.openai.answers import read_items, read_response, response_id_of
+from airflow_provider_aihandoff.core.generation.openai.batches_api import BatchesApi, read_batch
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.openai.failures import (
     InvalidArguments,
@@ -43,7 +45,7 @@ _COUNTED = frozenset(
 _COUNT_TIMEOUT = 10.0
 
 
-class OpenAIProvider(OpenAIFacts, ModelProvider):
+class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
     """OpenAI's Responses API in background mode.
 
     :param client: with its time-outs. Its own retries are switched off here: it would repeat a request that was
@@ -58,6 +60,11 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
         self._responses, self._conversations = once.responses, once.conversations
         self._opens_handles = conversations
         self._counts_input = True
+        self._client = once
+
+    def batches(self) -> BatchesApi:
+        """As :meth:`HasBatches.batches`."""
+        return BatchesApi(self._client, self.tool_prices)
 
     def create(
         self, request: Mapping[str, Any], metadata: Mapping[str, str], *, timeout: float, handle: str | None = None
@@ -136,7 +143,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider):
             return None
 
 
-class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider):
+class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync):
     """OpenAI's Responses API in background mode, for an event loop.
 
     :param client: as that of :class:`OpenAIProvider`.
@@ -146,6 +153,26 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider):
         self.tool_prices = tool_prices or ToolPrices()
         once = client.with_options(max_retries=0)
         self._responses, self._conversations = once.responses, once.conversations
+        self._batches = once.batches
+
+    async def retrieve_batch(self, batch_id: str) -> ModelBatch:
+        """As :meth:`ModelBatches.retrieve`."""
+        try:
+            return read_batch(await self._batches.retrieve(batch_id), batch_id)
+        except Exception as error:  # noqa: BLE001
+            raise asking_failed(error, batch_id) from None
+
+    async def cancel_batch(self, batch_id: str) -> ModelBatch | None:
+        """As :meth:`ModelBatches.cancel`."""
+        try:
+            return read_batch(await self._batches.cancel(batch_id), batch_id)
+        except Exception as error:  # noqa: BLE001 - it is asked about instead
+            log.info("Cancelling batch %s: %s; asking about it.", batch_id, type(error).__name__)
+        try:
+            return await self.retrieve_batch(batch_id)
+        except ProviderError as error:
+            log.warning("After cancelling batch %s: %s", batch_id, error.what)
+            return None
 
     async def read_handle(self, handle: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.read_handle`."""

@@ -31,6 +31,12 @@ PROCESSING_ARGUMENTS = frozenset(
 #: Arguments that the submit protocol sets itself.
 RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options", "timeout"})
 
+#: Arguments that a line of a batch cannot have: they are about how a single request is sent, or processed.
+NOT_IN_BATCH = frozenset({"background_options", "extra_headers", "extra_query", "service_tier"})
+
+#: Within which a batch is answered, as the name of a completion window.
+BATCH_WINDOW = "24h"
+
 #: Arguments that name something.
 _NAMES = frozenset(
     {"model", "previous_response_id", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier"}
@@ -155,3 +161,23 @@ def submission(
     conversation = {} if conversation_id is None else {"conversation": conversation_id}
     own = {"background": True, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}
     return {**request, **conversation, **own}
+
+
+def batch_body(request: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The request as the body of a line in a batch, with metadata by which its response can be matched.
+
+    :raises RequestError: it has arguments that no line of a batch can have.
+    """
+    body = {**request, **(request.get("extra_body") or {})}
+    body.pop("extra_body", None)
+    if wrong := sorted(NOT_IN_BATCH & body.keys()):
+        raise RequestError(
+            f"{', '.join(wrong)} cannot be in a request of a batch.",
+            remedy='Leave it out, or use transport="background".',
+        )
+    return {**body, "store": True, "metadata": {**request.get("metadata", {}), **metadata}}
+
+
+def in_batch(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with the window in which a batch is answered: what decides its price."""
+    return {**request, "background_options": {"completion_window": BATCH_WINDOW}}

@@ -140,9 +140,9 @@ def test_what_may_be_sent_is_what_is_queued_and_what_may_have_another_revision(l
     send(ledger, again, "resp_9")
     fail(ledger, again)
 
-    def keys(**how: bool) -> list[str]:
-        wanted = {"retries": True, "incomplete": False, **how}
-        return [each.job_key for each in ledger.sets.sendable(job_set.set_id, limit=10, **wanted)]
+    def keys(*, retries: bool = True, incomplete: bool = False) -> list[str]:
+        found = ledger.sets.sendable(job_set.set_id, limit=10, retries=retries, incomplete=incomplete)
+        return [each.job_key for each in found]
 
     assert keys() == ["a", "b"]
     assert keys(retries=False) == ["a"]

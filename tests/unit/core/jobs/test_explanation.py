@@ -157,6 +157,12 @@ ROWS = [
         "No webhook came on the connection `openai_default` within 8 days",
     ),
     Row(
+        Case.RUNNING_BATCH,
+        record(J.RUNNING, of=running(response_id=None, response_status="queued", batch_id=7)),
+        "Its request is in batch 7 at OpenAI since",
+        "The task `draft` reads the results when the batch has ended",
+    ),
+    Row(
         Case.RUNNING_ENDED,
         record(J.RUNNING, of=running(response_status="completed", deadline=BEFORE)),
         "The response resp_1 has ended (completed); this was recorded at",

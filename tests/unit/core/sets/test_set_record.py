@@ -23,11 +23,30 @@ from airflow_provider_aihandoff.core.sets.set_record import (
     checked_fail_when,
     too_many,
 )
+from airflow_provider_aihandoff.core.sets.transport import Transport
 from airflow_provider_aihandoff.core.states import JobState
 
 AT = datetime(2026, 11, 29, 2, tzinfo=UTC)
 TOTALS = SetTotals({}, 0, 0, 0, {}, Decimal(0), 0, 0, None, None)
-SET = JobSet(7, "ticket", "nightly", "alice", "triage", "run", "label", -1, AT, 10, {}, AT, AT, None)
+SET = JobSet(
+    7,
+    "ticket",
+    "nightly",
+    "alice",
+    "triage",
+    "run",
+    "label",
+    -1,
+    AT,
+    10,
+    {},
+    AT,
+    AT,
+    None,
+    Transport.BACKGROUND,
+    None,
+    None,
+)
 
 
 def totals(**states: int) -> SetTotals:
