@@ -58,6 +58,10 @@ STEPS = (
     "set.opened",
     "set.ended",
     "set.notify",
+    "request.record",
+    "request.claim",
+    "request.started",
+    "request.ended",
 )
 
 #: What is called outside the ledger.
@@ -70,6 +74,7 @@ CALLS = (
     "receive.retrieve",
     "apply.send",
     "probe.send",
+    "request.start run",
 )
 
 POINTS = (

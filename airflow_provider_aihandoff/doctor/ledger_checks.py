@@ -50,6 +50,7 @@ _RIGHTS = (
     ("rate_limit_changes", "SELECT, INSERT"),
     ("rate_waits", "SELECT, INSERT, UPDATE, DELETE"),
     ("sets", "SELECT, INSERT, UPDATE"),
+    ("job_requests", "SELECT, INSERT, UPDATE"),
     ("ledger", "SELECT"),
 )
 
