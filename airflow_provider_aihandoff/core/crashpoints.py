@@ -74,7 +74,7 @@ CALLS = (
     "receive.retrieve",
     "apply.send",
     "probe.send",
-    "request.start run",
+    "request.make run",
 )
 
 POINTS = (

@@ -324,3 +324,7 @@ class JobTypeNotFound(HandoffError):
 
 class JobTypeAmbiguous(HandoffError):
     """Several Dags say that they do jobs of this type."""
+
+
+class RunNotMade(HandoffError):
+    """No Dag run was made for a request, for now."""

@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.core.errors import (
     RequestError,
 )
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
+from airflow_provider_aihandoff.core.job_requests.begin import begin
 from airflow_provider_aihandoff.core.job_requests.job_request import (
     JobRequest,
     Standing,
@@ -33,6 +34,7 @@ from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.core.text import first_problem, unstorable
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.web.auth import MayNotAskForOthers, RequestKeyMissing, Viewer
+from airflow_provider_aihandoff.web.front_door.airflow_runs import AirflowRuns
 from airflow_provider_aihandoff.web.front_door.declared import (
     NOT_RECORDED,
     JobTypeOfDag,
@@ -40,7 +42,6 @@ from airflow_provider_aihandoff.web.front_door.declared import (
     job_type,
     may_ask,
 )
-from airflow_provider_aihandoff.web.front_door.start_run import start
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def ask(
     )
     request = ledger.job_requests.record(wanted, recorded_by=login, per_minute=found.declared.per_minute)
     try:
-        return start(ledger, request)
+        return begin(ledger, request, AirflowRuns())
     except Exception as error:
         log.warning("%s was recorded, and its run is made later.", request.label, exc_info=shown(error))
         return request

@@ -24,11 +24,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.job_requests.begin import begin_due
 from airflow_provider_aihandoff.core.job_requests.enqueue import REQUEST_CHANNEL
 from airflow_provider_aihandoff.core.job_requests.request_store import Followed
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook, shared_ledger
 from airflow_provider_aihandoff.web.auth import TooManyFollow
-from airflow_provider_aihandoff.web.front_door.start_run import follow_up, start_due
+from airflow_provider_aihandoff.web.front_door.airflow_runs import AirflowRuns, follow_up
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +91,12 @@ class Doorkeeper:
 
     It outlives whatever happens to the ledger: it connects again, with growing pauses.
 
-    :param start_due: makes the runs of requests of which none is known; returns how many requests that were.
+    :param begin_due: makes the runs of requests of which none is known; returns how many requests that were.
     :param follow_up: sees to the requests whose run made no job.
     """
 
-    def __init__(self, start_due: Callable[[], int], follow_up: Callable[[], None]) -> None:
-        self._start_due, self._follow_up = start_due, follow_up
+    def __init__(self, begin_due: Callable[[], int], follow_up: Callable[[], None]) -> None:
+        self._begin_due, self._follow_up = begin_due, follow_up
         self._watches: set[Watch] = set()
         self._open = False
         self._work: asyncio.Task[None] | None = None
@@ -205,7 +206,7 @@ class Doorkeeper:
         follow_up_at = 0.0
         while True:
             if self._open:
-                while await asyncio.to_thread(self._start_due):
+                while await asyncio.to_thread(self._begin_due):
                     pass
                 if time.monotonic() >= follow_up_at:
                     await asyncio.to_thread(self._follow_up)
@@ -224,7 +225,9 @@ def doorkeeper() -> Doorkeeper:
     """The one of this process."""
     loop = asyncio.get_running_loop()
     if loop not in _keepers:
-        _keepers[loop] = Doorkeeper(lambda: start_due(shared_ledger()), lambda: follow_up(shared_ledger()))
+        _keepers[loop] = Doorkeeper(
+            lambda: begin_due(shared_ledger(), AirflowRuns()), lambda: follow_up(shared_ledger())
+        )
     return _keepers[loop]
 
 
