@@ -163,6 +163,20 @@ def _in_a_set(run: Run) -> None:
     run.drive("draft set", "plan", "decide", *EFFECTS)
 
 
+def _asked_for(run: Run) -> None:
+    """A login asks for a job, and the run of its request is made."""
+    run.drive("request asked", *PIPELINE)
+
+
+def _enqueued(run: Run) -> None:
+    """Another program asks in its own transaction, and an API server has its turn."""
+    run.drive("request enqueued", *PIPELINE)
+
+
+def _request_cancelled(run: Run) -> None:
+    run.drive("request cancelled", *PIPELINE)
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -318,6 +332,9 @@ COURSES: Mapping[str, Course] = {
     "bulk.begin": IN_BULK["bulk cancel"],
     "bulk.record": IN_BULK["bulk cancel"],
     **dict.fromkeys(("set.open", "set.open jobs", "set.opened", "set.ended", "set.notify"), of(_in_a_set)),
+    **dict.fromkeys(("request.record", "request.started", "request.make run"), of(_asked_for)),
+    "request.claim": of(_enqueued),
+    "request.ended": of(_request_cancelled),
     "budget.change": of(_funded),
     "limit.change": of(_limited),
     "budget.expire": of(_reclaimed, model=_ORPHAN),

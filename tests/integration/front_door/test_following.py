@@ -22,7 +22,7 @@ from tests.factories import TEST, ask, draft, job_spec
 from tests.integration.front_door.conftest import Serve, runs
 from tests.integration.web.conftest import Login
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 API = "/aihandoff/api/v1"
 KETTLE = {"type": "note", "key": "kettle", "input": {"slug": "kettle"}}
