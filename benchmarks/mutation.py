@@ -39,6 +39,8 @@ _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 _SETS, _SET_STORE = "tests/integration/operators/test_sets.py", f"{_LEDGER}/sets/test_set_store.py"
 _SHARED = f"{_LEDGER}/sets/test_shared_steps.py"
 
+_REQUESTS, _ASKING = f"{_LEDGER}/job_requests/test_request_store.py", "tests/integration/front_door/test_asking.py"
+
 _TAKING = f"{_LEDGER}/rates/test_taking.py"
 _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
 _TOGETHER = f"{_LEDGER}/webhooks/test_inbox_batch.py"
@@ -1470,6 +1472,46 @@ GUARDS = (
         "sets: a retry does not move the deadline",
         f"{_SET_STORE}::test_a_set_is_found_by_its_key_and_a_retry_does_not_move_its_deadline",
         ("set_store:_OPEN", "AND sets.run_id = excluded.run_id THEN sets.deadline", "AND false THEN sets.deadline"),
+    ),
+    guard(
+        "front door: a key with another content is refused",
+        f"{_REQUESTS}::test_a_key_with_another_content_is_refused_and_changes_nothing",
+        ("request_store:_same", "len(found) > 1 or not found[0].is_same(wanted)", "len(found) > 1"),
+    ),
+    guard(
+        "front door: requests at the same time count together",
+        f"{_REQUESTS}::test_the_limit_holds_for_requests_at_the_same_time",
+        ("JobRequests.record", "connection.execute(_LOCK_COUNT, [recorded_by, wanted.job_type])", "pass"),
+    ),
+    guard(
+        "front door: what is due is handed to one process",
+        f"{_REQUESTS}::test_what_is_due_is_handed_to_one_process",
+        ("request_store:_CLAIM", " AND try_at <= clock_timestamp()", ""),
+    ),
+    guard(
+        "front door: a run that was made before is found",
+        f"{_ASKING}::TestOneRun::test_one_whose_run_was_made_and_not_recorded_gets_no_other_one",
+        ("_trigger", "run_id=request.own_run_id,", 'run_id=f"{request.own_run_id}.{request.tries}",'),
+    ),
+    guard(
+        "front door: the conf of a run is what was requested",
+        f"{_ASKING}::test_a_run_by_hand_with_the_id_of_a_request_and_another_content_asks_no_model",
+        ("requested_in", "(dag_run.conf or {}).get(PARAM) != asked.conf", "False"),
+    ),
+    guard(
+        "front door: a request that was cancelled asks no model",
+        f"{_ASKING}::TestCancel::test_before_there_is_a_job_the_model_is_not_asked",
+        ("stop_if_cancelled", "request.state is not RequestState.CANCELLED", "True"),
+    ),
+    guard(
+        "front door: a request is for those who asked",
+        f"{_ASKING}::test_only_those_who_asked_and_those_who_may_see_the_jobs_of_the_dag_see_a_request",
+        ("_visible", "if dag_id is None or not viewer.visible([dag_id]):", "if False:"),
+    ),
+    guard(
+        "front door: only a service account asks for others",
+        f"{_ASKING}::test_a_service_account_asks_for_a_user_and_both_are_on_the_record",
+        ("_requester", 'login not in settings.names("service_accounts")', "False"),
     ),
     guard(
         "notices: a retry of a run is no second run",

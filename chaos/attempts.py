@@ -22,6 +22,8 @@ Each step does what the operator or sensor of the same kind does, on the real co
 - ``bulk cancel`` and so on: a person takes a bulk action on the job, or goes on with the one that they have begun.
 - ``cancel``: a person stops the job. ``rollback``: a person rolls back what it wrote. ``acknowledge``: they have seen
   that it failed.
+- ``request asked``: a login asks for a job; ``request enqueued``: another program does, in its own transaction;
+  ``request cancelled``: a login cancels before there is a job.
 - ``notify``: two runs of the maintenance Dag notify people of a cause, and a third one that it is over.
 
 :mod:`chaos.effects` says what the effects are.
@@ -81,6 +83,7 @@ from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.elements import all_failures, first_wait
 from airflow_provider_aihandoff.operators.retries import final_errors
+from chaos import requests
 from chaos.effects import effect_plan, parts_of, plans, target_of
 from chaos.set_attempts import SET_STEPS
 from chaos.work import ALL_EFFECTS, Work
@@ -589,6 +592,23 @@ def _unlimit(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
     return DONE
 
 
+#: The ways of a request for a job.
+REQUESTING: Mapping[str, Callable[[World, Ledger, str], bool]] = {
+    "asked": requests.ask,
+    "enqueued": requests.ask_in_a_transaction,
+    "cancelled": requests.cancel,
+}
+
+
+def _requested(ask: Callable[[World, Ledger, str], bool]) -> Step:
+    """A request takes its way, until its run was made, or never will be."""
+
+    def step(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
+        return DONE if ask(world, ledger, attempt.work.key) else Outcome("wait", POLL_SECONDS, "another one makes it")
+
+    return step
+
+
 _A_WEEK_LATER = """
     UPDATE aihandoff.budget_reservations SET expires_at = clock_timestamp() - interval '1 second'
     WHERE job_id = %s AND state = 'reserved'"""
@@ -670,4 +690,5 @@ STEPS: Mapping[str, Step] = {
     "warn": _warn,
     "limit": _limit,
     "unlimit": _unlimit,
+    **{f"request {how}": _requested(step) for how, step in REQUESTING.items()},
 }

@@ -47,7 +47,8 @@ from chaos.world import DATABASE, TARGET, World
 #: writes a row too, with the id of the one that it undoes.
 TABLE = """
     CREATE TABLE IF NOT EXISTS chaos_rows (
-        row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, undoes bigint)"""
+        row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, undoes bigint);
+    CREATE TABLE IF NOT EXISTS chaos_runs (run_id text PRIMARY KEY)"""
 STATEMENT = "INSERT INTO chaos_rows (name) VALUES (%(name)s) RETURNING row_id"
 UNDO_STATEMENT = "INSERT INTO chaos_rows (name, undoes) VALUES (%(name)s, %(undoes)s::bigint) RETURNING row_id"
 

@@ -74,6 +74,10 @@ STEPS = (
     "batch.take",
     "batch.rest",
     "batch.read",
+    "request.record",
+    "request.claim",
+    "request.started",
+    "request.ended",
 )
 
 #: What is called outside the ledger.
@@ -91,6 +95,7 @@ CALLS = (
     "receive.retrieve",
     "apply.send",
     "probe.send",
+    "request.make run",
 )
 
 POINTS = (

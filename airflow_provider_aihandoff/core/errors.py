@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_aihandoff.core.invisible import escape_lines
@@ -297,3 +297,42 @@ class JobRolledBack(HandoffError):
 
 class CannotRegenerate(HandoffError):
     """Something is applied for the job that was not undone, so that no new revision is made."""
+
+
+class JobRequestNotFound(HandoffError):
+    """No request for a job has this id."""
+
+
+class JobRequestConflict(HandoffError):
+    """The key of a request was used before, with another content."""
+
+
+class JobRequestInProgress(HandoffError):
+    """A request with the same key is being recorded, by a transaction that is under way."""
+
+
+class JobRequestRefused(HandoffError):
+    """A request is not what its job type takes.
+
+    :param problems: where in it, and what is wrong there.
+    """
+
+    def __init__(self, what: str, *, problems: Sequence[tuple[str, str]] = (), **kwargs: str) -> None:
+        super().__init__(what, **kwargs)
+        self.problems = problems
+
+
+class TooManyRequests(HandoffError):
+    """A login has made as many requests for jobs as it may for now."""
+
+
+class JobTypeNotFound(HandoffError):
+    """No Dag does jobs of this type."""
+
+
+class JobTypeAmbiguous(HandoffError):
+    """Several Dags say that they do jobs of this type."""
+
+
+class RunNotMade(HandoffError):
+    """No Dag run was made for a request, for now."""

@@ -25,6 +25,7 @@ from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
+from airflow_provider_aihandoff.core.job_requests.request_store import JobRequests
 from airflow_provider_aihandoff.core.jobs.acknowledge_store import Acknowledgements
 from airflow_provider_aihandoff.core.jobs.cancel_store import Cancels
 from airflow_provider_aihandoff.core.jobs.job_search_store import JobSearch
@@ -188,6 +189,7 @@ class Ledger:
         self.batches = Batches(self._database, self.outputs)
         self.sets = Sets(self._database)
         self.together = Together(self._database)
+        self.job_requests = JobRequests(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -240,6 +242,16 @@ class Ledger:
     def revision(self, job_id: int, number: int) -> Revision:
         """Return one revision of a job that exists."""
         return self._database.transact(lambda connection: read_revision(connection, job_id, number))
+
+    def events(self, job_id: int, *, after: int) -> list[Event]:
+        """Return the lines of a job's history after one of them, oldest first.
+
+        :param after: the number of the line; 0 for all.
+        """
+        query = (
+            f"SELECT {columns(Event)} FROM aihandoff.events WHERE job_id = %(job_id)s AND seq > %(after)s ORDER BY seq"
+        )
+        return [Event(**row) for row in self._all(query, {"job_id": job_id, "after": after})]
 
     def record(self, job_id: int) -> JobRecord:
         """Return a job with all that belongs to it, as of one moment.

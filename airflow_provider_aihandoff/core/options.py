@@ -103,6 +103,17 @@ OPTIONS: Mapping[str, Option] = {
         "What one call of each of OpenAI's own tools costs, in US dollars, as a JSON object, such as "
         '{"web_search": 0.01, "file_search": 0.0025}. A tool that is not named has no known price.',
     ),
+    "service_accounts": Option(
+        "string",
+        "",
+        "Logins, separated by commas, that may ask for jobs in the name of another user. Both are on the record.",
+    ),
+    "request_page_frame_ancestors": Option(
+        "string",
+        "'self'",
+        "Which sites may show the page of a request in a frame, as frame-ancestors of a Content-Security-Policy names "
+        "them.",
+    ),
     "xcom_output_limit": Option(
         "integer",
         "8192",

@@ -51,6 +51,7 @@ _RIGHTS = (
     ("rate_waits", "SELECT, INSERT, UPDATE, DELETE"),
     ("sets", "SELECT, INSERT, UPDATE"),
     ("batches", "SELECT, INSERT, UPDATE"),
+    ("job_requests", "SELECT, INSERT, UPDATE"),
     ("ledger", "SELECT"),
 )
 

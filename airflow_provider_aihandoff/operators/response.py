@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.core.generation.outcome import is_final
 from airflow_provider_aihandoff.core.generation.provider import ProviderFacts, ProviderFor, WorstCase
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
 from airflow_provider_aihandoff.core.generation.submit import SubmitSteps, submit
+from airflow_provider_aihandoff.core.job_requests.declared_type import DeclaredType
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, PriorityName, Revision
 from airflow_provider_aihandoff.core.states import JobState
@@ -28,6 +29,7 @@ from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
+from airflow_provider_aihandoff.operators.requesting import requested_in, stop_if_cancelled
 from airflow_provider_aihandoff.operators.responding import (
     defer_until_ended,
     give_up_if_over,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from pydantic import BaseModel
 
+    from airflow_provider_aihandoff.core.job_requests.job_request import JobRequest
     from airflow_provider_aihandoff.core.ledger import Ledger
 
 #: Arguments that are sent to the Responses API under the same name.
@@ -93,7 +96,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
     :param instructions: the system message (templated).
     :param output_type: a Pydantic model; it is sent as a strict JSON schema, and the answer is validated against it.
         A mismatch or a refusal fails the revision, and the ledger keeps the text.
-    :param job_type: what kind of work it is; by default the id of the Dag.
+    :param job_type: what kind of work it is; by default the id of the Dag. A
+        :class:`~airflow_provider_aihandoff.job_types.JobType`, where the Dag does such jobs for those who ask: in a run
+        that was made for a request, key, requester and permissions are those of the request, as the ledger has them.
     :param job_key: what identifies this piece of work among its kind (templated); by default Dag, run, task and map
         index, so that each run makes its own job.
     :param requested_by: who asked (templated); by default the user who triggered the run.
@@ -175,7 +180,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         prompt_cache_options: dict[str, Any] | None = None,
         safety_identifier: str | None = None,
         response_kwargs: dict[str, Any] | None = None,
-        job_type: str = "{{ dag.dag_id }}",
+        job_type: str | DeclaredType = "{{ dag.dag_id }}",
         job_key: str | None = None,
         requested_by: str | None = None,
         permissions: dict[str, Any] | None = None,
@@ -217,7 +222,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
         self.prompt_cache_options = prompt_cache_options
         self.safety_identifier = safety_identifier
         self.response_kwargs = response_kwargs
-        self.job_type = job_type
+        self.takes_requests = isinstance(job_type, DeclaredType)
+        self.job_type = job_type.name if isinstance(job_type, DeclaredType) else job_type
         self.job_key = job_key
         self.requested_by = requested_by
         self.permissions = permissions
@@ -269,10 +275,13 @@ class OpenAIBackgroundResponseOperator(RendersText):
             LedgerHook(self.ledger_conn_id).get_conn() as ledger,
             providers() as provider_for,
         ):
-            spec = self._spec(context)
+            asked = requested_in(context, ledger, self.job_type) if self.takes_requests else None
+            spec = self._spec(context, asked)
             subject.key = (spec.job_type, spec.job_key)
             opened = ledger.submission.open(spec)
             job, revision = opened.job, opened.revision
+            if asked is not None:
+                stop_if_cancelled(ledger, provider_for, asked, job, actor=owner.actor)
             self.log.info("Attached to %s: %s.", job.label, opened.next)
             self._running = (job, context["ti"], owner)
             if opened.superseded is not None:
@@ -392,21 +401,30 @@ class OpenAIBackgroundResponseOperator(RendersText):
             return None
         return state_among(owner, states)
 
-    def _spec(self, context: Context) -> JobSpec:
+    def _spec(self, context: Context, asked: JobRequest | None = None) -> JobSpec:
+        """What this task asks for.
+
+        :param asked: the request that its run was made for.
+        """
         owner = owner_of(context)
+        own_key, own_requester, own_permissions = self.job_key, self.requested_by, self.permissions
+        if asked is not None:
+            own_key = asked.job_key if own_key is None else own_key
+            own_requester = asked.requested_by if own_requester is None else own_requester
+            own_permissions = asked.permissions if own_permissions is None else own_permissions
         request = self.build_request()
-        asked = self._facts.input_snapshot(request)
+        snapshot = self._facts.input_snapshot(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         return JobSpec(
             job_type=self.job_type,
-            job_key=f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}" if self.job_key is None else self.job_key,
-            input=asked,
+            job_key=f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}" if own_key is None else own_key,
+            input=snapshot,
             request=request,
-            shown_input=masked(asked),
+            shown_input=masked(snapshot),
             shown_request=masked(request),
             conn_id=self.openai_conn_id,
-            requested_by=triggered_by(context) if self.requested_by is None else self.requested_by,
-            permissions={} if self.permissions is None else self.permissions,
+            requested_by=triggered_by(context) if own_requester is None else own_requester,
+            permissions={} if own_permissions is None else own_permissions,
             approval=self.approval,
             approval_reason=self.approval_reason,
             max_revisions=self.max_revisions,

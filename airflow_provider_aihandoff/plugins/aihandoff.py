@@ -43,3 +43,10 @@ class AIHandoffPlugin(AirflowPlugin):
         from airflow_provider_aihandoff.web.app import build_app
 
         return [{"app": build_app(), "url_prefix": URL_PREFIX, "name": "AI Handoff"}]
+
+    @cached_property
+    def fastapi_root_middlewares(self) -> list[Any]:  # type: ignore[override]  # a list, computed when it is read
+        """What makes runs of requests for jobs while the API server serves."""
+        from airflow_provider_aihandoff.web.front_door.follow import FrontDoor
+
+        return [{"middleware": FrontDoor, "args": [], "kwargs": {}, "name": "AI Handoff"}]

@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.web.api import (
     bulk_routes,
     limit_routes,
     pause_routes,
+    request_routes,
     routes,
     set_routes,
     webhook_receiver,
@@ -32,6 +33,7 @@ from airflow_provider_aihandoff.web.pages import (
     limits_page,
     overview_page,
     pause_page,
+    request_page,
     revisions,
     set_pages,
     spending_page,
@@ -47,6 +49,7 @@ def build_app() -> FastAPI:
     app.include_router(pause_routes.router)
     app.include_router(limit_routes.router)
     app.include_router(set_routes.router)
+    app.include_router(request_routes.router)
     app.include_router(routes.router)
     app.include_router(webhook_receiver.router)
     app.include_router(bulk_review.router)
@@ -60,6 +63,7 @@ def build_app() -> FastAPI:
     app.include_router(pause_page.router)
     app.include_router(limits_page.router)
     app.include_router(set_pages.router)
+    app.include_router(request_page.router)
     app.include_router(inbox_page.router)
     app.include_router(doctor_page.router)
     app.include_router(job_actions.router)

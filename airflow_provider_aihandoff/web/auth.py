@@ -70,6 +70,18 @@ class LimitForbidden(HandoffError):
     """The user may not set limits of speed, which are about the jobs of all Dags."""
 
 
+class MayNotAskForOthers(HandoffError):
+    """The login may not ask for jobs in the name of another user."""
+
+
+class RequestKeyMissing(HandoffError):
+    """A request for a job has neither a key nor an idempotency key: sent twice, it would make two jobs."""
+
+
+class TooManyFollow(HandoffError):
+    """So many follow something in this process that no more can."""
+
+
 class CrossSiteRequest(HandoffError):
     """A browser sent this request from another site, or does not say from which site."""
 
@@ -118,6 +130,14 @@ class Viewer:
     def may_act(self, job: Job) -> bool:
         """Whether the user may act on the jobs of its Dag: cancel them, roll them back, and resolve their effects."""
         return bool(self.answerable([job.dag_id]))
+
+    def may_trigger(self, dag_id: str) -> bool:
+        """Whether the user may trigger runs of the Dag."""
+        (team,) = _teams([dag_id]).values()
+        details = DagDetails(id=dag_id, team_name=team) if team else DagDetails(id=dag_id)
+        return get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=details, user=self.user
+        )
 
     @cached_property
     def may_run_doctor(self) -> bool:

@@ -41,6 +41,12 @@ from airflow_provider_aihandoff.core.errors import (
     HandoffError,
     JobNotApproved,
     JobNotFound,
+    JobRequestConflict,
+    JobRequestInProgress,
+    JobRequestNotFound,
+    JobRequestRefused,
+    JobTypeAmbiguous,
+    JobTypeNotFound,
     LedgerSchemaError,
     LedgerUnavailable,
     LimitNotFound,
@@ -51,6 +57,7 @@ from airflow_provider_aihandoff.core.errors import (
     SetNotFound,
     StaleBulkDecision,
     StaleDecision,
+    TooManyRequests,
 )
 from airflow_provider_aihandoff.web.auth import (
     CrossSiteRequest,
@@ -58,7 +65,10 @@ from airflow_provider_aihandoff.web.auth import (
     DoctorForbidden,
     LedgerNotNamed,
     LimitForbidden,
+    MayNotAskForOthers,
     PauseForbidden,
+    RequestKeyMissing,
+    TooManyFollow,
     WebhooksForbidden,
 )
 from airflow_provider_aihandoff.web.budget_rights import BudgetForbidden
@@ -71,6 +81,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which to try an unavailable ledger again.
 RETRY_AFTER = 10
+
+#: Seconds after which to try again, by status.
+_RETRY_AFTER: Mapping[int, int] = {503: RETRY_AFTER, 429: 60}
 
 SECURITY_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -105,8 +118,8 @@ class Problem:
     @property
     def headers(self) -> dict[str, str]:
         """The headers that belong to the status."""
-        if self.status == 503:
-            return {"Retry-After": str(RETRY_AFTER)}
+        if self.status in _RETRY_AFTER:
+            return {"Retry-After": str(_RETRY_AFTER[self.status])}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
 
@@ -140,6 +153,16 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     BulkNotFound: (404, "bulk-not-found", "Bulk action not found"),
     BulkChanged: (409, "bulk-changed", "The jobs have changed since you saw them"),
     FilterRefused: (422, "invalid-filter", "The filter is not valid"),
+    JobTypeNotFound: (404, "job-type-not-found", "No such type of job"),
+    JobTypeAmbiguous: (409, "job-type-ambiguous", "Several Dags declare this type of job"),
+    JobRequestNotFound: (404, "request-not-found", "Request not found"),
+    JobRequestRefused: (422, "invalid-request", "The request is not valid"),
+    JobRequestConflict: (422, "key-used", "The key was used before"),
+    JobRequestInProgress: (409, "request-in-progress", "The same key is being recorded"),
+    RequestKeyMissing: (400, "key-missing", "The request has no key"),
+    MayNotAskForOthers: (403, "may-not-ask-for-others", "You may not ask for another user"),
+    TooManyRequests: (429, "too-many-requests", "Too many requests"),
+    TooManyFollow: (503, "too-many-follow", "Too many connections follow something"),
     LedgerSchemaError: (503, "ledger-schema", "The ledger's schema is missing or out of date"),
     LedgerUnavailable: (503, "ledger-unavailable", "The ledger is unavailable"),
     OperationalError: (503, "ledger-unavailable", "The ledger is unavailable"),
@@ -189,6 +212,8 @@ def describe(error: Exception, *, digest: str | None = None) -> Problem:
             stale = error.stale if isinstance(error, StaleBulkDecision) else {}
             field = error.field if isinstance(error, FilterRefused | BudgetRefused) else ""
             errors = [{"field": field[:_MAX_NAME], "message": _detail(error)}] if field else []
+            if isinstance(error, JobRequestRefused):
+                errors = [{"field": at[:_MAX_NAME], "message": said} for at, said in error.problems[:_MAX_ERRORS]]
             return Problem(status, name, title, _detail(error), digest, stale, errors)
     return Problem(
         500, "internal-error", "Something went wrong", "The error was logged. Reload the page to see the current state."

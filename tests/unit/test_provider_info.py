@@ -62,6 +62,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "items",
         "set_approval",
         "set_effects",
+        "requesting",
     }  # shared by the modules that Dag authors import
     found = {
         f"airflow_provider_aihandoff.{folder}.{file.name.removesuffix('.py')}"

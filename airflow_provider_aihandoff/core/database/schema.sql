@@ -68,6 +68,34 @@ CREATE TABLE aihandoff.batches (
 CREATE INDEX batches_of_set ON aihandoff.batches (set_id);
 CREATE INDEX batches_open ON aihandoff.batches (updated_at) WHERE state NOT IN ('read', 'abandoned');
 
+-- Requests for jobs: from a program, over REST or with a row of its own transaction. A Dag run is made for each.
+CREATE TABLE aihandoff.job_requests (
+    request_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    job_type text NOT NULL CHECK (job_type <> ''),
+    job_key text NOT NULL CHECK (job_key <> ''),
+    input json NOT NULL,
+    permissions json NOT NULL DEFAULT '{}',
+    requested_by text NOT NULL CHECK (requested_by <> ''),          -- who asked
+    requested_by_id text,            -- the auth manager's id of a login, where it is not the login name
+    recorded_by text NOT NULL DEFAULT session_user, -- the login that sent it, or the role of the database session
+    recorded_by_kind text NOT NULL DEFAULT 'database' CHECK (recorded_by_kind IN ('user', 'database')),
+    idempotency_key text,
+    state text NOT NULL DEFAULT 'recorded' CHECK (
+        state IN ('recorded', 'started', 'job', 'refused', 'failed', 'cancelled')),
+    state_reason text,
+    dag_id text,                     -- the run that was made for it, and its id
+    run_id text,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    try_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- when making a run may be tried next
+    tries integer NOT NULL DEFAULT 0,        -- how often it was begun
+    UNIQUE (job_type, job_key),
+    UNIQUE (recorded_by, idempotency_key)
+);
+CREATE INDEX job_requests_due ON aihandoff.job_requests (try_at) WHERE state = 'recorded';
+CREATE INDEX job_requests_started ON aihandoff.job_requests (try_at) WHERE state = 'started';
+CREATE INDEX job_requests_by_sender ON aihandoff.job_requests (recorded_by, job_type, created_at);
+
 -- The contract.
 CREATE TABLE aihandoff.jobs (
     job_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

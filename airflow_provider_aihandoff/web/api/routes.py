@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.effects.resolve import answer
@@ -17,9 +22,11 @@ from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Event
 from airflow_provider_aihandoff.core.review.change_cost import change_cost
 from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
+from airflow_provider_aihandoff.web import event_stream
 from airflow_provider_aihandoff.web.api import schemas
 from airflow_provider_aihandoff.web.auth import (
     LedgerDep,
@@ -32,6 +39,8 @@ from airflow_provider_aihandoff.web.auth import (
     visible_effect,
     visible_record,
 )
+from airflow_provider_aihandoff.web.conditional import Answer, respond_later
+from airflow_provider_aihandoff.web.front_door.follow import doorkeeper
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.job_query import JobFilterDep
 from airflow_provider_aihandoff.web.links import API_PREFIX
@@ -88,9 +97,53 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=_problems(404, 422), response_model=schemas.JobRecord)
-def get_job(job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> Response:
-    """Return everything the ledger knows about one job."""
-    return _record(ledger, viewer, job_id)
+async def get_job(
+    request: Request, job_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep, wait: schemas.Wait = 0
+) -> Response:
+    """Return everything the ledger knows about one job.
+
+    With `wait` and `If-None-Match`, the answer comes when it is another than the one that the header names, or after so
+    many seconds.
+    """
+
+    def make() -> Answer:
+        content = _record_content(ledger, viewer, job_id)
+        newest = content["events"][-1]["seq"]
+        return Answer.of(content, str(newest), ended=True, without=frozenset({"explanation"}))
+
+    return await respond_later(request, make, partial(doorkeeper().watching, job_id), wait=wait)
+
+
+@router.get("/jobs/{job_id}/stream", responses=_problems(404, 422), response_class=StreamingResponse)
+async def stream_job(
+    job_id: schemas.JobId,
+    viewer: ViewerDep,
+    ledger: LedgerDep,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Follow a job with server-sent events: one for each line of its history, by the name of the line's event.
+
+    A client that connects again says with `Last-Event-ID` the line that it has, and gets those after it.
+    """
+    known = (last_event_id or "").strip()
+    first = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else 0
+    await run_in_threadpool(check_visible, ledger, viewer, job_id)
+
+    def read(after: int) -> list[tuple[int, str]]:
+        lines = ledger.events(job_id, after=after)
+        return [(line.seq, event_stream.event(line.event, str(line.seq), _one_line(line))) for line in lines]
+
+    async def events() -> AsyncIterator[str]:
+        until, sent = time.monotonic() + event_stream.LIFETIME, first
+        async with doorkeeper().watching(job_id, str(sent)) as watch:
+            while time.monotonic() < until:
+                for seq, text in await run_in_threadpool(read, sent):
+                    yield text
+                    sent = seq
+                if not await watch.wait(str(sent), event_stream.HEARTBEAT):
+                    yield event_stream.COMMENT
+
+    return StreamingResponse(events(), media_type=event_stream.MEDIA_TYPE, headers=event_stream.HEADERS)
 
 
 @router.post("/jobs/{job_id}/decisions", response_model=schemas.JobRecord, **_CHANGES_ONE_JOB)
@@ -263,31 +316,37 @@ def openapi(request: Request, viewer: ViewerDep) -> Response:
     return AsciiJSONResponse(schema)
 
 
+def _one_line(line: Event) -> str:
+    return bytes(AsciiJSONResponse(_fields(schemas.Event, line)).body).decode()
+
+
 def _record(ledger: Ledger, viewer: Viewer, job_id: int, **more: Any) -> Response:
-    """A job as :class:`schemas.JobRecord` describes it, not made by it: Pydantic bounds how deep an output may nest.
+    """A job as an answer.
 
     :param more: what the answer has beside that.
     """
+    return AsciiJSONResponse({**_record_content(ledger, viewer, job_id), **more})
+
+
+def _record_content(ledger: Ledger, viewer: Viewer, job_id: int) -> dict[str, Any]:
+    """A job as :class:`schemas.JobRecord` describes it, not made by it: Pydantic bounds how deep an output may nest."""
     record = visible_record(ledger, viewer, job_id)
     why_not = viewer.why_not(record.job)
     change = change_cost(ledger, record, facts_for(record.revision.conn_id))
-    return AsciiJSONResponse(
-        {
-            "job": _fields(schemas.Job, record.job),
-            "revision": _fields(schemas.Revision, record.revision),
-            "revisions": [_fields(schemas.RevisionItem, revision) for revision in record.revisions],
-            "effects": [_fields(schemas.Effect, effect) for effect in record.effects],
-            "decisions": [_fields(schemas.Decision, decision) for decision in record.decisions],
-            "events": [_fields(schemas.Event, event) for event in record.events],
-            "votes": [voter.label for voter in votes_of(record)],
-            "may_decide": why_not is None,
-            "why_not": why_not,
-            "waits_for": in_words(record.revision),
-            "cost_of_changes": None if change is None else vars(change),
-            "explanation": str(explain(record)),
-            **more,
-        }
-    )
+    return {
+        "job": _fields(schemas.Job, record.job),
+        "revision": _fields(schemas.Revision, record.revision),
+        "revisions": [_fields(schemas.RevisionItem, revision) for revision in record.revisions],
+        "effects": [_fields(schemas.Effect, effect) for effect in record.effects],
+        "decisions": [_fields(schemas.Decision, decision) for decision in record.decisions],
+        "events": [_fields(schemas.Event, event) for event in record.events],
+        "votes": [voter.label for voter in votes_of(record)],
+        "may_decide": why_not is None,
+        "why_not": why_not,
+        "waits_for": in_words(record.revision),
+        "cost_of_changes": None if change is None else vars(change),
+        "explanation": str(explain(record)),
+    }
 
 
 def _fields(model: type[BaseModel], row: Any) -> dict[str, Any]:

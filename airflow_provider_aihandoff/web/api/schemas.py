@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +23,7 @@ from airflow_provider_aihandoff.core.bulk import bulk_store
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import without_plain_input_digest
 from airflow_provider_aihandoff.core.generation.batch_provider import BatchStatus
+from airflow_provider_aihandoff.core.job_requests.job_request import Standing
 from airflow_provider_aihandoff.core.jobs import job_search_store, overview_store
 from airflow_provider_aihandoff.core.jobs.job_filter import Need
 from airflow_provider_aihandoff.core.rates.rate_limit import MOST, LimitKind, Measure
@@ -86,6 +88,9 @@ Seen = Annotated[
     Field(description="The `unknown_submissions` of the revision that you saw."),
 ]
 Reassigned = Annotated[int, Field(ge=0, le=2**31 - 1)]
+#: Seconds for which an answer may be held back: proxies close what is silent for longer.
+MAX_WAIT = 60
+Wait = Annotated[int, Field(ge=0, le=MAX_WAIT, description="Seconds to wait for a change.")]
 OwnVerdict = Literal["approve", "reject", "request changes"]
 BulkVerdict = Literal["approve", "reject"]
 
@@ -567,6 +572,71 @@ class SetList(_Answer):
     """A page of sets."""
 
     sets: list[JobSet]
+
+
+class JobRequestBody(BaseModel):
+    """What you ask for. It is recorded in the name of the logged-in user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Annotated[str, Field(min_length=1, max_length=500, description="One of `GET /job-types`.")]
+    input: dict[str, Any] = Field(description="What the type takes.")
+    key: Annotated[str, Field(min_length=1, max_length=2_000)] | None = Field(
+        None, description="What identifies this piece of work among its kind. It is the job's key."
+    )
+    permissions: dict[str, Any] = Field({}, description="What the work may touch, for reviewers and policies.")
+    requested_for: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
+        None, description="The user for whom a service account asks."
+    )
+
+
+class JobType(_Answer):
+    """A type of job that you may ask for."""
+
+    type: str
+    description: str
+    dag_id: str
+    is_paused: bool = Field(description="Whether its Dag is paused: requests wait then.")
+    input_schema: dict[str, Any] = Field(description="What it takes, as a JSON schema.")
+    max_bytes: int = Field(description="How large an input may be.")
+    per_minute: int = Field(description="How many requests you may make in a minute.")
+    shows_result: bool = Field(description="Whether a request has the `result` when it is done.")
+
+
+class JobTypeList(_Answer):
+    """The types of jobs that you may ask for."""
+
+    job_types: list[JobType]
+
+
+class MadeRecord(_Answer):
+    """A record that the job has made in another system."""
+
+    name: str
+    external_id: str | None
+    link: str | None
+
+
+class JobRequest(_Answer):
+    """A request for a job, as those who asked see it."""
+
+    request_id: UUID
+    type: str
+    key: str
+    state: Standing
+    said: str = Field(description="The same as a sentence.")
+    ended: bool = Field(description="Whether nothing more happens by itself.")
+    requested_by: str
+    sent_by: str | None = Field(description="The account that has asked for them; null: they did so themselves.")
+    created_at: datetime
+    changed_at: datetime
+    job_id: int | None
+    may_cancel: bool
+    result: Any = Field(description="The output, when the job is done and its author shows it.")
+    records: list[MadeRecord] = Field(description="What the job has made, when the result is shown.")
+    href: str
+    stream: str
+    page: str
 
 
 class Overview(_Answer):

@@ -173,6 +173,20 @@ def _stopped_in_a_batch(run: Run) -> None:
     run.drive("stop batch", "draft batch", "plan", "decide", *EFFECTS)
 
 
+def _asked_for(run: Run) -> None:
+    """A login asks for a job, and the run of its request is made."""
+    run.drive("request asked", *PIPELINE)
+
+
+def _enqueued(run: Run) -> None:
+    """Another program asks in its own transaction, and an API server has its turn."""
+    run.drive("request enqueued", *PIPELINE)
+
+
+def _request_cancelled(run: Run) -> None:
+    run.drive("request cancelled", *PIPELINE)
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -356,6 +370,9 @@ COURSES: Mapping[str, Course] = {
     "batch.list": of(_in_a_batch, model="batch_delay=0.5 batch=drop_after_accept"),
     "batch.rest": of(_in_a_batch, model="batch_delay=0.5 batch_end=expired"),
     **dict.fromkeys(("batch.cancel", "batch.stop"), of(_stopped_in_a_batch, model="batch_delay=8")),
+    **dict.fromkeys(("request.record", "request.started", "request.make run"), of(_asked_for)),
+    "request.claim": of(_enqueued),
+    "request.ended": of(_request_cancelled),
     "budget.change": of(_funded),
     "limit.change": of(_limited),
     "budget.expire": of(_reclaimed, model=_ORPHAN),

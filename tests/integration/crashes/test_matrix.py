@@ -28,6 +28,7 @@ from chaos.count import Row, Witness, compare
 from chaos.drive import search_in
 from chaos.effects import TABLE
 from chaos.forks import AFTER_FENCE, Fault, Forks
+from chaos.requests import runs_of
 from chaos.target import Target, serving
 from chaos.work import Variant
 from chaos.world import World
@@ -46,6 +47,8 @@ FURTHER: dict[str, tuple[Variant, ...]] = {
     "retire": ("probed", "conditional", "put", "neither"),
 }
 SUBMITTING = tuple(point for point in POINTS if point.startswith(("submit.intend", "submit.create", "submit.store")))
+#: How the keys end of requests that a login made, that another program made, and that were cancelled.
+ENDS = ("", "-enqueued", "-cancelled")
 BULK = tuple(point for point in POINTS if point.startswith("bulk."))
 #: Where a set of some jobs is struck in the middle: at which step, the how many-th time, and at which points.
 OF_SETS = tuple(
@@ -190,6 +193,10 @@ def test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once(
     assert written(witness) == case.course.writes
     if case.with_:
         assert count.extra_responses == 0
+    if case.point.startswith("request."):
+        assert [runs_of(matrix.world, matrix.ledger, f"{records[0].job.job_key}{end}") for end in ENDS] == [
+            int(case.course.go is each) for each in (COURSES["request.record"].go, COURSES["request.claim"].go, None)
+        ]
     if case.at in IN_BULK:
         assert set(matrix.outcomes_in_bulk(run)) == {BulkOutcome.DONE}
 

@@ -17,6 +17,7 @@ from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.job_requests.job_request import Wanted
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job, JobSpec
@@ -234,3 +235,11 @@ def job_set(ledger: Ledger) -> int:
             revision.job_id, 1, output, actor=TEST, reason="it does not match" if number == 3 else None
         )
     return ledger.sets.opened(found.set_id, 7, left_out).set_id
+
+
+def job_request(ledger: Ledger) -> str:
+    """A request of bob's, whose job waits for a decision."""
+    wanted = Wanted("publishing", {"slug": "teapot"}, "bob", job_key="post:teapot")
+    request = ledger.job_requests.record(wanted, recorded_by="shop", per_minute=30)
+    ask(ledger, draft(ledger, job_spec(job_key="post:teapot", requested_by="bob"), response_id="resp_teapot"))
+    return str(request.request_id)

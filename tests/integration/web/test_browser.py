@@ -154,6 +154,7 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "spending": "spending?days=7",
         "sets": "sets",
         "set": f"sets/{showcase.job_set(ledger)}",
+        "request": f"requests/{showcase.job_request(ledger)}",
         "budgets": "budgets",
         "budget": f"budgets/{showcase.budget(ledger)}",
         "bulk-review": "bulk-review?by=outcome",
@@ -498,6 +499,20 @@ def test_an_old_tab_approves_nothing_and_keeps_the_comment(open_page: Open, ledg
     assert page.input_value("#comment") == "Reads well."
     assert "the output changed" in page.inner_text("main")
     assert ledger.record(job.job_id).decisions == []
+
+
+def test_a_request_is_followed_and_cancelled_with_the_keyboard_on_a_phone(open_page: Open, ledger: Ledger) -> None:
+    request_id = showcase.job_request(ledger)
+    page = open_page(f"requests/{request_id}", size="phone")
+    assert "It waits for a decision." in page.inner_text("main")
+    page.reload()
+    page.focus("summary")
+    page.keyboard.press("Enter")
+    page.focus("button.danger")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=It was cancelled.")
+    assert ledger.jobs()[0].state.value == "cancelled"
+    assert page.query_selector("button.danger") is None
 
 
 def test_a_double_click_counts_once(open_page: Open, ledger: Ledger) -> None:

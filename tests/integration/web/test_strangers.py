@@ -40,6 +40,7 @@ VALUES = {
     "budget_id": 1,
     "limit_id": 1,
     "set_id": 1,
+    "request_id": "7b1e6b1c-9f50-4c63-8c7c-7a2f1f1f0a11",
     "form": "csv",
     "number": 1,
     "name": "x",

@@ -1,0 +1,256 @@
+"""The one connection on which an API server's process hears of changes: for all who follow, and of new requests.
+
+A notification makes it check at once; the check itself is the truth, and is made every second while someone follows.
+So a notification that gets lost, as behind a pooler that passes on none, costs a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg.rows import tuple_row
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from airflow_provider_aihandoff.core.backoff import backoff
+from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.job_requests.begin import begin_due
+from airflow_provider_aihandoff.core.job_requests.enqueue import REQUEST_CHANNEL
+from airflow_provider_aihandoff.core.job_requests.request_store import Followed
+from airflow_provider_aihandoff.hooks.ledger import LedgerHook, shared_ledger
+from airflow_provider_aihandoff.web.auth import TooManyFollow
+from airflow_provider_aihandoff.web.front_door.airflow_runs import AirflowRuns, follow_up
+
+log = logging.getLogger(__name__)
+
+#: Who may follow something in one process at the same time.
+MAX_WATCHES = 2_000
+
+#: Seconds between two checks: at least, and at most while someone follows.
+_GATHER, _CHECK = 0.2, 1.0
+
+#: Seconds between two sweeps for requests of which no run is known, and for those whose run made no job.
+_START_EVERY, _FOLLOW_UP_EVERY = 5.0, 10.0
+
+#: Seconds after which the ledger counts as unavailable, and between two tries to reach it.
+_TIMEOUT = 20.0
+_RECONNECT_BASE, _RECONNECT_CAP = 0.5, 30.0
+
+_REQUESTS = """
+    SELECT request_id, concat(q.state, ' ', q.tries, ' ', coalesce(j.event_seq, 0))
+    FROM aihandoff.job_requests AS q LEFT JOIN aihandoff.jobs AS j USING (job_type, job_key)
+    WHERE request_id = ANY(%s)"""
+_JOBS = "SELECT job_id, event_seq::text FROM aihandoff.jobs WHERE job_id = ANY(%s)"
+
+#: What is followed: a request by its UUID, a job by its number.
+Key = UUID | int
+
+
+def version_of(followed: Followed) -> str:
+    """What changes with a request, as the check reads it."""
+    seq = 0 if followed.job is None else followed.job.event_seq
+    return f"{followed.request.state.value} {followed.request.tries} {seq}"
+
+
+@dataclass(eq=False)
+class Watch:
+    """Someone who follows something.
+
+    :param seen: the version that they know.
+    """
+
+    key: Key
+    seen: str
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self, seen: str, seconds: float) -> bool:
+        """Wait until it is another than this; return whether it is.
+
+        :param seen: the version that was read last.
+        """
+        self.seen = seen
+        self.changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0)):
+                await self.changed.wait()
+        return self.changed.is_set()
+
+
+class Doorkeeper:
+    """Follows the ledger for one process, and has runs made of what is requested, while it is kept open.
+
+    It outlives whatever happens to the ledger: it connects again, with growing pauses.
+
+    :param begin_due: makes the runs of requests of which none is known; returns how many requests that were.
+    :param follow_up: sees to the requests whose run made no job.
+    """
+
+    def __init__(self, begin_due: Callable[[], int], follow_up: Callable[[], None]) -> None:
+        self._begin_due, self._follow_up = begin_due, follow_up
+        self._watches: set[Watch] = set()
+        self._open = False
+        self._work: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._news = asyncio.Event()
+
+    def open(self) -> None:
+        """Have runs made from now on."""
+        self._open = True
+        self._begin()
+
+    def close(self) -> None:
+        """Stop."""
+        self._open = False
+        self._end_if_idle()
+
+    @asynccontextmanager
+    async def watching(self, key: Key, seen: str) -> AsyncIterator[Watch]:
+        """Follow a request or a job.
+
+        :param seen: the version that was read.
+        :raises TooManyFollow: as many as may follow something do.
+        """
+        if len(self._watches) >= MAX_WATCHES:
+            raise TooManyFollow(
+                f"{MAX_WATCHES:,} connections follow something here.", written="", remedy="Ask again later."
+            )
+        watch = Watch(key, seen)
+        self._watches.add(watch)
+        self._begin()
+        try:
+            yield watch
+        finally:
+            self._watches.discard(watch)
+            self._end_if_idle()
+
+    def _begin(self) -> None:
+        if self._work is None:
+            # In a context of its own: it outlives the request that has begun it.
+            self._work = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+
+    def _end_if_idle(self) -> None:
+        if not self._watches and not self._open and self._work is not None:
+            self._work.cancel()
+            self._work = None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except Exception as error:  # noqa: BLE001 - it outlives whatever is broken for a while
+                self._failures += 1
+                pause = backoff(self._failures, base=_RECONNECT_BASE, cap=_RECONNECT_CAP)
+                # Not the message, which can name hosts and roles. An Airflow whose ledger is not set up says it once.
+                say = log.warning if self._failures == 1 or self._watches else log.debug
+                say("The ledger cannot be followed: %s. Next try in %.1f s.", type(error).__name__, pause)
+                await asyncio.sleep(pause)
+
+    async def _follow(self) -> None:
+        conninfo = await asyncio.to_thread(LedgerHook().conninfo)
+        async with asyncio.timeout(_TIMEOUT):
+            connection = await psycopg.AsyncConnection.connect(
+                **{**CONNECTION_DEFAULTS, **conninfo}, autocommit=True, row_factory=tuple_row
+            )
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await schema.check_async(connection)
+                await connection.execute(f"LISTEN {WAKE_CHANNEL}")
+                await connection.execute(f"LISTEN {REQUEST_CHANNEL}")
+            starting = asyncio.create_task(self._start())
+            try:
+                while not starting.done():
+                    await self._check(connection)
+                    await self._hear(connection)
+                starting.result()
+            finally:
+                starting.cancel()
+        finally:
+            await connection.close()
+
+    async def _hear(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Wait until there is news, and a moment longer for what comes with it."""
+        await asyncio.sleep(_GATHER)
+        async for notification in connection.notifies(timeout=_CHECK - _GATHER, stop_after=1):
+            if notification.channel == REQUEST_CHANNEL:
+                self._news.set()
+
+    async def _check(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Wake those who follow what has changed."""
+        watches = [*self._watches]
+        versions: dict[Key, str] = {}
+        for kind, statement in ((UUID, _REQUESTS), (int, _JOBS)):
+            if keys := list({watch.key for watch in watches if isinstance(watch.key, kind)}):
+                versions |= await self._read(connection, statement, keys)
+        for watch in watches:
+            if versions.get(watch.key, watch.seen) != watch.seen:
+                watch.changed.set()
+
+    @staticmethod
+    async def _read(connection: psycopg.AsyncConnection[Any], statement: str, keys: Iterable[Key]) -> Mapping[Key, str]:
+        async with asyncio.timeout(_TIMEOUT):
+            cursor = await connection.execute(statement, [keys])
+            return dict(await cursor.fetchall())
+
+    async def _start(self) -> None:
+        """Have runs made of requests, one round at a time: at news, and every few seconds."""
+        follow_up_at = 0.0
+        while True:
+            if self._open:
+                while await asyncio.to_thread(self._begin_due):
+                    pass
+                if time.monotonic() >= follow_up_at:
+                    await asyncio.to_thread(self._follow_up)
+                    follow_up_at = time.monotonic() + _FOLLOW_UP_EVERY
+            self._failures = 0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_START_EVERY):
+                    await self._news.wait()
+            self._news.clear()
+
+
+_keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, Doorkeeper] = WeakKeyDictionary()
+
+
+def doorkeeper() -> Doorkeeper:
+    """The one of this process."""
+    loop = asyncio.get_running_loop()
+    if loop not in _keepers:
+        _keepers[loop] = Doorkeeper(
+            lambda: begin_due(shared_ledger(), AirflowRuns()), lambda: follow_up(shared_ledger())
+        )
+    return _keepers[loop]
+
+
+class FrontDoor:
+    """Keeps the doorkeeper open for as long as the API server serves: a middleware, since Airflow mounts our app, and a
+    mounted app does not hear when the server starts and stops.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or the whole life of the server."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def said(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                doorkeeper().open()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, said)
+        finally:
+            doorkeeper().close()
