@@ -1,4 +1,4 @@
-"""Makes the one run of a request, however often it is begun and whoever begins it."""
+"""Makes the one run of a request, however often that is begun, and in however many processes."""
 
 from __future__ import annotations
 

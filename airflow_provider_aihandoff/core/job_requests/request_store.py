@@ -39,7 +39,8 @@ _PAUSE_BASE, _PAUSE_CAP = 2, 300
 _LOCK_COUNT = "SELECT pg_advisory_xact_lock(hashtextextended('aihandoff.job_requests' || %s || ' ' || %s, 0))"
 _COUNT = """
     SELECT count(*) AS made FROM aihandoff.job_requests
-    WHERE recorded_by = %s AND job_type = %s AND created_at > clock_timestamp() - interval '1 minute'"""
+    WHERE recorded_by = %s AND recorded_by_kind = 'user' AND job_type = %s
+        AND created_at > clock_timestamp() - interval '1 minute'"""
 _INSERT = f"""
     INSERT INTO aihandoff.job_requests (request_id, job_type, job_key, input, permissions, requested_by,
         requested_by_id, recorded_by, recorded_by_kind, idempotency_key, tries, try_at)

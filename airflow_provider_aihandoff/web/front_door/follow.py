@@ -108,10 +108,12 @@ class Doorkeeper:
         self._open = True
         self._begin()
 
-    def close(self) -> None:
-        """Stop."""
-        self._open = False
+    async def close(self) -> None:
+        """Stop, and return when the connection is closed, unless someone follows something."""
+        self._open, work = False, self._work
         self._end_if_idle()
+        if work is not None and self._work is None:
+            await asyncio.wait([work], timeout=_TIMEOUT)
 
     @asynccontextmanager
     async def watching(self, key: Key, seen: str) -> AsyncIterator[Watch]:
@@ -253,4 +255,4 @@ class FrontDoor:
         try:
             await self._app(scope, receive, said)
         finally:
-            doorkeeper().close()
+            await doorkeeper().close()
