@@ -33,8 +33,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "demo"
         with running_demo(home, answer_seconds=ANSWER_SECONDS, more_tickets=items, report=print) as demo:
-            day = run_day(demo, items, print, alone=True)
             try:
+                day = run_day(demo, items, print, alone=True)
                 check_day(demo, day)
             except CheckFailedError as error:
                 sys.exit(str(error))
