@@ -19,6 +19,8 @@ from demo.waiting import wait_until
 
 DAG_ID = "ticket_classification"
 INTERVAL = {"opened_from": MORE_OPENED.isoformat(), "opened_to": (MORE_OPENED + timedelta(days=1)).isoformat()}
+ENVIRONMENT = {"AIRFLOW__CORE__DEFAULT_TASK_RETRIES": "3", "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "2"}
+"""A machine that is busy with thousands of jobs may be late to start the task that reads them."""
 LOOK_SECONDS = 1.0
 """Between two reads of the set."""
 WATCH_SECONDS = 60.0
