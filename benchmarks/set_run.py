@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from demo.business.seed import MOST_TICKETS
-from demo.busy_day import Day, check_day, run_day
+from demo.busy_day import ENVIRONMENT, Day, check_day, run_day
 from demo.check import CheckFailedError
 from demo.local import running_demo
 
@@ -32,9 +32,11 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "demo"
-        with running_demo(home, answer_seconds=ANSWER_SECONDS, more_tickets=items, report=print) as demo:
-            day = run_day(demo, items, print, alone=True)
+        with running_demo(
+            home, extra_env=ENVIRONMENT, answer_seconds=ANSWER_SECONDS, more_tickets=items, report=print
+        ) as demo:
             try:
+                day = run_day(demo, items, print, alone=True)
                 check_day(demo, day)
             except CheckFailedError as error:
                 sys.exit(str(error))

@@ -16,7 +16,7 @@ import psycopg
 from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_stack import USERS
 from demo.business.seed import MOST_TICKETS
-from demo.busy_day import check_day, page_of, run_day
+from demo.busy_day import ENVIRONMENT, check_day, page_of, run_day
 from demo.check import CheckFailedError, check
 from demo.incidents import make_in_running_demo
 from demo.local import AlreadyRunningError, LocalDemo, address_file, alone, demo_home, receiver_switch, running_demo
@@ -54,7 +54,7 @@ def busy_day(home: Path, options: Namespace) -> None:
     if own.exists():
         clean(own)
     steps = _Steps(time.monotonic())
-    with running_demo(own, more_tickets=options.items, report=steps) as demo:
+    with running_demo(own, extra_env=ENVIRONMENT, more_tickets=options.items, report=steps) as demo:
         day = run_day(demo, options.items, steps, alone=options.alone)
         steps(f"{day.said}. The run is {day.state}.")
         check_day(demo, day)

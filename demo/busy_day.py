@@ -19,6 +19,8 @@ from demo.waiting import wait_until
 
 DAG_ID = "ticket_classification"
 INTERVAL = {"opened_from": MORE_OPENED.isoformat(), "opened_to": (MORE_OPENED + timedelta(days=1)).isoformat()}
+ENVIRONMENT = {"AIRFLOW__CORE__DEFAULT_TASK_RETRIES": "3", "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "2"}
+"""A machine that is busy with thousands of jobs may be late to start the task that reads them."""
 LOOK_SECONDS = 1.0
 """Between two reads of the set."""
 WATCH_SECONDS = 60.0
@@ -44,6 +46,7 @@ def run_day(demo: LocalDemo, items: int, report: Callable[[str], None], *, alone
 
     :param items: how many further tickets the demo was started with.
     :param alone: a reviewer approves what waits, over REST; otherwise it waits for you.
+    :raises CheckFailedError: the run has ended without a set.
     """
     api, reviewer = demo.airflow.api(), demo.airflow.api(REVIEWER)
     api.wait_for_dags({DAG_ID})
@@ -52,11 +55,14 @@ def run_day(demo: LocalDemo, items: int, report: Callable[[str], None], *, alone
     with open_ledger(demo) as ledger:
         seconds: dict[str, float] = {}
         began = time.monotonic()
-        set_id = wait_until(
-            lambda: next((found.set_id for found in ledger.sets.newest() if found.run_id == run_id), None),
-            "the set",
-            timeout_seconds=600,
-        )
+
+        def made() -> int | None:
+            set_id = next((found.set_id for found in ledger.sets.newest() if found.run_id == run_id), None)
+            if set_id is None and (state := api.run_state(DAG_ID, run_id)) in FINISHED:
+                raise CheckFailedError(f"The run is {state}, and has made no set. Its logs: {demo.airflow.home}.")
+            return set_id
+
+        set_id = wait_until(made, "the set", timeout_seconds=600)
         report(f"Set {set_id}: {page_of(demo, set_id)}")
         invited = False
         with watched(demo, set_id):

@@ -59,6 +59,7 @@ def tickets(more: int = 0) -> list[dict[str, Any]]:
             MORE_OPENED + timedelta(seconds=number),
             {
                 **written[number % len(written)],
+                "status": "open",
                 "customer": f"Customer {number + 1}",
                 "email": f"customer.{number + 1}@example.com",
                 "subject": f"{written[number % len(written)]['subject']} ({number + 1})",

@@ -14,6 +14,7 @@ from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.cli.init import TEMPLATES
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
+from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
 
 CHECKOUT = Path(__file__).parents[3]
 DAGS = CHECKOUT / "dags"
@@ -91,7 +92,8 @@ def test_the_connections_are_those_that_the_dag_names(name: str) -> None:
         for argument in call.args[-1:]
         if isinstance(argument, ast.Constant) and argument.value != "GET"
     }
-    if any(ast.unparse(call.func).startswith(OpenAIBackgroundResponseOperator.__name__) for call in calls):
+    drafts = (OpenAIBackgroundResponseOperator.__name__, OpenAIResponseSetOperator.__name__)
+    if any(ast.unparse(call.func).startswith(drafts) for call in calls):
         named.add("openai_default")
     assert set(TEMPLATES[name].conn_ids) == named
 

@@ -32,6 +32,7 @@ def test_the_tickets_of_a_busy_day_come_after_the_others_and_each_has_its_own_id
     more = busy[len(usual) :]
     assert len({ticket["id"] for ticket in busy}) == len(busy) == len(usual) + 2_000
     assert len({ticket["subject"] for ticket in more}) == 2_000
+    assert {ticket["status"] for ticket in more} == {"open"}
     assert {datetime.fromisoformat(ticket["opened_at"]).date() for ticket in more} == {MORE_OPENED.date()}
     assert all(datetime.fromisoformat(ticket["opened_at"]) < MORE_OPENED for ticket in usual)
 
