@@ -83,8 +83,8 @@ _LONGEST_WAVE = timedelta(minutes=5)
 #: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
 _PATIENCE = 10
 
-#: Seconds for which a leg waits for its threads before it asks again what is due, and before it reads again in the ledger
-#: what has ended.
+#: Seconds for which a leg waits for its threads before it asks about what is due, and after which it reads again in the
+#: ledger what has ended.
 _MOMENT, _READ_EVERY = 0.05, 1.0
 
 
