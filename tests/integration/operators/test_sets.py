@@ -120,7 +120,7 @@ def test_a_worker_goes_on_while_answers_come_with_no_more_in_flight_than_its_aut
 
     monkeypatch.setattr(OpenAIResponseSetOperator, "_leg", counted_leg)
     monkeypatch.setattr(OpenAIResponseSetOperator, "_send", counted_send)
-    waits = {"max_in_flight": 2, "inline_wait": timedelta(seconds=30)}
+    waits: dict[str, Any] = {"max_in_flight": 2, "inline_wait": timedelta(seconds=30)}
     done = run(lambda: draft_set(metadata={"standin": "delay=0.3"}, **waits))
     assert done.state == "success", done.errors
     assert legs == ["draft"], "it never deferred"
@@ -131,7 +131,7 @@ def test_a_worker_goes_on_while_answers_come_with_no_more_in_flight_than_its_aut
 def test_where_no_answer_comes_for_a_while_the_rest_is_sent_by_a_later_leg(
     run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn
 ) -> None:
-    waits = {"max_in_flight": 3, "inline_wait": timedelta(seconds=0.2)}
+    waits: dict[str, Any] = {"max_in_flight": 3, "inline_wait": timedelta(seconds=0.2)}
     done = run(lambda: draft_set(metadata={"standin": "delay=2"}, **waits))
     assert done.state == "success", done.errors
     assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 7)

@@ -142,7 +142,7 @@ def test_what_something_may_hold_is_left_to_the_step_of_a_single_job(ledger: Led
             ledger.budgets.add(checked_spec("all", Decimal(1), owner="alice"), why="a test", actor=TEST)
         case "limit":
             ledger.rate_limits.set(LimitKind.OPENAI, "openai_default", Measure.REQUESTS, 1, reason="a test", actor=TEST)
-    bound = {"max_cost_usd": Decimal(1)} if what == "bound of the job" else {}
+    bound: dict[str, Any] = {"max_cost_usd": Decimal(1)} if what == "bound of the job" else {}
     assert permitted(ledger, opened(ledger, **bound)) == []
 
 
@@ -216,7 +216,7 @@ def test_what_a_budget_has_reserved_is_settled(ledger: Ledger) -> None:
     (what,) = left([job], cost_usd=Decimal("0.002"))
     steps.store(job.job_id, 1, what.output, actor=TEST, reason=None, response_id=what.response_id)
     use = ledger.budgets.read("all").use
-    assert (use.reserved_usd, use.settled_usd) == (0, Decimal("0.002"))
+    assert (use.reserved_usd, use.settled_usd) == (Decimal(0), Decimal("0.002"))
 
 
 def test_a_group_that_the_database_refuses_is_done_one_by_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
