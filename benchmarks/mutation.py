@@ -1421,7 +1421,12 @@ GUARDS = (
     guard(
         "sets: a request that was sent gets no permission together with others",
         f"{_SHARED}::test_each_request_of_a_group_is_permitted_once",
-        ("together:_FIRST", "r.state = 'queued' AND r.submissions = 0 AND ", ""),
+        (
+            "together:_FIRST",
+            "r.state = 'queued' AND r.submissions = 0 AND r.unknown_submissions = 0 AND r.submit_token IS NULL\n"
+            "        AND r.submit_lease_until IS NULL AND ",
+            "",
+        ),
     ),
     guard(
         "sets: the answer to a permission that was lost is not recorded together with others",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -130,7 +131,8 @@ class Run:
             with stack.ledger() as ledger:
                 ledger.inbox.receive(_webhook(0))
             wait_until(stack.webhooks_noticed, "the hub to see that webhooks arrive", 30)
-            wait_until(lambda: len(stack.ledger_queries()) == 1, "the others to be closed", CLOSED_SECONDS, 1.0)
+            with suppress(TimeoutError):  # then the figure says so
+                wait_until(lambda: len(stack.ledger_queries()) == 1, "the others to be closed", CLOSED_SECONDS, 1.0)
             figures.requests = self._watch(IDLE_SECONDS)
         elif figures.pattern == IDLE:
             self._watch(IDLE_SECONDS)

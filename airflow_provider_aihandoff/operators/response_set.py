@@ -96,9 +96,9 @@ _LONGEST_WAVE = timedelta(minutes=5)
 #: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
 _PATIENCE = 10
 
-#: Seconds for which a leg waits for its threads before it asks again what is due, and between two looks into the ledger
-#: for what has ended.
-_MOMENT, _LOOK = 0.05, 1.0
+#: Seconds for which a leg waits for its threads before it asks about what is due, and after which it reads again in the
+#: ledger what has ended.
+_MOMENT, _READ_EVERY = 0.05, 1.0
 
 
 @dataclass
@@ -128,7 +128,7 @@ class _Leg:
     in_flight: int = 0
     is_tired: bool = False
     progress_at: float = field(default_factory=time.monotonic)
-    _looked_at: float = field(default_factory=time.monotonic)
+    _read_at: float = field(default_factory=time.monotonic)
 
     def count(self, outcome: str) -> None:
         """Count what a piece of work came to. Called by the thread that hands the work over."""
@@ -143,12 +143,12 @@ class _Leg:
         if outcome == "sent":
             self.progress_at = time.monotonic()
 
-    def looks_again(self) -> bool:
-        """Whether it is time to look into the ledger for what has ended; if so, that counts."""
+    def reads_again(self) -> bool:
+        """Whether it is time to read again in the ledger what has ended; if so, that counts."""
         now = time.monotonic()
-        if now - self._looked_at < _LOOK:
+        if now - self._read_at < _READ_EVERY:
             return False
-        self._looked_at = now
+        self._read_at = now
         return True
 
     def stops(self) -> bool:
@@ -497,7 +497,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             if each.job_id not in leg.taking:
                 leg.taking.add(each.job_id)
                 crew.give(self._take, leg, each.job_id, each.number, each)
-        if leg.looks_again():
+        if leg.reads_again():
             self._give_ended(leg, crew, found)
         crew.collect(_MOMENT)
         leg.is_tired = time.monotonic() - leg.progress_at >= self._patience

@@ -54,8 +54,8 @@ CONNECT_TIMEOUT = 10.0
 #: without this, a server that was unavailable for minutes would be found again only minutes after it is back.
 _RECONNECT_TIMEOUT = 5.0
 
-#: Seconds after which a connection is closed that was not used.
-_MAX_IDLE = 60.0
+#: Seconds after which one connection is closed, where not all of them were used meanwhile.
+_MAX_IDLE = 30.0
 
 #: Seconds for which a connection that worked is used again without asking the server first.
 _TRUSTED = 1.0

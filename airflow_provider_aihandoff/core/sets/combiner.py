@@ -25,7 +25,7 @@ class _Asked(Generic[A, R]):
 
 
 class Combiner(Generic[A, R]):
-    """One answer is made at a time; whoever comes meanwhile waits, and is answered with the others in the next one.
+    """One answer is made at a time; those who come meanwhile wait, and are answered together in the next one.
 
     No thread waits for company: one that comes alone is answered alone, at once.
 

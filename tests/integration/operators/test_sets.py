@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,40 @@ def test_no_more_are_in_flight_than_its_author_allows(
     done = run(lambda: draft_set(max_in_flight=2, metadata={"standin": "delay=0.3"}))
     assert done.state == "success", done.errors
     assert max(at_once) == 2
+    assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 7)
+
+
+def test_a_worker_goes_on_while_answers_come_with_no_more_in_flight_than_its_author_allows(
+    run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    legs, at_once = list[str](), list[int]()
+    begin, send = OpenAIResponseSetOperator._leg, OpenAIResponseSetOperator._send
+
+    def counted_leg(self: OpenAIResponseSetOperator, *arguments: Any) -> Any:
+        legs.append(self.task_id)
+        return begin(self, *arguments)
+
+    def counted_send(self: OpenAIResponseSetOperator, leg: Any, job: Any, *arguments: Any) -> str:
+        sent = send(self, leg, job, *arguments)
+        at_once.append(leg.ledger.sets.in_flight(job.set_id))
+        return sent
+
+    monkeypatch.setattr(OpenAIResponseSetOperator, "_leg", counted_leg)
+    monkeypatch.setattr(OpenAIResponseSetOperator, "_send", counted_send)
+    waits: dict[str, Any] = {"max_in_flight": 2, "inline_wait": timedelta(seconds=30)}
+    done = run(lambda: draft_set(metadata={"standin": "delay=0.3"}, **waits))
+    assert done.state == "success", done.errors
+    assert legs == ["draft"], "it never deferred"
+    assert max(at_once) == 2
+    assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 7)
+
+
+def test_where_no_answer_comes_for_a_while_the_rest_is_sent_by_a_later_leg(
+    run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn
+) -> None:
+    waits: dict[str, Any] = {"max_in_flight": 3, "inline_wait": timedelta(seconds=0.2)}
+    done = run(lambda: draft_set(metadata={"standin": "delay=2"}, **waits))
+    assert done.state == "success", done.errors
     assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 7)
 
 

@@ -215,8 +215,8 @@ def test_what_a_budget_has_reserved_is_settled(ledger: Ledger) -> None:
     assert ledger.budgets.read("all").use.reserved_usd == CHEAP.cost_usd
     (what,) = left([job], cost_usd=Decimal("0.002"))
     steps.store(job.job_id, 1, what.output, actor=TEST, reason=None, response_id=what.response_id)
-    use: Any = ledger.budgets.read("all").use
-    assert (use.reserved_usd, use.settled_usd) == (0, Decimal("0.002"))
+    use = ledger.budgets.read("all").use
+    assert (use.reserved_usd, use.settled_usd) == (Decimal(0), Decimal("0.002"))
 
 
 def test_a_group_that_the_database_refuses_is_done_one_by_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

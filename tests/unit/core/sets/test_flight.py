@@ -18,8 +18,7 @@ def fly(seconds: float, *, number: int = 600, every: float = 0.01, misses: float
 
     :return: how late each answer was taken, and how many questions found none.
     """
-    clock, missed = Clock(), 0
-    late: list[float] = []
+    clock, late, missed = Clock(), list[float](), 0
     flight = Flight(clock, misses)
     sends = [index * every for index in range(number)]
     while len(late) < number and clock.now < 1_000:
