@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 from airflow_provider_aihandoff.cli.common import command, end_line, open_ledger, print_rows, say, say_over
@@ -55,19 +56,26 @@ def show(args: Namespace) -> None:
         "failures": dict(totals.failures),
         "per_minute": None if totals.per_minute is None else round(totals.per_minute, 1),
         "held": totals.held,
+    }
+    if args.output != "table":
+        print_rows([row | _sending(found, batches)], args.output)
+        return
+    print_rows([row], args.output)
+    say(f"sent: {found.transport.value}. {found.transport_why or ''}".rstrip())
+    for batch in batches:
+        say(in_words(batch))
+    for each in found.without_job.first:
+        say(f"left out: {each}")
+
+
+def _sending(found: JobSet, batches: Sequence[Batch]) -> dict[str, Any]:
+    """How the requests of a set are sent, for programs."""
+    return {
         "transport": found.transport.value,
         "transport_why": found.transport_why,
         "complete_by": found.complete_by,
         "batches": [{name: getattr(each, name) for name in _OF_BATCH} for each in batches],
     }
-    if args.output == "table":
-        row["batches"] = len(batches)
-    print_rows([row], args.output)
-    if args.output == "table":
-        for batch in batches:
-            say(in_words(batch))
-        for each in found.without_job.first:
-            say(f"left out: {each}")
 
 
 def in_words(batch: Batch) -> str:
