@@ -36,6 +36,7 @@ _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 _BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
+_BATCHES = f"{_LEDGER}/sets/test_batches.py"
 _SETS, _SET_STORE = "tests/integration/operators/test_sets.py", f"{_LEDGER}/sets/test_set_store.py"
 _SHARED = f"{_LEDGER}/sets/test_shared_steps.py"
 
@@ -90,7 +91,7 @@ GUARDS = (
         "pause: a request asks in the transaction that permits it",
         f"{_PAUSES}::test_a_request_is_held_and_sent_when_the_pause_has_ended",
         (
-            "admit_request",
+            "admit_in_batch",
             "if paused := pause_store.hold_of_request(connection, job, revision):",
             "if paused := None:",
         ),
@@ -158,7 +159,7 @@ GUARDS = (
         "admission: what a budget holds finds out nothing about a spending limit",
         f"{_BUDGETS}/test_other_limits.py"
         "::test_what_a_budget_holds_does_not_find_out_whether_a_spending_limit_is_reached",
-        ("admit_request", "if admitted.finds_out:", "if False:"),
+        ("admit_in_batch", "if admitted.finds_out:", "if False:"),
     ),
     guard(
         "rates: what is in flight is counted while no other asks",
@@ -1186,7 +1187,7 @@ GUARDS = (
         "one bill: an output is stored once",
         f"{_LEDGER}/generation/test_submission_store.py::TestStore::test_an_output_is_stored_once",
         (
-            "Outputs.store.work",
+            "Outputs.store_within",
             "if revision.completed_at is not None and not _brings_cost(revision, output):",
             "if False:",
         ),
@@ -1396,6 +1397,57 @@ GUARDS = (
         "sets: that a response has ended is recorded once",
         f"{_SET_STORE}::test_that_responses_have_ended_is_recorded_together_and_once",
         ("set_store:_MARK_ENDED", "AND (r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))", ""),
+    ),
+    guard(
+        "batches: an attempt that lost its batch gets no permission to create it",
+        f"{_BATCHES}::TestAnAttemptThatDied::test_gets_no_permission_to_create_it_any_longer",
+        (
+            "batch_store:_locked",
+            "found.token is None or found.token != batch.token or found.state is not state",
+            "False",
+        ),
+    ),
+    guard(
+        "batches: nothing is given up while its attempt may be creating it",
+        f"{_BATCHES}::TestAnAttemptThatDied::test_while_it_created_a_batch_is_not_disturbed_within_its_time",
+        ("recover", "if not batch.is_left(now):", "if False:"),
+    ),
+    guard(
+        "batches: no request is free before no batch can be made of its file",
+        f"{_BATCHES}::TestAnAttemptThatDied::test_and_had_not_created_it_frees_the_requests_once_no_batch_can_be_made",
+        ("recover", "api.delete_file(batch.file_id)", "pass"),
+    ),
+    guard(
+        "batches: one that was created late is searched for again",
+        f"{_BATCHES}::TestAnAttemptThatDied::test_and_had_created_it_finds_it_by_its_metadata",
+        ("recover", "        found = api.find(metadata)\n    reached", "        pass\n    reached"),
+    ),
+    guard(
+        "batches: a request is in one batch alone",
+        f"{_BATCHES}::test_a_request_that_is_in_a_batch_goes_into_no_other",
+        ("_admit_line", " and revision.batch_id is None", ""),
+        ("_admit_line", "revision.state is RevisionState.QUEUED", "True"),
+        ("_admit_line", "if not free or not _is_current(job, revision, JobState.QUEUED):", "if not free:"),
+    ),
+    guard(
+        "batches: a result is taken by the batch that its request is in",
+        f"{_BATCHES}::TestAnAttemptThatDied::test_and_comes_back_too_late_has_its_batch_stopped_and_its_cost_recorded",
+        ("Batches.take.work", "if revision.batch_id != batch.batch_id:", "if False:"),
+    ),
+    guard(
+        "batches: the name of a line is that of its batch",
+        f"{_BATCHES}::test_a_result_of_others_is_left_alone",
+        ("batch_read:_results", "named[2] != batch.batch_id", "False"),
+    ),
+    guard(
+        "batches: the reconciler leaves outputs to the task",
+        f"{_BATCHES}::TestATaskThatHasEnded::test_leaves_a_batch_that_the_reconciler_stops",
+        ("Batches.take.work", "if late_only and revision.state in _OPEN_STATES:", "if False:"),
+    ),
+    guard(
+        "batches: what is in a batch is no response to ask about",
+        f"{_BATCHES}::TestAJobInABatch::test_is_not_in_flight_for_anything_that_asks_about_responses",
+        ("set_store:_WAITING", " AND r.batch_id IS NULL", ""),
     ),
     guard(
         "sets: a review of another run is not cancelled",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 from airflow_provider_aihandoff.cli import bulk
@@ -72,19 +73,26 @@ def show(args: Namespace) -> None:
         "minutes_to_writes": _rounded(writes.minutes_left),
         "held": totals.held,
         "paused": paused,
+    }
+    if args.output != "table":
+        print_rows([row | _sending(found, batches)], args.output)
+        return
+    print_rows([row], "yaml")
+    say(f"sent: {found.transport.value}. {found.transport_why or ''}".rstrip())
+    for batch in batches:
+        say(in_words(batch))
+    for each in found.without_job.first:
+        say(f"left out: {each}")
+
+
+def _sending(found: JobSet, batches: Sequence[Batch]) -> dict[str, Any]:
+    """How the requests of a set are sent, for programs."""
+    return {
         "transport": found.transport.value,
         "transport_why": found.transport_why,
         "complete_by": found.complete_by,
         "batches": [{name: getattr(each, name) for name in _OF_BATCH} for each in batches],
     }
-    if args.output == "table":
-        row["batches"] = len(batches)
-    print_rows([row], "yaml" if args.output == "table" else args.output)
-    if args.output == "table":
-        for batch in batches:
-            say(in_words(batch))
-        for each in found.without_job.first:
-            say(f"left out: {each}")
 
 
 @command

@@ -171,7 +171,6 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
 WAKING_JOB_EVENTS = frozenset(
     {
         JobEvent.REVISED,
-        JobEvent.SUBMIT_REFUSED,
         JobEvent.SUBMIT_RESOLVED,
         JobEvent.RESPONSE_ENDED,
         JobEvent.OUTPUT_STORED,

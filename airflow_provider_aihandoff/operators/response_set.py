@@ -59,7 +59,7 @@ from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.set_transport import (
     Named,
     advance_batches,
-    checked,
+    checked_transport,
     choose,
     complete_approved,
     is_late,
@@ -294,7 +294,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         self.complete_by = complete_by
         processing = {name: getattr(self, name) for name in ("background_options", "service_tier")}
-        self.transport = checked(transport, complete_by, processing)
+        self.transport = checked_transport(transport, complete_by, processing)
         if on_bad_items not in ("fail", "leave out"):
             raise ValueError(f"on_bad_items must be 'fail' or 'leave out', not {on_bad_items!r}.")
 

@@ -29,7 +29,7 @@ Named = Literal["background", "batch"]
 _LATE = "It would not be done in time: what is left is sent in the background."
 
 
-def checked(
+def checked_transport(
     transport: Named | None, complete_by: timedelta | datetime | None, processing: Mapping[str, Any]
 ) -> Transport | None:
     """The transport that an author has named; None where it is chosen by ``complete_by``.

@@ -47,7 +47,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from airflow_provider_aihandoff.testing.api_errors import ApiError, unauthorized
-from airflow_provider_aihandoff.testing.batches_api import BatchesApi
+from airflow_provider_aihandoff.testing.batch_operations import BatchesApi
 from airflow_provider_aihandoff.testing.conversations_api import ConversationsApi
 from airflow_provider_aihandoff.testing.exchange import STAND_IN_NOTICE, ExchangeMiddleware, exchange_of
 from airflow_provider_aihandoff.testing.lifecycle import as_json, status_at

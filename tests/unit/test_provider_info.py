@@ -40,6 +40,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "elements",
         "earlier_effects",
         "skipped",
+        "set_transport",
         "endpoint_values",
         "rendering",
         "planning",

@@ -1,7 +1,7 @@
 """The seam to a provider's batches: many requests in one file, answered within a day, at a lower price.
 
-A batch is made of a file, has a state of its own, and leaves its results in files. Its requests are told apart by the
-``custom_id`` that each line has. A provider that has batches is also a :class:`HasBatches`.
+A batch is made of a file, has a state of its own, and leaves its results in files. Its requests are distinguished by
+the ``custom_id`` that each line has. A provider that has batches is also a :class:`HasBatches`.
 """
 
 from __future__ import annotations

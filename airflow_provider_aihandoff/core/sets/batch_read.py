@@ -1,4 +1,4 @@
-"""Takes the next step for a batch that was sent: ask about it, stop it, read its results; each once, whoever asks."""
+"""Takes the next step for a batch that was sent: ask about it, stop it, read its results; also beside others."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ provider, and each request is in at most one row that is not over.
    lost, the batches of the project are listed. Where none of them has the metadata, the file is deleted, so that no
    request that is still under way can make one, and they are listed again. Only then the requests are free.
 4. *Wait*: the batch is asked about at growing intervals, and a webhook says that it has ended.
-5. *Read* the results as a stream, some at a time in one transaction (``batch.take``): each is told by the
+5. *Read* the results as a stream, some at a time in one transaction (``batch.take``): each is known by the
    ``custom_id`` of its line, and is taken once. What was run is kept, however the batch has ended.
 6. What the batch has not run is queued again (``batch.rest``), and may be sent another time.
 """

@@ -215,7 +215,7 @@ class Batches:
                 if revision.submit_token == mine.token:
                     known.add(job_id)  # this was committed before
                     continue
-                said = _admit(connection, job, revision, line, actor, at)
+                said = _admit_line(connection, job, revision, line, actor, at)
                 if said is None:
                     taken.append((job, revision, line.worst))
                 else:
@@ -594,7 +594,7 @@ def _is_current(job: Job, revision: Revision, state: JobState) -> bool:
     return job.state is state and job.revision == revision.number
 
 
-def _admit(
+def _admit_line(
     connection: LedgerConnection, job: Job, revision: Revision, line: Line, actor: Actor, at: datetime
 ) -> str | None:
     """Whether a request may go into a batch: None; else what became of it."""

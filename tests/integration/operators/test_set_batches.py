@@ -192,3 +192,26 @@ def test_what_is_late_in_a_batch_is_moved_and_not_paid_twice(
     assert "too soon for anything cheaper" in str(found.transport_why)
     (batch,) = ledger.batches.of_set(found.set_id)
     assert (str(batch.provider_status), batch.completed) == ("cancelled", 7 - len(in_background))
+
+
+def test_what_is_late_in_a_completion_window_is_moved(
+    run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_aihandoff.core.sets import transport
+
+    monkeypatch.setitem(transport.WINDOWS, transport.Transport.TWO_HOURS, timedelta(seconds=1))
+    monkeypatch.setattr(transport, "SPARE", timedelta(seconds=2))
+    items = [{**item, "words": "delay=0" if number < 3 else "delay=8"} for number, item in enumerate(ITEMS)]
+    words = {"standin": "{{ item.words }}"}
+    done = run(lambda: draft_set(items, complete_by=timedelta(seconds=6), max_revisions=2, metadata=words))
+    assert done.state == "success", done.errors
+    assert done.xcoms["draft"]["said"] == "7 completed"
+    found = ledger.sets.read(done.xcoms["draft"]["set_id"])
+    assert (found.transport, ledger.batches.of_set(found.set_id)) == ("background", [])
+    windows = [
+        [(each.request.get("background_options") or {}).get("completion_window") for each in record.revisions]
+        for record in (ledger.record(job.job_id) for job in ledger.jobs(limit=100))
+    ]
+    assert sorted(windows, key=len) == [["2h"]] * 3 + [["2h", None]] * 4
+    statuses = sorted(each.response["status"] for each in stand_in.responses().responses)
+    assert statuses == ["cancelled"] * 4 + ["completed"] * 7, "nothing that was answered is asked for again"

@@ -195,7 +195,7 @@ def test_the_batches_of_a_set_are_shown_with_it(login: Login, ledger: Ledger) ->
     ledger.batches.cancel_requested(batch, why="It would not be <i>done</i> in time.")
     bob = login("bob")
     text = " ".join(Page(bob.get(f"/aihandoff/sets/{found.set_id}").text).text.split())
-    assert "Sent in batches. The outputs are wanted tomorrow." in text
+    assert "in batches. The outputs are wanted tomorrow." in text
     assert "Batch 1 is being stopped: 2 requests · batch_1" in text
     assert "It would not be <i>done</i> in time." in text
     body = bob.get(f"{API}/{found.set_id}").json()

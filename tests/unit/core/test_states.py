@@ -155,7 +155,8 @@ def test_only_a_stored_output_a_decision_or_a_replaced_plan_leads_to_approved() 
 
 def test_a_task_that_waits_is_woken_by_every_event_that_may_end_its_wait() -> None:
     moves = {event for state in (S.RUNNING, S.REVIEW) for event, to in MOVES[state].items() if to is not state}
-    assert moves | {E.RESPONSE_ENDED, E.EFFECT_RESOLVED} <= WAKING_JOB_EVENTS
+    # A request that its batch has not run is noticed with its batch.
+    assert moves - {E.SUBMIT_REFUSED} | {E.RESPONSE_ENDED, E.EFFECT_RESOLVED} <= WAKING_JOB_EVENTS
     # What is written while a request is sent, or an effect, comes often, and ends no wait.
     assert WAKING_JOB_EVENTS.isdisjoint({E.CREATED, E.ATTACHED, E.SUBMITTED, E.OUTPUT_LATE})
     assert {E.EFFECT_RESOLVED} == WAKING_JOB_EVENTS & EFFECT_EVENTS

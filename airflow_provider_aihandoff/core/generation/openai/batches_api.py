@@ -82,7 +82,7 @@ class BatchesApi(ModelBatches):
         line = {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}
         try:
             return json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        except (TypeError, ValueError) as error:  # a value that is no JSON, or a lone surrogate
+        except (TypeError, ValueError) as error:  # a value that JSON does not have, or a lone surrogate
             raise RequestError(f"the request cannot be a line of a batch: {error}.") from None
 
     def upload(self, name: str, content: IO[bytes], *, timeout: float) -> str | SubmitFailure:
@@ -195,7 +195,7 @@ def _read(answer: Any, batch_id: str | None = None) -> ModelBatch:
         total=_count(counts, "total"),
         completed=_count(counts, "completed"),
         failed=_count(counts, "failed"),
-        problem=_problem(answer),
+        problem=_problem_of(answer),
         metadata=dict(metadata) if isinstance(metadata, Mapping) else {},
         created_at=_moment(getattr(answer, "created_at", None)),
     )
@@ -213,7 +213,7 @@ def _moment(at: Any) -> datetime | None:
         return None
 
 
-def _problem(answer: Any) -> str | None:
+def _problem_of(answer: Any) -> str | None:
     """What is wrong with a batch that failed: the first of its errors."""
     errors = getattr(getattr(answer, "errors", None), "data", None)
     for each in errors if isinstance(errors, list) else ():

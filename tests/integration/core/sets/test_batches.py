@@ -214,6 +214,14 @@ def test_a_request_that_fails_holds_up_no_other(
     assert (view.use.reserved_usd, view.use.settled_usd) == (Decimal(0), Decimal("1.03" if paid else "0.03"))
 
 
+def test_a_request_that_is_in_a_batch_goes_into_no_other(jobs: Jobs, ledger: Ledger) -> None:
+    batch = jobs.filling("a")
+    other = ledger.batches.open(jobs.found.set_id, "openai_default", lease=LEASE)
+    taken, left = ledger.batches.intend(other, [Line(jobs.job_id("a"), 1, CHEAP)], actor=TEST, lease=LEASE)
+    assert (taken, left) == (set(), {jobs.job_id("a"): "moved on"})
+    assert ledger.revision(jobs.job_id("a"), 1).batch_id == batch.batch_id
+
+
 class TestAnAttemptThatDied:
     def test_while_it_filled_a_batch_leaves_requests_that_are_free(
         self, jobs: Jobs, provider: FakeBatchProvider, ledger: Ledger

@@ -54,7 +54,7 @@ def test_time_makes_nothing_slower() -> None:
     assert all(order.index(before) <= order.index(after) for before, after in pairwise(chosen))
 
 
-def test_a_line_is_told_by_its_job_its_revision_and_its_batch() -> None:
+def test_a_line_is_known_by_its_job_its_revision_and_its_batch() -> None:
     assert read_custom_id(custom_id(12, 3, 45)) == (12, 3, 45)
     assert len(custom_id(10**18 - 1, 10**9 - 1, 10**18 - 1)) < 48
 
