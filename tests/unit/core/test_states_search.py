@@ -149,9 +149,10 @@ class TestJobs:
         assert next_job_state(state, E.CANCELLED) is S.CANCELLED
         assert next_job_state(S.ROLLING_BACK, E.CANCELLED) is None
 
-    def test_a_revision_goes_forward_except_where_its_plan_is_replaced(self) -> None:
-        """Without a new revision or another plan, no state is ever entered twice."""
-        back = {E.REVISED, E.CHANGES_REQUESTED, E.CHANGE_FAILED, E.PLANNED, E.PLAN_CHANGED}
+    def test_a_revision_goes_forward_except_where_its_plan_is_replaced_or_its_batch_has_not_run_it(self) -> None:
+        """Without a new revision or another plan, no state is ever entered twice; but a request that its batch has not
+        run is queued again."""
+        back = {E.REVISED, E.CHANGES_REQUESTED, E.CHANGE_FAILED, E.PLANNED, E.PLAN_CHANGED, E.SUBMIT_REFUSED}
         for state in S:
             onward = {
                 to

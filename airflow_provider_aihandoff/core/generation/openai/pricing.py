@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_aihandoff.core.generation.openai.request import BATCH_WINDOW
 from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices, fees
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 
 log = logging.getLogger(__name__)
 
-#: What OpenAI documents for a completion window, as a part of the standard price. The longest is that of a batch.
+#: What OpenAI documents for a completion window, and for a batch, as a part of the standard price.
 COMPLETION_WINDOW_FACTORS: Mapping[str, Decimal] = {
     "2h": Decimal("0.70"),
     "8h": Decimal("0.60"),
-    "24h": Decimal("0.50"),
+    BATCH_WINDOW: Decimal("0.50"),
 }
 
 

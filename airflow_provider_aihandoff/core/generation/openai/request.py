@@ -34,8 +34,8 @@ RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options
 #: Arguments that a line of a batch cannot have: they are about how a single request is sent, or processed.
 NOT_IN_BATCH = frozenset({"background_options", "extra_headers", "extra_query", "service_tier"})
 
-#: Within which a batch is answered, as the name of a completion window.
-BATCH_WINDOW = "24h"
+#: Stands for a batch among the completion windows, of which OpenAI has none of this name.
+BATCH_WINDOW = "batch"
 
 #: Arguments that name something.
 _NAMES = frozenset(

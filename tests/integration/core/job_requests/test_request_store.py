@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,6 +30,7 @@ from airflow_provider_aihandoff.core.limits import API_SERVER
 from airflow_provider_aihandoff.core.models import Actor
 from tests.factories import job_spec
 
+ROOT = Path(__file__).parents[4]
 WANTED = Wanted("note", {"slug": "kettle"}, "alice", job_key="kettle")
 
 
@@ -232,3 +235,28 @@ class TestEnqueue:
             )
         (claimed,) = ledger.job_requests.claim(10)
         assert (claimed.state, claimed.permissions, claimed.tries) == (RequestState.RECORDED, {}, 1)
+
+
+def test_the_documented_rights_are_enough_and_the_role_cannot_ask_as_a_login(
+    ledger: Ledger, conninfo: dict[str, Any]
+) -> None:
+    page = (ROOT / "docs" / "front-door.md").read_text("utf-8")
+    (grants,) = re.findall(r"```sql\n(GRANT USAGE .*?)```", page, re.DOTALL)
+    role = f"shop_{uuid4().hex}"
+    with psycopg.connect(**conninfo, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role}")
+        try:
+            owner.execute(grants.replace("TO shop;", f"TO {role};"))
+            owner.execute(f"SET ROLE {role}")
+            asked = enqueue(owner, "note", "kettle", {"slug": "kettle"}, requested_by="alice")
+            assert enqueue(owner, "note", "kettle", {"slug": "kettle"}, requested_by="alice") == asked
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                owner.execute(
+                    "INSERT INTO aihandoff.job_requests (job_type, job_key, input, requested_by, recorded_by)"
+                    " VALUES ('note', 'pot', '{}', 'alice', 'bob')"
+                )
+        finally:
+            owner.execute("RESET ROLE")
+            owner.execute(f"DROP OWNED BY {role}")
+            owner.execute(f"DROP ROLE {role}")
+    assert ledger.job_requests.read(asked).request.recorded_by_kind == "database"

@@ -1,4 +1,5 @@
-"""Whatever asks a model goes by the budgets: one module alone asks a provider, and one alone asks OpenAI's SDK."""
+"""Whatever asks a model goes by the budgets: one module alone asks a provider, and one alone asks OpenAI's SDK; and one
+each for batches."""
 
 from __future__ import annotations
 
@@ -13,9 +14,12 @@ PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 #: How the methods of an API are named that cost money.
 ASKS = {"create", "create_and_poll", "create_and_run", "generate"}
 
-#: Each call with such a name, by its file: `provider.create` in the first, whose permission has reserved the money.
+#: Each call with such a name, by its file: those in the first two have a permission that has reserved the money.
 KNOWN = {
     "core/generation/submit.py": ["provider.create"],
+    "core/sets/batch_send.py": ["self._api.create"],
+    # A file costs nothing.
+    "core/generation/openai/batches_api.py": ["self._batches.create", "self._files.create"],
     # A conversation costs nothing, nor does an endpoint of webhooks.
     "core/generation/openai/provider.py": [
         "self._conversations.create",
