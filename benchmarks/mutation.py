@@ -1337,6 +1337,17 @@ GUARDS = (
         ("job_search_store:_asked", "if dag_ids is not None:", "if False:"),
     ),
     guard(
+        "review: blind readers do not see how others have voted",
+        "tests/integration/web/test_who.py"
+        "::test_who_has_not_voted_does_not_see_how_others_have_where_the_author_wants_blind_readers",
+        ("blind:is_kept_from", "rules_of(job).is_blind and not has_voted(person, voters)", "False"),
+    ),
+    guard(
+        "review: an approval is bound to whether its readers were blind",
+        "tests/integration/web/test_who.py::test_an_approval_is_bound_to_whether_its_readers_were_blind",
+        ("ReviewRules.bound", '**({"blind": True} if self.blind else {}),', ""),
+    ),
+    guard(
         "list of jobs: a spreadsheet runs no formula of a file",
         "tests/integration/web/test_job_search.py::test_a_spreadsheet_runs_nothing_of_a_file",
         ("csv_text:_cell", "text.startswith(_FORMULA)", "False"),

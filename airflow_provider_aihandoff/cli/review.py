@@ -28,6 +28,7 @@ from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import HandoffError, StaleBulkDecision, StaleDecision
 from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.models import Decision, Effect, Job, PendingReview, Revision, Verdict
+from airflow_provider_aihandoff.core.review.blind import as_seen_by, is_kept_from
 from airflow_provider_aihandoff.core.review.change_cost import ChangeCost, change_cost
 from airflow_provider_aihandoff.core.review.rules import Reassignment, author_rules, rules_of, why_not
 from airflow_provider_aihandoff.core.states import JobState
@@ -58,18 +59,23 @@ def _waiting(review: PendingReview) -> dict[str, Any]:
         "run_id": review.run_id,
         "asked_at": review.review_asked_at,
         "deadline": review.review_deadline,
-        "approvals": f"{len(review.voters)} of {rules_of(review).approvals}",
+        "approvals": f"{_so_far(review)} of {rules_of(review).approvals}",
         "why_not": why_not(review, person()),
         "digest": review.review_digest,
     }
+
+
+def _so_far(review: PendingReview) -> str:
+    """How many have approved, as far as the person may know that yet."""
+    return "?" if is_kept_from(review, actor(), review.voters) else str(len(review.voters))
 
 
 @command
 def show(args: Namespace) -> None:
     """Show what a reviewer needs to decide on a job."""
     with open_ledger(args) as ledger:
-        record = ledger.record(args.job_id)
-        votes = ledger.reviews.votes(record.job)
+        record = as_seen_by(ledger.record(args.job_id), actor())
+        votes = [] if record.unseen else ledger.reviews.votes(record.job)
         change = change_cost(ledger, record, facts_for(record.revision.conn_id))
     print_rows([_review(record, votes, change)], "yaml" if args.output == "table" else args.output)
 
@@ -92,7 +98,7 @@ def _review(record: JobRecord, votes: list[Decision], change: ChangeCost | None)
         "revisions": [_revision(revision) for revision in record.revisions],
         "cost_usd": sum((each.cost_usd or 0 for each in record.revisions), Decimal(0)),
         "cost_of_changes": None if change is None else vars(change),
-        "approvals": f"{len(votes)} of {rules_of(job).approvals}",
+        "approvals": f"{'?' if record.unseen else len(votes)} of {rules_of(job).approvals}",
         "votes": [{"by": vote.decider.label, "at": vote.created_at, "comment": vote.comment} for vote in votes],
         "digest": job.review_digest,
     }

@@ -110,6 +110,7 @@ class JobRecord:
 
     :param altered_undos: why applied effects have an undo that is not the approved one, by the ids of the effects.
     :param at: the moment, by the database's clock.
+    :param unseen: lines of the history that its reader is not to know yet: they are not among the events.
     :param newest_webhook: when the newest webhook came on the connection of the current revision, if one ever did.
     """
 
@@ -121,6 +122,12 @@ class JobRecord:
     altered_undos: Mapping[int, str]
     at: datetime = field(compare=False)
     newest_webhook: datetime | None = field(compare=False)
+    unseen: tuple[Event, ...] = ()
+
+    @property
+    def history(self) -> list[Event]:
+        """Every line of the history."""
+        return sorted((*self.events, *self.unseen), key=lambda line: line.seq)
 
     @property
     def revision(self) -> Revision:

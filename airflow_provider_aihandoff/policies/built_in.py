@@ -36,6 +36,9 @@ class Rule(ApprovalPolicy):
     #: Raised with every change of what the class decides, since that is a new version too.
     logic = 1
 
+    #: Where it asks several people, none sees how others have voted before they have voted themselves.
+    blind = False
+
     def __init__(self, name: str, approvers: Approvers | None, approvals: int | None, *parameters: Any) -> None:
         if not name or "@" in name:
             raise ValueError(f"A rule needs a name without '@', not {name!r}.")
@@ -51,7 +54,7 @@ class Rule(ApprovalPolicy):
         try:
             return Approve(self.passes(job))
         except Objection as objection:
-            return AskPerson(str(objection), self.approvers, self.approvals)
+            return AskPerson(str(objection), self.approvers, self.approvals, self.blind)
 
     @abstractmethod
     def passes(self, job: JobView) -> str:
@@ -173,6 +176,8 @@ class Sampling(Rule):
     and another ledger, say the same. It is no secret: who can choose a key can find one that is not in it.
 
     :param percent: from 0 to 100. A larger share has every job of a smaller one.
+    :param approvals: how many people read each job of the sample; with ``blind``, none of them sees how others have
+        voted before they have voted themselves.
     :raises ValueError: there is no such share.
     """
 
@@ -183,11 +188,15 @@ class Sampling(Rule):
         name: str = "sampling",
         approvers: Approvers | None = None,
         approvals: int | None = None,
+        blind: bool = False,
     ) -> None:
         if not 0 <= percent <= 100:
             raise ValueError(f"A share is from 0 to 100 percent, not {percent}.")
-        super().__init__(name, approvers, approvals, percent)
+        if blind and approvals is not None and approvals < 2:
+            raise ValueError("blind needs at least 2 approvals: one reader alone sees no other vote.")
+        super().__init__(name, approvers, approvals, percent, *(["blind"] if blind else []))
         self.percent = percent
+        self.blind = blind
 
     def passes(self, job: JobView) -> str:
         """Draw."""
@@ -225,4 +234,5 @@ class AllOf(ApprovalPolicy):
             reason,
             approvers=next((ask.approvers for _, ask in asks if ask.approvers), None),
             approvals=max((ask.approvals for _, ask in asks if ask.approvals is not None), default=None),
+            blind=any(ask.blind for _, ask in asks),
         )

@@ -34,11 +34,13 @@ class AskPerson:
     :param reason: why, for the record and the reviewer.
     :param approvers: who may decide on this job; by default those that the approval task names.
     :param approvals: how many of them have to approve; by default as many as the approval task says.
+    :param blind: none of them sees how others have voted before they have voted themselves.
     """
 
     reason: str
     approvers: Approvers | None = None
     approvals: int | None = None
+    blind: bool = False
 
 
 class ApprovalPolicy(ABC):

@@ -62,6 +62,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
     :param approvers: who may decide, of those who may answer human-in-the-loop tasks of the Dag; by default all of
         them.
     :param approvals: how many must approve, each what the job says now.
+    :param blind: where several have to approve, no one sees how others have voted before they have voted themselves.
     :param requester_may_approve: the user who asked for the work may decide on it as well. By default another user has
         to, whatever rights the requester has.
     :param timeout: how long to wait for a decision; absolute from the moment of asking, and not moved by a retry or an
@@ -90,6 +91,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         policy: ApprovalPolicy | None = None,
         approvers: Approvers | None = None,
         approvals: int = 1,
+        blind: bool = False,
         requester_may_approve: bool = False,
         on_timeout: Literal["reject", "fail"] | ApprovalPolicy = "reject",
         on_reject: Literal["skip", "fail"] = "skip",
@@ -108,6 +110,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         self.policy = policy
         self.approvers = approvers
         self.approvals = approvals
+        self.blind = blind
         self.requester_may_approve = requester_may_approve
         self.on_timeout = on_timeout
         self.on_reject = on_reject
@@ -125,6 +128,8 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             raise ValueError(f"on_reject must be 'skip' or 'fail', not {self.on_reject!r}.")
         if self.approvals < 1:
             raise ValueError(f"approvals must be at least 1, not {self.approvals}.")
+        if self.blind and self.approvals == 1 and self.policy is None:
+            raise ValueError("blind needs at least 2 approvals: one reader alone sees no other vote.")
         users_alone = self.approvers and not self.approvers.roles and not self.approvers.groups
         if users_alone and self.approvers is not None and len(set(self.approvers.users)) < self.approvals:
             raise ValueError(
@@ -288,6 +293,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         return ReviewRules(
             approvers=asks.approvers or self.approvers or Approvers(),
             approvals=asks.approvals or self.approvals,
+            blind=asks.blind or self.blind,
             requester_may_approve=self.requester_may_approve,
             escalate_to=self.escalate_to or Approvers(),
             remind_after=None if self.remind_after is None else self.remind_after.total_seconds(),

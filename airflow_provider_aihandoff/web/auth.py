@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect, Job
+from airflow_provider_aihandoff.core.review.blind import as_seen_by
 from airflow_provider_aihandoff.core.review.rules import Person, Reviewed, decides_who, why_not
 from airflow_provider_aihandoff.core.sets.set_record import JobSet
 from airflow_provider_aihandoff.hooks.ledger import shared_ledger
@@ -293,12 +294,12 @@ def visible_set(ledger: Ledger, viewer: Viewer, set_id: int) -> JobSet:
 
 
 def visible_record(ledger: Ledger, viewer: Viewer, job_id: int) -> JobRecord:
-    """Return a job with all that belongs to it.
+    """Return a job with all that belongs to it, but for the votes that the user is not to know yet.
 
     :raises JobNotFound: there is none, or the user may not see it. The error does not say which.
     """
     check_visible(ledger, viewer, job_id)
-    return ledger.record(job_id)
+    return as_seen_by(ledger.record(job_id), viewer.actor)
 
 
 def check_visible(ledger: Ledger, viewer: Viewer, job_id: int) -> Job:

@@ -148,6 +148,7 @@ class ReviewRules:
 
     :param approvers: who may decide.
     :param approvals: how many of them must approve, each on the same digest.
+    :param blind: where several have to approve, no one knows how others have voted before they have voted themselves.
     :param requester_may_approve: the requester may decide on it as well.
     :param escalate_to: who may decide as well, from ``escalate_after`` on.
     :param remind_after: seconds from the asking to the reminder; None for no reminder.
@@ -162,6 +163,7 @@ class ReviewRules:
     remind_after: float | None = None
     escalate_after: float | None = None
     because: Mapping[str, str | None] = field(default_factory=dict)
+    blind: bool = False
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Self:
@@ -175,12 +177,20 @@ class ReviewRules:
 
     def to_json(self) -> dict[str, Any]:
         """The rules as the ledger keeps them."""
-        return {
+        said = {
             **{each.name: getattr(self, each.name) for each in fields(self)},
             "approvers": self.approvers.to_json(),
             "escalate_to": self.escalate_to.to_json(),
             "because": dict(self.because),
         }
+        if not self.blind:  # as before there was such a rule
+            del said["blind"]
+        return said
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether votes are kept from those who have not voted."""
+        return self.blind and self.approvals > 1
 
     @property
     def reviewers(self) -> Reviewers:
@@ -204,6 +214,7 @@ class ReviewRules:
             "approvers": self.approvers.to_json(),
             "approvals": self.approvals,
             "requester_may_approve": self.requester_may_approve,
+            **({"blind": True} if self.blind else {}),
         }
 
 

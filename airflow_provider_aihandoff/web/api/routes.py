@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.overview import overview_of
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Event
+from airflow_provider_aihandoff.core.review.blind import as_seen_by, is_vote
 from airflow_provider_aihandoff.core.review.change_cost import change_cost
 from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
@@ -107,8 +108,8 @@ async def get_job(
     """
 
     def make() -> Answer:
+        newest = ledger.job(job_id).event_seq  # also of a line that the user is not to know yet
         content = _record_content(ledger, viewer, job_id)
-        newest = content["events"][-1]["seq"]
         return Answer.of(content, str(newest), ended=True, without=frozenset({"explanation"}))
 
     return await respond_later(request, make, partial(doorkeeper().watching, job_id), wait=wait)
@@ -131,14 +132,20 @@ async def stream_job(
 
     def read(after: int) -> list[tuple[int, str]]:
         lines = ledger.events(job_id, after=after)
-        return [(line.seq, event_stream.event(line.event, str(line.seq), _one_line(line))) for line in lines]
+        record = as_seen_by(ledger.record(job_id), viewer.actor) if any(map(is_vote, lines)) else None
+        kept = set() if record is None else {line.seq for line in record.unseen}
+        return [
+            (line.seq, "" if line.seq in kept else event_stream.event(line.event, str(line.seq), _one_line(line)))
+            for line in lines
+        ]
 
     async def events() -> AsyncIterator[str]:
         until, sent = time.monotonic() + event_stream.LIFETIME, first
         async with doorkeeper().watching(job_id, str(sent)) as watch:
             while time.monotonic() < until:
                 for seq, text in await run_in_threadpool(read, sent):
-                    yield text
+                    if text:
+                        yield text
                     sent = seq
                 if not await watch.wait(str(sent), event_stream.HEARTBEAT):
                     yield event_stream.COMMENT

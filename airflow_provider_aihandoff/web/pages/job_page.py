@@ -20,6 +20,7 @@ from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
+from airflow_provider_aihandoff.core.review.blind import is_kept_from
 from airflow_provider_aihandoff.core.review.change_cost import CHARACTERS, change_cost
 from airflow_provider_aihandoff.core.review.rules import (
     Reassignment,
@@ -145,6 +146,7 @@ def job_page(
             "reviewer_names": FIELDS if author_rules(job).escalate_to else APPROVER_FIELDS,
             "max_names": MAX_TEXT,
             "votes": votes,
+            "reads_blind": is_kept_from(job, viewer.actor, votes),
             "max_refusals": MAX_REFUSALS,
             "voted": has_voted(viewer.actor, votes),
             "why_not": why_not,
@@ -162,7 +164,7 @@ def job_page(
             "cost": job_cost(record.revisions),
             "change_cost": change_cost(ledger, record, facts_for(record.revision.conn_id)) if decides else None,
             "change_characters": CHARACTERS,
-            "broken_at": first_break(record.events, record.job),
+            "broken_at": first_break(record.history, record.job),
             "run_path": _run_path(request, job),
         },
         status=status,

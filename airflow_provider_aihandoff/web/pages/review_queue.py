@@ -33,8 +33,15 @@ class QueuedReview:
 
     @property
     def votes(self) -> list[str]:
-        """Who has approved its current version."""
+        """Who has approved its current version, as far as the viewer may know that yet."""
+        if self.is_blind:
+            return []
         return [voter.label for voter in self.review.voters]
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the viewer is not to know yet who has approved it."""
+        return rules_of(self.review).is_blind and not self.voted
 
     @property
     def approvals(self) -> int:

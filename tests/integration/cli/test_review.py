@@ -100,6 +100,15 @@ class TestShowing:
         (shown,) = json.loads(airflow("review", "show", job.job_id, "-o", "json"))
         assert (listed["approvals"], shown["approvals"], len(shown["votes"])) == ("1 of 2", "1 of 2", 1)
 
+    def test_who_has_not_voted_does_not_see_how_others_have_where_readers_are_blind(
+        self, airflow: Airflow, on_ledger: Ledger
+    ) -> None:
+        job = in_review(on_ledger, approvals=2, blind=True)
+        on_ledger.reviews.decide(job.job_id, "approve", digest=str(job.review_digest), person=Person("bob"))
+        (listed,) = json.loads(airflow("review", "list", "-o", "json"))
+        (shown,) = json.loads(airflow("review", "show", job.job_id, "-o", "json"))
+        assert (listed["approvals"], shown["approvals"], shown["votes"]) == ("? of 2", "? of 2", [])
+
     def test_the_table_has_no_digest_that_a_line_break_could_spoil(self, airflow: Airflow, on_ledger: Ledger) -> None:
         in_review(on_ledger)
         listed = airflow("review", "list")

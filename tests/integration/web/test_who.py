@@ -15,7 +15,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person, ReviewRules
 from airflow_provider_aihandoff.core.states import JobState
-from airflow_provider_aihandoff.web import auth
+from airflow_provider_aihandoff.web import auth, event_stream
 from airflow_provider_aihandoff.web.auth import Viewer
 from tests.factories import ask, draft, effect_plan, job_spec
 from tests.integration.web.conftest import Login, Page
@@ -110,6 +110,49 @@ def test_two_approvals_are_needed_where_the_author_says_so(login: Login, ledger:
     assert bob.get(f"/aihandoff/api/v1/jobs/{job.job_id}").json()["votes"] == ["bob"]
     assert _post(carol, job).status_code == 303
     assert ledger.job(job.job_id).state is JobState.APPROVED
+
+
+def test_who_has_not_voted_does_not_see_how_others_have_where_the_author_wants_blind_readers(
+    login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "LIFETIME", 0.2)
+    monkeypatch.setattr(event_stream, "HEARTBEAT", 0.05)
+    job = _job(ledger, approvals=2, blind=True)
+    bob, carol, vic = login("bob"), login("carol"), login("vic")
+    api = f"/aihandoff/api/v1/jobs/{job.job_id}"
+    assert _post(bob, job, comment="Fine, I think.").status_code == 303
+    for client in (carol, vic):
+        page = _show(client, job)
+        assert "2 people have to approve. Each reads it alone" in page.text
+        assert "approvals so far" not in page.text
+        assert "bob" not in page.text
+        assert "Fine, I think." not in page.text
+        assert "The history of this job is broken" not in page.text
+        record = client.get(api).json()
+        assert (record["votes"], record["decisions"]) == ([], [])
+        assert "vote counted" not in {event["event"] for event in record["events"]}
+        stream = client.get(f"{api}/stream").text
+        assert "event: planned" in stream
+        assert "vote counted" not in stream
+        (queued,) = client.get("/aihandoff/api/v1/reviews").json()["reviews"]
+        assert queued["votes"] == []
+        assert "approvals" not in Page(client.get("/aihandoff/").text).text
+    assert "1 of 2 approvals so far, by you." in _show(bob, job).text
+    assert bob.get("/aihandoff/api/v1/reviews").json()["reviews"][0]["votes"] == ["bob"]
+    assert _post(carol, job).status_code == 303
+    for client in (bob, carol, vic):
+        record = client.get(api).json()
+        assert [decision["decided_by"] for decision in record["decisions"]] == ["bob", "carol"]
+        assert "vote counted" in {event["event"] for event in record["events"]}
+        assert "vote counted" in client.get(f"{api}/stream").text
+
+
+def test_an_approval_is_bound_to_whether_its_readers_were_blind(login: Login, ledger: Ledger) -> None:
+    job = _job(ledger, approvals=2, blind=True)
+    _post(login("bob"), job)
+    asked = ask(ledger, job, rules=ReviewRules(approvals=2))
+    assert asked.review_digest != job.review_digest
+    assert "0 of 2 approvals so far" in _show(login("carol"), job).text
 
 
 def test_one_rejection_is_enough(login: Login, ledger: Ledger) -> None:

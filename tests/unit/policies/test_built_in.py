@@ -216,6 +216,16 @@ class TestAmountLimit:
 
 
 class TestSampling:
+    def test_several_can_read_the_sample_blind(self) -> None:
+        rule = Sampling(100, approvals=2, blind=True)
+        assert decide(rule) == AskPerson("it is in the sample of 100 %", approvals=2, blind=True)
+        both = decide(AllOf(rule, MinimumConfidence(0.5)), {"confidence": 1})
+        assert isinstance(both, AskPerson)
+        assert both.blind
+        assert rule.version != Sampling(100, approvals=2).version
+        with pytest.raises(ValueError, match="at least 2 approvals"):
+            Sampling(5, approvals=1, blind=True)
+
     @given(st.text(), st.integers(min_value=1, max_value=9), st.floats(0, 100))
     def test_a_sample_has_the_same_jobs_each_time(self, key: str, revision: int, percent: float) -> None:
         drawn = [
