@@ -80,6 +80,8 @@ def dag_of(world: World, work: Work) -> DAG:
             ledger_conn_id=LEDGER,
             send_at_once=AT_ONCE,
             max_in_flight=2 * AT_ONCE,
+            # The draft of one item waits deferred, that of several takes answers while they come.
+            inline_wait=timedelta(0) if work.items == 1 else None,
         )
         approve = ApprovalSensor(task_id="approve", job=draft, ledger_conn_id=LEDGER, notifiers=[_Silent()])
         write = HttpSideEffectOperator(

@@ -54,8 +54,9 @@ BULK = tuple(point for point in POINTS if point.startswith("bulk."))
 OF_SETS = tuple(
     (at, nth, tuple(point for point in POINTS if point.startswith(steps)))
     for at, nth, steps in (
-        ("draft set", 3, ("submit.intend", "submit.create", "submit.store", "output.store")),
-        ("ask set", 3, ("review.ask",)),
+        ("draft set", 1, ("set.intend", "set.submitted", "set.store")),
+        ("draft set", 3, ("submit.create",)),
+        ("ask set", 1, ("set.ask",)),
         ("decide set", 1, ("review.decide",)),
         ("write set", 3, ("apply.claim", "apply.send", "apply.confirm")),
     )

@@ -183,9 +183,10 @@ class TestTogether:
 
     def test_unknown_ones_and_other_events_are_recorded_beside_the_others(self, ledger: Ledger) -> None:
         running(ledger, 1)
-        other = Delivery("wh_2", "openai_default", "batch.completed", "batch_2", {"type": "batch.completed"})
-        receipts = together(ledger, of(0), of(1), other)
-        assert dispositions(receipts) == [D.QUARANTINED, D.APPLIED, D.IGNORED]
+        other = Delivery("wh_2", "openai_default", "eval.run.succeeded", "run_2", {"type": "eval.run.succeeded"})
+        of_batch = Delivery("wh_3", "openai_default", "batch.completed", "batch_3", {"type": "batch.completed"})
+        receipts = together(ledger, of(0), of(1), other, of_batch)
+        assert dispositions(receipts) == [D.QUARANTINED, D.APPLIED, D.IGNORED, None]
         assert receipts[0] is not None
         entry = receipts[0].entry
         assert entry.poll_at is not None
@@ -377,7 +378,7 @@ class TestManyReceivers:
 def test_whatever_webhooks_hold_can_be_recorded_together(ledger: Ledger) -> None:
     texts = ["\x00", "\ud800", "\\u0000", '"', "é", "\n", "{}", "\u2028"]
     deliveries = [
-        Delivery(f"wh_{number}", "openai_default", "batch.completed", None, {"type": "batch.completed", text: [text]})
+        Delivery(f"wh_{number}", "openai_default", "eval.run.failed", None, {"type": "eval.run.failed", text: [text]})
         for number, text in enumerate(texts)
     ]
     receipts = together(ledger, *deliveries)
