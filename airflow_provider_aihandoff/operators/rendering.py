@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -149,6 +149,12 @@ class TextEnvironment(SandboxedEnvironment):
         vars(made).update(vars(other))
         made._compiled = {}
         made.finalize = lambda value: checked(value if other.finalize is None else other.finalize(value))
+        return made
+
+    def overlay(self, *args: Any, **options: Any) -> jinja2.Environment:
+        """The same with other options: what was compiled with these is no template of it."""
+        made = super().overlay(*args, **options)
+        cast("TextEnvironment", made)._compiled = {}
         return made
 
     def from_string(self, source: Any, globals: Any = None, template_class: Any = None) -> jinja2.Template:

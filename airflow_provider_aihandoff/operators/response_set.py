@@ -552,8 +552,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             while page := [spec for _, spec in islice(items, _OPENED_TOGETHER)]:
                 specs = {(spec.job_type, spec.job_key): spec for spec in page if not isinstance(spec, str)}
                 sendable = leg.ledger.sets.sendable_among(found.set_id, list(specs), incomplete=self.retry_incomplete)
-                for key, job_id in sendable.items():
-                    if job_id in leg.dropped:
+                for key in specs:  # in the order of the items
+                    job_id = sendable.get(key)
+                    if job_id is None or job_id in leg.dropped:
                         continue
                     if leg.cannot_send or not sending.has_room():
                         return sent

@@ -126,7 +126,7 @@ async def stream_request(
 @router.post(
     "/requests/{request_id}/cancel", responses=_problems(403, 404, 409, 422), response_model=schemas.JobRequest
 )
-def cancel(request: Request, request_id: UUID, viewer: ViewerDep, ledger: LedgerDep) -> Response:
+def cancel_job_request(request: Request, request_id: UUID, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Stop what you have asked for, as long as it is not being carried out. Sent again, it changes nothing."""
     return AsciiJSONResponse(_content(request, asking.cancel(ledger, viewer, request_id)))
 

@@ -108,7 +108,7 @@ async def get_job(
     """
 
     def make() -> Answer:
-        newest = ledger.job(job_id).event_seq  # also of a line that the user is not to know yet
+        newest = check_visible(ledger, viewer, job_id).event_seq  # also of a line that the user is not to know yet
         content = _record_content(ledger, viewer, job_id)
         return Answer.of(content, str(newest), ended=True, without=frozenset({"explanation"}))
 

@@ -53,7 +53,9 @@ def get_set(set_id: schemas.JobId, viewer: ViewerDep, ledger: LedgerDep) -> sche
 
 
 @router.post("/{set_id}/pause", responses={403: {"model": schemas.Problem}})
-def pause(set_id: schemas.JobId, body: schemas.PauseReasonBody, viewer: ViewerDep, ledger: LedgerDep) -> schemas.Pause:
+def pause_job_set(
+    set_id: schemas.JobId, body: schemas.PauseReasonBody, viewer: ViewerDep, ledger: LedgerDep
+) -> schemas.Pause:
     """Hold each request to the model and each external write of the set, in the whole fleet at once."""
     found = visible_set(ledger, viewer, set_id)
     check_may_pause(ledger, viewer, found.dag_id)
@@ -62,7 +64,7 @@ def pause(set_id: schemas.JobId, body: schemas.PauseReasonBody, viewer: ViewerDe
 
 
 @router.post("/{set_id}/resume", responses={403: {"model": schemas.Problem}})
-def resume(
+def resume_job_set(
     set_id: schemas.JobId, body: schemas.PauseReasonBody, viewer: ViewerDep, ledger: LedgerDep
 ) -> schemas.PauseList:
     """End each pause that is about the set alone: what it holds continues."""

@@ -15,7 +15,7 @@ from tests.target import Answer, Target, serve
 
 NEW, OLD = "whsec_bmV3IHNlY3JldCB3aXRoIDMyIGJ5dGVzIGluIGl0", "whsec_b2xkIHNlY3JldCB3aXRoIDMyIGJ5dGVzIGluIGl0"
 URL = "https://airflow.example.com/aihandoff/webhooks/openai/openai_hooks"
-TYPES = ["response.completed", "response.failed", "batch.completed", "safety.alert.created"]
+TYPES = ["response.completed", "response.failed", "batch.completed", "safety.alert.created", "eval.run.succeeded"]
 ENDPOINT = {
     "id": "wh_1",
     "object": "webhook_endpoint",
@@ -76,10 +76,10 @@ def cli(airflow: None, capsys: pytest.CaptureFixture[str]) -> Cli:
     return run
 
 
-def test_register_makes_an_endpoint_for_responses_and_safety_and_keeps_its_secret_first(
+def test_register_makes_an_endpoint_for_responses_batches_and_safety_and_keeps_its_secret_first(
     cli: Cli, stored: Callable[[], Any], openai: Target
 ) -> None:
-    created = {**ENDPOINT, "event_types": [*TYPES[:2], TYPES[3]], "signing_secret": NEW}
+    created = {**ENDPOINT, "event_types": TYPES[:4], "signing_secret": NEW}
     openai.answers = [page(), answer(200, {"object": "list", "data": TYPES}), answer(200, created)]
     printed = cli("register", "--url", URL)
     assert stored() == [NEW, OLD]
@@ -87,7 +87,7 @@ def test_register_makes_an_endpoint_for_responses_and_safety_and_keeps_its_secre
     asked = openai.received[-1]
     assert (asked.method, asked.path) == ("POST", "/v1/webhook_endpoints")
     assert asked.json["url"] == URL
-    assert asked.json["event_types"] == [*TYPES[:2], TYPES[3]]
+    assert asked.json["event_types"] == TYPES[:4]
 
 
 def test_register_makes_no_second_endpoint_for_an_address(cli: Cli, stored: Callable[[], Any], openai: Target) -> None:
