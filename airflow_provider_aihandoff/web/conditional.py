@@ -6,13 +6,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Protocol
 
 from fastapi import Request, Response
-from pydantic_core import to_jsonable_python
 from starlette.concurrency import run_in_threadpool
 
-from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse
 
 
@@ -46,7 +45,7 @@ class Answer:
         :param without: fields that change with the time alone. A tag that leaves some out is a weak one.
         """
         kept = {name: part for name, part in content.items() if name not in without}
-        tag = f'"{digest(to_jsonable_python(kept, fallback=str))[:32]}"'
+        tag = f'"{sha256(AsciiJSONResponse(kept).body).hexdigest()[:32]}"'
         body = bytes(AsciiJSONResponse(content).body)
         return cls(body, f"W/{tag}" if without else tag, version, ended)
 
