@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -151,10 +151,10 @@ class TextEnvironment(SandboxedEnvironment):
         made.finalize = lambda value: checked(value if other.finalize is None else other.finalize(value))
         return made
 
-    def overlay(self, *args: Any, **options: Any) -> jinja2.Environment:
+    def overlay(self, *args: Any, **options: Any) -> TextEnvironment:
         """The same with other options: what was compiled with these is no template of it."""
         made = super().overlay(*args, **options)
-        cast("TextEnvironment", made)._compiled = {}
+        made._compiled = {}
         return made
 
     def from_string(self, source: Any, globals: Any = None, template_class: Any = None) -> jinja2.Template:
