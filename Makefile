@@ -12,7 +12,7 @@ COVERAGE := 61
 ON_EACH_CORE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
-.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack check chaos format lock clean help
+.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack matrix check chaos format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -46,6 +46,9 @@ test-integration: $(INSTALLED) ## Run the tests on a real PostgreSQL
 
 test-stack: $(INSTALLED) ## Run the tests on a real Airflow
 	$(BIN)/python -m pytest tests/stack
+
+matrix: $(INSTALLED) ## Kill and stop processes at every named point: all of the crash matrix, of which `make test` runs half
+	AIHANDOFF_WHOLE_MATRIX=1 $(BIN)/python -m pytest tests/integration/crashes/test_matrix.py
 
 check: $(INSTALLED) ## Check style, spelling and types, and run the unit tests: fast enough for every change
 	$(BIN)/ruff check .

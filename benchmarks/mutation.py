@@ -1670,9 +1670,10 @@ def _pytest(copy: Path, *tests: str) -> str:
     A test that could not be run, or does not end, is no answer.
     """
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--basetemp=../pytest"]
+    whole = {**os.environ, "AIHANDOFF_WHOLE_MATRIX": "1"}
     try:
         result = subprocess.run(
-            [*command, *tests], cwd=copy, capture_output=True, text=True, check=False, timeout=TIMEOUT
+            [*command, *tests], cwd=copy, capture_output=True, text=True, check=False, timeout=TIMEOUT, env=whole
         )
     except subprocess.TimeoutExpired:
         return _NO_ANSWER

@@ -6,6 +6,7 @@ does the step beside it, and only then it goes on, in the belief that it is stil
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -110,7 +111,24 @@ def _cases() -> Iterator[Case]:
     yield Case("stop", AFTER_FENCE, COURSES["apply.send"], at="store")
 
 
-CASES = tuple(_cases())
+#: In the tests of each change, every other cell: of neighbours, such as before and after a commit, one is killed and
+#: one is stopped. `make matrix` runs all.
+WHOLE = "AIHANDOFF_WHOLE_MATRIX"
+
+
+def _chosen() -> Iterator[Case]:
+    if os.environ.get(WHOLE):
+        yield from _cases()
+        return
+    numbers = Counter[str]()
+    for case in _cases():
+        number = numbers[case.do]
+        numbers[case.do] += 1
+        if case.point == AFTER_FENCE or number % 2 == (case.do == "stop"):
+            yield case
+
+
+CASES = tuple(_chosen())
 
 
 class Matrix:
