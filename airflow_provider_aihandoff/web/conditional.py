@@ -44,9 +44,10 @@ class Answer:
 
         :param without: fields that change with the time alone. A tag that leaves some out is a weak one.
         """
-        kept = {name: part for name, part in content.items() if name not in without}
-        tag = f'"{sha256(AsciiJSONResponse(kept).body).hexdigest()[:32]}"'
         body = bytes(AsciiJSONResponse(content).body)
+        kept = {name: part for name, part in content.items() if name not in without}
+        told = bytes(AsciiJSONResponse(kept).body) if without else body
+        tag = f'"{sha256(told).hexdigest()[:32]}"'
         return cls(body, f"W/{tag}" if without else tag, version, ended)
 
     def is_known(self, request: Request) -> bool:

@@ -42,6 +42,7 @@ _END = f"""
     UPDATE aihandoff.rate_limits SET amount = NULL, weights = '{{}}'
     WHERE kind = %(kind)s AND name = %(name)s AND measure = %(measure)s AND amount IS NOT NULL
     RETURNING {columns(RateLimit)}"""
+_COUNT_WAITING = "SELECT count(*) AS waiting FROM aihandoff.rate_waits WHERE limit_id = %s"
 _READ = f"""
     SELECT {columns(RateLimit)} FROM aihandoff.rate_limits
     WHERE kind = %(kind)s AND name = %(name)s AND measure = %(measure)s"""
@@ -166,7 +167,7 @@ class RateLimits:
         called = checked_name(kind, name, measure)
         why = _reason(reason)
 
-        def work(connection: LedgerConnection) -> RateLimit:
+        def work(connection: LedgerConnection) -> tuple[RateLimit, int]:
             row = connection.execute(_END, vars(called)).fetchone()
             if row is None:
                 raise LimitNotFound(
@@ -176,12 +177,14 @@ class RateLimits:
                 )
             limit = RateLimit(**row)
             _record(connection, limit, why, actor)
-            return limit
+            (counted,) = connection.execute(_COUNT_WAITING, [limit.limit_id]).fetchall()
+            return limit, int(counted["waiting"])
 
-        limit = self._database.transact(work, step="limit.change")
+        limit, waiting = self._database.transact(work, step="limit.change")
         # What goes without a limit wakes no other. A process that dies here leaves them to ask when they would have.
-        while self._database.transact(lambda connection: wake(connection, limit.limit_id, WOKEN_AT_ONCE)):
-            pass
+        # A pause that the other side has asked for may hold them again: so each is woken once.
+        for _ in range(0, waiting, WOKEN_AT_ONCE):
+            self._database.transact(lambda connection: wake(connection, limit.limit_id, WOKEN_AT_ONCE))
         return limit
 
     def find(self, *, ended: bool = False, limit: int = 1000) -> list[LimitState]:

@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from airflow_provider_aihandoff.core.generation.batch_provider import ENDED_BATCH_STATUSES, BatchStatus
+from airflow_provider_aihandoff.core.generation.batch_provider import BatchStatus
 
 #: The metadata that goes with a batch and is listed with it: the row, its set, and the ledger.
 BATCH_METADATA = ("aihandoff_batch", "aihandoff_set", "aihandoff_ledger")
@@ -96,11 +96,6 @@ class Batch:
     def is_over(self) -> bool:
         """Whether nothing is left to be done about it."""
         return self.state in (BatchState.READ, BatchState.ABANDONED)
-
-    @property
-    def is_said_to_have_ended(self) -> bool:
-        """Whether the provider, or its webhook, has said that it has ended."""
-        return self.provider_status in ENDED_BATCH_STATUSES
 
     def is_left(self, at: datetime) -> bool:
         """Whether the attempt that was filling or creating it has stopped without an outcome."""

@@ -65,7 +65,9 @@ _MARK_SUBMITTING = f"""
     FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(worst)s::numeric[]) AS given (revision_id, token, worst)
     WHERE r.revision_id = given.revision_id
     RETURNING {columns(Revision, "r")}, extract(epoch FROM r.deadline - clock_timestamp())::float8 AS seconds_left"""
-_PERMITTED = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE submit_token = ANY(%s)"
+_PERMITTED = f"""
+    SELECT {columns(Revision)}, extract(epoch FROM deadline - clock_timestamp())::float8 AS seconds_left
+    FROM aihandoff.revisions WHERE submit_token = ANY(%s)"""
 #: In the order of the ids, so that two of these do not wait for each other; before any lock on a job.
 _LOCK_IDS = """
     SELECT pg_advisory_xact_lock(hashtextextended(response_id, 0))
@@ -168,8 +170,8 @@ class Together:
 
         def work(connection: LedgerConnection) -> dict[tuple[int, int], Intent]:
             rows = connection.execute(_PERMITTED, [[wish.token for wish in wishes]]).fetchall()
-            if before := [Revision(**row) for row in rows]:  # it was committed, and that was in doubt
-                return {(each.job_id, each.number): Intent(each, each.submit_token) for each in before}
+            if rows:  # it was committed, and that was in doubt
+                return _intents(rows)
             return _permit(connection, wishes, actor, lease)
 
         found = self._database.transact(work, repeatable=True, step="set.intend")
@@ -229,8 +231,13 @@ def _permit(
         "worst": [wanted[job_id].worst for job_id in first],
         "lease": lease,
     }
+    return _intents(connection.execute(_MARK_SUBMITTING, marks).fetchall())
+
+
+def _intents(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, int], Intent]:
+    """The permissions that revisions have, by job and revision."""
     permitted: dict[tuple[int, int], Intent] = {}
-    for row in connection.execute(_MARK_SUBMITTING, marks).fetchall():
+    for row in rows:
         left = float(row.pop("seconds_left"))
         revision = Revision(**row)
         permitted[revision.job_id, revision.number] = Intent(revision, revision.submit_token, left=left)

@@ -162,6 +162,25 @@ def test_the_end_of_a_limit_wakes_all_that_wait_for_it(ledger: Ledger, monkeypat
     assert (waiting(ledger), row["n"]) == (5, 0)
 
 
+def test_the_end_of_a_limit_wakes_each_once_also_where_a_pause_holds_them_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limit_store, "WOKEN_AT_ONCE", 2)
+    limit(ledger, 0)
+    for number in range(5):
+        intend(ledger, opened(ledger, str(number)))
+    rounds: list[int] = []
+
+    def woken_again_and_again(*_: Any) -> int:
+        rounds.append(2)
+        assert len(rounds) < 10, "it does not end"
+        return 2
+
+    monkeypatch.setattr(rate_limit_store, "wake", woken_again_and_again)
+    ledger.rate_limits.end(LimitKind.OPENAI, CONN, Measure.IN_FLIGHT, reason="no need", actor=ANNA)
+    assert len(rounds) == 3
+
+
 def test_what_ends_gives_also_what_one_that_died_has_left(ledger: Ledger) -> None:
     limit(ledger, 2)
     first, dead, *others = [opened(ledger, str(number)) for number in range(5)]

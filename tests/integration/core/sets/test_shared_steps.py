@@ -115,6 +115,7 @@ def test_each_request_of_a_group_is_permitted_once(ledger: Ledger) -> None:
     assert [each.token for each in again if each is not None] == [wish.token for wish in asked], (
         "its commit was in doubt"
     )
+    assert all(each.left > 0 for each in again if each is not None)
     assert {ledger.revision(job.job_id, 1).submissions for job in jobs} == {1}
 
 
