@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import IO, Any
 
 from airflow_provider_aihandoff.core.generation.batch_provider import (
@@ -62,7 +62,7 @@ class FakeBatches(ModelBatches):
         self.batches[made.id] = made
         return self.create_refusals.pop(0) if self.create_refusals else made
 
-    def find(self, metadata: Mapping[str, str]) -> ModelBatch | None:
+    def find(self, metadata: Mapping[str, str], *, since: datetime) -> ModelBatch | None:
         self.calls.append("find")
         self._check()
         if self.hidden:

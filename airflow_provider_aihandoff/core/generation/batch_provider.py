@@ -112,10 +112,10 @@ class ModelBatches(ABC):
         """
 
     @abstractmethod
-    def find(self, metadata: Mapping[str, str]) -> ModelBatch | None:
-        """The batch that was created with this metadata, among the newest; None where there is none.
+    def find(self, metadata: Mapping[str, str], *, since: datetime) -> ModelBatch | None:
+        """The batch that was created with this metadata since a moment; None where there is none.
 
-        :raises ProviderError: there is no valid answer.
+        :raises ProviderError: there is no valid answer, or more batches have come since than are searched.
         """
 
     @abstractmethod

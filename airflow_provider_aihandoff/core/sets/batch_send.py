@@ -238,12 +238,12 @@ def recover(ledger: Ledger, provider: ModelProvider, batch: Batch, *, actor: Act
         return ledger.batches.abandon(batch, actor=actor, why=why, is_left=True)
     api, metadata = batches_of(provider), batch.metadata(ledger.ledger_id())
     reached("batch.list", "before call")
-    found = api.find(metadata)
+    found = api.find(metadata, since=batch.created_at)
     if found is None:
         # What is still under way to the provider can make no batch of a file that is gone.
         assert batch.file_id is not None
         api.delete_file(batch.file_id)
-        found = api.find(metadata)
+        found = api.find(metadata, since=batch.created_at)
     reached("batch.list", "after call")
     if found is not None:
         return ledger.batches.created(batch, found, actor=actor, found=True)

@@ -56,6 +56,9 @@ _PASSING = frozenset({408, 409, 429})
 #: How many of the newest batches of the project are searched for one whose id was lost, and in pages of how many.
 SEARCHED, _PAGE = 2_000, 100
 
+#: By how much the clock of the provider and that of the ledger may differ.
+_CLOCKS = timedelta(hours=1)
+
 #: Where a line of a result names its request, by an id of ours.
 _CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([A-Za-z0-9._-]{1,128})"')
 
@@ -110,20 +113,25 @@ class BatchesApi(ModelBatches):
         except Exception as error:  # noqa: BLE001
             return classify(error)
 
-    def find(self, metadata: Mapping[str, str]) -> ModelBatch | None:
-        """As :meth:`ModelBatches.find`."""
-        wanted, seen = dict(metadata).items(), 0
+    def find(self, metadata: Mapping[str, str], *, since: datetime) -> ModelBatch | None:
+        """As :meth:`ModelBatches.find`. OpenAI lists the newest first."""
+        wanted = dict(metadata).items()
         try:
-            for batch in self._batches.list(limit=_PAGE):
+            for number, batch in enumerate(self._batches.list(limit=_PAGE), start=1):
                 found = batch.metadata if isinstance(batch.metadata, Mapping) else {}
                 if wanted <= found.items():
                     return _read(batch)
-                seen += 1
-                if seen >= SEARCHED:
+                created_at = _moment(batch.created_at)
+                if created_at is not None and created_at < since - _CLOCKS:
+                    return None
+                if number >= SEARCHED:
                     break
+            else:
+                return None
         except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
             raise asking_failed(error, "its batches") from None
-        return None
+        # Whether it is among the older ones is not known: to take it for lost could pay for it twice.
+        raise ProviderError(f"OpenAI has {SEARCHED:,} batches that are newer than the lost one.", remedy="Ask again.")
 
     def retrieve(self, batch_id: str) -> ModelBatch:
         """As :meth:`ModelBatches.retrieve`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -123,17 +124,30 @@ def test_results_say_what_became_of_each_line(api: BatchesApi, clock: Clock) -> 
     assert (found["9.1.1"].was_run, found["9.1.1"].code) == (False, "batch_expired")
 
 
-def test_one_is_found_by_its_metadata_among_many(api: BatchesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_is_found_by_its_metadata_among_many(
+    api: BatchesApi, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = datetime.fromtimestamp(clock.now, UTC)
     monkeypatch.setattr(batches_api, "_PAGE", 2)
     wanted = made(api, "", ours="1", more="x")
     for number in range(2, 6):
         made(api, "", ours=str(number))
-    found = api.find({"ours": "1"})
+    found = api.find({"ours": "1"}, since=since)
     assert found is not None
     assert found.id == wanted.id
-    assert api.find({"ours": "1", "more": "y"}) is None
+    assert api.find({"ours": "1", "more": "y"}, since=since) is None
+
+
+def test_where_too_many_are_newer_it_is_not_taken_for_lost(
+    api: BatchesApi, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = datetime.fromtimestamp(clock.now, UTC)
     monkeypatch.setattr(batches_api, "SEARCHED", 3)
-    assert api.find({"ours": "1"}) is None, "no more than the newest"
+    for number in range(4):
+        made(api, "", ours=str(number))
+    with pytest.raises(ProviderError, match="3 batches that are newer"):
+        api.find({"ours": "0"}, since=since)
+    assert api.find({"ours": "0"}, since=since + timedelta(hours=2)) is None, "all of them are older than that"
 
 
 def test_stopping_one_that_has_ended_says_how_it_has_ended(api: BatchesApi, clock: Clock) -> None:
