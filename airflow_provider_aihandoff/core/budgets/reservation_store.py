@@ -70,15 +70,16 @@ class Reservation:
 
 
 _COLUMNS = columns(Reservation)
-_TAKE = """
+#: Each connection begins to look at another stripe, so that few meet at one.
+_TAKE = f"""
     WITH free AS (
         SELECT stripe FROM aihandoff.budget_stripes
         WHERE window_id = %(window_id)s AND allotted_usd - reserved_usd - settled_usd >= %(need)s AND NOT EXISTS (
             SELECT FROM aihandoff.budget_stripes WHERE window_id = %(window_id)s AND beyond_usd > 0)
-        LIMIT 1 FOR UPDATE SKIP LOCKED
+        ORDER BY (stripe + pg_backend_pid()) %% {STRIPES} LIMIT 1 FOR UPDATE SKIP LOCKED
     ), taken AS (
-        UPDATE aihandoff.budget_stripes AS s SET reserved_usd = reserved_usd + %(need)s FROM free
-        WHERE s.window_id = %(window_id)s AND s.stripe = free.stripe RETURNING s.stripe
+        UPDATE aihandoff.budget_stripes SET reserved_usd = reserved_usd + %(need)s
+        WHERE window_id = %(window_id)s AND stripe = (SELECT stripe FROM free) RETURNING stripe
     )
     INSERT INTO aihandoff.budget_reservations (reservation, budget_id, window_id, stripe, job_id, revision, amount_usd,
         state, assumed, reserved_at, expires_at)

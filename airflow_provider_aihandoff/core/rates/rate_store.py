@@ -52,7 +52,9 @@ WOKEN_AT_ONCE = 200
 _LIMIT_FIELDS = tuple(field.name for field in fields(RateLimit))
 _BUCKET = "next_at, newest_slice, slices, interactive_virtual, batch_virtual, in_a_row"
 _READ = f"""
-    SELECT {columns(RateLimit)}, {_BUCKET}, clock_timestamp() AS at FROM aihandoff.rate_limits
+    SELECT {columns(RateLimit)}, {_BUCKET}, clock_timestamp() AS at, EXISTS (
+        SELECT FROM aihandoff.rate_waits AS w WHERE w.limit_id = rate_limits.limit_id) AS waited_for
+    FROM aihandoff.rate_limits
     WHERE ((kind = %(kind)s AND name = %(conn_id)s) OR (kind = 'key' AND name = %(rate_key)s))
         AND (amount IS NOT NULL OR closed_until > clock_timestamp()
             OR slowed_at > clock_timestamp() - %(remembered)s::interval)
@@ -306,10 +308,17 @@ def ask(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | list
                 "Raise the limit, or let the request need less (max_output_tokens); then clear the task.",
             )
     slots = [one for one in asked if one.limit.period is None]
-    if any(_wait(connection, ask, one) for one in slots):
+    timed = [one for one in asked if one.limit.period is not None]
+    if not any(row["waited_for"] for row in rows):
+        # What is in flight is then counted once, when its row is locked: at most the first one that has to wait for it
+        # is permitted in vain.
+        checked = timed
+    elif any(_wait(connection, ask, one) for one in slots):
         # What is in flight ends with these rows locked: so no one waits for what has ended just now.
-        asked = [*_locked(connection, slots), *(one for one in asked if one.limit.period is not None)]
-    for one in asked:
+        checked = asked = [*_locked(connection, slots), *timed]
+    else:
+        checked = asked
+    for one in checked:
         wait = _wait(connection, ask, one)
         if wait is not None:
             return _hold(connection, ask, one, wait)
@@ -415,38 +424,52 @@ def _asked(connection: LedgerConnection, ask: Ask, rows: Sequence[dict[str, Any]
     """The limits that have been read, with who else waits for them."""
     limits = [_limit(row) for row in rows]
     sizes = [ask.tokens if limit.measure is Measure.TOKENS else 1 for limit in limits]
-    queues = connection.execute(
-        _QUEUE,
-        {
-            "ids": [limit.limit_id for limit in limits],
-            "sizes": [float(size) for size in sizes],
-            "weights": [_weight(ask, limit) for limit in limits],
-            "virtual": [_virtual(row)[ask.priority] for row in rows],
-            "revision_id": ask.revision_id,
-            "effect_id": ask.effect_id,
-            "priority": ask.priority,
-            "flow": ask.flow,
-            "late_here": timedelta(seconds=LATE_HERE),
-            "late": timedelta(seconds=LATE),
-            "here": timedelta(seconds=HERE),
-            "ahead": timedelta(seconds=WAKE_AHEAD),
-        },
-    ).fetchall()
-    found = {queue.pop("limit_id"): queue for queue in queues}
-    tags = {limit_id: queue.pop("tag") for limit_id, queue in found.items()}
+    tags, queues = _queues(connection, ask, rows, limits, sizes)
     return [
         Asked(
             limit,
             _bucket(row),
             _virtual(row),
             size,
-            Queue(**found[limit.limit_id], in_a_row=row["in_a_row"]),
+            replace(queues[limit.limit_id], in_a_row=row["in_a_row"]),
             at,
             tags[limit.limit_id],
         )
         for limit, row, size in zip(limits, rows, sizes, strict=True)
         if (at := row["at"].timestamp())
     ]
+
+
+def _queues(
+    connection: LedgerConnection,
+    ask: Ask,
+    rows: Sequence[dict[str, Any]],
+    limits: Sequence[RateLimit],
+    sizes: Sequence[int],
+) -> tuple[dict[int, float], dict[int, Queue]]:
+    """The tag of the one that asks, and who else waits, for each limit that has been read."""
+    ids, weights = [limit.limit_id for limit in limits], [_weight(ask, limit) for limit in limits]
+    virtual = [_virtual(row)[ask.priority] for row in rows]
+    if not any(row["waited_for"] for row in rows):
+        tags = [size / weight + each for size, weight, each in zip(sizes, weights, virtual, strict=True)]
+        return dict(zip(ids, tags, strict=True)), dict.fromkeys(ids, Queue())
+    values = {
+        "ids": ids,
+        "sizes": [float(size) for size in sizes],
+        "weights": weights,
+        "virtual": virtual,
+        "revision_id": ask.revision_id,
+        "effect_id": ask.effect_id,
+        "priority": ask.priority,
+        "flow": ask.flow,
+        "late_here": timedelta(seconds=LATE_HERE),
+        "late": timedelta(seconds=LATE),
+        "here": timedelta(seconds=HERE),
+        "ahead": timedelta(seconds=WAKE_AHEAD),
+    }
+    found = connection.execute(_QUEUE, values).fetchall()
+    known = {queue.pop("limit_id"): (queue.pop("tag"), Queue(**queue)) for queue in found}
+    return {each: tag for each, (tag, _) in known.items()}, {each: queue for each, (_, queue) in known.items()}
 
 
 def _locked(connection: LedgerConnection, asked: Sequence[Asked]) -> list[Asked]:
