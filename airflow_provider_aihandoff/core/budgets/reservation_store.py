@@ -70,7 +70,7 @@ class Reservation:
 
 
 _COLUMNS = columns(Reservation)
-#: Each connection begins to look at another stripe, so that few meet at one.
+#: Each connection starts with another stripe, so that few meet at one.
 _TAKE = f"""
     WITH free AS (
         SELECT stripe FROM aihandoff.budget_stripes
