@@ -62,6 +62,8 @@ STEPS = (
     "set.store",
     "set.ask",
     "set.notify",
+    "set.claim",
+    "set.confirm",
     "batch.open",
     "batch.intend",
     "batch.uploaded",

@@ -43,6 +43,7 @@ from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.sets.batch_store import Batches
 from airflow_provider_aihandoff.core.sets.set_store import Sets
 from airflow_provider_aihandoff.core.sets.together import Together
+from airflow_provider_aihandoff.core.sets.written_together import WrittenTogether
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
@@ -196,6 +197,7 @@ class Ledger:
         self.batches = Batches(self._database, self.outputs)
         self.sets = Sets(self._database)
         self.together = Together(self._database)
+        self.written_together = WrittenTogether(self._database)
         self.job_requests = JobRequests(self._database)
 
     def __enter__(self) -> Self:

@@ -26,16 +26,19 @@ from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.sets.crew import Crew
 from airflow_provider_aihandoff.core.sets.set_record import too_many
+from airflow_provider_aihandoff.core.sets.shared_steps import SharedWrites
 from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.operators import notices
 from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.waiting import INLINE_SECONDS
+from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
+    from airflow_provider_aihandoff.core.effects.effect_store import WriteSteps
     from airflow_provider_aihandoff.core.effects.target import Target
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.ledger import Ledger
@@ -113,7 +116,14 @@ class EffectTask(Protocol):
         """Check that the plan that was approved leaves the effect out."""
 
     def apply_one(
-        self, context: Context, ledger: Ledger, job_id: int, plan: EffectPlan, target: Target, not_now: int
+        self,
+        context: Context,
+        ledger: Ledger,
+        job_id: int,
+        plan: EffectPlan,
+        target: Target,
+        not_now: int,
+        steps: WriteSteps | None = None,
     ) -> Effect | Wait | HandoffError:
         """Apply one effect."""
 
@@ -198,6 +208,7 @@ class _Writing:
     def __init__(self, task: EffectTask, context: Context, ledger: Ledger, set_id: int) -> None:
         self._task, self._context, self._ledger, self._set_id = task, context, ledger, set_id
         self._key, self._after = ledger.digest_key(), effects_before(context["dag"], task)
+        self._steps = SharedWrites(ledger, actor=owner_of(context).actor, most=task.write_at_once)
         task.share_environment()
 
     def all(self, done: _Pass, *, not_now: int, refused: bool) -> None:
@@ -262,7 +273,7 @@ class _Writing:
                 if target is None:
                     self._task.skip(self._context, self._ledger, job.job_id, plan)
                     continue
-                done = self._task.apply_one(self._context, self._ledger, job.job_id, plan, target, not_now)
+                done = self._task.apply_one(self._context, self._ledger, job.job_id, plan, target, not_now, self._steps)
                 results.append((job, done))
             except LedgerUnavailable:
                 raise

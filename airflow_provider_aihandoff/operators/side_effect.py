@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
     from airflow_provider_aihandoff.core.effects.apply import Wait
+    from airflow_provider_aihandoff.core.effects.effect_store import WriteSteps
     from airflow_provider_aihandoff.core.ledger import Ledger
 
 
@@ -674,9 +675,19 @@ class SideEffectOperator(RendersText):
             return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
 
     def apply_one(
-        self, context: Context, ledger: Ledger, job_id: int, plan: EffectPlan, target: Target, not_now: int
+        self,
+        context: Context,
+        ledger: Ledger,
+        job_id: int,
+        plan: EffectPlan,
+        target: Target,
+        not_now: int,
+        steps: WriteSteps | None = None,
     ) -> Effect | Wait | HandoffError:
-        """Apply one effect. What stops one of several is returned, so that it does not stop the others."""
+        """Apply one effect. What stops one of several is returned, so that it does not stop the others.
+
+        :param steps: as of :func:`apply_effect`.
+        """
         from airflow_provider_aihandoff.core.effects.apply import apply_effect
 
         ti = context["ti"]
@@ -691,6 +702,7 @@ class SideEffectOperator(RendersText):
                 last_try=ti.try_number > ti.max_tries,
                 memory=memory_of(context),
                 is_secret=self._is_secret,
+                steps=steps,
             )
         except (EffectRefused, EffectNotNow, EffectUnknown) as error:
             if self.for_each is None:

@@ -14,7 +14,7 @@ from airflow_provider_aihandoff.core import signals, spans
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.effects.attempt import Attempt, record_kept, usable_id
-from airflow_provider_aihandoff.core.effects.effect_store import Claim, unknown_error
+from airflow_provider_aihandoff.core.effects.effect_store import Claim, WriteSteps, unknown_error
 from airflow_provider_aihandoff.core.effects.filled import CannotFill, filled_plan, with_kept_answer
 from airflow_provider_aihandoff.core.effects.target import Applied, CannotTell, NotApplied, Target
 from airflow_provider_aihandoff.core.effects.undo import check_undo
@@ -95,6 +95,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     last_try: bool = False,
     memory: Memory | None = None,
     is_secret: IsSecret = lambda name, value: False,
+    steps: WriteSteps | None = None,
 ) -> Effect | Wait:
     """Write one effect of a job, unless it is written, and record the outcome.
 
@@ -106,6 +107,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     :param last_try: no one calls again after an error, so that an unknown outcome waits for a person at once.
     :param memory: where an outcome is kept while the ledger cannot record it.
     :param is_secret: whether a field of the target's answer is one, by its name and its value.
+    :param steps: what claims and confirms; by default the effects of the ledger.
     :return: the effect, applied, or skipped where the plan leaves it out; or what to wait for before calling again.
     :raises EffectRefused: the target refused it; no external write was made.
     :raises EffectNotNow: no external write was made, or a probe finds out first; a retry is safe.
@@ -113,13 +115,14 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
     :raises ClaimLost: another attempt took over.
     :raises HandoffError: what :meth:`ledger.effects.Effects.claim` raises.
     """
+    steps = steps or ledger.effects
     resends, lost_here = 0, False
     while True:
         asked = _clock()
         lease = timedelta(seconds=target.call_seconds + CLAIM_MARGIN)
         try:
             with _stating(_SENT if lost_here else _NOT_SENT):
-                claim = ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+                claim = steps.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
         except EffectBusy as busy:
             if record_kept(ledger, busy.effect, memory=memory, actor=actor):
                 continue
@@ -139,7 +142,7 @@ def apply_effect(  # noqa: C901 - the protocol, in one place
             continue
         if claim.applied or claim.skipped:
             return claim.effect
-        attempt = Attempt(ledger, claim, memory, actor)
+        attempt = Attempt(ledger, steps, claim, memory, actor)
         try:
             with spans.span("aihandoff.effect", ledger, job_id, _attributes(claim.effect), client=True):
                 applied = _send(attempt, claim, plan, target, asked, is_secret)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from airflow_provider_aihandoff.core.effects.effect_store import Claim
+from airflow_provider_aihandoff.core.effects.effect_store import Claim, WriteSteps
 from airflow_provider_aihandoff.core.effects.target import Applied
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Effect
@@ -32,18 +32,19 @@ _WRITTEN: dict[Outcome, str] = {
 class Attempt:
     """One attempt at an effect, which has sent it.
 
+    :param steps: what has claimed it.
     :param memory: where an outcome is kept while the ledger cannot record it.
     """
 
-    def __init__(self, ledger: Ledger, claim: Claim, memory: Memory | None, actor: Actor) -> None:
-        self._effects, self._claim, self._memory, self._actor = ledger.effects, claim, memory, actor
+    def __init__(self, ledger: Ledger, steps: WriteSteps, claim: Claim, memory: Memory | None, actor: Actor) -> None:
+        self._effects, self._steps, self._claim, self._memory, self._actor = ledger.effects, steps, claim, memory, actor
 
     def applied(self, applied: Applied) -> Effect:
         """Record that the target has applied it."""
         external_id = usable_id(applied)
         found = self._unrecorded("applied", external_id, own=applied.own)
         with found.recording():
-            return self._effects.confirm(
+            return self._steps.confirm(
                 self._claim,
                 external_id=external_id,
                 result=applied.result,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core import signals
@@ -86,6 +86,26 @@ class Claim:
     resent: bool = False
     skipped: bool = False
     unfilled: str | None = None
+
+
+class WriteSteps(Protocol):
+    """The two transactions that each effect needs which is applied: those of :class:`Effects`, or what has them done
+    together with those of other jobs."""
+
+    def claim(self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: Actor, resends: int = ...) -> Claim:
+        """As :meth:`Effects.claim`."""
+
+    def confirm(
+        self,
+        claim: Claim,
+        *,
+        external_id: str | None,
+        result: Mapping[str, Any] | None,
+        actor: Actor,
+        own: bool = ...,
+        keep: Keep | None = ...,
+    ) -> Effect:
+        """As :meth:`Effects.confirm`."""
 
 
 class Effects:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -180,29 +181,59 @@ def current_effects(connection: LedgerConnection, job: Job) -> list[Effect]:
     return [Effect(**row) for row in connection.execute(_READ_CURRENT, [job.job_id, job.revision]).fetchall()]
 
 
+@dataclass(frozen=True)
+class EffectMove:
+    """One step of an effect of a locked job.
+
+    :param changes: further columns to set.
+    """
+
+    job: Job
+    effect: Effect
+    event: EffectEvent
+    changes: Mapping[str, Any]
+
+
 def change_effect(connection: LedgerConnection, job: Job, effect: Effect, event: EffectEvent, **changes: Any) -> Effect:
     """Move an effect of a locked job, and set further columns.
 
     :raises IllegalTransition: the event is not valid in the effect's state.
     """
-    state = next_effect_state(effect.state, event)
-    if state is None:
-        raise IllegalTransition(
-            f"the event {event.value!r} is not valid for the effect {effect.name!r} in the state "
-            f"{effect.state.value!r}.",
-            job=job.label,
-            written="This step made no external write.",
-            remedy=f"See `airflow aihandoff effects show {effect.effect_id}`.",
-        )
-    claimed, lost = event is EffectEvent.CLAIM, event is EffectEvent.LOSE
-    values = {"lease": None, **vars(effect), **changes, "state": state, "claimed": claimed, "lost": lost}
-    values |= {name: None if values[name] is None else as_json(values[name]) for name in ("result", "filled")}
-    row = connection.execute(_UPDATE_EFFECT, values).fetchone()
+    row = connection.execute(_UPDATE_EFFECT, _changed(EffectMove(job, effect, event, changes))).fetchone()
     assert row is not None
     connection.count(signals.EFFECTS, target=effect.kind, step=event)
     if effect.state is EffectState.CLAIMED:
         slot_freed(connection, LimitKind.TARGET, connection_of(effect), effect.rate_key)
     return Effect(**row)
+
+
+def change_effects(connection: LedgerConnection, steps: Sequence[EffectMove]) -> list[Effect]:
+    """:func:`change_effect` for many, in one round trip. The caller sees to those who wait for one of them to end.
+
+    :return: the effects as they are now, in the same order.
+    :raises IllegalTransition: an event is not valid in the state of its effect.
+    """
+    rows = history.execute_many(connection, _UPDATE_EFFECT, [_changed(step) for step in steps])
+    for step in steps:
+        connection.count(signals.EFFECTS, target=step.effect.kind, step=step.event)
+    return [Effect(**row) for row in rows if row is not None]
+
+
+def _changed(step: EffectMove) -> dict[str, Any]:
+    """The columns of an effect after a step."""
+    effect, event = step.effect, step.event
+    state = next_effect_state(effect.state, event)
+    if state is None:
+        raise IllegalTransition(
+            f"the event {event.value!r} is not valid for the effect {effect.name!r} in the state "
+            f"{effect.state.value!r}.",
+            job=step.job.label,
+            written="This step made no external write.",
+            remedy=f"See `airflow aihandoff effects show {effect.effect_id}`.",
+        )
+    claimed, lost = event is EffectEvent.CLAIM, event is EffectEvent.LOSE
+    values = {"lease": None, **vars(effect), **step.changes, "state": state, "claimed": claimed, "lost": lost}
+    return values | {name: None if values[name] is None else as_json(values[name]) for name in ("result", "filled")}
 
 
 def is_element(name: str, *, of: str) -> bool:

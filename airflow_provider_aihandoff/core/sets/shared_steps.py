@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
-from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Effect, EffectPlan, Job, Revision
 from airflow_provider_aihandoff.core.sets.combiner import Combiner
 from airflow_provider_aihandoff.core.sets.together import Answer, Left, Wish
+from airflow_provider_aihandoff.core.sets.written_together import WriteWish, Written
 
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.database.connection import Keep
+    from airflow_provider_aihandoff.core.effects.effect_store import Claim
     from airflow_provider_aihandoff.core.generation.submission_store import Intent
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.states import ResponseStatus
 
 log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 #: Of a request of which no one has said what it can need.
 _NOT_KNOWN = WorstCase()
@@ -60,7 +67,7 @@ class SharedSteps:
         """As :meth:`.Submission.intend`."""
         found = None
         if handle is None:
-            found = self._shared(self._intend, Wish(job_id, number, uuid4(), worst.cost_usd))
+            found = _shared(self._intend, Wish(job_id, number, uuid4(), worst.cost_usd))
         return found or self._ledger.submission.intend(job_id, number, handle=handle, worst=worst, **more)
 
     def submitted(
@@ -70,7 +77,7 @@ class SharedSteps:
         found = None
         if not more.get("finds_out"):
             answer = Answer(job_id, number, token, response_id, status, more.get("heard"))
-            found = self._shared(self._submitted, answer, patient=True)
+            found = _shared(self._submitted, answer, patient=True)
         return found or self._ledger.submission.submitted(
             job_id, number, token=token, response_id=response_id, status=status, **more
         )
@@ -81,22 +88,65 @@ class SharedSteps:
         """As :meth:`.Outputs.store`."""
         found = None
         if output.error is None and response_id is not None:
-            found = self._shared(self._store, Left(job_id, number, response_id, output))
+            found = _shared(self._store, Left(job_id, number, response_id, output))
         return found or self._ledger.outputs.store(
             job_id, number, output, actor=actor, reason=reason, response_id=response_id
         )
 
-    @staticmethod
-    def _shared(combiner: Combiner[Any, Any], what: Any, *, patient: bool = False) -> Any:
-        """What came of a step together with others; None where it is to be done alone.
 
-        :param patient: also where the ledger is unavailable: the step alone waits for it, and keeps what it records.
-        """
-        try:
-            return combiner(what)
-        except LedgerUnavailable:
-            if not patient:
-                raise
-        except Exception as error:  # noqa: BLE001 - nothing of it was committed; alone, each says what is wrong with it
-            log.info("A step of several jobs was refused (%s); each is done alone.", type(error).__name__)
-        return None
+class SharedWrites:
+    """What permits and records the writes of one attempt of a set's task, as :class:`.WriteSteps`.
+
+    Threads that ask at the same time share a transaction; what is not plain has one of its own, as the effect of a
+    single job has.
+
+    :param actor: the attempt.
+    :param most: how many share a transaction at most: as many as are written at the same time.
+    """
+
+    def __init__(self, ledger: Ledger, *, actor: Actor, most: int) -> None:
+        self._ledger, together = ledger, ledger.written_together
+        self._claim: Combiner[WriteWish, Claim | None] = Combiner(
+            lambda wishes: together.claim(wishes, actor=actor), most
+        )
+        self._confirm: Combiner[Written, Effect | None] = Combiner(
+            lambda written: together.confirm(written, actor=actor), most
+        )
+
+    def claim(self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: Actor, resends: int = 0) -> Claim:
+        """As :meth:`.Effects.claim`."""
+        found = None
+        if not resends:
+            found = _shared(self._claim, WriteWish(job_id, plan, uuid4(), lease))
+        return found or self._ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+
+    def confirm(
+        self,
+        claim: Claim,
+        *,
+        external_id: str | None,
+        result: Mapping[str, Any] | None,
+        actor: Actor,
+        own: bool = True,
+        keep: Keep | None = None,
+    ) -> Effect:
+        """As :meth:`.Effects.confirm`."""
+        found = _shared(self._confirm, Written(claim, external_id, result, own), patient=True)
+        return found or self._ledger.effects.confirm(
+            claim, external_id=external_id, result=result, own=own, actor=actor, keep=keep
+        )
+
+
+def _shared(combiner: Combiner[A, R | None], what: A, *, patient: bool = False) -> R | None:
+    """What came of a step together with others; None where it is to be done alone.
+
+    :param patient: also where the ledger is unavailable: the step alone waits for it, and keeps what it records.
+    """
+    try:
+        return combiner(what)
+    except LedgerUnavailable:
+        if not patient:
+            raise
+    except Exception as error:  # noqa: BLE001 - nothing of it was committed; alone, each says what is wrong with it
+        log.info("A step of several jobs was refused (%s); each is done alone.", type(error).__name__)
+    return None

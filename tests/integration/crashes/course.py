@@ -356,6 +356,8 @@ COURSES: Mapping[str, Course] = {
             "set.store",
             "set.ask",
             "set.notify",
+            "set.claim",
+            "set.confirm",
         ),
         SET,
     ),

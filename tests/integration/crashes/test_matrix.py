@@ -59,7 +59,8 @@ OF_SETS = tuple(
         ("draft set", 3, ("submit.create",)),
         ("ask set", 1, ("set.ask",)),
         ("decide set", 1, ("review.decide",)),
-        ("write set", 3, ("apply.claim", "apply.send", "apply.confirm")),
+        ("write set", 1, ("set.claim", "set.confirm")),
+        ("write set", 3, ("apply.send",)),
     )
 )
 SENDING = tuple(point for point in POINTS if point.startswith(("apply.claim", "apply.send", "apply.confirm")))
