@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,9 @@ _MEANT = re.compile(r"(?<![{%#])\{(?:effects\.|current[.\[])[^{}]*\}(?!\})")
 
 #: The parts of a name of an earlier effect.
 _EARLIER_PARTS = re.compile(rf"\{{effects\.(?P<effect>[\w.-]+?)\.(?:external_id|answer(?P<field>{_FIELDS}+))\}}")
+
+#: What a mark looks like. What looks like one never hides the next: that begins with what is no hexadecimal digit.
+_MARK = re.compile("mark[0-9a-f]{32}")
 
 Path = tuple[Any, ...]
 Literals = Sequence[Sequence[Any]]
@@ -101,17 +104,20 @@ class Marks:
 
     def _mark_of(self, name: str) -> str:
         if name not in self._marks:
-            mark = f"aih{secrets.token_hex(16)}"
+            mark = f"mark{secrets.token_hex(16)}"
             self._names[mark], self._marks[name] = name, mark
-            self._any = re.compile("|".join(self._names))
         return self._marks[name]
+
+    def _in(self, text: str) -> Iterator[re.Match[str]]:
+        """The marks that stand in a text."""
+        return (match for match in _MARK.finditer(text) if match[0] in self._names)
 
     def names_in(self, value: Any) -> set[str]:
         """The names whose marks stand in a rendered value."""
         found: set[str] = set()
 
         def parts(text: str, path: Path) -> _Parts:
-            found.update(self._names[mark] for mark in self._any.findall(text))
+            found.update(self._names[match[0]] for match in self._in(text))
             yield text, False
 
         _with_parts(value, parts)
@@ -124,10 +130,11 @@ class Marks:
         """
 
         def value(match: re.Match[str]) -> str:
-            found = value_of(self._names[match[0]])
+            name = self._names.get(match[0])
+            found = None if name is None else value_of(name)
             return match[0] if found is None else found
 
-        return self._any.sub(value, text)
+        return _MARK.sub(value, text)
 
     def whole(self, text: str) -> str | None:
         """The name that a rendered text is, where it is nothing else."""
@@ -138,7 +145,7 @@ class Marks:
 
         def parts(text: str, path: Path) -> _Parts:
             last = 0
-            for match in self._any.finditer(text):
+            for match in self._in(text):
                 yield text[last : match.start()], False
                 yield self._names[match[0]], True
                 last = match.end()
@@ -149,7 +156,8 @@ class Marks:
     def plain(self, value: Any) -> Any:
         """A rendered value with names in the place of marks; the same object where it has none."""
         if isinstance(value, str):
-            return self._any.sub(lambda match: self._names[match[0]], value) if self._any.search(value) else value
+            found = any(self._in(value))
+            return _MARK.sub(lambda match: self._names.get(match[0], match[0]), value) if found else value
         if type(value) is dict:
             items = {self.plain(name): self.plain(item) for name, item in value.items()}
             return items if any(items.get(name, value) is not item for name, item in value.items()) else value
@@ -192,13 +200,19 @@ def names_in(value: Any, literals: Literals = ()) -> set[str]:
     kept = {tuple(place) for place in literals}
     found: set[str] = set()
 
-    def parts(text: str, path: Path) -> _Parts:
-        for number, match in enumerate(_NAMES.finditer(text)):
-            if (*path, number) not in kept:
-                found.add(match[0])
-        yield text, False
+    def walk(part: Any, path: Path) -> None:
+        if isinstance(part, str):
+            places = enumerate(_NAMES.finditer(part))
+            found.update(match[0] for number, match in places if (*path, number) not in kept)
+        elif isinstance(part, Mapping):
+            for name, item in part.items():
+                walk(str(name), (*path, name, None))
+                walk(item, (*path, name))
+        elif isinstance(part, (list, tuple)):
+            for index, item in enumerate(part):
+                walk(item, (*path, index))
 
-    _with_parts(value, parts)
+    walk(value, ())
     return found
 
 

@@ -144,5 +144,5 @@ class TestEarlierEffects:
         marks = Marks()
         name = "{effects.create.external_id}"
         for length in range(33):
-            text = "aih" + "0" * length
+            text = "mark" + "0" * length
             assert marks.settle(text + marks.mark(name))[0] == text + name
