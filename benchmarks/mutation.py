@@ -35,6 +35,7 @@ _BULK_REVIEW = "tests/integration/web/test_bulk_review.py"
 _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 _BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
+_LINKS = f"{_LEDGER}/review/test_decision_links.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 _BATCHES = f"{_LEDGER}/sets/test_batches.py"
 _SETS, _SET_STORE = "tests/integration/operators/test_sets.py", f"{_LEDGER}/sets/test_set_store.py"
@@ -310,6 +311,72 @@ GUARDS = (
         "four eyes: the requester does not decide",
         f"{_LEDGER}/review/test_rules.py::TestWho::test_the_requester_decides_nothing",
         ("check_person", "if why := why_not(job, person):", "if (why := why_not(job, person)) and not why:"),
+    ),
+    guard(
+        "decision link: it counts for no one else",
+        f"{_LINKS}::TestWho::test_it_counts_for_no_one_else",
+        ("check_is_for", "if link.person not in person.names:", "if False:"),
+    ),
+    guard(
+        "decision link: it counts for what it was sent about",
+        f"{_LINKS}::TestSuperseded::test_another_plan_is_not_what_it_is_about",
+        ("link_store:_check", "job, link.digest, since=", "job, str(job.review_digest), since="),
+        ("DecisionLinks.decide", "link.verdict, link.digest, person", "link.verdict, str(job.review_digest), person"),
+    ),
+    guard(
+        "decision link: it counts for the revision that it was sent about",
+        f"{_LINKS}::TestSuperseded::test_another_revision_is_not_either",
+        ("check_is_open", "if link.revision != job.revision:", "if False:"),
+    ),
+    guard(
+        "decision link: it works once",
+        f"{_LINKS}::TestOnce::test_it_does_not_count_again_where_what_was_approved_is_asked_about_again",
+        ("check_is_open", "if link.used_at is not None:", "if False:"),
+    ),
+    guard(
+        "decision link: it is read again once the job is locked",
+        f"{_LINKS}::TestOnce::test_two_servers_that_are_asked_at_once_record_one_decision",
+        (
+            "DecisionLinks.decide",
+            "            job = history.lock(connection, _read(connection, token).job_id)\n"
+            "            link = _read(connection, token)",
+            "            link = _read(connection, token)\n            job = history.lock(connection, link.job_id)",
+        ),
+    ),
+    guard(
+        "decision link: it expires",
+        f"{_LINKS}::TestTime::test_an_expired_one_decides_nothing",
+        ("check_is_open", "if at >= link.expires_at:", "if False:"),
+    ),
+    guard(
+        "decision link: it does not outlive the review",
+        f"{_LINKS}::TestTime::test_it_expires_with_the_review_at_the_latest",
+        ("link_store:_INSERT", "least(review_deadline, clock_timestamp() + %(lifetime)s::interval)", "'infinity'"),
+    ),
+    guard(
+        "decision link: its token is not logged",
+        "tests/integration/web/test_decision_links.py::test_the_address_is_neither_cached_nor_sent_on_nor_logged",
+        ("loggable", '_TOKEN.sub("***", str(path))', "str(path)"),
+    ),
+    guard(
+        "decision link: opening it decides nothing",
+        "tests/integration/web/test_decision_links.py::test_a_click_decides_and_opening_the_link_does_not",
+        (
+            "decision_link_page:show",
+            "        _check(ledger, viewer, link, token)\n",
+            "        ledger.decision_links.decide(token, person=viewer.person)\n",
+        ),
+    ),
+    guard(
+        "decision link: it shows nothing of a job to a person who may not see it",
+        "tests/integration/web/test_decision_links.py"
+        "::TestRefused::test_it_does_not_show_a_job_that_its_person_may_not_see",
+        (
+            "decision_link_page:_check",
+            "job = check_visible(ledger, viewer, link.job_id)",
+            "job = ledger.job(link.job_id)",
+        ),
+        ("visible_record", "    check_visible(ledger, viewer, job_id)\n", ""),
     ),
     guard(
         "quorum: as many approve as the author says",

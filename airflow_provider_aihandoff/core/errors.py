@@ -122,6 +122,18 @@ class StaleDecision(HandoffError):
     """A decision names a digest that is no longer the job's."""
 
 
+class LinkNotFound(HandoffError):
+    """No decision link has this token."""
+
+
+class LinkForAnotherUser(HandoffError):
+    """A decision link was opened by another user than the one whom it is for."""
+
+
+class LinkSpent(HandoffError):
+    """A decision link was used, has expired, or is about what the job no longer says."""
+
+
 class StaleBulkDecision(HandoffError):
     """Some of the jobs in a bulk decision have changed since they were opened; none was decided.
 

@@ -52,6 +52,7 @@ _RIGHTS = (
     ("sets", "SELECT, INSERT, UPDATE"),
     ("batches", "SELECT, INSERT, UPDATE"),
     ("job_requests", "SELECT, INSERT, UPDATE"),
+    ("decision_links", "SELECT, INSERT, UPDATE"),
     ("ledger", "SELECT"),
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators.notice_links import NoticeLinks
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Job, Revision
+    from airflow_provider_aihandoff.core.review.decision_link import LinkVerdict
     from airflow_provider_aihandoff.core.review.review_store import Notice
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Handoff:
     :param approvers: who may decide, in words; empty where a write or a lost request waits.
     :param deadline: until when; None where there is no limit.
     :param state: the job's.
+    :param links: makes its decision links; None where it has none.
     """
 
     notice: Notice
@@ -59,6 +62,24 @@ class Handoff:
     approvers: str
     deadline: datetime | None
     state: str
+    links: NoticeLinks | None = field(default=None, repr=False, compare=False)
+
+    def approve_link(self, person: str, hours: float | None = None) -> str:
+        """The address of a page where this person approves with one click, once; the job's page where there is
+        nothing to decide.
+
+        :param person: whom it is for: their login name, or the auth manager's id.
+        :param hours: for how long it can be used; by default, and at most, until the deadline.
+        """
+        return self._decision_link("approve", person, hours)
+
+    def reject_link(self, person: str, hours: float | None = None) -> str:
+        """The same as :meth:`approve_link`, for a rejection."""
+        return self._decision_link("reject", person, hours)
+
+    def _decision_link(self, verdict: LinkVerdict, person: str, hours: float | None) -> str:
+        made = None if self.links is None else self.links.address(verdict, person, hours)
+        return made or self.link
 
 
 def due_notices(job: Job, sent: set[str]) -> list[Notice]:
@@ -85,7 +106,8 @@ def notify(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, 
     sent = True
     for notice in due_notices(job, ledger.reviews.notices(job)):
         seen = view(job, ledger.revision(job.job_id, job.revision))
-        if send(notifiers, {**context, "handoff": handoff(job, notice), "job": seen}):
+        about = replace(handoff(job, notice), links=NoticeLinks(ledger, job, _base_url()))
+        if send(notifiers, {**context, "handoff": about, "job": seen}):
             ledger.reviews.notified(job, notice, actor=owner_of(context).actor)
         else:
             sent = False
@@ -179,9 +201,8 @@ def waiting_for_a_person(job: Job, waits: Effect | Revision) -> Handoff:
 
 
 def _about(job: Job) -> dict[str, Any]:
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
     return {
-        "link": f"{base}/aihandoff/jobs/{job.job_id}",
+        "link": f"{_base_url()}/aihandoff/jobs/{job.job_id}",
         "label": job.label,
         "job_id": job.job_id,
         "job_type": escape(job.job_type),
@@ -189,6 +210,10 @@ def _about(job: Job) -> dict[str, Any]:
         "requested_by": escape(job.requested_by),
         "state": job.state.value,
     }
+
+
+def _base_url() -> str:
+    return str(conf.get("api", "base_url", fallback="")).rstrip("/")
 
 
 def _message(job: Job, notice: Notice) -> str:

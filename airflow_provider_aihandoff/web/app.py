@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.web.pages import (
     budgets_page,
     bulk_action,
     bulk_review,
+    decision_link_page,
     doctor_page,
     inbox_page,
     job_actions,
@@ -67,6 +68,7 @@ def build_app() -> FastAPI:
     app.include_router(inbox_page.router)
     app.include_router(doctor_page.router)
     app.include_router(job_actions.router)
+    app.include_router(decision_link_page.router)
     app.include_router(job_text.router)
     for kind in (HandoffError, HTTPException, RequestValidationError, OperationalError):
         app.add_exception_handler(kind, handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import Request
@@ -11,6 +12,10 @@ WEBHOOKS_PREFIX = "/webhooks"
 
 #: With it, a page that refreshes itself says where it is shown: `Sec-Fetch-Dest` does not tell that of a `fetch`.
 WINDOW_HEADER = "aihandoff-window"
+
+
+#: The token of a decision link.
+_TOKEN = re.compile(r"(?<=/decide/)[^/]+")
 
 
 def path_to(request: Request, route: str, **params: Any) -> str:
@@ -40,6 +45,11 @@ def in_own_window(request: Request) -> bool:
 def is_api(request: Request) -> bool:
     """Whether the request is for the REST API or the receiver of webhooks, where answers are JSON."""
     return request.url.path.removeprefix(_root(request)).startswith((f"{API_PREFIX}/", f"{WEBHOOKS_PREFIX}/"))
+
+
+def loggable(path: object) -> str:
+    """A path as logs may have it: without the token of a decision link."""
+    return _TOKEN.sub("***", str(path))
 
 
 def _root(request: Request) -> str:

@@ -51,6 +51,8 @@ from airflow_provider_aihandoff.core.errors import (
     LedgerUnavailable,
     LimitNotFound,
     LimitRefused,
+    LinkForAnotherUser,
+    LinkNotFound,
     MayNotDecide,
     NothingLost,
     PauseNotFound,
@@ -72,7 +74,7 @@ from airflow_provider_aihandoff.web.auth import (
     WebhooksForbidden,
 )
 from airflow_provider_aihandoff.web.budget_rights import BudgetForbidden
-from airflow_provider_aihandoff.web.links import airflow_path, is_api, path_to
+from airflow_provider_aihandoff.web.links import airflow_path, is_api, loggable, path_to
 from airflow_provider_aihandoff.web.render.environment import page, script_hash
 from airflow_provider_aihandoff.web.render.formatting import label
 from airflow_provider_aihandoff.web.request_body import read_form
@@ -137,6 +139,8 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     LimitNotFound: (404, "limit-not-found", "Limit not found"),
     LimitRefused: (422, "limit-refused", "The limit cannot be set like this"),
     CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
+    LinkNotFound: (404, "link-not-found", "Link not found"),
+    LinkForAnotherUser: (403, "link-for-another-user", "This link is for another user"),
     StaleDecision: (409, "stale-decision", "The job has changed since you opened it"),
     StaleBulkDecision: (409, "stale-bulk-decision", "Some of the jobs have changed since you opened them"),
     CannotChange: (409, "cannot-change", "The output cannot be changed this way"),
@@ -274,7 +278,7 @@ def answer(request: Request, error: Exception, *, form: FormData | None = None) 
     """
     problem = describe(error)
     if problem.status == 503:
-        log.error("Answering %s %r with 503: %s", request.method, request.url.path, error)
+        log.error("Answering %s %r with 503: %s", request.method, loggable(request.url.path), error)
     if is_api(request):
         return problem_response(problem)
     login = airflow_path(request, f"/api/v2/auth/login?{urlencode({'next': _next(request)})}")
@@ -374,7 +378,7 @@ class Shield:
         try:
             await self._app(scope, receive, send_shielded)
         except Exception as error:
-            method, path = scope.get("method"), scope.get("path")
+            method, path = scope.get("method"), loggable(scope.get("path"))
             log.error("Answering %s %r with 500.", method, path, exc_info=shown(error))
             if started:
                 raise

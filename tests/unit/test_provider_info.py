@@ -46,6 +46,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "planning",
         "waiting",
         "notices",
+        "notice_links",
         "fleet_notices",
         "observability",
         "responding",

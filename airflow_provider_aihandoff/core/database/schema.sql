@@ -278,6 +278,19 @@ CREATE INDEX decisions_by_job ON aihandoff.decisions (job_id);
 CREATE INDEX decisions_by_decider ON aihandoff.decisions (decided_by, job_id);
 ALTER TABLE aihandoff.jobs ADD FOREIGN KEY (decision_id) REFERENCES aihandoff.decisions;
 
+-- A link in a message, which lets one person give one verdict on one digest, once.
+CREATE TABLE aihandoff.decision_links (
+    token_hash text PRIMARY KEY CHECK (token_hash ~ '^[0-9a-f]{64}$'), -- SHA-256; the token is in the message alone
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    revision integer NOT NULL,
+    digest text NOT NULL,
+    verdict text NOT NULL CHECK (verdict IN ('approve', 'reject')),
+    person text NOT NULL CHECK (person <> ''), -- a login name, or the auth manager's id of a user
+    expires_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    used_at timestamptz
+);
+
 -- One intended write to one outside system.
 CREATE TABLE aihandoff.effects (
     effect_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -263,9 +263,10 @@ def _is_same(decision: Decision, verdict: Verdict, digest: str, by: Actor) -> bo
     return (decision.verdict, decision.digest, decision.decider) == (verdict, digest, by)
 
 
-def check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
+def check_digest(connection: LedgerConnection, job: Job, digest: str, *, since: str = "you opened it") -> None:
     """Refuse an answer about anything else than the job as it is now.
 
+    :param since: when the digest was the job's, in words.
     :raises StaleDecision: it is another one by now, or does not wait for a decision.
     :raises JobNotApproved: it has no plan yet to decide on.
     """
@@ -285,7 +286,7 @@ def check_digest(connection: LedgerConnection, job: Job, digest: str) -> None:
         )
     if job.review_digest != digest:
         raise StaleDecision(
-            f"it has changed since you opened it: {_what_changed(connection, job, digest)}.",
+            f"it has changed since {since}: {_what_changed(connection, job, digest)}.",
             job=job.label,
             written="Your decision was not recorded. It causes no external write.",
             remedy="Reload the page, review it again, and decide.",

@@ -22,6 +22,7 @@ from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
 from airflow_provider_aihandoff.core.review.blind import is_kept_from
 from airflow_provider_aihandoff.core.review.change_cost import CHARACTERS, change_cost
+from airflow_provider_aihandoff.core.review.decision_link import DecisionLink
 from airflow_provider_aihandoff.core.review.rules import (
     Reassignment,
     approvals_of,
@@ -105,10 +106,12 @@ def job_page(
     notice: Notice | None = None,
     *,
     status: int = 200,
+    link: DecisionLink | None = None,
 ) -> Response:
     """Render one job. While it can change without a person, the page refreshes itself.
 
     :param notice: the result of the form that was just sent.
+    :param link: the decision link that was opened: the page then has one form, for what the link is for.
     """
     job, effects = record.job, record.current_effects
     steps = undo_steps(effects, record.altered_undos) if job.state in CAN_ROLL_BACK else []
@@ -119,11 +122,14 @@ def job_page(
     refreshes = refreshing(request, JOB, moves=notice is None and _moves(record))
     rights = {"decides": why_not is None, "reassigns": not has_asked(job, viewer.person)}
     forms = _forms(record, bool(steps) and not under_way, **rights) if viewer.may_act(job) else []
-    decides = "decision" in forms
+    decides = "decision" in forms and link is None
+    if link is not None:
+        forms = ["decision"]
     return page(
         request,
-        "job.html",
+        "job.html" if link is None else "decide.html",
         {
+            "link": link,
             "viewer": viewer,
             "record": record,
             "job": job,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +13,15 @@ from html import unescape
 from typing import Any
 from urllib.parse import parse_qs
 
+import psycopg
 import pytest
 from airflow.providers.slack.notifications.slack import SlackNotifier
 from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+from psycopg.sql import SQL, Identifier
 
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+from airflow_provider_aihandoff.core.review.decision_link import hash_of
 from airflow_provider_aihandoff.core.review.rules import Approvers, Person
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
@@ -62,16 +67,22 @@ def email(**changes: Any) -> SmtpNotifier:
 
 
 @contextmanager
-def decided_when(ledger: Ledger, is_time: Callable[[], bool]) -> Iterator[None]:
-    """A person who approves as soon as it is time."""
+def decided_when(ledger: Ledger, is_time: Callable[[], bool], how: Callable[[], None] | None = None) -> Iterator[None]:
+    """A person who approves as soon as it is time.
+
+    :param how: how they decide; by default as on the job's page.
+    """
 
     def decide() -> None:
         while not is_time():
             if given_up.wait(0.02):
                 return
-        job = ledger.job(1)
-        assert job.review_digest is not None
-        ledger.reviews.decide(1, "approve", digest=job.review_digest, person=Person("eve"))
+        if how is None:
+            job = ledger.job(1)
+            assert job.review_digest is not None
+            ledger.reviews.decide(1, "approve", digest=job.review_digest, person=Person("eve"))
+        else:
+            how()
 
     given_up = threading.Event()
     thread = threading.Thread(target=insist(decide))
@@ -133,6 +144,38 @@ class TestNotifiers:
         assert [unescape(text) for text in mailbox.texts] == [NOTE["body"]] * 2
         assert "<b>" not in mailbox.texts[0]
 
+    def test_an_e_mail_and_a_message_carry_a_link_that_decides_and_nothing_else_has_its_token(
+        self,
+        run: RunDag,
+        ledger: Ledger,
+        record: Record,
+        mailbox: Mailbox,
+        slack: Target,
+        conninfo: dict[str, Any],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        words = "{{ handoff.notice }} {{ handoff.approve_link('eve') }} {{ handoff.reject_link('eve', hours=8) }}"
+        mail = email(html_content=words)
+        message = SlackWebhookNotifier(slack_webhook_conn_id="slack_webhook", text=words)
+
+        def decide() -> None:
+            ledger.decision_links.decide(_tokens(mailbox.texts[0])[0], person=Person("eve"))
+
+        with caplog.at_level(logging.DEBUG), decided_when(ledger, lambda: len(slack.received) == 1, decide):
+            done = run(lambda: self.approve(mail, message))
+
+        assert done.states == {"approve": "success", "publish": "success"}
+        approve_link, reject_link = _tokens(mailbox.texts[0])
+        assert _tokens(_slack_text(slack.received[0])) == [approve_link, reject_link]
+        assert len(mailbox.texts) == 2
+        assert mailbox.texts[1].count("/aihandoff/jobs/1") == 2, "there is nothing to decide any more"
+        assert [decision.decided_by for decision in record().decisions] == ["eve"]
+        kept = _all_that_is_kept(conninfo)
+        for token in (approve_link, reject_link):
+            assert hash_of(token) in kept
+            assert token not in kept
+            assert token not in caplog.text
+
     def test_a_mail_server_that_is_unavailable_blocks_neither_decisions_nor_other_notifiers(
         self, run: RunDag, ledger: Ledger, record: Record, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -144,6 +187,22 @@ class TestNotifiers:
         assert done.states == {"approve": "success", "publish": "success"}
         assert record().job.state is JobState.COMPLETED
         assert [text.partition(":")[0] for text in mailbox.texts] == ["asked", "decided"]
+
+
+def _all_that_is_kept(conninfo: dict[str, Any]) -> str:
+    """Every row of the ledger, as text."""
+    with psycopg.connect(**conninfo) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'aihandoff'").fetchall()
+        rows = [
+            connection.execute(SQL("SELECT kept::text FROM aihandoff.{} AS kept").format(Identifier(name))).fetchall()
+            for (name,) in tables
+        ]
+    return str(rows)
+
+
+def _tokens(text: str) -> list[str]:
+    """The tokens of the decision links in a message."""
+    return re.findall(r"/aihandoff/decide/([\w-]{43})", text)
 
 
 def _slack_text(received: Any) -> str:

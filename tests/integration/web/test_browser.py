@@ -147,6 +147,7 @@ def _pages(ledger: Ledger) -> dict[str, str]:
         "bulk-reassign": "bulk?action=reassign&type=ticket&to_users=carol&to_groups=press",
         "bulk-report": f"bulk/{showcase.bulk(ledger)}?paused",
         "job": f"jobs/{job.job_id}",
+        "decide": f"decide/{ledger.decision_links.make(job, 'approve', 'bob')}",
         "written": f"jobs/{written.job_id}",
         "rendering": f"jobs/{rendering.job_id}",
         "edit": f"jobs/{job.job_id}/edit",
@@ -182,6 +183,34 @@ def tab_to(page: Page, selector: str) -> None:
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
     pytest.fail(f"the Tab key does not lead to {selector}")
+
+
+def test_a_link_of_a_message_is_opened_and_clicked_on_a_phone_with_the_keyboard(
+    open_page: Open, ledger: Ledger
+) -> None:
+    job = showcase.note(ledger, rules=ReviewRules())
+    token = ledger.decision_links.make(job, "approve", "bob")
+    page = open_page(f"decide/{token}", size="phone")
+    assert problems(page) == []
+    asked: list[Any] = []
+    page.on("request", lambda request: asked.append(request))
+    tab_to(page, "a.jump")
+    page.keyboard.press("Enter")
+    tab_to(page, "#comment")
+    page.keyboard.type("Read on the train.")
+    tab_to(page, "main button")
+    assert ledger.job(job.job_id).state is JobState.REVIEW
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/jobs/{job.job_id}*")
+    assert "Approved by you" in page.inner_text("main")
+    assert not any(str(token) in request.headers.get("referer", "") for request in asked)
+    (decision,) = ledger.record(job.job_id).decisions
+    assert (decision.decided_by, decision.verdict, decision.comment) == ("bob", "approve", "Read on the train.")
+    page.go_back()
+    page.goto(f"/aihandoff/decide/{token}")
+    page.get_by_role("heading", name="This link no longer works").wait_for()
+    assert problems(page) == []
+    picture(page, "decide-used-phone")
 
 
 def test_an_output_is_edited_and_approved_with_the_keyboard(open_page: Open, ledger: Ledger) -> None:

@@ -42,6 +42,7 @@ VALUES = {
     "set_id": 1,
     "request_id": "7b1e6b1c-9f50-4c63-8c7c-7a2f1f1f0a11",
     "form": "csv",
+    "token": "a-token",
     "number": 1,
     "name": "x",
     "conn_id": "openai_default",

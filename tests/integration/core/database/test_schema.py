@@ -45,6 +45,7 @@ from airflow_provider_aihandoff.core.models import (
     Revision,
     Verdict,
 )
+from airflow_provider_aihandoff.core.review.decision_link import LinkVerdict
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus, RevisionState
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from demo.postgres import Postgres
@@ -545,6 +546,7 @@ class TestStrictness:
             ("effects", "state", [state.value for state in EffectState]),
             ("decisions", "verdict", get_args(Verdict)),
             ("decisions", "decided_by_kind", get_args(DeciderKind)),
+            ("decision_links", "verdict", get_args(LinkVerdict)),
             ("revisions", "author_kind", get_args(AuthorKind)),
             ("events", "actor_kind", [kind.value for kind in ActorKind]),
             ("inbox", "disposition", [disposition.value for disposition in Disposition]),
@@ -560,7 +562,7 @@ class TestStrictness:
     def test_every_column_called_state_or_disposition_is_checked(self, conninfo: dict[str, Any]) -> None:
         seen = catalogs(conninfo)
         columns = {(row[0], row[1]) for row in seen["columns"] if row[1] in ("state", "disposition", "verdict")}
-        assert len(columns) == 8
+        assert len(columns) == 9
         assert {f"{table}_{column}_check" for table, column in columns} <= {row[1] for row in seen["constraints"]}
 
     def test_every_time_has_a_time_zone(self, conninfo: dict[str, Any]) -> None:
