@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -63,49 +63,50 @@ def reachable(table: Table, start: Any, *, without: Iterable[Any] = (), avoiding
     return seen
 
 
-def problems(jobs: Table, effects: Table) -> list[str]:
-    """What is wrong with two tables, in words."""
-    named_jobs = {(state, event): to for state, moves in MOVES.items() for event, to in moves.items()}
-    named_jobs |= {(state, event): state for state in S for event in STAYS.get(state, set()) | ALWAYS}
-    named_effects = {(state, event): to for state, moves in EFFECT_MOVES.items() for event, to in moves.items()}
-    found = []
+NAMED_JOBS = {(state, event): to for state, moves in MOVES.items() for event, to in moves.items()}
+NAMED_JOBS |= {(state, event): state for state in S for event in STAYS.get(state, set()) | ALWAYS}
+NAMED_EFFECTS = {(state, event): to for state, moves in EFFECT_MOVES.items() for event, to in moves.items()}
+
+
+def problems(jobs: Table, effects: Table) -> Iterator[str]:
+    """What is wrong with two tables, in words. What costs least to find comes first."""
     for name, table, named, states, start, ends, ways_out in (
-        ("job", jobs, named_jobs, S, S.QUEUED, TERMINAL_JOB_STATES, WAYS_OUT),
-        ("effect", effects, named_effects, ES, ES.PLANNED, TERMINAL_EFFECT_STATES, {}),
+        ("job", jobs, NAMED_JOBS, S, S.QUEUED, TERMINAL_JOB_STATES, WAYS_OUT),
+        ("effect", effects, NAMED_EFFECTS, ES, ES.PLANNED, TERMINAL_EFFECT_STATES, {}),
     ):
-        found += [f"{name}: {pair} is not named" for pair in table.items() - named.items()]
-        found += [f"{name}: {pair} is missing" for pair in named.items() - table.items()]
-        found += [f"{name}: {state} is never reached" for state in set(states) - reachable(table, start)]
-        found += [f"{name}: {state} has no end" for state in states if not reachable(table, state) & ends]
+        yield from (f"{name}: {pair} is not named" for pair in table.items() - named.items())
+        yield from (f"{name}: {pair} is missing" for pair in named.items() - table.items())
+        yield from (f"{name}: {state} is never reached" for state in set(states) - reachable(table, start))
+        yield from (f"{name}: {state} has no end" for state in states if not reachable(table, state) & ends)
         leaving = {(left, event): to for (left, event), to in table.items() if left in ends and to is not left}
-        found += [f"{name}: {pair} is no way out of an end" for pair in leaving.items() - ways_out.items()]
-    return found
+        yield from (f"{name}: {pair} is no way out of an end" for pair in leaving.items() - ways_out.items())
 
 
 def test_both_tables_are_as_they_are_named_complete_and_without_dead_ends() -> None:
-    assert problems(JOB_TRANSITIONS, EFFECT_TRANSITIONS) == []
+    assert list(problems(JOB_TRANSITIONS, EFFECT_TRANSITIONS)) == []
 
 
 def test_an_undeclared_transition_is_found_in_every_place() -> None:
     unnoticed: list[tuple[Any, ...]] = [
         (*pair, to)
         for pair, to in product(product(S, E), S)
-        if JOB_TRANSITIONS.get(pair) is not to and not problems({**JOB_TRANSITIONS, pair: to}, EFFECT_TRANSITIONS)
+        if JOB_TRANSITIONS.get(pair) is not to and not any(problems({**JOB_TRANSITIONS, pair: to}, EFFECT_TRANSITIONS))
     ]
     unnoticed += [
         (*pair, to)
         for pair, to in product(product(ES, EE), ES)
-        if EFFECT_TRANSITIONS.get(pair) is not to and not problems(JOB_TRANSITIONS, {**EFFECT_TRANSITIONS, pair: to})
+        if EFFECT_TRANSITIONS.get(pair) is not to
+        and not any(problems(JOB_TRANSITIONS, {**EFFECT_TRANSITIONS, pair: to}))
     ]
     assert unnoticed == []
 
 
 def test_a_transition_that_is_taken_out_is_found() -> None:
     for pair in JOB_TRANSITIONS:
-        assert problems({other: to for other, to in JOB_TRANSITIONS.items() if other != pair}, EFFECT_TRANSITIONS)
+        assert any(problems({other: to for other, to in JOB_TRANSITIONS.items() if other != pair}, EFFECT_TRANSITIONS))
     for effect_pair in EFFECT_TRANSITIONS:
         rest = {other: to for other, to in EFFECT_TRANSITIONS.items() if other != effect_pair}
-        assert problems(JOB_TRANSITIONS, rest)
+        assert any(problems(JOB_TRANSITIONS, rest))
 
 
 def test_the_tables_are_all_that_decides() -> None:
