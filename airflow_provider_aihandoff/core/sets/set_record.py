@@ -16,6 +16,9 @@ what is promised of a job holds for each job of a set. Only what costs round tri
    whatever the number of items; what has ended meanwhile is recorded together (``set.ended``). Then it takes and sends
    again.
 6. *Ask*: the plans of what is there are stored in groups, with what the policy decides (``set.ask``).
+7. *Write*: concurrently, each with the claim, the call and the confirmation of a single effect. Those that happen at
+   the same time are committed together (``set.claim``, ``set.confirm``), where nothing has to be weighed; a kill in
+   between leaves a claim of each, which expires, and each outcome is found out by itself.
 
 What failed gets new revisions within its own bounds, and holds up nothing. Nothing is added up in the row: every count
 is read from the jobs, so that no process can die between a job and its total.
