@@ -225,7 +225,7 @@ def _outcome(written: Written) -> dict[str, Any]:
 
 
 def _frees(connection: LedgerConnection, effects: Sequence[Effect]) -> bool:
-    """Whether the end of one of these writes has to be told to someone who waits for it."""
+    """Whether someone may wait for one of these writes to end, and has to be woken."""
     values = {
         "kind": LimitKind.TARGET,
         "conn_ids": list({each for effect in effects if (each := connection_of(effect)) is not None}),
