@@ -126,6 +126,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
         and is sent again once where nothing could arrive. It waits deferred. With a conversation (see
         :doc:`/operators`) OpenAI is asked instead, whatever is set here.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
+    :param stream: those who may see the job can watch it: the summary of the reasoning, and the text, arrive on its page
+        while the model works. It is part of the processing, not of the input; nothing of it is stored, and the output
+        is read as ever. It needs no completion window.
     :param priority: ``interactive``, where a person waits for the answer: it goes before those of batches where a
         limit of speed holds them. Revisions at a reviewer's wish always do.
     :param rate_key: the name of limits of speed that the request counts for, beside those of its connection
@@ -195,6 +198,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         tags: Sequence[str] = (),
         inline_wait: timedelta | None = None,
         on_lost_submission: OnLost | None = None,
+        stream: bool = False,
         priority: PriorityName = "batch",
         rate_key: str | None = None,
         max_wait: timedelta | None = None,
@@ -238,6 +242,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         self.tags = tags
         self.inline_wait = inline_wait
         self.on_lost_submission = on_lost_submission
+        self.stream = stream
         self.priority = checked_priority(priority)
         self.rate_key = rate_key
         self.max_wait = checked_max_wait(max_wait)
@@ -254,6 +259,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
             raise ValueError(
                 f"on_lost_submission must be 'wait', 'ask', 'resend' or None, not {self.on_lost_submission!r}."
             )
+        if not isinstance(self.stream, bool):
+            raise ValueError(f"stream must be True or False, not {self.stream!r}.")
         if self.unpriced != "refuse":
             checked_amount(self.unpriced, what="unpriced")
         if self.max_cost_usd is not None:
@@ -463,7 +470,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         :raises RequestError: they make none.
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
-        return self._facts.build_request(arguments, self.output_type)
+        return self._facts.build_request(arguments, self.output_type, stream=self.stream)
 
     def worst_case(
         self, request: Mapping[str, Any], counted: int | None = None, *, context_tokens: int | None = None

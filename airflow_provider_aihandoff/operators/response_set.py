@@ -294,6 +294,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         self.complete_by = complete_by
         processing = {name: getattr(self, name) for name in ("background_options", "service_tier")}
+        processing["stream"] = self.stream or None
         self.transport = checked_transport(transport, complete_by, processing)
         if on_bad_items not in ("fail", "leave out"):
             raise ValueError(f"on_bad_items must be 'fail' or 'leave out', not {on_bad_items!r}.")

@@ -99,6 +99,13 @@ _RECORD_POLLS = """
     SELECT conn_id, clock_timestamp() FROM unnest(%s::text[]) AS polled (conn_id) ORDER BY conn_id
     ON CONFLICT (conn_id) DO UPDATE SET polled_at = greatest(polls.polled_at, excluded.polled_at)"""
 
+_RECORD_SIGNS = """
+    INSERT INTO aihandoff.signs (job_id, revision, seen_at)
+    SELECT job_id, revision, clock_timestamp() FROM unnest(%s::bigint[], %s::integer[]) AS seen (job_id, revision)
+    ORDER BY job_id
+    ON CONFLICT (job_id) DO UPDATE SET revision = excluded.revision, seen_at = excluded.seen_at
+        WHERE signs.revision <= excluded.revision"""
+
 #: How long ago each connection brought its newest webhook, if it ever did.
 _SINCE_WEBHOOK = """
     SELECT conn_id, extract(epoch FROM clock_timestamp() - newest)::float8 AS seconds
@@ -248,3 +255,8 @@ async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) ->
 async def record_polls(connection: AsyncConnection, conn_ids: Sequence[str]) -> None:
     """Record that responses of these connections were polled a moment ago: the overview shows when."""
     await connection.execute(_RECORD_POLLS, [list(conn_ids)])
+
+
+async def record_signs(connection: AsyncConnection, seen: Mapping[int, int]) -> None:
+    """Record that the responses of these revisions, by the id of their job, were seen to run a moment ago."""
+    await connection.execute(_RECORD_SIGNS, [list(seen.keys()), list(seen.values())])
