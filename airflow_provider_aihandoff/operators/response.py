@@ -126,9 +126,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
         and is sent again once where nothing could arrive. It waits deferred. With a conversation (see
         :doc:`/operators`) OpenAI is asked instead, whatever is set here.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
-    :param stream: those who may see the job can watch it: the summary of the reasoning, and the text, arrive on its page
-        while the model works. It is part of the processing, not of the input; nothing of it is stored, and the output
-        is read as ever. It needs no completion window.
+    :param stream: those who may see the job can watch it: the summary of the reasoning, and the text, arrive on its
+        page while the model works. It is part of the processing, not of the input; nothing of it is stored, and the
+        output is read as ever. Not with a completion window, nor in a batch.
     :param priority: ``interactive``, where a person waits for the answer: it goes before those of batches where a
         limit of speed holds them. Revisions at a reviewer's wish always do.
     :param rate_key: the name of limits of speed that the request counts for, beside those of its connection
@@ -242,7 +242,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         self.tags = tags
         self.inline_wait = inline_wait
         self.on_lost_submission = on_lost_submission
-        self.stream = stream
+        self.stream = _checked_flag("stream", stream)
         self.priority = checked_priority(priority)
         self.rate_key = rate_key
         self.max_wait = checked_max_wait(max_wait)
@@ -259,8 +259,6 @@ class OpenAIBackgroundResponseOperator(RendersText):
             raise ValueError(
                 f"on_lost_submission must be 'wait', 'ask', 'resend' or None, not {self.on_lost_submission!r}."
             )
-        if not isinstance(self.stream, bool):
-            raise ValueError(f"stream must be True or False, not {self.stream!r}.")
         if self.unpriced != "refuse":
             checked_amount(self.unpriced, what="unpriced")
         if self.max_cost_usd is not None:
@@ -554,6 +552,12 @@ class OpenAIBackgroundResponseOperator(RendersText):
         if fits_xcom(revision.output, limit=settings.number("xcom_output_limit")):
             xcom["output"] = revision.output
         return xcom
+
+
+def _checked_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}.")
+    return value
 
 
 class RevisionFailed(RuntimeError):

@@ -31,8 +31,8 @@ items                  404, 429, 500, 503, html,    listing the items of the res
                        drop
 stream                 404, 429, 500, 503, html,    reading the events of the response fails; ``drop`` cuts each
                        drop                         reading off in the middle of what is left of them
-times                  a count (1)                  how often ``create``, ``retrieve``, ``stream`` and ``items`` faults happen,
-                                                    then all is well; creates are counted together when
+times                  a count (1)                  how often ``create``, ``retrieve``, ``stream`` and ``items``
+                                                    faults happen, then all is well; creates are counted together when
                                                     they carry the same ``id`` or the same input, retrieves
                                                     are counted for each response
 webhook                none                         the webhook is never sent

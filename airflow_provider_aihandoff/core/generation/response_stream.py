@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -50,7 +50,7 @@ class ResponseStream(ABC):
     """The last part that was read, whatever it was; None before the first."""
 
     @abstractmethod
-    def parts(self) -> AsyncIterator[StreamPart]:
+    def parts(self) -> AsyncGenerator[StreamPart, None]:
         """What arrives after :attr:`after`, each part once, up to the end of the response or of the connection.
 
         :raises NotStreamed: there is no such stream.

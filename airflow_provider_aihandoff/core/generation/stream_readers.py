@@ -12,6 +12,7 @@ import contextvars
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -27,7 +28,7 @@ from airflow_provider_aihandoff.core.generation.response_stream import (
 
 log = logging.getLogger(__name__)
 
-#: How many responses are read in one process at the same time. Those who watch a further one see its job's states alone.
+#: How many responses are read in one process at the same time. Who watches a further one sees the states of its job.
 MAX_READERS = 100
 
 #: Characters that a reader keeps of what has arrived, and about how many it keeps, and gives, in one piece.
@@ -146,10 +147,11 @@ class Reader:
                 if stream is None:
                     stream = await self.open_stream(self.conn_id, self.response_id)
                     stream.after = self.number
-                async for part in stream.parts():
-                    self.take(part)
-                    if self.has_ended:
-                        return
+                async with aclosing(stream.parts()) as parts:
+                    async for part in parts:
+                        self.take(part)
+                        if self.has_ended:
+                            return
             except NotStreamed as error:
                 log.info("%s Those who watch see the states of the job.", error.what)
                 return

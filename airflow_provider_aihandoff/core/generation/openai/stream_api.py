@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import openai
@@ -55,7 +55,7 @@ class OpenAIResponseStream(ResponseStream):
         self._comments: set[str] = set()
         """The messages before the final answer, by their ids."""
 
-    async def parts(self) -> AsyncIterator[StreamPart]:
+    async def parts(self) -> AsyncGenerator[StreamPart, None]:
         """As :meth:`ResponseStream.parts`."""
         after: dict[str, Any] = {} if self.after is None else {"starting_after": self.after}
         try:
@@ -75,11 +75,9 @@ class OpenAIResponseStream(ResponseStream):
     def _read(self, event: Any) -> StreamPart | None:
         """What an event says; None of one that was read before, or is none."""
         number, kind = getattr(event, "sequence_number", None), getattr(event, "type", None)
-        if (
-            not isinstance(number, int)
-            or not isinstance(kind, str)
-            or (self.after is not None and number <= self.after)
-        ):
+        if not isinstance(number, int) or not isinstance(kind, str):
+            return None
+        if self.after is not None and number <= self.after:
             return None
         if kind == "error":
             raise ProviderError(f"OpenAI's stream of {self._response_id} said that it failed.", remedy="")
