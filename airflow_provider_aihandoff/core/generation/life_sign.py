@@ -7,6 +7,9 @@ from datetime import datetime, timedelta
 
 from airflow_provider_aihandoff.core.moments import lasting
 
+#: As good as never, in seconds: for intervals that no span of time can be.
+_NEVER = 1e9
+
 
 @dataclass(frozen=True)
 class LifeSign:
@@ -45,4 +48,4 @@ def quiet_after(*, poll_interval: float, with_webhooks: float, sweep_interval: f
     :param poll_interval: as long as it gets while no webhooks arrive, and ``with_webhooks`` while they do.
     :param sweep_interval: between two checks of a triggerer, which then records what it has seen.
     """
-    return timedelta(seconds=1.2 * max(poll_interval, with_webhooks) + 2 * sweep_interval)
+    return timedelta(seconds=min(1.2 * max(poll_interval, with_webhooks) + 2 * sweep_interval, _NEVER))

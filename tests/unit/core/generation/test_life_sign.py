@@ -31,3 +31,4 @@ def test_a_response_is_quiet_only_after_the_next_poll_must_have_been_recorded() 
     usual = quiet_after(poll_interval=30, with_webhooks=300, sweep_interval=10)
     assert usual > timedelta(seconds=1.2 * 300 + 10)  # the longest interval, with its jitter, and the next sweep
     assert quiet_after(poll_interval=600, with_webhooks=300, sweep_interval=10) > timedelta(seconds=1.2 * 600 + 10)
+    assert quiet_after(poll_interval=float("inf"), with_webhooks=300, sweep_interval=10) > timedelta(days=3650)
