@@ -105,7 +105,8 @@ def test_a_job_is_watched_until_it_has_ended(
 
             def end() -> None:
                 until(lambda: report().streams == 1 and report().readers == 0)
-                on_ledger.cancels.cancel(revision.job_id, actor=Actor.user("bob"), reason="it is a test")
+                error = {"kind": "test", "message": ""}
+                on_ledger.outputs.fail(revision.job_id, 1, actor=Actor.user("bob"), reason="it is a test", error=error)
 
             ending = threading.Thread(target=end)
             ending.start()
@@ -115,8 +116,8 @@ def test_a_job_is_watched_until_it_has_ended(
     assert "-- reasoning --\n**Reading the request** I look at" in said
     assert "-- text --\nA kettle\\x1b[2J.\n" in said
     assert " tokens read, " in said
-    assert said.rstrip().endswith("cancelled (it is a test)")
-    assert said.count("cancelled, by user:bob") == 1
+    assert said.rstrip().endswith("failed (it is a test)")
+    assert said.count("failed, by user:bob") == 1
 
 
 def test_ctrl_c_ends_the_watching_alone(airflow: Airflow, on_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,7 @@ from tests.integration.operators.dag_runs import Dags
 from tests.integration.web.conftest import Login
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(60)
 
 API = "/aihandoff/api/v1"
 KETTLE = {"type": "note", "key": "kettle", "input": {"slug": "kettle"}}
@@ -64,7 +65,7 @@ def begin(ledger: Ledger, _served: tuple[OpenAIStandIn, Model, str], model: Mode
 @contextmanager
 def client(login: Login, address: str, name: str = "admin") -> Iterator[httpx.Client]:
     headers = {"Authorization": login(name, bearer=True).headers["Authorization"]}
-    with httpx.Client(base_url=address, headers=headers, timeout=60) as opened:
+    with httpx.Client(base_url=address, headers=headers, timeout=20) as opened:
         yield opened
 
 
@@ -94,7 +95,9 @@ def of_job(revision: Revision) -> str:
 def watched(events: Iterator[Event], name: str = "usage") -> list[Event]:
     """Everything up to the first event of a name."""
     seen = []
+    until_then = time.monotonic() + 40
     for event in events:
+        assert time.monotonic() < until_then, f"no {name} came: {seen}"
         seen.append(event)
         if event[1] == name:
             return seen
@@ -109,8 +112,9 @@ def report(stand_in: OpenAIStandIn) -> ResponseReport:
     return stand_in.responses().responses[-1]
 
 
-def cancel(ledger: Ledger, revision: Revision) -> None:
-    ledger.cancels.cancel(revision.job_id, actor=TEST, reason="it is a test")
+def end(ledger: Ledger, revision: Revision) -> None:
+    error = {"kind": "test", "message": ""}
+    ledger.outputs.fail(revision.job_id, revision.number, actor=TEST, reason="it is a test", error=error)
 
 
 def test_what_the_model_writes_arrives_piece_by_piece_from_one_reader_for_all_who_watch(
@@ -126,7 +130,7 @@ def test_what_the_model_writes_arrives_piece_by_piece_from_one_reader_for_all_wh
         seen = watched(events)
         assert text_of(seen) == text_of(watched(also)) == TEXT
         assert "I look at what was asked" in text_of(seen, "thinking")
-        assert len([name for _, name, _ in seen if name == "text"]) > 5
+        assert len([name for _, name, _ in seen if name == "text"]) > 2
         assert [name for _, name, _ in seen if name == "reset"] == ["reset"]
         numbers = [data["sequence_number"] for _, name, data in seen if name == "text"]
         assert numbers == sorted(set(numbers))
@@ -134,9 +138,9 @@ def test_what_the_model_writes_arrives_piece_by_piece_from_one_reader_for_all_wh
         assert usage["output_tokens"] > 0
         assert all(identity is None for identity, name, _ in seen if name in LIVE)
         assert (report(stand_in).streams, report(stand_in).readers) == (1, 0)
-        cancel(ledger, revision)
-        assert watched(events, "cancelled")[-1][0] is not None
-        watched(also, "cancelled")
+        end(ledger, revision)
+        assert watched(events, "failed")[-1][0] is not None
+        watched(also, "failed")
     assert ledger.revision(revision.job_id, 1).output is None, "nothing of it is stored"
 
 
@@ -211,8 +215,8 @@ def test_a_job_without_a_stream_brings_the_lines_of_its_history_alone(
     revision = begin(stream=False)
     with client(login, address) as admin, following(admin, of_job(revision)) as events:
         watched(events, ledger.record(revision.job_id).events[-1].event)
-        cancel(ledger, revision)
-        seen = watched(events, "cancelled")
+        end(ledger, revision)
+        seen = watched(events, "failed")
     assert not LIVE & {name for _, name, _ in seen}
     assert report(stand_in).streams == 0
 
@@ -225,8 +229,8 @@ def test_a_stream_that_cannot_be_read_leaves_the_states(
     with client(login, address) as admin, following(admin, of_job(revision)) as events:
         watched(events, ledger.record(revision.job_id).events[-1].event)
         until(lambda: report(stand_in).streams > 1)
-        cancel(ledger, revision)
-        seen = watched(events, "cancelled")
+        end(ledger, revision)
+        seen = watched(events, "failed")
     assert {name for _, name, _ in seen} & LIVE <= {"reset"}
 
 
@@ -236,7 +240,7 @@ def test_another_revision_begins_the_text_anew(
     first = begin("delay=60")
     with client(login, address) as admin, following(admin, of_job(first)) as events:
         watched(events, "text")
-        ledger.outputs.fail(first.job_id, 1, actor=TEST, reason="it is a test", error={"kind": "test", "message": ""})
+        end(ledger, first)
         second = begin("delay=2")
         assert (second.job_id, second.number) == (first.job_id, 2)
         watched(events, "reset")
@@ -275,7 +279,7 @@ class TestThoseWhoAsk:
             revision = begin("delay=60")
             with following(bob, said["stream"]) as events, following(admin, said["stream"]) as of_admin:
                 watched(of_admin, "text")
-                cancel(ledger, revision)
+                end(ledger, revision)
                 seen = list(events)
             assert {name for _, name, _ in seen} == {"request"}
             assert "Sentence" not in json.dumps(seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from typing import Any
 
 import openai
@@ -35,7 +36,7 @@ def read_created(raw: Any) -> Any:
     :param raw: as ``with_raw_response`` has it.
     :return: what the SDK makes of the response; None where there is none.
     """
-    with raw.http_response as answer:
+    with closing(raw.http_response) as answer:
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
             content = json.loads(answer.read())
             return Response.construct(**content) if isinstance(content, dict) else None
