@@ -147,9 +147,12 @@ async def open_stream(conn_id: str, response_id: str) -> ResponseStream:
     """The stream of a response, for those who watch it in this process.
 
     :raises AirflowNotFoundException: there is no such connection.
+    :raises NotStreamed: its provider has no streams.
     """
+    from airflow_provider_aihandoff.core.generation.response_stream import stream_of
+
     await asyncio.to_thread(load_sdk)
-    return (await shared_provider(conn_id)).stream(response_id)
+    return stream_of(await shared_provider(conn_id), response_id)
 
 
 def forget_provider(conn_id: str, provider: AsyncModelProvider) -> None:

@@ -23,7 +23,6 @@ from airflow_provider_aihandoff.testing.api_errors import (
     response_not_found,
 )
 from airflow_provider_aihandoff.testing.create_request import CreateRequest, parse_create_request
-from airflow_provider_aihandoff.testing.event_stream import events_of
 from airflow_provider_aihandoff.testing.exchange import CutOffAnswer, EventsAnswer, Exchange, NoAnswer, html_page
 from airflow_provider_aihandoff.testing.faults import Faults
 from airflow_provider_aihandoff.testing.json_scalars import UnsupportedSchemaError
@@ -38,10 +37,11 @@ from airflow_provider_aihandoff.testing.lifecycle import (
 from airflow_provider_aihandoff.testing.output import Responder, output_text
 from airflow_provider_aihandoff.testing.server_kind import ServerKind
 from airflow_provider_aihandoff.testing.state import State
+from airflow_provider_aihandoff.testing.streamed_events import events_of
 
 CancelFinishedStatus = Literal[200, 400, 409]
 
-#: Seconds between two looks at the clock while a stream waits for its next event.
+#: Seconds between two checks of the clock while a stream waits for its next event.
 _STEP = 0.02
 
 

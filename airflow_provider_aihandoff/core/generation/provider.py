@@ -22,8 +22,6 @@ from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, Resp
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from airflow_provider_aihandoff.core.generation.response_stream import ResponseStream
-
 #: The metadata that goes with a request and comes back with its response: the job, the revision and the ledger.
 OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")
 
@@ -263,8 +261,8 @@ class ProviderFacts(ABC):
 
         :param arguments: by the provider's names; the ones that are None are left out.
         :param output_type: the answer is asked for as its JSON.
-        :param stream: its response can be watched while it is made: :meth:`AsyncModelProvider.stream`. It is part of
-            the processing, and not of what the model is asked.
+        :param stream: its response can be watched while it is made: see :mod:`.response_stream`. It is part of the
+            processing, and not of what the model is asked.
         :raises RequestError: they make none.
         """
 
@@ -353,7 +351,7 @@ class ModelProvider(ProviderFacts):
 
 
 class AsyncModelProvider(ProviderFacts):
-    """The part of :class:`ModelProvider` that triggerers and those who watch need, without blocking an event loop."""
+    """The part of :class:`ModelProvider` that triggerers need, without blocking their event loop."""
 
     @abstractmethod
     async def retrieve(self, response_id: str) -> ModelResponse:
@@ -365,10 +363,6 @@ class AsyncModelProvider(ProviderFacts):
 
     async def read_handle(self, handle: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.read_handle`."""
-        raise NotImplementedError
-
-    def stream(self, response_id: str) -> ResponseStream:
-        """What arrives of a response whose request said that it can be watched. Asks no one yet."""
         raise NotImplementedError
 
 

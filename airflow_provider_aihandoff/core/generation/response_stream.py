@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from airflow_provider_aihandoff.core.generation.provider import ProviderError, Tokens
+from airflow_provider_aihandoff.core.generation.provider import AsyncModelProvider, ProviderError, Tokens
 
 
 class NotStreamed(ProviderError):
@@ -56,6 +56,24 @@ class ResponseStream(ABC):
         :raises NotStreamed: there is no such stream.
         :raises ProviderError: the connection failed. Reading on is safe.
         """
+
+
+class HasStreams(ABC):
+    """A provider whose responses can be watched, for an event loop."""
+
+    @abstractmethod
+    def stream(self, response_id: str) -> ResponseStream:
+        """What arrives of a response whose request said that it can be watched. Asks no one yet."""
+
+
+def stream_of(provider: AsyncModelProvider, response_id: str) -> ResponseStream:
+    """The stream of a response.
+
+    :raises NotStreamed: the provider has none.
+    """
+    if not isinstance(provider, HasStreams):
+        raise NotStreamed(f"The provider {provider.name} has no stream of {response_id}.", remedy="")
+    return provider.stream(response_id)
 
 
 def is_streamed(request: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 watches. It belongs to one process and one event loop, and nothing that arrives is stored.
 
 A reader never waits for those who watch. What has arrived is kept in memory, up to a bound, and each of them takes from
-there as fast as they can: someone who is too slow misses the oldest part, and is told.
+there as fast as they can: someone who is too slow misses the oldest part, and gets to know it.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ OpenStream = Callable[[str, str], Awaitable[ResponseStream]]
 
 
 class LiveEvent(StrEnum):
-    """What someone who watches is told, by the name that it has in a stream of server-sent events."""
+    """What someone who watches gets, by the name that it has in a stream of server-sent events."""
 
     RESET = "reset"
-    """What was told before is no more: the text begins anew."""
+    """What they got before is no more: the text begins again."""
     THINKING = "thinking"
     TEXT = "text"
     PROGRESS = "progress"
@@ -55,7 +55,7 @@ class LiveEvent(StrEnum):
 
 @dataclass(frozen=True)
 class Told:
-    """One thing that someone who watches is told.
+    """One thing that someone who watches gets.
 
     :param data: without secrets, as JSON takes it; with ``sequence_number``, and the ``delta`` of a text.
     """

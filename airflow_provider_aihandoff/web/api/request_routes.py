@@ -101,7 +101,7 @@ async def stream_request(
     A client that connects again says with `Last-Event-ID` what it has, and gets what is new. 204 where it has the end.
 
     Where the job type shows what the model writes, or you may see the job, `thinking` and `text` bring it, `progress`
-    says how much it is, and `usage` what is billed; `reset` says that the text begins anew. These have no id.
+    says how much it is, and `usage` what is billed; `reset` says that the text begins again. These have no id.
     """
 
     def make() -> Answer:

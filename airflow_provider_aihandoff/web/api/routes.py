@@ -129,7 +129,7 @@ async def stream_job(
     A client that connects again says with `Last-Event-ID` the line that it has, and gets those after it.
 
     While the model works on a response that can be watched, `thinking` and `text` bring what it writes, `progress` how
-    much that is, and `usage` what is billed; `reset` says that the text begins anew. These have no id.
+    much that is, and `usage` what is billed; `reset` says that the text begins again. These have no id.
     """
     known = (last_event_id or "").strip()
     first = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else 0

@@ -66,7 +66,7 @@ class LiveText:
         """What has arrived since the last time, as server-sent events.
 
         They have no id of their own: a client that connects again has not missed what it did not get of them, since
-        it begins anew.
+        it begins again.
         """
         if self._watcher is None or self._watched is None:
             return []

@@ -113,7 +113,7 @@ def test_a_job_is_watched_until_it_has_ended(
             said = airflow("jobs", "watch", revision.job_id)
             ending.join()
     assert "submitted, by " in said
-    assert "-- reasoning --\n**Reading the request** I look at" in said
+    assert "-- reasoning --\n**Reading the request** I check" in said
     assert "-- text --\nA kettle\\x1b[2J.\n" in said
     assert " tokens read, " in said
     assert said.rstrip().endswith("failed (it is a test)")

@@ -20,11 +20,11 @@ from airflow_provider_aihandoff.core.models import Revision
 from airflow_provider_aihandoff.job_types import JobType
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.testing.openai_server import ResponseReport
-from tests.factories import TEST, job_spec, submit
+from tests.factories import OWNER, TEST, job_spec, submit
 from tests.integration.front_door.conftest import NoteRequest, Serve, draft_note
 from tests.integration.operators.conftest import API_KEY, Model
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.web.conftest import Login
+from tests.integration.web.conftest import Grant, Login
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
@@ -129,7 +129,7 @@ def test_what_the_model_writes_arrives_piece_by_piece_from_one_reader_for_all_wh
     ):
         seen = watched(events)
         assert text_of(seen) == text_of(watched(also)) == TEXT
-        assert "I look at what was asked" in text_of(seen, "thinking")
+        assert "I check what is asked" in text_of(seen, "thinking")
         assert len([name for _, name, _ in seen if name == "text"]) > 2
         assert [name for _, name, _ in seen if name == "reset"] == ["reset"]
         numbers = [data["sequence_number"] for _, name, data in seen if name == "text"]
@@ -234,7 +234,7 @@ def test_a_stream_that_cannot_be_read_leaves_the_states(
     assert {name for _, name, _ in seen} & LIVE <= {"reset"}
 
 
-def test_another_revision_begins_the_text_anew(
+def test_another_revision_begins_with_a_reset(
     login: Login, address: str, begin: Begin, ledger: Ledger, stand_in: OpenAIStandIn
 ) -> None:
     first = begin("delay=60")
@@ -252,7 +252,8 @@ def test_another_revision_begins_the_text_anew(
 
 class TestThoseWhoAsk:
     @pytest.fixture
-    def address(self, serve: Serve, dags: Dags, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    def address(self, serve: Serve, dags: Dags, grant: Grant, request: pytest.FixtureRequest) -> str:
+        grant("admin", "GET", OWNER.dag_id)  # of those who ask, none may see the job
         shown = JobType("note", NoteRequest, users=("bob",), **request.param)
         dags.make(draft_note, dag_id="notes", params=shown.params, tags=shown.tags)
         return serve()

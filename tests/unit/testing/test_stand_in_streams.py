@@ -8,7 +8,7 @@ import pytest
 from openai import APIConnectionError, APIStatusError, BadRequestError, OpenAI
 
 from airflow_provider_aihandoff.testing import OpenAIStandIn, RunningServer, ServerKind
-from airflow_provider_aihandoff.testing.event_stream import events_of
+from airflow_provider_aihandoff.testing.streamed_events import events_of
 from tests.waiting import until
 
 from .conftest import Clock, ask

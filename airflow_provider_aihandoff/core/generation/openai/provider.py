@@ -34,7 +34,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
     Sent,
     SubmitFailure,
 )
-from airflow_provider_aihandoff.core.generation.response_stream import is_streamed
+from airflow_provider_aihandoff.core.generation.response_stream import HasStreams, is_streamed
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
             return None
 
 
-class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync):
+class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync, HasStreams):
     """OpenAI's Responses API in background mode, for an event loop.
 
     :param client: as that of :class:`OpenAIProvider`.
@@ -158,7 +158,7 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync):
         self._batches = once.batches
 
     def stream(self, response_id: str) -> OpenAIResponseStream:
-        """As :meth:`AsyncModelProvider.stream`."""
+        """As :meth:`HasStreams.stream`."""
         return OpenAIResponseStream(self._responses, response_id)
 
     async def retrieve_batch(self, batch_id: str) -> ModelBatch:

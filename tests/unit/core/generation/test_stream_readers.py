@@ -125,7 +125,7 @@ async def settled(condition: Callable[[], object]) -> None:
 WHOLE = "".join(f"{word} " for word in WORDS)
 
 
-async def test_what_arrives_is_told_up_to_the_end_with_what_is_billed() -> None:
+async def test_what_arrives_is_shown_up_to_the_end_with_what_is_billed() -> None:
     readers = StreamReaders(Source().open)
     person = Person(readers)
     await person.until(lambda: person.tokens)
@@ -184,7 +184,7 @@ async def test_nothing_is_read_when_no_one_watches() -> None:
     assert readers.number == 0
 
 
-async def test_someone_who_takes_nothing_holds_up_no_one_and_is_told_what_they_missed(
+async def test_someone_who_takes_nothing_holds_up_no_one_and_learns_how_much_they_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream_readers, "MAX_KEPT", 12)

@@ -130,7 +130,7 @@ class TestRead:
         response = created(provider)
         parts = await read(reader.stream(response.id))
         assert text_of(parts) == provider.retrieve(response.id).text
-        assert "I look at what was asked" in text_of(parts, PartKind.THINKING)
+        assert "I check what is asked" in text_of(parts, PartKind.THINKING)
         assert parts[-1].kind is PartKind.ENDED
         assert parts[-1].tokens is not None
         assert parts[-1].tokens.output
@@ -178,7 +178,7 @@ class TestRead:
         with pytest.raises(NotStreamed):
             await read(reader.stream(response.id))
 
-    async def test_refused_credentials_are_told_from_other_failures(self, served: tuple[OpenAIStandIn, str]) -> None:
+    async def test_refused_credentials_are_an_error_of_the_provider(self, served: tuple[OpenAIStandIn, str]) -> None:
         async with AsyncOpenAI(base_url=served[1], api_key=" ", max_retries=0) as client:
             with pytest.raises((CredentialsRefused, ProviderError)):
                 await read(AsyncOpenAIProvider(client).stream("resp_1"))

@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.testing.lifecycle import (
 # How much of the time between the start and the end goes to the summary of the reasoning, and where its text ends.
 _THINKING_ENDS, _WRITING_ENDS = 0.3, 0.9
 
-_SUMMARY = "**Reading the request** I look at what was asked, at the form of the answer, and at what must not be in it."
+_SUMMARY = "**Reading the request** I check what is asked, the form of the answer, and what must not be in it."
 
 # About what OpenAI sends as one delta: a word with the space before it, or a part of a long one.
 _TOKEN = re.compile(r"\s*\S{1,8}|\s+")
