@@ -50,7 +50,7 @@ def test_a_text_is_seen_to_arrive_and_the_job_gets_it_as_ever(
         for name, data in events_of(answer):
             if name == "text":
                 arrived.append((time.monotonic(), data["delta"]))
-            if name == "output stored":
+            if name == "usage":
                 break
     assert len(arrived) > 3
     assert arrived[-1][0] - arrived[0][0] > 3, "it comes as it is written, and not at the end"
