@@ -328,7 +328,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             ledger_conn_id=self.ledger_conn_id,
             method_name="execute_submission",
         )
-        if not wait_inline(self, provider_for, revision, patience=self.inline_wait):
+        if not wait_inline(self, ledger, provider_for, revision, patience=self.inline_wait):
             defer_until_ended(
                 self, ledger, revision, ledger_conn_id=self.ledger_conn_id, method_name="execute_complete"
             )

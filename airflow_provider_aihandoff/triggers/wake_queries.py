@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.core.budgets.reservation_store import ASK_NOW_OF
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.generation.batch_provider import ENDED_BATCH_STATUSES
+from airflow_provider_aihandoff.core.generation.sign_store import SEEN
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 
 AsyncConnection = psycopg.AsyncConnection[DictRow]
@@ -98,13 +99,6 @@ _RECORD_POLLS = """
     INSERT INTO aihandoff.polls (conn_id, polled_at)
     SELECT conn_id, clock_timestamp() FROM unnest(%s::text[]) AS polled (conn_id) ORDER BY conn_id
     ON CONFLICT (conn_id) DO UPDATE SET polled_at = greatest(polls.polled_at, excluded.polled_at)"""
-
-_RECORD_SIGNS = """
-    INSERT INTO aihandoff.signs (job_id, revision, seen_at)
-    SELECT job_id, revision, clock_timestamp() FROM unnest(%s::bigint[], %s::integer[]) AS seen (job_id, revision)
-    ORDER BY job_id
-    ON CONFLICT (job_id) DO UPDATE SET revision = excluded.revision, seen_at = excluded.seen_at
-        WHERE signs.revision <= excluded.revision"""
 
 #: How long ago each connection brought its newest webhook, if it ever did.
 _SINCE_WEBHOOK = """
@@ -259,4 +253,4 @@ async def record_polls(connection: AsyncConnection, conn_ids: Sequence[str]) -> 
 
 async def record_signs(connection: AsyncConnection, seen: Mapping[int, int]) -> None:
     """Record that the responses of these revisions, by the id of their job, were seen to run a moment ago."""
-    await connection.execute(_RECORD_SIGNS, [list(seen.keys()), list(seen.values())])
+    await connection.execute(SEEN, [list(seen.keys()), list(seen.values())])

@@ -94,7 +94,7 @@ def of_job(revision: Revision) -> str:
 
 def watched(events: Iterator[Event], name: str = "usage") -> list[Event]:
     """Everything up to the first event of a name."""
-    seen = []
+    seen: list[Event] = []
     until_then = time.monotonic() + 40
     for event in events:
         assert time.monotonic() < until_then, f"no {name} came: {seen}"

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import psycopg
+import pytest
+
 from airflow_provider_aihandoff.core.generation.live_response import live_response
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import JobState
+from airflow_provider_aihandoff.operators import responding
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE, ask, ask_unapproved, fault
+
+SOON = timedelta(seconds=4)
 
 
 def test_its_output_is_that_of_a_job_without_a_stream_and_no_event_is_read(
     run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn
 ) -> None:
     for job_key, stream in (("plain", False), ("watched", True)):
-        assert run(lambda key=job_key, on=stream: ask_unapproved(job_key=key, stream=on)).state == "success"  # type: ignore[misc]
+        assert run(lambda key=job_key, on=stream: ask_unapproved(job_key=key, stream=on)).state == "success"
     watched, plain = (ledger.record(job.job_id) for job in ledger.jobs())
     assert watched.job.job_key == "watched"
     assert watched.job.state is plain.job.state is JobState.COMPLETED
@@ -45,3 +53,13 @@ def test_a_request_whose_answer_is_lost_is_that_of_any_other_job(
     assert (record.revision.submissions, record.revision.unknown_submissions) == (2, 1)
     assert stand_in.responses().creates == 2
     assert live_response(ledger, record.job) is None
+
+
+def test_a_worker_that_waits_by_itself_records_that_the_response_runs(
+    run: RunDag, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responding, "NOTE_EVERY", 0.1)
+    run(lambda: ask_unapproved(metadata=fault("stuck=in_progress"), inline_wait=timedelta(seconds=2), deadline=SOON))
+    with psycopg.connect(**ledger._database.conninfo) as connection:
+        (seen,) = connection.execute("SELECT revision FROM aihandoff.signs WHERE job_id = 1").fetchall()
+    assert seen == (1,)

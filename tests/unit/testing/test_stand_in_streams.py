@@ -23,8 +23,8 @@ def begin(client: OpenAI, input: str = "Say hello.", **parameters: Any) -> str:
     return str(first.response.id)
 
 
-def read(client: OpenAI, response_id: str, **after: int) -> list[Any]:
-    with client.responses.retrieve(response_id, stream=True, **after) as stream:
+def read(client: OpenAI, response_id: str, starting_after: int = -1) -> list[Any]:
+    with client.responses.retrieve(response_id, stream=True, starting_after=starting_after) as stream:
         return list(stream)
 
 
