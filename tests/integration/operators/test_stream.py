@@ -62,4 +62,4 @@ def test_a_worker_that_waits_by_itself_records_that_the_response_runs(
     run(lambda: ask_unapproved(metadata=fault("stuck=in_progress"), inline_wait=timedelta(seconds=2), deadline=SOON))
     with psycopg.connect(**ledger._database.conninfo) as connection:
         (seen,) = connection.execute("SELECT revision FROM aihandoff.signs WHERE job_id = 1").fetchall()
-    assert seen == (1,)
+    assert seen == (ledger.job(1).revision,)
