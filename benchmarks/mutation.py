@@ -41,6 +41,10 @@ _BATCHES = f"{_LEDGER}/sets/test_batches.py"
 _SETS, _SET_STORE = "tests/integration/operators/test_sets.py", f"{_LEDGER}/sets/test_set_store.py"
 _SHARED = f"{_LEDGER}/sets/test_shared_steps.py"
 
+_STREAMS = "tests/unit/core/generation/openai/test_stream_api.py"
+_READERS = "tests/unit/core/generation/test_stream_readers.py"
+_LIVE = "tests/integration/front_door/test_live_text.py"
+
 _REQUESTS, _ASKING = f"{_LEDGER}/job_requests/test_request_store.py", "tests/integration/front_door/test_asking.py"
 
 _TAKING = f"{_LEDGER}/rates/test_taking.py"
@@ -1660,6 +1664,48 @@ GUARDS = (
         "front door: only a service account asks for others",
         f"{_ASKING}::test_a_service_account_asks_for_a_user_and_both_are_on_the_record",
         ("_requester", 'login not in settings.names("service_accounts")', "False"),
+    ),
+    guard(
+        "watching: a stream goes on after the last part",
+        f"{_STREAMS}::TestRead::test_a_stream_that_is_cut_off_goes_on_after_the_last_part",
+        ("OpenAIResponseStream.parts", '{} if self.after is None else {"starting_after": self.after}', "{}"),
+        ("OpenAIResponseStream._read", "self.after is not None and number <= self.after", "False"),
+    ),
+    guard(
+        "watching: no part is read twice",
+        f"{_STREAMS}::TestRead::test_what_was_read_before_is_not_read_again_even_if_it_is_sent_again",
+        ("OpenAIResponseStream._read", "self.after is not None and number <= self.after", "False"),
+    ),
+    guard(
+        "watching: those who watch a response share one reader",
+        f"{_READERS}::test_many_who_watch_a_response_share_one_reader_and_those_who_come_late_get_what_there_is",
+        ("StreamReaders.join", "reader = self._readers.get(key)", "reader = None"),
+    ),
+    guard(
+        "watching: nothing is read when no one watches",
+        f"{_READERS}::test_nothing_is_read_when_no_one_watches",
+        ("StreamReaders.leave", "reader.task.cancel()", "pass"),
+    ),
+    guard(
+        "watching: what a reader keeps is bounded",
+        f"{_READERS}::test_someone_who_takes_nothing_holds_up_no_one_and_learns_how_much_they_missed",
+        ("Reader._keep", "self._pieces.popleft()", "break"),
+    ),
+    guard(
+        "watching: a process reads so many responses at most",
+        f"{_READERS}::test_a_process_reads_no_more_than_its_bound",
+        ("StreamReaders.join", "len(self._readers) >= MAX_READERS", "False"),
+    ),
+    guard(
+        "watching: those who ask see the draft where its author says so",
+        f"{_LIVE}::TestThoseWhoAsk::test_they_see_no_word_of_it_otherwise_but_those_who_may_see_the_job_do",
+        ("may_watch", 'return _shows(followed.request, "shows_draft")', "return True"),
+    ),
+    guard(
+        "watching: a stream is no part of what the model is asked",
+        "tests/unit/core/generation/openai/test_request.py"
+        "::TestArguments::test_a_stream_is_processing_and_no_part_of_what_the_model_is_asked",
+        ("request:PROCESSING_ARGUMENTS", '        "stream",\n', ""),
     ),
     guard(
         "notices: a retry of a run is no second run",

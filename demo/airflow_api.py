@@ -1,6 +1,7 @@
 """A small client of Airflow's REST API, as a logged-in person would use it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -54,6 +55,19 @@ class AirflowApi:
         if self._token is None:
             self._token = self._log_in()
         return self._client.request(method, path, headers={"Authorization": f"Bearer {self._token}"}, **options)
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[httpx.Response]:
+        """Open an answer that comes in parts, such as server-sent events.
+
+        :raises AirflowApiError: Airflow refuses it.
+        """
+        if self._token is None:
+            self._token = self._log_in()
+        with self._client.stream("GET", path, headers={"Authorization": f"Bearer {self._token}"}) as response:
+            if response.is_error:
+                raise AirflowApiError(f"GET {path}: {response.status_code}")
+            yield response
 
     def json(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return the answer's JSON.

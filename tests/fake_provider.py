@@ -66,7 +66,9 @@ class FakeFacts(ProviderFacts):
     def check_output_type(self, output_type: Any) -> None:
         assert output_type
 
-    def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+    def build_request(
+        self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None, *, stream: bool = False
+    ) -> dict[str, Any]:
         schema = {} if output_type is None else {"schema": output_type.model_json_schema()}
         return {**arguments, **schema}
 

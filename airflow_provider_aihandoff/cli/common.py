@@ -115,6 +115,11 @@ def say(line: str, *, error: bool = False) -> None:
     print(escape(line), file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def say_on(text: str) -> None:
+    """Print more of a text, without ending the line; what a terminal would not show, or would obey, as escapes."""
+    print(escape_lines(text), end="", flush=True)
+
+
 def say_over(line: str) -> None:
     """Say how far something has come: on one line of a terminal, over what was said before; else on a line of its own.
 

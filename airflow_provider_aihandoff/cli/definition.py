@@ -108,6 +108,7 @@ _JOBS = GroupCommand(
     subcommands=(
         _action("list", "List jobs, newest first", "jobs.list_jobs", *_FILTER, _LIMIT, _OUTPUT),
         _action("show", "Show everything about a job", "jobs.show", _JOB, _OUTPUT),
+        _action("watch", "Follow a job, and what the model writes for it, until it has ended", "watch.watch", _JOB),
         _action(
             "resolve-submission",
             "Say what to do about a request whose answer was lost",

@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.core.effects.plan_store import digest_key
 from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
+from airflow_provider_aihandoff.core.generation.sign_store import Signs
 from airflow_provider_aihandoff.core.generation.submission_store import Submission
 from airflow_provider_aihandoff.core.generation.surplus_store import SurplusResponses
 from airflow_provider_aihandoff.core.job_requests.request_store import JobRequests
@@ -188,6 +189,7 @@ class Ledger:
         self.notices = Notices(self._database)
         self.search = JobSearch(self._database)
         self.overviews = Overviews(self._database)
+        self.signs = Signs(self._database)
         self.bulks = Bulks(self._database)
         self.budgets = Budgets(self._database)
         self.reservations = Reservations(self._database)

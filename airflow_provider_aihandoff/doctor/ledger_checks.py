@@ -37,6 +37,7 @@ _RIGHTS = (
     ("bulk_actions", "SELECT, INSERT"),
     ("bulk_jobs", "SELECT, INSERT, UPDATE"),
     ("polls", "SELECT, INSERT, UPDATE"),
+    ("signs", "SELECT, INSERT, UPDATE"),
     ("notices", "SELECT, INSERT, UPDATE, DELETE"),
     ("pauses", "SELECT, INSERT, UPDATE"),
     ("spending_limits", "SELECT, INSERT, UPDATE, DELETE"),

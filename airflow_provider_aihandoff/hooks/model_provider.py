@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ProviderFacts,
         ProviderFor,
     )
+    from airflow_provider_aihandoff.core.generation.response_stream import ResponseStream
     from airflow_provider_aihandoff.core.generation.webhook_endpoints import WebhookEndpoints
 
 #: Seconds that one request may take.
@@ -118,7 +119,7 @@ def project_of(conn_id: str) -> str | None:
 
 
 async def shared_provider(conn_id: str) -> AsyncModelProvider:
-    """The provider that all triggers of this process and connection share.
+    """The provider that all triggers, or all who watch, of this process and connection share.
 
     :raises AirflowNotFoundException: there is no such connection.
     """
@@ -140,6 +141,18 @@ async def _open(conn_id: str) -> AsyncModelProvider:
 
     client = await OpenAIHook(conn_id).aget_conn()
     return AsyncOpenAIProvider(client.with_options(timeout=REQUEST_TIMEOUT), tool_prices=tool_prices())
+
+
+async def open_stream(conn_id: str, response_id: str) -> ResponseStream:
+    """The stream of a response, for those who watch it in this process.
+
+    :raises AirflowNotFoundException: there is no such connection.
+    :raises NotStreamed: its provider has no streams.
+    """
+    from airflow_provider_aihandoff.core.generation.response_stream import stream_of
+
+    await asyncio.to_thread(load_sdk)
+    return stream_of(await shared_provider(conn_id), response_id)
 
 
 def forget_provider(conn_id: str, provider: AsyncModelProvider) -> None:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two polls while the worker itself waits.
-_INLINE_POLL = 0.5
+#: Seconds between two polls while the worker itself waits, and after which it records that the response runs.
+_INLINE_POLL, NOTE_EVERY = 0.5, 30.0
 
 
 class StoreSteps(Protocol):
@@ -49,7 +49,7 @@ class StoreSteps(Protocol):
 
 
 def wait_inline(
-    task: BaseOperator, provider_for: ProviderFor, revision: Revision, *, patience: timedelta | None
+    task: BaseOperator, ledger: Ledger, provider_for: ProviderFor, revision: Revision, *, patience: timedelta | None
 ) -> bool:
     """Poll for a short while whether the response ends. True when there is something to finish.
 
@@ -57,12 +57,16 @@ def wait_inline(
     """
     if revision.state is not RevisionState.RUNNING or revision.response_id is None:
         return True
-    until = time.monotonic() + (settings.seconds("inline_wait") if patience is None else patience).total_seconds()
+    noted = time.monotonic()
+    until = noted + (settings.seconds("inline_wait") if patience is None else patience).total_seconds()
     provider = provider_for(revision.conn_id)
     while time.monotonic() < until:
         try:
             if provider.retrieve(revision.response_id).ended:
                 return True
+            if time.monotonic() - noted >= NOTE_EVERY:
+                ledger.signs.seen({revision.job_id: revision.number})
+                noted = time.monotonic()
         except ProviderError as error:  # the trigger waits it out
             task.log.info("Polling %s: %s", revision.response_id, error.what)
         time.sleep(_INLINE_POLL)

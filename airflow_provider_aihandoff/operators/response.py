@@ -126,6 +126,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
         and is sent again once where nothing could arrive. It waits deferred. With a conversation (see
         :doc:`/operators`) OpenAI is asked instead, whatever is set here.
     :param response_kwargs: further arguments of ``responses.create``, for what is not listed here (templated).
+    :param stream: those who may see the job can watch it: the summary of the reasoning, and the text, arrive on its
+        page while the model works. It is part of the processing, not of the input; nothing of it is stored, and the
+        output is read as ever. Not with a completion window, nor in a batch.
     :param priority: ``interactive``, where a person waits for the answer: it goes before those of batches where a
         limit of speed holds them. Revisions at a reviewer's wish always do.
     :param rate_key: the name of limits of speed that the request counts for, beside those of its connection
@@ -195,6 +198,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         tags: Sequence[str] = (),
         inline_wait: timedelta | None = None,
         on_lost_submission: OnLost | None = None,
+        stream: bool = False,
         priority: PriorityName = "batch",
         rate_key: str | None = None,
         max_wait: timedelta | None = None,
@@ -238,6 +242,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         self.tags = tags
         self.inline_wait = inline_wait
         self.on_lost_submission = on_lost_submission
+        self.stream = _checked_flag("stream", stream)
         self.priority = checked_priority(priority)
         self.rate_key = rate_key
         self.max_wait = checked_max_wait(max_wait)
@@ -323,7 +328,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             ledger_conn_id=self.ledger_conn_id,
             method_name="execute_submission",
         )
-        if not wait_inline(self, provider_for, revision, patience=self.inline_wait):
+        if not wait_inline(self, ledger, provider_for, revision, patience=self.inline_wait):
             defer_until_ended(
                 self, ledger, revision, ledger_conn_id=self.ledger_conn_id, method_name="execute_complete"
             )
@@ -463,7 +468,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         :raises RequestError: they make none.
         """
         arguments = {**{name: getattr(self, name) for name in REQUEST_FIELDS}, **(self.response_kwargs or {})}
-        return self._facts.build_request(arguments, self.output_type)
+        return self._facts.build_request(arguments, self.output_type, stream=self.stream)
 
     def worst_case(
         self, request: Mapping[str, Any], counted: int | None = None, *, context_tokens: int | None = None
@@ -547,6 +552,12 @@ class OpenAIBackgroundResponseOperator(RendersText):
         if fits_xcom(revision.output, limit=settings.number("xcom_output_limit")):
             xcom["output"] = revision.output
         return xcom
+
+
+def _checked_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}.")
+    return value
 
 
 class RevisionFailed(RuntimeError):

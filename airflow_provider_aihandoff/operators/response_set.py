@@ -53,7 +53,7 @@ from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobS
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.items import Spool, item_context, numbered
-from airflow_provider_aihandoff.operators.responding import store_ended, store_response
+from airflow_provider_aihandoff.operators.responding import NOTE_EVERY, store_ended, store_response
 from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.set_transport import (
@@ -112,6 +112,7 @@ class _Leg:
     :param taking: the jobs whose responses are being asked about, or taken.
     :param in_flight: how many requests of the set are sent and have no answer.
     :param is_tired: nothing has ended for so long that the task is to wait deferred.
+    :param seen: the revisions, by the id of their job, whose responses were seen to run.
     :param progress_at: when something was sent or taken last, by the monotonic clock.
     """
 
@@ -128,7 +129,9 @@ class _Leg:
     in_flight: int = 0
     is_tired: bool = False
     progress_at: float = field(default_factory=time.monotonic)
+    seen: dict[int, int] = field(default_factory=dict)
     _read_at: float = field(default_factory=time.monotonic)
+    _noted_at: float = field(default_factory=time.monotonic)
 
     def count(self, outcome: str) -> None:
         """Count what a piece of work came to. Called by the thread that hands the work over."""
@@ -142,6 +145,14 @@ class _Leg:
         self.outcomes[outcome] += 1
         if outcome == "sent":
             self.progress_at = time.monotonic()
+
+    def take_seen(self) -> dict[int, int]:
+        """The responses that were seen to run, when it is time to record that; none before."""
+        now = time.monotonic()
+        if now - self._noted_at < NOTE_EVERY:
+            return {}
+        self._noted_at, seen, self.seen = now, self.seen, {}
+        return seen
 
     def reads_again(self) -> bool:
         """Whether it is time to read again in the ledger what has ended; if so, that counts."""
@@ -294,6 +305,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         self.complete_by = complete_by
         processing = {name: getattr(self, name) for name in ("background_options", "service_tier")}
+        processing["stream"] = self.stream or None
         self.transport = checked_transport(transport, complete_by, processing)
         if on_bad_items not in ("fail", "leave out"):
             raise ValueError(f"on_bad_items must be 'fail' or 'leave out', not {on_bad_items!r}.")
@@ -499,6 +511,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 crew.give(self._take, leg, each.job_id, each.number, each)
         if leg.reads_again():
             self._give_ended(leg, crew, found)
+        if seen := leg.take_seen():
+            leg.ledger.signs.seen(seen)
         crew.collect(_MOMENT)
         leg.is_tired = time.monotonic() - leg.progress_at >= self._patience
         return not leg.is_tired
@@ -720,6 +734,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         except ProviderError as error:
             self.log.info("Asking about %s: %s", revision.response_id, error.what)
             response = None
+        if response is not None and not response.ended:
+            leg.seen[revision.job_id] = revision.number
         if response is None or not response.readable:
             leg.flight.runs(asked)
             return "runs"

@@ -82,7 +82,7 @@ def follow_reviewer(
                     ledger_conn_id=ledger_conn_id,
                     method_name="execute",
                 )
-                if not wait_inline(approval, provider_for, revision, patience=task.inline_wait):
+                if not wait_inline(approval, ledger, provider_for, revision, patience=task.inline_wait):
                     defer_until_ended(approval, ledger, revision, ledger_conn_id=ledger_conn_id, method_name="execute")
             job = ledger.job(job.job_id)
             if job.state is JobState.RUNNING and job.revision == revision.number:

@@ -34,7 +34,7 @@ def checked_transport(
 ) -> Transport | None:
     """The transport that an author has named; None where it is chosen by ``complete_by``.
 
-    :param processing: the arguments that say how OpenAI processes a single response.
+    :param processing: the arguments that say how OpenAI processes a single response; None of those that are not set.
     :raises ValueError: they contradict each other.
     """
     if transport not in (None, "background", "batch"):

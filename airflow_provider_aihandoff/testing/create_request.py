@@ -192,8 +192,12 @@ def _as_api_error(error: ValidationError) -> ApiError:
 
 def _check_background(request: CreateRequest) -> None:
     window = request.background_options and request.background_options.completion_window
-    if request.stream:
-        raise ApiError(400, "The stand-in does not stream.", param="stream", code="unsupported_parameter")
+    if request.stream and not request.background:
+        raise ApiError(
+            400, "The stand-in streams background responses alone.", param="stream", code="unsupported_parameter"
+        )
+    if request.stream and window in {"2h", "8h"}:
+        raise ApiError(400, f"The completion window '{window}' cannot be streamed.", param="stream")
     if request.conversation is not None and request.previous_response_id is not None:
         raise ApiError(
             400,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.testing.state import LoggedRequest, State
@@ -29,6 +29,7 @@ class Exchange:
     path: str
     response_id: str | None = None
     fault: str | None = None
+    after: int | None = None
     logged: bool = False
 
     def log(self, status: int | None) -> None:
@@ -44,6 +45,7 @@ class Exchange:
                 status=status,
                 response_id=self.response_id,
                 fault=self.fault,
+                after=self.after,
             )
         )
 
@@ -114,3 +116,25 @@ class CutOffAnswer(Response):
         scope["state"]["exchange"].log(None)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+class EventsAnswer(StreamingResponse):
+    """Sends events as they come.
+
+    Args:
+        events: encoded.
+        cut_off: the connection is closed after them, in the middle of the answer.
+    """
+
+    def __init__(self, events: AsyncIterator[str], *, cut_off: bool) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._cut_off = cut_off
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the head of the answer, and each event."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self.body_iterator:
+            sent = chunk.encode() if isinstance(chunk, str) else chunk
+            await send({"type": "http.response.body", "body": sent, "more_body": True})
+        if not self._cut_off:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

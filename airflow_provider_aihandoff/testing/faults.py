@@ -29,8 +29,10 @@ retrieve               404, 429, 500, 503, html,    the retrieve fails, or answe
                        null_output, wrong_id, drop
 items                  404, 429, 500, 503, html,    listing the items of the response's conversation fails
                        drop
-times                  a count (1)                  how often ``create``, ``retrieve`` and ``items`` faults happen,
-                                                    then all is well; creates are counted together when
+stream                 404, 429, 500, 503, html,    reading the events of the response fails; ``drop`` cuts each
+                       drop                         reading off in the middle of what is left of them
+times                  a count (1)                  how often ``create``, ``retrieve``, ``stream`` and ``items``
+                                                    faults happen, then all is well; creates are counted together when
                                                     they carry the same ``id`` or the same input, retrieves
                                                     are counted for each response
 webhook                none                         the webhook is never sent
@@ -79,6 +81,7 @@ CreateFault = Literal[
 RetrieveFault = Literal["404", "429", "500", "503", "html", "null_output", "wrong_id", "drop"]
 UploadFault = Literal["429", "500", "503", "timeout_after_accept", "drop_after_accept"]
 BatchRetrieveFault = Literal["404", "429", "500", "503", "html"]
+StreamFault = Literal["404", "429", "500", "503", "html", "drop"]
 ItemsFault = Literal["404", "429", "500", "503", "html", "drop"]
 WebhookFault = Literal["none", "duplicate", "again", "early", "forged", "stale"]
 
@@ -114,6 +117,7 @@ class Faults(BaseModel):
     complete_after_cancel: bool = False
     create: CreateFault | None = None
     retrieve: RetrieveFault | None = None
+    stream: StreamFault | None = None
     items: ItemsFault | None = None
     times: int = Field(default=1, ge=1)
     webhook: WebhookFault | None = None

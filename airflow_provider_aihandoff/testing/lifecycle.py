@@ -66,6 +66,11 @@ class StoredResponse(BaseModel):
         return self.request.get("background") is True
 
     @property
+    def streams(self) -> bool:
+        """Whether its events can be read as they come."""
+        return self.request.get("stream") is True
+
+    @property
     def retrievable(self) -> bool:
         """Whether a client can get, cancel or delete it."""
         return not self.deleted and self.request.get("store") is not False
@@ -88,8 +93,19 @@ def status_at(response: StoredResponse, now: float) -> str:
     end = ends_at(response)
     if end is not None and now >= end:
         return faults.unknown_status or faults.status or "completed"
-    starts_at = response.accepted_at + response.delay_seconds * _QUEUED_SHARE
-    return "queued" if faults.stuck == "queued" or now < starts_at else "in_progress"
+    return "queued" if faults.stuck == "queued" or now < starts_at(response) else "in_progress"
+
+
+def starts_at(response: StoredResponse) -> float:
+    """Unix time at which `response` is `in_progress`, unless it is stuck in `queued`."""
+    return response.accepted_at + response.delay_seconds * _QUEUED_SHARE
+
+
+def written_text(response: StoredResponse) -> str:
+    """The text that `response` has written when it ends by itself; empty where the model refuses."""
+    if response.faults.refusal is not None:
+        return ""
+    return _text_when(response, "incomplete" if response.faults.status == "incomplete" else "completed")
 
 
 def as_json(response: StoredResponse, status: str) -> dict[str, Any]:

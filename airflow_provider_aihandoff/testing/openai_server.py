@@ -9,6 +9,8 @@ The API, with OpenAI's bodies and error bodies:
 
 * `POST /v1/responses`
 * `GET /v1/responses/{id}` and `DELETE /v1/responses/{id}`
+* with `stream`, a create in the background answers with events as they come; `GET /v1/responses/{id}?stream=true` reads
+  them again, from the first one or after `starting_after`, as often as wanted
 * `POST /v1/responses/{id}/cancel`
 * `POST /v1/responses/input_tokens`: as many as the response will say that its input has
 * `GET /v1/organization/costs`: what the responses would have cost, by day, of one project; any key is accepted
@@ -77,6 +79,10 @@ class ResponseReport(BaseModel):
     retrieves: int
     cancels: int
     deleted: bool
+    streams: int
+    """How often its events were read, without the create."""
+    readers: int
+    """How many read its events now, the create included."""
 
 
 class ResponsesReport(BaseModel):
@@ -141,6 +147,7 @@ class OpenAIStandIn:
             kind=kind,
             schedule_webhooks=self._webhooks.schedule,
         )
+        self._readers = api.readers
         self._batches = BatchesApi(self._state, api, clock, batch_seconds, self._webhooks.schedule_batch)
         self.app = FastAPI(title="Stand-in for OpenAI", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(ExchangeMiddleware, state=self._state, clock=clock)
@@ -173,6 +180,8 @@ class OpenAIStandIn:
                 retrieves=kinds["retrieve", response.id],
                 cancels=kinds["cancel", response.id],
                 deleted=response.deleted,
+                streams=kinds["stream", response.id],
+                readers=self._readers[response.id],
             )
             for response in self._state.responses()
         ]
@@ -209,7 +218,7 @@ def _kind(request: LoggedRequest) -> str:
         case "POST", 2:
             return "cancel"
         case "GET", 1:
-            return "retrieve"
+            return "retrieve" if request.after is None else "stream"
     return "other"
 
 
@@ -236,7 +245,11 @@ def _api_routes(api: ResponsesApi, webhooks: WebhookDispatcher, limit: RequestLi
         return api.count_input(await request.body())
 
     @router.get("/{response_id}")
-    async def retrieve(response_id: str, request: Request) -> Response:
+    async def retrieve(
+        response_id: str, request: Request, *, stream: bool = False, starting_after: int | None = None
+    ) -> Response:
+        if stream:
+            return api.stream(response_id, starting_after, exchange_of(request))
         return api.retrieve(response_id, exchange_of(request))
 
     @router.post("/{response_id}/cancel")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import anyio
@@ -21,7 +23,7 @@ from airflow_provider_aihandoff.testing.api_errors import (
     response_not_found,
 )
 from airflow_provider_aihandoff.testing.create_request import CreateRequest, parse_create_request
-from airflow_provider_aihandoff.testing.exchange import CutOffAnswer, Exchange, NoAnswer, html_page
+from airflow_provider_aihandoff.testing.exchange import CutOffAnswer, EventsAnswer, Exchange, NoAnswer, html_page
 from airflow_provider_aihandoff.testing.faults import Faults
 from airflow_provider_aihandoff.testing.json_scalars import UnsupportedSchemaError
 from airflow_provider_aihandoff.testing.lifecycle import (
@@ -35,8 +37,12 @@ from airflow_provider_aihandoff.testing.lifecycle import (
 from airflow_provider_aihandoff.testing.output import Responder, output_text
 from airflow_provider_aihandoff.testing.server_kind import ServerKind
 from airflow_provider_aihandoff.testing.state import State
+from airflow_provider_aihandoff.testing.streamed_events import events_of
 
 CancelFinishedStatus = Literal[200, 400, 409]
+
+#: Seconds between two checks of the clock while a stream waits for its next event.
+_STEP = 0.02
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class ResponsesApi:
     """What the server lacks."""
     schedule_webhooks: Callable[[StoredResponse], None]
     """Called with each new response, and with each whose end has changed."""
+    readers: Counter[str] = field(default_factory=Counter)
+    """How many read the events of each response now."""
 
     def create(self, body: bytes, exchange: Exchange) -> Response:
         """`POST /v1/responses`.
@@ -71,6 +79,8 @@ class ResponsesApi:
         fault = faults.create
         if fault is None or not self.state.take_fault(_create_fault_key(request, faults), faults.times):
             response = self._accept(request, faults, exchange)
+            if response.streams:
+                return EventsAnswer(self._events(response.id, -1, None), cut_off=False)
             status = "queued" if response.background else status_at(response, response.accepted_at)
             return JSONResponse(as_json(response, status))
         exchange.fault = f"create={fault}"
@@ -99,7 +109,7 @@ class ResponsesApi:
     async def answer_when_ended(self, answer: Response, exchange: Exchange) -> Response:
         """The answer to a create; of a server without background mode when the response has ended, and with it."""
         response = None if exchange.response_id is None else self.state.find(exchange.response_id)
-        if self.kind.background or exchange.fault is not None or response is None:
+        if self.kind.background or exchange.fault is not None or response is None or response.streams:
             return answer
         end = ends_at(response)
         if end is None:
@@ -131,6 +141,47 @@ class ResponsesApi:
             case "wrong_id":
                 return JSONResponse({**answer, "id": _new_id()})
         raise injected(str(faults.retrieve))
+
+    def stream(self, response_id: str, starting_after: int | None, exchange: Exchange) -> Response:
+        """`GET /v1/responses/{id}?stream=true`.
+
+        Raises:
+            ApiError: 404; 400 where it was not created with `stream`; or what a fault says.
+        """
+        exchange.after = -1 if starting_after is None else starting_after
+        response = self._find(response_id, exchange)
+        if not response.streams:
+            raise ApiError(400, "This response was not created with 'stream' set to true.", param="stream")
+        fault = response.faults.stream
+        if fault is None or not self.state.take_fault(f"stream {response_id}", response.faults.times):
+            return EventsAnswer(self._events(response_id, exchange.after, None), cut_off=False)
+        exchange.fault = f"stream={fault}"
+        match fault:
+            case "html":
+                return html_page()
+            case "drop":
+                last = events_of(response)[-1].number
+                until = max(exchange.after, (exchange.after + last) // 2)
+                return EventsAnswer(self._events(response_id, exchange.after, until), cut_off=True)
+        raise injected(fault)
+
+    async def _events(self, response_id: str, after: int, until: int | None) -> AsyncIterator[str]:
+        """The events of a response after one of them, each when it is due, up to one of them, or to the end."""
+        self.readers[response_id] += 1
+        try:
+            while (response := self.state.find(response_id)) is not None and response.retrievable:
+                now = self.clock()
+                for event in events_of(response):
+                    if until is not None and after >= until:
+                        return
+                    if event.number > after and event.at <= now:
+                        after = event.number
+                        yield f"event: {event.content['type']}\ndata: {json.dumps(event.content)}\n\n"
+                if status_at(response, now) in FINISHED_STATUSES:
+                    return
+                await anyio.sleep(_STEP)
+        finally:
+            self.readers[response_id] -= 1
 
     def cancel(self, response_id: str, exchange: Exchange) -> Response:
         """`POST /v1/responses/{id}/cancel`.
@@ -213,6 +264,8 @@ class ResponsesApi:
         whole = request.after(self._history(request.previous_response_id))
         if not self.kind.background:
             request = request.model_copy(update={"background": False})
+        if not self.kind.streams:
+            request = request.model_copy(update={"stream": None})
         if not self.kind.stores:
             request = request.model_copy(update={"store": False})
         return StoredResponse(

@@ -14,9 +14,11 @@ class ServerKind:
         stores: it keeps responses; without, each retrieve and each cancel answers 404.
         cancels: it can cancel; without, a cancel answers 405.
         counts: it counts the tokens of an input; without, that answers 405.
+        streams: it sends events; without, it takes `stream` for nothing and answers as ever.
     """
 
     background: bool = True
     stores: bool = True
     cancels: bool = True
     counts: bool = True
+    streams: bool = True

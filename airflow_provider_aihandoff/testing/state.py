@@ -35,6 +35,8 @@ class LoggedRequest(BaseModel):
     """The response that was created, or asked for."""
     fault: str | None = None
     """The fault that was injected, such as `create=500`."""
+    after: int | None = None
+    """Of a stream of events: after which one it began; -1 for the first."""
 
 
 class State:

@@ -271,6 +271,8 @@ class Hub:
             self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
             if polled := self._poller.take_polled():
                 await wake_queries.record_polls(connection, polled)
+            if seen := self._poller.take_seen():
+                await wake_queries.record_signs(connection, seen)
         self._failures = 0
         self._poller.resume()
 

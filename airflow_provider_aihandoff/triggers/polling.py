@@ -12,10 +12,10 @@ from itertools import count
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
-from airflow_provider_aihandoff.core.generation.pace import TokenBucket, WebhookWatch
+from airflow_provider_aihandoff.core.generation.pace import POLL_STRETCH, TokenBucket, WebhookWatch
 from airflow_provider_aihandoff.core.generation.provider import CredentialsRefused, ProviderError, ResponseNotFound
 from airflow_provider_aihandoff.hooks.model_provider import forget_provider, load_sdk, shared_provider
-from airflow_provider_aihandoff.triggers.waits import PolledWait
+from airflow_provider_aihandoff.triggers.waits import PolledWait, ResponseWait
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _CONCURRENCY = 8
 
 #: How far the interval stretches while webhooks are silent, and by how much each time.
-_STRETCH_LIMIT, _STRETCH = 6.0, 1.25
+_STRETCH_LIMIT, _STRETCH = POLL_STRETCH, 1.25
 
 #: When to poll what is being polled.
 _UNDER_WAY = math.inf
@@ -54,6 +54,7 @@ class Poller:
         self._webhooks = WebhookWatch(self._silence)
         self._seldom = settings.number("poll_interval_with_webhooks")
         self._polled: set[str] = set()
+        self._seen: dict[int, int] = {}
 
     def add(self, wait: PolledWait) -> None:
         """Poll this response from now on."""
@@ -76,6 +77,11 @@ class Poller:
         """The connections over which a response was polled since this was called last, each once."""
         polled, self._polled = sorted(self._polled), set()
         return polled
+
+    def take_seen(self) -> dict[int, int]:
+        """The revisions, by the id of their job, whose responses were seen to run since this was called last."""
+        seen, self._seen = self._seen, {}
+        return seen
 
     def pause(self) -> None:
         """Poll nothing: the ledger is unavailable, and a task that goes on would need it."""
@@ -180,6 +186,8 @@ class Poller:
         now = asyncio.get_running_loop().time()
         if seen != "error":
             self._polled.add(wait.conn_id)
+        if seen == "pending" and isinstance(wait, ResponseWait):
+            self._seen[wait.job_id] = wait.revision
         wait.missing_since = (wait.missing_since or now) if seen == "missing" else None
         if wait.missing_since is not None and now - wait.missing_since > GONE_AFTER:
             wait.end("gone")

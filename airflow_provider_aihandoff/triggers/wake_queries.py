@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.core.budgets.reservation_store import ASK_NOW_OF
 from airflow_provider_aihandoff.core.database import schema
 from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.generation.batch_provider import ENDED_BATCH_STATUSES
+from airflow_provider_aihandoff.core.generation.sign_store import SEEN
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
 
 AsyncConnection = psycopg.AsyncConnection[DictRow]
@@ -248,3 +249,8 @@ async def since_webhook(connection: AsyncConnection, conn_ids: Sequence[str]) ->
 async def record_polls(connection: AsyncConnection, conn_ids: Sequence[str]) -> None:
     """Record that responses of these connections were polled a moment ago: the overview shows when."""
     await connection.execute(_RECORD_POLLS, [list(conn_ids)])
+
+
+async def record_signs(connection: AsyncConnection, seen: Mapping[int, int]) -> None:
+    """Record that the responses of these revisions, by the id of their job, were seen to run a moment ago."""
+    await connection.execute(SEEN, [list(seen.keys()), list(seen.values())])

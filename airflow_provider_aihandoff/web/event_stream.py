@@ -17,10 +17,11 @@ HEARTBEAT, LIFETIME = 15.0, 300.0
 COMMENT = ": still here\n\n"
 
 
-def event(name: str, identity: str, data: str) -> str:
+def event(name: str, identity: str | None, data: str) -> str:
     """One event.
 
-    :param identity: what the client sends as ``Last-Event-ID`` when it connects again.
+    :param identity: what the client sends as ``Last-Event-ID`` when it connects again; None: that of the event before.
     :param data: one line.
     """
-    return f"id: {identity}\nevent: {name}\ndata: {data}\n\n"
+    marked = "" if identity is None else f"id: {identity}\n"
+    return f"{marked}event: {name}\ndata: {data}\n\n"

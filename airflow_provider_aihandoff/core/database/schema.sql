@@ -625,6 +625,14 @@ CREATE TABLE aihandoff.polls (
     polled_at timestamptz NOT NULL
 );
 
+-- When the response of each job was last seen to run, as far as the triggerers have said. It refers to no other table:
+-- what is noted waits for no one who has locked the job.
+CREATE TABLE aihandoff.signs (
+    job_id bigint PRIMARY KEY,
+    revision integer NOT NULL,
+    seen_at timestamptz NOT NULL
+);
+
 -- The history of a job: append-only, each line hashed together with the one before it.
 CREATE TABLE aihandoff.events (
     job_id bigint NOT NULL REFERENCES aihandoff.jobs,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+#: How many times as long the interval between two polls of a response gets while no webhooks arrive.
+POLL_STRETCH = 6.0
+
 
 class TokenBucket:
     """Lets through ``rate`` a second on average, and at most ``burst`` at once.

@@ -254,11 +254,15 @@ class ProviderFacts(ABC):
         """
 
     @abstractmethod
-    def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+    def build_request(
+        self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None, *, stream: bool = False
+    ) -> dict[str, Any]:
         """The request that a task's arguments make, without what the submit protocol adds.
 
         :param arguments: by the provider's names; the ones that are None are left out.
         :param output_type: the answer is asked for as its JSON.
+        :param stream: its response can be watched while it is made: see :mod:`.response_stream`. It is part of the
+            processing, and not of what the model is asked.
         :raises RequestError: they make none.
         """
 

@@ -34,8 +34,9 @@ class DeclaredType:
         manager. None of the three: everyone who may trigger the Dag.
     :param max_bytes: how large an input may be, as JSON.
     :param per_minute: how many requests one login may make in a minute.
-    :param shows_result: those who ask see the output when the job is done. They see no output before, and never what
-        reviewers say.
+    :param shows_result: those who ask see the output when the job is done. They never see what reviewers say.
+    :param shows_draft: those who ask see what the model writes while it works, before anyone has reviewed it; the draft
+        needs ``stream=True``. By default they see no output before the job is done.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DeclaredType:
     max_bytes: int = 65_536
     per_minute: int = 30
     shows_result: bool = True
+    shows_draft: bool = False
     schema: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class DeclaredType:
             "max_bytes": self.max_bytes,
             "per_minute": self.per_minute,
             "shows_result": self.shows_result,
+            **({"shows_draft": True} if self.shows_draft else {}),  # an API server of an older release refuses it
         }
 
     @classmethod

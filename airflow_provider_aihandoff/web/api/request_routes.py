@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from airflow_provider_aihandoff.core.generation.live_response import LiveResponse, live_response
 from airflow_provider_aihandoff.core.job_requests.job_request import JobRequest
 from airflow_provider_aihandoff.web import event_stream
 from airflow_provider_aihandoff.web.api import schemas
@@ -21,6 +22,7 @@ from airflow_provider_aihandoff.web.front_door import asking
 from airflow_provider_aihandoff.web.front_door.asking import View
 from airflow_provider_aihandoff.web.front_door.declared import JobTypeOfDag, job_types, may_ask
 from airflow_provider_aihandoff.web.front_door.follow import doorkeeper, version_of
+from airflow_provider_aihandoff.web.front_door.live_text import LiveText
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.links import API_PREFIX, path_to
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse
@@ -97,10 +99,17 @@ async def stream_request(
     """Follow a request of yours with server-sent events: one named `request` with each change, until it has ended.
 
     A client that connects again says with `Last-Event-ID` what it has, and gets what is new. 204 where it has the end.
+
+    Where the job type shows what the model writes, or you may see the job, `thinking` and `text` bring it, `progress`
+    says how much it is, and `usage` what is billed; `reset` says that the text begins again. These have no id.
     """
 
     def make() -> Answer:
         return _answer(request, asking.read(ledger, viewer, request_id))
+
+    def running() -> LiveResponse | None:
+        followed = asking.read(ledger, viewer, request_id).followed
+        return live_response(ledger, followed.job) if asking.may_watch(viewer, followed) else None
 
     answer = await run_in_threadpool(make)
     if answer.ended and last_event_id == answer.tag.strip('"'):
@@ -109,16 +118,17 @@ async def stream_request(
     async def events() -> AsyncIterator[str]:
         until, now, sent = time.monotonic() + event_stream.LIFETIME, answer, last_event_id
         async with doorkeeper().watching(request_id, now.version) as watch:
-            while True:
-                if (identity := now.tag.strip('"')) != sent:
-                    yield event_stream.event("request", identity, now.body.decode())
-                    sent = identity
-                if now.ended or time.monotonic() >= until:
-                    return
-                if await watch.wait(now.version, event_stream.HEARTBEAT):
+            with LiveText(watch) as live:
+                while True:
+                    if (identity := now.tag.strip('"')) != sent:
+                        yield event_stream.event("request", identity, now.body.decode())
+                        sent = identity
+                    if now.ended or time.monotonic() >= until:
+                        return
+                    live.follow(await run_in_threadpool(running))
+                    async for news in live.until_changed(now.version, until=until):
+                        yield news
                     now = await run_in_threadpool(make)
-                else:
-                    yield event_stream.COMMENT
 
     return StreamingResponse(events(), media_type=event_stream.MEDIA_TYPE, headers=event_stream.HEADERS)
 
@@ -161,4 +171,5 @@ def _type_fields(found: JobTypeOfDag) -> dict[str, Any]:
         "max_bytes": declared.max_bytes,
         "per_minute": declared.per_minute,
         "shows_result": declared.shows_result,
+        "shows_draft": declared.shows_draft,
     }

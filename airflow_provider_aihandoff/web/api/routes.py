@@ -17,6 +17,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.errors import JobNotApproved, JobNotFound, StaleDecision
+from airflow_provider_aihandoff.core.generation.live_response import live_response
 from airflow_provider_aihandoff.core.generation.lost import in_words
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
 from airflow_provider_aihandoff.core.jobs.explanation import explain
@@ -42,6 +43,7 @@ from airflow_provider_aihandoff.web.auth import (
 )
 from airflow_provider_aihandoff.web.conditional import Answer, respond_later
 from airflow_provider_aihandoff.web.front_door.follow import doorkeeper
+from airflow_provider_aihandoff.web.front_door.live_text import LiveText
 from airflow_provider_aihandoff.web.guard import GuardedRoute
 from airflow_provider_aihandoff.web.job_query import JobFilterDep
 from airflow_provider_aihandoff.web.links import API_PREFIX
@@ -125,6 +127,9 @@ async def stream_job(
     """Follow a job with server-sent events: one for each line of its history, by the name of the line's event.
 
     A client that connects again says with `Last-Event-ID` the line that it has, and gets those after it.
+
+    While the model works on a response that can be watched, `thinking` and `text` bring what it writes, `progress` how
+    much that is, and `usage` what is billed; `reset` says that the text begins again. These have no id.
     """
     known = (last_event_id or "").strip()
     first = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else 0
@@ -142,13 +147,15 @@ async def stream_job(
     async def events() -> AsyncIterator[str]:
         until, sent = time.monotonic() + event_stream.LIFETIME, first
         async with doorkeeper().watching(job_id, str(sent)) as watch:
-            while time.monotonic() < until:
-                for seq, text in await run_in_threadpool(read, sent):
-                    if text:
-                        yield text
-                    sent = seq
-                if not await watch.wait(str(sent), event_stream.HEARTBEAT):
-                    yield event_stream.COMMENT
+            with LiveText(watch) as live:
+                while time.monotonic() < until:
+                    for seq, text in await run_in_threadpool(read, sent):
+                        if text:
+                            yield text
+                        sent = seq
+                    live.follow(await run_in_threadpool(lambda: live_response(ledger, ledger.job(job_id))))
+                    async for news in live.until_changed(str(sent), until=until):
+                        yield news
 
     return StreamingResponse(events(), media_type=event_stream.MEDIA_TYPE, headers=event_stream.HEADERS)
 

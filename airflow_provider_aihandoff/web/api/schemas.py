@@ -601,6 +601,7 @@ class JobType(_Answer):
     max_bytes: int = Field(description="How large an input may be.")
     per_minute: int = Field(description="How many requests you may make in a minute.")
     shows_result: bool = Field(description="Whether a request has the `result` when it is done.")
+    shows_draft: bool = Field(description="Whether its stream has what the model writes, before it is reviewed.")
 
 
 class JobTypeList(_Answer):

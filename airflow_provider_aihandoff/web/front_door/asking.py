@@ -144,6 +144,16 @@ def cancel(ledger: Ledger, viewer: Viewer, request_id: UUID) -> View:
     return read(ledger, viewer, request_id)
 
 
+def may_watch(viewer: Viewer, followed: Followed) -> bool:
+    """Whether a user who may see a request may see what the model writes before it is done.
+
+    Those who may see the job may; the others, where the author of its type says so.
+    """
+    if followed.job is not None and viewer.may_see(followed.job):
+        return True
+    return _shows(followed.request, "shows_draft")
+
+
 def _type_for(viewer: Viewer, name: str) -> JobTypeOfDag:
     found = job_type(name)
     if not may_ask(viewer, found):
@@ -210,7 +220,7 @@ def _view(ledger: Ledger, followed: Followed) -> View:
     request, job = followed.request, followed.job
     state = None if job is None else job.state
     standing, said = standing_of(request, state)
-    done = standing is Standing.DONE and _shows_result(request)
+    done = standing is Standing.DONE and _shows(request, "shows_result")
     content = {
         "request_id": str(request.request_id),
         "type": request.job_type,
@@ -240,9 +250,9 @@ def _result(ledger: Ledger, job_id: int) -> dict[str, Any]:
     }
 
 
-def _shows_result(request: JobRequest) -> bool:
-    """Whether the author lets those who ask see the output. Where the type is gone, or ambiguous, no one says so."""
+def _shows(request: JobRequest, what: str) -> bool:
+    """Whether the author lets those who ask see something. Where the type is gone, or ambiguous, no one says so."""
     try:
-        return job_type(request.job_type).declared.shows_result
+        return bool(getattr(job_type(request.job_type).declared, what))
     except (JobTypeNotFound, JobTypeAmbiguous):
         return False

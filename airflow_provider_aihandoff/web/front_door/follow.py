@@ -71,19 +71,29 @@ class Watch:
 
     key: Key
     seen: str
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    has_changed: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait(self, seen: str, seconds: float) -> bool:
-        """Wait until it is another than this; return whether it is.
+        """Wait until it is another than this, or it is woken; return whether it is another.
 
         :param seen: the version that was read last.
         """
-        self.seen = seen
-        self.changed.clear()
+        self.seen, self.has_changed = seen, False
         with suppress(TimeoutError):
             async with asyncio.timeout(max(seconds, 0)):
-                await self.changed.wait()
-        return self.changed.is_set()
+                await self._news.wait()
+        self._news.clear()
+        return self.has_changed
+
+    def change(self) -> None:
+        """Say that it is another."""
+        self.has_changed = True
+        self._news.set()
+
+    def wake(self) -> None:
+        """End the wait, or the next one: there is news beside what it is."""
+        self._news.set()
 
 
 class Doorkeeper:
@@ -195,7 +205,7 @@ class Doorkeeper:
                 versions |= await self._read(connection, statement, keys)
         for watch in watches:
             if versions.get(watch.key, watch.seen) != watch.seen:
-                watch.changed.set()
+                watch.change()
 
     @staticmethod
     async def _read(connection: psycopg.AsyncConnection[Any], statement: str, keys: Iterable[Key]) -> Mapping[Key, str]:

@@ -9,12 +9,14 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
+from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.effects.roll_back_store import CAN_ROLL_BACK, cannot_roll_back
 from airflow_provider_aihandoff.core.effects.undo import needs_worker, undo_steps
 from airflow_provider_aihandoff.core.errors import (
     HandoffError,
 )
+from airflow_provider_aihandoff.core.generation.response_stream import is_streamed
 from airflow_provider_aihandoff.core.generation.submission_store import MAX_REFUSALS
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.state_words import CANCELLING, EFFECTS_TITLE
@@ -164,6 +166,9 @@ def job_page(
             "effects_title": EFFECTS_TITLE[job.state],
             "forms": forms,
             "refreshes": refreshes,
+            "sign": ledger.signs.of_job(job.job_id) if job.state is JobState.RUNNING else None,
+            "quiet_after": settings.quiet_after(),
+            "live": path_to(request, "stream_job", job_id=job.job_id) if _can_be_watched(record) else None,
             "notice": notice,
             "max_comment": schemas.MAX_COMMENT,
             "max_external_id": schemas.MAX_EXTERNAL_ID,
@@ -207,6 +212,11 @@ def _moves(record: JobRecord) -> bool:
         return job.review_digest is None
     unknown = any(effect.state is EffectState.UNKNOWN for effect in record.effects)
     return job.state in _CHANGES_ALONE and not unknown and not record.revision.is_lost
+
+
+def _can_be_watched(record: JobRecord) -> bool:
+    """Whether what the model writes may arrive now, or soon."""
+    return record.job.state in (JobState.QUEUED, JobState.RUNNING) and is_streamed(record.revision.request)
 
 
 def votes_of(record: JobRecord) -> list[Actor]:

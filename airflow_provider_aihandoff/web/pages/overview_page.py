@@ -61,7 +61,8 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
         nothing = {"found": None, "doctor": doctor, "refreshes": None}
         return page(request, "overview.html", {"viewer": viewer, "items": [item], **nothing}, status=503)
     silence = settings.number("webhook_silence")
-    found = overview_of(ledger, visible_dag_ids(ledger, viewer), silence=silence)
+    dag_ids, quiet_after = visible_dag_ids(ledger, viewer), settings.quiet_after()
+    found = overview_of(ledger, dag_ids, silence=silence)
     figures = found.figures
     by_state = figures.by_state
     return page(
@@ -81,6 +82,8 @@ def overview(request: Request, viewer: ViewerDep, ledger: LedgerDep) -> Response
                 if state in by_state
             ],
             "charts": charts_of(figures),
+            "quiet": ledger.signs.quiet(dag_ids, quiet_after),
+            "quiet_after": quiet_after,
             "silent": {each.conn_id for each in found.needs.silent},
             "sample": SAMPLE,
             "days": DAYS,

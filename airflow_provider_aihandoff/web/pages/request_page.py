@@ -10,7 +10,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.core.generation.response_stream import is_streamed
 from airflow_provider_aihandoff.core.job_requests.job_request import Standing
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.web.auth import LedgerDep, ViewerDep
 from airflow_provider_aihandoff.web.front_door import asking
 from airflow_provider_aihandoff.web.guard import GuardedRoute
@@ -44,6 +48,8 @@ _STEPS = (Standing.QUEUED, Standing.WORKING, Standing.IN_REVIEW, Standing.DONE)
 def show_request(request: Request, request_id: UUID, viewer: ViewerDep, ledger: LedgerDep) -> Response:
     """Show how a request stands. It changes nothing, however often it is loaded."""
     view = asking.read(ledger, viewer, request_id)
+    job = view.followed.job
+    watched = not view.ended and _may_be_live(ledger, job) and asking.may_watch(viewer, view.followed)
     return page(
         request,
         "request.html",
@@ -52,7 +58,10 @@ def show_request(request: Request, request_id: UUID, viewer: ViewerDep, ledger: 
             "who": viewer.name,
             "badge_class": _BADGES[view.content["state"]],
             "steps": [each.value for each in _STEPS],
-            "shows_job": view.followed.job is not None and viewer.may_see(view.followed.job),
+            "shows_job": job is not None and viewer.may_see(job),
+            "sign": ledger.signs.of_job(job.job_id) if job is not None and job.state is JobState.RUNNING else None,
+            "quiet_after": settings.quiet_after(),
+            "live": path_to(request, "stream_request", request_id=request_id) if watched else None,
             "refreshes": refreshing(request, JOB, moves=not view.ended),
         },
         headers={_POLICY: _policy()},
@@ -64,6 +73,15 @@ def cancel_request(request: Request, request_id: UUID, viewer: ViewerDep, ledger
     """Stop what was asked for, as long as it is not being carried out."""
     asking.cancel(ledger, viewer, request_id)
     return RedirectResponse(path_to(request, "show_request", request_id=request_id), 303)
+
+
+def _may_be_live(ledger: Ledger, job: Job | None) -> bool:
+    """Whether what the model writes may arrive now, or soon. Before there is a job, no one knows yet."""
+    if job is None:
+        return True
+    return job.state in (JobState.QUEUED, JobState.RUNNING) and is_streamed(
+        ledger.revision(job.job_id, job.revision).request
+    )
 
 
 def _policy() -> str:

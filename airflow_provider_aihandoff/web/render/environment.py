@@ -59,7 +59,8 @@ def assets() -> Mapping[str, Asset]:
 @cache
 def refresh_script() -> Markup:
     """The only script of the pages. It stands in the page itself, and browsers run it by its hash alone."""
-    return Markup((_WEB / "static" / "refresh.js").read_text("utf-8"))  # noqa: S704 - a file of this package
+    parts = [(_WEB / "static" / name).read_text("utf-8") for name in ("refresh.js", "live.js")]
+    return Markup("".join(parts))  # noqa: S704 - files of this package
 
 
 def script_hash() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,9 @@ import psycopg
 import pytest
 from openai import OpenAI
 
+from airflow_provider_aihandoff.cli import watch
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, Job
@@ -18,10 +22,12 @@ from airflow_provider_aihandoff.core.review.rules import Approvers, ReviewRules
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState, ResponseStatus
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
+from airflow_provider_aihandoff.testing.openai_server import ResponseReport
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.cli.conftest import Airflow, use
 from tests.integration.web.world import approved, cms, completed, confirm, lose, plan_of
 from tests.target import DROP, Answer, Target
+from tests.waiting import until
 
 
 def unknown_effect(ledger: Ledger) -> int:
@@ -70,6 +76,52 @@ def test_a_job_is_shown_with_its_output_its_plan_and_its_history(airflow: Airflo
     for part in ("A kettle.", "http://cms/posts/kettle", str(job.review_digest), "history: unbroken"):
         assert part in shown
     assert str(explain(on_ledger.record(job.job_id))) in shown
+
+
+def test_a_job_is_watched_until_it_has_ended(
+    airflow: Airflow, on_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_CHECK", 0.1)
+    stand_in = OpenAIStandIn(delay_seconds=1)
+
+    def report() -> ResponseReport:
+        return stand_in.responses().responses[0]
+
+    with stand_in.serve() as server:
+        openai = {"conn_type": "openai", "password": "any", "host": server.base_url}
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(openai))
+        request = {"model": "gpt-5.2", "input": "[[standin: text='A kettle\x1b[2J.']] Write.", "stream": True}
+        with OpenAI(base_url=server.base_url, api_key="any") as client:
+            response = OpenAIProvider(client).create(request, {}, timeout=10)
+            assert isinstance(response, ModelResponse)
+            revision = submit(on_ledger, job_spec(request=request), response.id)
+
+            def end() -> None:
+                until(lambda: report().streams == 1 and report().readers == 0)
+                error = {"kind": "test", "message": ""}
+                on_ledger.outputs.fail(revision.job_id, 1, actor=Actor.user("bob"), reason="it is a test", error=error)
+
+            ending = threading.Thread(target=end)
+            ending.start()
+            said = airflow("jobs", "watch", revision.job_id)
+            ending.join()
+    assert "submitted, by " in said
+    assert "-- reasoning --\n**Reading the request** I check" in said
+    assert "-- text --\nA kettle\\u001b[2J.\n" in said
+    assert " tokens read, " in said
+    assert said.rstrip().endswith("failed (it is a test)")
+    assert said.count("failed, by user:bob") == 1
+
+
+def test_ctrl_c_ends_the_watching_alone(airflow: Airflow, on_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = submit(on_ledger, job_spec()).job_id
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch._Watching, "_follow", interrupt)
+    assert "submitted, by " in airflow("jobs", "watch", job_id)
+    assert on_ledger.job(job_id).state is JobState.RUNNING
 
 
 @pytest.mark.parametrize(

@@ -868,6 +868,29 @@ class TestPolling:
         assert set(polls()) == {"openai_default"}
         await fleet.cancel()
 
+    async def test_the_ledger_has_when_a_response_was_last_seen_to_run(
+        self, ledger: Ledger, slow_openai: Target, options: Options
+    ) -> None:
+        options(sweep_interval=0.05)
+        seen, missing = running(ledger, 2)
+        path = "/v1/responses/resp_{}"
+        slow_openai.answer_by_path = {path.format(seen): self.response(seen, "in_progress")}
+        assert slow_openai.hold is not None
+        slow_openai.hold.set()  # what is not found is answered at once, too
+        sent = ledger.signs.of_job(seen)
+        assert sent is not None
+        assert sent.last == sent.since
+
+        fleet = Fleet([response_trigger(job_id, poll_interval=0.05) for job_id in (seen, missing)])
+        await until(lambda: (sign := ledger.signs.of_job(seen)) is not None and sign.last > sign.since)
+        first = ledger.signs.of_job(seen)
+        await until(lambda: ledger.signs.of_job(seen).last > first.last)  # type: ignore[union-attr]
+        await until(lambda: path.format(missing) in {received.path for received in slow_openai.received})
+        quiet = ledger.signs.of_job(missing)
+        assert quiet is not None
+        assert quiet.last == quiet.since, "a 404 is no sign"
+        await fleet.cancel()
+
     async def test_polling_never_exceeds_the_rate(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, options: Options
     ) -> None:

@@ -17,7 +17,10 @@ import uvicorn
 from airflow.api_fastapi import app as airflow_app
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi import FastAPI
+from openai import OpenAI
 
+from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
+from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.generation.revision_store import Output
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.reconcile.run import reconcile
@@ -741,3 +744,33 @@ def test_each_incident_is_two_clicks_from_the_overview_and_gone_after_the_step_t
     assert states["stuck response"] is JobState.CANCELLED
     # The claim that had expired is an unknown effect now.
     assert ledger.record(made.jobs["expired claim"]).current_effects[0].state is EffectState.UNKNOWN
+
+
+@pytest.mark.parametrize("size", ["wide", "phone"])
+def test_what_the_model_writes_appears_as_text_while_it_works_and_goes_with_the_end(
+    open_page: Open, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    written = "<img src=x onerror=alert(1)> \u202eA kettle that is quiet."
+    with OpenAIStandIn(delay_seconds=6, responders=[lambda _: written]).serve() as server:
+        openai = {"conn_type": "openai", "password": "any", "host": server.base_url}
+        conn_id = f"openai_{size}"  # a process keeps the client of a connection
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(openai))
+        request = {"model": "gpt-5.2", "input": "Write about the kettle.", "stream": True}
+        with OpenAI(base_url=server.base_url, api_key="any") as client:
+            response = OpenAIProvider(client).create(request, {}, timeout=10)
+        assert isinstance(response, ModelResponse)
+        revision = submit(ledger, job_spec(request=request, conn_id=conn_id), response.id)
+        page = open_page(f"jobs/{revision.job_id}", size=size)
+        page.wait_for_selector("[data-live-text]:has-text('quiet.')")
+        assert page.text_content("[data-live-text]") == written.replace("\u202e", "\\u202e")
+        assert page.query_selector("[data-live-text] img") is None
+        assert str(page.text_content("[data-live-sign]")).startswith("Working for ")
+        assert "last sign" in str(page.text_content("[data-live-sign]"))
+        assert not page.is_visible("[data-sign]")
+        assert "I check what is asked" in str(page.text_content("[data-live-thinking]"))
+        page.click("[data-live-thinking] summary")
+        assert problems(page) == []
+        picture(page, f"live-{size}")
+        error = {"kind": "test", "message": ""}
+        ledger.outputs.fail(revision.job_id, 1, actor=TEST, reason="it is a test", error=error)
+        page.wait_for_selector("[data-live]", state="detached")

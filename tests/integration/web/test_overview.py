@@ -50,6 +50,27 @@ def in_review(ledger: Ledger, key: str, *, job_type: str = "ticket", cost: str =
     return ask(ledger, ledger.outputs.store(revision.job_id, 1, output, actor=TEST))
 
 
+def test_responses_without_a_sign_are_listed_the_quietest_first(login: Login, ledger: Ledger, change: Change) -> None:
+    keys = ("quiet", "quieter", "seen", "new")
+    jobs = {key: submit(ledger, job_spec(job_key=key), f"resp_{key}").job_id for key in keys}
+    assert "No sign of the model" not in login("admin").get(OVERVIEW).text
+    for key, minutes in (("quiet", 10), ("quieter", 30), ("seen", 30)):
+        change(
+            "UPDATE aihandoff.revisions SET submitted_at = now() - %s * interval '1 min' WHERE job_id = %s",
+            minutes,
+            jobs[key],
+        )
+    change("INSERT INTO aihandoff.signs VALUES (%s, 1, now() - interval '1 min')", jobs["seen"])
+    change("INSERT INTO aihandoff.signs VALUES (%s, 1, now() - interval '12 min')", jobs["quieter"])
+    page = Page(login("admin").get(OVERVIEW).text)
+    shown = " ".join(page.text.split()).partition("No sign of the model")[2]
+    assert f"Job {jobs['quieter']} Working for 30 min, no sign for 12 min." in shown
+    assert f"Job {jobs['quiet']} Working for 10 min, no sign for 10 min." in shown
+    assert shown.index(f"Job {jobs['quieter']} ") < shown.index(f"Job {jobs['quiet']} ")
+    assert f"Job {jobs['seen']} " not in shown
+    assert f"Job {jobs['new']} " not in shown
+
+
 def complete(ledger: Ledger, key: str, **more: str) -> None:
     job = approve(ledger, in_review(ledger, key, **more))
     claim = ledger.effects.claim(job.job_id, effect_plan(), lease=LEASE, actor=TEST)

@@ -24,6 +24,9 @@ def operator(**arguments: Any) -> OpenAIResponseSetOperator:
         ({"transport": "pigeon"}, "transport must be 'background' or 'batch', not 'pigeon'"),
         ({"transport": "batch", "complete_by": timedelta(hours=3)}, "Give either transport or complete_by"),
         ({"complete_by": datetime(2026, 1, 1)}, "a datetime with a time zone"),  # noqa: DTZ001
+        ({"transport": "batch", "stream": True}, "stream cannot be set with transport=.batch."),
+        ({"complete_by": timedelta(hours=3), "stream": True}, "stream cannot be set with complete_by"),
+        ({"stream": "yes"}, "stream must be True or False, not 'yes'"),
         ({"transport": "batch", "service_tier": "flex"}, "service_tier cannot be set with transport=.batch."),
         (
             {"complete_by": timedelta(hours=3), "background_options": {"completion_window": "2h"}},

@@ -91,7 +91,6 @@ def test_a_missing_parameter_is_refused_in_openais_words(server: RunningServer, 
         ({"text": {"verbosty": "low"}}, "text.verbosty", "unknown_parameter"),
         ({"text": {"format": {"type": "json_schema", "name": "Page[Note]"}}}, "text.format.name", "invalid_value"),
         ({"store": False}, "store", None),
-        ({"stream": True}, "stream", "unsupported_parameter"),
         (
             {"background": False, "background_options": {"completion_window": "2h"}},
             "background_options.completion_window",

@@ -84,9 +84,11 @@ class OpenAIFacts(ProviderFacts):
         """As :meth:`ProviderFacts.check_output_type`."""
         check_output_type(output_type)
 
-    def build_request(self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+    def build_request(
+        self, arguments: Mapping[str, Any], output_type: type[BaseModel] | None, *, stream: bool = False
+    ) -> dict[str, Any]:
         """As :meth:`ProviderFacts.build_request`."""
-        return build_request(arguments, output_type)
+        return build_request(arguments, output_type, stream=stream)
 
     def input_snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """As :meth:`ProviderFacts.input_snapshot`."""

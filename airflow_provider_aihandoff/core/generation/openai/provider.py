@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.core.generation.openai.failures import (
 )
 from airflow_provider_aihandoff.core.generation.openai.rate_headers import heard
 from airflow_provider_aihandoff.core.generation.openai.request import may_have_conversation, submission
+from airflow_provider_aihandoff.core.generation.openai.stream_api import OpenAIResponseStream, read_created
 from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.provider import (
     AsyncModelProvider,
@@ -33,6 +34,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
     Sent,
     SubmitFailure,
 )
+from airflow_provider_aihandoff.core.generation.response_stream import HasStreams, is_streamed
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
         try:
             _check_arguments(self._responses.create, body)
             raw = self._responses.with_raw_response.create(**body, timeout=timeout)
-            answer = raw.parse()
+            answer = read_created(raw) if is_streamed(body) else raw.parse()
         except Exception as error:  # noqa: BLE001 - every error must be classified and recorded
             return classify(error)
         response_id = response_id_of(answer)
@@ -143,7 +145,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
             return None
 
 
-class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync):
+class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync, HasStreams):
     """OpenAI's Responses API in background mode, for an event loop.
 
     :param client: as that of :class:`OpenAIProvider`.
@@ -154,6 +156,10 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync):
         once = client.with_options(max_retries=0)
         self._responses, self._conversations = once.responses, once.conversations
         self._batches = once.batches
+
+    def stream(self, response_id: str) -> OpenAIResponseStream:
+        """As :meth:`HasStreams.stream`."""
+        return OpenAIResponseStream(self._responses, response_id)
 
     async def retrieve_batch(self, batch_id: str) -> ModelBatch:
         """As :meth:`ModelBatches.retrieve`."""

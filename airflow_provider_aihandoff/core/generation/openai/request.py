@@ -25,6 +25,7 @@ PROCESSING_ARGUMENTS = frozenset(
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
+        "stream",
     }
 )
 
@@ -32,7 +33,7 @@ PROCESSING_ARGUMENTS = frozenset(
 RESERVED_ARGUMENTS = frozenset({"background", "store", "stream", "stream_options", "timeout"})
 
 #: Arguments that a line of a batch cannot have: they are about how a single request is sent, or processed.
-NOT_IN_BATCH = frozenset({"background_options", "extra_headers", "extra_query", "service_tier"})
+NOT_IN_BATCH = frozenset({"background_options", "extra_headers", "extra_query", "service_tier", "stream"})
 
 #: Stands for a batch among the completion windows, of which OpenAI has none of this name.
 BATCH_WINDOW = "batch"
@@ -57,11 +58,14 @@ MAX_METADATA_NAME = 64
 MAX_METADATA_VALUE = 512
 
 
-def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | None) -> dict[str, Any]:
+def build_request(
+    arguments: Mapping[str, Any], output_type: type[BaseModel] | None, *, stream: bool = False
+) -> dict[str, Any]:
     """Return the arguments of ``responses.create``, without what the submit protocol adds.
 
     :param arguments: by OpenAI's names; the ones that are None are left out.
     :param output_type: sent as a strict JSON schema.
+    :param stream: its response can be watched while it is made.
     :raises RequestError: an argument is reserved, or two of them contradict each other.
     """
     request = {name: _checked(name, value) for name, value in arguments.items() if value is not None}
@@ -69,7 +73,7 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
     if reserved := sorted(RESERVED_ARGUMENTS & {*request, *(request.get("extra_body") or {})}):
         raise RequestError(
             f"{', '.join(reserved)} cannot be set: a job always runs in the background, is stored, and is sent "
-            "within the time that the submit protocol allows."
+            "within the time that the submit protocol allows. The operator has an argument of its own for stream."
         )
     if "metadata" in (request.get("extra_body") or {}):
         raise RequestError("metadata cannot be set in extra_body: it would replace the pairs that name the job.")
@@ -80,7 +84,19 @@ def build_request(arguments: Mapping[str, Any], output_type: type[BaseModel] | N
         if "format" in text:
             raise RequestError("Give either output_type or response_kwargs['text']['format'], not both.")
         request["text"] = {**text, "format": _strict_format(output_type)}
+    if stream:
+        _check_streams(request)
+        request["stream"] = True
     return request
+
+
+def _check_streams(request: Mapping[str, Any]) -> None:
+    options = {**request, **(request.get("extra_body") or {})}.get("background_options")
+    window = options.get("completion_window") if isinstance(options, Mapping) else None
+    if window not in (None, "soonest"):
+        raise RequestError(
+            f"stream=True cannot be set with the completion window {window!r}: OpenAI streams no such response."
+        )
 
 
 def _checked(name: str, value: Any) -> Any:

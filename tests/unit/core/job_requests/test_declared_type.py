@@ -38,6 +38,13 @@ def test_it_can_be_read_from_the_serialized_dag() -> None:
     assert read.tags == {"mine", "aihandoff:job-type"}
 
 
+def test_that_it_shows_the_draft_is_said_only_where_it_does() -> None:
+    assert "shows_draft" not in JobType("note", Note).to_json(), "an API server of an older release can read it"
+    said = JobType("note", Note, shows_draft=True).to_json()
+    assert DeclaredType.from_json(said).shows_draft
+    assert not DeclaredType.from_json(JobType("note", Note).to_json()).shows_draft
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -10,6 +10,7 @@ from airflow_provider_aihandoff.core.generation.openai.request import (
     PROCESSING_ARGUMENTS,
     RESERVED_ARGUMENTS,
     RequestError,
+    batch_body,
     build_request,
     input_snapshot,
     submission,
@@ -58,6 +59,23 @@ class TestArguments:
     def test_a_text_that_is_no_number_is_refused_by_name(self, name: str, value: Any) -> None:
         with pytest.raises(RequestError, match=f"{name} must be a whole number, not {value!r}"):
             build_request({**BASE, name: value}, None)
+
+    def test_a_stream_is_processing_and_no_part_of_what_the_model_is_asked(self) -> None:
+        request = build_request(BASE, None, stream=True)
+        assert request == {**BASE, "stream": True}
+        assert input_snapshot(request) == input_snapshot(build_request(BASE, None))
+        assert submission(request, {})["stream"] is True
+        with pytest.raises(RequestError, match="stream cannot be in a request of a batch"):
+            batch_body(request, {})
+
+    @pytest.mark.parametrize("where", ["arguments", "extra_body"])
+    def test_a_response_with_a_completion_window_is_not_streamed(self, where: str) -> None:
+        window = {"background_options": {"completion_window": "2h"}}
+        arguments = {**BASE, **(window if where == "arguments" else {"extra_body": window})}
+        build_request(arguments, None)
+        with pytest.raises(RequestError, match="completion window '2h'"):
+            build_request(arguments, None, stream=True)
+        build_request({**BASE, "background_options": {"completion_window": "soonest"}}, None, stream=True)
 
     def test_the_arguments_that_were_given_are_not_changed(self) -> None:
         arguments: dict[str, Any] = {**BASE, "text": {"verbosity": "low"}}
