@@ -36,6 +36,7 @@ class DeclaredType:
     :param per_minute: how many requests one login may make in a minute.
     :param shows_result: those who ask see the output when the job is done. They see no output before, and never what
         reviewers say.
+    :param events_show_result: the event that the job is done has the output, for all who subscribe to it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DeclaredType:
     max_bytes: int = 65_536
     per_minute: int = 30
     shows_result: bool = True
+    events_show_result: bool = False
     schema: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class DeclaredType:
             "max_bytes": self.max_bytes,
             "per_minute": self.per_minute,
             "shows_result": self.shows_result,
+            "events_show_result": self.events_show_result,
         }
 
     @classmethod

@@ -560,7 +560,7 @@ class TestStrictness:
     def test_every_column_called_state_or_disposition_is_checked(self, conninfo: dict[str, Any]) -> None:
         seen = catalogs(conninfo)
         columns = {(row[0], row[1]) for row in seen["columns"] if row[1] in ("state", "disposition", "verdict")}
-        assert len(columns) == 8
+        assert len(columns) == 10
         assert {f"{table}_{column}_check" for table, column in columns} <= {row[1] for row in seen["constraints"]}
 
     def test_every_time_has_a_time_zone(self, conninfo: dict[str, Any]) -> None:
