@@ -156,19 +156,21 @@ def _send(round_: _Round, event: OutgoingEvent) -> Answered | _Failure | None:
 
 def _answer(round_: _Round, event: OutgoingEvent) -> Answered | _Failure:
     taken = round_.taken
-    event_id, body = event.event_id(taken.ledger_id), event.body(taken.ledger_id)
     try:
+        event_id, body = event.event_id(taken.ledger_id), event.body(taken.ledger_id)
         headers = signed_headers(event_id, body, round_.secrets, datetime.now(UTC))
-    except SecretRefused:
-        return _Failure(f"the connection {taken.subscription.secret_conn_id} has no secret that can be used")
-    try:
         reached("event.send", "before call")
         answered = round_.post(taken.subscription.url, headers, body)
         reached("event.send", "after call")
+    except SecretRefused:
+        return _Failure(f"the connection {taken.subscription.secret_conn_id} has no secret that can be used")
     except NotAnswered as error:
         return _Failure(str(error))
     except HandoffError as error:
         return _Failure(error.what.rstrip("."))
+    except Exception as error:  # what is wrong with one event holds up no other
+        log.warning("An event for %s could not be sent.", taken.subscription.name, exc_info=shown(error))
+        return _Failure(f"it could not be sent ({type(error).__name__})")
     return answered
 
 

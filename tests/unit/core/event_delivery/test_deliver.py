@@ -117,6 +117,7 @@ def secrets(conn_id: str) -> Sequence[object]:
             ("failed", 1, "the receiver has answered 302, and redirects are not followed", None),
         ),
         (NotAnswered("no answer came within 10 s"), ("failed", 1, "no answer came within 10 s", None)),
+        (RuntimeError("a word that no one should read"), ("failed", 1, "it could not be sent (RuntimeError)", None)),
         (AddressRefused("the host has no address now."), ("failed", 1, "the host has no address now", None)),
     ],
 )
