@@ -1,6 +1,7 @@
 """The errors that this package raises. Each says what happened, to which job, and whether anything was written."""
 
 from airflow_provider_aihandoff.core.errors import (
+    AddressRefused,
     BatchMovedOn,
     BatchRefused,
     BudgetNotFound,
@@ -56,6 +57,8 @@ from airflow_provider_aihandoff.core.errors import (
     SetRefused,
     StaleBulkDecision,
     StaleDecision,
+    SubscriptionNotFound,
+    SubscriptionRefused,
     TemplateError,
     TooManyRequests,
     UnknownTargetKind,
@@ -64,6 +67,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 
 __all__ = [
+    "AddressRefused",
     "BatchMovedOn",
     "BatchRefused",
     "BudgetNotFound",
@@ -119,6 +123,8 @@ __all__ = [
     "SetRefused",
     "StaleBulkDecision",
     "StaleDecision",
+    "SubscriptionNotFound",
+    "SubscriptionRefused",
     "TemplateError",
     "TooManyRequests",
     "UnknownTargetKind",

@@ -34,6 +34,7 @@ def get_provider_info() -> dict[str, Any]:
                         "email",
                         "rollback",
                         "reconcile",
+                        "event_delivery",
                     )
                 ],
             }
@@ -49,6 +50,7 @@ def get_provider_info() -> dict[str, Any]:
                     f"{_ROOT}.triggers.approval",
                     f"{_ROOT}.triggers.effect",
                     f"{_ROOT}.triggers.set_wait",
+                    f"{_ROOT}.triggers.event_delivery",
                 ],
             }
         ],

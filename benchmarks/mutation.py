@@ -47,6 +47,8 @@ _LIVE = "tests/integration/front_door/test_live_text.py"
 
 _REQUESTS, _ASKING = f"{_LEDGER}/job_requests/test_request_store.py", "tests/integration/front_door/test_asking.py"
 
+_OUTBOX, _ADDRESS = f"{_LEDGER}/event_delivery/test_outbox.py", "tests/unit/core/event_delivery/test_address.py"
+_POST, _SENDING = "tests/unit/core/event_delivery/test_post.py", "tests/unit/core/event_delivery/test_deliver.py"
 _TAKING = f"{_LEDGER}/rates/test_taking.py"
 _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates/test_bucket.py"
 _TOGETHER = f"{_LEDGER}/webhooks/test_inbox_batch.py"
@@ -478,7 +480,7 @@ GUARDS = (
         "webhook secrets: none is made that could not be kept",
         "tests/integration/operators/test_webhook_setup.py::"
         "test_no_secret_is_made_that_could_not_be_kept_unless_it_is_to_be_printed",
-        ("_check_place", "if print_secret or _is_of_database(conn_id, known):", "if True:"),
+        ("webhook_setup:_check_place", "if print_secret or is_of_database(conn_id, known):", "if True:"),
     ),
     guard(
         "bulk decision: all of it or nothing",
@@ -1706,6 +1708,76 @@ GUARDS = (
         "tests/unit/core/generation/openai/test_request.py"
         "::TestArguments::test_a_stream_is_processing_and_no_part_of_what_the_model_is_asked",
         ("request:PROCESSING_ARGUMENTS", '        "stream",\n', ""),
+    ),
+    guard(
+        "events: a later one of a job waits for the earlier one",
+        f"{_OUTBOX}::test_a_jobs_later_event_waits_for_the_earlier_one_and_those_of_other_jobs_do_not",
+        ("delivery_store:_DUE", "AND earlier.state = 'waiting'", "AND false"),
+    ),
+    guard(
+        "events: one deliverer at a time has a subscription",
+        f"{_OUTBOX}::test_two_deliverers_never_have_the_same_subscription",
+        ("delivery_store:_LEASE", "lease_token IS NULL OR lease_until <= clock_timestamp()", "true"),
+    ),
+    guard(
+        "events: a deliverer without the lease records nothing",
+        f"{_OUTBOX}::test_what_a_deliverer_records_after_its_lease_is_anothers_changes_nothing",
+        ("delivery_store:_IS_LEASED", "s.lease_token = %(token)s", "%(token)s IS NOT NULL"),
+    ),
+    guard(
+        "events: a deliverer without the lease ends no lease",
+        f"{_OUTBOX}::test_what_a_deliverer_records_after_its_lease_is_anothers_changes_nothing",
+        ("delivery_store:_RELEASE", "lease_token = %(token)s", "%(token)s IS NOT NULL"),
+    ),
+    guard(
+        "events: one that kills each deliverer is given up",
+        f"{_OUTBOX}::test_an_event_that_kills_each_deliverer_has_an_end_too",
+        ("Outbox.take.work", "connection.execute(_GIVE_UP, values).rowcount", "0"),
+    ),
+    guard(
+        "events: the output is shown only where its author says so",
+        f"{_OUTBOX}::test_the_event_that_a_job_is_done_has_its_output_only_where_its_author_says_so",
+        ("delivery_store:_TAKE", "coalesce(asked.events_show_result, false)", "true"),
+    ),
+    guard(
+        "events: nothing is sent once the lease may be another's",
+        f"{_SENDING}::test_nothing_more_is_sent_once_the_lease_may_be_anothers",
+        ("_Round.is_over", "or time.monotonic() >= self.until", ""),
+    ),
+    guard(
+        "events: only listed hosts are called",
+        f"{_ADDRESS}::test_nothing_else_may_be_subscribed",
+        ("checked_address", "for each in allowed.public)", "for each in allowed.public) and False"),
+    ),
+    guard(
+        "events: no address inside of a network is called",
+        f"{_POST}::test_a_name_that_leads_inside_of_a_network_is_not_called",
+        ("checked_ips", "if not may_be_called(ip, is_internal=address.is_internal):", "if False:"),
+    ),
+    guard(
+        "events: an address of IPv6 that stands for one of IPv4 is taken for that",
+        f"{_ADDRESS}::test_no_address_inside_of_a_network_may_be_called",
+        ("may_be_called", "_meant(ipaddress", "(ipaddress"),
+    ),
+    guard(
+        "events: the call goes to the address that was checked",
+        f"{_POST}::test_it_is_sent_to_the_address_that_was_checked_in_the_name_of_the_host",
+        ("_pool.Checked._new_conn", "_connect(ips,", "_connect([self.host],"),
+    ),
+    guard(
+        "events: an answer whose head was cut off is none",
+        f"{_POST}::test_a_receiver_that_does_not_answer_in_time_is_cut_off_however_it_drips",
+        ("post_event", "if watch.over:", "if False:"),
+    ),
+    guard(
+        "events: the secrets that verify webhooks sign none",
+        "tests/integration/web/test_events.py::test_what_cannot_be_subscribed_is_refused_and_not_recorded",
+        ("check_wanted", "if wanted.secret_conn_id in configured_conn_ids():", "if False:"),
+    ),
+    guard(
+        "events: subscriptions are for those who may act on every Dag",
+        "tests/integration/web/test_events.py::test_only_those_who_may_act_on_every_dag_see_subscriptions",
+        ("check_may_subscribe", "if not may_set_limits(ledger, viewer):", "if False:"),
     ),
     guard(
         "notices: a retry of a run is no second run",

@@ -24,6 +24,8 @@ Each step does what the operator or sensor of the same kind does, on the real co
   that it failed.
 - ``request asked``: a login asks for a job; ``request enqueued``: another program does, in its own transaction;
   ``request cancelled``: a login cancels before there is a job.
+- ``event subscribe``: someone subscribes to events; ``event deliver``: a deliverer has its turn; ``event replay``: what
+  was given up is sent again; ``event unsubscribe``: they end it.
 - ``notify``: two runs of the maintenance Dag notify people of a cause, and a third one that it is over.
 
 :mod:`chaos.effects` says what the effects are.
@@ -83,7 +85,7 @@ from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.elements import all_failures, first_wait
 from airflow_provider_aihandoff.operators.retries import final_errors
-from chaos import requests
+from chaos import events, requests
 from chaos.effects import effect_plan, parts_of, plans, target_of
 from chaos.set_attempts import SET_STEPS
 from chaos.work import ALL_EFFECTS, Work
@@ -600,11 +602,20 @@ REQUESTING: Mapping[str, Callable[[World, Ledger, str], bool]] = {
 }
 
 
-def _requested(ask: Callable[[World, Ledger, str], bool]) -> Step:
-    """A request takes its way, until its run was made, or never will be."""
+#: The ways of a subscription to events.
+SUBSCRIBING: Mapping[str, Callable[[World, Ledger, str], bool]] = {
+    "subscribe": events.subscribe,
+    "deliver": events.deliver,
+    "replay": events.replay,
+    "unsubscribe": events.unsubscribe,
+}
+
+
+def _until(done: Callable[[World, Ledger, str], bool]) -> Step:
+    """Something is done that another attempt may be doing: tried until it is."""
 
     def step(world: World, ledger: Ledger, attempt: Attempt) -> Outcome:
-        return DONE if ask(world, ledger, attempt.work.key) else Outcome("wait", POLL_SECONDS, "another one makes it")
+        return DONE if done(world, ledger, attempt.work.key) else Outcome("wait", POLL_SECONDS, "another one does it")
 
     return step
 
@@ -690,5 +701,6 @@ STEPS: Mapping[str, Step] = {
     "warn": _warn,
     "limit": _limit,
     "unlimit": _unlimit,
-    **{f"request {how}": _requested(step) for how, step in REQUESTING.items()},
+    **{f"request {how}": _until(step) for how, step in REQUESTING.items()},
+    **{f"event {how}": _until(step) for how, step in SUBSCRIBING.items()},
 }

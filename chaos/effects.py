@@ -48,7 +48,10 @@ from chaos.world import DATABASE, TARGET, World
 TABLE = """
     CREATE TABLE IF NOT EXISTS chaos_rows (
         row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, undoes bigint);
-    CREATE TABLE IF NOT EXISTS chaos_runs (run_id text PRIMARY KEY)"""
+    CREATE TABLE IF NOT EXISTS chaos_runs (run_id text PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS chaos_events (
+        event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, url text NOT NULL, webhook_id text NOT NULL,
+        body text NOT NULL)"""
 STATEMENT = "INSERT INTO chaos_rows (name) VALUES (%(name)s) RETURNING row_id"
 UNDO_STATEMENT = "INSERT INTO chaos_rows (name, undoes) VALUES (%(name)s, %(undoes)s::bigint) RETURNING row_id"
 

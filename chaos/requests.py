@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from airflow_provider_aihandoff.core.job_requests.begin import begin, begin_due
+from airflow_provider_aihandoff.core.job_requests.begin import FoundDag, begin, begin_due
 from airflow_provider_aihandoff.core.job_requests.enqueue import enqueue
 from airflow_provider_aihandoff.core.job_requests.job_request import JobRequest, RequestState, Wanted
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -26,9 +26,9 @@ class Runs:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def check(self, request: JobRequest) -> str:
+    def check(self, request: JobRequest) -> FoundDag:
         """The Dag of all requests."""
-        return "chaos"
+        return FoundDag("chaos")
 
     def make(self, dag_id: str, request: JobRequest) -> None:
         """Make the run, unless it is there."""

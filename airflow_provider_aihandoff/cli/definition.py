@@ -10,6 +10,7 @@ from airflow.cli.cli_config import ARG_VERBOSE, ActionCommand, Arg, GroupCommand
 from airflow_provider_aihandoff.core.budgets.budget_spec import OnFull
 from airflow_provider_aihandoff.core.budgets.period import Period
 from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
+from airflow_provider_aihandoff.core.job_requests.job_request import Standing
 from airflow_provider_aihandoff.core.jobs.job_filter import Need, Sort
 from airflow_provider_aihandoff.core.rates.rate_limit import PERIODS, Measure
 from airflow_provider_aihandoff.core.states import Disposition, EffectState, JobState
@@ -589,6 +590,82 @@ _SETS = GroupCommand(
 )
 
 
+_SUBSCRIPTION = Arg(("name",), help="Name of the subscription")
+_PRINT_NEW_SECRET = Arg(
+    ("--print-secret",),
+    action="store_true",
+    help="Only print a new secret, for a connection that is not in Airflow's database",
+)
+
+_EVENTS = GroupCommand(
+    name="events",
+    help="Changes of jobs, sent to your programs",
+    subcommands=(
+        _action(
+            "subscribe",
+            "Have changes of jobs sent to a URL, or change a subscription; one that is disabled is active again",
+            "events.subscribe",
+            _SUBSCRIPTION,
+            Arg(("url",), help="Where events are sent; its host is in event_hosts in the section aihandoff"),
+            Arg(
+                ("--secret-conn-id",),
+                required=True,
+                help="Connection whose extra has the secrets that sign; it is made where there is none",
+            ),
+            Arg(("--type",), action="append", default=[], help="Only jobs of this type; repeatable"),
+            Arg(
+                ("--state",),
+                action="append",
+                default=[],
+                choices=[standing.value for standing in Standing],
+                help="Only changes to this state; repeatable",
+            ),
+            _PRINT_NEW_SECRET,
+            _REASON,
+        ),
+        _action("subscriptions", "List the subscriptions, and how their events stand", "events.subscriptions", _OUTPUT),
+        _action(
+            "unsubscribe",
+            "End a subscription, and remove what it did not get",
+            "events.unsubscribe",
+            _SUBSCRIPTION,
+            _REASON,
+        ),
+        _action(
+            "rotate",
+            "Make a new secret, which signs beside the one before it",
+            "events.rotate",
+            _SUBSCRIPTION,
+            Arg(("--finish",), action="store_true", help="Remove the old secret instead: the receiver knows the new"),
+            _PRINT_NEW_SECRET,
+        ),
+        _action(
+            "deliver",
+            "Send events until it is stopped; any number may run",
+            "events.deliver",
+            Arg(("name",), nargs="?", default=None, help="Only to this subscription"),
+            Arg(("--once",), action="store_true", help="Send what is due now, and end"),
+        ),
+        _action(
+            "dead",
+            "List the events that were given up, newest first",
+            "events.dead",
+            Arg(("name",), nargs="?", default=None, help="Only of this subscription"),
+            _LIMIT,
+            _OUTPUT,
+        ),
+        _action(
+            "replay",
+            "Send events again that were given up, or those that are named",
+            "events.replay",
+            _SUBSCRIPTION,
+            Arg(("--event",), type=int, action="append", default=[], help="Id of an event; repeatable"),
+            _REASON,
+        ),
+    ),
+)
+
+
 def get_commands() -> list[GroupCommand]:
     """The command group that the provider adds to `airflow`."""
     return [
@@ -618,6 +695,7 @@ def get_commands() -> list[GroupCommand]:
                 _SPENDING_LIMITS,
                 _LIMITS,
                 _SETS,
+                _EVENTS,
             ),
         )
     ]

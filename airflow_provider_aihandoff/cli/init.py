@@ -60,6 +60,7 @@ TEMPLATES = {
     "reconcile": Template(
         "aihandoff_reconcile.py", "Find orphaned work every five minutes, and notify people of what waits for them"
     ),
+    "events": Template("aihandoff_events.py", "Send changes of jobs to those who have subscribed"),
 }
 
 #: How each connection is made. `$NAME` is for you to set: a secret in the text of a command would be kept by the shell.

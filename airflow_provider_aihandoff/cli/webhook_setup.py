@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_aihandoff.cli.common import command, fail, say
+from airflow_provider_aihandoff.cli.secret_places import is_of_database, put_first
 from airflow_provider_aihandoff.core.generation.webhook_endpoints import Endpoint, WebhookEndpoints
-from airflow_provider_aihandoff.core.webhooks.signature import Verifier
 from airflow_provider_aihandoff.hooks.model_provider import endpoint_api
 from airflow_provider_aihandoff.hooks.webhook_secrets import SECRETS_KEY, configured_conn_ids, read_secrets
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
@@ -108,7 +104,7 @@ def _find(api: WebhookEndpoints, conn_id: str, url: str | None) -> Endpoint:
 def _check_place(conn_id: str, print_secret: bool) -> None:
     """End here, before OpenAI shows a secret once, where there is no place for it."""
     known = read_secrets(conn_id)  # the connection exists
-    if print_secret or _is_of_database(conn_id, known):
+    if print_secret or is_of_database(conn_id, known):
         return
     fail(
         f"the connection {conn_id!r} is not one of Airflow's database, so that its secret cannot be written there. "
@@ -116,31 +112,11 @@ def _check_place(conn_id: str, print_secret: bool) -> None:
     )
 
 
-def _is_of_database(conn_id: str, known: Sequence[object]) -> bool:
-    """Whether the connection that Airflow uses is the one in its database, and not one before it."""
-    if f"AIRFLOW_CONN_{conn_id.upper()}" in os.environ:
-        return False
-    stored = _in_database(conn_id)
-    return stored is not None and _as_list(stored.extra_dejson.get(SECRETS_KEY)) == list(known)
-
-
-def _in_database(conn_id: str) -> Any:
-    from airflow.models import Connection
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    with create_session() as session:
-        found = session.scalar(select(Connection).where(Connection.conn_id == conn_id))
-        if found is not None:
-            session.expunge(found)
-        return found
-
-
 def _keep(conn_id: str, secret: str, *, print_secret: bool) -> None:
     """Put a new secret before those that the connection has, or print it: OpenAI does not show it again."""
     if not print_secret:
         try:
-            _write(conn_id, secret)
+            put_first(conn_id, secret)
         except Exception as error:  # noqa: BLE001 - whatever it was, the secret must not be lost
             say(f"The secret could not be written into the connection ({type(error).__name__}).", error=True)
             print_secret = True
@@ -149,21 +125,3 @@ def _keep(conn_id: str, secret: str, *, print_secret: bool) -> None:
         say(secret)
     else:
         say(f"The secret is in the connection {conn_id!r}. Receivers read it within a minute.")
-
-
-def _write(conn_id: str, secret: str) -> None:
-    from airflow.models import Connection
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    Verifier([secret])  # what cannot be used is not put before what can
-    with create_session() as session:
-        found = session.scalars(select(Connection).where(Connection.conn_id == conn_id)).one()
-        extra = found.extra_dejson
-        found.set_extra(json.dumps({**extra, SECRETS_KEY: [secret, *_as_list(extra.get(SECRETS_KEY))]}))
-
-
-def _as_list(secrets: Any) -> list[Any]:
-    if secrets is None:
-        return []
-    return list(secrets) if isinstance(secrets, list) else [secrets]

@@ -80,6 +80,12 @@ STEPS = (
     "request.claim",
     "request.started",
     "request.ended",
+    "event.subscribe",
+    "event.take",
+    "event.record",
+    "event.end",
+    "event.replay",
+    "event.remove",
 )
 
 #: What is called outside the ledger.
@@ -98,6 +104,7 @@ CALLS = (
     "apply.send",
     "probe.send",
     "request.make run",
+    "event.send",
 )
 
 POINTS = (

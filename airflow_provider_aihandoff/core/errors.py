@@ -90,6 +90,18 @@ class LimitNotFound(HandoffError):
     """No one has set this limit."""
 
 
+class SubscriptionRefused(HandoffError):
+    """A subscription to events cannot be made like this."""
+
+
+class AddressRefused(SubscriptionRefused):
+    """Events may not be sent to this address."""
+
+
+class SubscriptionNotFound(HandoffError):
+    """No subscription to events has this name."""
+
+
 class IllegalTransition(HandoffError):
     """The event is not valid in the state that the job (or the effect) is in."""
 

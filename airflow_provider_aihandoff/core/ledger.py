@@ -21,6 +21,8 @@ from airflow_provider_aihandoff.core.effects.approved_undo import altered_undos
 from airflow_provider_aihandoff.core.effects.effect_store import Effects
 from airflow_provider_aihandoff.core.effects.plan_store import digest_key
 from airflow_provider_aihandoff.core.effects.roll_back_store import RollBacks
+from airflow_provider_aihandoff.core.event_delivery.delivery_store import Outbox
+from airflow_provider_aihandoff.core.event_delivery.subscription_store import EventSubscriptions
 from airflow_provider_aihandoff.core.generation.output_store import Outputs
 from airflow_provider_aihandoff.core.generation.revision_store import COUNTED, read_revision
 from airflow_provider_aihandoff.core.generation.sign_store import Signs
@@ -203,6 +205,8 @@ class Ledger:
         self.together = Together(self._database)
         self.written_together = WrittenTogether(self._database)
         self.job_requests = JobRequests(self._database)
+        self.event_subscriptions = EventSubscriptions(self._database)
+        self.outbox = Outbox(self._database)
 
     def __enter__(self) -> Self:
         return self

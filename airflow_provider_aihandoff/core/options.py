@@ -108,6 +108,18 @@ OPTIONS: Mapping[str, Option] = {
         "",
         "Logins, separated by commas, that may ask for jobs in the name of another user. Both are on the record.",
     ),
+    "event_hosts": Option(
+        "string",
+        "",
+        "Hosts to which events may be sent, separated by commas: hooks.example.com, hooks.example.com:8443, or "
+        "*.example.com for all below it. If empty, no one can subscribe.",
+    ),
+    "event_internal_hosts": Option(
+        "string",
+        "",
+        "Further hosts to which events may be sent, and whose addresses may be inside of your network. With http:// "
+        "before a host, it is called without TLS.",
+    ),
     "request_page_frame_ancestors": Option(
         "string",
         "'self'",

@@ -91,6 +91,12 @@ WEBHOOK_DELAY = Metric(
     "aihandoff.webhook_delay", Kind.TIMER, ("conn_id",), "From the event at OpenAI until its webhook was recorded"
 )
 POLLS = Metric("aihandoff.polls", Kind.COUNTER, ("conn_id", "outcome"), "Polls of responses by triggerers")
+EVENTS = Metric(
+    "aihandoff.events",
+    Kind.COUNTER,
+    ("outcome",),
+    "Tries to send an event to a subscriber: `delivered`, `failed`, or `dead` where it was given up",
+)
 FINDINGS = Metric(
     "aihandoff.findings",
     Kind.COUNTER,
@@ -118,6 +124,9 @@ SILENT = Metric(
     Kind.GAUGE,
     ("conn_id",),
     "1 where the webhooks of a connection fell silent while its responses ended, else 0",
+)
+DEAD_EVENTS = Metric(
+    "aihandoff.events_dead", Kind.GAUGE, (), "Events for subscribers that were given up, and not replayed"
 )
 OVERDUE_REVIEWS = Metric("aihandoff.reviews_overdue", Kind.GAUGE, (), "Jobs whose review is past its deadline")
 OVERDUE_RESPONSES = Metric("aihandoff.responses_overdue", Kind.GAUGE, (), "Jobs whose response is past its deadline")

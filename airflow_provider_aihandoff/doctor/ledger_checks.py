@@ -54,6 +54,9 @@ _RIGHTS = (
     ("batches", "SELECT, INSERT, UPDATE"),
     ("job_requests", "SELECT, INSERT, UPDATE"),
     ("decision_links", "SELECT, INSERT, UPDATE"),
+    ("event_subscriptions", "SELECT, INSERT, UPDATE"),
+    ("event_subscription_changes", "SELECT, INSERT"),
+    ("event_deliveries", "SELECT, INSERT, UPDATE, DELETE"),
     ("ledger", "SELECT"),
 )
 
@@ -87,6 +90,19 @@ _UNASKED = """
     WHERE state = 'review' AND review_digest IS NULL AND updated_at < clock_timestamp() - interval '1 hour'
     GROUP BY dag_id ORDER BY 2 DESC, 1 LIMIT 10"""
 
+#: Due events of each subscription that no one has begun to send for so long; and what else keeps them from arriving.
+_UNSENT = """
+    SELECT s.name, s.state, s.state_reason,
+        (SELECT count(*) FROM aihandoff.event_deliveries AS d WHERE d.subscription_id = s.subscription_id
+            AND d.state = 'dead') AS dead,
+        (SELECT count(*) FROM aihandoff.event_deliveries AS d WHERE d.subscription_id = s.subscription_id
+            AND d.state = 'waiting' AND d.try_at < clock_timestamp() - %(minutes)s * interval '1 minute'
+            AND NOT EXISTS (SELECT FROM aihandoff.event_deliveries AS e
+                WHERE e.subscription_id = d.subscription_id AND e.job_id = d.job_id AND e.seq < d.seq
+                    AND e.state = 'waiting')) AS unsent
+    FROM aihandoff.event_subscriptions AS s WHERE s.state <> 'ended' ORDER BY s.name"""
+_UNSENT_MINUTES = 10
+
 _OLDEST_VERSION = 140000
 
 _UNREACHABLE = "Tasks fail and pages answer 503 until it can be reached."
@@ -115,6 +131,7 @@ def check_ledger(conninfo: Mapping[str, Any]) -> Iterator[Finding]:
             if all(right.level is Level.OK for right in rights):
                 yield from _check_probes(connection)
                 yield _check_unasked(connection)
+                yield from _check_events(connection)
         yield _check_clock(connection)
         yield _check_room(connection)
         yield _check_notifications(connection, lambda: psycopg.connect(**conninfo, autocommit=True))
@@ -263,6 +280,44 @@ def _check_unasked(connection: psycopg.Connection[Any]) -> Finding:
         "No one can decide on them, and their effects are never sent.",
         "Give the Dag an ApprovalSensor, or clear the one that has failed. `--dags FOLDER` examines the Dags.",
     )
+
+
+def _check_events(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Whether what is due to subscribers is being sent, and taken."""
+    for row in connection.execute(_UNSENT, {"minutes": _UNSENT_MINUTES}).fetchall():
+        yield event_finding(row["name"], row["state"], row["state_reason"], unsent=row["unsent"], dead=row["dead"])
+
+
+def event_finding(name: str, state: str, why: str | None, *, unsent: int, dead: int) -> Finding:
+    """How the events of a subscription stand.
+
+    :param state: of the subscription, and ``why``: why it is in it.
+    :param unsent: how many are due for :data:`_UNSENT_MINUTES` minutes.
+    :param dead: how many were given up.
+    """
+    subject = f"events for {name}"
+    if state == "disabled":
+        fix = f"When it is ready again: `airflow aihandoff events subscribe {name}`, with its URL."
+        return Finding(
+            Level.WARNING, subject, f"The subscription is disabled: {why}.", "Its receiver gets no events.", fix
+        )
+    if unsent:
+        return Finding(
+            Level.ERROR,
+            subject,
+            f"{unsent} events have been due for {_UNSENT_MINUTES} minutes, and no one sends them.",
+            "Its receiver does not hear of changes.",
+            "Run `airflow aihandoff events deliver`, or the Dag aihandoff_events and a triggerer.",
+        )
+    if dead:
+        return Finding(
+            Level.WARNING,
+            subject,
+            f"{dead} events were given up.",
+            "Its receiver has never taken them.",
+            f"See why with `airflow aihandoff events dead {name}`, then `airflow aihandoff events replay {name}`.",
+        )
+    return Finding(Level.OK, subject, "What is due is sent.")
 
 
 def _check_notifications(

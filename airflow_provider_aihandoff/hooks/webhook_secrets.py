@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.webhooks.keys import NoConnection
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
 
 #: The key in an OpenAI connection's extra: one secret, or a list of them while they are rotated.
 SECRETS_KEY = "webhook_secrets"
@@ -28,6 +31,11 @@ def read_secrets(conn_id: str) -> Sequence[object]:
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         raise NoConnection(conn_id) from None
+    return secrets_in(connection)
+
+
+def secrets_in(connection: Connection) -> Sequence[object]:
+    """The webhook secrets in the extra of a connection; none where it has none."""
     extra: Any = connection.extra_dejson
     secrets = extra.get(SECRETS_KEY) if isinstance(extra, dict) else None
     if secrets is None:

@@ -14,11 +14,11 @@ from email.utils import formatdate
 from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
+from airflow_provider_aihandoff.core.call_watch import CallWatch
 from airflow_provider_aihandoff.core.effects.target import Applied, RequestView, Target, UnclearAnswer, take_text
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.secret_names import without_login
-from airflow_provider_aihandoff.targets.call_watch import CallWatch
 from airflow_provider_aihandoff.targets.connections import needed
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_aihandoff.core.backoff import retry_after_seconds
+from airflow_provider_aihandoff.core.call_watch import CallWatch
 from airflow_provider_aihandoff.core.effects.filled import earlier_names, fill_in
 from airflow_provider_aihandoff.core.effects.placeholders import (
     EFFECT_KEY,
@@ -34,7 +35,6 @@ from airflow_provider_aihandoff.core.effects.target import (
 from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.json_path import find_values, is_singular
-from airflow_provider_aihandoff.targets.call_watch import CallWatch
 from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.endpoints import check_address, fully_decoded, has_dot_step, http_hook, url_of
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of

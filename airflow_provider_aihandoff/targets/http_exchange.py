@@ -16,8 +16,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from airflow_provider_aihandoff.core.call_watch import CallWatch
 from airflow_provider_aihandoff.core.json_path import find_values, text_of
-from airflow_provider_aihandoff.targets.call_watch import CallWatch
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from airflow_provider_aihandoff.targets.call_watch import CallWatch
+from airflow_provider_aihandoff.core.call_watch import CallWatch
 
 #: libpq's parameters, where the extra of the connection has no others. Seconds; ``tcp_user_timeout``: milliseconds.
 CONNECTION_DEFAULTS = {

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from airflow_provider_aihandoff.targets.call_watch import CallWatch
+from airflow_provider_aihandoff.core.call_watch import CallWatch
 
 if TYPE_CHECKING:
     from airflow.providers.smtp.hooks.smtp import SmtpHook

@@ -12,6 +12,7 @@ from airflow_provider_aihandoff.version import __version__
 from airflow_provider_aihandoff.web.api import (
     budget_routes,
     bulk_routes,
+    event_routes,
     limit_routes,
     pause_routes,
     request_routes,
@@ -49,6 +50,7 @@ def build_app() -> FastAPI:
     app.include_router(budget_routes.router)
     app.include_router(pause_routes.router)
     app.include_router(limit_routes.router)
+    app.include_router(event_routes.router)
     app.include_router(set_routes.router)
     app.include_router(request_routes.router)
     app.include_router(routes.router)

@@ -71,6 +71,10 @@ class LimitForbidden(HandoffError):
     """The user may not set limits of speed, which are about the jobs of all Dags."""
 
 
+class SubscriptionForbidden(HandoffError):
+    """The user may not see or make subscriptions to events, which are about the jobs of all Dags."""
+
+
 class MayNotAskForOthers(HandoffError):
     """The login may not ask for jobs in the name of another user."""
 
@@ -389,6 +393,20 @@ def check_may_set_limits(ledger: Ledger, viewer: Viewer) -> None:
             "that has a job, and there must be one.",
             written=_NOT_RECORDED,
             remedy="`airflow aihandoff limits set` does it at a terminal.",
+        )
+
+
+def check_may_subscribe(ledger: Ledger, viewer: Viewer) -> None:
+    """Return when the user may see subscriptions to events, and make, end and replay them: as limits of speed.
+
+    :raises SubscriptionForbidden: they may not.
+    """
+    if not may_set_limits(ledger, viewer):
+        raise SubscriptionForbidden(
+            "A subscription is about the jobs of all Dags: you need permission to answer human-in-the-loop tasks of "
+            "each Dag that has a job, and there must be one.",
+            written=_NOT_RECORDED,
+            remedy="`airflow aihandoff events subscribe` does it at a terminal.",
         )
 
 

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import (
+    AddressRefused,
     BudgetNotFound,
     BudgetRefused,
     BulkChanged,
@@ -59,6 +60,8 @@ from airflow_provider_aihandoff.core.errors import (
     SetNotFound,
     StaleBulkDecision,
     StaleDecision,
+    SubscriptionNotFound,
+    SubscriptionRefused,
     TooManyRequests,
 )
 from airflow_provider_aihandoff.web.auth import (
@@ -70,6 +73,7 @@ from airflow_provider_aihandoff.web.auth import (
     MayNotAskForOthers,
     PauseForbidden,
     RequestKeyMissing,
+    SubscriptionForbidden,
     TooManyFollow,
     WebhooksForbidden,
 )
@@ -138,6 +142,10 @@ _KINDS: Mapping[type[Exception], tuple[int, str, str]] = {
     LimitForbidden: (403, "limit-forbidden", "You may not set limits"),
     LimitNotFound: (404, "limit-not-found", "Limit not found"),
     LimitRefused: (422, "limit-refused", "The limit cannot be set like this"),
+    SubscriptionForbidden: (403, "subscription-forbidden", "You may not see or change subscriptions"),
+    SubscriptionNotFound: (404, "subscription-not-found", "Subscription not found"),
+    AddressRefused: (422, "address-refused", "Events may not be sent to this address"),
+    SubscriptionRefused: (422, "subscription-refused", "The subscription cannot be made like this"),
     CrossSiteRequest: (403, "cross-site-request", "Request from another site"),
     LinkNotFound: (404, "link-not-found", "Link not found"),
     LinkForAnotherUser: (403, "link-for-another-user", "This link is for another user"),

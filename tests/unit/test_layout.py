@@ -18,6 +18,7 @@ SHARED_STEMS = {
     "approval": {"sensors", "triggers"},
     "email": {"operators", "targets"},
     "errors": {"", "core"},
+    "event_delivery": {"operators", "triggers"},
     "http": {"operators", "targets"},
     "inbox": {"cli", "core/webhooks"},
     "ledger": {"core", "hooks"},

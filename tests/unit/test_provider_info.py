@@ -54,6 +54,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "model_provider",
         "rate_arguments",
         "ended",
+        "event_posts",
         "hub",
         "polling",
         "waits",

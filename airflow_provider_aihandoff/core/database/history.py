@@ -15,6 +15,7 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.step_log import say_step
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
+from airflow_provider_aihandoff.core.event_delivery.outbox import EVENT_OF_JOB, changed_standing
 from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Event, Job, JobHead, columns
 from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, next_job_state
 from airflow_provider_aihandoff.core.text import plain_or_none
@@ -29,8 +30,8 @@ _LOCK_JOBS = f"""
     SELECT {columns(Job, without=_LARGE)} FROM aihandoff.jobs WHERE job_id = ANY(%s) ORDER BY job_id FOR UPDATE"""
 #: One statement for both, so that no line is written for a job that another process has moved.
 _MOVE = f"""
-    WITH moved AS (UPDATE aihandoff.jobs SET {{}} WHERE job_id = %(job_id)s AND state = %(was)s
-        AND event_seq = %(seq)s - 1 RETURNING job_id)
+    WITH moved AS (UPDATE aihandoff.jobs SET {{changes}} WHERE job_id = %(job_id)s AND state = %(was)s
+        AND event_seq = %(seq)s - 1 RETURNING job_id){{outbox}}
     INSERT INTO aihandoff.events ({columns(Event)})
     SELECT {", ".join(f"%({each.name})s" for each in fields(Event))} FROM moved"""
 #: The same for the lines of many jobs that stay in their states, of which no more is read than their heads.
@@ -343,7 +344,7 @@ def _line(
 def _store(connection: LedgerConnection, steps: Sequence[tuple[Job, Job, Event]]) -> None:
     """Write the columns that differ, and the line, of each ``(before, after, line)``; if the row still is in the state
     and at the event that was read."""
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    alike: dict[tuple[bool, tuple[str, ...]], list[dict[str, Any]]] = {}
     for before, after, line in steps:
         old, new = vars(before), vars(after)
         changed = {name: new[name] for name in new if new[name] != old[name]}
@@ -352,10 +353,13 @@ def _store(connection: LedgerConnection, steps: Sequence[tuple[Job, Job, Event]]
             for name, value in changed.items()
         }
         values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
-        alike.setdefault(tuple(changed), []).append(values)
-    for names, rows in alike.items():
+        standing = changed_standing(line.from_state, line.to_state)
+        values |= {"standing": standing, "job_type": after.job_type, "revision": after.revision}
+        alike.setdefault((standing is not None, tuple(changed)), []).append(values)
+    for (is_event, names), rows in alike.items():
         # The names are those of the record's fields.
-        statement = _MOVE.format(", ".join(f"{name} = %(new_{name})s" for name in names))
+        changes = ", ".join(f"{name} = %(new_{name})s" for name in names)
+        statement = _MOVE.format(changes=changes, outbox=EVENT_OF_JOB if is_event else "")
         if _write(connection, statement, rows) != len(rows):
             raise _moved_meanwhile([before for before, _, _ in steps])
     for _, after, line in steps:

@@ -89,6 +89,7 @@ CREATE TABLE aihandoff.job_requests (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     try_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- when making a run may be tried next
     tries integer NOT NULL DEFAULT 0,        -- how often it was begun
+    events_show_result boolean NOT NULL DEFAULT false, -- its author puts the output into the event that it is done
     UNIQUE (job_type, job_key),
     UNIQUE (recorded_by, idempotency_key)
 );
@@ -632,6 +633,66 @@ CREATE TABLE aihandoff.signs (
     revision integer NOT NULL,
     seen_at timestamptz NOT NULL
 );
+-- Where changes of jobs are sent. The secret is in an Airflow connection, and not here. No table references a
+-- subscription: the check would lock one row for each change of the fleet.
+CREATE TABLE aihandoff.event_subscriptions (
+    subscription_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL CHECK (name <> ''),
+    url text NOT NULL CHECK (url <> ''),
+    job_types text[] NOT NULL DEFAULT '{}',  -- empty: of every type
+    states text[] NOT NULL DEFAULT '{}',     -- as those who asked know them; empty: each
+    secret_conn_id text NOT NULL CHECK (secret_conn_id <> ''),
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'disabled', 'ended')),
+    state_reason text,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    lease_token uuid,                -- the deliverer that may be sending now, and until when
+    lease_until timestamptz,         -- without a token: when one ended last
+    rest_until timestamptz,          -- nothing is sent before: everything has failed
+    failures integer NOT NULL DEFAULT 0      -- how often in a row
+);
+CREATE UNIQUE INDEX event_subscriptions_by_name ON aihandoff.event_subscriptions (name) WHERE state <> 'ended';
+CREATE TABLE aihandoff.event_subscription_changes (
+    change_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    at timestamptz NOT NULL,
+    change text NOT NULL CHECK (change IN ('subscribed', 'changed', 'disabled', 'ended', 'replayed')),
+    url text NOT NULL,               -- as the subscription was after it, like the three below
+    job_types text[] NOT NULL,
+    states text[] NOT NULL,
+    secret_conn_id text NOT NULL,
+    reason text NOT NULL,
+    actor_kind text NOT NULL,
+    actor_name text,
+    actor_user_id text
+);
+CREATE INDEX event_subscription_changes_by_subscription
+    ON aihandoff.event_subscription_changes (subscription_id, change_id);
+
+-- The outbox: one row for each change that a subscription is about, written by the statement that makes the change.
+CREATE TABLE aihandoff.event_deliveries (
+    delivery_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    job_id bigint REFERENCES aihandoff.jobs,
+    request_id uuid REFERENCES aihandoff.job_requests, -- of one that ended before there was a job
+    seq integer NOT NULL,            -- of the job's history; 0 of a request
+    revision integer,                -- that the job had then
+    standing text NOT NULL CHECK (standing IN ('queued', 'working', 'in review', 'done', 'stopped', 'failed')),
+    at timestamptz NOT NULL,         -- when it changed
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'dead')),
+    try_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    tries integer NOT NULL DEFAULT 0,        -- how often sending it was begun
+    first_try_at timestamptz,
+    error text,                      -- why the newest try has failed
+    settled_at timestamptz,          -- when it was delivered, or given up
+    CHECK ((job_id IS NULL) <> (request_id IS NULL)),
+    CHECK ((state = 'waiting') = (settled_at IS NULL))
+);
+CREATE INDEX event_deliveries_due ON aihandoff.event_deliveries (subscription_id, try_at, delivery_id)
+    WHERE state = 'waiting';
+CREATE INDEX event_deliveries_in_order ON aihandoff.event_deliveries (subscription_id, job_id, seq)
+    WHERE state = 'waiting';
+CREATE INDEX event_deliveries_settled ON aihandoff.event_deliveries (state, settled_at) WHERE state <> 'waiting';
 
 -- The history of a job: append-only, each line hashed together with the one before it.
 CREATE TABLE aihandoff.events (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.errors import (
@@ -23,10 +23,20 @@ log = logging.getLogger(__name__)
 AT_ONCE = 20
 
 
+class FoundDag(NamedTuple):
+    """The Dag that does what is requested, and what its author says of it.
+
+    :param events_show_result: the output is put into the event that it is done.
+    """
+
+    dag_id: str
+    events_show_result: bool = False
+
+
 class RunMaker(Protocol):
     """Where runs are made."""
 
-    def check(self, request: JobRequest) -> str:
+    def check(self, request: JobRequest) -> FoundDag:
         """The Dag that does what is requested.
 
         :raises JobRequestRefused: it is not what its type takes.
@@ -49,15 +59,15 @@ def begin(ledger: Ledger, request: JobRequest, maker: RunMaker) -> JobRequest:
     if request.state is not RequestState.RECORDED:
         return request
     try:
-        dag_id = maker.check(request)
+        found = maker.check(request)
         reached("request.make run", "before call")
-        maker.make(dag_id, request)
+        maker.make(found.dag_id, request)
         reached("request.make run", "after call")
     except JobRequestRefused as error:
         return ledger.job_requests.refuse(request, error.what)
     except (JobTypeNotFound, JobTypeAmbiguous, RunNotMade) as error:
         return ledger.job_requests.postpone(request, error.what)
-    return ledger.job_requests.started(request, dag_id=dag_id)
+    return ledger.job_requests.started(request, dag_id=found.dag_id, events_show_result=found.events_show_result)
 
 
 def begin_due(ledger: Ledger, maker: RunMaker) -> int:

@@ -37,6 +37,7 @@ class DeclaredType:
     :param shows_result: those who ask see the output when the job is done. They never see what reviewers say.
     :param shows_draft: those who ask see what the model writes while it works, before anyone has reviewed it; the draft
         needs ``stream=True``. By default they see no output before the job is done.
+    :param events_show_result: the event that the job is done has the output, for all who subscribe to it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DeclaredType:
     per_minute: int = 30
     shows_result: bool = True
     shows_draft: bool = False
+    events_show_result: bool = False
     schema: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +81,9 @@ class DeclaredType:
             "max_bytes": self.max_bytes,
             "per_minute": self.per_minute,
             "shows_result": self.shows_result,
-            **({"shows_draft": True} if self.shows_draft else {}),  # an API server of an older release refuses it
+            # An API server of an older release refuses what it does not know.
+            **({"shows_draft": True} if self.shows_draft else {}),
+            **({"events_show_result": True} if self.events_show_result else {}),
         }
 
     @classmethod

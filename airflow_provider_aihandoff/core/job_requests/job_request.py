@@ -52,6 +52,7 @@ class JobRequest:
     :param state_reason: why it is in this state; or, of one that was recorded, why no run was made yet.
     :param dag_id: the run that was made for it, with ``run_id``.
     :param tries: how often making a run was begun.
+    :param events_show_result: its author puts the output into the event that it is done.
     """
 
     request_id: UUID
@@ -72,6 +73,7 @@ class JobRequest:
     updated_at: datetime
     try_at: datetime
     tries: int
+    events_show_result: bool
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", RequestState(self.state))
@@ -163,6 +165,16 @@ _OF_REQUEST: Mapping[RequestState, tuple[Standing, str]] = {
 
 #: Where those who asked may still stop it: nothing is being carried out.
 _CANCELLABLE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.REVIEW})
+
+
+def standing_of_job(state: JobState) -> Standing:
+    """How a job in a state stands, for those who asked."""
+    return _OF_JOB[state][0]
+
+
+def standing_of_ended(state: RequestState) -> Standing:
+    """How a request stands that is no job."""
+    return _OF_REQUEST[state][0]
 
 
 def standing_of(request: JobRequest, state: JobState | None) -> tuple[Standing, str]:

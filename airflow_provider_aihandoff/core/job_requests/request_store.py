@@ -22,7 +22,13 @@ from airflow_provider_aihandoff.core.errors import (
     JobRequestNotFound,
     TooManyRequests,
 )
-from airflow_provider_aihandoff.core.job_requests.job_request import JobRequest, RequestState, Wanted
+from airflow_provider_aihandoff.core.event_delivery.outbox import EVENT_OF_REQUEST
+from airflow_provider_aihandoff.core.job_requests.job_request import (
+    JobRequest,
+    RequestState,
+    Wanted,
+    standing_of_ended,
+)
 from airflow_provider_aihandoff.core.models import Actor, Job, columns
 from airflow_provider_aihandoff.core.text import plain
 
@@ -64,14 +70,16 @@ _CLAIM = f"""
     RETURNING {columns(JobRequest)}"""
 _STARTED = f"""
     UPDATE aihandoff.job_requests SET state = 'started', state_reason = NULL, dag_id = %(dag_id)s, run_id = %(run_id)s,
-        updated_at = clock_timestamp()
+        events_show_result = %(events_show_result)s, updated_at = clock_timestamp()
     WHERE request_id = %(request_id)s AND state = 'recorded'
     RETURNING {columns(JobRequest)}"""
 #: Another run may have been made meanwhile, by the one who was thought dead: only what is still recorded is ended.
 _END = f"""
-    UPDATE aihandoff.job_requests SET state = %(state)s, state_reason = %(reason)s, updated_at = clock_timestamp()
-    WHERE request_id = %(request_id)s AND state = ANY(%(states)s)
-    RETURNING {columns(JobRequest)}"""
+    WITH ended AS (
+        UPDATE aihandoff.job_requests SET state = %(state)s, state_reason = %(reason)s, updated_at = clock_timestamp()
+        WHERE request_id = %(request_id)s AND state = ANY(%(states)s)
+        RETURNING {columns(JobRequest)}){EVENT_OF_REQUEST}
+    SELECT {columns(JobRequest)} FROM ended"""
 _POSTPONE = f"""
     UPDATE aihandoff.job_requests SET state_reason = %(reason)s, updated_at = clock_timestamp(),
         try_at = clock_timestamp() + least({_PAUSE_BASE} * 2 ^ least(tries, 10), {_PAUSE_CAP}) * interval '1 second'
@@ -178,9 +186,17 @@ class JobRequests:
 
         return self._database.transact(work, step="request.claim")
 
-    def started(self, request: JobRequest, *, dag_id: str) -> JobRequest:
-        """Record that the run of a request was made. Safe to repeat."""
-        values = {"request_id": request.request_id, "dag_id": dag_id, "run_id": request.own_run_id}
+    def started(self, request: JobRequest, *, dag_id: str, events_show_result: bool = False) -> JobRequest:
+        """Record that the run of a request was made. Safe to repeat.
+
+        :param events_show_result: as the author of the Dag says.
+        """
+        values = {
+            "request_id": request.request_id,
+            "dag_id": dag_id,
+            "run_id": request.own_run_id,
+            "events_show_result": events_show_result,
+        }
         return self._change(_STARTED, values, step="request.started")
 
     def refuse(self, request: JobRequest, why: str) -> JobRequest:
@@ -232,6 +248,7 @@ class JobRequests:
                 "state": RequestState.CANCELLED.value,
                 "reason": f"{actor.label} has cancelled it",
                 "states": [RequestState.RECORDED.value, RequestState.STARTED.value],
+                "standing": standing_of_ended(RequestState.CANCELLED).value,
             }
             return Followed(_request(connection.execute(_END, values).fetchone(), request_id), None)
 
@@ -256,6 +273,7 @@ class JobRequests:
             "state": state.value,
             "reason": plain(why),
             "states": [each.value for each in states],
+            "standing": standing_of_ended(state).value,
         }
         return self._change(_END, values, step="request.ended")
 

@@ -42,13 +42,16 @@ _SINCE = {
     "decision": "SELECT min(coalesce(review_asked_at, updated_at)) FROM aihandoff.jobs WHERE state = 'review'",
     "effect": f"SELECT min(updated_at) {_COMMITTING}",
     "unknown_effect": "SELECT min(unknown_since) FROM aihandoff.effects WHERE state = 'unknown'",
+    "event": """SELECT min(d.at) FROM aihandoff.event_deliveries AS d JOIN aihandoff.event_subscriptions AS s
+        USING (subscription_id) WHERE d.state = 'waiting' AND s.state = 'active'""",
     "quarantine": "SELECT min(received_at) FROM aihandoff.inbox WHERE disposition = 'quarantined'",
 }
 
 CAUSES = tuple(_SINCE)
 
+_DEAD_EVENTS = "SELECT count(*) FROM aihandoff.event_deliveries WHERE state = 'dead'"
 _ALL = ", ".join(f"({query}) AS {name}" for name, query in _SINCE.items())
-_WAITING = f"SELECT at, {_ALL} FROM (SELECT statement_timestamp() AS at) AS clock"
+_WAITING = f"SELECT at, ({_DEAD_EVENTS}) AS dead_events, {_ALL} FROM (SELECT statement_timestamp() AS at) AS clock"
 
 _WEBHOOKS = """
     SELECT conn_id, extract(epoch FROM statement_timestamp() - coalesce(newest, since))::float AS age FROM (
@@ -68,12 +71,14 @@ class Waiting:
     :param since: since when the oldest one of each cause has waited; None without one.
     :param webhook_age: in seconds, the age of the newest webhook of each connection whose responses run; of the oldest
         of those responses, where none ever came.
+    :param dead_events: how many events for subscribers were given up.
     """
 
     at: datetime
     jobs: Mapping[tuple[str, str], int]
     since: Mapping[str, datetime | None]
     webhook_age: Mapping[str, float]
+    dead_events: int = 0
 
 
 class Gauges:
@@ -98,6 +103,7 @@ class Gauges:
                 jobs=_jobs(connection),
                 since={cause: row[cause] for cause in CAUSES},
                 webhook_age={age["conn_id"]: age["age"] for age in ages},
+                dead_events=row["dead_events"],
             )
 
         return self._database.transact(work)

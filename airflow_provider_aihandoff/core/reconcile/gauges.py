@@ -43,6 +43,7 @@ def send_gauges(waiting: Waiting, needs: Needs, conn_ids: Sequence[str]) -> None
     for need, metric in GAUGES.items():
         signals.gauge(metric, needs.jobs[need])
     signals.gauge(signals.BUDGET_WAITS, sum(view.held for view in needs.budgets))
+    signals.gauge(signals.DEAD_EVENTS, waiting.dead_events)
     signals.gauge(signals.QUARANTINED, needs.quarantined)
     silent = {each.conn_id for each in needs.silent}
     for conn_id in silent.union(conn_ids, (each.conn_id for each in needs.connections)):

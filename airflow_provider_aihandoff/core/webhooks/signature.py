@@ -72,7 +72,7 @@ class Verifier:
         if not secrets:
             raise SecretRefused("there is no webhook secret.")
         self._webhooks = [
-            Webhook(_key(secret, f"webhook secret {position} of {len(secrets)}"))
+            Webhook(key_of(secret, f"webhook secret {position} of {len(secrets)}"))
             for position, secret in enumerate(secrets, 1)
         ]
 
@@ -95,8 +95,12 @@ class Verifier:
         return signed["webhook-id"]
 
 
-def _key(secret: object, name: str) -> bytes:
-    """The key that a secret stands for. Stricter than the package, which drops what is not base64."""
+def key_of(secret: object, name: str) -> bytes:
+    """The key that a secret stands for. Stricter than the package, which drops what is not base64.
+
+    :param name: how the message names the secret, whose value it never has.
+    :raises SecretRefused: it cannot be used.
+    """
     if not isinstance(secret, str):
         raise SecretRefused(f"{name} is not a text.")
     encoded = secret.removeprefix("whsec_")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobRequestRefused, RunNotMade
-from airflow_provider_aihandoff.core.job_requests.begin import AT_ONCE
+from airflow_provider_aihandoff.core.job_requests.begin import AT_ONCE, FoundDag
 from airflow_provider_aihandoff.core.job_requests.declared_type import PARAM
 from airflow_provider_aihandoff.core.job_requests.job_request import JobRequest
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -30,7 +30,7 @@ _ENDED = frozenset({"success", "failed", _GONE})
 class AirflowRuns:
     """Airflow as the maker of runs."""
 
-    def check(self, request: JobRequest) -> str:
+    def check(self, request: JobRequest) -> FoundDag:
         """The Dag that does what is requested.
 
         :raises HandoffError: none does, or the request is not what it takes.
@@ -42,7 +42,7 @@ class AirflowRuns:
         check_input(found.declared, request.input)
         if not isinstance(request.permissions, dict):
             raise JobRequestRefused("the permissions must be an object with fields.")
-        return found.dag_id
+        return FoundDag(found.dag_id, found.declared.events_show_result)
 
     def make(self, dag_id: str, request: JobRequest) -> None:
         """Make the run of a request, or find the one that was made.

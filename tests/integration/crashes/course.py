@@ -187,6 +187,11 @@ def _request_cancelled(run: Run) -> None:
     run.drive("request cancelled", *PIPELINE)
 
 
+def _told_to_a_subscriber(run: Run) -> None:
+    """Someone has subscribed to events, and hears of each change of the job."""
+    run.drive("event subscribe", *PIPELINE, "event deliver", "event replay", "event unsubscribe")
+
+
 def _skipped(run: Run) -> None:
     run.drive("draft", "plan", "decide", "skip", "create", "label")
 
@@ -375,6 +380,10 @@ COURSES: Mapping[str, Course] = {
     **dict.fromkeys(("request.record", "request.started", "request.make run"), of(_asked_for)),
     "request.claim": of(_enqueued),
     "request.ended": of(_request_cancelled),
+    **dict.fromkeys(
+        ("event.subscribe", "event.take", "event.send", "event.record", "event.end", "event.replay", "event.remove"),
+        of(_told_to_a_subscriber),
+    ),
     "budget.change": of(_funded),
     "limit.change": of(_limited),
     "budget.expire": of(_reclaimed, model=_ORPHAN),

@@ -28,6 +28,7 @@ from chaos.attempts import bulk_actions_of
 from chaos.count import Row, Witness, compare
 from chaos.drive import search_in
 from chaos.effects import TABLE
+from chaos.events import heard_of
 from chaos.forks import AFTER_FENCE, Fault, Forks
 from chaos.requests import runs_of
 from chaos.target import Target, serving
@@ -217,6 +218,9 @@ def test_struck_at_a_point_and_gone_on_with_it_wrote_everything_once(
         assert [runs_of(matrix.world, matrix.ledger, f"{records[0].job.job_key}{end}") for end in ENDS] == [
             int(case.course.go is each) for each in (COURSES["request.record"].go, COURSES["request.claim"].go, None)
         ]
+    if case.point.startswith("event."):
+        (job,) = [record.job for record in records]
+        assert heard_of(matrix.world, job.job_key, job.job_id) == ["queued", "working", "in review", "working", "done"]
     if case.at in IN_BULK:
         assert set(matrix.outcomes_in_bulk(run)) == {BulkOutcome.DONE}
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.event_delivery.subscription import WantedSubscription
 from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.doctor import ledger_checks
@@ -34,7 +35,7 @@ from airflow_provider_aihandoff.doctor.ledger_checks import check_ledger
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from demo.postgres import URL_VARIABLE
-from tests.factories import ask, draft, effect_plan
+from tests.factories import TEST, ask, draft, effect_plan
 from tests.integration.cli.conftest import use
 
 SECRET = "whsec_c2VjcmV0IHdpdGggMzIgYnl0ZXMgb2YgbGVuZ3Ro"
@@ -114,6 +115,24 @@ class TestLedger:
         assert (found.level, "publishing (1)" in found.what) == (Level.WARNING, True)
         ask(ledger, job)
         assert of(list(check_ledger(conninfo)), "approvals").level is Level.OK
+
+    def test_events_that_no_one_sends_or_takes_are_said(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
+        wanted = WantedSubscription("shop", "https://hooks.shop.example/", "shop_events")
+        ledger.event_subscriptions.subscribe(wanted, reason="the shop", actor=TEST)
+        draft(ledger)
+        assert of(list(check_ledger(conninfo)), "events for shop").level is Level.OK
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.event_deliveries SET try_at = try_at - interval '11 minutes'")
+        found = of(list(check_ledger(conninfo)), "events for shop")
+        assert (found.level, found.what.partition(" ")[0]) == (Level.ERROR, "1")  # the others wait for the first one
+        assert "aihandoff_events" in found.fix
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.event_deliveries SET state = 'dead', settled_at = now()")
+        found = of(list(check_ledger(conninfo)), "events for shop")
+        assert (found.level, found.what) == (Level.WARNING, "3 events were given up.")
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.event_subscriptions SET state = 'disabled', state_reason = 'gone'")
+        assert "is disabled: gone" in of(list(check_ledger(conninfo)), "events for shop").what
 
     def test_the_rights_on_every_table_are_examined(self, ledger: Ledger, conninfo: dict[str, Any]) -> None:
         with psycopg.connect(**conninfo) as connection:

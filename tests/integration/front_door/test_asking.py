@@ -294,12 +294,13 @@ class TestOneRun:
         with psycopg.connect(**conninfo) as connection:
             asked = enqueue(connection, "late", "kettle", {}, requested_by="bob")
         begin_due(ledger, AirflowRuns())
-        late = JobType("late", {"type": "object"})
+        late = JobType("late", {"type": "object"}, events_show_result=True)
         dags.make(lambda: ask_unapproved(job_type=late), dag_id="late", params=late.params, tags=late.tags)
         assert ledger.job_requests.read(asked).request.state_reason == "no Dag does jobs of the type 'late'."
         be_due(conninfo)
         begin_due(ledger, AirflowRuns())
         assert runs() == [("late", f"request__{asked}", "bob")]
+        assert ledger.job_requests.read(asked).request.events_show_result  # as its author says
 
     def test_one_whose_run_ends_without_a_job_has_failed(
         self, bob: TestClient, ledger: Ledger, conninfo: dict[str, Any]

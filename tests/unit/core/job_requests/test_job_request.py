@@ -39,6 +39,7 @@ REQUEST = JobRequest(
     updated_at=AT,
     try_at=AT,
     tries=1,
+    events_show_result=False,
 )
 
 

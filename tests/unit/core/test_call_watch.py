@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from airflow_provider_aihandoff.targets.call_watch import CallWatch
+from airflow_provider_aihandoff.core.call_watch import CallWatch
 
 
 def test_what_got_ready_too_late_does_not_begin_and_what_has_begun_goes_on() -> None:
