@@ -108,6 +108,12 @@ OPTIONS: Mapping[str, Option] = {
         "",
         "Logins, separated by commas, that may ask for jobs in the name of another user. Both are on the record.",
     ),
+    "requests_per_minute": Option(
+        "integer",
+        "120",
+        "How many requests for jobs one requester may make in a minute, of all types together, over all API servers. "
+        "Repeats do not count.",
+    ),
     "request_page_frame_ancestors": Option(
         "string",
         "'self'",
