@@ -25,7 +25,7 @@ note = JobType(
     "product-note",
     NoteRequest,
     description="A product note for the shop, reviewed before it is published.",
-    users=["shop", "alice"],
+    users=("shop", "alice"),
 )
 
 with DAG("product_note", schedule=None, params=note.params, tags=note.tags):

@@ -112,7 +112,9 @@ class InThread(threading.Thread):
 
     def __init__(self, call: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
-        self._call, self._result, self._error = call, None, None
+        self._call = call
+        self._result: Any = None
+        self._error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
@@ -179,11 +181,12 @@ def test_each_call_is_that_of_the_api(serve: Serve, notes: DAG, connect: Connect
     assert (request.requested_by, request.sent_by, request.may_cancel) == ("eve", "shop", True)
     assert shop.get(request.request_id) == shop.get(str(request.request_id)) == shop.get(request)
     assert shop.cancel(request).state == shop.cancel(request).state == "stopped"
-    for wrong, problem in (
-        (lambda: shop.submit("note", {"slug": "pot"}, key="kettle"), "key-used"),
-        (lambda: bob.submit("note", {"slug": 1}, key="pot"), "invalid-request"),
-        (lambda: bob.get(uuid4()), "request-not-found"),
-    ):
+    wrongs: dict[str, Callable[[], object]] = {
+        "key-used": lambda: shop.submit("note", {"slug": "pot"}, key="kettle"),
+        "invalid-request": lambda: bob.submit("note", {"slug": 1}, key="pot"),
+        "request-not-found": lambda: bob.get(uuid4()),
+    }
+    for problem, wrong in wrongs.items():
         with pytest.raises(ApiError) as caught:
             wrong()
         assert caught.value.type == problem
