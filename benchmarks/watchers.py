@@ -85,18 +85,12 @@ class Stage:
 
     def requests(self, number: int, kind: str) -> list[UUID]:
         """Make requests whose run is known, and of which nothing is heard by itself."""
-        with Ledger(self.postgres.connection_kwargs(LEDGER_DATABASE)) as ledger:
-            made = [
-                ledger.job_requests.record(
-                    Wanted("note", {"slug": "kettle"}, LOGIN, job_key=f"{kind}-{each}"),
-                    recorded_by=LOGIN,
-                    per_minute=number + 1,
-                ).request_id
-                for each in range(number)
-            ]
-        with self.postgres.connect(LEDGER_DATABASE) as connection:
-            for each in made:
-                connection.execute(_STARTED, [each])
+        conninfo, made = self.postgres.connection_kwargs(LEDGER_DATABASE), list[UUID]()
+        with Ledger(conninfo) as ledger, psycopg.connect(**conninfo, autocommit=True) as connection:
+            for each in range(number):
+                wanted = Wanted(kind, {"slug": "kettle"}, LOGIN, job_key=f"{kind}-{each}")
+                made.append(ledger.job_requests.record(wanted, recorded_by=LOGIN, per_minute=number + 1).request_id)
+                connection.execute(_STARTED, [made[-1]])
         return made
 
 
@@ -138,7 +132,9 @@ async def poll(client: httpx.AsyncClient, request_id: UUID, crowd: Crowd) -> Non
         due = time.monotonic() + POLL_SECONDS
         headers = {"If-None-Match": tag} if tag else {}
         async with crowd.turn:
-            answer = (await client.get(f"{API}/requests/{request_id}", headers=headers)).raise_for_status()
+            answer = await client.get(f"{API}/requests/{request_id}", headers=headers)
+        if answer.status_code != httpx.codes.NOT_MODIFIED:
+            answer.raise_for_status()
         tag = answer.headers["etag"]
         if answer.content and answer.json()["ended"]:
             crowd.heard[request_id] = time.time()

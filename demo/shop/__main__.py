@@ -5,8 +5,9 @@ import os
 
 import uvicorn
 
+from airflow_provider_aihandoff.client import log_in
 from demo.shop import PASSWORD_VARIABLE
-from demo.shop.proxy import create_app
+from demo.shop.proxy import Airflow, create_app
 
 
 def main() -> None:
@@ -16,7 +17,8 @@ def main() -> None:
     parser.add_argument("--cms", required=True, help="where the business system is")
     parser.add_argument("--login", required=True, help="the shop's login in Airflow")
     options = parser.parse_args()
-    app = create_app(options.airflow, options.cms, options.login, os.environ[PASSWORD_VARIABLE])
+    token = log_in(options.airflow, options.login, os.environ[PASSWORD_VARIABLE], trust_env=False)
+    app = create_app(Airflow(options.airflow, token), options.cms)
     uvicorn.run(app, host="127.0.0.1", port=options.port, access_log=False, log_level="warning")
 
 

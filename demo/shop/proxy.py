@@ -1,5 +1,7 @@
 """The shop's own server: its page, and the few calls that the page needs. The login stays here, never in the page."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
 
-from airflow_provider_aihandoff.client import ApiError, log_in
+from airflow_provider_aihandoff.client import ApiError
 
 PAGE = Path(__file__).with_name("button.html")
 API = "/aihandoff/api/v1"
@@ -23,13 +25,12 @@ PASSED_ON = ("content-type", "retry-after")
 UNAUTHORIZED = 401
 
 
-def create_app(airflow_url: str, cms_url: str, username: str, password: str) -> FastAPI:
+def create_app(airflow: Airflow, cms_url: str) -> FastAPI:
     """Return the application.
 
     :param cms_url: where people read what is published.
     """
     app = FastAPI(title="Harbour & Pine", docs_url=None, redoc_url=None, openapi_url=None)
-    airflow = Airflow(airflow_url, log_in(airflow_url, username, password, trust_env=False))
 
     @app.get("/")
     async def page() -> Response:
@@ -57,12 +58,20 @@ def create_app(airflow_url: str, cms_url: str, username: str, password: str) -> 
 
 
 class Airflow:
-    """Calls to Airflow as the shop."""
+    """Calls to Airflow as the shop.
 
-    def __init__(self, url: str, get_token: Callable[[], str]) -> None:
+    :param get_token: asks for a token of the shop's login.
+    :param transport: of `httpx`, for tests.
+    """
+
+    def __init__(
+        self, url: str, get_token: Callable[[], str], transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._get_token, self._token = get_token, ""
-        timeout = httpx.Timeout(10, read=60)
-        self._client = httpx.AsyncClient(base_url=url + API, timeout=timeout, trust_env=False)
+        timeout, as_many = httpx.Timeout(10, read=60), httpx.Limits(max_connections=None)
+        self._client = httpx.AsyncClient(
+            base_url=url + API, timeout=timeout, limits=as_many, trust_env=False, transport=transport
+        )
 
     async def call(self, method: str, path: str, headers: dict[str, str], body: object = None) -> Response:
         """Pass a call on, and its answer back as it comes; 502 while Airflow is unavailable."""
