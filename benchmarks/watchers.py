@@ -6,7 +6,8 @@ stream of server-sent events each; those who poll ask every 10 seconds with `If-
 
 How the figures are taken:
 
-- At rest: CPU of the server over 20 s in which nothing changes, and the connections to the ledger.
+- At rest: CPU of the server over 20 s in which nothing changes, the answers that it gave, and the connections to the
+  ledger. As many answers as those who poll ask for are 100 a second; fewer mean that the machine cannot give more.
 - News: each request ends, 50 a second. The delay is from the commit until its program has the answer; CPU is that of
   the server until all have it.
 """
@@ -59,6 +60,7 @@ class Figures:
 
     name: str
     rest_cpu: float = 0.0
+    rest_answers: float = 0.0
     connections: int = 0
     news_cpu: float = 0.0
     delays: list[float] = field(default_factory=list)
@@ -101,11 +103,13 @@ Program = Callable[[httpx.AsyncClient, UUID, "Crowd"], Coroutine[Any, Any, None]
 class Crowd:
     """The programs of one kind.
 
+    :param answers: how often one of them was told how its request stands.
     :param heard: when each of them had heard that its request has ended.
     """
 
     number: int
     ready: int = 0
+    answers: int = 0
     heard: dict[UUID, float] = field(default_factory=dict)
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
@@ -118,6 +122,7 @@ async def follow(client: httpx.AsyncClient, request_id: UUID, crowd: Crowd) -> N
         crowd.turn.release()
         crowd.ready += 1
         async for line in answer.aiter_lines():
+            crowd.answers += line.startswith("data:")
             if '"ended":true' in line:
                 crowd.heard[request_id] = time.time()
                 return
@@ -135,6 +140,7 @@ async def poll(client: httpx.AsyncClient, request_id: UUID, crowd: Crowd) -> Non
             answer = await client.get(f"{API}/requests/{request_id}", headers=headers)
         if answer.status_code != httpx.codes.NOT_MODIFIED:
             answer.raise_for_status()
+        crowd.answers += 1
         tag = answer.headers["etag"]
         if answer.content and answer.json()["ended"]:
             crowd.heard[request_id] = time.time()
@@ -156,9 +162,11 @@ async def measure(stage: Stage, name: str, program: Program, number: int) -> Fig
             await asyncio.sleep(0.1)
             assert not any(each.done() for each in programs)
         await asyncio.sleep(POLL_SECONDS)  # until those who poll have their first answer
-        before = stage.cpu()
+        before, answered, begun = stage.cpu(), crowd.answers, time.monotonic()
         await asyncio.sleep(REST_SECONDS)
-        figures.rest_cpu = (stage.cpu() - before) / REST_SECONDS
+        seconds = time.monotonic() - begun
+        figures.rest_cpu = (stage.cpu() - before) / seconds
+        figures.rest_answers = (crowd.answers - answered) / seconds
         figures.connections = await asyncio.to_thread(stage.connections)
         before = stage.cpu()
         committed = await asyncio.to_thread(give_news, stage, asked)
@@ -209,6 +217,7 @@ def report(found: list[Figures], number: int) -> None:
         print(f"{what:36} {first:10.{digits}f} {second:10.{digits}f} {ratio}")
 
     line("CPU at rest, cores", following.rest_cpu, polling.rest_cpu)
+    line("answers at rest, a second", following.rest_answers, polling.rest_answers, 0)
     line("connections to the ledger at rest", following.connections, polling.connections, 0)
     per_news = 1000 / number
     line("CPU of one news, ms", per_news * following.news_cpu, per_news * polling.news_cpu)
