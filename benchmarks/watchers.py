@@ -103,7 +103,7 @@ Program = Callable[[httpx.AsyncClient, UUID, "Crowd"], Coroutine[Any, Any, None]
 class Crowd:
     """The programs of one kind.
 
-    :param answers: how often one of them was told how its request stands.
+    :param answers: how many answers they got that say how a request stands.
     :param heard: when each of them had heard that its request has ended.
     """
 
