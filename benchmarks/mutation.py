@@ -1638,6 +1638,26 @@ GUARDS = (
         ("JobRequests.record", "connection.execute(_LOCK_COUNT, [recorded_by, wanted.job_type])", "pass"),
     ),
     guard(
+        "front door: requests of one requester at the same time count together",
+        f"{_REQUESTS}::test_the_limit_of_a_requester_holds_for_requests_at_the_same_time",
+        ("JobRequests.record", "connection.execute(_LOCK_REQUESTER, [wanted.requested_by])", "pass"),
+    ),
+    guard(
+        "front door: a requester has a limit over all types",
+        f"{_REQUESTS}::test_a_requester_can_make_so_many_in_a_minute_of_all_types_by_any_login",
+        ("JobRequests.record", 'counted["in_all"] >= requests_per_minute', "False"),
+    ),
+    guard(
+        "strangers: a body that says that it is too large is refused before the login is asked for",
+        f"{_STRANGERS}::test_what_says_that_it_is_too_large_is_refused_before_the_login_is_asked_for",
+        ("GuardedRoute.get_route_handler", "check_length(request, self.max_body)", "pass"),
+    ),
+    guard(
+        "client: a request without a key is not sent",
+        "tests/unit/client/test_api_client.py::test_a_request_without_a_key_is_not_sent",
+        ("Client.submit", "if key is None and idempotency_key is None:", "if False:"),
+    ),
+    guard(
         "front door: what is due is handed to one process",
         f"{_REQUESTS}::test_what_is_due_is_handed_to_one_process",
         ("request_store:_CLAIM", " AND try_at <= clock_timestamp()", ""),

@@ -121,6 +121,7 @@ The demo is up after {seconds:.0f} s.
   Log in as        {people};
                    to decide, as alice or bob: admin has triggered the pipelines, and another user must approve
   Business system  {demo.business_url} (helpdesk, CMS, channel, and the witness of every write)
+  Web shop         {demo.shop_url} (a page of another origin, with a button that asks for a job)
   OpenAI           {openai if demo.openai_url else "OpenAI itself, with your OPENAI_API_KEY"}
   Data and logs    {demo.home}
 

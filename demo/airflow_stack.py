@@ -29,7 +29,10 @@ METADATA_DATABASE = "airflow"
 LEDGER_DATABASE = "aihandoff_ledger"
 BUSINESS_DATABASE = "business"
 USERS = {"admin": "admin", "alice": "user", "bob": "user", "vic": "viewer"}
-"""Who can log in, and the role of each. In this Airflow for one machine, the password is the name."""
+"""The people who can log in, and the role of each. In this Airflow for one machine, the password is the name."""
+SHOP = "shop"
+"""The login of the web shop, which asks in the name of its visitors."""
+LOGINS = {**USERS, SHOP: "viewer"}
 MONITOR_KEYS: dict[Component, tuple[str, str]] = {
     "scheduler": ("scheduler", "latest_scheduler_heartbeat"),
     "dag-processor": ("dag_processor", "latest_dag_processor_heartbeat"),
@@ -197,7 +200,7 @@ class AirflowStack:
         wait_until(self._is_healthy, f"Airflow to be healthy (logs: {self.home / 'logs'})", timeout_seconds, 0.25)
 
     def api(self, username: str = "admin") -> AirflowApi:
-        """Return a client of the REST API that is logged in as one of `USERS`."""
+        """Return a client of the REST API that is logged in as one of `LOGINS`."""
         return AirflowApi(self.base_url, username, password=username)
 
     def _is_healthy(self) -> bool:
@@ -227,7 +230,7 @@ class AirflowStack:
 
     def _airflow_settings(self, dags_folder: Path, parallelism: int) -> dict[str, str]:
         passwords = self.home / "passwords.json"
-        passwords.write_text(json.dumps({name: name for name in USERS}))
+        passwords.write_text(json.dumps({name: name for name in LOGINS}))
         kept = self._secrets()
         settings = {
             "CORE__DAGS_FOLDER": dags_folder,
@@ -238,7 +241,7 @@ class AirflowStack:
             "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.base_url}/execution/",
             "CORE__FERNET_KEY": kept["fernet"],
-            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in LOGINS.items()),
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
             "DATABASE__SQL_ALCHEMY_CONN": self._postgres.airflow_uri(METADATA_DATABASE),
             "API__HOST": "127.0.0.1",

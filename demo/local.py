@@ -1,6 +1,7 @@
 """The whole demo on one machine: PostgreSQL, the business system, OpenAI or its stand-in, and Airflow."""
 
 import fcntl
+import json
 import os
 import secrets
 from base64 import b64encode
@@ -12,20 +13,23 @@ from typing import NamedTuple
 
 import httpx
 
-from demo.airflow_stack import BUSINESS_DATABASE, AirflowStack, demo_connections
+from demo.airflow_stack import BUSINESS_DATABASE, SHOP, AirflowStack, demo_connections
 from demo.business.seed import seed_business_database
 from demo.ports import reserved_port
 from demo.postgres import Postgres, open_postgres
 from demo.processes import ProcessSpec, Supervisor, python
+from demo.shop import PASSWORD_VARIABLE
 
 CHECKOUT = Path(__file__).parent.parent
 DAGS_FOLDER = CHECKOUT / "dags"
+SHOP_DAGS_FOLDER = CHECKOUT / "demo" / "dags"
 HOME_VARIABLE = "AIHANDOFF_DEMO_HOME"
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 AIRFLOW_PORT = 8080
 BUSINESS_PORT = 8085
 OPENAI_PORT = 8086
 RECEIVER_PORT = 8090
+SHOP_PORT = 8095
 ANSWER_SECONDS = 6.0
 """How long the stand-in thinks, unless a request says otherwise."""
 
@@ -40,6 +44,14 @@ SETTINGS = {
     "AIRFLOW__AIHANDOFF__POLL_INTERVAL": "2",
     # So that it shows soon when the receiver is stopped: responses are polled again.
     "AIRFLOW__AIHANDOFF__WEBHOOK_SILENCE": str(SILENCE),
+    "AIRFLOW__AIHANDOFF__SERVICE_ACCOUNTS": SHOP,
+    # The Dags of the folder, and that of the shop.
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
+        [
+            {"name": name, "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": options}
+            for name, options in (("dags-folder", {}), ("shop", {"path": str(SHOP_DAGS_FOLDER)}))
+        ]
+    ),
 }
 """Where the demo differs from a deployment."""
 
@@ -66,13 +78,15 @@ class LocalDemo:
     home: Path
     postgres: Postgres
     services: Supervisor
-    """`business`; and `openai` and `receiver` when OpenAI is the stand-in, since no other webhooks arrive here."""
+    """`business` and `shop`; and `openai` and `receiver` when OpenAI is the stand-in: no other webhooks arrive here."""
     airflow: AirflowStack
     business_url: str
     openai_url: str | None
     """The stand-in, without a path; `None`: OpenAI itself."""
     webhook_url: str
     """Where the stand-in's webhooks are received."""
+    shop_url: str
+    """The web shop, an origin of its own."""
 
     @property
     def receives(self) -> bool:
@@ -157,8 +171,9 @@ def running_demo(
         closing.enter_context(alone(home))
         postgres = open_postgres(home / "postgres")
         closing.callback(postgres.stop)
-        business_port, openai_port, receiver_port = (
-            closing.enter_context(reserved_port(port)) for port in (BUSINESS_PORT, OPENAI_PORT, RECEIVER_PORT)
+        business_port, openai_port, receiver_port, shop_port = (
+            closing.enter_context(reserved_port(port))
+            for port in (BUSINESS_PORT, OPENAI_PORT, RECEIVER_PORT, SHOP_PORT)
         )
         receiver_switch(home).unlink(missing_ok=True)
         receiver_url = f"http://127.0.0.1:{receiver_port}/aihandoff"
@@ -189,11 +204,12 @@ def running_demo(
         airflow.start()
         if openai_url is not None:
             _start_receiver(services, home, receiver_port, receiver_url, airflow.env)
+        shop_url = _start_shop(services, home, shop_port, airflow.base_url, business_url)
         services.wait_healthy()
         airflow.wait_healthy()
         address_file(home).write_text(airflow.base_url)
         closing.callback(report, "Stopping")
-        yield LocalDemo(home, postgres, services, airflow, business_url, openai_url, sends.url)
+        yield LocalDemo(home, postgres, services, airflow, business_url, openai_url, sends.url, shop_url)
 
 
 def _start_business(services: Supervisor, home: Path, port: int, more_tickets: int) -> str:
@@ -226,6 +242,13 @@ def _start_receiver(services: Supervisor, home: Path, port: int, url: str, env: 
     """Start the receiver by itself, so that it can be stopped while the API server goes on."""
     command = python("-m", "airflow", "aihandoff", "webhooks", "serve", f"--port={port}")
     _start_service(services, RECEIVER, command, home, url, "/health", env)
+
+
+def _start_shop(services: Supervisor, home: Path, port: int, airflow_url: str, business_url: str) -> str:
+    options = (f"--port={port}", f"--airflow={airflow_url}", f"--cms={business_url}", f"--login={SHOP}")
+    env = {**os.environ, PASSWORD_VARIABLE: SHOP}
+    url = f"http://127.0.0.1:{port}"
+    return _start_service(services, "shop", python("-m", "demo.shop", *options), home, url, "/", env)
 
 
 def _webhook_secret(home: Path) -> str:

@@ -120,6 +120,12 @@ OPTIONS: Mapping[str, Option] = {
         "Further hosts to which events may be sent, and whose addresses may be inside of your network. With http:// "
         "before a host, it is called without TLS.",
     ),
+    "requests_per_minute": Option(
+        "integer",
+        "120",
+        "How many requests for jobs one requester may make in a minute, of all types together, over all API servers. "
+        "Repeats do not count.",
+    ),
     "request_page_frame_ancestors": Option(
         "string",
         "'self'",

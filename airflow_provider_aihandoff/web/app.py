@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from psycopg import OperationalError
 from starlette.exceptions import HTTPException
 
@@ -20,6 +23,7 @@ from airflow_provider_aihandoff.web.api import (
     set_routes,
     webhook_receiver,
 )
+from airflow_provider_aihandoff.web.api.openapi import described
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.pages import (
     budgets_page,
@@ -92,7 +96,27 @@ def build_receiver(receiver: Receiver) -> FastAPI:
     return app
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI description of the jobs API."""
+        if self.openapi_schema is None:
+            self.openapi_schema = described(super().openapi())
+        return self.openapi_schema
+
+
 def _new_app(receiver: Receiver) -> FastAPI:
-    app = FastAPI(title="AI Handoff", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = _App(
+        title="AI Handoff",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=_operation_id,
+    )
     app.state.receiver = receiver
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The name of a route, after which generators name the methods of a client."""
+    return route.name

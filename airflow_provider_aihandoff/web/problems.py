@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import urlencode
@@ -22,6 +22,7 @@ from pydantic_core import to_jsonable_python
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.error_text import shown
@@ -111,6 +112,7 @@ class Problem:
     :param digest: the job's current review digest, if a decision named another.
     :param stale: why each of these jobs could not be decided on, by id.
     :param errors: what is wrong with the request, field by field.
+    :param allow: the methods that the address has, if it does not have the one that was sent.
     """
 
     status: int
@@ -120,12 +122,15 @@ class Problem:
     digest: str | None = None
     stale: Mapping[int, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
+    allow: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers that belong to the status."""
         if self.status in _RETRY_AFTER:
             return {"Retry-After": str(_RETRY_AFTER[self.status])}
+        if self.allow:
+            return {"Allow": self.allow}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
 
@@ -285,6 +290,8 @@ def answer(request: Request, error: Exception, *, form: FormData | None = None) 
         send it again.
     """
     problem = describe(error)
+    if problem.status == 405:
+        problem = replace(problem, allow=_allowed(request))
     if problem.status == 503:
         log.error("Answering %s %r with 503: %s", request.method, loggable(request.url.path), error)
     if is_api(request):
@@ -308,6 +315,13 @@ def answer(request: Request, error: Exception, *, form: FormData | None = None) 
         status=problem.status,
         headers=problem.headers,
     )
+
+
+def _allowed(request: Request) -> str:
+    """The methods of an address: each route has one of them."""
+    routes = [each for each in request.app.routes if isinstance(each, Route)]
+    path = next((each.path for each in routes if each.matches(request.scope)[0] is not Match.NONE), None)
+    return ", ".join(sorted({method for each in routes if each.path == path for method in each.methods or ()}))
 
 
 def _title(name: str) -> str:

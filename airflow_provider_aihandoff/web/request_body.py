@@ -15,11 +15,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 #: Bytes of a user who is logged in. Enough for the largest form that a page has: an output of some megabytes, or a
 #: decision on ten thousand jobs.
 MAX_BODY = 16 * 2**20
 MAX_FIELDS = 5_000
+
+#: Bytes of a request for a job: an input is bounded as the JSON that it is kept as, and may be sent in more bytes.
+MAX_ASKED = 8 * 2**20
 
 #: Seconds within which a body has to be there.
 READ_TIMEOUT = 60.0
@@ -36,22 +40,33 @@ async def read_body(request: Request, limit: int, seconds: float = READ_TIMEOUT)
 
     :raises BodyRefused: it was not read.
     """
-    too_large = BodyRefused(413, f"It may be at most {limit:,} bytes.")
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
-        raise too_large
+    check_length(request, limit)
     body = bytearray()
     try:
         with anyio.fail_after(seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
-                    raise too_large
+                    raise _too_large(limit)
     except TimeoutError:
         raise BodyRefused(408, "It took too long to arrive.") from None
     except ClientDisconnect:
         raise BodyRefused(400, "The sender disconnected.") from None
     return bytes(body)
+
+
+def check_length(request: Request, limit: int) -> None:
+    """Return when a request does not say that its body is larger than the limit.
+
+    :raises BodyRefused: it says so.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> BodyRefused:
+    return BodyRefused(413, f"It may be at most {limit:,} bytes.")
 
 
 async def read_form(request: Request, limit: int, seconds: float = READ_TIMEOUT) -> FormData:
@@ -78,12 +93,19 @@ def media_type(request: Request) -> str:
 
 
 class BoundedRequest(Request):
-    """A request as FastAPI reads it for a route, within the bounds."""
+    """A request as FastAPI reads it for a route, within the bounds.
+
+    :param limit: how many bytes its body may have.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int = MAX_BODY) -> None:
+        super().__init__(scope, receive)
+        self._limit = limit
 
     async def body(self) -> bytes:
         """The body as it was sent."""
         if not hasattr(self, "_body"):
-            self._body = await read_body(self, MAX_BODY)
+            self._body = await read_body(self, self._limit)
         return self._body
 
     async def json(self) -> Any:
@@ -93,7 +115,7 @@ class BoundedRequest(Request):
     async def form(self, **limits: Any) -> FormData:  # type: ignore[override]  # always awaited
         """The body as a form; for the answer to an error, it stays with the request."""
         if not hasattr(self.state, "form"):
-            self.state.form = await read_form(self, MAX_BODY)
+            self.state.form = await read_form(self, self._limit)
         form: FormData = self.state.form
         return form
 

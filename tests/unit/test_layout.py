@@ -51,6 +51,6 @@ def test_a_file_name_stands_in_two_folders_only_where_it_means_the_same() -> Non
     assert {stem: found for stem, found in folders.items() if len(found) > 1} == SHARED_STEMS
 
 
-def test_the_packages_are_empty_but_for_the_two_that_dag_files_import_from() -> None:
+def test_the_packages_are_empty_but_for_those_that_others_import_from() -> None:
     full = {file.parent.name for file in PACKAGE.rglob("__init__.py") if file.read_text("utf-8").strip()}
-    assert full == {"policies", "testing"}
+    assert full == {"client", "policies", "testing"}

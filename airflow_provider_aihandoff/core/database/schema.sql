@@ -96,6 +96,7 @@ CREATE TABLE aihandoff.job_requests (
 CREATE INDEX job_requests_due ON aihandoff.job_requests (try_at) WHERE state = 'recorded';
 CREATE INDEX job_requests_started ON aihandoff.job_requests (try_at) WHERE state = 'started';
 CREATE INDEX job_requests_by_sender ON aihandoff.job_requests (recorded_by, job_type, created_at);
+CREATE INDEX job_requests_by_requester ON aihandoff.job_requests (requested_by, created_at);
 
 -- The contract.
 CREATE TABLE aihandoff.jobs (

@@ -41,12 +41,18 @@ MAX_TRIES = 30
 #: Between two tries, in seconds.
 _PAUSE_BASE, _PAUSE_CAP = 2, 300
 
-#: Requests of one login, type and minute count under this lock, so that no two count the same ones.
+#: Requests of one requester, and those of one login and type, count under these locks, so that no two count the same
+#: ones. Everyone takes them in this order.
+_LOCK_REQUESTER = "SELECT pg_advisory_xact_lock(hashtextextended('aihandoff.job_requests of ' || %s, 0))"
 _LOCK_COUNT = "SELECT pg_advisory_xact_lock(hashtextextended('aihandoff.job_requests' || %s || ' ' || %s, 0))"
 _COUNT = """
-    SELECT count(*) AS made FROM aihandoff.job_requests
-    WHERE recorded_by = %s AND recorded_by_kind = 'user' AND job_type = %s
-        AND created_at > clock_timestamp() - interval '1 minute'"""
+    SELECT (
+        SELECT count(*) FROM aihandoff.job_requests
+        WHERE requested_by = %(requested_by)s AND recorded_by_kind = 'user'
+            AND created_at > clock_timestamp() - interval '1 minute') AS in_all, (
+        SELECT count(*) FROM aihandoff.job_requests
+        WHERE recorded_by = %(recorded_by)s AND recorded_by_kind = 'user' AND job_type = %(job_type)s
+            AND created_at > clock_timestamp() - interval '1 minute') AS of_type"""
 _INSERT = f"""
     INSERT INTO aihandoff.job_requests (request_id, job_type, job_key, input, permissions, requested_by,
         requested_by_id, recorded_by, recorded_by_kind, idempotency_key, tries, try_at)
@@ -116,11 +122,14 @@ class JobRequests:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def record(self, wanted: Wanted, *, recorded_by: str, per_minute: int) -> JobRequest:
+    def record(
+        self, wanted: Wanted, *, recorded_by: str, per_minute: int, requests_per_minute: int | None = None
+    ) -> JobRequest:
         """Record what someone asks for, or find it where they have asked before.
 
         :param recorded_by: the login.
-        :param per_minute: how many they may make of this type in a minute.
+        :param per_minute: how many the login may make of this type in a minute.
+        :param requests_per_minute: how many the requester may make of all types together; None: as many as they like.
         :raises JobRequestConflict: the key is that of another request.
         :raises JobRequestInProgress: a transaction that is under way has the same key.
         :raises TooManyRequests: they have made as many as they may.
@@ -141,8 +150,10 @@ class JobRequests:
         def work(connection: LedgerConnection) -> JobRequest:
             if found := _same(connection, wanted, values):
                 return found
+            if requests_per_minute is not None:
+                connection.execute(_LOCK_REQUESTER, [wanted.requested_by])
             connection.execute(_LOCK_COUNT, [recorded_by, wanted.job_type])
-            (counted,) = connection.execute(_COUNT, [recorded_by, wanted.job_type]).fetchall()
+            (counted,) = connection.execute(_COUNT, values).fetchall()
             try:
                 row = connection.execute(_INSERT, values).fetchone()
             except psycopg.errors.LockNotAvailable as error:
@@ -155,13 +166,10 @@ class JobRequests:
                 found = _same(connection, wanted, values)
                 assert found is not None
                 return found
-            if counted["made"] >= per_minute:
-                raise TooManyRequests(
-                    f"{recorded_by} has made {counted['made']} requests of the type {wanted.job_type} in the last "
-                    f"minute; {per_minute} are allowed.",
-                    written=_NOT_RECORDED,
-                    remedy="Send this one again in a minute.",
-                )
+            if counted["of_type"] >= per_minute:
+                raise _too_many(recorded_by, counted["of_type"], f" of the type {wanted.job_type}", per_minute)
+            if requests_per_minute is not None and counted["in_all"] >= requests_per_minute:
+                raise _too_many(wanted.requested_by, counted["in_all"], "", requests_per_minute)
             return JobRequest(**row)
 
         return self._database.transact(work, repeatable=True, step="request.record")
@@ -286,6 +294,14 @@ class JobRequests:
             return _request(row, values["request_id"])
 
         return self._database.transact(work, repeatable=True, step=step)
+
+
+def _too_many(who: str, made: int, what: str, allowed: int) -> TooManyRequests:
+    return TooManyRequests(
+        f"{who} has made {made} requests{what} in the last minute; {allowed} are allowed.",
+        written=_NOT_RECORDED,
+        remedy="Send this one again in a minute.",
+    )
 
 
 def _same(connection: LedgerConnection, wanted: Wanted, values: dict[str, Any]) -> JobRequest | None:

@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.web.front_door.asking import View
 from airflow_provider_aihandoff.web.front_door.declared import JobTypeOfDag, job_types, may_ask
 from airflow_provider_aihandoff.web.front_door.follow import doorkeeper, version_of
 from airflow_provider_aihandoff.web.front_door.live_text import LiveText
-from airflow_provider_aihandoff.web.guard import GuardedRoute
+from airflow_provider_aihandoff.web.guard import AskingRoute
 from airflow_provider_aihandoff.web.links import API_PREFIX, path_to
 from airflow_provider_aihandoff.web.problems import AsciiJSONResponse
 
@@ -33,7 +33,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 router = APIRouter(
-    prefix=API_PREFIX, tags=["Requests"], default_response_class=AsciiJSONResponse, route_class=GuardedRoute
+    prefix=API_PREFIX, tags=["Requests"], default_response_class=AsciiJSONResponse, route_class=AskingRoute
 )
 
 

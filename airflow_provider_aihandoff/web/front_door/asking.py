@@ -103,7 +103,12 @@ def ask(
         requested_by_id=None if requested_for else viewer.actor.user_id,
         idempotency_key=idempotency_key,
     )
-    request = ledger.job_requests.record(wanted, recorded_by=login, per_minute=found.declared.per_minute)
+    request = ledger.job_requests.record(
+        wanted,
+        recorded_by=login,
+        per_minute=found.declared.per_minute,
+        requests_per_minute=int(settings.number("requests_per_minute")),
+    )
     try:
         return begin(ledger, request, AirflowRuns())
     except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from airflow.api_fastapi import app as airflow_app
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
@@ -107,6 +108,47 @@ async def test_little_of_what_a_stranger_sends_is_read(
             may_read = method == "POST" and kind == FORM and origin == origins[0] and not declared
             assert read <= (problems.MAX_KEPT + ONE_CHUNK if may_read else 0) or "webhooks" in path, (path, read)
             assert read <= problems.MAX_KEPT + ONE_CHUNK
+
+
+async def test_what_says_that_it_is_too_large_is_refused_before_the_login_is_asked_for(
+    airflow: FastAPI, stranger: TestClient, ledger: Ledger
+) -> None:
+    bounded = {each.path: each.max_body for each in ROUTES if isinstance(each, GuardedRoute) and "POST" in each.methods}
+    assert bounded["/api/v1/jobs"] < 10_000_000 < bounded["/api/v1/jobs/{job_id}/revisions"]
+    for route, largest in bounded.items():
+        path = f"/aihandoff{route.format(**VALUES)}"
+        said = {"Content-Type": "application/json", "Origin": BASE_URL, "Authorization": "Bearer x"}
+        for size, wanted in ((largest + 1, 413), (largest, 401)):
+            status, read, _ = await _send(airflow, "POST", path, {**said, "Content-Length": str(size)}, size)
+            assert (status, read) == (wanted, 0), path
+
+
+def test_no_page_of_another_origin_may_read_an_answer_unless_airflow_says_so(
+    stranger: TestClient, login: Login
+) -> None:
+    other = {"Origin": "https://shop.test", "Access-Control-Request-Method": "POST"}
+    for path in ("/aihandoff/api/v1/jobs", "/aihandoff/api/v1/job-types"):
+        for answer in (stranger.options(path, headers=other), login("bob", bearer=True).get(path, headers=other)):
+            assert not [name for name in answer.headers if name.startswith("access-control-")]
+        assert stranger.options(path, headers=other).status_code == 405
+
+
+def test_the_origins_that_airflow_allows_may_read_answers(
+    airflow: FastAPI, login: Login, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__ACCESS_CONTROL_ALLOW_ORIGINS", "https://shop.test")
+    monkeypatch.setenv("AIRFLOW__API__ACCESS_CONTROL_ALLOW_METHODS", "GET POST")
+    monkeypatch.setenv("AIRFLOW__API__ACCESS_CONTROL_ALLOW_HEADERS", "authorization content-type idempotency-key")
+    bob = login("bob", bearer=True)
+    client = TestClient(airflow_app.create_app(apps="core"), base_url=BASE_URL, headers=dict(bob.headers))
+    for origin, allowed in (("https://shop.test", "https://shop.test"), ("https://evil.test", None)):
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        answers = [
+            client.get("/aihandoff/api/v1/jobs", headers={"Origin": origin}),
+            client.options("/aihandoff/api/v1/jobs", headers=asked),
+        ]
+        assert answers[0].status_code == 200
+        assert {answer.headers.get("access-control-allow-origin") for answer in answers} == {allowed}
 
 
 def test_a_form_of_another_site_is_not_shown_back(stranger: TestClient, login: Login, ledger: Ledger) -> None:

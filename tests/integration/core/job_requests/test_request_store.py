@@ -112,6 +112,41 @@ def test_a_login_can_make_so_many_in_a_minute_and_repeats_do_not_count(ledger: L
         ledger.job_requests.read(uuid4())
 
 
+def test_a_requester_can_make_so_many_in_a_minute_of_all_types_by_any_login(
+    ledger: Ledger, conninfo: dict[str, Any]
+) -> None:
+    def ask(key: str, *, of: str = "note", requester: str = "alice", by: str = "alice", at_most: int = 2) -> JobRequest:
+        wanted = replace(WANTED, job_type=of, job_key=key, requested_by=requester)
+        return ledger.job_requests.record(wanted, recorded_by=by, per_minute=30, requests_per_minute=at_most)
+
+    first = ask("a")
+    ask("b", of="report", by="shop")
+    assert ask("a") == first  # a repeat does not count
+    with pytest.raises(TooManyRequests, match="alice has made 2 requests in the last minute; 2 are allowed"):
+        ask("c", of="summary", by="shop")
+    ask("c", requester="bob", by="shop")
+    ask("d", at_most=3)
+    with psycopg.connect(**conninfo) as connection:
+        enqueue(connection, "note", "of-a-program", {}, requested_by="bob")  # trusted, and not counted
+    ask("e", requester="bob")
+
+
+def test_the_limit_of_a_requester_holds_for_requests_at_the_same_time(ledger: Ledger) -> None:
+    together = threading.Barrier(8)
+
+    def ask(number: int) -> bool:
+        together.wait()
+        wanted = replace(WANTED, job_type=f"type-{number}", job_key="own")
+        try:
+            ledger.job_requests.record(wanted, recorded_by=f"by-{number}", per_minute=30, requests_per_minute=3)
+        except TooManyRequests:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as workers:
+        assert sorted(workers.map(ask, range(8))) == [False] * 5 + [True] * 3
+
+
 def test_the_limit_holds_for_requests_at_the_same_time(ledger: Ledger) -> None:
     together = threading.Barrier(8)
 
