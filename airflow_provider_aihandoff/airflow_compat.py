@@ -5,6 +5,7 @@ What Airflow's own provider ``common.compat`` covers is imported from there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -74,3 +75,18 @@ def map_index_column() -> Any:
     if RELEASE < (3, 4):
         return TaskInstance.map_index
     return import_module("airflow.models.task_coordinates").public_map_index_expression(TaskInstance)
+
+
+def add_commands(commands: Iterable[Any]) -> None:
+    """Have this process's ``airflow`` know commands that it does not take from providers: before 3.2, it takes none.
+
+    :param commands: what the provider info names under ``cli``.
+    """
+    if RELEASE >= (3, 2):
+        return
+    parser: Any = import_module("airflow.cli.cli_parser")
+    for command in commands:
+        if command.name not in parser.ALL_COMMANDS_DICT:
+            parser.airflow_commands.append(command)
+            parser.ALL_COMMANDS_DICT[command.name] = command
+            parser.get_parser.cache_clear()
