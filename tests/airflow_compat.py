@@ -6,6 +6,8 @@ from argparse import ArgumentParser
 from importlib import import_module
 from typing import Any
 
+import pytest
+
 from airflow_provider_aihandoff import airflow_compat
 from airflow_provider_aihandoff.airflow_compat import RELEASE
 from airflow_provider_aihandoff.cli.definition import get_commands
@@ -34,3 +36,18 @@ def get_parser() -> ArgumentParser:
     airflow_compat.add_commands(get_commands())
     parser: ArgumentParser = cli_parser.get_parser()
     return parser
+
+
+def name_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have callbacks get what ended an attempt: before 3.2, they do not where it is one that no retry can fix."""
+    if RELEASE >= (3, 2):
+        return
+    task_runner: Any = import_module("airflow.sdk.execution_time.task_runner")
+    finalize = task_runner.finalize
+
+    def named(ti: Any, state: Any, context: Any, log: Any, error: BaseException | None = None) -> None:
+        if error is not None:
+            context.setdefault("exception", error)
+        finalize(ti, state, context, log, error)
+
+    monkeypatch.setattr(task_runner, "finalize", named)

@@ -24,7 +24,8 @@ def _asked(tree: ast.Module) -> Iterator[int]:
     """The lines that ask which Airflow is installed: by its version, or by an import that may fail."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Try) and any("Import" in ast.unparse(each.type) for each in node.handlers if each.type):
-            yield from (each.lineno for step in node.body for each in ast.walk(step) if _is_of_airflow(each))
+            imports = [each for step in node.body for each in ast.walk(step) if isinstance(each, ast.ImportFrom)]
+            yield from (each.lineno for each in imports if _is_airflow(each.module or ""))
         elif isinstance(node, ast.Call) and any(_names_airflow(argument) for argument in node.args):
             if ast.unparse(node.func).rpartition(".")[2] in ("import_module", "find_spec", "version"):
                 yield node.lineno
@@ -33,10 +34,6 @@ def _asked(tree: ast.Module) -> Iterator[int]:
             yield from [node.lineno] if names & _VERSIONS else []
         elif isinstance(node, ast.Attribute) and ast.unparse(node) in _VERSIONS:
             yield node.lineno
-
-
-def _is_of_airflow(node: ast.AST) -> bool:
-    return isinstance(node, ast.ImportFrom) and _is_airflow(node.module or "")
 
 
 def _names_airflow(node: ast.AST) -> bool:

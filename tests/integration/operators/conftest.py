@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from demo.postgres import Postgres
+from tests import airflow_compat
 from tests.factories import draft, job_spec
 from tests.integration.operators.dag_runs import Dags, Define, Run
 from tests.integration.operators.tasks import NOTE
@@ -71,7 +72,8 @@ def _use_database_of_environment() -> None:
 
 
 @pytest.fixture
-def dags(airflow: None, connections: None) -> Dags:
+def dags(airflow: None, connections: None, monkeypatch: pytest.MonkeyPatch) -> Dags:
+    airflow_compat.name_exceptions(monkeypatch)
     return Dags()
 
 

@@ -72,9 +72,7 @@ def test_each_iteration_asks_for_its_own_answer_from_the_one_before(
     assert sorted(request.path for request in target.received) == [f"/posts/kettle-{index}" for index in range(3)]
 
 
-def test_each_iteration_has_an_owner_of_its_own_and_clearing_them_all_pays_and_writes_nothing_again(
-    done: Run, dags: Dags, ledger: Ledger, stand_in: OpenAIStandIn, target: Target
-) -> None:
+def test_each_iteration_has_an_owner_of_its_own(done: Run, ledger: Ledger) -> None:
     owners = {job.owner for job in map(ledger.job, (job.job_id for job in ledger.jobs()))}
     assert len({owner.ti_id for owner in owners}) == 3
     assert {owner.map_index for owner in owners} == {-1}
