@@ -137,7 +137,8 @@ class Dags:
             dag_run.state = DagRunState.RUNNING
             while dag_run.state == DagRunState.RUNNING:
                 for ti in dag_run.update_state(session=session)[0]:
-                    ti.try_number += 1
+                    # As of 3.4, a clear and a retry have counted the attempt that they are for.
+                    ti.try_number = ti.try_number + 1 if airflow_compat.RELEASE < (3, 4) else max(1, ti.try_number)
                     ti.state = TaskInstanceState.SCHEDULED
                 session.commit()
                 for ti in dag_run.get_task_instances(state=[TaskInstanceState.SCHEDULED], session=session):

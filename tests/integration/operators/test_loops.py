@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from airflow.sdk import task_group
@@ -102,5 +103,5 @@ def set_state(owner: Owner, state: str) -> None:
     from airflow.models.taskinstance import TaskInstance
 
     with open_session() as session:
-        session.query(TaskInstance).filter(cast("Any", TaskInstance.id) == owner.ti_id).update({"state": state})
+        session.query(TaskInstance).filter(cast("Any", TaskInstance.id) == UUID(owner.ti_id)).update({"state": state})
         session.commit()

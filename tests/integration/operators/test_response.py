@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import task
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
@@ -678,7 +679,7 @@ def test_secrets_of_a_request_are_sent_and_kept_nowhere(
         **everything_in_airflow(),
     }
     assert "Ask with" in kept["ledger"]
-    assert "Ask with" in kept["rendered_task_instance_fields"]
+    assert "Ask with" in kept[RenderedTaskInstanceFields.__tablename__]
     assert "Attached to job" in kept["logs"]
     secrets = ("only-by-its-name", "of-a-header", "of-a-connection", API_KEY)
     assert [(name, secret) for name in kept for secret in secrets if secret in kept[name]] == []
