@@ -701,9 +701,9 @@ def everything_in(connection: psycopg.Connection[Any], schema: str) -> str:
 def everything_in_airflow() -> dict[str, str]:
     """Every row of every table of Airflow's metadata, as text, by table."""
     with open_session() as session:
-        tables = session.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars().all()
+        tables = session.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
         return {
-            table: str(session.execute(text(f'SELECT * FROM "{table}"')).fetchall())  # noqa: S608
+            table: str(session.execute(text(f'SELECT t::text FROM "{table}" AS t')).fetchall())  # noqa: S608
             for table in tables
         }
 
