@@ -12,7 +12,15 @@ COVERAGE := 58
 ON_EACH_CORE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt
 
-.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack matrix check chaos format lock clean help
+# Other releases of Airflow, each with a Python that it is run with: a lock for each pair, and `make test-on` for its tests.
+PAIRS := 3.1-py3.12 3.2-py3.12 3.3-py3.13 3.4-py3.13
+PAIR := $(AIRFLOW)-py$(PYTHON)
+PAIR_LOCK := requirements/airflow-$(PAIR).txt
+PAIR_VENV := .venv-$(AIRFLOW)-$(PYTHON)
+# What is run there: all that needs no whole Airflow, and with STACK=1 the three pipelines on one as well.
+PAIR_TESTS := tests/unit tests/integration $(if $(STACK),tests/stack/pipelines/test_pipelines.py)
+
+.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack test-on pairs matrix check chaos format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -47,6 +55,14 @@ test-integration: $(INSTALLED) ## Run the tests on a real PostgreSQL
 test-stack: $(INSTALLED) ## Run the tests on a real Airflow
 	$(BIN)/python -m pytest tests/stack
 
+test-on: ## Run the tests on another Airflow and Python (make test-on AIRFLOW=3.1 PYTHON=3.12; with STACK=1 also the pipelines)
+	@test -f $(PAIR_LOCK) || { echo "There is no lock for Airflow $(AIRFLOW) with Python $(PYTHON). There are: $(PAIRS)"; exit 1; }
+	@$(MAKE) --no-print-directory $(PAIR_VENV)/.installed AIRFLOW=$(AIRFLOW) PYTHON=$(PYTHON)
+	$(PAIR_VENV)/bin/python -m pytest $(ON_EACH_CORE) $(PAIR_TESTS)
+
+pairs: ## List the pairs of an Airflow and a Python that `make test-on` knows
+	@echo $(PAIRS)
+
 matrix: $(INSTALLED) ## Kill and stop processes at every named point: all of the crash matrix, of which `make test` runs half
 	AIHANDOFF_WHOLE_MATRIX=1 $(BIN)/python -m pytest tests/integration/crashes/test_matrix.py
 
@@ -75,6 +91,11 @@ lock: $(INSTALLED) ## Resolve the requirements again; the files name no hosts
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra chaos \
 		--constraint requirements/requirements.txt --no-emit-package airflow-provider-aihandoff \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements/chaos.txt
+	for pair in $(PAIRS); do \
+		$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version $${pair#*-py} --no-annotate --extra dev \
+			--no-emit-package airflow-provider-aihandoff --custom-compile-command 'make lock' pyproject.toml \
+			requirements/airflow-$${pair%-py*}.in -o requirements/airflow-$$pair.txt || exit; \
+	done
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.12 --no-annotate \
 		--custom-compile-command 'make lock' requirements/build.in -o requirements/build.txt
 	cp requirements/requirements.txt requirements/image.txt # what the tests run with, wherever the image can have it
@@ -83,7 +104,7 @@ lock: $(INSTALLED) ## Resolve the requirements again; the files name no hosts
 		requirements/image.in -o requirements/image.txt
 
 clean: ## Remove the virtual environments and every cache
-	rm -rf $(VENV) $(CHAOS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf $(VENV) $(CHAOS_VENV) .venv-[0-9]* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 # With bytecode: without it every `airflow` command and every task starts seconds later.
 $(INSTALLED): $(LOCKED) pyproject.toml
@@ -98,4 +119,11 @@ $(CHAOS_VENV)/.installed: $(INSTALLED) requirements/chaos.txt
 	$(PYTHON) -m venv $(CHAOS_VENV)
 	$(BIN)/uv pip install --quiet --python $(CHAOS_VENV)/bin/python --require-hashes --compile-bytecode -r requirements/chaos.txt
 	$(BIN)/uv pip install --quiet --python $(CHAOS_VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PAIR_VENV)/.installed: requirements/bootstrap.txt $(PAIR_LOCK) pyproject.toml
+	python$(PYTHON) -m venv $(PAIR_VENV)
+	$(PAIR_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	$(PAIR_VENV)/bin/uv pip install --quiet --python $(PAIR_VENV)/bin/python --require-hashes --compile-bytecode -r $(PAIR_LOCK)
+	$(PAIR_VENV)/bin/uv pip install --quiet --python $(PAIR_VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@

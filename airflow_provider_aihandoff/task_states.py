@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff import airflow_compat
 from airflow_provider_aihandoff.core.models import Owner
 
 if TYPE_CHECKING:
@@ -35,9 +36,20 @@ def owner_of(context: Context) -> Owner:
     return Owner(ti.dag_id, ti.run_id, ti.task_id, map_index, str(ti.id), ti.try_number)
 
 
+def loop_suffix(context: Context) -> str:
+    """What tells the iterations of a task loop apart in a key: ``/iteration-0``. Empty outside of a loop."""
+    iteration = airflow_compat.loop_iteration(context)
+    return "" if iteration is None else f"/iteration-{iteration}"
+
+
 def state_among(owner: Owner, answer: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The state of a task instance in what the execution API says about its run; None where it says nothing."""
-    state = answer.get(owner.run_id, {}).get(_name(owner))
+    """The state of a task instance in what the execution API says about its run; None where it says nothing.
+
+    In a task loop the execution API speaks of the latest iteration alone. What is known by the id of the task instance,
+    as :func:`ask_database` does, is that of the owner's own iteration.
+    """
+    states = answer.get(owner.run_id, {})
+    state = states.get(owner.ti_id if owner.ti_id in states else _name(owner))
     return None if state is None else str(getattr(state, "value", state))
 
 
@@ -85,22 +97,28 @@ def _states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, str | None
                 continue
             for owner in instances:
                 if owner.run_id in batch:
-                    exists = _name(owner) in answer.get(owner.run_id, {})
+                    exists = not answer.get(owner.run_id, {}).keys().isdisjoint({owner.ti_id, _name(owner)})
                     found[owner] = state_among(owner, answer) or "" if exists else None
     return found
 
 
 def ask_database(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
-    """The states of a task in some runs, in the form of the execution API, for processes that cannot ask that."""
+    """The states of a task in some runs, in the form of the execution API, for processes that cannot ask that.
+
+    Each is there by the id of its task instance too, which is its own in each iteration of a task loop.
+    """
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    query = select(TaskInstance.run_id, TaskInstance.map_index, TaskInstance.state).where(
-        TaskInstance.dag_id == dag_id, TaskInstance.task_id == task_id, TaskInstance.run_id.in_(run_ids)
+    map_index = airflow_compat.map_index_column()
+    query = (
+        select(TaskInstance.run_id, TaskInstance.id, map_index, TaskInstance.state)
+        .where(TaskInstance.dag_id == dag_id, TaskInstance.task_id == task_id, TaskInstance.run_id.in_(run_ids))
+        .order_by(TaskInstance.map_index)  # in a loop this is the iteration: the latest one is kept by its name
     )
     answer: dict[str, dict[str, Any]] = defaultdict(dict)
     with create_session() as session:
-        for run_id, map_index, state in session.execute(query):
-            answer[run_id][task_id if map_index < 0 else f"{task_id}_{map_index}"] = state
+        for run_id, ti_id, index, state in session.execute(query):
+            answer[run_id][str(ti_id)] = answer[run_id][task_id if index < 0 else f"{task_id}_{index}"] = state
     return answer

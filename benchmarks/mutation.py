@@ -95,6 +95,17 @@ _RAISED_AT_ONCE = """\
 
 GUARDS = (
     guard(
+        "loop: the iteration that owns a job says whether its task has ended",
+        "tests/unit/test_task_states.py::test_each_iteration_of_a_loop_has_the_state_of_its_own_task_instance",
+        ("state_among", "owner.ti_id if owner.ti_id in states else _name(owner)", "_name(owner)"),
+    ),
+    guard(
+        "loop: each iteration has a key of its own",
+        "tests/unit/test_airflow_compat.py"
+        "::test_iterations_of_a_loop_have_keys_of_their_own_and_nothing_is_added_outside_of_one",
+        ("loop_suffix", 'return "" if iteration is None else f"/iteration-{iteration}"', 'return ""'),
+    ),
+    guard(
         "pause: a request asks in the transaction that permits it",
         f"{_PAUSES}::test_a_request_is_held_and_sent_when_the_pause_has_ended",
         (

@@ -200,7 +200,7 @@ def _without_ledger(folder: Path) -> AbstractContextManager[tuple[list[int], Cpu
 def _with_ledger(folder: Path, postgres: Postgres, database: str) -> Iterator[tuple[list[int], Cpu]]:
     """The real thing."""
     ledger = {"AIRFLOW_CONN_AIHANDOFF_LEDGER": json.dumps(postgres_connection(postgres, database))}
-    command = python("-m", "airflow", "aihandoff", "webhooks", "serve")
+    command = python("-m", "airflow_provider_aihandoff", "webhooks", "serve")
     with receivers(folder, command, ledger) as (ports, cpu):
         yield ports, lambda: {**cpu(), "postgres": postgres_cpu()}
 

@@ -220,9 +220,12 @@ class AirflowStack:
         return reported is not None and datetime.fromisoformat(reported) >= self._started[component]
 
     def _spec(self, name: str, *arguments: str) -> ProcessSpec:
+        # Airflow 3.1 takes no commands from providers.
+        own = arguments[0] == "aihandoff"
+        program = ("airflow_provider_aihandoff", *arguments[1:]) if own else ("airflow", *arguments)
         return ProcessSpec(
             name=name,
-            command=python("-m", "airflow", *arguments),
+            command=python("-m", *program),
             log=self.home / "logs" / f"{name}.log",
             env=self.env,
             cwd=self.home,

@@ -98,7 +98,7 @@ def check_day(demo: LocalDemo, day: Day) -> None:
 @contextmanager
 def watched(demo: LocalDemo, set_id: int) -> Iterator[None]:
     """Show in this terminal what `airflow aihandoff sets show --watch` says of a set meanwhile."""
-    command = python("-m", "airflow", "aihandoff", "sets", "show", str(set_id), "--watch")
+    command = python("-m", "airflow_provider_aihandoff", "sets", "show", str(set_id), "--watch")
     process = subprocess.Popen(command, env=demo.airflow.env, cwd=demo.airflow.home, stdin=subprocess.DEVNULL)
     try:
         yield

@@ -240,7 +240,7 @@ def _start_openai(
 
 def _start_receiver(services: Supervisor, home: Path, port: int, url: str, env: Mapping[str, str]) -> None:
     """Start the receiver by itself, so that it can be stopped while the API server goes on."""
-    command = python("-m", "airflow", "aihandoff", "webhooks", "serve", f"--port={port}")
+    command = python("-m", "airflow_provider_aihandoff", "webhooks", "serve", f"--port={port}")
     _start_service(services, RECEIVER, command, home, url, "/health", env)
 
 

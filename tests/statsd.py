@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-#: The two places in which Airflow has its metrics, and what says where they go.
+from airflow_provider_aihandoff.airflow_compat import RELEASE
+
+#: The two places in which Airflow has its metrics (3.1 has one), and what says where they go.
 SDK = ("airflow.sdk.observability.stats", "airflow.sdk.observability.metrics.stats_utils")
 CORE = ("airflow.observability.stats", "airflow.observability.metrics.stats_utils")
 
@@ -116,14 +118,39 @@ def configure(statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def forget(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nothing set up Airflow's metrics in this process yet, for the time of a test."""
+    if RELEASE < (3, 3):
+        stats = _stats(place)
+        monkeypatch.setattr(stats, "instance", None)
+        monkeypatch.setattr(stats, "factory", _nowhere() if RELEASE < (3, 2) else None)
+        return
+    state: dict[str, Any] = vars(import_module(place[0]))["incr"].__globals__
+    for name in ("_factory", "_backend"):
+        monkeypatch.setitem(state, name, None)
+
+
 def set_up(place: tuple[str, str], statsd: StatsD, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set up Airflow's metrics as a process does, for the time of a test."""
     configure(statsd, monkeypatch)
-    stats: Any = import_module(place[0])
-    utils: Any = import_module(place[1])
-    for name in ("_factory", "_backend"):
-        monkeypatch.setitem(vars(stats)["incr"].__globals__, name, None)
-    stats.initialize(factory=utils.get_stats_factory(), export_legacy_names=False)
+    forget(place, monkeypatch)
+    if RELEASE < (3, 2):
+        logger_for: Any = import_module("airflow.metrics.statsd_logger").get_statsd_logger
+        monkeypatch.setattr(_stats(place), "factory", lambda: logger_for(_stats(place)))
+        return
+    factory_for: Any = import_module(place[1]).get_stats_factory
+    if RELEASE < (3, 3):
+        _stats(place).initialize(factory=factory_for(_stats(place)))
+    else:
+        import_module(place[0]).initialize(factory=factory_for(), export_legacy_names=False)
+
+
+def _stats(place: tuple[str, str]) -> Any:
+    return import_module("airflow.stats" if RELEASE < (3, 2) else place[0]).Stats
+
+
+def _nowhere() -> Any:
+    return import_module("airflow.metrics.base_stats_logger").NoStatsLogger
 
 
 def series(packet: str) -> tuple[str, float]:

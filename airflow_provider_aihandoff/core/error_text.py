@@ -106,16 +106,15 @@ def strip_detail(error: Exception) -> None:
 
 
 def database_text(error: BaseException) -> str:
-    """The primary message and the SQLSTATE of an error of psycopg; of one without them, what comes before DETAIL.
+    """The primary message and the SQLSTATE of an error of psycopg, 2 or 3; without them, what comes before DETAIL.
 
     Empty for other errors.
     """
     diag = getattr(error, "diag", None)
-    if diag is None or not hasattr(error, "sqlstate"):
+    if not hasattr(diag, "message_primary"):
         return ""
-    primary = getattr(diag, "message_primary", None)
-    if primary:
-        return f"{' '.join(primary.split()).rstrip('.')} (SQLSTATE {error.sqlstate})"
+    if diag.message_primary:
+        return f"{' '.join(diag.message_primary.split()).rstrip('.')} (SQLSTATE {diag.sqlstate})"
     return " ".join(_DETAIL.sub("", str(error)).split())
 
 

@@ -27,12 +27,16 @@ def text_of(value: Any) -> str:
 
 
 def is_singular(path: str) -> bool:
-    """Whether a JSONPath leads to one value at most (RFC 9535, 2.3.5.1).
+    """Whether a JSONPath leads to one value at most (RFC 9535, 2.3.5.1): such paths alone can be compared in a filter.
 
     :raises ValueError: it is not a JSONPath.
     """
-    with _clear_errors():
-        return _parsed(path).singular_query()
+    check_json_path(path)
+    try:
+        check_json_path(f"$[?{path} == 1]")
+    except ValueError:
+        return False
+    return True
 
 
 def find_values(value: Any, path: str) -> list[Any]:
@@ -51,11 +55,14 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (JSONPathError, RecursionError) as error:
-        raise ValueError(str(error) or "it is nested too deeply") from error
+        # Its further lines are a picture of the place.
+        raise ValueError((str(error) or "it is nested too deeply").splitlines()[0]) from error
 
 
 @lru_cache(maxsize=256)
 def _parsed(path: str) -> JSONPathQuery:
     import jsonpath_rfc9535
 
+    if not path:
+        raise ValueError("it is empty")
     return jsonpath_rfc9535.compile(path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Any
 
+from airflow_provider_aihandoff import airflow_compat
 from airflow_provider_aihandoff.doctor.finding import Finding, Level
 from airflow_provider_aihandoff.operators.job_tasks import approval_task, draft_task, effect_tasks, sources
 
@@ -17,7 +17,7 @@ def check_dags(folder: str) -> Iterator[Finding]:
 
     :param folder: its path.
     """
-    bag = _dag_bag()(folder, load_op_links=False)
+    bag = airflow_compat.dag_bag()(folder, load_op_links=False)
     for file, error in sorted(bag.import_errors.items()):
         last = error.strip().splitlines()[-1]
         yield Finding(
@@ -51,10 +51,3 @@ def _needs_approval(draft: Any) -> bool:
     partial: Mapping[str, Any] | None = getattr(draft, "partial_kwargs", None)
     value = draft.approval if partial is None else partial.get("approval", "required")
     return bool(value == "required")
-
-
-def _dag_bag() -> Any:
-    try:
-        return import_module("airflow.dag_processing.dagbag").DagBag
-    except ImportError:  # Airflow 3.1
-        return import_module("airflow.models.dagbag").DagBag

@@ -41,7 +41,7 @@ from airflow_provider_aihandoff.operators.responding import (
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.xcom import fits_xcom
 from airflow_provider_aihandoff.task_memory import memory_of
-from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of, state_among
+from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, loop_suffix, owner_of, state_among
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -420,9 +420,10 @@ class OpenAIBackgroundResponseOperator(RendersText):
         request = self.build_request()
         snapshot = self._facts.input_snapshot(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
+        default_key = f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}{loop_suffix(context)}"
         return JobSpec(
             job_type=self.job_type,
-            job_key=f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}" if own_key is None else own_key,
+            job_key=default_key if own_key is None else own_key,
             input=snapshot,
             request=request,
             shown_input=masked(snapshot),

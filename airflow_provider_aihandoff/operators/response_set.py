@@ -66,7 +66,7 @@ from airflow_provider_aihandoff.operators.set_transport import (
     processed,
     stop_late_windows,
 )
-from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, owner_of
+from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, loop_suffix, owner_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -856,7 +856,7 @@ def _default_key(context: Context, task_id: str) -> str:
     index = context["ti"].map_index
     what = f"{_iso(start)}/{_iso(end)}" if start is not None and end is not None and start != end else run.run_id
     mapped = f"[{index}]" if index is not None and index >= 0 else ""
-    return f"{run.dag_id}/{task_id}{mapped}/{what}"
+    return f"{run.dag_id}/{task_id}{mapped}/{what}{loop_suffix(context)}"
 
 
 def _iso(at: datetime) -> str:

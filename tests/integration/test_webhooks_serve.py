@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 import httpx
 import psycopg
 import pytest
-from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import Disposition
 from airflow_provider_aihandoff.web.bounded_server import HEAD_TIMEOUT, MAX_CONNECTIONS
+from tests.airflow_compat import get_parser
 from tests.factories import job_spec, submit
 from tests.unit.core.webhooks.signing import OTHER_SECRET, SECRET, signed
 

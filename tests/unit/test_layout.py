@@ -15,6 +15,7 @@ PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
 #: Stems that stand in more than one folder, since they mean the same in each: a face and what it shows, a command
 #: group and its protocol, an operator and the trigger or the target that it uses.
 SHARED_STEMS = {
+    "__main__": {"", "testing"},
     "approval": {"sensors", "triggers"},
     "email": {"operators", "targets"},
     "errors": {"", "core"},

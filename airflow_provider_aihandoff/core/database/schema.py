@@ -152,10 +152,15 @@ def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tu
 @contextmanager
 def _sqlalchemy_connection(conninfo: Mapping[str, Any]) -> Iterator[Connection]:
     """Connect as Alembic needs it; the parameters go to libpq as they are, so no password has to be quoted."""
-    from sqlalchemy import create_engine
+    from sqlalchemy import __version__, create_engine
+    from sqlalchemy.dialects import registry
     from sqlalchemy.pool import NullPool
 
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**conninfo), poolclass=NullPool)
+    if __version__.startswith("1."):
+        registry.register("postgresql.psycopg", f"{__package__}.psycopg_dialect", "PsycopgDialect")
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(**conninfo), poolclass=NullPool, future=True
+    )
     with engine.connect() as connection:
         yield connection
     engine.dispose()

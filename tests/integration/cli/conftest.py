@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from tests.airflow_compat import get_parser
 
 Airflow = Callable[..., str]
 

@@ -285,7 +285,7 @@ class TestCommand:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        from airflow.cli.cli_parser import get_parser
+        from tests.airflow_compat import get_parser
 
         use(conninfo, monkeypatch)
         TestConnections.connection(monkeypatch, "http://127.0.0.1:1/v1", webhook_secrets=SECRET)

@@ -1,7 +1,7 @@
 """Dags that run in this process through `dag.test()`, on a real ledger, with real HTTP to the model and to targets.
 
-Airflow's own metadata is a SQLite file here, made once for these tests. What it does with the operators is real:
-states, retries, XComs, mapping, deferral.
+Airflow's own metadata is on PostgreSQL, as in production: what is refused there fails here. What Airflow does with the
+operators is real: states, retries, XComs, mapping, deferral.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from demo.postgres import Postgres
+from tests import airflow_compat
 from tests.factories import draft, job_spec
 from tests.integration.operators.dag_runs import Dags, Define, Run
 from tests.integration.operators.tasks import NOTE
@@ -39,12 +40,14 @@ API_KEY = "sk-the-key-of-these-tests"
 
 
 @pytest.fixture(scope="package")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def airflow(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An Airflow with nothing in it."""
     folder = Path(tmp_path_factory.mktemp("airflow"))
     (folder / "dags").mkdir()
+    metadata = f"operators_{os.getpid()}"
+    postgres.create_database(metadata)
     variables = {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.airflow_uri(metadata),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__AIHANDOFF__MIN_DEFERRAL": "0",
@@ -71,7 +74,8 @@ def _use_database_of_environment() -> None:
 
 
 @pytest.fixture
-def dags(airflow: None, connections: None) -> Dags:
+def dags(airflow: None, connections: None, monkeypatch: pytest.MonkeyPatch) -> Dags:
+    airflow_compat.name_exceptions(monkeypatch)
     return Dags()
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
@@ -20,6 +19,7 @@ from airflow_provider_aihandoff.core.states import EffectState, JobState, Respon
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
+from tests.airflow_compat import get_parser
 from tests.factories import draft, job_spec, submit
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags

@@ -13,13 +13,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from airflow.cli.cli_parser import get_parser
 from airflow.models import Connection
 from airflow.models.taskinstance import TaskInstance
 from airflow.sdk import BaseNotifier, task
 from airflow.utils.session import create_session
 from openai import OpenAI
 
+from airflow_provider_aihandoff.airflow_compat import dag_bag
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_spec
 from airflow_provider_aihandoff.core.database import connection
@@ -34,6 +34,7 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.task_states import ask_database, task_states
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.testing.openai_server import DEFAULT_PROJECT
+from tests.airflow_compat import get_parser
 from tests.factories import OWNER, TEST, approve, ask, draft, effect_plan, job_spec, submit
 from tests.integration.core.reconcile.world import World
 from tests.integration.operators.conftest import RunDag, postgres_connection
@@ -487,10 +488,8 @@ def test_the_sensor_says_what_an_expired_review_means(dags: Dags, ledger: Ledger
 
 
 def test_airflow_parses_the_maintenance_dag() -> None:
-    from airflow.dag_processing.dagbag import DagBag
-
     folder = Path(__file__).parents[3] / "dags"
-    bag = DagBag(str(folder / "aihandoff_reconcile.py"), load_op_links=False)
+    bag = dag_bag()(str(folder / "aihandoff_reconcile.py"), load_op_links=False)
     assert bag.import_errors == {}
     dag = bag.dags["aihandoff_reconcile"]
     assert (dag.catchup, dag.max_active_runs, dag.task_ids) == (False, 1, ["reconcile"])

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from airflow.cli.cli_parser import get_parser
 from airflow.models import Connection
 from airflow.utils.session import create_session
 
+from tests.airflow_compat import get_parser
 from tests.target import Answer, Target, serve
 
 NEW, OLD = "whsec_bmV3IHNlY3JldCB3aXRoIDMyIGJ5dGVzIGluIGl0", "whsec_b2xkIHNlY3JldCB3aXRoIDMyIGJ5dGVzIGluIGl0"

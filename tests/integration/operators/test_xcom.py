@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 from airflow.models.xcom import XComModel
-from airflow.sdk.serde import deserialize, serialize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select
@@ -18,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from airflow_provider_aihandoff.operators.xcom import fits_xcom
 from demo.postgres import Postgres
+from tests.airflow_compat import serde
 
 #: A table with the very column in which Airflow keeps the value of an XCom.
 KEPT = Table("kept", MetaData(), Column("id", Integer, primary_key=True), Column("value", XComModel.value.type))
@@ -45,13 +45,13 @@ def metadata_database(postgres: Postgres) -> Iterator[Engine]:
 
 def carried(engine: Engine, value: Any) -> Any:
     """A value after its way from a task to Airflow's supervisor, to its API server, into the database, and back."""
-    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(serialize(value)))
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(serde.serialize(value)))
     received = json.loads(json.dumps(sent, allow_nan=False).encode())
     with engine.begin() as connection:
         key = connection.execute(insert(KEPT).values(value=received)).inserted_primary_key
         assert key is not None
         kept = connection.execute(select(KEPT.c.value).where(KEPT.c.id == key[0])).scalar_one()
-    return deserialize(kept)
+    return serde.deserialize(kept)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_aihandoff.airflow_compat import RELEASE
 from airflow_provider_aihandoff.core.ledger import Ledger
 from demo.airflow_api import AirflowApi
 from demo.local import DAGS_FOLDER, LocalDemo, running_demo
@@ -18,6 +19,7 @@ from tests.target import Answer, Target, serve
 
 OTHER_DAGS = {"slow_draft", "watched_draft", "attended_draft", "function_effect", "aihandoff_rollback"}
 OTHER_DAGS |= {"ticket_set", "notified", "notified_both", "notified_by_policy", "order_lines"}
+OTHER_DAGS |= {"refined"} if RELEASE >= (3, 4) else set()
 OTHER_DAGS |= {"escalated", "expires_rejected", "expires_failed", "expires_by_policy"}
 
 

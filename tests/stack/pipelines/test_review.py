@@ -311,7 +311,7 @@ def test_in_the_terminal_a_person_lists_reads_edits_and_decides(
 def review(demo: LocalDemo, *arguments: str, typed: str = "", fails: bool = False) -> str:
     """What `airflow aihandoff review` says, on a machine on which Airflow runs."""
     done = subprocess.run(
-        [*python("-m", "airflow", "aihandoff", "review"), *arguments],
+        [*python("-m", "airflow_provider_aihandoff", "review"), *arguments],
         env=demo.airflow.env,
         input=typed,
         capture_output=True,

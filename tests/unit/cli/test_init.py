@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.cli.init import TEMPLATES
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
+from tests.airflow_compat import get_parser
 
 CHECKOUT = Path(__file__).parents[3]
 DAGS = CHECKOUT / "dags"

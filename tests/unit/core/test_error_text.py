@@ -64,10 +64,9 @@ class TestSaid:
 
     def test_of_a_databases_error_the_primary_message_and_the_sqlstate_are_kept(self) -> None:
         class DatabaseError(Exception):
-            sqlstate = "23505"
-
-            class diag:  # noqa: N801 - as psycopg calls it
+            class diag:  # noqa: N801 - as psycopg calls it, 2 and 3
                 message_primary = "duplicate key value violates unique constraint"
+                sqlstate = "23505"
 
         error = DatabaseError("duplicate key value violates unique constraint\nDETAIL:  Key (pin)=(1234) exists.")
         assert said(error) == "DatabaseError: duplicate key value violates unique constraint (SQLSTATE 23505)"

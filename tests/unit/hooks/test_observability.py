@@ -6,14 +6,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
-from typing import Any
 
 import pytest
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.hooks.observability import AirflowMetrics, observe
-from tests.statsd import CORE, SDK, StatsD, set_up
+from tests.statsd import CORE, SDK, StatsD, forget, set_up
 
 
 @pytest.fixture
@@ -26,10 +24,8 @@ def statsd() -> Iterator[StatsD]:
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process has set up metrics."""
-    for name, _ in (SDK, CORE):
-        state: dict[str, Any] = vars(import_module(name))["incr"].__globals__
-        monkeypatch.setitem(state, "_factory", None)
-        monkeypatch.setitem(state, "_backend", None)
+    for place in (SDK, CORE):
+        forget(place, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

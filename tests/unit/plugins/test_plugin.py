@@ -8,6 +8,7 @@ import textwrap
 from importlib.metadata import entry_points
 
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX, AIHandoffPlugin
+from tests.airflow_compat import PLUGINS_MANAGER
 
 
 def test_airflow_finds_the_plugin_by_its_entry_point() -> None:
@@ -18,14 +19,15 @@ def test_airflow_finds_the_plugin_by_its_entry_point() -> None:
 def test_loading_it_imports_no_web_framework_no_driver_and_nothing_of_the_api_server() -> None:
     code = """
         import sys
-        import airflow.sdk.plugins_manager
+        import {plugins_manager}
         from airflow.providers.common.compat.sdk import AirflowPlugin
         before = set(sys.modules)
         from airflow_provider_aihandoff.plugins.aihandoff import AIHandoffPlugin
         assert AIHandoffPlugin().external_views
         print(*sorted(set(sys.modules) - before))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    code = textwrap.dedent(code).format(plugins_manager=PLUGINS_MANAGER)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     package = "airflow_provider_aihandoff"
     assert {*done.stdout.splitlines()[-1].split(), package} == {
         package,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.serialization.serialized_objects import DagSerialization
 from pydantic import BaseModel, Field
 
 from airflow_provider_aihandoff.core.errors import RequestError
 from airflow_provider_aihandoff.core.job_requests.declared_type import KEYWORD, PARAM, DeclaredType
 from airflow_provider_aihandoff.job_types import JobType
+from tests.airflow_compat import DagSerialization
 
 
 class Part(BaseModel):

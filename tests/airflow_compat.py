@@ -1,0 +1,53 @@
+"""What the tests use of Airflow and what stands elsewhere in some release of it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from airflow_provider_aihandoff import airflow_compat
+from airflow_provider_aihandoff.airflow_compat import RELEASE
+from airflow_provider_aihandoff.cli.definition import get_commands
+
+_SERIALIZED = "airflow.serialization.serialized_objects"
+
+#: A Dag as the scheduler and the API server have it.
+SerializedDAG: Any = import_module(
+    _SERIALIZED if RELEASE < (3, 2) else "airflow.serialization.definitions.dag"
+).SerializedDAG
+
+#: What makes JSON of a Dag.
+DagSerialization: Any = SerializedDAG if RELEASE < (3, 2) else import_module(_SERIALIZED).DagSerialization
+
+#: What loads Airflow's plugins.
+PLUGINS_MANAGER = "airflow.plugins_manager" if RELEASE < (3, 2) else "airflow.sdk.plugins_manager"
+
+#: What a task makes of a value before it is kept as an XCom, and back: ``serialize`` and ``deserialize``.
+serde: Any = import_module("airflow.serialization.serde" if RELEASE < (3, 2) else "airflow.sdk.serde")
+
+
+def get_parser() -> ArgumentParser:
+    """The parser of ``airflow``, with the commands of this package."""
+    from airflow.cli import cli_parser
+
+    airflow_compat.add_commands(get_commands())
+    parser: ArgumentParser = cli_parser.get_parser()
+    return parser
+
+
+def name_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have callbacks get what ended an attempt: before 3.2, they do not where it is one that no retry can fix."""
+    if RELEASE >= (3, 2):
+        return
+    task_runner: Any = import_module("airflow.sdk.execution_time.task_runner")
+    finalize = task_runner.finalize
+
+    def named(ti: Any, state: Any, context: Any, log: Any, error: BaseException | None = None) -> None:
+        if error is not None:
+            context.setdefault("exception", error)
+        finalize(ti, state, context, log, error)
+
+    monkeypatch.setattr(task_runner, "finalize", named)
