@@ -26,6 +26,7 @@ note = JobType(
     NoteRequest,
     description="A product note for the shop, reviewed before it is published.",
     users=("shop", "alice"),
+    shows_draft=True,
 )
 
 with DAG("product_note", schedule=None, params=note.params, tags=note.tags):
@@ -36,6 +37,7 @@ with DAG("product_note", schedule=None, params=note.params, tags=note.tags):
         instructions="You write product notes: warm, concrete, and true to the facts you are given.",
         input="Write the product note for {{ params.job_request.input.slug }}.",
         output_type=ProductNote,
+        stream=True,
     )
     approve = ApprovalSensor(task_id="approve", job=draft)
     publish = HttpSideEffectOperator(

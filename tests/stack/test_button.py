@@ -47,6 +47,7 @@ def test_a_button_a_script_and_a_transaction_make_one_job_each_whatever_is_kille
         script.kill()
         script.wait()
         says(page, "works on it")
+        page.wait_for_function("document.getElementById('text').textContent !== ''")
         kill(demo, "triggerer")
         demo.services.kill(RECEIVER)
         demo.start_receiver()
