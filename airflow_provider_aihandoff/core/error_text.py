@@ -110,7 +110,7 @@ def database_text(error: BaseException) -> str:
 
     Empty for other errors.
     """
-    diag = getattr(error, "diag", None)
+    diag: Any = getattr(error, "diag", None)
     if not hasattr(diag, "message_primary"):
         return ""
     if diag.message_primary:
