@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Percent of lines and branches that the unit tests alone reach; integration and stack tests reach more. A point lower than
 # what they reach today, since random examples reach a few lines more or fewer.
-COVERAGE := 58
+COVERAGE := 61
 # Files in the order in which they stand: sorted by size they alternate between packages, which each set up an Airflow.
 ON_EACH_CORE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 LOCKED := requirements/bootstrap.txt requirements/requirements.txt

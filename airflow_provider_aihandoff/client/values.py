@@ -84,6 +84,7 @@ class JobType:
     :param max_bytes: how large an input may be as JSON.
     :param per_minute: how many requests you may make in a minute.
     :param shows_result: a request has the ``result`` when it is done.
+    :param shows_draft: its stream has what the model writes, before it is reviewed.
     """
 
     type: str
@@ -94,6 +95,7 @@ class JobType:
     max_bytes: int
     per_minute: int
     shows_result: bool
+    shows_draft: bool
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:

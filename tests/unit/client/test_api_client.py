@@ -210,7 +210,7 @@ def test_following_what_has_ended_for_good_ends() -> None:
 
 def test_types_and_cancelling_are_calls_too() -> None:
     declared = {"type": "note", "description": "", "dag_id": "d", "is_paused": False, "input_schema": {}}
-    declared |= {"max_bytes": 1, "per_minute": 2, "shows_result": True, "something_new": 1}
+    declared |= {"max_bytes": 1, "per_minute": 2, "shows_result": True, "shows_draft": False, "something_new": 1}
     api = Api(said({"job_types": [declared]}), said({**DONE, "state": "stopped"}))
     client = api.client()
     assert [each.per_minute for each in client.job_types()] == [2]
