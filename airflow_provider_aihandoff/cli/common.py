@@ -67,10 +67,10 @@ def _connections_of_the_database() -> Iterator[None]:
 
 
 @contextmanager
-def open_ledger(args: Namespace) -> Iterator[Ledger]:
+def open_ledger(args: Namespace, max_size: int = 1) -> Iterator[Ledger]:
     """The ledger that the command uses. What is done in it is counted in Airflow's metrics, as in any other process."""
     set_up_metrics()
-    with LedgerHook(args.conn_id, limits=COMMAND).get_conn() as ledger:
+    with LedgerHook(args.conn_id, limits=COMMAND).get_conn(max_size) as ledger:
         yield ledger
 
 

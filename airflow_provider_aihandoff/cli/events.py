@@ -76,6 +76,11 @@ def rotate(args: Namespace) -> None:
         keep_newest(conn_id)
         say(f"Only the newest secret of {conn_id!r} signs events from now on.")
         return
+    if len(known or []) > 1:
+        fail(
+            f"the connection {conn_id!r} has {len(known or [])} secrets already, and a new one would take the place of "
+            "the one that the receiver may know. Nothing was changed. Give it the newest one, then use --finish."
+        )
     _new_secret(conn_id, known or [], print_only=args.print_secret)
     say("Events are signed with the new secret and the one before it. When the receiver knows the new one:")
     say(f"  airflow aihandoff events rotate {args.name} --finish")
@@ -88,7 +93,7 @@ def deliver(args: Namespace) -> None:
     sending: dict[str, Any] = {"secrets_of": read_secrets, "post": post_to_listed, "name": args.name}
     try:
         allowed_hosts()
-        with open_ledger(args) as ledger, ThreadPoolExecutor(_THREADS) as pool:
+        with open_ledger(args, _THREADS) as ledger, ThreadPoolExecutor(_THREADS) as pool:
             if args.once:
                 taken = sum(pool.map(lambda _: deliver_due(ledger, **sending), range(_THREADS)))
             else:

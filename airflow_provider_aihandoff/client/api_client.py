@@ -70,6 +70,8 @@ class Client:
     """
 
     def __init__(self, base_url: str, *, token: Token, patience: float = 120.0, **options: Any) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise ValueError("base_url must begin with http:// or https://.")
         self._get_token: Callable[[], str] = token if callable(token) else lambda: token
         self._token: str | None = None
         self._renews = callable(token)
@@ -134,7 +136,7 @@ class Client:
             "input": dict(input),
             **{name: each for name, each in optional.items() if each is not None},
         }
-        headers = {} if idempotency_key is None else {"Idempotency-Key": f'"{idempotency_key}"'}
+        headers = {} if idempotency_key is None else {"Idempotency-Key": f'"{_checked("key", idempotency_key)}"'}
         return JobRequest.from_json(self._send("POST", "/jobs", json=body, headers=headers).json())
 
     def get(self, request: JobRequest | UUID | str) -> JobRequest:
@@ -244,9 +246,10 @@ class Client:
                 return
 
     def _with_token(self, headers: Mapping[str, str]) -> dict[str, str]:
-        if self._token is None:
-            self._token = self._get_token()
-        return {**headers, "Authorization": f"Bearer {self._token}"}
+        token = self._token  # another thread may forget it meanwhile
+        if token is None:
+            token = self._token = _checked("token", self._get_token().strip())
+        return {**headers, "Authorization": f"Bearer {token}"}
 
     def _has_expired(self, answer: httpx.Response) -> bool:
         """Whether the token was refused, and another one can be had."""
@@ -305,6 +308,13 @@ def _taken(answer: httpx.Response) -> httpx.Response:
     if answer.is_success or answer.status_code == httpx.codes.NOT_MODIFIED:
         return answer
     raise ApiError.of(answer)
+
+
+def _checked(name: str, text: str) -> str:
+    """A text that a header can have. The error of the HTTP client would quote it, and it may be a secret."""
+    if not (text and text.isascii() and text.isprintable()):
+        raise ValueError(f"The {name} is empty, or has characters that a header cannot have, such as a line break.")
+    return text
 
 
 def _may_pass(error: ApiError) -> bool:

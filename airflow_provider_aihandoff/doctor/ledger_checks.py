@@ -92,11 +92,12 @@ _UNASKED = """
 
 #: Due events of each subscription that no one has begun to send for so long; and what else keeps them from arriving.
 _UNSENT = """
-    SELECT s.name, s.state, s.state_reason,
+    SELECT s.name, s.state, s.state_reason, s.failures,
         (SELECT count(*) FROM aihandoff.event_deliveries AS d WHERE d.subscription_id = s.subscription_id
             AND d.state = 'dead') AS dead,
         (SELECT count(*) FROM aihandoff.event_deliveries AS d WHERE d.subscription_id = s.subscription_id
             AND d.state = 'waiting' AND d.try_at < clock_timestamp() - %(minutes)s * interval '1 minute'
+            AND (s.lease_until IS NULL OR s.lease_until < clock_timestamp() - %(minutes)s * interval '1 minute')
             AND NOT EXISTS (SELECT FROM aihandoff.event_deliveries AS e
                 WHERE e.subscription_id = d.subscription_id AND e.job_id = d.job_id AND e.seq < d.seq
                     AND e.state = 'waiting')) AS unsent
@@ -285,19 +286,21 @@ def _check_unasked(connection: psycopg.Connection[Any]) -> Finding:
 def _check_events(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     """Whether what is due to subscribers is being sent, and taken."""
     for row in connection.execute(_UNSENT, {"minutes": _UNSENT_MINUTES}).fetchall():
-        yield event_finding(row["name"], row["state"], row["state_reason"], unsent=row["unsent"], dead=row["dead"])
+        counts = {name: row[name] for name in ("unsent", "dead", "failures")}
+        yield event_finding(row["name"], row["state"], row["state_reason"], **counts)
 
 
-def event_finding(name: str, state: str, why: str | None, *, unsent: int, dead: int) -> Finding:
+def event_finding(name: str, state: str, why: str | None, *, unsent: int, dead: int, failures: int = 0) -> Finding:
     """How the events of a subscription stand.
 
     :param state: of the subscription, and ``why``: why it is in it.
     :param unsent: how many are due for :data:`_UNSENT_MINUTES` minutes.
     :param dead: how many were given up.
+    :param failures: rounds in a row in which everything has failed.
     """
     subject = f"events for {name}"
     if state == "disabled":
-        fix = f"When it is ready again: `airflow aihandoff events subscribe {name}`, with its URL."
+        fix = f"When it is ready again: `airflow aihandoff events subscribe {name}` with its URL, types and states."
         return Finding(
             Level.WARNING, subject, f"The subscription is disabled: {why}.", "Its receiver gets no events.", fix
         )
@@ -309,13 +312,22 @@ def event_finding(name: str, state: str, why: str | None, *, unsent: int, dead: 
             "Its receiver does not hear of changes.",
             "Run `airflow aihandoff events deliver`, or the Dag aihandoff_events and a triggerer.",
         )
+    if failures:
+        return Finding(
+            Level.WARNING,
+            subject,
+            f"Its receiver has taken nothing in {failures} rounds.",
+            "What it did not take is sent again, for three days.",
+            "Repair the receiver; the log of what delivers says how it answers.",
+        )
     if dead:
         return Finding(
             Level.WARNING,
             subject,
             f"{dead} events were given up.",
             "Its receiver has never taken them.",
-            f"See why with `airflow aihandoff events dead {name}`, then `airflow aihandoff events replay {name}`.",
+            f"See why with `airflow aihandoff events dead {name}`, then replay them: `airflow aihandoff events "
+            f"replay {name} --reason REASON`.",
         )
     return Finding(Level.OK, subject, "What is due is sent.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -152,7 +152,10 @@ async def open_stream(conn_id: str, response_id: str) -> ResponseStream:
     from airflow_provider_aihandoff.core.generation.response_stream import stream_of
 
     await asyncio.to_thread(load_sdk)
-    return stream_of(await shared_provider(conn_id), response_id)
+    provider = await shared_provider(conn_id)
+    stream = stream_of(provider, response_id)
+    stream.on_refused = partial(forget_provider, conn_id, provider)
+    return stream
 
 
 def forget_provider(conn_id: str, provider: AsyncModelProvider) -> None:

@@ -40,7 +40,7 @@ def stop_if_cancelled(ledger: Ledger, provider_for: ProviderFor, asked: JobReque
 
     :raises JobCancelled: it was.
     """
-    request = ledger.job_requests.read(asked.request_id).request
+    request = ledger.job_requests.read(asked.request_id, settled=True).request
     if request.state is not RequestState.CANCELLED:
         return
     reason = request.state_reason or "its request was cancelled"

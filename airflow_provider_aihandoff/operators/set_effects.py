@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.effects.apply import Wait
+from airflow_provider_aihandoff.core.effects.apply import Suspended, Wait
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import (
     EffectNotNow,
@@ -298,7 +298,8 @@ class _Writing:
         elif isinstance(result, HandoffError):
             done.problems[job.label] = result.what
             refused = _REFUSED if isinstance(result, EffectRefused) else _FAILED
-            done.stopped[job.job_id] = _NOT_NOW if isinstance(result, EffectNotNow) else refused
+            later = isinstance(result, EffectNotNow | Suspended)  # it was not sent, and a retry sends it
+            done.stopped[job.job_id] = _NOT_NOW if later else refused
 
     def notify(self, persons: Sequence[Wait]) -> None:
         """Notify people of writes that wait for them, some of them where there are many."""
@@ -363,7 +364,7 @@ def _end(task: EffectTask, ledger: Ledger, set_id: int, done: _Pass) -> dict[str
         task.log.warning("%s: %s", label, problem)
     if late := done.ended_as(_NOT_NOW):
         raise SetNotWritten(
-            f"{found.label}: the target did not take {late:,} writes now ({words}). These made no external write. A "
+            f"{found.label}: {late:,} writes could not be made now ({words}). These made no external write. A "
             f"retry sends them. The first: {next(iter(done.problems.values()))}"
         )
     others = done.ended_as(_NOT_PLANNED, _FAILED)

@@ -146,6 +146,8 @@ def _in_time(connection: LedgerConnection, ask: Ask, permit: Callable[[], T]) ->
 
 
 def _said(connection: LedgerConnection, held: RateHold | RateRefusal) -> Hold | Refusal:
+    if isinstance(held, RateHold):
+        held = rate_store.still_held(connection, held)
     if isinstance(held, RateRefusal):
         return Refusal("rate limit", held.why, held.remedy)
     rate_store.keep_wait(connection, held)

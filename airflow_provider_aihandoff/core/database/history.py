@@ -101,13 +101,15 @@ def lock(connection: LedgerConnection, job_id: int) -> Job:
     return _job(connection.execute(_LOCK_JOB, [job_id]).fetchone(), job_id)
 
 
-def lock_many(connection: LedgerConnection, job_ids: Sequence[int]) -> dict[int, Job]:
+def lock_many(connection: LedgerConnection, job_ids: Sequence[int], *, waits: bool = True) -> dict[int, Job]:
     """Return those of the jobs that there are, by id, and keep others from changing them until the transaction ends.
 
     They are locked in the order of their ids, so that two such steps cannot wait for each other; where a transaction
     locks several lots, it takes these in that order too. Input and permissions are not read: they are empty here.
+
+    :param waits: for those that another transaction has locked; otherwise these are left out.
     """
-    rows = connection.execute(_LOCK_JOBS, [sorted(job_ids)]).fetchall()
+    rows = connection.execute(_LOCK_JOBS if waits else f"{_LOCK_JOBS} SKIP LOCKED", [sorted(job_ids)]).fetchall()
     return {row["job_id"]: Job(**row, input={}, permissions={}) for row in rows}
 
 

@@ -32,8 +32,11 @@ _NOT_IN_URL = re.compile(r"[^!-~]|[\\#]")
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
+#: What of IPv6 can lead to the internet. The second one is for translation inside of a network.
+_UNICAST, _LOCAL_NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b:1::/48")
+
 #: Networks whose addresses stand for one of IPv4, in their last 32 bits.
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), _LOCAL_NAT64)
 
 
 #: Where clouds tell their machines of their credentials, besides the addresses of a link.
@@ -158,7 +161,11 @@ def may_be_called(ip: str, *, is_internal: bool) -> bool:
         return False
     if address.version == 4 and address.is_reserved:
         return False
-    return is_internal or address.is_global
+    if is_internal:
+        return True
+    if ipaddress.ip_address(ip.partition("%")[0]) in _LOCAL_NAT64:
+        return False
+    return address.is_global and (address.version == 4 or address in _UNICAST)
 
 
 def _meant(address: IpAddress) -> IpAddress:

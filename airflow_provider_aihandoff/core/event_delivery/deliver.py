@@ -22,7 +22,7 @@ from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.event_delivery.cloud_event import OutgoingEvent, signed_headers
-from airflow_provider_aihandoff.core.event_delivery.delivery_store import LEASE_SECONDS, Taken
+from airflow_provider_aihandoff.core.event_delivery.delivery_store import LEASE_SECONDS, REMOVED_AT_ONCE, Taken
 from airflow_provider_aihandoff.core.event_delivery.post import Answered, NotAnswered
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.webhooks.signature import SecretRefused
@@ -61,6 +61,7 @@ class _Round:
     secrets: Sequence[object]
     post: Post
     until: float
+    stop: threading.Event | None = None
     delivered: int = 0
     failed: int = 0
     gone: bool = False
@@ -85,7 +86,8 @@ class _Round:
     @property
     def is_over(self) -> bool:
         """Whether nothing more is sent."""
-        return self.gone or self.all_failed or time.monotonic() >= self.until
+        stopped = self.stop is not None and self.stop.is_set()
+        return stopped or self.gone or self.all_failed or time.monotonic() >= self.until
 
 
 def deliver_round(
@@ -95,11 +97,13 @@ def deliver_round(
     post: Post,
     name: str | None = None,
     lease_seconds: float = LEASE_SECONDS,
+    stop: threading.Event | None = None,
 ) -> int | None:
     """Send what is due to one receiver. Safe to call in any number of threads and processes.
 
     :param name: only for this subscription.
     :param lease_seconds: for how long others leave the receiver alone; sending begins within two thirds of it.
+    :param stop: nothing more is sent once it is set.
     :return: how many events the receiver has taken; None where nothing is due.
     :raises LedgerUnavailable: what was sent and is not recorded is sent again.
     """
@@ -108,7 +112,7 @@ def deliver_round(
     if taken is None:
         return None
     secrets = _secrets(secrets_of, taken.subscription.secret_conn_id)
-    round_ = _Round(taken, secrets, post, until=began + lease_seconds * 2 / 3)
+    round_ = _Round(taken, secrets, post, until=began + lease_seconds * 2 / 3, stop=stop)
     with ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="aihandoff-events") as pool:
         sent = {pool.submit(_send, round_, event): event for event in taken.events}
         for future in as_completed(sent):
@@ -213,10 +217,10 @@ def deliver_on(
     delivered, failures, remove_at = 0, 0, time.monotonic()
     while not stop.is_set():
         try:
-            taken = deliver_round(ledger, secrets_of=secrets_of, post=post, name=name)
-            if removes and taken is None and time.monotonic() >= remove_at:
-                ledger.outbox.remove_old()
-                remove_at = time.monotonic() + REMOVE_SECONDS
+            taken = deliver_round(ledger, secrets_of=secrets_of, post=post, name=name, stop=stop)
+            if removes and time.monotonic() >= remove_at:
+                more = ledger.outbox.remove_old() >= REMOVED_AT_ONCE
+                remove_at = time.monotonic() + (0.0 if more else REMOVE_SECONDS)
         except Exception as error:
             failures += 1
             log.warning("Events are not sent now, and are tried again.", exc_info=shown(error))

@@ -43,9 +43,10 @@ KEPT_DELIVERED = timedelta(days=7)
 KEPT_UNDELIVERED = timedelta(days=90)
 
 #: What one round of removing takes.
-_REMOVED_AT_ONCE = 1000
+REMOVED_AT_ONCE = 1000
 
-_DUE = """d.state = 'waiting' AND d.try_at <= clock_timestamp() AND NOT EXISTS (
+#: Stable, and not the volatile clock_timestamp(), which no index is searched by.
+_DUE = """d.state = 'waiting' AND d.try_at <= statement_timestamp() AND NOT EXISTS (
         SELECT FROM aihandoff.event_deliveries AS earlier
         WHERE earlier.subscription_id = d.subscription_id AND earlier.job_id = d.job_id AND earlier.seq < d.seq
             AND earlier.state = 'waiting')"""
@@ -65,7 +66,7 @@ _LEASE = f"""
 _GIVE_UP = """
     UPDATE aihandoff.event_deliveries AS d SET state = 'dead', settled_at = clock_timestamp(),
         error = coalesce(error, 'each deliverer has died that has sent it')
-    WHERE subscription_id = %(subscription_id)s AND state = 'waiting' AND try_at <= clock_timestamp()
+    WHERE subscription_id = %(subscription_id)s AND state = 'waiting' AND try_at <= statement_timestamp()
         AND tries >= %(max_tries)s"""
 #: Each try is counted before it is made: one that kills its deliverer has an end too.
 _TAKE = f"""
@@ -127,13 +128,15 @@ _DISABLE = f"""
 _REMOVE = f"""
     DELETE FROM aihandoff.event_deliveries WHERE delivery_id IN (
         SELECT delivery_id FROM aihandoff.event_deliveries
-        WHERE state <> 'waiting' AND settled_at < clock_timestamp()
-            - CASE WHEN state = 'delivered' THEN %(delivered)s ELSE %(undelivered)s END
+        WHERE state = 'delivered' AND settled_at < statement_timestamp() - %(delivered)s
+        UNION ALL
+        SELECT delivery_id FROM aihandoff.event_deliveries
+        WHERE state = 'dead' AND settled_at < statement_timestamp() - %(undelivered)s
         UNION ALL
         SELECT delivery_id FROM aihandoff.event_deliveries AS d
         JOIN aihandoff.event_subscriptions AS s USING (subscription_id)
         WHERE d.state = 'waiting' AND s.state <> 'active' AND d.at < clock_timestamp() - %(undelivered)s
-        LIMIT {_REMOVED_AT_ONCE})"""
+        LIMIT {REMOVED_AT_ONCE})"""
 
 #: Who ends a subscription by answering 410.
 _RECEIVER = Actor.program("the receiver")

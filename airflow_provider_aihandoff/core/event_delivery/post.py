@@ -32,6 +32,9 @@ from airflow_provider_aihandoff.core.event_delivery.address import (
 CALL_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 
+#: Addresses of a host that are tried at most.
+_MAX_IPS = 8
+
 _GONE = 410
 _USER_AGENT = "airflow-provider-aihandoff"
 
@@ -153,7 +156,9 @@ def _pool(address: Address, ips: Sequence[str], watch: CallWatch) -> HTTPConnect
 
 
 def _connect(ips: Sequence[str], port: int, timeout: Any) -> socket.socket:
-    for ip in ips[:-1]:
+    tried = ips[:_MAX_IPS]
+    each = max(1.0, timeout / len(tried))  # so that a later one is reached while the call may still begin
+    for ip in tried[:-1]:
         with suppress(OSError):
-            return create_connection((ip, port), timeout)
-    return create_connection((ips[-1], port), timeout)
+            return create_connection((ip, port), each)
+    return create_connection((tried[-1], port), each)

@@ -34,9 +34,11 @@ _SUBSCRIBE = f"""
     INSERT INTO aihandoff.event_subscriptions (name, url, job_types, states, secret_conn_id)
     VALUES (%(name)s, %(url)s, %(job_types)s::text[], %(states)s::text[], %(secret_conn_id)s)
     RETURNING {columns(EventSubscription)}"""
+#: Who sends to the address before this one records nothing of what that answers.
 _CHANGE = f"""
     UPDATE aihandoff.event_subscriptions SET url = %(url)s, job_types = %(job_types)s::text[],
         states = %(states)s::text[], secret_conn_id = %(secret_conn_id)s, state = 'active', state_reason = NULL,
+        lease_token = CASE WHEN url = %(url)s THEN lease_token END,
         rest_until = NULL, failures = 0, updated_at = clock_timestamp()
     WHERE name = %(name)s AND state <> 'ended' RETURNING {columns(EventSubscription)}"""
 _END = f"""

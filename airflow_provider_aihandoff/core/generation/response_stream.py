@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -48,6 +48,9 @@ class ResponseStream(ABC):
 
     after: int | None = None
     """The last part that was read, whatever it was; None before the first."""
+
+    on_refused: Callable[[], None] | None = None
+    """Called when the credentials are refused: the next stream that is opened reads them again."""
 
     @abstractmethod
     def parts(self) -> AsyncGenerator[StreamPart, None]:

@@ -6,6 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+import psycopg
+
+from airflow_provider_aihandoff.core.database import sqlstates
 from airflow_provider_aihandoff.core.database.connection import Database
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.generation.life_sign import LifeSign
@@ -55,6 +58,8 @@ class Signs:
             self._database.transact(lambda connection: connection.execute(SEEN, values))
         except HandoffError as error:
             log.info("That a response was seen to run is not recorded: %s", error.what)
+        except psycopg.Error as error:  # such as a right that is missing after an upgrade
+            log.info("That a response was seen to run is not recorded: %s", sqlstates.describe(error))
 
     def of_job(self, job_id: int) -> LifeSign | None:
         """Return the sign of the response that runs for a job; None where none does, or it is in a batch."""

@@ -137,6 +137,11 @@ class Reader:
         while len(self._pieces) > 1 and self.characters - self._pieces[0].end >= MAX_KEPT:
             self._pieces.popleft()
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it reads no longer, and the response may go on."""
+        return not self.has_ended and self.task is not None and self.task.done()
+
     async def run(self) -> None:
         """Read until the response has ended, or cannot be read. Raises nothing: the job does not depend on it."""
         stream: ResponseStream | None = None
@@ -158,6 +163,8 @@ class Reader:
             except Exception as error:  # noqa: BLE001 - whatever is broken, it is broken for those who watch alone
                 what = error.what if isinstance(error, ProviderError) else type(error).__name__
                 log.info("The stream of %s was dropped: %s", self.response_id, what)
+                if isinstance(error, CredentialsRefused) and stream is not None and stream.on_refused is not None:
+                    stream.on_refused()
                 if isinstance(error, CredentialsRefused) or not isinstance(error, ProviderError):
                     stream = None
             failures = 1 if self.number != before else failures + 1
@@ -219,8 +226,8 @@ class StreamReaders:
         """
         key = (conn_id, response_id)
         reader = self._readers.get(key)
-        if reader is None:
-            if len(self._readers) >= MAX_READERS:
+        if reader is None or reader.has_given_up:
+            if reader is None and len(self._readers) >= MAX_READERS:
                 log.warning("%d responses are read here: %s is not.", MAX_READERS, response_id)
                 return None
             reader = self._readers[key] = Reader(conn_id, response_id, self._open_stream)

@@ -42,17 +42,18 @@ MAX_TRIES = 30
 _PAUSE_BASE, _PAUSE_CAP = 2, 300
 
 #: Requests of one requester, and those of one login and type, count under these locks, so that no two count the same
-#: ones. Everyone takes them in this order.
+#: ones. Everyone takes them in this order. The count asks for the time of its statement, which begins after the lock: a
+#: clock that goes on within a statement uses no index.
 _LOCK_REQUESTER = "SELECT pg_advisory_xact_lock(hashtextextended('aihandoff.job_requests of ' || %s, 0))"
 _LOCK_COUNT = "SELECT pg_advisory_xact_lock(hashtextextended('aihandoff.job_requests' || %s || ' ' || %s, 0))"
 _COUNT = """
     SELECT (
         SELECT count(*) FROM aihandoff.job_requests
         WHERE requested_by = %(requested_by)s AND recorded_by_kind = 'user'
-            AND created_at > clock_timestamp() - interval '1 minute') AS in_all, (
+            AND created_at > statement_timestamp() - interval '1 minute') AS in_all, (
         SELECT count(*) FROM aihandoff.job_requests
         WHERE recorded_by = %(recorded_by)s AND recorded_by_kind = 'user' AND job_type = %(job_type)s
-            AND created_at > clock_timestamp() - interval '1 minute') AS of_type"""
+            AND created_at > statement_timestamp() - interval '1 minute') AS of_type"""
 _INSERT = f"""
     INSERT INTO aihandoff.job_requests (request_id, job_type, job_key, input, permissions, requested_by,
         requested_by_id, recorded_by, recorded_by_kind, idempotency_key, tries, try_at)
@@ -174,14 +175,16 @@ class JobRequests:
 
         return self._database.transact(work, repeatable=True, step="request.record")
 
-    def read(self, request_id: UUID) -> Followed:
+    def read(self, request_id: UUID, *, settled: bool = False) -> Followed:
         """Return a request, with its job.
 
+        :param settled: wait for a transaction that is changing it, such as one that cancels it.
         :raises JobRequestNotFound: there is none.
         """
 
         def work(connection: LedgerConnection) -> Followed:
-            return _followed(connection, _request(connection.execute(_READ, [request_id]).fetchone(), request_id))
+            query = f"{_READ} FOR SHARE" if settled else _READ
+            return _followed(connection, _request(connection.execute(query, [request_id]).fetchone(), request_id))
 
         return self._database.transact(work)
 

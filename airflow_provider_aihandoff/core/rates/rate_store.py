@@ -49,6 +49,9 @@ _SURPLUS_RUNS = timedelta(days=1)
 #: How many that wait are woken in one transaction. Where a limit still holds, the others are woken by those that go.
 WOKEN_AT_ONCE = 200
 
+#: When one asks again that found room only after it was held, in seconds.
+AGAIN_AT_ONCE = 0.5
+
 _LIMIT_FIELDS = tuple(field.name for field in fields(RateLimit))
 _BUCKET = "next_at, newest_slice, slices, interactive_virtual, batch_virtual, in_a_row"
 _READ = f"""
@@ -286,9 +289,10 @@ class Asked:
         return self.limit.amount_at(self.at)
 
 
-def ask(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | list[Asked]:
+def ask(connection: LedgerConnection, ask: Ask, *, held: bool = False) -> RateHold | RateRefusal | list[Asked]:
     """Whether one request may go by all of its limits, as they are at this moment. Nothing is taken.
 
+    :param held: it was held just now: what is in flight is counted here, too.
     :return: the limits that :func:`take` asks again; or which one holds it: the caller calls :func:`keep_wait` then.
     """
     values = {
@@ -309,7 +313,7 @@ def ask(connection: LedgerConnection, ask: Ask) -> RateHold | RateRefusal | list
             )
     slots = [one for one in asked if one.limit.period is None]
     timed = [one for one in asked if one.limit.period is not None]
-    if not any(row["waited_for"] for row in rows):
+    if not held and not any(row["waited_for"] for row in rows):
         # What is in flight is then counted once, when its row is locked: at most the first one that has to wait for it
         # is permitted in vain.
         checked = timed
@@ -347,6 +351,20 @@ def take(connection: LedgerConnection, ask: Ask, asked: Sequence[Asked]) -> Rate
         elif one.queue.waiting:
             wake(connection, one.limit.limit_id, to_wake(_per_second(one), one.queue))
     return None
+
+
+def still_held(connection: LedgerConnection, hold: RateHold) -> RateHold | RateRefusal:
+    """What holds it now that its permission is undone, and the locks with it.
+
+    Those on what is in flight are taken again until the transaction ends: so what ends from now on sees that this one
+    waits, and it sees what has ended before.
+    """
+    if hold.limit.period is not None:
+        return hold
+    now = ask(connection, hold.ask, held=True)
+    if not isinstance(now, list):
+        return now
+    return replace(hold, wait=replace(hold.wait, until=now[0].at + AGAIN_AT_ONCE)) if now else hold
 
 
 def keep_wait(connection: LedgerConnection, hold: RateHold) -> None:

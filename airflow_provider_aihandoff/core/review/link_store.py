@@ -57,7 +57,7 @@ class DecisionLinks:
         values = {
             "token_hash": hash_of(token),
             "verdict": verdict,
-            "person": plain(person),
+            "person": plain(person).strip(),
             "lifetime": lifetime,
             "job_id": job.job_id,
             "revision": job.revision,

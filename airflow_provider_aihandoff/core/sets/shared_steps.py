@@ -77,7 +77,7 @@ class SharedSteps:
         found = None
         if not more.get("finds_out"):
             answer = Answer(job_id, number, token, response_id, status, more.get("heard"))
-            found = _shared(self._submitted, answer, patient=True)
+            found = _shared(self._submitted, answer, patient=True, keep=more.get("keep"))
         return found or self._ledger.submission.submitted(
             job_id, number, token=token, response_id=response_id, status=status, **more
         )
@@ -131,22 +131,25 @@ class SharedWrites:
         keep: Keep | None = None,
     ) -> Effect:
         """As :meth:`.Effects.confirm`."""
-        found = _shared(self._confirm, Written(claim, external_id, result, own), patient=True)
+        found = _shared(self._confirm, Written(claim, external_id, result, own), patient=True, keep=keep)
         return found or self._ledger.effects.confirm(
             claim, external_id=external_id, result=result, own=own, actor=actor, keep=keep
         )
 
 
-def _shared(combiner: Combiner[A, R | None], what: A, *, patient: bool = False) -> R | None:
+def _shared(combiner: Combiner[A, R | None], what: A, *, patient: bool = False, keep: Keep | None = None) -> R | None:
     """What came of a step together with others; None where it is to be done alone.
 
     :param patient: also where the ledger is unavailable: the step alone waits for it, and keeps what it records.
+    :param keep: as in :meth:`.Database.persist`.
     """
     try:
         return combiner(what)
-    except LedgerUnavailable:
-        if not patient:
-            raise
+    except LedgerUnavailable as error:
+        if not patient:  # an error of its own: each thread says in it what it knows of its write
+            raise LedgerUnavailable(error.what, written=error.written, remedy=error.remedy) from error
+        if keep is not None:
+            keep()
     except Exception as error:  # noqa: BLE001 - nothing of it was committed; alone, each says what is wrong with it
         log.info("A step of several jobs was refused (%s); each is done alone.", type(error).__name__)
     return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -90,8 +91,11 @@ class WrittenTogether:
 
     def claim(self, wishes: Sequence[WriteWish], *, actor: Actor) -> list[Claim | None]:
         """Get the permissions to send effects, as :meth:`.Effects.claim` does for one. Safe to repeat."""
+        tries = count()  # where the commit of the first one is in doubt, the next waits for what it may still hold
         found = self._database.transact(
-            lambda connection: _claim(connection, wishes, actor), repeatable=True, step="set.claim"
+            lambda connection: _claim(connection, wishes, actor, waits=next(tries) > 0),
+            repeatable=True,
+            step="set.claim",
         )
         return [found.get(wish.token) for wish in wishes]
 
@@ -103,11 +107,13 @@ class WrittenTogether:
         return [found.get(each.claim.effect.effect_id) for each in written]
 
 
-def _claim(connection: LedgerConnection, wishes: Sequence[WriteWish], actor: Actor) -> dict[UUID, Claim]:
-    """The permissions for those that are plain, by their tokens."""
+def _claim(
+    connection: LedgerConnection, wishes: Sequence[WriteWish], actor: Actor, *, waits: bool
+) -> dict[UUID, Claim]:
+    """The permissions for those that are plain, and not locked by others, by their tokens."""
     wanted = {wish.job_id: wish for wish in wishes}
-    jobs = history.lock_many(connection, list(wanted))
-    values = {"job_ids": list(wanted), "names": [wish.plan.name for wish in wanted.values()]}
+    jobs = history.lock_many(connection, list(wanted), waits=waits)
+    values = {"job_ids": list(jobs), "names": [wanted[job_id].plan.name for job_id in jobs]}
     given: dict[UUID, Claim] = {}
     steps: list[EffectMove] = []
     for row in connection.execute(_ASKED_FOR, values).fetchall():
@@ -188,7 +194,7 @@ def _is_weighed(connection: LedgerConnection, steps: Sequence[EffectMove]) -> bo
 def _confirm(connection: LedgerConnection, written: Sequence[Written], actor: Actor) -> dict[int, Effect]:
     """Record those that are plain; the effects as they are now, by their ids."""
     told = {each.claim.effect.effect_id: each for each in written}
-    jobs = history.lock_many(connection, list({each.claim.effect.job_id for each in written}))
+    jobs = history.lock_many(connection, list({each.claim.effect.job_id for each in written}), waits=False)
     of_job: dict[int, list[Effect]] = {}
     for row in connection.execute(_OF_JOBS, [list(jobs)]).fetchall():
         of_job.setdefault(row["job_id"], []).append(Effect(**row))

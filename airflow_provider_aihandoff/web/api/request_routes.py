@@ -114,6 +114,7 @@ async def stream_request(
     answer = await run_in_threadpool(make)
     if answer.ended and last_event_id == answer.tag.strip('"'):
         return Response(status_code=204)
+    doorkeeper().check_room()
 
     async def events() -> AsyncIterator[str]:
         until, now, sent = time.monotonic() + event_stream.LIFETIME, answer, last_event_id

@@ -134,6 +134,7 @@ async def stream_job(
     known = (last_event_id or "").strip()
     first = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else 0
     await run_in_threadpool(check_visible, ledger, viewer, job_id)
+    doorkeeper().check_room()
 
     def read(after: int) -> list[tuple[int, str]]:
         lines = ledger.events(job_id, after=after)

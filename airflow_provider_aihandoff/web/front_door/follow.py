@@ -125,6 +125,16 @@ class Doorkeeper:
         if work is not None and self._work is None:
             await asyncio.wait([work], timeout=_TIMEOUT)
 
+    def check_room(self) -> None:
+        """Return when one more may follow something. For a stream, before its answer begins: it cannot say 503 then.
+
+        :raises TooManyFollow: as many as may do.
+        """
+        if len(self._watches) >= MAX_WATCHES:
+            raise TooManyFollow(
+                f"{MAX_WATCHES:,} connections follow something here.", written="", remedy="Ask again later."
+            )
+
     @asynccontextmanager
     async def watching(self, key: Key, seen: str) -> AsyncIterator[Watch]:
         """Follow a request or a job.
@@ -132,10 +142,7 @@ class Doorkeeper:
         :param seen: the version that was read.
         :raises TooManyFollow: as many as may follow something do.
         """
-        if len(self._watches) >= MAX_WATCHES:
-            raise TooManyFollow(
-                f"{MAX_WATCHES:,} connections follow something here.", written="", remedy="Ask again later."
-            )
+        self.check_room()
         watch = Watch(key, seen)
         self._watches.add(watch)
         self._begin()

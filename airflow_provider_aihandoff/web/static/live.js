@@ -6,8 +6,8 @@
   const main = section.closest("main");
   const [sign, thinking, text] = ["sign", "thinking", "text"].map((name) => section.querySelector(`[data-live-${name}]`));
   const QUIET = 1000 * Number(section.dataset.quiet), MOST = 200_000;
-  const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
-  const escaped = (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  const HIDDEN = /(?![\t\n\ufe0e\ufe0f])[\p{Cc}\p{Default_Ignorable_Code_Point}\p{Bidi_Control}\u2028\u2029\ufff9-\ufffb]/gu;
+  const escaped = (found) => `\\u${found.codePointAt(0).toString(16).padStart(4, "0")}`;
   let events = null, signAt = null, hasWorked = false, working = null;
   let arrived = [];
 

@@ -111,6 +111,8 @@ def test_a_secret_is_rotated_while_the_receiver_still_knows_the_old_one(
     _, headers, body = receiver.got[-1]
     for secret in (old, new):
         Webhook(secret).verify(body, headers)
+    with pytest.raises(SystemExit, match="has 2 secrets already"):
+        cli("rotate", "shop")
     cli("rotate", "shop", "--finish")
     ((delivery_id,),) = read(ledger, "SELECT delivery_id FROM aihandoff.event_deliveries")
     cli("replay", "shop", "--event", delivery_id, "--reason", "to see")

@@ -239,3 +239,16 @@ loaded = {name.split(".")[0] for name in sys.modules}
 assert not loaded & {"airflow", "psycopg", "pydantic", "sqlalchemy", "fastapi", "openai"}, loaded
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("token", ["", "secret\nline"])
+def test_a_token_that_no_header_can_have_is_refused_and_not_quoted(token: str) -> None:
+    with pytest.raises(ValueError, match="The token is empty, or has") as refused:
+        Api().client(token=token).job_types()
+    assert "secret" not in str(refused.value)
+
+
+def test_the_line_break_at_the_end_of_a_token_file_is_no_part_of_the_token() -> None:
+    api = Api(httpx.Response(200, json={"job_types": []}))
+    api.client(token="secret\n").job_types()
+    assert api.requests[0].headers["authorization"] == "Bearer secret"

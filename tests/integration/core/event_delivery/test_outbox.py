@@ -282,6 +282,19 @@ def test_gone_disables_the_subscription_and_what_waits_is_sent_once_it_is_active
     ]
 
 
+def test_what_the_address_before_answers_says_nothing_of_the_new_one(ledger: Ledger) -> None:
+    subscribe(ledger)
+    draft(ledger)
+    taken = ledger.outbox.take()
+    assert taken is not None
+    moved = WantedSubscription("shop", "https://hooks.example/moved", "shop_hook")
+    ledger.event_subscriptions.subscribe(moved, reason="it has moved", actor=ALICE)
+    assert not ledger.outbox.delivered(taken, taken.events[0])
+    assert not ledger.outbox.gone(taken, taken.events[0])
+    view = ledger.event_subscriptions.read("shop")
+    assert (view.subscription.state, view.waiting) == (SubscriptionState.ACTIVE, 3)
+
+
 def test_two_deliverers_never_have_the_same_subscription(ledger: Ledger) -> None:
     subscribe(ledger)
     subscribe(ledger, "other")

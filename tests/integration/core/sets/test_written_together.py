@@ -14,9 +14,16 @@ import pytest
 from airflow_provider_aihandoff.core.admission.pause_store import Scope
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.effects.effect_store import Claim
-from airflow_provider_aihandoff.core.errors import ClaimLost, EffectHeld, JobCancelled, PlanNotApproved
+from airflow_provider_aihandoff.core.errors import (
+    ClaimLost,
+    EffectHeld,
+    JobCancelled,
+    LedgerUnavailable,
+    PlanNotApproved,
+)
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Job
+from airflow_provider_aihandoff.core.rates import rate_store
 from airflow_provider_aihandoff.core.rates.rate_limit import LimitKind, Measure
 from airflow_provider_aihandoff.core.sets.shared_steps import SharedWrites
 from airflow_provider_aihandoff.core.sets.written_together import WriteWish, Written
@@ -214,3 +221,44 @@ def test_a_group_that_the_database_refuses_is_done_one_by_one(ledger: Ledger, mo
     (job,) = approved(ledger, 1)
     claim = writes.claim(job.job_id, PLAN, lease=LEASE, actor=WRITER)
     assert writes.confirm(claim, external_id="1", result=None, actor=WRITER).state is EffectState.APPLIED
+
+
+def test_one_that_another_transaction_has_locked_holds_up_no_other(ledger: Ledger, conninfo: dict[str, Any]) -> None:
+    jobs = approved(ledger)
+    claims = claimed(ledger, jobs[:2])
+    with psycopg.connect(**conninfo) as other:
+        other.execute("SELECT FROM aihandoff.jobs WHERE job_id = ANY(%s) FOR UPDATE", [[jobs[1].job_id]])
+        found = ledger.written_together.confirm(written(claims), actor=WRITER)
+        assert [each is not None for each in found] == [True, False]
+        assert are_claimed(ledger, jobs[1:]) == [False, True]
+
+
+def test_an_outcome_is_kept_as_soon_as_the_step_of_the_group_has_failed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise LedgerUnavailable("the ledger is unavailable.")
+
+    (claim,), kept = claimed(ledger, approved(ledger, 1)), list[str]()
+    monkeypatch.setattr(ledger.written_together, "confirm", refuse)
+    writes = SharedWrites(ledger, actor=WRITER, most=4)
+    writes.confirm(claim, external_id="1", result=None, actor=WRITER, keep=lambda: kept.append("1"))
+    assert kept == ["1"]
+
+
+def test_what_ends_sees_the_first_one_that_waits(
+    ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_wait = rate_store.keep_wait
+
+    def watched(*arguments: Any) -> None:
+        with psycopg.connect(**conninfo) as other, pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute("SELECT FROM aihandoff.rate_limits FOR UPDATE NOWAIT")
+        keep_wait(*arguments)
+
+    monkeypatch.setattr(rate_store, "keep_wait", watched)
+    ledger.rate_limits.set(LimitKind.TARGET, "cms", Measure.IN_FLIGHT, 1, reason="a test", actor=TEST)
+    first, second = approved(ledger, 2)
+    ledger.effects.claim(first.job_id, PLAN, lease=LEASE, actor=WRITER)
+    with pytest.raises(EffectHeld):
+        ledger.effects.claim(second.job_id, PLAN, lease=LEASE, actor=WRITER)
