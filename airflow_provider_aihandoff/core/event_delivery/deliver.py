@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
@@ -54,12 +54,15 @@ class _Failure:
 class _Round:
     """What has become of what was taken, so far.
 
+    :param at: when it began, by the ledger's clock, and ``began``: by the monotonic one.
     :param until: when sending must have begun, by the monotonic clock: the lease may be another's after it.
     """
 
     taken: Taken
     secrets: Sequence[object]
     post: Post
+    at: datetime
+    began: float
     until: float
     stop: threading.Event | None = None
     delivered: int = 0
@@ -67,6 +70,10 @@ class _Round:
     gone: bool = False
     unsent: list[OutgoingEvent] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def now(self) -> datetime:
+        """The time by the ledger's clock, as far as is known: a receiver refuses what this machine's could say."""
+        return self.at + timedelta(seconds=time.monotonic() - self.began)
 
     def note(self, answer: Answered | _Failure) -> None:
         """Count what came of one event, in the thread that has sent it: the others go by it at once."""
@@ -112,7 +119,8 @@ def deliver_round(
     if taken is None:
         return None
     secrets = _secrets(secrets_of, taken.subscription.secret_conn_id)
-    round_ = _Round(taken, secrets, post, until=began + lease_seconds * 2 / 3, stop=stop)
+    at, read_at = ledger.now(), time.monotonic()
+    round_ = _Round(taken, secrets, post, at, read_at, until=began + lease_seconds * 2 / 3, stop=stop)
     with ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="aihandoff-events") as pool:
         sent = {pool.submit(_send, round_, event): event for event in taken.events}
         for future in as_completed(sent):
@@ -162,7 +170,7 @@ def _answer(round_: _Round, event: OutgoingEvent) -> Answered | _Failure:
     taken = round_.taken
     try:
         event_id, body = event.event_id(taken.ledger_id), event.body(taken.ledger_id)
-        headers = signed_headers(event_id, body, round_.secrets, datetime.now(UTC))
+        headers = signed_headers(event_id, body, round_.secrets, round_.now())
         reached("event.send", "before call")
         answered = round_.post(taken.subscription.url, headers, body)
         reached("event.send", "after call")

@@ -34,7 +34,7 @@ from tests.bill import BOOKS, bill_of, check_books
 PROCESSES = 8
 
 #: One request can cost about 0.0155 USD, and costs about 0.0130. All works together would cost about twice the amount.
-AMOUNT = Decimal("0.50")
+AMOUNT = Decimal("0.70")
 
 #: What the model writes: almost as much as it may.
 TEXT = "It boils. " * 240
@@ -46,8 +46,8 @@ DEATHS = tuple(
     if point.startswith(("submit.", "output.")) and "handle" not in point and "resolve" not in point
 )
 
-#: Enough of them that the budget becomes short.
-WORKS = 5 * len(DEATHS)
+#: Enough of them that the budget becomes short; not before each death has come once, with what the dead have reserved.
+WORKS = 7 * len(DEATHS)
 
 
 class Bill:

@@ -237,11 +237,14 @@ class TestArguments:
             ({"job_key": "{{ 'k' * 6000 }}"}, "the argument job_key has 6000 bytes"),
             ({"job_key": "{{ '' }}"}, "the argument job_key is empty"),
             ({"job_type": "  "}, "the argument job_type has only spaces"),
-            ({"requested_by": "a\x00b"}, "the argument requested_by has the character U+0000"),
+            ({"requested_by": "a{{ '\\x00' }}b"}, "the argument requested_by has the character U+0000"),
             ({"model": ""}, "the argument model is empty"),
             ({"openai_conn_id": ""}, "the argument openai_conn_id is empty"),
             ({"ledger_conn_id": "led\nger"}, "the argument ledger_conn_id has the character U+000A"),
-            ({"approval": "not required", "approval_reason": "\x00"}, "the argument approval_reason has a NUL"),
+            (
+                {"approval": "not required", "approval_reason": "{{ '\\x00' }}"},
+                "the argument approval_reason has a NUL",
+            ),
             ({"max_output_tokens": "many"}, "max_output_tokens must be a whole number"),
         ],
     )

@@ -43,6 +43,7 @@ def test_every_route_except_static_files_and_the_receiver_needs_a_login(
     ids = {"job_id": job.job_id, "budget_id": "all"}
     ids |= dict.fromkeys(("effect_id", "bulk_id", "pause_id", "limit_id", "set_id"), 1)
     ids["request_id"] = "7b1e6b1c-9f50-4c63-8c7c-7a2f1f1f0a11"
+    ids |= {"name": "shop", "token": "a-token"}
     address = f"/aihandoff{path.format(**ids, form='csv', number=1)}"
     answer = stranger.request(method, address, json={} if "/api/" in path else None)
     if "/api/" in path:

@@ -86,6 +86,9 @@ class FakeLedger:
     def __init__(self, outbox: FakeOutbox) -> None:
         self.outbox = outbox
 
+    def now(self) -> datetime:
+        return AT
+
 
 def ledger_of(outbox: FakeOutbox) -> Ledger:
     return cast("Ledger", FakeLedger(outbox))
@@ -126,6 +129,17 @@ def test_what_an_answer_means(answer: Answered | Exception, recorded: tuple[Any,
     delivered = deliver_round(ledger_of(outbox), secrets_of=secrets, post=answering(answer))
     assert outbox.recorded == [recorded]
     assert delivered == int(recorded[0] == "delivered")
+
+
+def test_it_is_signed_by_the_clock_of_the_ledger() -> None:
+    signed = []
+
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answered:
+        signed.append(int(headers["webhook-timestamp"]))
+        return Answered(200)
+
+    deliver_round(ledger_of(FakeOutbox([EVENT])), secrets_of=secrets, post=post)
+    assert 0 <= signed[0] - AT.timestamp() < 60
 
 
 def test_an_event_whose_secret_cannot_be_read_is_not_sent_and_tried_again() -> None:
