@@ -15,7 +15,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from airflow.cli.cli_parser import get_parser
 from airflow.models import Connection
 from airflow.utils.session import create_session
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -24,6 +23,7 @@ from airflow_provider_aihandoff.core.event_delivery import deliver as deliver_mo
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.operators.event_delivery import EventDeliveryOperator
 from airflow_provider_aihandoff.triggers.event_delivery import EventDeliveryTrigger
+from tests.airflow_compat import get_parser
 from tests.event_receiver import Receiver, receiving, saying
 from tests.factories import draft
 from tests.integration.operators.conftest import RunDag
@@ -212,7 +212,7 @@ def test_a_deliverer_that_is_killed_between_the_post_and_its_record_loses_nothin
     draft(ledger)
     script = """
 import os, sys
-from airflow.cli.cli_parser import get_parser
+from tests.airflow_compat import get_parser
 from airflow_provider_aihandoff.core import crashpoints
 crashpoints.arm(lambda point: os._exit(9) if point == "event.send: after call" else None)
 args = get_parser().parse_args(["aihandoff", "events", "deliver", "--once"])
@@ -230,7 +230,7 @@ args.func(args)
 def test_the_command_sends_until_it_is_stopped(cli: Cli, url: str, receiver: Receiver, ledger: Ledger) -> None:
     subscribe(cli, url)
     script = """
-from airflow.cli.cli_parser import get_parser
+from tests.airflow_compat import get_parser
 args = get_parser().parse_args(["aihandoff", "events", "deliver"])
 args.func(args)
 """

@@ -9,7 +9,6 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
-from airflow.cli.cli_parser import get_parser
 
 from airflow_provider_aihandoff.cli import common
 from airflow_provider_aihandoff.core.admission.pause_store import Pauses
@@ -28,6 +27,7 @@ from airflow_provider_aihandoff.core.review.review_store import Reviews
 from airflow_provider_aihandoff.core.sets.batch_store import Batches
 from airflow_provider_aihandoff.core.sets.set_store import Sets
 from airflow_provider_aihandoff.core.webhooks.inbox import Inbox
+from tests.airflow_compat import get_parser
 
 Airflow = Callable[..., str]
 
@@ -58,7 +58,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Any:
         setattr(fake, name, create_autospec(store, instance=True))
 
     @contextmanager
-    def connected() -> Iterator[Any]:
+    def connected(max_size: int) -> Iterator[Any]:
         yield fake
 
     monkeypatch.setattr(common, "LedgerHook", lambda conn_id, limits: SimpleNamespace(get_conn=connected))
