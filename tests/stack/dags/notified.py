@@ -22,7 +22,7 @@ class ToFile(BaseNotifier):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = "{{ handoff.notice }} {{ handoff.job_key }} {{ handoff.link }}"
+        self.text = "{{ handoff.notice }} {{ handoff.job_key }} {{ handoff.link }} {{ handoff.approve_link('bob') }}"
 
     def notify(self, context: Any) -> None:
         with (Path(os.environ["AIRFLOW_HOME"]) / "notices.txt").open("a") as file:

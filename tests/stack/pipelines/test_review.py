@@ -45,6 +45,30 @@ def bob(demo: LocalDemo) -> Iterator[Page]:
         yield page
 
 
+def test_a_decision_link_shows_the_plan_and_decides_once_for_one_person_alone(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
+) -> None:
+    run_id, job = asked(ledger, admin, "by-link")
+    notified = demo.airflow.home / "notices.txt"
+    link = wait_until(lambda: re.findall(r"asked by-link \S+ (\S+/decide/\S+)", notified.read_text()), "a notice")[0]
+    path, token = link.removeprefix(demo.airflow.base_url), link.rpartition("/")[2]
+
+    assert demo.airflow.api("alice").request("GET", path).status_code == 403
+    bob.goto(link)
+    assert "/cms/posts/by-link" in bob.inner_text("main")
+    assert ledger.job(job.job_id).state is JobState.REVIEW, "to look at it decides nothing"
+    bob.get_by_role("button", name="Approve", exact=True).click()
+    assert admin.wait_for_run("notified", run_id) == "success"
+    assert len(published(demo, "by-link")) == 1
+    assert ledger.record(job.job_id).decisions[-1].decided_by == "bob"
+    assert demo.airflow.api("bob").request("GET", path).status_code == 410
+
+    of_task = f"/api/v2/dags/notified/dagRuns/{run_id}/taskInstances/approve"
+    kept = [admin.request("GET", of_task).text, admin.request("GET", f"{of_task}/xcomEntries").text]
+    kept += [path.read_text() for path in demo.airflow.home.rglob("task_id=approve/*.log*")]
+    assert token not in "".join(kept)
+
+
 def test_from_the_link_in_a_notice_a_person_changes_a_sentence_approves_it_and_sees_it_done(
     demo: LocalDemo, admin: AirflowApi, ledger: Ledger, bob: Page
 ) -> None:
