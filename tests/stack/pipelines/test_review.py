@@ -56,7 +56,7 @@ def test_a_decision_link_shows_the_plan_and_decides_once_for_one_person_alone(
     assert demo.airflow.api("alice").request("GET", path).status_code == 403
     bob.goto(link)
     assert "/cms/posts/by-link" in bob.inner_text("main")
-    assert ledger.job(job.job_id).state is JobState.REVIEW, "to look at it decides nothing"
+    assert ledger.job(job.job_id).state is JobState.REVIEW, "opening it decides nothing"
     bob.get_by_role("button", name="Approve", exact=True).click()
     assert admin.wait_for_run("notified", run_id) == "success"
     assert len(published(demo, "by-link")) == 1
