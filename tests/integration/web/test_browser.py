@@ -388,7 +388,7 @@ def test_a_hidden_tab_does_not_refresh(open_page: Open, ledger: Ledger) -> None:
     page = open_page("")
     page.evaluate("Object.defineProperty(document, 'hidden', {get: () => window.away, configurable: true})")
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: asked.append(request.url) if request.resource_type == "fetch" else None)
     page.evaluate("window.away = true")
     page.wait_for_timeout(2500)
     assert asked == []
