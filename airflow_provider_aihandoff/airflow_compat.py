@@ -6,6 +6,7 @@ What Airflow's own provider ``common.compat`` covers is imported from there.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,15 @@ def metrics(*, in_task: bool) -> Any:
     """
     if RELEASE < (3, 2):
         return import_module("airflow.stats").Stats
-    names = (_SDK_METRICS, _CORE_METRICS) if in_task else (_CORE_METRICS, _SDK_METRICS)
-    preferred, other = map(import_module, names)
+    sdk, core = _metrics_modules()
+    preferred, other = (sdk, core) if in_task else (core, sdk)
     return (other if _is_set_up(other) and not _is_set_up(preferred) else preferred).Stats
+
+
+@cache
+def _metrics_modules() -> tuple[Any, Any]:
+    """Both, imported once: every step of a job is counted."""
+    return import_module(_SDK_METRICS), import_module(_CORE_METRICS)
 
 
 def _is_set_up(module: Any) -> bool:

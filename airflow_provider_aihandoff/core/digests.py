@@ -13,6 +13,12 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+#: What JSON has a form of, and nothing in it.
+_SCALARS = (str, int, float, type(None))
+
+#: How deep values are nested whose keys are examined.
+_DEEPEST = 50
+
 
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of ``value``: keys sorted, no spaces, ASCII only, no NaN.
@@ -23,11 +29,30 @@ def canonical_json(value: Any) -> str:
     :raises ValueError: a number is NaN or infinite, or a value has no JSON form.
     """
     try:
-        # Twice: keys that are not strings become strings only in JSON, and must be sorted as strings.
-        plain = json.loads(json.dumps(value, allow_nan=False, default=_jsonable))
+        if not _has_plain_keys(value, _DEEPEST):
+            # Once more: keys that are not strings become strings only in JSON, and must be sorted as strings.
+            value = json.loads(json.dumps(value, allow_nan=False, default=_jsonable))
+        return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":"))
     except TypeError as error:
         raise ValueError(f"the value has no JSON form: {error}") from error
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _has_plain_keys(value: Any, deepest: int) -> bool:
+    """Whether JSON keeps every key and its place: all are ASCII strings, and nothing has to be converted.
+
+    :param deepest: of values that are nested deeper, it is not known.
+    """
+    if isinstance(value, _SCALARS):
+        return True
+    if deepest == 0:
+        return False
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) and key.isascii() for key in value):
+            return False
+        value = dict.values(value)  # a name in an object can hide a method
+    elif not isinstance(value, (list, tuple)):
+        return False
+    return all(_has_plain_keys(each, deepest - 1) for each in value)
 
 
 def _jsonable(value: Any) -> Any:

@@ -318,29 +318,28 @@ def _line(
     detail: dict[str, Any],
 ) -> Event:
     """The line after the newest one of a job."""
-    line = Event(
-        job_id=job.job_id,
-        seq=job.event_seq + 1,
-        at=at,
-        actor=str(actor),
-        event=event.value,
-        from_state=from_state,
-        to_state=to_state,
-        reason=reason,
-        detail=detail,
-        previous_hash=job.event_hash,
-        hash="",
-        actor_kind=actor.kind,
-        actor_name=actor.name,
-        actor_user_id=actor.user_id,
-        actor_dag_id=actor.dag_id,
-        actor_run_id=actor.run_id,
-        actor_task_id=actor.task_id,
-        actor_map_index=actor.map_index,
-        actor_try_number=actor.try_number,
-        hash_version=_HASH_VERSION,
-    )
-    return replace(line, hash=event_hash(line))
+    line: dict[str, Any] = {
+        "job_id": job.job_id,
+        "seq": job.event_seq + 1,
+        "at": at,
+        "actor": str(actor),
+        "event": event.value,
+        "from_state": from_state,
+        "to_state": to_state,
+        "reason": reason,
+        "detail": detail,
+        "previous_hash": job.event_hash,
+        "actor_kind": actor.kind,
+        "actor_name": actor.name,
+        "actor_user_id": actor.user_id,
+        "actor_dag_id": actor.dag_id,
+        "actor_run_id": actor.run_id,
+        "actor_task_id": actor.task_id,
+        "actor_map_index": actor.map_index,
+        "actor_try_number": actor.try_number,
+        "hash_version": _HASH_VERSION,
+    }
+    return Event(**line, hash=_hash_of(line))
 
 
 def _store(connection: LedgerConnection, steps: Sequence[tuple[Job, Job, Event]]) -> None:
@@ -385,8 +384,11 @@ def event_hash(line: Event) -> str:
     That of a line of version 1, from before the facts of who acted were columns, covers the others.
     """
     left_out = {"hash"} | (_SINCE_VERSION_2 if line.hash_version == 1 else set())
-    covered = {name: value for name, value in vars(line).items() if name not in left_out}
-    covered["at"] = line.at.astimezone(UTC).isoformat(timespec="microseconds")
+    return _hash_of({name: value for name, value in vars(line).items() if name not in left_out})
+
+
+def _hash_of(covered: Mapping[str, Any]) -> str:
+    covered = {**covered, "at": covered["at"].astimezone(UTC).isoformat(timespec="microseconds")}
     return hashlib.sha256(canonical_json(covered).encode("ascii")).hexdigest()
 
 

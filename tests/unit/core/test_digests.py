@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -94,6 +94,19 @@ class TestCanonicalJson:
     @settings(max_examples=200)
     def test_a_digest_survives_being_stored_and_read(self, value: Any) -> None:
         assert digest(json.loads(canonical_json(value))) == digest(value)
+
+    @given(st.dictionaries(TEXTS | st.integers() | st.none() | st.booleans(), JSON, max_size=4))
+    @example({"\ud83d\ude00": 1, "\uffff": 2})
+    @settings(max_examples=200)
+    def test_keys_are_sorted_as_json_has_read_them(self, value: Any) -> None:
+        read = json.loads(json.dumps(value))
+        assert canonical_json(value) == json.dumps(read, sort_keys=True, separators=(",", ":"))
+
+    def test_a_value_that_is_nested_deep_has_a_digest(self) -> None:
+        value: Any = 1
+        for _ in range(200):
+            value = {"b": value, "a": 0}
+        assert canonical_json(value) == json.dumps(value, sort_keys=True, separators=(",", ":"))
 
     def test_a_digest_is_64_hexadecimal_digits(self) -> None:
         assert re.fullmatch(r"[0-9a-f]{64}", digest({}))
