@@ -48,7 +48,7 @@ def _cpu_of_all(pid: int) -> float:
 def runs_module(pid: int, module: str) -> bool:
     """Whether a process is Python that runs a module."""
     try:
-        return module in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:3] == ["-m", module]
     except OSError:
         return False
 
