@@ -129,8 +129,9 @@ def plan(jobs: int, inputs: Inputs, deployment: Deployment, *, in_sets: bool) ->
     commits = inputs.commits_in_set if in_sets else inputs.commits
     waiting = 0.0 if in_sets else peak * (inputs.model_seconds + 3600 * inputs.review_hours)
     cores = deployment.workers * deployment.worker_cores
+    faster = MORE_WORKERS if in_sets else IN_SETS
     limits = [
-        Limit("cores of Airflow and workers", peak * worker_cpu / 1000, cores, "cores", MORE_WORKERS if in_sets else IN_SETS),
+        Limit("cores of Airflow and workers", peak * worker_cpu / 1000, cores, "cores", faster),
         Limit("cores of the ledger", peak * ledger_cpu / 1000, deployment.ledger_cores, "cores", MORE_LEDGER),
         Limit("transactions", peak * commits, inputs.commits_a_second, "a second", MORE_LEDGER),
         Limit("webhooks", peak, deployment.receivers * inputs.webhooks_a_second, "a second", "add receivers"),

@@ -51,7 +51,7 @@ class Pace:
     """What some workers did together.
 
     :param seconds: from the first beginning to the last end.
-    :param spent: seconds a job, by what the worker spent them in; empty where that cannot be told.
+    :param spent: seconds a job, by what the worker spent them in; empty in threads, where that cannot be separated.
     :param cpu: seconds of CPU a job, by process.
     :param commits: transactions a job.
     """

@@ -65,7 +65,7 @@ def test_the_chart_gives_no_component_the_keys_of_airflow_by_itself() -> None:
     assert VALUES["workers"]["celery"]["waitForMigrations"] == {"enabled": False}
 
 
-def test_two_of_everything_of_which_one_may_be_away() -> None:
+def test_two_of_everything_of_which_one_may_be_unavailable() -> None:
     parts = [VALUES[name] for name in ("scheduler", "dagProcessor", "triggerer", "apiServer", "pgbouncer")]
     for part in [*parts, VALUES["workers"]["celery"]]:
         assert part["replicas"] == 2
