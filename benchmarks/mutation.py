@@ -1579,6 +1579,15 @@ GUARDS = (
         ),
     ),
     guard(
+        "sets: a permission that was given is found by its job, without reading through all revisions",
+        f"{_LEDGER}/database/test_indexes.py::test_of_the_jobs_of_a_set",
+        (
+            "together:_PERMITTED",
+            "ON r.job_id = given.job_id AND r.number = given.number\n    WHERE r.submit_token = given.token",
+            "ON r.submit_token = given.token",
+        ),
+    ),
+    guard(
         "sets: a request that was sent gets no permission together with others",
         f"{_SHARED}::test_each_request_of_a_group_is_permitted_once",
         (

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from demo.postgres import BINARIES, URL_VARIABLE, PostgresServer
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yaml"
+MANY = ROOT / "docker-compose.many.yaml"
 EXAMPLE = ROOT / ".env.example"
 RAW: dict[str, Any] = yaml.safe_load(FILE.read_text())
 REQUIRED = (
@@ -49,18 +50,22 @@ CELERY_OPTIONS = {"celery.broker_url": True, "celery.result_backend": True}
 
 
 def compose(
-    *arguments: str, env_file: Path = EXAMPLE, environment: Mapping[str, str] = {}
+    *arguments: str,
+    env_file: Path = EXAMPLE,
+    environment: Mapping[str, str] = {},
+    files: Sequence[Path] = (FILE,),
 ) -> subprocess.CompletedProcess[str]:
     """Run the real Compose with these variables, and no other ones than it needs itself."""
     program = Path(sysconfig.get_path("scripts"), "docker-compose")
-    command: list[str | Path] = [program, "-f", FILE, "--env-file", env_file, *arguments]
+    named = [argument for file in files for argument in ("-f", file)]
+    command: list[str | Path] = [program, *named, "--env-file", env_file, *arguments]
     needed = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.run(command, env={**needed, **environment}, capture_output=True, text=True, check=False)
 
 
-def rendered(secrets: Mapping[str, str], env_file: Path = EXAMPLE) -> dict[str, Any]:
+def rendered(secrets: Mapping[str, str], env_file: Path = EXAMPLE, files: Sequence[Path] = (FILE,)) -> dict[str, Any]:
     """What Compose makes of the file; `$$` is how it writes a `$`."""
-    result = compose("config", "--format", "json", env_file=env_file, environment=secrets)
+    result = compose("config", "--format", "json", env_file=env_file, environment=secrets, files=files)
     assert result.returncode == 0, result.stderr
     model: dict[str, Any] = json.loads(result.stdout.replace("$$", "$"))
     return model
@@ -148,7 +153,7 @@ def test_no_secret_stands_in_the_files() -> None:
 
 
 def test_every_variable_is_explained_in_the_example() -> None:
-    used = set(re.findall(r"(?<!\$)\$\{(\w+)", FILE.read_text()))
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", FILE.read_text() + MANY.read_text()))
     assert set(re.findall(r"^(?:# )?(\w+)=", EXAMPLE.read_text(), re.MULTILINE)) == used
 
 

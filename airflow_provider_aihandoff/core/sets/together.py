@@ -65,9 +65,12 @@ _MARK_SUBMITTING = f"""
     FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(worst)s::numeric[]) AS given (revision_id, token, worst)
     WHERE r.revision_id = given.revision_id
     RETURNING {columns(Revision, "r")}, extract(epoch FROM r.deadline - clock_timestamp())::float8 AS seconds_left"""
+#: By the jobs: no index knows the tokens.
 _PERMITTED = f"""
-    SELECT {columns(Revision)}, extract(epoch FROM deadline - clock_timestamp())::float8 AS seconds_left
-    FROM aihandoff.revisions WHERE submit_token = ANY(%s)"""
+    SELECT {columns(Revision, "r")}, extract(epoch FROM r.deadline - clock_timestamp())::float8 AS seconds_left
+    FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[], %(tokens)s::uuid[]) AS given (job_id, number, token)
+    JOIN aihandoff.revisions AS r ON r.job_id = given.job_id AND r.number = given.number
+    WHERE r.submit_token = given.token"""
 #: In the order of the ids, so that two of these do not wait for each other; before any lock on a job.
 _LOCK_IDS = """
     SELECT pg_advisory_xact_lock(hashtextextended(response_id, 0))
@@ -167,9 +170,14 @@ class Together:
 
         :param lease: how long each permission is valid.
         """
+        asked = {
+            "job_ids": [wish.job_id for wish in wishes],
+            "numbers": [wish.number for wish in wishes],
+            "tokens": [wish.token for wish in wishes],
+        }
 
         def work(connection: LedgerConnection) -> dict[tuple[int, int], Intent]:
-            rows = connection.execute(_PERMITTED, [[wish.token for wish in wishes]]).fetchall()
+            rows = connection.execute(_PERMITTED, asked).fetchall()
             if rows:  # it was committed, and that was in doubt
                 return _intents(rows)
             return _permit(connection, wishes, actor, lease)
