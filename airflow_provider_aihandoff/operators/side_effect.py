@@ -45,6 +45,7 @@ from airflow_provider_aihandoff.core.sets.set_record import checked_fail_when
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
+from airflow_provider_aihandoff.operators.asset_events import announce, as_aliases, check_type
 from airflow_provider_aihandoff.operators.earlier_effects import answer_fields, check_placeholders
 from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
@@ -148,6 +149,8 @@ class SideEffectOperator(RendersText):
     :param fail_when: fail the task when so many jobs of a set could not be written: a share of them as a float
         (``0.05``), or a number as an int. By default it fails when none could.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
+    :param outlets: Airflow's. Of :func:`~airflow_provider_aihandoff.assets.applied_asset`, the task that applies the
+        last effect of the job makes one event; a retry or a clear makes no second one.
     """
 
     template_fields: Sequence[str] = ("job", "when", "undo")
@@ -229,6 +232,7 @@ class SideEffectOperator(RendersText):
         self.write_at_once = write_at_once
         self.fail_when = checked_fail_when(fail_when)
         self.ledger_conn_id = ledger_conn_id
+        self.outlets = as_aliases(self.outlets)
         if write_at_once < 1:
             raise ValueError(f"write_at_once must be at least 1, not {write_at_once}.")
         if "[" in (self.effect or ""):
@@ -635,6 +639,7 @@ class SideEffectOperator(RendersText):
         not_now = (event or {}).get("not_now", 0)
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self.view_of(ledger, job_id)
+            check_type(self.outlets, job.job_type, job=f"job {job_id}")
             key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
             readings = self.readings_of_attempts(ledger, job_id)
@@ -670,6 +675,7 @@ class SideEffectOperator(RendersText):
             record_skipped(context, ledger, job_id)
             if failures := [each for each in done if isinstance(each, HandoffError)]:
                 raise all_failures(self.effect_name, failures, len(parts))
+            announce(self, context, ledger, job_id)
             effects = [each for each in (*done, *skipped) if isinstance(each, Effect)]
             results = [self._result(each) for each in sorted(effects, key=lambda effect: effect.position)]
             return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
