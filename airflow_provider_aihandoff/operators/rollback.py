@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id
+from airflow_provider_aihandoff.operators.links import ReviewLink
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
@@ -55,6 +56,7 @@ class RollbackOperator(RendersText):
 
     template_fields: Sequence[str] = ("job", "reason", "leave")
     ui_color = "#f5dcd2"
+    operator_extra_links = (ReviewLink(),)
 
     def __init__(
         self,

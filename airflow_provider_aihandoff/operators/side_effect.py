@@ -57,6 +57,7 @@ from airflow_provider_aihandoff.operators.job_argument import (
     source_of,
 )
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
+from airflow_provider_aihandoff.operators.links import ExternalRecordLink, ReviewLink
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
@@ -69,6 +70,7 @@ from airflow_provider_aihandoff.task_states import owner_of
 if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.effects.effect_store import WriteSteps
@@ -156,6 +158,10 @@ class SideEffectOperator(RendersText):
     template_fields: Sequence[str] = ("job", "when", "undo")
     ui_color = "#fbeee0"
     job_role = JobRole.EFFECT
+    operator_extra_links = (ReviewLink(), ExternalRecordLink())
+
+    #: Where the records can be seen that the task has written.
+    external_links: Sequence[str] = ()
 
     #: What the ledger and the review page call an effect that :meth:`apply` sends; by default the class's name.
     kind: str = ""
@@ -677,6 +683,7 @@ class SideEffectOperator(RendersText):
                 raise all_failures(self.effect_name, failures, len(parts))
             announce(self, context, ledger, job_id)
             effects = [each for each in (*done, *skipped) if isinstance(each, Effect)]
+            self.external_links = [each.external_link for each in effects if each.external_link is not None]
             results = [self._result(each) for each in sorted(effects, key=lambda effect: effect.position)]
             return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
 
@@ -740,6 +747,13 @@ class SideEffectOperator(RendersText):
         if self.notifiers is not None:
             return self.notifiers
         return notifiers_of(context["dag"], self.job_source)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """What OpenLineage is told: the target, the external id and who approved, and no content. See
+        :mod:`operators.lineage`."""
+        from airflow_provider_aihandoff.operators.lineage import effect_lineage
+
+        return effect_lineage(self, self.ledger_conn_id)
 
     @staticmethod
     def _result(effect: Effect) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def test_an_attempt_that_is_cut_off_after_the_last_write_leaves_the_event_to_the
 def test_a_write_that_a_person_resolves_makes_the_event_with_the_task_that_waited(
     run: RunDag, target: Target, ledger: Ledger
 ) -> None:
-    target.answers = [Answer(DROP)]
+    target.answers = [DROP]
     person = resolve_when_unknown(ledger, applied=True)
 
     def define() -> None:
