@@ -13,7 +13,7 @@ from attrs import define
 from openlineage.client.facet_v2 import RunFacet
 
 from airflow_provider_aihandoff.core.states import EffectState
-from airflow_provider_aihandoff.operators.links import job_id_of
+from airflow_provider_aihandoff.operators.task_links import job_id_of
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.ledger import JobRecord

@@ -17,8 +17,8 @@ from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import JobState
-from airflow_provider_aihandoff.operators.links import base_url, job_page
 from airflow_provider_aihandoff.operators.notice_links import NoticeLinks
+from airflow_provider_aihandoff.operators.task_links import base_url, job_page
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from airflow_provider_aihandoff.core.text import plain_or_none
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
-from airflow_provider_aihandoff.operators.links import ReviewLink
 from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
@@ -40,6 +39,7 @@ from airflow_provider_aihandoff.operators.responding import (
     wait_inline,
 )
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.task_links import ReviewLink
 from airflow_provider_aihandoff.operators.xcom import fits_xcom
 from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, loop_suffix, owner_of, state_among

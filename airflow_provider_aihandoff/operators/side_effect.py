@@ -57,12 +57,12 @@ from airflow_provider_aihandoff.operators.job_argument import (
     source_of,
 )
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, notifiers_of
-from airflow_provider_aihandoff.operators.links import ExternalRecordLink, ReviewLink
 from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.skipped import record_skipped
+from airflow_provider_aihandoff.operators.task_links import ExternalRecordLink, ReviewLink
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of

@@ -21,11 +21,11 @@ from airflow_provider_aihandoff.operators.job_argument import (
     source_of,
 )
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
-from airflow_provider_aihandoff.operators.links import ReviewLink
 from airflow_provider_aihandoff.operators.planning import plan_effects
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
+from airflow_provider_aihandoff.operators.task_links import ReviewLink
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
 from airflow_provider_aihandoff.task_states import owner_of
 

@@ -65,7 +65,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "items",
         "asset_events",
         "lineage",
-        "links",
+        "task_links",
         "set_approval",
         "set_effects",
         "requesting",

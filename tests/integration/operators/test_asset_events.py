@@ -19,7 +19,7 @@ from tests.integration.operators.dag_runs import Dags, open_session
 from tests.integration.operators.tasks import Policy, ask, ask_unapproved, publish, store
 from tests.integration.operators.test_effect_waits import resolve_when_unknown
 from tests.integration.operators.test_sets import draft_set
-from tests.target import DROP, Answer, Target
+from tests.target import DROP, Target
 
 pytestmark = pytest.mark.usefixtures("sales")
 

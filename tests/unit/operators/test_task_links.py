@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
-from airflow_provider_aihandoff.operators.links import ExternalRecordLink, ReviewLink
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.rollback import RollbackOperator
+from airflow_provider_aihandoff.operators.task_links import ExternalRecordLink, ReviewLink
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 
