@@ -78,6 +78,11 @@ def map_index_column() -> Any:
     return import_module("airflow.models.task_coordinates").public_map_index_expression(TaskInstance)
 
 
+def view_only_where(fields: dict[str, list[str]]) -> dict[str, Any]:
+    """What has Airflow's UI show a view only where fields have one of these values. Before 3.4 it shows it always."""
+    return {} if RELEASE < (3, 4) else {"applies_to": fields}
+
+
 def asset_events(asset: Any, *, since: datetime, limit: int) -> Sequence[Any]:
     """The events of an asset, the first one first, as a task is told of them. Before 3.2, all that there are.
 
