@@ -84,7 +84,7 @@ def view_only_where(fields: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def asset_events(asset: Any, *, since: datetime, limit: int) -> Sequence[Any]:
-    """The events of an asset, the first one first, as a task is told of them. Before 3.2, all that there are.
+    """The events of an asset, the first one first, as a task sees them. Before 3.2, all that there are.
 
     :param since: the first ones since then, and so many at most.
     """

@@ -1,4 +1,4 @@
-"""What OpenLineage is told of a task: which job, which model, who approved, and what was written where. No content.
+"""What OpenLineage gets of a task: which job, which model, who approved, and what was written where. No content.
 
 Airflow's OpenLineage provider calls it in the worker after the task, within a time-out of its own. It is imported only
 there: neither that provider nor its client is required.

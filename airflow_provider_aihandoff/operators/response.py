@@ -384,7 +384,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             return self._finish(context, ledger, provider_for, job_id)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """What OpenLineage is told: model, digests and the job, and no content. See :mod:`operators.lineage`."""
+        """What OpenLineage gets: model, digests and the job, and no content. See :mod:`operators.lineage`."""
         from airflow_provider_aihandoff.operators.lineage import draft_lineage
 
         return draft_lineage(self, self.ledger_conn_id)

@@ -749,7 +749,7 @@ class SideEffectOperator(RendersText):
         return notifiers_of(context["dag"], self.job_source)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """What OpenLineage is told: the target, the external id and who approved, and no content. See
+        """What OpenLineage gets: the target, the external id and who approved, and no content. See
         :mod:`operators.lineage`."""
         from airflow_provider_aihandoff.operators.lineage import effect_lineage
 

@@ -132,7 +132,7 @@ def test_dags_scheduled_on_a_type_run_once_after_approved_and_written_and_not_af
     assert len(published(demo, "wanted")) == 1
     assert list(admin.runs("features_after")) == [after], "a clear writes nothing, and starts no run"
 
-    facets = wait_until(lambda: _facets(lineage), "OpenLineage to be told of the draft and of the effect")
+    facets = wait_until(lambda: _facets(lineage), "OpenLineage to get facets of the draft and of the effect")
     assert facets["aihandoff_draft"]["model"] == "gpt-5.2"
     assert facets["aihandoff_effects"]["approvers"] == [{"kind": "user", "name": "bob"}]
     assert facets["aihandoff_effects"]["effects"][0]["externalId"] == effect.external_id
@@ -141,7 +141,7 @@ def test_dags_scheduled_on_a_type_run_once_after_approved_and_written_and_not_af
 
 
 def _facets(lineage: Path) -> dict[str, Any] | None:
-    """What OpenLineage was told of runs, once both of our facets are there."""
+    """What OpenLineage got of runs, once both of our facets are there."""
     if not lineage.exists():
         return None
     told: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What OpenLineage is told, as its own client sends it, and as Airflow's provider asks for it."""
+"""What OpenLineage gets, as its own client sends it, and as Airflow's provider asks for it."""
 
 from __future__ import annotations
 
