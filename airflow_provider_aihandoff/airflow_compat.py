@@ -5,7 +5,8 @@ What Airflow's own provider ``common.compat`` covers is imported from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,21 @@ def map_index_column() -> Any:
     if RELEASE < (3, 4):
         return TaskInstance.map_index
     return import_module("airflow.models.task_coordinates").public_map_index_expression(TaskInstance)
+
+
+def view_only_where(fields: dict[str, list[str]]) -> dict[str, Any]:
+    """What has Airflow's UI show a view only where fields have one of these values. Before 3.4 it shows it always."""
+    return {} if RELEASE < (3, 4) else {"applies_to": fields}
+
+
+def asset_events(asset: Any, *, since: datetime, limit: int) -> Sequence[Any]:
+    """The events of an asset, the first one first, as a task sees them. Before 3.2, all that there are.
+
+    :param since: the first ones since then, and so many at most.
+    """
+    events = import_module("airflow.sdk.execution_time.context").InletEventsAccessors([asset])[asset]
+    found: Sequence[Any] = events if RELEASE < (3, 2) else events.after(since.isoformat()).limit(limit)
+    return found
 
 
 def add_commands(commands: Iterable[Any]) -> None:

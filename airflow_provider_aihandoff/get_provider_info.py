@@ -57,6 +57,7 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [
             {"name": "side_effect", "class-name": f"{_ROOT}.decorators.side_effect.side_effect_task"},
         ],
+        "extra-links": [f"{_ROOT}.operators.task_links.{name}" for name in ("ReviewLink", "ExternalRecordLink")],
         "cli": [f"{_ROOT}.cli.definition.get_commands"],
         "config": {"aihandoff": {"description": "Settings of AI Handoff.", "options": _options()}},
     }

@@ -59,6 +59,7 @@ _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integrat
 #: Seconds for the tests of one guard.
 TIMEOUT = 600
 
+_ASSETS = "tests/unit/operators/test_asset_events.py"
 _PAUSES = "tests/integration/core/admission/test_pauses.py"
 _LIMITS = "tests/integration/core/admission/test_spending_limits.py"
 _HELD = "tests/integration/core/effects/test_held_effects.py"
@@ -94,6 +95,39 @@ _RAISED_AT_ONCE = """\
 """
 
 GUARDS = (
+    guard(
+        "asset: the task that applied the last effect makes the event",
+        f"{_ASSETS}::test_another_task_or_one_of_another_run_makes_none",
+        (
+            "announce",
+            "completion is None or completion.by is None or completion.by.instance != own.instance",
+            "completion is None",
+        ),
+    ),
+    guard(
+        "asset: a later attempt makes no second event",
+        f"{_ASSETS}::test_a_later_attempt_makes_it_only_where_airflow_has_none_of_this_revision",
+        ("announce", "if any(same.items() <= extra.items() for extra in before):", "if False:"),
+    ),
+    guard(
+        "asset: a set makes no second event of the same jobs",
+        f"{_ASSETS}::test_a_set_makes_one_until_more_of_its_jobs_are_written",
+        (
+            "announce_set",
+            'extra.get("set_id") == set_id and extra.get("applied", 0) >= number for extra in before',
+            "False for extra in before",
+        ),
+    ),
+    guard(
+        "asset: a job that has written nothing is not said to be written",
+        "tests/unit/core/effects/test_completion.py::test_a_job_that_is_not_completed_or_has_written_nothing_has_none",
+        ("completion_of", "record.job.state is not JobState.COMPLETED or not applied", "not record.history"),
+    ),
+    guard(
+        "asset: one of another type is refused before anything is sent",
+        "tests/unit/test_assets.py::test_the_asset_of_another_type_is_refused_before_anything_is_written",
+        ("check_type", "if _type_of(alias) != job_type:", "if False:"),
+    ),
     guard(
         "loop: the iteration that owns a job says whether its task has ended",
         "tests/unit/test_task_states.py::test_each_iteration_of_a_loop_has_the_state_of_its_own_task_instance",

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
-
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.notice_links import NoticeLinks
+from airflow_provider_aihandoff.operators.task_links import base_url, job_page
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def notify(notifiers: Sequence[BaseNotifier], context: Context, ledger: Ledger, 
     sent = True
     for notice in due_notices(job, ledger.reviews.notices(job)):
         seen = view(job, ledger.revision(job.job_id, job.revision))
-        about = replace(handoff(job, notice), links=NoticeLinks(ledger, job, _base_url()))
+        about = replace(handoff(job, notice), links=NoticeLinks(ledger, job, base_url()))
         if send(notifiers, {**context, "handoff": about, "job": seen}):
             ledger.reviews.notified(job, notice, actor=owner_of(context).actor)
         else:
@@ -202,7 +201,7 @@ def waiting_for_a_person(job: Job, waits: Effect | Revision) -> Handoff:
 
 def _about(job: Job) -> dict[str, Any]:
     return {
-        "link": f"{_base_url()}/aihandoff/jobs/{job.job_id}",
+        "link": job_page(job.job_id),
         "label": job.label,
         "job_id": job.job_id,
         "job_type": escape(job.job_type),
@@ -210,10 +209,6 @@ def _about(job: Job) -> dict[str, Any]:
         "requested_by": escape(job.requested_by),
         "state": job.state.value,
     }
-
-
-def _base_url() -> str:
-    return str(conf.get("api", "base_url", fallback="")).rstrip("/")
 
 
 def _message(job: Job, notice: Notice) -> str:

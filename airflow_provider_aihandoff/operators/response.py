@@ -39,12 +39,14 @@ from airflow_provider_aihandoff.operators.responding import (
     wait_inline,
 )
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.task_links import ReviewLink
 from airflow_provider_aihandoff.operators.xcom import fits_xcom
 from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, loop_suffix, owner_of, state_among
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from pydantic import BaseModel
 
     from airflow_provider_aihandoff.core.job_requests.job_request import JobRequest
@@ -162,6 +164,10 @@ class OpenAIBackgroundResponseOperator(RendersText):
     }
     ui_color = "#e8f3ee"
     job_role = JobRole.DRAFT
+    operator_extra_links = (ReviewLink(),)
+
+    #: The job that the task has made, as its XCom names it; None before.
+    made: dict[str, int] | None = None
 
     def __init__(
         self,
@@ -285,6 +291,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
             subject.key = (spec.job_type, spec.job_key)
             opened = ledger.submission.open(spec)
             job, revision = opened.job, opened.revision
+            self.made = {"job_id": job.job_id}
             if asked is not None:
                 stop_if_cancelled(ledger, provider_for, asked, job, actor=owner.actor)
             self.log.info("Attached to %s: %s.", job.label, opened.next)
@@ -299,6 +306,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
         """Go on after the wait for the outcome of a request: send it, if it may be sent; then wait for its response."""
         owner = owner_of(context)
         job_id = int(event["job_id"])
+        self.made = {"job_id": job_id}
         with (
             final_errors(self.ledger_conn_id, job_id),
             LedgerHook(self.ledger_conn_id).get_conn() as ledger,
@@ -366,6 +374,7 @@ class OpenAIBackgroundResponseOperator(RendersText):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the wait: read what the response left, store it, and return it."""
         job_id = int(event["job_id"])
+        self.made = {"job_id": job_id}
         with (
             final_errors(self.ledger_conn_id, job_id),
             LedgerHook(self.ledger_conn_id).get_conn() as ledger,
@@ -373,6 +382,12 @@ class OpenAIBackgroundResponseOperator(RendersText):
         ):
             give_up_if_over(ledger, provider_for, event, actor=owner_of(context).actor)
             return self._finish(context, ledger, provider_for, job_id)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """What OpenLineage gets: model, digests and the job, and no content. See :mod:`operators.lineage`."""
+        from airflow_provider_aihandoff.operators.lineage import draft_lineage
+
+        return draft_lineage(self, self.ledger_conn_id)
 
     def on_kill(self) -> None:
         """Cancel the response if a person ended the running task, and only then; the request is recorded first.

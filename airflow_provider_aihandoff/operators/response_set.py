@@ -337,6 +337,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             leg.in_flight = ledger.sets.in_flight(found.set_id)
             self.log.info("Attached to %s.", found.label)
             self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
+            self.made = {"set_id": found.set_id}
             found = choose(ledger, found, self.transport)
             self._advance_batches(leg, found)
             self._open_jobs(leg, found, spool, left_out)
@@ -349,6 +350,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             found = ledger.sets.read(int(event["set_id"]))
             leg.in_flight = ledger.sets.in_flight(found.set_id)
             self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
+            self.made = {"set_id": found.set_id}
             for job_id, number in event.get("gone", ()):
                 provider = provider_for(ledger.revision(job_id, number).conn_id)
                 give_up(ledger, provider, job_id, number, why="gone", actor=leg.owner.actor)

@@ -12,6 +12,7 @@ from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.operators.job_argument import JobReference, job_reference, resolve_job_id
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
+from airflow_provider_aihandoff.operators.task_links import ReviewLink
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
@@ -55,6 +56,7 @@ class RollbackOperator(RendersText):
 
     template_fields: Sequence[str] = ("job", "reason", "leave")
     ui_color = "#f5dcd2"
+    operator_extra_links = (ReviewLink(),)
 
     def __init__(
         self,

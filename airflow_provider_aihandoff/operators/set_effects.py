@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.core.sets.shared_steps import SharedWrites
 from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.operators import notices
+from airflow_provider_aihandoff.operators.asset_events import announce_set, check_type
 from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.waiting import INLINE_SECONDS
@@ -72,6 +73,7 @@ class EffectTask(Protocol):
 
     task_id: str
     job_source: Any
+    outlets: list[Any]
     ledger_conn_id: str | None
     write_at_once: int
     hold_timeout: timedelta | None
@@ -182,6 +184,8 @@ def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) ->
         final_errors(task.ledger_conn_id),
         LedgerHook(task.ledger_conn_id).get_conn(max_size=task.write_at_once + 1) as ledger,
     ):
+        found = ledger.sets.read(set_id)
+        check_type(task.outlets, found.set_type, job=found.label)
         writing = _Writing(task, context, ledger, set_id)
         done = _Pass()
         while True:
@@ -199,7 +203,9 @@ def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) ->
         writing.notify(done.persons)
         if (left := writing.seconds_for_people(done.persons)) > 0:
             _defer(task, ledger, set_id, min(left, _LONGEST_WAIT), 0)
-        return _end(task, ledger, set_id, done)
+        ended = _end(task, ledger, set_id, done)
+        announce_set(task, context, ledger, set_id)
+        return ended
 
 
 class _Writing:

@@ -45,6 +45,7 @@ from airflow_provider_aihandoff.core.sets.set_record import checked_fail_when
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
+from airflow_provider_aihandoff.operators.asset_events import announce, as_aliases, check_type
 from airflow_provider_aihandoff.operators.earlier_effects import answer_fields, check_placeholders
 from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
@@ -61,6 +62,7 @@ from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.skipped import record_skipped
+from airflow_provider_aihandoff.operators.task_links import ExternalRecordLink, ReviewLink
 from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
@@ -68,6 +70,7 @@ from airflow_provider_aihandoff.task_states import owner_of
 if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.effects.effect_store import WriteSteps
@@ -148,11 +151,17 @@ class SideEffectOperator(RendersText):
     :param fail_when: fail the task when so many jobs of a set could not be written: a share of them as a float
         (``0.05``), or a number as an int. By default it fails when none could.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
+    :param outlets: Airflow's. Of :func:`~airflow_provider_aihandoff.assets.applied_asset`, the task that applies the
+        last effect of the job makes one event; a retry or a clear makes no second one.
     """
 
     template_fields: Sequence[str] = ("job", "when", "undo")
     ui_color = "#fbeee0"
     job_role = JobRole.EFFECT
+    operator_extra_links = (ReviewLink(), ExternalRecordLink())
+
+    #: Where the records can be seen that the task has written.
+    external_links: Sequence[str] = ()
 
     #: What the ledger and the review page call an effect that :meth:`apply` sends; by default the class's name.
     kind: str = ""
@@ -229,6 +238,7 @@ class SideEffectOperator(RendersText):
         self.write_at_once = write_at_once
         self.fail_when = checked_fail_when(fail_when)
         self.ledger_conn_id = ledger_conn_id
+        self.outlets = as_aliases(self.outlets)
         if write_at_once < 1:
             raise ValueError(f"write_at_once must be at least 1, not {write_at_once}.")
         if "[" in (self.effect or ""):
@@ -635,6 +645,7 @@ class SideEffectOperator(RendersText):
         not_now = (event or {}).get("not_now", 0)
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self.view_of(ledger, job_id)
+            check_type(self.outlets, job.job_type, job=f"job {job_id}")
             key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
             readings = self.readings_of_attempts(ledger, job_id)
@@ -670,7 +681,9 @@ class SideEffectOperator(RendersText):
             record_skipped(context, ledger, job_id)
             if failures := [each for each in done if isinstance(each, HandoffError)]:
                 raise all_failures(self.effect_name, failures, len(parts))
+            announce(self, context, ledger, job_id)
             effects = [each for each in (*done, *skipped) if isinstance(each, Effect)]
+            self.external_links = [each.external_link for each in effects if each.external_link is not None]
             results = [self._result(each) for each in sorted(effects, key=lambda effect: effect.position)]
             return results[0] if self.for_each is None else {"job_id": job_id, "effects": results}
 
@@ -734,6 +747,13 @@ class SideEffectOperator(RendersText):
         if self.notifiers is not None:
             return self.notifiers
         return notifiers_of(context["dag"], self.job_source)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """What OpenLineage gets: the target, the external id and who approved, and no content. See
+        :mod:`operators.lineage`."""
+        from airflow_provider_aihandoff.operators.lineage import effect_lineage
+
+        return effect_lineage(self, self.ledger_conn_id)
 
     @staticmethod
     def _result(effect: Effect) -> dict[str, Any]:

@@ -7,11 +7,17 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowPlugin
 
+from airflow_provider_aihandoff import airflow_compat
+
 URL_PREFIX = "/aihandoff"
 
 # Relative to the address that Airflow's UI is served at, so that they also work under a path prefix.
 _HOME = "aihandoff/"
 _ICON = "aihandoff/static/icon.svg"
+
+#: What tells tasks that are about a job from others, those of your own operators included: the colour that they
+#: inherit.
+TASK_COLORS = ["#e8f3ee", "#e7e9f7", "#fbeee0", "#f5dcd2"]
 
 
 def _view(destination: str, url_route: str, query: str = "", **more: Any) -> dict[str, Any]:
@@ -34,7 +40,12 @@ class AIHandoffPlugin(AirflowPlugin):
         _view("nav", "aihandoff", "overview", nav_top_level=True),
         _view("dag", "aihandoff-dag", "?tab=all&dag_id={DAG_ID}"),
         _view("dag_run", "aihandoff-run", "?tab=all&dag_id={DAG_ID}&run_id={RUN_ID}"),
-        _view("task_instance", "aihandoff-task", "?tab=all&dag_id={DAG_ID}&run_id={RUN_ID}"),
+        _view(
+            "task_instance",
+            "aihandoff-task",
+            "?tab=all&dag_id={DAG_ID}&run_id={RUN_ID}",
+            **airflow_compat.view_only_where({"task.ui_color": TASK_COLORS}),
+        ),
     ]
 
     @cached_property

@@ -25,6 +25,7 @@ from airflow_provider_aihandoff.operators.planning import plan_effects
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
+from airflow_provider_aihandoff.operators.task_links import ReviewLink
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
 from airflow_provider_aihandoff.task_states import owner_of
 
@@ -83,6 +84,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
     template_fields: Sequence[str] = ("job", "ledger_conn_id")
     ui_color = "#e7e9f7"
     job_role = JobRole.APPROVAL
+    operator_extra_links = (ReviewLink(),)
 
     def __init__(
         self,

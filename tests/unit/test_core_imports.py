@@ -24,7 +24,15 @@ AIRFLOW_SIDE = {
     "cli",
     "testing",
 }
-AIRFLOW_SIDE_MODULES = {"__main__", "airflow_compat", "settings", "task_memory", "task_states", "get_provider_info"}
+AIRFLOW_SIDE_MODULES = {
+    "__main__",
+    "airflow_compat",
+    "assets",
+    "settings",
+    "task_memory",
+    "task_states",
+    "get_provider_info",
+}
 #: Alembic runs these; they are no modules to import.
 SCRIPTS = {"migrations"}
 

@@ -162,6 +162,13 @@ _EFFECT_STATES = """
     SELECT e.state, count(*) AS number FROM aihandoff.jobs AS j
     JOIN aihandoff.effects AS e ON e.job_id = j.job_id AND e.revision = j.revision
     WHERE j.set_id = %(set_id)s AND e.task_id = %(task_id)s AND e.undoes IS NULL GROUP BY e.state"""
+#: The job of a set that was the last to be completed with something written, and how many there are.
+_COMPLETED = """
+    SELECT j.job_id, count(*) OVER () AS number FROM aihandoff.jobs AS j
+    WHERE j.set_id = %s AND j.state = 'completed' AND EXISTS (
+        SELECT FROM aihandoff.effects AS e
+        WHERE e.job_id = j.job_id AND e.revision = j.revision AND e.undoes IS NULL AND e.state = 'applied')
+    ORDER BY j.updated_at DESC, j.job_id DESC LIMIT 1"""
 _UNASKED = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs
     WHERE set_id = %(set_id)s AND job_id > %(after)s
@@ -390,6 +397,11 @@ class Sets:
         """How many effects of one task the jobs of a set have in each state."""
         rows = self._all(_EFFECT_STATES, {"set_id": set_id, "task_id": task_id})
         return {EffectState(row["state"]): row["number"] for row in rows}
+
+    def completed(self, set_id: int) -> tuple[int, int | None]:
+        """How many jobs of a set are completed and have written something, and which was the last one."""
+        rows = self._all(_COMPLETED, (set_id,))
+        return (rows[0]["number"], rows[0]["job_id"]) if rows else (0, None)
 
     def unasked(self, set_id: int, *, again: bool, after: int = 0) -> list[Job]:
         """One page of the jobs of a set whose plan is to be rendered, and asked about.
