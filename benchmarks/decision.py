@@ -1,8 +1,8 @@
 """From a decision to the task that has gone on, on a real Airflow; beside it, what Airflow takes to start any task.
 
 Run it with `.venv/bin/python -m benchmarks.decision`. It takes some minutes: ten decisions over REST, one after the
-other, for each place where approvals wait, and as many runs of a Dag with one empty task in between. A task has gone on when Airflow has recorded its
-success, so the time includes the scheduler, and the start of a process for the task.
+other, for each place where approvals wait, and as many runs of a Dag with one empty task in between. A task has gone on
+when Airflow has recorded its success, so the time includes the scheduler, and the start of a process for the task.
 """
 
 from __future__ import annotations

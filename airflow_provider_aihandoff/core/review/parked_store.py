@@ -63,7 +63,8 @@ _PARK = f"""
         %(try_number)s, %(subject)s, %(body)s, %(not_before)s, %(until)s, clock_timestamp())
     ON CONFLICT (ti_id) DO UPDATE SET job_id = excluded.job_id, digest = excluded.digest,
         reassigned = excluded.reassigned, try_number = excluded.try_number, subject = excluded.subject,
-        body = excluded.body, not_before = excluded.not_before, until = excluded.until, parked_at = excluded.parked_at"""
+        body = excluded.body, not_before = excluded.not_before, until = excluded.until,
+        parked_at = excluded.parked_at"""
 _TAKE = f"DELETE FROM aihandoff.parked_tasks WHERE ti_id = %s RETURNING {_COLUMNS}"
 
 #: Where a task has been parked again meanwhile, that stays.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
+from airflow.api.common.trigger_dag import trigger_dag
 from airflow.sdk import DAG
+from airflow.utils.types import DagRunTriggeredByType
 from starlette.testclient import TestClient
 
 from airflow_provider_aihandoff import airflow_compat
@@ -36,14 +36,23 @@ BOB = Person("bob")
 
 
 class Parked:
-    """An approval that waits, its run under way in a thread of its own."""
+    """A run whose approval waits, of which this test is the scheduler."""
 
-    def __init__(self, dags: Dags, dag: DAG, ledger: Ledger) -> None:
-        self.dag, self.ledger = dag, ledger
-        self._done: list[Run] = []
-        self._thread = threading.Thread(target=lambda: self._done.append(dags.run(dag)))
-        self._thread.start()
-        until(lambda: self.state() == "awaiting_input")
+    run_id = "manual__kettle"
+
+    def __init__(self, dags: Dags, dag: DAG) -> None:
+        self._dags, self.dag = dags, dag
+        trigger_dag(dag.dag_id, triggered_by=DagRunTriggeredByType.TEST, run_id=self.run_id)
+        until(lambda: self.step() is not None and self.state() == "awaiting_input")
+
+    def step(self) -> Run:
+        """Run what may run now."""
+        return self._dags.step(self.dag, self.run_id)
+
+    def end(self) -> Run:
+        """Run it to its end."""
+        until(lambda: self.step().state != "running")
+        return self.step()
 
     def state(self) -> str | None:
         row = self._row("state")
@@ -61,10 +70,6 @@ class Parked:
         return str(self._row("id"))
 
     @property
-    def run_id(self) -> str:
-        return str(self._row("run_id"))
-
-    @property
     def path(self) -> str:
         return f"/api/v2/dags/{self.dag.dag_id}/dagRuns/{self.run_id}/taskInstances/approve"
 
@@ -75,11 +80,6 @@ class Parked:
     def answer(self, client: TestClient, option: str, comment: str = "") -> int:
         body = {"chosen_options": [option], "params_input": {"comment": comment}}
         return int(client.patch(f"{self.path}/-1/hitlDetails", json=body).status_code)
-
-    def end(self) -> Run:
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        return self._done[0]
 
 
 Park = Callable[..., Parked]
@@ -92,24 +92,15 @@ def job(ledger: Ledger) -> Job:
 
 
 @pytest.fixture
-def park(dags: Dags, ledger: Ledger, job: Job, monkeypatch: pytest.MonkeyPatch) -> Iterator[Park]:
-    """An approval of the job that Airflow has parked."""
+def park(dags: Dags, job: Job, monkeypatch: pytest.MonkeyPatch) -> Park:
+    """Have Airflow park an approval of the job."""
     monkeypatch.setattr(airflow_compat, "can_await_input", lambda: True)
-    opened: list[Parked] = []
 
     def park(**arguments: Any) -> Parked:
         dag = dags.make(lambda: ApprovalSensor(task_id="approve", job=job.job_id, **arguments), dag_id="publishing")
-        opened.append(Parked(dags, dag, ledger))
-        return opened[-1]
+        return Parked(dags, dag)
 
-    yield park
-    for each in opened:
-        now = ledger.job(job.job_id)
-        if now.state is JobState.REVIEW:
-            ledger.reviews.decide(job.job_id, "reject", digest=str(now.review_digest), person=Person("dora"))
-        while each._thread.is_alive():
-            parked_tasks.wake_due(ledger)
-            each._thread.join(0.5)
+    return park
 
 
 def test_a_decision_anywhere_wakes_the_task_while_an_api_server_runs(
@@ -143,7 +134,8 @@ def test_an_answer_that_the_rules_refuse_is_asked_again_with_the_reason(
     bob, carol = login("bob", bearer=True), login("carol", bearer=True)
     approve = waiting.question(bob)["options"][0]
     assert waiting.answer(bob, approve) == 200
-    until(lambda: not waiting.question(bob)["response_received"] and waiting.state() == "awaiting_input")
+    waiting.step()
+    assert waiting.state() == "awaiting_input"
     parked_tasks.follow_up(ledger)
     assert "Only these may decide on it: carol." in waiting.question(bob)["body"]
     assert ledger.record(job.job_id).decisions == []
@@ -160,13 +152,14 @@ def test_what_was_asked_before_is_no_longer_offered_once_the_job_says_something_
 
     def asked_again() -> bool:
         parked_tasks.wake_due(ledger)
+        waiting.step()
         parked_tasks.follow_up(ledger)
         now = ledger.job(job.job_id)
         shown = waiting.question(bob)
         return bool(now.review_digest) and shown["options"] == [*options_for(str(now.review_digest))]
 
     until(asked_again)
-    until(lambda: waiting.state() == "awaiting_input")
+    assert waiting.state() == "awaiting_input"
     assert waiting.answer(bob, old["options"][0]) == 400
     assert ledger.record(job.job_id).decisions == []
     assert waiting.answer(bob, waiting.question(bob)["options"][0]) == 200
@@ -182,7 +175,8 @@ def test_an_answer_to_an_older_question_that_arrives_all_the_same_is_no_vote(
     # The plan has changed a moment before the answer, and no API server has woken the task yet.
     ask(ledger, ledger.job(job.job_id), effect_plan(url="http://elsewhere"))
     assert waiting.answer(bob, approve) == 200
-    until(lambda: waiting.state() == "awaiting_input" and not waiting.question(bob)["response_received"])
+    waiting.step()
+    assert (waiting.state(), waiting.question(bob)["response_received"]) == ("awaiting_input", False)
     assert ledger.record(job.job_id).decisions == []
     assert ledger.job(job.job_id).state is JobState.REVIEW
 
@@ -220,6 +214,3 @@ def test_no_other_task_is_touched_whatever_the_ledger_says(park: Park, login: Lo
     parked_tasks.follow_up(ledger)
     assert waiting.question(bob)["subject"] != "forged"
     assert waiting.state() == "awaiting_input"
-    assert UUID(waiting.ti_id)
-    with of_session() as session:
-        session.execute("UPDATE task_instance SET next_method = 'resume_review' WHERE task_id = 'approve'")

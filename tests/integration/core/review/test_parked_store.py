@@ -88,5 +88,5 @@ def test_every_parked_task_is_read_page_by_page(ledger: Ledger, job: Job) -> Non
     for size in (1, 2, 5, 10):
         read = [str(each.ti_id) for page in ledger.parked_tasks.pages(size) for each in page]
         assert sorted(read) == sorted(owner.ti_id for owner in owners)
-    assert len([*ledger.parked_tasks.pages(10, newer=60)][0]) == 5
+    assert len(next(ledger.parked_tasks.pages(10, newer=60))) == 5
     assert [*ledger.parked_tasks.pages(10, newer=0)] == []
