@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Job
+    from airflow_provider_aihandoff.core.review.parked_store import ParkedTask
 
 log = logging.getLogger(__name__)
 
 #: Where an approval task waits: parked by Airflow in this state, or deferred to a triggerer.
-WaitIn = Literal["awaiting_input", "triggerer"]
-
-_NOT_RECORDED = "Nothing was recorded. No external write was made."
+ApprovalWait = Literal["awaiting_input", "triggerer"]
 
 
 def check_wait_in(wait_in: str) -> None:
@@ -37,11 +36,11 @@ def check_wait_in(wait_in: str) -> None:
 
     :raises ValueError: it cannot.
     """
-    if wait_in not in get_args(WaitIn):
+    if wait_in not in get_args(ApprovalWait):
         raise ValueError(f"wait_in must be 'awaiting_input' or 'triggerer', not {wait_in!r}.")
 
 
-def is_parked_by_airflow(wait_in: WaitIn | None, ledger_conn_id: str) -> bool:
+def is_parked_by_airflow(wait_in: ApprovalWait | None, ledger_conn_id: str) -> bool:
     """Whether the task that runs waits in Airflow's state ``awaiting_input``.
 
     :param wait_in: what its author says; None: ``[aihandoff] approvals_wait_in``.
@@ -100,33 +99,35 @@ def take_answer(context: Context, ledger: Ledger, job_id: int, event: Mapping[st
     answer = answer_in(event, "" if parked is None else parked.digest)
     if answer is None:
         return None
+    if parked is None or parked.job_id != job_id:
+        return _refused(answer, "it was about an older version of the job.")
+    return record_answer(ledger, parked, answer)
+
+
+def record_answer(ledger: Ledger, parked: ParkedTask, answer: Answer) -> str | None:
+    """Record what a person has answered about what a parked task had asked. Safe to repeat.
+
+    :return: why it was not recorded; None where it was.
+    """
+    if answer.verdict is None:
+        return _refused(answer, "it was about an older version of the job.")
+    if answer.login is None:
+        return _refused(answer, "Airflow does not say who has answered.")
+    job = ledger.job(parked.job_id)
+    if job.dag_id != parked.dag_id:  # Airflow has asked for the permission on that Dag alone
+        return _refused(answer, f"the job belongs to the Dag {job.dag_id} by now, and this is {parked.dag_id}.")
+    # Airflow says neither their roles nor their groups.
+    person = Person(answer.login, user_id=answer.user_id)
     try:
-        job = ledger.job(job_id)
-        person = _person(context, job, answer)
-        if parked is None or parked.job_id != job_id or answer.verdict is None:
-            raise StaleDecision("it was about an older version of the job.", job=job.label, written=_NOT_RECORDED)
         ledger.reviews.decide(
-            job_id, answer.verdict, digest=parked.digest, person=person, comment=answer.comment or None
+            job.job_id, answer.verdict, digest=parked.digest, person=person, comment=answer.comment or None
         )
     except (StaleDecision, JobNotApproved, MayNotDecide) as refused:
-        who = escape(str(answer.login))
-        log.warning("The answer of %s in Required Actions was not recorded: %s", who, refused)
-        return f"{who}: {refused.what}"
+        return _refused(answer, refused.what)
     return None
 
 
-def _person(context: Context, job: Job, answer: Answer) -> Person:
-    """Who has answered. Airflow says neither their roles nor their groups.
-
-    :raises MayNotDecide: Airflow names no one, or has asked for their permission on another Dag than the job's.
-    """
-    if answer.login is None:
-        raise MayNotDecide("Airflow does not say who has answered.", job=job.label, written=_NOT_RECORDED)
-    dag_id = context["ti"].dag_id
-    if job.dag_id != dag_id:
-        raise MayNotDecide(
-            f"the job belongs to the Dag {job.dag_id} by now, and the answer was given on the Dag {dag_id}.",
-            job=job.label,
-            written=_NOT_RECORDED,
-        )
-    return Person(answer.login, user_id=answer.user_id)
+def _refused(answer: Answer, why: str) -> str:
+    who = escape("someone" if answer.login is None else answer.login)
+    log.warning("The answer of %s in Required Actions was not recorded: %s No external write was made.", who, why)
+    return f"{who}: {why}"

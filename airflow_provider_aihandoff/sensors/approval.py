@@ -23,7 +23,7 @@ from airflow_provider_aihandoff.operators.job_argument import (
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.planning import plan_effects
 from airflow_provider_aihandoff.operators.rendering import RendersText
-from airflow_provider_aihandoff.operators.required_actions import WaitIn
+from airflow_provider_aihandoff.operators.required_actions import ApprovalWait
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
@@ -106,7 +106,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         escalate_after: timedelta | None = None,
         escalate_to: Approvers | None = None,
         notifiers: Sequence[BaseNotifier] = (),
-        wait_in: WaitIn | None = None,
+        wait_in: ApprovalWait | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,

@@ -6,12 +6,12 @@ from typing import get_args
 
 from airflow.sdk import dag, task
 
-from airflow_provider_aihandoff.operators.required_actions import WaitIn
+from airflow_provider_aihandoff.operators.required_actions import ApprovalWait
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 
-def make(wait_in: WaitIn) -> None:
+def make(wait_in: ApprovalWait) -> None:
     """Make a Dag whose job writes nothing, and whose approval waits there."""
 
     @dag(dag_id=f"decision_{wait_in}", schedule=None)
@@ -33,6 +33,6 @@ def decision_beside() -> None:
     start()
 
 
-for each in get_args(WaitIn):
+for each in get_args(ApprovalWait):
     make(each)
 decision_beside()

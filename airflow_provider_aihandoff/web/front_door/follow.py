@@ -45,7 +45,7 @@ _GATHER, _CHECK = 0.2, 1.0
 _START_EVERY, _FOLLOW_UP_EVERY = 5.0, 10.0
 
 #: Seconds between two sweeps for parked tasks that have something to do, with what was parked since the one before the
-#: last; and between two looks at what became of all of them.
+#: last; and between two checks of what became of all of them.
 _WAKE_EVERY, _PARKED_FOLLOW_UP_EVERY = 5.0, 15.0
 
 #: Seconds after which the ledger counts as unavailable, and between two tries to reach it.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from uuid import UUID
 
 from airflow.models.hitl import HITLDetail
 from airflow.models.taskinstance import TaskInstance
@@ -18,11 +19,12 @@ from airflow.models.trigger import handle_event_submit
 from airflow.triggers.base import TriggerEvent
 from airflow.utils.session import create_session
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.review.parked_store import ParkedTask
-from airflow_provider_aihandoff.core.review.required_action import PARAMS, RequiredAction
+from airflow_provider_aihandoff.core.review.required_action import PARAMS, Answer, RequiredAction, answer_in
+from airflow_provider_aihandoff.operators.required_actions import record_answer
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,17 @@ _AWAITING_INPUT = "awaiting_input"
 
 #: What a parked task of ours goes on with. Whatever the ledger says, no other task is touched.
 _METHOD = "resume_review"
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What Airflow's list has of a task, and what was answered there."""
+
+    action: RequiredAction | None = None
+    answer: Answer | None = None
+
+
+_NOT_ASKED = _Listed()
 
 
 def wake_due(ledger: Ledger, job_ids: Collection[int] | None = None) -> int:
@@ -51,16 +64,20 @@ def wake_due(ledger: Ledger, job_ids: Collection[int] | None = None) -> int:
 
 
 def follow_up(ledger: Ledger, *, newer: float | None = None) -> None:
-    """Forget the tasks that are no longer parked, cancel the jobs of those that were marked failed while they were, and
-    have Airflow's list show what is asked now.
+    """Record the answers of Airflow's list, have it show what is asked now, forget the tasks that are no longer parked,
+    and cancel the jobs of those that were marked failed while they were.
 
     :param newer: only those that were parked within so many seconds.
     """
     for page in ledger.parked_tasks.pages(_TOGETHER, newer=newer):
-        states = _states(page)
-        ended = [each for each in page if states.get(str(each.ti_id), ("removed",))[0] in ENDED_TASK_STATES]
+        states, asked = _read(page)
+        for each in page:
+            # As a rule, the task has done so. Airflow can lose one that it resumes within seconds, and the answer too.
+            if (answer := asked.get(each.ti_id, _NOT_ASKED).answer) is not None:
+                record_answer(ledger, each, answer)
+        ended = [each for each in page if states.get(each.ti_id, ("removed", False))[0] in ENDED_TASK_STATES]
         for each in ended:
-            if states.get(str(each.ti_id)) == ("failed", True):
+            if states.get(each.ti_id) == ("failed", True):
                 ledger.cancels.cancel_review(
                     each.job_id,
                     run=(each.dag_id, each.run_id),
@@ -68,7 +85,7 @@ def follow_up(ledger: Ledger, *, newer: float | None = None) -> None:
                     reason="the task that waited for its decision was marked failed",
                 )
         ledger.parked_tasks.remove(ended)
-        _ask_again([each for each in page if each not in ended])
+        _ask_again([each for each in page if each.ti_id in asked and asked[each.ti_id].action != each.asked])
 
 
 def _wake(parked: Iterable[ParkedTask]) -> list[ParkedTask]:
@@ -86,15 +103,15 @@ def _wake(parked: Iterable[ParkedTask]) -> list[ParkedTask]:
 
 def _locked(session: Session, parked: Iterable[ParkedTask]) -> Iterator[tuple[ParkedTask, TaskInstance]]:
     """Those of the tasks that are parked, locked; one that is locked already is someone else's to wake."""
-    by_id = {str(each.ti_id): each for each in parked}
+    by_id = {each.ti_id: each for each in parked}
     found = session.scalars(
         select(TaskInstance)
-        .where(TaskInstance.id.in_([each.ti_id for each in by_id.values()]), TaskInstance.state == _AWAITING_INPUT)
+        .where(TaskInstance.id.in_([*by_id]), TaskInstance.state == _AWAITING_INPUT)
         .with_for_update(of=TaskInstance, skip_locked=True)
     )
     for instance in found.unique().all():
         if instance.next_method == _METHOD:
-            yield by_id[str(instance.id)], instance
+            yield by_id[UUID(str(instance.id))], instance
 
 
 def _detail(session: Session, parked: ParkedTask) -> HITLDetail | None:
@@ -102,40 +119,37 @@ def _detail(session: Session, parked: ParkedTask) -> HITLDetail | None:
     return session.scalar(select(HITLDetail).where(HITLDetail.ti_id == parked.ti_id).with_for_update(of=HITLDetail))
 
 
-def _states(parked: Iterable[ParkedTask]) -> dict[str, tuple[str, bool]]:
-    """The state of each task instance by its id, and whether it came into it while it was parked, not by itself.
+def _read(page: Collection[ParkedTask]) -> tuple[dict[UUID, tuple[str, bool]], dict[UUID, _Listed]]:
+    """The state of each task instance by its id, and whether it came into it while it was parked, not by itself; and
+    what Airflow's list has of it.
 
     One that was cleared has another id by now, and is left out.
     """
-    query = select(TaskInstance.id, TaskInstance.state, TaskInstance.next_method, TaskInstance.next_kwargs).where(
-        TaskInstance.id.in_([each.ti_id for each in parked])
-    )
+    ids = [each.ti_id for each in page]
+    parked = {each.ti_id: each for each in page}
+    instances = select(TaskInstance.id, TaskInstance.state, TaskInstance.next_method, TaskInstance.next_kwargs)
     with create_session() as session:
-        return {
-            str(ti_id): (_text(state), method == _METHOD and "event" not in (kwargs or {}))
-            for ti_id, state, method, kwargs in session.execute(query)
+        states = {
+            UUID(str(ti_id)): (str(getattr(state, "value", state)), method == _METHOD and "event" not in (kwargs or {}))
+            for ti_id, state, method, kwargs in session.execute(instances.where(TaskInstance.id.in_(ids)))
         }
+        details = session.scalars(select(HITLDetail).options(lazyload("*")).where(HITLDetail.ti_id.in_(ids)))
+        asked = {UUID(str(each.ti_id)): _listed(each, parked[UUID(str(each.ti_id))]) for each in details}
+    return states, asked
 
 
-def _text(state: Any) -> str:
-    return str(getattr(state, "value", state))
+def _listed(detail: HITLDetail, parked: ParkedTask) -> _Listed:
+    answer = None
+    if detail.responded_at is not None:
+        answer = answer_in(detail.as_resume_event_payload(), parked.digest)
+    return _Listed(RequiredAction(detail.subject, detail.body or "", tuple(detail.options)), answer)
 
 
-def _ask_again(parked: Iterable[ParkedTask]) -> None:
+def _ask_again(older: Collection[ParkedTask]) -> None:
     """Have Airflow's list show what is asked now, where it still shows what was asked before.
 
     Airflow refreshes no question of a task instance before 3.4.
     """
-    asked = {str(each.ti_id): each for each in parked}
-    query = select(HITLDetail.ti_id, HITLDetail.options, HITLDetail.subject, HITLDetail.body).where(
-        HITLDetail.ti_id.in_([each.ti_id for each in asked.values()])
-    )
-    with create_session() as session:
-        older = [
-            asked[str(ti_id)]
-            for ti_id, options, subject, body in session.execute(query)
-            if RequiredAction(subject, body or "", tuple(options)) != asked[str(ti_id)].asked
-        ]
     if not older:
         return
     with create_session() as session:

@@ -43,7 +43,7 @@ def changed(ledger: Ledger, job: Job) -> None:
 
 def reassigned(ledger: Ledger, job: Job) -> None:
     carol = Reviewers(Approvers(users=("carol",)))
-    ledger.reassignments.reassign(job.job_id, carol, actor=Actor.user("bob"), reason="he is away")
+    ledger.reassignments.reassign(job.job_id, carol, actor=Actor.user("bob"), reason="he is on holiday")
 
 
 @pytest.mark.parametrize("happens", [decided, changed, reassigned])
