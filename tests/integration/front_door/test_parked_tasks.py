@@ -133,7 +133,9 @@ def test_an_answer_is_not_lost_with_a_task_that_airflow_loses_when_it_resumes_it
     waiting, bob = park(), login("bob", bearer=True)
     assert waiting.answer(bob, waiting.question(bob)["options"][0]) == 200
     with of_session() as session:
-        session.execute("UPDATE task_instance SET state = 'up_for_retry', next_method = NULL, next_kwargs = NULL")
+        session.execute(
+            "UPDATE task_instance SET state = 'up_for_retry', next_method = NULL, next_kwargs = NULL, end_date = now()"
+        )
     for _ in range(2):
         parked_tasks.follow_up(ledger)
     assert waiting.end().states == {"approve": "success"}
