@@ -21,6 +21,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from sqlalchemy.orm import Session, lazyload
 
+from airflow_provider_aihandoff.airflow_compat import map_index_column
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.review.parked_store import ParkedTask
 from airflow_provider_aihandoff.core.review.required_action import PARAMS, Answer, RequiredAction, answer_in
@@ -73,8 +74,9 @@ def follow_up(ledger: Ledger, *, newer: float | None = None) -> None:
         states, asked = _read(page)
         for each in page:
             # As a rule, the task has done so. Airflow can lose one that it resumes within seconds, and the answer too.
-            if (answer := asked.get(each.ti_id, _NOT_ASKED).answer) is not None:
-                record_answer(ledger, each, answer)
+            listed = asked.get(each.ti_id, _NOT_ASKED) if each.ti_id in states else _of_next_attempt(each)
+            if listed.answer is not None:
+                record_answer(ledger, each, listed.answer)
         ended = [each for each in page if states.get(each.ti_id, ("removed", False))[0] in ENDED_TASK_STATES]
         for each in ended:
             if states.get(each.ti_id) == ("failed", True):
@@ -136,6 +138,25 @@ def _read(page: Collection[ParkedTask]) -> tuple[dict[UUID, tuple[str, bool]], d
         details = session.scalars(select(HITLDetail).options(lazyload("*")).where(HITLDetail.ti_id.in_(ids)))
         asked = {UUID(str(each.ti_id)): _listed(each, parked[UUID(str(each.ti_id))]) for each in details}
     return states, asked
+
+
+def _of_next_attempt(parked: ParkedTask) -> _Listed:
+    """What Airflow's list has of a task that has another id by now: what the attempt before was answered."""
+    query = (
+        select(HITLDetail)
+        .options(lazyload("*"))
+        .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
+        .where(
+            TaskInstance.dag_id == parked.dag_id,
+            TaskInstance.run_id == parked.run_id,
+            TaskInstance.task_id == parked.task_id,
+            map_index_column() == parked.map_index,
+            HITLDetail.responded_at.is_not(None),
+        )
+    )
+    with create_session() as session:
+        found = [_listed(detail, parked) for detail in session.scalars(query)]
+    return next((each for each in found if each.answer is not None and each.answer.verdict is not None), _NOT_ASKED)
 
 
 def _listed(detail: HITLDetail, parked: ParkedTask) -> _Listed:

@@ -127,15 +127,15 @@ def test_an_answer_in_airflows_list_is_the_decision_of_the_user_who_gave_it(
     assert decision.comment == "too long"
 
 
+@pytest.mark.parametrize("new_id", ["id", "gen_random_uuid()"])
 def test_an_answer_is_not_lost_with_a_task_that_airflow_loses_when_it_resumes_it(
-    park: Park, login: Login, ledger: Ledger, job: Job
+    park: Park, login: Login, ledger: Ledger, job: Job, new_id: str
 ) -> None:
     waiting, bob = park(), login("bob", bearer=True)
     assert waiting.answer(bob, waiting.question(bob)["options"][0]) == 200
     with of_session() as session:
-        session.execute(
-            "UPDATE task_instance SET state = 'up_for_retry', next_method = NULL, next_kwargs = NULL, end_date = now()"
-        )
+        session.execute("UPDATE task_instance SET state = 'up_for_retry', next_method = NULL, next_kwargs = NULL")
+        session.execute(f"UPDATE task_instance SET end_date = now(), id = {new_id}")  # noqa: S608
     for _ in range(2):
         parked_tasks.follow_up(ledger)
     assert waiting.end().states == {"approve": "success"}

@@ -34,8 +34,16 @@ def pending(api: AirflowApi, run_id: str, dag_id: str = "notified") -> list[dict
     return list(found["hitl_details"])
 
 
-def answer(api: AirflowApi, run_id: str, option: str, comment: str = "", dag_id: str = "notified") -> Any:
-    """Choose an option in Required Actions."""
+def answer(
+    ledger: Ledger, api: AirflowApi, run_id: str, option: str, comment: str = "", dag_id: str = "notified"
+) -> Any:
+    """Choose an option in Required Actions, some seconds after the question has appeared, as a person does."""
+
+    def has_appeared_before() -> bool:
+        now = ledger.now()
+        return all(each.not_before <= now for page in ledger.parked_tasks.pages(100) for each in page)
+
+    wait_until(has_appeared_before, "the question to be a while in the list")
     path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
     return api.request("PATCH", path, json={"chosen_options": [option], "params_input": {"comment": comment}})
 
@@ -63,7 +71,7 @@ def test_an_answer_in_required_actions_is_a_decision_and_the_write_happens(
     pools = {pool["name"]: pool for pool in admin.json("GET", "/api/v2/pools")["pools"]}
     assert pools["default_pool"]["deferred_slots"] == 0
 
-    assert answer(demo.airflow.api("bob"), run_id, listed["options"][0], "Well said.").status_code == 200
+    assert answer(ledger, demo.airflow.api("bob"), run_id, listed["options"][0], "Well said.").status_code == 200
     assert admin.wait_for_run("notified", run_id) == "success"
     assert len(published(demo, "answered-there")) == 1
     (decision,) = ledger.record(job.job_id).decisions
@@ -93,11 +101,11 @@ def test_an_answer_to_what_the_job_said_before_is_no_vote_and_the_question_is_as
 
     now = wait_until_asked(admin, ledger, run_id, job)
     assert now.review_digest != job.review_digest
-    assert answer(bob, run_id, old["options"][0]).status_code == 400, "Airflow offers the new version alone"
+    assert answer(ledger, bob, run_id, old["options"][0]).status_code == 400, "Airflow offers the new version alone"
     assert ledger.record(job.job_id).decisions == []
     assert not published(demo, "edited-meanwhile")
 
-    assert answer(bob, run_id, options_for(str(now.review_digest))[0]).status_code == 200
+    assert answer(ledger, bob, run_id, options_for(str(now.review_digest))[0]).status_code == 200
     assert admin.wait_for_run("notified", run_id) == "success"
     assert len(published(demo, "edited-meanwhile")) == 1
 
@@ -107,15 +115,15 @@ def test_who_may_not_decide_is_refused_there_too_and_the_next_one_sees_why(
 ) -> None:
     run_id, job = asked(ledger, admin, "asked-for-it")
     approve, reject = options_for(str(job.review_digest))
-    assert answer(demo.airflow.api("vic"), run_id, approve).status_code == 403
-    assert answer(admin, run_id, approve).status_code == 200
+    assert answer(ledger, demo.airflow.api("vic"), run_id, approve).status_code == 403
+    assert answer(ledger, admin, run_id, approve).status_code == 200
 
     def refused() -> bool:
         return any("You asked for this work" in each["body"] for each in pending(admin, run_id))
 
     wait_until(refused, "the question to be asked again, with the reason")
     assert ledger.record(job.job_id).decisions == []
-    assert answer(demo.airflow.api("bob"), run_id, reject, "Not now.").status_code == 200
+    assert answer(ledger, demo.airflow.api("bob"), run_id, reject, "Not now.").status_code == 200
     assert admin.wait_for_run("notified", run_id) == "success"
     assert (ledger.job(job.job_id).state, ledger.job(job.job_id).state_reason) == (JobState.REJECTED, "Not now.")
     assert not published(demo, "asked-for-it")
@@ -124,10 +132,10 @@ def test_who_may_not_decide_is_refused_there_too_and_the_next_one_sees_why(
 def test_two_of_two_answer_one_after_the_other(demo: LocalDemo, admin: AirflowApi, ledger: Ledger) -> None:
     run_id, job = asked(ledger, admin, "both-there", "notified_both")
     approve, _ = options_for(str(job.review_digest))
-    assert answer(demo.airflow.api("alice"), run_id, approve, dag_id="notified_both").status_code == 200
+    assert answer(ledger, demo.airflow.api("alice"), run_id, approve, dag_id="notified_both").status_code == 200
     wait_until(lambda: len(ledger.record(job.job_id).decisions) == 1, "the vote of alice")
     wait_until_asked(admin, ledger, run_id, job, "notified_both")
-    assert answer(demo.airflow.api("bob"), run_id, approve, dag_id="notified_both").status_code == 200
+    assert answer(ledger, demo.airflow.api("bob"), run_id, approve, dag_id="notified_both").status_code == 200
     assert admin.wait_for_run("notified_both", run_id) == "success"
     assert [each.decided_by for each in ledger.record(job.job_id).decisions] == ["alice", "bob"]
     assert len(published(demo, "both-there")) == 1
@@ -139,7 +147,7 @@ def test_a_cleared_approval_asks_again_and_counts_once(demo: LocalDemo, admin: A
     wait_until(lambda: len(ledger.record(job.job_id).decisions) == 0 and pending(admin, run_id), "the question")
     now = wait_until_asked(admin, ledger, run_id, job)
     assert now.review_digest == job.review_digest
-    assert answer(demo.airflow.api("bob"), run_id, options_for(str(now.review_digest))[0]).status_code == 200
+    assert answer(ledger, demo.airflow.api("bob"), run_id, options_for(str(now.review_digest))[0]).status_code == 200
     assert admin.wait_for_run("notified", run_id) == "success"
     assert len(published(demo, "cleared-there")) == 1
 
