@@ -5,11 +5,12 @@ What Airflow's own provider ``common.compat`` covers is imported from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID
 
 from airflow import __version__ as installed
 
@@ -74,6 +75,43 @@ def loop_iteration(context: Context) -> int | None:
     """Which iteration of a task loop (Airflow 3.4 and newer) the task that runs now is in, from 0; None outside one."""
     loop: Any = context.get("loop")
     return None if loop is None else int(loop.index)
+
+
+def can_await_input() -> bool:
+    """Whether the task that runs now can be parked in the state ``awaiting_input`` (Airflow 3.3 and newer).
+
+    Not in ``dag.test()``, where no scheduler and no API server of its own would resume it.
+    """
+    if RELEASE < (3, 3):
+        return False
+    supervisor = getattr(import_module("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS", None)
+    return supervisor is not None and type(supervisor).__name__ != "InProcessSupervisorComms"
+
+
+def await_input(
+    ti_id: str,
+    *,
+    subject: str,
+    body: str,
+    options: Sequence[str],
+    params: Mapping[str, Any],
+    method_name: str,
+    timeout: timedelta,
+) -> NoReturn:
+    """Ask in Airflow's *Required Actions*, and park the task that runs now until it is answered, or woken.
+
+    Before 3.4, Airflow keeps the text of what a task instance has asked before.
+
+    :param ti_id: the id of the task instance.
+    :param params: the form beside the options.
+    :param method_name: what is called when the task goes on.
+    :param timeout: after which it goes on in any case.
+    :raises TaskAwaitingInput: always.
+    """
+    import_module("airflow.sdk.execution_time.hitl").upsert_hitl_detail(
+        ti_id=UUID(ti_id), options=[*options], subject=subject, body=body, params=dict(params)
+    )
+    raise import_module("airflow.sdk.exceptions").TaskAwaitingInput(method_name=method_name, timeout=timeout)
 
 
 def map_index_column() -> Any:

@@ -36,6 +36,7 @@ _BULK = f"{_LEDGER}/bulk/test_bulk_actions.py"
 _BUDGETS = f"{_LEDGER}/budgets"
 _REASSIGN = f"{_LEDGER}/review/test_reassign.py"
 _LINKS = f"{_LEDGER}/review/test_decision_links.py"
+_PARKED = "tests/integration/front_door/test_parked_tasks.py"
 _NOTICES = f"{_LEDGER}/reconcile/test_notices.py"
 _BATCHES = f"{_LEDGER}/sets/test_batches.py"
 _SETS, _SET_STORE = "tests/integration/operators/test_sets.py", f"{_LEDGER}/sets/test_set_store.py"
@@ -428,6 +429,52 @@ GUARDS = (
             "job = ledger.job(link.job_id)",
         ),
         ("visible_record", "    check_visible(ledger, viewer, job_id)\n", ""),
+    ),
+    guard(
+        "required action: an answer counts for the digest that it names",
+        "tests/unit/core/review/test_required_action.py::test_anything_else_is_no_verdict",
+        ("required_action:_verdict", "meant.get(chosen[0])", "meant.get(f'{chosen[0].split()[0]} {digest[:_SHOWN]}')"),
+    ),
+    guard(
+        "required action: a name is no markup",
+        "tests/unit/core/review/test_required_action.py::test_a_name_is_shown_as_it_is_and_is_no_markup",
+        ("required_action:_code", "shown = escape(text)\n", "return escape(text)\n"),
+    ),
+    guard(
+        "required action: the permission on another Dag decides nothing",
+        f"{_PARKED}::test_an_answer_on_another_dag_than_the_jobs_is_no_decision",
+        ("record_answer", "if job.dag_id != parked.dag_id:", "if False:"),
+    ),
+    guard(
+        "required action: an answer without a user decides nothing",
+        "tests/unit/operators/test_required_actions.py::test_an_answer_that_decides_nothing",
+        ("record_answer", "if answer.login is None:", "if False:"),
+    ),
+    guard(
+        "required action: an answer is not lost with the task that Airflow resumes",
+        f"{_PARKED}::test_an_answer_is_not_lost_with_a_task_that_airflow_loses_when_it_resumes_it",
+        ("parked_tasks:follow_up", "                record_answer(ledger, each, answer)\n", "                pass\n"),
+    ),
+    guard(
+        "parked tasks: no other task is woken or asked about",
+        f"{_PARKED}::test_no_other_task_is_touched_whatever_the_ledger_says",
+        ("parked_tasks:_locked", "if instance.next_method == _METHOD:", "if True:"),
+    ),
+    guard(
+        "parked tasks: a job that another run has taken over is not cancelled",
+        f"{_PARKED}::test_marking_the_task_failed_while_it_waits_cancels_the_job_if_it_is_still_its_runs",
+        ("Cancels.cancel_review", " and (job.dag_id, job.run_id) == run", ""),
+    ),
+    guard(
+        "parked tasks: one that is parked again meanwhile is not forgotten",
+        f"{_LEDGER}/review/test_parked_store.py::test_what_is_parked_again_meanwhile_is_not_forgotten",
+        ("parked_store:_REMOVE", " AND p.parked_at = gone.parked_at", ""),
+    ),
+    guard(
+        "parked tasks: none is woken before the minimum wait",
+        f"{_LEDGER}/review/test_parked_store.py"
+        "::test_a_task_is_due_when_its_time_has_come_and_never_before_the_minimum_wait",
+        ("parked_store:_DUE", "p.not_before <= clock_timestamp() AND ", ""),
     ),
     guard(
         "quorum: as many approve as the author says",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser
 from importlib import import_module
 from typing import Any
@@ -18,6 +19,12 @@ _SERIALIZED = "airflow.serialization.serialized_objects"
 SerializedDAG: Any = import_module(
     _SERIALIZED if RELEASE < (3, 2) else "airflow.serialization.definitions.dag"
 ).SerializedDAG
+
+#: Where approval tasks wait in the stack tests: they run both ways, one after the other.
+WAIT_IN = os.environ.get("AIHANDOFF_TEST_WAIT_IN", "awaiting_input")
+
+#: The state in which they wait there.
+WAITS_FOR_APPROVAL = "awaiting_input" if WAIT_IN == "awaiting_input" and RELEASE >= (3, 3) else "deferred"
 
 #: What makes JSON of a Dag.
 DagSerialization: Any = SerializedDAG if RELEASE < (3, 2) else import_module(_SERIALIZED).DagSerialization

@@ -41,6 +41,7 @@ from airflow_provider_aihandoff.core.reconcile.gauge_store import Gauges
 from airflow_provider_aihandoff.core.reconcile.notice_store import Notices
 from airflow_provider_aihandoff.core.reconcile.scan_store import Abandoned
 from airflow_provider_aihandoff.core.review.link_store import DecisionLinks
+from airflow_provider_aihandoff.core.review.parked_store import ParkedTasks
 from airflow_provider_aihandoff.core.review.queue_store import ReviewQueue
 from airflow_provider_aihandoff.core.review.reassign_store import Reassignments
 from airflow_provider_aihandoff.core.review.review_store import Reviews
@@ -181,6 +182,7 @@ class Ledger:
         self.review_queue = ReviewQueue(self._database)
         self.reassignments = Reassignments(self._database)
         self.decision_links = DecisionLinks(self._database)
+        self.parked_tasks = ParkedTasks(self._database)
         self.effects = Effects(self._database)
         self.cancels = Cancels(self._database)
         self.acknowledgements = Acknowledgements(self._database)

@@ -76,6 +76,13 @@ OPTIONS: Mapping[str, Option] = {
         "Minimum seconds for which a task stays deferred. With the default configuration, Airflow can lose a task "
         "that resumes sooner. Lower it together with [workers] min_heartbeat_interval.",
     ),
+    "approvals_wait_in": Option(
+        "string",
+        "awaiting_input",
+        "Where approval tasks wait, unless the sensor says otherwise. awaiting_input: Airflow parks them, without a "
+        "triggerer, and lists them in Required Actions (as of Airflow 3.3; before, they wait in a triggerer). "
+        "triggerer: they are deferred. Approvals of sets always wait in a triggerer.",
+    ),
     "digest_key": Option(
         "string",
         "",

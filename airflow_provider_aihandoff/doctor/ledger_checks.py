@@ -54,6 +54,7 @@ _RIGHTS = (
     ("batches", "SELECT, INSERT, UPDATE"),
     ("job_requests", "SELECT, INSERT, UPDATE"),
     ("decision_links", "SELECT, INSERT, UPDATE"),
+    ("parked_tasks", "SELECT, INSERT, UPDATE, DELETE"),
     ("event_subscriptions", "SELECT, INSERT, UPDATE"),
     ("event_subscription_changes", "SELECT, INSERT"),
     ("event_deliveries", "SELECT, INSERT, UPDATE, DELETE"),

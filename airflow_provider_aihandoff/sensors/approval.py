@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
 
@@ -12,7 +12,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.review.rules import Approvers, Reassignment, ReviewRules, due_times
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.operators import notices
+from airflow_provider_aihandoff.operators import notices, required_actions
 from airflow_provider_aihandoff.operators.job_argument import (
     JobReference,
     job_reference,
@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.operators.job_argument import (
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
 from airflow_provider_aihandoff.operators.planning import plan_effects
 from airflow_provider_aihandoff.operators.rendering import RendersText
+from airflow_provider_aihandoff.operators.required_actions import ApprovalWait
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
 from airflow_provider_aihandoff.operators.task_links import ReviewLink
@@ -43,11 +44,15 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
     The decision lives in the ledger, bound to one digest of the output, the plan and the policy together. People decide
     on the review page in the Airflow UI, over REST, or with ``airflow aihandoff review``.
 
+    As of Airflow 3.3, the task waits in the state ``awaiting_input``, without a triggerer, and is listed in *Required
+    Actions*. What a person answers there counts for the digest that it names, by the same rules; roles and groups are
+    not known there.
+
     **Retry and clear**: a decision stands, and the task ends the same way again. A plan that has changed since (an
     edited Dag, another input) is asked about again while nothing of it was sent.
 
     **Kill**: marking the task failed while it waits cancels the job: nothing will be written for it. Restarts of
-    workers and triggerers do not.
+    workers, triggerers and API servers do not.
 
     **Edits and changes**: what a person edits becomes a revision of their own; the task checks it with the output type
     of the task that asks the model, renders the plan again, and asks again. Where a person requests changes, this task
@@ -78,6 +83,8 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         when it is reassigned to others, and when it is decided. Their templates have ``handoff``, with ``message`` and
         ``link`` and nothing of the content, and ``job``, with all of it. One that fails keeps no one from deciding;
         where all do, they are called again after five minutes.
+    :param wait_in: where the task waits: ``awaiting_input``, where Airflow has that state and the ledger is the
+        configured one, or ``triggerer``. By default ``[aihandoff] approvals_wait_in``. A set waits in a triggerer.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
     """
 
@@ -101,6 +108,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         escalate_after: timedelta | None = None,
         escalate_to: Approvers | None = None,
         notifiers: Sequence[BaseNotifier] = (),
+        wait_in: ApprovalWait | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
         retry_delay: timedelta | float = RETRY_DELAY,
@@ -120,6 +128,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         self.escalate_after = escalate_after
         self.escalate_to = escalate_to
         self.notifiers = list(notifiers)
+        self.wait_in = wait_in
         self.ledger_conn_id = ledger_conn_id
         self._check_arguments()
 
@@ -128,6 +137,8 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             raise ValueError(f"on_timeout must be 'reject', 'fail' or a policy, not {self.on_timeout!r}.")
         if self.on_reject not in ("skip", "fail"):
             raise ValueError(f"on_reject must be 'skip' or 'fail', not {self.on_reject!r}.")
+        if self.wait_in is not None:
+            required_actions.check_wait_in(self.wait_in)
         if self.approvals < 1:
             raise ValueError(f"approvals must be at least 1, not {self.approvals}.")
         if self.blind and self.approvals == 1 and self.policy is None:
@@ -151,6 +162,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             return approve_set(self, context, set_id, event)
         job_id, actor = resolve_job_id(self.job, self.task_id), owner_of(context).actor
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            refusal = required_actions.take_answer(context, ledger, job_id, event)
             job = ledger.job(job_id)
             while True:
                 if job.state in (JobState.QUEUED, JobState.RUNNING):
@@ -164,15 +176,17 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
                     job = self.expire(ledger, job)
                 all_sent = notices.notify(self.notifiers, context, ledger, job)
                 if job.state is JobState.REVIEW and job.review_digest is not None:
-                    now = ledger.now()
-                    ledger.close()
-                    self._defer(job, now, all_sent=all_sent)
+                    self._wait(context, ledger, job, all_sent=all_sent, refusal=refusal)
                 if not self._goes_on(ledger, job):
                     from airflow_provider_aihandoff.core.review.review_span import add_review_span
 
                     add_review_span(ledger, job)
                     return self._end(job)
                 job, event = ledger.job(job_id), None
+
+    def resume_review(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Go on where Airflow has parked the task. API servers wake no task that is to go on elsewhere."""
+        return self.execute(context, event)
 
     @staticmethod
     def _goes_on(ledger: Ledger, job: Job) -> bool:
@@ -303,24 +317,28 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
             because={} if self.policy is None else {"policy": self.policy.label, "reason": verdict.reason},
         )
 
-    def _defer(self, job: Job, now: datetime, *, all_sent: bool) -> None:
-        """Wait for a decision, or until there is something to do about that.
+    def _wait(self, context: Context, ledger: Ledger, job: Job, *, all_sent: bool, refusal: str | None) -> NoReturn:
+        """Wait for a decision, or until there is something to do about that, without a worker slot.
 
-        :param now: by the ledger's clock.
         :param all_sent: every notification that is due was sent; otherwise that is tried again.
+        :param refusal: why an answer in Airflow's list was not recorded.
         """
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 
         assert job.review_digest is not None
         assert job.review_deadline is not None
+        now, ledger_conn_id = ledger.now(), LedgerHook(self.ledger_conn_id).ledger_conn_id
         times = [job.review_deadline, *due_times(job).values()]
         until = min(times if all_sent else [*times, now + timedelta(seconds=notices.NOTICE_RETRY)])
+        if required_actions.is_parked_by_airflow(self.wait_in, ledger_conn_id):
+            required_actions.park(context, ledger, job, now=now, until=until, refusal=refusal)
+        ledger.close()
         self.defer(
             trigger=ApprovalTrigger(
                 job_id=job.job_id,
                 digest=job.review_digest,
-                ledger_conn_id=LedgerHook(self.ledger_conn_id).ledger_conn_id,
+                ledger_conn_id=ledger_conn_id,
                 until=until.isoformat(),
                 not_before=(now + settings.seconds("min_deferral")).isoformat(),
                 reassigned=Reassignment.from_json(job.reassigned).number,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,7 +12,7 @@ from psycopg.rows import DictRow, dict_row
 from airflow_provider_aihandoff.core.admission.spending_limit_store import TURN
 from airflow_provider_aihandoff.core.budgets.reservation_store import ASK_NOW_OF_ALL, PATIENCE
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, JOB_ID, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.generation.batch_provider import ENDED_BATCH_STATUSES
 from airflow_provider_aihandoff.core.generation.sign_store import SEEN
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
@@ -22,8 +21,6 @@ AsyncConnection = psycopg.AsyncConnection[DictRow]
 
 #: Returned for a revision whose end the ledger has recorded already.
 SETTLED = "settled"
-
-_JOB_ID = re.compile("[0-9]{1,19}")
 
 #: Of these revisions, the ones whose response has ended, or that no one waits for any longer.
 _ENDED_RESPONSES = """
@@ -161,8 +158,7 @@ async def clock(connection: AsyncConnection) -> datetime:
 async def woken_jobs(connection: AsyncConnection, *, within: float) -> set[int]:
     """Wait for a notification, for so many seconds, and return the ids of the jobs that have been notified."""
     payloads = [notification.payload async for notification in connection.notifies(timeout=within, stop_after=1)]
-    # Every user who may connect to the database may send anything.
-    return {int(payload) for payload in payloads if _JOB_ID.fullmatch(payload)}
+    return {int(payload) for payload in payloads if JOB_ID.fullmatch(payload)}
 
 
 async def ended_responses(

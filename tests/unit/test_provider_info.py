@@ -67,6 +67,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "lineage",
         "task_links",
         "set_approval",
+        "required_actions",
         "set_effects",
         "requesting",
     }  # shared by the modules that Dag authors import

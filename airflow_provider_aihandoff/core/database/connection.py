@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -36,6 +37,9 @@ Keep = Callable[[], None]
 
 #: The channel on which the ids of jobs are sent that a waiting task may go on with.
 WAKE_CHANNEL = "aihandoff"
+
+#: What is notified there: the id of a job. Every user who may connect to the database may send anything.
+JOB_ID = re.compile("[0-9]{1,19}")
 
 _WAKE = f"SELECT pg_notify('{WAKE_CHANNEL}', job_id::text) FROM unnest(%s::bigint[]) AS job_id"
 

@@ -293,6 +293,25 @@ CREATE TABLE aihandoff.decision_links (
     used_at timestamptz
 );
 
+-- An approval task that Airflow has parked, and what wakes it. Its row goes when the task goes on, or has ended.
+CREATE TABLE aihandoff.parked_tasks (
+    ti_id uuid PRIMARY KEY,          -- Airflow's id of the task instance
+    job_id bigint NOT NULL REFERENCES aihandoff.jobs,
+    digest text NOT NULL,            -- the review digest that was asked about
+    reassigned integer NOT NULL,     -- how often the review had been reassigned by then
+    dag_id text NOT NULL,
+    run_id text NOT NULL,
+    task_id text NOT NULL,
+    map_index integer NOT NULL,
+    try_number integer NOT NULL,
+    subject text NOT NULL,           -- what Airflow's Required Actions shows
+    body text NOT NULL,
+    not_before timestamptz NOT NULL, -- it is not woken before
+    until timestamptz NOT NULL,      -- when there is something to do at the latest
+    parked_at timestamptz NOT NULL
+);
+CREATE INDEX parked_tasks_of_job ON aihandoff.parked_tasks (job_id);
+
 -- One intended write to one outside system.
 CREATE TABLE aihandoff.effects (
     effect_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -1,4 +1,5 @@
-"""The one connection on which an API server's process hears of changes: for all who follow, and of new requests.
+"""The one connection on which an API server's process hears of changes: for all who follow, of new requests, and for
+the approval tasks that Airflow has parked.
 
 A notification makes it check at once; the check itself is the truth, and is made every second while someone follows.
 So a notification that gets lost, as behind a pooler that passes on none, costs a second.
@@ -10,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, JOB_ID, WAKE_CHANNEL
 from airflow_provider_aihandoff.core.job_requests.begin import begin_due
 from airflow_provider_aihandoff.core.job_requests.enqueue import REQUEST_CHANNEL
 from airflow_provider_aihandoff.core.job_requests.request_store import Followed
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook, shared_ledger
 from airflow_provider_aihandoff.web.auth import TooManyFollow
+from airflow_provider_aihandoff.web.front_door import parked_tasks
 from airflow_provider_aihandoff.web.front_door.airflow_runs import AirflowRuns, follow_up
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,10 @@ _GATHER, _CHECK = 0.2, 1.0
 #: Seconds between two sweeps for requests of which no run is known, and for those whose run made no job.
 _START_EVERY, _FOLLOW_UP_EVERY = 5.0, 10.0
 
+#: Seconds between two sweeps for parked tasks that have something to do, with what was parked since the one before the
+#: last; and between two checks of what became of all of them.
+_WAKE_EVERY, _PARKED_FOLLOW_UP_EVERY = 5.0, 15.0
+
 #: Seconds after which the ledger counts as unavailable, and between two tries to reach it.
 _TIMEOUT = 20.0
 _RECONNECT_BASE, _RECONNECT_CAP = 0.5, 30.0
@@ -51,6 +57,9 @@ _REQUESTS = """
     FROM aihandoff.job_requests AS q LEFT JOIN aihandoff.jobs AS j USING (job_type, job_key)
     WHERE request_id = ANY(%s)"""
 _JOBS = "SELECT job_id, event_seq::text FROM aihandoff.jobs WHERE job_id = ANY(%s)"
+
+#: The largest id of a job.
+_MAX_ID = 2**63 - 1
 
 #: What is followed: a request by its UUID, a job by its number.
 Key = UUID | int
@@ -103,15 +112,26 @@ class Doorkeeper:
 
     :param begin_due: makes the runs of requests of which none is known; returns how many requests that were.
     :param follow_up: sees to the requests whose run made no job.
+    :param wake_due: wakes the parked tasks that have something to do, of some jobs or of all; returns how many.
+    :param follow_parked: sees to the parked tasks that were ended, of those parked within so many seconds or of all.
     """
 
-    def __init__(self, begin_due: Callable[[], int], follow_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        begin_due: Callable[[], int],
+        follow_up: Callable[[], None],
+        wake_due: Callable[[Collection[int] | None], int],
+        follow_parked: Callable[[float | None], None],
+    ) -> None:
         self._begin_due, self._follow_up = begin_due, follow_up
+        self._wake_due, self._follow_parked = wake_due, follow_parked
         self._watches: set[Watch] = set()
         self._open = False
         self._work: asyncio.Task[None] | None = None
         self._failures = 0
         self._news = asyncio.Event()
+        self._changed: set[int] = set()
+        self._change = asyncio.Event()
 
     def open(self) -> None:
         """Have runs made from now on."""
@@ -185,14 +205,17 @@ class Doorkeeper:
                 await schema.check_async(connection)
                 await connection.execute(f"LISTEN {WAKE_CHANNEL}")
                 await connection.execute(f"LISTEN {REQUEST_CHANNEL}")
-            starting = asyncio.create_task(self._start())
+            working = [asyncio.create_task(self._start()), asyncio.create_task(self._wake())]
             try:
-                while not starting.done():
+                while not any(task.done() for task in working):
                     await self._check(connection)
                     await self._hear(connection)
-                starting.result()
+                for task in working:
+                    if task.done():
+                        task.result()
             finally:
-                starting.cancel()
+                for task in working:
+                    task.cancel()
         finally:
             await connection.close()
 
@@ -202,6 +225,9 @@ class Doorkeeper:
         async for notification in connection.notifies(timeout=_CHECK - _GATHER, stop_after=1):
             if notification.channel == REQUEST_CHANNEL:
                 self._news.set()
+            elif JOB_ID.fullmatch(notification.payload) and (job_id := int(notification.payload)) <= _MAX_ID:
+                self._changed.add(job_id)
+                self._change.set()
 
     async def _check(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Wake those who follow what has changed."""
@@ -236,6 +262,24 @@ class Doorkeeper:
                     await self._news.wait()
             self._news.clear()
 
+    async def _wake(self) -> None:
+        """Wake parked tasks, one round at a time: at a change of their job, and every few seconds."""
+        sweep_at = follow_up_at = 0.0
+        while True:
+            changed, self._changed = self._changed, set()
+            self._change.clear()
+            if self._open and time.monotonic() >= sweep_at:
+                await asyncio.to_thread(self._wake_due, None)
+                all_of_them = time.monotonic() >= follow_up_at
+                await asyncio.to_thread(self._follow_parked, None if all_of_them else 2 * _WAKE_EVERY)
+                sweep_at = time.monotonic() + _WAKE_EVERY
+                follow_up_at = time.monotonic() + _PARKED_FOLLOW_UP_EVERY if all_of_them else follow_up_at
+            elif self._open and changed:
+                await asyncio.to_thread(self._wake_due, changed)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WAKE_EVERY):
+                    await self._change.wait()
+
 
 _keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, Doorkeeper] = WeakKeyDictionary()
 
@@ -245,7 +289,10 @@ def doorkeeper() -> Doorkeeper:
     loop = asyncio.get_running_loop()
     if loop not in _keepers:
         _keepers[loop] = Doorkeeper(
-            lambda: begin_due(shared_ledger(), AirflowRuns()), lambda: follow_up(shared_ledger())
+            lambda: begin_due(shared_ledger(), AirflowRuns()),
+            lambda: follow_up(shared_ledger()),
+            lambda job_ids: parked_tasks.wake_due(shared_ledger(), job_ids),
+            lambda newer: parked_tasks.follow_up(shared_ledger(), newer=newer),
         )
     return _keepers[loop]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from airflow.utils import db
 from fastapi import Request, Response
 from starlette.middleware.base import RequestResponseEndpoint
 
+from airflow_provider_aihandoff import airflow_compat as package_compat
+from airflow_provider_aihandoff.airflow_compat import RELEASE
 from airflow_provider_aihandoff.core.effects import apply
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
@@ -28,11 +31,13 @@ from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
 from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
+from airflow_provider_aihandoff.web.front_door import parked_tasks
 from demo.postgres import Postgres
 from tests import airflow_compat
 from tests.factories import draft, job_spec
 from tests.integration.operators.dag_runs import Dags, Define, Run
 from tests.integration.operators.tasks import NOTE
+from tests.people import insist
 from tests.target import Target, serve
 
 RunDag = Callable[..., Run]
@@ -77,6 +82,29 @@ def _use_database_of_environment() -> None:
 def dags(airflow: None, connections: None, monkeypatch: pytest.MonkeyPatch) -> Dags:
     airflow_compat.name_exceptions(monkeypatch)
     return Dags()
+
+
+@pytest.fixture(params=["triggerer", "awaiting_input"])
+def wait_in(
+    request: pytest.FixtureRequest, dags: Dags, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Where approvals wait: a test that uses this runs both ways. What an API server does for them is done here."""
+    if request.param == "awaiting_input" and RELEASE < (3, 3):
+        pytest.skip("Airflow parks no task here")
+    monkeypatch.setenv("AIRFLOW__AIHANDOFF__APPROVALS_WAIT_IN", request.param)
+    monkeypatch.setattr(package_compat, "can_await_input", lambda: True)
+
+    def serve() -> None:
+        while not over.wait(0.1):
+            parked_tasks.wake_due(ledger)
+            parked_tasks.follow_up(ledger)
+
+    over, server = threading.Event(), threading.Thread(target=insist(serve))
+    with Ledger(conninfo, max_size=2) as ledger:
+        server.start()
+        yield request.param
+        over.set()
+        server.join()
 
 
 @pytest.fixture

@@ -136,15 +136,27 @@ class Dags:
             dag_run.dag = SerializedDagModel.get_dag(dag.dag_id)
             dag_run.state = DagRunState.RUNNING
             while dag_run.state == DagRunState.RUNNING:
-                for ti in dag_run.update_state(session=session)[0]:
-                    # As of 3.4, a clear and a retry have counted the attempt that they are for.
-                    ti.try_number = ti.try_number + 1 if airflow_compat.RELEASE < (3, 4) else max(1, ti.try_number)
-                    ti.state = TaskInstanceState.SCHEDULED
-                session.commit()
-                for ti in dag_run.get_task_instances(state=[TaskInstanceState.SCHEDULED], session=session):
-                    _run_task(ti=ti, task=dag.task_dict[ti.task_id], run_triggerer=True)
-                session.expire_all()
+                self._run_what_may_run(session, dag, dag_run)
             return self._ended(dag_run)
+
+    def step(self, dag: DAG, run_id: str) -> Run:
+        """Run the tasks of a run that may run now, each to its end or until it waits for a person."""
+        with open_session() as session:
+            (dag_run,) = session.scalars(select(DagRun).filter_by(dag_id=dag.dag_id, run_id=run_id))
+            dag_run.dag = SerializedDagModel.get_dag(dag.dag_id)
+            self._run_what_may_run(session, dag, dag_run)
+            return self._ended(dag_run)
+
+    @staticmethod
+    def _run_what_may_run(session: Session, dag: DAG, dag_run: DagRun) -> None:
+        for ti in dag_run.update_state(session=session)[0]:
+            # As of 3.4, a clear and a retry have counted the attempt that they are for.
+            ti.try_number = ti.try_number + 1 if airflow_compat.RELEASE < (3, 4) else max(1, ti.try_number)
+            ti.state = TaskInstanceState.SCHEDULED
+        session.commit()
+        for ti in dag_run.get_task_instances(state=[TaskInstanceState.SCHEDULED], session=session):
+            _run_task(ti=ti, task=dag.task_dict[ti.task_id], run_triggerer=True)
+        session.expire_all()
 
     def _ended(self, dag_run: DagRun) -> Run:
         tasks = {_name(ti): ti for ti in dag_run.get_task_instances()}

@@ -56,7 +56,7 @@ def person(ledger: Ledger, verdict: Verdict, comment: str = "seen") -> Iterator[
     thread.join()
 
 
-@pytest.mark.usefixtures("review")
+@pytest.mark.usefixtures("wait_in", "review")
 class TestPerson:
     def test_an_approval_while_the_task_waits_releases_the_effect(
         self, run: RunDag, ledger: Ledger, record: Record, target: Target
@@ -121,6 +121,7 @@ class TestPerson:
         assert "no one decided in time" in done.error("approve")
         assert (record().job.state, target.received) == (JobState.FAILED, [])
 
+    @pytest.mark.parametrize("wait_in", ["triggerer"], indirect=True)
     def test_the_time_to_decide_is_not_moved_by_another_attempt(
         self, dags: Dags, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -140,7 +141,7 @@ class TestPerson:
         assert record().job.review_deadline == deadline
 
 
-@pytest.mark.usefixtures("review")
+@pytest.mark.usefixtures("wait_in", "review")
 class TestPolicy:
     def test_a_policy_approves_by_name_and_version_and_sees_job_and_plan(
         self, run: RunDag, record: Record, target: Target

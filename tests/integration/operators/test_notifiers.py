@@ -94,7 +94,7 @@ def decided_when(ledger: Ledger, is_time: Callable[[], bool], how: Callable[[], 
         thread.join()
 
 
-@pytest.mark.usefixtures("review")
+@pytest.mark.usefixtures("wait_in", "review")
 class TestNotifiers:
     def approve(self, *notifiers: Any, **arguments: Any) -> None:
         ApprovalSensor(task_id="approve", job=1, notifiers=notifiers, **arguments) >> publish(1)

@@ -30,6 +30,8 @@ Record = Callable[[], JobRecord]
 Step = Callable[[Ledger, Job], Any]
 BOB, CAROL = Person("bob"), Person("carol")
 
+pytestmark = pytest.mark.usefixtures("wait_in")
+
 
 def pipeline(then: Callable[[Any], Any] = publish, asks: dict[str, Any] | None = None, **arguments: Any) -> None:
     """Ask the model, ask people, write."""

@@ -14,6 +14,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from demo.airflow_api import AirflowApi
 from demo.local import DAGS_FOLDER, LocalDemo, running_demo
 from demo.pipelines import PIPELINES, open_ledger
+from tests.airflow_compat import WAIT_IN
 from tests.mail import Mailbox, mail_server
 from tests.target import Answer, Target, serve
 
@@ -39,10 +40,11 @@ def slack() -> Iterator[Target]:
 
 @pytest.fixture(scope="package")
 def connections(mailbox: Mailbox, slack: Target) -> Iterator[dict[str, str]]:
-    """How Airflow reaches both."""
+    """How Airflow reaches both, and where its approvals wait."""
     webhook = {"conn_type": "slackwebhook", "password": f"http://127.0.0.1:{slack.port}/services/secret"}
+    wait_in = {"AIRFLOW__AIHANDOFF__APPROVALS_WAIT_IN": WAIT_IN}
     with mail_server(mailbox) as mail:
-        yield {"AIRFLOW_CONN_REVIEWERS_MAIL": mail, "AIRFLOW_CONN_REVIEWERS_SLACK": json.dumps(webhook)}
+        yield {"AIRFLOW_CONN_REVIEWERS_MAIL": mail, "AIRFLOW_CONN_REVIEWERS_SLACK": json.dumps(webhook), **wait_in}
 
 
 @pytest.fixture(scope="package")

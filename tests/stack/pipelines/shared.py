@@ -13,6 +13,7 @@ from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.local import LocalDemo
 from demo.waiting import wait_until
+from tests.airflow_compat import WAITS_FOR_APPROVAL
 
 API = "/aihandoff/api/v1"
 
@@ -55,7 +56,7 @@ def asked(ledger: Ledger, admin: AirflowApi, slug: str, dag_id: str = "notified"
     """A note that admin has asked for and that waits for a decision: its run, and its job."""
     run_id = admin.trigger(dag_id, {"slug": slug})
     job_id = wait_for_state(ledger, admin, dag_id, run_id, JobState.REVIEW)
-    admin.wait_for_task(dag_id, run_id, "approve", {"deferred"})
+    admin.wait_for_task(dag_id, run_id, "approve", {WAITS_FOR_APPROVAL})
     return run_id, ledger.job(job_id)
 
 

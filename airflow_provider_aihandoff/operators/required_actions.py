@@ -1,0 +1,133 @@
+"""Has Airflow park an approval task among its *Required Actions*, and takes the answer that a person gives there.
+
+What such an answer is worth, the ledger decides, as for one that was given on its own pages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+
+from airflow_provider_aihandoff import airflow_compat, settings
+from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleDecision
+from airflow_provider_aihandoff.core.invisible import escape
+from airflow_provider_aihandoff.core.review.required_action import PARAMS, Answer, answer_in, required_action
+from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.operators.notices import handoff
+from airflow_provider_aihandoff.task_states import owner_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Job
+    from airflow_provider_aihandoff.core.review.parked_store import ParkedTask
+
+log = logging.getLogger(__name__)
+
+#: Where an approval task waits: parked by Airflow in this state, or deferred to a triggerer.
+ApprovalWait = Literal["awaiting_input", "triggerer"]
+
+
+def check_wait_in(wait_in: str) -> None:
+    """Return when an approval can wait there.
+
+    :raises ValueError: it cannot.
+    """
+    if wait_in not in get_args(ApprovalWait):
+        raise ValueError(f"wait_in must be 'awaiting_input' or 'triggerer', not {wait_in!r}.")
+
+
+def is_parked_by_airflow(wait_in: ApprovalWait | None, ledger_conn_id: str) -> bool:
+    """Whether the task that runs waits in Airflow's state ``awaiting_input``.
+
+    :param wait_in: what its author says; None: ``[aihandoff] approvals_wait_in``.
+    :param ledger_conn_id: connection of its ledger. API servers wake what waits on the configured one alone.
+    :raises ValueError: the option names no place where it can wait.
+    """
+    where = wait_in or settings.text("approvals_wait_in")
+    check_wait_in(where)
+    return (
+        where == "awaiting_input"
+        and ledger_conn_id == settings.text("ledger_conn_id")
+        and airflow_compat.can_await_input()
+    )
+
+
+def park(
+    context: Context,
+    ledger: Ledger,
+    job: Job,
+    *,
+    now: datetime,
+    until: datetime,
+    refusal: str | None,
+) -> NoReturn:
+    """Ask in Airflow's list, and end the attempt until there is something to do. The ledger is closed.
+
+    :param now: by the ledger's clock.
+    :param until: when there is something to do at the latest. Airflow resumes the task then, if no API server has.
+    :param refusal: why the answer before was not recorded.
+    :raises TaskAwaitingInput: always.
+    """
+    owner = owner_of(context)
+    effects = ledger.record(job.job_id).current_effects
+    asked = required_action(job, effects, handoff(job, "asked").link, refusal)
+    not_before = now + settings.seconds("min_deferral")
+    ledger.parked_tasks.park(owner, job, asked, not_before=not_before, until=until)
+    ledger.close()
+    airflow_compat.await_input(
+        owner.ti_id,
+        subject=asked.subject,
+        body=asked.body,
+        options=asked.options,
+        params=PARAMS,
+        method_name="resume_review",
+        timeout=max(until, not_before) - now,
+    )
+
+
+def take_answer(context: Context, ledger: Ledger, job_id: int, event: Mapping[str, Any] | None) -> str | None:
+    """Record what a person has answered in Airflow's list, if that is why the task runs.
+
+    :param event: as Airflow hands it over.
+    :return: why the answer was not recorded; None where it was, or there is none.
+    """
+    parked = ledger.parked_tasks.take(owner_of(context).ti_id)
+    answer = answer_in(event, "" if parked is None else parked.digest)
+    if answer is None:
+        return None
+    if parked is None or parked.job_id != job_id:
+        return _refused(answer, "it was about an older version of the job.")
+    return record_answer(ledger, parked, answer)
+
+
+def record_answer(ledger: Ledger, parked: ParkedTask, answer: Answer) -> str | None:
+    """Record what a person has answered about what a parked task had asked. Safe to repeat.
+
+    :return: why it was not recorded; None where it was.
+    """
+    if answer.verdict is None:
+        return _refused(answer, "it was about an older version of the job.")
+    if answer.login is None:
+        return _refused(answer, "Airflow does not say who has answered.")
+    job = ledger.job(parked.job_id)
+    if job.dag_id != parked.dag_id:  # Airflow has asked for the permission on that Dag alone
+        return _refused(answer, f"the job belongs to the Dag {job.dag_id} by now, and this is {parked.dag_id}.")
+    # Airflow says neither their roles nor their groups.
+    person = Person(answer.login, user_id=answer.user_id)
+    try:
+        ledger.reviews.decide(
+            job.job_id, answer.verdict, digest=parked.digest, person=person, comment=answer.comment or None
+        )
+    except (StaleDecision, JobNotApproved, MayNotDecide) as refused:
+        return _refused(answer, refused.what)
+    return None
+
+
+def _refused(answer: Answer, why: str) -> str:
+    who = escape("someone" if answer.login is None else answer.login)
+    log.warning("The answer of %s in Required Actions was not recorded: %s No external write was made.", who, why)
+    return f"{who}: {why}"
