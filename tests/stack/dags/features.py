@@ -118,8 +118,13 @@ def features_teardown() -> None:
 )
 def features_daily() -> None:
     draft = draft_of("daily-{{ ds }}")
-    approve = ApprovalSensor(task_id="approve", job=draft, max_active_tis_per_dag=1)
+    approve = ApprovalSensor(task_id="approve", job=draft)
     draft >> approve >> write_of(draft, "daily-{{ ds }}", depends_on_past=True)
+
+
+@dag(schedule=None, params={"slug": ""})
+def features_bound() -> None:
+    unapproved("bound-{{ params.slug }}", delay=15, inline_wait=timedelta(0), max_active_tis_per_dag=1)
 
 
 @dag(schedule=None, params={"slug": ""})
@@ -158,6 +163,7 @@ features_group()
 features_branch()
 features_teardown()
 features_daily()
+features_bound()
 enable_lineage(features_asset())
 features_after()
 features_deadline()
