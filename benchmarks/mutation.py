@@ -453,7 +453,7 @@ GUARDS = (
     guard(
         "required action: an answer is not lost with the task that Airflow resumes",
         f"{_PARKED}::test_an_answer_is_not_lost_with_a_task_that_airflow_loses_when_it_resumes_it",
-        ("parked_tasks:follow_up", "                record_answer(ledger, each, answer)\n", "                pass\n"),
+        ("parked_tasks:follow_up", "record_answer(ledger, each, listed.answer)", "pass"),
     ),
     guard(
         "parked tasks: no other task is woken or asked about",

@@ -127,7 +127,11 @@ def test_an_answer_in_airflows_list_is_the_decision_of_the_user_who_gave_it(
     assert decision.comment == "too long"
 
 
-@pytest.mark.parametrize("new_id", ["id", "gen_random_uuid()"])
+@pytest.mark.parametrize(
+    "new_id",
+    # As of 3.4, Airflow keeps each attempt, with its answer.
+    ["id", *(["gen_random_uuid()"] if airflow_compat.RELEASE < (3, 4) else [])],
+)
 def test_an_answer_is_not_lost_with_a_task_that_airflow_loses_when_it_resumes_it(
     park: Park, login: Login, ledger: Ledger, job: Job, new_id: str
 ) -> None:
