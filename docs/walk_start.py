@@ -134,7 +134,9 @@ def _postgres(folder: Path) -> Iterator[dict[str, str]]:
 
 def _environment(python: Path) -> dict[str, str]:
     """What a shell has in which this virtual environment is activated, and in which no Airflow is configured."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PG", "PYTHON", "COV"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PG", "PYTHON", "COV"))
+    }
     ports = {f"AIRFLOW__LOGGING__{name}_LOG_SERVER_PORT": str(free_port()) for name in ("WORKER", "TRIGGER")}
     path = f"{python.parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, **ports, "VIRTUAL_ENV": str(python.parent.parent), "PATH": path, "PYTHONUNBUFFERED": "1"}

@@ -45,7 +45,9 @@ class Template:
 
 TEMPLATES = {
     "first": Template(
-        "first_note.py", "Draft a note, have it approved, and write it into a file: a first job, on your own", (_OPENAI,)
+        "first_note.py",
+        "Draft a note, have it approved, and write it into a file: a first job, on your own",
+        (_OPENAI,),
     ),
     "publishing": Template(
         "publishing.py", "Draft a product note, have it approved, and publish it in a CMS", (_OPENAI, "cms")
