@@ -60,8 +60,9 @@ test-on: ## Run the tests on another Airflow and Python (make test-on AIRFLOW=3.
 	@$(MAKE) --no-print-directory $(PAIR_VENV)/.installed AIRFLOW=$(AIRFLOW) PYTHON=$(PYTHON)
 	$(PAIR_VENV)/bin/python -m pytest $(ON_EACH_CORE) $(PAIR_TESTS)
 
-start: $(INSTALLED) ## Walk docs/start.md on another Airflow and Python, from an empty folder (make start AIRFLOW=3.1 PYTHON=3.12)
+start: ## Walk docs/start.md on another Airflow and Python, from an empty folder (make start AIRFLOW=3.1 PYTHON=3.12)
 	@test -f $(PAIR_LOCK) || { echo "There is no lock for Airflow $(AIRFLOW) with Python $(PYTHON). There are: $(PAIRS)"; exit 1; }
+	@$(MAKE) --no-print-directory $(INSTALLED) PYTHON=python3
 	@$(BIN)/python -m docs.walk_start $(PAIR_LOCK) --python python$(PYTHON)
 
 pairs: ## List the pairs of an Airflow and a Python that `make test-on` knows

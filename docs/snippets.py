@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -54,7 +53,6 @@ def snippets_of(page: Path) -> list[Snippet]:
     ]
 
 
-def all_snippets(*languages: str) -> Iterator[Snippet]:
+def all_snippets(*languages: str) -> list[Snippet]:
     """Those of every page in some languages."""
-    for page in PAGES:
-        yield from (each for each in snippets_of(page) if each.language in languages)
+    return [each for page in PAGES for each in snippets_of(page) if each.language in languages]

@@ -1,8 +1,8 @@
 """Walks `docs/start.md` as a stranger would, and prints how long each step takes: `python -m docs.walk_start`.
 
 In an empty folder, with a PostgreSQL of its own and a virtual environment in which nothing but Airflow is installed, it
-runs each block of the page in one shell, in their order. The package is the wheel that is built from this checkout. What
-it changes of the page: the ports, where others are free; and on Airflow 3.1 the name of the command, as the page says.
+runs each block of the page in one shell, in their order. The package is the wheel that is built from this checkout. It
+changes of the page: the ports, where others are free; and on Airflow 3.1 the name of the command, as the page says.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ def test_sql_runs_on_a_ledger(snippet: Snippet, conninfo: dict[str, Any]) -> Non
     assert snippet.not_run is None
     with psycopg.connect(**conninfo) as connection:
         for role in ROLES:
-            connection.execute(f"CREATE ROLE {role}")  # type: ignore[arg-type]
-        connection.execute(snippet.code)  # type: ignore[arg-type]
+            connection.execute(f"CREATE ROLE {role}")
+        connection.execute(snippet.code)
         connection.rollback()
 
 

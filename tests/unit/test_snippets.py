@@ -2,8 +2,8 @@
 
 A block of a page is run as it stands, after the blocks before it, by its language:
 
-- `python` in an empty Dag, which is then serialized as the Dag processor does it. Classes and functions of earlier blocks of
-  the page are there; a name that the page only speaks of is one of :class:`Assumed`.
+- `python` in an empty Dag, which is then serialized as the Dag processor does it. Classes and functions of earlier
+  blocks of the page are there; a name that the page only speaks of is one of :class:`Assumed`.
 - `sh`, `shell` and `console`: each command of this package, of Airflow, of `make` and of `python -m` is read by its own
   parser, each call of the REST API is one of its routes.
 - `json`, `toml` and `ini` are parsed, and options of `[aihandoff]` exist. `sql` runs on a ledger:

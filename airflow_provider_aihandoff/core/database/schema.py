@@ -1,11 +1,10 @@
 """Creates, upgrades and checks the ledger's schema. Alembic does the work.
 
-**Two releases on one ledger.** A migration expands: what an older package reads and writes is still there, and means the
-same. So a package also works on a ledger that a newer one has upgraded, and components are replaced one by one. A
+**Two releases on one ledger.** A migration expands: what an older package reads and writes is still there, and means
+the same. So a package also works on a ledger that a newer one has upgraded, and components are replaced one by one. A
 migration that contracts (it removes or narrows something) says with `serves_from` which packages can still use the
-ledger after it; what a later release is going to contract, the migration before it says with `contracted_later`. The
-comment on the version table keeps, for packages that do not know the newer migrations, the oldest package that is
-served.
+ledger after it; what a later release is going to contract, a migration says with `contracted_later`. The comment on the
+version table keeps the oldest package that is served, for packages that do not know the newer migrations.
 """
 
 from __future__ import annotations

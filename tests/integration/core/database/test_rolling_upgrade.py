@@ -139,7 +139,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestWithAnEarlierRelease:
-    """The code of an earlier commit, in processes of its own, and this one, on one ledger that this one has upgraded."""
+    """The code of an earlier commit, in processes of its own, and this one, on a ledger that this one has upgraded."""
 
     def test_each_continues_the_jobs_of_the_other(self, earlier: Path, conninfo: dict[str, Any]) -> None:
         self.by(earlier, "make", "earlier", conninfo)

@@ -1,7 +1,7 @@
 """Jobs in every state, made by one release and continued by another one, on the same ledger.
 
-Run as a program, it does either part with the package and the tests of the checkout that stands first on the path: that of
-an earlier release.
+Run as a program, it does either part with the package and the tests of the checkout that stands first on the path: that
+of an earlier release.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Migrations expand: the release before works on with what they leave. Those that contract say whom they still serve."""
+"""Migrations expand: the release before works with what they leave. One that contracts says whom it still serves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ CONTRACTS = {
         r"ALTER TABLE (?P<table>[\w.]+)[^;]*?\bADD (?:COLUMN )?(?!CONSTRAINT)\w+ (?:(?!DEFAULT|,\s*ADD|,\s*DROP)[^;])*?"
         r"\bNOT NULL\b(?!(?:(?!,\s*ADD|,\s*DROP)[^;])*\bDEFAULT\b)"
     ),
-    "adds a rule": r"ALTER TABLE (?P<table>[\w.]+)[^;]*?\bADD (?:CONSTRAINT (?P<name>\w+) )?(?:CHECK|UNIQUE|FOREIGN|EXCLUDE)",
+    "adds a rule": (
+        r"ALTER TABLE (?P<table>[\w.]+)[^;]*?\bADD (?:CONSTRAINT (?P<name>\w+) )?(?:CHECK|UNIQUE|FOREIGN|EXCLUDE)"
+    ),
     "adds a unique index": r"CREATE UNIQUE INDEX \w+\s+ON (?P<table>[\w.]+)",
     "drops an index": r"DROP INDEX (?P<table>[\w.]+)",
     "drops a function or a trigger": r"DROP (?:FUNCTION|TRIGGER) (?P<table>[\w.]+)",
