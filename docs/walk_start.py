@@ -98,7 +98,7 @@ def walk(folder: Path, python: Path, release: tuple[int, ...], install: str) -> 
                 name="start.md",
                 command=("bash", str(program)),
                 log=folder / "output.log",
-                env={**_environment(python), **reached, "AIRFLOW__API__PORT": replaced["8080"], "WALKED": str(walked)},
+                env={**_environment(python, replaced["8080"]), **reached, "WALKED": str(walked)},
                 cwd=folder,
             )
         )
@@ -132,12 +132,14 @@ def _postgres(folder: Path) -> Iterator[dict[str, str]]:
         server.destroy()
 
 
-def _environment(python: Path) -> dict[str, str]:
-    """What a shell has in which this virtual environment is activated, and in which no Airflow is configured."""
+def _environment(python: Path, port: str) -> dict[str, str]:
+    """What a shell has in which this virtual environment is activated, and in which no Airflow is configured but for
+    its ports."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PG", "PYTHON", "COV"))
     }
     ports = {f"AIRFLOW__LOGGING__{name}_LOG_SERVER_PORT": str(free_port()) for name in ("WORKER", "TRIGGER")}
+    ports |= {"AIRFLOW__API__PORT": port, "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}"}
     path = f"{python.parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, **ports, "VIRTUAL_ENV": str(python.parent.parent), "PATH": path, "PYTHONUNBUFFERED": "1"}
 
