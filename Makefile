@@ -20,7 +20,7 @@ PAIR_VENV := .venv-$(AIRFLOW)-$(PYTHON)
 # What is run there: all that needs no whole Airflow, and with STACK=1 the three pipelines on one as well.
 PAIR_TESTS := tests/unit tests/integration $(if $(STACK),tests/stack/pipelines/test_pipelines.py)
 
-.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack test-on pairs matrix check chaos format lock clean help
+.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack test-on start pairs matrix check chaos format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -59,6 +59,11 @@ test-on: ## Run the tests on another Airflow and Python (make test-on AIRFLOW=3.
 	@test -f $(PAIR_LOCK) || { echo "There is no lock for Airflow $(AIRFLOW) with Python $(PYTHON). There are: $(PAIRS)"; exit 1; }
 	@$(MAKE) --no-print-directory $(PAIR_VENV)/.installed AIRFLOW=$(AIRFLOW) PYTHON=$(PYTHON)
 	$(PAIR_VENV)/bin/python -m pytest $(ON_EACH_CORE) $(PAIR_TESTS)
+
+start: ## Walk docs/start.md on another Airflow and Python, from an empty folder (make start AIRFLOW=3.1 PYTHON=3.12)
+	@test -f $(PAIR_LOCK) || { echo "There is no lock for Airflow $(AIRFLOW) with Python $(PYTHON). There are: $(PAIRS)"; exit 1; }
+	@$(MAKE) --no-print-directory $(INSTALLED) PYTHON=python3
+	@$(BIN)/python -m docs.walk_start $(PAIR_LOCK) --python python$(PYTHON)
 
 pairs: ## List the pairs of an Airflow and a Python that `make test-on` knows
 	@echo $(PAIRS)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Major and minor release. A pre-release counts as the release that it comes before.
 RELEASE: tuple[int, ...] = tuple(int(part) for part in installed.split(".")[:2])
 
+#: The name of this package's command line as people type it: before 3.2, Airflow takes no commands from providers.
+PROGRAM = "airflow aihandoff" if RELEASE >= (3, 2) else "python -m airflow_provider_aihandoff"
+
 #: Airflow has its metrics twice as of 3.2, and each process sets up one of them: a task that of the Task SDK; a
 #: triggerer and an API server the other.
 _SDK_METRICS, _CORE_METRICS = "airflow.sdk.observability.stats", "airflow.observability.stats"

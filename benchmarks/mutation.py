@@ -130,6 +130,21 @@ GUARDS = (
         ("check_type", "if _type_of(alias) != job_type:", "if False:"),
     ),
     guard(
+        "upgrade: a package leaves a ledger alone that no longer serves it",
+        "tests/unit/core/database/test_ledger_version.py::test_any_other_is_refused_and_what_to_do_is_said",
+        (
+            "_is_newer_and_serves",
+            "ledger.serves_from is not None and ledger.serves_from <= head_version()",
+            "ledger.serves_from is not None",
+        ),
+    ),
+    guard(
+        "upgrade: an older package does not touch the ledger of a newer one",
+        f"{_LEDGER}/database/test_rolling_upgrade.py"
+        "::TestOnTheLedgerOfANewerRelease::test_a_second_upgrade_by_the_older_release_leaves_it_as_it_is",
+        ("schema:upgrade", "ledger is not None and _is_newer_and_serves(ledger)", "False"),
+    ),
+    guard(
         "loop: the iteration that owns a job says whether its task has ended",
         "tests/unit/test_task_states.py::test_each_iteration_of_a_loop_has_the_state_of_its_own_task_instance",
         ("state_among", "owner.ti_id if owner.ti_id in states else _name(owner)", "_name(owner)"),

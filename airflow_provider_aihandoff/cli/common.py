@@ -23,6 +23,7 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from pydantic_core import to_jsonable_python
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.invisible import escape, escape_lines, has_hidden
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -139,7 +140,12 @@ def end_line() -> None:
 
 def fail(why: str) -> NoReturn:
     """Exit with 1, and one line."""
-    sys.exit(f"aihandoff: {escape(why)}")
+    sys.exit(f"aihandoff: {escape(as_typed(why))}")
+
+
+def as_typed(text: str) -> str:
+    """A text of this package, with its commands as this Airflow takes them."""
+    return text.replace("airflow aihandoff", PROGRAM)
 
 
 def check_reason(reason: str) -> None:

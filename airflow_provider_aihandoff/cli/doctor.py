@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from airflow_provider_aihandoff.cli.common import command, print_rows, say
+from airflow_provider_aihandoff.cli.common import as_typed, command, print_rows, say
 from airflow_provider_aihandoff.doctor.examine import checks_of, findings_of
 from airflow_provider_aihandoff.doctor.finding import EXIT_CODES, worst
 from airflow_provider_aihandoff.hooks.webhook_secrets import configured_conn_ids
@@ -20,7 +20,7 @@ def doctor(args: Namespace) -> None:
     if args.output == "table":
         for finding in findings:
             say(f"{finding.level.value:<8} {finding.subject}: {finding.what}")
-            for line in (finding.why, finding.fix and f"Fix: {finding.fix}"):
+            for line in (finding.why, finding.fix and f"Fix: {as_typed(finding.fix)}"):
                 if line:
                     say(f"{'':<8} {line}")
     else:

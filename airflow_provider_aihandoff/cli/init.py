@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 import airflow_provider_aihandoff
 from airflow_provider_aihandoff import settings
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli.common import command, fail, say
 
 _PACKAGE = Path(airflow_provider_aihandoff.__file__).parent
@@ -43,6 +44,11 @@ class Template:
 
 
 TEMPLATES = {
+    "first": Template(
+        "first_note.py",
+        "Draft a note, have it approved, and write it into a file: a first job, on your own",
+        (_OPENAI,),
+    ),
     "publishing": Template(
         "publishing.py", "Draft a product note, have it approved, and publish it in a CMS", (_OPENAI, "cms")
     ),
@@ -87,7 +93,7 @@ def init(args: Namespace) -> None:
     if not args.template:
         for name, template in TEMPLATES.items():
             say(f"{name:<12} {template.does}")
-        say("Name those that you want: airflow aihandoff init publishing reconcile")
+        say(f"Name those that you want: {PROGRAM} init publishing reconcile")
         return
     if unknown := [name for name in args.template if name not in TEMPLATES]:
         fail(f"there is no template {', '.join(unknown)}. Nothing was written. There are: {', '.join(TEMPLATES)}.")
@@ -124,7 +130,7 @@ def _say_what_is_needed(args: Namespace) -> None:
             say(f"  airflow connections add {conn_id} {options}")
     say("Then:")
     for each in ("db upgrade", "doctor"):
-        say(f"  airflow aihandoff {each}")
+        say(f"  {PROGRAM} {each}")
     for name in args.template:
         say(f"  airflow dags unpause {TEMPLATES[name].dag_id}")
 

@@ -223,12 +223,16 @@ class Ledger:
         self._database.close()
 
     def check_schema(self) -> None:
-        """Return when the schema is the one that this package needs.
+        """Return when this package can use the ledger's schema.
 
-        :raises LedgerSchemaError: it is not; the message says the command to run.
+        :raises LedgerSchemaError: it cannot; the message says the command to run.
         :raises LedgerUnavailable: the database cannot be reached.
         """
         self._database.transact(schema.check)
+
+    def schema_version(self) -> str | None:
+        """The version of the ledger's schema; None where there is no ledger."""
+        return self._database.transact(schema.current_version)
 
     def now(self) -> datetime:
         """The database's clock, by which every deadline is made and compared: those of workers may differ."""

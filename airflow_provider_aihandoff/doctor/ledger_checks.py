@@ -177,7 +177,9 @@ def _check_schema(connection: psycopg.Connection[Any]) -> Finding:
     except LedgerSchemaError as error:
         what = error.what[:1].upper() + error.what[1:]
         return Finding(Level.ERROR, "ledger schema", what, "Nothing runs on another schema.", error.remedy or "")
-    return Finding(Level.OK, "ledger schema", f"The schema has the version {schema.head_version()}.")
+    current, needed = schema.current_version(connection), schema.head_version()
+    newer = "" if current == needed else f" It is of a newer release, and serves this one, which needs {needed}."
+    return Finding(Level.OK, "ledger schema", f"The schema has the version {current}.{newer}")
 
 
 def _check_rights(connection: psycopg.Connection[Any]) -> Iterator[Finding]:

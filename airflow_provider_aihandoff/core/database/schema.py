@@ -1,10 +1,19 @@
-"""Creates, upgrades and checks the ledger's schema. Alembic does the work."""
+"""Creates, upgrades and checks the ledger's schema. Alembic does the work.
+
+**Two releases on one ledger.** A migration expands: what an older package reads and writes is still there, and means
+the same. So a package also works on a ledger that a newer one has upgraded, and components are replaced one by one. A
+migration that contracts (it removes or narrows something) says with `serves_from` which packages can still use the
+ledger after it; what a later release is going to contract, a migration says with `contracted_later`. The comment on the
+version table keeps the oldest package that is served, for packages that do not know the newer migrations.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,6 +28,7 @@ from airflow_provider_aihandoff.core.errors import LedgerSchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import Script
     from sqlalchemy import Connection
 
 VERSION_TABLE = "alembic_version"
@@ -48,27 +58,59 @@ def head_version() -> str:
     return head
 
 
-_READ_VERSION = f"SELECT version_num FROM {VERSION_TABLE_SCHEMA}.{VERSION_TABLE}"
+#: The packages of this schema version were the first that work on a ledger which a newer one has upgraded.
+ROLLING_SINCE = "0026"
+
+_READ_VERSION = f"""
+    SELECT version_num, obj_description('{VERSION_TABLE_SCHEMA}.{VERSION_TABLE}'::regclass, 'pg_class')
+    FROM {VERSION_TABLE_SCHEMA}.{VERSION_TABLE}"""
+#: What the comment on the version table says.
+_SERVES = "Serves packages that need schema version {} or newer."
+_SERVED = re.compile(_SERVES.format(r"(\d{4})"))
 
 _NO_LEDGER = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
 
+@dataclass(frozen=True)
+class LedgerVersion:
+    """What a ledger says of its schema.
+
+    :param current: its version.
+    :param serves_from: the oldest version whose packages can use it; None where only those of its own can.
+    """
+
+    current: str
+    serves_from: str | None = None
+
+
 def current_version(connection: psycopg.Connection[Any]) -> str | None:
     """The schema version of the ledger on the other end, or None where there is no ledger."""
+    found = read_version(connection)
+    return None if found is None else found.current
+
+
+def read_version(connection: psycopg.Connection[Any]) -> LedgerVersion | None:
+    """What the ledger on the other end says of its schema, or None where there is no ledger."""
     try:
         with connection.transaction():
-            row = connection.cursor(row_factory=tuple_row).execute(_READ_VERSION).fetchone()
+            return _version_of(connection.cursor(row_factory=tuple_row).execute(_READ_VERSION).fetchone())
     except _NO_LEDGER:
         return None
-    return None if row is None else str(row[0])
+
+
+def _version_of(row: tuple[Any, ...] | None) -> LedgerVersion | None:
+    if row is None:
+        return None
+    served = _SERVED.fullmatch(row[1] or "")
+    return LedgerVersion(str(row[0]), served[1] if served else None)
 
 
 def check(connection: psycopg.Connection[Any]) -> None:
-    """Return when the ledger has the schema that this package needs.
+    """Return when this package can use the ledger: it has the schema that it needs, or a newer one that serves it.
 
     :raises LedgerSchemaError: it has not; the message says what is missing and the command to run.
     """
-    _check_version(current_version(connection))
+    check_version(read_version(connection))
 
 
 async def check_async(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -79,35 +121,58 @@ async def check_async(connection: psycopg.AsyncConnection[Any]) -> None:
     except _NO_LEDGER:
         row = None
     # In a thread: the version that is needed is read from files, the first time.
-    await asyncio.to_thread(_check_version, None if row is None else str(row[0]))
+    await asyncio.to_thread(check_version, _version_of(row))
 
 
-def _check_version(current: str | None) -> None:
+def check_version(ledger: LedgerVersion | None) -> None:
+    """:func:`check`, of what a ledger says.
+
+    :param ledger: None where there is no ledger.
+    :raises LedgerSchemaError: this package cannot use it.
+    """
     head = head_version()
-    if current == head:
-        return
-    if current is None:
+    if ledger is None:
         raise LedgerSchemaError("the database has no AI Handoff ledger.", remedy=f"Create it with `{UPGRADE_COMMAND}`.")
-    _check_known(current)
+    if ledger.current == head or _is_newer_and_serves(ledger):
+        return
     raise LedgerSchemaError(
-        f"the ledger's schema is at version {current}, this package needs {head}.",
+        f"the ledger's schema is at version {ledger.current}, this package needs {head}.",
         remedy=f"Upgrade it with `{UPGRADE_COMMAND}`.",
     )
 
 
-def _check_known(version: str) -> None:
-    if version not in _known_versions():
-        raise LedgerSchemaError(
-            f"the ledger's schema is at version {version}, which this package (version {head_version()}) does not "
-            "know.",
-            remedy="A newer airflow-provider-aihandoff has upgraded it: install that release here too.",
-        )
+def _is_newer_and_serves(ledger: LedgerVersion) -> bool:
+    """Whether a newer package has upgraded the ledger, and this one can still use it.
+
+    :raises LedgerSchemaError: a newer package has upgraded it, and this one cannot use it.
+    """
+    if ledger.current in {script.revision for script in _migrations()}:
+        return False
+    if ledger.serves_from is not None and ledger.serves_from <= head_version():
+        return True
+    raise LedgerSchemaError(
+        f"the ledger's schema is at version {ledger.current}, which this package (version {head_version()}) does not "
+        "know.",
+        remedy="A newer airflow-provider-aihandoff has upgraded it: install that release here too.",
+    )
 
 
-def _known_versions() -> frozenset[str]:
+@cache
+def _migrations() -> tuple[Script, ...]:
+    """All of them, the newest first."""
     from alembic.script import ScriptDirectory
 
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+    return tuple(ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def serves_from() -> str:
+    """The oldest schema version whose packages can use a ledger that this package has upgraded."""
+    return max(ROLLING_SINCE, *(getattr(script.module, "serves_from", ROLLING_SINCE) for script in _migrations()))
+
+
+def contracted_later() -> list[str]:
+    """What a later release is going to remove or to narrow, as the migrations say it."""
+    return [said for script in reversed(_migrations()) if (said := getattr(script.module, "contracted_later", None))]
 
 
 def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tuple[str | None, str]:
@@ -116,8 +181,10 @@ def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tu
     :param conninfo: libpq's connection parameters.
     :param from_migrations: reach a fresh ledger through every migration, and not from ``schema.sql``; for the test
         that compares the two.
-    :return: the version before (None: there was no ledger) and the version after.
-    :raises LedgerSchemaError: the ledger is ahead of this package, or the connection leads through a pooler.
+    :return: the version before (None: there was no ledger) and the version after. A ledger that is newer than this
+        package, and serves it, stays as it is.
+    :raises LedgerSchemaError: the ledger is ahead of this package and does not serve it, or the connection leads
+        through a pooler.
     """
     from alembic import command
 
@@ -130,9 +197,10 @@ def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tu
                 remedy=f"Run `{UPGRADE_COMMAND}` over a connection that leads to the server itself.",
             )
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({_UPGRADE_LOCK})")
-        before = current_version(raw)
-        if before is not None:
-            _check_known(before)
+        ledger = read_version(raw)
+        before = None if ledger is None else ledger.current
+        if ledger is not None and _is_newer_and_serves(ledger):
+            return before, ledger.current
         config = _config()
         config.attributes["connection"] = connection
         # Not IF NOT EXISTS, which needs the right to create schemas even where there is nothing to create.
@@ -145,8 +213,18 @@ def upgrade(conninfo: Mapping[str, Any], *, from_migrations: bool = False) -> tu
             command.stamp(config, "head")
         else:
             command.upgrade(config, "head")
+        _say_whom_it_serves(connection, raw)  # in the transaction of the migrations
         connection.commit()
     return before, head_version()
+
+
+def _say_whom_it_serves(connection: Connection, raw: psycopg.Connection[Any]) -> None:
+    """Keep it with the version, unless it is there: only the owner of the table can change it."""
+    ledger = read_version(raw)
+    if ledger is None or ledger.serves_from == serves_from():
+        return
+    said = _SERVES.format(serves_from())
+    connection.exec_driver_sql(f"COMMENT ON TABLE {VERSION_TABLE_SCHEMA}.{VERSION_TABLE} IS '{said}'")
 
 
 @contextmanager

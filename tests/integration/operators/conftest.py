@@ -55,6 +55,8 @@ def airflow(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.airflow_uri(metadata),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # Airflow 3.2 needs it to run a task within a test, too.
+        "AIRFLOW__API_AUTH__JWT_SECRET": "of-these-tests-" * 5,
         "AIRFLOW__AIHANDOFF__MIN_DEFERRAL": "0",
         "AIRFLOW__AIHANDOFF__INLINE_WAIT": "5",
         "AIRFLOW__AIHANDOFF__POLL_INTERVAL": "0.05",

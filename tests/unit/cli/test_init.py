@@ -71,7 +71,9 @@ def test_a_file_with_another_content_stays_and_no_other_is_written(init: Init, t
 
 
 def test_an_unknown_template_is_named_with_those_that_there_are(init: Init) -> None:
-    with pytest.raises(SystemExit, match=r"no template reports\. Nothing was written\. There are: publishing, report"):
+    with pytest.raises(
+        SystemExit, match=r"no template reports\. Nothing was written\. There are: first, publishing, report"
+    ):
         init("reports")
 
 
