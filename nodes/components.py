@@ -208,11 +208,6 @@ class Stack:
         self.supervisor.kill(NGINX)
         self.supervisor.restart(NGINX)
 
-    def promote(self) -> None:
-        """Let the ledger's standby take the writes. The old primary goes on answering."""
-        self.databases.standby.promote()
-        self.databases.promoted = True
-
     def end_old_primary(self) -> None:
         """Kill the server that took the writes before."""
         self.databases.primary.kill()

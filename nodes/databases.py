@@ -29,6 +29,8 @@ OWNER_ROLE = "ledger_owner"
 """What upgrades the ledger."""
 AIRFLOW_ROLE = "airflow"
 BUSINESS_ROLE = "business"
+POOLER_ROLE = "pooler_admin"
+"""Administrates the poolers; no server knows it."""
 SETTINGS = {"max_connections": "300"}
 POOLER = "pooler"
 STANDBY_POOLER = "pooler-standby"
@@ -43,6 +45,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {folder}/users
 admin_users = {admin}
+query_wait_timeout = 15
 pool_mode = session
 default_pool_size = 150
 max_client_conn = 1000
@@ -91,7 +94,7 @@ class Databases:
         self.standby = StandbyServer(home / "ledger-standby", self.primary, SETTINGS)
         self.passwords = {
             role: secrets.token_urlsafe(9) + HOSTILE + secrets.token_urlsafe(9)
-            for role in (LEDGER_ROLE, OWNER_ROLE, AIRFLOW_ROLE, BUSINESS_ROLE)
+            for role in (LEDGER_ROLE, OWNER_ROLE, AIRFLOW_ROLE, BUSINESS_ROLE, POOLER_ROLE)
         }
         self.promoted = False
 
@@ -117,6 +120,17 @@ class Databases:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             connection.execute("SELECT pg_reload_conf()")
             wait_until(lambda: _is_followed(connection), "the standby to follow", PROCESS_SECONDS)
+
+    def switch(self) -> None:
+        """Let the ledger's standby take the writes. The old primary goes on answering.
+
+        Its pooler tells its clients what the server said of itself at first, that it is a standby: it has to ask again.
+        """
+        self.standby.promote()
+        self.promoted = True
+        admin = {**self.through_pooler("pgbouncer", POOLER_ROLE), "port": STANDBY_POOLER_PORT}
+        with psycopg.connect(**admin, autocommit=True, prepare_threshold=None) as connection:
+            connection.execute(b"RECONNECT")
 
     def stop(self) -> None:
         """Stop all three and remove their data."""
@@ -148,6 +162,7 @@ class Databases:
             **self.through_pooler(LEDGER_DATABASE, LEDGER_ROLE),
             "host": f"{BACKBONE},{BACKBONE}",
             "port": f"{POOLER_PORT},{STANDBY_POOLER_PORT}",
+            "load_balance_hosts": "random",  # a pooler whose server is gone still lets clients in, and then fails
         }
         return "[aihandoff_ledger]\n" + "".join(f"{name}={value}\n" for name, value in parts.items())
 
@@ -184,7 +199,7 @@ class Databases:
             to = server.connection_kwargs(name)
             leads.append(f"{name} = host={to['host']} port={to['port']} pool_mode={mode}")
         values = {"databases": "\n".join(leads), "address": BACKBONE, "port": port, "folder": folder}
-        (folder / "ini").write_text(_POOLER_CONFIGURATION.format(**values, admin=LEDGER_ROLE))
+        (folder / "ini").write_text(_POOLER_CONFIGURATION.format(**values, admin=POOLER_ROLE))
         quoted = {role: password.replace('"', '""') for role, password in self.passwords.items()}
         (folder / "users").write_text("".join(f'"{role}" "{password}"\n' for role, password in quoted.items()))
         account = pwd.getpwnam("postgres")  # PgBouncer refuses to run as root

@@ -139,7 +139,7 @@ def _restart_nginx(stack: Stack, node: Node) -> None:
 
 
 def _promote(stack: Stack, node: Node) -> None:
-    stack.promote()
+    stack.databases.switch()
 
 
 def _end_primary(stack: Stack, node: Node) -> None:
