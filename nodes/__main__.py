@@ -33,9 +33,8 @@ class AlreadyRunningError(RuntimeError):
 def play(home: Path, chosen: Sequence[Fault], topology: Topology, jobs: int) -> list[str]:
     """Play all rounds on one stack, and print the table; return what is no 0 and has to be one."""
     say = _Steps()
-    tickets = jobs * (len(chosen) + 1)
     results: list[Result] = []
-    with running(home, topology, tickets=tickets, report=say) as stack:
+    with running(home, topology, jobs=jobs * len(chosen), report=say) as stack:
         say("Everything is up")
         traffic = Traffic(stack)
         rounds = Rounds(stack, traffic, jobs, say)

@@ -130,10 +130,10 @@ def check_programs() -> None:
 class Stack:
     """Everything, up and healthy."""
 
-    def __init__(self, home: Path, topology: Topology, network: Network, databases: Databases, tickets: int) -> None:
+    def __init__(self, home: Path, topology: Topology, network: Network, databases: Databases, jobs: int) -> None:
         self.home, self.topology, self.network, self.databases = home, topology, network, databases
-        self.tickets = tickets
-        """How many tickets the helpdesk has beside those of the seeds."""
+        self.jobs = jobs
+        """How many jobs the outside systems have something for."""
         self.shared = home / "shared"
         self.supervisor = Supervisor()
         self.keys = Keys()
@@ -252,7 +252,7 @@ class Stack:
         """How to run what stands on the backbone beside the databases and their poolers."""
         plain = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
         signing = {"AIHANDOFF_STANDIN_WEBHOOK_SECRETS": self.keys.webhook, "SSL_CERT_FILE": str(self.shared / "ca.pem")}
-        business = ("demo.business", f"--host={BACKBONE}", f"--port={BUSINESS_PORT}", f"--more-tickets={self.tickets}")
+        business = ("demo.business", f"--host={BACKBONE}", f"--port={BUSINESS_PORT}", f"--more-tickets={self.jobs}")
         standin = (
             "airflow_provider_aihandoff.testing",
             f"--host={BACKBONE}",
@@ -270,9 +270,10 @@ class Stack:
         (self.home / NGINX).mkdir()
         (self.home / NGINX / "nginx.conf").write_text(self._nginx_configuration())
         nginx = (str(_program("nginx")), "-e", "stderr", "-c", str(self.home / NGINX / "nginx.conf"))
+        products = f"--more-products={self.jobs}"
         log_file = f"--log-file={self.home / 'business' / 'witness.jsonl'}"
         return [
-            self._service("business", python("-m", *business, log_file), plain, f"{BUSINESS_URL}/"),
+            self._service("business", python("-m", *business, products, log_file), plain, f"{BUSINESS_URL}/"),
             self._service("openai", python("-m", *standin), plain | signing, f"{OPENAI_URL}/standin/health"),
             self._service(REDIS, redis, plain),
             self._service(NGINX, nginx, plain),
@@ -302,11 +303,11 @@ class Stack:
 
 
 @contextmanager
-def running(home: Path, topology: Topology, *, tickets: int, report: Callable[[str], None]) -> Iterator[Stack]:
+def running(home: Path, topology: Topology, *, jobs: int, report: Callable[[str], None]) -> Iterator[Stack]:
     """Start everything, from nothing; stop it when the context ends.
 
     :param home: a folder for the data and the logs of this run; what an earlier run left there is removed.
-    :param tickets: how many tickets the helpdesk has beside those of the seeds.
+    :param jobs: how many there will be at most.
     :param report: gets each step as it begins.
     :raises ProcessFailedError: something ended by itself.
     :raises TimeoutError: something was not healthy in time.
@@ -316,7 +317,7 @@ def running(home: Path, topology: Topology, *, tickets: int, report: Callable[[s
     shutil.rmtree(home, ignore_errors=True)
     with ExitStack() as closing:
         network = closing.enter_context(Network(topology.nodes))
-        stack = Stack(home, topology, network, databases, tickets)
+        stack = Stack(home, topology, network, databases, jobs)
         stack.shared.mkdir(parents=True)
         write_certificates(stack.shared)
         closing.callback(databases.stop)

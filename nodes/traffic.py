@@ -14,12 +14,11 @@ from airflow_provider_aihandoff.core.models import Actor
 from airflow_provider_aihandoff.core.states import EffectState
 from demo.airflow_api import UNREACHABLE, AirflowApiError
 from demo.airflow_stack import BUSINESS_DATABASE, METADATA_DATABASE
-from demo.business.seed import LAST_WEEK, MORE_OPENED
+from demo.business.seed import LAST_WEEK, MORE_OPENED, products
 from demo.pipelines import approve_what_waits
 from nodes.components import Stack
 from nodes.topology import BUSINESS_URL
 
-PRODUCTS = ("tidewater-kettle", "northlight-espresso")
 REVIEWER, REQUESTER = "alice", "admin"
 MAINTENANCE = "aihandoff_reconcile"
 DAGS = ("publishing", "report_drafting", "ticket_classification", MAINTENANCE)
@@ -70,6 +69,7 @@ class Traffic:
         self._requester, self._reviewer = stack.api(REQUESTER), stack.api(REVIEWER)
         self._next = dict.fromkeys(("approve", "resolve", "maintain"), 0.0)
         self._tickets = 0
+        self._products = [product["slug"] for product in products(stack.jobs)]
         self._numbers = 0
         self._maintained = 0
         self._requester.wait_for_dags(set(DAGS))
@@ -88,8 +88,7 @@ class Traffic:
         self._trigger(batch, "ticket_classification", tickets, "tickets")
         self._trigger(batch, "report_drafting", {}, "report")
         for number in range(batch.posts):
-            slug = f"{PRODUCTS[number % len(PRODUCTS)]}?edition={batch.number}-{number}"
-            self._trigger(batch, "publishing", {"slug": slug}, f"post-{number}")
+            self._trigger(batch, "publishing", {"slug": self._products.pop()}, f"post-{number}")
         return batch
 
     def go_on(self, batch: Batch) -> None:
