@@ -15,8 +15,11 @@ _VALID_FOR = timedelta(days=2)
 """Before now and after now: the clock of one node is off by more than an hour."""
 
 
-def write_certificates(folder: Path) -> None:
-    """Write `ca.pem`, which others trust, and `server.pem` with `server.key`."""
+def write_certificates(folder: Path, address: str = BACKBONE) -> None:
+    """Write `ca.pem`, which others trust, and `server.pem` with `server.key`.
+
+    :param address: of the server.
+    """
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "AI Handoff on many nodes")])
     authority = (
@@ -28,9 +31,9 @@ def write_certificates(folder: Path) -> None:
         .sign(authority_key, hashes.SHA256())
     )
     server = (
-        _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, BACKBONE)]), key)
+        _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)]), key)
         .issuer_name(name)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(BACKBONE))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),  # OpenSSL insists on it
             critical=False,

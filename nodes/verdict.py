@@ -1,4 +1,4 @@
-"""What came of a batch: the ledger compared with what was received outside, and how long the work stood still."""
+"""What came of a batch: the ledger compared with what was received outside, and for how long nothing went on."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
