@@ -20,7 +20,7 @@ from demo.postgres import URL_VARIABLE, open_postgres
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "airflow_provider_aihandoff"
-COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pyproject.toml")
+COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "nodes", "pyproject.toml")
 
 _LEDGER = "tests/integration/core"
 _APPLYING = "tests/integration/core/effects"
@@ -94,6 +94,12 @@ _RAISED_AT_ONCE = """\
 """
 
 GUARDS = (
+    guard(
+        "following: nothing is prepared behind a pooler",
+        "tests/integration/front_door/test_follow_through_a_pooler.py"
+        "::test_in_transaction_mode_one_connection_is_enough_for_all_checks",
+        ("Doorkeeper._follow", "connection.prepare_threshold = None", "pass"),
+    ),
     guard(
         "loop: the iteration that owns a job says whether its task has ended",
         "tests/unit/test_task_states.py::test_each_iteration_of_a_loop_has_the_state_of_its_own_task_instance",

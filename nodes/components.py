@@ -99,13 +99,13 @@ _IN_HAND = {
         SELECT id::text, state, try_number, hostname AS holder FROM task_instance
         WHERE {condition}""",
     "triggerer": """
-        SELECT ti.id::text, ti.state, ti.try_number, job.hostname AS holder FROM task_instance AS ti
+        SELECT ti.id::text, ti.state, ti.try_number, job.id::text AS holder FROM task_instance AS ti
         LEFT JOIN trigger ON trigger.id = ti.trigger_id LEFT JOIN job ON job.id = trigger.triggerer_id
         WHERE {condition}""",
 }
 
 Held = dict[str, tuple[str | None, int, str | None]]
-"""Tasks by their id: the state, the try, and the address of the node that has them."""
+"""Tasks by their id: the state, the try, and who has them: a worker by its address, a triggerer by its number."""
 
 
 class NotInstalledError(RuntimeError):

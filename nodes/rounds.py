@@ -1,8 +1,9 @@
 """One round for each fault: jobs flow, the fault happens in the middle of them, and everything comes to its end."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 
 from demo.waiting import wait_until
 from nodes.components import Stack
@@ -21,16 +22,34 @@ _FLOWING = """
     SELECT count(*) FROM aihandoff.jobs WHERE job_id > %s AND state NOT IN ('queued')"""
 
 
-@dataclass
-class _Struck:
-    """A fault that has begun."""
+class _Course:
+    """One fault under way: it begins, lasts, and is undone, while jobs flow."""
 
-    fault: Fault
-    node: Node
-    began: float
-    at: float
-    ended: float | None = None
-    went_on: float | None = None
+    def __init__(self, fault: Fault, stack: Stack, node: Node, acting: ThreadPoolExecutor) -> None:
+        self._fault, self._stack, self._node, self._acting = fault, stack, node, acting
+        self.at = time.time()
+        self.began = time.monotonic()
+        self._act = acting.submit(fault.begin, stack, node)  # an orderly end takes its time
+        self._undo_at: float | None = None
+        self.is_over = False
+
+    @property
+    def seconds(self) -> float:
+        """The time since the fault."""
+        return time.monotonic() - self.began
+
+    def go_on(self) -> None:
+        """Undo it when it is time."""
+        if self.is_over or not self._act.done():
+            return
+        self._act.result()
+        if self._undo_at is None:
+            self._undo_at = time.monotonic() + self._fault.seconds
+        elif self._undo_at == math.inf:
+            self.is_over = True
+        elif time.monotonic() >= self._undo_at:
+            self._act = self._acting.submit(self._fault.end, self._stack, self._node)
+            self._undo_at = math.inf
 
 
 class Rounds:
@@ -47,27 +66,25 @@ class Rounds:
         batch = self._traffic.start(self._jobs)
         node = self._wait_for_work(fault, batch)
         held = self._stack.in_hand(node)
-        struck = _Struck(fault, node, began=time.monotonic(), at=time.time())
         self._say(f"{fault.name}: {node.name}, which has {len(held)} tasks in hand")
-        fault.begin(self._stack, node)
-        until = struck.began + ROUND_SECONDS
-        unfinished = self._traffic.unfinished(batch)
-        while (unfinished or struck.ended is None) and time.monotonic() < until:
-            time.sleep(STEP_SECONDS)
-            self._traffic.go_on(batch)
-            if struck.ended is None and time.monotonic() - struck.began >= fault.seconds:
-                fault.end(self._stack, node)
-                struck.ended = time.monotonic()
-            if held and struck.went_on is None and not self._stack.left_in_hand(node, held):
-                struck.went_on = time.monotonic() - struck.began
+        went_on: float | None = None
+        with ThreadPoolExecutor(1) as acting:
+            course = _Course(fault, self._stack, node, acting)
             unfinished = self._traffic.unfinished(batch)
-        seconds = time.monotonic() - struck.began
+            while (unfinished or not course.is_over) and course.seconds < ROUND_SECONDS:
+                time.sleep(STEP_SECONDS)
+                course.go_on()
+                self._traffic.go_on(batch)
+                if held and went_on is None and not self._stack.left_in_hand(node, held):
+                    went_on = course.seconds
+                unfinished = self._traffic.unfinished(batch)
+            seconds = course.seconds
         self._settle(batch)
         return Result(
             fault.name,
             judge(self._stack, after=batch.first_job),
-            went_on=struck.went_on,
-            pause=longest_pause(self._stack, after=batch.first_job, since=struck.at),
+            went_on=went_on,
+            pause=longest_pause(self._stack, after=batch.first_job, since=course.at),
             seconds=seconds,
             held=len(batch.held),
             cleared=sum(batch.cleared.values()),
