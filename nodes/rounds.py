@@ -88,7 +88,8 @@ class Rounds:
             seconds=seconds,
             held=len(batch.held),
             cleared=sum(batch.cleared.values()),
-            unfinished=[names([run]) for run in unfinished],
+            unfinished=[f"{names([run])} has not ended" for run in unfinished],
+            unreadable=self._traffic.unreadable_logs(batch),
             revived=batch.revived,
         )
 

@@ -17,6 +17,7 @@ class Result:
     :param held: jobs of which a person had to resolve a write.
     :param cleared: how often a person cleared a run that had failed.
     :param unfinished: runs that have not succeeded in time.
+    :param unreadable: tasks whose log the API server cannot show.
     :param revived: nodes that ended by themselves.
     """
 
@@ -28,13 +29,13 @@ class Result:
     held: int
     cleared: int
     unfinished: Sequence[str] = ()
+    unreadable: Sequence[str] = ()
     revived: Sequence[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
         """What is no 0 and has to be one."""
-        found = [f"{self.name}: {difference}" for difference in self.verdict.differences]
-        return found + [f"{self.name}: {run} has not ended" for run in self.unfinished]
+        return [f"{self.name}: {each}" for each in (*self.verdict.differences, *self.unfinished, *self.unreadable)]
 
 
 _COLUMNS = (

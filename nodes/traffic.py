@@ -24,6 +24,8 @@ MAINTENANCE = "aihandoff_reconcile"
 DAGS = ("publishing", "report_drafting", "ticket_classification", MAINTENANCE)
 APPROVE_SECONDS, RESOLVE_SECONDS, MAINTENANCE_SECONDS = 3.0, 5.0, 30.0
 """Between two rounds of each."""
+LOGGED = "Filling up the DagBag"
+"""Stands in the log of each task that has begun."""
 MOST_CLEARS = 5
 """How often a person clears a run that has failed."""
 
@@ -117,10 +119,15 @@ class Traffic:
             rows = connection.execute(query, [[run_id for _, run_id in batch.runs]]).fetchall()
         return {(row[0], row[1]): str(row[2]) for row in rows}
 
-    def log_of(self, batch: Batch) -> str:
-        """The log of a task, read through the API server from the node that ran it."""
+    def unreadable_logs(self, batch: Batch) -> list[str]:
+        """The tasks of the set whose log the API server cannot show: it is on the node that ran the task."""
         dag_id, run_id = batch.runs[0]
-        return self._requester.task_log(dag_id, run_id, "open_tickets")
+        tasks = self._requester.task_instances(dag_id, run_id)
+        return [
+            f"{dag_id} {run_id}: the log of {task.task_id} cannot be read"
+            for task in tasks
+            if LOGGED not in self._requester.task_log(dag_id, run_id, task.task_id, task.try_number)
+        ]
 
     def _trigger(self, batch: Batch, dag_id: str, conf: dict[str, Any], name: str) -> None:
         run_id = f"batch-{batch.number}-{name}"

@@ -58,7 +58,9 @@ def test_the_rights_of_the_daily_work_are_those_that_the_page_names() -> None:
 
 def test_a_row_stands_below_its_heading_and_what_is_no_0_is_said() -> None:
     verdict = Verdict(jobs=200, writes=201, differences=["HTTP writes applied: a was applied 2 times"])
-    result = Result("worker: SIGTERM", verdict, None, 3.4, 61.2, held=0, cleared=0, unfinished=["publishing one"])
+    result = Result(
+        "worker: SIGTERM", verdict, None, 3.4, 61.2, held=0, cleared=0, unfinished=["publishing one has not ended"]
+    )
     assert len(table.line(result)) == len(table.head())
     assert table.line(result).endswith("3 s     61 s")
     assert result.problems == [
