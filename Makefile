@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 CHAOS_VENV := .venv-chaos
+NODES_VENV := .venv-nodes
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Percent of lines and branches that the unit tests alone reach; integration and stack tests reach more. A point lower than
@@ -20,7 +21,7 @@ PAIR_VENV := .venv-$(AIRFLOW)-$(PYTHON)
 # What is run there: all that needs no whole Airflow, and with STACK=1 the three pipelines on one as well.
 PAIR_TESTS := tests/unit tests/integration $(if $(STACK),tests/stack/pipelines/test_pipelines.py)
 
-.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack test-on start pairs matrix check chaos format lock clean help
+.PHONY: demo demo-check demo-set demo-clean demo-receiver-on demo-receiver-off demo-trouble test test-integration test-stack test-on start pairs matrix check chaos nodes nodes-short format lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -83,6 +84,12 @@ check: $(INSTALLED) ## Check style, spelling and types, and run the unit tests: 
 chaos: $(CHAOS_VENV)/.installed ## Kill thousands of processes at random, with AI Handoff and in plain Dags, and count double writes
 	$(CHAOS_VENV)/bin/python -m chaos --crashes 10000 --plain 1000 --seed 1 --at-once 24
 
+nodes: $(NODES_VENV)/.installed ## End each node of an Airflow on many nodes in turn, under 200 jobs each (hours; root, Linux)
+	@$(NODES_VENV)/bin/python -m nodes
+
+nodes-short: $(NODES_VENV)/.installed ## The same with 20 jobs, one worker and one triggerer (minutes)
+	@$(NODES_VENV)/bin/python -m nodes --short
+
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -96,6 +103,9 @@ lock: $(INSTALLED) ## Resolve the requirements again; the files name no hosts
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra chaos \
 		--constraint requirements/requirements.txt --no-emit-package airflow-provider-aihandoff \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements/chaos.txt
+	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-annotate --extra nodes \
+		--constraint requirements/requirements.txt --no-emit-package airflow-provider-aihandoff \
+		--custom-compile-command 'make lock' pyproject.toml -o requirements/nodes.txt
 	for pair in $(PAIRS); do \
 		$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version $${pair#*-py} --no-annotate --extra dev \
 			--no-emit-package airflow-provider-aihandoff --custom-compile-command 'make lock' pyproject.toml \
@@ -109,7 +119,7 @@ lock: $(INSTALLED) ## Resolve the requirements again; the files name no hosts
 		requirements/image.in -o requirements/image.txt
 
 clean: ## Remove the virtual environments and every cache
-	rm -rf $(VENV) $(CHAOS_VENV) .venv-[0-9]* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf $(VENV) $(CHAOS_VENV) $(NODES_VENV) .venv-[0-9]* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 # With bytecode: without it every `airflow` command and every task starts seconds later.
 $(INSTALLED): $(LOCKED) pyproject.toml
@@ -124,6 +134,12 @@ $(CHAOS_VENV)/.installed: $(INSTALLED) requirements/chaos.txt
 	$(PYTHON) -m venv $(CHAOS_VENV)
 	$(BIN)/uv pip install --quiet --python $(CHAOS_VENV)/bin/python --require-hashes --compile-bytecode -r requirements/chaos.txt
 	$(BIN)/uv pip install --quiet --python $(CHAOS_VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(NODES_VENV)/.installed: $(INSTALLED) requirements/nodes.txt
+	$(PYTHON) -m venv $(NODES_VENV)
+	$(BIN)/uv pip install --quiet --python $(NODES_VENV)/bin/python --require-hashes --compile-bytecode -r requirements/nodes.txt
+	$(BIN)/uv pip install --quiet --python $(NODES_VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(PAIR_VENV)/.installed: requirements/bootstrap.txt $(PAIR_LOCK) pyproject.toml

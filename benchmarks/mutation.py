@@ -20,7 +20,7 @@ from demo.postgres import URL_VARIABLE, open_postgres
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "airflow_provider_aihandoff"
-COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "pyproject.toml")
+COPIED = (PACKAGE, "tests", "demo", "docs", "dags", "benchmarks", "chaos", "nodes", "pyproject.toml")
 
 _LEDGER = "tests/integration/core"
 _APPLYING = "tests/integration/core/effects"
@@ -143,6 +143,12 @@ GUARDS = (
         f"{_LEDGER}/database/test_rolling_upgrade.py"
         "::TestOnTheLedgerOfANewerRelease::test_a_second_upgrade_by_the_older_release_leaves_it_as_it_is",
         ("schema:upgrade", "ledger is not None and _is_newer_and_serves(ledger)", "False"),
+    ),
+    guard(
+        "following: nothing is prepared behind a pooler",
+        "tests/integration/front_door/test_follow_through_a_pooler.py"
+        "::test_in_transaction_mode_one_connection_is_enough_for_all_checks",
+        ("Doorkeeper._follow", "connection.prepare_threshold = None", "pass"),
     ),
     guard(
         "loop: the iteration that owns a job says whether its task has ended",

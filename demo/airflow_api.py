@@ -1,5 +1,6 @@
 """A small client of Airflow's REST API, as a logged-in person would use it."""
 
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,13 +39,16 @@ class AirflowApi:
     """Requests as one user; logs in with the first one.
 
     :param base_url: of the API server, without a path.
+    :param trusted: what its certificate is checked with; by default the authorities that everyone trusts.
     """
 
-    def __init__(self, base_url: str, username: str, password: str) -> None:
+    def __init__(self, base_url: str, username: str, password: str, *, trusted: ssl.SSLContext | None = None) -> None:
         self.username = username
         self._password = password
         one_each = httpx.Limits(max_keepalive_connections=0)  # a server that restarts leaves no dead connection
-        self._client = httpx.Client(base_url=base_url, timeout=60, trust_env=False, limits=one_each)
+        self._client = httpx.Client(
+            base_url=base_url, timeout=60, trust_env=False, limits=one_each, verify=True if trusted is None else trusted
+        )
         self._token: str | None = None
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:

@@ -30,6 +30,12 @@ class Row:
     ledger: int
     outside: int
     differences: list[str] = field(default_factory=list)
+    twice: int = 0
+    """How many writes were made more than once."""
+    lost: int = 0
+    """How many are in the ledger, and not outside."""
+    unrecorded: int = 0
+    """How many are outside, and not in the ledger."""
 
 
 def compare(demo: LocalDemo) -> list[Row]:
@@ -71,6 +77,8 @@ def http_effects(records: Iterable[JobRecord], requests: Iterable[Mapping[str, A
     times = Counter(request["idempotency_key"] for request in applied)
     effects = {effect.effect_key: effect for effect in _effects(records, "http")}
     row = Row("HTTP writes applied", len(effects), len(applied))
+    row.twice = sum(number > 1 for number in times.values())
+    row.lost, row.unrecorded = len(effects.keys() - seen.keys()), len(seen.keys() - effects.keys())
     row.differences += [f"{key} was applied {number} times" for key, number in times.items() if number > 1]
     row.differences += [f"{key} was applied, and the ledger does not say so" for key in seen.keys() - effects.keys()]
     row.differences += [f"{key} is applied in the ledger only" for key in effects.keys() - seen.keys()]
@@ -90,6 +98,7 @@ def sql_effects(records: Iterable[JobRecord], report_ids: set[str]) -> Row:
     """Each applied SQL effect has its row, and each row its effect."""
     ids = [str(effect.external_id) for effect in _effects(records, "postgres")]
     row = Row("SQL writes applied", len(ids), len(report_ids))
+    row.lost, row.unrecorded = len(set(ids) - report_ids), len(report_ids - set(ids))
     row.differences += [f"report {name} is in the ledger only" for name in set(ids) - report_ids]
     row.differences += [f"report {name} is in the table only" for name in report_ids - set(ids)]
     return row

@@ -21,14 +21,15 @@ WITNESS_PAGE_ROWS = 500
 Item = dict[str, Any]
 
 
-def create_app(log_file: Path, more_tickets: int = 0) -> FastAPI:
+def create_app(log_file: Path, more_tickets: int = 0, more_products: int = 0) -> FastAPI:
     """Return the application; its data is what the log at this path says.
 
     :param more_tickets: how many tickets there are beside those of the seeds.
+    :param more_products: the same for products.
     """
     app = FastAPI(title="Harbour & Pine", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
-    _add_views(app, Views(Business(log_file, more_tickets)))
+    _add_views(app, Views(Business(log_file, more_tickets, more_products)))
     return app
 
 

@@ -80,9 +80,14 @@ def _ticket(number: int, opened_at: datetime, ticket: Mapping[str, Any]) -> dict
     }
 
 
-def products() -> list[dict[str, Any]]:
-    """Return what the company sells: slug, name, audience, price and features."""
-    return _read("products.json")
+def products(more: int = 0) -> list[dict[str, Any]]:
+    """Return what the company sells: slug, name, audience, price and features.
+
+    :param more: how many further ones there are: like the first ones, with a number at the end of the slug.
+    """
+    first = _read("products.json")
+    copied = ((number, first[number % len(first)]) for number in range(more))
+    return first + [{**product, "slug": f"{product['slug']}-{number + 1}"} for number, product in copied]
 
 
 def sales() -> Iterator[Sale]:

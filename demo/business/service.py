@@ -31,8 +31,8 @@ class Business:
     The data lives in memory. At start it is rebuilt from the seeds and the writes that the log says were applied.
     """
 
-    def __init__(self, log_file: Path, more_tickets: int = 0) -> None:
-        self.store = Store(more_tickets)
+    def __init__(self, log_file: Path, more_tickets: int = 0, more_products: int = 0) -> None:
+        self.store = Store(more_tickets, more_products)
         self.log = WitnessLog(log_file)
         self._lock = Lock()
         self._answered: dict[str, tuple[Request, Answer]] = {}

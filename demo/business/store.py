@@ -71,11 +71,12 @@ class Store:
     """Tickets, posts and messages by their ids.
 
     :param more_tickets: how many tickets there are beside those of the seeds.
+    :param more_products: the same for products.
     """
 
-    def __init__(self, more_tickets: int = 0) -> None:
+    def __init__(self, more_tickets: int = 0, more_products: int = 0) -> None:
         self.tickets = {ticket["id"]: ticket for ticket in seed.tickets(more_tickets)}
-        self.products = {product["slug"]: product for product in seed.products()}
+        self.products = {product["slug"]: product for product in seed.products(more_products)}
         self.posts: dict[str, dict[str, Any]] = {}
         self.messages: dict[str, dict[str, Any]] = {}
         self._created = 0

@@ -92,7 +92,15 @@ def test_a_write_that_they_know_differently_is_found(ledger: Ledger, changes: di
 
 def test_a_write_that_happened_twice_is_found(ledger: Ledger) -> None:
     record = applied(ledger)
-    assert "was applied 2 times" in comparison.http_effects([record], [request(record)] * 2).differences[0]
+    row = comparison.http_effects([record], [request(record)] * 2)
+    assert "was applied 2 times" in row.differences[0]
+    assert (row.twice, row.lost, row.unrecorded) == (1, 0, 0)
+
+
+def test_what_only_one_side_has_is_lost_or_not_on_the_record(ledger: Ledger) -> None:
+    record = applied(ledger)
+    row = comparison.http_effects([record], [request(record, idempotency_key="other")])
+    assert (row.twice, row.lost, row.unrecorded) == (0, 1, 1)
 
 
 def test_a_row_that_only_one_side_has_is_found(ledger: Ledger) -> None:
@@ -101,6 +109,8 @@ def test_a_row_that_only_one_side_has_is_found(ledger: Ledger) -> None:
     assert comparison.sql_effects([record], {"post-1"}).differences == []
     assert comparison.sql_effects([record], set()).differences == ["report post-1 is in the ledger only"]
     assert comparison.sql_effects([], {"post-1"}).differences == ["report post-1 is in the table only"]
+    row = comparison.sql_effects([record], {"report-2", "report-3"})
+    assert (row.twice, row.lost, row.unrecorded) == (0, 1, 2)
 
 
 def response(response_id: str, job_id: int, ledger_id: str = "own") -> dict[str, Any]:

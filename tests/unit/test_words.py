@@ -143,7 +143,7 @@ PACKAGE = sorted(
 #: Tests and tools; this file quotes every phrase.
 TESTS = sorted(
     path
-    for folder in ("tests", "benchmarks", "chaos")
+    for folder in ("tests", "benchmarks", "chaos", "nodes")
     for path in (ROOT / folder).rglob("*.py")
     if path != Path(__file__).resolve()
 )

@@ -294,12 +294,15 @@ class Database:
             raise _RolledBack(error) from error
 
     def _why_not(self) -> str:
-        """What the server answers to a connection that is not from the pool: a wrong password, a refused connection."""
+        """What the server answers to a connection that is not from the pool: a wrong password, a refused connection.
+
+        PgBouncer answers also where its own server is gone. It is asked for nothing: that could take minutes.
+        """
         try:
             psycopg.connect(**self.conninfo).close()
         except psycopg.Error as error:
             return said(error).rstrip(".")
-        return "each of its connections is in use"
+        return "each of its connections is in use, or the pooler in front of it cannot reach it"
 
     def _until_commit(self, connection: LedgerConnection, work: Callable[[LedgerConnection], T]) -> T:
         try:

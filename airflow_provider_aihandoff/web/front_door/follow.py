@@ -24,7 +24,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, JOB_ID, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.connection import (
+    BACKEND_PID,
+    CONNECTION_DEFAULTS,
+    JOB_ID,
+    WAKE_CHANNEL,
+)
 from airflow_provider_aihandoff.core.job_requests.begin import begin_due
 from airflow_provider_aihandoff.core.job_requests.enqueue import REQUEST_CHANNEL
 from airflow_provider_aihandoff.core.job_requests.request_store import Followed
@@ -103,6 +108,13 @@ class Watch:
     def wake(self) -> None:
         """End the wait, or the next one: there is news beside what it is."""
         self._news.set()
+
+
+async def _through_pooler(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether a pooler stands before the server: it has named another process than the one that answers."""
+    row = await (await connection.execute(BACKEND_PID)).fetchone()
+    assert row is not None
+    return bool(row[0] != connection.info.backend_pid)
 
 
 class Doorkeeper:
@@ -202,6 +214,8 @@ class Doorkeeper:
             )
         try:
             async with asyncio.timeout(_TIMEOUT):
+                if "prepare_threshold" not in conninfo and await _through_pooler(connection):
+                    connection.prepare_threshold = None  # the next check may run in a session that has not prepared it
                 await schema.check_async(connection)
                 await connection.execute(f"LISTEN {WAKE_CHANNEL}")
                 await connection.execute(f"LISTEN {REQUEST_CHANNEL}")

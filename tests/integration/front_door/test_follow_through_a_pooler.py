@@ -1,0 +1,75 @@
+"""An API server follows the ledger behind a pooler too, whatever session each of its checks gets."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.web.front_door import follow
+from airflow_provider_aihandoff.web.front_door.follow import Doorkeeper
+from tests.factories import ask, draft, job_spec
+from tests.integration.operators.conftest import postgres_connection
+from tests.pgbouncer import pgbouncer
+
+#: More often than statements are run before they are prepared.
+CHECKS = 12
+
+
+@contextmanager
+def others(through: dict[str, Any]) -> Iterator[None]:
+    """Clients of the pooler that keep its sessions busy, so that one client's transactions get different ones."""
+    over = threading.Event()
+
+    def work() -> None:
+        with psycopg.connect(**through, autocommit=True, prepare_threshold=None) as connection:
+            while not over.is_set():
+                connection.execute("SELECT pg_sleep(0.02)")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+async def test_in_transaction_mode_one_connection_is_enough_for_all_checks(
+    ledger: Ledger,
+    conninfo: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = draft(ledger, job_spec(job_type="note", job_key="kettle"))
+    monkeypatch.setattr(follow, "_CHECK", follow._GATHER + 0.05)
+    checks = asyncio.Semaphore(0)
+    read = Doorkeeper._read
+
+    async def counted(*arguments: Any) -> Any:
+        found = await read(*arguments)
+        checks.release()
+        return found
+
+    monkeypatch.setattr(Doorkeeper, "_read", staticmethod(counted))
+    with pgbouncer(conninfo, tmp_path) as through, others(through):
+        monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(through))
+        doorkeeper = Doorkeeper(lambda: 0, lambda: None)
+        async with doorkeeper.watching(job.job_id, str(job.event_seq)) as watch:
+            async with asyncio.timeout(60):
+                for _ in range(CHECKS):
+                    await checks.acquire()
+            await asyncio.to_thread(ask, ledger, job)
+            assert await watch.wait(str(job.event_seq), 30)
+        await doorkeeper.close()
+    assert "cannot be followed" not in caplog.text
