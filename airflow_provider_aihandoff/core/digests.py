@@ -41,7 +41,12 @@ def digest(value: Any) -> str:
 
     :raises ValueError: as :func:`canonical_json`.
     """
-    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+    return digest_of_json(canonical_json(value))
+
+
+def digest_of_json(text: str) -> str:
+    """:func:`digest` of the value that a canonical JSON text says."""
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def keyed_digest(value: Any, key: str) -> str:

@@ -93,6 +93,10 @@ _TRY_AGAIN = timedelta(seconds=60)
 _LONGEST_WAVE = timedelta(minutes=5)
 
 
+#: Of how many responses that run a leg keeps what the ledger says of them, so that it need not be read again: a set that
+#: has more in flight needs no more memory.
+_KEPT = 2_000
+
 #: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
 _PATIENCE = 10
 
@@ -111,6 +115,7 @@ class _Leg:
     :param dropped: the jobs of which no request can be made in this leg.
     :param taking: the jobs whose responses are being asked about, or taken.
     :param in_flight: how many requests of the set are sent and have no answer.
+    :param running: the revisions that were sent in this leg, by the id of their job; not more than :data:`_KEPT`.
     :param is_tired: nothing has ended for so long that the task is to wait deferred.
     :param seen: the revisions, by the id of their job, whose responses were seen to run.
     :param progress_at: when something was sent or taken last, by the monotonic clock.
@@ -127,6 +132,7 @@ class _Leg:
     dropped: set[int] = field(default_factory=set)
     taking: set[int] = field(default_factory=set)
     in_flight: int = 0
+    running: dict[int, Revision] = field(default_factory=dict)
     is_tired: bool = False
     progress_at: float = field(default_factory=time.monotonic)
     seen: dict[int, int] = field(default_factory=dict)
@@ -139,6 +145,16 @@ class _Leg:
         self.in_flight -= outcome in _NOT_IN_FLIGHT
         if outcome in ("sent", "taken"):
             self.progress_at = time.monotonic()
+
+    def runs(self, revision: Revision) -> None:
+        """The response of a revision runs. Called by the thread that has sent it, or asked about it."""
+        if len(self.running) < _KEPT:
+            self.running[revision.job_id] = revision
+
+    def revision(self, job_id: int, number: int) -> Revision:
+        """A revision, as it was when its response was last known to run; or else as the ledger has it now."""
+        known = self.running.pop(job_id, None)
+        return known if known is not None and known.number == number else self.steps.revision(job_id, number)
 
     def count_in_batch(self, outcome: str) -> None:
         """Count what became of a request that was to go into a batch: it is not in flight by itself."""
@@ -542,6 +558,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if revision.completed_at is not None:
             return "taken"  # a server without background mode answers with the output
         if revision.state is RevisionState.RUNNING:
+            leg.runs(revision)
             leg.flight.sent(job.job_id, revision.number)
         return "sent"
 
@@ -693,7 +710,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         :param asked: it was sent for in this leg, and it is not known whether it has ended.
         """
         try:
-            revision = leg.steps.revision(job_id, number)
+            # What has become of it since is seen by the step that stores what it has left.
+            revision = leg.steps.revision(job_id, number) if asked is None else leg.revision(job_id, number)
             if revision.state is not RevisionState.RUNNING:
                 return "gone on"
             if revision.response_status in ENDED_RESPONSE_STATUSES:
@@ -737,6 +755,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if response is not None and not response.ended:
             leg.seen[revision.job_id] = revision.number
         if response is None or not response.readable:
+            leg.runs(revision)
             leg.flight.runs(asked)
             return "runs"
         leg.flight.ended()

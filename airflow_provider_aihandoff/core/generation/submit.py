@@ -166,7 +166,9 @@ def submit(
         with spans.span("aihandoff.submit", ledger, job.job_id, _attributes(job)) as span:
             sent = problem or _send(provider, intent.revision, body, metadata, asked)
             span.set({"aihandoff.submit.outcome": _outcome(sent)})
-        sent = _cleaned(sent, Secrets.between(body, intent.revision.request))
+        if not isinstance(sent, ModelResponse):  # an answer may quote the secrets that the ledger does not keep
+            secrets = Secrets.between(body, intent.revision.request)
+            sent = replace(sent, reason=cleaned(sent.reason, secrets))
         if isinstance(sent, _Runs):
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
@@ -233,11 +235,6 @@ def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) ->
         if intent.token is not None or intent.revision.held_kind != "rate" or here > _WAITS_HERE:
             return intent, asked
         sleep(intent.wait)
-
-
-def _cleaned(sent: ModelResponse | SubmitFailure | _Runs, secrets: Secrets) -> ModelResponse | SubmitFailure | _Runs:
-    """What a request brought, without the secrets in it that the ledger does not keep: an answer may quote them."""
-    return sent if isinstance(sent, ModelResponse) else replace(sent, reason=cleaned(sent.reason, secrets))
 
 
 def _outcome(sent: ModelResponse | SubmitFailure | _Runs) -> str:
