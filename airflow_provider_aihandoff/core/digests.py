@@ -24,16 +24,20 @@ def canonical_json(value: Any) -> str:
     """
     try:
         # Twice: keys that are not strings become strings only in JSON, and must be sorted as strings.
-        plain = json.loads(json.dumps(value, allow_nan=False, default=_jsonable))
+        plain = json.loads(_FIRST.encode(value))
     except TypeError as error:
         raise ValueError(f"the value has no JSON form: {error}") from error
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return _SORTED.encode(plain)
 
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=canonical_json)
     return to_jsonable_python(value)
+
+
+_FIRST = json.JSONEncoder(allow_nan=False, default=_jsonable)
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def digest(value: Any) -> str:
@@ -68,7 +72,12 @@ def input_digest(value: Any, key: str) -> str:
 
     :raises ValueError: as :func:`canonical_json`.
     """
-    return KEYED + hmac.new(key.encode(), digest(value).encode("ascii"), "sha256").hexdigest()
+    return input_digest_of_json(canonical_json(value), key)
+
+
+def input_digest_of_json(text: str, key: str) -> str:
+    """:func:`input_digest` of the value that a canonical JSON text says."""
+    return KEYED + hmac.new(key.encode(), digest_of_json(text).encode("ascii"), "sha256").hexdigest()
 
 
 def without_plain_input_digest(detail: dict[str, Any]) -> dict[str, Any]:

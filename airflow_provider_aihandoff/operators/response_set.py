@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,8 +94,11 @@ _TRY_AGAIN = timedelta(seconds=60)
 _LONGEST_WAVE = timedelta(minutes=5)
 
 
-#: Of how many responses that run a leg keeps what the ledger says of them, so that it need not be read again: a set that
-#: has more in flight needs no more memory.
+#: How many threads a leg has for each request that it sends at the same time.
+_THREADS = 3
+
+#: Of how many responses that run a leg keeps what the ledger says of them, so that it need not be read again: a set
+#: that has more in flight needs no more memory.
 _KEPT = 2_000
 
 #: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
@@ -111,6 +115,7 @@ class _Leg:
 
     :param steps: what its threads do together.
     :param flight: the responses that run for it.
+    :param asking: held while a response is asked about: no more are at the same time than requests are sent.
     :param outcomes: what became of each piece of work, counted.
     :param dropped: the jobs of which no request can be made in this leg.
     :param taking: the jobs whose responses are being asked about, or taken.
@@ -128,6 +133,7 @@ class _Leg:
     has_effects: bool
     steps: SharedSteps
     flight: Flight
+    asking: threading.Semaphore
     outcomes: Counter[str] = field(default_factory=Counter)
     dropped: set[int] = field(default_factory=set)
     taking: set[int] = field(default_factory=set)
@@ -383,7 +389,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             ledger, actor=owner.actor, lease=SUBMIT_LEASE, most=self.send_at_once, complete=not has_effects
         )
         flight = Flight(time.monotonic, settings.number("poll_rate"))
-        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight)
+        asking = threading.Semaphore(self.send_at_once)
+        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking)
 
     def _set_spec(self, context: Context) -> SetSpec:
         from airflow_provider_aihandoff.core.sets.set_store import SetSpec
@@ -508,8 +515,13 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             yield _Sending(self, leg, found, crew, batches)
 
     def _crew(self, leg: _Leg) -> Crew[str]:
-        """Threads that send and read; what each piece of work came to is counted."""
-        return Crew(self.send_at_once, leg.count)
+        """Threads that send and read; what each piece of work came to is counted.
+
+        There are more of them than are sent at once: most wait for others, to share a transaction with them.
+        """
+        crew = Crew(_THREADS * self.send_at_once, leg.count)
+        leg.steps.others = crew.__len__
+        return crew
 
     def _has_room(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
         """Whether one more may be in flight: at once, or as soon as one of those that are has ended. False where none
@@ -542,7 +554,10 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
         """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""
         try:
-            revision = self._submit(leg.context, leg.ledger, leg.provider_for, job, revision, request, steps=leg.steps)
+            with leg.steps.sending(job.job_id):
+                revision = self._submit(
+                    leg.context, leg.ledger, leg.provider_for, job, revision, request, steps=leg.steps
+                )
         except NotSubmitted as error:
             self.log.warning("%s", error)
             leg.dropped.add(job.job_id)
@@ -727,7 +742,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         ledger, actor = leg.ledger, leg.owner.actor
         provider = leg.provider_for(revision.conn_id)
         try:
-            self._store(leg, revision, read_ended(provider, str(revision.response_id)))
+            with leg.asking:
+                response = read_ended(provider, str(revision.response_id))
         except ResponseUnreadable as error:
             self.log.warning("%s", error)
             if ledger.now() < revision.deadline:
@@ -736,6 +752,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             error_of = {"kind": "deadline"}
             ledger.outputs.fail(revision.job_id, revision.number, actor=actor, reason=reason, error=error_of)
             return "too late"
+        self._store(leg, revision, response)
         return "taken"
 
     def _take_late(self, leg: _Leg, revision: Revision) -> str:
@@ -748,7 +765,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _take_if_ended(self, leg: _Leg, revision: Revision, asked: Due) -> str:
         """Ask about a response, and store what it has left, where it has ended."""
         try:
-            response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
+            with leg.asking:
+                response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
         except ProviderError as error:
             self.log.info("Asking about %s: %s", revision.response_id, error.what)
             response = None

@@ -45,7 +45,7 @@ _MOVE = f"""
         AND event_seq = %(seq)s - 1 RETURNING job_id){{outbox}}
     INSERT INTO aihandoff.events ({columns(Event)})
     SELECT {", ".join(f"%({each.name})s" for each in fields(Event))} FROM moved"""
-#: What stands in the line of one job alone, and how it is handed over for many; the facts of who acted are those of all.
+#: What stands in the line of one job alone, and how it is handed over for many: who acted is the same for all.
 _OF_EACH_LINE = {
     "job_id": "bigint",
     "was": "text",
@@ -68,7 +68,7 @@ _MOVE_EACH = f"""
     moved AS (UPDATE aihandoff.jobs AS j SET {{changes}} FROM line WHERE j.job_id = line.job_id AND j.state = line.was
         AND j.event_seq = line.seq - 1 RETURNING j.job_id){{outbox}}
     INSERT INTO aihandoff.events ({columns(Event)})
-    SELECT {", ".join(f"line.{name}" if name in _OF_EACH_LINE else f"%({name})s" for name in (each.name for each in fields(Event)))}
+    SELECT {", ".join(f"line.{x.name}" if x.name in _OF_EACH_LINE else f"%({x.name})s" for x in fields(Event))}
     FROM line JOIN moved USING (job_id)"""
 #: The same for the lines of many jobs that stay in their states, of which no more is read than their heads.
 _APPEND_EACH = f"""
@@ -88,6 +88,11 @@ _COLUMN_TYPES = {each.name: _sql_type(each.name, str(each.type)) for each in fie
 def as_json(value: Any) -> Json:
     """Wrap a value for a ``json`` column, as the bytes that digests are made from."""
     return Json(value, dumps=canonical_json)
+
+
+def json_of_text(text: str) -> Json:
+    """:func:`as_json` of the value that a canonical JSON text says."""
+    return Json(text, dumps=str)
 
 
 def execute_many(

@@ -166,9 +166,7 @@ def submit(
         with spans.span("aihandoff.submit", ledger, job.job_id, _attributes(job)) as span:
             sent = problem or _send(provider, intent.revision, body, metadata, asked)
             span.set({"aihandoff.submit.outcome": _outcome(sent)})
-        if not isinstance(sent, ModelResponse):  # an answer may quote the secrets that the ledger does not keep
-            secrets = Secrets.between(body, intent.revision.request)
-            sent = replace(sent, reason=cleaned(sent.reason, secrets))
+        sent = _cleaned(sent, body, intent.revision.request)
         if isinstance(sent, _Runs):
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
@@ -235,6 +233,18 @@ def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) ->
         if intent.token is not None or intent.revision.held_kind != "rate" or here > _WAITS_HERE:
             return intent, asked
         sleep(intent.wait)
+
+
+def _cleaned(
+    sent: ModelResponse | SubmitFailure | _Runs, whole: Mapping[str, Any], shown: Mapping[str, Any]
+) -> ModelResponse | SubmitFailure | _Runs:
+    """What a request brought, without the secrets in it that the ledger does not keep: an answer may quote them.
+
+    :param shown: the request as the ledger keeps it.
+    """
+    if isinstance(sent, ModelResponse):
+        return sent
+    return replace(sent, reason=cleaned(sent.reason, Secrets.between(whole, shown)))
 
 
 def _outcome(sent: ModelResponse | SubmitFailure | _Runs) -> str:
